@@ -1,0 +1,33 @@
+"""What every test shares: 64-bit floats, a compilation cache that outlives the run, the reference folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Switch 64-bit floats on and keep compiled programs between runs (folder: JAXNLME_TEST_CACHE)."""
+    jax.config.update("jax_enable_x64", True)
+    folder = os.environ.get("JAXNLME_TEST_CACHE")
+    if not folder:
+        folder = str(config.rootpath / ".pytest_cache" / "d" / "jax")
+        if getattr(config, "cache", None) is not None:
+            folder = str(config.cache.mkdir("jax"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with numbers made by other programs: JAXNLME_REFERENCE, by default ../shared/reference."""
+    folder = Path(os.environ.get("JAXNLME_REFERENCE") or REPOSITORY.parent / "shared" / "reference")
+    if not folder.is_dir():
+        pytest.skip(f"the reference folder {folder} is missing; set JAXNLME_REFERENCE to where it lies")
+    return folder
