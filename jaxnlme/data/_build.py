@@ -1,0 +1,125 @@
+"""From columns to the fields of GroupedData: checks first, then one gather per column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data import _checks as checks
+from jaxnlme.data._columns import matrix_columns, read_column, read_labels
+from jaxnlme.data._layout import factorize, lay_out
+from jaxnlme.data._rows import name_groups, name_rows
+from jaxnlme.errors import DataError, near_matches
+
+
+def assemble(
+    labels: Any,
+    y: Any,
+    x: Mapping[str, Any],
+    v: Mapping[str, Any],
+    weights: Any,
+    group_name: str,
+    y_name: str,
+    weights_name: str = "weights",
+) -> dict[str, Any]:
+    """The fields of GroupedData from raw columns, all one value per row.
+
+    **Errors:** DataError, as the functions of `_checks` say."""
+    labels = read_labels(labels, group_name)
+    response = read_column(y, y_name)
+    columns = {name: read_column(raw, name) for name, raw in x.items()}
+    own = {name: read_column(raw, name) for name, raw in v.items()}
+    weight = None if weights is None else read_column(weights, weights_name)
+    lengths = {group_name: len(labels), y_name: response.values.size}
+    lengths |= {name: column.values.size for name, column in (columns | own).items()}
+    if weight is not None:
+        lengths[weights_name] = weight.values.size
+    checks.check_lengths(lengths)
+    values = checks.check_response(response, y_name)
+    for role, table in (("x", columns), ("v", own)):
+        for name, column in table.items():
+            checks.check_predictor(column, name, role)
+
+    layout = lay_out(*factorize(labels, group_name))
+    observed = layout.rows & ~np.isnan(values)[layout.source]
+    fields: dict[str, Any] = {
+        "y": safe_response(values[layout.source], observed),
+        "x": {},
+        "v": {},
+        "text": {},
+        "rows": layout.rows,
+        "observed": observed,
+        "weights": np.ones(len(layout.labels)),
+        "labels": layout.labels,
+        "row_index": np.where(layout.rows, layout.source, -1),
+        "group_name": group_name,
+        "y_name": y_name,
+        "levels": {name: c.levels for name, c in (columns | own).items() if c.levels is not None},
+    }
+    for name, column in columns.items():
+        fields["text" if column.is_text else "x"][name] = column.values[layout.source]
+    for name, column in own.items():
+        fields["text" if column.is_text else "v"][name] = checks.check_constant(column.values, layout, name, "v")
+    if weight is not None:
+        row_weights = checks.check_row_weights(weight, weights_name)
+        fields["weights"] = checks.check_weights(
+            checks.check_constant(row_weights, layout, weights_name, "weights"), layout.labels
+        )
+    return fields
+
+
+def safe_response(y: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """`y` with the first observed value of the group, or 1, wherever nothing was observed: a number the model can meet
+    in a masked cell without log(0) or overflow."""
+    first = np.take_along_axis(y, observed.argmax(axis=1)[:, None], axis=1)
+    return np.where(observed, y, np.where(observed.any(axis=1)[:, None], first, 1.0))
+
+
+def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: str) -> tuple[dict, dict, Any]:
+    """x, v and weights of bare arrays as columns of one value per row; v and weights may come one per group."""
+    labels = read_labels(group, group_name)
+    codes, found = factorize(labels, group_name)
+
+    def to_rows(values: Any, name: str) -> Any:
+        if isinstance(values, (list, tuple)):
+            values = read_column(values, name).values
+        size = np.shape(values)[0] if np.ndim(values) else -1
+        if size == len(labels) or np.ndim(values) != 1:
+            return values
+        if size != len(found):
+            raise DataError(
+                f"{name!r} has length {size}; expected {len(found)} (one per group, in order of first appearance) or "
+                f"{len(labels)} (one per row)."
+            )
+        return values.take(codes) if hasattr(values, "take") else np.asarray(values)[codes]
+
+    own = {name: to_rows(values, name) for name, values in matrix_columns(v, "v").items()}
+    return matrix_columns(x, "x"), own, None if weights is None else to_rows(weights, "weights")
+
+
+def further_table(name: str, labels: Any, columns: Mapping[str, Any], known: Sequence[Any], group_name: str) -> tuple:
+    """The columns (groups, k) and the mask (groups, k) of a table on an axis of its own, its rows in table order.
+
+    **Errors:** DataError for labels that the data don't have, text columns, missing or infinite values."""
+    labels = read_labels(labels, group_name)
+    read = {column: read_column(raw, column) for column, raw in columns.items()}
+    checks.check_lengths({group_name: len(labels)} | {c: r.values.size for c, r in read.items()})
+    number = {label: k for k, label in enumerate(known)}
+    codes = np.fromiter((number.get(label, -1) for label in labels), dtype=np.intp, count=len(labels))
+    if (codes < 0).any():
+        unknown = list(dict.fromkeys(labels[k] for k in np.flatnonzero(codes < 0)))
+        raise DataError(
+            f"table {name!r}: {name_groups(unknown)} of {name_rows(codes < 0)} (column {group_name!r}) "
+            f"{'is' if len(unknown) == 1 else 'are'} not in the data; "
+            f"{near_matches(repr(unknown[0]), map(repr, list(known)[:1000]))} Drop those rows or correct the labels."
+        )
+    for column, content in read.items():
+        if content.is_text:
+            raise DataError(
+                f"table {name!r}: column {column!r} holds text; expected numbers: code it as numbers for the model."
+            )
+        checks.check_predictor(content, column, f"table {name!r}:")
+    layout = lay_out(codes, known)
+    return {column: content.values[layout.source] for column, content in read.items()}, layout.rows

@@ -1,0 +1,154 @@
+"""What a table must satisfy before it becomes GroupedData; every fault names rows, column, expectation and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data._columns import Column
+from jaxnlme.data._layout import Layout
+from jaxnlme.data._rows import name_groups, name_rows
+from jaxnlme.errors import DataError
+
+
+def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
+    """Every column has one role. **Errors:** DataError naming the column and its two roles."""
+    roles = {group: "the group"}
+    for role, names in (("the response y", [y]), ("x", x), ("v", v)):
+        for name in names:
+            if name in roles:
+                raise DataError(
+                    f"column {name!r} is both {roles[name]} and in {role}; expected one role per column: drop one, or "
+                    "copy the column under another name."
+                )
+            roles[name] = role
+
+
+def check_lengths(lengths: Mapping[str, int]) -> int:
+    """The common number of rows. **Errors:** DataError when lengths differ or the table is empty."""
+    first, rows = next(iter(lengths.items()))
+    for name, length in lengths.items():
+        if length != rows:
+            raise DataError(
+                f"column {name!r} has length {length} and column {first!r} has length {rows}; expected one value per "
+                "row in every column."
+            )
+    if rows == 0:
+        raise DataError("the table is empty (no rows); expected at least one row: check how it was read or filtered.")
+    return rows
+
+
+def check_response(column: Column, name: str) -> np.ndarray:
+    """The response as float64, NaN where missing; truth values become 0 and 1.
+
+    **Errors:** DataError for text, for infinite values, and when nothing at all was observed."""
+    values = column.values
+    if column.is_text:
+        if {type(v) for v in values.tolist()} <= {bool, np.bool_, type(None)}:
+            values = np.array([np.nan if v is None else float(v) for v in values.tolist()])
+        else:
+            bad = np.array([v is not None and not _parses(v) for v in values.tolist()])
+            bad = bad if bad.any() else values != None  # noqa: E711
+            raise DataError(
+                f"response {name!r} is not numeric: {name_rows(bad)} {_hold(bad)} text "
+                f"({values[np.flatnonzero(bad)[0]]!r}); expected numbers, empty where missing: convert the column (for "
+                "a CSV file na_values='.' reads a dot as missing)."
+            )
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise DataError(
+            f"response {name!r} is infinite in {name_rows(infinite)}; expected finite numbers: correct them, or leave "
+            "them empty (NaN) if missing."
+        )
+    if not (~np.isnan(values)).any():
+        raise DataError(
+            f"response {name!r} has no observed value in any of {values.size} rows; expected at least one: check the "
+            "column and how missing values were read."
+        )
+    return values
+
+
+def check_predictor(column: Column, name: str, role: str) -> None:
+    """A column of x, v or a further table is complete and finite. **Errors:** DataError naming rows."""
+    if column.is_text:
+        missing = np.fromiter((v is None for v in column.values.tolist()), dtype=bool, count=column.values.size)
+        if missing.any():
+            raise DataError(
+                f"{role} column {name!r} is missing in {name_rows(missing)}; expected a category in every row: fill it "
+                "in (a category 'unknown' will do) or drop the rows."
+            )
+        return
+    bad = ~np.isfinite(column.values)
+    if bad.any():
+        what = "missing (NaN)" if np.isnan(column.values[bad]).all() else "missing or infinite"
+        raise DataError(
+            f"{role} column {name!r} is {what} in {name_rows(bad)}; expected finite numbers, also in rows without a "
+            "response: fill them in (0 for the dose on rows without one) or drop the rows."
+        )
+
+
+def check_constant(values: np.ndarray, layout: Layout, name: str, role: str) -> np.ndarray:
+    """The value of each group (groups,) of a column that is constant in every group.
+
+    **Errors:** DataError naming the group and the rows that differ from its first row."""
+    own = values[layout.first]
+    differs = values != own[layout.codes]
+    if differs.any():
+        code = layout.codes[np.flatnonzero(differs)[0]]
+        rows = np.flatnonzero(differs & (layout.codes == code))
+        others = np.unique(layout.codes[differs]).size - 1
+        more = f" (and {others} more {'group' if others == 1 else 'groups'})" if others else ""
+        advice = "list the column in x" if role == "v" else "give every row of the group the same weight"
+        raise DataError(
+            f"{role} column {name!r} varies within group {layout.labels[code]!r}: {name_rows(rows)} "
+            f"{'differs' if rows.size == 1 else 'differ'} from its first row, {name_rows(layout.first[[code]])} "
+            f"({values[rows[0]]!s} against {own[code]!s}){more}; expected one value per group: {advice}."
+        )
+    return own
+
+
+def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
+    """Group weights (groups,) as float64. **Errors:** DataError unless finite, not negative and not all zero."""
+    try:
+        weights = np.array(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("weights are not numeric; expected a number >= 0 for every group.") from None
+    if weights.shape != labels.shape:
+        raise DataError(f"weights have shape {weights.shape}; expected one per group, {labels.shape}.")
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        where = np.flatnonzero(bad)
+        raise DataError(
+            f"weights of {name_groups(labels[where])} are negative, infinite or missing (first: {weights[where[0]]}); "
+            "expected finite numbers >= 0: correct them (0 leaves a group out)."
+        )
+    if not weights.any():
+        raise DataError("the weights of all groups are zero; expected at least one positive weight.")
+    return weights
+
+
+def check_row_weights(column: Column, name: str) -> np.ndarray:
+    """A weights column (rows,). **Errors:** DataError naming rows unless numeric, finite and not negative."""
+    if column.is_text:
+        raise DataError(f"weights column {name!r} is not numeric; expected a number >= 0, constant within each group.")
+    bad = ~(np.isfinite(column.values) & (column.values >= 0))
+    if bad.any():
+        raise DataError(
+            f"weights column {name!r} is negative, infinite or missing in {name_rows(bad)}; expected finite numbers "
+            ">= 0: correct them (0 leaves a group out)."
+        )
+    return column.values
+
+
+def _parses(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _hold(bad: np.ndarray) -> str:
+    return "holds" if bad.sum() == 1 else "hold"

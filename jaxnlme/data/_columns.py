@@ -1,0 +1,210 @@
+"""One column of any table (pandas, polars, numpy, a list) as float64 numbers or as text, pandas not required."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data._rows import name_rows
+from jaxnlme.errors import DataError, near_matches
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `values` (rows,) float64 with NaN where missing, or, for text, categories and truth values, object
+    with None where missing. `levels`: the declared order of a categorical column, None if it has none."""
+
+    values: np.ndarray
+    levels: tuple[Any, ...] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        return self.values.dtype == object
+
+
+def column_names(frame: Any) -> list[Any]:
+    """The column names of a pandas or polars frame or of a dictionary of arrays."""
+    if isinstance(frame, Mapping):
+        return list(frame.keys())
+    if hasattr(frame, "collect_schema") and not hasattr(frame, "get_column"):
+        raise DataError("a lazy frame has no rows yet; expected a data frame: call .collect() first.")
+    if hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
+        return list(frame.columns)
+    raise DataError(
+        f"expected a pandas or polars data frame or a dictionary of arrays, got {type(frame).__name__}; "
+        "for bare arrays use GroupedData.from_arrays."
+    )
+
+
+def take_column(frame: Any, name: Any, role: str) -> Any:
+    """The raw column `name` of `frame`. **Errors:** DataError when it is unknown or not unique."""
+    names = column_names(frame)
+    count = names.count(name)
+    if count > 1:
+        raise DataError(
+            f"{count} columns of the table are called {name!r} ({role}); expected one: rename or drop the others."
+        )
+    if count == 0:
+        hint = near_matches(name, [str(n) for n in names])
+        if name in list(getattr(getattr(frame, "index", None), "names", [])):
+            hint = "it is the index of the frame: call frame.reset_index() first."
+        raise DataError(f"{role}: the table has no column {name!r}; {hint}")
+    return frame[name]
+
+
+def read_column(raw: Any, name: str) -> Column:
+    """`raw` as a Column. Truth values and categories count as text, numbers of any width become float64.
+
+    **Errors:** DataError for dates, complex numbers, and anything that is not one-dimensional."""
+    library = type(raw).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(raw, "dtype") and np.ndim(raw) == 1:
+        return _from_pandas(raw, name)
+    if library == "polars" and hasattr(raw, "dtype"):
+        return _from_polars(raw, name)
+    if isinstance(raw, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(raw)
+        if raw.dtype.kind in "iuf":
+            return Column(np.where(hidden, np.nan, raw.filled(0).astype(np.float64)))
+        raw = np.where(hidden, None, raw.data.astype(object))
+    if isinstance(raw, (list, tuple)):
+        values = object_array(raw)  # keeps 1 and "a" apart, where np.asarray would make both text
+    else:
+        values = np.asarray(raw)
+    if values.ndim != 1:
+        raise DataError(f"column {name!r} has shape {values.shape}; expected one value per row.")
+    return _from_numpy(values, name)
+
+
+def read_labels(raw: Any, name: str) -> list[Any]:
+    """The group labels as Python objects, one per row. **Errors:** DataError naming the rows without a label."""
+    if isinstance(raw, np.ndarray):
+        if raw.ndim != 1:
+            raise DataError(f"group column {name!r} has shape {raw.shape}; expected one label per row.")
+        labels = list(raw) if raw.dtype.kind in "mM" else raw.tolist()
+    elif hasattr(raw, "to_list"):
+        labels = raw.to_list()
+    elif hasattr(raw, "tolist"):
+        labels = raw.tolist()
+    else:
+        labels = list(raw)
+    missing = _missing(labels)
+    if missing is not None and missing.any():
+        raise DataError(
+            f"group column {name!r} has no label in {name_rows(missing)}; every row needs the label of its group: "
+            "fill it in or drop the rows."
+        )
+    return labels
+
+
+def matrix_columns(matrix: Any, prefix: str) -> dict[str, Any]:
+    """A dictionary as it is; a vector as column `prefix`0; a matrix as columns `prefix`0, `prefix`1, ..."""
+    if matrix is None:
+        return {}
+    if isinstance(matrix, Mapping):
+        return dict(matrix)
+    values = np.asarray(matrix)
+    if values.ndim == 1:
+        return {f"{prefix}0": values}
+    if values.ndim == 2:
+        return {f"{prefix}{k}": values[:, k] for k in range(values.shape[1])}
+    raise DataError(f"{prefix} has shape {values.shape}; expected a dictionary, a vector or a matrix.")
+
+
+def name_list(names: Any, role: str) -> list[str]:
+    """One name or several as a list. **Errors:** DataError when one is listed twice."""
+    listed = [names] if isinstance(names, str) else list(names if names is not None else ())
+    twice = sorted({str(n) for n in listed if listed.count(n) > 1})
+    if twice:
+        raise DataError(f"{role} lists {', '.join(map(repr, twice))} more than once; name each column once.")
+    return listed
+
+
+def object_array(cells: Sequence[Any]) -> np.ndarray:
+    """The cells as a one-dimensional array of Python objects, tuples kept whole."""
+    return np.fromiter(cells, dtype=object, count=len(cells))
+
+
+def _from_pandas(series: Any, name: str) -> Column:
+    import pandas as pd
+
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return Column(_text(series.astype(object).tolist()), tuple(dtype.categories.tolist()))
+    if pd.api.types.is_bool_dtype(dtype):
+        return Column(_text(series.tolist()))
+    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
+        return Column(np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)))
+    if isinstance(dtype, np.dtype):
+        return _from_numpy(series.to_numpy(), name)
+    return _from_numpy(series.astype(object).to_numpy(), name)
+
+
+def _from_polars(series: Any, name: str) -> Column:
+    import polars
+
+    dtype = series.dtype
+    if dtype.is_numeric():
+        return Column(np.array(series.cast(polars.Float64).to_numpy()))
+    if dtype.is_temporal():
+        raise _dates(name)
+    levels = tuple(series.cat.get_categories().to_list()) if dtype == polars.Enum else None
+    return Column(_from_numpy(object_array(series.to_list()), name).values, levels)
+
+
+def _from_numpy(values: np.ndarray, name: str) -> Column:
+    kind = values.dtype.kind
+    if kind in "iuf":
+        return Column(values.astype(np.float64))
+    if kind in "mM":
+        raise _dates(name)
+    if kind == "c":
+        raise DataError(f"column {name!r} holds complex numbers; expected real ones: pass its parts as two columns.")
+    if kind == "S":
+        values = values.astype("U")
+    cells = values.tolist()
+    types = set(map(type, cells))
+    if any(issubclass(t, (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)) for t in types):
+        raise _dates(name)
+    real = [t for t in types if _is_real(t)]
+    empty = [t for t in types if t.__name__ in _EMPTY]
+    if len(real) + len(empty) < len(types):
+        return Column(_text(cells))
+    if empty:
+        cells = [np.nan if type(cell).__name__ in _EMPTY else cell for cell in cells]
+    return Column(np.array(cells, dtype=np.float64))
+
+
+_EMPTY = ("NoneType", "NAType", "NaTType")
+
+
+def _is_real(kind: type) -> bool:
+    return issubclass(kind, (numbers.Real, decimal.Decimal)) and not issubclass(kind, bool)
+
+
+def _text(cells: Sequence[Any]) -> np.ndarray:
+    missing = _missing(cells)
+    values = object_array(cells)
+    if missing is not None:
+        values[missing] = None
+    return values
+
+
+def _missing(cells: Sequence[Any]) -> np.ndarray | None:
+    types = set(map(type, cells))
+    if not any(t.__name__ in _EMPTY or issubclass(t, (float, np.floating)) for t in types):
+        return None
+    # NaN is the only number that differs from itself; pd.NA answers comparisons with pd.NA, so it is asked first.
+    return np.fromiter((type(c).__name__ in _EMPTY or bool(c != c) for c in cells), dtype=bool, count=len(cells))
+
+
+def _dates(name: str) -> DataError:
+    return DataError(
+        f"column {name!r} holds dates or durations; expected numbers or text: convert it first, for instance to hours "
+        "since the first dose."
+    )

@@ -1,0 +1,75 @@
+"""GroupedData in words, as HTML, and as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxnlme.data.grouped import GroupedData
+
+
+def describe(data: GroupedData) -> tuple[str, str]:
+    """Two lines: groups, rows and responses; then the columns by role."""
+    sizes = data.sizes
+    low, high = int(sizes.min()), int(sizes.max())
+    span = f"{low}" if low == high else f"{low} to {high}"
+    counts = (
+        f"{len(sizes)} group{'s' * (len(sizes) != 1)} by {data.group_name!r} ({span} rows each), "
+        f"{data.n_rows} rows, {data.n_obs} observed"
+    )
+    return counts, "; ".join(f"{role} = {names}" for role, names in roles(data).items() if names)
+
+
+def roles(data: GroupedData) -> dict[str, str]:
+    """The column names by role, joined with commas."""
+    return {
+        "y": data.y_name,
+        "x": ", ".join(data.x),
+        "v": ", ".join(data.v),
+        "text": ", ".join(data.text),
+        "tables": ", ".join(data.tables),
+    }
+
+
+def to_html(data: GroupedData) -> str:
+    """The description and the notes as a small HTML table."""
+    rows = {"GroupedData": describe(data)[0]} | {role: names for role, names in roles(data).items() if names}
+    cells = [
+        f"<tr><th style='text-align:left'>{html.escape(role)}</th>"
+        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+        for role, text in [*rows.items(), *(("note", note) for note in data.notes)]
+    ]
+    return f"<table>{''.join(cells)}</table>"
+
+
+def digest(data: GroupedData) -> str:
+    """SHA-256 (hex) of names, labels, weights and the values of real rows: padding and the order of the original table
+    between groups leave it as it is; order of groups and of rows within a group do not."""
+    state = hashlib.sha256()
+
+    def add(name: str, values: np.ndarray) -> None:
+        state.update(f"\x1e{name}\x1f{values.shape}\x1f".encode())
+        if values.dtype == object:
+            state.update("\x1f".join(map(repr, values.tolist())).encode())
+        else:
+            state.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+
+    add(f"group {data.group_name}", data.labels)
+    add("sizes", data.sizes)
+    add("weights", data.weights)
+    add(f"y {data.y_name}", np.where(data.observed, data.y, np.nan)[data.rows])
+    for name, values in data.x.items():
+        add(f"x {name}", values[data.rows])
+    for name, values in data.v.items():
+        add(f"v {name}", values)
+    for name, values in data.text.items():
+        add(f"text {name}", values if values.ndim == 1 else values[data.rows])
+    for name, (columns, mask) in data.tables.items():
+        add(f"table {name}", mask.sum(axis=1))
+        for column, values in columns.items():
+            add(f"table {name} {column}", values[mask])
+    return state.hexdigest()

@@ -1,0 +1,106 @@
+"""Where each row of a long table goes in the padded arrays, and how groups are split into buckets of like size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data._columns import object_array
+from jaxnlme.errors import DataError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`codes` (rows,): group number of each row; `labels` (groups,) in order of first appearance; `sizes` (groups,);
+    `first` (groups,): first row of each group; `source` (groups, obs): the row that fills each cell, the group's last
+    row in padding; `rows` (groups, obs): true on real rows."""
+
+    codes: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    first: np.ndarray
+    source: np.ndarray
+    rows: np.ndarray
+
+
+def factorize(labels: Sequence[Any], name: str) -> tuple[np.ndarray, list[Any]]:
+    """Group number of each row, and the labels in order of first appearance (any hashable labels)."""
+    try:
+        found = list(dict.fromkeys(labels))
+    except TypeError as error:
+        raise DataError(
+            f"group column {name!r} holds labels that cannot be compared ({error}); expected numbers, text or tuples."
+        ) from None
+    number = {label: k for k, label in enumerate(found)}
+    return np.fromiter(map(number.__getitem__, labels), dtype=np.intp, count=len(labels)), found
+
+
+def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> Layout:
+    """The padded layout of rows with group numbers `codes`; rows of a group keep their order.
+
+    A group without rows (further tables have them) is filled with row 0 and masked throughout."""
+    groups = len(labels)
+    sizes = np.bincount(codes, minlength=groups)
+    order = np.argsort(codes, kind="stable")
+    start = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    slot = np.arange(max(int(sizes.max()), 1))
+    cell = start[:, None] + np.minimum(slot, np.maximum(sizes - 1, 0)[:, None])
+    source = np.where((sizes > 0)[:, None], order[np.minimum(cell, len(order) - 1)], 0)
+    return Layout(codes, object_array(labels), sizes, source[:, 0], source, slot < sizes[:, None])
+
+
+def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
+    """Index arrays that split groups into `count` buckets by size, with the fewest padded cells.
+
+    `count=None` chooses: one bucket, unless the cells exceed both 2e6 and three times the real rows; then the least of
+    two to four buckets that brings the cells under one and a half times the real rows (a heuristic: every bucket is
+    another copy of the compiled program)."""
+    levels, number = np.unique(sizes, return_inverse=True)
+    if count is not None:
+        return _buckets(number, _cuts(levels, np.bincount(number), count)[0])
+    real = int(sizes.sum())
+    cells = int(sizes.size * levels[-1])
+    cuts: list[int] = []
+    if cells > 2e6 and cells > 3 * real:
+        for buckets in (2, 3, 4):
+            cuts, cells = _cuts(levels, np.bincount(number), buckets)
+            if cells <= 1.5 * real:
+                break
+    return _buckets(number, cuts)
+
+
+def _buckets(number: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    bucket = np.searchsorted(np.asarray(cuts), number, side="right") if cuts else np.zeros_like(number)
+    return [np.flatnonzero(bucket == k) for k in range(len(cuts) + 1)]
+
+
+def _cuts(levels: np.ndarray, counts: np.ndarray, buckets: int) -> tuple[list[int], int]:
+    """Positions in `levels` where a new bucket starts, and the cells in all: dynamic programming, exact up to 500
+    different sizes; beyond, sizes are first merged into 500 steps."""
+    if levels.size > 500:
+        keep = np.unique(np.linspace(0, levels.size, 501).astype(int))
+        ends = keep[1:]
+        merged = np.add.reduceat(counts, keep[:-1])
+        cuts, cells = _cuts(levels[ends - 1], merged, buckets)
+        return [int(keep[c]) for c in cuts], cells
+    size = levels.size
+    below = np.concatenate([[0], np.cumsum(counts)])
+    # cost[i, j]: cells of one bucket that holds levels i..j-1, padded to the largest of them
+    top = np.concatenate([[0], levels])
+    cost = np.where(
+        np.arange(size + 1)[:, None] < np.arange(size + 1), (below[None, :] - below[:, None]) * top[None, :], np.inf
+    )
+    best = cost[0]
+    came: list[np.ndarray] = []
+    for _ in range(min(buckets, size) - 1):
+        total = best[:, None] + cost
+        came.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    cuts, end = [], size
+    for step in reversed(came):
+        end = int(step[end])
+        cuts.append(end)
+    return cuts[::-1], int(best[size])

@@ -1,0 +1,275 @@
+"""GroupedData: a long table as padded arrays (groups, obs) with masks, on the host, checked on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.data import _build as build
+from jaxnlme.data._checks import check_roles, check_weights
+from jaxnlme.data._columns import name_list, take_column
+from jaxnlme.data._display import describe, digest, to_html
+from jaxnlme.data._layout import split_by_size
+from jaxnlme.data._notes import notes_of
+from jaxnlme.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupedData:
+    """Observations in groups, padded to a common number of rows; build it with `from_frame`, `from_csv`, `from_arrays`.
+
+    **Fields:** `y` (groups, obs) float64, where not observed the first observed value of the group, or 1;
+    `x`: columns (groups, obs) float64, padding repeats the group's last row; `v`: group-level columns (groups,);
+    `text`: text, category and truth-value columns as objects, (groups,) if declared in v, (groups, obs) if in x, for
+    covariate formulas only; `rows` (groups, obs): real rows; `observed` (groups, obs): real rows with a response;
+    `weights` (groups,); `labels` (groups,): group labels in order of first appearance; `row_index` (groups, obs):
+    0-based row of the original table, -1 in padding; `group_name`, `y_name`; `tables`: further tables on axes of their
+    own, a pair (columns (groups, k), mask (groups, k)) each; `levels`: declared order of categorical columns."""
+
+    y: np.ndarray
+    x: dict[str, np.ndarray]
+    v: dict[str, np.ndarray]
+    text: dict[str, np.ndarray]
+    rows: np.ndarray
+    observed: np.ndarray
+    weights: np.ndarray
+    labels: np.ndarray
+    row_index: np.ndarray
+    group_name: str = "group"
+    y_name: str = "y"
+    tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
+    levels: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        group: str,
+        y: str,
+        x: str | Sequence[str] = (),
+        v: str | Sequence[str] = (),
+        weights: str | None = None,
+    ) -> GroupedData:
+        """Data from a long table, one row per observation, rows in any order.
+
+        **Arguments:** `frame`: pandas or polars data frame, or a dictionary of arrays; `group`, `y`: column names, an
+        empty response stays as a row without an observation; `x`: columns that vary within a group; `v`: columns
+        constant in each group; `weights`: a column of group weights, constant in each group, >= 0.
+        **Returns:** GroupedData.  **Errors:** DataError naming column, rows, what was expected and what to do."""
+        if not isinstance(group, str) and isinstance(group, (list, tuple)):
+            raise DataError(
+                f"group is {group!r}; expected one column name: for nested levels name the outermost, and list the "
+                "inner ones in x."
+            )
+        x_names, v_names = name_list(x, "x"), name_list(v, "v")
+        check_roles(group, y, x_names, v_names)
+        return cls(
+            **build.assemble(
+                take_column(frame, group, "group"),
+                take_column(frame, y, "y"),
+                {name: take_column(frame, name, "x") for name in x_names},
+                {name: take_column(frame, name, "v") for name in v_names},
+                None if weights is None else take_column(frame, weights, "weights"),
+                group,
+                y,
+                weights or "weights",
+            )
+        )
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        group: str,
+        y: str,
+        x: str | Sequence[str] = (),
+        v: str | Sequence[str] = (),
+        weights: str | None = None,
+        **read_csv: Any,
+    ) -> GroupedData:
+        """Data from a CSV file; `read_csv` goes to `pandas.read_csv` (`sep=";"`, `na_values="."`), the rest is
+        `from_frame`."""
+        import pandas as pd
+
+        return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        y: Any,
+        group: Any,
+        x: Any = None,
+        v: Any = None,
+        weights: Any = None,
+        group_name: str = "group",
+        y_name: str = "y",
+    ) -> GroupedData:
+        """Data from bare arrays.
+
+        **Arguments:** `y`, `group` (rows,); `x`: dictionary of (rows,) arrays, or a vector or matrix (rows, xdim),
+        whose columns are called x0, x1, ...; `v`: the same with (groups,) arrays in order of first appearance, or
+        (rows,) arrays constant in each group (v0, v1, ...); `weights` (groups,) or (rows,).
+        **Returns:** GroupedData.  **Errors:** DataError, as in `from_frame`."""
+        x_columns, v_columns, weights = build.array_columns(y, group, x, v, weights, group_name)
+        check_roles(group_name, y_name, list(x_columns), list(v_columns))
+        return cls(**build.assemble(group, y, x_columns, v_columns, weights, group_name, y_name))
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return self.y.shape[0]
+
+    @property
+    def n_obs(self) -> int:
+        """Number of observed responses."""
+        return int(self.observed.sum())
+
+    @property
+    def n_rows(self) -> int:
+        """Number of real rows, with and without a response."""
+        return int(self.rows.sum())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Real rows of each group (groups,)."""
+        return self.rows.sum(axis=1)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What is legitimate and yet worth a sentence: unsorted or repeated times, one-row groups, constant columns."""
+        return notes_of(self)
+
+    def rows_to_column(self, values: Any) -> np.ndarray:
+        """Values (groups, obs, ...) as one column (n_rows, ...) in the order of the original table."""
+        values = np.asarray(values)
+        if values.shape[:2] != self.rows.shape:
+            raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
+        return values[self.rows][self._table_order]
+
+    @cached_property
+    def _table_order(self) -> np.ndarray:
+        return np.argsort(self.row_index[self.rows], kind="stable")
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table again, in its original row order: group, y (NaN where missing), x, v and text columns."""
+        import pandas as pd
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(values[:, None], self.rows.shape) if values.ndim == 1 else values
+
+        frame = pd.DataFrame({self.group_name: self.rows_to_column(spread(self.labels))})
+        frame[self.group_name] = frame[self.group_name].infer_objects()
+        frame[self.y_name] = self.rows_to_column(np.where(self.observed, self.y, np.nan))
+        for name, values in (self.x | self.v | self.text).items():
+            column = self.rows_to_column(spread(values))
+            frame[name] = pd.Categorical(column, categories=self.levels[name]) if name in self.levels else column
+        return frame
+
+    def select(self, groups: Any) -> GroupedData:
+        """The groups at the given positions, or where a boolean mask (groups,) is true, padded as little as they need."""
+        chosen = np.asarray(groups)
+        if chosen.dtype == bool and chosen.shape != self.labels.shape:
+            raise DataError(f"the mask has shape {chosen.shape}; expected one entry per group, {self.labels.shape}.")
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.atleast_1d(chosen)
+        if chosen.size == 0:
+            raise DataError("no group is selected; expected at least one.")
+        if chosen.dtype.kind not in "iu" or chosen.min() < -self.n_groups or chosen.max() >= self.n_groups:
+            raise DataError(
+                f"groups are chosen by position, 0 to {self.n_groups - 1}, or by a boolean mask; got {groups!r}. "
+                "For labels pass np.isin(data.labels, [...])."
+            )
+        tables = {}
+        for name, (columns, mask) in self.tables.items():
+            width = max(int(mask[chosen].sum(axis=1).max()), 1)
+            tables[name] = ({c: a[chosen, :width] for c, a in columns.items()}, mask[chosen, :width])
+        short = self._with_width(int(self.sizes[chosen].max()), chosen)
+        return replace(
+            short,
+            v={name: values[chosen] for name, values in self.v.items()},
+            weights=self.weights[chosen],
+            labels=self.labels[chosen],
+            tables=tables,
+        )
+
+    def pad_to(self, obs: int) -> GroupedData:
+        """The same data with `obs` rows per group: more padding (or less, down to the largest group)."""
+        if obs < self.sizes.max():
+            raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
+        return self._with_width(obs, np.arange(self.n_groups))
+
+    def _with_width(self, obs: int, chosen: np.ndarray) -> GroupedData:
+        """Arrays (groups, obs) of the chosen groups at another width: padding repeats the last column, which is the
+        group's last row or padding already."""
+        slot = np.minimum(np.arange(obs), self.rows.shape[1] - 1)
+        cells = np.ix_(chosen, slot)
+        real = np.arange(obs) < self.sizes[chosen][:, None]
+        observed = self.observed[cells] & real
+        return replace(
+            self,
+            y=build.safe_response(self.y[cells], observed),
+            x={name: values[cells] for name, values in self.x.items()},
+            text={name: values[cells] if values.ndim == 2 else values[chosen] for name, values in self.text.items()},
+            rows=real,
+            observed=observed,
+            row_index=np.where(real, self.row_index[cells], -1),
+        )
+
+    def with_weights(self, weights: Any) -> GroupedData:
+        """The same data with other group weights (groups,), >= 0."""
+        return replace(self, weights=check_weights(weights, self.labels))
+
+    def with_response(self, y: Any) -> GroupedData:
+        """The same rows with other responses `y` (groups, obs), for instance simulated ones. A response is observed
+        where it was before and `y` is not NaN."""
+        y = np.array(y, dtype=np.float64)
+        if y.shape != self.y.shape:
+            raise DataError(f"y has shape {y.shape}; expected {self.y.shape}, one per cell of the data.")
+        observed = self.observed & ~np.isnan(y)
+        bad = observed & np.isinf(y)
+        if bad.any():
+            raise DataError(f"y is infinite in {bad.sum()} observed cells; expected finite numbers, NaN if missing.")
+        return replace(self, y=build.safe_response(y, observed), observed=observed)
+
+    def with_table(self, name: str, frame: Any, group: str, columns: str | Sequence[str]) -> GroupedData:
+        """The same data with a further table on an axis of its own, such as dose events.
+
+        **Arguments:** `name`: how the model finds it; `frame`: as in `from_frame`; `group`: its column of group labels,
+        all of them known; `columns`: numeric columns. A group may have no rows there.
+        **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
+        **Errors:** DataError for unknown labels, text, missing or infinite values, or a name already taken."""
+        if name in (self.x | self.v | self.text | self.tables):
+            raise DataError(f"the data already have a column or table {name!r}; expected a new name for the table.")
+        listed = name_list(columns, "columns")
+        if not listed:
+            raise DataError(f"table {name!r} lists no columns; expected at least one numeric column.")
+        raw = {column: take_column(frame, column, f"table {name!r}") for column in listed}
+        labels = take_column(frame, group, "group")
+        table = build.further_table(name, labels, raw, self.labels.tolist(), group)
+        return replace(self, tables={**self.tables, name: table})
+
+    def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
+        """Positions of the groups in `count` buckets of like size, small groups first, with the fewest padded cells.
+
+        `None` chooses: one bucket, unless the padded cells exceed both 2e6 and three times the real rows, then two to
+        four. Every group is in one bucket; fewer come back when there are fewer different sizes."""
+        if count is not None and count < 1:
+            raise DataError(f"{count} buckets were asked for; expected at least 1, or None to choose.")
+        return split_by_size(self.sizes, count)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of names, labels, weights and values; padding does not change it."""
+        return digest(self)
+
+    def __repr__(self) -> str:
+        return "GroupedData: {}\n  {}".format(*describe(self))
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
