@@ -1,0 +1,58 @@
+"""The problems that are timed: a table, another of the same shape, a Psi structure and start values that all share."""
+
+from __future__ import annotations
+
+import csv
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+THEOPHYLLINE = HERE.parent / "jaxnlme" / "data" / "tables" / "Theoph.csv"  # R's table: Dose in mg/kg, Wt in kg
+STRUCTURES = ("diagonal", "full")
+THEOPHYLLINE_STARTS = (1.5, 2.8, 32.0)  # 1/h, l/h, l
+SIMULATED_STARTS = (1.2, 3.2, 36.0)  # away from simulate.TRUTH by 10 to 25 %
+SECOND_SEED = 20241
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem. `second` is a table of the same shape with other numbers, for a fit with everything compiled."""
+
+    name: str
+    groups: int
+    psi: str
+    table: Path
+    second: Path
+    starts: tuple[float, float, float]
+
+
+def theophylline(folder: Path) -> Case:
+    """Theophylline with the dose in mg, and the same subjects with other concentrations (5 % noise, seeded)."""
+    noise = random.Random(SECOND_SEED)
+    with THEOPHYLLINE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table, second = folder / "theophylline.csv", folder / "theophylline_second.csv"
+    with table.open("w") as first_file, second.open("w") as second_file:
+        for file in (first_file, second_file):
+            file.write("Subject,Time,Dose,conc\n")
+        for row in rows:
+            dose, conc = float(row["Dose"]) * float(row["Wt"]), float(row["conc"])
+            start = f"{row['Subject']},{row['Time']},{dose:.6g}"
+            first_file.write(f"{start},{conc}\n")
+            second_file.write(f"{start},{conc * (1 + 0.05 * noise.gauss(0, 1)):.4f}\n")
+    groups = len({row["Subject"] for row in rows})
+    return Case("theophylline", groups, "diagonal", table, second, THEOPHYLLINE_STARTS)
+
+
+def simulated(folder: Path, groups: int, psi: str) -> Case:
+    """Simulated subjects (simulate.py, in a process of its own so that this one stays small)."""
+    paths = []
+    for label, seed in (("", ()), ("_second", ("--seed", str(SECOND_SEED)))):
+        path = folder / f"simulated_{groups}_{psi}{label}.csv"
+        command = [sys.executable, str(HERE / "simulate.py"), "--groups", str(groups), "--psi", psi, "--out", str(path)]
+        subprocess.run([*command, *seed], check=True)
+        paths.append(path)
+    return Case("simulated", groups, psi, paths[0], paths[1], SIMULATED_STARTS)
