@@ -11,7 +11,7 @@ from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import matrix_columns, read_column, read_labels
 from jaxnlme.data._layout import factorize, lay_out
 from jaxnlme.data._rows import name_groups, name_rows
-from jaxnlme.errors import DataError, near_matches
+from jaxnlme.errors import DataError
 
 
 def assemble(
@@ -73,8 +73,8 @@ def assemble(
 def safe_response(y: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """`y` with the first observed value of the group, or 1, wherever nothing was observed: a number the model can meet
     in a masked cell without log(0) or overflow."""
-    first = np.take_along_axis(y, observed.argmax(axis=1)[:, None], axis=1)
-    return np.where(observed, y, np.where(observed.any(axis=1)[:, None], first, 1.0))
+    first = np.take_along_axis(y, observed.argmax(axis=1, keepdims=True), axis=1)
+    return np.where(observed, y, np.where(observed.any(axis=1, keepdims=True), first, 1.0))
 
 
 def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: str) -> tuple[dict, dict, Any]:
@@ -85,15 +85,16 @@ def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: 
     def to_rows(values: Any, name: str) -> Any:
         if isinstance(values, (list, tuple)):
             values = read_column(values, name).values
-        size = np.shape(values)[0] if np.ndim(values) else -1
-        if size == len(labels) or np.ndim(values) != 1:
+        shape: tuple[int, ...] = np.shape(values)
+        if len(shape) != 1 or shape[0] == len(labels):
             return values
+        size = shape[0]
         if size != len(found):
             raise DataError(
                 f"{name!r} has length {size}; expected {len(found)} (one per group, in order of first appearance) or "
                 f"{len(labels)} (one per row)."
             )
-        return values.take(codes) if hasattr(values, "take") else np.asarray(values)[codes]
+        return values.take(codes) if hasattr(values, "take") else values[codes]
 
     own = {name: to_rows(values, name) for name, values in matrix_columns(v, "v").items()}
     return matrix_columns(x, "x"), own, None if weights is None else to_rows(weights, "weights")
@@ -110,10 +111,12 @@ def further_table(name: str, labels: Any, columns: Mapping[str, Any], known: Seq
     codes = np.fromiter((number.get(label, -1) for label in labels), dtype=np.intp, count=len(labels))
     if (codes < 0).any():
         unknown = list(dict.fromkeys(labels[k] for k in np.flatnonzero(codes < 0)))
+        alike = next((label for label in known if str(label) == str(unknown[0])), None)
+        hint = f" (there it is the {type(alike).__name__} {alike!r})" if alike is not None else ""
         raise DataError(
             f"table {name!r}: {name_groups(unknown)} of {name_rows(codes < 0)} (column {group_name!r}) "
-            f"{'is' if len(unknown) == 1 else 'are'} not in the data; "
-            f"{near_matches(repr(unknown[0]), map(repr, list(known)[:1000]))} Drop those rows or correct the labels."
+            f"{'is' if len(unknown) == 1 else 'are'} not in the data{hint}; expected labels of the data, "
+            f"{name_groups(known)}: correct the labels or drop those rows."
         )
     for column, content in read.items():
         if content.is_text:

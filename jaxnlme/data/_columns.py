@@ -71,7 +71,7 @@ def read_column(raw: Any, name: str) -> Column:
         hidden = np.ma.getmaskarray(raw)
         if raw.dtype.kind in "iuf":
             return Column(np.where(hidden, np.nan, raw.filled(0).astype(np.float64)))
-        raw = np.where(hidden, None, raw.data.astype(object))
+        raw = np.ma.filled(raw.astype(object), None)
     if isinstance(raw, (list, tuple)):
         values = object_array(raw)  # keeps 1 and "a" apart, where np.asarray would make both text
     else:
@@ -118,7 +118,9 @@ def matrix_columns(matrix: Any, prefix: str) -> dict[str, Any]:
 
 def name_list(names: Any, role: str) -> list[str]:
     """One name or several as a list. **Errors:** DataError when one is listed twice."""
-    listed = [names] if isinstance(names, str) else list(names if names is not None else ())
+    if names is None:
+        names = ()
+    listed: list[str] = [names] if isinstance(names, str) else list(names)
     twice = sorted({str(n) for n in listed if listed.count(n) > 1})
     if twice:
         raise DataError(f"{role} lists {', '.join(map(repr, twice))} more than once; name each column once.")
@@ -153,7 +155,7 @@ def _from_polars(series: Any, name: str) -> Column:
         return Column(np.array(series.cast(polars.Float64).to_numpy()))
     if dtype.is_temporal():
         raise _dates(name)
-    levels = tuple(series.cat.get_categories().to_list()) if dtype == polars.Enum else None
+    levels = tuple(dtype.categories.to_list()) if dtype == polars.Enum else None
     return Column(_from_numpy(object_array(series.to_list()), name).values, levels)
 
 

@@ -174,7 +174,7 @@ class GroupedData:
         return frame
 
     def select(self, groups: Any) -> GroupedData:
-        """The groups at the given positions, or where a boolean mask (groups,) is true, padded as little as they need."""
+        """The groups at the given positions, or where a boolean mask (groups,) is true, padded to the largest."""
         chosen = np.asarray(groups)
         if chosen.dtype == bool and chosen.shape != self.labels.shape:
             raise DataError(f"the mask has shape {chosen.shape}; expected one entry per group, {self.labels.shape}.")
