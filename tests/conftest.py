@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Switch 64-bit floats on, refuse rank promotion, keep compiled programs between runs (folder: JAXNLME_TEST_CACHE)."""
+    """64-bit floats on, rank promotion refused, compiled programs kept between runs (folder: JAXNLME_TEST_CACHE)."""
     jax.config.update("jax_enable_x64", True)
     # A silent (groups, obs) against (obs,) is a bug here. Strict dtypes would be too, but optax's L-BFGS breaks them.
     jax.config.update("jax_numpy_rank_promotion", "raise")
