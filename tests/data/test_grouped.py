@@ -6,6 +6,8 @@ import itertools
 import pickle
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -409,12 +411,10 @@ def test_arrays_need_neither_pandas_nor_jax() -> None:
         "d.notes, d.fingerprint(), repr(d), d.select([0]);"
         "assert not {'pandas', 'jax', 'polars'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
 
 
 def test_large_tables_take_about_a_second() -> None:
-    import time
-
     groups, obs = 100_000, 11
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(groups), obs)
