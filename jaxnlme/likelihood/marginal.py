@@ -1,0 +1,111 @@
+"""Integrals over the whitened effects, given where to expand and the curvature there."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, logsumexp
+
+from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
+from jaxnlme.numerics.quadrature import normal_grid
+from jaxnlme.typing import Matrix, Scalar, Vector
+
+HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
+
+
+class MonteCarlo(eqx.Module):
+    """How sure an integral is: `variance` of its logarithm (Monte Carlo, zero for deterministic rules) and `ess`, the
+    effective number of draws (NaN for deterministic rules)."""
+
+    variance: Any
+    ess: Any
+
+
+class AbstractIntegral(eqx.Module):
+    """log of the integral of exp(log_joint(z)) over z, from a point, the curvature H there and the joint itself."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, log_joint: Callable[[Vector], Scalar], z: Vector, curvature: Matrix, key: Any, *, at_mode: bool
+    ) -> tuple[Scalar, MonteCarlo]:
+        """**Arguments:** `log_joint(z)`; `z` (random,); `curvature` (random, random), NaN output where it is not
+        positive definite; `key`, the group's integer for random draws; `at_mode`, whether z is the mode.
+        **Returns:** the log-integral, and how sure it is."""
+
+
+class Gaussian(AbstractIntegral):
+    """The integral of the quadratic expansion: log_joint + g' H^-1 g / 2 + (q / 2) log 2 pi - log|H| / 2, g the
+    gradient at z (absent at a mode): Laplace's approximation, and FO's linearised Gaussian at z = 0."""
+
+    def __call__(self, log_joint, z, curvature, key, *, at_mode):
+        lower = cholesky(curvature)
+        value = z.shape[0] * HALF_LOG_2PI - half_logdet(lower)
+        if at_mode:
+            return value + log_joint(z), _exact()
+        joint, gradient = jax.value_and_grad(log_joint)(z)
+        return value + joint + 0.5 * jnp.sum(gradient * cholesky_solve(lower, gradient)), _exact()
+
+
+class GaussHermite(AbstractIntegral):
+    """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, on the tensor grid of `nodes` per effect.
+
+    **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
+    """
+
+    nodes: int = eqx.field(static=True)
+
+    def __call__(self, log_joint, z, curvature, key, *, at_mode):
+        points, log_weights = normal_grid(self.nodes, z.shape[0])
+        lower = cholesky(curvature)
+
+        def term(u):
+            return log_joint(z + backward_solve(lower, u)) + 0.5 * jnp.sum(u**2)
+
+        terms = jax.vmap(term)(jnp.asarray(points, z.dtype)) + log_weights
+        return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), _exact()
+
+
+class Importance(AbstractIntegral):
+    """Importance sampling with `draws` from a multivariate t (Gaussian where `df` is 0) centred at z with scale H^-1.
+
+    The draws come from (seed, the group's key) alone: the estimate is a smooth function of the parameters, and does
+    not depend on the order of groups or on how they are batched.
+
+    **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
+    """
+
+    draws: int = eqx.field(static=True)
+    df: float = eqx.field(static=True)
+    seed: Any
+
+    def __call__(self, log_joint, z, curvature, key, *, at_mode):
+        q = z.shape[0]
+        lower = cholesky(curvature)
+        base, mixing = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), key))
+        u = jax.random.normal(base, (self.draws, q), z.dtype)
+        if self.df:
+            chi2 = 2.0 * jax.random.gamma(mixing, 0.5 * self.df, (self.draws,), z.dtype)
+            u = u * jnp.sqrt(self.df / chi2)[:, None]
+            tail = jnp.log1p(jnp.sum(u**2, axis=1) / self.df)
+            constant = gammaln(0.5 * (self.df + q)) - gammaln(0.5 * self.df) - 0.5 * q * np.log(self.df * np.pi)
+            log_proposal = constant - 0.5 * (self.df + q) * tail
+        else:
+            log_proposal = -q * HALF_LOG_2PI - 0.5 * jnp.sum(u**2, axis=1)
+        terms = jax.vmap(lambda u: log_joint(z + backward_solve(lower, u)))(u) - log_proposal - half_logdet(lower)
+        terms = jnp.where(jnp.isnan(terms), -jnp.inf, terms)
+        log_sum = logsumexp(terms)
+        share = jnp.exp(terms - log_sum)
+        ess = 1.0 / jnp.sum(share**2)
+        # Delta method: var(log mean w) = var(w) / (n mean(w)^2) = (1 / ess - 1 / n) n / (n - 1).
+        variance = (1.0 / ess - 1.0 / self.draws) * self.draws / (self.draws - 1.0)
+        return log_sum - np.log(self.draws), MonteCarlo(variance, ess)
+
+
+def _exact() -> MonteCarlo:
+    return MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan))

@@ -1,0 +1,69 @@
+"""The pure likelihood functions: under jit, grad, hessian and vmap of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.likelihood.named import GroupResult, Rung, rung
+from jaxnlme.model.model import NLMEModel, bind
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.precision import require_x64
+from jaxnlme.typing import Scalar, Vector
+
+
+def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
+    """The Problem of model and data; a Problem passes through."""
+    return data if isinstance(data, Problem) else bind(model, data).problem
+
+
+def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any = None) -> GroupResult:
+    """One GroupResult with a leading groups axis, in the order of the data.
+
+    **Arguments:** `modes` (groups, random): starts of the searches, zeros where None.
+    """
+    density = problem.density
+    if modes is None:
+        modes = jnp.zeros((problem.n_groups, density.n_effects))
+    return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), modes)
+
+
+def group_log_likelihoods(
+    model: NLMEModel, params: Params, data: GroupedData | Problem, method: str | Rung = "focei", *, modes: Any = None
+) -> Vector:
+    """log p(y_i | params) of each group (groups,), with every constant, in the order of the data's labels.
+
+    Pure, and differentiable in params to any order (through the conditional modes, exactly).
+
+    **Arguments:** `params` from `model.params(data)`; `data` a GroupedData (or a Problem, where the data themselves are
+    traced); `method`, a rung or its name; `modes` (groups, random), whitened starts of the inner searches.
+    **Errors:** PrecisionError where 64-bit floats are off; ModelError where the outcome does not suit the rung. A group
+    without a finite likelihood is NaN.
+    """
+    require_x64("group_log_likelihoods")
+    problem = as_problem(model, data)
+    method = rung(method)
+    method.check(problem.density)
+    return evaluate_groups(problem, params, method, modes).value
+
+
+def log_likelihood(
+    model: NLMEModel,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | Rung = "focei",
+    weights: Any = None,
+    *,
+    modes: Any = None,
+) -> Scalar:
+    """sum_i w_i log p(y_i | params): see `group_log_likelihoods`; priors are not included.
+
+    **Arguments:** `weights` (groups,), the data's own where None.
+    """
+    problem = as_problem(model, data)
+    values = group_log_likelihoods(model, params, problem, method, modes=modes)
+    weights = problem.weights if weights is None else weights
+    return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))

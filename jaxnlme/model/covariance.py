@@ -1,0 +1,330 @@
+"""Covariances of the random effects: psi from an unconstrained vector, always through a factor that may be singular.
+
+The diagonal of every factor is the exponential of an entry of theta, so theta = -inf is a standard deviation of exactly
+zero, and every derivative stays finite there.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import OptionError
+from jaxnlme.numerics.linalg import cholesky, lower_product, semidefinite_cholesky
+from jaxnlme.typing import Matrix, Vector
+
+
+class AbstractCovariance(eqx.Module):
+    """A family of covariance matrices psi (random, random), parametrised by theta (unconstrained,)."""
+
+    size: eqx.AbstractVar[int]
+
+    @property
+    @abc.abstractmethod
+    def n_unconstrained(self) -> int:
+        """Length of theta."""
+
+    @abc.abstractmethod
+    def factor(self, theta: Vector) -> Matrix:
+        """Lower triangular L (random, random) with psi = L L'."""
+
+    @abc.abstractmethod
+    def from_matrix(self, psi: np.ndarray) -> np.ndarray:
+        """theta (unconstrained,) of the member nearest to `psi` (random, random), on the host; entries may be -inf.
+
+        **Errors:** ValueError where psi is not positive semidefinite.
+        """
+
+    @property
+    @abc.abstractmethod
+    def collapses(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
+        """How a variance can go to zero: for each entry of theta that is the log of a factor's diagonal, the triple
+        (its index, the effects concerned, the other entries of theta that then have no effect)."""
+
+    def apply(self, theta: Vector, z: Vector) -> Vector:
+        """b = L(theta) z (random,)."""
+        return lower_product(self.factor(theta), z)
+
+    def psi(self, theta: Vector) -> Matrix:
+        """psi = L L' (random, random)."""
+        lower = self.factor(theta)
+        return lower @ lower.T
+
+    @property
+    @abc.abstractmethod
+    def related(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (j, k), j < k, of effects whose correlation is a parameter."""
+
+
+class Diagonal(AbstractCovariance):
+    """psi = diag(exp(2 theta)): theta (random,) holds log standard deviations."""
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def n_unconstrained(self) -> int:
+        return self.size
+
+    def factor(self, theta):
+        return jnp.diag(jnp.exp(theta))
+
+    def apply(self, theta, z):
+        return jnp.exp(theta) * z
+
+    def from_matrix(self, psi):
+        return _log_sd(np.diag(_positive(psi)))
+
+    @property
+    def collapses(self):
+        return tuple((k, (k,), ()) for k in range(self.size))
+
+    @property
+    def related(self):
+        return ()
+
+
+class LogCholesky(AbstractCovariance):
+    """A full psi: theta holds the logs of L's diagonal, then its strictly lower triangle by rows.
+
+    **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the log-Cholesky parametrisation.
+    """
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def n_unconstrained(self) -> int:
+        return self.size * (self.size + 1) // 2
+
+    def factor(self, theta):
+        n = self.size
+        rows, columns = np.tril_indices(n, -1)
+        lower = jnp.diag(jnp.exp(theta[:n]))
+        return lower.at[rows, columns].set(theta[n:]) if n > 1 else lower
+
+    def from_matrix(self, psi):
+        lower = semidefinite_cholesky(psi)
+        return np.concatenate([_log_sd(np.diag(lower) ** 2), lower[np.tril_indices(self.size, -1)]])
+
+    @property
+    def collapses(self):
+        rows, columns = np.tril_indices(self.size, -1)
+        below = [tuple(int(self.size + i) for i in np.flatnonzero(columns == k)) for k in range(self.size)]
+        return tuple((k, (k,), below[k]) for k in range(self.size))
+
+    @property
+    def related(self):
+        return tuple((j, k) for k in range(self.size) for j in range(k))
+
+
+class MultipleOfIdentity(AbstractCovariance):
+    """psi = exp(2 theta) I: one standard deviation for all effects."""
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def n_unconstrained(self) -> int:
+        return 1
+
+    def factor(self, theta):
+        return jnp.exp(theta[0]) * jnp.eye(self.size)
+
+    def apply(self, theta, z):
+        return jnp.exp(theta[0]) * z
+
+    def from_matrix(self, psi):
+        return _log_sd(np.mean(np.diag(_positive(psi)), keepdims=True))
+
+    @property
+    def collapses(self):
+        return ((0, tuple(range(self.size)), ()),)
+
+    @property
+    def related(self):
+        return ()
+
+
+class CompoundSymmetry(AbstractCovariance):
+    """psi = s^2 ((1 - r) I + r 1 1'): theta = (log s, logit of r on the interval (-1 / (random - 1), 1))."""
+
+    size: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.size < 2:
+            raise OptionError("compound symmetry needs at least two random effects; use 'diagonal' for one.")
+
+    @property
+    def n_unconstrained(self) -> int:
+        return 2
+
+    def _correlation(self, theta):
+        low = -1.0 / (self.size - 1)
+        return low + (1.0 - low) / (1.0 + jnp.exp(-theta[1]))
+
+    def factor(self, theta):
+        r = self._correlation(theta)
+        return jnp.exp(theta[0]) * cholesky((1.0 - r) * jnp.eye(self.size) + r)
+
+    def from_matrix(self, psi):
+        variance = np.mean(np.diag(_positive(psi)))
+        below = np.tril_indices(self.size, -1)
+        r = float(np.mean(psi[below]) / variance) if variance > 0 else 0.0
+        low = -1.0 / (self.size - 1)
+        share = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
+        return np.array([_log_sd(np.array([variance]))[0], np.log(share / (1.0 - share))])
+
+    @property
+    def collapses(self):
+        return ((0, tuple(range(self.size)), (1,)),)
+
+    @property
+    def related(self):
+        return tuple((j, k) for k in range(self.size) for j in range(k))
+
+
+class Blocks(AbstractCovariance):
+    """A permuted block diagonal psi: independent `parts`, each on its own effects.
+
+    **Arguments:** `parts`: pairs (effects, covariance), the effects as positions; together they cover 0..random-1 once.
+    """
+
+    size: int = eqx.field(static=True)
+    parts: tuple[tuple[tuple[int, ...], AbstractCovariance], ...] = eqx.field(static=True)
+
+    def __check_init__(self):
+        listed = sorted(k for effects, _ in self.parts for k in effects)
+        if listed != list(range(self.size)):
+            raise OptionError(
+                f"covariance blocks must name each of the {self.size} random effects once; received positions {listed}."
+            )
+
+    @property
+    def n_unconstrained(self) -> int:
+        return sum(part.n_unconstrained for _, part in self.parts)
+
+    def _pieces(self, theta):
+        start = 0
+        for effects, part in self.parts:
+            yield start, np.array(effects), part, theta[start : start + part.n_unconstrained]
+            start += part.n_unconstrained
+
+    def factor(self, theta):
+        """Not triangular where blocks interleave; L L' = psi all the same."""
+        lower = jnp.zeros((self.size, self.size), theta.dtype)
+        for _, effects, part, own in self._pieces(theta):
+            lower = lower.at[np.ix_(effects, effects)].set(part.factor(own))
+        return lower
+
+    def apply(self, theta, z):
+        b = [None] * self.size
+        for _, effects, part, own in self._pieces(theta):
+            piece = part.apply(own, jnp.stack([z[k] for k in effects]))
+            for place, k in enumerate(effects):
+                b[k] = piece[place]
+        return jnp.stack(b)
+
+    def from_matrix(self, psi):
+        psi = np.asarray(psi, float)
+        return np.concatenate(
+            [part.from_matrix(psi[np.ix_(effects, effects)]) for effects, part in ((list(e), p) for e, p in self.parts)]
+        )
+
+    @property
+    def collapses(self):
+        out = []
+        for start, effects, part, _ in self._pieces(np.zeros(self.n_unconstrained)):
+            for index, which, others in part.collapses:
+                out.append((start + index, tuple(int(effects[k]) for k in which), tuple(start + o for o in others)))
+        return tuple(out)
+
+    @property
+    def related(self):
+        pairs = []
+        for effects, part in self.parts:
+            pairs += [tuple(sorted((effects[j], effects[k]))) for j, k in part.related]
+        return tuple(pairs)
+
+
+def pattern_blocks(pattern: np.ndarray) -> Blocks:
+    """The block diagonal family of a 0/1 `pattern` (random, random): effects joined by a one, directly or through
+    others, share a full block (the smallest family of that kind that contains the pattern)."""
+    pattern = np.asarray(pattern)
+    n = pattern.shape[0]
+    if pattern.shape != (n, n) or not np.isin(pattern, (0, 1)).all() or (pattern != pattern.T).any():
+        raise OptionError(
+            f"a covariance pattern must be a symmetric matrix of zeros and ones; received shape {pattern.shape}."
+        )
+    block = list(range(n))
+    for j, k in zip(*np.nonzero(pattern), strict=True):
+        low, high = sorted((block[j], block[k]))
+        block = [low if entry == high else entry for entry in block]
+    groups = [tuple(k for k in range(n) if block[k] == first) for first in sorted(set(block))]
+    return Blocks(n, tuple((g, LogCholesky(len(g)) if len(g) > 1 else Diagonal(1)) for g in groups))
+
+
+_NAMED = {
+    "diagonal": Diagonal,
+    "full": LogCholesky,
+    "identity": MultipleOfIdentity,
+    "compound symmetry": CompoundSymmetry,
+}
+
+
+def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
+    """The covariance family of the named `effects`.
+
+    **Arguments:** `spec`: "diagonal", "full", "identity" (a multiple of it), "compound symmetry"; a list of lists of
+    effect names (each list a full block); a 0/1 matrix (completed to a block diagonal); or an AbstractCovariance.
+    **Errors:** OptionError naming what was expected.
+    """
+    n = len(effects)
+    if isinstance(spec, AbstractCovariance):
+        if spec.size != n:
+            raise OptionError(f"the covariance has {spec.size} effects, the model {n}: {', '.join(effects) or 'none'}.")
+        return spec
+    if isinstance(spec, str):
+        if spec not in _NAMED:
+            raise OptionError(
+                f"covariance {spec!r} is not known; expected one of {', '.join(map(repr, _NAMED))}, a list of blocks of "
+                "effect names, a 0/1 pattern or a covariance object."
+            )
+        return Diagonal(n) if n < 2 else _NAMED[spec](n)
+    if isinstance(spec, (list, tuple)) and any(isinstance(name, str) for part in spec for name in _listed(part)):
+        return _named_blocks([_listed(part) for part in spec], list(effects))
+    pattern = np.asarray(spec)
+    if pattern.shape != (n, n):
+        raise OptionError(f"a covariance pattern must have shape ({n}, {n}); received {pattern.shape}.")
+    return pattern_blocks(pattern)
+
+
+def _named_blocks(blocks: list[list[str]], effects: list[str]) -> Blocks:
+    named = [name for block in blocks for name in block]
+    unknown = [name for name in named if name not in effects]
+    missing = [name for name in effects if name not in named]
+    if unknown or missing or len(named) != len(set(named)):
+        raise OptionError(
+            f"covariance blocks must name each random effect once; the effects are {effects}, received {blocks}."
+        )
+    parts = []
+    for block in blocks:
+        where = tuple(sorted(effects.index(name) for name in block))
+        parts.append((where, LogCholesky(len(where)) if len(where) > 1 else Diagonal(1)))
+    return Blocks(len(effects), tuple(parts))
+
+
+def _listed(part: object) -> list:
+    return list(part) if isinstance(part, (list, tuple)) else [part]
+
+
+def _log_sd(variances: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return 0.5 * np.log(variances)
+
+
+def _positive(psi: np.ndarray) -> np.ndarray:
+    psi = np.asarray(psi, float)
+    semidefinite_cholesky(psi)
+    return psi

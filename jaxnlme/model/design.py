@@ -1,0 +1,87 @@
+"""The designs A and B of xb = A beta + B b: constant, per group, or per observation, kept as sparse sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.typing import Vector
+
+# One term of a row of a design: (coefficient index, constant or None, column index or None). A constant entry of the
+# matrix is part of the program; an entry that varies is a column of the group, () or (obs,).
+Term = tuple[int, float | None, int | None]
+
+
+class Design(eqx.Module):
+    """A design matrix as one tuple of terms per row (phi); `columns` counts the coefficients."""
+
+    terms: tuple[tuple[Term, ...], ...] = eqx.field(static=True)
+    columns: int = eqx.field(static=True)
+
+    def apply(self, coefficients: Vector, varying: tuple[Any, ...]) -> list[Any]:
+        """One value per row: the sum over its terms, () or (obs,) where a term varies within the group."""
+        out = []
+        for row in self.terms:
+            total: Any = 0.0
+            for index, constant, column in row:
+                if column is not None:
+                    total = total + coefficients[index] * varying[column]
+                else:
+                    total = total + (coefficients[index] if constant == 1.0 else coefficients[index] * constant)
+            out.append(jnp.zeros(()) if isinstance(total, float) else total)
+        return out
+
+
+def selection(rows: int, chosen: list[int]) -> Design:
+    """The design that adds coefficient k to row `chosen[k]`."""
+    terms: list[tuple[Term, ...]] = [()] * rows
+    for k, row in enumerate(chosen):
+        terms[row] = (*terms[row], (k, 1.0, None))
+    return Design(tuple(terms), len(chosen))
+
+
+def from_array(
+    array: np.ndarray, name: str, rows: int, shape: tuple[int, int], first_column: int
+) -> tuple[Design, list[np.ndarray]]:
+    """A design from a matrix (phi, k), (groups, phi, k) or (groups, obs, phi, k), on the host.
+
+    **Arguments:** `name` for messages; `rows`, the number of parameters; `shape`, (groups, obs) of the data;
+    `first_column`, where the varying columns of this design start in the group's list.
+    **Returns:** the design, and its varying columns, each (groups,) or (groups, obs).
+    **Errors:** ModelError naming the shapes expected and received.
+    """
+    array = np.asarray(array, float)
+    leading = array.shape[:-2]
+    if array.ndim < 2 or array.shape[-2] != rows or leading not in ((), shape[:1], shape):
+        raise ModelError(
+            f"{name} must have shape ({rows}, k), ({shape[0]}, {rows}, k) for one per group, or "
+            f"({shape[0]}, {shape[1]}, {rows}, k) for one per observation; received {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ModelError(f"{name} has entries that are not finite.")
+    terms: list[tuple[Term, ...]] = []
+    varying: list[np.ndarray] = []
+    for p in range(rows):
+        row: list[Term] = []
+        for k in range(array.shape[-1]):
+            entry = array[..., p, k]
+            if not entry.any():
+                continue
+            if (entry == entry.flat[0]).all():
+                row.append((k, float(entry.flat[0]), None))
+            else:
+                row.append((k, None, first_column + len(varying)))
+                varying.append(within_or_per_group(entry))
+        terms.append(tuple(row))
+    return Design(tuple(terms), array.shape[-1]), varying
+
+
+def within_or_per_group(column: np.ndarray) -> np.ndarray:
+    """A column (groups, obs) reduced to (groups,) where it is constant in every group."""
+    if column.ndim == 2 and (column == column[:, :1]).all():
+        return column[:, 0]
+    return column

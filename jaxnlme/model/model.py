@@ -1,0 +1,339 @@
+"""NLMEModel: what a user declares; `bind` settles it against data into a Problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import ModelError, near_matches
+from jaxnlme.model.covariance import covariance
+from jaxnlme.model.covariates import CovariateColumns
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.design import Design, from_array, selection
+from jaxnlme.model.error import AbstractError, error_model
+from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
+from jaxnlme.model.parameters import Parameter
+from jaxnlme.model.params import Params
+from jaxnlme.model.priors import AbstractPrior
+from jaxnlme.model.problem import Problem
+from jaxnlme.model.structural import structural
+from jaxnlme.precision import x64
+from jaxnlme.records import Record, Rows
+
+
+class NLMEModel:
+    """A nonlinear mixed-effects model: y_i | b_i ~ p(y | f(phi_i, x_i, v_i)), phi_i = h(A_i beta + B_i b_i), b ~ N(0, psi).
+
+    **Arguments:**
+
+    - `structure`: f(phi, x, v), or f(phi, x), pure JAX, of one group: phi a record of parameters (natural scale, scalars
+      or (obs,)), x a record of (obs,) columns with `x.mask`, v a record of group-level values. Returns (obs,)
+      predictions. A callable Equinox module works too: its array leaves are estimated in the free block.
+    - `parameters`: `Parameter` objects, or names mapped to starts.
+    - `covariance`: psi of the random effects: "diagonal", "full", "identity", "compound symmetry", blocks of names, a
+      0/1 pattern, or an object.
+    - `error`: residual model by name ("constant", "proportional", "combined", ...) or an object.
+    - `individual`: replaces the linear design by any function (beta, b, v) -> phi; see `FunctionIndividual`.
+    - `fixed_design`, `random_design`: explicit A (phi, fixed) and B (phi, random), also per group (groups, phi, k) or
+      per observation (groups, obs, phi, k); `beta` then gives the starts (fixed,) on the transformed scale.
+    - `psi`: starting covariance (random, random) on the transformed scale; `fix_psi` keeps it there.
+    - `priors`: reported name ("ka", "sd(ka)", "a", ...) to prior; adds to those of the parameters.
+
+    **Errors:** ModelError or OptionError, saying what was expected.
+    """
+
+    def __init__(
+        self,
+        structure: Callable,
+        parameters: Sequence[Parameter] | Mapping[str, float],
+        covariance: Any = "diagonal",
+        error: str | AbstractError = "constant",
+        *,
+        individual: Callable | None = None,
+        fixed_design: Any = None,
+        random_design: Any = None,
+        beta: Any = None,
+        psi: Any = None,
+        fix_psi: bool = False,
+        priors: Mapping[str, AbstractPrior] | None = None,
+    ):
+        if isinstance(parameters, Mapping):
+            parameters = [Parameter(name, start) for name, start in parameters.items()]
+        self.structure = structure
+        self.parameters = tuple(parameters)
+        self.covariance = covariance
+        self.error = error_model(error)
+        self.individual = individual
+        self.fixed_design = fixed_design
+        self.random_design = random_design
+        self.beta = beta
+        self.psi = psi
+        self.fix_psi = fix_psi
+        self.priors = dict(priors or {})
+        self._check()
+        self._structural, self._free = structural(structure)
+
+    def _check(self) -> None:
+        for entry in self.parameters:
+            if not isinstance(entry, Parameter):
+                raise ModelError(f"parameters must be jn.Parameter objects; received {entry!r}.")
+        names = [p.name for p in self.parameters]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated or not names:
+            raise ModelError(f"parameter names must be unique and not empty; repeated: {repeated or 'none given'}.")
+        if self.fixed_design is not None and (self.beta is None or any(p.covariates for p in self.parameters)):
+            raise ModelError("fixed_design needs beta, its starting coefficients, and no covariate formulas beside it.")
+        if self.fixed_design is None and self.beta is not None:
+            raise ModelError("beta is only used with fixed_design; starts of parameters stand in Parameter(start=...).")
+        if self.random_design is not None and any(p.random for p in self.parameters):
+            raise ModelError("give either random_design or random=True on parameters, not both.")
+        if self.individual is not None and (
+            self.fixed_design is not None
+            or self.random_design is not None
+            or any(p.covariates for p in self.parameters)
+        ):
+            raise ModelError("an individual function replaces designs and covariate formulas; give one of them.")
+
+    def params(self, data: Any = None, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
+        """Params from user-scale values; what is not named stays at its start.
+
+        **Arguments:** `data`: needed where covariates or strata come from the data. `values`: by name: parameters on
+        their natural scale, covariate coefficients ("cl ~ log(Wt / 70)") on the transformed scale, "sd(ka)", error
+        parameters on their natural scale. `psi`: covariance (random, random) instead of SDs.
+        """
+        return bind(self, data).params(values, psi=psi)
+
+    def values(self, params: Params, data: Any = None) -> dict[str, float]:
+        """User-scale values by name, as `params` takes them, with correlations beside them."""
+        return bind(self, data).values(params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Binding:
+    """A model met with data, on the host: the Problem, starts, names and what is fixed.
+
+    `start`: Params at the starting values; `fixed` (packed,) bool; `packed_names`: names of the packed vector;
+    `transforms`: one transform per beta that is a typical value, None for other coefficients.
+    """
+
+    model: NLMEModel
+    data: GroupedData
+    problem: Problem
+    start: Params
+    fixed: np.ndarray
+    packed_names: tuple[str, ...]
+    transforms: tuple[Any, ...]
+    covariates: dict[str, CovariateColumns]
+    bucket_groups: tuple[np.ndarray, ...]
+
+    @property
+    def density(self) -> Density:
+        return self.problem.density
+
+    def params(self, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
+        """Params from user-scale values; see `NLMEModel.params`."""
+        values = dict(values or {})
+        density = self.density
+        errors = tuple(p.name for p in density.error.parameters)
+        sds = tuple(f"sd({name})" for name in density.effect_names)
+        check_names("value", tuple(values), (*density.beta_names, *sds, *errors))
+        beta = np.array(self.start.beta, float)
+        for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
+            if name in values:
+                beta[k] = values[name] if transform is None else float(transform.to_real(float(values[name])))
+        theta = np.array(self.start.covariance, float)
+        if psi is not None or any(name in values for name in sds):
+            matrix = np.asarray(psi, float) if psi is not None else psi_of(density, theta)
+            if matrix.shape != (density.n_effects,) * 2:
+                raise ModelError(f"psi must have shape ({density.n_effects}, {density.n_effects}), got {matrix.shape}.")
+            scale = np.sqrt(np.diag(matrix))
+            new = np.array([values.get(name, sd) for name, sd in zip(sds, scale, strict=True)], float)
+            theta = density.covariance.from_matrix(matrix * np.outer(new, new) / np.outer(scale, scale))
+        current = {p.name: float(p.transform.to_natural(float(self.start.error[k]))) for k, p in
+                   enumerate(density.error.parameters)}
+        error = density.error.unconstrained(current | {k: float(v) for k, v in values.items() if k in errors})
+        return Params(beta, theta, error, self.start.free)
+
+    def values(self, params: Params) -> dict[str, float]:
+        """User-scale values by name."""
+        density = self.density
+        beta = np.asarray(params.beta, float)
+        out = {
+            name: float(b) if t is None else float(t.to_natural(float(b)))
+            for name, b, t in zip(density.beta_names, beta, self.transforms, strict=True)
+        }
+        if density.n_effects:
+            psi = psi_of(density, np.asarray(params.covariance, float))
+            sd = np.sqrt(np.diag(psi))
+            out |= {f"sd({name})": float(value) for name, value in zip(density.effect_names, sd, strict=True)}
+            for j, k in density.covariance.related:
+                r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
+                out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
+        theta = np.asarray(params.error, float)
+        out |= {p.name: float(p.transform.to_natural(float(t))) for p, t in zip(density.error.parameters, theta,
+                                                                               strict=True)}
+        return out
+
+
+def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
+    """psi (random, random) on the host."""
+    with jax.ensure_compile_time_eval(), x64():
+        lower = np.asarray(density.covariance.factor(jnp.asarray(theta, float)), float)
+    return lower @ lower.T
+
+
+def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = 1) -> Binding:
+    """Settles a model against data: designs, levels, strata, names, starting values.
+
+    **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);
+    `buckets`: how many sizes to pad to (None: chosen from the cost of padding).
+    """
+    if not isinstance(data, GroupedData):
+        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
+    if model.random_design is None or model.individual is not None:
+        effects = tuple(p.name for p in model.parameters if p.random)
+        sd0 = np.array([p.sd_start for p in model.parameters if p.random])
+    else:
+        effects, sd0 = _explicit_effects(model, individual.random)
+    family = covariance(model.covariance, effects) if like is None else like.density.covariance
+    error = model.error.resolve(lambda name: _levels(data, name)) if like is None else like.density.error
+    theta0 = family.from_matrix(np.diag(sd0**2) if model.psi is None else np.asarray(model.psi, float))
+    error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
+    priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
+    density = Density(model._structural, individual, family, error, tuple(priors.items()), names, effects)
+    check_names("prior on", tuple(priors), density.reported_names)
+    fixed = np.concatenate(
+        [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
+    )
+    packed = (*names, *_theta_names(density), *(p.name for p in error.parameters))
+    groups = data.bucket_indices(buckets)
+    strata = _strata(data, error)
+    problem = Problem(
+        density,
+        tuple(_group(data, which, columns, strata) for which in groups),
+        np.argsort(np.concatenate(groups), kind="stable"),
+        np.asarray(data.weights, float),
+    )
+    start = Params(beta0, theta0, error0, model._free)
+    return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
+
+
+def _individual(model: NLMEModel, data: GroupedData, like: Binding | None):
+    """The individual-parameter part: (object, varying columns, beta starts, fixed, beta names, transforms, formulas)."""
+    parameters = model.parameters
+    p = len(parameters)
+    names = tuple(entry.name for entry in parameters)
+    transforms = tuple(entry.transform for entry in parameters)
+    random_rows = [k for k, entry in enumerate(parameters) if entry.random]
+    starts = [entry.beta_start for entry in parameters]
+    fixed = [entry.fix for entry in parameters]
+    if model.individual is not None:
+        effects = tuple(names[k] for k in random_rows)
+        individual: AbstractIndividual = FunctionIndividual(model.individual, names, transforms, effects)
+        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
+
+    shape = data.y.shape
+    columns: list[np.ndarray] = []
+    formulas: dict[str, CovariateColumns] = {}
+    if model.fixed_design is not None:
+        fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
+        beta = np.asarray(model.beta, float)
+        if beta.shape != (fixed_design.columns,):
+            raise ModelError(f"beta must have shape ({fixed_design.columns},), a start a column of fixed_design; received {beta.shape}.")
+        beta_names = tuple(f"beta{k}" for k in range(len(beta)))
+        starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
+    else:
+        terms = [[(k, 1.0, None)] for k in range(p)]
+        beta_list, scales_list = list(names), list(transforms)
+        for k, entry in enumerate(parameters):
+            if not entry.covariates:
+                continue
+            made = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
+            formulas[entry.name] = made
+            for name, owner, column in zip(made.names, made.owners, made.columns(data), strict=True):
+                terms[k].append((len(beta_list), None, len(columns)))
+                columns.append(column)
+                beta_list.append(f"{entry.name} ~ {name}")
+                scales_list.append(None)
+                starts.append(float(entry.covariates[owner].start))
+                fixed.append(entry.covariates[owner].fix)
+        fixed_design = Design(tuple(tuple(row) for row in terms), len(beta_list))
+        beta_names, scales = tuple(beta_list), tuple(scales_list)
+    if model.random_design is not None:
+        random_design, more = from_array(model.random_design, "random_design", p, shape, len(columns))
+        columns = columns + more
+    else:
+        random_design = selection(p, random_rows)
+    individual = LinearIndividual(names, transforms, fixed_design, random_design)
+    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
+
+
+def _explicit_effects(model: NLMEModel, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and starting SDs of the columns of random_design: those of the parameter, where a column serves one."""
+    rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
+    serves = [model.parameters[which[0]].name if len(which) == 1 else None for which in rows]
+    effects = tuple(name if name and serves.count(name) == 1 else f"b{k}" for k, name in enumerate(serves))
+    sds = [max((model.parameters[p].sd_start for p in which), default=1.0) for which in rows]
+    return effects, np.array(sds, float)
+
+
+def _theta_names(density: Density) -> tuple[str, ...]:
+    """Names of the entries of theta: the collapsing ones after the effect whose scale they are."""
+    names = [f"psi[{k}]" for k in range(density.covariance.n_unconstrained)]
+    for index, effects, _ in density.covariance.collapses:
+        names[index] = f"log sd({', '.join(density.effect_names[k] for k in effects)})"
+    return tuple(names)
+
+
+def _levels(data: GroupedData, name: str) -> list[Any]:
+    column = _column(data, name)
+    return sorted(set(column[data.rows].tolist()), key=lambda level: (str(type(level)), level))
+
+
+def _column(data: GroupedData, name: str) -> np.ndarray:
+    for place in (data.x, data.v, data.text):
+        if name in place:
+            column = np.asarray(place[name])
+            return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
+    known = [*data.x, *data.v, *data.text]
+    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, known)}")
+
+
+def _strata(data: GroupedData, error: AbstractError) -> np.ndarray | None:
+    by, levels = getattr(error, "by", None), getattr(error, "levels", ())
+    if by is None:
+        return None
+    column = np.vectorize(str, otypes=[object])(_column(data, by))
+    unknown = sorted(set(column[data.rows].tolist()) - set(levels))
+    if unknown:
+        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {unknown[:5]}; known: {list(levels)}.")
+    return np.searchsorted(np.array(sorted(levels)), column.astype(str)) if list(levels) == sorted(levels) else (
+        np.array([[levels.index(value) for value in row] for row in column])
+    )
+
+
+def _group(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
+    """The stacked groups `which`, trimmed to the longest of them."""
+    obs = max(int(data.rows[which].sum(axis=1).max(initial=1)), 1) if len(which) < data.n_groups else data.y.shape[1]
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[which][:, :obs] if array.ndim >= 2 else array[which])
+
+    x = Rows(tuple(data.x), tuple(cut(c) for c in data.x.values()), "predictor (x)", cut(data.rows), cut(data.observed))
+    tables = {
+        name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
+        for name, (table, mask) in data.tables.items()
+    }
+    v = Record(
+        (*data.v, *tables), (*(cut(c) for c in data.v.values()), *tables.values()), "group-level predictor (v)"
+    )
+    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

@@ -1,0 +1,55 @@
+"""Problem: a density and the data of all groups as one pytree, which jit, vmap and grad take whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.model.density import Density, Group
+from jaxnlme.typing import PyTree
+
+
+class Problem(eqx.Module):
+    """The model resolved against a data set.
+
+    `buckets`: stacked groups, padded to one size each; `order` (groups,): the place of each group in the
+    concatenated buckets; `weights` (groups,) of the objective.
+    """
+
+    density: Density
+    buckets: tuple[Group, ...]
+    order: Any
+    weights: Any
+
+    @property
+    def n_groups(self) -> int:
+        return self.order.shape[0]
+
+    def map(self, fn: Callable[..., PyTree], *per_group: Any) -> PyTree:
+        """vmap of fn(group, *values) over all groups, in the order of the data.
+
+        **Arguments:** `per_group`: pytrees with a leading groups axis, handed over one slice a group. Outputs must have
+        the same shape for every bucket (nothing with an obs axis); see `map_buckets` for those.
+        """
+        pieces = self.map_buckets(fn, *per_group)
+        if len(pieces) == 1:
+            return pieces[0]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[self.order], *pieces)
+
+    def map_buckets(self, fn: Callable[..., PyTree], *per_group: Any) -> list[PyTree]:
+        """Like `map`, one output per bucket, groups in the bucket's order."""
+        if len(self.buckets) == 1:
+            return [jax.vmap(fn)(self.buckets[0], *per_group)]
+        inverse = jnp.argsort(self.order)
+        pieces, start = [], 0
+        for bucket in self.buckets:
+            count = bucket.y.shape[0]
+            own = inverse[start : start + count]
+            values = jax.tree.map(lambda leaf, own=own: leaf[own], per_group)
+            pieces.append(jax.vmap(fn)(bucket, *values))
+            start += count
+        return pieces

@@ -1,0 +1,60 @@
+"""The derivative of a minimiser by the implicit function theorem, closed under repeated differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
+from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
+
+
+def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[Scalar, Vector, Matrix]:
+    """Value (), gradient (n,) and Hessian (n, n) of `fn` at `z` (n,), in one shared pass: the gradient is linearised
+    once, and its tangent map is applied to the unit vectors."""
+    (value, gradient), push = jax.linearize(jax.value_and_grad(fn), z)
+    hessian = jax.vmap(lambda e: push(e)[1])(jnp.eye(z.shape[0], dtype=z.dtype))
+    return value, gradient, hessian
+
+
+def implicit_minimiser(
+    objective: Callable[[Vector, PyTree], Scalar], search: Callable[[PyTree, Vector], tuple[Vector, PyTree]]
+) -> Callable[[PyTree, Vector], tuple[Vector, PyTree]]:
+    """Makes z(args) = argmin_z objective(z, args) differentiable in args.
+
+    dz = -H^-1 d/dargs (grad_z objective), H the Hessian of the objective at the minimiser. The rule calls the wrapped
+    function again, so second and higher derivatives are exact too; the iterations of `search` are never differentiated.
+
+    **Arguments:** `objective(z, args)`, scalar; `search(args, z0)`, which returns the minimiser and auxiliary output
+    (no derivative flows through the latter, nor through `z0`).
+    **Returns:** a function like `search`.
+    **Source:** implicit function theorem; Christianson (1994), Optimization Methods and Software 3, 311-326.
+    """
+
+    @eqx.filter_custom_jvp
+    def solve(args, z0):
+        z, aux = search(args, z0)
+        return jax.lax.stop_gradient(z), jax.lax.stop_gradient(aux)
+
+    @solve.def_jvp
+    def rule(primals, tangents):
+        args, z0 = primals
+        args_dot = tangents[0]
+        z, aux = solve(args, z0)
+        perturbed = jax.tree.map(lambda leaf: leaf is not None, args_dot, is_leaf=lambda leaf: leaf is None)
+        moving, still = eqx.partition(args, perturbed)
+
+        def slope(moving):
+            return jax.grad(objective)(z, eqx.combine(moving, still))
+
+        _, slope_dot = jax.jvp(slope, (moving,), (args_dot,))
+        _, _, hessian = value_gradient_hessian(lambda z: objective(z, args), z)
+        lower, _ = guarded_cholesky(hessian, floor=0.0)
+        z_dot = -cholesky_solve(lower, slope_dot)
+        still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
+        return (z, aux), (z_dot, still_aux)
+
+    return solve

@@ -1,0 +1,118 @@
+"""A BFGS minimiser that asks for evaluations and is told them, so that one compiled objective serves every caller.
+
+optimistix's BFGS evaluates its function inside the step; here the objective carries state of its own (the modes of
+all groups, warm-started from the last accepted point), costs seconds to compile, and is wanted alone again for the
+information matrix and the checks at the end. So the step is split: `trial` says where to evaluate, `tell` digests
+the answer. Both are pure: a host loop or a `lax.while_loop` under `vmap` drives them alike.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.typing import Matrix, Scalar, Vector
+
+SUFFICIENT = 1e-4
+
+
+class BFGSState(eqx.Module):
+    """Where a minimisation stands; all entries are arrays, so states batch under vmap.
+
+    `x`, `value`, `gradient` at the best point; `inverse` the inverse Hessian approximation; `direction`, `slope`,
+    `step` the search now under way; `decrement` half of g' H^-1 g, the predicted distance to the minimum in units of
+    the objective; `evaluations`, `iterations` (accepted), `stalled` (no step decreases the value).
+    """
+
+    x: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    inverse: jax.Array
+    direction: jax.Array
+    slope: jax.Array
+    step: jax.Array
+    decrement: jax.Array
+    evaluations: jax.Array
+    iterations: jax.Array
+    stalled: jax.Array
+
+
+class BFGS(eqx.Module):
+    """Quasi-Newton minimisation with an Armijo search and a bound on the change of each variable in one step.
+
+    **Arguments:** `free` (n,) bool, variables that may move; `longest` (n,) positive, the largest change of each
+    variable in one step.
+    **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithms 3.1 and 6.1.
+    """
+
+    free: jax.Array
+    longest: jax.Array
+
+    def init(self, x: Vector, value: Scalar, gradient: Vector, inverse: Matrix) -> BFGSState:
+        """The state at a first evaluated point; `inverse` (n, n) is an approximation of the inverse Hessian."""
+        both = self.free[:, None] & self.free[None, :]
+        inverse = jnp.where(both, inverse, 0.0)
+        gradient = jnp.where(self.free, gradient, 0.0)
+        direction, slope, decrement = self._direction(gradient, inverse)
+        zero = jnp.zeros((), int)
+        return BFGSState(
+            x, value, gradient, inverse, direction, slope, jnp.ones(()), decrement, zero + 1, zero, jnp.zeros((), bool)
+        )
+
+    def trial(self, state: BFGSState) -> Vector:
+        """The point (n,) to evaluate next."""
+        return jnp.where(self.free, state.x + state.step * state.direction, state.x)
+
+    def tell(self, state: BFGSState, value: Scalar, gradient: Vector) -> tuple[BFGSState, jax.Array]:
+        """The state after the evaluation at `trial(state)`, and whether that point was accepted (bool scalar).
+
+        A value or gradient that is not finite is a rejection, and the step is shortened.
+        """
+        gradient = jnp.where(self.free, gradient, 0.0)
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        slack = 16.0 * jnp.finfo(state.x.dtype).eps * jnp.maximum(1.0, jnp.abs(state.value))
+        accept = finite & (value <= state.value + SUFFICIENT * state.step * state.slope + slack)
+
+        s = jnp.where(self.free, state.step * state.direction, 0.0)
+        inverse = self._update(state.inverse, s, jnp.where(accept, gradient - state.gradient, 0.0))
+        direction, slope, decrement = self._direction(gradient, inverse)
+
+        gain = jnp.where(finite, value - state.value - state.step * state.slope, jnp.inf)
+        shrink = jnp.clip(-state.slope * state.step / (2.0 * jnp.where(gain > 0, gain, jnp.inf)), 0.1, 0.5)
+        shorter = state.step * jnp.where(finite, shrink, 0.25)
+
+        def keep(new, old):
+            return jnp.where(accept, new, old)
+
+        return BFGSState(
+            x=jnp.where(accept, self.trial(state), state.x),
+            value=keep(value, state.value),
+            gradient=keep(gradient, state.gradient),
+            inverse=keep(inverse, state.inverse),
+            direction=keep(direction, state.direction),
+            slope=keep(slope, state.slope),
+            step=keep(jnp.ones(()), shorter),
+            decrement=keep(decrement, state.decrement),
+            evaluations=state.evaluations + 1,
+            iterations=state.iterations + accept,
+            stalled=~accept & (shorter < 1e-10),
+        ), accept
+
+    def _direction(self, gradient: Vector, inverse: Matrix) -> tuple[Vector, Scalar, Scalar]:
+        direction = -(inverse @ gradient)
+        slope = jnp.sum(direction * gradient)
+        decrement = -0.5 * slope
+        shrink = 1.0 / jnp.maximum(1.0, jnp.max(jnp.abs(direction) / self.longest, initial=0.0))
+        return direction * shrink, slope * shrink, decrement
+
+    def _update(self, inverse: Matrix, s: Vector, y: Vector) -> Matrix:
+        sy = jnp.sum(s * y)
+        hy = inverse @ y
+        yhy = jnp.sum(y * hy)
+        curved = sy > 1e-8 * jnp.sqrt(jnp.sum(s * s) * jnp.sum(y * y))
+        rho = 1.0 / jnp.where(curved, sy, 1.0)
+        new = inverse + (1.0 + yhy * rho) * rho * jnp.outer(s, s) - rho * (jnp.outer(hy, s) + jnp.outer(s, hy))
+        # Without curvature along s the metric knows too little of it: look twice as far next time.
+        moved = jnp.any(y != 0.0)
+        return jnp.where(curved, new, jnp.where(moved, 2.0 * inverse, inverse))
