@@ -31,7 +31,7 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
 
     (_, log_scale), push = jax.linearize(moments, z)
     residual_dot, log_scale_dot = jax.vmap(push)(jnp.eye(z.shape[0], dtype=z.dtype))
-    standardised = residual_dot * jnp.exp(-log_scale)
+    standardised = residual_dot * jnp.exp(-log_scale)[None, :]
     hessian = jnp.eye(z.shape[0], dtype=z.dtype) + _gram(standardised)
     return hessian + 2.0 * _gram(log_scale_dot) if scale_prediction is None else hessian
 

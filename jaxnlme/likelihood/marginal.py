@@ -82,7 +82,7 @@ class Importance(AbstractIntegral):
 
     draws: int = eqx.field(static=True)
     df: float = eqx.field(static=True)
-    seed: Any
+    seed: Any = eqx.field(converter=np.asarray)
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
         q = z.shape[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
@@ -18,8 +19,8 @@ class ModeSearch(eqx.Module):
     """How modes are searched: `steps`, the most evaluations a group may use; `tolerance`, the length of a Newton step
     (in whitened units) below which it is the last one. Both are traced: changing them recompiles nothing."""
 
-    steps: Any = 100
-    tolerance: Any = 1e-6
+    steps: Any = eqx.field(default=100, converter=np.asarray)
+    tolerance: Any = eqx.field(default=1e-6, converter=np.asarray)
 
 
 def conditional_mode(

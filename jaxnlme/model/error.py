@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError, OptionError
-from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
+from jaxnlme.model.transforms import AbstractTransform, Identity, transform
 from jaxnlme.records import Record
 from jaxnlme.typing import Scalar, Vector
 
@@ -25,12 +25,14 @@ HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
 
 class ErrorParameter(eqx.Module):
     """One parameter of a residual model: `name`, `start` on the natural scale, `transform` ("log" keeps it positive),
-    and `fix`, true where it stays at its start."""
+    `fix`, true where it stays at its start, and
+    `automatic`, true where the user gave no start and `fit` scales this one to the data."""
 
     name: str = eqx.field(static=True)
-    start: float
+    start: Any = eqx.field(converter=lambda value: np.asarray(value, float))
     transform: AbstractTransform = eqx.field(static=True, converter=transform)
     fix: bool = eqx.field(static=True, default=False)
+    automatic: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         low, high = self.transform.domain
@@ -116,7 +118,7 @@ class GaussianError(AbstractError):
         names = tuple(str(level) for level in levels(self.by))
         scale, shape = self.parameters[: len(self.parameters) - self.n_shape], self.parameters[-1:]
         copies = tuple(
-            ErrorParameter(f"{p.name}[{level}]", p.start, p.transform, p.fix) for p in scale for level in names
+            ErrorParameter(f"{p.name}[{level}]", p.start, p.transform, p.fix, p.automatic) for p in scale for level in names
         )
         return GaussianError(
             self.scale,
@@ -215,142 +217,3 @@ class GroupLogLikelihood(AbstractError):
                 f"group; it returned shape {jnp.shape(value)}."
             )
         return jnp.sum(jnp.where(group.x.observed, value, 0.0))
-
-
-# --- scales of the Gaussian family: functions of the prediction and natural-scale parameters ---
-
-
-def _constant(f, a):
-    return a * jnp.ones_like(f)
-
-
-def _proportional(f, b):
-    return b * jnp.abs(f)
-
-
-def _combined(f, a, b):
-    return a + b * jnp.abs(f)
-
-
-def _combined_variance(f, a, b):
-    return jnp.sqrt(a**2 + (b * f) ** 2)
-
-
-def _power(f, b, c):
-    return b * jnp.abs(f) ** c
-
-
-def _constant_power(f, a, b, c):
-    return a + b * jnp.abs(f) ** c
-
-
-def _parameters(positive: Mapping[str, float], exponent: float | None = None, fix_exponent: bool = False):
-    entries = [ErrorParameter(name, start, "log") for name, start in positive.items()]
-    if exponent is not None:
-        entries.append(ErrorParameter("c", exponent, "identity", fix_exponent))
-    return tuple(entries)
-
-
-def constant(a: float = 1.0, *, by: str | None = None) -> GaussianError:
-    """y = f + a e: one residual SD `a`, in the unit of y; `by` a column: one for each of its levels."""
-    return GaussianError(_constant, _parameters({"a": a}), "constant", "a", by=by)
-
-
-def proportional(b: float = 0.2, *, by: str | None = None) -> GaussianError:
-    """y = f + b |f| e: residual SD `b` as a fraction of the prediction."""
-    return GaussianError(_proportional, _parameters({"b": b}), "proportional", "b |f|", by=by)
-
-
-def combined(a: float = 1.0, b: float = 0.2, *, by: str | None = None) -> GaussianError:
-    """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1)."""
-    return GaussianError(_combined, _parameters({"a": a, "b": b}), "combined", "a + b |f|", by=by)
-
-
-def combined_variance(a: float = 1.0, b: float = 0.2, *, by: str | None = None) -> GaussianError:
-    """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2)."""
-    return GaussianError(
-        _combined_variance, _parameters({"a": a, "b": b}), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
-    )
-
-
-def power(b: float = 0.2, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None) -> GaussianError:
-    """y = f + b |f|^c e (nlme's varPower): the exponent `c` is estimated unless `fix_exponent`."""
-    return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
-
-
-def constant_power(
-    a: float = 1.0, b: float = 0.2, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
-) -> GaussianError:
-    """y = f + (a + b |f|^c) e (nlme's varConstPower up to its scale): `c` is estimated unless `fix_exponent`."""
-    return GaussianError(
-        _constant_power, _parameters({"a": a, "b": b}, c, fix_exponent), "constant plus power", "a + b |f|^c", by=by
-    )
-
-
-def exponential(a: float = 0.2, *, by: str | None = None) -> GaussianError:
-    """y = f exp(a e), that is log y = log f + a e: residual SD `a` on the log scale, for positive y and f."""
-    return transform_both_sides("log", constant(a, by=by))
-
-
-def transform_both_sides(
-    response: str | AbstractTransform,
-    error: str | GaussianError = "constant",
-    *,
-    shape: float = 0.5,
-    fix_shape: bool = False,
-    of_transformed: bool = False,
-) -> GaussianError:
-    """h(y) = h(f) + scale e, with the Jacobian of h in the likelihood.
-
-    **Arguments:** `response`: h, "log", "box-cox", "yeo-johnson", "logit(low, high)", "probit(low, high)" or an object;
-    `error`: the scale; `shape`: start of the exponent "lambda" of Box-Cox and Yeo-Johnson, estimated unless
-    `fix_shape`; `of_transformed`: the scale is a function of h(f) rather than of f.
-    **Source:** Carroll and Ruppert (1984), Journal of the American Statistical Association 79, 321-328.
-    """
-    base = error_model(error)
-    if not isinstance(base, GaussianError) or not isinstance(base.response, Identity):
-        raise OptionError("transform_both_sides needs an untransformed Gaussian residual model for its scale.")
-    h = transform(response)
-    extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
-    name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
-    formula = base.sd_formula.replace("f", "h(f)") if of_transformed else base.sd_formula
-    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
-
-
-def custom(
-    scale: Callable,
-    parameters: Mapping[str, float],
-    *,
-    response: str | AbstractTransform = "identity",
-    shape: float = 0.5,
-    fix_shape: bool = False,
-    by: str | None = None,
-) -> GaussianError:
-    """A Gaussian residual with your own SD: `scale(f, **parameters)` (obs,), parameters positive with these starts."""
-    base = GaussianError(scale, _parameters(parameters), "custom", getattr(scale, "__name__", "scale(f)"), by=by)
-    if isinstance(transform(response), Identity):
-        return base
-    return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)
-
-
-NAMED: dict[str, Callable[..., GaussianError]] = {
-    "constant": constant,
-    "proportional": proportional,
-    "combined": combined,
-    "combined variance": combined_variance,
-    "power": power,
-    "constant plus power": constant_power,
-    "exponential": exponential,
-}
-
-
-def error_model(spec: str | AbstractError) -> AbstractError:
-    """A residual model from its name or the object itself.
-
-    **Errors:** OptionError listing the names.
-    """
-    if isinstance(spec, AbstractError):
-        return spec
-    if spec not in NAMED:
-        raise OptionError(f"error {spec!r} is not known; expected {', '.join(map(repr, NAMED))} or an error object.")
-    return NAMED[spec]()

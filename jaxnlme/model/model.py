@@ -17,7 +17,8 @@ from jaxnlme.model.covariance import covariance
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.design import Design, from_array, selection
-from jaxnlme.model.error import AbstractError, error_model
+from jaxnlme.model.error import AbstractError
+from jaxnlme.model.error_families import error_model
 from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.params import Params
@@ -295,6 +296,8 @@ def _theta_names(density: Density) -> tuple[str, ...]:
 
 def _levels(data: GroupedData, name: str) -> list[Any]:
     column = _column(data, name)
+    if name in data.levels:
+        return list(data.levels[name])
     return sorted(set(column[data.rows].tolist()), key=lambda level: (str(type(level)), level))
 
 

@@ -1,0 +1,266 @@
+"""`fit`: the door from model and data to a Fit."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError, Status
+from jaxnlme.estimators.compiled import clock, compile_clock
+from jaxnlme.estimators.finish import Verdict, finish
+from jaxnlme.estimators.marginal import Marginal
+from jaxnlme.estimators.progress import progress_callback
+from jaxnlme.estimators.session import Callback, Session
+from jaxnlme.estimators.starts import pooled_start, scaled_error_start
+from jaxnlme.likelihood.named import Rung, rung
+from jaxnlme.model.check import dry_run
+from jaxnlme.model.model import Binding, NLMEModel, bind
+from jaxnlme.model.params import Params
+from jaxnlme.precision import x64
+from jaxnlme.results.fit import Fit, FitStatus
+from jaxnlme.results.inference import information
+
+Method = str | Rung | Marginal
+
+
+def fit(
+    model: NLMEModel,
+    data: GroupedData,
+    method: Method | Sequence[Method] = "focei",
+    *,
+    start: Params | Mapping[str, float] | Fit | None = None,
+    starts: str | None = None,
+    max_iterations: int = 200,
+    tolerance: float = 1e-7,
+    standard_errors: bool = True,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+    on_bad_group: str = "stop",
+    throw: bool = False,
+) -> Fit:
+    """Maximises a likelihood of the ladder (times priors, where the model has them), in float64.
+
+    **Arguments:**
+
+    - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`, or a list of them, each
+      starting where the one before ended.
+    - `start`: Params, user-scale values by name, or an earlier Fit of the same model; the model's own starts otherwise.
+    - `starts`: "pooled" first fits the model without random effects to all data.
+    - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain less
+      than `tolerance` log-likelihood units.
+    - `standard_errors`: False leaves out the information matrix (and what rests on it).
+    - `callbacks`: functions of an `Iteration`; one that returns True stops the fit.
+    - `progress`: a line while it runs; None shows it in a terminal or notebook once a fit takes more than two seconds.
+    - `on_bad_group`: what to do with groups whose likelihood is not finite at the start: "stop" (a Fit without
+      estimates that names them), or "leave out" (go on without them, on record).
+    - `throw`: raise FitError where the fit did not converge.
+
+    **Returns:** a Fit; read `fit.converged` and `fit.status` first.
+    **Errors:** DataError, ModelError, OptionError for faults found before iterating.
+    """
+    if on_bad_group not in ("stop", "leave out"):
+        raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
+    if starts not in (None, "pooled"):
+        raise OptionError(f"starts must be None or 'pooled'; received {starts!r}.")
+    if isinstance(method, (list, tuple)):
+        if not method:
+            raise OptionError("method is an empty list; name at least one.")
+        for one in method:
+            estimator = _estimator(one, max_iterations, tolerance)
+            result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
+            start, starts = result, None
+    else:
+        estimator = _estimator(method, max_iterations, tolerance)
+        result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
+    return result.throw() if throw else result
+
+
+def _estimator(method: Method, max_iterations: int, tolerance: float) -> Marginal:
+    if isinstance(method, Marginal):
+        return method
+    if not max_iterations >= 0 or not tolerance > 0:
+        raise OptionError(
+            f"max_iterations must be >= 0 and tolerance > 0; received {max_iterations!r} and {tolerance!r}."
+        )
+    return Marginal(rung(method), int(max_iterations), float(tolerance))
+
+
+def _fit_one(
+    model: NLMEModel,
+    data: GroupedData,
+    estimator: Marginal,
+    start: Any,
+    starts: str | None,
+    standard_errors: bool,
+    callbacks: Sequence[Callback],
+    progress: bool | None,
+    on_bad_group: str,
+) -> Fit:
+    timings: dict[str, float] = {}
+    began = time.perf_counter()
+    with x64(), compile_clock(timings):
+        with clock(timings, "bind"):
+            binding = bind(model, data)
+            estimator.method.check(binding.density)
+        params = _start_params(binding, start)
+        with clock(timings, "check"):
+            found = dry_run(binding, params)
+        if start is None:
+            params = scaled_error_start(binding, params, found.misfit)
+        left_out: list[tuple[Any, str]] = []
+        finite = found.finite
+        if finite.any() and starts == "pooled":
+            with clock(timings, "starts"):
+                params = pooled_start(binding, params)
+        session = None
+        options = _options(estimator, starts, standard_errors, on_bad_group)
+        while session is None:
+            if not finite.all():
+                bad = [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
+                if on_bad_group == "stop" or not finite.any():
+                    return _stillborn(binding, estimator, params, finite, options, timings)
+                left_out += bad
+                binding = bind(model, binding.data.select(finite), like=binding)
+            with clock(timings, "first evaluation"):
+                session = Session(binding, estimator, params, [*callbacks, *progress_callback(progress, estimator)])
+            finite = np.isfinite(np.asarray(session.best.values)) & np.isfinite(np.asarray(session.best.scores)).all(1)
+            if not finite.all():
+                session = None
+        with clock(timings, "optimise"):
+            verdict = finish(session, standard_errors)
+        result = _record(session, verdict, left_out, options, timings)
+    timings["total"] = time.perf_counter() - began
+    return result
+
+
+def _start_params(binding: Binding, start: Any) -> Params:
+    if start is None:
+        return binding.start
+    if isinstance(start, Fit):
+        if start.binding.density.reported_names != binding.density.reported_names:
+            raise OptionError("start is a fit of another model: its parameters have other names.")
+        return start.params
+    if isinstance(start, Params):
+        shapes = [np.shape(getattr(start, name)) for name in ("beta", "covariance", "error")]
+        own = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
+        if shapes != own:
+            raise OptionError(f"start has blocks of shapes {shapes}; this model has {own} (beta, covariance, error).")
+        return start
+    if isinstance(start, Mapping):
+        return binding.params(start)
+    raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")
+
+
+def _options(estimator: Marginal, starts: str | None, standard_errors: bool, on_bad_group: str) -> dict[str, Any]:
+    return {
+        "method": estimator.method.name,
+        "max_iterations": int(estimator.max_iterations),
+        "tolerance": float(estimator.tolerance),
+        "starts": starts,
+        "standard_errors": standard_errors,
+        "on_bad_group": on_bad_group,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, and the device."""
+    from importlib.metadata import version
+
+    names = ("jaxnlme", "jax", "jaxlib", "equinox", "numpy")
+    found = {name: version(name) for name in names}
+    return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def _record(
+    session: Session, verdict: Verdict, left_out: list, options: dict[str, Any], timings: dict[str, float]
+) -> Fit:
+    binding, best, params = session.binding, session.best, session.params()
+    info = None
+    if verdict.matrix is not None and np.isfinite(float(best.value)):
+        with clock(timings, "information"):
+            weights = np.asarray(session.problem.weights)[:, None]
+            scores = np.asarray(best.scores)[:, verdict.active] * weights
+            info = information(binding, params, verdict.matrix, verdict.active, scores)
+    timings["evaluations"] = session.evaluations
+    sentences = list(verdict.sentences)
+    if left_out:
+        names = ", ".join(str(label) for label, _ in left_out[:5])
+        sentences.append(f"Left out at your request: group {names}{' and more' if len(left_out) > 5 else ''}.")
+    sentences += list(binding.data.notes)
+    status = FitStatus(
+        tuple(sentences),
+        binding.data.labels,
+        np.asarray(best.status),
+        np.asarray(best.evaluations),
+        tuple(left_out),
+    )
+    log_likelihood = float(best.log_likelihood)
+    return Fit(
+        binding=binding,
+        method=session.estimator.method.name,
+        estimator=session.estimator,
+        params=params,
+        converged=verdict.converged,
+        interrupted=session.interrupted,
+        status=status,
+        modes=np.asarray(best.modes),
+        curvature=np.asarray(best.curvature),
+        group_log_likelihood=np.asarray(best.values),
+        monte_carlo_variance=np.asarray(best.variance),
+        log_likelihood=log_likelihood,
+        log_prior=-float(best.value) - log_likelihood,
+        information=info,
+        at_zero=tuple(verdict.at_zero),
+        history=tuple(session.history),
+        options=options,
+        versions=versions(),
+        timings=timings,
+        fingerprint=binding.data.fingerprint(),
+    )
+
+
+def _stillborn(
+    binding: Binding, estimator: Marginal, params: Params, finite: np.ndarray, options: dict, timings: dict
+) -> Fit:
+    """The record of a fit that could not begin: no estimates, the groups named."""
+    m, q = binding.data.n_groups, binding.density.n_effects
+    codes = np.where(finite, Status.ok, Status.non_finite_start)
+    bad = binding.data.labels[~finite]
+    names = ", ".join(str(label) for label in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    if finite.any():
+        advice = "Mend the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
+    else:
+        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or mend the model."
+    sentences = (
+        "NOT CONVERGED: the fit did not begin.",
+        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
+    )
+    nothing = Params(*(np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error)), params.free)
+    return Fit(
+        binding=binding,
+        method=estimator.method.name,
+        estimator=estimator,
+        params=nothing,
+        converged=False,
+        interrupted=False,
+        status=FitStatus(sentences, binding.data.labels, codes, np.zeros(m, int)),
+        modes=np.full((m, q), np.nan),
+        curvature=np.full((m, q, q), np.nan),
+        group_log_likelihood=np.full(m, np.nan),
+        monte_carlo_variance=np.full(m, np.nan),
+        log_likelihood=float("nan"),
+        log_prior=float("nan"),
+        information=None,
+        at_zero=(),
+        history=(),
+        options=options,
+        versions=versions(),
+        timings=timings,
+        fingerprint=binding.data.fingerprint(),
+    )

@@ -1,0 +1,115 @@
+"""The estimator of every rung: quasi-Newton on the exact gradient, in pure steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.estimators.objective import Evaluation, evaluate
+from jaxnlme.likelihood.named import Rung
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.minimise import BFGS, BFGSState
+from jaxnlme.typing import Matrix, Vector
+
+LARGEST_LOG_STEP = 2.0
+
+
+class MarginalState(eqx.Module):
+    """Where an estimation stands: the minimiser's state, and at its best point the modes and the evaluation's
+    log-likelihood."""
+
+    bfgs: BFGSState
+    minimiser: BFGS
+    modes: Any
+    log_likelihood: Any
+
+
+class Marginal(eqx.Module):
+    """Maximises one rung of the likelihood ladder over the unfixed parameters.
+
+    **Fields:** `method`, the rung; `max_iterations`; `tolerance`: ends when the predicted gain of a further step is
+    below it, in log-likelihood units. All numbers are traced.
+
+    The pure parts (`init`, `trial`, `tell`, `step`, `terminate`) are driven by a host loop in `fit`, or by `run`, a
+    `lax.while_loop` that batches under vmap.
+    """
+
+    method: Rung
+    max_iterations: Any = eqx.field(default=200, converter=np.asarray)
+    tolerance: Any = eqx.field(default=1e-7, converter=np.asarray)
+
+    def evaluate(self, problem: Problem, template: Params, x: Vector, modes: Any) -> Evaluation:
+        """The objective at `x` (n,)."""
+        return evaluate(problem, self.method, template, x, modes)
+
+    def init(self, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
+        """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
+        dense = first.scores.shape[1]
+        beta = template.beta.shape[0]
+        # Beta in the user's units may move by its own size, or by what its score says it is uncertain; entries on log
+        # scales by a factor of e^2 a step.
+        information = jnp.sum(jnp.where(jnp.isfinite(first.scores), first.scores, 0.0) ** 2, axis=0)
+        own = jnp.maximum(jnp.abs(x[:beta]), 5.0 / jnp.sqrt(jnp.maximum(information[:beta], 1e-12)))
+        longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[:beta].set(jnp.clip(own, 1e-8, 1e8))
+        minimiser = BFGS(free, longest)
+        inverse = _first_metric(first, free, x.shape[0] - dense)
+        state = minimiser.init(x, first.value, first.gradient, inverse)
+        return MarginalState(state, minimiser, first.modes, first.log_likelihood)
+
+    def trial(self, state: MarginalState) -> Vector:
+        """The point (n,) to evaluate next, searches starting from `state.modes`."""
+        return state.minimiser.trial(state.bfgs)
+
+    def tell(self, state: MarginalState, result: Evaluation) -> MarginalState:
+        """The state after the evaluation at `trial(state)`."""
+        bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
+        return MarginalState(
+            bfgs,
+            state.minimiser,
+            jnp.where(accept, result.modes, state.modes),
+            jnp.where(accept, result.log_likelihood, state.log_likelihood),
+        )
+
+    def step(self, problem: Problem, template: Params, state: MarginalState) -> MarginalState:
+        """One evaluation and what follows from it."""
+        return self.tell(state, self.evaluate(problem, template, self.trial(state), state.modes))
+
+    def terminate(self, state: MarginalState) -> Any:
+        """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
+        bfgs = state.bfgs
+        over = (bfgs.decrement < self.tolerance) | bfgs.stalled | (bfgs.iterations >= self.max_iterations)
+        return over | ~jnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
+
+    def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MarginalState:
+        """The whole minimisation as a pure loop."""
+        first = self.evaluate(problem, template, x, modes)
+        state = self.init(template, x, first, free)
+        return jax.lax.while_loop(
+            lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state
+        )
+
+
+def _first_metric(first: Evaluation, free: Vector, n_rest: int) -> Matrix:
+    """An inverse Hessian to start from: the inverse of the outer products of the groups' scores, shrunk towards their
+    diagonal where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3)."""
+    scores = jnp.where(jnp.isfinite(first.scores), first.scores, 0.0)
+    m, p = scores.shape
+    outer = scores.T @ scores
+    diagonal = jnp.diagonal(outer)
+    shrink = p / (p + m)
+    scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    unit = outer * scale[:, None] * scale[None, :]
+    unit = (1.0 - shrink) * unit + shrink * jnp.eye(p)
+    used = free[:p]
+    unit = jnp.where(used[:, None] & used[None, :], unit, jnp.eye(p))
+    inverse = jnp.linalg.inv(unit) * scale[:, None] * scale[None, :]
+    if n_rest == 0:
+        return inverse
+    length = jnp.sqrt(jnp.sum(first.gradient[p:] ** 2))
+    rest = jnp.eye(n_rest) * (0.1 / jnp.maximum(length, 1e-12))
+    return jnp.block([[inverse, jnp.zeros((p, n_rest))], [jnp.zeros((n_rest, p)), rest]])

@@ -1,0 +1,230 @@
+"""The dry run: the user's model on the user's data before anything iterates, with faults in plain words."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.model import Binding
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+
+_TRACER_ERRORS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+class DryRun(eqx.Module):
+    """What one pass over all groups at the starting values found, numpy arrays in the order of the data.
+
+    `finite` (groups,): log-density and its gradient are finite at z = 0; `misfit`: the root mean square of the
+    standardised residuals at z = 0, None without a Gaussian face.
+    """
+
+    finite: np.ndarray
+    misfit: float | None
+
+
+def dry_run(binding: Binding, start: Params) -> DryRun:
+    """Checks shapes, JAX purity, padding, effects of every parameter, and residual scales.
+
+    **Errors:** ModelError naming the line, the parameter or the rows, and what to do. Errors of the user's own code
+    surface as themselves.
+    """
+    density = binding.density
+    start = jax.tree.map(jnp.asarray, start)
+    _check_shapes(density, start, binding.problem)
+    probe = eqx.filter_jit(_probe)(binding.problem, start)
+    probe = jax.tree.map(np.asarray, probe)
+    finite = np.array(probe.finite)
+    _check_padding(binding, probe, finite)
+    _check_scales(binding, start, probe, finite)
+    if finite.any():
+        _check_effects(binding, probe.effect[finite])
+    misfit = None
+    if density.error.gaussian_face and finite.any():
+        total = float(np.sum(probe.squares[finite]))
+        misfit = float(np.sqrt(total / max(binding.data.n_obs, 1))) if np.isfinite(total) else None
+    return DryRun(finite, misfit)
+
+
+class _Probe(eqx.Module):
+    finite: Any
+    effect: Any
+    squares: Any
+    worst_scale: Any
+    padding: Any
+
+
+def _probe(problem: Problem, params: Params) -> _Probe:
+    density = problem.density
+    q, packed = density.n_effects, params.pack()
+
+    def outcome(packed, z, group):
+        params_ = params.unpack(packed)
+        f = density.predict(params_, z, group)
+        return density.error.log_density(f, f, params_.error, group)
+
+    def one(group: Group) -> _Probe:
+        zero = jnp.zeros(q)
+
+        def sizes(z):
+            value, slopes = jax.value_and_grad(outcome, argnums=(0, 1))(packed, z, group)
+            return value, jnp.concatenate(slopes)
+
+        values, slopes = jax.vmap(sizes)(jnp.stack([zero, zero + 0.1, zero - 0.2]))
+        finite = jnp.isfinite(values[0]) & jnp.all(jnp.isfinite(slopes[0]))
+        effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
+        f = density.predict(params, zero, group)
+        squares, worst = jnp.zeros(()), jnp.ones(group.y.shape)
+        if density.error.gaussian_face:
+            residual, scale, _ = density.error.moments(f, f, params.error, group)
+            squares = jnp.sum(jnp.where(group.x.observed, (residual / scale) ** 2, 0.0))
+            worst = scale
+        return _Probe(finite, effect, squares, jnp.min(worst), _padding_difference(density, params, f, group))
+
+    return problem.map(one)
+
+
+def _padding_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
+    """Largest change of a real row's prediction when padded rows hold the first row instead of the last."""
+
+    def other(column):
+        if column.ndim == 0:
+            return column
+        return jnp.where(group.x.mask, column, column[0])
+
+    x = eqx.tree_at(lambda x: x.values, group.x, tuple(other(c) for c in group.x.values))
+    moved = eqx.tree_at(lambda g: (g.x, g.covariates), group, (x, tuple(other(c) for c in group.covariates)))
+    g = density.predict(params, jnp.zeros(density.n_effects), moved)
+
+    def change(a, b):
+        if jnp.shape(a)[:1] != group.y.shape:
+            return jnp.zeros(())
+        mask = group.x.mask.reshape((-1,) + (1,) * (jnp.ndim(a) - 1))
+        difference = jnp.where(mask & jnp.isfinite(a), jnp.abs(a - b), 0.0)
+        return jnp.max(difference) / (1.0 + jnp.max(jnp.where(mask & jnp.isfinite(a), jnp.abs(a), 0.0)))
+
+    return sum(jax.tree.leaves(jax.tree.map(change, f, g)), jnp.zeros(()))
+
+
+def _check_shapes(density: Density, params: Params, problem: Problem) -> None:
+    """Traces the model for one group, without computing, and reads what it returns."""
+    group = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], np.asarray(leaf).dtype), problem.buckets[0])
+    z = jax.ShapeDtypeStruct((density.n_effects,), float)
+    try:
+        out = eqx.filter_eval_shape(density.predict, params, z, group)
+        if density.error.gaussian_face:
+            expected = group.y.shape
+            if not hasattr(out, "shape") or out.shape != expected:
+                got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
+                raise ModelError(
+                    f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it "
+                    f"returned {got}. Columns of x have shape (obs,), parameters and v are scalars of one group."
+                )
+            if not jnp.issubdtype(out.dtype, jnp.floating):
+                raise ModelError(f"the structural model must return real numbers; it returned dtype {out.dtype}.")
+        total = eqx.filter_eval_shape(density.log_joint, params, z, group)
+        if getattr(total, "shape", None) != ():
+            raise ModelError("the log-density of a group must be a scalar.")
+    except _TRACER_ERRORS as error:
+        raise ModelError(_tracer_advice(error)) from error
+
+
+def _tracer_advice(error: Exception) -> str:
+    """The user's line that broke tracing, and what to write instead."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in ("/jax/", "/jaxnlme/", "/equinox/", "/numpy/", "<frozen"))
+    ]
+    where = f' in {frames[-1].filename}, line {frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        advice = "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."
+    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
+    else:
+        advice = (
+            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for np.exp, "
+            "and no float() or int() of a parameter."
+        )
+    return f"The model is not pure JAX{where}. {advice}"
+
+
+def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
+    bad = finite & ~(probe.padding < 1e-8)
+    if bad.any():
+        raise ModelError(
+            f"the predictions of real rows change with the padding of short groups (group {_some(binding, bad)}): the "
+            "model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave padded "
+            "rows out."
+        )
+
+
+def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.ndarray) -> None:
+    zero = (probe.worst_scale <= 0.0) | np.isnan(probe.worst_scale)
+    if binding.density.error.gaussian_face and zero.any() and not finite[zero].any():
+        rows = _zero_rows(binding, start, zero)
+        if rows:
+            raise ModelError(
+                f"the residual standard deviation is zero in {rows}: the prediction is 0 there at the starting values, "
+                f"and the error model is {binding.density.error.formula}. Leave these rows out, or add a constant part "
+                "(error='combined')."
+            )
+
+
+def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
+    """The rows of `groups` whose residual SD is zero at the start, by their number in the table."""
+    density = binding.density
+    numbers: list[int] = []
+    for bucket, which in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
+        for place, index in enumerate(which):
+            if not groups[index] or len(numbers) > 5:
+                continue
+            group = jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf[place]), bucket)
+            f = density.predict(start, jnp.zeros(density.n_effects), group)
+            _, scale, _ = density.error.moments(f, f, start.error, group)
+            zero = np.flatnonzero(np.asarray(group.x.observed) & ~(np.asarray(scale) > 0))
+            numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
+    if not numbers:
+        return ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[:5]))}" + (
+        " and others" if len(numbers) > 5 else ""
+    )
+
+
+def _check_effects(binding: Binding, effect: np.ndarray) -> None:
+    """Names every parameter or random effect whose log-density slope is exactly zero everywhere it was tried."""
+    density = binding.density
+    p = len(binding.packed_names)
+    slopes = np.max(effect, axis=0, initial=0.0)
+    nothing = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
+    errors = [
+        q.name
+        for k, q in enumerate(density.error.parameters)
+        if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
+    ]
+    effects = [f"random effect of {name}" for k, name in enumerate(density.effect_names) if slopes[p + k] == 0.0]
+    effects = [name for name in effects if name.removeprefix("random effect of ") not in nothing]
+    if nothing or errors or effects:
+        raise ModelError(
+            f"no effect on any prediction at the starting values: {', '.join([*nothing, *effects, *errors])}. Either the "
+            "model does not use it (misspelt?), or the start is so far off that the model is flat there; mend the model, "
+            "fix the parameter (fix=True), or start elsewhere."
+        )
+
+
+def _some(binding: Binding, groups: np.ndarray) -> str:
+    labels = [str(label) for label in binding.data.labels[groups][:5]]
+    return ", ".join(labels) + (" and others" if groups.sum() > 5 else "")

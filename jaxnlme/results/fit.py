@@ -1,0 +1,269 @@
+"""Fit: the frozen record of an estimation, and what may be asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import FitError, Status
+from jaxnlme.model.model import Binding, NLMEModel, psi_of
+from jaxnlme.model.params import Params
+from jaxnlme.results.criteria import Criteria, count_parameters
+from jaxnlme.results.inference import Information, estimates_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitStatus:
+    """How a fit ended: `sentences`, the verdict first; `code` and `evaluations` (groups,), a Status and the cost of
+    the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request."""
+
+    sentences: tuple[str, ...]
+    labels: np.ndarray
+    code: np.ndarray
+    evaluations: np.ndarray
+    left_out: tuple[tuple[Any, str], ...] = ()
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """A row per group: status, sentence, evaluations of the mode search."""
+        import pandas as pd
+
+        rows = [(label, Status(int(c)).name, Status(int(c)).sentence, int(e)) for label, c, e in
+                zip(self.labels, self.code, self.evaluations, strict=True)]
+        rows += [(label, Status.left_out.name, reason, 0) for label, reason in self.left_out]
+        return pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """An estimation's outcome. What was not computed is None.
+
+    **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
+    what made it; `params` at the end (numpy); `converged`, DESIGN's contract; `interrupted`; `status`; `modes`
+    (groups, random), whitened; `curvature` (groups, random, random) of minus log_joint there; `group_log_likelihood`
+    (groups,); `monte_carlo_variance` (groups,); `log_likelihood`, weighted sum; `log_prior`; `information`, the
+    observed information and what follows; `at_zero`, effects whose variance is estimated as zero; `history`, one dict
+    an iteration; `options`, `versions`, `timings` (seconds by phase); `fingerprint` of the data.
+    """
+
+    binding: Binding
+    method: str
+    estimator: Any
+    params: Params
+    converged: bool
+    interrupted: bool
+    status: FitStatus
+    modes: np.ndarray
+    curvature: np.ndarray
+    group_log_likelihood: np.ndarray
+    monte_carlo_variance: np.ndarray
+    log_likelihood: float
+    log_prior: float
+    information: Information | None
+    at_zero: tuple[str, ...]
+    history: tuple[dict[str, float], ...]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    timings: dict[str, float]
+    fingerprint: str
+
+    # --- what was fitted ---
+
+    @property
+    def model(self) -> NLMEModel:
+        """The model, as declared."""
+        return self.binding.model
+
+    @property
+    def data(self) -> GroupedData:
+        """The data that were fitted (groups left out at the user's request are not among them)."""
+        return self.binding.data
+
+    def throw(self) -> Fit:
+        """This fit, if it converged. **Errors:** FitError with the status otherwise."""
+        if not self.converged:
+            raise FitError(str(self.status), self)
+        return self
+
+    # --- estimates ---
+
+    @functools.cached_property
+    def values(self) -> dict[str, float]:
+        """User-scale values by name: typical values on their natural scale, coefficients, SDs, correlations, error."""
+        return self.binding.values(self.params)
+
+    @functools.cached_property
+    def estimates(self) -> pd.DataFrame:
+        """Estimates with standard errors, relative standard errors (%) and 95% intervals; see `confidence_intervals`."""
+        return self.confidence_intervals()
+
+    def confidence_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """The table of estimates with Wald intervals at `level`.
+
+        Rows: beta on the transformed scale (with `value`, `value_lower`, `value_upper` on the natural scale), SDs
+        (interval on the log scale, `cv%` for log-normal parameters), correlations (Fisher z), error parameters (on
+        their unconstrained scale). Standard errors by the delta method from the observed information.
+        """
+        return estimates_table(self.binding, self.params, self.information, level)
+
+    @property
+    def covariance(self) -> pd.DataFrame | None:
+        """Covariance matrix of the reported values (delta method); None where the information is not available."""
+        return None if self.information is None else self.information.reported_covariance(self.binding)
+
+    @property
+    def beta(self) -> pd.Series:
+        """Fixed effects, on the transformed scale."""
+        import pandas as pd
+
+        return pd.Series(np.asarray(self.params.beta), index=list(self.binding.density.beta_names), name="beta")
+
+    @functools.cached_property
+    def psi(self) -> pd.DataFrame:
+        """Covariance of the random effects, on the transformed scale."""
+        import pandas as pd
+
+        names = list(self.binding.density.effect_names)
+        return pd.DataFrame(self._psi, index=names, columns=names)
+
+    @functools.cached_property
+    def _psi(self) -> np.ndarray:
+        return psi_of(self.binding.density, self.params.covariance)
+
+    @functools.cached_property
+    def _factor(self) -> np.ndarray:
+        import jax.numpy as jnp
+
+        from jaxnlme.precision import x64
+
+        with x64():
+            return np.asarray(self.binding.density.covariance.factor(jnp.asarray(self.params.covariance)))
+
+    @functools.cached_property
+    def _b(self) -> np.ndarray:
+        """Conditional modes of the random effects (groups, random)."""
+        return self.modes @ self._factor.T
+
+    @functools.cached_property
+    def random_effects(self) -> pd.DataFrame:
+        """Conditional modes b (groups x effects), on the transformed scale, by group label."""
+        return self._by_group(self._b)
+
+    @functools.cached_property
+    def random_effects_se(self) -> pd.DataFrame:
+        """Conditional standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode."""
+        if not self._b.shape[1]:
+            return self._by_group(self._b)
+        inverse = np.linalg.inv(self.curvature)
+        spread = np.einsum("ij,gjk,ik->gi", self._factor, inverse, self._factor)
+        return self._by_group(np.sqrt(spread))
+
+    @property
+    def shrinkage(self) -> pd.Series:
+        """100 (1 - SD(b) / sd): how far the modes shrink towards zero, in percent (Savic and Karlsson 2009, AAPS J 11,
+        558-569); NaN for an effect of zero variance."""
+        import pandas as pd
+
+        sd = np.sqrt(np.diag(self._psi))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.std(self._b, axis=0, ddof=1) / sd if len(self._b) > 1 else np.full(len(sd), np.nan)
+        return pd.Series(100.0 * (1.0 - share), index=list(self.binding.density.effect_names), name="shrinkage %")
+
+    def _by_group(self, values: np.ndarray) -> pd.DataFrame:
+        import pandas as pd
+
+        index = pd.Index(self.data.labels, name=self.data.group_name)
+        return pd.DataFrame(values, index=index, columns=list(self.binding.density.effect_names))
+
+    # --- criteria ---
+
+    @functools.cached_property
+    def criteria(self) -> Criteria:
+        """Log-likelihood, AIC, BIC and the count of parameters behind them."""
+        import jax
+
+        n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params.free))
+        return Criteria(
+            self.log_likelihood, count_parameters(self.binding.fixed, n_free), self.data.n_obs, self.data.n_groups
+        )
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 k."""
+        return self.criteria.aic
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + k log(number of observed responses)."""
+        return self.criteria.bic
+
+    @property
+    def bic_groups(self) -> float:
+        """-2 log L + k log(number of groups)."""
+        return self.criteria.bic_groups
+
+    @property
+    def objective(self) -> float:
+        """NONMEM's objective: -2 log L - N log(2 pi)."""
+        return self.criteria.objective
+
+    # --- what needs later rooms ---
+
+    def summary(self) -> Any:
+        """The fit in a page: text when printed, HTML in a notebook."""
+        from jaxnlme.results.summary import Summary
+
+        return Summary(self)
+
+    def predict(self, data: Any = None, level: str = "group") -> Any:
+        """Predictions; see `jaxnlme.results.predict.predict`."""
+        from jaxnlme.results.predict import predict
+
+        return predict(self, data, level)
+
+    def simulate(self, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+        """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
+        from jaxnlme.results.simulate import simulate
+
+        return simulate(self, n, key, data)
+
+    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
+        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
+        from jaxnlme.diagnostics.residuals import residuals
+
+        return residuals(self, kinds)
+
+    @property
+    def plot(self) -> Any:
+        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        from jaxnlme.diagnostics.plots import Plots
+
+        return Plots(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.results.storage.save`."""
+        from jaxnlme.results.storage import save
+
+        return save(self, path)
+
+    def __repr__(self) -> str:
+        verdict = "converged" if self.converged else "NOT CONVERGED"
+        return (
+            f"<Fit by {self.method}: {verdict}, log-likelihood {self.log_likelihood:.4f}, {self.data.n_groups} groups, "
+            f"{self.data.n_obs} observations>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()

@@ -1,0 +1,180 @@
+"""Standard errors and intervals from the observed information of all unfixed parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.model.density import Density
+from jaxnlme.model.model import Binding
+from jaxnlme.model.params import Params
+from jaxnlme.model.transforms import Log
+from jaxnlme.precision import x64
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A direction whose curvature, in units of the parameters' own curvatures, is below this is called singular.
+SINGULAR = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Information:
+    """The observed information at the estimate.
+
+    `matrix` (active, active): minus the Hessian of the objective in the packed entries `active` (indices);
+    `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`: directions
+    without information, each a dict from parameter name to its share; `reported`, `jacobian` (reported, packed): the
+    values a fit reports and their derivatives.
+    """
+
+    matrix: np.ndarray
+    active: np.ndarray
+    scores: np.ndarray
+    singular: tuple[dict[str, float], ...]
+    reported: np.ndarray
+    jacobian: np.ndarray
+
+    @property
+    def positive(self) -> bool:
+        """Whether the matrix is positive definite beyond rounding."""
+        return not self.singular
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        """Inverse information (active, active); None where a direction is singular."""
+        return None if self.singular else np.linalg.inv(self.matrix)
+
+    @property
+    def sandwich(self) -> np.ndarray | None:
+        """H^-1 (sum of score outer products) H^-1 (active, active), robust to misspecification.
+
+        **Source:** White (1982), Econometrica 50, 1-25."""
+        inverse = self.covariance
+        return None if inverse is None else inverse @ (self.scores.T @ self.scores) @ inverse
+
+    def reported_matrix(self, robust: bool = False) -> np.ndarray | None:
+        """Covariance of the reported values (reported, reported) by the delta method."""
+        inverse = self.sandwich if robust else self.covariance
+        if inverse is None:
+            return None
+        jacobian = self.jacobian[:, self.active]
+        return jacobian @ inverse @ jacobian.T
+
+    def reported_covariance(self, binding: Binding) -> pd.DataFrame | None:
+        """`reported_matrix` with names."""
+        import pandas as pd
+
+        matrix = self.reported_matrix()
+        names = list(binding.density.reported_names)
+        return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
+
+
+@eqx.filter_jit
+def _reported(density: Density, template: Params, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fn(packed):
+        return density.reported(template.unpack(packed))
+
+    return fn(packed), jax.jacfwd(fn)(packed)
+
+
+def information(
+    binding: Binding, params: Params, matrix: np.ndarray, active: np.ndarray, scores: np.ndarray
+) -> Information:
+    """The Information record at `params`; names singular directions.
+
+    **Arguments:** `matrix` (active, active), symmetric; `active` packed indices; `scores` (groups, active), weighted.
+    """
+    with x64():
+        dense = Params(params.beta, params.covariance, params.error, None)
+        template = jax.tree.map(jnp.asarray, dense)
+        reported, jacobian = _reported(binding.density, template, template.pack())
+    # Where a variance is exactly zero, derivatives with respect to its logarithm are zero, and NaN where divided by it.
+    jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
+    names = [binding.packed_names[k] for k in active]
+    return Information(
+        matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian
+    )
+
+
+def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str, float], ...]:
+    """Directions of a symmetric (n, n) matrix with no positive curvature, in units where its diagonal is one."""
+    if not len(matrix):
+        return ()
+    if not np.isfinite(matrix).all():
+        return ({name: 1.0 for name in names},)
+    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
+    values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
+    out = []
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value <= SINGULAR:
+            share = {name: float(v) for name, v in zip(names, vector, strict=True) if abs(v) > 0.1}
+            out.append(dict(sorted(share.items(), key=lambda item: -abs(item[1]))))
+    return tuple(out)
+
+
+def estimates_table(binding: Binding, params: Params, info: Information | None, level: float) -> pd.DataFrame:
+    """The table behind `Fit.estimates`; columns without an answer are NaN."""
+    import pandas as pd
+    from scipy.special import ndtri
+
+    density = binding.density
+    names = density.reported_names
+    p, q, pairs = len(density.beta_names), len(density.effect_names), len(density.covariance.related)
+    if info is None:
+        values = np.array([*np.asarray(params.beta), *list(binding.values(params).values())[p:]], float)
+    else:
+        values = info.reported
+    matrix = None if info is None else info.reported_matrix()
+    robust = None if info is None else info.reported_matrix(robust=True)
+    with np.errstate(invalid="ignore"):
+        se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
+        robust_se = np.full(len(values), np.nan) if robust is None else np.sqrt(np.diag(robust))
+    fixed = _fixed_rows(binding)
+    se, robust_se = np.where(fixed | (se == 0), np.nan, se), np.where(fixed | (robust_se == 0), np.nan, robust_se)
+    reach = float(ndtri(0.5 + level / 2.0)) * se
+
+    lower, upper = values - reach, values + reach
+    kinds = ["fixed effect"] * p + ["random effect SD"] * q + ["correlation"] * pairs
+    kinds += ["error"] * (len(values) - len(kinds))
+    errors = {r.name: r.transform for r in density.error.parameters}
+    for k, name in enumerate(names):
+        if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = np.exp(reach[k] / values[k])
+            lower[k], upper[k] = values[k] / factor, values[k] * factor
+        elif kinds[k] == "correlation" and abs(values[k]) < 1:
+            slope = reach[k] / (1.0 - values[k] ** 2)
+            lower[k], upper[k] = np.tanh(np.arctanh(values[k]) - slope), np.tanh(np.arctanh(values[k]) + slope)
+
+    table = pd.DataFrame(
+        {"kind": kinds, "estimate": values, "se": se, "rse%": 100.0 * np.abs(se / np.where(values == 0, np.nan, values)),
+         "lower": lower, "upper": upper, "robust se": robust_se},
+        index=pd.Index(names, name="parameter"),
+    )
+    natural = np.full((len(values), 3), np.nan)
+    cv = np.full(len(values), np.nan)
+    for k, transform in enumerate(binding.transforms):
+        if transform is not None:
+            natural[k] = [float(transform.to_natural(float(v))) for v in (values[k], lower[k], upper[k])]
+    logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log)}
+    for k, effect in enumerate(density.effect_names):
+        if effect in logs and binding.model.individual is None:
+            cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
+    table["value"], table["value_lower"], table["value_upper"], table["cv%"] = *natural.T, cv
+    table["fixed"] = fixed
+    return table
+
+
+def _fixed_rows(binding: Binding) -> np.ndarray:
+    """Which reported values did not move: fixed beta, fixed psi, fixed error parameters."""
+    density = binding.density
+    p, n_theta = len(density.beta_names), density.covariance.n_unconstrained
+    psi = bool(n_theta) and bool(binding.fixed[p : p + n_theta].all())
+    middle = len(density.effect_names) + len(density.covariance.related)
+    return np.concatenate([binding.fixed[:p], np.full(middle, psi), binding.fixed[p + n_theta :]]).astype(bool)
