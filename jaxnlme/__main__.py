@@ -1,0 +1,6 @@
+"""`python -m jaxnlme` is the command line."""
+
+from jaxnlme.frontends.cli import main
+
+if __name__ == "__main__":
+    main()

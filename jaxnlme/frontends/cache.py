@@ -1,0 +1,49 @@
+"""JAX's compilation cache on disk, so that the second run of a program starts at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jaxnlme.errors import OptionError
+
+
+def enable_compilation_cache(path: str | Path | None = None) -> Path:
+    """Keeps compiled programs on disk from here on: one call, at the top of a script or a notebook.
+
+    The command line does it by itself; importing jaxnlme does not. A program is found again for the same model, shapes,
+    device and versions of JAX; the folder may be deleted at any time.
+
+    **Arguments:** `path`: the folder. None takes what JAX is already set to (environment variable
+    JAX_COMPILATION_CACHE_DIR), else `jaxnlme/jax` in the user's cache folder (XDG_CACHE_HOME, or ~/.cache).
+    **Returns:** the folder, which exists.  **Errors:** OptionError where it cannot be made.
+    """
+    import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    folder = compilation_cache_folder() if path is None else Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"the compilation cache folder {folder} cannot be made: {error}.") from error
+    if jax.config.jax_compilation_cache_dir != str(folder):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        reset_cache()  # JAX settles at the first compilation whether it has a cache; this makes it ask again
+    # A fit is some thirty programs, most of which compile in less than the second that JAX asks for.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def compilation_cache_folder() -> Path:
+    """The folder that `enable_compilation_cache()` takes; nothing is made."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir).expanduser()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification of XDG says that a relative path there is to be ignored.
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    return base / "jaxnlme" / "jax"
