@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +18,8 @@ from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 
+# Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
+_OWN = str(Path(__file__).resolve().parents[1]) + os.sep
 _TRACER_ERRORS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerBoolConversionError,
@@ -147,7 +151,7 @@ def _tracer_advice(error: Exception) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in ("/jax/", "/jaxnlme/", "/equinox/", "/numpy/", "<frozen"))
+        if not any(part in frame.filename for part in ("/jax/", _OWN, "/equinox/", "/numpy/", "<frozen"))
     ]
     where = f' in {frames[-1].filename}, line {frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
     if isinstance(error, jax.errors.TracerBoolConversionError):
