@@ -111,8 +111,8 @@ def _fit_one(
         params = _start_params(binding, start)
         with clock(timings, "check"):
             found = dry_run(binding, params)
-        if start is None:
-            params = scaled_error_start(binding, params, found.misfit)
+        if start is None or isinstance(start, Mapping):
+            params = scaled_error_start(binding, params, found.misfit, start or ())
         left_out: list[tuple[Any, str]] = []
         finite = found.finite
         if finite.any() and starts == "pooled":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import equinox as eqx
@@ -14,12 +15,14 @@ from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 
 
-def scaled_error_start(binding: Binding, params: Params, misfit: float | None) -> Params:
-    """Params whose residual scales, where the user gave no start, are multiplied by the root mean square of the
-    standardised residuals at z = 0: a fit does not depend on the unit of y."""
+def scaled_error_start(
+    binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()
+) -> Params:
+    """Params whose residual scales, where the user gave no start (in the model, or by name in `given`), are multiplied
+    by the root mean square of the standardised residuals at z = 0: a fit does not depend on the unit of y."""
     if misfit is None or not 0.0 < misfit < np.inf:
         return params
-    automatic = np.array([p.automatic for p in binding.density.error.parameters], bool)
+    automatic = np.array([p.automatic and p.name not in given for p in binding.density.error.parameters], bool)
     error = np.asarray(params.error) + np.where(automatic, np.log(misfit), 0.0)
     return Params(params.beta, params.covariance, error, params.free)
 
