@@ -23,6 +23,7 @@ def assemble(
     group_name: str,
     y_name: str,
     weights_name: str = "weights",
+    need_response: bool = True,
 ) -> dict[str, Any]:
     """The fields of GroupedData from raw columns, all one value per row.
 
@@ -37,7 +38,7 @@ def assemble(
     if weight is not None:
         lengths[weights_name] = weight.values.size
     checks.check_lengths(lengths)
-    values = checks.check_response(response, y_name)
+    values = checks.check_response(response, y_name, need_response)
     for role, table in (("x", columns), ("v", own)):
         for name, column in table.items():
             checks.check_predictor(column, name, role)

@@ -40,10 +40,10 @@ def check_lengths(lengths: Mapping[str, int]) -> int:
     return rows
 
 
-def check_response(column: Column, name: str) -> np.ndarray:
+def check_response(column: Column, name: str, needed: bool = True) -> np.ndarray:
     """The response as float64, NaN where missing; truth values become 0 and 1.
 
-    **Errors:** DataError for text, for infinite values, and when nothing at all was observed."""
+    **Errors:** DataError for text, for infinite values, and, where `needed`, when nothing at all was observed."""
     values = column.values
     if column.is_text:
         if {type(v) for v in values.tolist()} <= {bool, np.bool_, type(None)}:
@@ -62,7 +62,7 @@ def check_response(column: Column, name: str) -> np.ndarray:
             f"response {name!r} is infinite in {name_rows(infinite)}; expected finite numbers: correct them, or leave "
             "them empty (NaN) if missing."
         )
-    if not (~np.isnan(values)).any():
+    if needed and not (~np.isnan(values)).any():
         raise DataError(
             f"response {name!r} has no observed value in any of {values.size} rows; expected at least one: check the "
             "column and how missing values were read."

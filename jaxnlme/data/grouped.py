@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnlme.data import _build as build
 from jaxnlme.data._checks import check_roles, check_weights
-from jaxnlme.data._columns import name_list, take_column
+from jaxnlme.data._columns import column_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_html
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._notes import notes_of
@@ -57,12 +57,15 @@ class GroupedData:
         x: str | Sequence[str] = (),
         v: str | Sequence[str] = (),
         weights: str | None = None,
+        *,
+        need_response: bool = True,
     ) -> GroupedData:
         """Data from a long table, one row per observation, rows in any order.
 
         **Arguments:** `frame`: pandas or polars data frame, or a dictionary of arrays; `group`, `y`: column names, an
         empty response stays as a row without an observation; `x`: columns that vary within a group; `v`: columns
-        constant in each group; `weights`: a column of group weights, constant in each group, >= 0.
+        constant in each group; `weights`: a column of group weights, constant in each group, >= 0; `need_response`:
+        False accepts a table without any observed response, or without the column `y` (prediction, simulation).
         **Returns:** GroupedData.  **Errors:** DataError naming column, rows, what was expected and what to do."""
         if not isinstance(group, str) and isinstance(group, (list, tuple)):
             raise DataError(
@@ -71,16 +74,19 @@ class GroupedData:
             )
         x_names, v_names = name_list(x, "x"), name_list(v, "v")
         check_roles(group, y, x_names, v_names)
+        labels = take_column(frame, group, "group")
+        absent = not need_response and y not in column_names(frame)
         return cls(
             **build.assemble(
-                take_column(frame, group, "group"),
-                take_column(frame, y, "y"),
+                labels,
+                np.full(len(labels), np.nan) if absent else take_column(frame, y, "y"),
                 {name: take_column(frame, name, "x") for name in x_names},
                 {name: take_column(frame, name, "v") for name in v_names},
                 None if weights is None else take_column(frame, weights, "weights"),
                 group,
                 y,
                 weights or "weights",
+                need_response,
             )
         )
 

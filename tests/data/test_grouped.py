@@ -425,3 +425,15 @@ def test_large_tables_take_about_a_second() -> None:
     data = GroupedData.from_frame(frame, "g", "y", x="t", v=["wt", "sex"])
     assert data.n_groups == groups
     assert time.perf_counter() - started < 5.0  # about 0.4 s alone; room for a busy machine
+
+
+def test_a_table_without_responses() -> None:
+    """Prediction needs rows, not responses: the column may be empty, or absent, where that is asked for."""
+    frame = pd.DataFrame({"id": ["b", "b", "a"], "t": [0.0, 1.0, 2.0]})
+    data = GroupedData.from_frame(frame, "id", "y", x="t", need_response=False)
+    assert (data.n_rows, data.n_obs) == (3, 0)
+    assert np.isfinite(data.y).all()
+    empty = GroupedData.from_frame(frame.assign(y=np.nan), "id", "y", x="t", need_response=False)
+    assert empty.fingerprint() == data.fingerprint()
+    with pytest.raises(DataError, match="no observed value"):
+        GroupedData.from_frame(frame.assign(y=np.nan), "id", "y", x="t")
