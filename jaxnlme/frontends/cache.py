@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxnlme.errors import OptionError
 
@@ -26,10 +27,10 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"the compilation cache folder {folder} cannot be made: {error}.") from error
-    if jax.config.jax_compilation_cache_dir != str(folder):
+    if _set_folder() != str(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         reset_cache()  # JAX settles at the first compilation whether it has a cache; this makes it ask again
-    # A fit is some thirty programs, most of which compile in less than the second that JAX asks for.
+    # A fit is many small programs; most compile in less than the second from which JAX keeps one by default.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
@@ -37,13 +38,20 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path:
 
 def compilation_cache_folder() -> Path:
     """The folder that `enable_compilation_cache()` takes; nothing is made."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir).expanduser()
+    already = _set_folder()
+    if already:
+        return Path(already).expanduser()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).expanduser()
     home = os.environ.get("XDG_CACHE_HOME", "")
     # The specification of XDG says that a relative path there is to be ignored.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
     return base / "jaxnlme" / "jax"
+
+
+def _set_folder() -> str | None:
+    """JAX's own setting."""
+    import jax
+
+    config: Any = jax.config  # JAX adds its settings at run time
+    return config.jax_compilation_cache_dir

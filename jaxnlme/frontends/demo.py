@@ -11,7 +11,7 @@ from jaxnlme.model.parameters import Parameter
 
 
 def one_compartment(phi, x, v):
-    """Concentration (mg/L) after one oral dose: `x.Dose` (mg), `x.Time` (h); `phi.ka` (1/h), `phi.cl` (L/h), `phi.vol` (L)."""
+    """Concentration (mg/L) after one oral dose; `Dose` in mg, `Time` in h, `ka` in 1/h, `cl` in L/h, `vol` in L."""
     ke = phi.cl / phi.vol
     return x.Dose * phi.ka / (phi.vol * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
 
