@@ -139,10 +139,14 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
     if values[0] > -1e-6:
         return False
+    # Nearly flat entries have a long scale: a log standard deviation may move by one at most.
+    logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.collapses]
+    direction = scale * vectors[:, 0]
+    direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)
     for length in (1.0, 0.3, 0.1):
         for sign in (1.0, -1.0):
             x = session.x.copy()
-            x[active] += sign * length * scale * vectors[:, 0]
+            x[active] += sign * length * direction
             trial = session.evaluate(x, session.best.modes)
             if float(trial.value) < float(session.best.value) - 1e-6:
                 session.move(x, trial)
