@@ -47,15 +47,17 @@ class Marginal(eqx.Module):
         """The objective at `x` (n,)."""
         return evaluate(problem, self.method, template, x, modes)
 
-    def init(self, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
+    def init(self, problem: Problem, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
         """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
         dense = first.scores.shape[1]
         beta = template.beta.shape[0]
-        # Beta in the user's units may move by its own size, or by what its score says it is uncertain; entries on log
-        # scales by a factor of e^2 a step.
+        # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by what their
+        # score says they are uncertain; entries on log scales by a factor of e^2 a step.
         information = jnp.sum(jnp.where(jnp.isfinite(first.scores), first.scores, 0.0) ** 2, axis=0)
-        own = jnp.maximum(jnp.abs(x[:beta]), 5.0 / jnp.sqrt(jnp.maximum(information[:beta], 1e-12)))
-        longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[:beta].set(jnp.clip(own, 1e-8, 1e8))
+        own = jnp.maximum(jnp.abs(x[:dense]), 5.0 / jnp.sqrt(jnp.maximum(information, 1e-12)))
+        units = [*range(beta), *(beta + o for _, _, others in problem.density.covariance.collapses for o in others)]
+        units = np.array(units, int)
+        longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[units].set(jnp.clip(own[units], 1e-8, 1e8))
         minimiser = BFGS(free, longest)
         inverse = _first_metric(first, free, x.shape[0] - dense)
         state = minimiser.init(x, first.value, first.gradient, inverse)
@@ -88,7 +90,7 @@ class Marginal(eqx.Module):
     def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MarginalState:
         """The whole minimisation as a pure loop."""
         first = self.evaluate(problem, template, x, modes)
-        state = self.init(template, x, first, free)
+        state = self.init(problem, template, x, first, free)
         return jax.lax.while_loop(
             lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state
         )

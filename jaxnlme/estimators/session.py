@@ -16,6 +16,7 @@ from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, flatten, unflatten
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,9 @@ class Session:
 
     def minimise(self) -> None:
         """Iterates until the estimator terminates, or the user stops it. Keeps the best point in any case."""
-        state, trial, over = self._init(self.estimator, self.template, jnp.asarray(self.x), self.best, self.free)
+        state, trial, over = self._init(
+            self.estimator, self.problem, self.template, jnp.asarray(self.x), self.best, self.free
+        )
         self._take(state, self.best)
         self._report(state)
         try:
@@ -150,8 +153,10 @@ class Session:
         return 0.5 * (matrix + matrix.T)
 
 
-def _init(estimator: Marginal, template: Params, x: jax.Array, first: Evaluation, free: Any):
-    state = estimator.init(template, x, first, jnp.asarray(free))
+def _init(
+    estimator: Marginal, problem: Problem, template: Params, x: jax.Array, first: Evaluation, free: Any
+):
+    state = estimator.init(problem, template, x, first, jnp.asarray(free))
     return state, estimator.trial(state), estimator.terminate(state)
 
 
