@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import Status
+from jaxnlme.estimators.objective import Evaluation
 from jaxnlme.estimators.session import Session
 from jaxnlme.model.model import psi_of
 from jaxnlme.results.inference import singular_directions
@@ -116,19 +118,43 @@ def _reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
     density = session.binding.density
     first = len(density.beta_names)
     start = np.asarray(session.binding.start.covariance)
+    slopes: dict[int, float] = {}
+    sds: dict[int, float] = {}
     for place in sorted(collapsed):
         x = session.x.copy()
         reference = start[place - first]
         x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
         trial = session.evaluate(x, session.best.modes)
         # d(objective)/d(log sd) is 2 psi times the score of the variance, with the sign turned.
-        if float(trial.gradient[place]) < -1e-7 and float(trial.value) < float(session.best.value) - 1e-9:
-            collapsed.discard(place)
-            kept.add(place)
-            _fix(session, collapsed)
-            session.move(x, trial)
-            return True
+        slopes[place] = float(trial.gradient[place])
+        sds[place] = np.exp(x[place])
+        if slopes[place] < -1e-7 and float(trial.value) < float(session.best.value) - 1e-9:
+            return _free_again(session, collapsed, kept, x, trial)
+    # Psi may also want to grow along w w', w a mixture of two of them: weighted by 1 / sqrt(score), the pair decides
+    # exactly whether their 2 x 2 block of scores is negative definite.
+    effects = {first + k: which[0] for k, which, others in density.covariance.collapses if len(which) == 1}
+    for a, b in itertools.combinations([p for p in slopes if p in effects], 2):
+        share = np.sqrt(max(min(slopes[a], slopes[b]), 1e-12) / np.maximum([slopes[a], slopes[b]], 1e-12))
+        for size, sign in itertools.product((1.0, 10.0), (1.0, -1.0)):
+            w = np.zeros(density.n_effects)
+            w[effects[a]], w[effects[b]] = size * share[0] * sds[a], sign * size * share[1] * sds[b]
+            x = session.x.copy()
+            theta = x[first : first + density.covariance.n_unconstrained]
+            theta[:] = density.covariance.from_matrix(psi_of(density, theta) + np.outer(w, w))
+            trial = session.evaluate(x, session.best.modes)
+            if float(trial.value) < float(session.best.value) - 1e-9:
+                return _free_again(session, collapsed, kept, x, trial)
     return False
+
+
+def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Evaluation) -> bool:
+    """Moves to `x`, where some variances that were zero are not, and frees those."""
+    grown = {place for place in collapsed if np.isfinite(x[place])}
+    collapsed -= grown
+    kept |= grown
+    _fix(session, collapsed)
+    session.move(x, trial)
+    return True
 
 
 def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
