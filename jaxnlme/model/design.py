@@ -32,7 +32,7 @@ class Design(eqx.Module):
                     total = total + coefficients[index] * varying[column]
                 else:
                     total = total + (coefficients[index] if constant == 1.0 else coefficients[index] * constant)
-            out.append(jnp.zeros(()) if isinstance(total, float) else total)
+            out.append(total if row else jnp.zeros(()))
         return out
 
 
