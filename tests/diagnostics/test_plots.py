@@ -1,0 +1,99 @@
+"""The pictures draw what the fit holds, and say where it didn't converge."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.diagnostics.curves import prediction_curves
+from jaxnlme.frontends.demo import theophylline
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def fit() -> jn.Fit:
+    return jn.fit(*theophylline(), standard_errors=False)
+
+
+@pytest.fixture(autouse=True)
+def close() -> Iterator[None]:
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def test_individual_fits_draw_rows_and_curves(fit):
+    axes = fit.plot.individual_fits(groups=[3, 1], columns=1)
+    assert [ax.get_title() for ax in axes] == ["Subject 3", "Subject 1"]
+    population, individual, dots = axes[0].get_lines()
+    own = fit.data.to_frame().query("Subject == 3")
+    np.testing.assert_array_equal(dots.get_xdata(), own.Time)
+    np.testing.assert_array_equal(dots.get_ydata(), own.conc)
+    assert len(individual.get_xdata()) > 90
+    assert np.abs(individual.get_ydata() - population.get_ydata()).max() > 0.1
+    axes[0].figure.canvas.draw()
+
+
+def test_curves_pass_through_the_predictions_of_rows(fit):
+    """A fine grid contains the rows' own times; there the curve is the fit's prediction."""
+    fine = prediction_curves(fit, [4], "Time")
+    rows = prediction_curves(fit, [4], "Time", points=0)
+    assert len(rows) == 11
+    assert set(rows.Subject) == set(fine.Subject) == {5}
+    for level in ("population", "group"):
+        np.testing.assert_allclose(np.interp(rows.Time, fine.Time, fine[level]), rows[level], rtol=1e-12)
+
+
+def test_observed_predicted_has_a_panel_a_level(fit):
+    both = fit.plot.observed_predicted()
+    dots = both[1].get_lines()[1]
+    np.testing.assert_allclose(dots.get_xdata(), fit.predict(level="group"))
+    assert len(fit.plot.observed_predicted("population")) == 1
+    with pytest.raises(jn.OptionError, match="2 panels"):
+        fit.plot.observed_predicted(ax=both[0])
+    with pytest.raises(jn.OptionError, match="level"):
+        fit.plot.observed_predicted("subject")
+
+
+def test_residuals_against_prediction_and_columns(fit):
+    ax = fit.plot.residuals("cwres", "Time")
+    np.testing.assert_allclose(ax.get_lines()[-1].get_ydata(), fit.residuals("cwres")["cwres"])
+    assert ax.get_xlabel() == "Time"
+    assert fit.plot.residuals("iwres").get_xlabel() == "predicted conc, individual"
+    with pytest.raises(jn.OptionError, match="did you mean 'Time'"):
+        fit.plot.residuals("cwres", "time")
+
+
+def test_random_effects_and_history(fit):
+    ax = fit.plot.random_effects()
+    assert len(ax.get_yticklabels()) == 3
+    ax = fit.plot.history()
+    assert ax.get_lines()[0].get_ydata()[-1] == pytest.approx(fit.log_likelihood, abs=1e-6)
+
+
+def test_titles_own_up_to_a_fit_that_did_not_converge():
+    fit = jn.fit(*theophylline(), max_iterations=1, standard_errors=False)
+    assert not fit.converged
+    assert fit.plot.history().get_title().startswith("NOT CONVERGED")
+    axes = fit.plot.individual_fits(groups=[1])
+    assert axes[0].figure.get_suptitle().startswith("NOT CONVERGED")
+
+
+def test_without_matplotlib_the_extra_is_named(fit, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'jaxnlme\[plot\]'"):
+        _ = fit.plot
