@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnlme.data.grouped import GroupedData
@@ -16,8 +17,8 @@ from jaxnlme.typing import Scalar, Vector
 
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
-    """The Problem of model and data; a Problem passes through."""
-    return data if isinstance(data, Problem) else bind(model, data).problem
+    """The Problem of model and data, its leaves JAX arrays (numpy constants may not be closed over inside a jit)."""
+    return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
 
 
 def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any = None) -> GroupResult:
@@ -45,7 +46,7 @@ def group_log_likelihoods(
     """
     require_x64("group_log_likelihoods")
     problem = as_problem(model, data)
-    method = rung(method)
+    method = jax.tree.map(jnp.asarray, rung(method))
     method.check(problem.density)
     return evaluate_groups(problem, params, method, modes).value
 
