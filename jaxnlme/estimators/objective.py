@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxnlme.likelihood.named import Rung
+from jaxnlme.likelihood.score import value_and_score
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.typing import Vector
@@ -54,31 +55,27 @@ def unflatten(template: Params, x: Vector) -> Params:
 def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes: Any) -> Evaluation:
     """The objective at `x` (n,), searches starting from `modes` (groups, random).
 
-    Each group's score is the gradient of its own value, so a group that is not finite spoils its own row only. With a
-    free block the weighted sum is differentiated as well (scores of thousands of weights are not kept).
+    Each group's score is the gradient of its own value, so a group that is not finite spoils its own row only.
     """
     density, weights = problem.density, problem.weights
-    dense = template.beta.shape[0] + template.covariance.shape[0] + template.error.shape[0]
+    dense = template.pack().shape[0]
     head, tail = x[:dense], x[dense:]
 
-    def one(head, tail, group, z0):
-        result = method.evaluate(density, unflatten(template, jnp.concatenate([head, tail])), group, z0)
-        return result.value, result
+    def unpack(head, tail=tail):
+        return unflatten(template, jnp.concatenate([head, tail]))
 
-    if template.free is None:
-        scored = jax.value_and_grad(one, has_aux=True)
-        (values, results), scores = problem.map(lambda group, z0: scored(head, tail, group, z0), modes)
-        gradient = jnp.sum(_weighted(weights[:, None], scores), axis=0)
-    else:
+    results, scores = problem.map(lambda group, z0: value_and_score(method, density, unpack, head, group, z0), modes)
+    values = results.value
+    gradient = jnp.sum(_weighted(weights[:, None], scores), axis=0)
+    if template.free is not None:
 
-        def total(heads, tail):
-            values, results = problem.map(lambda g, z0, head: one(head, tail, g, z0), modes, heads)
-            return jnp.sum(_weighted(weights, values)), (values, results)
+        def total(tail):
+            params = unpack(head, tail)
+            again = problem.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
+            return jnp.sum(_weighted(weights, again.value))
 
-        heads = jnp.broadcast_to(head, (problem.n_groups, dense))
-        (sloped, pull_tail), (values, results) = jax.grad(total, argnums=(0, 1), has_aux=True)(heads, tail)
-        scores = sloped / jnp.where(weights == 0, 1.0, weights)[:, None]
-        gradient = jnp.concatenate([jnp.sum(sloped, axis=0), pull_tail])
+        # One gradient of the sum: the scores of thousands of weights are not kept by group.
+        gradient = jnp.concatenate([gradient, jax.grad(total)(tail)])
     log_likelihood = jnp.sum(_weighted(weights, values))
     prior, prior_slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
     return Evaluation(

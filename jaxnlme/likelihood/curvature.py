@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.implicit import along_axes, settle, value_gradient_hessian
 from jaxnlme.typing import Matrix, Vector
 
 
@@ -30,17 +31,24 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
         return residual, jnp.log(scale)
 
     (_, log_scale), push = jax.linearize(moments, z)
-    residual_dot, log_scale_dot = jax.vmap(push)(jnp.eye(z.shape[0], dtype=z.dtype))
-    standardised = residual_dot * jnp.exp(-log_scale)[None, :]
-    hessian = jnp.eye(z.shape[0], dtype=z.dtype) + _gram(standardised)
-    return hessian + 2.0 * _gram(log_scale_dot) if scale_prediction is None else hessian
+    log_scale, dots = settle((log_scale, along_axes(push, z.shape[0], z.dtype)))
+    precision = jnp.exp(-log_scale)
+    rows = [residual_dot * precision for residual_dot, _ in dots]
+    if scale_prediction is None:
+        root2 = 2.0**0.5
+        return _gram(rows, [root2 * log_scale_dot for _, log_scale_dot in dots])
+    return _gram(rows)
 
 
 def exact(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:
     """The Hessian of -log_joint in z (random, random), the scale frozen at `scale_prediction` where that is given."""
-    return jax.jacfwd(jax.grad(lambda z: -density.log_joint_given(params, z, group, scale_prediction)))(z)
+    return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)[2]
 
 
-def _gram(rows: jax.Array) -> Matrix:
-    """rows rows' for rows (random, obs), as elementwise sums, which batch over groups better than tiny products."""
-    return jnp.sum(rows[:, None, :] * rows[None, :, :], axis=-1)
+def _gram(*parts: list[jax.Array]) -> Matrix:
+    """I + sum over parts of rows rows', each part a list of (random,) rows (obs,), as elementwise sums."""
+    n = len(parts[0])
+    entries = [[jnp.sum(sum(part[k] * part[j] for part in parts)) for j in range(k + 1)] for k in range(n)]
+    return jnp.stack(
+        [jnp.stack([entries[max(k, j)][min(k, j)] + (k == j) for j in range(n)]) for k in range(n)]
+    )

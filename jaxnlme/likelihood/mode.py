@@ -38,6 +38,17 @@ def conditional_mode(
         return -density.log_joint_given(params, z, group, scale_prediction)
 
     def find(args, z0):
-        return newton(lambda z: objective(z, args), z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+        return search_mode(search, density, *args, z0)
 
     return implicit_minimiser(objective, find)((params, group, scale_prediction), z0)
+
+
+def search_mode(
+    search: ModeSearch, density: Density, params: Params, group: Group, scale_prediction: Any, z0: Vector
+) -> tuple[Vector, NewtonResult]:
+    """`conditional_mode` without derivatives."""
+
+    def objective(z):
+        return -density.log_joint_given(params, z, group, scale_prediction)
+
+    return newton(objective, z0, jnp.zeros_like(z0), search.steps, search.tolerance)

@@ -13,7 +13,9 @@ from jaxnlme.likelihood.marginal import AbstractIntegral, Gaussian, GaussHermite
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.typing import Vector
+from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.newton import NewtonResult
+from jaxnlme.typing import Scalar, Vector
 
 
 class GroupResult(eqx.Module):
@@ -65,38 +67,49 @@ class Rung(eqx.Module):
                 "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
             )
 
-    def evaluate(self, density: Density, params: Params, group: Group, z0: Vector) -> GroupResult:
-        """log p(y) of one group, with exact derivatives in params.
+    def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
+        """The prediction that fixes the residual scale (at z = 0), None where the scale moves with z."""
+        return None if self.interaction else density.predict(params, jnp.zeros(density.n_effects), group)
 
-        **Arguments:** `z0` (random,): where the search of the mode starts.
-        """
-        q = density.n_effects
-        at_zero = None if self.interaction else density.predict(params, jnp.zeros(q), group)
+    def integrate(self, density: Density, params: Params, z: Vector, group: Group) -> tuple[Scalar, tuple]:
+        """log p(y) of one group expanded at a given z, and (curvature, MonteCarlo); z is an argument like any other."""
+        at_zero = self.scale_prediction(density, params, group)
 
         def log_joint(z):
             return density.log_joint_given(params, z, group, at_zero)
 
-        if q == 0:
-            value = log_joint(z0)
-            status = jnp.where(jnp.isfinite(value), Status.ok, Status.non_finite_start)
-            deterministic = MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan))
-            return GroupResult(value, z0, status, jnp.zeros((), int), jnp.zeros((0, 0)), deterministic)
-
-        if self.at_mode:
-            z, found = conditional_mode(self.search, density, params, group, at_zero, z0)
-            arrived, finite, evaluations = found.converged, found.finite, found.evaluations
-        else:
-            z = jnp.zeros(q)
-            arrived, finite, evaluations = jnp.ones((), bool), jnp.isfinite(log_joint(z)), jnp.ones((), int)
+        if density.n_effects == 0:
+            return log_joint(z), (jnp.zeros((0, 0)), MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan)))
         shape = exact if self.curvature == "exact" else gauss_newton
-        hessian = shape(density, params, z, group, at_zero)
+        hessian = settle(shape(density, params, z, group, at_zero))
         value, monte_carlo = self.integral(log_joint, z, hessian, group.key, at_mode=self.at_mode)
+        return value, (hessian, monte_carlo)
 
-        positive = jnp.isfinite(jnp.sum(jnp.log(jnp.abs(jnp.diagonal(hessian))))) & jnp.isfinite(value)
+    def evaluate(self, density: Density, params: Params, group: Group, z0: Vector) -> GroupResult:
+        """log p(y) of one group, with exact derivatives of every order in params (through the mode implicitly).
+
+        **Arguments:** `z0` (random,): where the search of the mode starts.
+        """
+        if self.at_mode and density.n_effects:
+            at_zero = self.scale_prediction(density, params, group)
+            z, found = conditional_mode(self.search, density, params, group, at_zero, z0)
+        else:
+            z, found = jnp.zeros(density.n_effects), None
+        value, (hessian, monte_carlo) = self.integrate(density, params, z, group)
+        return self.result(value, z, hessian, monte_carlo, found)
+
+    def result(
+        self, value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarlo, found: NewtonResult | None
+    ) -> GroupResult:
+        """The record of one group, with its status; `found` is None where nothing was searched."""
+        arrived = jnp.ones((), bool) if found is None else found.converged
+        begun = jnp.isfinite(value) if found is None else found.finite
+        evaluations = jnp.ones((), int) if found is None else found.evaluations
         status = jnp.where(arrived, Status.ok, Status.mode_not_found)
-        status = jnp.where(positive, status, Status.not_a_maximum)
-        status = jnp.where(jnp.all(jnp.isfinite(hessian)) & jnp.isfinite(log_joint(z)), status, Status.non_finite)
-        status = jnp.where(finite, status, Status.non_finite_start)
+        # The factor of a curvature that is not positive definite is NaN, and so is the value made of it.
+        status = jnp.where(jnp.isfinite(value), status, Status.not_a_maximum)
+        status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
+        status = jnp.where(begun, status, Status.non_finite_start)
         return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
 
 

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.linalg import UNROLLED, cholesky_solve, guarded_cholesky
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
+
+
+def along_axes(push: Callable[[Vector], PyTree], n: int, dtype: Any) -> list[PyTree]:
+    """push(e_k) for the n unit vectors e_k.
+
+    Written out for small n: a batch of groups then works on plain (groups, obs) arrays, which ran three to five times
+    faster on a CPU than the (groups, n, obs) arrays that vmap makes; mapped for larger n, where programs would grow.
+    """
+    axes = np.eye(n, dtype=dtype)
+    if n <= UNROLLED:
+        return [push(jnp.asarray(axis)) for axis in axes]
+    stacked = jax.vmap(push)(jnp.asarray(axes))
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], stacked) for k in range(n)]
 
 
 def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[Scalar, Vector, Matrix]:
     """Value (), gradient (n,) and Hessian (n, n) of `fn` at `z` (n,), in one shared pass: the gradient is linearised
     once, and its tangent map is applied to the unit vectors."""
     (value, gradient), push = jax.linearize(jax.value_and_grad(fn), z)
-    hessian = jax.vmap(lambda e: push(e)[1])(jnp.eye(z.shape[0], dtype=z.dtype))
-    return value, gradient, hessian
+    rows = along_axes(lambda e: push(e)[1], z.shape[0], z.dtype)
+    return value, gradient, jnp.stack(rows)
+
+
+def settle(tree: PyTree) -> PyTree:
+    """The same values, computed once: a barrier that keeps the compiler from fusing what made them into every consumer
+    (on a CPU it repeats the exponentials of a model once per consumer, which doubled the time of an objective)."""
+    return jax.lax.optimization_barrier(tree)
 
 
 def implicit_minimiser(
@@ -52,7 +73,7 @@ def implicit_minimiser(
 
         _, slope_dot = jax.jvp(slope, (moving,), (args_dot,))
         _, _, hessian = value_gradient_hessian(lambda z: objective(z, args), z)
-        lower, _ = guarded_cholesky(hessian, floor=0.0)
+        lower, _ = guarded_cholesky(settle(hessian), floor=0.0)
         z_dot = -cholesky_solve(lower, slope_dot)
         still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
         return (z, aux), (z_dot, still_aux)

@@ -106,7 +106,7 @@ class Fit:
 
     @functools.cached_property
     def estimates(self) -> pd.DataFrame:
-        """Estimates with standard errors, relative standard errors (%) and 95% intervals; see `confidence_intervals`."""
+        """Estimates, standard errors, relative ones (%) and 95% intervals; see `confidence_intervals`."""
         return self.confidence_intervals()
 
     def confidence_intervals(self, level: float = 0.95) -> pd.DataFrame:
@@ -154,7 +154,15 @@ class Fit:
     @functools.cached_property
     def _b(self) -> np.ndarray:
         """Conditional modes of the random effects (groups, random)."""
-        return self.modes @ self._factor.T
+        return self.conditional[0] @ self._factor.T
+
+    @functools.cached_property
+    def conditional(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whitened conditional modes (groups, random) and the curvature of minus log_joint there. A method that expands
+        at zero (FO) leaves zeros in `modes`; its conditional modes are searched when they are first asked for."""
+        from jaxnlme.results.predict import conditional_modes
+
+        return conditional_modes(self)
 
     @functools.cached_property
     def random_effects(self) -> pd.DataFrame:
@@ -163,10 +171,10 @@ class Fit:
 
     @functools.cached_property
     def random_effects_se(self) -> pd.DataFrame:
-        """Conditional standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode."""
+        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode."""
         if not self._b.shape[1]:
             return self._by_group(self._b)
-        inverse = np.linalg.inv(self.curvature)
+        inverse = np.linalg.inv(self.conditional[1])
         spread = np.einsum("ij,gjk,ik->gi", self._factor, inverse, self._factor)
         return self._by_group(np.sqrt(spread))
 
@@ -232,6 +240,12 @@ class Fit:
         from jaxnlme.results.predict import predict
 
         return predict(self, data, level)
+
+    def parameters(self, level: str = "group", data: Any = None) -> pd.DataFrame:
+        """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`."""
+        from jaxnlme.results.predict import parameters
+
+        return parameters(self, level, data)
 
     def simulate(self, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
         """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
