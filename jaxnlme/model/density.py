@@ -43,9 +43,15 @@ class Density(eqx.Module):
     individual: AbstractIndividual
     covariance: AbstractCovariance
     error: AbstractError
-    priors: tuple[tuple[str, AbstractPrior], ...]
+    prior_densities: tuple[AbstractPrior, ...]
+    prior_names: tuple[str, ...] = eqx.field(static=True)  # beside the densities: a name is no array of a pytree
     beta_names: tuple[str, ...] = eqx.field(static=True)
     effect_names: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def priors(self) -> tuple[tuple[str, AbstractPrior], ...]:
+        """Reported name and prior, in pairs."""
+        return tuple(zip(self.prior_names, self.prior_densities, strict=True))
 
     @property
     def n_effects(self) -> int:

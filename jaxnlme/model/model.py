@@ -209,7 +209,8 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
     theta0 = family.from_matrix(np.diag(sd0**2) if model.psi is None else np.asarray(model.psi, float))
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
-    density = Density(model._structural, individual, family, error, tuple(priors.items()), names, effects)
+    densities = tuple(priors.values())
+    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
     check_names("prior on", tuple(priors), density.reported_names)
     fixed = np.concatenate(
         [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
