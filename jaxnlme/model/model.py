@@ -156,7 +156,10 @@ class Binding:
                 raise ModelError(f"psi must have shape ({density.n_effects}, {density.n_effects}), got {matrix.shape}.")
             scale = np.sqrt(np.diag(matrix))
             new = np.array([values.get(name, sd) for name, sd in zip(sds, scale, strict=True)], float)
-            theta = density.covariance.from_matrix(matrix * np.outer(new, new) / np.outer(scale, scale))
+            known = scale > 0
+            ratio = np.divide(new, scale, out=np.zeros_like(scale), where=known)
+            matrix = matrix * np.outer(ratio, ratio) + np.diag(np.where(known, 0.0, new**2))
+            theta = density.covariance.from_matrix(matrix)
         current = {p.name: float(p.transform.to_natural(float(self.start.error[k]))) for k, p in
                    enumerate(density.error.parameters)}
         error = density.error.unconstrained(current | {k: float(v) for k, v in values.items() if k in errors})
