@@ -160,7 +160,7 @@ class Fit:
     def conditional(self) -> tuple[np.ndarray, np.ndarray]:
         """Whitened conditional modes (groups, random) and the curvature of minus log_joint there. A method that expands
         at zero (FO) leaves zeros in `modes`; its conditional modes are searched when they are first asked for."""
-        from jaxnlme.results.predict import conditional_modes
+        from jaxnlme.results.evaluate import conditional_modes
 
         return conditional_modes(self)
 

@@ -1,0 +1,80 @@
+"""Predictions and individual parameters of a fit, on its own data or on new ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.precision import x64
+from jaxnlme.results.evaluate import arrays, once, place, row_column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxnlme.results.fit import Fit
+
+
+def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:
+    """f(phi, x, v) at every row of a table, in its row order.
+
+    **Arguments:** `data`: None for the fitted rows; a GroupedData, or a table with the columns the fit was made from
+    (the response may be absent). Factor levels, centres and strata stay those of the fit. `level`: "population", at
+    b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has; a
+    new group gets the mode that its responses have at the fitted parameters.
+    **Returns:** a pandas Series "prediction" (rows,).
+    **Errors:** DataError naming the new groups without any response at level "group"; FitError where the fit has no
+    estimates; ModelError where the structural model does not return one number a row.
+    """
+    import pandas as pd
+
+    binding, z = place(fit, data, level)
+    with x64():
+        pieces = once(_predictions, binding)(arrays(binding.problem), arrays(fit.params), jnp.asarray(z))
+    for piece, bucket in zip(pieces, binding.problem.buckets, strict=True):
+        if np.shape(piece) != np.shape(bucket.y):
+            raise ModelError(
+                f"the structural model returns shape {np.shape(piece)[1:]} for a group of {bucket.y.shape[1]} rows; "
+                "predict needs one number a row. Evaluate the model on fit.parameters() instead."
+            )
+    return pd.Series(row_column(binding, pieces), name="prediction")
+
+
+def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame:
+    """The individual parameters phi on their natural scale.
+
+    **Arguments:** `level`, `data`: as in `predict`.
+    **Returns:** a row per group, by label; a row per row of the table where a parameter varies within groups.
+    """
+    import pandas as pd
+
+    binding, z = place(fit, data, level)
+    with x64():
+        pieces = once(_individual, binding)(arrays(binding.problem), arrays(fit.params), jnp.asarray(z))
+    names = pieces[0].names
+    columns = list(zip(*(piece.values for piece in pieces), strict=True))
+    if not any(np.ndim(part) > 1 for parts in columns for part in parts):
+        order = np.argsort(np.concatenate(binding.bucket_groups), kind="stable")
+        table = {name: np.concatenate(parts)[order] for name, parts in zip(names, columns, strict=True)}
+        return pd.DataFrame(table, index=pd.Index(binding.data.labels, name=binding.data.group_name))
+    out = {}
+    for name, parts in zip(names, columns, strict=True):
+        wide = [
+            np.broadcast_to(part[:, None] if part.ndim == 1 else part, bucket.y.shape)
+            for part, bucket in zip(map(np.asarray, parts), binding.problem.buckets, strict=True)
+        ]
+        out[name] = row_column(binding, wide)
+    return pd.DataFrame(out)
+
+
+def _predictions(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
+    return problem.map_buckets(lambda group, z: problem.density.predict(params, z, group), z)
+
+
+def _individual(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
+    return problem.map_buckets(lambda group, z: problem.density.phi(params, z, group), z)
