@@ -1,0 +1,128 @@
+"""Simulated responses: from a fit, or as a pure function of parameters and a key."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.error import GaussianError, GroupLogLikelihood
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.precision import x64
+from jaxnlme.results.evaluate import arrays, once, rebind, require_estimates, row_column
+from jaxnlme.typing import Vector
+
+if TYPE_CHECKING:
+    from jaxnlme.results.fit import Fit
+
+# Cells (replicates x groups x rows) that one call of the compiled program draws; more replicates take more calls.
+CELLS = 2_000_000
+
+
+def simulate(fit: Fit, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+    """Responses drawn from the fitted model: new random effects for every group, new residuals for every row.
+
+    **Arguments:** `n`, replicates; `key`, a seed or a JAX key; `data`, None for the fitted rows, or new ones as in
+    `predict`. The draws of a group are folded from (key, replicate, the group's label): the order of groups, padding
+    and the number of replicates do not change them.
+    **Returns:** (n, rows), in row order, also for rows whose response was missing.
+    **Errors:** ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where
+    the fit has no estimates.
+    """
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise OptionError(f"n, the number of replicates, must be a whole number >= 1; received {n!r}.")
+    require_estimates(fit)
+    binding = rebind(fit, data)
+    check_sampler(binding.density)
+    chunk = min(int(n), max(CELLS // max(binding.data.rows.size, 1), 1))
+    out = np.empty((n, binding.data.n_rows))
+    with x64():
+        replicates = once(_replicates, binding, chunk)
+        problem, params, base = arrays(binding.problem), arrays(fit.params), as_key(key)
+        for start in range(0, n, chunk):
+            # The last call draws replicates too many rather than compiling another size.
+            pieces = replicates(problem, params, base, jnp.arange(start, start + chunk))
+            pieces = [np.asarray(piece) for piece in pieces]
+            for k in range(min(chunk, n - start)):
+                out[start + k] = row_column(binding, [piece[k] for piece in pieces])
+    if not np.isfinite(out).all():
+        warnings.warn(
+            f"{int(np.sum(~np.isfinite(out)))} of {out.size} simulated responses are not finite: the prediction is "
+            "not, or a transformed response left the range of its transform.",
+            stacklevel=2,
+        )
+    return out
+
+
+def _replicates(problem: Problem, params: Params, key: jax.Array, replicates: jax.Array) -> list[jax.Array]:
+    return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(replicates)
+
+
+def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list[jax.Array]:
+    """One draw of all responses: pure, for jit and vmap over keys or parameters.
+
+    **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; `with_responses` puts them in.
+    **Errors:** ModelError where the outcome cannot be drawn.
+    """
+    density = problem.density
+    check_sampler(density)
+
+    def one(group: Group) -> Vector:
+        effects, noise = jax.random.split(jax.random.fold_in(key, group.key))
+        z = jax.random.normal(effects, (density.n_effects,), params.beta.dtype)
+        f = density.predict(params, z, group)
+        return draw(density, params, noise, f, group)
+
+    return problem.map_buckets(one)
+
+
+def draw(density: Density, params: Params, key: jax.Array, prediction: Any, group: Group) -> Vector:
+    """Responses (obs,) of one group at its `prediction`. Each row has a key of its own: padding changes nothing."""
+    error = density.error
+    if isinstance(error, GroupLogLikelihood):
+        return error.sampler(key, prediction, error.natural(params.error), group.x, group.v)  # pyright: ignore[reportOptionalCall]
+    rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group.y.shape[0]))
+    noise = jax.vmap(lambda own: jax.random.normal(own, (), params.error.dtype))(rows)
+    return error.draw(noise, prediction, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_responses(problem: Problem, responses: list[Any]) -> Problem:
+    """The problem with other responses, one array (groups, obs) per bucket, where a response was observed; pure:
+    `jax.vmap(lambda ys: jn.estimate(None, params, with_responses(problem, ys)))(draws)` fits them all at once."""
+    if len(responses) != len(problem.buckets):
+        raise OptionError(
+            f"responses must hold one array for each of {len(problem.buckets)} buckets; got {len(responses)}."
+        )
+    seen = [jnp.where(b.x.observed, y, b.y) for b, y in zip(problem.buckets, responses, strict=True)]
+    return eqx.tree_at(lambda p: [bucket.y for bucket in p.buckets], problem, seen)
+
+
+def check_sampler(density: Density) -> None:
+    """**Errors:** ModelError where the outcome cannot be drawn."""
+    error = density.error
+    if isinstance(error, GroupLogLikelihood) and error.sampler is None:
+        raise ModelError(
+            "this outcome is given by its log-density alone, which cannot be drawn from; add a sampler: "
+            "jn.GroupLogLikelihood(..., sampler=f) with f(key, f, p, x, v) returning responses (obs,)."
+        )
+    if not isinstance(error, (GaussianError, GroupLogLikelihood)) and not hasattr(error, "draw"):
+        raise ModelError(f"{type(error).__name__} has no method `draw`, so its responses cannot be simulated.")
+
+
+def as_key(key: Any) -> jax.Array:
+    """A JAX key from a seed, a typed key or an old-style key (2,); inside the 64-bit context."""
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+            return jnp.asarray(key)
+        if key.dtype == np.uint32 and key.ndim == 1:
+            return jax.random.wrap_key_data(jnp.asarray(key))
+    raise OptionError(f"key must be a whole number or one JAX key; received {key!r}.")
