@@ -1,0 +1,217 @@
+"""Summary: a fit on a page, the verdict before any number; plain text, and HTML in a notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxnlme.results._tables import Table, html_table, text_pairs, text_table, wrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxnlme.results.fit import Fit
+
+
+class Summary:
+    """The page of a fit: `str(summary)` is plain text of fewer than 100 columns, `_repr_html_` the same for notebooks.
+
+    Order: the verdict (a fit that is not converged says so, with its reasons, before any number; one that did not begin
+    shows no estimates), method and model, data, likelihood, tables of estimates, where the standard errors come from.
+    """
+
+    def __init__(self, fit: Fit):
+        self.fit = fit
+
+    @property
+    def began(self) -> bool:
+        """Whether there are estimates to show."""
+        return bool(np.isfinite(np.asarray(self.fit.params.beta)).all())
+
+    def __str__(self) -> str:
+        lines = [line for sentence in self._verdict() for line in wrap(sentence)]
+        lines += ["", *text_pairs(self._model())]
+        if self.began:
+            lines += ["", *text_pairs(self._criteria())]
+            for table in self._tables():
+                lines += ["", *text_table(table)]
+        notes = self._notes()
+        if notes:
+            lines.append("")
+            lines += [line for note in notes for line in wrap(note)]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        verdict = self._verdict()
+        colour = "#1a7f37" if self.fit.converged else "#b3261e"
+        parts = [f"<p style='color:{colour};margin:0.3em 0'><b>{html.escape(verdict[0])}</b></p>"]
+        parts += [f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in verdict[1:]]
+        parts.append(html_table(Table("", (), self._model())))
+        if self.began:
+            parts.append(html_table(Table("", (), self._criteria())))
+            parts += [html_table(table) for table in self._tables()]
+        parts += [f"<p style='margin:0.2em 0'><small>{html.escape(note)}</small></p>" for note in self._notes()]
+        return "<div>" + "".join(parts) + "</div>"
+
+    # --- contents ---
+
+    def _verdict(self) -> list[str]:
+        notes = self.fit.data.notes
+        return [sentence for sentence in self.fit.status.sentences if sentence not in notes]
+
+    def _model(self) -> list[tuple[str, str]]:
+        fit = self.fit
+        density, data = fit.binding.density, fit.data
+        structure = fit.model.structure
+        name = getattr(structure, "__name__", type(structure).__name__)
+        effects = (
+            f"{_words(density.covariance)} psi of {', '.join(density.effect_names)}" if density.n_effects else "none"
+        )
+        columns = f"y {data.y_name}" + "".join(
+            f"; {role} {', '.join(names)}"
+            for role, names in (
+                ("x", [*data.x, *(n for n, c in data.text.items() if c.ndim == 2)]),
+                ("v", [*data.v, *(n for n, c in data.text.items() if c.ndim == 1)]),
+                ("tables", [*data.tables]),
+            )
+            if names
+        )
+        return [
+            ("method", f"{fit.method}, {len(fit.history)} iterations, {_number(fit.timings.get('total', np.nan))} s"),
+            ("model", f"{name}; {density.error.formula}"),
+            ("random effects", effects),
+            ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
+            ("columns", columns),
+        ]
+
+    def _criteria(self) -> list[tuple[str, str]]:
+        c = self.fit.criteria
+        out = [
+            ("log-likelihood", f"{c.log_likelihood:.4f}"),
+            ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
+            (
+                "criteria",
+                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs} observations)   BIC {c.bic_groups:.2f} "
+                f"(N = {c.n_groups} groups)",
+            ),
+            ("parameters", f"{c.n_parameters} estimated, {int(np.sum(self.fit.binding.fixed))} fixed"),
+        ]
+        error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
+        if error > 0:
+            out.insert(1, ("Monte Carlo SE", f"{_number(error)} of the log-likelihood"))
+        if self.fit.log_prior != 0:
+            out.insert(1, ("log prior", f"{self.fit.log_prior:.4f} (added to the log-likelihood: posterior maximum)"))
+        return out
+
+    def _tables(self) -> list[Table]:
+        table = self.fit.estimates
+        out = [self._fixed_effects(table[table.kind == "fixed effect"])]
+        sds = table[table.kind == "random effect SD"]
+        if len(sds):
+            out.append(self._random_effects(sds))
+        correlations = table[table.kind == "correlation"]
+        if len(correlations):
+            out.append(Table("Correlations of random effects", _HEADER, [_row(n, r) for n, r in _items(correlations)]))
+        errors = table[table.kind == "error"]
+        if len(errors):
+            title = f"Residual error: {self.fit.binding.density.error.formula}"
+            out.append(Table(title, _HEADER, [_row(name, row) for name, row in _items(errors)]))
+        priors = self.fit.binding.density.priors
+        if priors:
+            rows = [(name, _prior(prior)) for name, prior in priors]
+            out.append(Table("Priors", ("", "density"), rows))
+        return out
+
+    def _fixed_effects(self, table: pd.DataFrame) -> Table:
+        binding = self.fit.binding
+        names = binding.density.beta_names
+        scales = {n: t.name for n, t in zip(names, binding.transforms, strict=True) if t is not None}
+        kinds = set(scales.values())
+        if kinds <= {"identity"}:
+            return Table("Fixed effects", _HEADER, [_row(name, row) for name, row in _items(table)])
+        rows = []
+        for name, row in _items(table):
+            shown = f"{name} ({scales[name]})" if name in scales and len(kinds) > 1 else name
+            natural = (_number(row["value"]), _interval(row["value_lower"], row["value_upper"]))
+            rows.append((*_row(shown, row), *natural))
+        scale = "the scales named" if len(kinds) > 1 else f"{kinds.pop()} scale"
+        title = f"Fixed effects on {scale}; value: typical value on the natural scale"
+        return Table(title, (*_HEADER, "value", "95% interval"), rows)
+
+    def _random_effects(self, table: pd.DataFrame) -> Table:
+        shrinkage = self.fit.shrinkage
+        rows = []
+        for (name, row), shrunk in zip(_items(table), shrinkage, strict=True):
+            if row["estimate"] == 0:
+                cells = (name, "0", "zero", "", "", "", "")
+            else:
+                cells = (*_row(name, row), _number(row["cv%"], 3), _number(shrunk, 3))
+            rows.append(cells)
+        return Table("Random effects: SD on the transformed scale", (*_HEADER, "cv%", "shrinkage%"), rows)
+
+    def _notes(self) -> list[str]:
+        fit, notes = self.fit, []
+        if self.began:
+            if fit.information is None:
+                notes.append("Standard errors were not computed.")
+            elif not fit.information.positive:
+                notes.append("No standard errors: the observed information is singular (see the first sentences).")
+            else:
+                notes.append(
+                    "se: from the observed information of all parameters (beta, psi, error); robust (sandwich) ones "
+                    "stand in fit.estimates."
+                )
+            free = fit.criteria.n_parameters - int(np.sum(~fit.binding.fixed))
+            if free:
+                notes.append(
+                    f"{free} weights of the structural model were estimated; they are not in the information matrix."
+                )
+        return notes + [f"Note: {note}" for note in fit.data.notes]
+
+
+_HEADER = ("", "estimate", "se", "rse%", "95% interval")
+
+
+def _items(table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    return [(str(name), row) for name, row in table.iterrows()]
+
+
+def _row(name: str, row: pd.Series) -> tuple[str, ...]:
+    if row["fixed"]:
+        return (name, _number(row["estimate"]), "fixed", "", "")
+    interval = _interval(row["lower"], row["upper"])
+    return (name, _number(row["estimate"]), _number(row["se"]), _number(row["rse%"], 3), interval)
+
+
+def _number(value: float, digits: int = 4) -> str:
+    """`digits` significant digits; an empty cell for NaN."""
+    value = float(value)
+    if np.isnan(value):
+        return ""
+    if value == 0 or np.isinf(value):
+        return f"{value:g}"
+    size = int(np.floor(np.log10(abs(float(f"{value:.{digits - 1}e}")))))
+    if -4 <= size <= digits + 1:
+        return f"{value:.{max(digits - 1 - size, 0)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def _interval(lower: float, upper: float) -> str:
+    return "" if np.isnan(lower) or np.isnan(upper) else f"[{_number(lower)}, {_number(upper)}]"
+
+
+def _words(covariance: object) -> str:
+    """MultipleOfIdentity -> multiple of identity."""
+    name = type(covariance).__name__
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+
+
+def _prior(prior: object) -> str:
+    values = ", ".join(f"{f.name}={_number(getattr(prior, f.name))}" for f in dataclasses.fields(prior))  # pyright: ignore[reportArgumentType]
+    return f"{type(prior).__name__}({values})"
