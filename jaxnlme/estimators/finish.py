@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -130,28 +131,48 @@ def _reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         sds[place] = np.exp(x[place])
         if slopes[place] < -1e-7 and float(trial.value) < float(session.best.value) - 1e-9:
             return _free_again(session, collapsed, kept, x, trial)
-    # Psi may also want to grow along w w', w a mixture of two of them: weighted by 1 / sqrt(score), the pair decides
-    # exactly whether their 2 x 2 block of scores is negative definite.
-    effects = {first + k: which[0] for k, which, others in density.covariance.collapses if len(which) == 1}
-    for a, b in itertools.combinations([p for p in slopes if p in effects], 2):
-        share = np.sqrt(max(min(slopes[a], slopes[b]), 1e-12) / np.maximum([slopes[a], slopes[b]], 1e-12))
-        for size, sign in itertools.product((1.0, 10.0), (1.0, -1.0)):
-            w = np.zeros(density.n_effects)
-            w[effects[a]], w[effects[b]] = size * share[0] * sds[a], sign * size * share[1] * sds[b]
-            x = session.x.copy()
-            theta = x[first : first + density.covariance.n_unconstrained]
-            theta[:] = density.covariance.from_matrix(psi_of(density, theta) + np.outer(w, w))
-            trial = session.evaluate(x, session.best.modes)
-            if float(trial.value) < float(session.best.value) - 1e-9:
-                return _free_again(session, collapsed, kept, x, trial)
+    effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
+    zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
+    theta = session.x[first : first + density.covariance.n_unconstrained]
+    for psi in _mixtures(psi_of(density, theta), density.covariance.related, zero):
+        x = session.x.copy()
+        x[first : first + len(theta)] = density.covariance.from_matrix(psi)
+        trial = session.evaluate(x, session.best.modes)
+        if float(trial.value) < float(session.best.value) - 1e-9:
+            return _free_again(session, collapsed, kept, x, trial)
     return False
+
+
+def _mixtures(
+    psi: np.ndarray, related: Sequence[tuple[int, int]], zero: dict[int, tuple[float, float]]
+) -> Iterator[np.ndarray]:
+    """The psi nearby that no single variance reaches from zero; `zero`: effect to (small sd, score of log sd).
+
+    Of two effects at zero, w w' with w a mixture weighted by 1 / sqrt(score): the pair decides exactly whether their
+    2 x 2 block of scores is negative definite. Of one at zero, a share of another effect added to it: a first-order
+    change of a covariance, which a triangular factor with a zero on its diagonal does not contain.
+    """
+    for pair, size, sign in itertools.product(related, (1.0, 10.0), (1.0, -1.0)):
+        if all(k in zero for k in pair):
+            least = min(zero[k][1] for k in pair)
+            w = np.zeros(len(psi))
+            w[list(pair)] = [size * zero[k][0] * np.sqrt(least / zero[k][1]) for k in pair]
+            w[pair[1]] *= sign
+            yield psi + np.outer(w, w)
+        for k, other in (pair, pair[::-1]):
+            if k in zero and other not in zero and psi[other, other] > 0:
+                mix = np.eye(len(psi))
+                mix[k, other] = sign * size * zero[k][0] / np.sqrt(psi[other, other])
+                yield mix @ psi @ mix.T
 
 
 def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Evaluation) -> bool:
     """Moves to `x`, where some variances that were zero are not, and frees those."""
-    grown = {place for place in collapsed if np.isfinite(x[place])}
-    collapsed -= grown
-    kept |= grown
+    density = session.binding.density
+    places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]
+    kept |= {place for place in collapsed if np.isfinite(x[place])}
+    collapsed.clear()
+    collapsed |= {place for place in places if x[place] == -np.inf}
     _fix(session, collapsed)
     session.move(x, trial)
     return True
