@@ -15,7 +15,7 @@ from jaxnlme.estimators.objective import evaluate
 from jaxnlme.model.problem import Problem
 
 # Below this many observations a fit takes milliseconds and compiling takes seconds: compile cheaply, run slower.
-SMALL = 20_000
+SMALL = 5_000
 
 
 @functools.cache

@@ -17,6 +17,10 @@ from jaxnlme.numerics.minimise import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
 LARGEST_LOG_STEP = 2.0
+# The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
+# RENEW_ABOVE log-likelihood units are expected to be gained.
+GROUPS_PER_PARAMETER = 5
+RENEW_ABOVE = 0.5
 
 
 class MarginalState(eqx.Module):
@@ -59,7 +63,7 @@ class Marginal(eqx.Module):
         units = np.array(units, int)
         longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[units].set(jnp.clip(own[units], 1e-8, 1e8))
         minimiser = BFGS(free, longest)
-        inverse = _first_metric(first, free, x.shape[0] - dense)
+        inverse = _score_metric(first, problem.weights, free)
         state = minimiser.init(x, first.value, first.gradient, inverse)
         return MarginalState(state, minimiser, first.modes, first.log_likelihood)
 
@@ -67,9 +71,16 @@ class Marginal(eqx.Module):
         """The point (n,) to evaluate next, searches starting from `state.modes`."""
         return state.minimiser.trial(state.bfgs)
 
-    def tell(self, state: MarginalState, result: Evaluation) -> MarginalState:
-        """The state after the evaluation at `trial(state)`."""
+    def tell(self, state: MarginalState, result: Evaluation, weights: Vector) -> MarginalState:
+        """The state after the evaluation at `trial(state)`; `weights` (groups,) of the objective."""
         bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
+        m, p = result.scores.shape
+        if m >= GROUPS_PER_PARAMETER * p:
+            # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
+            metric = _score_metric(result, weights, state.minimiser.free)
+            renewed = state.minimiser.renew(bfgs, metric)
+            use = accept & (renewed.decrement > RENEW_ABOVE)
+            bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), renewed, bfgs)
         return MarginalState(
             bfgs,
             state.minimiser,
@@ -79,7 +90,8 @@ class Marginal(eqx.Module):
 
     def step(self, problem: Problem, template: Params, state: MarginalState) -> MarginalState:
         """One evaluation and what follows from it."""
-        return self.tell(state, self.evaluate(problem, template, self.trial(state), state.modes))
+        result = self.evaluate(problem, template, self.trial(state), state.modes)
+        return self.tell(state, result, problem.weights)
 
     def terminate(self, state: MarginalState) -> Any:
         """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
@@ -96,12 +108,14 @@ class Marginal(eqx.Module):
         )
 
 
-def _first_metric(first: Evaluation, free: Vector, n_rest: int) -> Matrix:
-    """An inverse Hessian to start from: the inverse of the outer products of the groups' scores, shrunk towards their
-    diagonal where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3)."""
-    scores = jnp.where(jnp.isfinite(first.scores), first.scores, 0.0)
+def _score_metric(result: Evaluation, weights: Vector, free: Vector) -> Matrix:
+    """An inverse Hessian (n, n): the inverse of the outer products of the groups' scores, shrunk towards their diagonal
+    where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3, 653-665);
+    for a free block, a multiple of the identity that moves it by 0.1 in all."""
+    scores = jnp.where(jnp.isfinite(result.scores), result.scores, 0.0)
     m, p = scores.shape
-    outer = scores.T @ scores
+    n_rest = result.gradient.shape[0] - p
+    outer = scores.T @ (weights[:, None] * scores)
     diagonal = jnp.diagonal(outer)
     shrink = p / (p + m)
     scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
@@ -112,6 +126,6 @@ def _first_metric(first: Evaluation, free: Vector, n_rest: int) -> Matrix:
     inverse = jnp.linalg.inv(unit) * scale[:, None] * scale[None, :]
     if n_rest == 0:
         return inverse
-    length = jnp.sqrt(jnp.sum(first.gradient[p:] ** 2))
+    length = jnp.sqrt(jnp.sum(result.gradient[p:] ** 2))
     rest = jnp.eye(n_rest) * (0.1 / jnp.maximum(length, 1e-12))
     return jnp.block([[inverse, jnp.zeros((p, n_rest))], [jnp.zeros((n_rest, p)), rest]])

@@ -103,7 +103,7 @@ class Session:
             while not bool(over) and not self.stopped:
                 result = self.evaluate(trial, state.modes)
                 before = int(state.bfgs.iterations)
-                state, trial, over = self._tell(self.estimator, state, result)
+                state, trial, over = self._tell(self.estimator, state, result, self.problem.weights)
                 if int(state.bfgs.iterations) > before:
                     self._take(state, result)
                     self._report(state)
@@ -160,6 +160,6 @@ def _init(
     return state, estimator.trial(state), estimator.terminate(state)
 
 
-def _tell(estimator: Marginal, state: MarginalState, result: Evaluation):
-    state = estimator.tell(state, result)
+def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, weights: jax.Array):
+    state = estimator.tell(state, result, weights)
     return state, estimator.trial(state), estimator.terminate(state)

@@ -8,6 +8,8 @@ the answer. Both are pure: a host loop or a `lax.while_loop` under `vmap` drives
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,14 @@ class BFGS(eqx.Module):
             iterations=state.iterations + accept,
             stalled=~accept & (shorter < 1e-10),
         ), accept
+
+    def renew(self, state: BFGSState, inverse: Matrix) -> BFGSState:
+        """The state with another inverse Hessian approximation (n, n), and the search direction that follows."""
+        inverse = jnp.where(self.free[:, None] & self.free[None, :], inverse, 0.0)
+        direction, slope, decrement = self._direction(state.gradient, inverse)
+        return dataclasses.replace(
+            state, inverse=inverse, direction=direction, slope=slope, decrement=decrement
+        )
 
     def _direction(self, gradient: Vector, inverse: Matrix) -> tuple[Vector, Scalar, Scalar]:
         direction = -(inverse @ gradient)
