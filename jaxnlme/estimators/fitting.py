@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, Status
-from jaxnlme.estimators.compiled import clock, compile_clock
 from jaxnlme.estimators.finish import Verdict, finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import progress_callback
@@ -22,6 +21,7 @@ from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.check import dry_run
 from jaxnlme.model.model import Binding, NLMEModel, bind
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.precision import x64
 from jaxnlme.results.fit import Fit, FitStatus
 from jaxnlme.results.inference import information

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.compiled import compiled, compiled_evaluate
 from jaxnlme.estimators.marginal import Marginal, MarginalState
-from jaxnlme.estimators.objective import Evaluation, flatten, unflatten
+from jaxnlme.estimators.objective import Evaluation, evaluate, flatten, unflatten
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.compiling import compiled
 from jaxnlme.model.problem import Problem
 
 
@@ -63,9 +63,10 @@ class Session:
         self.evaluations = 0
         self.interrupted = False
         self.stopped = False
-        self._evaluate = compiled_evaluate(self.problem)
-        self._init = compiled(_init, self.problem)
-        self._tell = compiled(_tell, self.problem)
+        rows = self.problem.n_rows
+        self._evaluate = compiled(evaluate, rows)
+        self._init = compiled(_init, rows)
+        self._tell = compiled(_tell, rows)
         self.state: MarginalState | None = None
         self.best = self.evaluate(self.x, self.zero_modes())
 

@@ -17,6 +17,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.compiling import compiled
 
 # Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
 _OWN = str(Path(__file__).resolve().parents[1]) + os.sep
@@ -49,7 +50,7 @@ def dry_run(binding: Binding, start: Params) -> DryRun:
     density = binding.density
     start = jax.tree.map(jnp.asarray, start)
     _check_shapes(density, start, binding.problem)
-    probe = eqx.filter_jit(_probe)(binding.problem, start)
+    probe = compiled(_probe, binding.problem.n_rows, once=True)(binding.problem, start)
     probe = jax.tree.map(np.asarray, probe)
     finite = np.array(probe.finite)
     _check_padding(binding, probe, finite)

@@ -193,7 +193,7 @@ def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
     return lower @ lower.T
 
 
-def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = 1) -> Binding:
+def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = None) -> Binding:
     """Settles a model against data: designs, levels, strata, names, starting values.
 
     **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);

@@ -29,6 +29,11 @@ class Problem(eqx.Module):
     def n_groups(self) -> int:
         return self.order.shape[0]
 
+    @property
+    def n_rows(self) -> int:
+        """Rows that are computed, padding included."""
+        return sum(bucket.y.shape[0] * bucket.y.shape[1] for bucket in self.buckets)
+
     def map(self, fn: Callable[..., PyTree], *per_group: Any) -> PyTree:
         """vmap of fn(group, *values) over all groups, in the order of the data.
 

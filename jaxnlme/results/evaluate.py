@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,32 +18,18 @@ from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.model import Binding, bind
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
     from jaxnlme.results.fit import Fit
 
-# Rows below which a program that runs once is compiled cheaply.
-SMALL = 200_000
-
-
 def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
-    """`fn` jitted for a call that will hardly be repeated: on small data, where compiling outlasts running many times
-    over, without the optimisations that compiling is slow for (a search of modes: 1.1 s instead of 4.5 s).
+    """`fn` jitted for a call that will hardly be repeated.
 
-    **Arguments:** `times`: how often the cells of the data are computed in one call.
+    **Arguments:** `times`: how often the rows of the data are computed in one call.
     """
-    return _jitted(fn, times * binding.data.rows.size < SMALL, jax.default_backend())
-
-
-@functools.cache
-def _jitted(fn: Callable, small: bool, backend: str) -> Callable:
-    if backend != "cpu":
-        return eqx.filter_jit(fn)
-    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
-    if small:
-        options["xla_backend_optimization_level"] = 0
-    return eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
+    return compiled(fn, times * binding.data.rows.size, once=True)
 
 
 def arrays(tree: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxnlme.model.density import Density
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
+from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ class Information:
         return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
 
 
-@eqx.filter_jit
 def _reported(density: Density, template: Params, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
     def fn(packed):
         return density.reported(template.unpack(packed))
@@ -93,7 +92,7 @@ def information(
     with x64():
         dense = Params(params.beta, params.covariance, params.error, None)
         template = jax.tree.map(jnp.asarray, dense)
-        reported, jacobian = _reported(binding.density, template, template.pack())
+        reported, jacobian = compiled(_reported, 0)(binding.density, template, template.pack())
     # Where a variance is exactly zero, derivatives with respect to its logarithm are zero, and NaN where divided by it.
     jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
     names = [binding.packed_names[k] for k in active]
