@@ -1,0 +1,62 @@
+"""The table of estimates: delta method against finite differences, intervals, what is fixed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+
+
+def test_delta_method(fit: jn.Fit) -> None:
+    """The Jacobian of the reported values against central differences, and the covariance made of it."""
+    density, params = fit.binding.density, jax.tree.map(jnp.asarray, fit.params)
+    packed = np.asarray(params.pack())
+    steps = 1e-6 * np.eye(len(packed))
+    reported = jax.jit(jax.vmap(lambda vector: density.reported(params.unpack(vector))))
+    numeric = (reported(packed + steps) - reported(packed - steps)) / 2e-6
+    np.testing.assert_allclose(fit.information.jacobian, numeric.T, atol=1e-8)
+    covariance = numeric.T @ np.linalg.inv(fit.information.matrix) @ numeric
+    np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(fit.estimates["se"], np.sqrt(np.diag(covariance)), rtol=1e-6)
+
+
+def test_table_of_estimates(fit: jn.Fit) -> None:
+    table = fit.estimates
+    names = ["ka", "cl", "vol", "cl ~ center(log(Wt))", "sd(ka)", "sd(cl)", "sd(vol)", "a", "b"]
+    assert table.index.tolist() == names
+    np.testing.assert_allclose(table["rse%"], 100.0 * table.se / table.estimate.abs(), rtol=1e-12)
+    logs = ["ka", "cl", "vol"]
+    for column, natural in (("estimate", "value"), ("lower", "value_lower"), ("upper", "value_upper")):
+        np.testing.assert_allclose(table.loc[logs, natural], np.exp(table.loc[logs, column]), rtol=1e-12)
+    np.testing.assert_allclose(table.upper[:4] - table.lower[:4], 2 * 1.959963984540054 * table.se[:4], rtol=1e-12)
+    # Positive parameters: symmetric on the log scale.
+    np.testing.assert_allclose(table.upper[4:] * table.lower[4:], table.estimate[4:] ** 2, rtol=1e-12)
+    sd = table.estimate["sd(ka)"]
+    assert table["cv%"]["sd(ka)"] == pytest.approx(100.0 * np.sqrt(np.exp(sd**2) - 1.0))
+    assert not table.fixed.any()
+    wide = fit.confidence_intervals(0.99)
+    assert (wide.lower < table.lower).all()
+    assert (wide.upper > table.upper).all()
+    for name, value in fit.values.items():
+        row = table.loc[name]
+        assert value == pytest.approx(row["value"] if np.isfinite(row["value"]) else row["estimate"])
+
+
+def test_criteria(fit: jn.Fit) -> None:
+    c = fit.criteria
+    assert (c.n_parameters, c.n_obs, c.n_groups) == (9, 129, 12)
+    assert fit.bic - fit.aic == pytest.approx(9 * (np.log(129) - 2))
+    assert fit.objective == pytest.approx(-2 * fit.log_likelihood - 129 * np.log(2 * np.pi))
+    assert fit.log_likelihood == pytest.approx(fit.group_log_likelihood.sum())
+
+
+def test_random_effects(fit: jn.Fit) -> None:
+    b, se = fit.random_effects, fit.random_effects_se
+    assert b.index.tolist() == fit.data.labels.tolist()
+    # A conditional standard error is smaller than the standard deviation of the effect.
+    assert (se < np.sqrt(np.diag(fit.psi))).all().all()
+    expected = 100.0 * (1.0 - b.std(ddof=1) / np.sqrt(np.diag(fit.psi)))
+    np.testing.assert_allclose(fit.shrinkage, expected, rtol=1e-10)

@@ -1,0 +1,98 @@
+"""Predictions against the formula in numpy; new tables, new groups, missing responses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxnlme as jn
+
+
+def phi_by_hand(fit: jn.Fit, table: pd.DataFrame, b: pd.DataFrame, centre: float) -> dict[str, np.ndarray]:
+    """ka, cl and vol of every row: exp(beta + covariate + b)."""
+    beta, own = fit.beta, b.loc[table.Subject]
+    slope = beta.filter(like="cl ~").iloc[0] * (np.log(table.Wt.to_numpy()) - centre)
+    return {
+        "ka": np.exp(beta["ka"] + own.ka.to_numpy()),
+        "cl": np.exp(beta["cl"] + slope + own.cl.to_numpy()),
+        "vol": np.exp(beta["vol"] + own.vol.to_numpy()),
+    }
+
+
+def curve(table: pd.DataFrame, phi: dict[str, np.ndarray]) -> np.ndarray:
+    time, dose = table.Time.to_numpy(), table.Dose.to_numpy()
+    ke = phi["cl"] / phi["vol"]
+    return dose * phi["ka"] / (phi["vol"] * (phi["ka"] - ke)) * (np.exp(-ke * time) - np.exp(-phi["ka"] * time))
+
+
+@pytest.fixture(scope="module")
+def centre(frame: pd.DataFrame) -> float:
+    """The mean log weight over subjects: what center() subtracted when the model was fitted."""
+    return float(np.log(frame.groupby("Subject").Wt.first()).mean())
+
+
+@pytest.mark.parametrize("level", ["group", "population"])
+def test_fitted_rows(fit: jn.Fit, frame: pd.DataFrame, centre: float, level: str) -> None:
+    b = fit.random_effects if level == "group" else 0.0 * fit.random_effects
+    prediction = fit.predict(level=level)
+    assert prediction.name == "prediction"
+    assert prediction.index.equals(pd.RangeIndex(len(frame)))
+    np.testing.assert_allclose(prediction, curve(frame, phi_by_hand(fit, frame, b, centre)), rtol=1e-12)
+
+
+def test_individual_parameters(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
+    first = frame.drop_duplicates("Subject")
+    table = fit.parameters()
+    assert table.index.name == "Subject"
+    assert table.index.tolist() == first.Subject.tolist()
+    for name, values in phi_by_hand(fit, first, fit.random_effects, centre).items():
+        np.testing.assert_allclose(table[name], values, rtol=1e-12)
+    assert fit.parameters(level="population")["ka"].nunique() == 1
+
+
+def test_new_rows_of_known_groups(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
+    """The centre stays that of the fit though the new table has other weights; no response column is needed."""
+    new = pd.DataFrame({"Subject": [3, 1, 3], "Wt": [150.0, 20.0, 150.0], "Dose": [300.0, 200.0, 300.0],
+                        "Time": [1.0, 5.0, 30.0]})  # fmt: skip
+    expected = curve(new, phi_by_hand(fit, new, fit.random_effects, centre))
+    np.testing.assert_allclose(fit.predict(new), expected, rtol=1e-12)
+
+
+def test_new_groups_with_responses(fit: jn.Fit, frame: pd.DataFrame) -> None:
+    """A fitted subject under a new label gets the same mode, so the same predictions; groups in any order."""
+    renamed = frame[frame.Subject.isin([1, 7, 9])].iloc[::-1].reset_index(drop=True)
+    original = fit.predict(renamed)
+    renamed["Subject"] = renamed.Subject.replace({7: 70})
+    np.testing.assert_allclose(fit.predict(renamed), original, rtol=1e-8)
+
+
+def test_new_groups_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
+    new = frame[frame.Subject == 2].drop(columns="conc").assign(Subject="two")
+    with pytest.raises(jn.DataError, match=r"'two'.*level='population'"):
+        fit.predict(new)
+    with pytest.raises(jn.DataError, match="knows the int 2"):
+        fit.predict(new.assign(Subject="2"))
+    zero = pd.DataFrame(0.0, index=["two"], columns=["ka", "cl", "vol"])
+    expected = curve(new, phi_by_hand(fit, new, zero, centre))
+    np.testing.assert_allclose(fit.predict(new, level="population"), expected, rtol=1e-12)
+
+
+def test_faults_are_named(fit: jn.Fit, frame: pd.DataFrame) -> None:
+    with pytest.raises(jn.OptionError, match="level"):
+        fit.predict(level="subject")
+    with pytest.raises(jn.DataError, match="Time"):
+        fit.predict(frame.drop(columns="Time"))
+    with pytest.raises(jn.DataError, match="Wt"):
+        fit.predict(frame.assign(Wt=np.arange(len(frame))))
+    elsewhere = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose", "Wt"])
+    with pytest.raises(jn.DataError, match="'Wt' is in x"):
+        fit.predict(elsewhere)
+    without = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose"])
+    with pytest.raises(jn.DataError, match="lack 'Wt'"):
+        fit.predict(without)
+    nothing = dataclasses.replace(fit, params=dataclasses.replace(fit.params, beta=np.full(4, np.nan)))
+    with pytest.raises(jn.FitError, match="no estimates"):
+        nothing.predict()

@@ -1,0 +1,95 @@
+"""The summary: verdict first, every number of the fit, narrow enough for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import jaxnlme as jn
+from tests.results.conftest import MODEL
+
+
+def test_contents(fit: jn.Fit) -> None:
+    text = str(fit.summary())
+    lines = text.splitlines()
+    assert lines[0].startswith("Converged:")
+    assert max(map(len, lines)) < 100
+    for piece in (
+        "FOCEI",
+        "one_compartment; y = f + (a + b |f|) e",
+        "diagonal psi of ka, cl, vol",
+        "12 groups (Subject), 129 observations in 132 rows",
+        "y conc; x Time, Dose; v Wt",
+        f"{fit.log_likelihood:.4f}",
+        f"{fit.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)",
+        f"AIC {fit.aic:.2f}",
+        f"BIC {fit.bic:.2f} (N = 129 observations)",
+        f"BIC {fit.bic_groups:.2f} (N = 12 groups)",
+        "9 estimated, 0 fixed",
+        "observed information of all parameters",
+        "sandwich",
+        "shrinkage%",
+    ):
+        assert piece in text, piece
+    row = next(line for line in lines if line.startswith("ka "))
+    assert f"{fit.values['ka']:.3f}" in row
+    assert f"{fit.estimates.se['ka']:.4f}" in row
+    for name in fit.estimates.index:
+        assert re.search(rf"^{re.escape(name)} ", text, re.MULTILINE), name
+    assert repr(fit.summary()) == text
+
+
+def test_html(fit: jn.Fit) -> None:
+    page = fit._repr_html_()
+    assert page.count("<table") == page.count("</table>") == 5
+    assert page.index("Converged") < page.index("<table")
+    assert f"{fit.log_likelihood:.4f}" in page
+
+
+def test_not_converged_comes_first(data: jn.GroupedData) -> None:
+    fit = jn.fit(MODEL, data, "focei", max_iterations=1, standard_errors=False)
+    assert not fit.converged
+    text = str(fit.summary())
+    assert text.startswith("NOT CONVERGED")
+    assert text.index("max_iterations") < text.index("log-likelihood  ")
+    assert "Standard errors were not computed." in text
+    assert "NOT CONVERGED" in repr(fit)
+    page = fit.summary()._repr_html_()
+    assert page.index("NOT CONVERGED") < page.index("<table")
+    with pytest.raises(jn.FitError, match="NOT CONVERGED"):
+        fit.throw()
+
+
+def test_a_fit_that_did_not_begin_shows_no_estimates(data: jn.GroupedData) -> None:
+    fit = jn.fit(MODEL, data, "focei", start={"cl": 1e-300, "vol": 1e-300})
+    text = str(fit.summary())
+    assert text.startswith("NOT CONVERGED: the fit did not begin.")
+    assert "not finite" in text
+    for word in ("estimate ", "AIC", "log-likelihood  ", "nan"):
+        assert word not in text
+        assert word not in fit.summary()._repr_html_()
+    for ask in (fit.predict, fit.simulate, fit.residuals, fit.parameters):
+        with pytest.raises(jn.FitError, match="no estimates"):
+            ask()
+
+
+def test_scales_priors_and_fixed_parameters_are_named(data: jn.GroupedData) -> None:
+    model = jn.NLMEModel(
+        MODEL.structure,
+        [
+            jn.Parameter("ka", 1.5, "log", random=True, prior=jn.priors.Normal(0.4, 0.3)),
+            jn.Parameter("cl", 2.8, "identity", random=True),
+            jn.Parameter("vol", 32.0, "log", fix=True),
+        ],
+        "full",
+    )
+    fit = jn.fit(model, data, "focei", max_iterations=3)
+    text = str(fit.summary())
+    assert re.search(r"^vol \(log\) +3.466 +fixed$|^vol \(log\) +3.466 +fixed +32.00$", text, re.MULTILINE)
+    assert re.search(r"^cl \(identity\)", text, re.MULTILINE)
+    assert re.search(r"^corr\(ka, cl\)", text, re.MULTILINE)
+    assert "Normal(mean=0.4000, sd=0.3000)" in text
+    assert "log prior" in text
+    assert "1 fixed" in text
+    assert max(map(len, text.splitlines())) < 100
