@@ -18,9 +18,11 @@ from jaxnlme.typing import Matrix, Vector
 
 LARGEST_LOG_STEP = 2.0
 # The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
-# RENEW_ABOVE log-likelihood units are expected to be gained.
+# RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits badly,
+# scores and curvature differ, and their metric alone would converge slowly.
 GROUPS_PER_PARAMETER = 5
 RENEW_ABOVE = 0.5
+RENEW_STEPS = 10
 
 
 class MarginalState(eqx.Module):
@@ -79,7 +81,7 @@ class Marginal(eqx.Module):
             # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
             metric = _score_metric(result, weights, state.minimiser.free)
             renewed = state.minimiser.renew(bfgs, metric)
-            use = accept & (renewed.decrement > RENEW_ABOVE)
+            use = accept & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
             bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), renewed, bfgs)
         return MarginalState(
             bfgs,
@@ -103,9 +105,7 @@ class Marginal(eqx.Module):
         """The whole minimisation as a pure loop."""
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem, template, x, first, free)
-        return jax.lax.while_loop(
-            lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state
-        )
+        return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
 def _score_metric(result: Evaluation, weights: Vector, free: Vector) -> Matrix:
