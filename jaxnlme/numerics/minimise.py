@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 SUFFICIENT = 1e-4
+# A predicted gain that no log-likelihood offers: the metric has become useless.
+HOPELESS = 1e12
 
 
 class BFGSState(eqx.Module):
@@ -79,6 +81,13 @@ class BFGS(eqx.Module):
         s = jnp.where(self.free, state.step * state.direction, 0.0)
         inverse = self._update(state.inverse, s, jnp.where(accept, gradient - state.gradient, 0.0))
         direction, slope, decrement = self._direction(gradient, inverse)
+        # Steps along negative curvature can swell the metric until rounding costs its definiteness: begin afresh, each
+        # variable in its own unit.
+        reach = jnp.where(self.free, self.longest, 0.0)
+        largest = jnp.max(jnp.abs(gradient) * reach, initial=0.0)
+        lost = accept & (largest > 0.0) & ~((slope < 0.0) & (decrement < HOPELESS))
+        inverse = jnp.where(lost, jnp.diag(reach**2 / jnp.where(largest > 0.0, largest, 1.0)), inverse)
+        direction, slope, decrement = self._direction(gradient, inverse)
 
         gain = jnp.where(finite, value - state.value - state.step * state.slope, jnp.inf)
         shrink = jnp.clip(-state.slope * state.step / (2.0 * jnp.where(gain > 0, gain, jnp.inf)), 0.1, 0.5)
@@ -105,9 +114,7 @@ class BFGS(eqx.Module):
         """The state with another inverse Hessian approximation (n, n), and the search direction that follows."""
         inverse = jnp.where(self.free[:, None] & self.free[None, :], inverse, 0.0)
         direction, slope, decrement = self._direction(state.gradient, inverse)
-        return dataclasses.replace(
-            state, inverse=inverse, direction=direction, slope=slope, decrement=decrement
-        )
+        return dataclasses.replace(state, inverse=inverse, direction=direction, slope=slope, decrement=decrement)
 
     def _direction(self, gradient: Vector, inverse: Matrix) -> tuple[Vector, Scalar, Scalar]:
         direction = -(inverse @ gradient)
