@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import Status
@@ -71,10 +70,11 @@ def finish(session: Session, with_information: bool) -> Verdict:
 def _fresh_modes(session: Session) -> bool:
     """Searches every mode from z = 0; adopts better ones and returns True where there was one."""
     fresh = session.evaluate(session.x, session.zero_modes())
-    better = np.asarray((fresh.values > session.best.values + 1e-6) & (fresh.status == Status.ok))
+    better = np.asarray(fresh.values) > np.asarray(session.best.values) + 1e-6
+    better &= np.asarray(fresh.status) == Status.ok
     if not better.any():
         return False
-    modes = jnp.where(better[:, None], fresh.modes, session.best.modes)
+    modes = np.where(better[:, None], np.asarray(fresh.modes), np.asarray(session.best.modes))
     session.move(session.x, session.evaluate(session.x, modes))
     return True
 
@@ -269,14 +269,15 @@ def _numerical_faults(
     state = session.state
     if state is not None and int(state.bfgs.iterations) >= int(session.estimator.max_iterations):
         out.append(
-            f"The {int(state.bfgs.iterations)} iterations allowed were used up; raise max_iterations, or start elsewhere."
+            f"The {int(state.bfgs.iterations)} iterations allowed were used up; raise max_iterations, or start "
+            "elsewhere."
         )
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
         terms = " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])
         out.append(
-            f"The data carry no information along the direction {terms} (shares of standardised parameters): fix one of "
-            "them, drop an effect, or use a simpler covariance."
+            f"The data carry no information along the direction {terms} (shares of standardised parameters): fix one "
+            "of them, drop an effect, or use a simpler covariance."
         )
     if with_information and matrix is None:
         out.append("No maximum was settled on in the allowed rounds; start from other values.")

@@ -50,10 +50,10 @@ def fit(
 
     - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`, or a list of them, each
       starting where the one before ended.
-    - `start`: Params, user-scale values by name, or an earlier Fit of the same model; the model's own starts otherwise.
+    - `start`: Params, user-scale values by name, or an earlier Fit of the same model; otherwise the model's own.
     - `starts`: "pooled" first fits the model without random effects to all data.
-    - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain less
-      than `tolerance` log-likelihood units.
+    - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
+      less than `tolerance` log-likelihood units.
     - `standard_errors`: False leaves out the information matrix (and what rests on it).
     - `callbacks`: functions of an `Iteration`; one that returns True stops the fit.
     - `progress`: a line while it runs; None shows it in a terminal or notebook once a fit takes more than two seconds.
@@ -241,7 +241,9 @@ def _stillborn(
         "NOT CONVERGED: the fit did not begin.",
         f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
     )
-    nothing = Params(*(np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error)), params.free)
+    nothing = Params(
+        *(np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error)), params.free
+    )
     return Fit(
         binding=binding,
         method=estimator.method.name,

@@ -39,6 +39,8 @@ class Evaluation(eqx.Module):
 
 def flatten(params: Params) -> Vector:
     """The vector (n,) that estimators move: the dense blocks, then the raveled free block."""
+    if params.free is None:
+        return params.pack()
     free, _ = ravel_pytree(params.free)
     return jnp.concatenate([params.pack(), free.astype(params.beta.dtype)])
 

@@ -20,8 +20,8 @@ def progress_callback(progress: bool | None, estimator: Marginal) -> list[Callba
     def show(iteration: Iteration) -> bool:
         if progress or iteration.seconds > PATIENCE:
             print(
-                f"\r{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, expected gain "
-                f"{iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
+                f"\r{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, expected "
+                f"gain {iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
                 end="" if sys.stderr.isatty() else "\n",
                 file=sys.stderr,
                 flush=True,

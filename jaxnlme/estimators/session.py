@@ -15,8 +15,9 @@ from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, evaluate, flatten, unflatten
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.compiling import compiled
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.compiling import compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,10 @@ class Session:
     def __init__(self, binding: Binding, estimator: Marginal, params: Params, callbacks: Sequence[Callback]):
         self.binding = binding
         self.estimator = estimator
-        self.problem = jax.tree.map(jnp.asarray, binding.problem, is_leaf=lambda leaf: isinstance(leaf, np.ndarray))
-        self.template = jax.tree.map(jnp.asarray, params)
+        self.problem = on_device(binding.problem)
+        self.template = on_device(params)
         self.callbacks = list(callbacks)
-        self.x = np.asarray(flatten(self.template))
+        self.x = np.asarray(flatten(params))
         dense = len(binding.fixed)
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - dense, bool)])
         self.dense = dense
@@ -70,19 +71,18 @@ class Session:
         self.state: MarginalState | None = None
         self.best = self.evaluate(self.x, self.zero_modes())
 
-    def zero_modes(self) -> jax.Array:
+    def zero_modes(self) -> np.ndarray:
         """Where a search begins that trusts nothing: z = 0 (groups, random)."""
-        return jnp.zeros((self.problem.n_groups, self.binding.density.n_effects))
+        return np.zeros((self.problem.n_groups, self.binding.density.n_effects))
 
     def evaluate(self, x: np.ndarray, modes: Any) -> Evaluation:
         """The objective at `x`; modes as JAX arrays, everything else as it comes."""
         self.evaluations += 1
-        return self._evaluate(self.problem, self.estimator.method, self.template, jnp.asarray(x), modes)
+        return self._evaluate(self.problem, self.estimator.method, self.template, np.asarray(x), modes)
 
     def params(self, x: np.ndarray | None = None) -> Params:
         """Params (numpy) at `x`, by default the best point."""
-        at = jnp.asarray(self.x if x is None else x)
-        return jax.tree.map(np.asarray, unflatten(self.template, at))
+        return jax.tree.map(np.asarray, unflatten(self.template, self.x if x is None else x))
 
     @property
     def halted(self) -> bool:
@@ -95,9 +95,7 @@ class Session:
 
     def minimise(self) -> None:
         """Iterates until the estimator terminates, or the user stops it. Keeps the best point in any case."""
-        state, trial, over = self._init(
-            self.estimator, self.problem, self.template, jnp.asarray(self.x), self.best, self.free
-        )
+        state, trial, over = self._init(self.estimator, self.problem, self.template, self.x, self.best, self.free)
         self._take(state, self.best)
         self._report(state)
         try:
@@ -125,7 +123,10 @@ class Session:
             self.binding,
         )
         self.history.append(
-            {name: getattr(entry, name) for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")}
+            {
+                name: getattr(entry, name)
+                for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")
+            }
         )
         for callback in self.callbacks:
             if callback(entry):
@@ -139,7 +140,7 @@ class Session:
         """
         spread = np.ones(len(self.x))
         if self.state is not None:
-            spread = np.sqrt(np.maximum(np.asarray(jnp.diagonal(self.state.bfgs.inverse)), 0.0))
+            spread = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
         size = np.abs(np.where(np.isfinite(self.x), self.x, 0.0))
         step = np.clip(3e-3 * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
         rows = []
@@ -154,9 +155,7 @@ class Session:
         return 0.5 * (matrix + matrix.T)
 
 
-def _init(
-    estimator: Marginal, problem: Problem, template: Params, x: jax.Array, first: Evaluation, free: Any
-):
+def _init(estimator: Marginal, problem: Problem, template: Params, x: jax.Array, first: Evaluation, free: Any):
     state = estimator.init(problem, template, x, first, jnp.asarray(free))
     return state, estimator.trial(state), estimator.terminate(state)
 

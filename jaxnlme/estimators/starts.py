@@ -15,9 +15,7 @@ from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 
 
-def scaled_error_start(
-    binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()
-) -> Params:
+def scaled_error_start(binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()) -> Params:
     """Params whose residual scales, where the user gave no start (in the model, or by name in `given`), are multiplied
     by the root mean square of the standardised residuals at z = 0: a fit does not depend on the unit of y."""
     if misfit is None or not 0.0 < misfit < np.inf:

@@ -49,6 +49,4 @@ def _gram(*parts: list[jax.Array]) -> Matrix:
     """I + sum over parts of rows rows', each part a list of (random,) rows (obs,), as elementwise sums."""
     n = len(parts[0])
     entries = [[jnp.sum(sum(part[k] * part[j] for part in parts)) for j in range(k + 1)] for k in range(n)]
-    return jnp.stack(
-        [jnp.stack([entries[max(k, j)][min(k, j)] + (k == j) for j in range(n)]) for k in range(n)]
-    )
+    return jnp.stack([jnp.stack([entries[max(k, j)][min(k, j)] + (k == j) for j in range(n)]) for k in range(n)])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, OptionError, Status, near_matches
 from jaxnlme.likelihood.curvature import exact, gauss_newton
-from jaxnlme.likelihood.marginal import AbstractIntegral, Gaussian, GaussHermite, Importance, MonteCarlo
+from jaxnlme.likelihood.marginal import AbstractIntegral, GaussHermite, Gaussian, Importance, MonteCarlo
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params

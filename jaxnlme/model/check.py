@@ -17,6 +17,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 
 # Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
@@ -48,7 +49,7 @@ def dry_run(binding: Binding, start: Params) -> DryRun:
     surface as themselves.
     """
     density = binding.density
-    start = jax.tree.map(jnp.asarray, start)
+    start = on_device(start)
     _check_shapes(density, start, binding.problem)
     probe = compiled(_probe, binding.problem.n_rows, once=True)(binding.problem, start)
     probe = jax.tree.map(np.asarray, probe)
@@ -126,7 +127,9 @@ def _padding_difference(density: Density, params: Params, f: Any, group: Group) 
 
 def _check_shapes(density: Density, params: Params, problem: Problem) -> None:
     """Traces the model for one group, without computing, and reads what it returns."""
-    group = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], np.asarray(leaf).dtype), problem.buckets[0])
+    group = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], np.asarray(leaf).dtype), problem.buckets[0]
+    )
     z = jax.ShapeDtypeStruct((density.n_effects,), float)
     try:
         out = eqx.filter_eval_shape(density.predict, params, z, group)
@@ -161,8 +164,8 @@ def _tracer_advice(error: Exception) -> str:
         advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
     else:
         advice = (
-            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for np.exp, "
-            "and no float() or int() of a parameter."
+            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for "
+            "np.exp, and no float() or int() of a parameter."
         )
     return f"The model is not pure JAX{where}. {advice}"
 
@@ -224,9 +227,9 @@ def _check_effects(binding: Binding, effect: np.ndarray) -> None:
     effects = [name for name in effects if name.removeprefix("random effect of ") not in nothing]
     if nothing or errors or effects:
         raise ModelError(
-            f"no effect on any prediction at the starting values: {', '.join([*nothing, *effects, *errors])}. Either the "
-            "model does not use it (misspelt?), or the start is so far off that the model is flat there; mend the model, "
-            "fix the parameter (fix=True), or start elsewhere."
+            f"no effect on any prediction at the starting values: {', '.join([*nothing, *effects, *errors])}. Either "
+            "the model does not use it (misspelt?), or the start is so far off that the model is flat there; mend the "
+            "model, fix the parameter (fix=True), or start elsewhere."
         )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.numerics.arrays import xp
 from jaxnlme.numerics.linalg import cholesky, lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
 
@@ -70,7 +71,7 @@ class Diagonal(AbstractCovariance):
         return self.size
 
     def factor(self, theta):
-        return jnp.diag(jnp.exp(theta))
+        return xp(theta).diag(xp(theta).exp(theta))
 
     def apply(self, theta, z):
         return jnp.exp(theta) * z
@@ -100,10 +101,10 @@ class LogCholesky(AbstractCovariance):
         return self.size * (self.size + 1) // 2
 
     def factor(self, theta):
-        n = self.size
-        rows, columns = np.tril_indices(n, -1)
-        lower = jnp.diag(jnp.exp(theta[:n]))
-        return lower.at[rows, columns].set(theta[n:]) if n > 1 else lower
+        n, stack = self.size, xp(theta).stack
+        scale, zero = xp(theta).exp(theta[:n]), xp(theta).zeros_like(theta[0])
+        below = {place: theta[n + k] for k, place in enumerate(zip(*np.tril_indices(n, -1), strict=True))}
+        return stack([stack([scale[i] if i == j else below.get((i, j), zero) for j in range(n)]) for i in range(n)])
 
     def from_matrix(self, psi):
         lower = semidefinite_cholesky(psi)
@@ -130,7 +131,7 @@ class MultipleOfIdentity(AbstractCovariance):
         return 1
 
     def factor(self, theta):
-        return jnp.exp(theta[0]) * jnp.eye(self.size)
+        return xp(theta).exp(theta[0]) * np.eye(self.size)
 
     def apply(self, theta, z):
         return jnp.exp(theta[0]) * z
@@ -162,11 +163,13 @@ class CompoundSymmetry(AbstractCovariance):
 
     def _correlation(self, theta):
         low = -1.0 / (self.size - 1)
-        return low + (1.0 - low) / (1.0 + jnp.exp(-theta[1]))
+        return low + (1.0 - low) / (1.0 + xp(theta).exp(-theta[1]))
 
     def factor(self, theta):
         r = self._correlation(theta)
-        return jnp.exp(theta[0]) * cholesky((1.0 - r) * jnp.eye(self.size) + r)
+        correlation = (1.0 - r) * np.eye(self.size) + r
+        factor = np.linalg.cholesky(correlation) if xp(theta) is np else cholesky(correlation)
+        return xp(theta).exp(theta[0]) * factor
 
     def from_matrix(self, psi):
         variance = np.mean(np.diag(_positive(psi)))
@@ -213,9 +216,11 @@ class Blocks(AbstractCovariance):
 
     def factor(self, theta):
         """Not triangular where blocks interleave; L L' = psi all the same."""
-        lower = jnp.zeros((self.size, self.size), theta.dtype)
+        n = self.size
+        lower = xp(theta).zeros((n, n))
         for _, effects, part, own in self._pieces(theta):
-            lower = lower.at[np.ix_(effects, effects)].set(part.factor(own))
+            spread = np.eye(n)[:, effects]
+            lower = lower + spread @ part.factor(own) @ spread.T
         return lower
 
     def apply(self, theta, z):
@@ -288,8 +293,8 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     if isinstance(spec, str):
         if spec not in _NAMED:
             raise OptionError(
-                f"covariance {spec!r} is not known; expected one of {', '.join(map(repr, _NAMED))}, a list of blocks of "
-                "effect names, a 0/1 pattern or a covariance object."
+                f"covariance {spec!r} is not known; expected one of {', '.join(map(repr, _NAMED))}, a list of blocks "
+                "of effect names, a 0/1 pattern or a covariance object."
             )
         return Diagonal(n) if n < 2 else _NAMED[spec](n)
     if isinstance(spec, (list, tuple)) and any(isinstance(name, str) for part in spec for name in _listed(part)):

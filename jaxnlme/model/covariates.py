@@ -31,7 +31,9 @@ class CovariateColumns:
         known = [*data.x, *data.v, *data.text]
         self.wanted = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.(])", self.formula)]
         self.known = known
-        self.per_group = all(name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.wanted)
+        self.per_group = all(
+            name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.wanted
+        )
         self.spec: Any = None
         self.spec = self._matrix(None, data).model_spec
         owners: dict[int, int] = {}
@@ -74,13 +76,13 @@ class CovariateColumns:
 
         frame = {}
         for name in self.wanted:
-            column = np.asarray(
-                data.x[name] if name in data.x else data.v[name] if name in data.v else data.text[name]
-            )
+            column = np.asarray(data.x[name] if name in data.x else data.v[name] if name in data.v else data.text[name])
             if self.per_group:
                 frame[name] = column
             else:
-                frame[name] = (column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], 1)).reshape(-1)
+                frame[name] = (column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], 1)).reshape(
+                    -1
+                )
         table = pd.DataFrame(frame)
         try:
             with warnings.catch_warnings():

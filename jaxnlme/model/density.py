@@ -90,9 +90,7 @@ class Density(eqx.Module):
     def reported_names(self) -> tuple[str, ...]:
         """Names of `reported`, in its order."""
         sds = tuple(f"sd({name})" for name in self.effect_names)
-        pairs = tuple(
-            f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.related
-        )
+        pairs = tuple(f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.related)
         return self.beta_names + sds + pairs + tuple(p.name for p in self.error.parameters)
 
     def reported(self, params: Params) -> Vector:

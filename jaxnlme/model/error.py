@@ -118,7 +118,9 @@ class GaussianError(AbstractError):
         names = tuple(str(level) for level in levels(self.by))
         scale, shape = self.parameters[: len(self.parameters) - self.n_shape], self.parameters[-1:]
         copies = tuple(
-            ErrorParameter(f"{p.name}[{level}]", p.start, p.transform, p.fix, p.automatic) for p in scale for level in names
+            ErrorParameter(f"{p.name}[{level}]", p.start, p.transform, p.fix, p.automatic)
+            for p in scale
+            for level in names
         )
         return GaussianError(
             self.scale,

@@ -1,6 +1,7 @@
 """The residual models with names: factories of the Gaussian family, each with its formula.
 
-Signs: e ~ N(0, 1); all but exponents are positive. A scale parameter without a start (None) is scaled to the data by `fit`.
+e ~ N(0, 1); all parameters but exponents are positive. A scale parameter without a start (None) is scaled to the data
+by `fit`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def combined_variance(a: float | None = None, b: float | None = None, *, by: str
     )
 
 
-def power(b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None) -> GaussianError:
+def power(
+    b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
+) -> GaussianError:
     """y = f + b |f|^c e (nlme's varPower): the exponent `c` is estimated unless `fix_exponent`."""
     return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
 

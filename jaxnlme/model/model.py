@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
@@ -25,17 +23,17 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.problem import Problem
 from jaxnlme.model.structural import structural
-from jaxnlme.precision import x64
 from jaxnlme.records import Record, Rows
 
 
 class NLMEModel:
-    """A nonlinear mixed-effects model: y_i | b_i ~ p(y | f(phi_i, x_i, v_i)), phi_i = h(A_i beta + B_i b_i), b ~ N(0, psi).
+    """A nonlinear mixed-effects model: y_i | b_i ~ p(y | f(phi_i, x_i, v_i)), phi_i = h(A_i beta + B_i b_i),
+    b_i ~ N(0, psi).
 
     **Arguments:**
 
-    - `structure`: f(phi, x, v), or f(phi, x), pure JAX, of one group: phi a record of parameters (natural scale, scalars
-      or (obs,)), x a record of (obs,) columns with `x.mask`, v a record of group-level values. Returns (obs,)
+    - `structure`: f(phi, x, v), or f(phi, x), pure JAX, of one group: phi a record of parameters (natural scale,
+      scalars or (obs,)), x a record of (obs,) columns with `x.mask`, v a record of group-level values. Returns (obs,)
       predictions. A callable Equinox module works too: its array leaves are estimated in the free block.
     - `parameters`: `Parameter` objects, or names mapped to starts.
     - `covariance`: psi of the random effects: "diagonal", "full", "identity", "compound symmetry", blocks of names, a
@@ -160,8 +158,10 @@ class Binding:
             ratio = np.divide(new, scale, out=np.zeros_like(scale), where=known)
             matrix = matrix * np.outer(ratio, ratio) + np.diag(np.where(known, 0.0, new**2))
             theta = density.covariance.from_matrix(matrix)
-        current = {p.name: float(p.transform.to_natural(float(self.start.error[k]))) for k, p in
-                   enumerate(density.error.parameters)}
+        current = {
+            p.name: float(p.transform.to_natural(float(self.start.error[k])))
+            for k, p in enumerate(density.error.parameters)
+        }
         error = density.error.unconstrained(current | {k: float(v) for k, v in values.items() if k in errors})
         return Params(beta, theta, error, self.start.free)
 
@@ -181,15 +181,16 @@ class Binding:
                 r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
                 out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
         theta = np.asarray(params.error, float)
-        out |= {p.name: float(p.transform.to_natural(float(t))) for p, t in zip(density.error.parameters, theta,
-                                                                               strict=True)}
+        out |= {
+            p.name: float(p.transform.to_natural(float(t)))
+            for p, t in zip(density.error.parameters, theta, strict=True)
+        }
         return out
 
 
 def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
     """psi (random, random) on the host."""
-    with jax.ensure_compile_time_eval(), x64():
-        lower = np.asarray(density.covariance.factor(jnp.asarray(theta, float)), float)
+    lower = np.asarray(density.covariance.factor(np.asarray(theta, float)), float)
     return lower @ lower.T
 
 
@@ -232,7 +233,7 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
 
 
 def _individual(model: NLMEModel, data: GroupedData, like: Binding | None):
-    """The individual-parameter part: (object, varying columns, beta starts, fixed, beta names, transforms, formulas)."""
+    """The individual-parameter part: object, varying columns, beta starts, fixed, beta names, transforms, formulas."""
     parameters = model.parameters
     p = len(parameters)
     names = tuple(entry.name for entry in parameters)
@@ -252,7 +253,9 @@ def _individual(model: NLMEModel, data: GroupedData, like: Binding | None):
         fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
         beta = np.asarray(model.beta, float)
         if beta.shape != (fixed_design.columns,):
-            raise ModelError(f"beta must have shape ({fixed_design.columns},), a start a column of fixed_design; received {beta.shape}.")
+            raise ModelError(
+                f"beta must have shape ({fixed_design.columns},), one start a column; received {beta.shape}."
+            )
         beta_names = tuple(f"beta{k}" for k in range(len(beta)))
         starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
     else:
@@ -322,8 +325,10 @@ def _strata(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     unknown = sorted(set(column[data.rows].tolist()) - set(levels))
     if unknown:
         raise ModelError(f"column {by!r} has levels that the fitted data lacked: {unknown[:5]}; known: {list(levels)}.")
-    return np.searchsorted(np.array(sorted(levels)), column.astype(str)) if list(levels) == sorted(levels) else (
-        np.array([[levels.index(value) for value in row] for row in column])
+    return (
+        np.searchsorted(np.array(sorted(levels)), column.astype(str))
+        if list(levels) == sorted(levels)
+        else (np.array([[levels.index(value) for value in row] for row in column]))
     )
 
 
@@ -339,8 +344,6 @@ def _group(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], stra
         name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
         for name, (table, mask) in data.tables.items()
     }
-    v = Record(
-        (*data.v, *tables), (*(cut(c) for c in data.v.values()), *tables.values()), "group-level predictor (v)"
-    )
+    v = Record((*data.v, *tables), (*(cut(c) for c in data.v.values()), *tables.values()), "group-level predictor (v)")
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
     return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

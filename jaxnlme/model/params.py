@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 
+from jaxnlme.numerics.arrays import xp
 from jaxnlme.typing import Vector
 
 
@@ -25,7 +25,7 @@ class Params(eqx.Module):
 
     def pack(self) -> Vector:
         """The dense vector (beta, covariance, error), without the free block."""
-        return jnp.concatenate([self.beta, self.covariance, self.error])
+        return xp(self.beta).concatenate([self.beta, self.covariance, self.error])
 
     def unpack(self, vector: Vector, free: Any = None) -> Params:
         """Params of the same shape from a dense vector; `free` replaces the free block where given."""

@@ -57,5 +57,3 @@ def structural(fn: Callable) -> tuple[Structural, Any]:
         arrays, rest = eqx.partition(fn, eqx.is_inexact_array)
         return Structural(rest, arity), arrays
     return Structural(fn, arity), None
-
-

@@ -15,16 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-
-
-def _xp(value: Any) -> Any:
-    """numpy for host numbers, jax.numpy for JAX arrays: starts and reports must not run (or trace) JAX."""
-    return np if isinstance(value, (int, float, np.ndarray, np.generic)) else jnp
+from jaxnlme.numerics.arrays import xp
 
 
 def _normal(value: Any) -> Any:
     """The module with ndtr and ndtri for `value`."""
-    if _xp(value) is np:
+    if xp(value) is np:
         import scipy.special as special
     else:
         import jax.scipy.special as special
@@ -79,7 +75,7 @@ class Identity(AbstractTransform):
         return real
 
     def log_slope(self, value, shape=None):
-        return _xp(value).zeros_like(value)
+        return xp(value).zeros_like(value)
 
 
 class Log(AbstractTransform):
@@ -94,13 +90,13 @@ class Log(AbstractTransform):
         return (0.0, np.inf)
 
     def to_real(self, value, shape=None):
-        return _xp(value).log(value)
+        return xp(value).log(value)
 
     def to_natural(self, real, shape=None):
-        return _xp(real).exp(real)
+        return xp(real).exp(real)
 
     def log_slope(self, value, shape=None):
-        return -_xp(value).log(value)
+        return -xp(value).log(value)
 
 
 class _Interval(AbstractTransform):
@@ -127,13 +123,13 @@ class Logit(_Interval):
         return "logit" if (self.lower, self.upper) == (0.0, 1.0) else f"logit({self.lower:g}, {self.upper:g})"
 
     def to_real(self, value, shape=None):
-        return _xp(value).log(value - self.lower) - _xp(value).log(self.upper - value)
+        return xp(value).log(value - self.lower) - xp(value).log(self.upper - value)
 
     def to_natural(self, real, shape=None):
-        return self.lower + (self.upper - self.lower) / (1.0 + _xp(real).exp(-real))
+        return self.lower + (self.upper - self.lower) / (1.0 + xp(real).exp(-real))
 
     def log_slope(self, value, shape=None):
-        return np.log(self.upper - self.lower) - _xp(value).log(value - self.lower) - _xp(value).log(self.upper - value)
+        return np.log(self.upper - self.lower) - xp(value).log(value - self.lower) - xp(value).log(self.upper - value)
 
 
 class Probit(_Interval):
@@ -173,13 +169,13 @@ class BoxCox(AbstractTransform):
         return True
 
     def to_real(self, value, shape=None):
-        return _power_integral(_xp(value).log(value), shape)
+        return _power_integral(xp(value).log(value), shape)
 
     def to_natural(self, real, shape=None):
-        return _xp(real).exp(_log_of_power_integral(real, shape))
+        return xp(real).exp(_log_of_power_integral(real, shape))
 
     def log_slope(self, value, shape=None):
-        return (shape - 1.0) * _xp(value).log(value)
+        return (shape - 1.0) * xp(value).log(value)
 
 
 class YeoJohnson(AbstractTransform):

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,11 +17,13 @@ from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.model import Binding, bind
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
     from jaxnlme.results.fit import Fit
+
 
 def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
     """`fn` jitted for a call that will hardly be repeated.
@@ -30,11 +31,6 @@ def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
     **Arguments:** `times`: how often the rows of the data are computed in one call.
     """
     return compiled(fn, times * binding.data.rows.size, once=True)
-
-
-def arrays(tree: Any) -> Any:
-    """The tree with numpy leaves as JAX arrays; inside the 64-bit context."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def row_column(binding: Binding, pieces: list[Any]) -> np.ndarray:
@@ -154,7 +150,9 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     rung = _rung(fit)
     steps = ModeSearch() if rung is None else rung.search
     with x64():
-        found = once(_search, binding)(arrays(binding.problem), arrays(fit.params), arrays(steps), interaction(fit))
+        found = once(_search, binding)(
+            on_device(binding.problem), on_device(fit.params), on_device(steps), interaction(fit)
+        )
     z, curvature, ok = (np.array(part) for part in found)
     lost = which & ~ok
     if lost.any():

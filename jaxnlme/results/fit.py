@@ -37,8 +37,10 @@ class FitStatus:
         """A row per group: status, sentence, evaluations of the mode search."""
         import pandas as pd
 
-        rows = [(label, Status(int(c)).name, Status(int(c)).sentence, int(e)) for label, c, e in
-                zip(self.labels, self.code, self.evaluations, strict=True)]
+        rows = [
+            (label, Status(int(c)).name, Status(int(c)).sentence, int(e))
+            for label, c, e in zip(self.labels, self.code, self.evaluations, strict=True)
+        ]
         rows += [(label, Status.left_out.name, reason, 0) for label, reason in self.left_out]
         return pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
 
@@ -144,12 +146,7 @@ class Fit:
 
     @functools.cached_property
     def _factor(self) -> np.ndarray:
-        import jax.numpy as jnp
-
-        from jaxnlme.precision import x64
-
-        with x64():
-            return np.asarray(self.binding.density.covariance.factor(jnp.asarray(self.params.covariance)))
+        return np.asarray(self.binding.density.covariance.factor(np.asarray(self.params.covariance)))
 
     @functools.cached_property
     def _b(self) -> np.ndarray:

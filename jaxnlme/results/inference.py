@@ -6,13 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.model.density import Density
 from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
+from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
@@ -28,9 +28,9 @@ class Information:
     """The observed information at the estimate.
 
     `matrix` (active, active): minus the Hessian of the objective in the packed entries `active` (indices);
-    `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`: directions
-    without information, each a dict from parameter name to its share; `reported`, `jacobian` (reported, packed): the
-    values a fit reports and their derivatives.
+    `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`:
+    directions without information, each a dict from parameter name to its share; `reported`, `jacobian`
+    (reported, packed): the values a fit reports and their derivatives.
     """
 
     matrix: np.ndarray
@@ -91,14 +91,12 @@ def information(
     """
     with x64():
         dense = Params(params.beta, params.covariance, params.error, None)
-        template = jax.tree.map(jnp.asarray, dense)
-        reported, jacobian = compiled(_reported, 0)(binding.density, template, template.pack())
+        template = on_device(dense)
+        reported, jacobian = compiled(_reported, 0)(binding.density, template, dense.pack())
     # Where a variance is exactly zero, derivatives with respect to its logarithm are zero, and NaN where divided by it.
     jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
     names = [binding.packed_names[k] for k in active]
-    return Information(
-        matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian
-    )
+    return Information(matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian)
 
 
 def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str, float], ...]:
@@ -152,8 +150,15 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
             lower[k], upper[k] = np.tanh(np.arctanh(values[k]) - slope), np.tanh(np.arctanh(values[k]) + slope)
 
     table = pd.DataFrame(
-        {"kind": kinds, "estimate": values, "se": se, "rse%": 100.0 * np.abs(se / np.where(values == 0, np.nan, values)),
-         "lower": lower, "upper": upper, "robust se": robust_se},
+        {
+            "kind": kinds,
+            "estimate": values,
+            "se": se,
+            "rse%": 100.0 * np.abs(se / np.where(values == 0, np.nan, values)),
+            "lower": lower,
+            "upper": upper,
+            "robust se": robust_se,
+        },
         index=pd.Index(names, name="parameter"),
     )
     natural = np.full((len(values), 3), np.nan)

@@ -15,8 +15,9 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.error import GaussianError, GroupLogLikelihood
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import arrays, once, rebind, require_estimates, row_column
+from jaxnlme.results.evaluate import once, rebind, require_estimates, row_column
 from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def simulate(fit: Fit, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray
     out = np.empty((n, binding.data.n_rows))
     with x64():
         replicates = once(_replicates, binding, chunk)
-        problem, params, base = arrays(binding.problem), arrays(fit.params), as_key(key)
+        problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
         for start in range(0, n, chunk):
             # The last call draws replicates too many rather than compiling another size.
             pieces = replicates(problem, params, base, jnp.arange(start, start + chunk))
