@@ -96,3 +96,23 @@ def test_faults_are_named(fit: jn.Fit, frame: pd.DataFrame) -> None:
     nothing = dataclasses.replace(fit, params=dataclasses.replace(fit.params, beta=np.full(4, np.nan)))
     with pytest.raises(jn.FitError, match="no estimates"):
         nothing.predict()
+
+
+def test_parameters_that_vary_within_groups(fit: jn.Fit, data: jn.GroupedData, frame: pd.DataFrame) -> None:
+    """A row of parameters per row of the table, in its order."""
+    clearance = jn.Parameter("cl", 2.8, "log", random=True, covariates=[jn.Covariate("log(Time + 1)", 0.1)])
+    parameters = [fit.model.parameters[0], clearance, fit.model.parameters[2]]
+    bound = jn.bind(jn.NLMEModel(fit.model.structure, parameters, error="combined"), data)
+    varying = dataclasses.replace(fit, binding=bound, params=bound.start)
+    table = varying.parameters()
+    assert table.index.equals(pd.RangeIndex(len(frame)))
+    b = varying.random_effects.loc[frame.Subject].reset_index(drop=True)
+    np.testing.assert_allclose(table.cl, 2.8 * (frame.Time + 1.0) ** 0.1 * np.exp(b.cl), rtol=1e-12)
+    np.testing.assert_allclose(table.ka, 1.5 * np.exp(b.ka), rtol=1e-12)
+
+
+def test_further_tables_cannot_come_from_a_frame(fit: jn.Fit, data: jn.GroupedData, frame: pd.DataFrame) -> None:
+    doses = data.with_table("doses", frame, "Subject", ["Dose"])
+    bound = jn.bind(fit.model, doses, like=fit.binding)
+    with pytest.raises(jn.DataError, match=r"doses.*with_table"):
+        dataclasses.replace(fit, binding=bound).predict(frame)
