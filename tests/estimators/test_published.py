@@ -1,0 +1,69 @@
+"""Standard errors and optima published with nlmixr2 (NONMEM's MATRIX=R), recomputed apart from it."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxnlme as jn
+from tests.estimators import catalogue
+
+
+def bolus(phi, x):
+    """Wang's example: a bolus of dose 10 in a unit volume."""
+    return 10.0 * jnp.exp(-phi.ke * x.Time)
+
+
+@functools.cache
+def points(reference):
+    text = (reference / "published" / "nlmixr2_saemix_points.json").read_text()
+    return {point["id"]: point for point in json.loads(text)}
+
+
+@functools.cache
+def theo(reference):
+    """theo_sd, NONMEM's layout: dose records carry the dose that rows of concentrations need."""
+    frame = pd.read_csv(reference / "published" / "data" / "theo_sd.csv")
+    dose = frame[frame.AMT > 0].set_index("ID").AMT
+    seen = frame[frame.EVID == 0]
+    return jn.GroupedData.from_frame(seen.assign(Dose=seen.ID.map(dose), Time=seen.TIME), "ID", "DV", ["Time", "Dose"])
+
+
+@pytest.mark.parametrize("method", ["focei", "foce"])
+def test_wang(reference, method):
+    data = json.loads((reference / "published" / "wang2007.json").read_text())["data"]
+    frame = pd.DataFrame(data["rows"], columns=data["columns"])
+    model = jn.NLMEModel(bolus, [jn.Parameter("ke", 0.5, "log", random=True, sd=0.2)], error=jn.error.proportional(0.1))
+    fit = jn.fit(model, jn.GroupedData.from_frame(frame, "ID", "Y", "Time"), method)
+    theirs = points(reference)["wang_se"]["independent"][method]
+    assert fit.converged, fit.status
+    assert fit.objective == pytest.approx(theirs["objective"], abs=1e-5)
+    table = fit.estimates
+    assert table.estimate["ke"] == pytest.approx(theirs["tke"], abs=1e-5)
+    assert table.estimate["b"] == pytest.approx(theirs["prop.sd"], rel=1e-4)
+    sd = table.estimate["sd(ke)"]
+    assert sd**2 == pytest.approx(theirs["om.eta.ke"], rel=1e-4)
+    assert table.se["ke"] == pytest.approx(theirs["se"]["tke"], rel=0.002)
+    assert table.se["b"] == pytest.approx(theirs["se"]["prop.sd"], rel=0.002)
+    # Theirs is of the variance: d(sd^2) = 2 sd d(sd).
+    assert 2 * sd * table.se["sd(ke)"] == pytest.approx(theirs["se"]["om.eta.ke"], rel=0.002)
+
+
+def test_theophylline_with_additive_error(reference):
+    fit = jn.fit(catalogue.oral(), theo(reference), "focei")
+    theirs = points(reference)["theo_focei_fit_additive"]["independent"]
+    assert fit.converged, fit.status
+    assert fit.objective == pytest.approx(theirs["objective"], abs=2e-5)
+    for name, other in {"ka": "tka", "cl": "tcl", "v": "tv"}.items():
+        assert fit.beta[name] == pytest.approx(theirs[other], abs=2e-5)
+    np.testing.assert_allclose(np.diag(fit.psi), theirs["omega"], atol=2e-5)
+    assert fit.values["a"] == pytest.approx(theirs["add.sd"], abs=1e-5)
+
+
+# theo_sd has rows with a response of 0 at time 0, where f = 0: a logarithm of both sides is undefined there. nlmixr2
+# replaces them by a small number of its own; only what is well-defined on the other rows is compared.
