@@ -11,18 +11,22 @@ PATIENCE = 2.0
 
 
 def progress_callback(progress: bool | None, estimator: Marginal) -> list[Callback]:
-    """The callback behind `progress`: always with True, never with False; with None in a terminal or notebook, once a
-    fit has taken two seconds."""
+    """The callback behind `progress`: always with True, never with False; with None in a terminal or notebook, once
+    iterations (not compiling) have taken two seconds. At most two lines a second, each over the one before."""
     if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
         return []
-    name = estimator.method.name
+    name, rewrite = estimator.method.name, sys.stderr.isatty() or "ipykernel" in sys.modules
+    start = "\r" if rewrite else ""
+    began: list[float] = []  # seconds at the first iteration, and at the last line
 
     def show(iteration: Iteration) -> bool:
-        if progress or iteration.seconds > PATIENCE:
+        began[:] = began or [iteration.seconds, -1.0]
+        if (progress or iteration.seconds - began[0] > PATIENCE) and iteration.seconds - began[1] > 0.5:
+            began[1] = iteration.seconds
             print(
-                f"\r{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, expected "
+                f"{start}{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, expected "
                 f"gain {iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
-                end="" if sys.stderr.isatty() else "\n",
+                end="" if rewrite else "\n",
                 file=sys.stderr,
                 flush=True,
             )
