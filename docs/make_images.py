@@ -1,0 +1,28 @@
+"""Draws the pictures of README.md from fits: `python docs/make_images.py [FOLDER]`, docs/images by default."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import jaxnlme as jn
+from jaxnlme.frontends.demo import theophylline
+
+
+def main(folder: Path) -> list[Path]:
+    """Writes theophylline_fits.png into `folder` and returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fit = jn.fit(*theophylline(), "focei").throw()
+    axes = fit.plot.individual_fits()
+    file = folder / "theophylline_fits.png"
+    axes[0].figure.savefig(file, dpi=110)
+    return [file]
+
+
+if __name__ == "__main__":
+    for file in main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images"):
+        print(file)
