@@ -24,8 +24,8 @@ def progress_callback(progress: bool | None, estimator: Marginal) -> list[Callba
         if (progress or iteration.seconds - began[0] > PATIENCE) and iteration.seconds - began[1] > 0.5:
             began[1] = iteration.seconds
             print(
-                f"{start}{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, expected "
-                f"gain {iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
+                f"{start}{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
+                f"expected gain {iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
                 end="" if rewrite else "\n",
                 file=sys.stderr,
                 flush=True,
