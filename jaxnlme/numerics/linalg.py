@@ -46,7 +46,7 @@ def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scala
         values, vectors = jnp.linalg.eigh(matrix)
         low = values < floor
         repaired = jnp.where(low, jnp.maximum(jnp.abs(values), 1.0), values)
-        return jnp.linalg.cholesky((vectors * repaired) @ vectors.T), jnp.any(low)
+        return jnp.linalg.cholesky((vectors * repaired[None, :]) @ vectors.T), jnp.any(low)
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     changed = jnp.zeros((), bool)
     for j in range(n):
