@@ -19,7 +19,7 @@ def require_x64(what: str) -> None:
 
     **Errors:** PrecisionError with the line to add: without it JAX turns float64 input into float32 silently.
     """
-    if not jax.config.jax_enable_x64:
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise PrecisionError(
             f"{what} needs 64-bit floats, and they are off in this session. Add\n"
             '    jax.config.update("jax_enable_x64", True)\n'

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jaxtyping import Array, Bool, Float
-
-Scalar: TypeAlias = Float[Array, ""]
-Vector: TypeAlias = Float[Array, " n"]
-Matrix: TypeAlias = Float[Array, "n n"]
-Mask: TypeAlias = Bool[Array, " obs"]
 PyTree: TypeAlias = Any
+
+if TYPE_CHECKING:
+    # Host code hands over numpy arrays and traced code JAX ones; a type checker sees neither's shape.
+    Scalar: TypeAlias = Any
+    Vector: TypeAlias = Any
+    Matrix: TypeAlias = Any
+else:
+    from jaxtyping import Array, Float
+
+    Scalar = Float[Array, ""]
+    Vector = Float[Array, " n"]
+    Matrix = Float[Array, "n n"]

@@ -76,7 +76,7 @@ def fit(
             result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
             start, starts = result, None
     else:
-        estimator = _estimator(method, max_iterations, tolerance)
+        estimator = _estimator(method, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
         result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
     return result.throw() if throw else result
 
@@ -126,7 +126,9 @@ def _fit_one(
                 if on_bad_group == "stop" or not finite.any():
                     return _stillborn(binding, estimator, params, finite, options, timings)
                 left_out += bad
-                binding = bind(model, binding.data.select(finite), like=binding)
+                rest = binding.data.select(finite)
+                model = model.for_groups(finite, rest.y.shape[1])
+                binding = bind(model, rest, like=binding)
             with clock(timings, "first evaluation"):
                 session = Session(binding, estimator, params, [*callbacks, *progress_callback(progress, estimator)])
             finite = np.isfinite(np.asarray(session.best.values)) & np.isfinite(np.asarray(session.best.scores)).all(1)
@@ -241,9 +243,8 @@ def _stillborn(
         "NOT CONVERGED: the fit did not begin.",
         f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
     )
-    nothing = Params(
-        *(np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error)), params.free
-    )
+    beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
+    nothing = Params(beta, covariance, error, params.free)
     return Fit(
         binding=binding,
         method=estimator.method.name,

@@ -18,8 +18,8 @@ from jaxnlme.typing import Matrix, Vector
 
 LARGEST_LOG_STEP = 2.0
 # The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
-# RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits badly,
-# scores and curvature differ, and their metric alone would converge slowly.
+# RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits
+# badly, scores and curvature differ, and their metric alone would converge slowly.
 GROUPS_PER_PARAMETER = 20
 RENEW_ABOVE = 0.5
 RENEW_STEPS = 10

@@ -20,7 +20,9 @@ def scaled_error_start(binding: Binding, params: Params, misfit: float | None, g
     by the root mean square of the standardised residuals at z = 0: a fit does not depend on the unit of y."""
     if misfit is None or not 0.0 < misfit < np.inf:
         return params
-    automatic = np.array([p.automatic and p.name not in given for p in binding.density.error.parameters], bool)
+    density = binding.density
+    named = zip(density.error_names, density.error.parameters, strict=True)
+    automatic = np.array([p.automatic and name not in given for name, p in named], bool)
     error = np.asarray(params.error) + np.where(automatic, np.log(misfit), 0.0)
     return Params(params.beta, params.covariance, error, params.free)
 

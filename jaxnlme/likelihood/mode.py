@@ -38,7 +38,8 @@ def conditional_mode(
         return -density.log_joint_given(params, z, group, scale_prediction)
 
     def find(args, z0):
-        return search_mode(search, density, *args, z0)
+        params, group, scale_prediction = args
+        return search_mode(search, density, params, group, scale_prediction, z0)
 
     return implicit_minimiser(objective, find)((params, group, scale_prediction), z0)
 

@@ -18,7 +18,9 @@ from jaxnlme.typing import Scalar, Vector
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
     """The Problem of model and data, its leaves JAX arrays (numpy constants may not be closed over inside a jit)."""
-    return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
+    if model is None and not isinstance(data, Problem):
+        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
+    return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)  # pyright: ignore
 
 
 def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any = None) -> GroupResult:
@@ -33,7 +35,12 @@ def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any =
 
 
 def group_log_likelihoods(
-    model: NLMEModel, params: Params, data: GroupedData | Problem, method: str | Rung = "focei", *, modes: Any = None
+    model: NLMEModel | None,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | Rung = "focei",
+    *,
+    modes: Any = None,
 ) -> Vector:
     """log p(y_i | params) of each group (groups,), with every constant, in the order of the data's labels.
 
@@ -46,13 +53,13 @@ def group_log_likelihoods(
     """
     require_x64("group_log_likelihoods")
     problem = as_problem(model, data)
-    method = jax.tree.map(jnp.asarray, rung(method))
-    method.check(problem.density)
-    return evaluate_groups(problem, params, method, modes).value
+    chosen = jax.tree.map(jnp.asarray, rung(method))
+    chosen.check(problem.density)
+    return evaluate_groups(problem, params, chosen, modes).value
 
 
 def log_likelihood(
-    model: NLMEModel,
+    model: NLMEModel | None,
     params: Params,
     data: GroupedData | Problem,
     method: str | Rung = "focei",

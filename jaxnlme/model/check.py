@@ -97,7 +97,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         if density.error.gaussian_face:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
             squares = jnp.sum(jnp.where(group.x.observed, (residual / scale) ** 2, 0.0))
-            worst = scale
+            worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
         return _Probe(finite, effect, squares, jnp.min(worst), _padding_difference(density, params, f, group))
 
     return problem.map(one)
@@ -181,7 +181,7 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
 
 
 def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.ndarray) -> None:
-    zero = (probe.worst_scale <= 0.0) | np.isnan(probe.worst_scale)
+    zero = probe.worst_scale <= 0.0
     if binding.density.error.gaussian_face and zero.any() and not finite[zero].any():
         rows = _zero_rows(binding, start, zero)
         if rows:
@@ -203,7 +203,7 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
             group = jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf[place]), bucket)
             f = density.predict(start, jnp.zeros(density.n_effects), group)
             _, scale, _ = density.error.moments(f, f, start.error, group)
-            zero = np.flatnonzero(np.asarray(group.x.observed) & ~(np.asarray(scale) > 0))
+            zero = np.flatnonzero(np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
             numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
     if not numbers:
         return ""
@@ -219,8 +219,8 @@ def _check_effects(binding: Binding, effect: np.ndarray) -> None:
     slopes = np.max(effect, axis=0, initial=0.0)
     nothing = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
     errors = [
-        q.name
-        for k, q in enumerate(density.error.parameters)
+        name
+        for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
         if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
     ]
     effects = [f"random effect of {name}" for k, name in enumerate(density.effect_names) if slopes[p + k] == 0.0]

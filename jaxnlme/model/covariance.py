@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ class LogCholesky(AbstractCovariance):
     def factor(self, theta):
         n, stack = self.size, xp(theta).stack
         scale, zero = xp(theta).exp(theta[:n]), xp(theta).zeros_like(theta[0])
-        below = {place: theta[n + k] for k, place in enumerate(zip(*np.tril_indices(n, -1), strict=True))}
+        below = {place: theta[n + k] for k, place in enumerate((i, j) for i in range(n) for j in range(i))}
         return stack([stack([scale[i] if i == j else below.get((i, j), zero) for j in range(n)]) for i in range(n)])
 
     def from_matrix(self, psi):
@@ -224,7 +225,7 @@ class Blocks(AbstractCovariance):
         return lower
 
     def apply(self, theta, z):
-        b = [None] * self.size
+        b: list[Any] = [None] * self.size
         for _, effects, part, own in self._pieces(theta):
             piece = part.apply(own, jnp.stack([z[k] for k in effects]))
             for place, k in enumerate(effects):

@@ -24,8 +24,6 @@ class CovariateColumns:
     """
 
     def __init__(self, parameter: str, covariates: Sequence[Covariate], data: GroupedData):
-        from formulaic import Formula
-
         self.parameter = parameter
         self.formula = "1 + " + " + ".join(f"({c.formula})" for c in covariates)
         known = [*data.x, *data.v, *data.text]
@@ -37,7 +35,7 @@ class CovariateColumns:
         self.spec: Any = None
         self.spec = self._matrix(None, data).model_spec
         owners: dict[int, int] = {}
-        own_terms = [{str(term) for term in Formula(c.formula)} for c in covariates]
+        own_terms = [{str(term) for term in _formula(c.formula)} for c in covariates]
         for term, where in self.spec.term_slices.items():
             owner = next((k for k, terms in enumerate(own_terms) if str(term) in terms), 0)
             owners.update(dict.fromkeys(range(where.start, where.stop), owner))
@@ -72,7 +70,6 @@ class CovariateColumns:
 
     def _matrix(self, source: Any, data: GroupedData) -> Any:
         import pandas as pd
-        from formulaic import Formula
 
         frame = {}
         for name in self.wanted:
@@ -89,7 +86,7 @@ class CovariateColumns:
                 warnings.simplefilter("error")
                 if source is None:
                     # Levels and statistics such as a centre come from real rows; later tables are padded ones.
-                    return Formula(self.formula).get_model_matrix(
+                    return _formula(self.formula).get_model_matrix(
                         table if self.per_group else table[data.rows.reshape(-1)], na_action="ignore"
                     )
                 return source.get_model_matrix(table, na_action="ignore")
@@ -99,3 +96,10 @@ class CovariateColumns:
                 f"Columns of the data that formulas may use (listed in v, one value a group, or in x, one a row): "
                 f"{', '.join(self.known) or 'none'}."
             ) from error
+
+
+def _formula(text: str) -> Any:
+    """The parsed formula; formulaic is imported here, where a model first has one."""
+    from formulaic import Formula
+
+    return Formula(text)  # pyright: ignore[reportAbstractUsage]

@@ -87,11 +87,17 @@ class Density(eqx.Module):
         return prior + self.error.log_density(f, scale_prediction, params.error, group)
 
     @property
+    def error_names(self) -> tuple[str, ...]:
+        """Names of the error parameters; one that is also a parameter of the model is called "error.NAME"."""
+        names = (p.name for p in self.error.parameters)
+        return tuple(f"error.{name}" if name in self.beta_names else name for name in names)
+
+    @property
     def reported_names(self) -> tuple[str, ...]:
         """Names of `reported`, in its order."""
         sds = tuple(f"sd({name})" for name in self.effect_names)
         pairs = tuple(f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.related)
-        return self.beta_names + sds + pairs + tuple(p.name for p in self.error.parameters)
+        return self.beta_names + sds + pairs + self.error_names
 
     def reported(self, params: Params) -> Vector:
         """The values a fit reports: beta (transformed scale), SDs and correlations of psi, natural error parameters.

@@ -31,7 +31,7 @@ class Design(eqx.Module):
                 if column is not None:
                     total = total + coefficients[index] * varying[column]
                 else:
-                    total = total + (coefficients[index] if constant == 1.0 else coefficients[index] * constant)
+                    total = total + (coefficients[index] if constant == 1.0 else constant * coefficients[index])
             out.append(total if row else jnp.zeros(()))
         return out
 

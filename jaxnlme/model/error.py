@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -45,8 +45,12 @@ class ErrorParameter(eqx.Module):
 class AbstractError(eqx.Module):
     """What `log_joint` needs of an outcome; `parameters` lists what is estimated, one entry an unconstrained number."""
 
-    if TYPE_CHECKING:  # a field of every final class
-        parameters: tuple[ErrorParameter, ...]
+    if TYPE_CHECKING:
+
+        @property
+        def parameters(self) -> tuple[ErrorParameter, ...]:
+            """A field of every final class."""
+            ...
 
     @property
     @abc.abstractmethod
@@ -66,14 +70,16 @@ class AbstractError(eqx.Module):
         the residual scale is taken at (the same one, or the one at z = 0 for FO and FOCE); `theta` (unconstrained,).
         """
 
+    def moments(
+        self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
+    ) -> tuple[Vector, Vector, Vector]:
+        """The Gaussian face, where there is one: residual, scale and log-slope (obs,); see GaussianError."""
+        raise ModelError(f"{type(self).__name__} has no Gaussian face: no mean and scale to linearise.")
+
     def natural(self, theta: Vector) -> Record:
         """The parameters on their natural scale, by name."""
         values = tuple(p.transform.to_natural(theta[k]) for k, p in enumerate(self.parameters))
         return Record(tuple(p.name for p in self.parameters), values, "error parameter")
-
-    def unconstrained(self, natural: Mapping[str, float]) -> np.ndarray:
-        """theta (unconstrained,) from natural values by name; starts where a name is absent."""
-        return np.array([float(p.transform.to_real(natural.get(p.name, p.start))) for p in self.parameters])
 
     def resolve(self, levels: Callable[[str], Sequence[Any]]) -> AbstractError:
         """The model with its strata known; `levels(column)` lists the levels of a column of the data."""
@@ -147,9 +153,7 @@ class GaussianError(AbstractError):
             scale[name] = jnp.stack(natural[k : k + width])[group.strata]
         return scale, shape
 
-    def moments(
-        self, prediction: Vector, scale_prediction: Vector, theta: Vector, group: Any
-    ) -> tuple[Vector, Vector, Vector]:
+    def moments(self, prediction, scale_prediction, theta, group):
         """Residual h(y) - h(f), scale of h(y), and log |dh/dy|, each (obs,); rows without a response hold (0, 1, 0).
 
         Gaussian face of the outcome: -d residual / dz is the Jacobian of a Gauss-Newton curvature.

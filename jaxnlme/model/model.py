@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from jaxnlme.errors import ModelError, near_matches
 from jaxnlme.model.covariance import covariance
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.design import Design, from_array, selection
+from jaxnlme.model.design import Design, Term, from_array, selection
 from jaxnlme.model.error import AbstractError
 from jaxnlme.model.error_families import error_model
 from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
@@ -100,6 +101,20 @@ class NLMEModel:
         ):
             raise ModelError("an individual function replaces designs and covariate formulas; give one of them.")
 
+    def for_groups(self, which: np.ndarray, obs: int) -> NLMEModel:
+        """This model for some of the groups (a mask or indices): designs with an entry a group keep those of `which`,
+        designs with an entry a row their first `obs` rows."""
+
+        def cut(design: Any) -> Any:
+            if design is None or np.ndim(design) == 2:
+                return design
+            kept = np.asarray(design)[which]
+            return kept[:, :obs] if kept.ndim == 4 else kept
+
+        other = copy.copy(self)
+        other.fixed_design, other.random_design = cut(self.fixed_design), cut(self.random_design)
+        return other
+
     def params(self, data: Any = None, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
         """Params from user-scale values; what is not named stays at its start.
 
@@ -140,7 +155,7 @@ class Binding:
         """Params from user-scale values; see `NLMEModel.params`."""
         values = dict(values or {})
         density = self.density
-        errors = tuple(p.name for p in density.error.parameters)
+        errors = density.error_names
         sds = tuple(f"sd({name})" for name in density.effect_names)
         check_names("value", tuple(values), (*density.beta_names, *sds, *errors))
         beta = np.array(self.start.beta, float)
@@ -158,11 +173,10 @@ class Binding:
             ratio = np.divide(new, scale, out=np.zeros_like(scale), where=known)
             matrix = matrix * np.outer(ratio, ratio) + np.diag(np.where(known, 0.0, new**2))
             theta = density.covariance.from_matrix(matrix)
-        current = {
-            p.name: float(p.transform.to_natural(float(self.start.error[k])))
-            for k, p in enumerate(density.error.parameters)
-        }
-        error = density.error.unconstrained(current | {k: float(v) for k, v in values.items() if k in errors})
+        error = np.array(self.start.error, float)
+        for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
+            if name in values:
+                error[k] = float(entry.transform.to_real(float(values[name])))
         return Params(beta, theta, error, self.start.free)
 
     def values(self, params: Params) -> dict[str, float]:
@@ -182,8 +196,8 @@ class Binding:
                 out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
         theta = np.asarray(params.error, float)
         out |= {
-            p.name: float(p.transform.to_natural(float(t)))
-            for p, t in zip(density.error.parameters, theta, strict=True)
+            name: float(p.transform.to_natural(float(t)))
+            for name, p, t in zip(density.error_names, density.error.parameters, theta, strict=True)
         }
         return out
 
@@ -219,7 +233,7 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
     fixed = np.concatenate(
         [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
     )
-    packed = (*names, *_theta_names(density), *(p.name for p in error.parameters))
+    packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
     strata = _strata(data, error)
     problem = Problem(
@@ -232,7 +246,7 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
     return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
 
 
-def _individual(model: NLMEModel, data: GroupedData, like: Binding | None):
+def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
     """The individual-parameter part: object, varying columns, beta starts, fixed, beta names, transforms, formulas."""
     parameters = model.parameters
     p = len(parameters)
@@ -259,8 +273,8 @@ def _individual(model: NLMEModel, data: GroupedData, like: Binding | None):
         beta_names = tuple(f"beta{k}" for k in range(len(beta)))
         starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
     else:
-        terms = [[(k, 1.0, None)] for k in range(p)]
-        beta_list, scales_list = list(names), list(transforms)
+        terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(p)]
+        beta_list, scales_list = list(names), list[Any](transforms)
         for k, entry in enumerate(parameters):
             if not entry.covariates:
                 continue

@@ -25,7 +25,7 @@ class AbstractPrior(eqx.Module):
     """A log-density of one reported value."""
 
     @abc.abstractmethod
-    def log_density(self, value):
+    def log_density(self, value: Any) -> Any:
         """The log-density at a scalar `value`; -inf outside the support."""
 
 

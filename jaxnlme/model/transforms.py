@@ -49,15 +49,15 @@ class AbstractTransform(eqx.Module):
         return False
 
     @abc.abstractmethod
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         """Natural to real."""
 
     @abc.abstractmethod
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         """Real to natural."""
 
     @abc.abstractmethod
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         """log |d to_real / d value|."""
 
 
@@ -68,13 +68,13 @@ class Identity(AbstractTransform):
     def name(self) -> str:
         return "identity"
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return value
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return real
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return xp(value).zeros_like(value)
 
 
@@ -89,13 +89,13 @@ class Log(AbstractTransform):
     def domain(self) -> tuple[float, float]:
         return (0.0, np.inf)
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return xp(value).log(value)
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return xp(real).exp(real)
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return -xp(value).log(value)
 
 
@@ -122,13 +122,13 @@ class Logit(_Interval):
     def name(self) -> str:
         return "logit" if (self.lower, self.upper) == (0.0, 1.0) else f"logit({self.lower:g}, {self.upper:g})"
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return xp(value).log(value - self.lower) - xp(value).log(self.upper - value)
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return self.lower + (self.upper - self.lower) / (1.0 + xp(real).exp(-real))
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return np.log(self.upper - self.lower) - xp(value).log(value - self.lower) - xp(value).log(self.upper - value)
 
 
@@ -139,13 +139,13 @@ class Probit(_Interval):
     def name(self) -> str:
         return "probit" if (self.lower, self.upper) == (0.0, 1.0) else f"probit({self.lower:g}, {self.upper:g})"
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return _normal(value).ndtri(self._unit(value))
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return self.lower + (self.upper - self.lower) * _normal(real).ndtr(real)
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         u = _normal(value).ndtri(self._unit(value))
         return 0.5 * u**2 + 0.5 * np.log(2.0 * np.pi) - np.log(self.upper - self.lower)
 
@@ -168,13 +168,13 @@ class BoxCox(AbstractTransform):
     def has_shape(self) -> bool:
         return True
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return _power_integral(xp(value).log(value), shape)
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return xp(real).exp(_log_of_power_integral(real, shape))
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return (shape - 1.0) * xp(value).log(value)
 
 
@@ -192,17 +192,17 @@ class YeoJohnson(AbstractTransform):
     def has_shape(self) -> bool:
         return True
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         size = jnp.log1p(jnp.abs(value))
         return jnp.where(value >= 0, _power_integral(size, shape), -_power_integral(size, 2.0 - shape))
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         positive = real >= 0
         up = jnp.expm1(_log_of_power_integral(jnp.where(positive, real, 0.0), shape))
         down = -jnp.expm1(_log_of_power_integral(jnp.where(positive, 0.0, -real), 2.0 - shape))
         return jnp.where(positive, up, down)
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return jnp.where(value >= 0, shape - 1.0, 1.0 - shape) * jnp.log1p(jnp.abs(value))
 
 
@@ -224,13 +224,13 @@ class Then(AbstractTransform):
     def has_shape(self) -> bool:
         return self.second.has_shape
 
-    def to_real(self, value, shape=None):
+    def to_real(self, value: Any, shape: Any = None) -> Any:
         return self.second.to_real(self.first.to_real(value), shape)
 
-    def to_natural(self, real, shape=None):
+    def to_natural(self, real: Any, shape: Any = None) -> Any:
         return self.first.to_natural(self.second.to_natural(real, shape))
 
-    def log_slope(self, value, shape=None):
+    def log_slope(self, value: Any, shape: Any = None) -> Any:
         return self.first.log_slope(value) + self.second.log_slope(self.first.to_real(value), shape)
 
 

@@ -45,9 +45,9 @@ def compile_clock(timings: dict[str, float]) -> Iterator[None]:
         "/jax/core/compile/backend_compile_duration": "compile",
     }
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
         if event in phases:
-            timings[phases[event]] = timings.get(phases[event], 0.0) + seconds
+            timings[phases[event]] = timings.get(phases[event], 0.0) + duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

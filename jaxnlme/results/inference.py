@@ -139,7 +139,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     lower, upper = values - reach, values + reach
     kinds = ["fixed effect"] * p + ["random effect SD"] * q + ["correlation"] * pairs
     kinds += ["error"] * (len(values) - len(kinds))
-    errors = {r.name: r.transform for r in density.error.parameters}
+    errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
     for k, name in enumerate(names):
         if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
             with np.errstate(divide="ignore", invalid="ignore"):
