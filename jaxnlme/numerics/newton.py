@@ -95,7 +95,7 @@ def newton(
     start = _State(
         z=fallback,
         value=jnp.full((), jnp.inf, dtype),
-        direction=z0 - fallback,
+        direction=jnp.where(jnp.isfinite(z0), z0 - fallback, 0.0),
         slope=jnp.zeros((), dtype),
         step=jnp.ones((), dtype),
         positive=jnp.ones((), bool),
