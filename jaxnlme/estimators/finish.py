@@ -42,17 +42,27 @@ def finish(session: Session, with_information: bool) -> Verdict:
     Newton steps with the information matrix until the predicted gain is below 1e-6.
     """
     collapsed: set[int] = set()
+    try:
+        matrix, decrement = _rounds(session, with_information, collapsed)
+    except KeyboardInterrupt:
+        session.interrupted = True
+        matrix, decrement = None, np.inf
+    active = np.flatnonzero(session.free[: session.dense])
+    return _judge(session, matrix, active, decrement, collapsed, with_information)
+
+
+def _rounds(session: Session, with_information: bool, collapsed: set[int]) -> tuple[np.ndarray | None, float]:
+    """The rounds of `finish`: the information matrix at the end (None where it was not reached) and the decrement.
+    `collapsed` collects the packed indices of variances at zero."""
     kept: set[int] = set()
-    matrix, decrement = None, np.inf
     for _ in range(ROUNDS):
         session.minimise()
         if session.halted or not np.isfinite(session.best.value):
-            break
+            return None, np.inf
         if _fresh_modes(session):
             continue
         if not with_information:
-            decrement = float(session.state.bfgs.decrement) if session.state else np.inf
-            break
+            return None, float(session.state.bfgs.decrement) if session.state else np.inf
         active = np.flatnonzero(session.free[: session.dense])
         matrix = session.hessian(active)
         if _collapse(session, active, matrix, collapsed, kept):
@@ -61,10 +71,8 @@ def finish(session: Session, with_information: bool) -> Verdict:
             continue
         if _follow_negative_curvature(session, active, matrix):
             continue
-        decrement = _newton_steps(session, active, matrix)
-        break
-    active = np.flatnonzero(session.free[: session.dense])
-    return _judge(session, matrix, active, decrement, collapsed, with_information)
+        return matrix, _newton_steps(session, active, matrix)
+    return None, np.inf
 
 
 def _fresh_modes(session: Session) -> bool:

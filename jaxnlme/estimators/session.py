@@ -94,20 +94,17 @@ class Session:
         self.x, self.best, self.state = np.asarray(x), result, None
 
     def minimise(self) -> None:
-        """Iterates until the estimator terminates, or the user stops it. Keeps the best point in any case."""
+        """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
         state, trial, over = self._init(self.estimator, self.problem, self.template, self.x, self.best, self.free)
         self._take(state, self.best)
         self._report(state)
-        try:
-            while not bool(over) and not self.stopped:
-                result = self.evaluate(trial, state.modes)
-                before = int(state.bfgs.iterations)
-                state, trial, over = self._tell(self.estimator, state, result, self.problem.weights)
-                if int(state.bfgs.iterations) > before:
-                    self._take(state, result)
-                    self._report(state)
-        except KeyboardInterrupt:
-            self.interrupted = True
+        while not bool(over) and not self.stopped:
+            result = self.evaluate(trial, state.modes)
+            before = int(state.bfgs.iterations)
+            state, trial, over = self._tell(self.estimator, state, result, self.problem.weights)
+            if int(state.bfgs.iterations) > before:
+                self._take(state, result)
+                self._report(state)
 
     def _take(self, state: MarginalState, result: Evaluation) -> None:
         self.state, self.best, self.x = state, result, np.asarray(state.bfgs.x)
@@ -142,7 +139,7 @@ class Session:
         if self.state is not None:
             spread = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
         size = np.abs(np.where(np.isfinite(self.x), self.x, 0.0))
-        step = np.clip(3e-3 * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
+        step = np.clip(3e-4 * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
         rows = []
         for k in active:
             ends = []
