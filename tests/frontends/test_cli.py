@@ -87,6 +87,13 @@ def test_fit_that_does_not_converge_exits_with_1(folder):
     assert (folder / "out" / "summary.txt").read_text().startswith("NOT CONVERGED")
 
 
+def test_without_matplotlib_the_report_has_no_pictures_and_says_so(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = fit(folder, "--max-iterations", "0")
+    assert "pip install 'jaxnlme[plot]'" in result.output
+    assert {file.name for file in (folder / "out").iterdir()} == REPORT
+
+
 def test_columns_of_the_command_line_win_over_the_file(folder):
     (folder / "model.py").write_text(MODEL)
     assert "--group" in fit(folder).output
