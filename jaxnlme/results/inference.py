@@ -142,7 +142,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
     for k, name in enumerate(names):
         if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 factor = np.exp(reach[k] / values[k])
             lower[k], upper[k] = values[k] / factor, values[k] * factor
         elif kinds[k] == "correlation" and abs(values[k]) < 1:
