@@ -9,6 +9,7 @@ import functools
 import json
 from pathlib import Path
 
+import equinox as eqx
 import jax.numpy as jnp
 import pandas as pd
 
@@ -48,6 +49,11 @@ def one_compartment(phi, x):
 def level(phi, x):
     """A level: the one-way layout."""
     return phi.mu + 0.0 * x.one
+
+
+def line(phi, x):
+    """A straight line."""
+    return phi.mu + phi.slope * x.t
 
 
 FUNCTIONS = {"ssfol": ssfol, "logis": sslogis, "asympOff": ssasymp_off, "biexp": ssbiexp}
@@ -113,3 +119,13 @@ def from_r(name: str, start: dict[str, float]) -> tuple[jn.NLMEModel, jn.Grouped
 def record(reference: Path, name: str) -> dict:
     """A fit made by R, reference/r/<name>.json."""
     return json.loads((reference / "r" / f"{name}.json").read_text())
+
+
+@eqx.filter_jit
+def _likelihood(problem, params, method):
+    return jn.log_likelihood(None, params, problem, method)
+
+
+def likelihood(fit: jn.Fit, params: jn.Params, method: str = "focei") -> float:
+    """The log-likelihood of a fit's model and data at other `params`: one program a model."""
+    return float(_likelihood(fit.binding.problem, params, method))

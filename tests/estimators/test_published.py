@@ -65,5 +65,19 @@ def test_theophylline_with_additive_error(reference):
     assert fit.values["a"] == pytest.approx(theirs["add.sd"], abs=1e-5)
 
 
-# theo_sd has rows with a response of 0 at time 0, where f = 0: a logarithm of both sides is undefined there. nlmixr2
-# replaces them by a small number of its own; only what is well-defined on the other rows is compared.
+def test_log_normal_error(reference):
+    """Both sides on the log scale, without the rows at time 0, where f = 0 and nine responses are 0.
+
+    The published Box-Cox and logit-normal errors keep those rows, replaced in a way of that program's own, and are
+    not compared; its lnorm drops them. With a constant scale FOCE is FOCEI; theirs differ by their own noise."""
+    frame = theo(reference).to_frame()
+    data = jn.GroupedData.from_frame(frame[frame.Time > 0], "ID", "DV", ["Time", "Dose"])
+    fit = jn.fit(catalogue.oral("exponential"), data, "focei")
+    theirs = points(reference)["theo_standard_errors"]["expected_se"]["lnorm_focei"]
+    assert fit.converged, fit.status
+    table = fit.estimates
+    for name, other in {"ka": "tka", "cl": "tcl", "v": "tv", "a": "lnorm.sd"}.items():
+        assert table.se[name] == pytest.approx(theirs[other], rel=0.02), name
+    for name in ("ka", "cl", "v"):
+        ours = 2 * table.estimate[f"sd({name})"] * table.se[f"sd({name})"]
+        assert ours == pytest.approx(theirs[f"om.eta.{name}"], rel=0.02), name
