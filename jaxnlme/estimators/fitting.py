@@ -14,7 +14,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, Status
 from jaxnlme.estimators.finish import Verdict, finish
 from jaxnlme.estimators.marginal import Marginal
-from jaxnlme.estimators.progress import progress_callback
+from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.session import Callback, Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
 from jaxnlme.likelihood.named import Rung, rung
@@ -118,7 +118,7 @@ def _fit_one(
         if finite.any() and starts == "pooled":
             with clock(timings, "starts"):
                 params = pooled_start(binding, params)
-        session = None
+        session, line = None, Progress(progress, estimator.method.name)
         options = _options(estimator, starts, standard_errors, on_bad_group)
         while session is None:
             if not finite.all():
@@ -130,12 +130,13 @@ def _fit_one(
                 model = model.for_groups(finite, rest.y.shape[1])
                 binding = bind(model, rest, like=binding)
             with clock(timings, "first evaluation"):
-                session = Session(binding, estimator, params, [*callbacks, *progress_callback(progress, estimator)])
+                session = Session(binding, estimator, params, [*callbacks, line])
             finite = np.isfinite(np.asarray(session.best.values)) & np.isfinite(np.asarray(session.best.scores)).all(1)
             if not finite.all():
                 session = None
         with clock(timings, "optimise"):
             verdict = finish(session, standard_errors)
+            line.close()
         result = _record(session, verdict, left_out, options, timings)
     timings["total"] = time.perf_counter() - began
     return result

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import sys
 
-from jaxnlme.estimators.marginal import Marginal
-from jaxnlme.estimators.session import Callback, Iteration
+from jaxnlme.estimators.session import Iteration
 
 PATIENCE = 2.0
 
 
-def progress_callback(progress: bool | None, estimator: Marginal) -> list[Callback]:
-    """The callback behind `progress`: always with True, never with False; with None in a terminal or notebook, once
-    iterations (not compiling) have taken two seconds. At most two lines a second, each over the one before."""
-    if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
-        return []
-    name, rewrite = estimator.method.name, sys.stderr.isatty() or "ipykernel" in sys.modules
-    start = "\r" if rewrite else ""
-    began: list[float] = []  # seconds at the first iteration, and at the last line
+class Progress:
+    """A callback that shows where a fit stands, at most twice a second, each line over the one before.
 
-    def show(iteration: Iteration) -> bool:
-        began[:] = began or [iteration.seconds, -1.0]
-        if (progress or iteration.seconds - began[0] > PATIENCE) and iteration.seconds - began[1] > 0.5:
-            began[1] = iteration.seconds
+    **Arguments:** `progress`: True shows always, False never, None in a terminal or notebook once iterations (not
+    compiling) have taken two seconds; `name` of the method.
+    """
+
+    def __init__(self, progress: bool | None, name: str):
+        self.rewrite = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.patience = float("inf") if progress is False or (progress is None and not self.rewrite) else PATIENCE
+        self.patience = 0.0 if progress else self.patience
+        self.name = name
+        self.began: float | None = None
+        self.shown: float | None = None
+
+    def __call__(self, iteration: Iteration) -> bool:
+        """Shows a line where one is due; never stops the fit."""
+        self.began = iteration.seconds if self.began is None else self.began
+        due = self.shown is None or iteration.seconds - self.shown > 0.5
+        if due and iteration.seconds - self.began >= self.patience:
+            self.shown = iteration.seconds
             print(
-                f"{start}{name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
-                f"expected gain {iteration.expected_gain:.1e}, {iteration.seconds:.0f} s",
-                end="" if rewrite else "\n",
+                f"{chr(13) * self.rewrite}{self.name}: iteration {iteration.iteration}, log-likelihood "
+                f"{iteration.log_likelihood:.4f}, gain to come {iteration.expected_gain:.0e}, {iteration.seconds:.0f} s",
+                end="" if self.rewrite else "\n",
                 file=sys.stderr,
                 flush=True,
             )
         return False
 
-    return [show]
+    def close(self) -> None:
+        """Ends the line, where one was shown."""
+        if self.rewrite and self.shown is not None:
+            print(file=sys.stderr, flush=True)
