@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,22 @@ def _normal(value: Any) -> Any:
     else:
         import jax.scipy.special as special
     return special
+
+
+@jax.custom_jvp
+def _traced_ndtri(p):
+    return jax.scipy.special.ndtri(p)
+
+
+@_traced_ndtri.defjvp
+def _ndtri_rule(primals, tangents):
+    # One over the density at the quantile: exact, and a far smaller program than the derivative of the quantile code.
+    u = _traced_ndtri(primals[0])
+    return u, tangents[0] * jnp.exp(0.5 * u**2) * np.sqrt(2.0 * np.pi)
+
+
+def _ndtri(p: Any) -> Any:
+    return _normal(p).ndtri(p) if xp(p) is np else _traced_ndtri(p)
 
 
 class AbstractTransform(eqx.Module):
@@ -140,13 +157,13 @@ class Probit(_Interval):
         return "probit" if (self.lower, self.upper) == (0.0, 1.0) else f"probit({self.lower:g}, {self.upper:g})"
 
     def to_real(self, value: Any, shape: Any = None) -> Any:
-        return _normal(value).ndtri(self._unit(value))
+        return _ndtri(self._unit(value))
 
     def to_natural(self, real: Any, shape: Any = None) -> Any:
         return self.lower + (self.upper - self.lower) * _normal(real).ndtr(real)
 
     def log_slope(self, value: Any, shape: Any = None) -> Any:
-        u = _normal(value).ndtri(self._unit(value))
+        u = _ndtri(self._unit(value))
         return 0.5 * u**2 + 0.5 * np.log(2.0 * np.pi) - np.log(self.upper - self.lower)
 
 
