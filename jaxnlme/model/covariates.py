@@ -84,6 +84,7 @@ class CovariateColumns:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                warnings.simplefilter("ignore", RuntimeWarning)  # log of zero: `columns` names the place
                 if source is None:
                     # Levels and statistics such as a centre come from real rows; later tables are padded ones.
                     return _formula(self.formula).get_model_matrix(
