@@ -1,0 +1,94 @@
+"""Small algebra against numpy, unrolled and LAPACK sizes alike."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnlme.numerics.linalg import (
+    UNROLLED,
+    backward_solve,
+    cholesky,
+    cholesky_solve,
+    forward_solve,
+    guarded_cholesky,
+    half_logdet,
+    lower_product,
+    semidefinite_cholesky,
+)
+from jaxnlme.numerics.quadrature import normal_grid
+
+SIZES = (1, 2, 3, UNROLLED, UNROLLED + 1, 8)
+# a well-conditioned matrix of a few rows: rounding
+CLOSE = {"rel": 1e-11, "abs": 1e-11}
+
+
+def spd(n: int, seed: int = 0) -> np.ndarray:
+    a = np.random.default_rng(seed).normal(size=(n, n))
+    return a @ a.T + np.eye(n)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_factor_and_solves(n: int) -> None:
+    matrix, right = spd(n), np.arange(1.0, n + 1)
+    expected = np.linalg.cholesky(matrix)
+    lower = cholesky(jnp.asarray(matrix))
+    assert np.asarray(lower) == pytest.approx(expected, **CLOSE)
+    assert np.asarray(forward_solve(lower, right)) == pytest.approx(np.linalg.solve(expected, right), **CLOSE)
+    assert np.asarray(backward_solve(lower, right)) == pytest.approx(np.linalg.solve(expected.T, right), **CLOSE)
+    assert np.asarray(cholesky_solve(lower, right)) == pytest.approx(np.linalg.solve(matrix, right), **CLOSE)
+    assert float(half_logdet(lower)) == pytest.approx(0.5 * np.linalg.slogdet(matrix)[1], **CLOSE)
+    assert np.asarray(lower_product(lower, right)) == pytest.approx(expected @ right, **CLOSE)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_indefinite_matrix_has_no_factor(n: int) -> None:
+    matrix = spd(n)
+    matrix[-1, -1] = -1.0
+    assert np.isnan(np.asarray(cholesky(jnp.asarray(matrix)))).any()
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_guarded_factor_leaves_definite_matrices_alone(n: int) -> None:
+    lower, changed = guarded_cholesky(jnp.asarray(spd(n)))
+    assert not changed
+    assert np.asarray(lower @ lower.T) == pytest.approx(spd(n), **CLOSE)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("kind", ["negative", "indefinite", "singular", "zero"])
+def test_guarded_factor_always_gives_a_descent_direction(n: int, kind: str) -> None:
+    rng = np.random.default_rng(n)
+    a = rng.normal(size=(n, n))
+    matrix = {
+        "negative": -spd(n),
+        "indefinite": spd(n) - 2 * np.trace(spd(n)) / n * np.diag(np.arange(n) == 0),
+        "singular": a[:, :1] @ a[:, :1].T if n > 1 else np.zeros((1, 1)),
+        "zero": np.zeros((n, n)),
+    }[kind]
+    lower, changed = guarded_cholesky(jnp.asarray(matrix))
+    gradient = rng.normal(size=n)
+    direction = -np.asarray(cholesky_solve(lower, jnp.asarray(gradient)))
+    assert changed
+    assert np.isfinite(direction).all()
+    assert direction @ gradient < 0
+
+
+def test_semidefinite_factor_keeps_zero_rows_and_refuses_negative_matrices() -> None:
+    psi = np.array([[4.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 1.0]])
+    lower = semidefinite_cholesky(psi)
+    assert lower @ lower.T == pytest.approx(psi, **CLOSE)
+    assert lower[1].tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="not positive semidefinite"):
+        semidefinite_cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_normal_grid_integrates_polynomials() -> None:
+    points, log_weights = normal_grid(4, 3)
+    weights = np.exp(log_weights)
+    assert points.shape == (64, 3)
+    assert weights.sum() == pytest.approx(1.0, rel=1e-13)
+    # degree 7 in each variable: E u^6 = 15, E u^4 = 3, E u^2 = 1
+    assert weights @ (points[:, 0] ** 6 * points[:, 1] ** 4 * points[:, 2] ** 2) == pytest.approx(45.0, rel=1e-12)
+    assert weights @ points[:, 0] ** 7 == pytest.approx(0.0, abs=1e-11)

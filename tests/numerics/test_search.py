@@ -1,0 +1,180 @@
+"""Newton and BFGS on hard functions, and derivatives of minimisers to third order."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnlme.numerics.implicit import implicit_minimiser, value_gradient_hessian
+from jaxnlme.numerics.minimise import BFGS
+from jaxnlme.numerics.newton import newton
+from tests.problems import cheap
+
+TOLERANCE = 1e-6
+
+
+def rosenbrock(z):
+    return (1.0 - z[0]) ** 2 + 100.0 * (z[1] - z[0] ** 2) ** 2
+
+
+def valley(z):
+    """Nearly flat far out, where the Hessian is indefinite."""
+    return jnp.log1p(jnp.sum(z**2)) + 0.5 * z[0] ** 2 / (1.0 + z[0] ** 2)
+
+
+def double_well(z):
+    """Indefinite between the wells at (-1, 0) and (1, 0)."""
+    return (z[0] ** 2 - 1.0) ** 2 + z[1] ** 2
+
+
+def steep(z):
+    return jnp.sum(jnp.exp(3.0 * z) - 3.0 * z)
+
+
+def half_plane(z):
+    """Not finite for z[0] <= 0; the minimum is at (1, 0)."""
+    return z[0] - jnp.log(z[0]) + z[1] ** 2
+
+
+def nowhere(z):
+    return jnp.sum(z) * jnp.nan
+
+
+def search(fn, starts, fallback=(0.0, 0.0), steps=200):
+    run = cheap(jax.vmap(lambda z0: newton(fn, z0, jnp.asarray(fallback), steps, TOLERANCE)))
+    z, found = run(jnp.asarray(starts, float))
+    return np.asarray(z), jax.tree.map(np.asarray, found)
+
+
+@pytest.mark.parametrize(
+    ("fn", "starts", "minima"),
+    [
+        (rosenbrock, [(-1.2, 1.0), (5.0, -5.0), (1.0, 1.0)], [(1.0, 1.0)]),
+        (valley, [(6.0, -4.0), (2.0, 0.0), (-3.0, 8.0)], [(0.0, 0.0)]),
+        (double_well, [(0.1, 5.0), (-0.2, 0.0), (60.0, 60.0)], [(1.0, 0.0), (-1.0, 0.0)]),
+        (steep, [(40.0, -40.0), (-60.0, 3.0)], [(0.0, 0.0)]),
+        (half_plane, [(1e-3, 50.0), (80.0, 0.0)], [(1.0, 0.0)]),
+    ],
+    ids=["rosenbrock", "valley", "double well", "steep", "half plane"],
+)
+def test_newton_on_hard_functions(fn, starts, minima) -> None:
+    z, found = search(fn, starts, fallback=starts[0])
+    assert found.converged.all()
+    assert found.positive.all()
+    assert found.finite.all()
+    # the last step was shorter than 1e-6, and convergence is quadratic: 1e-12 times a curvature ratio of 1e3 at most
+    for end in z:
+        assert min(np.max(np.abs(end - np.array(m))) for m in minima) < 1e-9
+
+
+def test_newton_takes_one_look_at_the_answer_and_two_at_a_parabola() -> None:
+    def parabola(z):
+        return jnp.sum((z - 2.0) ** 2) + z[0] * z[1]
+
+    _, found = search(parabola, [(4.0 / 3.0, 4.0 / 3.0), (0.0, 0.5)])
+    assert found.evaluations.tolist() == [1, 2]
+
+
+def test_newton_falls_back_where_the_start_is_not_finite() -> None:
+    z, found = search(half_plane, [(-1.0, 0.0), (np.nan, 1.0)], fallback=(3.0, 1.0))
+    assert z == pytest.approx(np.array([[1.0, 0.0]] * 2), abs=1e-9)
+    assert found.converged.all()
+
+
+def test_newton_says_that_it_found_nothing() -> None:
+    z, found = search(nowhere, [(1.0, 2.0)], fallback=(0.5, 0.25))
+    assert not found.converged.any()
+    assert not found.finite.any()
+    assert z.tolist() == [[0.5, 0.25]]
+    _, found = search(rosenbrock, [(-1.2, 1.0)], steps=3)
+    assert not found.converged.any()
+    assert found.finite.all()
+    assert found.evaluations.tolist() == [3]
+
+
+@cheap
+def _minimise(x0, free):
+    solver = BFGS(free, jnp.full(3, 10.0))
+    evaluate = jax.value_and_grad(lambda x: rosenbrock(x[:2]) + jnp.where(x[0] > 3.0, jnp.nan, (x[2] - x[0]) ** 2))
+
+    def body(state):
+        return solver.tell(state, *evaluate(solver.trial(state)))[0]
+
+    def going(state):
+        return (jnp.max(jnp.abs(state.gradient)) > 1e-8) & ~state.stalled & (state.evaluations < 300)
+
+    return jax.lax.while_loop(going, body, solver.init(x0, *evaluate(x0), jnp.eye(3)))
+
+
+def test_bfgs_in_a_while_loop_under_vmap() -> None:
+    starts = jnp.array([(-1.2, 1.0, 0.0), (2.9, -2.0, 5.0), (0.0, 0.0, 0.0)])
+    end = jax.vmap(lambda x: _minimise.__wrapped__(x, jnp.ones(3, bool)))(starts)
+    # gradient 1e-8 over the smallest curvature, 0.4
+    assert np.asarray(end.x) == pytest.approx(np.ones((3, 3)), abs=1e-6)
+    assert (np.asarray(end.evaluations) < 120).all()
+    assert np.asarray(end.value) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_bfgs_leaves_fixed_variables_where_they_are() -> None:
+    end = _minimise(jnp.array([-1.2, 1.0, 0.0]), jnp.array([True, False, True]))
+    assert float(end.x[1]) == 1.0
+    assert abs(float(end.x[0])) == pytest.approx(1.0, abs=0.01)
+    assert np.asarray(end.x[2]) == pytest.approx(np.asarray(end.x[0]), abs=1e-6)
+
+
+def _objective(z, args):
+    a, b = args
+    return 0.25 * jnp.sum(z**4) + 0.5 * jnp.sum((z - a) ** 2) + b * z[0] * z[1] * a[0]
+
+
+_minimum = implicit_minimiser(
+    _objective, lambda args, z0: newton(lambda z: _objective(z, args), z0, jnp.zeros(2), 50, 1e-8)
+)
+
+
+def _newton_by_hand(a, b, steps=40):
+    """The same minimiser by plain Newton steps, unrolled, so that it can be differentiated through."""
+    z = jnp.zeros(2)
+    for _ in range(steps):
+        _, gradient, hessian = value_gradient_hessian(lambda z: _objective(z, (a, b)), z)
+        determinant = hessian[0, 0] * hessian[1, 1] - hessian[0, 1] ** 2
+        inverse = jnp.array([[hessian[1, 1], -hessian[0, 1]], [-hessian[0, 1], hessian[0, 0]]]) / determinant
+        z = z - inverse @ gradient
+    return z
+
+
+def test_implicit_derivatives_to_third_order() -> None:
+    a, b = jnp.array([0.7, -0.4]), jnp.asarray(0.6)
+
+    def ours(p):
+        return jnp.sum(jnp.sin(_minimum((p[:2], p[2]), jnp.zeros(2))[0]) * jnp.array([1.0, 2.0]))
+
+    p = jnp.append(a, b)
+    first, second = jax.grad(ours), jax.hessian(ours)
+    third = jax.jit(jax.jacfwd(second))
+    step = 1e-3
+
+    def difference(fn):
+        """Fourth order: step^4 times a fifth derivative, 1e-12 times some hundreds."""
+        columns = []
+        for e in np.eye(3):
+            columns.append(
+                (8 * (fn(p + step * e) - fn(p - step * e)) - fn(p + 2 * step * e) + fn(p - 2 * step * e)) / 12
+            )
+        return np.stack(columns, axis=-1) / step
+
+    first, second = jax.jit(first), jax.jit(second)
+    assert np.asarray(_minimum((a, b), jnp.zeros(2))[0]) == pytest.approx(
+        np.asarray(_newton_by_hand(a, b, 8)), abs=1e-12
+    )
+    assert np.asarray(first(p)) == pytest.approx(difference(jax.jit(ours)), abs=1e-8)
+    assert np.asarray(second(p)) == pytest.approx(difference(first), abs=1e-8)
+    assert np.asarray(third(p)) == pytest.approx(difference(second), abs=1e-7)
+
+
+def test_no_derivative_flows_through_the_start_of_a_search() -> None:
+    a, b = jnp.array([0.7, -0.4]), jnp.asarray(0.6)
+    slope = jax.jacfwd(lambda z0: _minimum((a, b), z0)[0])(jnp.array([0.3, 0.1]))
+    assert np.asarray(slope) == pytest.approx(np.zeros((2, 2)))
