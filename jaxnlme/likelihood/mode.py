@@ -37,11 +37,13 @@ def conditional_mode(
         params, group, scale_prediction = args
         return -density.log_joint_given(params, z, group, scale_prediction)
 
-    def find(args, z0):
+    def find(args, start):
+        # The search's numbers come as arguments: a tracer closed over here would not survive grad(jit(...)).
         params, group, scale_prediction = args
+        search, z0 = start
         return search_mode(search, density, params, group, scale_prediction, z0)
 
-    return implicit_minimiser(objective, find)((params, group, scale_prediction), z0)
+    return implicit_minimiser(objective, find)((params, group, scale_prediction), (search, z0))
 
 
 def search_mode(
