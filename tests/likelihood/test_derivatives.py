@@ -1,0 +1,86 @@
+"""Exact gradients and Hessians of every rung against differences, error models and covariances in pairs."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.model.model import bind
+from tests.problems import (
+    COVARIANCES,
+    ERRORS,
+    RUNGS,
+    bends,
+    cheap,
+    decay_data,
+    decay_model,
+    differences,
+    slopes,
+    stencil,
+)
+
+# Each error model with one covariance, each covariance at least twice; `benchmarks/study_gradients.py` runs the
+# product. Compiling a gradient takes seconds, so two pairs take every rung and the others two of them, in turn.
+PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
+TURNS = [("FOCE", "Laplace"), ("FO", "FOCEI"), ("FOCEI", "AGQ(3)")]
+CHOSEN = [
+    (error, covariance, tuple(RUNGS) if error in ("combined", "box-cox") else TURNS[k % 3])
+    for k, (error, covariance) in enumerate(PAIRS)
+]
+
+STEP = 1e-3
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
+def random_points(start: jn.Params, count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    packed = np.concatenate([start.beta, start.covariance, start.error])
+    return [packed + rng.uniform(-0.15, 0.15, len(packed)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("error", "covariance", "rungs"), CHOSEN, ids=[f"{e}, {c}" for e, c, _ in CHOSEN])
+def test_gradient_equals_differences(error: str, covariance: str, rungs: tuple[str, ...]) -> None:
+    spec, psi = COVARIANCES[covariance]
+    # ragged groups, four more padded rows than needed, one missing response
+    binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
+    template = binding.params(psi=0.3 * psi)
+    for name in rungs:
+        for seed, point in enumerate(random_points(template, 2, seed=len(error))):
+            at = stencil(point, STEP)
+            value, gradient = (np.asarray(a) for a in slopes(binding.problem, RUNGS[name], template, at))
+            # Fourth order: STEP^4 times a fifth derivative, and rounding of 1e-14 |log L| / STEP, both near 1e-10.
+            expected = differences(value, len(point), STEP)
+            assert np.isfinite(value).all(), (name, seed)
+            assert relative_error(gradient[0], expected) < 1e-7, (name, seed, gradient[0], expected)
+
+
+@pytest.mark.parametrize("name", ["FOCE", "FOCEI", "Laplace", "AGQ(3)"])
+def test_hessian_equals_differences_of_the_gradient(name: str) -> None:
+    spec, psi = COVARIANCES["blocks"]
+    binding = bind(decay_model(spec, ERRORS["combined"]), decay_data().pad_to(7))
+    template = binding.params(psi=0.3 * psi)
+    (point,) = random_points(template, 1, seed=5)
+    gradient, hessian = (np.asarray(a) for a in bends(binding.problem, RUNGS[name], template, stencil(point, STEP)))
+    expected = differences(gradient, len(point), STEP)
+    assert relative_error(hessian[0], expected) < 1e-7
+    assert relative_error(hessian[0], hessian[0].T) < 1e-10
+
+
+def test_public_function_under_jit_hessian_and_vmap() -> None:
+    model, data = decay_model("diagonal", "constant"), decay_data()
+    start = bind(model, data).start
+
+    def total(packed):
+        return jn.log_likelihood(model, start.unpack(packed), data, "focei")
+
+    points = np.stack(random_points(start, 2, seed=1))
+    hessians = np.asarray(cheap(jax.vmap(jax.hessian(total)))(points))
+    problem = bind(model, data).problem
+    _, expected = bends(problem, jn.FOCEI(), start, points)
+    # the same derivative by forward over reverse of two programs: rounding
+    assert hessians == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9 * np.abs(expected).max())

@@ -1,0 +1,198 @@
+"""Quadrature, importance sampling and Laplace against brute-force integrals that share no code with ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import gammaln, logsumexp
+
+import jaxnlme as jn
+from jaxnlme.model.error import AbstractError
+from jaxnlme.model.model import bind
+from tests.problems import OUTCOMES, decay, decay_rate, hazard, log_rate, ragged, results, values
+
+NORMAL = -0.5 * np.log(2.0 * np.pi)
+
+
+def grid(points: int, dimension: int, reach: float = 8.5) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes (count, dimension) on [-reach, reach]^dimension and their log-weights.
+
+    Beyond 8.5 standard deviations the prior holds 2e-17. Nodes are at most 0.3 apart, and the integrands have an SD of
+    0.3 or more: the rule errs by some exp(-2 (pi 0.3 / 0.3)^2) = 3e-9 along the narrowest, and less elsewhere."""
+    x, w = np.polynomial.legendre.leggauss(points)
+    nodes = np.stack(np.meshgrid(*[reach * x] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+    log_w = np.stack(np.meshgrid(*[np.log(reach * w)] * dimension, indexing="ij"), axis=-1)
+    return nodes, log_w.reshape(-1, dimension).sum(axis=1)
+
+
+def brute_force(data: jn.GroupedData, log_density, points: int, dimension: int) -> np.ndarray:
+    """log of the integral of p(y_i | z) N(z; 0, I) for every group; `log_density(y, x, z)` (count, rows)."""
+    z, log_w = grid(points, dimension)
+    prior = np.sum(NORMAL - 0.5 * z**2, axis=1)
+    out = []
+    for i in range(data.n_groups):
+        seen = data.observed[i]
+        x = {name: column[i][seen] for name, column in data.x.items()}
+        out.append(logsumexp(log_density(data.y[i][seen], x, z).sum(axis=1) + prior + log_w))
+    return np.array(out)
+
+
+def gaussian(y, f, sd):
+    return NORMAL - np.log(sd) - 0.5 * ((y - f) / sd) ** 2
+
+
+PSI = np.array([[0.09, 0.03, 0.0], [0.03, 0.06, 0.02], [0.0, 0.02, 0.05]])
+STARTS = np.array([2.0, 3.0, 1.0])
+SD = 0.25
+
+# nodes of the last and of earlier quadratures, per number of random effects
+NODES = {1: (1, 5, 61), 2: (1, 5, 21), 3: (1, 5, 19)}
+
+
+@pytest.mark.parametrize("effects", [1, 2, 3])
+def test_quadrature_converges_to_the_integral(effects: int) -> None:
+    group, t, rng = ragged((3, 5, 2), 4)
+    y = (0.0 if effects == 1 else 2.0) + 3.0 * np.exp(-t) + 0.3 * rng.normal(size=len(t))
+    data = jn.GroupedData.from_arrays(y, group, {"t": t})
+    psi, lower = PSI[:effects, :effects], np.linalg.cholesky(PSI[:effects, :effects])
+    names = ("c", "b", "a")[:effects]
+    if effects == 1:
+        parameters = [jn.Parameter("c", 1.0, "log", random=True)]
+    else:
+        # the order of parameters is the order of effects
+        parameters = [jn.Parameter(n, STARTS["abc".index(n)], "log", random=n in names) for n in "cba"]
+    structure = decay_rate if effects == 1 else decay
+    model = jn.NLMEModel(
+        structure, parameters, "full" if effects > 1 else "diagonal", jn.error.combined(0.1, 0.05), psi=psi
+    )
+    binding = bind(model, data)
+
+    def log_density(y, x, z):
+        b = z @ lower.T
+        c = np.exp(b[:, :1])
+        size = 3.0 * (np.exp(b[:, 1:2]) if effects > 1 else 1.0)
+        low = 0.0 if effects == 1 else 2.0 * (np.exp(b[:, 2:3]) if effects > 2 else 1.0)
+        f = low + size * np.exp(-c * x["t"])
+        return gaussian(y, f, 0.1 + 0.05 * f)
+
+    expected = brute_force(data, log_density, {1: 400, 2: 120, 3: 90}[effects], effects)
+    errors = []
+    for nodes in NODES[effects]:
+        found = values(binding.problem, jn.AGQ(nodes), binding.start)
+        errors.append(float(np.max(np.abs(found - expected))))
+    assert errors[0] > 1e-5  # the problem is not linear
+    assert errors[1] < 0.3 * errors[0]
+    assert errors[2] < 1e-8
+    assert values(binding.problem, jn.Laplace(), binding.start) == pytest.approx(
+        values(binding.problem, jn.AGQ(1), binding.start), rel=1e-12
+    )  # one node is Laplace: the same sum in another order
+    # scaled by another curvature, quadrature has the same limit, more slowly
+    other = values(binding.problem, jn.AGQ(NODES[effects][2], curvature="gauss-newton"), binding.start)
+    assert other == pytest.approx(expected, abs=1e-6)
+    check_importance_sampling(binding, expected)
+
+
+def check_importance_sampling(binding, expected: np.ndarray) -> None:
+    found = results(binding.problem, jn.ImportanceSampling(2000, seed=3), binding.start)
+    error = np.sqrt(np.asarray(found.monte_carlo.variance))
+    assert (error > 0).all()
+    assert (error < 0.05).all()
+    # five standard errors, in as many groups: one false alarm in 10^6
+    assert (np.abs(np.asarray(found.value) - expected) < 5 * error).all()
+    assert (np.asarray(found.monte_carlo.ess) <= 2000).all()
+
+
+def counts() -> tuple[jn.GroupedData, jn.NLMEModel, callable]:
+    group, t, rng = ragged((4, 1, 5), 5)
+    data = jn.GroupedData.from_arrays(rng.poisson(np.exp(0.5 + 0.3 * t)).astype(float), group, {"t": t})
+    psi = np.array([[0.3, 0.05], [0.05, 0.1]])
+    parameters = [jn.Parameter("a", 0.5, random=True), jn.Parameter("b", 0.3, random=True)]
+    lower = np.linalg.cholesky(psi)
+
+    def log_density(y, x, z):
+        b = z @ lower.T
+        rate = 0.5 + b[:, :1] + (0.3 + b[:, 1:]) * x["t"]
+        return y * rate - np.exp(rate) - gammaln(y + 1)
+
+    return data, jn.NLMEModel(log_rate, parameters, "full", OUTCOMES["poisson"], psi=psi), log_density
+
+
+def choices() -> tuple[jn.GroupedData, jn.NLMEModel, callable]:
+    group, t, rng = ragged((6, 1, 4), 6)
+    data = jn.GroupedData.from_arrays((rng.uniform(size=len(t)) < 0.6).astype(float), group, {"t": t})
+    parameters = [jn.Parameter("a", 0.2, random=True, sd=1.2), jn.Parameter("b", 0.4)]
+
+    def log_density(y, x, z):
+        f = 0.2 + 1.2 * z + 0.4 * x["t"]
+        return -np.log1p(np.exp(np.where(y > 0, -f, f)))
+
+    return data, jn.NLMEModel(log_rate, parameters, error=OUTCOMES["binary"]), log_density
+
+
+def times() -> tuple[jn.GroupedData, jn.NLMEModel, callable]:
+    group, t, rng = ragged((3, 1, 5), 7)
+    y = rng.exponential(2.0, len(t)) + 0.05
+    event = (rng.uniform(size=len(t)) < 0.7).astype(float)
+    y[2] = np.nan
+    data = jn.GroupedData.from_arrays(y, group, {"t": t, "event": event})
+    parameters = [jn.Parameter("h", 0.5, "log", random=True, sd=0.6)]
+
+    def log_density(y, x, z):
+        h = 0.5 * np.exp(0.6 * z)
+        return x["event"] * (np.log(1.3) + 1.3 * np.log(h) + 0.3 * np.log(y)) - (h * y) ** 1.3
+
+    return data, jn.NLMEModel(hazard, parameters, error=OUTCOMES["weibull"]), log_density
+
+
+@pytest.mark.parametrize(("problem", "nodes"), [(counts, 15), (choices, 31), (times, 25)])
+def test_outcomes_of_the_users_own(problem, nodes: int) -> None:
+    data, model, log_density = problem()
+    binding = bind(model, data)
+    dimension = binding.density.n_effects
+    expected = brute_force(data, log_density, {1: 400, 2: 120}[dimension], dimension)
+    assert values(binding.problem, jn.AGQ(nodes), binding.start) == pytest.approx(expected, abs=1e-8)
+    laplace = values(binding.problem, jn.Laplace(), binding.start)
+    assert np.max(np.abs(laplace - expected)) < 0.1  # an approximation, and one for few, rough outcomes
+    if dimension == 1:
+        assert laplace == pytest.approx(laplace_by_hand(data, log_density), abs=1e-6)
+    check_importance_sampling(binding, expected)
+
+
+def laplace_by_hand(data: jn.GroupedData, log_density) -> np.ndarray:
+    """Laplace by a bracketing search and a second difference: good to about 1e-7."""
+    out = []
+    for i in range(data.n_groups):
+        seen = data.observed[i]
+        x = {name: column[i][seen] for name, column in data.x.items()}
+
+        def joint(z, y=data.y[i][seen], x=x):
+            return float(log_density(y, x, np.array([[z]])).sum() + NORMAL - 0.5 * z**2)
+
+        z = minimize_scalar(lambda z: -joint(z), bounds=(-6, 6), method="bounded", options={"xatol": 1e-9}).x
+        h = 1e-2
+        curvature = -(-joint(z + 2 * h) + 16 * joint(z + h) - 30 * joint(z) + 16 * joint(z - h) - joint(z - 2 * h)) / (
+            12 * h**2
+        )
+        out.append(joint(z) - NORMAL - 0.5 * np.log(curvature))
+    return np.array(out)
+
+
+@pytest.mark.parametrize(
+    "rung",
+    [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(curvature="gauss-newton"), jn.AGQ(3, curvature="gauss-newton")],
+    ids=["FO", "FOCE", "FOCEI", "Laplace", "AGQ(3)"],
+)
+@pytest.mark.parametrize("error", OUTCOMES.values(), ids=list(OUTCOMES))
+def test_outcomes_without_a_gaussian_face_are_refused(error: AbstractError, rung) -> None:
+    data, model, _ = {"poisson": counts, "binary": choices, "weibull": times}[
+        error.formula.split("= ")[1].split("(")[0]
+    ]()
+    with pytest.raises(jn.ModelError, match=rf"^{rung.name.replace('(', '.').replace(')', '.')} needs a Gaussian"):
+        jn.log_likelihood(model, bind(model, data).start, data, rung)
+
+
+def test_too_many_nodes_are_refused() -> None:
+    data, model, _ = counts()
+    with pytest.raises(jn.OptionError, match="300 nodes on 2 random effects make 90,000 points"):
+        jn.log_likelihood(model, bind(model, data).start, data, jn.AGQ(300))

@@ -1,0 +1,137 @@
+"""The likelihood does not know the order of groups and rows, the padding, the buckets, or the unit of time."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.model.model import bind
+from tests.problems import ERRORS, RUNGS, decay_data, decay_model, slopes, values
+
+# The same sums in another order, after searches that end 1e-12 from the same mode.
+SAME = {"rel": 1e-10, "abs": 1e-10}
+
+MODEL = decay_model("full", ERRORS["combined by stratum"])
+LADDER = RUNGS | {"IS": jn.ImportanceSampling(50)}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    binding = bind(MODEL, decay_data())
+    return {name: values(binding.problem, rung, binding.start) for name, rung in LADDER.items()}
+
+
+def shuffled(rows: bool) -> tuple[jn.GroupedData, np.ndarray]:
+    """The data with groups (and the rows inside them) in another order, and where each old group went."""
+    data = decay_data()
+    frame = data.to_frame()
+    order = [2, 0, 3, 1]
+    frame = pd.concat([frame[frame["group"] == k].iloc[:: -1 if rows else 1] for k in order])
+    moved = jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"])
+    return moved, np.argsort(order)
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["groups", "groups and rows"])
+def test_order(rows: bool, expected: dict[str, np.ndarray]) -> None:
+    data, back = shuffled(rows)
+    binding = bind(MODEL, data)
+    for name, rung in LADDER.items():
+        # importance sampling: the draws follow the group's label
+        assert values(binding.problem, rung, binding.start)[back] == pytest.approx(expected[name], **SAME), name
+
+
+def test_padding(expected: dict[str, np.ndarray]) -> None:
+    binding = bind(MODEL, decay_data().pad_to(11))
+    for name, rung in LADDER.items():
+        assert values(binding.problem, rung, binding.start) == pytest.approx(expected[name], **SAME), name
+
+
+def test_buckets(expected: dict[str, np.ndarray]) -> None:
+    data, back = shuffled(rows=False)
+    binding = bind(MODEL, data, buckets=2)
+    assert len(binding.problem.buckets) == 2
+    for name in ("FO", "FOCEI", "IS"):
+        found = values(binding.problem, LADDER[name], binding.start)
+        assert found[back] == pytest.approx(expected[name], **SAME), name
+
+
+def test_gradient_with_padding_and_buckets() -> None:
+    plain = bind(MODEL, decay_data())
+    at = plain.start.pack()[None]
+    _, expected = slopes(plain.problem, RUNGS["FOCEI"], plain.start, at)
+    other = bind(MODEL, decay_data().pad_to(11), buckets=2)
+    _, found = slopes(other.problem, RUNGS["FOCEI"], other.start, at)
+    assert np.asarray(found) == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9)
+
+
+def test_unit_of_time(expected: dict[str, np.ndarray]) -> None:
+    frame = decay_data().to_frame()
+    minutes = jn.GroupedData.from_frame(frame.assign(t=frame["t"] * 60.0), "group", "y", x=["t", "kind"])
+    binding = bind(MODEL, minutes)
+    params = binding.params({"c": 1.0 / 60.0})
+    for name, rung in LADDER.items():
+        assert values(binding.problem, rung, params) == pytest.approx(expected[name], rel=1e-9), name
+
+
+def test_unit_of_the_response() -> None:
+    frame = decay_data().to_frame()
+    model = decay_model("full", jn.error.combined(0.1, 0.1))
+    plain = bind(model, decay_data())
+    frame["y"] *= 1000.0
+    thousand = bind(model, jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"]))
+    up = np.log(1000.0)
+    start = plain.start
+    params = jn.Params(start.beta + np.array([up, up, 0.0]), start.covariance, start.error + np.array([up, 0.0]))
+    observed = decay_data().observed.sum(axis=1)
+    for name in ("FO", "FOCEI"):
+        found = values(thousand.problem, RUNGS[name], params) + observed * up
+        assert found == pytest.approx(values(plain.problem, RUNGS[name], plain.start), rel=1e-9), name
+
+
+def test_draws_of_importance_sampling_follow_seed_and_label() -> None:
+    binding = bind(MODEL, decay_data())
+    runs = [values(binding.problem, jn.ImportanceSampling(50, seed=seed), binding.start) for seed in (1, 1, 2)]
+    assert (runs[0] == runs[1]).all()
+    assert (runs[0] != runs[2]).all()
+
+
+def test_rows_without_a_response_add_nothing() -> None:
+    frame = decay_data().to_frame()
+    extra = pd.DataFrame({"group": [0, 1, 1, 3], "y": np.nan, "t": [0.0, 9.0, 1e6, 2.0], "kind": [0.0, 1.0, 1.0, 0.0]})
+    both = jn.GroupedData.from_frame(pd.concat([extra, frame]), "group", "y", x=["t", "kind"])
+    order = np.argsort([0, 1, 3, 2])
+    one, two = bind(MODEL, decay_data()), bind(MODEL, both)
+    found = values(two.problem, RUNGS["FOCEI"], two.start)
+    labels = both.labels.tolist()
+    assert labels == [0, 1, 3, 2]
+    assert found[order] == pytest.approx(values(one.problem, RUNGS["FOCEI"], one.start), **SAME)
+
+
+def test_group_without_a_response_has_likelihood_one() -> None:
+    frame = decay_data().to_frame()
+    frame.loc[frame["group"] == 2, "y"] = np.nan
+    binding = bind(MODEL, jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"]))
+    for name in ("FO", "FOCEI", "Laplace", "AGQ(3)"):
+        value = values(binding.problem, RUNGS[name], binding.start)
+        assert value[2] == pytest.approx(0.0, abs=1e-12), name
+        _, gradient = slopes(binding.problem, RUNGS["FO"], binding.start, binding.start.pack()[None])
+        assert np.isfinite(np.asarray(gradient)).all()
+
+
+def test_one_trace_serves_every_value() -> None:
+    count = []
+
+    @jax.jit
+    def total(problem, params):
+        count.append(1)
+        return jn.log_likelihood(None, params, problem, "focei")
+
+    for seed in (2, 3):
+        binding = bind(MODEL, decay_data(seed))
+        for shift in (0.0, 0.1):
+            start = binding.start
+            total(binding.problem, jn.Params(start.beta + shift, start.covariance, start.error)).block_until_ready()
+    assert len(count) == 1

@@ -1,0 +1,162 @@
+"""The master test: where f is linear in b and the error constant, every rung is the Gaussian marginal likelihood."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import jaxnlme as jn
+from jaxnlme.model.model import Binding, bind
+from tests.problems import COVARIANCES, linear_data, linear_model, mean, results, slopes, values
+
+# Rounding of sums of some ten terms of order one, with a Cholesky factor or two in between: 1e-13 and below. A mode
+# found to `mode_tolerance` squared leaves 1e-12.
+EXACT = 1e-10
+
+EXACT_RUNGS = [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(), jn.AGQ(1), jn.AGQ(3), jn.AGQ(5, curvature="gauss-newton")]
+
+
+def closed_form(
+    data: jn.GroupedData, designs: np.ndarray, beta: np.ndarray, random: np.ndarray, psi: np.ndarray, sd: float
+):
+    """log N(y_i; A_i beta, B_i psi B_i' + sd^2 I) of every group; A (groups, obs, fixed), B (groups, obs, random)."""
+    out = []
+    for i in range(data.n_groups):
+        seen = data.observed[i]
+        a, b = designs[i][seen], random[i][seen]
+        out.append(multivariate_normal.logpdf(data.y[i][seen], a @ beta, b @ psi @ b.T + sd**2 * np.eye(seen.sum())))
+    return np.array(out)
+
+
+def design(data: jn.GroupedData) -> np.ndarray:
+    return np.stack([np.ones_like(data.y), data.x["t"], data.x["s"]], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def data() -> jn.GroupedData:
+    return linear_data()
+
+
+def bound(name: str, data: jn.GroupedData) -> tuple[Binding, jn.Params, np.ndarray]:
+    spec, psi = COVARIANCES[name]
+    binding = bind(linear_model(spec), data)
+    return binding, binding.params(psi=psi), psi
+
+
+@pytest.mark.parametrize("name", COVARIANCES)
+def test_every_rung_is_the_gaussian_marginal(name: str, data: jn.GroupedData) -> None:
+    binding, params, psi = bound(name, data)
+    expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+    for rung in EXACT_RUNGS:
+        found = results(binding.problem, rung, params)
+        assert found.value == pytest.approx(expected, rel=EXACT), rung.name
+        assert (np.asarray(found.status) == jn.Status.ok).all(), rung.name
+        # an exactly quadratic joint: one step, and one look to see that it has arrived
+        assert np.max(found.evaluations) <= 2, rung.name
+
+
+def test_gaussian_proposals_have_no_monte_carlo_error(data: jn.GroupedData) -> None:
+    binding, params, psi = bound("full", data)
+    expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+    found = results(binding.problem, jn.ImportanceSampling(50, df=0.0), params)
+    assert found.value == pytest.approx(expected, rel=EXACT)
+    assert np.asarray(found.monte_carlo.variance) == pytest.approx(0.0, abs=1e-12)
+    assert np.asarray(found.monte_carlo.ess) == pytest.approx(50.0, rel=1e-9)
+
+
+def test_t_proposals_err_as_much_as_they_say(data: jn.GroupedData) -> None:
+    binding, params, psi = bound("full", data)
+    expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+    scores = []
+    for seed in range(20):
+        found = results(binding.problem, jn.ImportanceSampling(400, seed=seed), params)
+        assert (np.asarray(found.monte_carlo.variance) > 0).all()
+        scores.append((np.asarray(found.value) - expected) / np.sqrt(found.monte_carlo.variance))
+    # 100 standardised errors: mean and SD within four of their own standard errors of 0 and 1
+    assert abs(np.mean(scores)) < 4 / np.sqrt(100)
+    assert abs(np.std(scores) - 1) < 4 / np.sqrt(200)
+    assert np.max(np.abs(scores)) < 5
+
+
+def test_weights_multiply_the_groups(data: jn.GroupedData) -> None:
+    binding, params, psi = bound("diagonal", data)
+    expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+    total = jn.log_likelihood(binding.model, params, data, "focei")
+    assert total == pytest.approx(np.sum(data.weights * expected), rel=EXACT)
+    other = np.arange(5.0)
+    assert jn.log_likelihood(binding.model, params, data, "focei", other) == pytest.approx(other @ expected, rel=EXACT)
+
+
+@pytest.mark.parametrize("rung", [jn.FO(), jn.FOCEI(), jn.Laplace()], ids=lambda rung: rung.name)
+def test_explicit_designs_per_observation(rung, data: jn.GroupedData) -> None:
+    full = design(data)
+    psi = np.array([[0.3, 0.1], [0.1, 0.2]])
+    beta = np.array([1.0, 0.4, -0.2])
+    model = jn.NLMEModel(
+        mean,
+        {"mu": 0.0},
+        "full",
+        jn.error.constant(0.7),
+        fixed_design=full[:, :, None, :],
+        random_design=full[:, :, None, :2],
+        beta=beta,
+        psi=psi,
+    )
+    binding = bind(model, data)
+    expected = closed_form(data, full, beta, full[..., :2], psi, 0.7)
+    assert values(binding.problem, rung, binding.start) == pytest.approx(expected, rel=EXACT)
+
+
+def test_covariate_that_varies_within_the_group(data: jn.GroupedData) -> None:
+    parameters = [jn.Parameter("mu", 1.0, random=True, sd=0.6, covariates={"t": 0.4, "s": -0.2})]
+    binding = bind(jn.NLMEModel(mean, parameters, error=jn.error.constant(0.7)), data)
+    assert binding.density.beta_names == ("mu", "mu ~ t", "mu ~ s")
+    expected = closed_form(data, design(data), np.array([1.0, 0.4, -0.2]), design(data)[..., :1], np.eye(1) * 0.36, 0.7)
+    assert values(binding.problem, jn.FOCEI(), binding.start) == pytest.approx(expected, rel=EXACT)
+
+
+@pytest.mark.parametrize("rung", [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(), jn.AGQ(3)], ids=lambda rung: rung.name)
+def test_zero_variances_have_finite_derivatives(rung, data: jn.GroupedData) -> None:
+    binding, params, _ = bound("full", data)
+    one_gone = np.array([[0.3, 0.0, -0.06], [0.0, 0.0, 0.0], [-0.06, 0.0, 0.2]])
+    for psi in (one_gone, np.zeros((3, 3))):
+        params = binding.params(psi=psi)
+        assert np.isneginf(params.covariance[1])
+        expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+        value, gradient = slopes(binding.problem, rung, params, params.pack()[None])
+        assert value == pytest.approx(np.array([data.weights @ expected]), rel=EXACT)
+        assert np.isfinite(np.asarray(gradient)).all()
+        # moving beta or the residual SD must still be felt
+        assert (np.abs(np.asarray(gradient)[0, [0, 1, 2, -1]]) > 1e-3).all()
+
+
+def test_model_without_random_effects_is_a_regression(data: jn.GroupedData) -> None:
+    parameters = [jn.Parameter(name, start) for name, start in zip("abc", (1.2, 0.4, -0.2), strict=True)]
+    binding = bind(jn.NLMEModel(linear_model().structure, parameters, error=jn.error.constant(0.7)), data)
+    expected = closed_form(data, design(data), binding.start.beta, design(data), np.zeros((3, 3)), 0.7)
+    for rung in (jn.FO(), jn.FOCEI(), jn.AGQ(3)):
+        assert values(binding.problem, rung, binding.start) == pytest.approx(expected, rel=EXACT)
+
+
+def test_host_numbers_and_traced_numbers_agree(data: jn.GroupedData) -> None:
+    binding, params, psi = bound("diagonal", data)
+    expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
+    assert isinstance(params.beta, np.ndarray)
+    for method in ("fo", "focei"):
+        found = jn.group_log_likelihoods(binding.model, params, binding.problem, method)
+        assert found == pytest.approx(expected, rel=EXACT)
+
+
+def test_likelihood_follows_a_vmap_and_a_jit(data: jn.GroupedData) -> None:
+    binding, params, psi = bound("full", data)
+    many = np.stack([params.beta + shift for shift in (-0.3, 0.0, 0.4)])
+
+    @jax.jit
+    def total(beta):
+        moved = jn.Params(beta, params.covariance, params.error)
+        return jn.log_likelihood(binding.model, moved, data, "laplace")
+
+    expected = [data.weights @ closed_form(data, design(data), beta, design(data), psi, 0.7) for beta in many]
+    assert np.asarray(jax.vmap(total)(many)) == pytest.approx(np.array(expected), rel=EXACT)
