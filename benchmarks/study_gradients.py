@@ -1,0 +1,81 @@
+"""Exact gradients against differences for every error model, covariance and rung: the full product of what the tests
+take in pairs.
+
+    python benchmarks/study_gradients.py [--limit N] [--rungs FOCEI Laplace]
+
+Writes one row a combination to results/gradients.csv: the largest difference between the exact gradient and a central
+difference of fourth order, relative to the largest entry of the gradient, over random parameter vectors; prints the
+worst of each rung.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+jax.config.update("jax_enable_x64", True)
+
+from jaxnlme.model.model import bind  # noqa: E402
+from tests.problems import (  # noqa: E402
+    COVARIANCES,
+    ERRORS,
+    RUNGS,
+    decay_data,
+    decay_model,
+    differences,
+    slopes,
+    stencil,
+)
+
+STEP = 1e-3
+POINTS = 3
+
+
+def worst(error: str, covariance: str, rung: str) -> float:
+    """The largest relative error of the gradient over `POINTS` random parameter vectors."""
+    spec, psi = COVARIANCES[covariance]
+    binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
+    template = binding.params(psi=0.3 * psi)
+    centre = np.concatenate([template.beta, template.covariance, template.error])
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(POINTS):
+        point = centre + rng.uniform(-0.15, 0.15, len(centre))
+        value, gradient = slopes(binding.problem, RUNGS[rung], template, stencil(point, STEP))
+        expected = differences(np.asarray(value), len(point), STEP)
+        found.append(np.max(np.abs(np.asarray(gradient)[0] - expected)) / np.max(np.abs(expected)))
+    return float(np.max(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=None, help="stop after so many combinations")
+    parser.add_argument("--rungs", nargs="+", default=list(RUNGS), choices=list(RUNGS))
+    options = parser.parse_args()
+    combinations = list(itertools.product(options.rungs, COVARIANCES, ERRORS))[: options.limit]
+    target = Path(__file__).resolve().parent / "results" / "gradients.csv"
+    target.parent.mkdir(exist_ok=True)
+    errors: dict[str, float] = {}
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rung", "covariance", "error", "relative_error", "seconds"])
+        for rung, covariance, error in combinations:
+            started = time.perf_counter()
+            value = worst(error, covariance, rung)
+            writer.writerow([rung, covariance, error, f"{value:.2e}", f"{time.perf_counter() - started:.1f}"])
+            file.flush()
+            errors[rung] = max(errors.get(rung, 0.0), value) if np.isfinite(value) else np.nan
+    for rung, value in errors.items():
+        print(f"{rung:8s} largest relative error {value:.1e}")
+
+
+if __name__ == "__main__":
+    main()
