@@ -12,11 +12,12 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, Status
-from jaxnlme.estimators.finish import Verdict, finish
+from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.session import Callback, Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
+from jaxnlme.estimators.verdict import Verdict
 from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.check import dry_run
 from jaxnlme.model.model import Binding, NLMEModel, bind

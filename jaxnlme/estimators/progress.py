@@ -30,13 +30,10 @@ class Progress:
         due = self.shown is None or iteration.seconds - self.shown > 0.5
         if due and iteration.seconds - self.began >= self.patience:
             self.shown = iteration.seconds
-            print(
-                f"{chr(13) * self.rewrite}{self.name}: iteration {iteration.iteration}, log-likelihood "
-                f"{iteration.log_likelihood:.4f}, gain to come {iteration.expected_gain:.0e}, {iteration.seconds:.0f} s",
-                end="" if self.rewrite else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
+            line += f"gain to come {iteration.expected_gain:.0e}, {iteration.seconds:.0f} s"
+            start, end = ("\r", "") if self.rewrite else ("", "\n")
+            print(start + line, end=end, file=sys.stderr, flush=True)
         return False
 
     def close(self) -> None:

@@ -1,0 +1,114 @@
+"""Variances that go to zero: set to exactly zero where that costs nothing, decided by the score there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxnlme.estimators.objective import Evaluation
+from jaxnlme.estimators.session import Session
+from jaxnlme.model.model import psi_of
+
+# A log standard deviation with less curvature than this may be on its way to minus infinity.
+FLAT = 10.0
+
+
+def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed: set[int], kept: set[int]) -> bool:
+    """Sets variances that have gone to zero to exactly zero, where that costs no likelihood; True where one was."""
+    density = session.binding.density
+    first = len(density.beta_names)
+    last = first + density.covariance.n_unconstrained
+    curvature = dict(zip(active.tolist(), np.diag(matrix), strict=True))
+    changed = False
+    for index, _, _ in density.covariance.collapses:
+        place = first + index
+        if place in collapsed or place in kept or not curvature.get(place, np.inf) < FLAT:
+            continue
+        x = session.x.copy()
+        x[place] = -np.inf
+        x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
+        zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
+        trial = session.evaluate(x, session.best.modes)
+        if not zeros or not float(trial.value) <= float(session.best.value) + 1e-4:
+            continue
+        collapsed |= zeros
+        _fix(session, collapsed)
+        session.move(x, trial)
+        changed = True
+    return changed
+
+
+def _fix(session: Session, collapsed: set[int]) -> None:
+    """Frees all that the user left free, but for the collapsed variances and what has no effect beside them."""
+    density = session.binding.density
+    first = len(density.beta_names)
+    session.free[: session.dense] = ~session.binding.fixed
+    for index, _, others in density.covariance.collapses:
+        if first + index in collapsed:
+            session.free[[first + index, *(first + o for o in others)]] = False
+
+
+def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
+    """The score at the boundary: where the likelihood rises as a zero variance grows, frees it again."""
+    density = session.binding.density
+    first = len(density.beta_names)
+    start = np.asarray(session.binding.start.covariance)
+    slopes: dict[int, float] = {}
+    sds: dict[int, float] = {}
+    for place in sorted(collapsed):
+        x = session.x.copy()
+        reference = start[place - first]
+        x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
+        trial = session.evaluate(x, session.best.modes)
+        # d(objective)/d(log sd) is 2 psi times the score of the variance, with the sign turned.
+        slopes[place] = float(trial.gradient[place])
+        sds[place] = np.exp(x[place])
+        if slopes[place] < -1e-7 and float(trial.value) < float(session.best.value) - 1e-9:
+            return _free_again(session, collapsed, kept, x, trial)
+    effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
+    zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
+    theta = session.x[first : first + density.covariance.n_unconstrained]
+    for psi in _mixtures(psi_of(density, theta), density.covariance.related, zero):
+        x = session.x.copy()
+        x[first : first + len(theta)] = density.covariance.from_matrix(psi)
+        trial = session.evaluate(x, session.best.modes)
+        if float(trial.value) < float(session.best.value) - 1e-9:
+            return _free_again(session, collapsed, kept, x, trial)
+    return False
+
+
+def _mixtures(
+    psi: np.ndarray, related: Sequence[tuple[int, int]], zero: dict[int, tuple[float, float]]
+) -> Iterator[np.ndarray]:
+    """The psi nearby that no single variance reaches from zero; `zero`: effect to (small sd, score of log sd).
+
+    Of two effects at zero, w w' with w a mixture weighted by 1 / sqrt(score): the pair decides exactly whether their
+    2 x 2 block of scores is negative definite. Of one at zero, a share of another effect added to it: a first-order
+    change of a covariance, which a triangular factor with a zero on its diagonal does not contain.
+    """
+    for pair, size, sign in itertools.product(related, (1.0, 10.0), (1.0, -1.0)):
+        if all(k in zero for k in pair):
+            least = min(zero[k][1] for k in pair)
+            w = np.zeros(len(psi))
+            w[list(pair)] = [size * zero[k][0] * np.sqrt(least / zero[k][1]) for k in pair]
+            w[pair[1]] *= sign
+            yield psi + np.outer(w, w)
+        for k, other in (pair, pair[::-1]):
+            if k in zero and other not in zero and psi[other, other] > 0:
+                mix = np.eye(len(psi))
+                mix[k, other] = sign * size * zero[k][0] / np.sqrt(psi[other, other])
+                yield mix @ psi @ mix.T
+
+
+def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Evaluation) -> bool:
+    """Moves to `x`, where some variances that were zero are not, and frees those."""
+    density = session.binding.density
+    places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]
+    kept |= {place for place in collapsed if np.isfinite(x[place])}
+    collapsed.clear()
+    collapsed |= {place for place in places if x[place] == -np.inf}
+    _fix(session, collapsed)
+    session.move(x, trial)
+    return True

@@ -1,0 +1,117 @@
+"""The verdict on a fit: converged or not, and the sentences that say why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxnlme.errors import Status
+from jaxnlme.estimators.session import Session
+from jaxnlme.model.model import psi_of
+from jaxnlme.results.inference import singular_directions
+
+# Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
+CONVERGED = 1e-6
+
+
+@dataclasses.dataclass
+class Verdict:
+    """`converged`, `sentences` that say why (not), `matrix` (active, active) the information or None, `active` packed
+    indices, `at_zero`, descriptions of the zero variances, `decrement`, the predicted gain of a Newton step."""
+
+    converged: bool
+    sentences: list[str]
+    matrix: np.ndarray | None
+    active: np.ndarray
+    at_zero: list[str]
+    decrement: float
+
+
+def judge(
+    session: Session,
+    matrix: np.ndarray | None,
+    active: np.ndarray,
+    decrement: float,
+    collapsed: set[int],
+    with_information: bool,
+) -> Verdict:
+    """The verdict at the end of `finish`, from the last information matrix (active, active) and predicted gain."""
+    binding = session.binding
+    at_zero = _zero_sentences(session, collapsed)
+    bad: list[str] = []
+    if session.interrupted:
+        bad.append("Interrupted by the user: this is the best point so far, not a maximum.")
+    if session.stopped:
+        bad.append("Stopped by a callback: this is the point reached, not a maximum.")
+    if not np.isfinite(float(session.best.value)):
+        bad.append("The objective is not finite; see status.groups for the groups concerned.")
+    elif not session.halted:
+        bad += _numerical_faults(session, matrix, active, decrement, with_information)
+    codes = np.asarray(session.best.status)
+    lost = np.flatnonzero((codes != Status.ok) & (np.asarray(session.problem.weights) != 0))
+    if len(lost):
+        labels = ", ".join(str(label) for label in binding.data.labels[lost][:5])
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        bad.append(f"Group {labels}{more}: {Status(int(codes[lost[0]])).sentence}")
+    if bad:
+        verdict = ["NOT CONVERGED.", *bad]
+    else:
+        what = "the information matrix is positive definite, " if matrix is not None else ""
+        verdict = [
+            f"Converged: a further step is expected to gain {decrement:.1e} log-likelihood units, {what}"
+            "and every group's mode was found again from zero."
+        ]
+    if not with_information and not bad:
+        verdict.append("The information matrix was not asked for: the maximum is judged by the minimiser's own metric.")
+    return Verdict(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
+
+
+def _numerical_faults(
+    session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float, with_information: bool
+) -> list[str]:
+    names = [session.binding.packed_names[k] for k in active]
+    out = []
+    state = session.state
+    if state is not None and int(state.bfgs.iterations) >= int(session.estimator.max_iterations):
+        out.append(
+            f"The {int(state.bfgs.iterations)} iterations allowed were used up; raise max_iterations, or start "
+            "elsewhere."
+        )
+    singular = singular_directions(matrix, names) if matrix is not None else ()
+    for direction in singular:
+        terms = " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])
+        out.append(
+            f"The data carry no information along the direction {terms} (shares of standardised parameters): fix one "
+            "of them, drop an effect, or use a simpler covariance."
+        )
+    if with_information and matrix is None:
+        out.append("No maximum was settled on in the allowed rounds; start from other values.")
+    if not singular and not decrement < CONVERGED:
+        out.append(
+            f"A further step is still expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g}); the "
+            "likelihood may be rough there: look at fit.history, try other starting values."
+        )
+    return out
+
+
+def _zero_sentences(session: Session, collapsed: set[int]) -> list[str]:
+    density = session.binding.density
+    first = len(density.beta_names)
+    psi = psi_of(density, session.x[first : first + density.covariance.n_unconstrained]) if density.n_effects else None
+    out = []
+    for index, effects, _ in density.covariance.collapses:
+        if first + index not in collapsed or psi is None:
+            continue
+        names = ", ".join(density.effect_names[k] for k in effects)
+        if all(psi[k, k] == 0.0 for k in effects):
+            out.append(
+                f"The variance of the random effect of {names} is estimated as zero: the likelihood falls as it grows "
+                "from zero (score at the boundary). The effect can be dropped."
+            )
+        else:
+            out.append(
+                f"Psi is singular: the random effect of {names} is a linear function of the effects before it "
+                "(conditional variance zero). A simpler covariance fits as well."
+            )
+    return out
