@@ -1,4 +1,4 @@
-"""Variances that vanish: exactly zero, decided by the score there, said in a sentence, at the reduced model's maximum."""
+"""Variances that vanish: exactly zero, decided by the score, said in a sentence, at the reduced model's maximum."""
 
 from __future__ import annotations
 

@@ -76,24 +76,32 @@ def perturbed(start):
 OURS_ALONE = ["ChickWeight_logis_full_Asym_xmid", "Theoph_ssfol_lKa_only", "DNase_logis_full3"]
 
 
-# Starts from which the search ends elsewhere, as it may: the log-likelihood there, and whether it is a maximum.
-# Theophylline: absorption slower than elimination, the flip-flop twin. Indomethacin: the second exponential is lost
-# (lrc2 grows without bound), which the fit says instead of converging.
-ELSEWHERE = {"Theoph_ssfol_lKa_only": (-219.81653, True), "Indometh_biexp_full_A1_lrc1_A2": (27.4, False)}
+# Starts from which the search ends elsewhere: the log-likelihood there, and whether it is a maximum.
+# Theophylline: absorption slower than elimination, the flip-flop twin. The others run along a ridge and say so instead
+# of converging: indomethacin loses its second exponential (lrc2 grows without bound), the chicks' logistic curve its
+# plateau (an inflection at 30 days, where the data end at 21, becomes exponential growth).
+ELSEWHERE = {
+    "Theoph_ssfol_lKa_only": (-219.81653, True),
+    "Indometh_biexp_full_A1_lrc1_A2": (27.4, False),
+    "ChickWeight_logis_full_Asym_xmid": (-2552.8, False),
+}
 
 
 @pytest.mark.parametrize("name", CONVERGED + WARNED + OURS_ALONE)
 def test_perturbed_starts_reach_the_same_maximum(reference, name):
     fit = fitted(reference, name)
     start = catalogue.record(reference, f"{name}_nlmerLaplace")["start"]
+    strayed = 0
     for other in perturbed(start):
         again = jn.fit(fit.model, fit.data, "focei", start=other)
         if name in ELSEWHERE and again.log_likelihood < fit.log_likelihood - 1:
-            assert again.log_likelihood == pytest.approx(ELSEWHERE[name][0], abs=0.1)
+            assert again.log_likelihood == pytest.approx(ELSEWHERE[name][0], abs=0.5), other
             assert again.converged == ELSEWHERE[name][1]
+            strayed += 1
             continue
         assert again.converged, (other, str(again.status))
         assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-5), other
+    assert strayed <= 2
 
 
 def test_the_start_is_not_the_answer(reference):
