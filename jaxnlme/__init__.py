@@ -26,10 +26,10 @@ from jaxnlme.model import covariance as covariances
 from jaxnlme.model import error_families as error
 from jaxnlme.model import priors as priors
 from jaxnlme.model import transforms as transforms
+from jaxnlme.model.binding import bind as bind
 from jaxnlme.model.error import ErrorParameter as ErrorParameter
 from jaxnlme.model.error import GroupLogLikelihood as GroupLogLikelihood
 from jaxnlme.model.model import NLMEModel as NLMEModel
-from jaxnlme.model.model import bind as bind
 from jaxnlme.model.parameters import Covariate as Covariate
 from jaxnlme.model.parameters import Parameter as Parameter
 from jaxnlme.model.params import Params as Params

@@ -19,8 +19,9 @@ from jaxnlme.estimators.session import Callback, Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
 from jaxnlme.estimators.verdict import Verdict
 from jaxnlme.likelihood.named import Rung, rung
+from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.check import dry_run
-from jaxnlme.model.model import Binding, NLMEModel, bind
+from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.precision import x64

@@ -13,7 +13,8 @@ from jaxnlme.errors import ModelError
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.likelihood.named import Rung, rung
-from jaxnlme.model.model import NLMEModel, bind
+from jaxnlme.model.binding import bind
+from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.precision import require_x64

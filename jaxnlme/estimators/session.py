@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, evaluate, flatten, unflatten
-from jaxnlme.model.model import Binding
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.model.model import Binding
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.likelihood.named import GroupResult, Rung, rung
-from jaxnlme.model.model import NLMEModel, bind
+from jaxnlme.model.binding import bind
+from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.precision import require_x64

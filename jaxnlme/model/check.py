@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device

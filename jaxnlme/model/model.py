@@ -1,30 +1,20 @@
-"""NLMEModel: what a user declares; `bind` settles it against data into a Problem."""
+"""NLMEModel: what a user declares."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError, near_matches
-from jaxnlme.model.covariance import covariance
-from jaxnlme.model.covariates import CovariateColumns
-from jaxnlme.model.density import Density, Group
-from jaxnlme.model.design import Design, Term, from_array, selection
+from jaxnlme.errors import ModelError
 from jaxnlme.model.error import AbstractError
 from jaxnlme.model.error_families import error_model
-from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
-from jaxnlme.model.problem import Problem
 from jaxnlme.model.structural import structural
-from jaxnlme.records import Record, Rows
 
 
 class NLMEModel:
@@ -122,242 +112,12 @@ class NLMEModel:
         their natural scale, covariate coefficients ("cl ~ log(Wt / 70)") on the transformed scale, "sd(ka)", error
         parameters on their natural scale. `psi`: covariance (random, random) instead of SDs.
         """
+        from jaxnlme.model.binding import bind
+
         return bind(self, data).params(values, psi=psi)
 
     def values(self, params: Params, data: Any = None) -> dict[str, float]:
         """User-scale values by name, as `params` takes them, with correlations beside them."""
+        from jaxnlme.model.binding import bind
+
         return bind(self, data).values(params)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Binding:
-    """A model met with data, on the host: the Problem, starts, names and what is fixed.
-
-    `start`: Params at the starting values; `fixed` (packed,) bool; `packed_names`: names of the packed vector;
-    `transforms`: one transform per beta that is a typical value, None for other coefficients.
-    """
-
-    model: NLMEModel
-    data: GroupedData
-    problem: Problem
-    start: Params
-    fixed: np.ndarray
-    packed_names: tuple[str, ...]
-    transforms: tuple[Any, ...]
-    covariates: dict[str, CovariateColumns]
-    bucket_groups: tuple[np.ndarray, ...]
-
-    @property
-    def density(self) -> Density:
-        return self.problem.density
-
-    def params(self, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
-        """Params from user-scale values; see `NLMEModel.params`."""
-        values = dict(values or {})
-        density = self.density
-        errors = density.error_names
-        sds = tuple(f"sd({name})" for name in density.effect_names)
-        check_names("value", tuple(values), (*density.beta_names, *sds, *errors))
-        beta = np.array(self.start.beta, float)
-        for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
-            if name in values:
-                beta[k] = values[name] if transform is None else float(transform.to_real(float(values[name])))
-        theta = np.array(self.start.covariance, float)
-        if psi is not None or any(name in values for name in sds):
-            matrix = np.asarray(psi, float) if psi is not None else psi_of(density, theta)
-            if matrix.shape != (density.n_effects,) * 2:
-                raise ModelError(f"psi must have shape ({density.n_effects}, {density.n_effects}), got {matrix.shape}.")
-            scale = np.sqrt(np.diag(matrix))
-            new = np.array([values.get(name, sd) for name, sd in zip(sds, scale, strict=True)], float)
-            known = scale > 0
-            ratio = np.divide(new, scale, out=np.zeros_like(scale), where=known)
-            matrix = matrix * np.outer(ratio, ratio) + np.diag(np.where(known, 0.0, new**2))
-            theta = density.covariance.from_matrix(matrix)
-        error = np.array(self.start.error, float)
-        for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
-            if name in values:
-                error[k] = float(entry.transform.to_real(float(values[name])))
-        return Params(beta, theta, error, self.start.free)
-
-    def values(self, params: Params) -> dict[str, float]:
-        """User-scale values by name."""
-        density = self.density
-        beta = np.asarray(params.beta, float)
-        out = {
-            name: float(b) if t is None else float(t.to_natural(float(b)))
-            for name, b, t in zip(density.beta_names, beta, self.transforms, strict=True)
-        }
-        if density.n_effects:
-            psi = psi_of(density, np.asarray(params.covariance, float))
-            sd = np.sqrt(np.diag(psi))
-            out |= {f"sd({name})": float(value) for name, value in zip(density.effect_names, sd, strict=True)}
-            for j, k in density.covariance.related:
-                r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
-                out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
-        theta = np.asarray(params.error, float)
-        out |= {
-            name: float(p.transform.to_natural(float(t)))
-            for name, p, t in zip(density.error_names, density.error.parameters, theta, strict=True)
-        }
-        return out
-
-
-def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
-    """psi (random, random) on the host."""
-    lower = np.asarray(density.covariance.factor(np.asarray(theta, float)), float)
-    return lower @ lower.T
-
-
-def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = None) -> Binding:
-    """Settles a model against data: designs, levels, strata, names, starting values.
-
-    **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);
-    `buckets`: how many sizes to pad to (None: chosen from the cost of padding).
-    """
-    if not isinstance(data, GroupedData):
-        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
-    individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
-    if model.random_design is None or model.individual is not None:
-        effects = tuple(p.name for p in model.parameters if p.random)
-        sd0 = np.array([p.sd_start for p in model.parameters if p.random])
-    else:
-        effects, sd0 = _explicit_effects(model, individual.random)
-    family = covariance(model.covariance, effects) if like is None else like.density.covariance
-    error = model.error.resolve(lambda name: _levels(data, name)) if like is None else like.density.error
-    theta0 = family.from_matrix(np.diag(sd0**2) if model.psi is None else np.asarray(model.psi, float))
-    error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
-    priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
-    densities = tuple(priors.values())
-    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
-    check_names("prior on", tuple(priors), density.reported_names)
-    fixed = np.concatenate(
-        [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
-    )
-    packed = (*names, *_theta_names(density), *density.error_names)
-    groups = data.bucket_indices(buckets)
-    strata = _strata(data, error)
-    problem = Problem(
-        density,
-        tuple(_group(data, which, columns, strata) for which in groups),
-        np.argsort(np.concatenate(groups), kind="stable"),
-        np.asarray(data.weights, float),
-    )
-    start = Params(beta0, theta0, error0, model._free)
-    return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
-
-
-def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
-    """The individual-parameter part: object, varying columns, beta starts, fixed, beta names, transforms, formulas."""
-    parameters = model.parameters
-    p = len(parameters)
-    names = tuple(entry.name for entry in parameters)
-    transforms = tuple(entry.transform for entry in parameters)
-    random_rows = [k for k, entry in enumerate(parameters) if entry.random]
-    starts = [entry.beta_start for entry in parameters]
-    fixed = [entry.fix for entry in parameters]
-    if model.individual is not None:
-        effects = tuple(names[k] for k in random_rows)
-        individual: AbstractIndividual = FunctionIndividual(model.individual, names, transforms, effects)
-        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
-
-    shape = data.y.shape
-    columns: list[np.ndarray] = []
-    formulas: dict[str, CovariateColumns] = {}
-    if model.fixed_design is not None:
-        fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
-        beta = np.asarray(model.beta, float)
-        if beta.shape != (fixed_design.columns,):
-            raise ModelError(
-                f"beta must have shape ({fixed_design.columns},), one start a column; received {beta.shape}."
-            )
-        beta_names = tuple(f"beta{k}" for k in range(len(beta)))
-        starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
-    else:
-        terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(p)]
-        beta_list, scales_list = list(names), list[Any](transforms)
-        for k, entry in enumerate(parameters):
-            if not entry.covariates:
-                continue
-            made = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
-            formulas[entry.name] = made
-            for name, owner, column in zip(made.names, made.owners, made.columns(data), strict=True):
-                terms[k].append((len(beta_list), None, len(columns)))
-                columns.append(column)
-                beta_list.append(f"{entry.name} ~ {name}")
-                scales_list.append(None)
-                starts.append(float(entry.covariates[owner].start))
-                fixed.append(entry.covariates[owner].fix)
-        fixed_design = Design(tuple(tuple(row) for row in terms), len(beta_list))
-        beta_names, scales = tuple(beta_list), tuple(scales_list)
-    if model.random_design is not None:
-        random_design, more = from_array(model.random_design, "random_design", p, shape, len(columns))
-        columns = columns + more
-    else:
-        random_design = selection(p, random_rows)
-    individual = LinearIndividual(names, transforms, fixed_design, random_design)
-    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
-
-
-def _explicit_effects(model: NLMEModel, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and starting SDs of the columns of random_design: those of the parameter, where a column serves one."""
-    rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
-    serves = [model.parameters[which[0]].name if len(which) == 1 else None for which in rows]
-    effects = tuple(name if name and serves.count(name) == 1 else f"b{k}" for k, name in enumerate(serves))
-    sds = [max((model.parameters[p].sd_start for p in which), default=1.0) for which in rows]
-    return effects, np.array(sds, float)
-
-
-def _theta_names(density: Density) -> tuple[str, ...]:
-    """Names of the entries of theta: the collapsing ones after the effect whose scale they are."""
-    names = [f"psi[{k}]" for k in range(density.covariance.n_unconstrained)]
-    for index, effects, _ in density.covariance.collapses:
-        names[index] = f"log sd({', '.join(density.effect_names[k] for k in effects)})"
-    return tuple(names)
-
-
-def _levels(data: GroupedData, name: str) -> list[Any]:
-    column = _column(data, name)
-    if name in data.levels:
-        return list(data.levels[name])
-    return sorted(set(column[data.rows].tolist()), key=lambda level: (str(type(level)), level))
-
-
-def _column(data: GroupedData, name: str) -> np.ndarray:
-    for place in (data.x, data.v, data.text):
-        if name in place:
-            column = np.asarray(place[name])
-            return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
-    known = [*data.x, *data.v, *data.text]
-    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, known)}")
-
-
-def _strata(data: GroupedData, error: AbstractError) -> np.ndarray | None:
-    by, levels = getattr(error, "by", None), getattr(error, "levels", ())
-    if by is None:
-        return None
-    column = np.vectorize(str, otypes=[object])(_column(data, by))
-    unknown = sorted(set(column[data.rows].tolist()) - set(levels))
-    if unknown:
-        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {unknown[:5]}; known: {list(levels)}.")
-    return (
-        np.searchsorted(np.array(sorted(levels)), column.astype(str))
-        if list(levels) == sorted(levels)
-        else (np.array([[levels.index(value) for value in row] for row in column]))
-    )
-
-
-def _group(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
-    """The stacked groups `which`, trimmed to the longest of them."""
-    obs = max(int(data.rows[which].sum(axis=1).max(initial=1)), 1) if len(which) < data.n_groups else data.y.shape[1]
-
-    def cut(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array[which][:, :obs] if array.ndim >= 2 else array[which])
-
-    x = Rows(tuple(data.x), tuple(cut(c) for c in data.x.values()), "predictor (x)", cut(data.rows), cut(data.observed))
-    tables = {
-        name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
-        for name, (table, mask) in data.tables.items()
-    }
-    v = Record((*data.v, *tables), (*(cut(c) for c in data.v.values()), *tables.values()), "group-level predictor (v)")
-    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

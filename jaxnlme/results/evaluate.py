@@ -14,7 +14,7 @@ from jaxnlme.errors import DataError, FitError, ModelError, OptionError
 from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.likelihood.named import Rung
-from jaxnlme.model.model import Binding, bind
+from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, Status
-from jaxnlme.model.model import Binding, NLMEModel, psi_of
+from jaxnlme.model.binding import Binding, psi_of
+from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.results.criteria import Criteria, count_parameters
 from jaxnlme.results.inference import Information, estimates_table

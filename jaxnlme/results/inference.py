@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density
-from jaxnlme.model.model import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.arrays import on_device

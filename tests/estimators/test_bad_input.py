@@ -132,8 +132,9 @@ def test_faults_of_the_table():
         table(w=np.where(np.arange(20) == 2, np.nan, 60.0))
     with pytest.raises(jn.DataError, match="row 4"):
         table(g=[None if k == 3 else str(k // 5) for k in range(20)])
-    with pytest.raises(jn.ModelError, match=r"covariate 'log\(w - 60\)' is not finite in group 0"), np.errstate(
-        divide="ignore"
+    with (
+        pytest.raises(jn.ModelError, match=r"covariate 'log\(w - 60\)' is not finite in group 0"),
+        np.errstate(divide="ignore"),
     ):
         parameters = [jn.Parameter("mu", 1.0, random=True, covariates=["log(w - 60)"]), jn.Parameter("slope", 0.5)]
         jn.fit(jn.NLMEModel(catalogue.line, parameters), table(), "focei")

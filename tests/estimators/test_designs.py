@@ -121,9 +121,7 @@ def individual(beta, b, v):
 
 def test_an_individual_function_is_the_linear_design():
     parameters = [jn.Parameter(n, s, "log", random=n != "v") for n, s in zip(NAMES, STARTS, strict=True)]
-    model = jn.NLMEModel(
-        catalogue.one_compartment, [*parameters, jn.Parameter("power", 0.0)], individual=individual
-    )
+    model = jn.NLMEModel(catalogue.one_compartment, [*parameters, jn.Parameter("power", 0.0)], individual=individual)
     agree(jn.fit(model, theophylline(), "focei"), with_weight())
 
 

@@ -19,8 +19,10 @@ START = {"Asym": 192.0, "xmid": 728.0, "scal": 356.0}
 @functools.cache
 def orange():
     """Logistic growth of five trees, with a start for every parameter, packed."""
-    parameters = [jn.Parameter(name, value, random=name == "Asym", sd=30.0 if name == "Asym" else None)
-                  for name, value in START.items()]
+    parameters = [
+        jn.Parameter(name, value, random=name == "Asym", sd=30.0 if name == "Asym" else None)
+        for name, value in START.items()
+    ]
     model = jn.NLMEModel(catalogue.sslogis, parameters, error=jn.error.constant(10.0))
     data = catalogue.data("Orange")
     return model, data, jax.tree.map(jnp.asarray, model.params(data))
@@ -120,9 +122,7 @@ def test_a_simulated_truth_is_recovered():
 
     out = jax.jit(jax.vmap(one))(jnp.stack([jnp.asarray(simulated(seed).y) for seed in range(20)]))
     assert out.ended.all()
-    values = [
-        model.values(jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), out.params), first) for k in range(20)
-    ]
+    values = [model.values(jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), out.params), first) for k in range(20)]
     for name, truth in TRUTH.items():
         estimates = np.array([v[name] for v in values])
         error = estimates.std(ddof=1) / np.sqrt(20)

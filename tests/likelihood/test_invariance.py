@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.model.model import bind
+from jaxnlme.model.binding import bind
 from tests.problems import ERRORS, RUNGS, decay_data, decay_model, slopes, values
 
 # The same sums in another order, after searches that end 1e-12 from the same mode.

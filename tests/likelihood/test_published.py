@@ -20,8 +20,8 @@ import jaxnlme as jn
 from jaxnlme.likelihood.curvature import gauss_newton
 from jaxnlme.likelihood.marginal import Gaussian
 from jaxnlme.likelihood.pure import evaluate_groups
+from jaxnlme.model.binding import bind
 from jaxnlme.model.error import ErrorParameter, GaussianError
-from jaxnlme.model.model import bind
 from tests.problems import boluses, cheap, log_wang, one_compartment, slopes, values, wang
 
 LOG_2PI = float(np.log(2.0 * np.pi))

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.model.binding import bind
 from jaxnlme.model.design import from_array
-from jaxnlme.model.model import bind
 from tests.problems import decay, decay_data, decay_model, mean
 
 

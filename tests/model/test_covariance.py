@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.model.covariance import Blocks, covariance, pattern_blocks
+from jaxnlme.model.covariance import Blocks
+from jaxnlme.model.covariance_families import covariance, pattern_blocks
 from tests.problems import COVARIANCES, EFFECTS
 
 CLOSE = {"rel": 1e-12, "abs": 1e-12}  # rounding of a factor of three rows

@@ -10,7 +10,7 @@ import scipy.stats as st
 
 import jaxnlme as jn
 from jaxnlme.estimators.objective import evaluate
-from jaxnlme.model.model import bind
+from jaxnlme.model.binding import bind
 from jaxnlme.model.transforms import transform
 from tests.problems import cheap, decay, decay_data, decay_model, values
 
