@@ -36,7 +36,7 @@ def _rounds(session: Session, with_information: bool, collapsed: set[int]) -> tu
     kept: set[int] = set()
     for _ in range(ROUNDS):
         session.minimise()
-        if session.halted or not np.isfinite(session.best.value):
+        if session.halted or session.exhausted or not np.isfinite(session.best.value):
             return None, np.inf
         if _fresh_modes(session):
             continue
@@ -100,7 +100,7 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         gradient = np.asarray(session.best.gradient)[active]
         step = -np.linalg.solve(matrix, gradient)
         decrement = float(-0.5 * gradient @ step)
-        if decrement < 1e-3 * CONVERGED:
+        if decrement < 1e-6 * CONVERGED:
             break
         x = session.x.copy()
         x[active] += step

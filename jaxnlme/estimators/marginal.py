@@ -20,7 +20,7 @@ LARGEST_LOG_STEP = 2.0
 # The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
 # RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits
 # badly, scores and curvature differ, and their metric alone would converge slowly.
-GROUPS_PER_PARAMETER = 20
+GROUPS_PER_PARAMETER = 8
 RENEW_ABOVE = 0.5
 RENEW_STEPS = 10
 
@@ -46,8 +46,8 @@ class Marginal(eqx.Module):
     """
 
     method: Rung
-    max_iterations: Any = eqx.field(default=200, converter=np.asarray)
-    tolerance: Any = eqx.field(default=1e-7, converter=np.asarray)
+    max_iterations: Any = eqx.field(default=500, converter=np.asarray)
+    tolerance: Any = eqx.field(default=1e-8, converter=np.asarray)
 
     def evaluate(self, problem: Problem, template: Params, x: Vector, modes: Any) -> Evaluation:
         """The objective at `x` (n,)."""

@@ -41,8 +41,8 @@ def estimate(
     weights: Any = None,
     *,
     fixed: Any = None,
-    max_iterations: Any = 200,
-    tolerance: Any = 1e-7,
+    max_iterations: Any = 500,
+    tolerance: Any = 1e-8,
 ) -> Estimate:
     """Maximises a rung from `params0`: pure, so whole fits run under jit and vmap, each lane ending on its own.
 

@@ -62,6 +62,7 @@ class Session:
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.evaluations = 0
+        self.iterations = 0
         self.interrupted = False
         self.stopped = False
         rows = self.problem.n_rows
@@ -95,16 +96,26 @@ class Session:
 
     def minimise(self) -> None:
         """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
-        state, trial, over = self._init(self.estimator, self.problem, self.template, self.x, self.best, self.free)
+        left = max(int(self.estimator.max_iterations) - self.iterations, 0)
+        estimator = Marginal(self.estimator.method, left, self.estimator.tolerance)
+        state, trial, over = self._init(estimator, self.problem, self.template, self.x, self.best, self.free)
         self._take(state, self.best)
         self._report(state)
         while not bool(over) and not self.stopped:
             result = self.evaluate(trial, state.modes)
             before = int(state.bfgs.iterations)
-            state, trial, over = self._tell(self.estimator, state, result, self.problem.weights)
+            state, trial, over = self._tell(estimator, state, result, self.problem.weights)
             if int(state.bfgs.iterations) > before:
+                self.iterations += 1
                 self._take(state, result)
                 self._report(state)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the iterations allowed were used up before the minimiser was done."""
+        if self.state is None or self.iterations < int(self.estimator.max_iterations):
+            return False
+        return not float(self.state.bfgs.decrement) < float(self.estimator.tolerance)
 
     def _take(self, state: MarginalState, result: Evaluation) -> None:
         self.state, self.best, self.x = state, result, np.asarray(state.bfgs.x)

@@ -64,6 +64,11 @@ def judge(
         ]
     if not with_information and not bad:
         verdict.append("The information matrix was not asked for: the maximum is judged by the minimiser's own metric.")
+    weights = len(session.free) - session.dense
+    if weights and not bad:
+        verdict.append(
+            f"The {weights} free weights are judged by the minimiser's own metric; standard errors hold them fixed."
+        )
     return Verdict(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
 
 
@@ -72,12 +77,14 @@ def _numerical_faults(
 ) -> list[str]:
     names = [session.binding.packed_names[k] for k in active]
     out = []
-    state = session.state
-    if state is not None and int(state.bfgs.iterations) >= int(session.estimator.max_iterations):
-        out.append(
-            f"The {int(state.bfgs.iterations)} iterations allowed were used up; raise max_iterations, or start "
-            "elsewhere."
-        )
+    gain = float(session.state.bfgs.decrement) if session.state is not None else np.inf
+    if session.exhausted:
+        return [
+            f"The {session.iterations} iterations allowed were used up, with {gain:.1e} log-likelihood units still "
+            "expected to be gained; raise max_iterations, or start elsewhere."
+        ]
+    if len(session.free) > session.dense and not gain < CONVERGED:
+        out.append(f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance.")
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
         terms = " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])

@@ -75,7 +75,7 @@ def fit_command(
     start_pooled: Annotated[
         bool, typer.Option("--start-pooled", help="Start from a fit without random effects to all data.")
     ] = False,
-    max_iterations: Annotated[int, typer.Option(min=0, help="Of the minimiser.")] = 200,
+    max_iterations: Annotated[int, typer.Option(min=0, help="Of the minimiser.")] = 500,
     leave_out_bad_groups: Annotated[
         bool,
         typer.Option("--leave-out-bad-groups", help="Go on without groups that aren't finite at the start."),

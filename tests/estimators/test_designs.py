@@ -185,7 +185,11 @@ def test_a_network_inside_the_model():
     data = jn.GroupedData.from_arrays(y, group, {"t": t})
     mlp = eqx.nn.MLP(1, 1, 6, 1, activation=jnp.tanh, use_final_bias=False, key=jax.random.key(0))
     model = jn.NLMEModel(Network(mlp), [jn.Parameter("level", 0.0, random=True)])
-    fit = jn.fit(model, data, "focei")
+    fit = jn.fit(model, data, "focei", max_iterations=3000)
+    assert fit.converged
+    assert any("18 free weights" in sentence for sentence in fit.status.sentences)
+    hasty = jn.fit(model, data, "focei", tolerance=1e-2)
+    assert not hasty.converged and "free weights" in str(hasty.status)
     before, after = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))])
         for tree in (mlp, fit.params.free)

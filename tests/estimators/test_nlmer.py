@@ -83,7 +83,7 @@ OURS_ALONE = ["ChickWeight_logis_full_Asym_xmid", "Theoph_ssfol_lKa_only", "DNas
 ELSEWHERE = {
     "Theoph_ssfol_lKa_only": (-219.81653, True),
     "Indometh_biexp_full_A1_lrc1_A2": (27.4, False),
-    "ChickWeight_logis_full_Asym_xmid": (-2552.8, False),
+    "ChickWeight_logis_full_Asym_xmid": (-2554.1, False),
 }
 
 
