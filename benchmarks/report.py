@@ -21,12 +21,13 @@ NAMES = {
     "jaxnlme": "jaxnlme FOCEI, empty cache",
     "jaxnlme-warm-cache": "jaxnlme FOCEI, warm cache",
     "import-floor": "import floor (jax, equinox, optimistix, pandas, one addition)",
-    "nlme": "R nlme, ML",
+    "nlme": "R nlme, ML, analytic gradient",
+    "nlme-plain": "R nlme, ML, plain function",
     "nlmer": "lme4 nlmer, Laplace, bobyqa",
     "nlmer-nelder-mead": "lme4 nlmer, Laplace, Nelder-Mead (its default)",
 }
 TWO_FITS = "jaxnlme-two-fits"  # a process of two fits, for its second one
-PEERS = ("nlme", "nlmer", "nlmer-nelder-mead")
+PEERS = ("nlme", "nlme-plain", "nlmer", "nlmer-nelder-mead")
 PHASES = ("interpreter", "import", "device", "read", "fit", "second_read", "second_fit")
 TIMINGS = ("bind", "check", "trace", "compile", "optimise", "information")
 Record = dict[str, Any]

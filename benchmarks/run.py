@@ -29,6 +29,7 @@ from processes import timed
 
 PEERS = {
     "nlme": ("nlme.R",),
+    "nlme-plain": ("nlme.R", "plain"),
     "nlmer": ("nlmer.R", "bobyqa"),
     "nlmer-nelder-mead": ("nlmer.R", "Nelder_Mead"),
 }

@@ -22,6 +22,16 @@ concentration <- deriv(
   function(Dose, Time, lka, lcl, lvol) {}
 )
 
+# What most users write: the same curve as a plain function, whose gradient nlme takes by finite differences.
+if (optimiser == "plain") {
+  concentration <- function(Dose, Time, lka, lcl, lvol) {
+    ka <- exp(lka)
+    vol <- exp(lvol)
+    ke <- exp(lcl) / vol
+    Dose * ka / (vol * (ka - ke)) * (exp(-ke * Time) - exp(-ka * Time))
+  }
+}
+
 # Seconds of user and system time, and of wall time, between two readings of proc.time().
 seconds_between <- function(before, after) {
   difference <- unclass(after) - unclass(before)
