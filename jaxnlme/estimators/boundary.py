@@ -15,6 +15,14 @@ from jaxnlme.model.binding import psi_of
 FLAT = 10.0
 
 
+def at_boundary(session: Session) -> set[int]:
+    """Packed indices of variances that are zero at the session's point and not fixed there: a fit may start from one
+    that ended at the boundary."""
+    density = session.binding.density
+    places = [len(density.beta_names) + index for index, _, _ in density.covariance.collapses]
+    return {place for place in places if session.x[place] == -np.inf and not session.binding.fixed[place]}
+
+
 def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed: set[int], kept: set[int]) -> bool:
     """Sets variances that have gone to zero to exactly zero, where that costs no likelihood; True where one was."""
     density = session.binding.density
@@ -34,13 +42,13 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
         if not zeros or not float(trial.value) <= float(session.best.value) + 1e-4:
             continue
         collapsed |= zeros
-        _fix(session, collapsed)
+        fix_collapsed(session, collapsed)
         session.move(x, trial)
         changed = True
     return changed
 
 
-def _fix(session: Session, collapsed: set[int]) -> None:
+def fix_collapsed(session: Session, collapsed: set[int]) -> None:
     """Frees all that the user left free, but for the collapsed variances and what has no effect beside them."""
     density = session.binding.density
     first = len(density.beta_names)
@@ -109,6 +117,6 @@ def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.nda
     kept |= {place for place in collapsed if np.isfinite(x[place])}
     collapsed.clear()
     collapsed |= {place for place in places if x[place] == -np.inf}
-    _fix(session, collapsed)
+    fix_collapsed(session, collapsed)
     session.move(x, trial)
     return True

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.errors import Status
-from jaxnlme.estimators.boundary import collapse, reopen
+from jaxnlme.estimators.boundary import at_boundary, collapse, fix_collapsed, reopen
 from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.verdict import CONVERGED, Verdict, judge
 from jaxnlme.results.inference import singular_directions
 
 ROUNDS = 8
+# Newton steps longer than this, in standard errors, make the information matrix afresh.
+FAR = 1e-3
 
 
 def finish(session: Session, with_information: bool) -> Verdict:
@@ -20,7 +22,8 @@ def finish(session: Session, with_information: bool) -> Verdict:
     vanish are set to exactly zero and decided by the score there; a direction of negative curvature is followed down;
     Newton steps with the information matrix until the predicted gain is below 1e-6.
     """
-    collapsed: set[int] = set()
+    collapsed = at_boundary(session)
+    fix_collapsed(session, collapsed)
     try:
         matrix, decrement = _rounds(session, with_information, collapsed)
     except KeyboardInterrupt:
@@ -50,15 +53,27 @@ def _rounds(session: Session, with_information: bool, collapsed: set[int]) -> tu
             continue
         if _follow_negative_curvature(session, active, matrix):
             continue
-        return matrix, _newton_steps(session, active, matrix)
+        before = session.x
+        decrement = _newton_steps(session, active, matrix)
+        if np.max(np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix))), initial=0.0) > FAR:
+            matrix = session.hessian(active)
+        return matrix, decrement
     return None, np.inf
 
 
 def _fresh_modes(session: Session) -> bool:
-    """Searches every mode from z = 0; adopts better ones and returns True where there was one."""
+    """Searches every mode from z = 0; adopts modes of higher joint density and returns True where there was one.
+    Groups whose mode was not found again are left in `session.not_found_again`."""
+    if not (session.estimator.method.at_mode and session.binding.density.n_effects):
+        return False
     fresh = session.evaluate(session.x, session.zero_modes())
-    better = np.asarray(fresh.values) > np.asarray(session.best.values) + 1e-6
-    better &= np.asarray(fresh.status) == Status.ok
+    counts = np.asarray(session.problem.weights) != 0
+    joint = np.where(counts, np.asarray(fresh.log_joint), 0.0)
+    best = np.where(counts, np.asarray(session.best.log_joint), 0.0)
+    ended = np.asarray(fresh.status) == Status.ok
+    slack = 1e-6 + 1e-10 * np.abs(best)
+    session.not_found_again = ~(ended & (joint > best - slack)) & counts
+    better = ended & (joint > best + slack) & counts
     if not better.any():
         return False
     modes = np.where(better[:, None], np.asarray(fresh.modes), np.asarray(session.best.modes))

@@ -75,7 +75,10 @@ def fit(
             raise OptionError("method is an empty list; name at least one.")
         for one in method:
             estimator = _estimator(one, max_iterations, tolerance)
-            result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
+            errors = standard_errors and one is method[-1]
+            result = _fit_one(model, data, estimator, start, starts, errors, callbacks, progress, on_bad_group)
+            if result.interrupted or result.stopped or not np.isfinite(result.log_likelihood):
+                break
             start, starts = result, None
     else:
         estimator = _estimator(method, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
@@ -113,13 +116,14 @@ def _fit_one(
         params = _start_params(binding, start)
         with clock(timings, "check"):
             found = dry_run(binding, params)
-        if start is None or isinstance(start, Mapping):
-            params = scaled_error_start(binding, params, found.misfit, start or ())
+        given = start if isinstance(start, Mapping) else ()
+        if start is None or given:
+            params = scaled_error_start(binding, params, found.misfit, given)
         left_out: list[tuple[Any, str]] = []
-        finite = found.finite
-        if finite.any() and starts == "pooled":
-            with clock(timings, "starts"):
-                params = pooled_start(binding, params)
+        notes: list[str] = []
+        # A group of weight zero may be anything: it adds nothing.
+        finite = found.finite | (binding.data.weights == 0)
+        pooled = starts == "pooled"
         session, line = None, Progress(progress, estimator.method.name)
         options = _options(estimator, starts, standard_errors, on_bad_group)
         while session is None:
@@ -131,15 +135,20 @@ def _fit_one(
                 rest = binding.data.select(finite)
                 model = model.for_groups(finite, rest.y.shape[1])
                 binding = bind(model, rest, like=binding)
+            if pooled:
+                with clock(timings, "starts"):
+                    params, sentence = pooled_start(binding, params, given)
+                notes, pooled = [*notes, sentence], False
             with clock(timings, "first evaluation"):
                 session = Session(binding, estimator, params, [*callbacks, line])
             finite = np.isfinite(np.asarray(session.best.values)) & np.isfinite(np.asarray(session.best.scores)).all(1)
+            finite |= binding.data.weights == 0
             if not finite.all():
                 session = None
         with clock(timings, "optimise"):
             verdict = finish(session, standard_errors)
             line.close()
-        result = _record(session, verdict, left_out, options, timings)
+        result = _record(session, verdict, left_out, notes, options, timings)
     timings["total"] = time.perf_counter() - began
     return result
 
@@ -175,15 +184,24 @@ def _options(estimator: Marginal, starts: str | None, standard_errors: bool, on_
 
 def versions() -> dict[str, str]:
     """Versions of what computes, and the device."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("jaxnlme", "jax", "jaxlib", "equinox", "numpy")
-    found = {name: version(name) for name in names}
+    found = {}
+    for name in ("jaxnlme", "jax", "jaxlib", "equinox", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
     return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
 
 
 def _record(
-    session: Session, verdict: Verdict, left_out: list, options: dict[str, Any], timings: dict[str, float]
+    session: Session,
+    verdict: Verdict,
+    left_out: list[tuple[Any, str]],
+    notes: list[str],
+    options: dict[str, Any],
+    timings: dict[str, float],
 ) -> Fit:
     binding, best, params = session.binding, session.best, session.params()
     info = None
@@ -193,7 +211,7 @@ def _record(
             scores = np.asarray(best.scores)[:, verdict.active] * weights
             info = information(binding, params, verdict.matrix, verdict.active, scores)
     timings["evaluations"] = session.evaluations
-    sentences = list(verdict.sentences)
+    sentences = [*verdict.sentences, *notes]
     if left_out:
         names = ", ".join(str(label) for label, _ in left_out[:5])
         sentences.append(f"Left out at your request: group {names}{' and more' if len(left_out) > 5 else ''}.")
@@ -213,6 +231,7 @@ def _record(
         params=params,
         converged=verdict.converged,
         interrupted=session.interrupted,
+        stopped=session.stopped,
         status=status,
         modes=np.asarray(best.modes),
         curvature=np.asarray(best.curvature),
@@ -255,6 +274,7 @@ def _stillborn(
         params=nothing,
         converged=False,
         interrupted=False,
+        stopped=False,
         status=FitStatus(sentences, binding.data.labels, codes, np.zeros(m, int)),
         modes=np.full((m, q), np.nan),
         curvature=np.full((m, q, q), np.nan),

@@ -22,7 +22,7 @@ class Evaluation(eqx.Module):
     `value`: minus (sum of weighted log-likelihoods plus log prior); `gradient` (n,) of it; `log_likelihood`, the
     weighted sum alone; `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; per group
     `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random), and `variance`,
-    the Monte Carlo variance of each value.
+    the Monte Carlo variance of each value, and `log_joint` at the mode (NaN where the rung searches none).
     """
 
     value: Any
@@ -35,6 +35,7 @@ class Evaluation(eqx.Module):
     evaluations: Any
     curvature: Any
     variance: Any
+    log_joint: Any
 
 
 def flatten(params: Params) -> Vector:
@@ -70,10 +71,11 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
     values = results.value
     gradient = jnp.sum(_weighted(weights[:, None], scores), axis=0)
     if template.free is not None:
+        spared = problem.with_spared(weights)
 
         def total(tail):
             params = unpack(head, tail)
-            again = problem.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
+            again = spared.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
             return jnp.sum(_weighted(weights, again.value))
 
         # One gradient of the sum: the scores of thousands of weights are not kept by group.
@@ -91,6 +93,7 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
         evaluations=results.evaluations,
         curvature=results.curvature,
         variance=results.monte_carlo.variance,
+        log_joint=results.log_joint,
     )
 
 

@@ -63,6 +63,7 @@ class Session:
         self.started = time.perf_counter()
         self.evaluations = 0
         self.iterations = 0
+        self.not_found_again = np.zeros(binding.data.n_groups, bool)
         self.interrupted = False
         self.stopped = False
         rows = self.problem.n_rows
@@ -77,7 +78,7 @@ class Session:
         return np.zeros((self.problem.n_groups, self.binding.density.n_effects))
 
     def evaluate(self, x: np.ndarray, modes: Any) -> Evaluation:
-        """The objective at `x`; modes as JAX arrays, everything else as it comes."""
+        """The objective at `x` (n,), searches starting from `modes` (groups, random)."""
         self.evaluations += 1
         return self._evaluate(self.problem, self.estimator.method, self.template, np.asarray(x), modes)
 
@@ -100,7 +101,8 @@ class Session:
         estimator = Marginal(self.estimator.method, left, self.estimator.tolerance)
         state, trial, over = self._init(estimator, self.problem, self.template, self.x, self.best, self.free)
         self._take(state, self.best)
-        self._report(state)
+        if not self.history:
+            self._report(state)
         while not bool(over) and not self.stopped:
             result = self.evaluate(trial, state.modes)
             before = int(state.bfgs.iterations)
@@ -122,7 +124,7 @@ class Session:
 
     def _report(self, state: MarginalState) -> None:
         entry = Iteration(
-            len(self.history),
+            self.iterations,
             self.evaluations,
             float(state.log_likelihood),
             float(state.bfgs.decrement),

@@ -27,9 +27,9 @@ def scaled_error_start(binding: Binding, params: Params, misfit: float | None, g
     return Params(params.beta, params.covariance, error, params.free)
 
 
-def pooled_start(binding: Binding, params: Params) -> Params:
+def pooled_start(binding: Binding, params: Params, given: Collection[str] = ()) -> tuple[Params, str]:
     """Beta (and the free block) of the model without random effects, by least squares over all data
-    (Levenberg-Marquardt, optimistix), and residual scales that match what it leaves.
+    (Levenberg-Marquardt, optimistix), and residual scales that match what it leaves; and a sentence for the record.
 
     **Errors:** OptionError where the outcome has no Gaussian face.
     """
@@ -55,14 +55,26 @@ def pooled_start(binding: Binding, params: Params) -> Params:
 
     def weighted(y: Any, problem: Any) -> Any:
         # Scales at the start's predictions: least squares may not shrink a residual by inflating its scale.
-        return [r / jax.lax.stop_gradient(s) for r, s in residuals(y, problem)]
+        pieces = residuals(y, problem)
+        return [root[:, None] * r / jax.lax.stop_gradient(s) for root, (r, s) in zip(roots, pieces, strict=True)]
 
+    roots = [jnp.sqrt(template_weights) for template_weights in _bucket_weights(binding)]
     solver = optx.LevenbergMarquardt(rtol=1e-6, atol=1e-6)
     begin = (template.beta, template.free)
     end = eqx.filter_jit(optx.least_squares)(weighted, solver, begin, args=problem, max_steps=200, throw=False).value
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(end)):
-        return params
-    total = sum(float(jnp.sum((r / s) ** 2)) for r, s in residuals(end, problem))
+        return params, "The pooled start failed (not finite); the fit began from the model's own starts."
+    total = sum(
+        float(jnp.sum((root[:, None] * r / s) ** 2))
+        for root, (r, s) in zip(roots, residuals(end, problem), strict=True)
+    )
+    seen = float(np.sum(binding.data.weights * np.sum(binding.data.observed, axis=1)))
     beta = np.where(moving, np.asarray(end[0]), np.asarray(params.beta))
     pooled = Params(beta, params.covariance, params.error, jax.tree.map(np.asarray, end[1]))
-    return scaled_error_start(binding, pooled, float(np.sqrt(total / max(binding.data.n_obs, 1))))
+    scaled = scaled_error_start(binding, pooled, float(np.sqrt(total / max(seen, 1e-300))), given)
+    return scaled, "Started from a pooled fit without random effects."
+
+
+def _bucket_weights(binding: Binding) -> list[Any]:
+    """Group weights in the order of each bucket's groups."""
+    return [jnp.asarray(binding.data.weights[which]) for which in binding.bucket_groups]

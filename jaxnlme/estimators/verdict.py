@@ -37,7 +37,6 @@ def judge(
     with_information: bool,
 ) -> Verdict:
     """The verdict at the end of `finish`, from the last information matrix (active, active) and predicted gain."""
-    binding = session.binding
     at_zero = _zero_sentences(session, collapsed)
     bad: list[str] = []
     if session.interrupted:
@@ -48,20 +47,11 @@ def judge(
         bad.append("The objective is not finite; see status.groups for the groups concerned.")
     elif not session.halted:
         bad += _numerical_faults(session, matrix, active, decrement, with_information)
-    codes = np.asarray(session.best.status)
-    lost = np.flatnonzero((codes != Status.ok) & (np.asarray(session.problem.weights) != 0))
-    if len(lost):
-        labels = ", ".join(str(label) for label in binding.data.labels[lost][:5])
-        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-        bad.append(f"Group {labels}{more}: {Status(int(codes[lost[0]])).sentence}")
+    bad += _lost_groups(session)
     if bad:
         verdict = ["NOT CONVERGED.", *bad]
     else:
-        what = "the information matrix is positive definite, " if matrix is not None else ""
-        verdict = [
-            f"Converged: a further step is expected to gain {decrement:.1e} log-likelihood units, {what}"
-            "and every group's mode was found again from zero."
-        ]
+        verdict = [_converged(session, matrix, decrement)]
     if not with_information and not bad:
         verdict.append("The information matrix was not asked for: the maximum is judged by the minimiser's own metric.")
     weights = len(session.free) - session.dense
@@ -70,6 +60,40 @@ def judge(
             f"The {weights} free weights are judged by the minimiser's own metric; standard errors hold them fixed."
         )
     return Verdict(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
+
+
+def _converged(session: Session, matrix: np.ndarray | None, decrement: float) -> str:
+    """The sentence of a converged fit: what was checked, and nothing else."""
+    parts = [f"a further step is expected to gain {decrement:.1e} log-likelihood units"]
+    if matrix is not None:
+        parts.append("the information matrix is positive definite")
+    if session.estimator.method.at_mode and session.binding.density.n_effects:
+        again = session.not_found_again
+        if again.any():
+            parts.append(
+                f"every group's mode was found (not again by a search from zero for group "
+                f"{_some(session.binding.data.labels[again])}: the better one is kept)"
+            )
+        else:
+            parts.append("every group's mode was found, and found again by a search from zero")
+    return f"Converged: {'; '.join(parts)}."
+
+
+def _lost_groups(session: Session) -> list[str]:
+    """One sentence for each reason why groups count as lost."""
+    codes = np.asarray(session.best.status)
+    counts = np.asarray(session.problem.weights) != 0
+    out = []
+    for code in sorted(set(codes[counts].tolist()) - {int(Status.ok), int(Status.no_observations)}):
+        labels = session.binding.data.labels[counts & (codes == code)]
+        out.append(f"Group {_some(labels)}: {Status(code).sentence}")
+    return out
+
+
+def _some(labels: np.ndarray) -> str:
+    """Up to five labels, and how many more."""
+    named = ", ".join(str(label) for label in labels[:5])
+    return f"{named} and {len(labels) - 5} more" if len(labels) > 5 else named
 
 
 def _numerical_faults(

@@ -20,7 +20,8 @@ from jaxnlme.typing import Scalar, Vector
 
 class GroupResult(eqx.Module):
     """What a rung says of one group: `value`, log p(y); `mode` (random,), whitened; `status`, a Status code;
-    `evaluations` of the mode search; `curvature` (random, random) at the mode; `monte_carlo`."""
+    `evaluations` of the mode search; `curvature` (random, random) at the mode; `monte_carlo`; `log_joint` at the mode,
+    NaN where none was searched."""
 
     value: Any
     mode: Any
@@ -28,6 +29,7 @@ class GroupResult(eqx.Module):
     evaluations: Any
     curvature: Any
     monte_carlo: MonteCarlo
+    log_joint: Any
 
 
 class Rung(eqx.Module):
@@ -110,7 +112,8 @@ class Rung(eqx.Module):
         status = jnp.where(jnp.isfinite(value), status, Status.not_a_maximum)
         status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
         status = jnp.where(begun, status, Status.non_finite_start)
-        return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
+        log_joint = jnp.full((), jnp.nan) if found is None else -found.value
+        return GroupResult(value, z, status, evaluations, hessian, monte_carlo, log_joint)
 
 
 def _search(mode_steps: int, mode_tolerance: float) -> ModeSearch:

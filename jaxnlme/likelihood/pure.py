@@ -6,8 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import ModelError
 from jaxnlme.likelihood.named import GroupResult, Rung, rung
 from jaxnlme.model.binding import bind
 from jaxnlme.model.model import NLMEModel
@@ -70,9 +73,12 @@ def log_likelihood(
 ) -> Scalar:
     """sum_i w_i log p(y_i | params): see `group_log_likelihoods`; priors are not included.
 
-    **Arguments:** `weights` (groups,), the data's own where None.
+    **Arguments:** `weights` (groups,), the data's own where None; a group of weight zero adds nothing to value and
+    derivatives, whatever its likelihood is.
     """
     problem = as_problem(model, data)
+    weights = jnp.asarray(problem.weights if weights is None else weights)
+    if isinstance(weights, Tracer) or not np.all(np.asarray(weights)):
+        problem = problem.with_spared(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
-    weights = problem.weights if weights is None else weights
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))

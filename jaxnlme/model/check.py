@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.model.binding import Binding
+from jaxnlme.model.binding import Binding, psi_of
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
@@ -57,11 +57,12 @@ def dry_run(binding: Binding, start: Params) -> DryRun:
     _check_padding(binding, probe, finite)
     _check_scales(binding, start, probe, finite)
     if finite.any():
-        _check_effects(binding, probe.effect[finite])
+        _check_effects(binding, start, probe.effect[finite])
     misfit = None
     if density.error.gaussian_face and finite.any():
         total = float(np.sum(probe.squares[finite]))
-        misfit = float(np.sqrt(total / max(binding.data.n_obs, 1))) if np.isfinite(total) else None
+        seen = int(np.sum(binding.data.observed[finite]))
+        misfit = float(np.sqrt(total / max(seen, 1))) if np.isfinite(total) else None
     return DryRun(finite, misfit)
 
 
@@ -212,8 +213,9 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     )
 
 
-def _check_effects(binding: Binding, effect: np.ndarray) -> None:
-    """Names every parameter or random effect whose log-density slope is exactly zero everywhere it was tried."""
+def _check_effects(binding: Binding, start: Params, effect: np.ndarray) -> None:
+    """Names every parameter or random effect whose log-density slope is exactly zero everywhere it was tried; effects
+    that start with a variance of zero are what they are."""
     density = binding.density
     p = len(binding.packed_names)
     slopes = np.max(effect, axis=0, initial=0.0)
@@ -223,7 +225,9 @@ def _check_effects(binding: Binding, effect: np.ndarray) -> None:
         for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
         if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
     ]
-    effects = [f"random effect of {name}" for k, name in enumerate(density.effect_names) if slopes[p + k] == 0.0]
+    moving = np.any(psi_of(density, np.asarray(start.covariance)) != 0.0, axis=1)
+    still = [k for k in range(density.n_effects) if slopes[p + k] == 0.0 and moving[k]]
+    effects = [f"random effect of {density.effect_names[k]}" for k in still]
     effects = [name for name in effects if name.removeprefix("random effect of ") not in nothing]
     if nothing or errors or effects:
         raise ModelError(

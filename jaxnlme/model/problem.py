@@ -45,6 +45,19 @@ class Problem(eqx.Module):
             return pieces[0]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts)[self.order], *pieces)
 
+    def with_spared(self, weights: Any) -> Problem:
+        """The problem in which groups of zero `weights` (groups,) hold the data of a group that counts: nothing times
+        NaN is NaN, so what a weight of zero leaves out must not be computed at all."""
+        inverse = jnp.argsort(self.order)
+        buckets, start = [], 0
+        for bucket in self.buckets:
+            count = bucket.y.shape[0]
+            counts = jnp.asarray(weights)[inverse[start : start + count]] != 0
+            source = jnp.where(counts, jnp.arange(count), jnp.argmax(counts))
+            buckets.append(jax.tree.map(lambda leaf, source=source: leaf[source], bucket))
+            start += count
+        return Problem(self.density, tuple(buckets), self.order, self.weights)
+
     def map_buckets(self, fn: Callable[..., PyTree], *per_group: Any) -> list[PyTree]:
         """Like `map`, one output per bucket, groups in the bucket's order."""
         if len(self.buckets) == 1:

@@ -15,7 +15,7 @@ from jaxnlme.errors import FitError, Status
 from jaxnlme.model.binding import Binding, psi_of
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
-from jaxnlme.results.criteria import Criteria, count_parameters
+from jaxnlme.results.criteria import Criteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ class Fit:
     """An estimation's outcome. What was not computed is None.
 
     **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
-    what made it; `params` at the end (numpy); `converged`, DESIGN's contract; `interrupted`; `status`; `modes`
-    (groups, random), whitened; `curvature` (groups, random, random) of minus log_joint there; `group_log_likelihood`
-    (groups,); `monte_carlo_variance` (groups,); `log_likelihood`, weighted sum; `log_prior`; `information`, the
-    observed information and what follows; `at_zero`, effects whose variance is estimated as zero; `history`, one dict
-    an iteration; `options`, `versions`, `timings` (seconds by phase); `fingerprint` of the data.
+    what made it; `params` at the end (numpy); `converged`, the verdict that `status` explains; `interrupted` by Ctrl-C,
+    `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature` (groups, random, random) of minus
+    log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `log_likelihood`, weighted sum;
+    `log_prior`; `information`, the observed information and what follows; `at_zero`, sentences on variances estimated
+    as zero; `history`, one dict an iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and
+    the count of `evaluations`; `fingerprint` of the data.
     """
 
     binding: Binding
@@ -67,6 +68,7 @@ class Fit:
     params: Params
     converged: bool
     interrupted: bool
+    stopped: bool
     status: FitStatus
     modes: np.ndarray
     curvature: np.ndarray
@@ -117,7 +119,9 @@ class Fit:
 
         Rows: beta on the transformed scale (with `value`, `value_lower`, `value_upper` on the natural scale), SDs
         (interval on the log scale, `cv%` for log-normal parameters), correlations (Fisher z), error parameters (on
-        their unconstrained scale). Standard errors by the delta method from the observed information.
+        their unconstrained scale). Standard errors by the delta method from the observed information. `rse%` is
+        100 se / |estimate|, and for typical values that of `value`: 100 se |dh/dxb| / |value| with value = h(xb), which
+        is 100 se for log-scale parameters and does not depend on units.
         """
         return estimates_table(self.binding, self.params, self.information, level)
 
@@ -197,13 +201,8 @@ class Fit:
 
     @functools.cached_property
     def criteria(self) -> Criteria:
-        """Log-likelihood, AIC, BIC and the count of parameters behind them."""
-        import jax
-
-        n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params.free))
-        return Criteria(
-            self.log_likelihood, count_parameters(self.binding.fixed, n_free), self.data.n_obs, self.data.n_groups
-        )
+        """Log-likelihood, AIC, BIC and the counts behind them."""
+        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data)
 
     @property
     def aic(self) -> float:
@@ -212,17 +211,17 @@ class Fit:
 
     @property
     def bic(self) -> float:
-        """-2 log L + k log(number of observed responses)."""
+        """-2 log L + k log(number of observed responses, each with the weight of its group)."""
         return self.criteria.bic
 
     @property
     def bic_groups(self) -> float:
-        """-2 log L + k log(number of groups)."""
+        """-2 log L + k log(number of groups, their weights added)."""
         return self.criteria.bic_groups
 
     @property
     def objective(self) -> float:
-        """NONMEM's objective: -2 log L - N log(2 pi)."""
+        """NONMEM's objective: -2 log L - N log(2 pi), N the weighted number of observed responses."""
         return self.criteria.objective
 
     # --- what needs later rooms ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,3 +136,30 @@ def test_one_trace_serves_every_value() -> None:
             start = binding.start
             total(binding.problem, jn.Params(start.beta + shift, start.covariance, start.error)).block_until_ready()
     assert len(count) == 1
+
+
+def _root(phi, x):
+    return phi.level + jnp.sqrt(x.t)
+
+
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_a_group_of_weight_zero_may_be_anything(buckets: int) -> None:
+    """Value and gradient are those of the data without it, though its own likelihood is NaN."""
+    rng = np.random.default_rng(8)
+    group = np.repeat(np.arange(6), [3, 4, 3, 5, 4, 3])
+    t = rng.uniform(1.0, 2.0, len(group))
+    t[group == 2] = -1.0
+    data = jn.GroupedData.from_arrays(rng.normal(size=len(group)), group, {"t": t})
+    model = jn.NLMEModel(_root, [jn.Parameter("level", 1.0, random=True)])
+    weights = np.array([1.0, 2.0, 0.0, 1.0, 1.0, 1.0])
+    problem = jn.bind(model, data, buckets=buckets).problem
+    rest = data.with_weights(weights).select(weights != 0)
+    params = jax.tree.map(jnp.asarray, model.params(data))
+
+    def value(params, data, weights=None):
+        return jn.log_likelihood(model, params, data, "focei", weights)
+
+    found = jax.jit(jax.value_and_grad(value))(params, problem, weights)
+    expected = jax.value_and_grad(value)(params, rest)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)  # rounding of another batch

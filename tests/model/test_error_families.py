@@ -1,0 +1,50 @@
+"""Residual families by name: derivatives at a prediction of zero, formulas."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.model.error import GaussianError
+
+
+def oral(phi, x, v):
+    """One compartment with first-order absorption: exactly zero at the dose."""
+    ke = phi.cl / phi.v
+    return x.Dose * phi.ka / (phi.v * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
+
+
+@pytest.mark.parametrize(
+    "error", [jn.error.power(0.2, 1.5), jn.error.constant_power(0.1, 0.2, 0.7)], ids=lambda e: e.name
+)
+def test_powers_have_finite_derivatives_at_zero(error: GaussianError) -> None:
+    start = jnp.array([float(p.start) for p in error.parameters])
+
+    def total(f, values):
+        return jnp.sum(error.scale(f, *values) * jnp.array([1.0, 2.0, 3.0]))
+
+    f = jnp.array([0.0, -2.0, 3.0])
+    first = jax.grad(total, argnums=(0, 1))(f, start)
+    second = jax.hessian(total, argnums=(0, 1))(f, start)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first, second)))
+    # the rows beside the zero are what they are without it
+    b, c = float(start[-2]), float(start[-1])
+    assert first[0].tolist() == pytest.approx([0.0, -2 * b * c * 2.0 ** (c - 1), 3 * b * c * 3.0 ** (c - 1)])
+    assert float(first[1][-1]) == pytest.approx(b * (2 * 2.0**c * np.log(2.0) + 3 * 3.0**c * np.log(3.0)))
+
+
+def test_constant_plus_power_takes_predose_rows() -> None:
+    data = jn.GroupedData.from_frame(jn.datasets.theophylline(), "Subject", "conc", ["Time", "Dose"])
+    parameters = [
+        jn.Parameter("ka", 1.5, "log", random=True),
+        jn.Parameter("cl", 0.04, "log"),
+        jn.Parameter("v", 0.5, "log"),
+    ]
+    model = jn.NLMEModel(oral, parameters, error=jn.error.constant_power(0.3, 0.1, 0.8))
+    params = jax.tree.map(jnp.asarray, model.params(data))
+    slope = jax.grad(lambda p: jnp.sum(jn.group_log_likelihoods(model, p, data, "focei")))(params)
+    assert np.isfinite(slope.pack()).all()
+    assert np.abs(slope.pack()).max() > 0
