@@ -31,12 +31,21 @@ def _combined_variance(f, a, b):
     return jnp.sqrt(a**2 + (b * f) ** 2)
 
 
+def _abs_power(f, c):
+    """|f|^c with finite derivatives at f = 0, where those with respect to f are set to zero."""
+    size = jnp.abs(f)
+    null = size == 0.0
+    # The logarithm of zero must not be taken, even where its product with zero is thrown away.
+    power = jnp.where(null, 1.0, size) ** c
+    return jnp.where(null, jnp.where(c > 0, 0.0, jnp.where(c == 0, 1.0, jnp.inf)), power)
+
+
 def _power(f, b, c):
-    return b * jnp.abs(f) ** c
+    return b * _abs_power(f, c)
 
 
 def _constant_power(f, a, b, c):
-    return a + b * jnp.abs(f) ** c
+    return a + b * _abs_power(f, c)
 
 
 def _parameters(positive: Mapping[str, float | None], exponent: float | None = None, fix_exponent: bool = False):
