@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +70,45 @@ def test_another_reference_level(frame: pd.DataFrame) -> None:
     found = columns(with_covariates("C(sex, Treatment('m'))"), grouped(frame))
     (column,) = found.values()
     assert column.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_declared_levels_keep_their_order(frame: pd.DataFrame) -> None:
+    order = ["tab", "unused", "sol", "gel"]
+    model = with_covariates("form")
+    data = grouped(frame.assign(form=pd.Categorical(frame["form"], order)))
+    assert_columns(
+        columns(model, data), {"mu ~ form[T.sol]": [0, 0, 1], "mu ~ form[T.gel]": [[0, 1, 0], [1, 1, 0], [0, 0, 0]]}
+    )
+    # a later table follows, whatever it declares itself
+    for later in (frame, frame.assign(form=pd.Categorical(frame["form"]))):
+        again = columns(model, grouped(later), bind(model, data))
+        assert list(again) == ["mu ~ form[T.sol]", "mu ~ form[T.gel]"]
+        assert again["mu ~ form[T.sol]"].tolist() == [0, 0, 1]
+    strange = frame.assign(form=pd.Categorical(["new", *frame["form"][1:]], ["new", *order]))
+    with pytest.raises(jn.ModelError, match=r"mu.*form.*cannot be computed"):
+        bind(model, grouped(strange), bind(model, data))
+    sex = grouped(frame.assign(sex=pd.Categorical(frame["sex"], ["m", "f"])))
+    assert_columns(columns(with_covariates("sex"), sex), {"mu ~ sex[T.f]": [0.0, 1.0, 0.0]})
+
+
+def test_a_term_of_two_covariates_is_refused(frame: pd.DataFrame) -> None:
+    with pytest.raises(jn.ModelError, match=r"covariates 'wt' and 'sex \* wt' both hold the term 'wt'"):
+        bind(with_covariates("wt", "sex * wt"), grouped(frame))
+
+
+def test_a_covariate_that_is_no_formula_alone_is_refused(frame: pd.DataFrame) -> None:
+    with pytest.raises(jn.ModelError, match=r"the covariate 'wt\) \* \(dose' is no formula"):
+        bind(with_covariates("wt) * (dose", "sex"), grouped(frame))
+
+
+def test_warnings_of_libraries_are_no_faults(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def column(self, name, get=pd.DataFrame.__getitem__):
+        warnings.warn("this will change", FutureWarning, stacklevel=2)
+        return get(self, name)
+
+    monkeypatch.setattr(pd.DataFrame, "__getitem__", column)
+    with pytest.warns(FutureWarning, match="this will change"):
+        bind(with_covariates("dose"), grouped(frame))
 
 
 def test_interaction(frame: pd.DataFrame) -> None:
