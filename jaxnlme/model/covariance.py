@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
 from jaxnlme.numerics.linalg import cholesky, lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
@@ -163,7 +164,7 @@ class CompoundSymmetry(AbstractCovariance):
 
     def _correlation(self, theta):
         low = -1.0 / (self.size - 1)
-        return low + (1.0 - low) / (1.0 + xp(theta).exp(-theta[1]))
+        return low + (1.0 - low) * sigmoid(theta[1])
 
     def factor(self, theta):
         r = self._correlation(theta)

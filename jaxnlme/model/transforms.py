@@ -44,6 +44,11 @@ def _ndtri(p: Any) -> Any:
     return _normal(p).ndtri(p) if xp(p) is np else _traced_ndtri(p)
 
 
+def sigmoid(value: Any) -> Any:
+    """1 / (1 + exp(-value)), whose exponential never overflows: values and derivatives are finite everywhere."""
+    return np.exp(-np.logaddexp(0.0, -value)) if xp(value) is np else jax.nn.sigmoid(value)
+
+
 class AbstractTransform(eqx.Module):
     """A smooth increasing map of an interval `domain` onto the real line (or part of it); works elementwise.
 
@@ -143,7 +148,7 @@ class Logit(_Interval):
         return xp(value).log(value - self.lower) - xp(value).log(self.upper - value)
 
     def to_natural(self, real: Any, shape: Any = None) -> Any:
-        return self.lower + (self.upper - self.lower) / (1.0 + xp(real).exp(-real))
+        return self.lower + (self.upper - self.lower) * sigmoid(real)
 
     def log_slope(self, value: Any, shape: Any = None) -> Any:
         return np.log(self.upper - self.lower) - xp(value).log(value - self.lower) - xp(value).log(self.upper - value)

@@ -11,6 +11,7 @@ import scipy.stats as st
 import jaxnlme as jn
 from jaxnlme.estimators.objective import evaluate
 from jaxnlme.model.binding import bind
+from jaxnlme.model.covariance import CompoundSymmetry
 from jaxnlme.model.transforms import transform
 from tests.problems import cheap, decay, decay_data, decay_model, values
 
@@ -163,3 +164,14 @@ def test_priors_on_unknown_names_are_refused() -> None:
     model = jn.NLMEModel(decay, {"a": 2.0, "b": 3.0, "c": 1.0}, priors={"sd(a)": jn.priors.HalfNormal(1.0)})
     with pytest.raises(jn.ModelError, match=r"prior on 'sd\(a\)' is not a name of this model"):
         bind(model, decay_data())
+
+
+@pytest.mark.parametrize("real", [-1e4, -800.0, 0.0, 800.0, 1e4])
+def test_logits_have_finite_derivatives_where_exponentials_overflow(real: float) -> None:
+    h = Logit(0.0, 12.0)
+    value, slope = jax.value_and_grad(h.to_natural)(jnp.asarray(real))
+    assert np.isfinite(slope)
+    with np.errstate(all="raise", under="ignore"):
+        assert h.to_natural(real) == pytest.approx(float(value), rel=1e-13)
+    family = CompoundSymmetry(3)
+    assert np.isfinite(jax.grad(lambda t: family._correlation(jnp.stack([0.0, t])))(jnp.asarray(real)))
