@@ -121,7 +121,7 @@ def phases(cases: dict[tuple, dict[str, list[Record]]]) -> str:
     for which in ("fit", "second"):
         rows += [line(f"{which}: {t}, s", which, "timings", t, digits=3) for t in TIMINGS]
         rows.append(line(f"{which}: evaluations", which, "timings", "evaluations", digits=0))
-    rows.append(line("lines of HLO", "fit", "timings", "hlo_lines", digits=0))
+    rows.append(line("lines of HLO", "second", "timings", "hlo_lines", digits=0))
     return table(["phase", *columns], rows)
 
 

@@ -50,7 +50,7 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted": bool(git("status", "--porcelain", "--", "../jaxnlme")),
-        "machine": {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
+        "machine": {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "load_before": os.getloadavg(),
         "repeats": arguments.repeats,
         "peer_limit": arguments.limit,

@@ -13,7 +13,7 @@ import jax
 
 # Rows below which compiling costs more than running: for a program that a fit runs some fifty times, and for one that
 # runs once.
-SMALL, SMALL_ONCE = 20_000, 200_000
+SMALL, SMALL_ONCE = 10_000, 200_000
 
 
 def compiled(fn: Callable, rows: int, *, once: bool = False) -> Callable:
