@@ -13,6 +13,7 @@ from jaxnlme.estimators.objective import Evaluation, evaluate
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.minimise import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
@@ -46,8 +47,8 @@ class Marginal(eqx.Module):
     """
 
     method: Rung
-    max_iterations: Any = eqx.field(default=500, converter=np.asarray)
-    tolerance: Any = eqx.field(default=1e-8, converter=np.asarray)
+    max_iterations: Any = eqx.field(default=500, converter=as_number)
+    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
 
     def evaluate(self, problem: Problem, template: Params, x: Vector, modes: Any) -> Evaluation:
         """The objective at `x` (n,)."""

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
-from jaxnlme.estimators.marginal import Marginal
+from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.likelihood.named import Rung, rung
+from jaxnlme.likelihood.pure import evaluate_groups
 from jaxnlme.model.binding import bind
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.implicit import implicit_minimiser
 from jaxnlme.precision import require_x64
+from jaxnlme.typing import Scalar, Vector
 
 
 class Estimate(eqx.Module):
@@ -49,6 +52,8 @@ def estimate(
     **Arguments:** `weights` (groups,), the data's where None: multinomial ones are a case bootstrap, zeros delete
     cases; `fixed` (packed,) bool, entries that stay (the model's own where None and `data` is GroupedData, none for a
     Problem); `max_iterations`, `tolerance` as in `fit`.
+    **Returns:** an Estimate. Its `params` have exact derivatives in weights, data and fixed entries by the implicit
+    function theorem (the Hessian of the marginal likelihood is compiled when one is asked for); nothing else has.
     **Errors:** PrecisionError where 64-bit floats are off.
     """
     require_x64("estimate")
@@ -68,10 +73,27 @@ def estimate(
     free = jnp.ones(x.shape, bool)
     if fixed is not None:
         free = free.at[: len(fixed)].set(~jnp.asarray(fixed))
-    modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
-    state = estimator.run(problem, params0, x, modes, free)
-    bfgs = state.bfgs
-    ended = (bfgs.decrement < tolerance) & jnp.isfinite(bfgs.value)
+    problem = jax.tree.map(jnp.asarray, problem)
+    end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
+    ended = (state.bfgs.decrement < tolerance) & jnp.isfinite(state.bfgs.value)
     return Estimate(
-        unflatten(params0, bfgs.x), state.log_likelihood, state.modes, bfgs.decrement, ended, bfgs.iterations
+        unflatten(params0, end), state.log_likelihood, state.modes, state.bfgs.decrement, ended, state.bfgs.iterations
     )
+
+
+def _search(args: tuple[Problem, Params, Marginal, Any], x: Vector) -> tuple[Vector, MarginalState]:
+    problem, template, estimator, free = args
+    modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
+    state = estimator.run(problem, template, x, modes, free)
+    return state.bfgs.x, state
+
+
+def _objective(x: Vector, args: tuple[Problem, Params, Marginal, Any]) -> Scalar:
+    """What `_search` minimises, for the implicit derivative: entries that are not free are held at the template's by a
+    quadratic of their own, so its Hessian has the identity there."""
+    problem, template, estimator, free = args
+    held = flatten(template)
+    params = unflatten(template, jnp.where(free, x, held))
+    values = evaluate_groups(problem.with_spared(problem.weights), params, estimator.method).value
+    total = jnp.sum(jnp.where(problem.weights == 0, 0.0, problem.weights * values))
+    return 0.5 * jnp.sum(jnp.where(free, 0.0, x - held) ** 2) - total - problem.density.log_prior(params)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
+from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.quadrature import normal_grid
 from jaxnlme.typing import Matrix, Scalar, Vector
@@ -82,7 +83,7 @@ class Importance(AbstractIntegral):
 
     draws: int = eqx.field(static=True)
     df: float = eqx.field(static=True)
-    seed: Any = eqx.field(converter=np.asarray)
+    seed: Any = eqx.field(converter=as_number)
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
         q = z.shape[0]

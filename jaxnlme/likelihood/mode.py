@@ -6,10 +6,10 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.implicit import implicit_minimiser
 from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.typing import Vector
@@ -19,8 +19,8 @@ class ModeSearch(eqx.Module):
     """How modes are searched: `steps`, the most evaluations a group may use; `tolerance`, the length of a Newton step
     (in whitened units) below which it is the last one. Both are traced: changing them recompiles nothing."""
 
-    steps: Any = eqx.field(default=100, converter=np.asarray)
-    tolerance: Any = eqx.field(default=1e-6, converter=np.asarray)
+    steps: Any = eqx.field(default=100, converter=as_number)
+    tolerance: Any = eqx.field(default=1e-6, converter=as_number)
 
 
 def conditional_mode(

@@ -20,3 +20,9 @@ def xp(value: Any) -> Any:
 def on_device(tree: PyTree) -> PyTree:
     """The tree with its numpy leaves moved to the device, once, so that calls in a loop do not copy them again."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
+def as_number(value: Any) -> Any:
+    """A Python number as a numpy scalar array, which a compiled program takes as an argument rather than as a constant;
+    arrays (traced ones too) as they are."""
+    return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)

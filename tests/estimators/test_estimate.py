@@ -182,3 +182,20 @@ def test_the_model_is_traced_once_a_program():
     # The dry run looks at the shapes anew for every data set, which costs a few traces and no compilation.
     assert len(count) - first <= 3
     assert first <= 40
+
+
+def test_the_derivative_of_an_estimate():
+    """Of the logistic curve's parameters in the weight of a tree, by the implicit theorem and by differences of whole
+    fits (each ends some 1e-5 standard errors from its maximum)."""
+    model = catalogue.from_r("Orange_logis_Asym", {"Asym": 192.0, "xmid": 728.0, "scal": 356.0})[0]
+    data = catalogue.data("Orange")
+    params, problem = model.params(data), jn.bind(model, data).problem
+
+    @jax.jit
+    def packed(weight):
+        weights = jnp.ones(5).at[2].set(weight)
+        return jn.estimate(None, params, problem, "focei", weights, tolerance=1e-12).params.pack()
+
+    exact = jax.jit(jax.jacfwd(packed))(1.0)
+    differences = (packed(1.05) - packed(0.95)) / 0.1
+    np.testing.assert_allclose(exact, differences, rtol=2e-3, atol=1e-6)  # the cubic term of a step of 0.05
