@@ -19,6 +19,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.records import Rows
 
 # Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
 _OWN = str(Path(__file__).resolve().parents[1]) + os.sep
@@ -72,6 +73,7 @@ class _Probe(eqx.Module):
     squares: Any
     worst_scale: Any
     padding: Any
+    tables: Any
 
 
 def _probe(problem: Problem, params: Params) -> _Probe:
@@ -99,7 +101,9 @@ def _probe(problem: Problem, params: Params) -> _Probe:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
             squares = jnp.sum(jnp.where(group.x.observed, (residual / scale) ** 2, 0.0))
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
-        return _Probe(finite, effect, squares, jnp.min(worst), _padding_difference(density, params, f, group))
+        padding = _padding_difference(density, params, f, group)
+        tables = _table_difference(density, params, f, group)
+        return _Probe(finite, effect, squares, jnp.min(worst), padding, tables)
 
     return problem.map(one)
 
@@ -114,14 +118,34 @@ def _padding_difference(density: Density, params: Params, f: Any, group: Group) 
 
     x = eqx.tree_at(lambda x: x.values, group.x, tuple(other(c) for c in group.x.values))
     moved = eqx.tree_at(lambda g: (g.x, g.covariates), group, (x, tuple(other(c) for c in group.covariates)))
-    g = density.predict(params, jnp.zeros(density.n_effects), moved)
+    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), moved), group)
+
+
+def _table_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
+    """Largest change of a real row's prediction when padded rows of further tables hold other numbers."""
+    if not any(isinstance(entry, Rows) for entry in group.v.values):
+        return jnp.zeros(())
+
+    def other(entry):
+        if not isinstance(entry, Rows):
+            return entry
+        values = tuple(jnp.where(entry.mask, column, column + 1.0) for column in entry.values)
+        return eqx.tree_at(lambda rows: rows.values, entry, values)
+
+    moved = eqx.tree_at(lambda g: g.v.values, group, tuple(other(entry) for entry in group.v.values))
+    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), moved), group)
+
+
+def _difference(f: Any, g: Any, group: Group) -> Any:
+    """Largest difference of real rows as a fraction of the largest prediction, so that units do not matter."""
 
     def change(a, b):
         if jnp.shape(a)[:1] != group.y.shape:
             return jnp.zeros(())
-        mask = group.x.mask.reshape((-1,) + (1,) * (jnp.ndim(a) - 1))
-        difference = jnp.where(mask & jnp.isfinite(a), jnp.abs(a - b), 0.0)
-        return jnp.max(difference) / (1.0 + jnp.max(jnp.where(mask & jnp.isfinite(a), jnp.abs(a), 0.0)))
+        mask = group.x.mask.reshape((-1,) + (1,) * (jnp.ndim(a) - 1)) & jnp.isfinite(a)
+        difference = jnp.max(jnp.where(mask, jnp.abs(a - b), 0.0))
+        size = jnp.max(jnp.where(mask, jnp.maximum(jnp.abs(a), jnp.abs(b)), 0.0))
+        return difference / jnp.where(size > 0, size, 1.0)
 
     return sum(jax.tree.leaves(jax.tree.map(change, f, g)), jnp.zeros(()))
 
@@ -178,6 +202,14 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
             f"the predictions of real rows change with the padding of short groups (group {_some(binding, bad)}): the "
             "model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave padded "
             "rows out."
+        )
+    bad = finite & ~(probe.tables < 1e-8)
+    if bad.any():
+        tables = ", ".join(f"v.{name}" for name in binding.data.tables)
+        raise ModelError(
+            f"the predictions change with the padding of a further table (group {_some(binding, bad)}): groups with "
+            f"few rows in {tables} are padded there. Use its mask (v.NAME.mask), true on real rows, to leave padded rows "
+            "out, as in jnp.where(mask, amount, 0)."
         )
 
 
