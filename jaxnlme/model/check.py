@@ -208,8 +208,8 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
         tables = ", ".join(f"v.{name}" for name in binding.data.tables)
         raise ModelError(
             f"the predictions change with the padding of a further table (group {_some(binding, bad)}): groups with "
-            f"few rows in {tables} are padded there. Use its mask (v.NAME.mask), true on real rows, to leave padded rows "
-            "out, as in jnp.where(mask, amount, 0)."
+            f"few rows in {tables} are padded there. Use its mask (v.NAME.mask), true on real rows, to leave padded "
+            "rows out, as in jnp.where(mask, amount, 0)."
         )
 
 
