@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError, near_matches
+from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.covariance_families import covariance
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.density import Density, Group
@@ -50,23 +51,20 @@ class Binding:
         values = dict(values or {})
         density = self.density
         errors = density.error_names
-        sds = tuple(f"sd({name})" for name in density.effect_names)
-        check_names("value", tuple(values), (*density.beta_names, *sds, *errors))
+        spreads = density.reported_names[len(density.beta_names) : -len(errors) or None]
+        check_names("value", tuple(values), density.reported_names)
         beta = np.array(self.start.beta, float)
         for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
             if name in values:
                 beta[k] = values[name] if transform is None else float(transform.to_real(float(values[name])))
         theta = np.array(self.start.covariance, float)
-        if psi is not None or any(name in values for name in sds):
-            matrix = np.asarray(psi, float) if psi is not None else psi_of(density, theta)
-            if matrix.shape != (density.n_effects,) * 2:
-                raise ModelError(f"psi must have shape ({density.n_effects}, {density.n_effects}), got {matrix.shape}.")
-            scale = np.sqrt(np.diag(matrix))
-            new = np.array([values.get(name, sd) for name, sd in zip(sds, scale, strict=True)], float)
-            known = scale > 0
-            ratio = np.divide(new, scale, out=np.zeros_like(scale), where=known)
-            matrix = matrix * np.outer(ratio, ratio) + np.diag(np.where(known, 0.0, new**2))
-            theta = density.covariance.from_matrix(matrix)
+        if psi is not None or any(name in values for name in spreads):
+            matrix = psi_of(density, theta)
+            if psi is not None:  # refused here where it is no covariance, and once more with the values in it
+                matrix = np.asarray(psi, float)
+                _theta_from_psi(density.covariance, matrix, density.effect_names)
+            matrix = _psi_with(density, matrix, values)
+            theta = _theta_from_psi(density.covariance, matrix, density.effect_names)
         error = np.array(self.start.error, float)
         for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
             if name in values:
@@ -102,6 +100,90 @@ def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
     return lower @ lower.T
 
 
+def _theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...]) -> np.ndarray:
+    """theta (unconstrained,) of `psi` (random, random), a member of `family`, on the host.
+
+    **Errors:** ModelError where psi is no covariance matrix of `effects`, or no member of the family.
+    """
+    psi, n = np.asarray(psi, float), len(effects)
+    if psi.shape != (n, n):
+        raise ModelError(f"psi must have shape ({n}, {n}), got {psi.shape}.")
+    if not np.isfinite(psi).all() or (np.diag(psi) < 0).any():
+        raise ModelError(f"psi must be finite with variances >= 0 on its diagonal; received {psi.tolist()}.")
+    sd = np.sqrt(np.diag(psi))
+    unit = np.outer(*(np.where(sd > 0, sd, 1.0),) * 2)
+
+    def at_worst(difference: np.ndarray) -> tuple[tuple[int, int], float]:
+        share = np.abs(difference) / unit
+        j, k = divmod(int(np.argmax(share)), n) if n else (0, 0)
+        return (j, k), float(np.max(share, initial=0.0))
+
+    (j, k), gap = at_worst(psi - psi.T)
+    if gap > 1e-8:
+        raise ModelError(
+            f"psi must be symmetric; it has {psi[j, k]:g} and {psi[k, j]:g} for the covariance of {effects[j]!r} and "
+            f"{effects[k]!r}."
+        )
+    no_matrix = (
+        "psi must be positive semidefinite; these variances and covariances (or SDs and correlations) cannot occur "
+        f"together: {psi.tolist()}."
+    )
+    if n and np.linalg.eigvalsh(psi / unit)[0] < -1e-8:
+        raise ModelError(no_matrix)
+    try:
+        theta = family.from_matrix(psi)
+    except ValueError as error:
+        raise ModelError(no_matrix) from error
+    lower = np.asarray(family.factor(theta), float)
+    nearest = lower @ lower.T
+    (j, k), gap = at_worst(psi - nearest)
+    # A singular psi comes back with correlations off by up to 1e-5, the square root of the tolerance for null pivots.
+    if gap > 2e-5:
+        entry = f"variance of {effects[j]!r}" if j == k else f"covariance of {effects[j]!r} and {effects[k]!r}"
+        raise ModelError(
+            f"psi is no member of the covariance family {type(family).__name__}: the {entry} is {psi[j, k]:g}, and "
+            f"{nearest[j, k]:g} in the nearest member. Give a psi of this family, or choose another covariance."
+        )
+    return theta
+
+
+def _psi_with(density: Density, psi: np.ndarray, values: Mapping[str, float]) -> np.ndarray:
+    """psi (random, random) with the "sd(...)" and "corr(...)" of `values` put in; the others stay.
+
+    Where one entry of theta is the scale of several effects, their SDs are one parameter, and so are their
+    correlations: what is said of one holds for all.
+    """
+    names, related = density.effect_names, density.covariance.related
+    sd = np.sqrt(np.diag(psi))
+    unit = np.where(sd > 0, sd, 1.0)
+    correlation = np.where(np.eye(len(sd)) > 0, 1.0, psi / np.outer(unit, unit))
+    shared = [set(effects) for _, effects, _ in density.covariance.collapses if len(effects) > 1]
+
+    def put(kind: str, limits: tuple[float, float], keys: list[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
+        out: dict[tuple[int, ...], float] = {}
+        for key in keys:
+            name = f"{kind}({', '.join(names[k] for k in key)})"
+            together = next((group for group in shared if group.issuperset(key)), set(key))
+            if name not in values:
+                continue
+            value = float(values[name])
+            if not limits[0] <= value <= limits[1] or np.isinf(value):
+                raise ModelError(f"value {name!r} must be a number in [{limits[0]:g}, {limits[1]:g}], got {value:g}.")
+            if abs(out.get(key, value) - value) > 1e-8 * max(abs(value), 1e-300):
+                raise ModelError(
+                    f"value {name!r} is {value:g}, where another one says {out[key]:g}: the effects "
+                    f"{', '.join(names[k] for k in sorted(together))} share this parameter."
+                )
+            out |= {other: value for other in keys if together.issuperset(other)}
+        return out
+
+    for (k,), value in put("sd", (0.0, np.inf), [(k,) for k in range(len(sd))]).items():
+        sd[k] = value
+    for (j, k), value in put("corr", (-1.0, 1.0), list(related)).items():
+        correlation[j, k] = correlation[k, j] = value
+    return correlation * np.outer(sd, sd)
+
+
 def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = None) -> Binding:
     """Settles a model against data: designs, levels, strata, names, starting values.
 
@@ -118,7 +200,8 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
         effects, sd0 = _explicit_effects(model, individual.random)
     family = covariance(model.covariance, effects) if like is None else like.density.covariance
     error = model.error.resolve(lambda name: _levels(data, name)) if like is None else like.density.error
-    theta0 = family.from_matrix(np.diag(sd0**2) if model.psi is None else np.asarray(model.psi, float))
+    # The default SDs may differ where the family has one for all: their mean is a start as good as any.
+    theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else _theta_from_psi(family, model.psi, effects)
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
     densities = tuple(priors.values())

@@ -109,15 +109,18 @@ class NLMEModel:
         """Params from user-scale values; what is not named stays at its start.
 
         **Arguments:** `data`: needed where covariates or strata come from the data. `values`: by name: parameters on
-        their natural scale, covariate coefficients ("cl ~ log(Wt / 70)") on the transformed scale, "sd(ka)", error
-        parameters on their natural scale. `psi`: covariance (random, random) instead of SDs.
+        their natural scale, covariate coefficients ("cl ~ log(Wt / 70)") on the transformed scale, "sd(ka)" and
+        "corr(ka, cl)" of random effects, error parameters on their natural scale. `psi`: covariance (random, random),
+        in which given SDs and correlations replace its own.
+
+        **Errors:** ModelError for an unknown name, or a psi that is no covariance matrix of the model's family.
         """
         from jaxnlme.model.binding import bind
 
         return bind(self, data).params(values, psi=psi)
 
     def values(self, params: Params, data: Any = None) -> dict[str, float]:
-        """User-scale values by name, as `params` takes them, with correlations beside them."""
+        """User-scale values by name, as `params` takes them."""
         from jaxnlme.model.binding import bind
 
         return bind(self, data).values(params)

@@ -10,8 +10,9 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.model.binding import bind
+from jaxnlme.model.covariance import Blocks, CompoundSymmetry, Diagonal
 from jaxnlme.model.design import from_array
-from tests.problems import decay, decay_data, decay_model, mean
+from tests.problems import COVARIANCES, decay, decay_data, decay_model, mean
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,76 @@ def test_unknown_names_and_shapes_of_values_are_refused() -> None:
         binding.params({"sd(d)": 1.0})
     with pytest.raises(jn.ModelError, match=r"psi must have shape \(3, 3\), got \(2, 2\)"):
         binding.params(psi=np.eye(2))
+
+
+@pytest.mark.parametrize("spec", [*COVARIANCES, "interleaved symmetry"])
+def test_reported_values_are_taken_back(spec: str) -> None:
+    symmetric = Blocks(3, (((0, 2), CompoundSymmetry(2)), ((1,), Diagonal(1))))
+    psi = np.array([[0.3, 0.0, -0.1], [0.0, 0.2, 0.0], [-0.1, 0.0, 0.3]])
+    family, psi = COVARIANCES.get(spec, (symmetric, psi))
+    model, data = decay_model(family), decay_data()
+    params = model.params(data, {"a": 1.7}, psi=psi)
+    again = model.params(data, model.values(params, data))
+    for found, expected in zip(
+        (again.beta, again.covariance, again.error), (params.beta, params.covariance, params.error), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_correlations_replace_those_of_psi() -> None:
+    binding = bind(decay_model("full"), decay_data())
+    found = binding.values(binding.params({"corr(a, c)": -0.4, "sd(c)": 0.2}, psi=np.diag([0.04, 0.09, 0.16])))
+    assert found["corr(a, c)"] == pytest.approx(-0.4, rel=1e-12)
+    assert found["sd(c)"] == pytest.approx(0.2, rel=1e-12)
+    assert found["corr(a, b)"] == 0.0
+    with pytest.raises(jn.ModelError, match=r"'corr\(a, c\)' must be a number in \[-1, 1\], got 1.2"):
+        binding.params({"corr(a, c)": 1.2})
+    with pytest.raises(jn.ModelError, match=r"'sd\(a\)' must be a number in \[0, inf\], got -1"):
+        binding.params({"sd(a)": -1.0})
+    with pytest.raises(jn.ModelError, match=r"positive semidefinite; .* cannot occur together"):
+        binding.params({"corr(a, c)": 0.9, "corr(a, b)": 0.9, "corr(b, c)": -0.9})
+
+
+def test_what_effects_share_is_one_parameter() -> None:
+    binding = bind(decay_model("compound symmetry"), decay_data())
+    found = binding.values(binding.params({"corr(a, b)": 0.4, "sd(c)": 0.2}))
+    assert [found[f"sd({name})"] for name in "abc"] == pytest.approx([0.2] * 3)
+    assert [found[f"corr({pair})"] for pair in ("a, b", "a, c", "b, c")] == pytest.approx([0.4] * 3)
+    with pytest.raises(jn.ModelError, match=r"'corr\(b, c\)' is 0.5, where another one says 0.4: .*a, b, c share"):
+        binding.params({"corr(a, b)": 0.4, "corr(b, c)": 0.5})
+    with pytest.raises(jn.ModelError, match=r"'sd\(b\)' is 0.3, where another one says 0.2"):
+        bind(decay_model("identity"), decay_data()).params({"sd(a)": 0.2, "sd(b)": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("spec", "psi", "message"),
+    [
+        ("full", np.eye(2), r"shape \(3, 3\), got \(2, 2\)"),
+        ("full", np.diag([1.0, -1.0, 1.0]), "variances >= 0"),
+        ("full", np.diag([1.0, np.nan, 1.0]), "finite"),
+        ("full", np.array([[1, 0.5, 0], [0.4, 1, 0], [0, 0, 1]]), "symmetric; it has 0.5 and 0.4 .* 'a' and 'b'"),
+        ("full", np.array([[1, 2, 0], [2, 1, 0], [0, 0, 1.0]]), "positive semidefinite"),
+        ("full", np.array([[0, 0.1, 0], [0.1, 1, 0], [0, 0, 1.0]]), "positive semidefinite"),
+        (
+            "diagonal",
+            np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1.0]]),
+            "Diagonal: the covariance of 'a' and 'b' is 0.5",
+        ),
+        (
+            [["a", "b"], ["c"]],
+            np.array([[1, 0, 0.1], [0, 1, 0], [0.1, 0, 1.0]]),
+            "Blocks: the covariance of 'a' and 'c'",
+        ),
+        ("identity", np.diag([1.0, 1.0, 4.0]), "MultipleOfIdentity: the variance of .* in the nearest member"),
+        ("compound symmetry", np.eye(3) + 0.2 * np.eye(3)[::-1], "CompoundSymmetry"),
+    ],
+)
+def test_psi_that_is_no_covariance_of_the_family_is_refused(spec, psi: np.ndarray, message: str) -> None:
+    model = decay_model(spec)
+    with pytest.raises(jn.ModelError, match=message):
+        model.params(decay_data(), psi=psi)
+    with pytest.raises(jn.ModelError, match=message):
+        bind(jn.NLMEModel(decay, model.parameters, spec, psi=psi), decay_data())
 
 
 def test_record_names_its_near_matches() -> None:
