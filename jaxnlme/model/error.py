@@ -35,6 +35,11 @@ class ErrorParameter(eqx.Module):
     automatic: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
+        if self.transform.has_shape:
+            raise OptionError(
+                f"error parameter {self.name!r}: the {self.transform.name} transform has an exponent of its own; use "
+                "identity, log, logit or probit."
+            )
         low, high = self.transform.domain
         if not low < self.start < high:
             raise OptionError(

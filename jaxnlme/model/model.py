@@ -80,6 +80,19 @@ class NLMEModel:
             raise ModelError(f"parameter names must be unique and not empty; repeated: {repeated or 'none given'}.")
         if self.fixed_design is not None and (self.beta is None or any(p.covariates for p in self.parameters)):
             raise ModelError("fixed_design needs beta, its starting coefficients, and no covariate formulas beside it.")
+        for entry in self.parameters:
+            if self.fixed_design is not None and (entry.fix or entry.prior is not None):
+                raise ModelError(
+                    f"parameter {entry.name!r}: {'fix=True' if entry.fix else 'prior'} has no meaning beside "
+                    "fixed_design, whose coefficients are beta0, beta1, ...; leave it out (priors= takes those names)."
+                )
+            if entry.sd is not None and not entry.random and self.random_design is None:
+                raise ModelError(
+                    f"parameter {entry.name!r} has sd, the start of a random effect's SD, and no random effect; add "
+                    "random=True, or leave sd out."
+                )
+            if entry.prior is not None and entry.name in self.priors:
+                raise ModelError(f"parameter {entry.name!r} has a prior of its own and one in priors=; give one.")
         if self.fixed_design is None and self.beta is not None:
             raise ModelError("beta is only used with fixed_design; starts of parameters stand in Parameter(start=...).")
         if self.random_design is not None and any(p.random for p in self.parameters):

@@ -34,7 +34,7 @@ class Parameter(eqx.Module):
     it has a random effect. `covariates`: formulas or `Covariate` objects. `fix`: keep beta at its start. `sd`: start of
     the random effect's standard deviation on the transformed scale (default 0.5 there, 0.3 |start| for identity).
     `prior`: prior on beta, on the transformed scale (MAP estimation).
-    **Errors:** ModelError for a start outside the transform's domain.
+    **Errors:** ModelError for a start outside the transform's domain, or a transform with an exponent (Box-Cox).
     """
 
     name: str = eqx.field(static=True)
@@ -49,6 +49,11 @@ class Parameter(eqx.Module):
     def __check_init__(self):
         if not str(self.name).isidentifier():
             raise ModelError(f"parameter names must be Python names, readable as phi.{self.name}; got {self.name!r}.")
+        if self.transform.has_shape:
+            raise ModelError(
+                f"parameter {self.name!r}: the {self.transform.name} transform has an exponent to estimate, which only "
+                "responses have (jn.error.transform_both_sides); use log, logit or probit for a parameter."
+            )
         low, high = self.transform.domain
         if self.start.ndim != 0 or not low < self.start < high:
             raise ModelError(

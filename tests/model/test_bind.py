@@ -12,6 +12,7 @@ import jaxnlme as jn
 from jaxnlme.model.binding import bind
 from jaxnlme.model.covariance import Blocks, CompoundSymmetry, Diagonal
 from jaxnlme.model.design import from_array
+from jaxnlme.model.error import ErrorParameter
 from tests.problems import COVARIANCES, decay, decay_data, decay_model, mean
 
 
@@ -246,6 +247,30 @@ def test_other_declarations_that_are_refused() -> None:
         bind(decay_model([["a", "b"]]), decay_data())
     with pytest.raises(jn.ModelError, match=r"data must be a jn\.GroupedData"):
         bind(decay_model(), pd.DataFrame())
+
+
+def test_options_that_would_have_no_effect_are_refused() -> None:
+    design = {"fixed_design": [[1.0]], "beta": [1.0]}
+    with pytest.raises(jn.ModelError, match="parameter 'mu': fix=True has no meaning beside fixed_design"):
+        jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, fix=True)], **design)
+    prior = jn.priors.Normal(0.0, 1.0)
+    with pytest.raises(jn.ModelError, match="parameter 'mu': prior has no meaning beside fixed_design"):
+        jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, prior=prior)], **design)
+    with pytest.raises(jn.ModelError, match=r"parameter 'mu' has sd, .* and no random effect"):
+        jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)])
+    with pytest.raises(jn.ModelError, match=r"parameter 'mu' has a prior of its own and one in priors="):
+        jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, prior=prior)], priors={"mu": prior})
+    # beside random_design, sd is the start of the column that serves the parameter
+    model = jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)], random_design=[[1.0]])
+    assert bind(model, decay_data()).start.covariance == pytest.approx([np.log(0.3)])
+
+
+@pytest.mark.parametrize("name", ["box-cox", "yeo-johnson"])
+def test_transforms_with_an_exponent_are_for_responses(name: str) -> None:
+    with pytest.raises(jn.ModelError, match=rf"parameter 'mu': the {name} transform has an exponent"):
+        jn.Parameter("mu", 1.0, name)
+    with pytest.raises(jn.OptionError, match=rf"error parameter 'a': the {name} transform has an exponent"):
+        ErrorParameter("a", 1.0, name)
 
 
 def test_values_and_params_are_inverse() -> None:
