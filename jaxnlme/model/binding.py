@@ -292,11 +292,27 @@ def _theta_names(density: Density) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _levels(data: GroupedData, name: str) -> list[Any]:
-    column = _column(data, name)
-    if name in data.levels:
-        return list(data.levels[name])
-    return sorted(set(column[data.rows].tolist()), key=lambda level: (str(type(level)), level))
+def _levels(data: GroupedData, name: str) -> list[str]:
+    """The levels of a column on rows with a response: in their declared order, or sorted."""
+    values, places = _distinct(_column(data, name))
+    seen = set(places[data.observed].tolist())
+    if name not in data.levels:
+        return [_level(value) for k, value in enumerate(values) if k in seen]
+    found = {_level(values[k]) for k in seen}
+    return [level for level in map(_level, data.levels[name]) if level in found]
+
+
+def _distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The distinct values of a column (groups, obs), sorted, and where in them each cell has its own."""
+    if column.dtype == object:
+        column = np.vectorize(_level, otypes=[object])(column).astype(str)
+    values, places = np.unique(column, return_inverse=True)
+    return values.tolist(), places.reshape(column.shape)
+
+
+def _level(value: Any) -> str:
+    """The name of a level: whole numbers without their decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _column(data: GroupedData, name: str) -> np.ndarray:
@@ -312,15 +328,15 @@ def _strata(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     by, levels = getattr(error, "by", None), getattr(error, "levels", ())
     if by is None:
         return None
-    column = np.vectorize(str, otypes=[object])(_column(data, by))
-    unknown = sorted(set(column[data.rows].tolist()) - set(levels))
-    if unknown:
-        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {unknown[:5]}; known: {list(levels)}.")
-    return (
-        np.searchsorted(np.array(sorted(levels)), column.astype(str))
-        if list(levels) == sorted(levels)
-        else (np.array([[levels.index(value) for value in row] for row in column]))
-    )
+    values, places = _distinct(_column(data, by))
+    index = [levels.index(_level(value)) if _level(value) in levels else -1 for value in values]
+    strata = np.array(index)[places]
+    # Rows without a response need no level where others have one; a table without responses is there to predict.
+    unknown = (strata < 0) & (data.observed if data.observed.any() else data.rows)
+    if unknown.any():
+        names = [_level(values[k]) for k in sorted(set(places[unknown].tolist()))]
+        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {names[:5]}; known: {list(levels)}.")
+    return np.maximum(strata, 0)
 
 
 def _group(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:

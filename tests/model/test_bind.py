@@ -168,6 +168,33 @@ def test_strata_that_were_not_there_are_refused(frame: pd.DataFrame) -> None:
         bind(jn.NLMEModel(mean, {"mu": 1.0}, error=jn.error.constant(by="sxe")), grouped(frame))
 
 
+def test_strata_are_those_of_rows_with_a_response() -> None:
+    table = pd.DataFrame(
+        {
+            "id": [1, 1, 1, 2, 2],
+            "t": [0.0, 1.0, 2.0, 0.0, 1.0],
+            "y": [np.nan, 1.0, 2.0, np.nan, 3.0],
+            "assay": [0, 2, 10, 0, 2],  # 0: dose records
+        }
+    )
+    model = jn.NLMEModel(mean, {"mu": 1.0}, error=jn.error.constant(0.5, by="assay"))
+    for assay in (table["assay"], pd.Categorical(table["assay"]), pd.Categorical(table["assay"].astype(float))):
+        data = jn.GroupedData.from_frame(table.assign(assay=assay), "id", "y", ["t", "assay"])
+        first = bind(model, data)
+        assert [p.name for p in first.density.error.parameters] == ["a[2]", "a[10]"]
+        strata = first.problem.buckets[0].strata
+        assert strata[data.observed].tolist() == [0, 1, 0]
+        assert ((strata >= 0) & (strata < 2)).all()
+    declared = table.assign(assay=pd.Categorical(table["assay"], [10, 3, 2, 0]))
+    data = jn.GroupedData.from_frame(declared, "id", "y", ["t", "assay"])
+    assert bind(model, data).density.error.levels == ("10", "2")
+    # a table without any response is there to predict: its levels must all be known
+    later = table.assign(y=np.nan)[["id", "t", "assay", "y"]]
+    to_predict = jn.GroupedData.from_frame(later, "id", "y", ["t", "assay"], need_response=False)
+    with pytest.raises(jn.ModelError, match=r"levels that the fitted data lacked: \['0'\]; known: \['2', '10'\]"):
+        bind(model, to_predict, first)
+
+
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
