@@ -9,6 +9,10 @@ import equinox as eqx
 
 from jaxnlme.errors import near_matches
 
+# Names that the classes below use themselves: an entry called like one of them could not be read as an attribute.
+TAKEN = ("names", "values", "what", "keys")
+TAKEN_IN_ROWS = (*TAKEN, "mask", "observed")
+
 
 class Record(eqx.Module):
     """Named values readable as `record.name`, `record["name"]` and `record[0]`, in a fixed order.

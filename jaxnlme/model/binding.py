@@ -21,7 +21,7 @@ from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, Lin
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
-from jaxnlme.records import Record, Rows
+from jaxnlme.records import TAKEN, TAKEN_IN_ROWS, Record, Rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,6 +192,7 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
     """
     if not isinstance(data, GroupedData):
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    _check_readable(data)
     individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
     if model.random_design is None or model.individual is not None:
         effects = tuple(p.name for p in model.parameters if p.random)
@@ -221,6 +222,19 @@ def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, bucke
     )
     start = Params(beta0, theta0, error0, model._free)
     return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
+
+
+def _check_readable(data: GroupedData) -> None:
+    """Refuses columns that a model could not read as attributes of x, v or a further table."""
+    places = [("x", data.x, TAKEN_IN_ROWS), ("v", (*data.v, *data.tables), TAKEN)]
+    places += [(f"v.{name}", table, TAKEN_IN_ROWS) for name, (table, _) in data.tables.items()]
+    for place, names, taken in places:
+        for name in names:
+            if name in taken:
+                raise ModelError(
+                    f"column {name!r} cannot be read by the model: {place}.{name} has a meaning of its own there. "
+                    "Rename the column in the table."
+                )
 
 
 def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.errors import ModelError
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.transforms import AbstractTransform, transform
+from jaxnlme.records import TAKEN
 
 
 class Covariate(eqx.Module):
@@ -49,6 +50,11 @@ class Parameter(eqx.Module):
     def __check_init__(self):
         if not str(self.name).isidentifier():
             raise ModelError(f"parameter names must be Python names, readable as phi.{self.name}; got {self.name!r}.")
+        if self.name in TAKEN:
+            raise ModelError(
+                f"a parameter cannot be called {self.name!r}: phi.{self.name} has a meaning of its own; choose another "
+                "name."
+            )
         if self.transform.has_shape:
             raise ModelError(
                 f"parameter {self.name!r}: the {self.transform.name} transform has an exponent to estimate, which only "

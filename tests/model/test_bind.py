@@ -401,6 +401,25 @@ def test_psi_that_is_no_covariance_of_the_family_is_refused(spec, psi: np.ndarra
         bind(jn.NLMEModel(decay, model.parameters, spec, psi=psi), decay_data())
 
 
+def test_names_that_a_record_uses_itself_are_refused() -> None:
+    for name in ("names", "values", "what", "keys"):
+        with pytest.raises(jn.ModelError, match=f"a parameter cannot be called '{name}': phi.{name} has a meaning"):
+            jn.Parameter(name, 1.0)
+    y, group = np.ones(4), [0, 0, 1, 1]
+    model = jn.NLMEModel(mean, {"mu": 1.0})
+    for name in ("names", "values", "what", "keys", "mask", "observed"):
+        with pytest.raises(jn.ModelError, match=rf"column '{name}' cannot be read .* x\.{name} .* Rename"):
+            bind(model, jn.GroupedData.from_arrays(y, group, {name: y}))
+        data = jn.GroupedData.from_arrays(y, group, {"t": y})
+        with pytest.raises(jn.ModelError, match=rf"column '{name}' cannot be read .* v\.doses\.{name} "):
+            bind(model, data.with_table("doses", {"id": [0, 1], name: [1.0, 2.0]}, "id", [name]))
+    with pytest.raises(jn.ModelError, match=r"v\.values"):
+        bind(model, jn.GroupedData.from_arrays(y, group, {"t": y}, {"values": y}))
+    # v has no mask: there the name is free
+    record = bind(model, jn.GroupedData.from_arrays(y, group, {"t": y}, {"mask": y})).problem.buckets[0].v
+    assert record.mask.tolist() == [1.0, 1.0]
+
+
 def test_record_names_its_near_matches() -> None:
     def misspelt(phi, x):
         return phi.alpha + x.tme
