@@ -6,6 +6,7 @@ by `fit`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ def transform_both_sides(
     h = transform(response)
     extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
     name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
-    formula = base.sd_formula.replace("f", "h(f)") if of_transformed else base.sd_formula
+    formula = re.sub(r"\bf\b", "h(f)", base.sd_formula) if of_transformed else base.sd_formula
     return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
 
 

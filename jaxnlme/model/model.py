@@ -70,6 +70,26 @@ class NLMEModel:
         self._check()
         self._structural, self._free = structural(structure)
 
+    def __repr__(self) -> str:
+        name = getattr(self.structure, "__name__", type(self.structure).__name__)
+        lines = [f"NLMEModel: {name}, {self.error.formula}"]
+        for p in self.parameters:
+            scale = "" if p.transform.name == "identity" else f", {p.transform.name}"
+            marks = (", random" if p.random else "") + (", fixed" if p.fix else "")
+            terms = "".join(f" + {c.formula}" for c in p.covariates)
+            lines.append(f"  {p.name} = {float(p.start):g}{scale}{marks}{terms and f' ~ 1{terms}'}")
+        if self.individual is not None:
+            lines.append(f"  individual parameters: {getattr(self.individual, '__name__', 'a function')}")
+        for design in ("fixed_design", "random_design"):
+            if getattr(self, design) is not None:
+                lines.append(f"  {design}: shape {np.shape(getattr(self, design))}")
+        if self.random_design is not None or any(p.random for p in self.parameters):
+            spec = (
+                self.covariance if isinstance(self.covariance, (str, list, tuple)) else type(self.covariance).__name__
+            )
+            lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
+        return "\n".join(lines)
+
     def _check(self) -> None:
         for entry in self.parameters:
             if not isinstance(entry, Parameter):

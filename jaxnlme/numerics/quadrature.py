@@ -24,7 +24,7 @@ def normal_grid(nodes: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     if nodes**dimension > MAX_NODES:
         raise OptionError(
             f"{nodes} nodes on {dimension} random effects make {nodes**dimension:,} points, more than {MAX_NODES:,}; "
-            "use fewer nodes, or jn.ImportanceSampling."
+            "use fewer nodes, or sampling."
         )
     x, w = np.polynomial.hermite_e.hermegauss(nodes)
     log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi)

@@ -48,3 +48,33 @@ def test_constant_plus_power_takes_predose_rows() -> None:
     slope = jax.grad(lambda p: jnp.sum(jn.group_log_likelihoods(model, p, data, "focei")))(params)
     assert np.isfinite(slope.pack()).all()
     assert np.abs(slope.pack()).max() > 0
+
+
+def test_formula_of_a_transformed_scale_names_f_alone() -> None:
+    def half_of(f, a):
+        return a * jnp.exp(-f)
+
+    error = jn.error.transform_both_sides("log", jn.error.custom(half_of, {"a": 1.0}), of_transformed=True)
+    assert error.sd_formula == "half_of"
+    error = jn.error.transform_both_sides("log", "combined", of_transformed=True)
+    assert error.sd_formula == "a + b |h(f)|"
+
+
+def test_a_model_shows_what_it_is() -> None:
+    parameters = [
+        jn.Parameter("ka", 1.5, "log", random=True, covariates="log(Wt / 70)"),
+        jn.Parameter("cl", 0.04, "log", random=True),
+        jn.Parameter("v", 0.5, fix=True),
+    ]
+    assert repr(jn.NLMEModel(oral, parameters, "full", "combined")).splitlines() == [
+        "NLMEModel: oral, y = f + (a + b |f|) e",
+        "  ka = 1.5, log, random ~ 1 + log(Wt / 70)",
+        "  cl = 0.04, log, random",
+        "  v = 0.5, fixed",
+        "  covariance of the random effects: full",
+    ]
+    assert repr(jn.NLMEModel(oral, {"ka": 1.5}, random_design=[[1.0]])).splitlines()[1:] == [
+        "  ka = 1.5",
+        "  random_design: shape (1, 1)",
+        "  covariance of the random effects: diagonal",
+    ]
