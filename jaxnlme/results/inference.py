@@ -154,7 +154,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
             "kind": kinds,
             "estimate": values,
             "se": se,
-            "rse%": 100.0 * np.abs(se / np.where(values == 0, np.nan, values)),
+            "rse%": _relative(binding, values, se),
             "lower": lower,
             "upper": upper,
             "robust se": robust_se,
@@ -163,16 +163,30 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     )
     natural = np.full((len(values), 3), np.nan)
     cv = np.full(len(values), np.nan)
-    for k, transform in enumerate(binding.transforms):
-        if transform is not None:
-            natural[k] = [float(transform.to_natural(float(v))) for v in (values[k], lower[k], upper[k])]
     logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log)}
-    for k, effect in enumerate(density.effect_names):
-        if effect in logs and binding.model.individual is None:
-            cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
+    # The end of a wild interval may overflow: then it is infinite, which says so.
+    with np.errstate(over="ignore", under="ignore"):
+        for k, transform in enumerate(binding.transforms):
+            if transform is not None:
+                natural[k] = [float(transform.to_natural(v)) for v in (values[k], lower[k], upper[k])]
+        for k, effect in enumerate(density.effect_names):
+            if effect in logs and binding.model.individual is None:
+                cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
     table["value"], table["value_lower"], table["value_upper"], table["cv%"] = *natural.T, cv
     table["fixed"] = fixed
     return table
+
+
+def _relative(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Standard errors in percent (reported,): 100 se / |value|, for a typical value on its natural scale,
+    100 se |dh/dxb| / |h(xb)| with phi = h(xb). For h = exp that is 100 se, whatever the unit."""
+    size, slope = np.abs(values), np.ones(len(values))
+    with np.errstate(all="ignore"):
+        for k, transform in enumerate(binding.transforms):
+            if transform is not None:
+                value = np.float64(transform.to_natural(values[k]))
+                size[k], slope[k] = abs(value), np.exp(-transform.log_slope(value))
+        return 100.0 * se * slope / np.where(size == 0, np.nan, size)
 
 
 def _fixed_rows(binding: Binding) -> np.ndarray:

@@ -165,7 +165,7 @@ class Summary:
             else:
                 notes.append(
                     "se: from the observed information of all parameters (beta, psi, error); robust (sandwich) ones "
-                    "stand in fit.estimates."
+                    "stand in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
             free = fit.criteria.n_parameters - int(np.sum(~fit.binding.fixed))
             if free:

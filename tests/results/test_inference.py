@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,10 @@ def test_table_of_estimates(fit: jn.Fit) -> None:
     table = fit.estimates
     names = ["ka", "cl", "vol", "cl ~ center(log(Wt))", "sd(ka)", "sd(cl)", "sd(vol)", "a", "b"]
     assert table.index.tolist() == names
-    np.testing.assert_allclose(table["rse%"], 100.0 * table.se / table.estimate.abs(), rtol=1e-12)
     logs = ["ka", "cl", "vol"]
+    np.testing.assert_allclose(table.loc[logs, "rse%"], 100.0 * table.se[logs], rtol=1e-12)
+    others = table.drop(index=logs)
+    np.testing.assert_allclose(others["rse%"], 100.0 * others.se / others.estimate.abs(), rtol=1e-12)
     for column, natural in (("estimate", "value"), ("lower", "value_lower"), ("upper", "value_upper")):
         np.testing.assert_allclose(table.loc[logs, natural], np.exp(table.loc[logs, column]), rtol=1e-12)
     np.testing.assert_allclose(table.upper[:4] - table.lower[:4], 2 * 1.959963984540054 * table.se[:4], rtol=1e-12)
@@ -60,3 +64,24 @@ def test_random_effects(fit: jn.Fit) -> None:
     assert (se < np.sqrt(np.diag(fit.psi))).all().all()
     expected = 100.0 * (1.0 - b.std(ddof=1) / np.sqrt(np.diag(fit.psi)))
     np.testing.assert_allclose(fit.shrinkage, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["log", "logit", "logit(-2, 5)", "probit", "identity"])
+def test_relative_errors_are_those_of_the_natural_value(fit: jn.Fit, name: str) -> None:
+    """The standard error of h(xb) by the delta method, h differenced, over |h(xb)|; near xb = 0 too."""
+    transform = jn.transforms.transform(name)
+    binding = dataclasses.replace(fit.binding, transforms=(transform, *fit.binding.transforms[1:]))
+    for xb in (1e-9, 0.4, -1.3):
+        values = np.array([xb, *fit.params.beta[1:]])
+        information = dataclasses.replace(fit.information, reported=np.array([*values, *fit.information.reported[4:]]))
+        row = dataclasses.replace(fit, binding=binding, information=information).confidence_intervals().loc["ka"]
+        slope = (transform.to_natural(xb + 1e-5) - transform.to_natural(xb - 1e-5)) / 2e-5
+        assert row["rse%"] == pytest.approx(100.0 * row.se * slope / abs(transform.to_natural(xb)), rel=1e-7)
+
+
+def test_wild_intervals_do_not_warn(fit: jn.Fit) -> None:
+    """Standard errors of 3000 on the log scale: infinite upper ends, in silence (warnings are errors here)."""
+    wild = dataclasses.replace(fit.information, matrix=1e-7 * np.eye(len(fit.information.matrix)))
+    table = dataclasses.replace(fit, information=wild).estimates
+    assert np.isinf(table.value_upper["ka"])
+    assert table.value_lower["ka"] == 0.0
