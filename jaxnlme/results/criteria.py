@@ -1,25 +1,32 @@
-"""Likelihood criteria, and the one place where parameters are counted."""
+"""Likelihood criteria, and the one place where parameters and observations are counted."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
 
 
 @dataclasses.dataclass(frozen=True)
 class Criteria:
     """Log-likelihood and information criteria of a fit.
 
-    `n_parameters` counts estimated entries: unfixed beta, covariance and error parameters, and free leaves (an effect
-    whose variance is estimated as zero still counts). `bic` uses log(number of observed responses), `bic_groups`
-    log(number of groups). `objective` is NONMEM's: -2 log L - N log(2 pi).
+    `n_parameters` counts estimated entries: unfixed beta, covariance and error parameters, and the `n_free` leaves of
+    the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held where they
+    were. Observations and groups count as the log-likelihood counts them, with the group weights: `n_obs` =
+    sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i, floats where these are not whole. `bic`
+    uses log(n_obs), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_obs log(2 pi).
     """
 
     log_likelihood: float
     n_parameters: int
-    n_obs: int
-    n_groups: int
+    n_fixed: int
+    n_free: int
+    n_obs: int | float
+    n_groups: int | float
 
     @property
     def aic(self) -> float:
@@ -27,17 +34,30 @@ class Criteria:
 
     @property
     def bic(self) -> float:
-        return -2.0 * self.log_likelihood + np.log(self.n_obs) * self.n_parameters
+        return -2.0 * self.log_likelihood + float(np.log(self.n_obs)) * self.n_parameters
 
     @property
     def bic_groups(self) -> float:
-        return -2.0 * self.log_likelihood + np.log(self.n_groups) * self.n_parameters
+        return -2.0 * self.log_likelihood + float(np.log(self.n_groups)) * self.n_parameters
 
     @property
     def objective(self) -> float:
         return -2.0 * self.log_likelihood - self.n_obs * float(np.log(2.0 * np.pi))
 
 
-def count_parameters(fixed: np.ndarray, n_free: int) -> int:
-    """Estimated entries: unfixed dense ones, and the leaves of the free block."""
-    return int(np.sum(~fixed)) + n_free
+def criteria(log_likelihood: float, fixed: np.ndarray, free: Any, data: GroupedData) -> Criteria:
+    """The Criteria of a log-likelihood.
+
+    **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit.
+    """
+    import jax
+
+    n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(free))
+    n_fixed = int(np.sum(fixed))
+    n_obs = _whole(float(np.sum(data.weights * data.observed.sum(axis=1))))
+    n_parameters = len(fixed) - n_fixed + n_free
+    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, _whole(float(np.sum(data.weights))))
+
+
+def _whole(count: float) -> int | float:
+    return int(count) if count.is_integer() else count

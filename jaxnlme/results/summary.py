@@ -97,10 +97,10 @@ class Summary:
             ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
             (
                 "criteria",
-                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs} observations)   BIC {c.bic_groups:.2f} "
-                f"(N = {c.n_groups} groups)",
+                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g} observations)   BIC {c.bic_groups:.2f} "
+                f"(N = {c.n_groups:g} groups)",
             ),
-            ("parameters", f"{c.n_parameters} estimated, {int(np.sum(self.fit.binding.fixed))} fixed"),
+            ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed"),
         ]
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
@@ -167,10 +167,9 @@ class Summary:
                     "se: from the observed information of all parameters (beta, psi, error); robust (sandwich) ones "
                     "stand in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
-            free = fit.criteria.n_parameters - int(np.sum(~fit.binding.fixed))
-            if free:
+            if fit.criteria.n_free:
                 notes.append(
-                    f"{free} weights of the structural model were estimated; they are not in the information matrix."
+                    f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the information matrix."
                 )
         return notes + [f"Note: {note}" for note in fit.data.notes]
 

@@ -51,10 +51,25 @@ def test_table_of_estimates(fit: jn.Fit) -> None:
 
 def test_criteria(fit: jn.Fit) -> None:
     c = fit.criteria
-    assert (c.n_parameters, c.n_obs, c.n_groups) == (9, 129, 12)
+    assert (c.n_parameters, c.n_obs, c.n_groups, c.n_fixed, c.n_free) == (9, 129, 12, 0, 0)
     assert fit.bic - fit.aic == pytest.approx(9 * (np.log(129) - 2))
     assert fit.objective == pytest.approx(-2 * fit.log_likelihood - 129 * np.log(2 * np.pi))
     assert fit.log_likelihood == pytest.approx(fit.group_log_likelihood.sum())
+
+
+def test_groups_count_with_their_weights(fit: jn.Fit, data: jn.GroupedData) -> None:
+    """A group of weight zero is no group, one of weight two is two; the fit without the group is the reference."""
+    weights = np.ones(12)
+    weights[3] = 0.0
+    one = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
+    other = jn.fit(fit.model, data.select(weights == 1.0), "focei", standard_errors=False)
+    for name in ("objective", "aic", "bic", "bic_groups"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-6), name
+    assert (one.criteria.n_obs, one.criteria.n_groups) == (other.data.n_obs, 11)
+    assert f"BIC {one.bic:.2f} (N = {other.data.n_obs} observations)" in str(one.summary())
+    assert f"BIC {one.bic_groups:.2f} (N = 11 groups)" in str(one.summary())
+    multinomial = dataclasses.replace(fit, binding=jn.bind(fit.model, data.with_weights(1.5 * weights)))
+    assert (multinomial.criteria.n_obs, multinomial.criteria.n_groups) == (1.5 * other.data.n_obs, 16.5)
 
 
 def test_random_effects(fit: jn.Fit) -> None:
