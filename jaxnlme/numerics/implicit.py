@@ -73,9 +73,24 @@ def implicit_minimiser(
 
         _, slope_dot = jax.jvp(slope, (moving,), (args_dot,))
         _, _, hessian = value_gradient_hessian(lambda z: objective(z, args), z)
-        lower, _ = guarded_cholesky(settle(hessian), floor=0.0)
-        z_dot = -cholesky_solve(lower, slope_dot)
+        z_dot = -_symmetric_solve(settle(hessian), slope_dot)
         still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
         return (z, aux), (z_dot, still_aux)
 
     return solve
+
+
+def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
+    """Solves `matrix` u = `right` (n,) for a symmetric positive definite matrix (n, n), with derivatives of every order.
+
+    Small factors are straight-line code, which is differentiated as it stands. The guarded factor of a larger matrix
+    comes from eigenvectors, whose derivatives are NaN where two eigenvalues agree (as many do where a group has fewer
+    observations than effects): there the derivative is that of the solution, du = matrix^-1 (d right - d matrix u),
+    and the factor only solves.
+    """
+    if matrix.shape[0] <= UNROLLED:
+        return cholesky_solve(guarded_cholesky(matrix, floor=0.0)[0], right)
+    lower, _ = guarded_cholesky(jax.lax.stop_gradient(matrix), floor=0.0)
+    return jax.lax.custom_linear_solve(
+        lambda u: matrix @ u, right, solve=lambda _, r: cholesky_solve(lower, r), symmetric=True
+    )
