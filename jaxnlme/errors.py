@@ -56,7 +56,7 @@ class Status(enum.IntEnum):
 
 
 _SENTENCES = {
-    Status.ok: "The conditional mode was found.",
+    Status.ok: "The likelihood was evaluated (its conditional mode found, where the method uses one).",
     Status.mode_not_found: (
         "The conditional mode was not found in the allowed steps; try other starting values, a diagonal covariance, "
         "or more `mode_steps`."
@@ -66,8 +66,8 @@ _SENTENCES = {
         "check its rows and the starting values."
     ),
     Status.non_finite: (
-        "The likelihood or its gradient is not finite at the conditional mode; look for 0/0, log(0) or overflow "
-        "in the model (jnp.where on the argument helps)."
+        "The likelihood or its gradient is not finite at the conditional mode or at a node of the integral; look for "
+        "0/0, log(0) or overflow in the model (jnp.where on the argument helps)."
     ),
     Status.not_a_maximum: (
         "The curvature at the conditional mode is not positive definite; try `curvature='gauss-newton'` or FOCEI."

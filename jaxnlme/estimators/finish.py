@@ -70,7 +70,7 @@ def _fresh_modes(session: Session) -> bool:
     counts = np.asarray(session.problem.weights) != 0
     joint = np.where(counts, np.asarray(fresh.log_joint), 0.0)
     best = np.where(counts, np.asarray(session.best.log_joint), 0.0)
-    ended = np.asarray(fresh.status) == Status.ok
+    ended = np.isin(np.asarray(fresh.status), (Status.ok, Status.no_observations))
     slack = 1e-6 + 1e-10 * np.abs(best)
     session.not_found_again = ~(ended & (joint > best - slack)) & counts
     better = ended & (joint > best + slack) & counts

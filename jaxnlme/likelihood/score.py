@@ -35,7 +35,7 @@ def value_and_score(
     if not (method.at_mode and density.n_effects):
         z = jnp.zeros(density.n_effects)
         (value, (hessian, monte_carlo)), score = jax.value_and_grad(value_at, has_aux=True)(x, z)
-        return method.result(value, z, hessian, monte_carlo, None), score
+        return method.result(value, z, hessian, monte_carlo, None, group), score
 
     def log_joint(x, z):
         params = unpack(x)
@@ -51,4 +51,4 @@ def value_and_score(
     lower, _ = guarded_cholesky(settle(joint_hessian), floor=0.0)
     w = settle(cholesky_solve(lower, pull))
     through_mode = jax.grad(lambda x: jax.jvp(lambda z: log_joint(x, z), (z,), (w,))[1])(x)
-    return method.result(value, z, hessian, monte_carlo, found), direct + through_mode
+    return method.result(value, z, hessian, monte_carlo, found, group), direct + through_mode

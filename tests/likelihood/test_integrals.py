@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -196,3 +197,47 @@ def test_too_many_nodes_are_refused() -> None:
     data, model, _ = counts()
     with pytest.raises(jn.OptionError, match="300 nodes on 2 random effects make 90,000 points"):
         jn.log_likelihood(model, bind(model, data).start, data, jn.AGQ(300))
+
+
+def fragile(phi, x):
+    """Finite near a = 0 only."""
+    return jnp.where(jnp.abs(phi.a) < 1.5, phi.a, jnp.nan) + 0.0 * x.t
+
+
+def test_a_node_without_a_value_is_not_taken_for_a_curvature() -> None:
+    """Nodes at up to 2.9 posterior standard deviations leave the range of the model; its curvature is 1 + n."""
+    data = jn.GroupedData.from_arrays([0.1, -0.2], [0, 0], {"t": [0.0, 1.0]})
+    binding = bind(jn.NLMEModel(fragile, [jn.Parameter("a", 0.0, random=True, sd=1.0)], error="constant"), data)
+    params = binding.params({"a": 0.0, "sd(a)": 1.0, "error.a": 1.0})
+    found = results(binding.problem, jn.AGQ(5), params)
+    assert np.isnan(found.value).all()
+    assert found.status.tolist() == [jn.Status.non_finite]
+    assert "at a node of the integral" in jn.Status.non_finite.sentence
+    assert results(binding.problem, jn.Laplace(), params).status.tolist() == [jn.Status.ok]
+
+
+@pytest.mark.parametrize(
+    "rung", [jn.FO(), jn.FOCEI(), jn.AGQ(3), jn.ImportanceSampling(50)], ids=lambda rung: rung.name
+)
+def test_groups_without_an_observed_response_add_nothing(rung) -> None:
+    """A likelihood of one, at any parameters and by any rule, and a fit that is that of the other groups."""
+    rng = np.random.default_rng(0)
+    y, group = 3.0 + np.repeat(rng.normal(size=6), 3) + 0.5 * rng.normal(size=18), np.repeat(np.arange(6), 3)
+    y[6:9] = np.nan
+    data = jn.GroupedData.from_arrays(y, group, {"t": np.tile(np.arange(3.0), 6)})
+    model = jn.NLMEModel(fragile_nowhere, [jn.Parameter("a", 3.0, random=True, sd=1.0)], error="constant")
+    binding = bind(model, data)
+    found = results(binding.problem, rung, binding.start)
+    assert found.status.tolist() == [jn.Status.no_observations if k == 2 else jn.Status.ok for k in range(6)]
+    assert (found.value[2], *found.mode[2], found.monte_carlo.variance[2]) == (0.0, 0.0, 0.0)
+    fit = jn.fit(model, data, rung, standard_errors=False)
+    assert fit.converged, fit.status
+    other = jn.fit(model, data.select(np.arange(6) != 2), rung, standard_errors=False)
+    assert fit.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-7)
+    assert fit.status.groups.status[2] == "no_observations"
+    assert "again" not in str(fit.status) or "found again by a search from zero" in str(fit.status)
+
+
+def fragile_nowhere(phi, x):
+    """The same everywhere."""
+    return phi.a + 0.0 * x.t
