@@ -222,6 +222,8 @@ def _record(
         np.asarray(best.status),
         np.asarray(best.evaluations),
         tuple(left_out),
+        np.asarray(best.variance),
+        np.asarray(best.ess),
     )
     log_likelihood = float(best.log_likelihood)
     return Fit(
@@ -237,6 +239,7 @@ def _record(
         curvature=np.asarray(best.curvature),
         group_log_likelihood=np.asarray(best.values),
         monte_carlo_variance=np.asarray(best.variance),
+        ess=np.asarray(best.ess),
         log_likelihood=log_likelihood,
         log_prior=-float(best.value) - log_likelihood,
         information=info,
@@ -280,6 +283,7 @@ def _stillborn(
         curvature=np.full((m, q, q), np.nan),
         group_log_likelihood=np.full(m, np.nan),
         monte_carlo_variance=np.full(m, np.nan),
+        ess=np.full(m, np.nan),
         log_likelihood=float("nan"),
         log_prior=float("nan"),
         information=None,

@@ -21,8 +21,9 @@ class Evaluation(eqx.Module):
 
     `value`: minus (sum of weighted log-likelihoods plus log prior); `gradient` (n,) of it; `log_likelihood`, the
     weighted sum alone; `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; per group
-    `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random), and `variance`,
-    the Monte Carlo variance of each value, and `log_joint` at the mode (NaN where the rung searches none).
+    `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random), `variance`,
+    the Monte Carlo variance of each value, `ess`, the effective number of draws behind it (NaN without draws), and
+    `log_joint` at the mode (NaN where the rung searches none).
     """
 
     value: Any
@@ -35,6 +36,7 @@ class Evaluation(eqx.Module):
     evaluations: Any
     curvature: Any
     variance: Any
+    ess: Any
     log_joint: Any
 
 
@@ -93,6 +95,7 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
         evaluations=results.evaluations,
         curvature=results.curvature,
         variance=results.monte_carlo.variance,
+        ess=results.monte_carlo.ess,
         log_joint=results.log_joint,
     )
 

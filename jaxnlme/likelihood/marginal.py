@@ -104,7 +104,7 @@ class Importance(AbstractIntegral):
         share = jnp.exp(terms - log_sum)
         ess = 1.0 / jnp.sum(share**2)
         # Delta method: var(log mean w) = var(w) / (n mean(w)^2) = (1 / ess - 1 / n) n / (n - 1).
-        variance = (1.0 / ess - 1.0 / self.draws) * self.draws / (self.draws - 1.0)
+        variance = jnp.maximum(1.0 / ess - 1.0 / self.draws, 0.0) * self.draws / (self.draws - 1.0)
         return log_sum - np.log(self.draws), MonteCarlo(variance, ess)
 
 

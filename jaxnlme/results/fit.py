@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitStatus:
     """How a fit ended: `sentences`, the verdict first; `code` and `evaluations` (groups,), a Status and the cost of
-    the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request."""
+    the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request;
+    `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of each log-likelihood."""
 
     sentences: tuple[str, ...]
     labels: np.ndarray
     code: np.ndarray
     evaluations: np.ndarray
     left_out: tuple[tuple[Any, str], ...] = ()
+    variance: np.ndarray | None = None
+    ess: np.ndarray | None = None
 
     @property
     def groups(self) -> pd.DataFrame:
@@ -43,7 +46,12 @@ class FitStatus:
             for label, c, e in zip(self.labels, self.code, self.evaluations, strict=True)
         ]
         rows += [(label, Status.left_out.name, reason, 0) for label, reason in self.left_out]
-        return pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
+        table = pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
+        if self.variance is not None and self.ess is not None and np.isfinite(self.ess).any():
+            nothing = np.full(len(self.left_out), np.nan)
+            table["monte carlo se"] = np.concatenate([np.sqrt(self.variance), nothing])
+            table["ess"] = np.concatenate([self.ess, nothing])
+        return table
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
@@ -56,10 +64,11 @@ class Fit:
     **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
     what made it; `params` at the end (numpy); `converged`, the verdict that `status` explains; `interrupted` by Ctrl-C,
     `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature` (groups, random, random) of minus
-    log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `log_likelihood`, weighted sum;
-    `log_prior`; `information`, the observed information and what follows; `at_zero`, sentences on variances estimated
-    as zero; `history`, one dict an iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and
-    the count of `evaluations`; `fingerprint` of the data.
+    log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `ess` (groups,), the
+    effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
+    observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
+    iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
+    `fingerprint` of the data.
     """
 
     binding: Binding
@@ -75,6 +84,7 @@ class Fit:
     group_log_likelihood: np.ndarray
     monte_carlo_variance: np.ndarray
     log_likelihood: float
+    ess: np.ndarray
     log_prior: float
     information: Information | None
     at_zero: tuple[str, ...]

@@ -104,10 +104,18 @@ class Summary:
         ]
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
-            out.insert(1, ("Monte Carlo SE", f"{_number(error)} of the log-likelihood"))
+            out.insert(1, ("Monte Carlo SE", f"{_number(error)} of the log-likelihood{self._draws()}"))
         if self.fit.log_prior != 0:
             out.insert(1, ("log prior", f"{self.fit.log_prior:.4f} (added to the log-likelihood: posterior maximum)"))
         return out
+
+    def _draws(self) -> str:
+        """The group whose draws say least, in words."""
+        ess = np.where(self.fit.data.weights != 0, self.fit.ess, np.nan)
+        if not np.isfinite(ess).any():
+            return ""
+        least = int(np.nanargmin(ess))
+        return f"; smallest effective number of draws {_number(ess[least], 3)} (group {self.fit.data.labels[least]})"
 
     def _tables(self) -> list[Table]:
         table = self.fit.estimates
@@ -169,7 +177,8 @@ class Summary:
                 )
             if fit.criteria.n_free:
                 notes.append(
-                    f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the information matrix."
+                    f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the "
+                    "information matrix."
                 )
         return notes + [f"Note: {note}" for note in fit.data.notes]
 

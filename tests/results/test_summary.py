@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 import jaxnlme as jn
+from tests import problems
 from tests.results.conftest import MODEL
 
 
@@ -38,6 +40,26 @@ def test_contents(fit: jn.Fit) -> None:
     for name in fit.estimates.index:
         assert re.search(rf"^{re.escape(name)} ", text, re.MULTILINE), name
     assert repr(fit.summary()) == text
+
+
+def test_effective_numbers_of_draws_are_shown() -> None:
+    """Drawn from the exact posterior (linear model, Gaussian proposal) every draw counts; from a t fewer do, and one
+    row a group of how many."""
+    data = problems.linear_data()
+    for df, low, high in ((0.0, 199.999, 200.001), (3.0, 50.0, 195.0)):
+        rung = jn.ImportanceSampling(200, df=df)
+        fit = jn.fit(problems.linear_model(), data, rung, max_iterations=0, standard_errors=False)
+        assert ((low < fit.ess) & (fit.ess < high)).all()
+        table = fit.status.groups
+        np.testing.assert_array_equal(table["ess"], fit.ess)
+        np.testing.assert_allclose(table["monte carlo se"], np.sqrt(fit.monte_carlo_variance))
+        # Delta method with normalised weights: var(log mean w) = (1 / ess - 1 / n) n / (n - 1).
+        np.testing.assert_allclose(table["monte carlo se"] ** 2, (1 / fit.ess - 1 / 200) * 200 / 199, atol=1e-12)
+    least = fit.data.labels[np.nanargmin(np.where(data.weights > 0, fit.ess, np.nan))]
+    assert re.search(rf"smallest effective\s+number of draws [\d.]+ \(group {least}\)", str(fit.summary()))
+    plain = jn.fit(problems.linear_model(), data, "focei", max_iterations=0, standard_errors=False)
+    assert np.isnan(plain.ess).all()
+    assert "ess" not in plain.status.groups
 
 
 def test_html(fit: jn.Fit) -> None:
