@@ -81,7 +81,7 @@ def implicit_minimiser(
 
 
 def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
-    """Solves `matrix` u = `right` (n,) for a symmetric positive definite matrix (n, n), with derivatives of every order.
+    """Solves `matrix` u = `right` (n,) for a symmetric positive definite matrix (n, n), with every derivative.
 
     Small factors are straight-line code, which is differentiated as it stands. The guarded factor of a larger matrix
     comes from eigenvectors, whose derivatives are NaN where two eigenvalues agree (as many do where a group has fewer

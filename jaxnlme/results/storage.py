@@ -88,7 +88,7 @@ def _dump(content: Any, file: BinaryIO) -> None:
 def _is_users(module: ModuleType) -> bool:
     """Whether a module is a file of the user's own: neither ours, nor installed, nor of the standard library."""
     place = getattr(module, "__file__", None)
-    if place is None or module.__name__ == "__main__" or module.__name__.partition(".")[0] == __name__.partition(".")[0]:
+    if place is None or module.__name__.partition(".")[0] in ("__main__", __name__.partition(".")[0]):
         return False
     path = Path(place).resolve()
     library = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
