@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class JaxnlmeError(Exception):
@@ -75,6 +75,13 @@ _SENTENCES = {
     Status.no_observations: "The group has no observed response; it adds nothing to the likelihood.",
     Status.left_out: "The group was left out of the fit at your request.",
 }
+
+
+def some(words: Sequence[str], at_most: int = 5) -> str:
+    """Words as a list in a sentence: "a", "a, b and c", and of more than `at_most` the first and how many more."""
+    if len(words) > at_most:
+        return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

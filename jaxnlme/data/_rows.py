@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_NAMED = 5
+from jaxnlme.errors import some
 
 
 def name_rows(rows: Any) -> str:
@@ -14,15 +14,9 @@ def name_rows(rows: Any) -> str:
     rows = np.asarray(rows)
     if rows.dtype == bool:
         rows = np.flatnonzero(rows)
-    return f"{'row' if rows.size == 1 else 'rows'} {_listed([str(r + 1) for r in rows[:_NAMED]], rows.size)}"
+    return f"{'row' if rows.size == 1 else 'rows'} {some([str(r + 1) for r in rows])}"
 
 
 def name_groups(labels: Any) -> str:
     """Group labels in words: "group 'a'", "groups 1, 2, 3, 4, 5 and 12 more"."""
-    return f"{'group' if len(labels) == 1 else 'groups'} {_listed([repr(k) for k in labels[:_NAMED]], len(labels))}"
-
-
-def _listed(named: list[str], count: int) -> str:
-    if count > len(named):
-        return f"{', '.join(named)} and {count - len(named)} more"
-    return " and ".join(part for part in (", ".join(named[:-1]), named[-1]) if part)
+    return f"{'group' if len(labels) == 1 else 'groups'} {some([repr(label) for label in labels])}"

@@ -13,11 +13,10 @@ import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
 from jaxnlme.numerics.arrays import as_number
+from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.quadrature import normal_grid
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
 
 
 class MonteCarlo(eqx.Module):

@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.error import AbstractError
@@ -14,10 +13,9 @@ from jaxnlme.model.individual import AbstractIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.structural import Structural
+from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
 from jaxnlme.typing import Scalar, Vector
-
-HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
 
 
 class Group(eqx.Module):

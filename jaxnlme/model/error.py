@@ -17,10 +17,9 @@ import numpy as np
 
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.model.transforms import AbstractTransform, Identity, transform
+from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
 from jaxnlme.typing import Scalar, Vector
-
-HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
 
 
 class ErrorParameter(eqx.Module):

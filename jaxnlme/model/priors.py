@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
+from jaxnlme.numerics.constants import HALF_LOG_2PI
 
 
 def _number(value: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import DataError, FitError, ModelError, OptionError
+from jaxnlme.errors import DataError, FitError, ModelError, OptionError, some
 from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.likelihood.named import Rung
@@ -109,14 +109,11 @@ def group_modes(fit: Fit, binding: Binding) -> np.ndarray:
     new = known < 0
     empty = [labels[k] for k in np.flatnonzero(new & ~binding.data.observed.any(axis=1))]
     if empty:
-        names = ", ".join(repr(label) for label in empty[:5]) + (
-            f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        )
         alike = next((own for own in position if str(own) == str(empty[0])), None)
         hint = f" (the fit knows the {type(alike).__name__} {alike!r})" if alike is not None else ""
         raise DataError(
-            f"group {names} is not in the fit{hint} and has no response to find its random effects from; use "
-            "level='population', or give responses."
+            f"group {some([repr(label) for label in empty])} is not in the fit{hint} and has no response to find its "
+            "random effects from; use level='population', or give responses."
         )
     return np.where(new[:, None], search(fit, binding, new)[0], modes[known]) if new.any() else modes[known]
 
@@ -156,7 +153,7 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     z, curvature, ok = (np.array(part) for part in found)
     lost = which & ~ok
     if lost.any():
-        names = ", ".join(str(label) for label in binding.data.labels[lost][:5])
+        names = some([str(label) for label in binding.data.labels[lost]])
         warnings.warn(f"the conditional mode of group {names} was not found; what rests on it is NaN.", stacklevel=5)
         z[lost], curvature[lost] = np.nan, np.nan
     return z, curvature

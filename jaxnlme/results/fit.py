@@ -38,7 +38,8 @@ class FitStatus:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """A row per group: status, sentence, evaluations of the mode search."""
+        """A row per group: status, sentence, evaluations of the mode search; where the likelihood is drawn, its Monte
+        Carlo standard error and the effective number of draws."""
         import pandas as pd
 
         rows = [
@@ -83,8 +84,8 @@ class Fit:
     curvature: np.ndarray
     group_log_likelihood: np.ndarray
     monte_carlo_variance: np.ndarray
-    log_likelihood: float
     ess: np.ndarray
+    log_likelihood: float
     log_prior: float
     information: Information | None
     at_zero: tuple[str, ...]
