@@ -11,6 +11,7 @@ from jaxnlme.errors import PrecisionError as PrecisionError
 from jaxnlme.errors import Status as Status
 from jaxnlme.estimators.fitting import fit as fit
 from jaxnlme.estimators.marginal import Marginal as Marginal
+from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
 from jaxnlme.estimators.session import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
@@ -20,6 +21,8 @@ from jaxnlme.likelihood.named import FOCE as FOCE
 from jaxnlme.likelihood.named import FOCEI as FOCEI
 from jaxnlme.likelihood.named import ImportanceSampling as ImportanceSampling
 from jaxnlme.likelihood.named import Laplace as Laplace
+from jaxnlme.likelihood.named import Rung as Rung
+from jaxnlme.likelihood.pure import evaluate_groups as evaluate_groups
 from jaxnlme.likelihood.pure import group_log_likelihoods as group_log_likelihoods
 from jaxnlme.likelihood.pure import log_likelihood as log_likelihood
 from jaxnlme.model import covariance as covariances
@@ -35,6 +38,8 @@ from jaxnlme.model.parameters import Parameter as Parameter
 from jaxnlme.model.params import Params as Params
 from jaxnlme.model.problem import Problem as Problem
 from jaxnlme.results.fit import Fit as Fit
+from jaxnlme.results.simulate import simulate_responses as simulate_responses
+from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.results.storage import load as load
 
 __version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Doors other than Python: the command line, its reports, the demo, and the cache of compiled programs."""

@@ -1,0 +1,1 @@
+"""From the density of a group to its likelihood: modes, curvatures, integrals, and the ladder made of them."""

@@ -1,0 +1,1 @@
+"""The density of one group: parameters, designs, covariances, residual errors, priors, and their binding to data."""

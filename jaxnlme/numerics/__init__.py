@@ -1,0 +1,1 @@
+"""Algebra, search, quadrature and implicit derivatives, which know nothing of mixed models."""
