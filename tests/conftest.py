@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     """64-bit floats on, rank promotion refused, compiled programs kept between runs (folder: JAXNLME_TEST_CACHE)."""
     jax.config.update("jax_enable_x64", True)
-    # A silent (groups, obs) against (obs,) is a bug here. Strict dtypes would be too, but optax's L-BFGS breaks them.
+    # A silent (groups, obs) against (obs,) is a bug here. Strict dtypes stay off: the minimiser and the curvatures add
+    # truth values to counts and to floats, and mean it.
     jax.config.update("jax_numpy_rank_promotion", "raise")
     folder = os.environ.get("JAXNLME_TEST_CACHE")
     if not folder:
