@@ -83,10 +83,8 @@ def implicit_minimiser(
 def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
     """Solves `matrix` u = `right` (n,) for a symmetric positive definite matrix (n, n), with every derivative.
 
-    Small factors are straight-line code, which is differentiated as it stands. The guarded factor of a larger matrix
-    comes from eigenvectors, whose derivatives are NaN where two eigenvalues agree (as many do where a group has fewer
-    observations than effects): there the derivative is that of the solution, du = matrix^-1 (d right - d matrix u),
-    and the factor only solves.
+    Small factors are straight-line code, which is differentiated as it stands. For larger ones the derivative is that
+    of the solution, du = matrix^-1 (d right - d matrix u), and the factor, a loop, only solves.
     """
     if matrix.shape[0] <= UNROLLED:
         return cholesky_solve(guarded_cholesky(matrix, floor=0.0)[0], right)

@@ -43,10 +43,7 @@ def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scala
     """
     n = matrix.shape[-1]
     if n > UNROLLED:
-        values, vectors = jnp.linalg.eigh(matrix)
-        low = values < floor
-        repaired = jnp.where(low, jnp.maximum(jnp.abs(values), 1.0), values)
-        return jnp.linalg.cholesky((vectors * repaired[None, :]) @ vectors.T), jnp.any(low)
+        return _guarded_columns(matrix, floor)
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     changed = jnp.zeros((), bool)
     for j in range(n):
@@ -58,6 +55,22 @@ def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scala
             partial = matrix[i, j] - sum(lower[i][k] * lower[j][k] for k in range(j))
             lower[i][j] = partial / lower[j][j]
     return _stack(lower), changed
+
+
+def _guarded_columns(matrix: Matrix, floor: float) -> tuple[Matrix, Scalar]:
+    """`guarded_cholesky` as a loop over columns. Eigenvectors would do as well, but two batches of them at once wait
+    for each other forever in jaxlib's pool of two threads, and their derivatives are NaN where eigenvalues agree."""
+    rows = jnp.arange(matrix.shape[-1])
+
+    def column(j, carry):
+        lower, changed = carry
+        pivot = matrix[j, j] - jnp.sum(lower[j] ** 2)
+        low = ~(pivot >= floor)
+        root = jnp.sqrt(jnp.where(low, jnp.maximum(jnp.abs(pivot), 1.0), pivot))
+        below = jnp.where(rows > j, (matrix[:, j] - lower @ lower[j]) / root, jnp.where(rows == j, root, 0.0))
+        return lower.at[:, j].set(below), changed | low
+
+    return jax.lax.fori_loop(0, matrix.shape[-1], column, (jnp.zeros_like(matrix), jnp.zeros((), bool)))
 
 
 def forward_solve(lower: Matrix, right: Vector) -> Vector:
