@@ -32,7 +32,8 @@ class GroupedData:
     covariate formulas only; `rows` (groups, obs): real rows; `observed` (groups, obs): real rows with a response;
     `weights` (groups,); `labels` (groups,): group labels in order of first appearance; `row_index` (groups, obs):
     0-based row of the original table, -1 in padding; `group_name`, `y_name`; `tables`: further tables on axes of their
-    own, a pair (columns (groups, k), mask (groups, k)) each; `levels`: declared order of categorical columns."""
+    own, a pair (columns (groups, k), mask (groups, k)) each; `levels`: declared order of categorical columns; `index`:
+    the index of the original pandas table, None for 0, 1, ..."""
 
     y: np.ndarray
     x: dict[str, np.ndarray]
@@ -47,6 +48,7 @@ class GroupedData:
     y_name: str = "y"
     tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     levels: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    index: Any = None
 
     @classmethod
     def from_frame(
@@ -87,7 +89,8 @@ class GroupedData:
                 y,
                 weights or "weights",
                 need_response,
-            )
+            ),
+            index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
         )
 
     @classmethod
@@ -164,6 +167,16 @@ class GroupedData:
     def _table_order(self) -> np.ndarray:
         return np.argsort(self.row_index[self.rows], kind="stable")
 
+    @property
+    def row_labels(self) -> Any:
+        """The pandas index of the rows, in the order of the original table, so that what a fit returns by row lines up
+        with the table it came from."""
+        import pandas as pd
+
+        if self.index is None:
+            return pd.RangeIndex(self.n_rows)
+        return self.index[np.sort(self.row_index[self.rows], kind="stable")]
+
     def to_frame(self) -> pd.DataFrame:
         """The table again, in its original row order: group, y (NaN where missing), x, v and text columns."""
         import pandas as pd
@@ -233,11 +246,20 @@ class GroupedData:
         return replace(self, weights=check_weights(weights, self.labels))
 
     def with_response(self, y: Any) -> GroupedData:
-        """The same rows with other responses `y` (groups, obs), for instance simulated ones. A response is observed
-        where it was before and `y` is not NaN."""
+        """The same rows with other responses, for instance simulated ones: `y` (n_rows,) in the order of the table, as
+        `Fit.simulate` returns them, or (groups, obs). A response is observed where it was before and `y` is not NaN.
+
+        **Errors:** DataError for another shape or infinite responses."""
         y = np.array(y, dtype=np.float64)
+        if y.shape == (self.n_rows,):
+            flat, y = y, self.y.copy()
+            cells = np.argwhere(self.rows)[self._table_order]
+            y[cells[:, 0], cells[:, 1]] = flat
         if y.shape != self.y.shape:
-            raise DataError(f"y has shape {y.shape}; expected {self.y.shape}, one per cell of the data.")
+            raise DataError(
+                f"y has shape {y.shape}; expected ({self.n_rows},), one per row of the table, or {self.y.shape}, one "
+                "per cell of the data."
+            )
         observed = self.observed & ~np.isnan(y)
         bad = observed & np.isinf(y)
         if bad.any():

@@ -71,7 +71,8 @@ def residuals(fit: Fit, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "
         parts = _Parts(residual, scale, jacobian, slope, modes[which], interaction(fit))
         for kind in kinds:
             columns[kind].append(np.where(bucket.x.observed, getattr(parts, kind)(), np.nan))
-    return pd.DataFrame({kind: row_column(binding, parts) for kind, parts in columns.items()})
+    table = {kind: row_column(binding, parts) for kind, parts in columns.items()}
+    return pd.DataFrame(table, index=binding.data.row_labels)
 
 
 def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[jax.Array, ...]]:

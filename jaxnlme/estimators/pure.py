@@ -13,7 +13,7 @@ from jaxnlme.errors import ModelError
 from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.likelihood.named import Rung, rung
-from jaxnlme.likelihood.pure import evaluate_groups
+from jaxnlme.likelihood.pure import check_weights, evaluate_groups
 from jaxnlme.model.binding import bind
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
@@ -67,7 +67,7 @@ def estimate(
         problem, fixed = binding.problem, binding.fixed if fixed is None else fixed
     estimator.method.check(problem.density)
     if weights is not None:
-        problem = eqx.tree_at(lambda p: p.weights, problem, weights)
+        problem = eqx.tree_at(lambda p: p.weights, problem, check_weights(weights, problem.n_groups))
     params0 = jax.tree.map(jnp.asarray, params0)
     x = flatten(params0)
     free = jnp.ones(x.shape, bool)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.likelihood.named import GroupResult, Rung, rung
 from jaxnlme.model.binding import bind
 from jaxnlme.model.model import NLMEModel
@@ -25,6 +25,16 @@ def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
     if model is None and not isinstance(data, Problem):
         raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
     return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)  # pyright: ignore
+
+
+def check_weights(weights: Any, n_groups: int) -> Any:
+    """Group weights as an array (groups,). **Errors:** OptionError for another shape, or negative numbers."""
+    weights = jnp.asarray(weights)
+    if weights.shape != (n_groups,):
+        raise OptionError(f"weights must have shape ({n_groups},), one a group; received {weights.shape}.")
+    if not isinstance(weights, Tracer) and bool((np.asarray(weights) < 0).any()):
+        raise OptionError("weights must not be negative.")
+    return weights
 
 
 def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any = None) -> GroupResult:
@@ -77,7 +87,7 @@ def log_likelihood(
     derivatives, whatever its likelihood is.
     """
     problem = as_problem(model, data)
-    weights = jnp.asarray(problem.weights if weights is None else weights)
+    weights = problem.weights if weights is None else check_weights(weights, problem.n_groups)
     if isinstance(weights, Tracer) or not np.all(np.asarray(weights)):
         problem = problem.with_spared(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)

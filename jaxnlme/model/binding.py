@@ -21,6 +21,7 @@ from jaxnlme.model.individual import AbstractIndividual, FunctionIndividual, Lin
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.model.transforms import AbstractTransform
 from jaxnlme.records import TAKEN, TAKEN_IN_ROWS, Record, Rows
 
 
@@ -56,7 +57,7 @@ class Binding:
         beta = np.array(self.start.beta, float)
         for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
             if name in values:
-                beta[k] = values[name] if transform is None else float(transform.to_real(float(values[name])))
+                beta[k] = values[name] if transform is None else _real(name, values[name], transform)
         theta = np.array(self.start.covariance, float)
         if psi is not None or any(name in values for name in spreads):
             matrix = psi_of(density, theta)
@@ -68,7 +69,7 @@ class Binding:
         error = np.array(self.start.error, float)
         for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
             if name in values:
-                error[k] = float(entry.transform.to_real(float(values[name])))
+                error[k] = _real(name, values[name], entry.transform)
         return Params(beta, theta, error, self.start.free)
 
     def values(self, params: Params) -> dict[str, float]:
@@ -92,6 +93,17 @@ class Binding:
             for name, p, t in zip(density.error_names, density.error.parameters, theta, strict=True)
         }
         return out
+
+
+def _real(name: str, value: float, transform: AbstractTransform) -> float:
+    """A user-scale value on the real line. **Errors:** ModelError where it lies outside the transform's domain."""
+    low, high = transform.domain
+    if not low < float(value) < high:
+        raise ModelError(
+            f"value of {name!r}: expected a number inside ({low:g}, {high:g}), the domain of its {transform.name} "
+            f"transform; received {value!r}."
+        )
+    return float(transform.to_real(float(value)))
 
 
 def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
@@ -360,11 +372,19 @@ def _group(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], stra
     def cut(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[which][:, :obs] if array.ndim >= 2 else array[which])
 
-    x = Rows(tuple(data.x), tuple(cut(c) for c in data.x.values()), "predictor (x)", cut(data.rows), cut(data.observed))
+    x = Rows(
+        tuple(data.x),
+        tuple(cut(c) for c in data.x.values()),
+        "predictor (x)",
+        cut(data.rows),
+        cut(data.observed),
+        text_columns=tuple(data.text),
+    )
     tables = {
         name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
         for name, (table, mask) in data.tables.items()
     }
-    v = Record((*data.v, *tables), (*(cut(c) for c in data.v.values()), *tables.values()), "group-level predictor (v)")
+    columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
+    v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
     return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

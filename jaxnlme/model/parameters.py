@@ -48,6 +48,11 @@ class Parameter(eqx.Module):
     prior: AbstractPrior | None = None
 
     def __check_init__(self):
+        for flag in ("random", "fix"):
+            if not isinstance(getattr(self, flag), (bool, np.bool_)):
+                raise ModelError(
+                    f"parameter {self.name!r}: {flag} must be True or False; received {getattr(self, flag)!r}."
+                )
         if not str(self.name).isidentifier():
             raise ModelError(f"parameter names must be Python names, readable as phi.{self.name}; got {self.name!r}.")
         if self.name in TAKEN:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import FitError, Status
+from jaxnlme.errors import FitError, OptionError, Status
 from jaxnlme.model.binding import Binding, psi_of
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
@@ -134,6 +134,8 @@ class Fit:
         100 se / |estimate|, and for typical values that of `value`: 100 se |dh/dxb| / |value| with value = h(xb), which
         is 100 se for log-scale parameters and does not depend on units.
         """
+        if not 0.0 < level < 1.0:
+            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
         return estimates_table(self.binding, self.params, self.information, level)
 
     @property

@@ -28,7 +28,7 @@ def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:
     (the response may be absent). Factor levels, centres and strata stay those of the fit. `level`: "population", at
     b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has; a
     new group gets the mode that its responses have at the fitted parameters.
-    **Returns:** a pandas Series "prediction" (rows,).
+    **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
     **Errors:** DataError naming the new groups without any response at level "group"; FitError where the fit has no
     estimates; ModelError where the structural model does not return one number a row.
     """
@@ -43,7 +43,7 @@ def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:
                 f"the structural model returns shape {np.shape(piece)[1:]} for a group of {bucket.y.shape[1]} rows; "
                 "predict needs one number a row. Evaluate the model on fit.parameters() instead."
             )
-    return pd.Series(row_column(binding, pieces), name="prediction")
+    return pd.Series(row_column(binding, pieces), index=binding.data.row_labels, name="prediction")
 
 
 def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame
             for part, bucket in zip(map(np.asarray, parts), binding.problem.buckets, strict=True)
         ]
         out[name] = row_column(binding, wide)
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, index=binding.data.row_labels)
 
 
 def _predictions(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
