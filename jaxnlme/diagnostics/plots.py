@@ -18,6 +18,7 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", 
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 INK, PALE = "#333333", "#8a8a8a"
 MOST_GROUPS = 24
+ROWS_ONLY = "drawn through the fitted rows: the model reads other rows' events"
 _INDIVIDUAL = ("ires", "iwres")  # residuals from individual predictions; the others belong to the population
 
 
@@ -45,12 +46,25 @@ class Plots:
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column along the axis, the first of x where
         None; `columns` of panels; `by`: a column whose levels have curves of their own (the residual model's where
-        None); `points` of a curve, 0 for the rows alone (see `prediction_curves`).
+        None; a column constant in each group splits nothing); `points` of a curve, 0 for the rows alone.
+
+        Between the rows of a group a curve takes the other columns from the row before. A model that reads other rows
+        (doses as rows, superposed inside the model) would take each of these points for an event: where points between
+        the rows change the predictions at the rows, all curves go through the fitted rows alone, and the legend's title
+        says so.
+
         **Returns:** the axes (panels,).
         """
         data = self.fit.data
         x = self._x_name(x)
         by = by or getattr(self.fit.binding.density.error, "by", None)
+        seen = data.to_frame()
+        if by and seen.groupby(data.group_name, observed=True)[by].nunique(dropna=False).max() == 1:
+            by = None
+        colors = {
+            level: CYCLE[k % len(CYCLE)]
+            for k, level in enumerate(seen.groupby(by, observed=True).groups if by else [None])
+        }
         chosen = self._positions(groups)
         columns = max(1, min(int(columns), len(chosen)))
         rows = -(-len(chosen) // columns)
@@ -60,16 +74,15 @@ class Plots:
         )  # fmt: skip
         panels = grid.ravel()
         curves = prediction_curves(self.fit, chosen, x, by, points)
-        seen = data.to_frame()
         for ax, k in zip(panels, chosen, strict=False):
             label = data.labels[k]
             here, there = (table[table[data.group_name] == label] for table in (curves, seen))
-            for number, (level, curve) in enumerate(here.groupby(by, observed=True) if by else [(None, here)]):
-                color = CYCLE[number % len(CYCLE)]
+            for level, curve in here.groupby(by, observed=True) if by else [(None, here)]:
+                color = colors[level]
                 dots = there if level is None else there[there[by] == level]
                 known = "" if level is None else f" ({by} {level})"
-                ax.plot(curve[x], curve["population"], "--", color=PALE, lw=1.2, label="population")
-                ax.plot(curve[x], curve["group"], color=color, lw=1.6, label=f"individual{known}")
+                ax.plot(curve[x], curve["population prediction"], "--", color=PALE, lw=1.2, label="population")
+                ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{known}")
                 ax.plot(
                     dots[x], dots[data.y_name], "o", ms=4, color=INK if by is None else color, mec="white", mew=0.5,
                     label=f"observed{known}",
@@ -86,7 +99,7 @@ class Plots:
         handles = {name: handle for pairs in entries for handle, name in pairs}
         fig.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6), frameon=False,
-            fontsize=9,
+            fontsize=9, title=ROWS_ONLY if curves.attrs.get("rows_only") else None, title_fontsize=9,
         )  # fmt: skip
         fig.supylabel(data.y_name, fontsize=10)
         part = "" if len(chosen) == data.n_groups else f", {len(chosen)} of {data.n_groups} groups"

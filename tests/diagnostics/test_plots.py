@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ def test_individual_fits_draw_rows_and_curves(fit):
     axes = fit.plot.individual_fits(groups=[3, 1], columns=1)
     assert [ax.get_title() for ax in axes] == ["Subject 3", "Subject 1"]
     population, individual, dots = axes[0].get_lines()
+    assert axes[0].figure.legends[0].get_title().get_text() == ""
     own = fit.data.to_frame().query("Subject == 3")
     np.testing.assert_array_equal(dots.get_xdata(), own.Time)
     np.testing.assert_array_equal(dots.get_ydata(), own.conc)
@@ -47,8 +50,37 @@ def test_curves_pass_through_the_predictions_of_rows(fit):
     rows = prediction_curves(fit, [4], "Time", points=0)
     assert len(rows) == 11
     assert set(rows.Subject) == set(fine.Subject) == {5}
-    for level in ("population", "group"):
+    for level in ("population prediction", "individual prediction"):
         np.testing.assert_allclose(np.interp(rows.Time, fine.Time, fine[level]), rows[level], rtol=1e-12)
+
+
+def doses_as_rows(phi, x):
+    """Bolus doses superposed: every row with a dose acts on the rows at and after it."""
+    since = x.time[:, None] - x.time[None, :]
+    left = jnp.where(since >= 0.0, jnp.exp(-0.1 * jnp.maximum(since, 0.0)), 0.0)
+    return left @ jnp.where(x.mask, x.dose, 0.0) / phi.vol
+
+
+def test_events_in_rows_are_not_repeated_between_them():
+    """Rows between a dose and the next row would be doses too: the curve keeps to the rows, and says so. A column
+    constant in each group, by which the residuals differ, splits no panel."""
+    time, dose = np.tile([0.0, 2.0, 8.0, 12.0, 14.0, 20.0], 8), np.tile([10.0, 0.0, 0.0, 5.0, 0.0, 0.0], 8)
+    group = np.repeat(np.arange(8), 6)
+    rng = np.random.default_rng(0)
+    one = SimpleNamespace(time=time[:6], dose=dose[:6], mask=np.ones(6, bool))
+    typical = np.tile(doses_as_rows(SimpleNamespace(vol=2.0), one), 8)
+    seen = typical * np.exp(0.3 * rng.normal(size=8))[group] + 0.1 * rng.normal(size=48)
+    table = {"id": group, "time": time, "dose": dose, "conc": np.where(dose > 0, np.nan, seen), "arm": group % 2}
+    data = jn.GroupedData.from_frame(table, "id", "conc", x=["time", "dose"], v=["arm"])
+    volume = jn.Parameter("vol", 2.0, transform="log", random=True)
+    fit = jn.fit(jn.NLMEModel(doses_as_rows, [volume], error=jn.error.constant(by="arm")), data, standard_errors=False)
+    axes = fit.plot.individual_fits(groups=[0, 1])
+    population, individual, dots = axes[0].get_lines()
+    np.testing.assert_array_equal(individual.get_xdata(), time[:6])
+    np.testing.assert_allclose(individual.get_ydata(), fit.predict()[:6])
+    legend = axes[0].figure.legends[0]
+    assert legend.get_title().get_text().startswith("drawn through the fitted rows")
+    assert [entry.get_text() for entry in legend.get_texts()] == ["population", "individual", "observed"]
 
 
 def test_observed_predicted_has_a_panel_a_level(fit):
