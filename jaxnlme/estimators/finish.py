@@ -62,18 +62,21 @@ def _rounds(session: Session, with_information: bool, collapsed: set[int]) -> tu
 
 
 def _fresh_modes(session: Session) -> bool:
-    """Searches every mode from z = 0; adopts modes of higher joint density and returns True where there was one.
-    Groups whose mode was not found again are left in `session.not_found_again`."""
+    """Searches every mode from z = 0; adopts the better ones and returns True where there was one.
+
+    Where a group has several modes, the better one is that which carries more of its likelihood: the integral is at
+    least the larger part. Groups whose mode was not found again are left in `session.not_found_again`.
+    """
     if not (session.estimator.method.at_mode and session.binding.density.n_effects):
         return False
     fresh = session.evaluate(session.x, session.zero_modes())
     counts = np.asarray(session.problem.weights) != 0
-    joint = np.where(counts, np.asarray(fresh.log_joint), 0.0)
-    best = np.where(counts, np.asarray(session.best.log_joint), 0.0)
+    value = np.where(counts, np.asarray(fresh.values), 0.0)
+    best = np.where(counts, np.asarray(session.best.values), 0.0)
     ended = np.isin(np.asarray(fresh.status), (Status.ok, Status.no_observations))
     slack = 1e-6 + 1e-10 * np.abs(best)
-    session.not_found_again = ~(ended & (joint > best - slack)) & counts
-    better = ended & (joint > best + slack) & counts
+    session.not_found_again = counts & ~(ended & (value > best - slack))
+    better = counts & ended & (value > best + slack)
     if not better.any():
         return False
     modes = np.where(better[:, None], np.asarray(fresh.modes), np.asarray(session.best.modes))

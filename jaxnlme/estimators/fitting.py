@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, Status
+from jaxnlme.errors import OptionError, Status, some
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
@@ -208,13 +208,12 @@ def _record(
     if verdict.matrix is not None and np.isfinite(float(best.value)):
         with clock(timings, "information"):
             weights = np.asarray(session.problem.weights)[:, None]
-            scores = np.asarray(best.scores)[:, verdict.active] * weights
+            scores = np.where(weights == 0, 0.0, np.asarray(best.scores)[:, verdict.active] * weights)
             info = information(binding, params, verdict.matrix, verdict.active, scores)
     timings["evaluations"] = session.evaluations
     sentences = [*verdict.sentences, *notes]
     if left_out:
-        names = ", ".join(str(label) for label, _ in left_out[:5])
-        sentences.append(f"Left out at your request: group {names}{' and more' if len(left_out) > 5 else ''}.")
+        sentences.append(f"Left out at your request: group {some([str(label) for label, _ in left_out])}.")
     sentences += list(binding.data.notes)
     status = FitStatus(
         tuple(sentences),
@@ -258,8 +257,7 @@ def _stillborn(
     """The record of a fit that could not begin: no estimates, the groups named."""
     m, q = binding.data.n_groups, binding.density.n_effects
     codes = np.where(finite, Status.ok, Status.non_finite_start)
-    bad = binding.data.labels[~finite]
-    names = ", ".join(str(label) for label in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    names = some([str(label) for label in binding.data.labels[~finite]])
     if finite.any():
         advice = "Mend the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:

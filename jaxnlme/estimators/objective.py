@@ -22,8 +22,7 @@ class Evaluation(eqx.Module):
     `value`: minus (sum of weighted log-likelihoods plus log prior); `gradient` (n,) of it; `log_likelihood`, the
     weighted sum alone; `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; per group
     `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random), `variance`,
-    the Monte Carlo variance of each value, `ess`, the effective number of draws behind it (NaN without draws), and
-    `log_joint` at the mode (NaN where the rung searches none).
+    the Monte Carlo variance of each value, and `ess`, the effective number of draws behind it (NaN without draws).
     """
 
     value: Any
@@ -37,7 +36,6 @@ class Evaluation(eqx.Module):
     curvature: Any
     variance: Any
     ess: Any
-    log_joint: Any
 
 
 def flatten(params: Params) -> Vector:
@@ -96,7 +94,6 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
         curvature=results.curvature,
         variance=results.monte_carlo.variance,
         ess=results.monte_carlo.ess,
-        log_joint=results.log_joint,
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxnlme.errors import Status
+from jaxnlme.errors import Status, some
 from jaxnlme.estimators.session import Session
 from jaxnlme.model.binding import psi_of
 from jaxnlme.results.inference import singular_directions
@@ -72,7 +72,7 @@ def _converged(session: Session, matrix: np.ndarray | None, decrement: float) ->
         if again.any():
             parts.append(
                 f"every group's mode was found (not again by a search from zero for group "
-                f"{_some(session.binding.data.labels[again])}: the better one is kept)"
+                f"{_labels(session, again)}: the better one is kept)"
             )
         else:
             parts.append("every group's mode was found, and found again by a search from zero")
@@ -85,15 +85,13 @@ def _lost_groups(session: Session) -> list[str]:
     counts = np.asarray(session.problem.weights) != 0
     out = []
     for code in sorted(set(codes[counts].tolist()) - {int(Status.ok), int(Status.no_observations)}):
-        labels = session.binding.data.labels[counts & (codes == code)]
-        out.append(f"Group {_some(labels)}: {Status(code).sentence}")
+        out.append(f"Group {_labels(session, counts & (codes == code))}: {Status(code).sentence}")
     return out
 
 
-def _some(labels: np.ndarray) -> str:
-    """Up to five labels, and how many more."""
-    named = ", ".join(str(label) for label in labels[:5])
-    return f"{named} and {len(labels) - 5} more" if len(labels) > 5 else named
+def _labels(session: Session, which: np.ndarray) -> str:
+    """The labels of some groups, in words."""
+    return some([str(label) for label in session.binding.data.labels[which]])
 
 
 def _numerical_faults(

@@ -22,8 +22,7 @@ from jaxnlme.typing import Scalar, Vector
 
 class GroupResult(eqx.Module):
     """What a rung says of one group: `value`, log p(y); `mode` (random,), whitened; `status`, a Status code;
-    `evaluations` of the mode search; `curvature` (random, random) at the mode; `monte_carlo`; `log_joint` at the mode,
-    NaN where none was searched."""
+    `evaluations` of the mode search; `curvature` (random, random) at the mode; `monte_carlo`."""
 
     value: Any
     mode: Any
@@ -31,7 +30,6 @@ class GroupResult(eqx.Module):
     evaluations: Any
     curvature: Any
     monte_carlo: MonteCarlo
-    log_joint: Any
 
 
 class Rung(eqx.Module):
@@ -121,8 +119,7 @@ class Rung(eqx.Module):
         status = jnp.where(seen, status, Status.no_observations)
         value, z = jnp.where(seen, value, 0.0), jnp.where(seen, z, 0.0)
         monte_carlo = MonteCarlo(jnp.where(seen, monte_carlo.variance, 0.0), monte_carlo.ess)
-        log_joint = jnp.full((), jnp.nan) if found is None else -found.value
-        return GroupResult(value, z, status, evaluations, hessian, monte_carlo, log_joint)
+        return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
 
 
 def _search(mode_steps: int, mode_tolerance: float) -> ModeSearch:

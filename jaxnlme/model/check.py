@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, some
 from jaxnlme.model.binding import Binding, psi_of
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
@@ -270,5 +270,4 @@ def _check_effects(binding: Binding, start: Params, effect: np.ndarray) -> None:
 
 
 def _some(binding: Binding, groups: np.ndarray) -> str:
-    labels = [str(label) for label in binding.data.labels[groups][:5]]
-    return ", ".join(labels) + (" and others" if groups.sum() > 5 else "")
+    return some([str(label) for label in binding.data.labels[groups]])

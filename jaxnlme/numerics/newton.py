@@ -18,14 +18,12 @@ LONGEST_STEP = 5.0
 
 class NewtonResult(eqx.Module):
     """Where a search ended: `converged`; `finite`, the value at the last accepted point, false where even the fallback
-    start had none; `positive`, true where the Hessian there needed no repair; `evaluations`; `value` at the last
-    accepted point (a last step shorter than the tolerance changes it by less than its square)."""
+    start had none; `positive`, true where the Hessian there needed no repair; `evaluations`."""
 
     converged: jax.Array
     finite: jax.Array
     positive: jax.Array
     evaluations: jax.Array
-    value: jax.Array
 
 
 class _State(eqx.Module):
@@ -106,4 +104,4 @@ def newton(
         count=jnp.zeros((), int),
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.count < max_steps), pass_, start)
-    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count, end.value)
+    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count)
