@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnlme.estimators.objective import Evaluation
 from jaxnlme.estimators.session import Session
-from jaxnlme.model.binding import psi_of
+from jaxnlme.model.psi import psi_of
 
 # A log standard deviation with less curvature than this may be on its way to minus infinity.
 FLAT = 10.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.session import Session
-from jaxnlme.model.binding import psi_of
+from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import singular_directions
 
 # Predicted gain (log-likelihood units) below which an estimate counts as the maximum.

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError, some
-from jaxnlme.model.binding import Binding, psi_of
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.model.psi import psi_of
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.records import Rows

@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, OptionError, Status
-from jaxnlme.model.binding import Binding, psi_of
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
+from jaxnlme.model.psi import psi_of
 from jaxnlme.results.criteria import Criteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
 

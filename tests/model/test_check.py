@@ -40,7 +40,7 @@ def model(structure, volume: float = 10.0) -> jn.NLMEModel:
 @pytest.mark.parametrize("volume", [10.0, 1e12])
 def test_padding_of_a_table_must_be_masked(volume: float) -> None:
     binding = bind(model(careless, volume), data(1.0 / volume))
-    with pytest.raises(jn.ModelError, match=r"padding of a further table \(group 0, 2\).*v\.doses.*mask"):
+    with pytest.raises(jn.ModelError, match=r"padding of a further table \(group 0 and 2\).*v\.doses.*mask"):
         dry_run(binding, binding.start)
     binding = bind(model(boluses, volume), data(1.0 / volume))
     assert dry_run(binding, binding.start).finite.all()
