@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError
 from jaxnlme.estimators.marginal import Marginal, MarginalState
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.likelihood.named import Rung, rung
@@ -60,8 +59,6 @@ def estimate(
     estimator = Marginal(rung(method), max_iterations, tolerance)
     if isinstance(data, Problem):
         problem = data
-    elif model is None:
-        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
     else:
         binding = bind(model, data)
         problem, fixed = binding.problem, binding.fixed if fixed is None else fixed

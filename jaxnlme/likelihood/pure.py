@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.errors import OptionError
 from jaxnlme.likelihood.named import GroupResult, Rung, rung
 from jaxnlme.model.binding import bind
 from jaxnlme.model.model import NLMEModel
@@ -22,9 +22,7 @@ from jaxnlme.typing import Scalar, Vector
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
     """The Problem of model and data, its leaves JAX arrays (numpy constants may not be closed over inside a jit)."""
-    if model is None and not isinstance(data, Problem):
-        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
-    return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)  # pyright: ignore
+    return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
 
 
 def check_weights(weights: Any, n_groups: int) -> Any:

@@ -93,12 +93,16 @@ class Binding:
         return out
 
 
-def bind(model: NLMEModel, data: GroupedData, like: Binding | None = None, buckets: int | None = None) -> Binding:
+def bind(
+    model: NLMEModel | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
+) -> Binding:
     """Settles a model against data: designs, levels, strata, names, starting values.
 
     **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);
     `buckets`: how many sizes to pad to (None: chosen from the cost of padding).
     """
+    if model is None:
+        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
     if not isinstance(data, GroupedData):
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
     _check_readable(data)
