@@ -3,7 +3,7 @@ take in pairs.
 
     python benchmarks/study_gradients.py [--limit N] [--rungs FOCEI Laplace]
 
-Writes one row a combination to results/gradients.csv: the largest difference between the exact gradient and a central
+Writes one row a combination to results/gradients.csv, in place of earlier rows of the rungs asked for: the largest difference between the exact gradient and a central
 difference of fourth order, relative to the largest entry of the gradient, over random parameter vectors; prints the
 worst of each rung.
 """
@@ -35,6 +35,7 @@ from tests.problems import (  # noqa: E402
     stencil,
 )
 
+COLUMNS = ("rung", "covariance", "error", "relative_error", "seconds")
 STEP = 1e-3
 POINTS = 3
 
@@ -63,10 +64,15 @@ def main() -> None:
     combinations = list(itertools.product(options.rungs, COVARIANCES, ERRORS))[: options.limit]
     target = Path(__file__).resolve().parent / "results" / "gradients.csv"
     target.parent.mkdir(exist_ok=True)
+    kept = []
+    if target.exists():
+        with target.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["rung"] not in options.rungs]
     errors: dict[str, float] = {}
     with target.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["rung", "covariance", "error", "relative_error", "seconds"])
+        writer.writerow(COLUMNS)
+        writer.writerows([row[name] for name in COLUMNS] for row in kept)
         for rung, covariance, error in combinations:
             started = time.perf_counter()
             value = worst(error, covariance, rung)
