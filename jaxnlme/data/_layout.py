@@ -52,6 +52,13 @@ def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> Layout:
     return Layout(codes, object_array(labels), sizes, source[:, 0], source, slot < sizes[:, None])
 
 
+def next_size(n: int, bits: int) -> int:
+    """The next whole number from `n` on with at most `bits` significant bits: for three 1 to 8, 10, 12, 14, 16, 20, ...
+    A share of less than 1 / 2^(bits - 1) is added."""
+    step = 1 << max(int(n).bit_length() - bits, 0)
+    return -(-int(n) // step) * step
+
+
 def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
     """Index arrays that split groups into `count` buckets by size, with the fewest padded cells.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.estimators.objective import Evaluation, evaluate
 from jaxnlme.likelihood.named import Rung
+from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import as_number
@@ -54,19 +55,19 @@ class Marginal(eqx.Module):
         """The objective at `x` (n,)."""
         return evaluate(problem, self.method, template, x, modes)
 
-    def init(self, problem: Problem, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
+    def init(self, density: Density, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
         """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
-        dense = first.scores.shape[1]
+        dense = first.outer.shape[0]
         beta = template.beta.shape[0]
         # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by what their
         # score says they are uncertain; entries on log scales by a factor of e^2 a step.
-        information = jnp.sum(jnp.where(jnp.isfinite(first.scores), first.scores, 0.0) ** 2, axis=0)
+        information = jnp.diagonal(first.outer)
         own = jnp.maximum(jnp.abs(x[:dense]), 5.0 / jnp.sqrt(jnp.maximum(information, 1e-12)))
-        units = [*range(beta), *(beta + o for _, _, others in problem.density.covariance.collapses for o in others)]
+        units = [*range(beta), *(beta + o for _, _, others in density.covariance.collapses for o in others)]
         units = np.array(units, int)
         longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[units].set(jnp.clip(own[units], 1e-8, 1e8))
         minimiser = BFGS(free, longest)
-        inverse = _score_metric(first, problem.weights, free)
+        inverse = _score_metric(first, free)
         state = minimiser.init(x, first.value, first.gradient, inverse)
         return MarginalState(state, minimiser, first.modes, first.log_likelihood)
 
@@ -74,27 +75,29 @@ class Marginal(eqx.Module):
         """The point (n,) to evaluate next, searches starting from `state.modes`."""
         return state.minimiser.trial(state.bfgs)
 
-    def tell(self, state: MarginalState, result: Evaluation, weights: Vector) -> MarginalState:
-        """The state after the evaluation at `trial(state)`; `weights` (groups,) of the objective."""
+    def tell(self, state: MarginalState, result: Evaluation, many: bool = True) -> MarginalState:
+        """The state after the evaluation at `trial(state)`; `many` (static): whether there may be GROUPS_PER_PARAMETER
+        groups a parameter (a program for fewer is shorter)."""
         bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
-        m, p = result.scores.shape
-        if m >= GROUPS_PER_PARAMETER * p:
+        if many:
             # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
-            metric = _score_metric(result, weights, state.minimiser.free)
+            metric = _score_metric(result, state.minimiser.free)
             renewed = state.minimiser.renew(bfgs, metric)
-            use = accept & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
+            enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
+            use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
             bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), renewed, bfgs)
         return MarginalState(
             bfgs,
             state.minimiser,
-            jnp.where(accept, result.modes, state.modes),
+            jax.tree.map(lambda new, old: jnp.where(accept, new, old), result.modes, state.modes),
             jnp.where(accept, result.log_likelihood, state.log_likelihood),
         )
 
     def step(self, problem: Problem, template: Params, state: MarginalState) -> MarginalState:
         """One evaluation and what follows from it."""
         result = self.evaluate(problem, template, self.trial(state), state.modes)
-        return self.tell(state, result, problem.weights)
+        m, p = result.scores.shape
+        return self.tell(state, result, m >= GROUPS_PER_PARAMETER * p)
 
     def terminate(self, state: MarginalState) -> Any:
         """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
@@ -105,18 +108,17 @@ class Marginal(eqx.Module):
     def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MarginalState:
         """The whole minimisation as a pure loop."""
         first = self.evaluate(problem, template, x, modes)
-        state = self.init(problem, template, x, first, free)
+        state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
-def _score_metric(result: Evaluation, weights: Vector, free: Vector) -> Matrix:
+def _score_metric(result: Evaluation, free: Vector) -> Matrix:
     """An inverse Hessian (n, n): the inverse of the outer products of the groups' scores, shrunk towards their diagonal
     where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3, 653-665);
     for a free block, a multiple of the identity that moves it by 0.1 in all."""
-    scores = jnp.where(jnp.isfinite(result.scores), result.scores, 0.0)
-    m, p = scores.shape
+    outer, m = result.outer, result.counted
+    p = outer.shape[0]
     n_rest = result.gradient.shape[0] - p
-    outer = scores.T @ (weights[:, None] * scores)
     diagonal = jnp.diagonal(outer)
     shrink = p / (p + m)
     scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))

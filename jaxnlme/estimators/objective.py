@@ -11,31 +11,52 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.likelihood.score import value_and_score
+from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.typing import Vector
 
 
-class Evaluation(eqx.Module):
-    """An objective evaluated at `x`.
-
-    `value`: minus (sum of weighted log-likelihoods plus log prior); `gradient` (n,) of it; `log_likelihood`, the
-    weighted sum alone; `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; per group
-    `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random), `variance`,
-    the Monte Carlo variance of each value, and `ess`, the effective number of draws behind it (NaN without draws).
-    """
+class Sums(eqx.Module):
+    """What an objective adds up over groups: `value`: minus (sum of weighted log-likelihoods plus log prior);
+    `gradient` (n,) of it; `log_likelihood`, the weighted sum alone; `outer` (dense, dense), the weighted sum of outer
+    products of the groups' scores, finite ones; `counted`, the number of groups whose weight is not zero."""
 
     value: Any
     gradient: Any
     log_likelihood: Any
-    scores: Any
-    values: Any
-    modes: Any
-    status: Any
-    evaluations: Any
-    curvature: Any
-    variance: Any
-    ess: Any
+    outer: Any
+    counted: Any
+
+
+class Groups(eqx.Module):
+    """What an objective says of each group: `scores` (groups, dense): gradient of each group's log-likelihood in the
+    dense vector; `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random),
+    `variance`, the Monte Carlo variance of each value, and `ess`, the effective number of draws behind it (NaN without
+    draws)."""
+
+    scores: Any = None
+    values: Any = None
+    modes: Any = None
+    status: Any = None
+    evaluations: Any = None
+    curvature: Any = None
+    variance: Any = None
+    ess: Any = None
+
+
+class Evaluation(eqx.Module):
+    """An objective evaluated at `x`: its Sums and its Groups, readable by their names (`result.value`)."""
+
+    sums: Sums
+    groups: Groups
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Sums.__dataclass_fields__:
+            return getattr(self.sums, name)
+        if name in Groups.__dataclass_fields__:
+            return getattr(self.groups, name)
+        raise AttributeError(name)
 
 
 def flatten(params: Params) -> Vector:
@@ -60,6 +81,22 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
 
     Each group's score is the gradient of its own value, so a group that is not finite spoils its own row only.
     """
+    sums, groups = share(problem, (method, template, x), modes)
+    return Evaluation(with_prior(problem.density, template, x, sums), groups)
+
+
+def with_prior(density: Density, template: Params, x: Vector, sums: Sums) -> Sums:
+    """The Sums of all groups with the log prior at `x` (n,) added."""
+    prior, slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
+    return Sums(sums.value - prior, sums.gradient - slope, sums.log_likelihood, sums.outer, sums.counted)
+
+
+def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> tuple[Sums, Groups]:
+    """What the groups of `problem` add to an objective, priors left out: shares of several parts of the data add up.
+
+    **Arguments:** `point`: the rung, the template of Params and x (n,); `modes` (groups, random), starts of searches.
+    """
+    method, template, x = point
     density, weights = problem.density, problem.weights
     dense = template.pack().shape[0]
     head, tail = x[:dense], x[dense:]
@@ -81,11 +118,9 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
         # One gradient of the sum: the scores of thousands of weights are not kept by group.
         gradient = jnp.concatenate([gradient, jax.grad(total)(tail)])
     log_likelihood = jnp.sum(_weighted(weights, values))
-    prior, prior_slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
-    return Evaluation(
-        value=-(log_likelihood + prior),
-        gradient=-(gradient + prior_slope),
-        log_likelihood=log_likelihood,
+    finite = jnp.where(jnp.isfinite(scores), scores, 0.0)
+    outer = finite.T @ (weights[:, None] * finite)
+    groups = Groups(
         scores=scores,
         values=values,
         modes=results.mode,
@@ -95,6 +130,7 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
         variance=results.monte_carlo.variance,
         ess=results.monte_carlo.ess,
     )
+    return Sums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups
 
 
 def _weighted(weights: Any, values: Any) -> Any:

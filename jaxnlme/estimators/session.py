@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.marginal import Marginal, MarginalState
+from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, evaluate, flatten, unflatten
 from jaxnlme.model.binding import Binding
+from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 
@@ -59,6 +59,7 @@ class Session:
         dense = len(binding.fixed)
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - dense, bool)])
         self.dense = dense
+        self.many = self.problem.n_groups >= GROUPS_PER_PARAMETER * dense
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.evaluations = 0
@@ -99,14 +100,14 @@ class Session:
         """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
         left = max(int(self.estimator.max_iterations) - self.iterations, 0)
         estimator = Marginal(self.estimator.method, left, self.estimator.tolerance)
-        state, trial, over = self._init(estimator, self.problem, self.template, self.x, self.best, self.free)
+        state, trial, over = self._init(estimator, self.problem.density, self.template, self.x, self.best, self.free)
         self._take(state, self.best)
         if not self.history:
             self._report(state)
         while not bool(over) and not self.stopped:
             result = self.evaluate(trial, state.modes)
             before = int(state.bfgs.iterations)
-            state, trial, over = self._tell(estimator, state, result, self.problem.weights)
+            state, trial, over = self._tell(estimator, state, result, self.many)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)
@@ -165,11 +166,11 @@ class Session:
         return 0.5 * (matrix + matrix.T)
 
 
-def _init(estimator: Marginal, problem: Problem, template: Params, x: jax.Array, first: Evaluation, free: Any):
-    state = estimator.init(problem, template, x, first, jnp.asarray(free))
+def _init(estimator: Marginal, density: Density, template: Params, x: jax.Array, first: Evaluation, free: Any):
+    state = estimator.init(density, template, x, first, jnp.asarray(free))
     return state, estimator.trial(state), estimator.terminate(state)
 
 
-def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, weights: jax.Array):
-    state = estimator.tell(state, result, weights)
+def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, many: bool):
+    state = estimator.tell(state, result, many)
     return state, estimator.trial(state), estimator.terminate(state)
