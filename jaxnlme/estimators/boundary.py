@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxnlme.estimators.objective import Evaluation
-from jaxnlme.estimators.session import Session
+from jaxnlme.estimators.session import Outcome, Session
 from jaxnlme.model.psi import psi_of
 
 # A log standard deviation with less curvature than this may be on its way to minus infinity.
@@ -39,7 +38,7 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
         zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
         trial = session.evaluate(x, session.best.modes)
-        if not zeros or not float(trial.value) <= float(session.best.value) + 1e-4:
+        if not zeros or not trial.value <= session.best.value + 1e-4:
             continue
         collapsed |= zeros
         fix_collapsed(session, collapsed)
@@ -71,9 +70,9 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
         trial = session.evaluate(x, session.best.modes)
         # d(objective)/d(log sd) is 2 psi times the score of the variance, with the sign turned.
-        slopes[place] = float(trial.gradient[place])
+        slopes[place] = float(trial.sums.gradient[place])
         sds[place] = np.exp(x[place])
-        if slopes[place] < -1e-7 and float(trial.value) < float(session.best.value) - 1e-9:
+        if slopes[place] < -1e-7 and trial.value < session.best.value - 1e-9:
             return _free_again(session, collapsed, kept, x, trial)
     effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
     zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
@@ -82,7 +81,7 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         x = session.x.copy()
         x[first : first + len(theta)] = density.covariance.from_matrix(psi)
         trial = session.evaluate(x, session.best.modes)
-        if float(trial.value) < float(session.best.value) - 1e-9:
+        if trial.value < session.best.value - 1e-9:
             return _free_again(session, collapsed, kept, x, trial)
     return False
 
@@ -110,7 +109,7 @@ def _mixtures(
                 yield mix @ psi @ mix.T
 
 
-def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Evaluation) -> bool:
+def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Outcome) -> bool:
     """Moves to `x`, where some variances that were zero are not, and frees those."""
     density = session.binding.density
     places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]

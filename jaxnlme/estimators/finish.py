@@ -69,17 +69,18 @@ def _fresh_modes(session: Session) -> bool:
     """
     if not (session.estimator.method.at_mode and session.binding.density.n_effects):
         return False
-    fresh = session.evaluate(session.x, session.zero_modes())
-    counts = np.asarray(session.problem.weights) != 0
-    value = np.where(counts, np.asarray(fresh.values), 0.0)
-    best = np.where(counts, np.asarray(session.best.values), 0.0)
-    ended = np.isin(np.asarray(fresh.status), (Status.ok, Status.no_observations))
+    outcome = session.evaluate(session.x, session.zero_modes())
+    fresh, own = outcome.own, session.best.own
+    counts = session.binding.data.weights != 0
+    value = np.where(counts, fresh.values, 0.0)
+    best = np.where(counts, own.values, 0.0)
+    ended = np.isin(fresh.status, (Status.ok, Status.no_observations))
     slack = 1e-6 + 1e-10 * np.abs(best)
     session.not_found_again = counts & ~(ended & (value > best - slack))
     better = counts & ended & (value > best + slack)
-    if not better.any():
+    if not session.processes.any(better.any()):
         return False
-    modes = np.where(better[:, None], np.asarray(fresh.modes), np.asarray(session.best.modes))
+    modes = session.modes_from(np.where(better[:, None], fresh.modes, own.modes))
     session.move(session.x, session.evaluate(session.x, modes))
     return True
 
@@ -101,7 +102,7 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
             x = session.x.copy()
             x[active] += sign * length * direction
             trial = session.evaluate(x, session.best.modes)
-            if float(trial.value) < float(session.best.value) - 1e-6:
+            if trial.value < session.best.value - 1e-6:
                 session.move(x, trial)
                 return True
     return False
@@ -115,7 +116,7 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         return np.inf
     decrement = np.inf
     for _ in range(4):
-        gradient = np.asarray(session.best.gradient)[active]
+        gradient = session.best.sums.gradient[active]
         step = -np.linalg.solve(matrix, gradient)
         decrement = float(-0.5 * gradient @ step)
         if decrement < 1e-6 * CONVERGED:
@@ -123,7 +124,7 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         x = session.x.copy()
         x[active] += step
         trial = session.evaluate(x, session.best.modes)
-        if not float(trial.value) <= float(session.best.value) + 1e-9 * abs(float(session.best.value)):
+        if not trial.value <= session.best.value + 1e-9 * abs(session.best.value):
             break
         session.x, session.best = x, trial
     return decrement

@@ -20,7 +20,7 @@ from jaxnlme.estimators.starts import pooled_start, scaled_error_start
 from jaxnlme.estimators.verdict import Verdict
 from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.binding import Binding, bind
-from jaxnlme.model.check import dry_run
+from jaxnlme.model.check import place
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock, compile_clock
@@ -115,7 +115,7 @@ def _fit_one(
             estimator.method.check(binding.density)
         params = _start_params(binding, start)
         with clock(timings, "check"):
-            found = dry_run(binding, params)
+            placed, found = place(binding, params, None, None)
         given = start if isinstance(start, Mapping) else ()
         if start is None or given:
             params = scaled_error_start(binding, params, found.misfit, given)
@@ -135,13 +135,15 @@ def _fit_one(
                 rest = binding.data.select(finite)
                 model = model.for_groups(finite, rest.y.shape[1])
                 binding = bind(model, rest, like=binding)
+                placed = placed.again(binding.problem)
             if pooled:
                 with clock(timings, "starts"):
-                    params, sentence = pooled_start(binding, params, given)
+                    params, sentence = pooled_start(binding, params, given, placed)
                 notes, pooled = [*notes, sentence], False
             with clock(timings, "first evaluation"):
-                session = Session(binding, estimator, params, [*callbacks, line])
-            finite = np.isfinite(np.asarray(session.best.values)) & np.isfinite(np.asarray(session.best.scores)).all(1)
+                session = Session(binding, estimator, params, [*callbacks, line], placed)
+            own = session.best.own
+            finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
             finite |= binding.data.weights == 0
             if not finite.all():
                 session = None
@@ -203,12 +205,12 @@ def _record(
     options: dict[str, Any],
     timings: dict[str, float],
 ) -> Fit:
-    binding, best, params = session.binding, session.best, session.params()
+    binding, best, params = session.binding, session.best.own, session.params()
     info = None
-    if verdict.matrix is not None and np.isfinite(float(best.value)):
+    if verdict.matrix is not None and np.isfinite(session.best.value):
         with clock(timings, "information"):
-            weights = np.asarray(session.problem.weights)[:, None]
-            scores = np.where(weights == 0, 0.0, np.asarray(best.scores)[:, verdict.active] * weights)
+            weights = binding.data.weights[:, None]
+            scores = np.where(weights == 0, 0.0, best.scores[:, verdict.active] * weights)
             info = information(binding, params, verdict.matrix, verdict.active, scores)
     timings["evaluations"] = session.evaluations
     sentences = [*verdict.sentences, *notes]
@@ -216,15 +218,9 @@ def _record(
         sentences.append(f"Left out at your request: group {some([str(label) for label, _ in left_out])}.")
     sentences += list(binding.data.notes)
     status = FitStatus(
-        tuple(sentences),
-        binding.data.labels,
-        np.asarray(best.status),
-        np.asarray(best.evaluations),
-        tuple(left_out),
-        np.asarray(best.variance),
-        np.asarray(best.ess),
+        tuple(sentences), binding.data.labels, best.status, best.evaluations, tuple(left_out), best.variance, best.ess
     )
-    log_likelihood = float(best.log_likelihood)
+    log_likelihood = float(session.best.sums.log_likelihood)
     return Fit(
         binding=binding,
         method=session.estimator.method.name,
@@ -234,13 +230,13 @@ def _record(
         interrupted=session.interrupted,
         stopped=session.stopped,
         status=status,
-        modes=np.asarray(best.modes),
-        curvature=np.asarray(best.curvature),
-        group_log_likelihood=np.asarray(best.values),
-        monte_carlo_variance=np.asarray(best.variance),
-        ess=np.asarray(best.ess),
+        modes=best.modes,
+        curvature=best.curvature,
+        group_log_likelihood=best.values,
+        monte_carlo_variance=best.variance,
+        ess=best.ess,
         log_likelihood=log_likelihood,
-        log_prior=-float(best.value) - log_likelihood,
+        log_prior=-session.best.value - log_likelihood,
         information=info,
         at_zero=tuple(verdict.at_zero),
         history=tuple(session.history),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
-from jaxnlme.estimators.objective import Evaluation, evaluate, flatten, unflatten
+from jaxnlme.estimators.objective import Evaluation, Groups, Sums, flatten, share, unflatten, with_prior
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
+from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 
@@ -39,6 +41,25 @@ class Iteration:
         return self.binding.values(self.params)
 
 
+class Outcome:
+    """An evaluation on the host: `sums` (numpy), `modes` as `Session.evaluate` takes them, and `own`, what it says of
+    each of this process's groups."""
+
+    def __init__(self, sums: Sums, pieces: Sequence[Groups], placed: Placed):
+        self.sums = sums
+        self.modes = [piece.modes for piece in pieces]
+        self._pieces, self._placed = pieces, placed
+
+    @property
+    def value(self) -> float:
+        return float(self.sums.value)
+
+    @functools.cached_property
+    def own(self) -> Groups:
+        """Numpy arrays with a leading groups axis, in the order of the data."""
+        return jax.tree.map(lambda *parts: self._placed.own(parts), *self._pieces)
+
+
 Callback = Callable[[Iteration], Any]
 
 
@@ -49,17 +70,19 @@ class Session:
     Ctrl-C, `stopped` by a callback.
     """
 
-    def __init__(self, binding: Binding, estimator: Marginal, params: Params, callbacks: Sequence[Callback]):
+    def __init__(
+        self, binding: Binding, estimator: Marginal, params: Params, callbacks: Sequence[Callback], placed: Placed
+    ):
         self.binding = binding
         self.estimator = estimator
-        self.problem = on_device(binding.problem)
-        self.template = on_device(params)
+        self.placed = placed
+        self.processes = placed.processes
+        self.template = on_device(params) if placed.mesh is None else jax.tree.map(np.asarray, params)
         self.callbacks = list(callbacks)
         self.x = np.asarray(flatten(params))
         dense = len(binding.fixed)
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - dense, bool)])
         self.dense = dense
-        self.many = self.problem.n_groups >= GROUPS_PER_PARAMETER * dense
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.evaluations = 0
@@ -67,21 +90,30 @@ class Session:
         self.not_found_again = np.zeros(binding.data.n_groups, bool)
         self.interrupted = False
         self.stopped = False
-        rows = self.problem.n_rows
-        self._evaluate = compiled(evaluate, rows)
-        self._init = compiled(_init, rows)
-        self._tell = compiled(_tell, rows)
+        self.many = placed.size * self.processes.count >= GROUPS_PER_PARAMETER * dense
+        self._init = compiled(_init, placed.n_rows)
+        self._tell = compiled(_tell, placed.n_rows)
         self.state: MarginalState | None = None
         self.best = self.evaluate(self.x, self.zero_modes())
 
-    def zero_modes(self) -> np.ndarray:
-        """Where a search begins that trusts nothing: z = 0 (groups, random)."""
-        return np.zeros((self.problem.n_groups, self.binding.density.n_effects))
+    def zero_modes(self) -> list[Any]:
+        """Where a search begins that trusts nothing: z = 0, as `evaluate` takes modes."""
+        return self.modes_from(np.zeros((self.placed.n_groups, self.binding.density.n_effects)))
 
-    def evaluate(self, x: np.ndarray, modes: Any) -> Evaluation:
-        """The objective at `x` (n,), searches starting from `modes` (groups, random)."""
+    def modes_from(self, modes: np.ndarray) -> list[Any]:
+        """Modes (groups, random) as `evaluate` takes them."""
+        return self.placed.spread(modes)
+
+    def evaluate(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
+        """The objective at `x` (n,), searches starting from `modes`: those of an Outcome, or from `modes_from`."""
         self.evaluations += 1
-        return self._evaluate(self.problem, self.estimator.method, self.template, np.asarray(x), modes)
+        x = np.asarray(x)
+        sums, groups = self.placed.run(share, (self.estimator.method, self.template, x), modes)
+        sums = jax.tree.map(np.asarray, sums)
+        if self.binding.density.priors:
+            sums = compiled(with_prior, 0)(self.binding.density, self.template, x, sums)
+            sums = jax.tree.map(np.asarray, sums)
+        return Outcome(sums, groups, self.placed)
 
     def params(self, x: np.ndarray | None = None) -> Params:
         """Params (numpy) at `x`, by default the best point."""
@@ -92,7 +124,7 @@ class Session:
         """Whether the user asked to stop."""
         return self.interrupted or self.stopped
 
-    def move(self, x: np.ndarray, result: Evaluation) -> None:
+    def move(self, x: np.ndarray, result: Outcome) -> None:
         """Makes an evaluated point the best one; a new minimisation starts from it."""
         self.x, self.best, self.state = np.asarray(x), result, None
 
@@ -100,14 +132,15 @@ class Session:
         """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
         left = max(int(self.estimator.max_iterations) - self.iterations, 0)
         estimator = Marginal(self.estimator.method, left, self.estimator.tolerance)
-        state, trial, over = self._init(estimator, self.problem.density, self.template, self.x, self.best, self.free)
+        first = Evaluation(self.best.sums, Groups())
+        state, trial, over = self._init(estimator, self.binding.density, self.template, self.x, first, self.free)
         self._take(state, self.best)
         if not self.history:
             self._report(state)
         while not bool(over) and not self.stopped:
-            result = self.evaluate(trial, state.modes)
+            result = self.evaluate(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
-            state, trial, over = self._tell(estimator, state, result, self.many)
+            state, trial, over = self._tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)
@@ -120,7 +153,7 @@ class Session:
             return False
         return not float(self.state.bfgs.decrement) < float(self.estimator.tolerance)
 
-    def _take(self, state: MarginalState, result: Evaluation) -> None:
+    def _take(self, state: MarginalState, result: Outcome) -> None:
         self.state, self.best, self.x = state, result, np.asarray(state.bfgs.x)
 
     def _report(self, state: MarginalState) -> None:
@@ -139,9 +172,8 @@ class Session:
                 for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")
             }
         )
-        for callback in self.callbacks:
-            if callback(entry):
-                self.stopped = True
+        stopped = [bool(callback(entry)) for callback in self.callbacks]
+        self.stopped = self.processes.any(any(stopped))
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """Second derivatives of the objective at `x` in the entries `active`: central differences of the exact
@@ -160,7 +192,7 @@ class Session:
             for sign in (1.0, -1.0):
                 x = self.x.copy()
                 x[k] += sign * step[k]
-                ends.append((x[k], np.asarray(self.evaluate(x, self.best.modes).gradient)[active]))
+                ends.append((x[k], self.evaluate(x, self.best.modes).sums.gradient[active]))
             rows.append((ends[0][1] - ends[1][1]) / (ends[0][0] - ends[1][0]))
         matrix = np.array(rows).reshape(len(active), len(active))
         return 0.5 * (matrix + matrix.T)

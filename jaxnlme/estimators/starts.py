@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
+from jaxnlme.model.placed import Placed
+from jaxnlme.model.problem import Problem
+from jaxnlme.typing import Vector
+
+# The pooled fit ends when a step gains less than this share of the sum of squares; STEPS is a bound on its steps.
+GAIN, STEPS = 1e-8, 200
 
 
 def scaled_error_start(binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()) -> Params:
@@ -27,54 +33,87 @@ def scaled_error_start(binding: Binding, params: Params, misfit: float | None, g
     return Params(params.beta, params.covariance, error, params.free)
 
 
-def pooled_start(binding: Binding, params: Params, given: Collection[str] = ()) -> tuple[Params, str]:
-    """Beta (and the free block) of the model without random effects, by least squares over all data
-    (Levenberg-Marquardt, optimistix), and residual scales that match what it leaves; and a sentence for the record.
+def pooled_start(
+    binding: Binding, params: Params, given: Collection[str] = (), placed: Placed | None = None
+) -> tuple[Params, str]:
+    """Beta (and the free block) of the model without random effects, by least squares over all data, and residual
+    scales that match what it leaves; and a sentence for the record.
+
+    Levenberg and Marquardt's method on the normal equations, which add up over groups wherever these are computed;
+    scales are taken at the predictions of the point that a step leaves, so that least squares may not shrink a residual
+    by inflating its scale.
 
     **Errors:** OptionError where the outcome has no Gaussian face.
+    **Source:** Nocedal and Wright (2006), Numerical Optimization, section 10.3.
     """
-    import optimistix as optx
-
     density = binding.density
     if not density.error.gaussian_face:
         raise OptionError("starts='pooled' is least squares and needs a Gaussian residual model.")
-    moving = ~binding.fixed[: len(density.beta_names)]
-    problem = jax.tree.map(jnp.asarray, binding.problem)
-    template = jax.tree.map(jnp.asarray, params)
+    placed = Placed(binding.problem, grid=False) if placed is None else placed
+    template = jax.tree.map(np.asarray, params)
+    begin, unravel = ravel_pytree((template.beta, template.free))
+    free = np.concatenate([~binding.fixed[: len(density.beta_names)], np.ones(len(begin) - len(density.beta_names))])
+    moving = np.flatnonzero(free)
 
-    def residuals(beta_and_free: Any, problem: Any) -> Any:
-        beta, free = beta_and_free
-        at = Params(jnp.where(moving, beta, template.beta), template.covariance, template.error, free)
+    def normal_equations(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        sums, _ = placed.run(_normal_equations, (template, x))
+        square, right, matrix = (np.asarray(part) for part in sums)
+        return float(square), right[moving], matrix[np.ix_(moving, moving)]
 
-        def one(group):
-            f = density.predict(at, jnp.zeros(density.n_effects), group)
-            residual, scale, _ = density.error.moments(f, f, at.error, group)
-            return residual, scale
-
-        return problem.map_buckets(one)
-
-    def weighted(y: Any, problem: Any) -> Any:
-        # Scales at the start's predictions: least squares may not shrink a residual by inflating its scale.
-        pieces = residuals(y, problem)
-        return [root[:, None] * r / jax.lax.stop_gradient(s) for root, (r, s) in zip(roots, pieces, strict=True)]
-
-    roots = [jnp.sqrt(template_weights) for template_weights in _bucket_weights(binding)]
-    solver = optx.LevenbergMarquardt(rtol=1e-6, atol=1e-6)
-    begin = (template.beta, template.free)
-    end = eqx.filter_jit(optx.least_squares)(weighted, solver, begin, args=problem, max_steps=200, throw=False).value
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(end)):
+    end, square = _least_squares(normal_equations, np.asarray(begin), moving)
+    if end is None:
         return params, "The pooled start failed (not finite); the fit began from the model's own starts."
-    total = sum(
-        float(jnp.sum((root[:, None] * r / s) ** 2))
-        for root, (r, s) in zip(roots, residuals(end, problem), strict=True)
-    )
-    seen = float(np.sum(binding.data.weights * np.sum(binding.data.observed, axis=1)))
-    beta = np.where(moving, np.asarray(end[0]), np.asarray(params.beta))
-    pooled = Params(beta, params.covariance, params.error, jax.tree.map(np.asarray, end[1]))
-    scaled = scaled_error_start(binding, pooled, float(np.sqrt(total / max(seen, 1e-300))), given)
+    data, processes = binding.data, placed.processes
+    seen = sum(processes.everyone(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
+    beta, free_block = jax.tree.map(np.asarray, unravel(end))
+    pooled = Params(beta, params.covariance, params.error, free_block)
+    scaled = scaled_error_start(binding, pooled, float(np.sqrt(square / max(seen, 1e-300))), given)
     return scaled, "Started from a pooled fit without random effects."
 
 
-def _bucket_weights(binding: Binding) -> list[Any]:
-    """Group weights in the order of each bucket's groups."""
-    return [jnp.asarray(binding.data.weights[which]) for which in binding.bucket_groups]
+def _least_squares(equations: Any, x: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """The least sum of squares over the entries `moving` of x: where, and how large; None where it is not finite."""
+    square, right, matrix = equations(x)
+    if not (np.isfinite(square) and np.isfinite(right).all() and np.isfinite(matrix).all()):
+        return None, square
+    damping = 1e-3
+    for _ in range(STEPS):
+        scale = np.sqrt(np.maximum(np.diag(matrix), 1e-12 * max(np.diag(matrix).max(initial=0.0), 1e-300)))
+        step = -np.linalg.solve(matrix / np.outer(scale, scale) + damping * np.eye(len(moving)), right / scale) / scale
+        trial = x.copy()
+        trial[moving] += step
+        found = equations(trial)
+        if all(np.isfinite(part).all() for part in found) and found[0] <= square:
+            gained = square - found[0]
+            x, (square, right, matrix), damping = trial, found, max(damping / 10.0, 1e-12)
+            if gained <= GAIN * square:
+                break
+        elif damping > 1e8:
+            break
+        else:
+            damping *= 10.0
+    return x, square
+
+
+def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tuple[Any, Any]:
+    """Sum of squares of standardised residuals at z = 0 over all groups, half its gradient, and J'J."""
+    template, x = at
+    density = problem.density
+    _, unravel = ravel_pytree((template.beta, template.free))
+
+    def one(group):
+        def residuals(x):
+            beta, free = unravel(x)
+            params = Params(beta, template.covariance, template.error, free)
+            f = density.predict(params, jnp.zeros(density.n_effects), group)
+            residual, scale, _ = density.error.moments(f, f, params.error, group)
+            return jnp.where(group.x.observed, residual / jax.lax.stop_gradient(scale), 0.0)
+
+        r, jacobian = residuals(x), jax.jacfwd(residuals)(x)
+        return jnp.sum(r**2), jacobian.T @ r, jacobian.T @ jacobian
+
+    def add(values):
+        weights = problem.weights.reshape((-1,) + (1,) * (values.ndim - 1))
+        return jnp.sum(jnp.where(weights == 0, 0.0, weights * values), axis=0)
+
+    return jax.tree.map(add, problem.map(one)), ()

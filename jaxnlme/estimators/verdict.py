@@ -43,7 +43,7 @@ def judge(
         bad.append("Interrupted by the user: this is the best point so far, not a maximum.")
     if session.stopped:
         bad.append("Stopped by a callback: this is the point reached, not a maximum.")
-    if not np.isfinite(float(session.best.value)):
+    if not np.isfinite(session.best.value):
         bad.append("The objective is not finite; see status.groups for the groups concerned.")
     elif not session.halted:
         bad += _numerical_faults(session, matrix, active, decrement, with_information)
@@ -69,10 +69,11 @@ def _converged(session: Session, matrix: np.ndarray | None, decrement: float) ->
         parts.append("the information matrix is positive definite")
     if session.estimator.method.at_mode and session.binding.density.n_effects:
         again = session.not_found_again
-        if again.any():
+        labels = _labels(session, again)
+        if labels:
             parts.append(
-                f"every group's mode was found (not again by a search from zero for group "
-                f"{_labels(session, again)}: the better one is kept)"
+                f"every group's mode was found (not again by a search from zero for group {labels}: the better one is "
+                "kept)"
             )
         else:
             parts.append("every group's mode was found, and found again by a search from zero")
@@ -81,17 +82,19 @@ def _converged(session: Session, matrix: np.ndarray | None, decrement: float) ->
 
 def _lost_groups(session: Session) -> list[str]:
     """One sentence for each reason why groups count as lost."""
-    codes = np.asarray(session.best.status)
-    counts = np.asarray(session.problem.weights) != 0
+    codes = session.best.own.status
+    counts = session.binding.data.weights != 0
+    found = {code for codes in session.processes.everyone(set(codes[counts].tolist())) for code in codes}
     out = []
-    for code in sorted(set(codes[counts].tolist()) - {int(Status.ok), int(Status.no_observations)}):
+    for code in sorted(found - {int(Status.ok), int(Status.no_observations)}):
         out.append(f"Group {_labels(session, counts & (codes == code))}: {Status(code).sentence}")
     return out
 
 
 def _labels(session: Session, which: np.ndarray) -> str:
-    """The labels of some groups, in words."""
-    return some([str(label) for label in session.binding.data.labels[which]])
+    """The labels of some groups (those of every process), in words."""
+    labels = [str(label) for label in session.binding.data.labels[which]]
+    return some([label for own in session.processes.everyone(labels) for label in own])
 
 
 def _numerical_faults(

@@ -11,15 +11,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnlme.errors import ModelError, some
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.model.placed import Placed
 from jaxnlme.model.problem import Problem
 from jaxnlme.model.psi import psi_of
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import compiled
 from jaxnlme.records import Rows
 
 # Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
@@ -44,28 +45,49 @@ class DryRun(eqx.Module):
     misfit: float | None
 
 
-def dry_run(binding: Binding, start: Params) -> DryRun:
+def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> DryRun:
     """Checks shapes, JAX purity, padding, effects of every parameter, and residual scales.
 
+    **Arguments:** `placed`: the binding's groups where they are to be computed; as they are where None.
     **Errors:** ModelError naming the line, the parameter or the rows, and what to do. Errors of the user's own code
     surface as themselves.
     """
     density = binding.density
+    placed = Placed(binding.problem, grid=False) if placed is None else placed
+    processes = placed.processes
     start = on_device(start)
     _check_shapes(density, start, binding.problem)
-    probe = compiled(_probe, binding.problem.n_rows, once=True)(binding.problem, start)
-    probe = jax.tree.map(np.asarray, probe)
+    _, pieces = placed.run(_probe_all, start, once=True)
+    probe = jax.tree.map(lambda *parts: placed.own(parts), *pieces)
     finite = np.array(probe.finite)
-    _check_padding(binding, probe, finite)
-    _check_scales(binding, start, probe, finite)
-    if finite.any():
-        _check_effects(binding, start, probe.effect[finite])
+    processes.together(lambda: _check_padding(binding, probe, finite))
+    processes.together(lambda: _check_scales(binding, start, probe, finite))
+    effect = probe.effect[finite] if finite.any() else np.zeros((1, probe.effect.shape[1]))
+    effect = np.max(processes.everyone(np.max(effect, axis=0)), axis=0)
+    if processes.any(finite.any()):
+        _check_effects(binding, start, effect)
     misfit = None
-    if density.error.gaussian_face and finite.any():
-        total = float(np.sum(probe.squares[finite]))
-        seen = int(np.sum(binding.data.observed[finite]))
+    if density.error.gaussian_face and processes.any(finite.any()):
+        total = sum(processes.everyone(float(np.sum(probe.squares[finite]))))
+        seen = sum(processes.everyone(int(np.sum(binding.data.observed[finite]))))
         misfit = float(np.sqrt(total / max(seen, 1))) if np.isfinite(total) else None
     return DryRun(finite, misfit)
+
+
+def place(binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None) -> tuple[Placed, DryRun]:
+    """The binding's groups where they are to be computed, and what the dry run finds there.
+
+    Where a model cannot bear more rows than the data have (it mixes rows of equally long groups, or holds arrays of
+    their length), its groups keep their rows: a fit of other data then compiles anew.
+    """
+    placed = Placed(binding.problem, mesh, chunk)
+    if placed.same_rows:
+        return placed, dry_run(binding, start, placed)
+    try:
+        return placed, dry_run(binding, start, placed)
+    except Exception:  # whatever a model raises; what is wrong without padding as well is raised below
+        placed = Placed(binding.problem, mesh, chunk, rows=False)
+        return placed, dry_run(binding, start, placed)
 
 
 class _Probe(eqx.Module):
@@ -75,6 +97,10 @@ class _Probe(eqx.Module):
     worst_scale: Any
     padding: Any
     tables: Any
+
+
+def _probe_all(problem: Problem, params: Params, _: Any) -> tuple[Any, _Probe]:
+    return (), _probe(problem, params)
 
 
 def _probe(problem: Problem, params: Params) -> _Probe:
@@ -246,12 +272,11 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     )
 
 
-def _check_effects(binding: Binding, start: Params, effect: np.ndarray) -> None:
+def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
     """Names every parameter or random effect whose log-density slope is exactly zero everywhere it was tried; effects
     that start with a variance of zero are what they are."""
     density = binding.density
     p = len(binding.packed_names)
-    slopes = np.max(effect, axis=0, initial=0.0)
     nothing = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
     errors = [
         name
