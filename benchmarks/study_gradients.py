@@ -3,9 +3,9 @@ take in pairs.
 
     python benchmarks/study_gradients.py [--limit N] [--rungs FOCEI Laplace]
 
-Writes one row a combination to results/gradients.csv, in place of earlier rows of the rungs asked for: the largest difference between the exact gradient and a central
-difference of fourth order, relative to the largest entry of the gradient, over random parameter vectors; prints the
-worst of each rung.
+Writes one row a combination to results/gradients.csv, in place of earlier rows of the rungs asked for: the largest
+difference between the exact gradient and a central difference of fourth order, relative to the largest entry of the
+gradient, over random parameter vectors; prints the worst of each rung.
 """
 
 from __future__ import annotations
