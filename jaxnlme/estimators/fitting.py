@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-import platform
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, Status, some
+from jaxnlme.errors import OptionError, Status
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
+from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.session import Callback, Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
-from jaxnlme.estimators.verdict import Verdict
 from jaxnlme.likelihood.named import Rung, rung
-from jaxnlme.model.binding import Binding, bind
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.check import place
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
+from jaxnlme.model.together import bind_together, rebind_together
 from jaxnlme.numerics.compiling import clock, compile_clock
+from jaxnlme.numerics.devices import Devices, Processes, mesh_of
 from jaxnlme.precision import x64
-from jaxnlme.results.fit import Fit, FitStatus
-from jaxnlme.results.inference import information
+from jaxnlme.results.fit import Fit
 
 Method = str | Rung | Marginal
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a fit is made, beside model, data and estimator: the options of `fit`, checked."""
+
+    start: Any
+    starts: str | None
+    standard_errors: bool
+    callbacks: Sequence[Callback]
+    progress: bool | None
+    on_bad_group: str
+    mesh: Mesh | None
+    chunk_groups: int | None
+
+    def options(self, estimator: Marginal) -> dict[str, Any]:
+        """What a Fit keeps of it."""
+        return {
+            "method": estimator.method.name,
+            "max_iterations": int(estimator.max_iterations),
+            "tolerance": float(estimator.tolerance),
+            "starts": self.starts,
+            "standard_errors": self.standard_errors,
+            "on_bad_group": self.on_bad_group,
+            "devices": None if self.mesh is None else self.mesh.devices.size,
+            "chunk_groups": self.chunk_groups,
+        }
 
 
 def fit(
@@ -45,6 +73,8 @@ def fit(
     progress: bool | None = None,
     on_bad_group: str = "stop",
     throw: bool = False,
+    devices: Devices = None,
+    chunk_groups: int | None = None,
 ) -> Fit:
     """Maximises a likelihood of the ladder (times priors, where the model has them), in float64.
 
@@ -62,6 +92,11 @@ def fit(
     - `on_bad_group`: what to do with groups whose likelihood is not finite at the start: "stop" (a Fit without
       estimates that names them), or "leave out" (go on without them, on record).
     - `throw`: raise FitError where the fit did not converge.
+    - `devices`: None, the default device; a number, "all", jax devices, or a mesh with the one axis "groups": the
+      groups are dealt out to them, each computes its own. Of several processes (`jax.distributed`), each passes its own
+      groups and "all"; estimates are those of all groups, modes and status those of its own.
+    - `chunk_groups`: how many groups at most are on a device at a time, for data larger than its memory: the data stay
+      on the host, and every evaluation sends them through, which needs the memory of two chunks on the devices.
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
     **Errors:** DataError, ModelError, OptionError for faults found before iterating.
@@ -70,19 +105,18 @@ def fit(
         raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
     if starts not in (None, "pooled"):
         raise OptionError(f"starts must be None or 'pooled'; received {starts!r}.")
-    if isinstance(method, (list, tuple)):
-        if not method:
-            raise OptionError("method is an empty list; name at least one.")
-        for one in method:
-            estimator = _estimator(one, max_iterations, tolerance)
-            errors = standard_errors and one is method[-1]
-            result = _fit_one(model, data, estimator, start, starts, errors, callbacks, progress, on_bad_group)
-            if result.interrupted or result.stopped or not np.isfinite(result.log_likelihood):
-                break
-            start, starts = result, None
-    else:
-        estimator = _estimator(method, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
-        result = _fit_one(model, data, estimator, start, starts, standard_errors, callbacks, progress, on_bad_group)
+    methods = list(method) if isinstance(method, (list, tuple)) else [method]
+    if not methods:
+        raise OptionError("method is an empty list; name at least one.")
+    mesh = mesh_of(devices)
+    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups)
+    for number, one in enumerate(methods):
+        estimator = _estimator(one, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
+        last = number == len(methods) - 1
+        result = _fit_one(model, data, estimator, dataclasses.replace(plan, standard_errors=standard_errors and last))
+        if result.interrupted or result.stopped or not np.isfinite(result.log_likelihood):
+            break
+        plan = dataclasses.replace(plan, start=result, starts=None)
     return result.throw() if throw else result
 
 
@@ -96,61 +130,51 @@ def _estimator(method: Method, max_iterations: int, tolerance: float) -> Margina
     return Marginal(rung(method), int(max_iterations), float(tolerance))
 
 
-def _fit_one(
-    model: NLMEModel,
-    data: GroupedData,
-    estimator: Marginal,
-    start: Any,
-    starts: str | None,
-    standard_errors: bool,
-    callbacks: Sequence[Callback],
-    progress: bool | None,
-    on_bad_group: str,
-) -> Fit:
+def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Plan) -> Fit:
     timings: dict[str, float] = {}
     began = time.perf_counter()
     with x64(), compile_clock(timings):
+        processes = Processes(plan.mesh)
         with clock(timings, "bind"):
-            binding = bind(model, data)
+            binding = bind_together(model, data, processes)
             estimator.method.check(binding.density)
-        params = _start_params(binding, start)
+        given = plan.start if isinstance(plan.start, Mapping) else ()
+        params = processes.together(lambda: _start_params(binding, plan.start))
         with clock(timings, "check"):
-            placed, found = place(binding, params, None, None)
-        given = start if isinstance(start, Mapping) else ()
-        if start is None or given:
+            placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
+        if plan.start is None or given:
             params = scaled_error_start(binding, params, found.misfit, given)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         # A group of weight zero may be anything: it adds nothing.
         finite = found.finite | (binding.data.weights == 0)
-        pooled = starts == "pooled"
-        session, line = None, Progress(progress, estimator.method.name)
-        options = _options(estimator, starts, standard_errors, on_bad_group)
+        pooled = plan.starts == "pooled"
+        session, line = None, Progress(plan.progress if processes.index == 0 else False, estimator.method.name)
         while session is None:
-            if not finite.all():
-                bad = [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
-                if on_bad_group == "stop" or not finite.any():
-                    return _stillborn(binding, estimator, params, finite, options, timings)
-                left_out += bad
+            if not processes.all(finite.all()):
+                if plan.on_bad_group == "stop" or not processes.all(finite.any()):
+                    options = plan.options(estimator)
+                    return stillborn(binding, estimator, params, finite, options, timings, processes)
+                left_out += [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
                 rest = binding.data.select(finite)
                 model = model.for_groups(finite, rest.y.shape[1])
-                binding = bind(model, rest, like=binding)
+                binding = rebind_together(model, rest, binding, processes)
                 placed = placed.again(binding.problem)
             if pooled:
                 with clock(timings, "starts"):
                     params, sentence = pooled_start(binding, params, given, placed)
                 notes, pooled = [*notes, sentence], False
             with clock(timings, "first evaluation"):
-                session = Session(binding, estimator, params, [*callbacks, line], placed)
+                session = Session(binding, estimator, params, [*plan.callbacks, line], placed)
             own = session.best.own
             finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
             finite |= binding.data.weights == 0
-            if not finite.all():
+            if not processes.all(finite.all()):
                 session = None
         with clock(timings, "optimise"):
-            verdict = finish(session, standard_errors)
+            verdict = finish(session, plan.standard_errors)
             line.close()
-        result = _record(session, verdict, left_out, notes, options, timings)
+        result = record(session, verdict, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
 
@@ -171,120 +195,3 @@ def _start_params(binding: Binding, start: Any) -> Params:
     if isinstance(start, Mapping):
         return binding.params(start)
     raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")
-
-
-def _options(estimator: Marginal, starts: str | None, standard_errors: bool, on_bad_group: str) -> dict[str, Any]:
-    return {
-        "method": estimator.method.name,
-        "max_iterations": int(estimator.max_iterations),
-        "tolerance": float(estimator.tolerance),
-        "starts": starts,
-        "standard_errors": standard_errors,
-        "on_bad_group": on_bad_group,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, and the device."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("jaxnlme", "jax", "jaxlib", "equinox", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-
-
-def _record(
-    session: Session,
-    verdict: Verdict,
-    left_out: list[tuple[Any, str]],
-    notes: list[str],
-    options: dict[str, Any],
-    timings: dict[str, float],
-) -> Fit:
-    binding, best, params = session.binding, session.best.own, session.params()
-    info = None
-    if verdict.matrix is not None and np.isfinite(session.best.value):
-        with clock(timings, "information"):
-            weights = binding.data.weights[:, None]
-            scores = np.where(weights == 0, 0.0, best.scores[:, verdict.active] * weights)
-            info = information(binding, params, verdict.matrix, verdict.active, scores)
-    timings["evaluations"] = session.evaluations
-    sentences = [*verdict.sentences, *notes]
-    if left_out:
-        sentences.append(f"Left out at your request: group {some([str(label) for label, _ in left_out])}.")
-    sentences += list(binding.data.notes)
-    status = FitStatus(
-        tuple(sentences), binding.data.labels, best.status, best.evaluations, tuple(left_out), best.variance, best.ess
-    )
-    log_likelihood = float(session.best.sums.log_likelihood)
-    return Fit(
-        binding=binding,
-        method=session.estimator.method.name,
-        estimator=session.estimator,
-        params=params,
-        converged=verdict.converged,
-        interrupted=session.interrupted,
-        stopped=session.stopped,
-        status=status,
-        modes=best.modes,
-        curvature=best.curvature,
-        group_log_likelihood=best.values,
-        monte_carlo_variance=best.variance,
-        ess=best.ess,
-        log_likelihood=log_likelihood,
-        log_prior=-session.best.value - log_likelihood,
-        information=info,
-        at_zero=tuple(verdict.at_zero),
-        history=tuple(session.history),
-        options=options,
-        versions=versions(),
-        timings=timings,
-        fingerprint=binding.data.fingerprint(),
-    )
-
-
-def _stillborn(
-    binding: Binding, estimator: Marginal, params: Params, finite: np.ndarray, options: dict, timings: dict
-) -> Fit:
-    """The record of a fit that could not begin: no estimates, the groups named."""
-    m, q = binding.data.n_groups, binding.density.n_effects
-    codes = np.where(finite, Status.ok, Status.non_finite_start)
-    names = some([str(label) for label in binding.data.labels[~finite]])
-    if finite.any():
-        advice = "Mend the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
-    else:
-        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or mend the model."
-    sentences = (
-        "NOT CONVERGED: the fit did not begin.",
-        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
-    )
-    beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
-    nothing = Params(beta, covariance, error, params.free)
-    return Fit(
-        binding=binding,
-        method=estimator.method.name,
-        estimator=estimator,
-        params=nothing,
-        converged=False,
-        interrupted=False,
-        stopped=False,
-        status=FitStatus(sentences, binding.data.labels, codes, np.zeros(m, int)),
-        modes=np.full((m, q), np.nan),
-        curvature=np.full((m, q, q), np.nan),
-        group_log_likelihood=np.full(m, np.nan),
-        monte_carlo_variance=np.full(m, np.nan),
-        ess=np.full(m, np.nan),
-        log_likelihood=float("nan"),
-        log_prior=float("nan"),
-        information=None,
-        at_zero=(),
-        history=(),
-        options=options,
-        versions=versions(),
-        timings=timings,
-        fingerprint=binding.data.fingerprint(),
-    )

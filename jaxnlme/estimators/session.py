@@ -172,7 +172,7 @@ class Session:
                 for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")
             }
         )
-        stopped = [bool(callback(entry)) for callback in self.callbacks]
+        stopped = self.processes.together(lambda: [bool(callback(entry)) for callback in self.callbacks])
         self.stopped = self.processes.any(any(stopped))
 
     def hessian(self, active: np.ndarray) -> np.ndarray:

@@ -45,18 +45,27 @@ class Criteria:
         return -2.0 * self.log_likelihood - self.n_obs * float(np.log(2.0 * np.pi))
 
 
-def criteria(log_likelihood: float, fixed: np.ndarray, free: Any, data: GroupedData) -> Criteria:
+def criteria(
+    log_likelihood: float,
+    fixed: np.ndarray,
+    free: Any,
+    data: GroupedData,
+    totals: tuple[float, float] | None = None,
+) -> Criteria:
     """The Criteria of a log-likelihood.
 
-    **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit.
+    **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit;
+    `totals`, weighted observations and groups where `data` are not all of them.
     """
     import jax
 
     n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(free))
     n_fixed = int(np.sum(fixed))
-    n_obs = _whole(float(np.sum(data.weights * data.observed.sum(axis=1))))
+    if totals is None:
+        totals = float(np.sum(data.weights * data.observed.sum(axis=1))), float(np.sum(data.weights))
+    n_obs, n_groups = map(_whole, totals)
     n_parameters = len(fixed) - n_fixed + n_free
-    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, _whole(float(np.sum(data.weights))))
+    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups)
 
 
 def _whole(count: float) -> int | float:

@@ -70,7 +70,8 @@ class Fit:
     effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
     observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
     iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
-    `fingerprint` of the data.
+    `fingerprint` of the data; `totals`, weighted observations and groups of all the data where several processes
+    fitted them together, each with its own groups (None otherwise).
     """
 
     binding: Binding
@@ -95,6 +96,7 @@ class Fit:
     versions: dict[str, str]
     timings: dict[str, float]
     fingerprint: str
+    totals: tuple[float, float] | None = None
 
     # --- what was fitted ---
 
@@ -216,7 +218,7 @@ class Fit:
     @functools.cached_property
     def criteria(self) -> Criteria:
         """Log-likelihood, AIC, BIC and the counts behind them."""
-        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data)
+        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals)
 
     @property
     def aic(self) -> float:
