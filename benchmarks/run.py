@@ -12,12 +12,9 @@ is small: the peak memory that Linux reports for a child starts from its parent'
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +23,7 @@ from typing import Any
 
 from cases import HERE, STRUCTURES, Case, simulated, theophylline
 from processes import timed
+from provenance import about
 
 PEERS = {
     "nlme": ("nlme.R",),
@@ -35,33 +33,6 @@ PEERS = {
 }
 SLOW = 60.0  # wall seconds: a program slower than this on a case is not repeated
 JAX_LIMIT = 900.0
-
-
-def git(*arguments: str) -> str | None:
-    """What git says, or None outside a repository or before its first commit."""
-    done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def about(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the commit and the day; versions and device are in the records of the processes."""
-    model = next((x.split(":", 1)[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), None)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted": bool(git("status", "--porcelain", "--", "../jaxnlme")),
-        "machine": {"cpu": model, "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
-        "load_before": os.getloadavg(),
-        "repeats": arguments.repeats,
-        "peer_limit": arguments.limit,
-    }
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def cache_environment(cache: Path) -> dict[str, str]:
@@ -146,7 +117,10 @@ def main() -> None:
         arguments.sizes, arguments.repeats = [100], 1
     if arguments.peers and shutil.which("Rscript") is None:
         parser.error("Rscript is not on the path; with `--peers` (and no name) only our side is timed")
-    results: dict[str, Any] = {"about": about(arguments), "runs": []}
+    results: dict[str, Any] = {
+        "about": about() | {"repeats": arguments.repeats, "peer_limit": arguments.limit},
+        "runs": [],
+    }
     name = f"{results['about']['date'][:10]}-{(results['about']['commit'] or 'uncommitted')[:8]}.json"
     arguments.out = (arguments.out or HERE / "results" / name).resolve()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.implicit import implicit_minimiser
+from jaxnlme.numerics.implicit import implicit_minimiser, value_gradient_hessian
 from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.typing import Vector
 
@@ -51,7 +51,8 @@ def search_mode(
 ) -> tuple[Vector, NewtonResult]:
     """`conditional_mode` without derivatives."""
 
-    def objective(z):
-        return -density.log_joint_given(params, z, group, scale_prediction)
+    def expand(at):
+        local = density.around(params, at, group, order=2)
+        return value_gradient_hessian(lambda z: -local.log_joint_given(params, z, group, scale_prediction), at)
 
-    return newton(objective, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+    return newton(expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)

@@ -8,9 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.numerics.implicit import value_gradient_hessian
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
-from jaxnlme.typing import Scalar, Vector
+from jaxnlme.typing import Matrix, Scalar, Vector
 
 SUFFICIENT = 1e-4
 LONGEST_STEP = 5.0
@@ -39,16 +38,21 @@ class _State(eqx.Module):
 
 
 def newton(
-    fn: Callable[[Vector], Scalar], z0: Vector, fallback: Vector, max_steps: int, tolerance: float
+    expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]],
+    z0: Vector,
+    fallback: Vector,
+    max_steps: int,
+    tolerance: float,
 ) -> tuple[Vector, NewtonResult]:
-    """Minimises `fn` over z (n,) from `z0`, or from `fallback` where `fn(z0)` is not finite.
+    """Minimises a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
     Newton steps with a guarded factor of the Hessian, at most `LONGEST_STEP` long, backtracked by quadratic
     interpolation until the value falls sufficiently. Ends when the next step is shorter than `tolerance`, and takes
     it: quadratic convergence leaves an error of the order of tolerance squared. Every pass of the loop is one shared
     evaluation of value, gradient and Hessian, so a search that starts at the answer costs one.
 
-    **Arguments:** z in units of order one (whitened effects); `max_steps` bounds the evaluations, `tolerance` > 0.
+    **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
+    `max_steps` bounds the evaluations, `tolerance` > 0.
     **Returns:** z (n,) and a NewtonResult.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
@@ -57,7 +61,7 @@ def newton(
 
     def pass_(state: _State) -> _State:
         at = state.z + state.step * state.direction
-        value, gradient, hessian = value_gradient_hessian(fn, at)
+        value, gradient, hessian = expand(at)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
         bound = state.value + SUFFICIENT * state.step * state.slope + slack * jnp.maximum(1.0, jnp.abs(value))
         first = jnp.isinf(state.value)

@@ -43,7 +43,11 @@ def nowhere(z):
 
 
 def search(fn, starts, fallback=(0.0, 0.0), steps=200):
-    run = cheap(jax.vmap(lambda z0: newton(fn, z0, jnp.asarray(fallback), steps, TOLERANCE)))
+    run = cheap(
+        jax.vmap(
+            lambda z0: newton(lambda z: value_gradient_hessian(fn, z), z0, jnp.asarray(fallback), steps, TOLERANCE)
+        )
+    )
     z, found = run(jnp.asarray(starts, float))
     return np.asarray(z), jax.tree.map(np.asarray, found)
 
@@ -130,7 +134,10 @@ def _objective(z, args):
 
 
 _minimum = implicit_minimiser(
-    _objective, lambda args, z0: newton(lambda z: _objective(z, args), z0, jnp.zeros(2), 50, 1e-8)
+    _objective,
+    lambda args, z0: newton(
+        lambda z: value_gradient_hessian(lambda z: _objective(z, args), z), z0, jnp.zeros(2), 50, 1e-8
+    ),
 )
 
 

@@ -1,0 +1,64 @@
+"""A jet has the derivatives of its function at its point, whatever is differentiated through it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnlme.numerics.jets import count_partials, jet
+from tests.problems import cheap
+
+POINT = (0.7, -0.4, 1.3)
+
+
+def curve(a, b, c):
+    t = jnp.linspace(0.1, 2.0, 5)
+    return {"y": jnp.exp(-a * t) * jnp.sin(c * t) + b**3 * a * t, "last": a * b * c}
+
+
+def through(fn, weights):
+    """A scalar of fn at a point moved by `weights`-dependent coordinates, as a log joint is of a model."""
+
+    def scalar(u):
+        out = fn(u[0] * u[1], jnp.sin(u[2]), u[0] + u[2])
+        return jnp.sum(weights * out["y"] ** 2) + jnp.exp(out["last"])
+
+    return scalar
+
+
+def test_all_derivatives_up_to_the_order_are_the_functions_own():
+    u = jnp.array([0.7, 1.1, 0.4])
+    weights = jnp.arange(1.0, 6.0)
+    at = (u[0] * u[1], jnp.sin(u[2]), u[0] + u[2])
+
+    @cheap
+    def both(u):
+        known = jet(curve, at, 3)
+        out = []
+        for fn in (curve, known):
+            scalar = through(fn, weights)
+            out.append((scalar(u), jax.grad(scalar)(u), jax.hessian(scalar)(u), jax.jacfwd(jax.hessian(scalar))(u)))
+        return out
+
+    for expected, found in zip(*both(u), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_function_is_traced_once():
+    calls = []
+
+    def fn(a, b, c):
+        calls.append(1)
+        return curve(a, b, c)
+
+    known = jet(fn, tuple(map(jnp.asarray, POINT)), 2)
+    assert len(calls) == 1
+    assert len(known.partials) == count_partials(3, 2) == 10
+
+
+def test_a_derivative_beyond_the_order_is_refused():
+    known = jet(curve, tuple(map(jnp.asarray, POINT)), 1)
+    with pytest.raises(NotImplementedError, match="up to order 1"):
+        jax.hessian(lambda a: known(a, POINT[1], POINT[2])["last"])(jnp.asarray(POINT[0]))
