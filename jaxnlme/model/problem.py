@@ -53,8 +53,13 @@ class Problem(eqx.Module):
         for bucket in self.buckets:
             count = bucket.y.shape[0]
             counts = jnp.asarray(weights)[inverse[start : start + count]] != 0
-            source = jnp.where(counts, jnp.arange(count), jnp.argmax(counts))
-            buckets.append(jax.tree.map(lambda leaf, source=source: leaf[source], bucket))
+            # One group is read and the others stay where they are: no device collects the data of all.
+            spare = jnp.argmax(counts)
+
+            def spared(leaf, counts=counts, spare=spare):
+                return jnp.where(counts.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, leaf[spare])
+
+            buckets.append(jax.tree.map(spared, bucket))
             start += count
         return Problem(self.density, tuple(buckets), self.order, self.weights)
 
