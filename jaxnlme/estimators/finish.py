@@ -22,23 +22,29 @@ def finish(session: Session, with_information: bool) -> Verdict:
     vanish are set to exactly zero and decided by the score there; a direction of negative curvature is followed down;
     Newton steps with the information matrix until the predicted gain is below 1e-6.
     """
-    collapsed = at_boundary(session)
-    fix_collapsed(session, collapsed)
+    if not session.resumed:
+        session.collapsed = at_boundary(session)
+        fix_collapsed(session, session.collapsed)
     try:
-        matrix, decrement = _rounds(session, with_information, collapsed)
+        matrix, decrement = _rounds(session, with_information)
+        session.save(finished=not session.halted)
     except KeyboardInterrupt:
         session.interrupted = True
         matrix, decrement = None, np.inf
+        session.save()
+    except BaseException:
+        session.save()
+        raise
     active = np.flatnonzero(session.free[: session.dense])
-    return judge(session, matrix, active, decrement, collapsed, with_information)
+    return judge(session, matrix, active, decrement, session.collapsed, with_information)
 
 
-def _rounds(session: Session, with_information: bool, collapsed: set[int]) -> tuple[np.ndarray | None, float]:
-    """The rounds of `finish`: the information matrix at the end (None where it was not reached) and the decrement.
-    `collapsed` collects the packed indices of variances at zero."""
-    kept: set[int] = set()
+def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
+    """The rounds of `finish`: the information matrix at the end (None where it was not reached) and the decrement."""
+    collapsed, kept = session.collapsed, session.kept
     for _ in range(ROUNDS):
         session.minimise()
+        session.save()
         if session.halted or session.exhausted or not np.isfinite(session.best.value):
             return None, np.inf
         if _fresh_modes(session):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, Status
+from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
@@ -44,6 +46,7 @@ class Plan:
     on_bad_group: str
     mesh: Mesh | None
     chunk_groups: int | None
+    checkpoint: Path | None
 
     def options(self, estimator: Marginal) -> dict[str, Any]:
         """What a Fit keeps of it."""
@@ -56,6 +59,7 @@ class Plan:
             "on_bad_group": self.on_bad_group,
             "devices": None if self.mesh is None else self.mesh.devices.size,
             "chunk_groups": self.chunk_groups,
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
         }
 
 
@@ -75,6 +79,7 @@ def fit(
     throw: bool = False,
     devices: Devices = None,
     chunk_groups: int | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Fit:
     """Maximises a likelihood of the ladder (times priors, where the model has them), in float64.
 
@@ -97,6 +102,10 @@ def fit(
       groups and "all"; estimates are those of all groups, modes and status those of its own.
     - `chunk_groups`: how many groups at most are on a device at a time, for data larger than its memory: the data stay
       on the host, and every evaluation sends them through, which needs the memory of two chunks on the devices.
+    - `checkpoint`: a file that the fit is kept in while it runs (replaced whole, about every second). Where it is there
+      already, the fit goes on from it, `start` and `starts` unread: a killed fit called again repeats no iteration, one
+      that ended goes straight to the checks at its end. Options may differ (more iterations, other devices); data,
+      model and method may not. A list of methods keeps "PATH.1", "PATH.2", ...
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
     **Errors:** DataError, ModelError, OptionError for faults found before iterating.
@@ -109,11 +118,15 @@ def fit(
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
     mesh = mesh_of(devices)
-    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups)
+    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, None)
+    if checkpoint is not None and not isinstance(checkpoint, (str, Path)):
+        raise OptionError(f"checkpoint is the path of a file, or None; received {checkpoint!r}.")
     for number, one in enumerate(methods):
         estimator = _estimator(one, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
         last = number == len(methods) - 1
-        result = _fit_one(model, data, estimator, dataclasses.replace(plan, standard_errors=standard_errors and last))
+        path = None if checkpoint is None else Path(f"{checkpoint}.{number + 1}" if len(methods) > 1 else checkpoint)
+        plan = dataclasses.replace(plan, standard_errors=standard_errors and last, checkpoint=path)
+        result = _fit_one(model, data, estimator, plan)
         if result.interrupted or result.stopped or not np.isfinite(result.log_likelihood):
             break
         plan = dataclasses.replace(plan, start=result, starts=None)
@@ -144,11 +157,15 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
             placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
         if plan.start is None or given:
             params = scaled_error_start(binding, params, found.misfit, given)
+        checkpoint = _checkpoint(plan, binding, estimator, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         # A group of weight zero may be anything: it adds nothing.
         finite = found.finite | (binding.data.weights == 0)
         pooled = plan.starts == "pooled"
+        if checkpoint is not None and checkpoint.standing is not None:
+            finite, pooled = finite & checkpoint.rest, False
+            notes.append(_resumed(checkpoint))
         session, line = None, Progress(plan.progress if processes.index == 0 else False, estimator.method.name)
         while session is None:
             if not processes.all(finite.all()):
@@ -156,6 +173,8 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
                     options = plan.options(estimator)
                     return stillborn(binding, estimator, params, finite, options, timings, processes)
                 left_out += [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
+                if checkpoint is not None:
+                    checkpoint.leave_out(finite)
                 rest = binding.data.select(finite)
                 model = model.for_groups(finite, rest.y.shape[1])
                 binding = rebind_together(model, rest, binding, processes)
@@ -165,7 +184,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
                     params, sentence = pooled_start(binding, params, given, placed)
                 notes, pooled = [*notes, sentence], False
             with clock(timings, "first evaluation"):
-                session = Session(binding, estimator, params, [*plan.callbacks, line], placed)
+                session = Session(binding, estimator, params, [*plan.callbacks, line], placed, checkpoint)
             own = session.best.own
             finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
             finite |= binding.data.weights == 0
@@ -177,6 +196,24 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
         result = record(session, verdict, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
+
+
+def _checkpoint(plan: Plan, binding: Binding, estimator: Marginal, processes: Processes) -> Checkpoint | None:
+    if plan.checkpoint is None:
+        return None
+    found = Checkpoint(plan.checkpoint, binding, estimator, processes)
+    if found.standing is not None and plan.on_bad_group == "stop" and not processes.all(found.rest.all()):
+        raise OptionError(
+            f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."
+        )
+    return found
+
+
+def _resumed(checkpoint: Checkpoint) -> str:
+    standing = checkpoint.standing
+    assert standing is not None
+    ended = ", where it had ended" if standing.finished else ""
+    return f"Resumed from {checkpoint.path} after {standing.iterations} iterations{ended}."
 
 
 def _start_params(binding: Binding, start: Any) -> Params:

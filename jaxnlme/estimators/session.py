@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.checkpoint import Checkpoint, Standing
 from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums, flatten, share, unflatten, with_prior
 from jaxnlme.model.binding import Binding
@@ -71,7 +72,13 @@ class Session:
     """
 
     def __init__(
-        self, binding: Binding, estimator: Marginal, params: Params, callbacks: Sequence[Callback], placed: Placed
+        self,
+        binding: Binding,
+        estimator: Marginal,
+        params: Params,
+        callbacks: Sequence[Callback],
+        placed: Placed,
+        checkpoint: Checkpoint | None = None,
     ):
         self.binding = binding
         self.estimator = estimator
@@ -94,7 +101,13 @@ class Session:
         self._init = compiled(_init, placed.n_rows)
         self._tell = compiled(_tell, placed.n_rows)
         self.state: MarginalState | None = None
-        self.best = self.evaluate(self.x, self.zero_modes())
+        # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
+        self.collapsed: set[int] = set()
+        self.kept: set[int] = set()
+        self.checkpoint = checkpoint
+        self.resumed = checkpoint is not None and checkpoint.standing is not None
+        modes = self._restore(checkpoint.standing) if self.resumed else self.zero_modes()
+        self.best = self.evaluate(self.x, modes)
 
     def zero_modes(self) -> list[Any]:
         """Where a search begins that trusts nothing: z = 0, as `evaluate` takes modes."""
@@ -131,10 +144,18 @@ class Session:
     def minimise(self) -> None:
         """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
         left = max(int(self.estimator.max_iterations) - self.iterations, 0)
-        estimator = Marginal(self.estimator.method, left, self.estimator.tolerance)
-        first = Evaluation(self.best.sums, Groups())
-        state, trial, over = self._init(estimator, self.binding.density, self.template, self.x, first, self.free)
-        self._take(state, self.best)
+        method, tolerance = self.estimator.method, self.estimator.tolerance
+        state = self.state if self.resumed else None
+        self.resumed = False
+        if state is not None:
+            # A step further than where the file was written.
+            estimator = Marginal(method, left + int(state.bfgs.iterations), tolerance)
+            trial, over = compiled(_look, self.placed.n_rows)(estimator, state)
+        else:
+            estimator = Marginal(method, left, tolerance)
+            first = Evaluation(self.best.sums, Groups())
+            state, trial, over = self._init(estimator, self.binding.density, self.template, self.x, first, self.free)
+            self._take(state, self.best)
         if not self.history:
             self._report(state)
         while not bool(over) and not self.stopped:
@@ -174,6 +195,37 @@ class Session:
         )
         stopped = self.processes.together(lambda: [bool(callback(entry)) for callback in self.callbacks])
         self.stopped = self.processes.any(any(stopped))
+        if self.checkpoint is not None and self.checkpoint.due():
+            self.save()
+
+    def save(self, finished: bool = False) -> None:
+        """Writes the checkpoint, where there is one."""
+        if self.checkpoint is None:
+            return
+        ours = self.state is not None and np.array_equal(np.asarray(self.state.bfgs.x), self.x)
+        standing = Standing(
+            self.x,
+            self.placed.own(self.best.modes),
+            self.free,
+            self.state if ours else None,
+            sorted(self.collapsed),
+            sorted(self.kept),
+            self.iterations,
+            self.evaluations,
+            time.perf_counter() - self.started,
+            self.history,
+            finished,
+        )
+        self.checkpoint.write(standing)
+
+    def _restore(self, standing: Standing) -> list[Any]:
+        """Goes back to where a checkpoint stands; the modes to evaluate its point from."""
+        self.x, self.free, self.state = standing.x, standing.free, standing.state
+        self.collapsed, self.kept = set(standing.collapsed), set(standing.kept)
+        self.iterations, self.evaluations = standing.iterations, standing.evaluations
+        self.history = list(standing.history)
+        self.started -= standing.seconds
+        return self.modes_from(standing.modes)
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """Second derivatives of the objective at `x` in the entries `active`: central differences of the exact
@@ -206,3 +258,7 @@ def _init(estimator: Marginal, density: Density, template: Params, x: jax.Array,
 def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, many: bool):
     state = estimator.tell(state, result, many)
     return state, estimator.trial(state), estimator.terminate(state)
+
+
+def _look(estimator: Marginal, state: MarginalState):
+    return estimator.trial(state), estimator.terminate(state)

@@ -64,7 +64,7 @@ class Placed:
         rows: bool = True,
     ):
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
-            raise OptionError(f"chunk_groups is a number of groups, at least 1, or None for all at once; received {chunk!r}.")
+            raise OptionError(f"chunk_groups is a number of groups, at least 1, or None; received {chunk!r}.")
         self.mesh, self.processes, self.rows = mesh, Processes(mesh), rows
         self.n_groups = problem.n_groups
         self._buckets, self._weights = problem.buckets, np.asarray(problem.weights)

@@ -7,6 +7,7 @@ python scale_fits.py PROCESS ADDRESS OUT  one of two processes, each with half o
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import jax
@@ -133,6 +134,11 @@ def _rows_seen(problem, shared, per_group):
     return jnp.sum(problem.weights * seen), seen
 
 
+def rest_of_name(address):
+    """A checkpoint beside the answers, the same name in both processes."""
+    return os.path.join(os.path.dirname(sys.argv[-1]), f"fit-{address.rpartition(':')[2]}")
+
+
 def one_of_two(index, address):
     """Fits of one process's groups, and errors that both must raise."""
     jax.distributed.initialize(address, num_processes=2, process_id=index)
@@ -156,10 +162,12 @@ def one_of_two(index, address):
     found["shared group"] = fault(np.arange(14) if index == 0 else np.arange(13, 23))
 
     def breaks(iteration):
-        if index == 1:
+        if index == 1 and iteration.iteration == 6:
             raise ValueError("no more")
 
-    found["callback"] = fault(own, callbacks=[breaks])
+    path = rest_of_name(address)
+    found["callback"] = fault(own, callbacks=[breaks], checkpoint=path)
+    found["resumed"] = told(jn.fit(model(), data(own), "focei", devices="all", checkpoint=path))
     return found
 
 

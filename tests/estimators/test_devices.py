@@ -104,6 +104,13 @@ def test_two_processes_stop_and_fail_together(processes):
         assert "no more" in found["callback"]
 
 
+def test_two_processes_resume_together(devices, processes):
+    for k, found in enumerate(processes):
+        assert_same(found["resumed"], devices["one"])
+        (sentence,) = [s for s in found["resumed"]["status"] if s.startswith("Resumed")]
+        assert sentence.endswith(f".{k}-of-2 after 6 iterations.")
+
+
 def test_more_devices_than_groups(devices):
     assert devices["too many"] == "4 devices for 3 groups; name fewer devices."
 

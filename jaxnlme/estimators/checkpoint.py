@@ -1,0 +1,147 @@
+"""A running fit in a file, from which another process goes on: plain arrays and JSON, replaced whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.fingerprint import digest
+from jaxnlme.estimators.marginal import Marginal, MarginalState
+from jaxnlme.model.binding import Binding
+from jaxnlme.numerics.devices import Processes
+from jaxnlme.numerics.minimise import BFGS, BFGSState
+
+FORMAT = 1
+# Seconds between two files of a running fit, and at most this share of the time goes into writing them.
+SECONDS, SHARE = 1.0, 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """Where a minimisation stands: `x` (n,), the best point; `modes` (groups, random) there; `free` (n,) bool; `state`
+    of the minimiser, None where a new minimisation begins at x; `collapsed`, `kept`: packed indices of variances at
+    zero, and of those freed again; `iterations`, `evaluations`, `seconds` so far; `history`; `finished`."""
+
+    x: np.ndarray
+    modes: np.ndarray
+    free: np.ndarray
+    state: MarginalState | None
+    collapsed: list[int]
+    kept: list[int]
+    iterations: int
+    evaluations: int
+    seconds: float
+    history: list[dict[str, float]]
+    finished: bool
+
+
+class Checkpoint:
+    """The file of one fit.
+
+    **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `processes`: each
+    writes a file of its own, "PATH.0-of-2".
+
+    After `read`, `standing` is what the file holds, None where there is none yet, and `rest` (groups,) tells which
+    groups that fit went on with.
+    **Errors:** OptionError where the file is of other data, another model or method, or no such file.
+    """
+
+    def __init__(self, path: str | Path, binding: Binding, estimator: Marginal, processes: Processes):
+        self.path = Path(path)
+        if processes.count > 1:
+            self.path = self.path.with_name(f"{self.path.name}.{processes.index}-of-{processes.count}")
+        if not self.path.parent.is_dir():
+            raise OptionError(f"checkpoint: the folder {self.path.parent} does not exist.")
+        self.processes = processes
+        self.about = {
+            "jaxnlme checkpoint": FORMAT,
+            "data": binding.data.fingerprint(),
+            "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
+            "method": digest(estimator.method),
+            "method name": estimator.method.name,
+        }
+        self.rest = np.ones(binding.data.n_groups, bool)
+        self._written, self._pause = -np.inf, SECONDS
+        self.standing = self._read()
+
+    def leave_out(self, finite: np.ndarray) -> None:
+        """Notes which of the groups still there the fit goes on with."""
+        there = np.arange(len(self.rest)) if len(finite) == len(self.rest) else np.flatnonzero(self.rest)
+        self.rest[there[~finite]] = False
+
+    def due(self) -> bool:
+        """Whether a running fit should write now; every process says the same."""
+        return self.processes.everyone(time.monotonic() - self._written > self._pause)[0]
+
+    def write(self, standing: Standing) -> None:
+        """Replaces the file, which is whole at every moment."""
+        began = time.monotonic()
+        names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
+        about = {**self.about, **{name: getattr(standing, name) for name in names}}
+        arrays = {"x": standing.x, "modes": standing.modes, "free": standing.free, "rest": self.rest}
+        if standing.state is not None:
+            arrays["log_likelihood"] = np.asarray(standing.state.log_likelihood)
+            for part in ("bfgs", "minimiser"):
+                record = getattr(standing.state, part)
+                for field in dataclasses.fields(record):
+                    arrays[f"{part}.{field.name}"] = np.asarray(getattr(record, field.name))
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+        finally:
+            part.unlink(missing_ok=True)
+        self._written = time.monotonic()
+        self._pause = max(SECONDS, (self._written - began) / SHARE)
+
+    def _read(self) -> Standing | None:
+        own = self.processes.together(self._content)
+        # Files of several processes may be an iteration apart where a run was cut off: the first one's point counts,
+        # and modes of another point near by are starts as good.
+        first = self.processes.everyone(own)[0]
+        if first is None or not self.processes.all(own is not None):
+            return None
+        about, arrays = first
+        self.rest = own[1]["rest"]
+        state = None
+        if "log_likelihood" in arrays:
+            bfgs, minimiser = (
+                kind(**{field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)})
+                for part, kind in (("bfgs", BFGSState), ("minimiser", BFGS))
+            )
+            state = MarginalState(bfgs, minimiser, None, arrays["log_likelihood"])
+        names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
+        told = {name: about[name] for name in names}
+        return Standing(arrays["x"], own[1]["modes"], arrays["free"], state, **told)
+
+    def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+            about = json.loads(str(arrays.pop("about")))
+            known = about["jaxnlme checkpoint"] == FORMAT
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise OptionError(f"{self.path} is not a checkpoint of a fit: {error}; give another path.") from error
+        differs = [name for name in ("data", "model", "method") if known and about[name] != self.about[name]]
+        if not known or differs:
+            words = {
+                "data": "other data (values, weights, or the order of groups)",
+                "model": "another model (its function, parameters, designs, covariance, residual model or priors)",
+                "method": f"another method ({about.get('method name')}; this is {self.about['method name']})",
+            }
+            what = " and ".join(words[name] for name in differs) if known else "another version of jaxnlme"
+            raise OptionError(f"the checkpoint {self.path} is of a fit of {what}; give another path, or delete it.")
+        return about, arrays
