@@ -72,8 +72,7 @@ def measure(groups: int, random: tuple[str, ...], psi: str, repeats: int, method
     z = jnp.zeros((groups, len(random)))
 
     def predict(problem, params, z, shift):
-        density = problem.density
-        return problem.map_buckets(lambda group, z: density.predict(params, z + shift, group), z)
+        return jax.vmap(lambda group, z: problem.density.predict(params, z + shift, group))(problem.buckets[0], z)
 
     run_model = compiled(predict, on_device.n_rows)
     run = compiled(evaluate, on_device.n_rows)

@@ -12,6 +12,10 @@ import jax.numpy as jnp
 from jaxnlme.model.density import Density, Group
 from jaxnlme.typing import PyTree
 
+# Rows that a CPU takes at a time: what is made of so many stays in a core's second-level cache (blocks of 250 to 1,000
+# groups of 11 rows ran alike, and twice as fast as 10,000 groups at once).
+BLOCK_ROWS = 6_000
+
 
 class Problem(eqx.Module):
     """The model resolved against a data set.
@@ -66,13 +70,33 @@ class Problem(eqx.Module):
     def map_buckets(self, fn: Callable[..., PyTree], *per_group: Any) -> list[PyTree]:
         """Like `map`, one output per bucket, groups in the bucket's order."""
         if len(self.buckets) == 1:
-            return [jax.vmap(fn)(self.buckets[0], *per_group)]
+            return [_in_blocks(fn, self.buckets[0], *per_group)]
         inverse = jnp.argsort(self.order)
         pieces, start = [], 0
         for bucket in self.buckets:
             count = bucket.y.shape[0]
             own = inverse[start : start + count]
             values = jax.tree.map(lambda leaf, own=own: leaf[own], per_group)
-            pieces.append(jax.vmap(fn)(bucket, *values))
+            pieces.append(_in_blocks(fn, bucket, *values))
             start += count
         return pieces
+
+
+def _in_blocks(fn: Callable[..., PyTree], bucket: Group, *values: Any) -> PyTree:
+    """vmap of fn(group, *values), on a CPU in blocks of groups that fit its cache; a search then lasts as long as the
+    slowest group of its block, not of all."""
+    groups, obs = bucket.y.shape
+    blocks = round(groups * obs / BLOCK_ROWS) if jax.default_backend() == "cpu" else 1
+    if blocks < 2:
+        return jax.vmap(fn)(bucket, *values)
+    width = -(-groups // blocks)
+    short = width * blocks - groups
+
+    def cut(leaf):
+        leaf = jnp.asarray(leaf)
+        if short:
+            leaf = jnp.concatenate([leaf, leaf[:short]])
+        return leaf.reshape(blocks, width, *leaf.shape[1:])
+
+    out = jax.lax.map(lambda block: jax.vmap(fn)(*block), jax.tree.map(cut, (bucket, *values)))
+    return jax.tree.map(lambda leaf: leaf.reshape(blocks * width, *leaf.shape[2:])[:groups], out)

@@ -59,6 +59,22 @@ def test_buckets(expected: dict[str, np.ndarray]) -> None:
         assert found[back] == pytest.approx(expected[name], **SAME), name
 
 
+def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four groups in blocks of two and, with a stand-in, in blocks of three; value and gradient."""
+    binding = bind(MODEL, decay_data())
+    x = np.concatenate([binding.start.beta, binding.start.covariance, binding.start.error])
+    rows = binding.problem.buckets[0].y.size
+    whole = slopes(binding.problem, RUNGS["FOCEI"], binding.start, x[None])
+    for count in (2, 3):
+        monkeypatch.setattr("jaxnlme.model.problem.BLOCK_ROWS", rows / count)
+        jax.clear_caches()  # the blocks are not part of what a compiled program is known by
+        found = values(binding.problem, RUNGS["FOCEI"], binding.start)
+        assert found == pytest.approx(expected["FOCEI"], **SAME)
+        for one, other in zip(slopes(binding.problem, RUNGS["FOCEI"], binding.start, x[None]), whole, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    jax.clear_caches()
+
+
 def test_gradient_with_padding_and_buckets() -> None:
     plain = bind(MODEL, decay_data())
     at = plain.start.pack()[None]
