@@ -15,9 +15,7 @@ import numpy as np
 from jaxnlme.errors import ModelError, OptionError, near_matches
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import interaction, once, require_estimates, row_column
+from jaxnlme.results.evaluate import by_bucket, interaction, require_estimates, row_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +61,7 @@ def residuals(fit: Fit, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "
         )
     require_estimates(fit)
     modes, _ = fit.conditional
-    with x64():
-        pieces = once(_moments, binding)(on_device(binding.problem), on_device(fit.params), jnp.asarray(modes))
+    pieces = by_bucket(_moments, fit, binding, modes)
     columns: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for which, piece, bucket in zip(binding.bucket_groups, pieces, binding.problem.buckets, strict=True):
         residual, scale, jacobian, slope = (np.asarray(part) for part in piece)

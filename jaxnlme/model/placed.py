@@ -32,11 +32,11 @@ COARSE, FINE = 3, 7
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """What is computed in one call: `parts`, for each bucket in it the positions (n,) of its groups there; `source`
-    (places,): the group, in the order of the data, at each place, `real` (places,): false for the stand-ins that fill a
-    piece up (copies of a group, with weight zero)."""
+    """What is computed in one call: `parts`, for each bucket in it the positions (n,) of its groups there and how many
+    of them are no stand-ins (these come first); `source` (places,): the group, in the order of the data, at each place;
+    `real` (places,): false for the stand-ins that fill a piece up (copies of a group, with weight zero)."""
 
-    parts: tuple[tuple[int, np.ndarray], ...]
+    parts: tuple[tuple[int, np.ndarray, int], ...]
     source: np.ndarray
     real: np.ndarray
 
@@ -92,7 +92,7 @@ class Placed:
         self.pieces = _pieces(problem, [count for count, _, _ in shapes], most, wide, chunk)
         self.size = sum(len(piece.source) for piece in self.pieces)
         self.n_rows = self.processes.count * max(
-            sum(len(where) * self._widths[k][0] for k, where in piece.parts) for piece in self.pieces
+            sum(len(where) * self._widths[k][0] for k, where, _ in piece.parts) for piece in self.pieces
         )
         self._position = np.empty(self.n_groups, int)
         places = np.concatenate([piece.source for piece in self.pieces])
@@ -128,10 +128,19 @@ class Placed:
         """One array per piece (places, ...) as a numpy array (groups, ...) of this process's groups, in their order."""
         return np.concatenate([_local(part) for part in pieces])[self._position]
 
+    def by_bucket(self, pieces: Sequence[Sequence[Any]]) -> list[Any]:
+        """What `run` gave for each bucket of each piece (`Problem.map_buckets`) as one numpy pytree (groups, ...) per
+        bucket, stand-ins left out."""
+        found: list[list[Any]] = [[] for _ in self._buckets]
+        for piece, outputs in zip(self.pieces, pieces, strict=True):
+            for (k, _, count), output in zip(piece.parts, outputs, strict=True):
+                found[k].append(jax.tree.map(lambda leaf, count=count: _local(leaf)[:count], output))
+        return [jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) for outputs in found]
+
     def _load(self, number: int) -> tuple[tuple[Group, ...], Any]:
         """Buckets and weights of a piece on the devices."""
         piece = self.pieces[number]
-        buckets = tuple(_taken(self._buckets[k], where, *self._widths[k]) for k, where in piece.parts)
+        buckets = tuple(_taken(self._buckets[k], where, *self._widths[k]) for k, where, _ in piece.parts)
         weights = np.where(piece.real, self._weights[piece.source], 0.0)
         return self.put((buckets, weights))
 
@@ -232,7 +241,7 @@ def _pieces(problem: Problem, counts: list[int], most: Callable[..., int], wide:
         where = [np.where(r, w, copied[k]) for r, w, (k, _, _) in zip(real, where, parts, strict=True)]
         source = [ours[k][w].reshape(wide, -1) for w, (k, _, _) in zip(where, parts, strict=True)]
         return Piece(
-            tuple((k, w) for w, (k, _, _) in zip(where, parts, strict=True)),
+            tuple((k, w, int(r.sum())) for w, r, (k, _, _) in zip(where, real, parts, strict=True)),
             np.concatenate(source, axis=1).reshape(-1),
             np.concatenate([r.reshape(wide, -1) for r in real], axis=1).reshape(-1),
         )

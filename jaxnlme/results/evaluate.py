@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
+from jaxnlme.model.placed import Placed
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
@@ -31,6 +33,25 @@ def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
     **Arguments:** `times`: how often the rows of the data are computed in one call.
     """
     return compiled(fn, times * binding.data.rows.size, once=True)
+
+
+def by_bucket(fn: Callable[..., list[Any]], fit: Fit, binding: Binding, z: np.ndarray) -> list[Any]:
+    """What `fn(problem, params, z)`, a module's function, returns at the fitted parameters and the effects `z`
+    (groups, random): one pytree (groups, ...) per size bucket, as numpy; in chunks where the fit was made so."""
+    with x64():
+        placed = _placed(fit, binding)
+        _, pieces = placed.run(_of_buckets(fn), on_device(fit.params), placed.spread(z), once=True)
+        return placed.by_bucket(pieces)
+
+
+@functools.cache
+def _of_buckets(fn: Callable) -> Callable:
+    return lambda problem, params, z: ((), fn(problem, params, z))
+
+
+def _placed(fit: Fit, binding: Binding) -> Placed:
+    # Rows stay as they are: whether the model bears more of them is known to `fit` alone.
+    return Placed(binding.problem, chunk=fit.options.get("chunk_groups"), rows=False)
 
 
 def row_column(binding: Binding, pieces: list[Any]) -> np.ndarray:
@@ -147,10 +168,9 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     rung = _rung(fit)
     steps = ModeSearch() if rung is None else rung.search
     with x64():
-        found = once(_search, binding)(
-            on_device(binding.problem), on_device(fit.params), on_device(steps), interaction(fit)
-        )
-    z, curvature, ok = (np.array(part) for part in found)
+        placed = _placed(fit, binding)
+        _, pieces = placed.run(_search, (on_device(fit.params), on_device(steps), interaction(fit)), once=True)
+        z, curvature, ok = (np.array(placed.own(parts)) for parts in zip(*pieces, strict=True))
     lost = which & ~ok
     if lost.any():
         names = some([str(label) for label in binding.data.labels[lost]])
@@ -159,7 +179,8 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     return z, curvature
 
 
-def _search(problem: Problem, params: Params, steps: ModeSearch, interaction: bool) -> tuple[Any, Any, Any]:
+def _search(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    params, steps, interaction = at
     density = problem.density
     zero = jnp.zeros(density.n_effects)
 
@@ -168,4 +189,4 @@ def _search(problem: Problem, params: Params, steps: ModeSearch, interaction: bo
         z, result = conditional_mode(steps, density, params, group, at_zero, zero)
         return z, exact(density, params, z, group, at_zero), result.converged & result.finite
 
-    return problem.map(one)
+    return (), problem.map(one)

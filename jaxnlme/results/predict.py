@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import once, place, row_column
+from jaxnlme.results.evaluate import by_bucket, place, row_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +32,7 @@ def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:
     import pandas as pd
 
     binding, z = place(fit, data, level)
-    with x64():
-        pieces = once(_predictions, binding)(on_device(binding.problem), on_device(fit.params), jnp.asarray(z))
+    pieces = by_bucket(_predictions, fit, binding, z)
     for piece, bucket in zip(pieces, binding.problem.buckets, strict=True):
         if np.shape(piece) != np.shape(bucket.y):
             raise ModelError(
@@ -55,8 +51,7 @@ def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame
     import pandas as pd
 
     binding, z = place(fit, data, level)
-    with x64():
-        pieces = once(_individual, binding)(on_device(binding.problem), on_device(fit.params), jnp.asarray(z))
+    pieces = by_bucket(_individual, fit, binding, z)
     names = pieces[0].names
     columns = list(zip(*(piece.values for piece in pieces), strict=True))
     if not any(np.ndim(part) > 1 for parts in columns for part in parts):

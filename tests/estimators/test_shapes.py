@@ -144,3 +144,16 @@ def test_a_model_that_cannot_bear_padding(fn):
     parameters = [jn.Parameter("level", 1.0, random=True), jn.Parameter("slope", 0.5)]
     fit = jn.fit(jn.NLMEModel(fn, parameters), jn.GroupedData.from_arrays(y, group, {"t": t}), "focei")
     assert fit.converged and fit.values["slope"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_follows_a_fit_in_chunks(first):
+    """Predictions, residuals, modes and parameters of a fit in chunks are those of a fit at once; and another table's
+    use their programs."""
+    table = data(18, 5)
+    whole, chunks = jn.fit(model(), table, "fo"), jn.fit(model(), table, "fo", chunk_groups=5)
+    for ask in (jn.Fit.predict, jn.Fit.residuals, jn.Fit.parameters, lambda fit: fit.random_effects):
+        np.testing.assert_allclose(ask(chunks), ask(whole), rtol=1e-7, atol=1e-9, equal_nan=True)
+    other = jn.fit(model(), data(20, 5, seed=4), "fo")
+    before = calls
+    assert np.isfinite(other.random_effects.to_numpy()).all() and np.isfinite(other.predict()).all()
+    assert calls == before
