@@ -1,0 +1,78 @@
+"""What estimators evaluate, with the model's derivatives read from its jet, is the likelihood and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.estimators.objective import flatten, share
+from jaxnlme.likelihood.named import Rung
+from jaxnlme.model.binding import Binding, bind
+from jaxnlme.model.structural import MOST_PARTIALS, LocalStructural
+from jaxnlme.numerics.jets import count_partials
+from tests.problems import COVARIANCES, ERRORS, OUTCOMES, RUNGS, cheap, decay_data, decay_model, log_rate, slopes
+
+PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
+# Rungs whose model is expanded at one point, in turn.
+TURNS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace")]
+
+sums = cheap(lambda problem, point, modes: share(problem, point, modes)[0])
+
+
+def agree(binding: Binding, rung: Rung, template: jn.Params) -> None:
+    """The estimators' value and gradient against those of the public likelihood, at a point away from the starts."""
+    x = np.asarray(flatten(template))
+    x = x + np.random.default_rng(len(x)).uniform(-0.15, 0.15, len(x))
+    problem = jax.tree.map(jnp.asarray, binding.problem)
+    found = sums(problem, (rung, template, x), jnp.zeros((problem.n_groups, problem.density.n_effects)))
+    value, gradient = slopes(binding.problem, rung, template, x[None])
+    assert np.isfinite(gradient).all()
+    # The same derivatives by two programs, at modes found to 1e-12: rounding.
+    assert -float(found.value) == pytest.approx(float(value[0]), rel=1e-11)
+    np.testing.assert_allclose(-found.gradient, gradient[0], rtol=0, atol=1e-9 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize(("number", "error", "covariance"), [(k, *pair) for k, pair in enumerate(PAIRS)])
+def test_every_error_model(number: int, error: str, covariance: str) -> None:
+    spec, psi = COVARIANCES[covariance]
+    binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
+    for name in TURNS[number % 3]:
+        agree(binding, RUNGS[name], binding.params(psi=0.3 * psi))
+
+
+def test_an_outcome_of_the_users_own() -> None:
+    rng = np.random.default_rng(0)
+    data = jn.GroupedData.from_arrays(rng.poisson(2.0, 20), np.repeat(np.arange(5), 4), {"t": rng.uniform(0, 1, 20)})
+    model = jn.NLMEModel(log_rate, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=OUTCOMES["poisson"])
+    binding = bind(model, data)
+    agree(binding, RUNGS["Laplace"], binding.start)
+
+
+def varying(phi: Any, x: Any) -> Any:
+    return phi.a * jnp.exp(-phi.c * x.t)
+
+
+def many(phi: Any, x: Any) -> Any:
+    return sum((phi[k] * x.t**k / (1 + k) for k in range(len(phi))), jnp.zeros(()))
+
+
+def test_where_no_jet_is_made() -> None:
+    """A parameter that varies within its group, and more parameters than a jet pays for."""
+    data = decay_data()
+    within = [
+        jn.Parameter("a", 4.0, "log", random=True, covariates=["kind"]),
+        jn.Parameter("c", 0.3, "log", random=True),
+    ]
+    plenty = [jn.Parameter(f"p{k}", 1.0, random=k < 2) for k in range(8)]
+    assert count_partials(len(plenty), 2) > MOST_PARTIALS
+    for structure, parameters in ((varying, within), (many, plenty)):
+        binding = bind(jn.NLMEModel(structure, parameters, error=jn.error.constant(0.3)), data)
+        group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])
+        local = binding.density.around(binding.start, jnp.zeros(2), group, 2)
+        assert not isinstance(local.structural, LocalStructural)
+        agree(binding, RUNGS["FOCEI"], binding.start)
