@@ -79,7 +79,7 @@ class Checkpoint:
 
     def due(self) -> bool:
         """Whether a running fit should write now; every process says the same."""
-        return self.processes.everyone(time.monotonic() - self._written > self._pause)[0]
+        return self.processes.any(time.monotonic() - self._written > self._pause)
 
     def write(self, standing: Standing) -> None:
         """Replaces the file, which is whole at every moment."""

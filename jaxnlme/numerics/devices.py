@@ -97,13 +97,21 @@ class Processes:
         found = np.asarray(process_allgather(padded))
         return [pickle.loads(row[:size].tobytes()) for row, size in zip(found, sizes, strict=True)]
 
+    def largest(self, value: int) -> int:
+        """The largest of the values of every process."""
+        if self.count == 1:
+            return int(value)
+        from jax.experimental.multihost_utils import process_allgather
+
+        return int(np.max(process_allgather(np.array([value], np.int32))))
+
     def any(self, value: bool) -> bool:
         """Whether the value is true in any of every process."""
-        return any(self.everyone(bool(value)))
+        return self.largest(bool(value)) == 1
 
     def all(self, value: bool) -> bool:
         """Whether the value is true in every process."""
-        return all(self.everyone(bool(value)))
+        return self.largest(not value) == 0
 
     def concatenate(self, values: np.ndarray) -> np.ndarray:
         """The arrays of every process one after the other."""
@@ -118,11 +126,10 @@ class Processes:
             result = work()
         except Exception as error:
             raised = error
+        if not self.any(raised is not None):
+            return result
         found = self.everyone(None if raised is None else (type(raised).__name__, str(raised)))
         if raised is not None:
             raise raised
-        for number, fault in enumerate(found):
-            if fault is not None:
-                kind = getattr(errors, fault[0], RuntimeError)
-                raise kind(f"in process {number}: {fault[1]}")
-        return result
+        number, (name, message) = next((k, fault) for k, fault in enumerate(found) if fault is not None)
+        raise getattr(errors, name, RuntimeError)(f"in process {number}: {message}")
