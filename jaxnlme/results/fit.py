@@ -22,6 +22,11 @@ from jaxnlme.results.inference import Information, estimates_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.refits.bootstrap import Bootstrap
+    from jaxnlme.refits.jackknife import Jackknife
+    from jaxnlme.refits.multistart import Multistart
+    from jaxnlme.refits.profile import Profile
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitStatus:
@@ -271,6 +276,30 @@ class Fit:
         from jaxnlme.diagnostics.residuals import residuals
 
         return residuals(self, kinds)
+
+    def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        from jaxnlme.refits.bootstrap import bootstrap
+
+        return bootstrap(self, n, **options)
+
+    def jackknife(self, **options: Any) -> Jackknife:
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        from jaxnlme.refits.jackknife import jackknife
+
+        return jackknife(self, **options)
+
+    def multistart(self, n: int = 64, **options: Any) -> Multistart:
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        from jaxnlme.refits.multistart import multistart
+
+        return multistart(self, n, **options)
+
+    def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        from jaxnlme.refits.profile import profile
+
+        return profile(self, names, **options)
 
     @property
     def plot(self) -> Any:

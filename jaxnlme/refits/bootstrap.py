@@ -1,0 +1,301 @@
+"""The bootstrap: a fit repeated on resampled groups, or on responses drawn from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.estimators.lanes import Outcomes
+from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.compiling import compiled
+from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
+from jaxnlme.results._tables import Table, html_table, text_table, wrap
+from jaxnlme.results.fit import Fit
+from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
+from jaxnlme.results.summary import _number as number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("case", "parametric")
+INTERVALS = ("percentile", "basic", "normal", "bca")
+# Responses are drawn for so many replicates at once.
+DRAWN = 32
+
+
+@named_options
+def bootstrap(
+    fit: Fit,
+    n: int = 500,
+    *,
+    seed: int = 0,
+    kind: str = "case",
+    by: str | None = None,
+    max_iterations: int = 100,
+    width: int | None = None,
+    progress: bool | None = None,
+) -> Bootstrap:
+    """`n` refits of a fit, all in one compiled program.
+
+    **Arguments:**
+
+    - `kind`: "case" draws groups with replacement, as many as there are (those of weight zero aside): a group drawn c
+      times has c times its own weight, so that no data are copied. "parametric" draws responses from the fitted model,
+      those of `fit.simulate(n, seed)`.
+    - `by`: a group-level column within whose levels groups are drawn ("case").
+    - `seed`: replicate r depends on (seed, r) and the groups' labels alone, not on n, the order of groups or `width`.
+    - `max_iterations` of a refit; `width`: how many run side by side, None chooses by memory; `progress` as in `fit`.
+
+    Refits start from the estimates and conditional modes of the fit. Variances estimated as zero are opened again.
+    **Returns:** a Bootstrap.
+    **Errors:** FitError where the fit did not converge; OptionError; ModelError where responses cannot be drawn.
+    **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, Chapman and Hall; for mixed models Thai,
+    Mentre, Holford, Veyrat-Follet and Comets (2013), Pharmaceutical Statistics 12, 129-140.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"kind {kind!r} of bootstrap is not known; {near_matches(kind, KINDS)}")
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 2:
+        raise OptionError(f"n, the number of replicates, must be a whole number >= 2; received {n!r}.")
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise OptionError(f"seed must be a whole number >= 0; received {seed!r}.")
+    if by is not None and kind != "case":
+        raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
+    refits = Refits(fit, "a bootstrap", max_iterations)
+    own = _case(refits, seed, _strata(fit, by)) if kind == "case" else _parametric(refits, seed, n)
+    out = refits.run(
+        own,
+        np.tile(refits.x, (n, 1)),
+        metrics=refits.metrics,
+        width=width,
+        progress=progress,
+        name="bootstrap",
+    )
+    return _record(refits, out, kind, seed, by)
+
+
+def case_weights(labels: list[str], seed: int, replicate: int, strata: np.ndarray) -> np.ndarray:
+    """How often each group (groups,) is drawn in one replicate, as many groups of each stratum as it has.
+
+    **Arguments:** `labels`, by whose order the draws are handed out; `strata` (groups,) int, negative: never drawn.
+    """
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, replicate], np.uint64)))
+    counts = np.zeros(len(labels))
+    for level in range(int(strata.max(initial=-1)) + 1):
+        members = np.flatnonzero(strata == level)
+        members = members[np.argsort(np.array([labels[k] for k in members]), kind="stable")]
+        counts[members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)))
+    return counts
+
+
+def _strata(fit: Fit, by: str | None) -> np.ndarray:
+    """The stratum of each group (groups,), -1 for one of weight zero."""
+    data = fit.data
+    counts = data.weights != 0
+    if by is None:
+        return np.where(counts, 0, -1)
+    columns = data.v | {name: column for name, column in data.text.items() if column.ndim == 1}
+    if by not in columns:
+        raise OptionError(f"by={by!r} is no group-level column of the data; {near_matches(by, columns)}")
+    _, level = np.unique(np.asarray(columns[by]).astype(str), return_inverse=True)
+    return np.where(counts, level, -1)
+
+
+def _case(refits: Refits, seed: int, strata: np.ndarray) -> Callable[[np.ndarray], Problem]:
+    weights = np.asarray(refits.problem.weights, float)
+    labels = [str(label) for label in refits.fit.data.labels]
+
+    def own(indices: np.ndarray) -> Problem:
+        counts = np.array([case_weights(labels, seed, int(r), strata) for r in indices])
+        return refits.own(lambda p: p.weights, counts * weights)
+
+    return own
+
+
+def _parametric(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray], Problem]:
+    problem = refits.problem
+    check_sampler(problem.density)
+    size = min(DRAWN, n)
+    draw = compiled(_draws, size * problem.n_rows, once=True)
+    given = on_device((problem, refits.template))
+    blocks: dict[int, list[np.ndarray]] = {}
+
+    def block(k: int) -> list[np.ndarray]:
+        if k not in blocks:
+            blocks.clear()  # jobs are handed out in order
+            drawn = draw(*given, as_key(seed), np.arange(k * size, (k + 1) * size))
+            seen = [(bucket.x.observed, bucket.y) for bucket in problem.buckets]
+            blocks[k] = [np.where(o, np.asarray(new), y) for (o, y), new in zip(seen, drawn, strict=True)]
+        return blocks[k]
+
+    def own(indices: np.ndarray) -> Problem:
+        rows = [[leaf[r % size] for leaf in block(int(r) // size)] for r in indices]
+        responses = [np.stack(column) for column in zip(*rows, strict=True)]
+        return refits.own(lambda p: [bucket.y for bucket in p.buckets], responses)
+
+    return own
+
+
+def _draws(problem: Problem, params: Any, key: Any, replicates: Any) -> Any:
+    return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(jnp.asarray(replicates))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """What a bootstrap found. Values are on the scale of `fit.values`: typical values on their natural scale, SDs,
+    correlations, error parameters.
+
+    **Fields:** `fit`; `kind`, `seed`, `by`; `replicates`, a row a replicate: the values by name (NaN where the refit
+    failed), `log_likelihood` (of the resampled data), `status`, `iterations`, `evaluations`; `sentences`.
+    """
+
+    fit: Fit
+    kind: str
+    seed: int
+    by: str | None
+    replicates: pd.DataFrame
+    sentences: tuple[str, ...]
+
+    @property
+    def converged(self) -> pd.Series:
+        """Which replicates came to a maximum."""
+        return self.replicates["status"] == "converged"
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """The values of the replicates that converged."""
+        return self.replicates.loc[self.converged, self._moving]
+
+    @property
+    def _moving(self) -> list[str]:
+        fixed = self.fit.estimates["fixed"]
+        return [name for name in self.fit.values if not fixed[name]]
+
+    @property
+    def estimates(self) -> pd.Series:
+        """The fit's own values."""
+        import pandas as pd
+
+        return pd.Series({name: self.fit.values[name] for name in self._moving}, name="estimate")
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard deviations of the replicates (divisor n - 1)."""
+        return self.values.std(ddof=1).rename("se")
+
+    @property
+    def bias(self) -> pd.Series:
+        """Mean of the replicates minus the estimate."""
+        return (self.values.mean() - self.estimates).rename("bias")
+
+    @property
+    def correlation(self) -> pd.DataFrame:
+        """Correlations between the estimates, over replicates."""
+        return self.values.corr()
+
+    def intervals(self, level: float = 0.95, kind: str = "percentile", jackknife: Any = None) -> pd.DataFrame:
+        """Confidence intervals, with columns `estimate`, `lower`, `upper`.
+
+        With q(p) the quantiles of the replicates, t the estimate, a = (1 - level) / 2: "percentile" q(a), q(1 - a);
+        "basic" 2 t - q(1 - a), 2 t - q(a); "normal" t - bias -+ z se; "bca", corrected for bias and acceleration, the
+        latter from the jackknife (`jackknife`, a record of `fit.jackknife()`, made here where None), for kind "case".
+
+        **Source:** Efron and Tibshirani (1993), chapters 13 and 14 (equations 14.9 to 14.15); Davison and Hinkley
+        (1997), Bootstrap Methods and their Application, chapter 5 ("basic").
+        """
+        import pandas as pd
+        from scipy.special import ndtri
+
+        if kind not in INTERVALS:
+            raise OptionError(f"kind {kind!r} of intervals is not known; {near_matches(kind, INTERVALS)}")
+        if not 0.0 < level < 1.0:
+            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        values, estimate = self.values, self.estimates
+        if len(values) < 2:
+            raise OptionError("fewer than two replicates converged: there is nothing to take intervals of.")
+        low, high = 0.5 - level / 2.0, 0.5 + level / 2.0
+        if kind == "normal":
+            reach = float(ndtri(high)) * self.se
+            lower, upper = estimate - self.bias - reach, estimate - self.bias + reach
+        elif kind == "bca":
+            if self.kind != "case":
+                raise OptionError("'bca' takes its acceleration from the jackknife, which suits kind='case' alone.")
+            jackknife = self.fit.jackknife(progress=False) if jackknife is None else jackknife
+            ends = {name: _bca(values[name], estimate[name], jackknife.values[name], (low, high)) for name in values}
+            lower, upper = (pd.Series({name: pair[k] for name, pair in ends.items()}) for k in (0, 1))
+        else:
+            lower, upper = values.quantile(low), values.quantile(high)
+            if kind == "basic":
+                lower, upper = 2.0 * estimate - upper, 2.0 * estimate - lower
+        return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper}).loc[list(estimate.index)]
+
+    def __str__(self) -> str:
+        lines = [line for sentence in self.sentences for line in wrap(sentence)]
+        return "\n".join([*lines, "", *text_table(self._table())])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
+        return f"<div>{said}{html_table(self._table())}</div>"
+
+    def _table(self) -> Table:
+        rows = []
+        enough = len(self.values) > 1
+        ends = self.intervals() if enough else None
+        for name, estimate in self.estimates.items():
+            cells = [str(name), number(estimate)]
+            if ends is not None:
+                cells += [number(self.bias[name]), number(self.se[name])]
+                cells.append(f"[{number(ends.lower[name])}, {number(ends.upper[name])}]")
+            else:
+                cells += ["", "", ""]
+            rows.append(cells)
+        return Table("Values on their natural scale", ("", "estimate", "bias", "se", "95% percentiles"), rows)
+
+
+def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: tuple[float, float]) -> list[float]:
+    """BCa ends: quantiles at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z0 from the share of replicates below the estimate
+    (ties count half), a from the jackknife's third moment."""
+    from scipy.special import ndtr, ndtri
+
+    below = float(np.mean(values < estimate) + 0.5 * np.mean(values == estimate))
+    z0 = float(ndtri(np.clip(below, 0.5 / len(values), 1.0 - 0.5 / len(values))))
+    gap = np.asarray(deleted.mean() - deleted.dropna())
+    square = float(np.sum(gap**2))
+    a = float(np.sum(gap**3)) / (6.0 * square**1.5) if square > 0 else 0.0
+    out = []
+    for p in probabilities:
+        z = z0 + float(ndtri(p))
+        out.append(float(np.quantile(values, ndtr(z0 + z / (1.0 - a * z)))))
+    return out
+
+
+def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None) -> Bootstrap:
+    fit, table = refits.fit, refits.values(out)
+    status = words(out)
+    table["log_likelihood"] = np.where(ended(out), out.log_likelihood, np.nan)
+    table["status"], table["iterations"], table["evaluations"] = status, out.iterations, out.evaluations
+    table.index.name = "replicate"
+    ran = int(out.done.sum())
+    drawn = "groups drawn with replacement" if kind == "case" else "responses drawn from the fit"
+    within = f" within levels of {by}" if by is not None else ""
+    good = int(np.sum(status == "converged"))
+    sentences = [
+        f"Bootstrap of a fit by {fit.method}: {drawn}{within}, seed {seed}; {good} of {ran} replicates converged."
+    ]
+    sentences += failures(status, "replicates")
+    if ran and good < 0.9 * ran:
+        sentences.append("So many failed that what the others say may be far off: try a simpler model.")
+    zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]
+    if zeros:
+        parts = ", ".join(f"{name} in {int((table[name] == 0).sum())}" for name in zeros)
+        sentences.append(f"Estimated as zero: {parts} replicates.")
+    return Bootstrap(fit, kind, seed, by, table, tuple(sentences))
