@@ -110,17 +110,18 @@ class Checkpoint:
         # Files of several processes may be an iteration apart where a run was cut off: the first one's point counts,
         # and modes of another point near by are starts as good.
         first = self.processes.everyone(own)[0]
-        if first is None or not self.processes.all(own is not None):
+        there = self.processes.all(own is not None)
+        if not there or first is None or own is None:
             return None
         about, arrays = first
         self.rest = own[1]["rest"]
         state = None
         if "log_likelihood" in arrays:
             bfgs, minimiser = (
-                kind(**{field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)})
+                {field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)}
                 for part, kind in (("bfgs", BFGSState), ("minimiser", BFGS))
             )
-            state = MarginalState(bfgs, minimiser, None, arrays["log_likelihood"])
+            state = MarginalState(BFGSState(**bfgs), BFGS(**minimiser), None, arrays["log_likelihood"])
         names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
         told = {name: about[name] for name in names}
         return Standing(arrays["x"], own[1]["modes"], arrays["free"], state, **told)

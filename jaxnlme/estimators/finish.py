@@ -27,7 +27,7 @@ def finish(session: Session, with_information: bool) -> Verdict:
         fix_collapsed(session, session.collapsed)
     try:
         matrix, decrement = _rounds(session, with_information)
-        session.save(finished=not session.halted)
+        session.processes.together(lambda: session.save(finished=not session.halted))
     except KeyboardInterrupt:
         session.interrupted = True
         matrix, decrement = None, np.inf
@@ -44,7 +44,7 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
     collapsed, kept = session.collapsed, session.kept
     for _ in range(ROUNDS):
         session.minimise()
-        session.save()
+        session.processes.together(session.save)
         if session.halted or session.exhausted or not np.isfinite(session.best.value):
             return None, np.inf
         if _fresh_modes(session):

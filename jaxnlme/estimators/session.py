@@ -105,8 +105,9 @@ class Session:
         self.collapsed: set[int] = set()
         self.kept: set[int] = set()
         self.checkpoint = checkpoint
-        self.resumed = checkpoint is not None and checkpoint.standing is not None
-        modes = self._restore(checkpoint.standing) if self.resumed else self.zero_modes()
+        standing = None if checkpoint is None else checkpoint.standing
+        self.resumed = standing is not None
+        modes = self.zero_modes() if standing is None else self._restore(standing)
         self.best = self.evaluate(self.x, modes)
 
     def zero_modes(self) -> list[Any]:
@@ -196,7 +197,7 @@ class Session:
         stopped = self.processes.together(lambda: [bool(callback(entry)) for callback in self.callbacks])
         self.stopped = self.processes.any(any(stopped))
         if self.checkpoint is not None and self.checkpoint.due():
-            self.save()
+            self.processes.together(self.save)
 
     def save(self, finished: bool = False) -> None:
         """Writes the checkpoint, where there is one."""

@@ -65,7 +65,7 @@ def pooled_start(
         return params, "The pooled start failed (not finite); the fit began from the model's own starts."
     data, processes = binding.data, placed.processes
     seen = sum(processes.everyone(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
-    beta, free_block = jax.tree.map(np.asarray, unravel(end))
+    beta, free_block = jax.tree.map(np.asarray, unravel(jnp.asarray(end)))
     pooled = Params(beta, params.covariance, params.error, free_block)
     scaled = scaled_error_start(binding, pooled, float(np.sqrt(square / max(seen, 1e-300))), given)
     return scaled, "Started from a pooled fit without random effects."

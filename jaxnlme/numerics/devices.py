@@ -105,13 +105,13 @@ class Processes:
 
         return int(np.max(process_allgather(np.array([value], np.int32))))
 
-    def any(self, value: bool) -> bool:
+    def any(self, value: Any) -> bool:
         """Whether the value is true in any of every process."""
-        return self.largest(bool(value)) == 1
+        return self.largest(int(bool(value))) == 1
 
-    def all(self, value: bool) -> bool:
+    def all(self, value: Any) -> bool:
         """Whether the value is true in every process."""
-        return self.largest(not value) == 0
+        return self.largest(int(not value)) == 0
 
     def concatenate(self, values: np.ndarray) -> np.ndarray:
         """The arrays of every process one after the other."""
