@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +28,18 @@ def curve(phi, x, v):
 def model(**options):
     parameters = [
         jn.Parameter("top", 8.0, transform="log", random=True, covariates=["center(size)", "sex"]),
-        jn.Parameter("rate", 0.5, transform="log", random=True),
+        jn.Parameter("rate", 0.5, transform="log", random=True, prior=jn.priors.Normal(-0.9, 0.5)),
     ]
     return jn.NLMEModel(curve, parameters, error=jn.error.constant(by="lab"), **options)
+
+
+class Curve(eqx.Module):
+    """The same with a shape in the free block."""
+
+    shape: jax.Array
+
+    def __call__(self, phi, x, v):
+        return curve(phi, x, v) * (1.0 + self.shape[0] * jnp.exp(-x.t)) + self.shape[1]
 
 
 def table(groups=23, rows=7, seed=3):
@@ -47,8 +57,10 @@ def table(groups=23, rows=7, seed=3):
     return {"id": group, "y": y, "t": t, "size": size[group], "sex": sex[group], "lab": lab}
 
 
-def data(which=None, **options):
+def data(which=None, bad=False, **options):
     columns = table(**options)
+    if bad:
+        columns["t"] = np.where(columns["id"] == 4, -1e6, columns["t"])
     if which is not None:
         keep = np.isin(columns["id"], which)
         columns = {name: values[keep] for name, values in columns.items()}
@@ -85,8 +97,15 @@ def on_devices():
     mesh = jax.make_mesh((4,), ("groups",))
     ways = {"one": {}, "three": {"devices": 3}, "mesh": {"devices": mesh}, "chunks": {"chunk_groups": 5}}
     ways |= {"both": {"chunk_groups": 5, "devices": jax.devices()[:2]}, "pooled": {"starts": "pooled"}}
-    ways |= {"pooled on all": {"starts": "pooled", "devices": "all"}}
-    return {name: told(jn.fit(model(), data(), "focei", **way)) for name, way in ways.items()}
+    ways |= {"left out": {"on_bad_group": "leave out"}, "pooled on all": {"starts": "pooled", "devices": "all"}}
+    found = {name: told(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()}
+    with jax.enable_x64(True):
+        free = jn.NLMEModel(Curve(jnp.array([0.1, 0.0])), model().parameters)
+    weighted = data().with_weights(np.arange(23) % 4)
+    for name, way in {"free": {}, "free on two": {"devices": 2}, "free in chunks": {"chunk_groups": 9}}.items():
+        fit = jn.fit(free, weighted, "focei", tolerance=1e-12, **way)
+        found[name] = told(fit) | {"free": fit.params.free.shape.tolist()}
+    return found
 
 
 def too_many():
@@ -145,6 +164,9 @@ def one_of_two(index, address):
     own = np.arange(14) if index == 0 else np.arange(14, 23)
     found = {"fit": told(jn.fit(model(), data(own), "focei", devices="all"))}
     found["pooled"] = told(jn.fit(model(), data(own), "focei", devices="all", starts="pooled", chunk_groups=3))
+    found["left out"] = told(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
+    begun = jn.fit(model(), data(own, bad=True), "focei", devices="all")
+    found["stillborn"] = list(begun.status.sentences)
     stops = {"asked": False}
 
     def stop(iteration):

@@ -70,6 +70,15 @@ def test_the_pooled_start_on_several_devices(devices):
     assert_same(devices["pooled on all"], devices["pooled"])
 
 
+@pytest.mark.parametrize("way", ["free on two", "free in chunks"])
+def test_a_free_block_and_weights(devices, way):
+    """Weights inside the model are judged by the minimiser alone, which stops within its tolerance."""
+    found, expected = devices[way], devices["free"]
+    assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-9)
+    assert found["free"] == pytest.approx(expected["free"], abs=1e-6)
+    assert found["estimates"] == pytest.approx(expected["estimates"], abs=1e-6)
+
+
 def test_the_pure_functions_of_a_problem_dealt_out_by_the_user(devices):
     value, apart, end, end_apart = devices["sharded"]["values"]
     assert apart == pytest.approx(value, **SAME) and end_apart == pytest.approx(end, **SAME)
@@ -102,6 +111,15 @@ def test_two_processes_stop_and_fail_together(processes):
         assert found["stopped"]["iterations"] == 4
         assert found["shared group"].startswith("DataError: group 13 is in process 0 and in process 1")
         assert "no more" in found["callback"]
+
+
+def test_a_bad_group_of_one_process(devices, processes):
+    """Both go on without it, or do not begin."""
+    for found in processes:
+        assert_same(found["left out"], devices["left out"])
+        assert "Left out at your request: group 4." in found["left out"]["status"]
+        assert "for group 4. Mend the model" in found["stillborn"][1]
+    assert 4 not in processes[0]["left out"]["labels"] and len(processes[1]["left out"]["labels"]) == 9
 
 
 def test_two_processes_resume_together(devices, processes):
