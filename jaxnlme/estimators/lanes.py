@@ -93,19 +93,21 @@ class Outcomes:
 
     def rows(self, which: np.ndarray) -> Outcomes:
         """The outcomes of the jobs `which` (indices)."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Outcomes(**{k: v[which] if isinstance(v, np.ndarray) else v for k, v in fields.items()})
+        new: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            new[field.name] = value[which] if isinstance(value, np.ndarray) else value
+        return Outcomes(**new)
 
     def replaced(self, which: np.ndarray, other: Outcomes) -> Outcomes:
         """These outcomes with the rows `which` (indices) of `other` (as many rows) in their place."""
-        arrays = {}
+        new: dict[str, Any] = {"interrupted": self.interrupted or other.interrupted}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
-                value = value.copy()
-                value[which] = getattr(other, field.name)
-                arrays[field.name] = value
-        return Outcomes(**arrays, interrupted=self.interrupted or other.interrupted)
+                new[field.name] = value.copy()
+                new[field.name][which] = getattr(other, field.name)
+        return Outcomes(**new)
 
 
 class Lanes(eqx.Module):
@@ -151,8 +153,8 @@ def run_lanes(
     has ended.
     """
     n_jobs, n = jobs.x.shape
-    expected = n_jobs if expected is None else expected
-    width = width_for(expected, problem.n_rows) if width is None else width
+    total = n_jobs if expected is None else expected
+    width = width_for(total, problem.n_rows) if width is None else width
     out = _blank_outcomes(n_jobs, n)
     line = _Line(progress, name, n_jobs)
     shared, template, estimator = on_device((problem, template, estimator))
@@ -160,7 +162,7 @@ def run_lanes(
     which = np.zeros(n_jobs, int) if jobs.metric is None else jobs.metric
     metrics, modes = on_device((np.asarray(metrics, float), np.asarray(jobs.modes, float)))
     # `compiled` reckons with fifty runs of its program.
-    advance = compiled(_advance, expected * evaluations * problem.n_rows // 50)
+    advance = compiled(_advance, total * evaluations * problem.n_rows // 50)
     lanes = on_device(_blank_lanes(width, n, modes.shape))
     held, queue = np.full(width, -1), 0
     # Lanes without a job hold the first one's numbers, and are never run.
@@ -318,15 +320,19 @@ def _store(out: Outcomes, jobs: np.ndarray, lanes: np.ndarray, held: Lanes) -> N
 
 
 def _blank_outcomes(n_jobs: int, n: int) -> Outcomes:
-    nan = [np.full(n_jobs, np.nan) for _ in range(4)]
-    zero = [np.zeros(n_jobs, int) for _ in range(3)]
-    return Outcomes(np.full((n_jobs, n), np.nan), *nan, *zero, np.zeros(n_jobs, bool))
+    def nan(*shape: int) -> np.ndarray:
+        return np.full((n_jobs, *shape), np.nan)
+
+    def zero(dtype: Any = int) -> np.ndarray:
+        return np.zeros(n_jobs, dtype)
+
+    return Outcomes(nan(n), nan(), nan(), nan(), nan(), zero(), zero(), zero(), zero(bool))
 
 
 def _blank_lanes(width: int, n: int, modes: tuple[int, ...]) -> Lanes:
-    """Lanes that hold nothing yet."""
+    """Lanes that hold nothing yet (numpy)."""
 
-    def zeros(*shape, dtype: Any = float):
+    def zeros(*shape: int, dtype: Any = float) -> Any:
         return np.zeros((width, *shape), dtype)
 
     bfgs = BFGSState(

@@ -26,7 +26,8 @@ from jaxnlme.results.fit import Fit
 if TYPE_CHECKING:
     import pandas as pd
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 # Predicted gain at which a lane ends: a quarter of a millionth of a standard error from its maximum. A fit is polished
 # by Newton steps with its information matrix; lanes get there by the last, superlinear steps of their minimiser.
 TOLERANCE = 1e-12

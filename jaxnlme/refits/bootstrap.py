@@ -228,7 +228,7 @@ class Bootstrap:
             if self.kind != "case":
                 raise OptionError("'bca' takes its acceleration from the jackknife, which suits kind='case' alone.")
             jackknife = self.fit.jackknife(progress=False) if jackknife is None else jackknife
-            ends = {name: _bca(values[name], estimate[name], jackknife.values[name], (low, high)) for name in values}
+            ends = {n: _bca(values[n], estimate[n], jackknife.values[n], (low, high)) for n in self._moving}
             lower, upper = (pd.Series({name: pair[k] for name, pair in ends.items()}) for k in (0, 1))
         else:
             lower, upper = values.quantile(low), values.quantile(high)
@@ -250,8 +250,8 @@ class Bootstrap:
         rows = []
         enough = len(self.values) > 1
         ends = self.intervals() if enough else None
-        for name, estimate in self.estimates.items():
-            cells = [str(name), number(estimate)]
+        for name in self._moving:
+            cells = [name, number(self.fit.values[name])]
             if ends is not None:
                 cells += [number(self.bias[name]), number(self.se[name])]
                 cells.append(f"[{number(ends.lower[name])}, {number(ends.upper[name])}]")

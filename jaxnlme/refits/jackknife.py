@@ -134,7 +134,7 @@ class Jackknife:
 
     def _tables(self) -> list[Table]:
         bias, se = self.bias, self.se
-        rows = [[str(n), number(e), number(bias[n]), number(se[n])] for n, e in self.estimates.items()]
+        rows = [[n, number(self.fit.values[n]), number(bias[n]), number(se[n])] for n in self._moving]
         first = Table("Values on their natural scale", ("", "estimate", "bias", "se"), rows)
         names = [str(name) for name in self._moving]
         influence = self.influence.head(SHOWN)

@@ -259,7 +259,7 @@ def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Pro
             rows.append(row | {f"{n}" if n not in row else f"values.{n}": v for n, v in values.items()})
             status.append(trace.status[j])
         (lower, below), (upper, above) = trace.end(-1), trace.end(1)
-        natural = np.isfinite(wald.loc[name, "value"])
+        natural = bool(wald["value"].notna()[name])
         ends[name] = {
             "estimate": fit.values[name],
             "lower": lower,
