@@ -1,4 +1,4 @@
-"""Two fits that the tests of this folder share: five orange trees, and the linear growth of rats' bodies in miniature."""
+"""Two fits that the tests of this folder share: five orange trees, and a linear mixed model of twelve groups."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+"""Profile likelihood: the ends of intervals against refits with the value held there, and against the closed form."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import chi2
+
+import jaxnlme as jn
+from tests.estimators import catalogue
+from tests.refits.conftest import lines
+
+matplotlib.use("Agg")
+QUANTILE = chi2.ppf(0.95, 1)
+
+
+@pytest.fixture(scope="module")
+def trees(orange):
+    return orange.profile()
+
+
+def test_a_refit_with_the_value_held_at_an_end(orange, trees):
+    """Its deviance is the quantile of chi-squared."""
+    assert list(trees.intervals.index) == list(orange.values)
+    assert not trees.intervals["note"].any()
+    for end in ("lower", "upper"):
+        held = trees.intervals.loc["xmid", end]
+        parameters = [jn.Parameter("xmid", held, fix=True) if p.name == "xmid" else p for p in orange.model.parameters]
+        refit = jn.fit(jn.NLMEModel(catalogue.sslogis, parameters, error="constant"), orange.data, "focei").throw()
+        assert 2 * (orange.log_likelihood - refit.log_likelihood) == pytest.approx(QUANTILE, abs=1e-3)
+        sd = trees.intervals.loc["sd(Asym)", end]
+        held_psi = jn.NLMEModel(
+            catalogue.sslogis, orange.model.parameters, error="constant", psi=[[sd**2]], fix_psi=True
+        )
+        refit = jn.fit(held_psi, orange.data, "focei").throw()
+        assert 2 * (orange.log_likelihood - refit.log_likelihood) == pytest.approx(QUANTILE, abs=1e-3)
+
+
+def test_the_table_of_a_profile(orange, trees):
+    own = trees.table[trees.table.parameter == "scal"]
+    assert (own["status"] == "converged").all()
+    assert own["value"].is_monotonic_increasing and own["zeta"].is_monotonic_increasing
+    np.testing.assert_allclose(own["value"], own["scal"], rtol=1e-12)
+    np.testing.assert_allclose(own["zeta"] ** 2, own["deviance"], atol=1e-9)
+    np.testing.assert_allclose(own["deviance"], 2 * (orange.log_likelihood - own["log_likelihood"]), atol=1e-8)
+    # Close to the estimate the likelihood is quadratic, and Wald's interval is right.
+    narrow = orange.profile("scal", level=0.1).intervals.loc["scal"]
+    half = 0.5 * (narrow["upper"] - narrow["lower"])
+    assert half == pytest.approx(0.5 * (narrow["wald upper"] - narrow["wald lower"]), rel=5e-3)
+    axes = trees.plot()
+    assert len(axes) == 5 and axes[0].get_xlabel() == "Asym"
+    assert trees.plot(axes)[0] is axes[0]
+
+
+def closed_form(data: jn.GroupedData):
+    """-2 log L of the linear mixed model, a function of (mu, slope, log sd, log sd, atanh r, log a)."""
+    t = np.stack([np.ones(6), np.arange(6.0)], axis=1)
+
+    def deviance(p):
+        sd, r = np.exp(p[2:4]), np.tanh(p[4])
+        psi = np.outer(sd, sd) * np.array([[1.0, r], [r, 1.0]])
+        v = t @ psi @ t.T + np.exp(2 * p[5]) * np.eye(6)
+        residual = data.y - p[:2] @ t.T
+        sign, logdet = np.linalg.slogdet(v)
+        quadratic = np.sum(residual * np.linalg.solve(v, residual.T).T)
+        return len(residual) * (logdet + 6 * np.log(2 * np.pi)) + quadratic
+
+    return deviance
+
+
+@pytest.fixture(scope="module")
+def profiled(line):
+    return line.profile()
+
+
+@pytest.mark.parametrize("name", ["sd(mu)", "sd(slope)", "corr(mu, slope)", "slope", "a"])
+def test_a_full_psi_against_the_closed_form(line, profiled, name):
+    """SDs and correlations are no coordinates of a Cholesky factor; here the profile is minimised anew by scipy."""
+    deviance = closed_form(line.data)
+    v = line.values
+    start = [v["mu"], v["slope"], np.log(v["sd(mu)"]), np.log(v["sd(slope)"]), np.arctanh(v["corr(mu, slope)"])]
+    start = np.array([*start, np.log(v["a"])])
+    assert deviance(start) == pytest.approx(-2 * line.log_likelihood, abs=1e-8)
+    index = ["mu", "slope", "sd(mu)", "sd(slope)", "corr(mu, slope)", "a"].index(name)
+    inward = (lambda x: x) if index < 2 else np.arctanh if index == 4 else np.log
+    for end in ("lower", "upper"):
+        held = float(inward(profiled.intervals.loc[name, end]))
+        rest = np.delete(np.arange(6), index)
+
+        def held_deviance(free, held=held, rest=rest):
+            p = np.empty(6)
+            p[index], p[rest] = held, free
+            return deviance(p)
+
+        best = minimize(held_deviance, start[rest], method="BFGS", options={"gtol": 1e-7})
+        assert best.fun - deviance(start) == pytest.approx(QUANTILE, abs=1e-3)
+
+
+def test_open_ends_and_zero_variances():
+    """No variance of the slopes: its interval begins at zero."""
+    model = jn.NLMEModel(
+        catalogue.line, [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
+    )
+    fit = jn.fit(model, lines(slope_sd=0.0, seed=8), "focei").throw()
+    row = fit.profile("sd(slope)").intervals.loc["sd(slope)"]
+    assert row["lower"] == 0.0 and row["note"] == "estimated as zero"
+    deviance, v = closed_form(fit.data), fit.values
+
+    def held(free):
+        return deviance(np.array([*free[:3], np.log(row["upper"]), 0.0, free[3]]))
+
+    start = np.array([v["mu"], v["slope"], np.log(v["sd(mu)"]), np.log(v["a"])])
+    best = minimize(held, start, method="BFGS", options={"gtol": 1e-7})
+    assert best.fun + 2 * fit.log_likelihood == pytest.approx(QUANTILE, abs=1e-3)
+
+
+def test_what_a_profile_refuses(orange):
+    with pytest.raises(jn.OptionError, match="did you mean 'xmid'"):
+        orange.profile("xmd")
+    with pytest.raises(jn.OptionError, match=r"0\.9 for 90%"):
+        orange.profile(level=95)
+    with pytest.raises(jn.OptionError, match="no option 'levels'"):
+        orange.profile(levels=0.9)
+    bare = jn.fit(orange.model, orange.data, "focei", standard_errors=False)
+    with pytest.raises(jn.OptionError, match="standard_errors=True"):
+        bare.profile()
+    fixed = [jn.Parameter("xmid", 700.0, fix=True) if p.name == "xmid" else p for p in orange.model.parameters]
+    fit = jn.fit(jn.NLMEModel(catalogue.sslogis, fixed), orange.data, "focei")
+    with pytest.raises(jn.OptionError, match="'xmid' is fixed"):
+        fit.profile("xmid")
