@@ -1,0 +1,121 @@
+"""Many small fits in one batch against one large fit of as many groups: theophylline, FOCEI.
+
+    python benchmarks/batches.py [--repeats 5]
+
+500 bootstrap fits of 12 groups against one fit of 6,000 groups (500 copies of the table), and 64 starts against one fit
+of 768 groups, in one process, compiling apart (second and later calls). The large fit does all that `jn.fit` does,
+standard errors included; the bootstrap the refits alone. Writes results/batches.json and prints a table: process time
+(CPU seconds), since the machine may be shared, and wall time; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import jaxnlme as jn  # noqa: E402
+from jaxnlme.frontends.demo import theophylline  # noqa: E402
+
+TARGET = 4.0
+
+
+def stacked(data: jn.GroupedData, copies: int) -> jn.GroupedData:
+    """The table `copies` times, with labels of their own."""
+    frame = data.to_frame()
+    parts = [frame.assign(Subject=frame["Subject"].astype(str) + f" of copy {k}") for k in range(copies)]
+    return jn.GroupedData.from_frame(pd.concat(parts), "Subject", "conc", ["Time", "Dose"], ["Wt"])
+
+
+def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
+    """Seconds of the first call and medians of `repeats` later ones, and what the last one returned."""
+    started = time.perf_counter()
+    result = run()
+    first = time.perf_counter() - started
+    cpu, wall = [], []
+    for _ in range(repeats):
+        began, spent = time.perf_counter(), time.process_time()
+        result = run()
+        cpu.append(time.process_time() - spent)
+        wall.append(time.perf_counter() - began)
+    return {
+        "first_s": first,
+        "cpu_s": statistics.median(cpu),
+        "wall_s": statistics.median(wall),
+        "cpu_all": cpu,
+    }, result
+
+
+def measure(covariance: str, repeats: int) -> list[dict[str, Any]]:
+    base, data = theophylline()
+    model = jn.NLMEModel(base.structure, base.parameters, covariance=covariance, error="constant")
+    fit = jn.fit(model, data, "focei").throw()
+    rows = []
+    for name, batch, n in (
+        ("bootstrap", lambda: fit.bootstrap(500, progress=False), 500),
+        ("multistart", lambda: fit.multistart(64, progress=False), 64),
+    ):
+        many, found = timed(batch, repeats)
+        large = stacked(data, n)
+        one, whole = timed(lambda large=large: jn.fit(model, large, "focei", progress=False), repeats)
+        status = found.replicates["status"] if name == "bootstrap" else found.starts["status"]
+        rows.append(
+            {
+                "batch": name,
+                "psi": covariance,
+                "fits": n,
+                "groups": large.n_groups,
+                "converged": int((status == "converged").sum()),
+                "large_converged": bool(whole.converged),
+                # Equal likelihoods are compared: n times that of the table.
+                "large_log_likelihood": whole.log_likelihood,
+                "expected_log_likelihood": n * fit.log_likelihood,
+                "many": many,
+                "one": one,
+                "ratio_cpu": many["cpu_s"] / one["cpu_s"],
+                "ratio_wall": many["wall_s"] / one["wall_s"],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    rows = [row for covariance in ("diagonal", "full") for row in measure(covariance, options.repeats)]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    record = {
+        "versions": jn.fit(*theophylline(), "focei", standard_errors=False).versions,
+        "commit": commit.stdout.strip(),
+        "dtype": "float64",
+        "repeats": options.repeats,
+        "target_ratio": TARGET,
+        "rows": rows,
+    }
+    target = HERE / "results" / "batches.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(record, indent=1) + "\n")
+    print(
+        f"{'batch':12s}{'psi':10s}{'fits':>6s}{'ended':>7s}{'CPU s':>9s}{'groups':>8s}{'CPU s':>9s}{'ratio':>7s}{'wall':>7s}"
+    )
+    for row in rows:
+        print(
+            f"{row['batch']:12s}{row['psi']:10s}{row['fits']:6d}{row['converged']:7d}{row['many']['cpu_s']:9.2f}"
+            f"{row['groups']:8d}{row['one']['cpu_s']:9.2f}{row['ratio_cpu']:7.2f}{row['ratio_wall']:7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
