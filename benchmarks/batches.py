@@ -107,9 +107,7 @@ def main() -> None:
     target = HERE / "results" / "batches.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(record, indent=1) + "\n")
-    print(
-        f"{'batch':12s}{'psi':10s}{'fits':>6s}{'ended':>7s}{'CPU s':>9s}{'groups':>8s}{'CPU s':>9s}{'ratio':>7s}{'wall':>7s}"
-    )
+    print("batch       psi         fits  ended    CPU s  groups    CPU s  ratio   wall")
     for row in rows:
         print(
             f"{row['batch']:12s}{row['psi']:10s}{row['fits']:6d}{row['converged']:7d}{row['many']['cpu_s']:9.2f}"
