@@ -77,10 +77,10 @@ class Refits:
         self.problem: Problem = fit.binding.problem
         self.template: Params = fit.params
         self.dense = len(self.binding.fixed)
-        packed = np.asarray(flatten(fit.params), float)
-        self.free = np.concatenate([~self.binding.fixed, np.ones(len(packed) - self.dense, bool)])
-        self.x, opened = opened_variances(self.binding, packed)
-        self.metrics = _metrics(fit, len(packed), opened)
+        x = packed(fit.params)
+        self.free = np.concatenate([~self.binding.fixed, np.ones(len(x) - self.dense, bool)])
+        self.x, opened = opened_variances(self.binding, x)
+        self.metrics = _metrics(fit, len(x), opened)
 
     def own(self, where: Callable[[Problem], Any], values: Any) -> Problem:
         """A Problem that holds `values` at `where` and nothing else: a job's own leaves (see `Jobs`)."""
@@ -194,7 +194,8 @@ class Refits:
 
     def params(self, x: np.ndarray) -> Params:
         """Params (numpy) at a packed vector."""
-        return jax.tree.map(np.asarray, unflatten(self.template, np.asarray(x)))
+        with x64():
+            return jax.tree.map(np.asarray, unflatten(self.template, np.asarray(x)))
 
     def values(self, out: Outcomes) -> pd.DataFrame:
         """User-scale values by name, a row a job; NaN where it did not end."""
@@ -205,6 +206,12 @@ class Refits:
         for job in np.flatnonzero(ended(out)):
             rows[job] = list(self.binding.values(self.params(out.x[job])).values())
         return pd.DataFrame(rows, columns=names)
+
+
+def packed(params: Params) -> np.ndarray:
+    """The vector (n,) of Params on the host, float64 whatever the session's switch."""
+    with x64():
+        return np.array(flatten(params), float)
 
 
 def ended(out: Outcomes) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
+from jaxnlme.refits.batch import Refits, ended, failures, named_options, packed, words
 from jaxnlme.results._tables import Table, html_table, text_table, wrap
 from jaxnlme.results.fit import Fit
 from jaxnlme.results.summary import _number as number
@@ -188,8 +188,6 @@ def _cook(fit: Fit, refits: Refits, x: np.ndarray) -> np.ndarray:
     info = fit.information
     if info is None or info.covariance is None:
         return np.full(len(x), np.nan)
-    from jaxnlme.estimators.objective import flatten
-
-    gap = x[:, info.active] - np.asarray(flatten(fit.params), float)[info.active]
+    gap = x[:, info.active] - packed(fit.params)[info.active]
     with np.errstate(invalid="ignore"):
         return np.einsum("ij,jk,ik->i", gap, info.matrix, gap) / len(info.active)

@@ -11,8 +11,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.lanes import Outcomes, nothing
-from jaxnlme.estimators.objective import flatten
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, opened_variances, words
+from jaxnlme.refits.batch import Refits, ended, failures, named_options, opened_variances, packed, words
 from jaxnlme.results._tables import Table, html_table, text_table, wrap
 from jaxnlme.results.fit import Fit
 from jaxnlme.results.summary import _number as number
@@ -85,9 +84,9 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
     from scipy.special import ndtri
 
     fit, binding = refits.fit, refits.binding
-    centre = np.asarray(flatten(binding.start), float)
+    centre = packed(binding.start)
     if np.isfinite(fit.log_likelihood):
-        own = np.asarray(flatten(fit.params), float)
+        own = packed(fit.params)
         automatic = [entry.automatic for entry in binding.density.error.parameters]
         places = np.arange(refits.dense - len(automatic), refits.dense)[np.array(automatic, bool)]
         centre[places] = own[places]
@@ -138,12 +137,9 @@ class Multistart:
             raise OptionError("no start led to a maximum: there is no best one.")
         if self.fit.converged and not self.maxima["gain"].iloc[0] > BETTER:
             return self.fit
-        import jax
-
         from jaxnlme.estimators.fitting import fit as fit_again
-        from jaxnlme.estimators.objective import unflatten
 
-        start = jax.tree.map(np.asarray, unflatten(self.fit.params, self.x[0]))
+        start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
         return fit_again(self.fit.model, self.fit.data, self.fit.estimator, start=start, progress=False)
 
     def __str__(self) -> str:

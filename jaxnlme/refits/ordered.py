@@ -37,8 +37,9 @@ class PairFirst(AbstractCovariance):
         if n < 2:
             return self._plain.factor(theta)
         z = theta[n]
-        # sqrt(1 - tanh(z)^2) = 1 / cosh(z), whose logarithm does not underflow.
-        log_diagonal = theta[1] + np.log(2.0) - xp(theta).logaddexp(z, -z)
+        # log sqrt(1 - tanh(z)^2) = -log cosh(z) = log 2 - |z| - log(1 + exp(-2 |z|)), without overflow.
+        size = xp(theta).abs(z)
+        log_diagonal = theta[1] + np.log(2.0) - size - xp(theta).log1p(xp(theta).exp(-2.0 * size))
         below = xp(theta).exp(theta[1]) * xp(theta).tanh(z)
         entries = [theta[k] for k in range(self.n_unconstrained)]
         entries[1], entries[n] = log_diagonal, below
