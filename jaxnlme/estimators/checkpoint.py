@@ -7,6 +7,7 @@ import json
 import os
 import time
 import zipfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Checkpoint:
             "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
             "method": digest(estimator.method),
             "method name": estimator.method.name,
+            "version": _version(),
         }
         self.rest = np.ones(binding.data.n_groups, bool)
         self._written, self._pause = -np.inf, SECONDS
@@ -144,5 +146,14 @@ class Checkpoint:
                 "method": f"another method ({about.get('method name')}; this is {self.about['method name']})",
             }
             what = " and ".join(words[name] for name in differs) if known else "another version of jaxnlme"
+            if differs == ["model"] and about["version"] != self.about["version"]:
+                what += f", or of the same in jaxnlme {about['version']} (this is {self.about['version']})"
             raise OptionError(f"the checkpoint {self.path} is of a fit of {what}; give another path, or delete it.")
         return about, arrays
+
+
+def _version() -> str:
+    try:
+        return version("jaxnlme")
+    except PackageNotFoundError:
+        return "not installed"

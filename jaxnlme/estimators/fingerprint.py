@@ -21,12 +21,12 @@ def digest(thing: Any) -> str:
     """SHA-256 (hex) of a model's parts: numbers, names, and the code of functions with the user's functions and
     constants that they read. Starting values do not count."""
     state = hashlib.sha256()
-    for piece in _pieces(thing, set()):
+    for piece in _pieces(thing, {}):
         state.update(piece.encode() + b"\x1f")
     return state.hexdigest()
 
 
-def _pieces(thing: Any, seen: set[int]) -> Iterator[str]:
+def _pieces(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
     """What a thing is made of, as text, depth first."""
     if isinstance(thing, (np.ndarray, np.generic, jax.Array)):
         values = np.asarray(thing)
@@ -51,11 +51,11 @@ def _pieces(thing: Any, seen: set[int]) -> Iterator[str]:
     elif isinstance(thing, (type, types.ModuleType)):
         yield thing.__name__
     else:
-        seen.add(id(thing))
+        seen[id(thing)] = thing  # kept alive: the id of a thing that is gone may be another's
         yield from _parts(thing, seen)
 
 
-def _parts(thing: Any, seen: set[int]) -> Iterator[str]:
+def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
     """The pieces of functions and objects."""
     if isinstance(thing, types.MethodType):
         yield from _pieces([thing.__func__, thing.__self__], seen)
