@@ -64,6 +64,11 @@ def profile(
     refits = Refits(fit, "a profile", max_iterations)
     if fit.information is None or fit.information.covariance is None:
         raise OptionError("a profile begins with the information matrix; fit with standard_errors=True.")
+    if refits.metrics is None:
+        raise OptionError(
+            "a profile moves all other parameters along the information matrix, which leaves the weights of the "
+            "structural model out; try fit.bootstrap()."
+        )
     wanted = _names(fit, names)
     coordinates = [coordinate(refits.binding, name) for name in wanted]
     # One that needs psi in another order puts all into the family where orders may differ: one program serves all.
@@ -258,7 +263,7 @@ def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Pro
             # A column "value" of the model's own does not hide the one held.
             rows.append(row | {f"{n}" if n not in row else f"values.{n}": v for n, v in values.items()})
             status.append(trace.status[j])
-        (lower, below), (upper, above) = trace.end(-1), trace.end(1)
+        (lower, below), (upper, above) = (trace.end(sign, search.interrupted) for sign in (-1, 1))
         natural = bool(wald["value"].notna()[name])
         ends[name] = {
             "estimate": fit.values[name],

@@ -149,13 +149,16 @@ class Trace:
         x[k] = c
         return x
 
-    def end(self, sign: int) -> tuple[float, str]:
-        """An end of the interval on the natural scale, and what is to be said of it."""
+    def end(self, sign: int, interrupted: bool) -> tuple[float, str]:
+        """An end of the interval on the natural scale, and what is to be said of it; NaN where the search of an end was
+        `interrupted`."""
         to_natural, limits = self.coordinate.to_natural, self.coordinate.limits
         if self.zero and sign < 0:
             return 0.0, "estimated as zero"
         c, zeta = self.side(sign)
         word = "lower" if sign < 0 else "upper"
+        if interrupted and not np.any(np.abs(zeta**2 - self.quantile**2) <= EXACT):
+            return np.nan, f"{word} limit: interrupted"
         if not np.any(zeta >= self.quantile):
             return limits[0] if sign < 0 else limits[1], f"{word} limit not reached"
         gap = np.abs(zeta**2 - self.quantile**2)

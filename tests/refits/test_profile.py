@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 import jaxnlme as jn
+from jaxnlme.estimators import lanes
 from tests.estimators import catalogue
-from tests.refits.conftest import lines
+from tests.refits.conftest import lines as lines_data
 
 matplotlib.use("Agg")
 QUANTILE = chi2.ppf(0.95, 1)
@@ -103,7 +104,7 @@ def test_open_ends_and_zero_variances():
     model = jn.NLMEModel(
         catalogue.line, [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     )
-    fit = jn.fit(model, lines(slope_sd=0.0, seed=8), "focei").throw()
+    fit = jn.fit(model, lines_data(slope_sd=0.0, seed=8), "focei").throw()
     row = fit.profile("sd(slope)").intervals.loc["sd(slope)"]
     assert row["lower"] == 0.0 and row["note"] == "estimated as zero"
     deviance, v = closed_form(fit.data), fit.values
@@ -121,7 +122,7 @@ def test_what_a_profile_refuses(orange):
         orange.profile("xmd")
     with pytest.raises(jn.OptionError, match=r"0\.9 for 90%"):
         orange.profile(level=95)
-    with pytest.raises(jn.OptionError, match="no option 'levels'"):
+    with pytest.raises(jn.OptionError, match="no option 'levels'; did you mean 'level'"):
         orange.profile(levels=0.9)
     bare = jn.fit(orange.model, orange.data, "focei", standard_errors=False)
     with pytest.raises(jn.OptionError, match="standard_errors=True"):
@@ -130,3 +131,14 @@ def test_what_a_profile_refuses(orange):
     fit = jn.fit(jn.NLMEModel(catalogue.sslogis, fixed), orange.data, "focei")
     with pytest.raises(jn.OptionError, match="'xmid' is fixed"):
         fit.profile("xmid")
+
+
+def test_an_interrupted_profile_says_so(orange, monkeypatch):
+    def show(self, done):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes._Line, "show", show)
+    found = orange.profile("scal", width=4)
+    assert "Interrupted: " in str(found)
+    row = found.intervals.loc["scal"]
+    assert np.isnan(row["lower"]) and row["note"] == "lower limit: interrupted; upper limit: interrupted"

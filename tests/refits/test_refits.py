@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -203,6 +205,40 @@ def test_what_is_refused(orange):
         with pytest.raises(jn.FitError, match=r"needs a fit that converged. NOT CONVERGED"):
             refused()
     assert short.multistart(3).maxima["log_likelihood"][0] == pytest.approx(orange.log_likelihood, abs=1e-6)
+
+
+class Slope(eqx.Module):
+    """A structural model with a weight of its own."""
+
+    weight: jax.Array
+
+    def __call__(self, phi, x):
+        return phi.mu + self.weight[0] * x.t
+
+
+def test_weights_of_the_structural_model_are_refitted():
+    model = jn.NLMEModel(Slope(jnp.array([0.3])), [jn.Parameter("mu", 1.0, random=True)])
+    fit = jn.fit(model, lines(), "focei").throw()
+    found = fit.bootstrap(4)
+    assert found.converged.all()
+    weights = case_weights([str(k) for k in range(12)], 0, 2, np.zeros(12, int))
+    single = jn.fit(model, lines().with_weights(weights), "focei").throw()
+    assert found.replicates["log_likelihood"][2] == pytest.approx(single.log_likelihood, abs=1e-8)
+    with pytest.raises(jn.OptionError, match="leaves the weights of the structural model out"):
+        fit.profile("mu")
+
+
+def test_priors_enter_every_refit(line):
+    """The influence of a group is on likelihood times priors."""
+    prior = jn.priors.LogNormal(1.0, 0.3)
+    model = jn.NLMEModel(catalogue.line, line.model.parameters, priors={"sd(mu)": prior})
+    fit = jn.fit(model, lines(), "focei").throw()
+    found = fit.jackknife()
+    weights = np.where(np.arange(12) == 6, 0.0, 1.0)
+    single = jn.fit(model, lines().with_weights(weights), "focei").throw()
+    label = fit.data.labels[6]
+    assert found.deleted.loc[label, "sd(mu)"] == pytest.approx(single.values["sd(mu)"], rel=1e-6)
+    assert (found.influence["displacement"] > 0).all()
 
 
 def test_an_outcome_without_a_sampler_has_no_parametric_bootstrap():
