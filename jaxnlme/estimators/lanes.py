@@ -34,8 +34,8 @@ WIDTHS = (1, 4, 16, 64)
 # from where they stand: a slow search (there are some far from a maximum) holds up no other lane. At most so many
 # pauses.
 STEPS, PAUSES = 8, 4
-# What an evaluation keeps per row and lane: some hundred numbers (measured on a one-compartment model with three
-# effects), and memory it may fill: a share of a device's own, or this much on a host.
+# What an evaluation may keep per row and lane, and the memory it may fill: a share of a device's own, or so much on a
+# host. (A one-compartment model with three effects keeps 280 bytes on a CPU; large models and integrals keep more.)
 BYTES_PER_ROW = 2_000
 HOST_BYTES, DEVICE_SHARE = 2**30, 0.25
 # A lane whose step was refused this close to its maximum is at the end of what rounding allows.

@@ -297,5 +297,5 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None)
     zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]
     if zeros:
         parts = ", ".join(f"{name} in {int((table[name] == 0).sum())}" for name in zeros)
-        sentences.append(f"Estimated as zero: {parts} replicates.")
+        sentences.append(f"Estimated as zero: {parts} of them.")
     return Bootstrap(fit, kind, seed, by, table, tuple(sentences))
