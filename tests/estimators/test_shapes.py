@@ -28,7 +28,7 @@ def model(fix=False):
         jn.Parameter("level", 1.0, random=True, covariates=["size"]),
         jn.Parameter("slope", 0.5, random=True, fix=fix),
     ]
-    return jn.NLMEModel(curve, parameters, error="combined" if fix == "never" else "constant")
+    return jn.NLMEModel(curve, parameters)
 
 
 def data(groups, rows, doses=3, seed=1):
@@ -94,7 +94,7 @@ def test_the_pooled_start_traces_once(first):
 
 @pytest.mark.parametrize("method", ["fo", "foce", "laplace"])
 def test_padding_changes_rounding_only(method, monkeypatch):
-    """The padded fit equals the fit of the same groups as they are, also of several size buckets."""
+    """The padded fit equals the fit of the same groups as they are."""
     table = data(18, 5)
     padded = jn.fit(model(), table, method)
     plain = Placed.__init__
