@@ -47,9 +47,9 @@ class Gaussian(AbstractIntegral):
         lower = cholesky(curvature)
         value = z.shape[0] * HALF_LOG_2PI - half_logdet(lower)
         if at_mode:
-            return value + log_joint(z), _exact()
+            return value + log_joint(z), exact_integral()
         joint, gradient = jax.value_and_grad(log_joint)(z)
-        return value + joint + 0.5 * jnp.sum(gradient * cholesky_solve(lower, gradient)), _exact()
+        return value + joint + 0.5 * jnp.sum(gradient * cholesky_solve(lower, gradient)), exact_integral()
 
 
 class GaussHermite(AbstractIntegral):
@@ -68,7 +68,7 @@ class GaussHermite(AbstractIntegral):
             return log_joint(z + backward_solve(lower, u)) + 0.5 * jnp.sum(u**2)
 
         terms = jax.vmap(term)(jnp.asarray(points, z.dtype)) + log_weights
-        return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), _exact()
+        return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), exact_integral()
 
 
 class Importance(AbstractIntegral):
@@ -107,5 +107,6 @@ class Importance(AbstractIntegral):
         return log_sum - np.log(self.draws), MonteCarlo(variance, ess)
 
 
-def _exact() -> MonteCarlo:
+def exact_integral() -> MonteCarlo:
+    """How sure a deterministic rule is."""
     return MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan))

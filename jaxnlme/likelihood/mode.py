@@ -51,8 +51,7 @@ def search_mode(
 ) -> tuple[Vector, NewtonResult]:
     """`conditional_mode` without derivatives."""
 
-    def expand(at):
-        local = density.around(params, at, group, order=2)
-        return value_gradient_hessian(lambda z: -local.log_joint_given(params, z, group, scale_prediction), at)
+    def expand(z):
+        return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)
 
     return newton(expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)

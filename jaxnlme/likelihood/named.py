@@ -61,14 +61,6 @@ class Rung(eqx.Module):
         """Whether the value carries Monte Carlo error."""
         return isinstance(self.integral, Importance)
 
-    @property
-    def local_order(self) -> int | None:
-        """The order of the structural model's derivatives at the point of expansion that determine value and score;
-        None where the integral looks at other points."""
-        if not isinstance(self.integral, Gaussian):
-            return None
-        return 3 if self.curvature == "exact" else 2
-
     def check(self, density: Density) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face and this rung needs one."""
         if self.needs_gaussian_face and not density.error.gaussian_face:
@@ -81,11 +73,9 @@ class Rung(eqx.Module):
         """The prediction that fixes the residual scale (at z = 0), None where the scale moves with z."""
         return None if self.interaction else density.predict(params, jnp.zeros(density.n_effects), group)
 
-    def integrate(
-        self, density: Density, params: Params, z: Vector, group: Group, at_zero: Any
-    ) -> tuple[Scalar, tuple]:
-        """log p(y) of one group expanded at a given z, and (curvature, MonteCarlo); z is an argument like any other,
-        and so is `at_zero`, the `scale_prediction`."""
+    def integrate(self, density: Density, params: Params, z: Vector, group: Group) -> tuple[Scalar, tuple]:
+        """log p(y) of one group expanded at a given z, and (curvature, MonteCarlo); z is an argument like any other."""
+        at_zero = self.scale_prediction(density, params, group)
 
         def log_joint(z):
             return density.log_joint_given(params, z, group, at_zero)
@@ -102,12 +92,12 @@ class Rung(eqx.Module):
 
         **Arguments:** `z0` (random,): where the search of the mode starts.
         """
-        at_zero = self.scale_prediction(density, params, group)
         if self.at_mode and density.n_effects:
+            at_zero = self.scale_prediction(density, params, group)
             z, found = conditional_mode(self.search, density, params, group, at_zero, z0)
         else:
             z, found = jnp.zeros(density.n_effects), None
-        value, (hessian, monte_carlo) = self.integrate(density, params, z, group, at_zero)
+        value, (hessian, monte_carlo) = self.integrate(density, params, z, group)
         return self.result(value, z, hessian, monte_carlo, found, group)
 
     def result(

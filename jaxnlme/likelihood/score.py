@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.likelihood.local import local
 from jaxnlme.likelihood.mode import search_mode
 from jaxnlme.likelihood.named import GroupResult, Rung
 from jaxnlme.model.density import Density, Group
@@ -29,32 +30,29 @@ def value_and_score(
     J Pharmacokinet Pharmacodyn 42, 191-209, section "Gradients".
     """
 
-    params = unpack(x)
-    if not (method.at_mode and density.n_effects):
-        z, found = jnp.zeros(density.n_effects), None
-    else:
-        at_zero = method.scale_prediction(density, params, group)
-        z, found = search_mode(method.search, density, params, group, at_zero, z0)
-        z = settle(z)
-    # Everything below reads the structural model's derivatives at z from one shared pass.
-    local = density if method.local_order is None else density.around(params, z, group, method.local_order)
+    known = local(method, density, unpack(x), group)
+    if known is not None:
+        return known.value_and_score(z0)
 
     def value_at(x, z):
-        params = unpack(x)
-        at_zero = method.scale_prediction(density if method.at_mode else local, params, group)
-        return method.integrate(local, params, z, group, at_zero)
+        return method.integrate(density, unpack(x), z, group)
 
-    if found is None:
+    if not (method.at_mode and density.n_effects):
+        z = jnp.zeros(density.n_effects)
         (value, (hessian, monte_carlo)), score = jax.value_and_grad(value_at, has_aux=True)(x, z)
         return method.result(value, z, hessian, monte_carlo, None, group), score
 
     def log_joint(x, z):
         params = unpack(x)
-        return local.log_joint_given(params, z, group, method.scale_prediction(density, params, group))
+        return density.log_joint_given(params, z, group, method.scale_prediction(density, params, group))
 
+    params = unpack(x)
+    at_zero = method.scale_prediction(density, params, group)
+    z, found = search_mode(method.search, density, params, group, at_zero, z0)
+    z = settle(z)
     (value, (hessian, monte_carlo)), (direct, pull) = jax.value_and_grad(value_at, argnums=(0, 1), has_aux=True)(x, z)
     direct, pull = settle((direct, pull))
-    _, _, joint_hessian = value_gradient_hessian(lambda z: -log_joint(x, z), z)
+    _, _, joint_hessian = value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, at_zero), z)
     lower, _ = guarded_cholesky(settle(joint_hessian), floor=0.0)
     w = settle(cholesky_solve(lower, pull))
     through_mode = jax.grad(lambda x: jax.jvp(lambda z: log_joint(x, z), (z,), (w,))[1])(x)

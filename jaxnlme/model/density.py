@@ -12,7 +12,7 @@ from jaxnlme.model.error import AbstractError
 from jaxnlme.model.individual import AbstractIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
-from jaxnlme.model.structural import LocalStructural, Structural
+from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
 from jaxnlme.typing import Scalar, Vector
@@ -37,7 +37,7 @@ class Group(eqx.Module):
 class Density(eqx.Module):
     """A model with its designs, strata and names settled: pure functions of Params and one Group."""
 
-    structural: Structural | LocalStructural
+    structural: Structural
     individual: AbstractIndividual
     covariance: AbstractCovariance
     error: AbstractError
@@ -67,17 +67,6 @@ class Density(eqx.Module):
     def predict(self, params: Params, z: Vector, group: Group) -> Any:
         """f(phi, x, v): (obs,) for a Gaussian outcome."""
         return self.structural(params.free, self.phi(params, z, group), group.x, group.v)
-
-    def around(self, params: Params, z: Vector, group: Group, order: int) -> Density:
-        """The density whose value and derivatives up to `order` in (params, z) are this one's at the given point, and
-        read from one pass over the structural model there; itself where no such pass pays.
-
-        Not to be differentiated in the point of expansion, nor in `params.free`.
-        """
-        if not isinstance(self.structural, Structural):
-            return self
-        local = self.structural.around(params.free, self.phi(params, z, group), group.x, group.v, order)
-        return self if local is None else eqx.tree_at(lambda density: density.structural, self, local)
 
     def log_joint(self, params: Params, z: Vector, group: Group, scale_at: Vector | None = None) -> Scalar:
         """log p(y | b = L z) + log N(z; 0, I), with every constant.

@@ -7,14 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError
-from jaxnlme.numerics.jets import Jet, count_partials, jet
 from jaxnlme.records import Record
-
-# Where a jet has more partial derivatives than this, differentiating the model itself is cheaper.
-MOST_PARTIALS = 36
 
 
 class Structural(eqx.Module):
@@ -31,25 +26,6 @@ class Structural(eqx.Module):
         """Predictions (obs,), or whatever the residual model reads."""
         fn = self.fn if free is None else eqx.combine(free, self.fn)
         return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
-
-    def around(self, free: Any, phi: Record, x: Record, v: Record, order: int) -> LocalStructural | None:
-        """The model's jet at `phi`, up to `order`; None where an entry of phi is no scalar (a parameter that varies
-        within the group moves predictions in more ways than one) or where there are too many entries."""
-        scalars = all(jnp.ndim(value) == 0 and jnp.issubdtype(jnp.result_type(value), jnp.inexact) for value in phi)
-        if not scalars or count_partials(len(phi), order) > MOST_PARTIALS:
-            return None
-        return LocalStructural(
-            jet(lambda *values: self(free, Record(phi.names, values, phi.what), x, v), phi.values, order)
-        )
-
-
-class LocalStructural(eqx.Module):
-    """A structural model known by its derivatives at one phi: what it says there, and nowhere else, is the model's."""
-
-    jet: Jet
-
-    def __call__(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
-        return self.jet(*phi.values)
 
 
 def structural(fn: Callable) -> tuple[Structural, Any]:

@@ -15,8 +15,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.sparse_push import SparsePush
 from jaxnlme.typing import PyTree
 
 Index = tuple[int, ...]
@@ -28,27 +30,34 @@ def count_partials(n: int, order: int) -> int:
 
 
 class Jet(eqx.Module):
-    """The partial derivatives of a function of n scalars at one point, up to an order: called like the function, it
-    gives the function's value at that point, and has its derivatives there, whatever the values it is called with.
+    """Partial derivatives of a function of n scalars at one point: called like the function, it gives the function's
+    value at that point, and has its derivatives there, whatever the values it is called with.
 
-    `partials`: one output of the function for every sorted multi-index, in the order of `indices`.
+    `partials`: one output of the function for every sorted multi-index of `indices`.
     """
 
     partials: tuple[PyTree, ...]
     indices: tuple[Index, ...] = eqx.field(static=True)
-    order: int = eqx.field(static=True)
 
     def __call__(self, *point: Any) -> PyTree:
-        """The value; derivatives of more than `order` in all are refused."""
-        return _partial(self.indices, self.order, (), self.partials, point)
+        """The value. **Errors:** NotImplementedError where a derivative is asked for that the jet does not hold."""
+        return self.slope((), *point)
+
+    def slope(self, index: Index, *point: Any) -> PyTree:
+        """The partial derivative of a sorted multi-index, with derivatives of its own."""
+        return _partial(self.indices, index, self.partials, point)
+
+    def partial(self, *index: int) -> PyTree:
+        """The partial derivative of a multi-index as it was computed, without further derivatives."""
+        return self.partials[self.indices.index(tuple(sorted(index)))]
 
 
 def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
     """The jet of `fn(*point)` at `point`, n scalars, up to `order`: forward over forward differentiation, in which the
     function is traced once and a mixed partial derivative is computed once."""
     n = len(point)
+    dtype = jnp.result_type(*point)
     indices = [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(n), k)]
-    axes = [tuple(jnp.ones_like(p) if j == k else jnp.zeros_like(p) for j, p in enumerate(point)) for k in range(n)]
 
     def up_to(order: int) -> Callable[..., dict[Index, PyTree]]:
         """The function that gives all partial derivatives up to `order`."""
@@ -58,37 +67,40 @@ def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
 
         def more(*at):
             known, push = jax.linearize(lower, *at)
+            sparse = SparsePush(push, n, dtype)
             found = dict(known)
-            for k, axis in enumerate(axes):
-                along = push(*axis)
-                for index, value in along.items():
-                    if len(index) == order - 1 and (not index or index[-1] <= k):
-                        found[(*index, k)] = value
+            for k in range(n):
+                new = {index for index in known if len(index) == order - 1 and (not index or index[-1] <= k)}
+                wanted = {index: jax.tree.map(lambda _, w=index in new: w, known[index]) for index in known}
+                along = sparse.along(k, wanted)
+                found |= {(*index, k): along[index] for index in new}
             return found
 
         return more
 
     found = up_to(order)(*point)
-    return Jet(settle(tuple(found[index] for index in indices)), tuple(indices), order)
+    return Jet(settle(tuple(found[index] for index in indices)), tuple(indices))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _partial(indices: tuple[Index, ...], order: int, index: Index, partials: Any, point: Any) -> PyTree:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _partial(indices: tuple[Index, ...], index: Index, partials: Any, point: Any) -> PyTree:
     """The partial derivative of multi-index `index`, whose own derivatives are the partials one order up."""
     return partials[indices.index(index)]
 
 
-@_partial.defjvp
-def _partial_rule(indices, order, index, primals, tangents):
+@functools.partial(_partial.defjvp, symbolic_zeros=True)
+def _partial_rule(indices, index, primals, tangents):
     partials, point = primals
-    if len(index) == order:
-        raise NotImplementedError(f"this jet holds derivatives up to order {order}; more were asked for.")
-    out = _partial(indices, order, index, partials, point)
-    dots = [
-        jax.tree.map(
-            lambda leaf, dot=dot: leaf * dot,
-            _partial(indices, order, tuple(sorted((*index, k))), partials, point),
-        )
-        for k, dot in enumerate(tangents[1])
-    ]
+    out = _partial(indices, index, partials, point)
+    dots = []
+    for k, dot in enumerate(tangents[1]):
+        if isinstance(dot, SymbolicZero):
+            continue
+        longer = tuple(sorted((*index, k)))
+        if longer not in indices:
+            raise NotImplementedError(f"this jet does not hold the partial derivative {longer}.")
+        slope = _partial(indices, longer, partials, point)
+        dots.append(jax.tree.map(lambda leaf, dot=dot: leaf * dot, slope))
+    if not dots:
+        return out, jax.tree.map(jnp.zeros_like, out)
     return out, functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), dots)

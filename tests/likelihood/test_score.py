@@ -11,9 +11,9 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.estimators.objective import flatten, share
+from jaxnlme.likelihood.local import MOST_PARTIALS, local
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding, bind
-from jaxnlme.model.structural import MOST_PARTIALS, LocalStructural
 from jaxnlme.numerics.jets import count_partials
 from tests.problems import COVARIANCES, ERRORS, OUTCOMES, RUNGS, cheap, decay_data, decay_model, log_rate, slopes
 
@@ -73,6 +73,5 @@ def test_where_no_jet_is_made() -> None:
     for structure, parameters in ((varying, within), (many, plenty)):
         binding = bind(jn.NLMEModel(structure, parameters, error=jn.error.constant(0.3)), data)
         group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])
-        local = binding.density.around(binding.start, jnp.zeros(2), group, 2)
-        assert not isinstance(local.structural, LocalStructural)
+        assert local(RUNGS["FOCEI"], binding.density, binding.start, group) is None
         agree(binding, RUNGS["FOCEI"], binding.start)

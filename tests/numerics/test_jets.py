@@ -60,5 +60,15 @@ def test_the_function_is_traced_once():
 
 def test_a_derivative_beyond_the_order_is_refused():
     known = jet(curve, tuple(map(jnp.asarray, POINT)), 1)
-    with pytest.raises(NotImplementedError, match="up to order 1"):
+    with pytest.raises(NotImplementedError, match="does not hold"):
         jax.hessian(lambda a: known(a, POINT[1], POINT[2])["last"])(jnp.asarray(POINT[0]))
+
+
+def test_rows_that_a_scalar_moves_alike_keep_their_shape():
+    """A straight line: the tangent of the intercept is one number that the sum spreads over the rows."""
+    t = jnp.linspace(0.0, 1.0, 4)
+    known = jet(lambda a, b: a + b * t, (jnp.asarray(1.0), jnp.asarray(2.0)), 2)
+    assert [leaf.shape for leaf in known.partials] == [(4,)] * 6
+    np.testing.assert_array_equal(known.partial(0), np.ones(4))
+    np.testing.assert_array_equal(known.partial(1), t)
+    assert not np.any(known.partial(0, 1))

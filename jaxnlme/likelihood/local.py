@@ -1,0 +1,328 @@
+"""Value and score where parameters are linear on the transformed scale, from one pass over the model.
+
+With u = A beta + B L z the parameters of a group on that scale, all that value, curvature and score need of the rows
+are partial derivatives at u: of the log-density l in u and in the error parameters, and of the information M in u that
+the curvature is made of. They come from the jet of the model at u. The rest is algebra on a handful of numbers a group,
+written out below, so that f is traced and evaluated once for each point, and no sum over rows is taken twice.
+
+With Z = B L, s the coordinates that do not move with z (error parameters; u at z = 0 where the scale is taken there):
+
+    log joint     j = l(u, s) - z'z / 2,    its negative Hessian in z   K = I - Z' l_uu Z
+    value         V = j - log|H| / 2,       H = I + Z' M Z
+    through M     W = dV/dM = -Z H^-1 Z' / 2,   m = d(W . M)/d(u, s)
+    at the mode   w = K^-1 dV/dz,  v = Z w:  dz/dx enters as d/dx (w . dj/dz)
+    score         in u: l_u + m_u + l_uu v,  in s: l_s + m_s + l_su v,
+                  in L: B' (score_u z' - M Z H^-1 + l_u w')
+
+**Source:** Almquist, Leander and Jirstrand (2015), J Pharmacokinet Pharmacodyn 42, 191-209, section "Gradients", in
+adjoint form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxnlme.likelihood.marginal import Gaussian, exact_integral
+from jaxnlme.likelihood.named import GroupResult, Rung
+from jaxnlme.model.covariance import AbstractCovariance
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.design import Design
+from jaxnlme.model.individual import LinearIndividual
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.jets import Jet, count_partials, jet
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
+from jaxnlme.numerics.newton import newton
+from jaxnlme.records import Record
+from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
+
+# Where a jet has more partial derivatives than this, differentiating the model itself is cheaper.
+MOST_PARTIALS = 36
+
+# A small matrix written out: its entries by (row, column), absent where they are zero for every parameter value.
+Entries = dict[tuple[int, int], Any]
+
+
+def local(method: Rung, density: Density, params: Params, group: Group) -> Local | None:
+    """The group's likelihood by this rung at `params`, where it can be had from one pass over the model: a Gaussian
+    integral at the mode, parameters that are linear on the transformed scale and do not vary within the group."""
+    if not (method.at_mode and density.n_effects and isinstance(method.integral, Gaussian)):
+        return None
+    individual = density.individual
+    if not isinstance(individual, LinearIndividual):
+        return None
+    order = 3 if method.curvature == "exact" else 2
+    fixed, random = (_entries(design, group.covariates) for design in (individual.fixed, individual.random))
+    if count_partials(len(individual.names), order) > MOST_PARTIALS or fixed is None or random is None:
+        return None
+    return Local(method, density, individual, params, group, fixed, random)
+
+
+def _entries(design: Design, varying: tuple[Any, ...]) -> Entries | None:
+    """The entries of a design (phi, columns); None where one varies within the group."""
+    out: Entries = {}
+    for row, terms in enumerate(design.terms):
+        for index, constant, column in terms:
+            value: Any = constant if column is None else varying[column]
+            if jnp.ndim(value):
+                return None
+            out[row, index] = out[row, index] + value if (row, index) in out else value
+    return out
+
+
+def _pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
+    """The entries of the factor L that are not zero by structure, told by the factor of arbitrary parameters (n,) on
+    the host; every entry where the structure itself is traced."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
+        return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]
+    factor = np.asarray(covariance.factor(np.linspace(0.3, 0.7, n)))
+    return [(int(i), int(j)) for i, j in zip(*np.nonzero(factor), strict=True)]
+
+
+class Local:
+    """One group at fixed Params: `u` at z = 0 is `start`, `Z` carries z to u. Lives inside one trace."""
+
+    def __init__(
+        self,
+        method: Rung,
+        density: Density,
+        individual: LinearIndividual,
+        params: Params,
+        group: Group,
+        fixed: Entries,
+        random: Entries,
+    ):
+        self.method, self.density, self.individual, self.params, self.group = method, density, individual, params, group
+        self.n, self.q = len(individual.names), density.n_effects
+        self.fixed, self.random = fixed, random
+        self.factor = density.covariance.factor(params.covariance)
+        self.pattern = _pattern(density.covariance, params.covariance.shape[0])
+        self.Z = _product(random, {place: self.factor[place] for place in self.pattern})
+        beta = {(k, 0): params.beta[k] for k in range(params.beta.shape[0])}
+        start = _product(fixed, beta)
+        zero = jnp.zeros((), params.beta.dtype)
+        self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
+        self.frozen = None if method.interaction else settle(jet(self.predict, self.start, 1))
+
+    # --- rows ---
+
+    def predict(self, *u: Any) -> Any:
+        """The structural model at u."""
+        individual = self.individual
+        values = tuple(t.to_natural(value) for t, value in zip(individual.transforms, u, strict=True))
+        phi = Record(individual.names, values, "parameter")
+        return self.density.structural(self.params.free, phi, self.group.x, self.group.v)
+
+    def rows(self, f: Any, g: Any, theta: Vector) -> Scalar:
+        """log p(y) at the predictions f, the scale at g (None: at f)."""
+        return self.density.error.log_density(f, f if g is None else g, theta, self.group)
+
+    def at(self, z: Vector) -> tuple[Scalar, ...]:
+        """u at z."""
+        moved = _product(self.Z, {(k, 0): z[k] for k in range(self.q)})
+        return tuple(s + moved[k, 0] if (k, 0) in moved else s for k, s in enumerate(self.start))
+
+    def expand(self, z: Vector) -> tuple[Scalar, Vector, Matrix]:
+        """Minus the log joint with its gradient (random,) and Hessian (random, random) at z."""
+        known = self.slopes(jet(self.predict, self.at(z), 2), still=False)
+        value, gradient, hessian = self.joint(known, z)
+        return -value, -gradient, hessian
+
+    def joint(self, known: Slopes, z: Vector) -> tuple[Scalar, Vector, Matrix]:
+        """The log joint, its gradient in z, and its negative Hessian in z."""
+        value = known.value - 0.5 * jnp.sum(z**2) - self.q * HALF_LOG_2PI
+        gradient = _vector(_product(_transposed(self.Z), _column(known.u)), self.q, z.dtype) - z
+        inner = _product(_transposed(self.Z), _product(_square(known.uu), self.Z))
+        return value, gradient, jnp.eye(self.q) - _matrix(inner, self.q, z.dtype)
+
+    def slopes(self, prediction: Jet, still: bool) -> Slopes:
+        """The derivatives of the log-density l at u: with g its gradient in the prediction f and G its Hessian there,
+        l_j = g f_j and l_jk = f_j G f_k + g f_jk, sums over rows; with `still`, also those in s."""
+        theta = self.params.error
+        frozen = None if self.frozen is None else self.frozen.partials[0]
+        wanted = (0, 1, 2) if still and frozen is not None else (0, 2) if still else (0,)
+
+        def slopes(f):
+            return jax.value_and_grad(self.rows, argnums=wanted)(f, frozen, theta)
+
+        (value, gradients), push = jax.linearize(slopes, prediction.partial())
+        first = [prediction.partial(k) for k in range(self.n)]
+        gradients, bent = settle((gradients, [push(f)[1] for f in first]))
+        g = gradients[0]
+        uu = [
+            [_dot(bent[j][0], first[k]) + _dot(g, prediction.partial(k, j)) for k in range(j + 1)]
+            for j in range(self.n)
+        ]
+        s, su = [], []
+        if still:
+            s = self._still(gradients)
+            su = [self._still(one) for one in bent]
+        return Slopes(value, [_dot(g, f) for f in first], uu, s, su)
+
+    def _still(self, gradients: tuple) -> list[Scalar]:
+        """Derivatives in s from those in the frozen prediction and theta."""
+        out = []
+        if self.frozen is not None:
+            out = [_dot(gradients[1], self.frozen.partial(k)) for k in range(self.n)]
+        return out + [gradients[-1][m] for m in range(self.params.error.shape[0])]
+
+    def information(self, prediction: Jet, u: tuple, s: tuple) -> list[list[Scalar]]:
+        """M, the lower triangle of the curvature in u, as a function of (u, s) near the point of the jets.
+
+        Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale moves), as `curvature.gauss_newton`;
+        exact: minus the second derivatives of l."""
+        theta = jnp.stack(s[-self.params.error.shape[0] :]) if self.params.error.shape[0] else self.params.error
+        g = None if self.frozen is None else self.frozen(*s[: self.n])
+        f, first = prediction(*u), [prediction.slope((k,), *u) for k in range(self.n)]
+        if self.method.curvature == "exact":
+            slope, push = jax.linearize(jax.grad(lambda f: self.rows(f, g, theta)), f)
+            bent = [push(one) for one in first]
+            return [
+                [-_dot(bent[j], first[k]) - _dot(slope, prediction.slope((k, j), *u)) for k in range(j + 1)]
+                for j in range(self.n)
+            ]
+
+        def moments(f):
+            residual, scale, _ = self.density.error.moments(f, f if g is None else g, theta, self.group)
+            return residual, jnp.log(scale)
+
+        (_, log_scale), push = jax.linearize(moments, f)
+        log_scale, pushed = settle((log_scale, [push(one) for one in first]))
+        precision = jnp.exp(-log_scale)
+        parts = [[residual * precision for residual, _ in pushed]]
+        if g is None:
+            parts.append([2.0**0.5 * scale for _, scale in pushed])
+        return [[jnp.sum(sum(part[j] * part[k] for part in parts)) for k in range(j + 1)] for j in range(self.n)]
+
+    # --- value and score ---
+
+    def value_and_score(self, z0: Vector) -> tuple[GroupResult, Vector]:
+        """The GroupResult, and the gradient of its value in the dense vector (beta, covariance, error)."""
+        q, n = self.q, self.n
+        search = self.method.search
+        z, found = newton(self.expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+        z = settle(z)
+        dtype = z.dtype
+        order = 3 if self.method.curvature == "exact" else 2
+        u = self.at(z)
+        prediction = jet(self.predict, u, order)
+        known = self.slopes(prediction, still=True)
+        s = self._start_and_theta()
+        m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)
+        m = settle(m)
+
+        value, gradient, negative_hessian = self.joint(known, z)
+        transposed = _transposed(self.Z)
+        curvature = settle(jnp.eye(q) + _matrix(_product(transposed, _product(_square(m), self.Z)), q, dtype))
+        lower = cholesky(curvature)
+        value = value + q * HALF_LOG_2PI - half_logdet(lower)
+        inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
+        shaped = _product(self.Z, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
+        outer = _product(shaped, transposed)
+        zero = jnp.zeros((), dtype)
+        weights = [[-outer.get((j, k), zero) * (0.5 if j == k else 1.0) for k in range(j + 1)] for j in range(n)]
+        m_u, m_s = settle(pull(weights))
+
+        by_u = [known.u[k] + m_u[k] for k in range(n)]
+        in_z = _vector(_product(transposed, _column(by_u)), q, dtype) - z
+        w = cholesky_solve(guarded_cholesky(settle(negative_hessian), floor=0.0)[0], in_z)
+        v = _product(self.Z, {(k, 0): w[k] for k in range(q)})
+        bent = _product(_square(known.uu), v)
+        score_u = _column([by_u[k] + bent[k, 0] if (k, 0) in bent else by_u[k] for k in range(n)])
+        score_s = [
+            known.s[i] + m_s[i] + sum((known.su[k][i] * v[k, 0] for k in range(n) if (k, 0) in v), zero)
+            for i in range(len(s))
+        ]
+        return self._result(value, z, curvature, found), self._score(score_u, score_s, shaped, m, known, z, w)
+
+    def _start_and_theta(self) -> tuple[Scalar, ...]:
+        """s: u at z = 0 where the scale is taken there, then the error parameters."""
+        theta = self.params.error
+        return (() if self.frozen is None else self.start) + tuple(theta[k] for k in range(theta.shape[0]))
+
+    def _result(self, value, z, curvature, found) -> GroupResult:
+        return self.method.result(value, z, curvature, exact_integral(), found, self.group)
+
+    def _score(self, score_u, score_s, shaped, m, known, z, w) -> Vector:
+        """The gradient in (beta, covariance, error) from those in u, s and Z."""
+        dtype, params = z.dtype, self.params
+        n_theta = params.error.shape[0]
+        # beta moves u, and u at z = 0.
+        moved = dict(score_u)
+        if self.frozen is not None:
+            moved = {(k, 0): moved[k, 0] + score_s[k] for k in range(self.n)}
+        beta = _vector(_product(_transposed(self.fixed), moved), params.beta.shape[0], dtype)
+        # L moves u by B L z, and Z.
+        in_z = _product(score_u, {(0, k): z[k] for k in range(self.q)})
+        in_z = _sum(in_z, {place: -value for place, value in _product(_square(m), shaped).items()})
+        in_z = _sum(in_z, _product(_column(known.u), {(0, k): w[k] for k in range(self.q)}))
+        in_factor = _product(_transposed(self.random), in_z)
+        zero = jnp.zeros((), dtype)
+        entries = jnp.stack([in_factor.get(place, zero) for place in self.pattern])
+        jacobian = jax.jacfwd(self.density.covariance.factor)(params.covariance)
+        rows, columns = np.array(self.pattern).T
+        covariance = entries @ jacobian[rows, columns]
+        error = jnp.stack(score_s[-n_theta:]) if n_theta else jnp.zeros((0,), dtype)
+        return jnp.concatenate([beta, covariance, error])
+
+
+class Slopes(eqx.Module):
+    """Derivatives of a group's log-density: `value`; `u` (phi,); `uu`, a lower triangle; `s`, in the coordinates that
+    do not move with z; `su`, for each u its mixed derivatives with s."""
+
+    value: Scalar
+    u: list[Scalar]
+    uu: list[list[Scalar]]
+    s: list[Scalar]
+    su: list[list[Scalar]]
+
+
+def _dot(a: PyTree, b: PyTree) -> Scalar:
+    products = jax.tree.map(lambda one, other: jnp.sum(one * other), a, b)
+    return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+
+def _column(values: list[Scalar]) -> Entries:
+    return {(k, 0): value for k, value in enumerate(values)}
+
+
+def _square(lower: list[list[Scalar]]) -> Entries:
+    """The symmetric matrix of a lower triangle."""
+    n = len(lower)
+    return {(j, k): lower[max(j, k)][min(j, k)] for j in range(n) for k in range(n)}
+
+
+def _transposed(a: Entries) -> Entries:
+    return {(k, j): value for (j, k), value in a.items()}
+
+
+def _sum(a: Entries, b: Entries) -> Entries:
+    return {p: a[p] + b[p] if p in a and p in b else a.get(p, b.get(p)) for p in [*a, *(p for p in b if p not in a)]}
+
+
+def _product(a: Entries, b: Entries) -> Entries:
+    """a b, ones and zeros of a design left out."""
+    out: Entries = {}
+    for (i, k), left in a.items():
+        for (m, j), right in b.items():
+            if m != k:
+                continue
+            one = [side for side in (left, right) if not (isinstance(side, (int, float)) and side == 1.0)]
+            term = one[0] * one[1] if len(one) == 2 else one[0] if one else 1.0
+            out[i, j] = out[i, j] + term if (i, j) in out else term
+    return out
+
+
+def _vector(column: Entries, n: int, dtype: Any) -> Vector:
+    return jnp.stack([jnp.asarray(column.get((k, 0), 0.0), dtype) for k in range(n)]) if n else jnp.zeros((0,), dtype)
+
+
+def _matrix(a: Entries, n: int, dtype: Any) -> Matrix:
+    return jnp.stack([jnp.stack([jnp.asarray(a.get((j, k), 0.0), dtype) for k in range(n)]) for j in range(n)])
