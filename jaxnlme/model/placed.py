@@ -23,11 +23,15 @@ from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import SMALL, compiled
 from jaxnlme.numerics.devices import AXIS, Processes
+from jaxnlme.numerics.threads import at_a_time, cores
 from jaxnlme.records import Record, Rows
 
 # Significant bits of padded sizes: a quarter more at the worst where compiling costs more than computing, 3% in all
 # where it does not.
 COARSE, FINE = 3, 7
+
+# Rows that are worth a thread of their own on a CPU: a program runs through its blocks of groups on one core.
+THREAD_ROWS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,17 +93,23 @@ class Placed:
             for _, obs, tables in shapes
         ]
         self.same_rows = not rows or self._widths == [(obs, tables) for _, obs, tables in shapes]
-        self.pieces = _pieces(problem, [count for count, _, _ in shapes], most, wide, chunk)
+        counts = [count for count, _, _ in shapes]
+        total = sum(count * obs for count, obs, _ in shapes)
+        threads = 1 if chunk is not None or mesh is not None else min(cores(), total // THREAD_ROWS)
+        each = -(-max(counts, default=1) // threads) if threads > 1 else chunk
+        self.pieces = _pieces(problem, counts, most, wide, each)
         self.size = sum(len(piece.source) for piece in self.pieces)
         self.n_rows = self.processes.count * max(
             sum(len(where) * self._widths[k][0] for k, where, _ in piece.parts) for piece in self.pieces
         )
+        if threads > 1:  # they are computed at a time
+            self.n_rows *= len(self.pieces)
         self._position = np.empty(self.n_groups, int)
         places = np.concatenate([piece.source for piece in self.pieces])
         real = np.flatnonzero(np.concatenate([piece.real for piece in self.pieces]))
         self._position[places[real]] = real
         self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
-        self._held = None if self.chunked else self._load(0)
+        self._held = None if self.chunked else [self._load(number) for number in range(len(self.pieces))]
 
     def again(self, problem: Problem) -> Placed:
         """Other groups of the same model, placed in the same way."""
@@ -159,8 +169,14 @@ class Placed:
         program = compiled(_program(fn, self.mesh), self.n_rows, once=once)
         given: Sequence[Any] = [None] * len(self.pieces) if per_group is None else per_group
         if self._held is not None:
-            sums, groups = program(self.density, *self._held, shared, given[0])
-            return sums, [groups]
+            calls = [
+                functools.partial(program, self.density, *held, shared, own)
+                for held, own in zip(self._held, given, strict=True)
+            ]
+            results = at_a_time(calls, key=(program, self.n_rows))
+            sums = [sums for sums, _ in results]
+            total = sums[0] if len(sums) == 1 else functools.reduce(_added, sums)
+            return total, [groups for _, groups in results]
         # The device works on one chunk while the host reads the results of the one before.
         total, out, running = None, [], None
         for number in [*range(len(self.pieces)), None]:
@@ -169,10 +185,15 @@ class Placed:
                 result = program(self.density, *self._load(number), shared, self.put(given[number]))
             if running is not None:
                 sums, groups = jax.tree.map(np.asarray, running[0]), jax.tree.map(_local, running[1])
-                total = sums if total is None else jax.tree.map(np.add, total, sums)
+                total = sums if total is None else _added(total, sums)
                 out.append(groups)
             running = result
         return total, out
+
+
+def _added(a: Any, b: Any) -> Any:
+    """Sums of two parts, on the host."""
+    return jax.tree.map(lambda one, other: np.add(np.asarray(one), np.asarray(other)), a, b)
 
 
 @functools.cache
