@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.objective import Evaluation, evaluate
@@ -14,7 +13,7 @@ from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
-from jaxnlme.numerics.arrays import as_number
+from jaxnlme.numerics.arrays import as_number, xp
 from jaxnlme.numerics.minimise import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
@@ -57,15 +56,18 @@ class Marginal(eqx.Module):
 
     def init(self, density: Density, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
         """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
+        xnp = xp(x)
         dense = first.outer.shape[0]
         beta = template.beta.shape[0]
         # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by what their
         # score says they are uncertain; entries on log scales by a factor of e^2 a step.
-        information = jnp.diagonal(first.outer)
-        own = jnp.maximum(jnp.abs(x[:dense]), 5.0 / jnp.sqrt(jnp.maximum(information, 1e-12)))
+        information = xnp.diagonal(first.outer)
+        own = xnp.maximum(xnp.abs(x[:dense]), 5.0 / xnp.sqrt(xnp.maximum(information, 1e-12)))
         units = [*range(beta), *(beta + o for _, _, others in density.covariance.collapses for o in others)]
         units = np.array(units, int)
-        longest = jnp.full(x.shape, LARGEST_LOG_STEP).at[units].set(jnp.clip(own[units], 1e-8, 1e8))
+        in_units = np.isin(np.arange(x.shape[0]), units)
+        wide = xnp.concatenate([own, xnp.ones(x.shape[0] - dense)])
+        longest = xnp.where(in_units, xnp.clip(wide, 1e-8, 1e8), LARGEST_LOG_STEP)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, free)
         state = minimiser.init(x, first.value, first.gradient, inverse)
@@ -78,6 +80,7 @@ class Marginal(eqx.Module):
     def tell(self, state: MarginalState, result: Evaluation, many: bool = True) -> MarginalState:
         """The state after the evaluation at `trial(state)`; `many` (static): whether there may be GROUPS_PER_PARAMETER
         groups a parameter (a program for fewer is shorter)."""
+        xnp = xp(state.bfgs.x)
         bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
         if many:
             # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
@@ -85,25 +88,26 @@ class Marginal(eqx.Module):
             renewed = state.minimiser.renew(bfgs, metric)
             enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
-            bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), renewed, bfgs)
+            bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
         return MarginalState(
             bfgs,
             state.minimiser,
-            jax.tree.map(lambda new, old: jnp.where(accept, new, old), result.modes, state.modes),
-            jnp.where(accept, result.log_likelihood, state.log_likelihood),
+            jax.tree.map(lambda new, old: xnp.where(accept, new, old), result.modes, state.modes),
+            xnp.where(accept, result.log_likelihood, state.log_likelihood),
         )
 
     def step(self, problem: Problem, template: Params, state: MarginalState) -> MarginalState:
         """One evaluation and what follows from it."""
         result = self.evaluate(problem, template, self.trial(state), state.modes)
-        m, p = result.scores.shape
-        return self.tell(state, result, m >= GROUPS_PER_PARAMETER * p)
+        groups, p = result.scores.shape
+        return self.tell(state, result, groups >= GROUPS_PER_PARAMETER * p)
 
     def terminate(self, state: MarginalState) -> Any:
         """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
+        xnp = xp(state.bfgs.x)
         bfgs = state.bfgs
         over = (bfgs.decrement < self.tolerance) | bfgs.stalled | (bfgs.iterations >= self.max_iterations)
-        return over | ~jnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
+        return over | ~xnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
 
     def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MarginalState:
         """The whole minimisation as a pure loop."""
@@ -116,19 +120,20 @@ def _score_metric(result: Evaluation, free: Vector) -> Matrix:
     """An inverse Hessian (n, n): the inverse of the outer products of the groups' scores, shrunk towards their diagonal
     where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3, 653-665);
     for a free block, a multiple of the identity that moves it by 0.1 in all."""
-    outer, m = result.outer, result.counted
+    outer, counted = result.outer, result.counted
+    xnp = xp(outer)
     p = outer.shape[0]
     n_rest = result.gradient.shape[0] - p
-    diagonal = jnp.diagonal(outer)
-    shrink = p / (p + m)
-    scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    diagonal = xnp.diagonal(outer)
+    shrink = p / (p + counted)
+    scale = 1.0 / xnp.sqrt(xnp.where(diagonal > 0, diagonal, 1.0))
     unit = outer * scale[:, None] * scale[None, :]
-    unit = (1.0 - shrink) * unit + shrink * jnp.eye(p)
+    unit = (1.0 - shrink) * unit + shrink * xnp.eye(p)
     used = free[:p]
-    unit = jnp.where(used[:, None] & used[None, :], unit, jnp.eye(p))
-    inverse = jnp.linalg.inv(unit) * scale[:, None] * scale[None, :]
+    unit = xnp.where(used[:, None] & used[None, :], unit, xnp.eye(p))
+    inverse = xnp.linalg.inv(unit) * scale[:, None] * scale[None, :]
     if n_rest == 0:
         return inverse
-    length = jnp.sqrt(jnp.sum(result.gradient[p:] ** 2))
-    rest = jnp.eye(n_rest) * (0.1 / jnp.maximum(length, 1e-12))
-    return jnp.block([[inverse, jnp.zeros((p, n_rest))], [jnp.zeros((n_rest, p)), rest]])
+    length = xnp.sqrt(xnp.sum(result.gradient[p:] ** 2))
+    rest = xnp.eye(n_rest) * (0.1 / xnp.maximum(length, 1e-12))
+    return xnp.block([[inverse, xnp.zeros((p, n_rest))], [xnp.zeros((n_rest, p)), rest]])

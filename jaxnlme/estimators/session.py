@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.checkpoint import Checkpoint, Standing
@@ -98,8 +97,6 @@ class Session:
         self.interrupted = False
         self.stopped = False
         self.many = placed.size * self.processes.count >= GROUPS_PER_PARAMETER * dense
-        self._init = compiled(_init, placed.n_rows)
-        self._tell = compiled(_tell, placed.n_rows)
         self.state: MarginalState | None = None
         # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
         self.collapsed: set[int] = set()
@@ -151,18 +148,18 @@ class Session:
         if state is not None:
             # A step further than where the file was written.
             estimator = Marginal(method, left + int(state.bfgs.iterations), tolerance)
-            trial, over = compiled(_look, self.placed.n_rows)(estimator, state)
+            trial, over = _look(estimator, state)
         else:
             estimator = Marginal(method, left, tolerance)
             first = Evaluation(self.best.sums, Groups())
-            state, trial, over = self._init(estimator, self.binding.density, self.template, self.x, first, self.free)
+            state, trial, over = _init(estimator, self.binding.density, self.template, self.x, first, self.free)
             self._take(state, self.best)
         if not self.history:
             self._report(state)
         while not bool(over) and not self.stopped:
             result = self.evaluate(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
-            state, trial, over = self._tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
+            state, trial, over = _tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)
@@ -251,15 +248,22 @@ class Session:
         return 0.5 * (matrix + matrix.T)
 
 
-def _init(estimator: Marginal, density: Density, template: Params, x: jax.Array, first: Evaluation, free: Any):
-    state = estimator.init(density, template, x, first, jnp.asarray(free))
+# The minimiser's own steps are numpy on the host: a handful of numbers, and nothing to compile. What is not finite is
+# looked at there, not warned of.
+
+
+@np.errstate(all="ignore")
+def _init(estimator: Marginal, density: Density, template: Params, x: np.ndarray, first: Evaluation, free: np.ndarray):
+    state = estimator.init(density, template, x, first, free)
     return state, estimator.trial(state), estimator.terminate(state)
 
 
+@np.errstate(all="ignore")
 def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, many: bool):
     state = estimator.tell(state, result, many)
     return state, estimator.trial(state), estimator.terminate(state)
 
 
+@np.errstate(all="ignore")
 def _look(estimator: Marginal, state: MarginalState):
     return estimator.trial(state), estimator.terminate(state)

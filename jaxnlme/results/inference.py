@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import jax
@@ -118,7 +119,6 @@ def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str,
 def estimates_table(binding: Binding, params: Params, info: Information | None, level: float) -> pd.DataFrame:
     """The table behind `Fit.estimates`; columns without an answer are NaN."""
     import pandas as pd
-    from scipy.special import ndtri
 
     density = binding.density
     names = density.reported_names
@@ -134,7 +134,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
         robust_se = np.full(len(values), np.nan) if robust is None else np.sqrt(np.diag(robust))
     fixed = _fixed_rows(binding)
     se, robust_se = np.where(fixed | (se == 0), np.nan, se), np.where(fixed | (robust_se == 0), np.nan, robust_se)
-    reach = float(ndtri(0.5 + level / 2.0)) * se
+    reach = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
 
     lower, upper = values - reach, values + reach
     kinds = ["fixed effect"] * p + ["random effect SD"] * q + ["correlation"] * pairs
