@@ -36,6 +36,16 @@ from jaxnlme.model.design import Design
 from jaxnlme.model.individual import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.numerics.entries import (
+    Entries,
+    added,
+    as_matrix,
+    as_vector,
+    column,
+    product,
+    symmetric,
+    transposed,
+)
 from jaxnlme.numerics.implicit import settle
 from jaxnlme.numerics.jets import Jet, count_partials, jet
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
@@ -45,9 +55,6 @@ from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 # Where a jet has more partial derivatives than this, differentiating the model itself is cheaper.
 MOST_PARTIALS = 36
-
-# A small matrix written out: its entries by (row, column), absent where they are zero for every parameter value.
-Entries = dict[tuple[int, int], Any]
 
 
 def local(method: Rung, density: Density, params: Params, group: Group) -> Local | None:
@@ -69,8 +76,8 @@ def _entries(design: Design, varying: tuple[Any, ...]) -> Entries | None:
     """The entries of a design (phi, columns); None where one varies within the group."""
     out: Entries = {}
     for row, terms in enumerate(design.terms):
-        for index, constant, column in terms:
-            value: Any = constant if column is None else varying[column]
+        for index, constant, varies in terms:
+            value: Any = constant if varies is None else varying[varies]
             if jnp.ndim(value):
                 return None
             out[row, index] = out[row, index] + value if (row, index) in out else value
@@ -104,9 +111,9 @@ class Local:
         self.fixed, self.random = fixed, random
         self.factor = density.covariance.factor(params.covariance)
         self.pattern = _pattern(density.covariance, params.covariance.shape[0])
-        self.Z = _product(random, {place: self.factor[place] for place in self.pattern})
+        self.Z = product(random, {place: self.factor[place] for place in self.pattern})
         beta = {(k, 0): params.beta[k] for k in range(params.beta.shape[0])}
-        start = _product(fixed, beta)
+        start = product(fixed, beta)
         zero = jnp.zeros((), params.beta.dtype)
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
         self.frozen = None if method.interaction else settle(jet(self.predict, self.start, 1))
@@ -126,7 +133,7 @@ class Local:
 
     def at(self, z: Vector) -> tuple[Scalar, ...]:
         """u at z."""
-        moved = _product(self.Z, {(k, 0): z[k] for k in range(self.q)})
+        moved = product(self.Z, {(k, 0): z[k] for k in range(self.q)})
         return tuple(s + moved[k, 0] if (k, 0) in moved else s for k, s in enumerate(self.start))
 
     def expand(self, z: Vector) -> tuple[Scalar, Vector, Matrix]:
@@ -138,9 +145,9 @@ class Local:
     def joint(self, known: Slopes, z: Vector) -> tuple[Scalar, Vector, Matrix]:
         """The log joint, its gradient in z, and its negative Hessian in z."""
         value = known.value - 0.5 * jnp.sum(z**2) - self.q * HALF_LOG_2PI
-        gradient = _vector(_product(_transposed(self.Z), _column(known.u)), self.q, z.dtype) - z
-        inner = _product(_transposed(self.Z), _product(_square(known.uu), self.Z))
-        return value, gradient, jnp.eye(self.q) - _matrix(inner, self.q, z.dtype)
+        gradient = as_vector(product(transposed(self.Z), column(known.u)), self.q, z.dtype) - z
+        inner = product(transposed(self.Z), product(symmetric(known.uu), self.Z))
+        return value, gradient, jnp.eye(self.q) - as_matrix(inner, self.q, z.dtype)
 
     def slopes(self, prediction: Jet, still: bool) -> Slopes:
         """The derivatives of the log-density l at u: with g its gradient in the prediction f and G its Hessian there,
@@ -218,37 +225,35 @@ class Local:
         m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)
         m = settle(m)
 
-        value, gradient, negative_hessian = self.joint(known, z)
-        transposed = _transposed(self.Z)
-        curvature = settle(jnp.eye(q) + _matrix(_product(transposed, _product(_square(m), self.Z)), q, dtype))
+        value, _, negative_hessian = self.joint(known, z)
+        across = transposed(self.Z)
+        curvature = settle(jnp.eye(q) + as_matrix(product(across, product(symmetric(m), self.Z)), q, dtype))
         lower = cholesky(curvature)
         value = value + q * HALF_LOG_2PI - half_logdet(lower)
         inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
-        shaped = _product(self.Z, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
-        outer = _product(shaped, transposed)
+        shaped = product(self.Z, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
+        outer = product(shaped, across)
         zero = jnp.zeros((), dtype)
         weights = [[-outer.get((j, k), zero) * (0.5 if j == k else 1.0) for k in range(j + 1)] for j in range(n)]
         m_u, m_s = settle(pull(weights))
 
         by_u = [known.u[k] + m_u[k] for k in range(n)]
-        in_z = _vector(_product(transposed, _column(by_u)), q, dtype) - z
+        in_z = as_vector(product(across, column(by_u)), q, dtype) - z
         w = cholesky_solve(guarded_cholesky(settle(negative_hessian), floor=0.0)[0], in_z)
-        v = _product(self.Z, {(k, 0): w[k] for k in range(q)})
-        bent = _product(_square(known.uu), v)
-        score_u = _column([by_u[k] + bent[k, 0] if (k, 0) in bent else by_u[k] for k in range(n)])
+        v = product(self.Z, {(k, 0): w[k] for k in range(q)})
+        bent = product(symmetric(known.uu), v)
+        score_u = column([by_u[k] + bent[k, 0] if (k, 0) in bent else by_u[k] for k in range(n)])
         score_s = [
             known.s[i] + m_s[i] + sum((known.su[k][i] * v[k, 0] for k in range(n) if (k, 0) in v), zero)
             for i in range(len(s))
         ]
-        return self._result(value, z, curvature, found), self._score(score_u, score_s, shaped, m, known, z, w)
+        result = self.method.result(value, z, curvature, exact_integral(), found, self.group)
+        return result, self._score(score_u, score_s, shaped, m, known, z, w)
 
     def _start_and_theta(self) -> tuple[Scalar, ...]:
         """s: u at z = 0 where the scale is taken there, then the error parameters."""
         theta = self.params.error
         return (() if self.frozen is None else self.start) + tuple(theta[k] for k in range(theta.shape[0]))
-
-    def _result(self, value, z, curvature, found) -> GroupResult:
-        return self.method.result(value, z, curvature, exact_integral(), found, self.group)
 
     def _score(self, score_u, score_s, shaped, m, known, z, w) -> Vector:
         """The gradient in (beta, covariance, error) from those in u, s and Z."""
@@ -258,12 +263,12 @@ class Local:
         moved = dict(score_u)
         if self.frozen is not None:
             moved = {(k, 0): moved[k, 0] + score_s[k] for k in range(self.n)}
-        beta = _vector(_product(_transposed(self.fixed), moved), params.beta.shape[0], dtype)
+        beta = as_vector(product(transposed(self.fixed), moved), params.beta.shape[0], dtype)
         # L moves u by B L z, and Z.
-        in_z = _product(score_u, {(0, k): z[k] for k in range(self.q)})
-        in_z = _sum(in_z, {place: -value for place, value in _product(_square(m), shaped).items()})
-        in_z = _sum(in_z, _product(_column(known.u), {(0, k): w[k] for k in range(self.q)}))
-        in_factor = _product(_transposed(self.random), in_z)
+        in_z = product(score_u, {(0, k): z[k] for k in range(self.q)})
+        in_z = added(in_z, {place: -value for place, value in product(symmetric(m), shaped).items()})
+        in_z = added(in_z, product(column(known.u), {(0, k): w[k] for k in range(self.q)}))
+        in_factor = product(transposed(self.random), in_z)
         zero = jnp.zeros((), dtype)
         entries = jnp.stack([in_factor.get(place, zero) for place in self.pattern])
         jacobian = jax.jacfwd(self.density.covariance.factor)(params.covariance)
@@ -287,42 +292,3 @@ class Slopes(eqx.Module):
 def _dot(a: PyTree, b: PyTree) -> Scalar:
     products = jax.tree.map(lambda one, other: jnp.sum(one * other), a, b)
     return sum(jax.tree.leaves(products), jnp.zeros(()))
-
-
-def _column(values: list[Scalar]) -> Entries:
-    return {(k, 0): value for k, value in enumerate(values)}
-
-
-def _square(lower: list[list[Scalar]]) -> Entries:
-    """The symmetric matrix of a lower triangle."""
-    n = len(lower)
-    return {(j, k): lower[max(j, k)][min(j, k)] for j in range(n) for k in range(n)}
-
-
-def _transposed(a: Entries) -> Entries:
-    return {(k, j): value for (j, k), value in a.items()}
-
-
-def _sum(a: Entries, b: Entries) -> Entries:
-    return {p: a[p] + b[p] if p in a and p in b else a.get(p, b.get(p)) for p in [*a, *(p for p in b if p not in a)]}
-
-
-def _product(a: Entries, b: Entries) -> Entries:
-    """a b, ones and zeros of a design left out."""
-    out: Entries = {}
-    for (i, k), left in a.items():
-        for (m, j), right in b.items():
-            if m != k:
-                continue
-            one = [side for side in (left, right) if not (isinstance(side, (int, float)) and side == 1.0)]
-            term = one[0] * one[1] if len(one) == 2 else one[0] if one else 1.0
-            out[i, j] = out[i, j] + term if (i, j) in out else term
-    return out
-
-
-def _vector(column: Entries, n: int, dtype: Any) -> Vector:
-    return jnp.stack([jnp.asarray(column.get((k, 0), 0.0), dtype) for k in range(n)]) if n else jnp.zeros((0,), dtype)
-
-
-def _matrix(a: Entries, n: int, dtype: Any) -> Matrix:
-    return jnp.stack([jnp.stack([jnp.asarray(a.get((j, k), 0.0), dtype) for k in range(n)]) for j in range(n)])
