@@ -9,9 +9,7 @@ number of jobs, and what has ended is on the host: Ctrl-C loses no finished fit.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import Status
+from jaxnlme.estimators.jobs import Jobs, Outcomes, blank_outcomes
 from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
+from jaxnlme.estimators.progress import CountLine
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
@@ -44,70 +44,6 @@ CLOSE = 1e-8
 MOST_EVALUATIONS = 3
 # Seconds after which the host looks at the lanes again, also for Ctrl-C.
 SECONDS_PER_CALL = 0.5
-
-
-def nothing(problem: Problem) -> Problem:
-    """The problem with every leaf left out: where jobs put the leaves that are their own."""
-    return jax.tree.map(lambda leaf: None, problem)
-
-
-@dataclasses.dataclass(frozen=True)
-class Jobs:
-    """Minimisations of one problem.
-
-    `x` (jobs, n), starts; `free` (jobs, n) bool, entries that move; `own(indices)`: a Problem whose leaves, with a
-    leading axis of jobs, replace those of the common one, None elsewhere (`nothing` makes one without any): weights,
-    responses or whatever differs, made when a lane takes the job; `modes` (groups, random), where all first searches
-    start; `metrics` (k, n, n), inverse Hessians to begin with, None for those made of the groups' scores; `metric`
-    (jobs,), which of them each job takes, the first where None.
-    """
-
-    x: np.ndarray
-    free: np.ndarray
-    own: Callable[[np.ndarray], Problem]
-    modes: np.ndarray
-    metrics: np.ndarray | None = None
-    metric: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcomes:
-    """Where jobs ended, a row each; NaN and zero where a job was not run.
-
-    `x` (jobs, n); `value`, the objective (minus log-likelihood and log prior); `log_likelihood`, weighted by the job's
-    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes;
-    `decrement`, the predicted gain of a further step; `iterations`, `evaluations`; `lost`, the number of groups that
-    count and whose mode was not found; `done` (jobs,) bool: it was run to its end; `interrupted` by Ctrl-C.
-    """
-
-    x: np.ndarray
-    value: np.ndarray
-    log_likelihood: np.ndarray
-    common: np.ndarray
-    decrement: np.ndarray
-    iterations: np.ndarray
-    evaluations: np.ndarray
-    lost: np.ndarray
-    done: np.ndarray
-    interrupted: bool = False
-
-    def rows(self, which: np.ndarray) -> Outcomes:
-        """The outcomes of the jobs `which` (indices)."""
-        new: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            new[field.name] = value[which] if isinstance(value, np.ndarray) else value
-        return Outcomes(**new)
-
-    def replaced(self, which: np.ndarray, other: Outcomes) -> Outcomes:
-        """These outcomes with the rows `which` (indices) of `other` (as many rows) in their place."""
-        new: dict[str, Any] = {"interrupted": self.interrupted or other.interrupted}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                new[field.name] = value.copy()
-                new[field.name][which] = getattr(other, field.name)
-        return Outcomes(**new)
 
 
 class Lanes(eqx.Module):
@@ -155,8 +91,8 @@ def run_lanes(
     n_jobs, n = jobs.x.shape
     total = n_jobs if expected is None else expected
     width = width_for(total, problem.n_rows) if width is None else width
-    out = _blank_outcomes(n_jobs, n)
-    line = _Line(progress, name, n_jobs)
+    out = blank_outcomes(n_jobs, n)
+    line = CountLine(progress, name, n_jobs)
     shared, template, estimator = on_device((problem, template, estimator))
     metrics = np.full((1, n, n), np.nan) if jobs.metrics is None else jobs.metrics
     which = np.zeros(n_jobs, int) if jobs.metric is None else jobs.metric
@@ -319,16 +255,6 @@ def _store(out: Outcomes, jobs: np.ndarray, lanes: np.ndarray, held: Lanes) -> N
     out.done[jobs] = True
 
 
-def _blank_outcomes(n_jobs: int, n: int) -> Outcomes:
-    def nan(*shape: int) -> np.ndarray:
-        return np.full((n_jobs, *shape), np.nan)
-
-    def zero(dtype: Any = int) -> np.ndarray:
-        return np.zeros(n_jobs, dtype)
-
-    return Outcomes(nan(n), nan(), nan(), nan(), nan(), zero(), zero(), zero(), zero(bool))
-
-
 def _blank_lanes(width: int, n: int, modes: tuple[int, ...]) -> Lanes:
     """Lanes that hold nothing yet (numpy)."""
 
@@ -358,27 +284,3 @@ def _blank_lanes(width: int, n: int, modes: tuple[int, ...]) -> Lanes:
         lost=zeros(dtype=int),
         common=zeros(),
     )
-
-
-class _Line:
-    """A line that says how many jobs have ended; shown as that of a fit is (`estimators/progress.py`)."""
-
-    def __init__(self, progress: bool | None, name: str, total: int):
-        self.rewrite = sys.stderr.isatty() or "ipykernel" in sys.modules
-        wanted = self.rewrite if progress is None else progress
-        self.patience = (0.0 if progress else 2.0) if wanted else float("inf")
-        self.name, self.total = name, total
-        self.began = time.perf_counter()
-        self.shown: float | None = None
-
-    def show(self, done: int) -> None:
-        now = time.perf_counter() - self.began
-        if now < self.patience or (self.shown is not None and now - self.shown < 0.5 and done < self.total):
-            return
-        self.shown = now
-        start, end = ("\r", "") if self.rewrite else ("", "\n")
-        print(f"{start}{self.name}: {done} of {self.total}, {now:.0f} s", end=end, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.rewrite and self.shown is not None:
-            print(file=sys.stderr, flush=True)

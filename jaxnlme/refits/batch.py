@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import FitError, OptionError, near_matches
-from jaxnlme.estimators.lanes import Jobs, Outcomes, nothing, run_lanes
+from jaxnlme.estimators.jobs import Jobs, Outcomes, nothing
+from jaxnlme.estimators.lanes import run_lanes
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.estimators.verdict import CONVERGED

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.lanes import Outcomes
+from jaxnlme.estimators.jobs import Outcomes
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
-from jaxnlme.results._tables import Table, html_table, text_table, wrap
+from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
-from jaxnlme.results.summary import _number as number
 
 if TYPE_CHECKING:
     import pandas as pd

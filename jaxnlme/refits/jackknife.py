@@ -11,9 +11,8 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.model.problem import Problem
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, packed, words
-from jaxnlme.results._tables import Table, html_table, text_table, wrap
+from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
-from jaxnlme.results.summary import _number as number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.lanes import Outcomes, nothing
+from jaxnlme.estimators.jobs import Outcomes, nothing
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, opened_variances, packed, words
-from jaxnlme.results._tables import Table, html_table, text_table, wrap
+from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
-from jaxnlme.results.summary import _number as number
 
 if TYPE_CHECKING:
     import pandas as pd

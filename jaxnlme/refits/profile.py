@@ -11,15 +11,15 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.lanes import nothing, width_for
+from jaxnlme.estimators.jobs import nothing
+from jaxnlme.estimators.lanes import width_for
 from jaxnlme.model.problem import Problem
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
 from jaxnlme.refits.coordinates import coordinate
 from jaxnlme.refits.ordered import reorderable
 from jaxnlme.refits.traces import Trace
-from jaxnlme.results._tables import Table, html_table, text_table, wrap
+from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
-from jaxnlme.results.summary import _number as number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,8 @@ import html
 import textwrap
 from collections.abc import Sequence
 
+import numpy as np
+
 WIDTH = 99
 LONGEST_NAME = 30
 
@@ -67,3 +69,16 @@ def html_table(table: Table) -> str:
     header = f"<thead>{line(table.header, 'th')}</thead>" if table.header else ""
     body = "".join(line(row, "td") for row in table.rows)
     return f"{title}<table style='border-collapse:collapse'>{header}<tbody>{body}</tbody></table>"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """`digits` significant digits; an empty cell for NaN."""
+    value = float(value)
+    if np.isnan(value):
+        return ""
+    if value == 0 or np.isinf(value):
+        return f"{value:g}"
+    size = int(np.floor(np.log10(abs(float(f"{value:.{digits - 1}e}")))))
+    if -4 <= size <= digits + 1:
+        return f"{value:.{max(digits - 1 - size, 0)}f}"
+    return f"{value:.{digits - 1}e}"

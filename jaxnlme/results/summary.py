@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnlme.results._tables import Table, html_table, text_pairs, text_table, wrap
+from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class Summary:
             if names
         )
         return [
-            ("method", f"{fit.method}, {len(fit.history)} iterations, {_number(fit.timings.get('total', np.nan))} s"),
+            ("method", f"{fit.method}, {len(fit.history)} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
@@ -104,7 +104,7 @@ class Summary:
         ]
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
-            out.insert(1, ("Monte Carlo SE", f"{_number(error)} of the log-likelihood{self._draws()}"))
+            out.insert(1, ("Monte Carlo SE", f"{number(error)} of the log-likelihood{self._draws()}"))
         if self.fit.log_prior != 0:
             out.insert(1, ("log prior", f"{self.fit.log_prior:.4f} (added to the log-likelihood: posterior maximum)"))
         return out
@@ -115,7 +115,7 @@ class Summary:
         if not np.isfinite(ess).any():
             return ""
         least = int(np.nanargmin(ess))
-        return f"; smallest effective number of draws {_number(ess[least], 3)} (group {self.fit.data.labels[least]})"
+        return f"; smallest effective number of draws {number(ess[least], 3)} (group {self.fit.data.labels[least]})"
 
     def _tables(self) -> list[Table]:
         table = self.fit.estimates
@@ -146,7 +146,7 @@ class Summary:
         rows = []
         for name, row in _items(table):
             shown = f"{name} ({scales[name]})" if name in scales and len(kinds) > 1 else name
-            natural = (_number(row["value"]), _interval(row["value_lower"], row["value_upper"]))
+            natural = (number(row["value"]), _interval(row["value_lower"], row["value_upper"]))
             rows.append((*_row(shown, row), *natural))
         scale = "the scales named" if len(kinds) > 1 else f"{kinds.pop()} scale"
         title = f"Fixed effects on {scale}; value: typical value on the natural scale"
@@ -159,7 +159,7 @@ class Summary:
             if row["estimate"] == 0:
                 cells = (name, "0", "zero", "", "", "", "")
             else:
-                cells = (*_row(name, row), _number(row["cv%"], 3), _number(shrunk, 3))
+                cells = (*_row(name, row), number(row["cv%"], 3), number(shrunk, 3))
             rows.append(cells)
         return Table("Random effects: SD on the transformed scale", (*_HEADER, "cv%", "shrinkage%"), rows)
 
@@ -192,26 +192,13 @@ def _items(table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
 
 def _row(name: str, row: pd.Series) -> tuple[str, ...]:
     if row["fixed"]:
-        return (name, _number(row["estimate"]), "fixed", "", "")
+        return (name, number(row["estimate"]), "fixed", "", "")
     interval = _interval(row["lower"], row["upper"])
-    return (name, _number(row["estimate"]), _number(row["se"]), _number(row["rse%"], 3), interval)
-
-
-def _number(value: float, digits: int = 4) -> str:
-    """`digits` significant digits; an empty cell for NaN."""
-    value = float(value)
-    if np.isnan(value):
-        return ""
-    if value == 0 or np.isinf(value):
-        return f"{value:g}"
-    size = int(np.floor(np.log10(abs(float(f"{value:.{digits - 1}e}")))))
-    if -4 <= size <= digits + 1:
-        return f"{value:.{max(digits - 1 - size, 0)}f}"
-    return f"{value:.{digits - 1}e}"
+    return (name, number(row["estimate"]), number(row["se"]), number(row["rse%"], 3), interval)
 
 
 def _interval(lower: float, upper: float) -> str:
-    return "" if np.isnan(lower) or np.isnan(upper) else f"[{_number(lower)}, {_number(upper)}]"
+    return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
 def _words(covariance: object) -> str:
@@ -221,5 +208,5 @@ def _words(covariance: object) -> str:
 
 
 def _prior(prior: object) -> str:
-    values = ", ".join(f"{f.name}={_number(getattr(prior, f.name))}" for f in dataclasses.fields(prior))  # pyright: ignore[reportArgumentType]
+    values = ", ".join(f"{f.name}={number(getattr(prior, f.name))}" for f in dataclasses.fields(prior))  # pyright: ignore[reportArgumentType]
     return f"{type(prior).__name__}({values})"

@@ -10,7 +10,8 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.estimators import lanes as engine
-from jaxnlme.estimators.lanes import Jobs, nothing, run_lanes, width_for
+from jaxnlme.estimators.jobs import Jobs, nothing
+from jaxnlme.estimators.lanes import run_lanes, width_for
 from jaxnlme.estimators.objective import flatten
 from jaxnlme.refits.batch import TOLERANCE
 
