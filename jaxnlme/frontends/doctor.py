@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = (
-    "jaxnlme", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "pandas", "formulaic", "matplotlib",
+    "jaxnlme", "jax", "jaxlib", "equinox", "numpy", "pandas", "formulaic", "matplotlib",
 )  # fmt: skip
 
 

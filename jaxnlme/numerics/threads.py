@@ -16,7 +16,9 @@ from jaxnlme.precision import x64
 @functools.cache
 def cores() -> int:
     """Cores that this process may use, where the default device is a CPU; one elsewhere."""
-    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
