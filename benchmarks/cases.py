@@ -19,7 +19,8 @@ SECOND_SEED = 20241
 
 @dataclass(frozen=True)
 class Case:
-    """One problem. `second` is a table of the same shape with other numbers, for a fit with everything compiled."""
+    """One problem. `second` is a table of the same shape with other numbers, for a fit with everything compiled;
+    `effects`, how many of ka, cl, vol (in this order) carry a random effect."""
 
     name: str
     groups: int
@@ -27,9 +28,10 @@ class Case:
     table: Path
     second: Path
     starts: tuple[float, float, float]
+    effects: int = 3
 
 
-def theophylline(folder: Path) -> Case:
+def theophylline(folder: Path, psi: str = "diagonal") -> Case:
     """Theophylline with the dose in mg, and the same subjects with other concentrations (5 % noise, seeded)."""
     noise = random.Random(SECOND_SEED)
     with THEOPHYLLINE.open(newline="") as file:
@@ -44,15 +46,17 @@ def theophylline(folder: Path) -> Case:
             first_file.write(f"{start},{conc}\n")
             second_file.write(f"{start},{conc * (1 + 0.05 * noise.gauss(0, 1)):.4f}\n")
     groups = len({row["Subject"] for row in rows})
-    return Case("theophylline", groups, "diagonal", table, second, THEOPHYLLINE_STARTS)
+    return Case("theophylline", groups, psi, table, second, THEOPHYLLINE_STARTS)
 
 
-def simulated(folder: Path, groups: int, psi: str) -> Case:
-    """Simulated subjects (simulate.py, in a process of its own so that this one stays small)."""
+def simulated(folder: Path, groups: int, psi: str, effects: int = 3, second: bool = True) -> Case:
+    """Simulated subjects (simulate.py, in a process of its own so that this one stays small); without a `second` table,
+    the first stands in for it. With fewer than three `effects`, the others' standard deviations are zero."""
     paths = []
-    for label, seed in (("", ()), ("_second", ("--seed", str(SECOND_SEED)))):
+    seeds = [("", ()), ("_second", ("--seed", str(SECOND_SEED)))]
+    for label, seed in seeds if second else seeds[:1]:
         path = folder / f"simulated_{groups}_{psi}{label}.csv"
         command = [sys.executable, str(HERE / "simulate.py"), "--groups", str(groups), "--psi", psi, "--out", str(path)]
-        subprocess.run([*command, *seed], check=True)
+        subprocess.run([*command, "--effects", str(effects), *seed], check=True)
         paths.append(path)
-    return Case("simulated", groups, psi, paths[0], paths[1], SIMULATED_STARTS)
+    return Case("simulated", groups, psi, paths[0], paths[-1], SIMULATED_STARTS, effects)

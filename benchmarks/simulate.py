@@ -35,18 +35,20 @@ def concentration(xb: np.ndarray, time: np.ndarray, dose: np.ndarray) -> np.ndar
     return dose * ka / (vol * (ka - ke)) * (np.exp(-ke * time) - np.exp(-ka * time))
 
 
-def simulate(groups: int, psi: str, seed: int = SEED) -> np.ndarray:
-    """A table of `groups` subjects with columns Subject, Time, Dose, conc: an array (11 * groups, 4).
+def simulate(groups: int, psi: str, seed: int = SEED, effects: int = 3, times: np.ndarray = TIMES) -> np.ndarray:
+    """A table of `groups` subjects with columns Subject, Time, Dose, conc: an array (times * groups, 4). Only the first
+    `effects` of ka, cl, vol vary between subjects.
 
     The first subjects of a larger table are not those of a smaller one; the same arguments always give the same table.
     """
     rng = np.random.default_rng([seed, groups, psi == "full"])
     mean = np.log(list(TRUTH.values()))
-    xb = mean + rng.standard_normal((groups, 3)) @ np.linalg.cholesky(covariance(psi)).T
+    b = rng.standard_normal((groups, 3)) @ np.linalg.cholesky(covariance(psi)).T
+    xb = mean + np.where(np.arange(3) < effects, b, 0.0)
     dose = np.round(DOSE * rng.uniform(0.75, 1.25, (groups, 1)))
-    conc = concentration(xb, TIMES, dose) + SIGMA * rng.standard_normal((groups, TIMES.size))
+    conc = concentration(xb, times, dose) + SIGMA * rng.standard_normal((groups, times.size))
     subject = np.broadcast_to(np.arange(1, groups + 1)[:, None], conc.shape)
-    columns = (subject, np.broadcast_to(TIMES, conc.shape), np.broadcast_to(dose, conc.shape), conc)
+    columns = (subject, np.broadcast_to(times, conc.shape), np.broadcast_to(dose, conc.shape), conc)
     return np.stack([column.ravel() for column in columns], axis=1)
 
 
@@ -60,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=100)
     parser.add_argument("--psi", choices=("diagonal", "full"), default="diagonal")
+    parser.add_argument("--effects", type=int, choices=(1, 2, 3), default=3)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    write(arguments.out, simulate(arguments.groups, arguments.psi, arguments.seed))
+    write(arguments.out, simulate(arguments.groups, arguments.psi, arguments.seed, arguments.effects))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is timed on our side: a process that imports jaxnlme, fits one table by FOCEI and prints its phases as JSON.
+"""What is timed on our side: a process that imports jaxnlme, fits one table and prints its phases as JSON.
 
-    python benchmarks/worker.py --data table.csv --second other.csv --psi diagonal --starts 1.5 2.8 32
+    python benchmarks/worker.py --data table.csv --second other.csv --psi diagonal --starts 1.5 2.8 32 --method agq3
     python benchmarks/worker.py --floor      # imports the libraries and compiles one addition: what no fit can undercut
 
 `--second` is another table of the same shape, fitted afterwards in the same process: its program is compiled already.
@@ -17,7 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spans import Spans
+
 STARTED = {"cpu": time.process_time(), "wall": 0.0}  # the interpreter itself, before the first import of ours
+NAMES = ("ka", "cl", "vol")
 PHASES: dict[str, dict[str, float]] = {"interpreter": STARTED}
 
 
@@ -66,25 +69,12 @@ def estimates(fit: Any) -> dict[str, Any]:
     """beta (log scale), psi and sigma of a fit for the referee, from the values on the natural scale."""
     import numpy as np
 
+    psi = np.asarray(fit.psi)
     return {
-        "beta": [float(np.log(fit.values[name])) for name in ("ka", "cl", "vol")],
-        "psi": np.asarray(fit.psi).tolist(),
+        "beta": [float(np.log(fit.values[name])) for name in NAMES],
+        "psi": np.pad(psi, (0, len(NAMES) - len(psi))).tolist(),  # parameters without an effect vary by nothing
         "sigma": fit.values["a"],
     }
-
-
-def program_lines(fit: Any) -> int:
-    """Lines of the lowered program of the objective and its gradient, the one that a fit compiles."""
-    import equinox as eqx
-    import jax
-    import numpy as np
-
-    from jaxnlme.estimators.objective import evaluate, flatten
-
-    with jax.enable_x64(True):
-        binding = fit.binding
-        arguments = (binding.problem, fit.estimator.method, fit.params, np.asarray(flatten(fit.params)), fit.modes)
-        return eqx.filter_jit(evaluate).lower(*arguments).as_text().count("\n")
 
 
 def outcome(fit: Any) -> dict[str, Any]:
@@ -96,6 +86,31 @@ def outcome(fit: Any) -> dict[str, Any]:
         "timings": {k: float(v) for k, v in dict(fit.timings).items() if isinstance(v, (int, float))},
     }
     return said | estimates(fit)
+
+
+def method_of(name: str) -> Any:
+    """A rung by its name, or "agq3"."""
+    import jaxnlme as jn
+
+    return jn.AGQ(int(name[3:])) if name.startswith("agq") and name != "agq" else name
+
+
+def fit_one(path: str, model: Any, arguments: argparse.Namespace, spans: Spans, label: str) -> dict[str, Any]:
+    """From a CSV file to the summary, and what was reached."""
+    import pandas as pd
+
+    import jaxnlme as jn
+
+    with phase(f"{label}data"):
+        frame = pd.read_csv(path)
+        data = jn.GroupedData.from_frame(frame, group="Subject", y="conc", x=["Time", "Dose"])
+    began = time.time()
+    with phase(f"{label}fit"):
+        fit = jn.fit(model, data, method_of(arguments.method))
+    ended = time.time()
+    with phase(f"{label}summary"):
+        str(fit.summary())  # what a user asks for first; with the standard errors
+    return outcome(fit) | {"profile": spans.profile((began, ended), fit.timings)}
 
 
 def fit_tables(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -110,32 +125,21 @@ def fit_tables(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with phase("device"):
         devices = [str(d.device_kind) for d in jax.devices()]
-    names = ("ka", "cl", "vol")
-
-    def one(path: str, label: str) -> Any:
-        with phase(f"{label}read"):
-            frame = pd.read_csv(path)
-        with phase(f"{label}fit"):
-            data = jn.GroupedData.from_frame(frame, group="Subject", y="conc", x=["Time", "Dose"])
-            fit = jn.fit(model, data, arguments.method)
-            str(fit.summary())  # what a user asks for first; with the standard errors
-        return fit
-
+    spans = Spans()
     parameters = [
-        jn.Parameter(n, s, transform="log", random=True) for n, s in zip(names, arguments.starts, strict=True)
+        jn.Parameter(name, start, transform="log", random=k < arguments.effects)
+        for k, (name, start) in enumerate(zip(NAMES, arguments.starts, strict=True))
     ]
     model = jn.NLMEModel(one_compartment, parameters=parameters, covariance=arguments.psi, error="constant")
-    said = {"fit": outcome(one(arguments.data, ""))}
+    said: dict[str, Any] = {"fit": fit_one(arguments.data, model, arguments, spans, "")}
     if arguments.second:
-        second = one(arguments.second, "second_")
-        with phase("counting lines"):  # after both fits, in the process that is not timed as a whole
-            said["second"] = outcome(second)
-            said["second"]["timings"]["hlo_lines"] = program_lines(second)
+        said["second"] = fit_one(arguments.second, model, arguments, spans, "second_")
     return said | {
         "versions": versions(jax, jaxlib, numpy, pd, jn),
         "device": devices,
         "platform": jax.default_backend(),
         "dtype": "float64",  # the front door's scoped precision
+        "cache": spans.cached,
     }
 
 
@@ -147,7 +151,8 @@ def main() -> None:
     parser.add_argument("--second")
     parser.add_argument("--psi", choices=("diagonal", "full"), default="diagonal")
     parser.add_argument("--starts", type=float, nargs=3, default=(1.5, 2.8, 32.0), metavar=("KA", "CL", "VOL"))
-    parser.add_argument("--method", default="focei")
+    parser.add_argument("--effects", type=int, choices=(1, 2, 3), default=3, help="ka, cl, vol in this order vary")
+    parser.add_argument("--method", default="focei", help="a rung by its name; agq3 for three nodes")
     arguments = parser.parse_args()
     said = floor() if arguments.floor else fit_tables(arguments)
     said["phases"] = PHASES

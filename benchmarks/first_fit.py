@@ -1,0 +1,84 @@
+"""Time to the first fit: theophylline with standard errors as a cold process, from import to summary, for every rung.
+
+    python benchmarks/first_fit.py [--repeats 3] [--rungs focei laplace]
+
+Every rung is a process with an empty compilation cache, one with a warm cache, and one of two fits (for its second:
+other data of the same shape; once for the rungs after the first); beside them, in the same round, the import floor, `Rscript` doing the nlme fit, and an
+`Rscript` that does it twice. Then the lines of StableHLO of each rung's objective and gradient, by structure of Psi.
+Writes results/first_fit.json. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import commands
+from cases import HERE, Case, theophylline
+from processes import timed
+from provenance import about
+from results import Record, add_folder
+
+RUNGS = ("focei", "fo", "foce", "laplace", "agq3", "is")
+LIMIT = 300.0
+
+
+def rung(case: Case, method: str, folder: Path, twice: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One round of a rung: (cache, record); `twice`: with the process of two fits."""
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        environment = commands.cache_environment(Path(cache))
+        yield "empty", timed(commands.fit_command(case, method), LIMIT, environment)
+        yield "warm", timed(commands.fit_command(case, method), LIMIT, environment)
+        if twice:
+            yield "two fits", timed(commands.fit_command(case, method, second=True), LIMIT, environment)
+
+
+def others(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One round of the import floor and of nlme: (program, record)."""
+    environment = commands.cache_environment(folder / "floor-cache")
+    yield "floor", timed(commands.floor_command(), LIMIT, environment)
+    if not commands.missing(["nlme"]):
+        once = commands.peer_command(case, "nlme")
+        yield "nlme", timed(once, LIMIT)
+        yield "nlme twice", timed([*once[:-1], "twice"], LIMIT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
+    add_folder(parser)
+    arguments = parser.parse_args()
+    absent = commands.missing(["nlme"])
+    results = Record(arguments.folder / "first_fit.json", about() | {"repeats": arguments.repeats}, missing=absent)
+    with tempfile.TemporaryDirectory(prefix="jaxnlme-benchmark-") as scratch:
+        folder = Path(scratch)
+        case = theophylline(folder)
+        for _ in range(2):  # byte-compiled modules, a warm disk, the floor's own cache: not recorded
+            timed(commands.floor_command(), LIMIT, commands.cache_environment(folder / "floor-cache"))
+        timed([sys.executable, "-c", "import jaxnlme"], LIMIT, commands.cache_environment(folder / "floor-cache"))
+        for repeat in range(arguments.repeats):
+            for program, record in others(case, folder):
+                note(results, {"program": program, "repeat": repeat} | record)
+            for method in arguments.rungs:
+                for cache, record in rung(case, method, folder, method == RUNGS[0] or repeat == 0):
+                    note(results, {"program": method, "cache": cache, "repeat": repeat} | record)
+        counted = timed([sys.executable, str(HERE / "program_lines.py"), "--rungs", *arguments.rungs], LIMIT)
+        results.content["programs"] = (counted["said"] or {}).get("programs", [])
+        results.write()
+    print(f"wrote {results.path}")
+
+
+def note(results: Record, row: dict[str, Any]) -> None:
+    """Keeps a row and says it."""
+    results.add(row)
+    name = f"{row['program']} {row.get('cache', '')}".strip()
+    print(f"{name} #{row['repeat']}: {row['status']}, {row['cpu']:.2f} CPU s, {row['wall']:.2f} wall s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

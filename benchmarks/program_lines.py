@@ -1,0 +1,35 @@
+"""Lines of StableHLO of the objective-and-gradient program, by rung and structure of Psi: what compiling costs grow with.
+
+    python benchmarks/program_lines.py [--rungs focei laplace]
+
+The model is the one-compartment model with three random effects. Nothing is compiled. Prints one JSON object; the number
+does not depend on the size of the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from cases import STRUCTURES
+from evaluation import Evaluations, oral_data, oral_model
+from worker import method_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rungs", nargs="+", default=["focei", "fo", "foce", "laplace", "agq3", "is"])
+    rows = []
+    data = oral_data(12)
+    for method in parser.parse_args().rungs:
+        for psi in STRUCTURES:
+            evaluations = Evaluations(oral_model(3, psi), data, method_of(method))
+            began = time.perf_counter()
+            lines = evaluations.lines()
+            rows.append({"rung": method, "psi": psi, "lines": lines, "trace_s": time.perf_counter() - began})
+    print(json.dumps({"programs": rows}))
+
+
+if __name__ == "__main__":
+    main()

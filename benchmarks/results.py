@@ -1,0 +1,37 @@
+"""Where results go: one JSON file a script, rewritten after every row, so that an interrupted run keeps what it has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE / "results"
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """The option that every script has."""
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the results file is written")
+
+
+class Record:
+    """A results file: `about`, further fields, and a list of rows."""
+
+    def __init__(self, path: Path, about: dict[str, Any], rows: str = "rows", **fields: Any):
+        self.path = path.resolve()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[dict[str, Any]] = []
+        self.content = {"about": about, **fields, rows: self.rows}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row, on disk at once."""
+        self.rows.append(row)
+        self.write()
+
+    def write(self) -> None:
+        """The file, whole: a reader never sees half of it."""
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        part.replace(self.path)
