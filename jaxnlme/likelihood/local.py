@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnlme.likelihood.marginal import Gaussian, exact_integral
+from jaxnlme.likelihood.marginal import exact_integral
 from jaxnlme.likelihood.named import GroupResult, Rung
 from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.density import Density, Group
@@ -49,7 +49,7 @@ from jaxnlme.numerics.entries import (
 from jaxnlme.numerics.implicit import settle
 from jaxnlme.numerics.jets import Jet, count_partials, jet
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
-from jaxnlme.numerics.newton import newton
+from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.records import Record
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
@@ -58,12 +58,10 @@ MOST_PARTIALS = 36
 
 
 def local(method: Rung, density: Density, params: Params, group: Group) -> Local | None:
-    """The group's likelihood by this rung at `params`, where it can be had from one pass over the model: a Gaussian
-    integral at the mode, parameters that are linear on the transformed scale and do not vary within the group."""
-    if not (method.at_mode and density.n_effects and isinstance(method.integral, Gaussian)):
-        return None
+    """The group at `params` as this rung sees it, from one pass over the model at each point: where it has a mode, and
+    parameters that are linear on the transformed scale and do not vary within the group."""
     individual = density.individual
-    if not isinstance(individual, LinearIndividual):
+    if not (method.at_mode and density.n_effects and isinstance(individual, LinearIndividual)):
         return None
     order = 3 if method.curvature == "exact" else 2
     fixed, random = (_entries(design, group.covariates) for design in (individual.fixed, individual.random))
@@ -208,13 +206,18 @@ class Local:
             parts.append([2.0**0.5 * scale for _, scale in pushed])
         return [[jnp.sum(sum(part[j] * part[k] for part in parts)) for k in range(j + 1)] for j in range(self.n)]
 
-    # --- value and score ---
+    # --- mode, value and score ---
+
+    def mode(self, z0: Vector) -> tuple[Vector, NewtonResult]:
+        """The conditional mode (random,), searched from `z0`, and how the search went."""
+        search = self.method.search
+        return newton(self.expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
 
     def value_and_score(self, z0: Vector) -> tuple[GroupResult, Vector]:
-        """The GroupResult, and the gradient of its value in the dense vector (beta, covariance, error)."""
+        """The GroupResult of a Gaussian integral, and the gradient of its value in the dense vector (beta, covariance,
+        error)."""
         q, n = self.q, self.n
-        search = self.method.search
-        z, found = newton(self.expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+        z, found = self.mode(z0)
         z = settle(z)
         dtype = z.dtype
         order = 3 if self.method.curvature == "exact" else 2

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.likelihood.local import local
+from jaxnlme.likelihood.marginal import Gaussian
 from jaxnlme.likelihood.mode import search_mode
 from jaxnlme.likelihood.named import GroupResult, Rung
 from jaxnlme.model.density import Density, Group
@@ -29,9 +30,8 @@ def value_and_score(
     **Source:** the adjoint form of the implicit function theorem; Almquist, Leander and Jirstrand (2015),
     J Pharmacokinet Pharmacodyn 42, 191-209, section "Gradients".
     """
-
     known = local(method, density, unpack(x), group)
-    if known is not None:
+    if known is not None and isinstance(method.integral, Gaussian):
         return known.value_and_score(z0)
 
     def value_at(x, z):
@@ -48,7 +48,10 @@ def value_and_score(
 
     params = unpack(x)
     at_zero = method.scale_prediction(density, params, group)
-    z, found = search_mode(method.search, density, params, group, at_zero, z0)
+    if known is None:
+        z, found = search_mode(method.search, density, params, group, at_zero, z0)
+    else:
+        z, found = known.mode(z0)
     z = settle(z)
     (value, (hessian, monte_carlo)), (direct, pull) = jax.value_and_grad(value_at, argnums=(0, 1), has_aux=True)(x, z)
     direct, pull = settle((direct, pull))
