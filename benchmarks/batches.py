@@ -1,6 +1,6 @@
 """Many small fits in one batch against one large fit of as many groups: theophylline, FOCEI.
 
-    python benchmarks/batches.py [--repeats 5]
+    python benchmarks/batches.py [--repeats 3] [--fits 500 64]
 
 500 bootstrap fits of 12 groups against one fit of 6,000 groups (500 copies of the table), and 64 starts against one fit
 of 768 groups, in one process, compiling apart (second and later calls). The large fit does all that `jn.fit` does,
@@ -11,19 +11,20 @@ standard errors included; the bootstrap the refits alone. Writes results/batches
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from provenance import about_this_process  # noqa: E402
+from results import Record, add_folder  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.frontends.demo import theophylline  # noqa: E402
@@ -57,62 +58,57 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[dict[str, Any], Any]:
     }, result
 
 
-def measure(covariance: str, repeats: int) -> list[dict[str, Any]]:
+def measure(covariance: str, repeats: int, fits: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """The rows of one structure of Psi: `fits` of the bootstrap and of the starts."""
     base, data = theophylline()
     model = jn.NLMEModel(base.structure, base.parameters, covariance=covariance, error="constant")
     fit = jn.fit(model, data, "focei").throw()
-    rows = []
     for name, batch, n in (
-        ("bootstrap", lambda: fit.bootstrap(500, progress=False), 500),
-        ("multistart", lambda: fit.multistart(64, progress=False), 64),
+        ("bootstrap", lambda: fit.bootstrap(fits[0], progress=False), fits[0]),
+        ("multistart", lambda: fit.multistart(fits[1], progress=False), fits[1]),
     ):
         many, found = timed(batch, repeats)
         large = stacked(data, n)
         one, whole = timed(lambda large=large: jn.fit(model, large, "focei", progress=False), repeats)
         status = found.replicates["status"] if name == "bootstrap" else found.starts["status"]
-        rows.append(
-            {
-                "batch": name,
-                "psi": covariance,
-                "fits": n,
-                "groups": large.n_groups,
-                "converged": int((status == "converged").sum()),
-                "large_converged": bool(whole.converged),
-                # Equal likelihoods are compared: n times that of the table.
-                "large_log_likelihood": whole.log_likelihood,
-                "expected_log_likelihood": n * fit.log_likelihood,
-                "many": many,
-                "one": one,
-                "ratio_cpu": many["cpu_s"] / one["cpu_s"],
-                "ratio_wall": many["wall_s"] / one["wall_s"],
-            }
-        )
-    return rows
+        yield {
+            "batch": name,
+            "psi": covariance,
+            "fits": n,
+            "groups": large.n_groups,
+            "converged": int((status == "converged").sum()),
+            "large_converged": bool(whole.converged),
+            # Equal likelihoods are compared: n times that of the table.
+            "large_log_likelihood": whole.log_likelihood,
+            "expected_log_likelihood": n * fit.log_likelihood,
+            "many": many,
+            "one": one,
+            "ratio_cpu": many["cpu_s"] / one["cpu_s"],
+            "ratio_wall": many["wall_s"] / one["wall_s"],
+        }
+
+
+def say(row: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    return (
+        f"{row['batch']:12s}{row['psi']:10s}{row['fits']:6d}{row['converged']:7d}{row['many']['cpu_s']:9.2f}"
+        f"{row['groups']:8d}{row['one']['cpu_s']:9.2f}{row['ratio_cpu']:7.2f}{row['ratio_wall']:7.2f}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fits", type=int, nargs=2, default=[500, 64], metavar=("BOOTSTRAP", "STARTS"))
+    add_folder(parser)
     options = parser.parse_args()
-    rows = [row for covariance in ("diagonal", "full") for row in measure(covariance, options.repeats)]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    record = {
-        "versions": jn.fit(*theophylline(), "focei", standard_errors=False).versions,
-        "commit": commit.stdout.strip(),
-        "dtype": "float64",
-        "repeats": options.repeats,
-        "target_ratio": TARGET,
-        "rows": rows,
-    }
-    target = HERE / "results" / "batches.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(record, indent=1) + "\n")
+    about = about_this_process() | {"dtype": "float64", "repeats": options.repeats}
+    results = Record(options.folder / "batches.json", about, target_ratio=TARGET)
     print("batch       psi         fits  ended    CPU s  groups    CPU s  ratio   wall")
-    for row in rows:
-        print(
-            f"{row['batch']:12s}{row['psi']:10s}{row['fits']:6d}{row['converged']:7d}{row['many']['cpu_s']:9.2f}"
-            f"{row['groups']:8d}{row['one']['cpu_s']:9.2f}{row['ratio_cpu']:7.2f}{row['ratio_wall']:7.2f}"
-        )
+    for covariance in ("diagonal", "full"):
+        for row in measure(covariance, options.repeats, tuple(options.fits)):
+            results.add(row)
+            print(say(row), flush=True)
 
 
 if __name__ == "__main__":

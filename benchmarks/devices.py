@@ -5,8 +5,7 @@
 FOCEI on simulated one-compartment data (11 observations a subject). Every row is a process (or two) of its own, with
 `jax_num_cpu_devices` as given: devices of one CPU share its cores, so the rows show what dealing groups out costs and
 what each device holds, not what more hardware would gain. "in shapes" are the bytes a device holds of the data, "at
-work" what the compiled evaluation needs beside them (XLA's own account). Writes results/devices.json and prints a table
-with the largest difference of estimates and standard errors from the first row.
+work" what the compiled evaluation needs beside them (XLA's own account). Writes results/devices.json.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from results import Record, add_folder
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -37,14 +37,6 @@ ROWS: list[tuple[str, int, int, dict[str, Any]]] = [
 ]
 
 
-def concentration(phi, x, v):
-    """One compartment, first-order absorption."""
-    import jax.numpy as jnp
-
-    ke = phi.cl / phi.vol
-    return x.Dose * phi.ka / (phi.vol * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
-
-
 def work(number: int, groups: int, repeats: int, index: int, address: str) -> dict[str, Any]:
     """What one process of row `number` measures."""
     _, devices, processes, options = ROWS[number]
@@ -54,21 +46,15 @@ def work(number: int, groups: int, repeats: int, index: int, address: str) -> di
     if processes > 1:
         jax.distributed.initialize(address, num_processes=processes, process_id=index)
     import numpy as np
-    import simulate
+    from evaluation import jn, oral_data, oral_model
     from provenance import about_this_process
 
-    import jaxnlme as jn
-
-    table = simulate.simulate(groups, "diagonal")
-    own = (table[:, 0] > index * groups // processes) & (table[:, 0] <= (index + 1) * groups // processes)
-    table = table[own]
-    data = jn.GroupedData.from_arrays(table[:, 3], table[:, 0], x={"Time": table[:, 1], "Dose": table[:, 2]})
-    parameters = [jn.Parameter(name, at, transform="log", random=True) for name, at in simulate.TRUTH.items()]
-    model = jn.NLMEModel(concentration, parameters)
+    model, data = oral_model(3, "diagonal"), oral_data(groups, psi="diagonal")
+    if processes > 1:
+        data = data.select(np.arange(groups) * processes // groups == index)
     if "chunk_groups" in options:
         options = {"chunk_groups": int(options["chunk_groups"] * groups)}
-    with jax.enable_x64(True):
-        measured = evaluation(model, data, options, repeats)
+    measured = evaluation(model, data, options, repeats)
     jn.fit(model, data, "focei", **options)
     wall, cpu = time.perf_counter(), time.process_time()
     fit = jn.fit(model, data, "focei", **options)
@@ -86,39 +72,23 @@ def work(number: int, groups: int, repeats: int, index: int, address: str) -> di
 def evaluation(model: Any, data: Any, options: dict[str, Any], repeats: int) -> dict[str, Any]:
     """Seconds of an objective and gradient from cold modes, and bytes of each device of this process."""
     import jax
-    import numpy as np
+    from evaluation import Evaluations
 
-    from jaxnlme.estimators.objective import flatten, share
-    from jaxnlme.likelihood.named import rung
-    from jaxnlme.model.placed import Placed, _program
-    from jaxnlme.model.together import bind_together
-    from jaxnlme.numerics.compiling import compiled
-    from jaxnlme.numerics.devices import Processes, mesh_of
+    from jaxnlme.numerics.devices import mesh_of
 
-    mesh = mesh_of(options.get("devices"))
-    binding = bind_together(model, data, Processes(mesh))
-    placed = Placed(binding.problem, mesh, options.get("chunk_groups"))
-    point = (rung("focei"), binding.start, np.asarray(flatten(binding.start)))
-    modes = placed.spread(np.zeros((data.n_groups, binding.density.n_effects)))
-    wall, cpu = [], []
-    for _ in range(repeats + 1):
-        started, used = time.perf_counter(), time.process_time()
-        jax.block_until_ready(placed.run(share, point, modes))
-        wall.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - used)
-    held = placed._load(0) if placed.chunked else placed._held
-    program = compiled(_program(share, mesh), placed.n_rows)
-    lowered = program.lower(placed.density, *held, point, placed.put(modes[0]))
-    memory = lowered.compile().compiled.memory_analysis()
+    evaluations = Evaluations(model, data, mesh=mesh_of(options.get("devices")), chunk=options.get("chunk_groups"))
+    wall, cpu = evaluations.cold(repeats)
+    pieces = evaluations.held()
+    memory = evaluations.lowered().compile().compiled.memory_analysis()
     shards: dict[str, int] = {}
-    for leaf in jax.tree.leaves(held):
+    for leaf in jax.tree.leaves(pieces):
         for shard in leaf.addressable_shards:
             shards[str(shard.device)] = shards.get(str(shard.device), 0) + shard.data.nbytes
     return {
-        "evaluation_wall": statistics.median(wall[1:]),
-        "evaluation_cpu": statistics.median(cpu[1:]),
+        "evaluation_wall": wall,
+        "evaluation_cpu": cpu,
         "bytes_held": shards,
-        "bytes_at_work": memory.temp_size_in_bytes + memory.output_size_in_bytes,
+        "bytes_at_work": len(pieces) * (memory.temp_size_in_bytes + memory.output_size_in_bytes),
     }
 
 
@@ -152,24 +122,6 @@ def row(number: int, groups: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    head = "| | evaluation s | CPU s | fit s | CPU s | MB a device, in shapes | at work | difference |"
-    lines = [head, "| :-- |" + " --: |" * 7]
-    for one in rows:
-        difference = max(
-            abs(a - b)
-            for name in ("estimates", "se")
-            for a, b in zip(one[name], rows[0][name], strict=True)
-            if a == a  # NaN where nothing was estimated
-        )
-        times = [one[name] for name in ("evaluation_wall", "evaluation_cpu", "fit_wall", "fit_cpu")]
-        cells = [f"{seconds:.2f}" for seconds in times]
-        cells += [f"{max(one['bytes_held'].values()) / 1e6:.2f}", f"{one['bytes_at_work'] / 1e6:.1f}"]
-        lines.append(f"| {one['name']} | {' | '.join(cells)} | {difference:.1e} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """All rows, or one process of one row."""
     if sys.argv[1:2] == ["--work"]:
@@ -179,15 +131,16 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    add_folder(parser)
     arguments = parser.parse_args()
-    rows = [row(number, arguments.groups, arguments.repeats) for number in range(len(ROWS))]
-    about = rows[0]["about"]
-    for one in rows:
-        del one["about"]
-    out = {"about": about, "groups": arguments.groups, "repeats": arguments.repeats, "rows": rows}
-    (HERE / "results" / "devices.json").write_text(json.dumps(out, indent=1) + "\n")
-    print(table(rows))
+    sizes = {"groups": arguments.groups, "repeats": arguments.repeats}
+    results = Record(arguments.folder / "devices.json", {}, **sizes)
+    for number in range(len(ROWS)):
+        one = row(number, arguments.groups, arguments.repeats)
+        results.content["about"] = one.pop("about")
+        results.add(one)
+        print(f"{one['name']}: {one['evaluation_wall']:.2f} s an evaluation, {one['fit_wall']:.2f} s a fit", flush=True)
 
 
 if __name__ == "__main__":

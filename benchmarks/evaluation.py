@@ -24,9 +24,10 @@ jax.config.update("jax_enable_x64", True)
 import simulate  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
-from jaxnlme.estimators.objective import evaluate, flatten  # noqa: E402
+from jaxnlme.estimators.objective import flatten, share  # noqa: E402
 from jaxnlme.likelihood.named import rung  # noqa: E402
 from jaxnlme.model.binding import Binding, bind  # noqa: E402
+from jaxnlme.model.placed import Placed, _program  # noqa: E402
 from jaxnlme.numerics.compiling import compiled  # noqa: E402
 
 STEP = 1e-3  # of every entry of the packed vector, between one evaluation and the next
@@ -67,44 +68,62 @@ def seconds(fn: Callable[[int], Any], repeats: int) -> Seconds:
     return statistics.median(wall), statistics.median(cpu)
 
 
+def model_alone(problem: Any, params: Any, z: Any) -> tuple[Any, list[Any]]:
+    """Predictions of every group at `z`, as `Placed.run` asks for them: nothing to add up, one pytree a bucket."""
+    return jnp.zeros(()), problem.map(lambda group, z: problem.density.predict(params, z, group), z)
+
+
 class Evaluations:
-    """A model bound to data, and its two programs: the model alone, and the objective with its gradient."""
+    """A model bound to data and laid out as `jn.fit` does it (padded, and dealt out to the cores of a CPU), and its two
+    programs: the model alone, and the objective with its gradient."""
 
-    def __init__(self, model: jn.NLMEModel, data: jn.GroupedData, method: Any = "focei"):
+    def __init__(self, model: jn.NLMEModel, data: jn.GroupedData, method: Any = "focei", **layout: Any):
         self.binding: Binding = bind(model, data)
-        effects = self.binding.density.n_effects
-        self.params = self.binding.params(psi=0.1 * np.eye(effects))
-        self.problem = jax.tree.map(jnp.asarray, self.binding.problem)
+        self.effects = self.binding.density.n_effects
+        self.placed = Placed(self.binding.problem, **layout)
+        self.params = self.binding.params(psi=0.1 * np.eye(self.effects))
         self.method = rung(method)
-        self.modes = jnp.zeros((data.n_groups, effects))
         self.x = np.asarray(flatten(self.params))
-        self.run = compiled(evaluate, self.problem.n_rows)
 
-    def lines(self) -> int:
-        """Lines of StableHLO of the objective and its gradient."""
-        lowered = self.run.lower(self.problem, self.method, self.params, self.x, self.modes)
-        return lowered.as_text().count("\n")
+    def modes(self) -> list[Any]:
+        """Where a search begins that knows nothing."""
+        return self.placed.spread(np.zeros((self.placed.n_groups, self.effects)))
+
+    def run(self, shift: float, modes: list[Any]) -> list[Any]:
+        """One objective-and-gradient, from `modes` to the modes that were found."""
+        _, groups = self.placed.run(share, (self.method, self.params, self.x * (1 + shift)), modes)
+        return [piece.modes for piece in groups]
 
     def model_alone(self, repeats: int) -> Seconds:
         """Seconds of one evaluation of the model over all data."""
-
-        def predict(problem, params, z, shift):
-            return jax.vmap(lambda group, z: problem.density.predict(params, z + shift, group))(problem.buckets[0], z)
-
-        program, z = compiled(predict, self.problem.n_rows), jnp.zeros_like(self.modes)
-        return seconds(lambda k: program(self.problem, self.params, z, np.float64(1e-9 * k)), repeats)
+        z = self.modes()
+        return seconds(lambda k: self.placed.run(model_alone, self.params, z)[1], repeats)
 
     def objective(self, repeats: int, step: float = STEP) -> Seconds:
         """Seconds of one objective-and-gradient with warm modes; `step` 0 stays at the same point."""
-        modes = self.run(self.problem, self.method, self.params, self.x, self.modes).modes
+        modes = self.run(0.0, self.modes())
 
         def one(k):
             nonlocal modes
-            result = self.run(self.problem, self.method, self.params, self.x * (1 + step * (k % 2)), modes)
-            modes = result.modes
-            return result
+            modes = self.run(step * (k % 2), modes)
+            return modes
 
         return seconds(one, repeats)
+
+    def cold(self, repeats: int) -> Seconds:
+        """Seconds of one objective-and-gradient whose searches begin at z = 0."""
+        modes = self.modes()
+        return seconds(lambda k: self.run(0.0, modes), repeats)
+
+    def held(self) -> list[Any]:
+        """The data on the devices: all pieces, or one chunk."""
+        return [self.placed._load(0)] if self.placed.chunked else self.placed._held
+
+    def lowered(self) -> Any:
+        """The lowered program of the objective and its gradient, for one piece."""
+        program = compiled(_program(share, self.placed.mesh), self.placed.n_rows)
+        modes = self.placed.put(self.modes()[0])
+        return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)
 
 
 def timed_fit(model: jn.NLMEModel, first: jn.GroupedData, second: jn.GroupedData, method: Any = "focei") -> dict:

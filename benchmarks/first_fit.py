@@ -3,9 +3,10 @@
     python benchmarks/first_fit.py [--repeats 3] [--rungs focei laplace]
 
 Every rung is a process with an empty compilation cache, one with a warm cache, and one of two fits (for its second:
-other data of the same shape; once for the rungs after the first); beside them, in the same round, the import floor, `Rscript` doing the nlme fit, and an
-`Rscript` that does it twice. Then the lines of StableHLO of each rung's objective and gradient, by structure of Psi.
-Writes results/first_fit.json. Standard library only.
+other data of the same shape; once for the rungs after the first). Beside them, in the same round, the import floor,
+`Rscript` doing the nlme fit, and an `Rscript` that does it twice. Then the lines of StableHLO of each rung's objective
+and gradient, by structure of Psi. Writes results/first_fit.json. Standard
+library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same problem written by hand in numpyro, as a user of JAX would today: arguments and output as in common.py.
 
-The option is "svi" (a mean-field normal guide, 3,000 steps of Adam, falling) or "nuts" (one chain, 500 draws after 500 of
-adaptation). Both describe a posterior, not a maximum: the priors are wide (normal with standard deviation 10 around
+The option is "svi" (a mean-field normal guide, 3,000 falling steps of Adam) or "nuts" (one chain, 500 draws after 500
+of adaptation). Both describe a posterior, not a maximum: the priors are wide (normal with standard deviation 10 around
 the starting log parameters, half-Cauchy of scale 1 for standard deviations, uniform correlations), and the estimates
 handed to the referee are posterior medians of the fixed effects, of the standard deviations and of the correlations.
 Subjects' parameters are centred, which suits eleven samples a subject. float64, like everybody else.
