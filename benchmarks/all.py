@@ -1,4 +1,4 @@
-"""Everything that the page shows, in order: about 25 minutes on two quiet cores.
+"""Everything that the page shows, in order: about half an hour on two quiet cores.
 
     python benchmarks/all.py              # then look at benchmarks/README.md
     python benchmarks/all.py --quick      # about two minutes, small sizes, into benchmarks/quick/ (not kept by git)
@@ -20,13 +20,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # name: arguments of the full run, arguments of the quick one
 STEPS: dict[str, tuple[str, str]] = {
-    "first_fit": ("--repeats 3", "--repeats 1 --rungs focei laplace"),
+    "first_fit": ("--repeats 3", "--repeats 1 --rungs focei fo"),
     "run": ("--repeats 2", "--quick"),
     "large": ("", "--groups 2000"),
     "units": ("", "--groups 1000 2000 --repeats 5"),
     "scaling": ("", "--small --repeats 3"),
     "batches": ("", "--repeats 1 --fits 20 8"),
-    "devices": ("", "--groups 1000 --repeats 1"),
+    "devices": ("", "--groups 1000 --repeats 1 --rows 0 2 4"),
 }
 QUICK = HERE / "quick"
 
@@ -50,6 +50,7 @@ def main() -> None:
             failed.append(step)
         print(f"== {step}: {time.perf_counter() - began:.0f} s", flush=True)
     subprocess.run([sys.executable, str(HERE / "report.py"), *page], check=True)
+    print(f"the page: {QUICK if options.quick else HERE}/README.md", flush=True)
     if failed:
         sys.exit(f"these steps failed: {', '.join(failed)}")
 

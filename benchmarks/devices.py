@@ -1,6 +1,6 @@
 """One evaluation and one fit on 1, 2 and 4 CPU devices, in 2 processes, and in chunks: time, memory, and the estimates.
 
-    python benchmarks/devices.py [--groups 100000] [--repeats 5]
+    python benchmarks/devices.py [--groups 100000] [--repeats 3]
 
 FOCEI on simulated one-compartment data (11 observations a subject). Every row is a process (or two) of its own, with
 `jax_num_cpu_devices` as given: devices of one CPU share its cores, so the rows show what dealing groups out costs and
@@ -132,11 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(len(ROWS)), default=list(range(len(ROWS))))
     add_folder(parser)
     arguments = parser.parse_args()
     sizes = {"groups": arguments.groups, "repeats": arguments.repeats}
     results = Record(arguments.folder / "devices.json", {}, **sizes)
-    for number in range(len(ROWS)):
+    for number in arguments.rows:
         one = row(number, arguments.groups, arguments.repeats)
         results.content["about"] = one.pop("about")
         results.add(one)

@@ -43,7 +43,7 @@ def about_this_process() -> dict[str, Any]:
     }
 
 
-LIBRARIES = ("jaxnlme", "jax", "jaxlib", "equinox", "optimistix", "numpy")
+LIBRARIES = ("jaxnlme", "jax", "jaxlib", "equinox", "numpy")
 
 
 def _version(name: str) -> str | None:

@@ -46,12 +46,11 @@ def floor() -> dict[str, Any]:
         import jax
         import jaxlib
         import numpy
-        import optimistix
         import pandas
     with phase("run"):
         jax.block_until_ready(jax.jit(lambda a: a + 1.0)(1.0))
     return {
-        "versions": versions(jax, jaxlib, numpy, equinox, optimistix, pandas),
+        "versions": versions(jax, jaxlib, numpy, equinox, pandas),
         "device": [str(d.device_kind) for d in jax.devices()],
         "platform": jax.default_backend(),
     }

@@ -1,0 +1,64 @@
+"""The section of fits.json: programs side by side on the same tables."""
+
+from __future__ import annotations
+
+from reporting.cells import Record, middle, origin, show, table, times, verdict
+
+NAMES = {
+    "jaxnlme": "jaxnlme FOCEI, empty cache",
+    "jaxnlme-warm-cache": "jaxnlme FOCEI, warm cache",
+    "import-floor": "import floor",
+    "nlme": "R nlme, ML, analytic gradient",
+    "nlme-plain": "R nlme, ML, plain function",
+    "nlmer": "lme4 nlmer, Laplace, bobyqa",
+    "nlmer-nelder-mead": "lme4 nlmer, Laplace, Nelder-Mead (its default)",
+    "pynlme-r": "pynlme LME, as R's nlme",
+    "pynlme-matlab": "pynlme LME, as MATLAB's nlmefit",
+    "pynlme-foce": "pynlme FOCE",
+    "numpyro-svi": "numpyro, mean-field SVI (posterior medians)",
+    "numpyro-nuts": "numpyro, NUTS (posterior medians)",
+}
+OURS = ("jaxnlme", "jaxnlme-warm-cache", "import-floor")
+TWO_FITS = "jaxnlme-two-fits"  # a process of two fits, for its second one
+AGAINST = ("nlme", "nlmer", "pynlme-r")  # ratios of CPU seconds to these
+
+
+def fit_seconds(program: str, groups: dict[str, list[Record]], clock: str) -> float | None:
+    """Seconds of a fit alone: a peer's own clock; ours the second fit of a process, all compiled."""
+    if program not in OURS:
+        return middle(groups[program], "said", "fit", clock)
+    return middle(groups.get(TWO_FITS, []) if program == "jaxnlme" else [], "said", "phases", "second_fit", clock)
+
+
+def comparison(groups: dict[str, list[Record]]) -> str:
+    """Programs of one case, side by side."""
+    peers = {p: middle(groups[p], "cpu") for p in AGAINST if p in groups and verdict(groups[p]) == "ok"}
+    header = ["program", "CPU s", "wall s", "fit alone: CPU s", "wall s", "peak MB", "its log L", "referee log L"]
+    header += ["outcome", *(f"CPU / {peer}" for peer in peers)]
+    rows = []
+    for program, records in groups.items():
+        if program == TWO_FITS:
+            continue
+        cpu = middle(records, "cpu")
+        row = [NAMES[program], show(cpu), show(middle(records, "wall"))]
+        row += [show(fit_seconds(program, groups, clock)) for clock in ("cpu", "wall")]
+        row.append(show(middle(records, "peak_rss_mb"), 0))
+        own = ("fit",) if program in OURS else ()
+        row += [show(middle(records, "said", *own, "log_likelihood"), 3), show(middle(records, "referee"), 3)]
+        rows.append([*row, verdict(records), *(times(cpu, peer) for peer in peers.values())])
+    return table(header, rows)
+
+
+def section(results: Record, name: str) -> str:
+    """One table a case."""
+    cases: dict[tuple, dict[str, list[Record]]] = {}
+    for record in results["runs"]:
+        key = (record["case"], record["groups"], record["psi"])
+        cases.setdefault(key, {}).setdefault(record["program"], []).append(record)
+    about = results["about"]
+    limits = f"Medians of up to {about['repeats']} repeats; {about['peer_limit']:g} s at most for a fit of a peer."
+    parts = ["### Beside other programs", origin(results, name), limits]
+    parts += [f"{NAMES[peer]} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
+    for (case, count, psi), groups in cases.items():
+        parts += [f"#### {case.capitalize()}, {count:,} groups, {psi} Psi", comparison(groups)]
+    return "\n\n".join(parts)
