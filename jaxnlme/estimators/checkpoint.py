@@ -16,7 +16,9 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.fingerprint import digest
 from jaxnlme.estimators.marginal import Marginal, MarginalState
+from jaxnlme.estimators.objective import flatten
 from jaxnlme.model.binding import Binding
+from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.numerics.minimise import BFGS, BFGSState
 
@@ -47,15 +49,17 @@ class Standing:
 class Checkpoint:
     """The file of one fit.
 
-    **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `processes`: each
-    writes a file of its own, "PATH.0-of-2".
+    **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `params`, where the
+    fit would start: what it holds fixed must be the same in the file; `processes`: each writes a file of its own,
+    "PATH.0-of-2".
 
-    After `read`, `standing` is what the file holds, None where there is none yet, and `rest` (groups,) tells which
-    groups that fit went on with.
-    **Errors:** OptionError where the file is of other data, another model or method, or no such file.
+    `standing` is what the file holds, None where there is none yet, and `rest` (groups,) tells which groups that fit
+    went on with.
+    **Errors:** OptionError where the file is of other data, another model or method, of other fixed values, or no such
+    file.
     """
 
-    def __init__(self, path: str | Path, binding: Binding, estimator: Marginal, processes: Processes):
+    def __init__(self, path: str | Path, binding: Binding, estimator: Marginal, params: Params, processes: Processes):
         self.path = Path(path)
         if processes.count > 1:
             self.path = self.path.with_name(f"{self.path.name}.{processes.index}-of-{processes.count}")
@@ -73,6 +77,8 @@ class Checkpoint:
         self.rest = np.ones(binding.data.n_groups, bool)
         self._written, self._pause = -np.inf, SECONDS
         self.standing = self._read()
+        if self.standing is not None:
+            self._same_fixed(binding, params, self.standing.x)
 
     def leave_out(self, finite: np.ndarray) -> None:
         """Notes which of the groups still there the fit goes on with."""
@@ -127,6 +133,18 @@ class Checkpoint:
         names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
         told = {name: about[name] for name in names}
         return Standing(arrays["x"], own[1]["modes"], arrays["free"], state, **told)
+
+    def _same_fixed(self, binding: Binding, params: Params, x: np.ndarray) -> None:
+        """Refuses a file whose `x` (n,) holds entries fixed elsewhere than `params` does."""
+        own, there = (np.asarray(v)[: len(binding.fixed)] for v in (flatten(params), x))
+        # Up to rounding: where a variance is zero, all of psi is factored again.
+        moved = binding.fixed & ~np.isclose(own, there, rtol=1e-9, atol=1e-12, equal_nan=True)
+        if moved.any():
+            names = ", ".join(name for name, differs in zip(binding.packed_names, moved, strict=True) if differs)
+            raise OptionError(
+                f"the checkpoint {self.path} is of a fit whose fixed values differ from this one's ({names}); give "
+                "another path, or delete it."
+            )
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         if not self.path.exists():

@@ -103,9 +103,10 @@ def fit(
     - `chunk_groups`: how many groups at most are on a device at a time, for data larger than its memory: the data stay
       on the host, and every evaluation sends them through, which needs the memory of two chunks on the devices.
     - `checkpoint`: a file that the fit is kept in while it runs (replaced whole, about every second). Where it is there
-      already, the fit goes on from it, `start` and `starts` unread: a killed fit called again repeats no iteration, one
-      that ended goes straight to the checks at its end. Options may differ (more iterations, other devices); data,
-      model and method may not. A list of methods keeps "PATH.1", "PATH.2", ...
+      already, the fit goes on from it, `start` and `starts` unread (but for values that stay fixed): a killed fit
+      called again repeats no iteration, one that ended goes straight to the checks at its end. Options may differ (more
+      iterations, other devices); data, model, fixed values and method may not. A list of methods keeps "PATH.1",
+      "PATH.2", ...
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
     **Errors:** DataError, ModelError, OptionError for faults found before iterating.
@@ -157,7 +158,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
             placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
         if plan.start is None or given:
             params = scaled_error_start(binding, params, found.misfit, given)
-        checkpoint = _checkpoint(plan, binding, estimator, processes)
+        checkpoint = _checkpoint(plan, binding, estimator, params, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         # A group of weight zero may be anything: it adds nothing.
@@ -198,10 +199,12 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
     return result
 
 
-def _checkpoint(plan: Plan, binding: Binding, estimator: Marginal, processes: Processes) -> Checkpoint | None:
+def _checkpoint(
+    plan: Plan, binding: Binding, estimator: Marginal, params: Params, processes: Processes
+) -> Checkpoint | None:
     if plan.checkpoint is None:
         return None
-    found = Checkpoint(plan.checkpoint, binding, estimator, processes)
+    found = Checkpoint(plan.checkpoint, binding, estimator, params, processes)
     if found.standing is not None and plan.on_bad_group == "stop" and not processes.all(found.rest.all()):
         raise OptionError(
             f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."

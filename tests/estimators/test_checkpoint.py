@@ -11,7 +11,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.estimators import checkpoint as module
 from jaxnlme.estimators.fingerprint import digest
-from tests.estimators import scale_fits
+from tests.estimators import catalogue, scale_fits
 
 model, data = scale_fits.model, scale_fits.data
 
@@ -153,6 +153,26 @@ def test_files_of_other_fits_are_refused(tmp_path, whole):
         jn.fit(model(), data(), "focei", checkpoint=tmp_path / "nowhere" / "fit")
     with pytest.raises(jn.OptionError, match="path of a file"):
         jn.fit(model(), data(), "focei", checkpoint=3)
+
+
+def test_values_fixed_elsewhere_are_refused(tmp_path):
+    """Whether they are the model's own or come with `start`."""
+    path = tmp_path / "fit.npz"
+
+    def held(value):
+        parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", value, fix=True)]
+        return jn.NLMEModel(catalogue.line, parameters)
+
+    t = np.tile(np.arange(5.0), 8)
+    group = np.repeat(np.arange(8), 5)
+    y = 1.0 + np.sin(group) + 0.5 * t + 0.3 * np.cos(7.0 * np.arange(40))
+    table = jn.GroupedData.from_arrays(y, group, {"t": t})
+    jn.fit(held(0.0), table, "focei", checkpoint=path)
+    assert jn.fit(held(0.0), table, "focei", checkpoint=path).converged
+    with pytest.raises(jn.OptionError, match=r"fixed values differ from this one's \(slope\)"):
+        jn.fit(held(0.3), table, "focei", checkpoint=path)
+    with pytest.raises(jn.OptionError, match="fixed values differ"):
+        jn.fit(held(0.0), table, "focei", checkpoint=path, start={"slope": 0.3})
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
