@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import equinox as eqx
 import numpy as np
 import pytest
 
@@ -209,3 +210,43 @@ def test_the_digest_of_a_model_follows_its_code(monkeypatch):
     first = digest(make(2))
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
     assert digest(make(2)) != first
+
+
+def test_the_digest_of_an_object_follows_all_it_holds():
+    """Entries with an underscore, fields called `start`, and the constants and methods of the user's classes."""
+
+    class Scaled:
+        def __init__(self, factor):
+            self._factor = factor
+
+        def __call__(self, phi, x):
+            return self._factor * phi.a
+
+    class Module(eqx.Module):
+        start: float
+
+        def __call__(self, phi, x):
+            return phi.a + self.start
+
+    def constants(k, power):
+        class Constants:
+            rate = k
+
+            @property
+            def squared(self):
+                return self.rate**power
+
+            def __call__(self, phi, x):
+                return self.squared * phi.a
+
+        return Constants
+
+    def reads(kind):
+        return lambda phi, x: kind.rate * phi.a
+
+    assert digest(Scaled(1.0)) == digest(Scaled(1.0)) != digest(Scaled(2.0))
+    assert digest(Module(1.0)) == digest(Module(1.0)) != digest(Module(2.0))
+    assert digest(constants(1.0, 2)()) == digest(constants(1.0, 2)())
+    assert len({digest(constants(*given)()) for given in ((1.0, 2), (2.0, 2), (1.0, 3))}) == 3
+    assert digest(reads(constants(1.0, 2))) != digest(reads(constants(2.0, 2)))
+    assert digest(jn.Parameter("a", 1.0)) == digest(jn.Parameter("a", 2.0)) != digest(jn.Parameter("b", 1.0))
