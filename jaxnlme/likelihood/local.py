@@ -28,11 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnlme.likelihood.marginal import exact_integral
+from jaxnlme.likelihood.marginal import Gaussian, exact_integral
 from jaxnlme.likelihood.named import GroupResult, Rung
 from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.design import Design
 from jaxnlme.model.individual import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -63,29 +62,30 @@ def local(method: Rung, density: Density, params: Params, group: Group) -> Local
     individual = density.individual
     if not (method.at_mode and density.n_effects and isinstance(individual, LinearIndividual)):
         return None
-    order = 3 if method.curvature == "exact" else 2
-    fixed, random = (_entries(design, group.covariates) for design in (individual.fixed, individual.random))
+    order = _order(method)
+    fixed, random = (design.entries(group.covariates) for design in (individual.fixed, individual.random))
     if count_partials(len(individual.names), order) > MOST_PARTIALS or fixed is None or random is None:
         return None
-    return Local(method, density, individual, params, group, fixed, random)
+    known = Local(method, density, individual, params, group, fixed, random)
+    shapes = jax.eval_shape(known.predict, *known.start)
+    smooth = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+    if not smooth:
+        return None
+    if not method.interaction:
+        known.frozen = settle(jet(known.predict, known.start, 1))
+    return known
 
 
-def _entries(design: Design, varying: tuple[Any, ...]) -> Entries | None:
-    """The entries of a design (phi, columns); None where one varies within the group."""
-    out: Entries = {}
-    for row, terms in enumerate(design.terms):
-        for index, constant, varies in terms:
-            value: Any = constant if varies is None else varying[varies]
-            if jnp.ndim(value):
-                return None
-            out[row, index] = out[row, index] + value if (row, index) in out else value
-    return out
+def _order(method: Rung) -> int:
+    """The order of the model's derivatives that mode, value and score read."""
+    return 3 if method.curvature == "exact" and isinstance(method.integral, Gaussian) else 2
 
 
 def _pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
-    """The entries of the factor L that are not zero by structure, told by the factor of arbitrary parameters (n,) on
-    the host; every entry where the structure itself is traced."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
+    """The entries of the factor L that are not zero by structure: for our own families told by the factor of arbitrary
+    parameters (n,) on the host; every entry for others, and where the structure itself is traced."""
+    ours = type(covariance).__module__.startswith("jaxnlme.")
+    if not ours or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
         return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]
     factor = np.asarray(covariance.factor(np.linspace(0.3, 0.7, n)))
     return [(int(i), int(j)) for i, j in zip(*np.nonzero(factor), strict=True)]
@@ -114,7 +114,7 @@ class Local:
         start = product(fixed, beta)
         zero = jnp.zeros((), params.beta.dtype)
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
-        self.frozen = None if method.interaction else settle(jet(self.predict, self.start, 1))
+        self.frozen: Jet | None = None  # the prediction that fixes the scale, where it does not move with z
 
     # --- rows ---
 
@@ -220,9 +220,8 @@ class Local:
         z, found = self.mode(z0)
         z = settle(z)
         dtype = z.dtype
-        order = 3 if self.method.curvature == "exact" else 2
         u = self.at(z)
-        prediction = jet(self.predict, u, order)
+        prediction = jet(self.predict, u, _order(self.method))
         known = self.slopes(prediction, still=True)
         s = self._start_and_theta()
         m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)

@@ -21,7 +21,8 @@ from jaxnlme.typing import Vector
 def value_and_score(
     method: Rung, density: Density, unpack: Callable[[Vector], Params], x: Vector, group: Group, z0: Vector
 ) -> tuple[GroupResult, Vector]:
-    """The result of `method.evaluate` at `unpack(x)`, and the gradient of its value in x (n,).
+    """The result of `method.evaluate` at `unpack(x)`, and the gradient of its value in x (n,): zero, as the value is,
+    where the group has no observed response.
 
     With l(x, z) the value expanded at z, j(x, z) the log joint and H its negative Hessian at the mode, the score is
     dl/dx + d/dx (w . dj/dz), w = H^-1 dl/dz: the same first derivative as differentiating `evaluate`, with every
@@ -30,6 +31,13 @@ def value_and_score(
     **Source:** the adjoint form of the implicit function theorem; Almquist, Leander and Jirstrand (2015),
     J Pharmacokinet Pharmacodyn 42, 191-209, section "Gradients".
     """
+    result, score = _value_and_score(method, density, unpack, x, group, z0)
+    return result, jnp.where(jnp.any(group.x.observed), score, 0.0)
+
+
+def _value_and_score(
+    method: Rung, density: Density, unpack: Callable[[Vector], Params], x: Vector, group: Group, z0: Vector
+) -> tuple[GroupResult, Vector]:
     known = local(method, density, unpack(x), group)
     if known is not None and isinstance(method.integral, Gaussian):
         return known.value_and_score(z0)

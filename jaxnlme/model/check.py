@@ -85,6 +85,8 @@ def place(binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None)
         return placed, dry_run(binding, start, placed)
     try:
         return placed, dry_run(binding, start, placed)
+    except jax.errors.JaxRuntimeError:  # no fault of the model's: out of memory, say
+        raise
     except Exception:  # whatever a model raises; what is wrong without padding as well is raised below
         placed = Placed(binding.problem, mesh, chunk, rows=False)
         return placed, dry_run(binding, start, placed)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
+from jaxnlme.numerics.entries import Entries
 from jaxnlme.typing import Vector
 
 # One term of a row of a design: (coefficient index, constant or None, column index or None). A constant entry of the
@@ -33,6 +34,17 @@ class Design(eqx.Module):
                 else:
                     total = total + (coefficients[index] if constant == 1.0 else constant * coefficients[index])
             out.append(total if row else jnp.zeros(()))
+        return out
+
+    def entries(self, varying: tuple[Any, ...]) -> Entries | None:
+        """The matrix of one group written out, (phi, columns); None where an entry varies within the group."""
+        out: Entries = {}
+        for row, terms in enumerate(self.terms):
+            for index, constant, column in terms:
+                value: Any = constant if column is None else varying[column]
+                if jnp.ndim(value):
+                    return None
+                out[row, index] = out[row, index] + value if (row, index) in out else value
         return out
 
 

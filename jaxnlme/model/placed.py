@@ -22,6 +22,7 @@ from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import SMALL, compiled
 from jaxnlme.numerics.devices import AXIS, Processes
+from jaxnlme.numerics.linalg import UNROLLED
 from jaxnlme.numerics.threads import at_a_time, cores
 
 # Significant bits of padded sizes: a quarter more at the worst where compiling costs more than computing, 3% in all
@@ -82,8 +83,10 @@ class Placed:
         self.same_rows = not rows or self._widths == [(obs, tables) for _, obs, tables in shapes]
         counts = [count for count, _, _ in shapes]
         total = sum(count * obs for count, obs, _ in shapes)
-        threads = 1 if chunk is not None or mesh is not None else min(cores(), total // THREAD_ROWS)
-        each = -(-max(counts, default=1) // threads) if threads > 1 else chunk
+        # Larger matrices go to LAPACK, whose batches wait for threads of their own: one program at a time.
+        alone = chunk is not None or mesh is not None or problem.density.n_effects > UNROLLED
+        threads = 1 if alone else min(cores(), total // THREAD_ROWS)
+        each = up(-(-max(counts, default=1) // threads)) if threads > 1 else chunk
         self.pieces = split_in_pieces(problem, counts, most, wide, each)
         self.size = sum(len(piece.source) for piece in self.pieces)
         self.n_rows = self.processes.count * max(
@@ -96,6 +99,7 @@ class Placed:
         real = np.flatnonzero(np.concatenate([piece.real for piece in self.pieces]))
         self._position[places[real]] = real
         self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
+        self._ran: set[Any] = set()  # what has been compiled
         self._held = None if self.chunked else [self._load(number) for number in range(len(self.pieces))]
 
     def again(self, problem: Problem) -> Placed:
@@ -160,7 +164,9 @@ class Placed:
                 functools.partial(program, self.density, *held, shared, own)
                 for held, own in zip(self._held, given, strict=True)
             ]
-            results = at_a_time(calls, key=(program, self.n_rows))
+            kind = (program, jax.tree.structure(shared))
+            results = at_a_time(calls, ahead=kind not in self._ran)
+            self._ran.add(kind)
             sums = [sums for sums, _ in results]
             total = sums[0] if len(sums) == 1 else functools.reduce(_added, sums)
             return total, [groups for _, groups in results]

@@ -86,7 +86,7 @@ def _in_blocks(fn: Callable[..., PyTree], bucket: Group, *values: Any) -> PyTree
     """vmap of fn(group, *values), on a CPU in blocks of groups that fit its cache; a search then lasts as long as the
     slowest group of its block, not of all."""
     groups, obs = bucket.y.shape
-    blocks = round(groups * obs / BLOCK_ROWS) if jax.default_backend() == "cpu" else 1
+    blocks = min(groups, round(groups * obs / BLOCK_ROWS)) if jax.default_backend() == "cpu" else 1
     if blocks < 2:
         return jax.vmap(fn)(bucket, *values)
     width = -(-groups // blocks)

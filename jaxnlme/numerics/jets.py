@@ -92,6 +92,8 @@ def _partial(indices: tuple[Index, ...], index: Index, partials: Any, point: Any
 def _partial_rule(indices, index, primals, tangents):
     partials, point = primals
     out = _partial(indices, index, partials, point)
+    if not all(isinstance(dot, SymbolicZero) for dot in jax.tree.leaves(tangents[0])):
+        raise NotImplementedError("a jet is not differentiated in what its point depends on.")
     dots = []
     for k, dot in enumerate(tangents[1]):
         if isinstance(dot, SymbolicZero):

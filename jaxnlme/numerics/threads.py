@@ -26,19 +26,22 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="jaxnlme")
 
 
-_compiled: set[Any] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def at_a_time(calls: Sequence[Callable[[], Any]], key: Any) -> list[Any]:
+def at_a_time(calls: Sequence[Callable[[], Any]], ahead: bool) -> list[Any]:
     """The results of `calls`, which run one program on arguments of the same shapes, in their order and complete.
 
-    The first time that a `key` is seen, one call goes ahead, so that the program is compiled once.
+    **Arguments:** `ahead`: the first call is made before the others and by this thread, so that the program is compiled
+    once. Threads of the pool compute in the 64-bit context; other contexts of JAX that the caller opened
+    (`jax.default_device`, `jax.disable_jit`, ...) do not reach them.
+    **Errors:** what a call raises.
     """
     if len(calls) == 1:
         return [calls[0]()]
-    ahead = [] if key in _compiled else [_complete(calls[0])]
-    _compiled.add(key)
-    return ahead + list(_pool().map(_complete, calls[len(ahead) :]))
+    first = [_complete(calls[0])] if ahead else []
+    return first + list(_pool().map(_complete, calls[len(first) :]))
 
 
 def _complete(call: Callable[[], Any]) -> Any:

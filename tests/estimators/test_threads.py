@@ -21,7 +21,7 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fit_by_three_threads(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four groups, so that one thread has a stand-in; weights; estimates, standard errors and what is said of groups."""
+    """The path of the minimiser, modes, likelihoods of groups and predictions."""
     model = decay_model("diagonal", jn.error.proportional(0.1))
     data = decay_data()
     assert len(Placed(bind(model, data).problem).pieces) == 2  # two groups each: the third thread has none
@@ -47,11 +47,25 @@ def test_one_call_goes_ahead_and_the_order_is_kept() -> None:
 
         return run
 
-    assert at_a_time([call(k) for k in range(4)], key="test: first") == [0, 1, 2, 3]
+    assert at_a_time([call(k) for k in range(4)], ahead=True) == [0, 1, 2, 3]
     assert seen[0] == (0, True) and not any(here for _, here in seen[1:])
     seen.clear()
-    assert at_a_time([call(k) for k in range(4)], key="test: first") == [0, 1, 2, 3]
+    assert at_a_time([call(k) for k in range(4)], ahead=False) == [0, 1, 2, 3]
     assert not any(here for _, here in seen)
+
+
+def test_shapes_stay_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of similar size share the shapes of a thread's part, too."""
+    monkeypatch.setattr("jaxnlme.model.placed.THREAD_ROWS", 100)
+    monkeypatch.setattr("jaxnlme.model.placed.cores", lambda: 2)
+
+    def shapes(groups):
+        t = np.tile(np.linspace(0.1, 2.0, 5), groups)
+        data = jn.GroupedData.from_arrays(np.exp(-t), np.repeat(np.arange(groups), 5), {"t": t, "kind": 0 * t})
+        pieces = Placed(bind(decay_model("diagonal"), data).problem).pieces
+        return [len(piece.source) for piece in pieces]
+
+    assert shapes(90) == shapes(91) == shapes(96) and len(shapes(90)) == 2
 
 
 def test_a_fault_in_a_thread_is_raised() -> None:
@@ -59,4 +73,4 @@ def test_a_fault_in_a_thread_is_raised() -> None:
         raise ValueError("from a thread")
 
     with pytest.raises(ValueError, match="from a thread"):
-        at_a_time([lambda: 1, fault], key="test: fault")
+        at_a_time([lambda: 1, fault], ahead=False)

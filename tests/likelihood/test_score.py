@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from jaxnlme.estimators.objective import flatten, share
 from jaxnlme.likelihood.local import MOST_PARTIALS, local
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding, bind
+from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.numerics.jets import count_partials
 from tests.problems import COVARIANCES, ERRORS, OUTCOMES, RUNGS, cheap, decay_data, decay_model, log_rate, slopes
 
@@ -74,3 +77,64 @@ def test_where_no_jet_is_made() -> None:
         group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])
         assert local(RUNGS["FOCEI"], binding.density, binding.start, group) is None
         agree(binding, RUNGS["FOCEI"], binding.start)
+
+
+class Halved(AbstractCovariance):
+    """A covariance of a user's own: standard deviations in halves, with jnp."""
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def n_unconstrained(self) -> int:
+        return self.size
+
+    def factor(self, theta):
+        return 0.5 * jnp.diag(jnp.exp(jnp.asarray(theta)))
+
+    def from_matrix(self, psi):
+        return np.log(2.0 * np.sqrt(np.diag(psi)))
+
+    @property
+    def collapses(self):
+        return tuple((k, (k,), ()) for k in range(self.size))
+
+    @property
+    def related(self):
+        return ()
+
+
+def test_a_covariance_of_the_users_own() -> None:
+    binding = bind(decay_model("diagonal"), decay_data())
+    problem = eqx.tree_at(lambda p: p.density.covariance, binding.problem, Halved(3))
+    agree(dataclasses.replace(binding, problem=problem), RUNGS["FOCEI"], binding.start)
+
+
+def test_outcomes_with_a_whole_number_among_their_predictions() -> None:
+    """And a group without responses, whose likelihood is one whatever the parameters."""
+
+    def structure(phi, x):
+        return {"rate": phi.a + phi.b * x.t, "trials": jnp.full(x.t.shape, 3)}
+
+    def density(y, f, p, x, v):
+        each = y * f["rate"] - f["trials"] * jnp.logaddexp(0.0, f["rate"])
+        return jnp.sum(jnp.where(x.mask, each, 0.0))
+
+    rng = np.random.default_rng(1)
+    y = rng.binomial(3, 0.6, 20).astype(float)
+    y[8:12] = np.nan
+    data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(5), 4), {"t": rng.uniform(0, 1, 20)})
+    model = jn.NLMEModel(
+        structure, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=jn.GroupLogLikelihood(density)
+    )
+    binding = bind(model, data)
+    agree(binding, RUNGS["Laplace"], binding.start)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_few_groups_of_many_rows(groups: int) -> None:
+    """More rows a group than a block holds."""
+    t = np.tile(np.linspace(0.0, 3.0, 4_000), groups)
+    y = 2.0 + 3.0 * np.exp(-t) + 0.1 * np.random.default_rng(0).normal(size=len(t))
+    data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(groups), 4_000), {"t": t, "kind": 0.0 * t})
+    binding = bind(decay_model("diagonal"), data)
+    agree(binding, RUNGS["FOCEI"], binding.start)
