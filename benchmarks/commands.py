@@ -86,7 +86,7 @@ def _reason(package: str) -> str | None:
         hint = "the R packages {0} and jsonlite are not installed"
     else:
         ask = [peers_python(), "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec('{package}') is None)"]
-        hint = f"{{0}} is not installed for {PEERS_PYTHON} (pip install {{0}})"
+        hint = f"{{0}} is not installed for {peers_python()} (`pip install {{0}}`, or set {PEERS_PYTHON})"
     try:
         done = subprocess.run(ask, capture_output=True, check=False)
     except OSError:

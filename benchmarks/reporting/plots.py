@@ -37,11 +37,12 @@ def draw(found: dict[str, list[Record]], key: str, factor: float, unit: str, pat
         panel.plot(at, [factor * r[key] for r in rows], "o-", label="wall")
         panel.plot(at, [factor * r[key.replace("wall", "cpu")] for r in rows], "s--", label="CPU")
         if axis == "effects":
-            panel.set_xticks(at)
             panel.set_ylim(bottom=0)
         else:
             panel.set_xscale("log")
             panel.set_yscale("log")
+        panel.set_xticks(at, [f"{n:,}" for n in at])
+        panel.set_xticks([], minor=True)
         panel.set_xlabel(AXES[axis])
     panels[0].set_ylabel(unit)
     panels[0].legend(frameon=False)
