@@ -41,7 +41,8 @@ class Outcomes:
     """Where jobs ended, a row each; NaN and zero where a job was not run.
 
     `x` (jobs, n); `value`, the objective (minus log-likelihood and log prior); `log_likelihood`, weighted by the job's
-    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes;
+    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes,
+    NaN where a group's mode that counts there was not found;
     `decrement`, the predicted gain of a further step; `iterations`, `evaluations`; `lost`, the number of groups that
     count and whose mode was not found; `done` (jobs,) bool: it was run to its end; `interrupted` by Ctrl-C.
     """

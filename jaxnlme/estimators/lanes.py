@@ -166,6 +166,7 @@ def _advance(
         ended = (result.status == Status.ok) | (result.status == Status.no_observations)
         lost = jnp.sum(~ended & (problem.weights != 0))
         common = jnp.sum(jnp.where(counted == 0, 0.0, counted * result.values))
+        common = jnp.where(jnp.any(~ended & (counted != 0)), jnp.nan, common)
         slow = jnp.any((result.status == Status.mode_not_found) & (problem.weights != 0))
         slow &= jnp.any(jnp.abs(jnp.nan_to_num(result.modes - z)) > 1e-9)
         return result, lost, common, slow

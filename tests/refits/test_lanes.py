@@ -89,6 +89,8 @@ def test_a_group_of_weight_zero_may_be_anything(orange):
     out = run_lanes(problem, orange.params, jn.Marginal(orange.estimator.method, 100, TOLERANCE), given, width=4)
     assert out.done.all() and (out.lost == 0).all()
     np.testing.assert_allclose(out.x[1], out.x[0], rtol=1e-9)
+    # All groups' likelihood needs every group's mode.
+    assert np.isfinite(out.common[0]) and np.isnan(out.common[1])
 
 
 def test_one_program_for_any_number_of_jobs(orange):
@@ -117,7 +119,7 @@ def test_an_interruption_keeps_what_has_ended(orange, monkeypatch):
         if done >= 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine._Line, "show", show)
+    monkeypatch.setattr(engine.CountLine, "show", show)
     out = run(orange, np.tile(WEIGHTS, (4, 1)))
     assert out.interrupted
     assert 4 <= out.done.sum() < 24
