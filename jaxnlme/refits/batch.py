@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnlme.errors import FitError, OptionError, near_matches
 from jaxnlme.estimators.jobs import Jobs, Outcomes, nothing
-from jaxnlme.estimators.lanes import run_lanes
+from jaxnlme.estimators.lanes import run_lanes, width_for
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import flatten, unflatten
 from jaxnlme.estimators.verdict import CONVERGED
@@ -54,26 +54,35 @@ def named_options(fn: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def whole_number(name: str, value: Any, least: int, meaning: str = "") -> int:
+    """`value` where it is a whole number >= `least`; OptionError, which says what was expected, otherwise."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        said = f"{name}, {meaning}," if meaning else name
+        raise OptionError(f"{said} must be a whole number >= {least}; received {value!r}.")
+    return int(value)
+
+
 class Refits:
-    """A fit and the minimisations around it.
+    """A fit and the minimisations around it, `width` side by side. They run on the default device, all groups there at
+    once, whatever devices and chunks the fit had.
 
     `x` (n,), the estimates packed, variances at zero opened again; `free` (n,) bool; `metrics` (1, n, n), the
     inverse information, None where there is none for every entry; `problem`, `template` as a fit has them.
     """
 
-    def __init__(self, fit: Fit, what: str, max_iterations: int, *, converged: bool = True):
+    def __init__(self, fit: Fit, what: str, max_iterations: int, width: int | None = None, *, converged: bool = True):
         """**Errors:** FitError where the fit did not converge (`converged`: that matters); OptionError for a fit by a
-        method whose objective is not a likelihood of the ladder, or a bad `max_iterations`."""
+        method whose objective is not a likelihood of the ladder, or a bad `max_iterations` or `width`."""
         if not isinstance(fit.estimator, Marginal):
             raise OptionError(f"{what} needs a fit by a likelihood of the ladder ('focei', ...); this is {fit.method}.")
         if jax.process_count() > 1:
             raise OptionError(f"{what} runs in one process; load the saved fit in one of its own.")
-        if not isinstance(max_iterations, (int, np.integer)) or max_iterations < 1:
-            raise OptionError(f"max_iterations must be a whole number >= 1; received {max_iterations!r}.")
+        max_iterations = whole_number("max_iterations", max_iterations, 1)
+        self.width = None if width is None else whole_number("width", width, 1, "how many run side by side")
         if converged and not fit.converged:
             raise FitError(f"{what} needs a fit that converged. {fit.status}", fit)
         self.fit = fit
-        self.estimator = Marginal(fit.estimator.method, int(max_iterations), TOLERANCE)
+        self.estimator = Marginal(fit.estimator.method, max_iterations, TOLERANCE)
         self.binding: Binding = fit.binding
         self.problem: Problem = fit.binding.problem
         self.template: Params = fit.params
@@ -97,7 +106,6 @@ class Refits:
         metrics: np.ndarray | None = None,
         metric: np.ndarray | None = None,
         problem: Problem | None = None,
-        width: int | None = None,
         expected: int | None = None,
         evaluations: int = 12,
         progress: bool | None = False,
@@ -111,6 +119,7 @@ class Refits:
         problem = self.problem if problem is None else problem
 
         expected = len(x) if expected is None else expected
+        width = width_for(expected, problem.n_rows) if self.width is None else self.width
         before, free = free, free.copy()
 
         def go(which, x, free, modes, progress):
@@ -193,6 +202,13 @@ class Refits:
         n = out.x.shape[1]
         return np.array(which, int), np.array(starts).reshape(-1, n), np.array(frees, bool).reshape(-1, n)
 
+    @property
+    def placement(self) -> list[str]:
+        """A sentence where the fit was spread over devices or chunks, as its refits are not; else none."""
+        asked = {name: self.fit.options.get(name) for name in ("devices", "chunk_groups")}
+        said = " and ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
+        return [f"The fit used {said}; these fits held all groups on one device."] if said else []
+
     def params(self, x: np.ndarray) -> Params:
         """Params (numpy) at a packed vector."""
         with x64():
@@ -229,6 +245,14 @@ def words(out: Outcomes) -> np.ndarray:
         ["not run", "not finite", "a mode not found", "converged"],
         "not converged",
     ).astype(object)
+
+
+def natural_se(fit: Fit) -> pd.Series:
+    """Standard errors on the scale of `fit.values`: those of typical values carried over by the slope, |dh/dxb| se."""
+    table = fit.estimates
+    relative = table["rse%"] / 100.0 * table["value"].abs()
+    typical = table["value"].notna()
+    return table["se"].where(~typical, relative)
 
 
 def failures(status: Any, what: str) -> list[str]:

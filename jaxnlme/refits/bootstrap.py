@@ -16,7 +16,8 @@ from jaxnlme.estimators.jobs import Outcomes
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
+from jaxnlme.refits.batch import Refits, ended, failures, named_options, whole_number, words
+from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
@@ -53,7 +54,8 @@ def bootstrap(
     - `seed`: replicate r depends on (seed, r) and the groups' labels alone, not on n, the order of groups or `width`.
     - `max_iterations` of a refit; `width`: how many run side by side, None chooses by memory; `progress` as in `fit`.
 
-    Refits start from the estimates and conditional modes of the fit. Variances estimated as zero are opened again.
+    Refits start from the estimates and conditional modes of the fit, on the default device with all groups at once
+    (the fit's `devices` and `chunk_groups` are not theirs). Variances estimated as zero are opened again.
     **Returns:** a Bootstrap.
     **Errors:** FitError where the fit did not converge; OptionError; ModelError where responses cannot be drawn.
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, Chapman and Hall; for mixed models Thai,
@@ -61,19 +63,16 @@ def bootstrap(
     """
     if kind not in KINDS:
         raise OptionError(f"kind {kind!r} of bootstrap is not known; {near_matches(kind, KINDS)}")
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 2:
-        raise OptionError(f"n, the number of replicates, must be a whole number >= 2; received {n!r}.")
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise OptionError(f"seed must be a whole number >= 0; received {seed!r}.")
+    n = whole_number("n", n, 2, "the number of replicates")
+    seed = whole_number("seed", seed, 0)
     if by is not None and kind != "case":
         raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
-    refits = Refits(fit, "a bootstrap", max_iterations)
+    refits = Refits(fit, "a bootstrap", max_iterations, width)
     own = _case(refits, seed, _strata(fit, by)) if kind == "case" else _parametric(refits, seed, n)
     out = refits.run(
         own,
         np.tile(refits.x, (n, 1)),
         metrics=refits.metrics,
-        width=width,
         progress=progress,
         name="bootstrap",
     )
@@ -206,6 +205,7 @@ class Bootstrap:
         "basic" 2 t - q(1 - a), 2 t - q(a); "normal" t - bias -+ z se; "bca", corrected for bias and acceleration, the
         latter from the jackknife (`jackknife`, a record of `fit.jackknife()`, made here where None), for kind "case".
 
+        **Errors:** OptionError, for "bca" also where a fit of the jackknife failed, or it is one of another fit.
         **Source:** Efron and Tibshirani (1993), chapters 13 and 14 (equations 14.9 to 14.15); Davison and Hinkley
         (1997), Bootstrap Methods and their Application, chapter 5 ("basic").
         """
@@ -227,6 +227,7 @@ class Bootstrap:
             if self.kind != "case":
                 raise OptionError("'bca' takes its acceleration from the jackknife, which suits kind='case' alone.")
             jackknife = self.fit.jackknife(progress=False) if jackknife is None else jackknife
+            self._check(jackknife)
             ends = {n: _bca(values[n], estimate[n], jackknife.values[n], (low, high)) for n in self._moving}
             lower, upper = (pd.Series({name: pair[k] for name, pair in ends.items()}) for k in (0, 1))
         else:
@@ -234,6 +235,26 @@ class Bootstrap:
             if kind == "basic":
                 lower, upper = 2.0 * estimate - upper, 2.0 * estimate - lower
         return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper}).loc[list(estimate.index)]
+
+    def _check(self, jackknife: Any) -> None:
+        """Refuses a jackknife that acceleration cannot be taken from."""
+        own, its = self.fit, getattr(jackknife, "fit", None)
+        if not isinstance(jackknife, Jackknife) or its is None:
+            raise OptionError(
+                f"jackknife is a record of fit.jackknife(), or None; received {type(jackknife).__name__}."
+            )
+        same = own.fingerprint == its.fingerprint and own.method == its.method and list(own.values) == list(its.values)
+        if not same or not np.array_equal(list(own.values.values()), list(its.values.values()), equal_nan=True):
+            raise OptionError(
+                "the jackknife is of another fit than this bootstrap; leave it out, or pass fit.jackknife()."
+            )
+        failed = [str(label) for label in jackknife.deleted.index[~jackknife.converged]]
+        if failed:
+            raise OptionError(
+                f"'bca' takes its acceleration from fits without each group, and {len(failed)} of these failed "
+                f"(without {', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''}); use another kind, or raise "
+                "max_iterations of the jackknife."
+            )
 
     def __str__(self) -> str:
         lines = [line for sentence in self.sentences for line in wrap(sentence)]
@@ -262,12 +283,12 @@ class Bootstrap:
 
 def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: tuple[float, float]) -> list[float]:
     """BCa ends: quantiles at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z0 from the share of replicates below the estimate
-    (ties count half), a from the jackknife's third moment."""
+    (ties count half), a from the third moment of the jackknife, `deleted` (groups,)."""
     from scipy.special import ndtr, ndtri
 
     below = float(np.mean(values < estimate) + 0.5 * np.mean(values == estimate))
     z0 = float(ndtri(np.clip(below, 0.5 / len(values), 1.0 - 0.5 / len(values))))
-    gap = np.asarray(deleted.mean() - deleted.dropna())
+    gap = np.asarray(deleted.mean() - deleted)
     square = float(np.sum(gap**2))
     a = float(np.sum(gap**3)) / (6.0 * square**1.5) if square > 0 else 0.0
     out = []
@@ -290,7 +311,7 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None)
     sentences = [
         f"Bootstrap of a fit by {fit.method}: {drawn}{within}, seed {seed}; {good} of {ran} replicates converged."
     ]
-    sentences += failures(status, "replicates")
+    sentences += failures(status, "replicates") + refits.placement
     if ran and good < 0.9 * ran:
         sentences.append("So many failed that what the others say may be far off: try a simpler model.")
     zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, packed, words
+from jaxnlme.refits.batch import Refits, ended, failures, named_options, natural_se, packed, words
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 
@@ -29,12 +29,14 @@ def jackknife(
 
     **Arguments:** `max_iterations` of a refit; `width`: how many run side by side, None chooses by memory; `progress`
     as in `fit`. Groups of weight zero are not deleted.
+
+    Refits run on the default device with all groups at once: the fit's `devices` and `chunk_groups` are not theirs.
     **Returns:** a Jackknife.
     **Errors:** FitError where the fit did not converge; OptionError for fewer than three groups.
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 11; case deletion: Cook (1977),
     Technometrics 19, 15-18; Cook (1986), JRSS B 48, 133-169.
     """
-    refits = Refits(fit, "a jackknife", max_iterations)
+    refits = Refits(fit, "a jackknife", max_iterations, width)
     weights = np.asarray(refits.problem.weights, float)
     counts = np.flatnonzero(weights != 0)
     if len(counts) < 3:
@@ -46,7 +48,7 @@ def jackknife(
         return refits.own(lambda p: p.weights, without)
 
     starts = np.tile(refits.x, (len(counts), 1))
-    out = refits.run(own, starts, metrics=refits.metrics, width=width, progress=progress, name="jackknife")
+    out = refits.run(own, starts, metrics=refits.metrics, progress=progress, name="jackknife")
     return _record(refits, out, counts)
 
 
@@ -108,13 +110,14 @@ class Jackknife:
         """How much each group matters, the most influential first.
 
         `displacement`: 2 (l(t) - l(t_i)), l the log-likelihood of all groups (with log prior, where there is one), t
-        the estimates, t_i those without group i; `cook`: (t - t_i)' I (t - t_i) / p, on the unconstrained scale with
-        I the information and p the number of parameters (NaN where a variance is zero in one of them); then for each
-        value the change (without the group minus with it) in standard errors of the fit.
+        the estimates, t_i those without group i (NaN where the mode of a group was not found there, also of i); `cook`:
+        (t - t_i)' I (t - t_i) / p, on the unconstrained scale with I the information and p its number of parameters (of
+        a variance at zero it has none; NaN where one that it has is zero without the group); then for each value the
+        change (without the group minus with it) in standard errors of the fit.
         """
         import pandas as pd
 
-        se = _natural_se(self.fit)[self._moving]
+        se = natural_se(self.fit)[self._moving]
         change = (self.deleted[self._moving] - self.estimates) / se
         table = pd.concat([self.deleted[["displacement", "cook"]], change], axis=1)
         return table.sort_values("displacement", ascending=False, kind="stable")
@@ -153,14 +156,6 @@ class Jackknife:
         return f"{names[k]} {changes[k]:+.2f}"
 
 
-def _natural_se(fit: Fit) -> pd.Series:
-    """Standard errors on the scale of `fit.values`: those of typical values carried over by the slope, |dh/dxb| se."""
-    table = fit.estimates
-    relative = table["rse%"] / 100.0 * table["value"].abs()
-    typical = table["value"].notna()
-    return table["se"].where(~typical, relative)
-
-
 def _record(refits: Refits, out: Any, counts: np.ndarray) -> Jackknife:
     import pandas as pd
 
@@ -176,7 +171,7 @@ def _record(refits: Refits, out: Any, counts: np.ndarray) -> Jackknife:
     table["cook"] = np.where(good, _cook(fit, refits, out.x), np.nan)
     ran, converged = int(out.done.sum()), int(good.sum())
     sentences = [f"Jackknife of a fit by {fit.method}: {converged} of {ran} fits without one group converged."]
-    sentences += failures(table["status"], "fits")
+    sentences += failures(table["status"], "fits") + refits.placement
     if converged < len(counts):
         sentences.append("Bias and standard errors need every group and are NaN.")
     return Jackknife(fit, table, tuple(sentences))
@@ -187,6 +182,8 @@ def _cook(fit: Fit, refits: Refits, x: np.ndarray) -> np.ndarray:
     info = fit.information
     if info is None or info.covariance is None:
         return np.full(len(x), np.nan)
-    gap = x[:, info.active] - packed(fit.params)[info.active]
     with np.errstate(invalid="ignore"):
-        return np.einsum("ij,jk,ik->i", gap, info.matrix, gap) / len(info.active)
+        gap = x[:, info.active] - packed(fit.params)[info.active]
+    finite = np.asarray(np.isfinite(gap).all(axis=1))
+    gap = np.where(finite[:, None], gap, 0.0)
+    return np.where(finite, np.einsum("ij,jk,ik->i", gap, info.matrix, gap) / len(info.active), np.nan)

@@ -7,11 +7,22 @@ import functools
 import html
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import Outcomes, nothing
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, opened_variances, packed, words
+from jaxnlme.refits.batch import (
+    Refits,
+    ended,
+    failures,
+    named_options,
+    natural_se,
+    opened_variances,
+    packed,
+    whole_number,
+    words,
+)
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 
@@ -49,28 +60,26 @@ def multistart(
       quantiles.
     - `seed` of the draws; `max_iterations` of a refit; `width`: how many run side by side; `progress` as in `fit`.
 
-    Conditional modes are searched from zero.
+    Conditional modes are searched from zero. The refits run on the default device with all groups at once: the fit's
+    `devices` and `chunk_groups` are those of `best` alone.
     **Returns:** a Multistart, whose `best` is a full Fit.
     **Errors:** OptionError.
     **Source:** McKay, Beckman and Conover (1979), Technometrics 21, 239-245 (Latin hypercube sampling).
     """
     if around not in AROUND:
         raise OptionError(f"around={around!r} is not known; {near_matches(around, AROUND)}")
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
-        raise OptionError(f"n, the number of starts, must be a whole number >= 1; received {n!r}.")
+    n = whole_number("n", n, 1, "the number of starts")
     if not 0.0 < spread < np.inf:
         raise OptionError(f"spread must be a positive number; received {spread!r}.")
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise OptionError(f"seed must be a whole number >= 0; received {seed!r}.")
-    refits = Refits(fit, "a multistart", max_iterations, converged=False)
+    seed = whole_number("seed", seed, 0)
+    refits = Refits(fit, "a multistart", max_iterations, width, converged=False)
     if around == "estimates" and not np.isfinite(fit.log_likelihood):
         raise OptionError("the fit has no estimates to start around; use around='start'.")
-    starts = _starts(refits, int(n), float(spread), around, int(seed))
+    starts = _starts(refits, n, float(spread), around, seed)
     out = refits.run(
         lambda indices: nothing(refits.problem),
         starts,
         modes=np.zeros_like(np.asarray(fit.modes)),
-        width=width,
         evaluations=80,
         progress=progress,
         name="multistart",
@@ -128,8 +137,8 @@ class Multistart:
 
     @functools.cached_property
     def best(self) -> Fit:
-        """A full fit from the highest maximum: convergence checked, standard errors and all; the fit at hand where
-        none is higher.
+        """A full fit from the highest maximum: convergence checked, standard errors and all, on as many devices and in
+        such chunks as the fit; the fit at hand where none is higher.
 
         **Errors:** OptionError where no start led to a maximum."""
         if not len(self.maxima):
@@ -139,7 +148,18 @@ class Multistart:
         from jaxnlme.estimators.fitting import fit as fit_again
 
         start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
-        return fit_again(self.fit.model, self.fit.data, self.fit.estimator, start=start, progress=False)
+        # As many devices as the fit had, where this machine has them.
+        devices, chunk = (self.fit.options.get(name) for name in ("devices", "chunk_groups"))
+        devices = None if devices is None else min(devices, len(jax.local_devices()))
+        return fit_again(
+            self.fit.model,
+            self.fit.data,
+            self.fit.estimator,
+            start=start,
+            progress=False,
+            devices=devices,
+            chunk_groups=chunk,
+        )
 
     def __str__(self) -> str:
         lines = [line for sentence in self.sentences for line in wrap(sentence)]
@@ -193,7 +213,8 @@ def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:
     table["status"], table["maximum"], table["iterations"] = words(out), place, out.iterations
     table["evaluations"] = out.evaluations
     table.index.name = "start"
-    return Multistart(fit, table, maxima, tuple(_sentences(fit, out, maxima, good, table)), np.array(x))
+    sentences = _sentences(fit, out, maxima, good, table) + refits.placement
+    return Multistart(fit, table, maxima, tuple(sentences), np.array(x))
 
 
 def _own(fit: Fit) -> np.ndarray:
@@ -202,10 +223,8 @@ def _own(fit: Fit) -> np.ndarray:
 
 def _near(refits: Refits, a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two ends, as user-scale values (values,), are one place."""
-    from jaxnlme.refits.jackknife import _natural_se
-
     fit = refits.fit
-    se = np.full(len(a), np.nan) if fit.information is None else _natural_se(fit)[list(fit.values)].to_numpy(float)
+    se = np.full(len(a), np.nan) if fit.information is None else natural_se(fit)[list(fit.values)].to_numpy(float)
     scale = np.where(np.isfinite(se), se, np.maximum(np.abs(a), np.abs(b)))
     return bool(np.all(np.abs(a - b) <= SAME_PLACE * scale + 1e-3 * np.maximum(np.abs(a), np.abs(b)) + 1e-8))
 
@@ -254,6 +273,11 @@ def _sentences(fit: Fit, out: Outcomes, maxima: Any, good: np.ndarray, table: An
                 f"{ties} other {'maximum is' if ties == 1 else 'maxima are'} as high as the fit's: the data do not "
                 "tell these parameter values apart."
             )
+    elif gain > -SAME_VALUE:
+        said.append(
+            f"No start came to the fit's own maximum, but to one that is as high ({share}): the data do not tell these "
+            "parameter values apart."
+        )
     else:
         said.append(f"No start came to the fit's own maximum, which is higher by {-gain:.4f} than all that were found.")
     return said

@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import nothing
-from jaxnlme.estimators.lanes import width_for
 from jaxnlme.model.problem import Problem
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
 from jaxnlme.refits.coordinates import coordinate
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
 # Rounds of refits at most: the first points, two further out, and those that settle the ends.
 ROUNDS = 8
-BETTER = 1e-3
+# A better maximum met on the way is reported from here on, in log-likelihood units: points are not polished.
+MET_BETTER = 1e-3
 
 
 @named_options
@@ -51,6 +51,8 @@ def profile(
     **Arguments:** `names`: all that were estimated where None; `points` on each side at first, up to 1.25 times the
     Wald interval's reach; more follow where the end lies further out, and until it is exact; `max_iterations` of a
     refit; `width`: how many run side by side; `progress` as in `fit`.
+
+    Refits run on the default device with all groups at once: the fit's `devices` and `chunk_groups` are not theirs.
     **Returns:** a Profile.
     **Errors:** FitError where the fit did not converge; OptionError for unknown or fixed names, a covariance family
     that has no coordinate for one of them, or a fit without information matrix.
@@ -61,7 +63,7 @@ def profile(
         raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
     if not isinstance(points, (int, np.integer)) or isinstance(points, bool) or points < 1:
         raise OptionError(f"points must be a whole number >= 1; received {points!r}.")
-    refits = Refits(fit, "a profile", max_iterations)
+    refits = Refits(fit, "a profile", max_iterations, width)
     if fit.information is None or fit.information.covariance is None:
         raise OptionError("a profile begins with the information matrix; fit with standard_errors=True.")
     if refits.metrics is None:
@@ -70,12 +72,14 @@ def profile(
             "structural model out; try fit.bootstrap()."
         )
     wanted = _names(fit, names)
+    if not wanted:
+        raise OptionError("there is nothing to profile: no name is given, or every value is fixed.")
     coordinates = [coordinate(refits.binding, name) for name in wanted]
     # One that needs psi in another order puts all into the family where orders may differ: one program serves all.
     reorder = any(c.places is not None for c in coordinates)
     inner = reorderable(refits.binding.density.covariance) if reorder else None
     traces = [Trace(refits, c, inner, level, int(points)) for c in coordinates]
-    search = _Search(refits, traces, width, progress)
+    search = _Search(refits, traces, progress)
     rounds = 0
     while rounds < ROUNDS and not search.interrupted:
         asked = [trace.ask() for trace in traces]
@@ -111,7 +115,7 @@ def _no_correlation(fit: Fit, name: str) -> bool:
 class _Search:
     """Runs the points that traces ask for, all in one program."""
 
-    def __init__(self, refits: Refits, traces: list[Trace], width: int | None, progress: bool | None):
+    def __init__(self, refits: Refits, traces: list[Trace], progress: bool | None):
         self.refits, self.traces, self.progress = refits, traces, progress
         self.interrupted = False
         self.problem = traces[0].problem
@@ -120,7 +124,6 @@ class _Search:
         # Modes are whitened by the factor; another order of the effects whitens otherwise.
         self.modes = np.zeros_like(refits.fit.modes) if self.ordered else refits.fit.modes
         self.expected = sum(2 * trace.points for trace in traces)
-        self.width = width_for(self.expected, refits.problem.n_rows) if width is None else width
 
     def run(self, asked: list[np.ndarray]) -> None:
         refits = self.refits
@@ -145,7 +148,6 @@ class _Search:
             metrics=self.metrics,
             metric=owner,
             problem=self.problem,
-            width=self.width,
             expected=self.expected,
             progress=self.progress,
             name="profile",
@@ -249,7 +251,9 @@ def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Pro
         for j in np.argsort(trace.c, kind="stable"):
             held, deviance = trace.c[j], trace.deviance[j]
             values = dict.fromkeys(fit.values, np.nan)
-            if np.isfinite(deviance):
+            if j == 0 and not trace.zero:  # the estimates
+                values = fit.values
+            elif np.isfinite(deviance):
                 values = trace.binding.values(search.refits.params(trace.x[j]))
             sign = 1.0 if trace.zero else np.sign(held - trace.start)
             row = {
@@ -261,7 +265,7 @@ def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Pro
                 "status": trace.status[j],
             }
             # A column "value" of the model's own does not hide the one held.
-            rows.append(row | {f"{n}" if n not in row else f"values.{n}": v for n, v in values.items()})
+            rows.append(row | {n if n not in row else f"values.{n}": v for n, v in values.items()})
             status.append(trace.status[j])
         (lower, below), (upper, above) = (trace.end(sign, search.interrupted) for sign in (-1, 1))
         natural = bool(wald["value"].notna()[name])
@@ -273,20 +277,22 @@ def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Pro
             "wald upper": wald.loc[name, "value_upper" if natural else "upper"],
             "note": "; ".join(note for note in (below, above) if note),
         }
-    table = pd.DataFrame(rows)
+    columns = ["parameter", "value", "deviance", "zeta", "log_likelihood", "status"]
+    columns += [n if n not in columns else f"values.{n}" for n in fit.values]
+    table = pd.DataFrame(rows, columns=columns)
     intervals = pd.DataFrame.from_dict(ends, orient="index")
     intervals.index.name = "parameter"
     sentences = [f"Profile likelihood of a fit by {fit.method}, {100 * level:g}% intervals ({len(table)} points)."]
     if fit.log_prior != 0:
         sentences.append("Of likelihood times priors: the intervals are those of the posterior's ridge.")
-    sentences += failures(np.array(status, object), "points")
+    sentences += failures(np.array(status, object), "points") + search.refits.placement
     noted = [f"{name}: {note}" for name, note in intervals["note"].items() if note]
     if noted:
         sentences.append(f"{'; '.join(noted)}.")
-    deviances = table["deviance"].to_numpy(float)
-    if np.nanmin(deviances) < -2.0 * BETTER:
+    lowest = min((d for d in table["deviance"] if np.isfinite(d)), default=0.0)
+    if lowest < -2.0 * MET_BETTER:
         sentences.append(
-            f"A BETTER MAXIMUM than the fit's was met on the way, by {-0.5 * np.nanmin(deviances):.4f} log-likelihood "
-            "units: fit again from there, or look with fit.multistart()."
+            f"A BETTER MAXIMUM than the fit's was met on the way, by {-0.5 * lowest:.4f} log-likelihood units: fit "
+            "again from there, or look with fit.multistart()."
         )
     return Profile(fit, level, table, intervals, tuple(sentences))

@@ -32,7 +32,8 @@ def with_family(problem: Problem, family: Any) -> Problem:
 
 class Trace:
     """The profile of one value as it grows: points `c` on the coordinate's scale with their `deviance` (NaN where the
-    refit failed) and `x` (packed, in the coordinate's own parametrisation); where its ends are."""
+    refit failed) and `x` (packed, in the coordinate's own parametrisation; at the estimates, the first point, with the
+    variances opened that are zero there); where its ends are."""
 
     def __init__(
         self, refits: Refits, coordinate: Coordinate, inner: AbstractCovariance | None, level: float, points: int
@@ -117,8 +118,21 @@ class Trace:
                     out += base.tolist()
                 continue
             if np.min(np.abs(zeta**2 - self.quantile**2)) > EXACT:
-                out.append(self._crossing(c, zeta))
+                out.append(self._untried(self._crossing(c, zeta), c, zeta))
         return np.array(out)
+
+    def _untried(self, at: float, c: np.ndarray, zeta: np.ndarray) -> float:
+        """`at`, or where a refit close to it has failed, halfway from there to the last point within."""
+        k = int(np.argmax(zeta >= self.quantile))
+        within = c[max(k - 1, 0)]
+        failed = np.array(self.c)[~np.isfinite(self.deviance)]
+        near = 0.01 * abs(at - within)
+        for _ in range(len(failed)):
+            if not np.any(np.abs(failed - at) <= near):
+                break
+            at = 0.5 * (at + within)
+            near *= 0.5
+        return float(at)
 
     def start_of_zero(self) -> float:
         """Log of the size that an SD estimated as zero was thought to have."""

@@ -10,6 +10,9 @@ from scipy.stats import chi2
 
 import jaxnlme as jn
 from jaxnlme.estimators import lanes
+from jaxnlme.refits.batch import Refits
+from jaxnlme.refits.coordinates import coordinate
+from jaxnlme.refits.traces import Trace
 from tests.estimators import catalogue
 from tests.refits.conftest import lines as lines_data
 
@@ -117,6 +120,34 @@ def test_open_ends_and_zero_variances():
     assert best.fun + 2 * fit.log_likelihood == pytest.approx(QUANTILE, abs=1e-3)
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_the_estimate_in_the_table_is_the_fit(covariance):
+    """Also where another SD is zero there."""
+    parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
+    fit = jn.fit(
+        jn.NLMEModel(catalogue.line, parameters, covariance), lines_data(slope_sd=0.0, seed=8), "focei"
+    ).throw()
+    table = fit.profile(["mu", "sd(mu)"], level=0.5, points=1).table
+    for _, row in table[table["deviance"] == 0].iterrows():
+        np.testing.assert_allclose([row[name] for name in fit.values], list(fit.values.values()), rtol=1e-9, atol=1e-12)
+
+
+def test_a_crossing_whose_refit_fails_is_looked_for_elsewhere(orange):
+    refits = Refits(orange, "a profile", 100)
+    trace = Trace(refits, coordinate(refits.binding, "scal"), None, 0.95, 2)
+    trace.asked = 1
+    trace.c += [trace.start + step * trace.unit for step in (0.5, 1.25)]
+    trace.deviance += [0.25 * QUANTILE, 1.5 * QUANTILE]
+    tried = []
+    for _ in range(4):
+        (at,) = trace.ask()[-1:]
+        assert all(abs(at - other) > 1e-3 * trace.unit for other in tried)
+        assert trace.c[1] < at < trace.c[2]
+        tried.append(at)
+        trace.c.append(at)
+        trace.deviance.append(np.nan)
+
+
 def test_what_a_profile_refuses(orange):
     with pytest.raises(jn.OptionError, match="did you mean 'xmid'"):
         orange.profile("xmd")
@@ -124,6 +155,8 @@ def test_what_a_profile_refuses(orange):
         orange.profile(level=95)
     with pytest.raises(jn.OptionError, match="no option 'levels'; did you mean 'level'"):
         orange.profile(levels=0.9)
+    with pytest.raises(jn.OptionError, match="nothing to profile"):
+        orange.profile([])
     bare = jn.fit(orange.model, orange.data, "focei", standard_errors=False)
     with pytest.raises(jn.OptionError, match="standard_errors=True"):
         bare.profile()
@@ -133,11 +166,23 @@ def test_what_a_profile_refuses(orange):
         fit.profile("xmid")
 
 
+def test_a_profile_interrupted_before_its_first_point(monkeypatch, recwarn):
+    def store(*given):
+        raise KeyboardInterrupt
+
+    parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
+    fit = jn.fit(jn.NLMEModel(catalogue.line, parameters), lines_data(slope_sd=0.0, seed=8), "focei").throw()
+    monkeypatch.setattr(lanes, "_store", store)
+    found = fit.profile("sd(slope)", width=4)
+    assert found.table["deviance"].isna().all() and "Interrupted" in str(found)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 def test_an_interrupted_profile_says_so(orange, monkeypatch):
     def show(self, done):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lanes._Line, "show", show)
+    monkeypatch.setattr(lanes.CountLine, "show", show)
     found = orange.profile("scal", width=4)
     assert "Interrupted: " in str(found)
     row = found.intervals.loc["scal"]

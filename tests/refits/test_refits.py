@@ -12,7 +12,11 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.estimators.jobs import blank_outcomes
+from jaxnlme.refits.batch import Refits
 from jaxnlme.refits.bootstrap import case_weights
+from jaxnlme.refits.jackknife import _cook
+from jaxnlme.refits.multistart import _sentences
 from tests.estimators import catalogue
 from tests.refits.conftest import lines
 
@@ -84,6 +88,50 @@ def test_intervals_of_a_bootstrap(orange):
     assert found.se["xmid"] == pytest.approx(draws.std(ddof=1))
     assert found.correlation.loc["xmid", "xmid"] == 1.0
     assert "40 of 40 replicates converged" in str(found) and "<table" in found._repr_html_()
+
+
+def test_a_jackknife_that_bca_refuses(orange, line):
+    found, jackknife = orange.bootstrap(8), orange.jackknife()
+    with pytest.raises(jn.OptionError, match="of another fit"):
+        found.intervals(kind="bca", jackknife=line.jackknife())
+    with pytest.raises(jn.OptionError, match=r"a record of fit\.jackknife\(\), or None; received Bootstrap"):
+        found.intervals(kind="bca", jackknife=found)
+    table = jackknife.deleted.copy()
+    table.loc[orange.data.labels[2], "status"] = "not converged"
+    with pytest.raises(jn.OptionError, match=rf"1 of these failed \(without {orange.data.labels[2]}\)"):
+        found.intervals(kind="bca", jackknife=dataclasses.replace(jackknife, deleted=table))
+
+
+@pytest.mark.parametrize("door", ["bootstrap", "jackknife", "multistart", "profile"])
+def test_numbers_that_the_batches_refuse(orange, door):
+    for option, value in (("width", 0), ("width", -1), ("width", 2.5), ("width", True), ("max_iterations", True)):
+        with pytest.raises(jn.OptionError, match=rf"{option}.* a whole number >= 1; received {value}"):
+            getattr(orange, door)(**{option: value})
+
+
+def test_a_fit_in_chunks_is_told_that_its_refits_are_not(orange, monkeypatch):
+    chunks = jn.fit(orange.model, orange.data, "focei", chunk_groups=2)
+    assert "The fit used chunk_groups=2; these fits held all groups on one device." in str(chunks.jackknife())
+    found = chunks.multistart(1)
+    assert "chunk_groups=2" in str(found)
+    assert dataclasses.replace(found, maxima=found.maxima.assign(gain=1.0)).best.options["chunk_groups"] == 2
+
+
+def test_cook_needs_finite_ends(orange):
+    refits = Refits(orange, "a jackknife", 1)
+    ends = np.tile(refits.x, (3, 1))
+    ends[1, 3], ends[2] = -np.inf, ends[2] + 0.01
+    distance = _cook(orange, refits, ends)
+    assert distance[0] == 0.0 and np.isnan(distance[1]) and distance[2] > 0
+
+
+def test_a_multistart_that_ties_with_the_fit_elsewhere(orange):
+    found = orange.multistart(2)
+    table = pd.DataFrame({"status": ["converged", "converged"]})
+    outcomes = dataclasses.replace(blank_outcomes(2, 5), done=np.ones(2, bool))
+    for gain, said in ((5e-5, "as high"), (-5e-4, "as high"), (-0.5, "higher by 0.5000 than all")):
+        maxima = found.maxima.assign(gain=gain, fit=False)
+        assert said in _sentences(orange, outcomes, maxima, np.ones(2, bool), table)[-1]
 
 
 def _around(table: pd.DataFrame, fit: jn.Fit) -> pd.DataFrame:
