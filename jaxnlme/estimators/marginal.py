@@ -18,6 +18,9 @@ from jaxnlme.numerics.minimise import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
 LARGEST_LOG_STEP = 2.0
+# Entries in the user's units may move by so many standard deviations in a step, as their scores tell these; the
+# information of any entry is taken to be so much at least, relative to its size (on log scales, to one).
+SPREADS, LEAST_INFORMATION = 5.0, 0.01
 # The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
 # RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits
 # badly, scores and curvature differ, and their metric alone would converge slowly.
@@ -61,15 +64,16 @@ class Marginal(eqx.Module):
         beta = template.beta.shape[0]
         # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by what their
         # score says they are uncertain; entries on log scales by a factor of e^2 a step.
-        information = xnp.diagonal(first.outer)
-        own = xnp.maximum(xnp.abs(x[:dense]), 5.0 / xnp.sqrt(xnp.maximum(information, 1e-12)))
+        size = xnp.abs(x[:dense])
+        least = xnp.where(size > 0.0, LEAST_INFORMATION / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
+        own = xnp.maximum(size, SPREADS / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
         units = [*range(beta), *(beta + o for _, _, others in density.covariance.collapses for o in others)]
         units = np.array(units, int)
         in_units = np.isin(np.arange(x.shape[0]), units)
         wide = xnp.concatenate([own, xnp.ones(x.shape[0] - dense)])
         longest = xnp.where(in_units, xnp.clip(wide, 1e-8, 1e8), LARGEST_LOG_STEP)
         minimiser = BFGS(free, longest)
-        inverse = _score_metric(first, free)
+        inverse = _score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
         return MarginalState(state, minimiser, first.modes, first.log_likelihood)
 
@@ -84,7 +88,7 @@ class Marginal(eqx.Module):
         bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
         if many:
             # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
-            metric = _score_metric(result, state.minimiser.free)
+            metric = _score_metric(result, state.minimiser)
             renewed = state.minimiser.renew(bfgs, metric)
             enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
@@ -116,17 +120,22 @@ class Marginal(eqx.Module):
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
-def _score_metric(result: Evaluation, free: Vector) -> Matrix:
+def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
     """An inverse Hessian (n, n): the inverse of the outer products of the groups' scores, shrunk towards their diagonal
     where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3, 653-665);
-    for a free block, a multiple of the identity that moves it by 0.1 in all."""
+    for a free block, a multiple of the identity that moves it by 0.1 in all.
+
+    Scores that happen to vanish at the point (of a coefficient that one group carries, at that group's own maximum) say
+    nothing of the curvature: information is taken to be no less than an entry's longest step allows."""
+    free, longest = minimiser.free, minimiser.longest
     outer, counted = result.outer, result.counted
     xnp = xp(outer)
     p = outer.shape[0]
     n_rest = result.gradient.shape[0] - p
     diagonal = xnp.diagonal(outer)
     shrink = p / (p + counted)
-    scale = 1.0 / xnp.sqrt(xnp.where(diagonal > 0, diagonal, 1.0))
+    least = xnp.where(longest == LARGEST_LOG_STEP, LEAST_INFORMATION, (SPREADS / longest) ** 2)[:p]
+    scale = 1.0 / xnp.sqrt(xnp.maximum(xnp.where(diagonal > 0, diagonal, 0.0), least))
     unit = outer * scale[:, None] * scale[None, :]
     unit = (1.0 - shrink) * unit + shrink * xnp.eye(p)
     used = free[:p]

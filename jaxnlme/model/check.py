@@ -19,7 +19,6 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
 from jaxnlme.model.problem import Problem
-from jaxnlme.model.psi import psi_of
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.records import Rows
 
@@ -285,8 +284,10 @@ def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
         for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
         if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
     ]
-    moving = np.any(psi_of(density, np.asarray(start.covariance)) != 0.0, axis=1)
-    still = [k for k in range(density.n_effects) if slopes[p + k] == 0.0 and moving[k]]
+    # An effect acts through the columns of the factor that its row holds: a singular psi has columns of zeros.
+    factor = np.asarray(density.covariance.factor(np.asarray(start.covariance))) != 0.0
+    acts = slopes[p : p + density.n_effects] != 0.0
+    still = [k for k in range(density.n_effects) if factor[k].any() and not acts[factor[k]].any()]
     effects = [f"random effect of {density.effect_names[k]}" for k in still]
     effects = [name for name in effects if name.removeprefix("random effect of ") not in nothing]
     if nothing or errors or effects:

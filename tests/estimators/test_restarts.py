@@ -94,3 +94,29 @@ def test_a_pooled_start_without_the_bad_group():
 def test_a_model_is_needed_beside_data(at_zero):
     with pytest.raises(jn.ModelError, match="a model is needed"):
         jn.log_likelihood(None, at_zero.params, data())
+
+
+def test_a_start_at_a_singular_psi():
+    """The slope's effect acts through the level's: a column of zeros in the factor is no effect that does nothing."""
+    start = jn.fit(model(covariance="full"), data(), "focei")
+    declared = model(covariance="full", psi=np.array([[1.0, 0.2], [0.2, 0.04]]))
+    fit = jn.fit(declared, data(), "focei")
+    assert fit.log_likelihood == pytest.approx(start.log_likelihood, abs=1e-4)
+
+
+def test_a_start_where_the_scores_of_a_coefficient_vanish():
+    """One group carries a coefficient, and the fit starts at that group's own maximum: the score that is zero there says
+    nothing of the curvature, and must not stop the others from moving."""
+    frame = data(seed=3).to_frame()
+    frame["rare"] = (frame["group"] == 4).astype(float)
+    parameters = [jn.Parameter("level", 1.0, random=True, covariates=["rare"]), jn.Parameter("slope", 0.5)]
+    declared = jn.NLMEModel(line, parameters)
+
+    def table(frame):
+        return jn.GroupedData.from_frame(frame, "group", "y", ["t"], v=["rare"])
+
+    first = jn.fit(declared, table(frame), "focei")
+    other = frame.assign(y=np.where(frame["rare"] == 1, frame["y"], 1.3 * frame["y"] - 0.8))
+    again, afresh = (jn.fit(declared, table(other), "focei", start=start) for start in (first, None))
+    assert again.converged and len(again.history) > 2
+    assert again.log_likelihood == pytest.approx(afresh.log_likelihood, abs=1e-6)
