@@ -20,7 +20,7 @@ from jaxnlme.typing import Matrix, Vector
 LARGEST_LOG_STEP = 2.0
 # Entries in the user's units may move by so many standard deviations in a step, as their scores tell these; the
 # information of any entry is taken to be so much at least, relative to its size (on log scales, to one).
-SPREADS, LEAST_INFORMATION = 5.0, 0.01
+SPREADS, LEAST_INFORMATION = 5.0, 1e-4
 # The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
 # RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits
 # badly, scores and curvature differ, and their metric alone would converge slowly.
