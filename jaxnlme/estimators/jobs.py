@@ -44,7 +44,8 @@ class Outcomes:
     own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes,
     NaN where a group's mode that counts there was not found;
     `decrement`, the predicted gain of a further step; `iterations`, `evaluations`; `lost`, the number of groups that
-    count and whose mode was not found; `done` (jobs,) bool: it was run to its end; `interrupted` by Ctrl-C.
+    count and whose mode was not found; `done` (jobs,) bool: it was run to its end; `informed` (jobs,) bool: its data
+    tell every parameter, as far as somebody looked; `interrupted` by Ctrl-C.
     """
 
     x: np.ndarray
@@ -56,6 +57,7 @@ class Outcomes:
     evaluations: np.ndarray
     lost: np.ndarray
     done: np.ndarray
+    informed: np.ndarray
     interrupted: bool = False
 
     def rows(self, which: np.ndarray) -> Outcomes:
@@ -84,4 +86,4 @@ def blank_outcomes(n_jobs: int, n: int) -> Outcomes:
     def zero(dtype: Any = int) -> np.ndarray:
         return np.zeros(n_jobs, dtype)
 
-    return Outcomes(nan(n), nan(), nan(), nan(), nan(), zero(), zero(), zero(), zero(bool))
+    return Outcomes(nan(n), nan(), nan(), nan(), nan(), zero(), zero(), zero(), zero(bool), ~zero(bool))

@@ -36,6 +36,8 @@ TOLERANCE = 1e-12
 SMALL_SD = 0.1
 # What setting it to exactly zero may cost, in log-likelihood units (as in estimators/boundary.py).
 COST_OF_ZERO = 1e-4
+# How a refit ended whose groups leave some parameter anywhere (see `informed`).
+NOTHING_SAID = "without information on some parameter"
 # Where it is let grow again, as a share of its start; what that, or better modes, have to gain.
 OPENED, GAIN = 0.3, 1e-6
 
@@ -232,8 +234,9 @@ def packed(params: Params) -> np.ndarray:
 
 
 def ended(out: Outcomes) -> np.ndarray:
-    """Which jobs (jobs,) came to a maximum: finite, a predicted gain below 1e-6, every group's mode found."""
-    return out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
+    """Which jobs (jobs,) came to a maximum: finite, a predicted gain below 1e-6, every group's mode found, data that
+    tell every parameter."""
+    return out.informed & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
 
 
 def words(out: Outcomes) -> np.ndarray:
@@ -241,8 +244,8 @@ def words(out: Outcomes) -> np.ndarray:
     finite = np.isfinite(out.value)
     near = finite & (out.decrement < CONVERGED)
     return np.select(
-        [~out.done, ~finite, near & (out.lost > 0), near],
-        ["not run", "not finite", "a mode not found", "converged"],
+        [~out.done, ~finite, ~out.informed, near & (out.lost > 0), near],
+        ["not run", "not finite", NOTHING_SAID, "a mode not found", "converged"],
         "not converged",
     ).astype(object)
 
@@ -258,7 +261,7 @@ def natural_se(fit: Fit) -> pd.Series:
 def failures(status: Any, what: str) -> list[str]:
     """Sentences on jobs that did not end, none where all did; `status` (jobs,) as `words` gives them."""
     status = np.asarray(status)
-    bad = [word for word in ("not converged", "not finite", "a mode not found") if (status == word).any()]
+    bad = [word for word in ("not converged", "not finite", NOTHING_SAID, "a mode not found") if (status == word).any()]
     out = []
     missing = int(np.sum(status == "not run"))
     if missing:

@@ -16,7 +16,8 @@ from jaxnlme.estimators.jobs import Outcomes
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, whole_number, words
+from jaxnlme.refits.batch import NOTHING_SAID, Refits, ended, failures, named_options, whole_number, words
+from jaxnlme.refits.informed import informed
 from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
@@ -76,6 +77,8 @@ def bootstrap(
         progress=progress,
         name="bootstrap",
     )
+    if kind == "case":
+        out = dataclasses.replace(out, informed=informed(refits, own, n))
     return _record(refits, out, kind, seed, by)
 
 
@@ -312,6 +315,8 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None)
         f"Bootstrap of a fit by {fit.method}: {drawn}{within}, seed {seed}; {good} of {ran} replicates converged."
     ]
     sentences += failures(status, "replicates") + refits.placement
+    if by is None and (status == NOTHING_SAID).any():
+        sentences.append("Drawing within levels of a group-level column (by=) keeps every level in every replicate.")
     if ran and good < 0.9 * ran:
         sentences.append("So many failed that what the others say may be far off: try a simpler model.")
     zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.model.problem import Problem
 from jaxnlme.refits.batch import Refits, ended, failures, named_options, natural_se, packed, words
+from jaxnlme.refits.informed import informed
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 
@@ -49,6 +50,7 @@ def jackknife(
 
     starts = np.tile(refits.x, (len(counts), 1))
     out = refits.run(own, starts, metrics=refits.metrics, progress=progress, name="jackknife")
+    out = dataclasses.replace(out, informed=informed(refits, own, len(counts)))
     return _record(refits, out, counts)
 
 

@@ -105,8 +105,8 @@ def test_a_start_at_a_singular_psi():
 
 
 def test_a_start_where_the_scores_of_a_coefficient_vanish():
-    """One group carries a coefficient, and the fit starts at that group's own maximum: the score that is zero there says
-    nothing of the curvature, and must not stop the others from moving."""
+    """One group carries a coefficient, and the fit starts at that group's own maximum: the score that is zero there
+    says nothing of the curvature, and must not stop the others from moving."""
     frame = data(seed=3).to_frame()
     frame["rare"] = (frame["group"] == 4).astype(float)
     parameters = [jn.Parameter("level", 1.0, random=True, covariates=["rare"]), jn.Parameter("slope", 0.5)]

@@ -306,3 +306,26 @@ def test_an_outcome_without_a_sampler_has_no_parametric_bootstrap():
     assert fit.bootstrap(4).converged.all()
     with pytest.raises(jn.ModelError, match="add a sampler"):
         fit.bootstrap(4, kind="parametric")
+
+
+def test_a_refit_without_information_is_no_success():
+    """One group alone has a level of a covariate: a draw or a deletion without it leaves its coefficient anywhere."""
+    rng = np.random.default_rng(4)
+    group, t = np.repeat(np.arange(9), 5), np.tile(np.arange(5.0), 9)
+    rare = (group == 6).astype(float)
+    y = 1.0 + rng.normal(size=9)[group] + 2.0 * rare + 0.5 * t + 0.3 * rng.normal(size=45)
+    data = jn.GroupedData.from_arrays(y, group, {"t": t}, v={"rare": rare[::5]})
+    parameters = [jn.Parameter("level", 1.0, random=True, covariates=["rare"]), jn.Parameter("slope", 0.5)]
+    fit = jn.fit(jn.NLMEModel(straight, parameters), data, "focei")
+    boot = fit.bootstrap(60, seed=2)
+    drawn = np.array([case_weights([str(k) for k in range(9)], 2, r, np.zeros(9, int))[6] > 0 for r in range(60)])
+    assert 10 < drawn.sum() < 55
+    assert (boot.replicates["status"] == "without information on some parameter").tolist() == (~drawn).tolist()
+    assert "by=" in str(boot)
+    jack = fit.jackknife()
+    assert jack.converged.tolist() == [k != 6 for k in range(9)]
+    assert jack.se.isna().all()
+
+
+def straight(phi, x):
+    return phi.level + phi.slope * x.t
