@@ -16,12 +16,12 @@ from jaxnlme.estimators.jobs import Jobs, Outcomes, nothing
 from jaxnlme.estimators.lanes import run_lanes, width_for
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import flatten, unflatten
-from jaxnlme.estimators.verdict import CONVERGED
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.model.psi import psi_of
 from jaxnlme.precision import x64
+from jaxnlme.refits.endings import ended
 from jaxnlme.results.fit import Fit
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ TOLERANCE = 1e-12
 SMALL_SD = 0.1
 # What setting it to exactly zero may cost, in log-likelihood units (as in estimators/boundary.py).
 COST_OF_ZERO = 1e-4
-# How a refit ended whose groups leave some parameter anywhere (see `informed`).
-NOTHING_SAID = "without information on some parameter"
 # Where it is let grow again, as a share of its start; what that, or better modes, have to gain.
 OPENED, GAIN = 0.3, 1e-6
 
@@ -233,46 +231,12 @@ def packed(params: Params) -> np.ndarray:
         return np.array(flatten(params), float)
 
 
-def ended(out: Outcomes) -> np.ndarray:
-    """Which jobs (jobs,) came to a maximum: finite, a predicted gain below 1e-6, every group's mode found, data that
-    tell every parameter."""
-    return out.informed & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
-
-
-def words(out: Outcomes) -> np.ndarray:
-    """How each job (jobs,) ended, in words."""
-    finite = np.isfinite(out.value)
-    near = finite & (out.decrement < CONVERGED)
-    return np.select(
-        [~out.done, ~finite, ~out.informed, near & (out.lost > 0), near],
-        ["not run", "not finite", NOTHING_SAID, "a mode not found", "converged"],
-        "not converged",
-    ).astype(object)
-
-
 def natural_se(fit: Fit) -> pd.Series:
     """Standard errors on the scale of `fit.values`: those of typical values carried over by the slope, |dh/dxb| se."""
     table = fit.estimates
     relative = table["rse%"] / 100.0 * table["value"].abs()
     typical = table["value"].notna()
     return table["se"].where(~typical, relative)
-
-
-def failures(status: Any, what: str) -> list[str]:
-    """Sentences on jobs that did not end, none where all did; `status` (jobs,) as `words` gives them."""
-    status = np.asarray(status)
-    bad = [word for word in ("not converged", "not finite", NOTHING_SAID, "a mode not found") if (status == word).any()]
-    out = []
-    missing = int(np.sum(status == "not run"))
-    if missing:
-        out.append(f"Interrupted: {len(status) - missing} of {len(status)} {what} were run.")
-    if bad:
-        parts = ", ".join(f"{int(np.sum(status == word))} {word}" for word in bad)
-        count = sum(int(np.sum(status == word)) for word in bad)
-        out.append(
-            f"{count} of {len(status) - missing} {what} failed ({parts}); their values are NaN and count in no number."
-        )
-    return out
 
 
 def opened_variances(binding: Binding, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import Outcomes
-from jaxnlme.model.problem import Problem
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import compiled
-from jaxnlme.refits.batch import NOTHING_SAID, Refits, ended, failures, named_options, whole_number, words
+from jaxnlme.refits.batch import Refits, named_options, whole_number
+from jaxnlme.refits.draws import case_draws, parametric_draws, strata_of
+from jaxnlme.refits.endings import NOTHING_SAID, ended, failures, words
 from jaxnlme.refits.informed import informed
 from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
-from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("case", "parametric")
 INTERVALS = ("percentile", "basic", "normal", "bca")
-# Responses are drawn for so many replicates at once.
-DRAWN = 32
+# Fewer groups than this make few different draws.
+FEW_GROUPS = 20
 
 
 @named_options
@@ -39,7 +35,7 @@ def bootstrap(
     *,
     seed: int = 0,
     kind: str = "case",
-    by: str | None = None,
+    by: str | Sequence[str] | None = None,
     max_iterations: int = 100,
     width: int | None = None,
     progress: bool | None = None,
@@ -51,7 +47,7 @@ def bootstrap(
     - `kind`: "case" draws groups with replacement, as many as there are (those of weight zero aside): a group drawn c
       times has c times its own weight, so that no data are copied. "parametric" draws responses from the fitted model,
       those of `fit.simulate(n, seed)`.
-    - `by`: a group-level column within whose levels groups are drawn ("case").
+    - `by`: a group-level column within whose levels groups are drawn ("case"), or several, whose levels are crossed.
     - `seed`: replicate r depends on (seed, r) and the groups' labels alone, not on n, the order of groups or `width`.
     - `max_iterations` of a refit; `width`: how many run side by side, None chooses by memory; `progress` as in `fit`.
 
@@ -69,7 +65,8 @@ def bootstrap(
     if by is not None and kind != "case":
         raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
     refits = Refits(fit, "a bootstrap", max_iterations, width)
-    own = _case(refits, seed, _strata(fit, by)) if kind == "case" else _parametric(refits, seed, n)
+    within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
+    own = case_draws(refits, seed, strata_of(fit, within)) if kind == "case" else parametric_draws(refits, seed, n)
     out = refits.run(
         own,
         np.tile(refits.x, (n, 1)),
@@ -79,73 +76,7 @@ def bootstrap(
     )
     if kind == "case":
         out = dataclasses.replace(out, informed=informed(refits, own, n))
-    return _record(refits, out, kind, seed, by)
-
-
-def case_weights(labels: list[str], seed: int, replicate: int, strata: np.ndarray) -> np.ndarray:
-    """How often each group (groups,) is drawn in one replicate, as many groups of each stratum as it has.
-
-    **Arguments:** `labels`, by whose order the draws are handed out; `strata` (groups,) int, negative: never drawn.
-    """
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, replicate], np.uint64)))
-    counts = np.zeros(len(labels))
-    for level in range(int(strata.max(initial=-1)) + 1):
-        members = np.flatnonzero(strata == level)
-        members = members[np.argsort(np.array([labels[k] for k in members]), kind="stable")]
-        counts[members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)))
-    return counts
-
-
-def _strata(fit: Fit, by: str | None) -> np.ndarray:
-    """The stratum of each group (groups,), -1 for one of weight zero."""
-    data = fit.data
-    counts = data.weights != 0
-    if by is None:
-        return np.where(counts, 0, -1)
-    columns = data.v | {name: column for name, column in data.text.items() if column.ndim == 1}
-    if by not in columns:
-        raise OptionError(f"by={by!r} is no group-level column of the data; {near_matches(by, columns)}")
-    _, level = np.unique(np.asarray(columns[by]).astype(str), return_inverse=True)
-    return np.where(counts, level, -1)
-
-
-def _case(refits: Refits, seed: int, strata: np.ndarray) -> Callable[[np.ndarray], Problem]:
-    weights = np.asarray(refits.problem.weights, float)
-    labels = [str(label) for label in refits.fit.data.labels]
-
-    def own(indices: np.ndarray) -> Problem:
-        counts = np.array([case_weights(labels, seed, int(r), strata) for r in indices])
-        return refits.own(lambda p: p.weights, counts * weights)
-
-    return own
-
-
-def _parametric(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray], Problem]:
-    problem = refits.problem
-    check_sampler(problem.density)
-    size = min(DRAWN, n)
-    draw = compiled(_draws, size * problem.n_rows, once=True)
-    given = on_device((problem, refits.template))
-    blocks: dict[int, list[np.ndarray]] = {}
-
-    def block(k: int) -> list[np.ndarray]:
-        if k not in blocks:
-            blocks.clear()  # jobs are handed out in order
-            drawn = draw(*given, as_key(seed), np.arange(k * size, (k + 1) * size))
-            seen = [(bucket.x.observed, bucket.y) for bucket in problem.buckets]
-            blocks[k] = [np.where(o, np.asarray(new), y) for (o, y), new in zip(seen, drawn, strict=True)]
-        return blocks[k]
-
-    def own(indices: np.ndarray) -> Problem:
-        rows = [[leaf[r % size] for leaf in block(int(r) // size)] for r in indices]
-        responses = [np.stack(column) for column in zip(*rows, strict=True)]
-        return refits.own(lambda p: [bucket.y for bucket in p.buckets], responses)
-
-    return own
-
-
-def _draws(problem: Problem, params: Any, key: Any, replicates: Any) -> Any:
-    return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(jnp.asarray(replicates))
+    return _record(refits, out, kind, seed, within)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,7 +91,7 @@ class Bootstrap:
     fit: Fit
     kind: str
     seed: int
-    by: str | None
+    by: tuple[str, ...]
     replicates: pd.DataFrame
     sentences: tuple[str, ...]
 
@@ -301,7 +232,7 @@ def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: 
     return out
 
 
-def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None) -> Bootstrap:
+def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, ...]) -> Bootstrap:
     fit, table = refits.fit, refits.values(out)
     status = words(out)
     table["log_likelihood"] = np.where(ended(out), out.log_likelihood, np.nan)
@@ -309,13 +240,16 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: str | None)
     table.index.name = "replicate"
     ran = int(out.done.sum())
     drawn = "groups drawn with replacement" if kind == "case" else "responses drawn from the fit"
-    within = f" within levels of {by}" if by is not None else ""
+    within = f" within levels of {' by '.join(by)}" if by else ""
     good = int(np.sum(status == "converged"))
     sentences = [
         f"Bootstrap of a fit by {fit.method}: {drawn}{within}, seed {seed}; {good} of {ran} replicates converged."
     ]
     sentences += failures(status, "replicates") + refits.placement
-    if by is None and (status == NOTHING_SAID).any():
+    groups = int(np.sum(fit.data.weights != 0))
+    if kind == "case" and groups < FEW_GROUPS:
+        sentences.append(f"There are {groups} groups to draw from: with fewer than {FEW_GROUPS} this is a rough guide.")
+    if not by and (status == NOTHING_SAID).any():
         sentences.append("Drawing within levels of a group-level column (by=) keeps every level in every replicate.")
     if ran and good < 0.9 * ran:
         sentences.append("So many failed that what the others say may be far off: try a simpler model.")

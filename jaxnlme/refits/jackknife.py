@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, natural_se, packed, words
+from jaxnlme.refits.batch import Refits, named_options, natural_se, packed
+from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.refits.informed import informed
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit

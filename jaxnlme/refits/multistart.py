@@ -12,17 +12,8 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import Outcomes, nothing
-from jaxnlme.refits.batch import (
-    Refits,
-    ended,
-    failures,
-    named_options,
-    natural_se,
-    opened_variances,
-    packed,
-    whole_number,
-    words,
-)
+from jaxnlme.refits.batch import Refits, named_options, natural_se, opened_variances, packed, whole_number
+from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
 from jaxnlme.results.fit import Fit
 

@@ -13,8 +13,9 @@ import numpy as np
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import nothing
 from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, ended, failures, named_options, words
+from jaxnlme.refits.batch import Refits, named_options
 from jaxnlme.refits.coordinates import coordinate
+from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.refits.ordered import reorderable
 from jaxnlme.refits.traces import Trace
 from jaxnlme.results._tables import Table, html_table, number, text_table, wrap

@@ -82,8 +82,10 @@ class Summary:
             )
             if names
         )
+        # The history begins with the start, iteration 0; it is empty where the fit did not begin.
+        iterations = int(fit.history[-1]["iteration"]) if fit.history else 0
         return [
-            ("method", f"{fit.method}, {len(fit.history)} iterations, {number(fit.timings.get('total', np.nan))} s"),
+            ("method", f"{fit.method}, {iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.estimators.jobs import blank_outcomes
 from jaxnlme.refits.batch import Refits
-from jaxnlme.refits.bootstrap import case_weights
+from jaxnlme.refits.draws import case_weights, strata_of
 from jaxnlme.refits.jackknife import _cook
 from jaxnlme.refits.multistart import _sentences
 from tests.estimators import catalogue
@@ -64,6 +65,15 @@ def test_strata_keep_their_numbers(line):
     assert line.bootstrap(3, by="side").converged.all()
     with pytest.raises(jn.OptionError, match="did you mean 'side'"):
         line.bootstrap(3, by="sid")
+    with pytest.raises(jn.OptionError, match="did you mean 'side'"):
+        line.bootstrap(3, by=["side", "sid"])
+
+
+def test_strata_of_several_columns_are_their_crossed_levels():
+    frame = pd.DataFrame({"g": np.arange(8), "y": 0.0, "t": 0.0, "a": list("xxyyxxyy"), "b": [0, 1, 0, 1, 0, 1, 0, 1]})
+    data = jn.GroupedData.from_frame(frame, "g", "y", ["t"], v=["a", "b"])
+    strata = strata_of(SimpleNamespace(data=data), ("a", "b"))
+    assert len(set(strata)) == 4 and (strata[:4] == strata[4:]).all()
 
 
 def test_intervals_of_a_bootstrap(orange):
