@@ -12,6 +12,8 @@ from jaxnlme.model.psi import psi_of
 
 # A log standard deviation with less curvature than this may be on its way to minus infinity.
 FLAT = 10.0
+# What setting a variance to exactly zero may cost, in log-likelihood units.
+COST_OF_ZERO = 1e-4
 
 
 def at_boundary(session: Session) -> set[int]:
@@ -38,7 +40,7 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
         zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
         trial = session.evaluate(x, session.best.modes)
-        if not zeros or not trial.value <= session.best.value + 1e-4:
+        if not zeros or not trial.value <= session.best.value + COST_OF_ZERO:
             continue
         collapsed |= zeros
         fix_collapsed(session, collapsed)

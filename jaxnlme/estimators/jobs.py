@@ -41,11 +41,11 @@ class Outcomes:
     """Where jobs ended, a row each; NaN and zero where a job was not run.
 
     `x` (jobs, n); `value`, the objective (minus log-likelihood and log prior); `log_likelihood`, weighted by the job's
-    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes,
-    NaN where a group's mode that counts there was not found;
-    `decrement`, the predicted gain of a further step; `iterations`, `evaluations`; `lost`, the number of groups that
-    count and whose mode was not found; `done` (jobs,) bool: it was run to its end; `informed` (jobs,) bool: its data
-    tell every parameter, as far as somebody looked; `interrupted` by Ctrl-C.
+    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes, NaN
+    where a group's mode that counts there was not found; `decrement`, the predicted gain of a further step;
+    `iterations`, `evaluations`; `lost`, the number of groups that count and whose mode was not found; `done` (jobs,)
+    bool: it was run to its end; `informed` (jobs,) bool: its data tell every parameter, as far as somebody looked;
+    `interrupted` by Ctrl-C.
     """
 
     x: np.ndarray

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import FitError, OptionError, near_matches
+from jaxnlme.estimators.boundary import COST_OF_ZERO
 from jaxnlme.estimators.jobs import Jobs, Outcomes, nothing
 from jaxnlme.estimators.lanes import run_lanes, width_for
 from jaxnlme.estimators.marginal import Marginal
@@ -34,8 +35,6 @@ T = TypeVar("T")
 TOLERANCE = 1e-12
 # A standard deviation below this share of its start may be on its way to zero.
 SMALL_SD = 0.1
-# What setting it to exactly zero may cost, in log-likelihood units (as in estimators/boundary.py).
-COST_OF_ZERO = 1e-4
 # Where it is let grow again, as a share of its start; what that, or better modes, have to gain.
 OPENED, GAIN = 0.3, 1e-6
 
@@ -149,7 +148,9 @@ class Refits:
             out = go(np.arange(len(x)), x, free, modes, progress)
             out, zero = again(out, *self._vanishing(problem, out, free), modes, -COST_OF_ZERO)
             # A variance that a long step threw to zero may have a positive score there: let it grow, and look again.
-            opened = np.array([self._opened(problem, out.x[job]) for job in zero]).reshape(-1, x.shape[1])
+            opened = np.array([opened_variances(self.binding, out.x[job], problem)[0] for job in zero]).reshape(
+                -1, x.shape[1]
+            )
             out, _ = again(out, zero, opened, before[zero], modes, GAIN)
             out, _ = again(out, *self._vanishing(problem, out, free), modes, -COST_OF_ZERO)
             # As a fit does: modes are searched afresh from zero; where one is better, the job goes on from there.
@@ -159,15 +160,6 @@ class Refits:
                 if len(moved):
                     out, _ = again(out, *self._vanishing(problem, out, free), modes, -COST_OF_ZERO)
         return out
-
-    def _opened(self, problem: Problem, x: np.ndarray) -> np.ndarray:
-        """x (n,) with standard deviations of zero, unless fixed there, at a share of their start."""
-        density, x = problem.density, x.copy()
-        first, reference = len(density.beta_names), _reference(self.binding)
-        for index, _, _ in density.covariance.collapses:
-            if x[first + index] == -np.inf and not self.binding.fixed[first + index]:
-                x[first + index] = reference[index] + np.log(OPENED)
-        return x
 
     def _vanishing(
         self, problem: Problem, out: Outcomes, free: np.ndarray
@@ -239,10 +231,11 @@ def natural_se(fit: Fit) -> pd.Series:
     return table["se"].where(~typical, relative)
 
 
-def opened_variances(binding: Binding, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def opened_variances(binding: Binding, x: np.ndarray, problem: Problem | None = None) -> tuple[np.ndarray, np.ndarray]:
     """x (n,) with standard deviations of exactly zero, unless fixed there, at 0.3 of their start, so that other weights
-    or data decide anew; and which entries (n,) of x that concerns, with those of the factor that had no effect."""
-    density = binding.density
+    or data decide anew; and which entries (n,) of x that concerns, with those of the factor that had no effect.
+    `problem`: one with coordinates of its own for the covariance, the binding's where None."""
+    density = (binding.problem if problem is None else problem).density
     first = len(density.beta_names)
     x, opened = x.copy(), np.zeros(len(x), bool)
     reference = _reference(binding)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from jaxnlme.refits.draws import case_draws, parametric_draws, strata_of
 from jaxnlme.refits.endings import NOTHING_SAID, ended, failures, words
 from jaxnlme.refits.informed import informed
 from jaxnlme.refits.jackknife import Jackknife
-from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
+from jaxnlme.refits.told import Refitted
+from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def bootstrap(
     return _record(refits, out, kind, seed, within)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bootstrap:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Bootstrap(Refitted):
     """What a bootstrap found. Values are on the scale of `fit.values`: typical values on their natural scale, SDs,
     correlations, error parameters.
 
@@ -96,26 +96,8 @@ class Bootstrap:
     sentences: tuple[str, ...]
 
     @property
-    def converged(self) -> pd.Series:
-        """Which replicates came to a maximum."""
-        return self.replicates["status"] == "converged"
-
-    @property
-    def values(self) -> pd.DataFrame:
-        """The values of the replicates that converged."""
-        return self.replicates.loc[self.converged, self._moving]
-
-    @property
-    def _moving(self) -> list[str]:
-        fixed = self.fit.estimates["fixed"]
-        return [name for name in self.fit.values if not fixed[name]]
-
-    @property
-    def estimates(self) -> pd.Series:
-        """The fit's own values."""
-        import pandas as pd
-
-        return pd.Series({name: self.fit.values[name] for name in self._moving}, name="estimate")
+    def _rows(self) -> pd.DataFrame:
+        return self.replicates
 
     @property
     def se(self) -> pd.Series:
@@ -190,17 +172,7 @@ class Bootstrap:
                 "max_iterations of the jackknife."
             )
 
-    def __str__(self) -> str:
-        lines = [line for sentence in self.sentences for line in wrap(sentence)]
-        return "\n".join([*lines, "", *text_table(self._table())])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return f"<div>{said}{html_table(self._table())}</div>"
-
-    def _table(self) -> Table:
+    def _tables(self) -> list[Table]:
         rows = []
         enough = len(self.values) > 1
         ends = self.intervals() if enough else None
@@ -212,7 +184,7 @@ class Bootstrap:
             else:
                 cells += ["", "", ""]
             rows.append(cells)
-        return Table("Values on their natural scale", ("", "estimate", "bias", "se", "95% percentiles"), rows)
+        return [Table("Values on their natural scale", ("", "estimate", "bias", "se", "95% percentiles"), rows)]
 
 
 def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: tuple[float, float]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from jaxnlme.model.problem import Problem
 from jaxnlme.refits.batch import Refits, named_options, natural_se, packed
 from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.refits.informed import informed
-from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
+from jaxnlme.refits.told import Refitted
+from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def jackknife(
     return _record(refits, out, counts)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Jackknife:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Jackknife(Refitted):
     """What deleting groups changes. Values are on the scale of `fit.values`.
 
     **Fields:** `fit`; `deleted`, a row for each group left out, by label: the values by name (NaN where the refit
@@ -69,26 +69,8 @@ class Jackknife:
     sentences: tuple[str, ...]
 
     @property
-    def converged(self) -> pd.Series:
-        """Which refits came to a maximum."""
-        return self.deleted["status"] == "converged"
-
-    @property
-    def values(self) -> pd.DataFrame:
-        """The values without each group, of the refits that converged."""
-        return self.deleted.loc[self.converged, self._moving]
-
-    @property
-    def _moving(self) -> list[str]:
-        fixed = self.fit.estimates["fixed"]
-        return [name for name in self.fit.values if not fixed[name]]
-
-    @property
-    def estimates(self) -> pd.Series:
-        """The fit's own values."""
-        import pandas as pd
-
-        return pd.Series({name: self.fit.values[name] for name in self._moving}, name="estimate")
+    def _rows(self) -> pd.DataFrame:
+        return self.deleted
 
     @property
     def bias(self) -> pd.Series:
@@ -124,18 +106,6 @@ class Jackknife:
         change = (self.deleted[self._moving] - self.estimates) / se
         table = pd.concat([self.deleted[["displacement", "cook"]], change], axis=1)
         return table.sort_values("displacement", ascending=False, kind="stable")
-
-    def __str__(self) -> str:
-        lines = [line for sentence in self.sentences for line in wrap(sentence)]
-        for table in self._tables():
-            lines += ["", *text_table(table)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return f"<div>{said}{''.join(html_table(table) for table in self._tables())}</div>"
 
     def _tables(self) -> list[Table]:
         bias, se = self.bias, self.se

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import html
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +13,8 @@ from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import Outcomes, nothing
 from jaxnlme.refits.batch import Refits, named_options, natural_se, opened_variances, packed, whole_number
 from jaxnlme.refits.endings import ended, failures, words
-from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
+from jaxnlme.refits.told import Told
+from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
     return starts
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Multistart:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Multistart(Told):
     """Where fits from many starts ended.
 
     **Fields:** `fit`; `starts`, a row a start: the values it began from ("start of NAME") and ended at, by name,
@@ -152,24 +152,16 @@ class Multistart:
             chunk_groups=chunk,
         )
 
-    def __str__(self) -> str:
-        lines = [line for sentence in self.sentences for line in wrap(sentence)]
-        return "\n".join([*lines, "", *text_table(self._table())]) if len(self.maxima) else "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return f"<div>{said}{html_table(self._table()) if len(self.maxima) else ''}</div>"
-
-    def _table(self) -> Table:
+    def _tables(self) -> list[Table]:
+        if not len(self.maxima):
+            return []
         shown = self.maxima.head(5)
         header = ("", *(f"maximum {k + 1}" for k in range(len(shown))))
         rows = [["log-likelihood", *(f"{v:.4f}" for v in shown["log_likelihood"])]]
         rows.append(["starts", *(f"{v:d}" for v in shown["starts"])])
         rows.append(["the fit's", *("yes" if v else "" for v in shown["fit"])])
         rows += [[name, *(number(v) for v in shown[name])] for name in self.fit.values]
-        return Table("Maxima, the highest first; values on their natural scale", header, rows)
+        return [Table("Maxima, the highest first; values on their natural scale", header, rows)]
 
 
 def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ from jaxnlme.refits.batch import Refits, named_options
 from jaxnlme.refits.coordinates import coordinate
 from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.refits.ordered import reorderable
+from jaxnlme.refits.told import Told
 from jaxnlme.refits.traces import Trace
-from jaxnlme.results._tables import Table, html_table, number, text_table, wrap
+from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ class _Search:
             trace.status.append(str(said[j]))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Profile:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Profile(Told):
     """Profile likelihoods of a fit's values, on the scale of `fit.values`.
 
     **Fields:** `fit`; `level`; `table`, a row a point: `parameter`, `value` it was held at, `deviance`, `zeta` (signed
@@ -213,17 +213,7 @@ class Profile:
             axis.set_ylabel("signed root of deviance")
         return axes
 
-    def __str__(self) -> str:
-        lines = [line for sentence in self.sentences for line in wrap(sentence)]
-        return "\n".join([*lines, "", *text_table(self._table())])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return f"<div>{said}{html_table(self._table())}</div>"
-
-    def _table(self) -> Table:
+    def _tables(self) -> list[Table]:
         rows = [
             [
                 str(name),
@@ -235,7 +225,7 @@ class Profile:
             for name, row in self.intervals.iterrows()
         ]
         header = ("", "estimate", f"{100 * self.level:g}% profile", "Wald", "note")
-        return Table("Values on their natural scale", header, rows)
+        return [Table("Values on their natural scale", header, rows)]
 
 
 def _pair(lower: float, upper: float) -> str:
