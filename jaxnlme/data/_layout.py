@@ -59,6 +59,15 @@ def next_size(n: int, bits: int) -> int:
     return -(-int(n) // step) * step
 
 
+def widened(values: np.ndarray, width: int, mask: bool = False) -> np.ndarray:
+    """Values (groups, obs, ...) with at least `width` rows a group: padding repeats the last row, and is false in a
+    `mask`. Values (groups,) stay as they are."""
+    if values.ndim < 2 or values.shape[1] >= width:
+        return values
+    end = np.zeros_like(values[:, -1:]) if mask else values[:, -1:]
+    return np.concatenate([values, np.repeat(end, width - values.shape[1], axis=1)], axis=1)
+
+
 def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
     """Index arrays that split groups into `count` buckets by size, with the fewest padded cells.
 

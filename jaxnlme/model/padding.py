@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.data._layout import widened
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.model.problem import Problem
@@ -87,12 +88,7 @@ def padded(bucket: Group, where: np.ndarray, obs: int, tables: dict[str, int]) -
     stretch = slice(first, first + count) if np.array_equal(where, np.arange(first, first + count)) else where
 
     def cut(leaf: Any, width: int, mask: bool = False) -> Any:
-        leaf = np.asarray(leaf)[stretch]
-        if leaf.ndim < 2 or leaf.shape[1] >= width:
-            return leaf
-        more = width - leaf.shape[1]
-        end = np.zeros_like(leaf[:, -1:]) if mask else leaf[:, -1:]
-        return np.concatenate([leaf, np.repeat(end, more, axis=1)], axis=1)
+        return widened(np.asarray(leaf)[stretch], width, mask)
 
     def rows(entry: Rows, width: int) -> Rows:
         new = (tuple(cut(c, width) for c in entry.values), cut(entry.mask, width, True))

@@ -9,6 +9,8 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.data._columns import object_array
+from jaxnlme.data._layout import widened
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, some
 from jaxnlme.model.binding import Binding, bind
@@ -105,19 +107,11 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
     """One data set of the groups of every process, with the columns at hand only."""
     obs = max(part["rows"].shape[1] for part in parts)
 
-    def wide(values: np.ndarray, mask: bool = False) -> np.ndarray:
-        if values.ndim < 2 or values.shape[1] == obs:
-            return values
-        end = np.zeros_like(values[:, -1:]) if mask else values[:, -1:]
-        return np.concatenate([values, np.repeat(end, obs - values.shape[1], axis=1)], axis=1)
-
     def join(place: str) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([wide(part[place][name]) for part in parts]) for name in parts[0][place]}
+        return {name: np.concatenate([widened(part[place][name], obs) for part in parts]) for name in parts[0][place]}
 
-    rows = np.concatenate([wide(part["rows"], True) for part in parts])
+    rows = np.concatenate([widened(part["rows"], obs, True) for part in parts])
     labels = [label for part in parts for label in part["labels"]]
-    objects = np.empty(len(labels), object)
-    objects[:] = labels
     return dataclasses.replace(
         data,
         y=np.zeros(rows.shape),
@@ -125,9 +119,9 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
         v=join("v"),
         text=join("text"),
         rows=rows,
-        observed=np.concatenate([wide(part["observed"], True) for part in parts]),
+        observed=np.concatenate([widened(part["observed"], obs, True) for part in parts]),
         weights=np.ones(len(rows)),
-        labels=objects,
+        labels=object_array(labels),
         row_index=np.where(rows, np.cumsum(rows).reshape(rows.shape) - 1, -1),
         tables={},
         index=None,
