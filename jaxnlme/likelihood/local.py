@@ -29,7 +29,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnlme.likelihood.marginal import Gaussian, exact_integral
-from jaxnlme.likelihood.named import GroupResult, Rung
+from jaxnlme.likelihood.named import GroupResult, Rung, group_result
 from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.individual import LinearIndividual
@@ -59,21 +59,27 @@ MOST_PARTIALS = 36
 def local(method: Rung, density: Density, params: Params, group: Group) -> Local | None:
     """The group at `params` as this rung sees it, from one pass over the model at each point: where it has a mode, and
     parameters that are linear on the transformed scale and do not vary within the group."""
-    individual = density.individual
-    if not (method.at_mode and density.n_effects and isinstance(individual, LinearIndividual)):
+    if not method.at_mode:
         return None
-    order = _order(method)
+    known = written_out(method, density, params, group, _order(method))
+    if known is not None and not method.interaction:
+        known.frozen = settle(jet(known.predict, known.start, 1))
+    return known
+
+
+def written_out(method: Any, density: Density, params: Params, group: Group, order: int) -> Local | None:
+    """A Local for a method with a mode `search` that reads the model's derivatives up to `order`; None where the model
+    does not suit it."""
+    individual = density.individual
+    if not (density.n_effects and isinstance(individual, LinearIndividual)):
+        return None
     fixed, random = (design.entries(group.covariates) for design in (individual.fixed, individual.random))
     if count_partials(len(individual.names), order) > MOST_PARTIALS or fixed is None or random is None:
         return None
     known = Local(method, density, individual, params, group, fixed, random)
     shapes = jax.eval_shape(known.predict, *known.start)
     smooth = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
-    if not smooth:
-        return None
-    if not method.interaction:
-        known.frozen = settle(jet(known.predict, known.start, 1))
-    return known
+    return known if smooth else None
 
 
 def _order(method: Rung) -> int:
@@ -96,7 +102,7 @@ class Local:
 
     def __init__(
         self,
-        method: Rung,
+        method: Any,
         density: Density,
         individual: LinearIndividual,
         params: Params,
@@ -249,7 +255,7 @@ class Local:
             known.s[i] + m_s[i] + sum((known.su[k][i] * v[k, 0] for k in range(n) if (k, 0) in v), zero)
             for i in range(len(s))
         ]
-        result = self.method.result(value, z, curvature, exact_integral(), found, self.group)
+        result = group_result(value, z, curvature, exact_integral(), found, self.group)
         return result, self._score(score_u, score_s, shaped, m, known, z, w)
 
     def _start_and_theta(self) -> tuple[Scalar, ...]:

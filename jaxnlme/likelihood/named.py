@@ -98,28 +98,29 @@ class Rung(eqx.Module):
         else:
             z, found = jnp.zeros(density.n_effects), None
         value, (hessian, monte_carlo) = self.integrate(density, params, z, group)
-        return self.result(value, z, hessian, monte_carlo, found, group)
+        return group_result(value, z, hessian, monte_carlo, found, group)
 
-    def result(
-        self, value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarlo, found: NewtonResult | None, group: Group
-    ) -> GroupResult:
-        """The record of one group, with its status; `found` is None where nothing was searched. A group without an
-        observed response has likelihood one and mode zero, exactly."""
-        arrived = jnp.ones((), bool) if found is None else found.converged
-        begun = jnp.isfinite(value) if found is None else found.finite
-        evaluations = jnp.ones((), int) if found is None else found.evaluations
-        status = jnp.where(arrived, Status.ok, Status.mode_not_found)
-        # The factor of a curvature that is not positive definite is NaN. A value may be NaN beside a sound factor: at a
-        # node of the integral.
-        sound = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
-        status = jnp.where(jnp.isfinite(value), status, jnp.where(sound, Status.non_finite, Status.not_a_maximum))
-        status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
-        status = jnp.where(begun, status, Status.non_finite_start)
-        seen = jnp.any(group.x.observed)
-        status = jnp.where(seen, status, Status.no_observations)
-        value, z = jnp.where(seen, value, 0.0), jnp.where(seen, z, 0.0)
-        monte_carlo = MonteCarlo(jnp.where(seen, monte_carlo.variance, 0.0), monte_carlo.ess)
-        return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
+
+def group_result(
+    value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarlo, found: NewtonResult | None, group: Group
+) -> GroupResult:
+    """The record of one group, with its status; `found` is None where nothing was searched. A group without an observed
+    response has likelihood one and mode zero, exactly."""
+    arrived = jnp.ones((), bool) if found is None else found.converged
+    begun = jnp.isfinite(value) if found is None else found.finite
+    evaluations = jnp.ones((), int) if found is None else found.evaluations
+    status = jnp.where(arrived, Status.ok, Status.mode_not_found)
+    # The factor of a curvature that is not positive definite is NaN. A value may be NaN beside a sound factor: at a
+    # node of the integral.
+    sound = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
+    status = jnp.where(jnp.isfinite(value), status, jnp.where(sound, Status.non_finite, Status.not_a_maximum))
+    status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
+    status = jnp.where(begun, status, Status.non_finite_start)
+    seen = jnp.any(group.x.observed)
+    status = jnp.where(seen, status, Status.no_observations)
+    value, z = jnp.where(seen, value, 0.0), jnp.where(seen, z, 0.0)
+    monte_carlo = MonteCarlo(jnp.where(seen, monte_carlo.variance, 0.0), monte_carlo.ess)
+    return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
 
 
 def _search(mode_steps: int, mode_tolerance: float) -> ModeSearch:

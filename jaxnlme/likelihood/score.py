@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnlme.likelihood.local import local
 from jaxnlme.likelihood.marginal import Gaussian
 from jaxnlme.likelihood.mode import search_mode
-from jaxnlme.likelihood.named import GroupResult, Rung
+from jaxnlme.likelihood.named import GroupResult, Rung, group_result
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import settle, value_gradient_hessian
@@ -48,7 +48,7 @@ def _value_and_score(
     if not (method.at_mode and density.n_effects):
         z = jnp.zeros(density.n_effects)
         (value, (hessian, monte_carlo)), score = jax.value_and_grad(value_at, has_aux=True)(x, z)
-        return method.result(value, z, hessian, monte_carlo, None, group), score
+        return group_result(value, z, hessian, monte_carlo, None, group), score
 
     def log_joint(x, z):
         params = unpack(x)
@@ -67,4 +67,4 @@ def _value_and_score(
     lower, _ = guarded_cholesky(settle(joint_hessian), floor=0.0)
     w = settle(cholesky_solve(lower, pull))
     through_mode = jax.grad(lambda x: jax.jvp(lambda z: log_joint(x, z), (z,), (w,))[1])(x)
-    return method.result(value, z, hessian, monte_carlo, found, group), direct + through_mode
+    return group_result(value, z, hessian, monte_carlo, found, group), direct + through_mode
