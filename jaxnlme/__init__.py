@@ -13,7 +13,7 @@ from jaxnlme.estimators.fitting import fit as fit
 from jaxnlme.estimators.marginal import Marginal as Marginal
 from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
-from jaxnlme.estimators.session import Iteration as Iteration
+from jaxnlme.estimators.telling import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
 from jaxnlme.likelihood.named import AGQ as AGQ
 from jaxnlme.likelihood.named import FO as FO

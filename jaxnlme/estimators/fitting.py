@@ -18,8 +18,9 @@ from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
-from jaxnlme.estimators.session import Callback, Session
+from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
+from jaxnlme.estimators.telling import Callback
 from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.check import place
@@ -92,7 +93,8 @@ def fit(
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
       less than `tolerance` log-likelihood units.
     - `standard_errors`: False leaves out the information matrix (and what rests on it).
-    - `callbacks`: functions of an `Iteration`; one that returns True stops the fit.
+    - `callbacks`: functions of an `Iteration`, called after each one; one that returns True stops the fit. With an
+      attribute `every_stage` that is true, a function is told of the inner minimisers, too, and of the end.
     - `progress`: a line while it runs; None shows it in a terminal or notebook once a fit takes more than two seconds.
     - `on_bad_group`: what to do with groups whose likelihood is not finite at the start: "stop" (a Fit without
       estimates that names them), or "leave out" (go on without them, on record).
@@ -193,6 +195,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
                 session = None
         with clock(timings, "optimise"):
             verdict = finish(session, plan.standard_errors)
+            session.tell_end()
             line.close()
         result = record(session, verdict, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began

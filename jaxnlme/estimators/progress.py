@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from jaxnlme.estimators.session import Iteration
+from jaxnlme.estimators.telling import Iteration
 
 PATIENCE, APART = 2.0, 0.5
 

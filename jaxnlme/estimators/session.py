@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.errors import Status
 from jaxnlme.estimators.checkpoint import Checkpoint, Standing
 from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums, flatten, share, unflatten, with_prior
+from jaxnlme.estimators.telling import NO_INNER, Audience, Callback, Inner, Iteration
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
-
-
-@dataclasses.dataclass(frozen=True)
-class Iteration:
-    """What a callback is told: `iteration` (from 0), `evaluations` of the objective so far, `log_likelihood`,
-    `expected_gain` of going on (log-likelihood units), `seconds` since the start, `params`, and `values` by name."""
-
-    iteration: int
-    evaluations: int
-    log_likelihood: float
-    expected_gain: float
-    seconds: float
-    params: Params
-    binding: Binding
-
-    @property
-    def values(self) -> dict[str, float]:
-        """User-scale values by name."""
-        return self.binding.values(self.params)
 
 
 class Outcome:
@@ -60,15 +43,14 @@ class Outcome:
         return jax.tree.map(lambda *parts: self._placed.own(parts), *self._pieces)
 
 
-Callback = Callable[[Iteration], Any]
-
-
 class Session:
     """Drives a Marginal estimator: evaluations through one compiled program, minimisation, and the record of both.
 
     After every method, `x` (n,) is the best point, `best` its Evaluation, `modes` its modes. `interrupted` is set by
     Ctrl-C, `stopped` by a callback.
     """
+
+    procedure, minimiser = "LAP", "PLM"
 
     def __init__(
         self,
@@ -84,7 +66,7 @@ class Session:
         self.placed = placed
         self.processes = placed.processes
         self.template = on_device(params) if placed.mesh is None else jax.tree.map(np.asarray, params)
-        self.callbacks = list(callbacks)
+        self.audience = Audience(callbacks, placed.processes)
         self.x = np.asarray(flatten(params))
         dense = len(binding.fixed)
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - dense, bool)])
@@ -115,11 +97,14 @@ class Session:
         """Modes (groups, random) as `evaluate` takes them."""
         return self.placed.spread(modes)
 
-    def evaluate(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
-        """The objective at `x` (n,), searches starting from `modes`: those of an Outcome, or from `modes_from`."""
+    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
+        """The objective at `x` (n,), searches starting from `modes`: those of an Outcome, or from `modes_from`; at most
+        `steps` evaluations each (None: as many as the method allows)."""
         self.evaluations += 1
-        x = np.asarray(x)
-        sums, groups = self.placed.run(share, (self.estimator.method, self.template, x), modes)
+        x, method = np.asarray(x), self.estimator.method
+        if steps is not None:
+            method = eqx.tree_at(lambda m: m.search.steps, method, np.asarray(steps, method.search.steps.dtype))
+        sums, groups = self.placed.run(share, (method, self.template, x), modes)
         sums = jax.tree.map(np.asarray, sums)
         if self.binding.density.priors:
             sums = compiled(with_prior, 0)(self.binding.density, self.template, x, sums)
@@ -156,14 +141,41 @@ class Session:
             self._take(state, self.best)
         if not self.history:
             self._report(state)
+        self._descend(estimator, state, trial, over)
+
+    def _descend(self, estimator: Marginal, state: MarginalState, trial: Any, over: Any) -> None:
+        """The iterations of `minimise`."""
+        tries = 0
         while not bool(over) and not self.stopped:
-            result = self.evaluate(np.asarray(trial), self.best.modes)
+            if not tries:
+                self.tell_inner(self.minimiser, "init", 0)
+            tries += 1
+            result = self.searched(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
             state, trial, over = _tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
+            self.tell_inner(self.minimiser, "iter", tries, result, np.asarray(trial))
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)
+                self.tell_inner(self.minimiser, "done", tries)
                 self._report(state)
+                tries = 0
+
+    def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
+        """`evaluate`, the search of the modes one step at a time where a callback wants to see it."""
+        if not self.audience.every_stage or not self.estimator.method.at_mode:
+            return self.evaluate(x, modes)
+        self.tell_inner("PNLS", "init", 0)
+        most, k, found = int(self.estimator.method.search.steps), 0, False
+        while not found:
+            k += 1
+            outcome = self.evaluate(x, modes, 2)
+            modes = outcome.modes
+            self.tell_inner("PNLS", "iter", k, outcome, x)
+            found = self.processes.all(not (outcome.own.status == Status.mode_not_found).any())
+            found |= self.stopped or k == most
+        self.tell_inner("PNLS", "done", k, outcome, x)
+        return outcome
 
     @property
     def exhausted(self) -> bool:
@@ -176,25 +188,42 @@ class Session:
         self.state, self.best, self.x = state, result, np.asarray(state.bfgs.x)
 
     def _report(self, state: MarginalState) -> None:
-        entry = Iteration(
-            self.iterations,
-            self.evaluations,
-            float(state.log_likelihood),
-            float(state.bfgs.decrement),
-            time.perf_counter() - self.started,
-            self.params(),
-            self.binding,
-        )
+        entry = self._entry("iter" if self.history else "init")
         self.history.append(
             {
                 name: getattr(entry, name)
                 for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")
             }
         )
-        stopped = self.processes.together(lambda: [bool(callback(entry)) for callback in self.callbacks])
-        self.stopped = self.processes.any(any(stopped))
+        self.stopped = self.stopped or self.audience.tell(entry)
         if self.checkpoint is not None and self.checkpoint.due():
             self.processes.together(self.save)
+
+    def tell_inner(self, procedure: str, state: str, iteration: int, outcome: Outcome | None = None, x: Any = None):
+        """Tells of an inner minimiser, at the point `x` (n,) where `outcome` was found (None: the best)."""
+        if self.audience.every_stage and not self.stopped:
+            entry = self._entry("iter" if self.history else "init", Inner(procedure, state, iteration), outcome, x)
+            self.stopped = self.audience.tell(entry)
+
+    def tell_end(self) -> None:
+        """Tells that the fit has ended."""
+        if self.audience.every_stage:
+            self.audience.tell(self._entry("done"))
+
+    def _entry(self, state: str, inner: Inner = NO_INNER, outcome: Outcome | None = None, x: Any = None) -> Iteration:
+        gain = float("nan") if self.state is None else float(self.state.bfgs.decrement)
+        return Iteration(
+            self.iterations,
+            self.evaluations,
+            float((self.best if outcome is None else outcome).sums.log_likelihood),
+            gain,
+            time.perf_counter() - self.started,
+            self.params(x),
+            self.binding,
+            self.procedure,
+            state,
+            inner,
+        )
 
     def save(self, finished: bool = False) -> None:
         """Writes the checkpoint, where there is one."""
