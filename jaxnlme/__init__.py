@@ -9,12 +9,15 @@ from jaxnlme.errors import ModelError as ModelError
 from jaxnlme.errors import OptionError as OptionError
 from jaxnlme.errors import PrecisionError as PrecisionError
 from jaxnlme.errors import Status as Status
+from jaxnlme.estimators.alternating import Alternating as Alternating
 from jaxnlme.estimators.fitting import fit as fit
 from jaxnlme.estimators.marginal import Marginal as Marginal
 from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
 from jaxnlme.estimators.telling import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
+from jaxnlme.likelihood.linearised import LME as LME
+from jaxnlme.likelihood.linearised import RELME as RELME
 from jaxnlme.likelihood.named import AGQ as AGQ
 from jaxnlme.likelihood.named import FO as FO
 from jaxnlme.likelihood.named import FOCE as FOCE

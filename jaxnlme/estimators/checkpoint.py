@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.fingerprint import digest
-from jaxnlme.estimators.marginal import Marginal, MarginalState
+from jaxnlme.estimators.marginal import MarginalState
 from jaxnlme.estimators.objective import flatten
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
@@ -59,7 +59,9 @@ class Checkpoint:
     file.
     """
 
-    def __init__(self, path: str | Path, binding: Binding, estimator: Marginal, params: Params, processes: Processes):
+    def __init__(
+        self, path: str | Path, binding: Binding, estimator: AbstractEstimator, params: Params, processes: Processes
+    ):
         self.path = Path(path)
         if processes.count > 1:
             self.path = self.path.with_name(f"{self.path.name}.{processes.index}-of-{processes.count}")

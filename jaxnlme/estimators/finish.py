@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxnlme.errors import Status
 from jaxnlme.estimators.boundary import at_boundary, collapse, fix_collapsed, reopen
-from jaxnlme.estimators.session import Session
-from jaxnlme.estimators.verdict import CONVERGED, Verdict, judge
+from jaxnlme.estimators.session import CONVERGED, Session
+from jaxnlme.estimators.verdict import Verdict, judge
 from jaxnlme.results.inference import singular_directions
 
 ROUNDS = 8

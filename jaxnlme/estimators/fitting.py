@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, Status
+from jaxnlme.estimators.alternating import Alternating, AlternatingSession
+from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.marginal import Marginal
@@ -21,6 +23,7 @@ from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start
 from jaxnlme.estimators.telling import Callback
+from jaxnlme.likelihood.linearised import LME, RELME, Linearised
 from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.check import place
@@ -32,7 +35,8 @@ from jaxnlme.numerics.devices import Devices, Processes, mesh_of
 from jaxnlme.precision import x64
 from jaxnlme.results.fit import Fit
 
-Method = str | Rung | Marginal
+Method = str | Rung | Linearised | AbstractEstimator
+LINEARISED = {"lme": LME, "relme": RELME}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Plan:
     chunk_groups: int | None
     checkpoint: Path | None
 
-    def options(self, estimator: Marginal) -> dict[str, Any]:
+    def options(self, estimator: AbstractEstimator) -> dict[str, Any]:
         """What a Fit keeps of it."""
         return {
             "method": estimator.method.name,
@@ -82,12 +86,14 @@ def fit(
     chunk_groups: int | None = None,
     checkpoint: str | Path | None = None,
 ) -> Fit:
-    """Maximises a likelihood of the ladder (times priors, where the model has them), in float64.
+    """Maximises a likelihood of the ladder (times priors, where the model has them), or finds the fixed point of
+    Lindstrom and Bates' alternation, in float64.
 
     **Arguments:**
 
-    - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`, or a list of them, each
-      starting where the one before ended.
+    - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`; "lme" or "relme", the
+      linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); or a list of them, each starting where the one before
+      ended.
     - `start`: Params, user-scale values by name, or an earlier Fit of the same model; otherwise the model's own.
     - `starts`: "pooled" first fits the model without random effects to all data.
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
@@ -136,24 +142,28 @@ def fit(
     return result.throw() if throw else result
 
 
-def _estimator(method: Method, max_iterations: int, tolerance: float) -> Marginal:
-    if isinstance(method, Marginal):
+def _estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
+    if isinstance(method, AbstractEstimator):
         return method
     if not max_iterations >= 0 or not tolerance > 0:
         raise OptionError(
             f"max_iterations must be >= 0 and tolerance > 0; received {max_iterations!r} and {tolerance!r}."
         )
-    return Marginal(rung(method), int(max_iterations), float(tolerance))
+    if isinstance(method, str) and method.lower() in LINEARISED:
+        method = LINEARISED[method.lower()]()
+    if isinstance(method, Linearised):
+        return Alternating(method, int(max_iterations), float(tolerance))
+    return Marginal(rung(method, LINEARISED), int(max_iterations), float(tolerance))
 
 
-def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Plan) -> Fit:
+def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan) -> Fit:
     timings: dict[str, float] = {}
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
         with clock(timings, "bind"):
             binding = bind_together(model, data, processes)
-            estimator.method.check(binding.density)
+            estimator.check(binding)
         given = plan.start if isinstance(plan.start, Mapping) else ()
         params = processes.together(lambda: _start_params(binding, plan.start))
         with clock(timings, "check"):
@@ -187,7 +197,9 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
                     params, sentence = pooled_start(binding, params, given, placed)
                 notes, pooled = [*notes, sentence], False
             with clock(timings, "first evaluation"):
-                session = Session(binding, estimator, params, [*plan.callbacks, line], placed, checkpoint)
+                session = (AlternatingSession if isinstance(estimator, Alternating) else Session)(
+                    binding, estimator, params, [*plan.callbacks, line], placed, checkpoint
+                )
             own = session.best.own
             finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
             finite |= binding.data.weights == 0
@@ -203,7 +215,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: Marginal, plan: Pla
 
 
 def _checkpoint(
-    plan: Plan, binding: Binding, estimator: Marginal, params: Params, processes: Processes
+    plan: Plan, binding: Binding, estimator: AbstractEstimator, params: Params, processes: Processes
 ) -> Checkpoint | None:
     if plan.checkpoint is None:
         return None

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.objective import Evaluation, evaluate
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.density import Density
@@ -39,7 +40,7 @@ class MarginalState(eqx.Module):
     log_likelihood: Any
 
 
-class Marginal(eqx.Module):
+class Marginal(AbstractEstimator):
     """Maximises one rung of the likelihood ladder over the unfixed parameters.
 
     **Fields:** `method`, the rung; `max_iterations`; `tolerance`: ends when the predicted gain of a further step is

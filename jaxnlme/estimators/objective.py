@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxnlme.likelihood.named import Rung
+from jaxnlme.likelihood.named import GroupResult, Rung
 from jaxnlme.likelihood.score import value_and_score
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
@@ -20,13 +21,17 @@ from jaxnlme.typing import Vector
 class Sums(eqx.Module):
     """What an objective adds up over groups: `value`: minus (sum of weighted log-likelihoods plus log prior);
     `gradient` (n,) of it; `log_likelihood`, the weighted sum alone; `outer` (dense, dense), the weighted sum of outer
-    products of the groups' scores, finite ones; `counted`, the number of groups whose weight is not zero."""
+    products of the groups' scores, finite ones; `counted`, the number of groups whose weight is not zero. Of a
+    linearised model also `information` (fixed, fixed), X' V^-1 X, and, where it is restricted, its derivatives
+    `slopes` (dense - fixed, fixed, fixed) in covariance and error parameters."""
 
     value: Any
     gradient: Any
     log_likelihood: Any
     outer: Any
     counted: Any
+    information: Any = None
+    slopes: Any = None
 
 
 class Groups(eqx.Module):
@@ -88,7 +93,7 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
 def with_prior(density: Density, template: Params, x: Vector, sums: Sums) -> Sums:
     """The Sums of all groups with the log prior at `x` (n,) added."""
     prior, slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
-    return Sums(sums.value - prior, sums.gradient - slope, sums.log_likelihood, sums.outer, sums.counted)
+    return dataclasses.replace(sums, value=sums.value - prior, gradient=sums.gradient - slope)
 
 
 def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> tuple[Sums, Groups]:
@@ -105,24 +110,28 @@ def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> t
         return unflatten(template, jnp.concatenate([head, tail]))
 
     results, scores = problem.map(lambda group, z0: value_and_score(method, density, unpack, head, group, z0), modes)
-    values = results.value
-    gradient = jnp.sum(_weighted(weights[:, None], scores), axis=0)
+    gradient = weighted_sum(weights, scores)
     if template.free is not None:
         spared = problem.with_spared(weights)
 
         def total(tail):
             params = unpack(head, tail)
             again = spared.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
-            return jnp.sum(_weighted(weights, again.value))
+            return weighted_sum(weights, again.value)
 
         # One gradient of the sum: the scores of thousands of weights are not kept by group.
         gradient = jnp.concatenate([gradient, jax.grad(total)(tail)])
-    log_likelihood = jnp.sum(_weighted(weights, values))
+    return added_up(weights, results, scores, gradient)
+
+
+def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> tuple[Sums, Groups]:
+    """Sums and Groups of `results` and `scores` (groups, dense); `gradient` (n,), the weighted sum of scores."""
+    log_likelihood = weighted_sum(weights, results.value)
     finite = jnp.where(jnp.isfinite(scores), scores, 0.0)
     outer = finite.T @ (weights[:, None] * finite)
     groups = Groups(
         scores=scores,
-        values=values,
+        values=results.value,
         modes=results.mode,
         status=results.status,
         evaluations=results.evaluations,
@@ -133,6 +142,8 @@ def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> t
     return Sums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups
 
 
-def _weighted(weights: Any, values: Any) -> Any:
-    """weights * values with groups of weight zero left out, whatever their value."""
-    return jnp.where(weights == 0, 0.0, weights * values)
+def weighted_sum(weights: Any, values: Any) -> Any:
+    """The sum over groups of weights (groups,) * values (groups, ...), those of weight zero left out, whatever their
+    value."""
+    weights = weights.reshape((-1,) + (1,) * (values.ndim - 1))
+    return jnp.sum(jnp.where(weights == 0, 0.0, weights * values), axis=0)

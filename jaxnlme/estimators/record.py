@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import Status, some
-from jaxnlme.estimators.marginal import Marginal
+from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.verdict import Verdict
 from jaxnlme.model.binding import Binding
@@ -98,7 +98,7 @@ def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None
 
 def stillborn(
     binding: Binding,
-    estimator: Marginal,
+    estimator: AbstractEstimator,
     params: Params,
     finite: np.ndarray,
     options: dict[str, Any],

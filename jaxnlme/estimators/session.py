@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import Status
+from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint, Standing
 from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums, flatten, share, unflatten, with_prior
@@ -22,6 +23,9 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+
+# Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
+CONVERGED = 1e-6
 
 
 class Outcome:
@@ -55,7 +59,7 @@ class Session:
     def __init__(
         self,
         binding: Binding,
-        estimator: Marginal,
+        estimator: AbstractEstimator,
         params: Params,
         callbacks: Sequence[Callback],
         placed: Placed,
@@ -101,15 +105,24 @@ class Session:
         """The objective at `x` (n,), searches starting from `modes`: those of an Outcome, or from `modes_from`; at most
         `steps` evaluations each (None: as many as the method allows)."""
         self.evaluations += 1
-        x, method = np.asarray(x), self.estimator.method
-        if steps is not None:
-            method = eqx.tree_at(lambda m: m.search.steps, method, np.asarray(steps, method.search.steps.dtype))
-        sums, groups = self.placed.run(share, (method, self.template, x), modes)
+        x = np.asarray(x)
+        sums, groups = self._run(x, modes, self._method(steps))
         sums = jax.tree.map(np.asarray, sums)
         if self.binding.density.priors:
             sums = compiled(with_prior, 0)(self.binding.density, self.template, x, sums)
             sums = jax.tree.map(np.asarray, sums)
         return Outcome(sums, groups, self.placed)
+
+    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
+        """Sums, priors left out, and Groups of each piece at `x` (n,)."""
+        return self.placed.run(share, (method, self.template, x), modes)
+
+    def _method(self, steps: int | None) -> Any:
+        """The method, its searches bounded by `steps`."""
+        method = self.estimator.method
+        if steps is None:
+            return method
+        return eqx.tree_at(lambda m: m.search.steps, method, np.asarray(steps, method.search.steps.dtype))
 
     def params(self, x: np.ndarray | None = None) -> Params:
         """Params (numpy) at `x`, by default the best point."""
@@ -146,7 +159,7 @@ class Session:
     def _descend(self, estimator: Marginal, state: MarginalState, trial: Any, over: Any) -> None:
         """The iterations of `minimise`."""
         tries = 0
-        while not bool(over) and not self.stopped:
+        while not (bool(over) or self.stopped or self.leaving(state, tries)):
             if not tries:
                 self.tell_inner(self.minimiser, "init", 0)
             tries += 1
@@ -160,6 +173,19 @@ class Session:
                 self.tell_inner(self.minimiser, "done", tries)
                 self._report(state)
                 tries = 0
+
+    def leaving(self, state: MarginalState, rejected: int) -> bool:
+        """Whether `minimise` has done what it can, after so many rejected points."""
+        return False
+
+    def closeness(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
+        """Whether the end is close enough to count as converged, and how close it is, in words.
+
+        **Arguments:** `matrix` (active, active), the information, None where it was not asked for; `decrement`, the
+        predicted gain of a further step.
+        """
+        words = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g})"
+        return decrement < CONVERGED, words
 
     def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         """`evaluate`, the search of the modes one step at a time where a callback wants to see it."""
@@ -256,7 +282,18 @@ class Session:
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """Second derivatives of the objective at `x` in the entries `active`: central differences of the exact
-        gradient, which reuse the compiled program (a Hessian program would cost many times its compilation).
+        gradient, which reuse the compiled program (a Hessian program would cost many times its compilation)."""
+        rows = [
+            (up.gradient - down.gradient)[active] / width
+            for up, down, width in self.differences(active, lambda x: self.evaluate(x, self.best.modes).sums)
+        ]
+        matrix = np.array(rows).reshape(len(active), len(active))
+        return 0.5 * (matrix + matrix.T)
+
+    def differences(
+        self, entries: np.ndarray, evaluate: Callable[[np.ndarray], Sums]
+    ) -> Iterator[tuple[Sums, Sums, float]]:
+        """For each of `entries`, what `evaluate` gives on either side of the best point, and how far apart.
 
         The step is a small fraction of each entry's uncertainty, as the minimiser's metric knows it.
         """
@@ -265,16 +302,11 @@ class Session:
             spread = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
         size = np.abs(np.where(np.isfinite(self.x), self.x, 0.0))
         step = np.clip(3e-4 * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
-        rows = []
-        for k in active:
-            ends = []
-            for sign in (1.0, -1.0):
-                x = self.x.copy()
-                x[k] += sign * step[k]
-                ends.append((x[k], self.evaluate(x, self.best.modes).sums.gradient[active]))
-            rows.append((ends[0][1] - ends[1][1]) / (ends[0][0] - ends[1][0]))
-        matrix = np.array(rows).reshape(len(active), len(active))
-        return 0.5 * (matrix + matrix.T)
+        for k in entries:
+            up, down = self.x.copy(), self.x.copy()
+            up[k] += step[k]
+            down[k] -= step[k]
+            yield evaluate(up), evaluate(down), float(up[k] - down[k])
 
 
 # The minimiser's own steps are numpy on the host: a handful of numbers, and nothing to compile. What is not finite is

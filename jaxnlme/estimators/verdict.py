@@ -7,12 +7,9 @@ import dataclasses
 import numpy as np
 
 from jaxnlme.errors import Status, some
-from jaxnlme.estimators.session import Session
+from jaxnlme.estimators.session import CONVERGED, Session
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import singular_directions
-
-# Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
-CONVERGED = 1e-6
 
 
 @dataclasses.dataclass
@@ -51,7 +48,7 @@ def judge(
     if bad:
         verdict = ["NOT CONVERGED.", *bad]
     else:
-        verdict = [_converged(session, matrix, decrement)]
+        verdict = [_converged(session, matrix, active, decrement)]
     if not with_information and not bad:
         verdict.append("The information matrix was not asked for: the maximum is judged by the minimiser's own metric.")
     weights = len(session.free) - session.dense
@@ -62,9 +59,9 @@ def judge(
     return Verdict(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
 
 
-def _converged(session: Session, matrix: np.ndarray | None, decrement: float) -> str:
+def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> str:
     """The sentence of a converged fit: what was checked, and nothing else."""
-    parts = [f"a further step is expected to gain {decrement:.1e} log-likelihood units"]
+    parts = [session.closeness(matrix, active, decrement)[1]]
     if matrix is not None:
         parts.append("the information matrix is positive definite")
     if session.estimator.method.at_mode and session.binding.density.n_effects:
@@ -119,11 +116,9 @@ def _numerical_faults(
         )
     if with_information and matrix is None:
         out.append("No maximum was settled on in the allowed rounds; start from other values.")
-    if not singular and not decrement < CONVERGED:
-        out.append(
-            f"A further step is still expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g}); the "
-            "likelihood may be rough there: look at fit.history, try other starting values."
-        )
+    close, words = session.closeness(matrix, active, decrement)
+    if not singular and not close:
+        out.append(f"Not there yet: {words}. It may be rough there: look at fit.history, try other starting values.")
     return out
 
 

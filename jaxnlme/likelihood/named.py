@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -123,7 +124,7 @@ def group_result(
     return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
 
 
-def _search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
+def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
     if not mode_steps >= 1 or not mode_tolerance > 0:
         raise OptionError(f"mode_steps must be >= 1 and mode_tolerance > 0; received {mode_steps}, {mode_tolerance}.")
     return ModeSearch(mode_steps, mode_tolerance)
@@ -133,7 +134,7 @@ def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
     """First order: y linearised at z = 0, residual scale there.
 
     **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222."""
-    return Rung("FO", False, False, "gauss-newton", Gaussian(), _search(mode_steps, mode_tolerance))
+    return Rung("FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
 
 
 def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
@@ -142,7 +143,7 @@ def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
 
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Wang (2007), J Pharmacokinet Pharmacodyn 34,
     575-593, section "FOCE"."""
-    return Rung("FOCE", True, False, "gauss-newton", Gaussian(), _search(mode_steps, mode_tolerance))
+    return Rung("FOCE", True, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
 
 
 def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
@@ -150,14 +151,14 @@ def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
     scale's part.
 
     **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31."""
-    return Rung("FOCEI", True, True, "gauss-newton", Gaussian(), _search(mode_steps, mode_tolerance))
+    return Rung("FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
 
 
 def Laplace(*, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
     """Laplace's approximation at the conditional mode with the exact Hessian.
 
     **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795."""
-    return Rung("Laplace", True, True, curvature, Gaussian(), _search(mode_steps, mode_tolerance))
+    return Rung("Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance))
 
 
 def AGQ(nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
@@ -165,7 +166,7 @@ def AGQ(nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode
     Laplace."""
     if not isinstance(nodes, int) or nodes < 1:
         raise OptionError(f"AGQ: nodes must be a whole number of at least 1; received {nodes!r}.")
-    return Rung(f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), _search(mode_steps, mode_tolerance))
+    return Rung(f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), mode_search(mode_steps, mode_tolerance))
 
 
 def ImportanceSampling(
@@ -187,20 +188,20 @@ def ImportanceSampling(
         True,
         curvature,
         Importance(draws, float(df), seed),
-        _search(mode_steps, mode_tolerance),
+        mode_search(mode_steps, mode_tolerance),
     )
 
 
 NAMED = {"fo": FO, "foce": FOCE, "focei": FOCEI, "laplace": Laplace, "agq": AGQ, "is": ImportanceSampling}
 
 
-def rung(spec: str | Rung) -> Rung:
-    """A rung from its name or the object itself.
+def rung(spec: str | Rung, others: Iterable[str] = ()) -> Rung:
+    """A rung from its name or the object itself; `others` are names that the caller knows beside these.
 
     **Errors:** OptionError with the near matches.
     """
     if isinstance(spec, Rung):
         return spec
     if not isinstance(spec, str) or spec.lower() not in NAMED:
-        raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), NAMED)}")
+        raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), [*NAMED, *others])}")
     return NAMED[spec.lower()]()
