@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.boundary import collapse, flat
 from jaxnlme.estimators.marginal import MarginalState
 from jaxnlme.estimators.objective import Groups, Sums, added_up, unflatten, weighted_sum
 from jaxnlme.estimators.session import Outcome, Session
@@ -36,8 +37,14 @@ from jaxnlme.typing import Vector
 NEAR, NEAR_ENOUGH, REFUSALS = 1e-2, 1.0, 8
 # The residual of the fixed point, in standard errors: what the search aims at, and what counts as converged.
 AIM, CONVERGED = 1e-8, 1e-5
-# A step of the search for the root that leaves more than this share of the residual calls for a better slope matrix.
-SLOW = 0.5
+# A step of the search for the root that leaves more than SLOW of the squared residual is slow; after PATIENCE such
+# steps in a row the slopes of the gradient are made afresh. STEPS are tried in turn along a direction.
+# Where they do not leave less than GAINED of it, the search is over.
+SLOW, PATIENCE, GAINED, STEPS = 0.3, 2, 0.9, (1.0, 0.5, 0.2, 0.05, 0.01)
+# Alternations proper, and steps of each; one ends when LEVEL log-likelihood units are left to be gained.
+ALTERNATIONS, LEVEL, AGREED = 30, 1e-10, 1e-2
+# Climbs to the neighbourhood of the root: one more for each variance that is found to vanish on the way.
+CLIMBS = 10
 
 
 class Alternating(AbstractEstimator):
@@ -103,8 +110,8 @@ class AlternatingSession(Session):
             outcome.sums = _restricted(outcome.sums, self.free)
         return outcome
 
-    def held(self, x: np.ndarray) -> Sums:
-        """The Sums at `x` (n,) of the model linearised at the best point."""
+    def decide(self, x: np.ndarray) -> Sums:
+        """The Sums at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
         self.about = self.x
         try:
             return self.evaluate(x, self.best.modes).sums
@@ -118,17 +125,61 @@ class AlternatingSession(Session):
         return decrement < NEAR or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
 
     def minimise(self) -> None:
-        super().minimise()
-        if self.halted or not np.isfinite(self.best.value) or self.state is None:
-            return
-        active = np.flatnonzero(self.free)
-        inverse = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
-        if self._root(active, inverse, inverse) or self.halted:
-            return
-        matrix = _positive(self.frozen(active))
-        slopes = self._slopes(active)
-        start = np.linalg.inv(slopes) if np.linalg.cond(slopes) < 1e14 else np.linalg.inv(matrix)
-        self._root(active, start, np.linalg.inv(matrix))
+        for _ in range(CLIMBS):
+            super().minimise()
+            if self.halted or not np.isfinite(self.best.value) or self.state is None:
+                return
+            active = np.flatnonzero(self.free)
+            matrix = _positive(self.frozen(active))
+            # A variance on its way to zero would take the search for the root along for ever.
+            if collapse(self, active, matrix, self.collapsed, self.kept):
+                continue
+            if not flat(self, active, matrix):
+                break
+            self._alternate(np.linalg.inv(matrix), active)
+            matrix = _positive(self.frozen(active))
+            if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
+                break
+        metric = np.linalg.inv(matrix)
+        found, gained = self._root(active, metric, metric), True
+        while gained and not (found or self.halted or self.exhausted):
+            slopes, before = self._slopes(active), float(self.state.bfgs.decrement)
+            if not np.linalg.cond(slopes) < 1e14:
+                return
+            found = self._root(active, np.linalg.inv(slopes), metric)
+            gained = float(self.state.bfgs.decrement) < GAINED * before
+
+    def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
+        """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.
+
+        Where a variance is small, zero is a root in its logarithm, too, and not what is looked for: a maximum tells
+        which side it lies on. Ends when a step moves no entry by AGREED standard errors.
+        """
+        assert self.state is not None
+        se = np.sqrt(np.diag(metric))
+        inverse = np.zeros((len(self.x), len(self.x)))
+        inverse[np.ix_(active, active)] = metric
+        minimiser = self.state.minimiser
+        for _ in range(ALTERNATIONS):
+            sums, before = self.best.sums, self.x[active]
+            state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
+            self.tell_inner(self.minimiser, "init", 0)
+            while not (state.decrement < LEVEL or state.stalled or tries == ALTERNATIONS or self.halted):
+                x, tries = minimiser.trial(state), tries + 1
+                found = self.decide(x)
+                state, _ = minimiser.tell(state, found.value, found.gradient)
+                self.tell_inner(self.minimiser, "iter", tries)
+            self.tell_inner(self.minimiser, "done", tries)
+            inverse = np.asarray(state.inverse)
+            trial = self.searched(state.x, self.best.modes)
+            if self.halted or not np.isfinite(trial.value):
+                return
+            self.x, self.best = np.asarray(state.x), trial
+            self.iterations += 1
+            self._note(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
+            self._report(self.state)
+            if np.max(np.abs(self.x[active] - before) / se) < AGREED:
+                return
 
     def _root(self, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
         """Broyden's steps to where the gradient in the entries `active` is zero; true where it was found.
@@ -139,41 +190,38 @@ class AlternatingSession(Session):
         assert self.state is not None
         se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
         longest = np.asarray(self.state.minimiser.longest)[active]
-        gradient = np.asarray(self.best.sums.gradient)[active]
+        gradient, slow = np.asarray(self.best.sums.gradient)[active], 0
 
-        def size(gradient):
-            return float(np.max(np.abs(metric @ gradient) / se, initial=0.0)), float(gradient @ metric @ gradient) / 2.0
+        def merit(gradient):
+            return 0.5 * float(gradient @ metric @ gradient)
 
-        (residual, merit), slow = size(gradient), 0
-        self._note(merit)
-        while residual > AIM:
-            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > 3:
+        self._note(merit(gradient))
+        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > AIM:
+            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > PATIENCE:
                 return False
             direction = -inverse @ gradient
             direction /= max(1.0, float(np.max(np.abs(direction) / longest)))
-            accepted, self_before = False, merit
+            before = merit(gradient)
             self.tell_inner(self.minimiser, "init", 0)
-            for tries, step in enumerate((1.0, 0.5, 0.25, 0.1), 1):
+            for tries, step in enumerate(STEPS, 1):
                 x = self.x.copy()
                 x[active] += step * direction
                 trial = self.searched(x, self.best.modes)
                 self.tell_inner(self.minimiser, "iter", tries, trial, x)
                 found = np.asarray(trial.sums.gradient)[active]
-                if not (np.isfinite(trial.value) and np.isfinite(found).all()):
-                    continue
-                next_residual, next_merit = size(found)
-                inverse = _broyden(inverse, step * direction, found - gradient)
-                if next_merit < merit:
-                    accepted = True
+                finite = np.isfinite(trial.value) and np.isfinite(found).all()
+                if finite:
+                    inverse = _broyden(inverse, step * direction, found - gradient)
+                if finite and merit(found) < before:
                     break
-            if not accepted:
-                # Nothing but rounding may be left.
-                return residual < CONVERGED / 10.0
-            residual, merit, gradient = next_residual, next_merit, found
-            slow = slow + 1 if merit > SLOW**2 * self_before else 0
+            else:
+                # Where nothing but rounding is left, the root is found.
+                return bool(np.max(np.abs(metric @ gradient) / se) < CONVERGED / 10.0)
+            gradient = found
+            slow = slow + 1 if merit(gradient) > SLOW * before else 0
             self.iterations += 1
             self.x, self.best = x, trial
-            self._note(merit)
+            self._note(merit(gradient))
             self.tell_inner(self.minimiser, "done", tries)
             self._report(self.state)
         return True
@@ -208,7 +256,7 @@ class AlternatingSession(Session):
         if plain:
             matrix[:p, :p] = self.best.sums.information
         moving = active[active >= p] if plain else active
-        for k, (up, down, width) in zip(moving, self.differences(moving, self.held), strict=True):
+        for k, (up, down, width) in zip(moving, self.differences(moving, self.decide), strict=True):
             matrix[k] = (up.gradient - down.gradient) / width
         # Differences along two entries meet twice; a row of beta that was not differenced is the other's column.
         matrix[:p, p:] = matrix[p:, :p].T if plain else matrix[:p, p:]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxnlme.estimators.session import Outcome, Session
+from jaxnlme.estimators.session import Session
 from jaxnlme.model.psi import psi_of
 
 # A log standard deviation with less curvature than this may be on its way to minus infinity.
@@ -24,27 +24,38 @@ def at_boundary(session: Session) -> set[int]:
     return {place for place in places if session.x[place] == -np.inf and not session.binding.fixed[place]}
 
 
+def flat(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
+    """Whether a variance may be on its way to zero, by the curvature `matrix` (active, active)."""
+    return any(True for _ in _flat(session, active, matrix))
+
+
+def _flat(session: Session, active: np.ndarray, matrix: np.ndarray) -> Iterator[int]:
+    """Packed indices of variances that may be on their way to zero."""
+    first = len(session.binding.density.beta_names)
+    curvature = dict(zip(active.tolist(), np.diag(matrix), strict=True))
+    for index, _, _ in session.binding.density.covariance.collapses:
+        if curvature.get(first + index, np.inf) < FLAT:
+            yield first + index
+
+
 def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed: set[int], kept: set[int]) -> bool:
     """Sets variances that have gone to zero to exactly zero, where that costs no likelihood; True where one was."""
     density = session.binding.density
     first = len(density.beta_names)
     last = first + density.covariance.n_unconstrained
-    curvature = dict(zip(active.tolist(), np.diag(matrix), strict=True))
     changed = False
-    for index, _, _ in density.covariance.collapses:
-        place = first + index
-        if place in collapsed or place in kept or not curvature.get(place, np.inf) < FLAT:
+    for place in _flat(session, active, matrix):
+        if place in collapsed or place in kept:
             continue
         x = session.x.copy()
         x[place] = -np.inf
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
         zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
-        trial = session.evaluate(x, session.best.modes)
-        if not zeros or not trial.value <= session.best.value + COST_OF_ZERO:
+        if not zeros or not session.decide(x).value <= session.best.value + COST_OF_ZERO:
             continue
         collapsed |= zeros
         fix_collapsed(session, collapsed)
-        session.move(x, trial)
+        session.move(x, session.evaluate(x, session.best.modes))
         changed = True
     return changed
 
@@ -70,21 +81,20 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         x = session.x.copy()
         reference = start[place - first]
         x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
-        trial = session.evaluate(x, session.best.modes)
+        trial = session.decide(x)
         # d(objective)/d(log sd) is 2 psi times the score of the variance, with the sign turned.
-        slopes[place] = float(trial.sums.gradient[place])
+        slopes[place] = float(trial.gradient[place])
         sds[place] = np.exp(x[place])
         if slopes[place] < -1e-7 and trial.value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, x, trial)
+            return _free_again(session, collapsed, kept, x)
     effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
     zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
     theta = session.x[first : first + density.covariance.n_unconstrained]
     for psi in _mixtures(psi_of(density, theta), density.covariance.related, zero):
         x = session.x.copy()
         x[first : first + len(theta)] = density.covariance.from_matrix(psi)
-        trial = session.evaluate(x, session.best.modes)
-        if trial.value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, x, trial)
+        if session.decide(x).value < session.best.value - 1e-9:
+            return _free_again(session, collapsed, kept, x)
     return False
 
 
@@ -111,7 +121,7 @@ def _mixtures(
                 yield mix @ psi @ mix.T
 
 
-def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray, trial: Outcome) -> bool:
+def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray) -> bool:
     """Moves to `x`, where some variances that were zero are not, and frees those."""
     density = session.binding.density
     places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]
@@ -119,5 +129,5 @@ def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.nda
     collapsed.clear()
     collapsed |= {place for place in places if x[place] == -np.inf}
     fix_collapsed(session, collapsed)
-    session.move(x, trial)
+    session.move(x, session.evaluate(x, session.best.modes))
     return True

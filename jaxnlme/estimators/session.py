@@ -113,6 +113,10 @@ class Session:
             sums = jax.tree.map(np.asarray, sums)
         return Outcome(sums, groups, self.placed)
 
+    def decide(self, x: np.ndarray) -> Sums:
+        """The Sums at `x` (n,) that decide whether an estimate may go there."""
+        return self.evaluate(x, self.best.modes).sums
+
     def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
         """Sums, priors left out, and Groups of each piece at `x` (n,)."""
         return self.placed.run(share, (method, self.template, x), modes)
