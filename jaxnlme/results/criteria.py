@@ -18,7 +18,11 @@ class Criteria:
     the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held where they
     were. Observations and groups count as the log-likelihood counts them, with the group weights: `n_obs` =
     sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i, floats where these are not whole. `bic`
-    uses log(n_obs), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_obs log(2 pi).
+    uses log(n_used), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
+
+    `n_integrated` is the number of unfixed beta of a restricted likelihood, which integrates them out, and zero
+    otherwise. `n_parameters` counts them all the same, and `n_used` = n_obs - n_integrated is what they leave of the
+    observations, as R's nlme counts (Pinheiro and Bates 2000, Mixed-Effects Models in S and S-PLUS, section 2.4.1).
     """
 
     log_likelihood: float
@@ -27,6 +31,11 @@ class Criteria:
     n_free: int
     n_obs: int | float
     n_groups: int | float
+    n_integrated: int = 0
+
+    @property
+    def n_used(self) -> int | float:
+        return self.n_obs - self.n_integrated
 
     @property
     def aic(self) -> float:
@@ -34,7 +43,7 @@ class Criteria:
 
     @property
     def bic(self) -> float:
-        return -2.0 * self.log_likelihood + float(np.log(self.n_obs)) * self.n_parameters
+        return -2.0 * self.log_likelihood + float(np.log(self.n_used)) * self.n_parameters
 
     @property
     def bic_groups(self) -> float:
@@ -42,7 +51,7 @@ class Criteria:
 
     @property
     def objective(self) -> float:
-        return -2.0 * self.log_likelihood - self.n_obs * float(np.log(2.0 * np.pi))
+        return -2.0 * self.log_likelihood - self.n_used * float(np.log(2.0 * np.pi))
 
 
 def criteria(
@@ -51,11 +60,13 @@ def criteria(
     free: Any,
     data: GroupedData,
     totals: tuple[float, float] | None = None,
+    integrated: int = 0,
 ) -> Criteria:
     """The Criteria of a log-likelihood.
 
     **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit;
-    `totals`, weighted observations and groups where `data` are not all of them.
+    `totals`, weighted observations and groups where `data` are not all of them; `integrated`, how many of the first
+    packed entries (beta) a restricted likelihood integrates out where they are not fixed, zero for any other.
     """
     import jax
 
@@ -65,7 +76,8 @@ def criteria(
         totals = float(np.sum(data.weights * data.observed.sum(axis=1))), float(np.sum(data.weights))
     n_obs, n_groups = map(_whole, totals)
     n_parameters = len(fixed) - n_fixed + n_free
-    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups)
+    n_integrated = int(np.sum(~np.asarray(fixed[:integrated], bool)))
+    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups, n_integrated)
 
 
 def _whole(count: float) -> int | float:

@@ -76,7 +76,9 @@ class Fit:
     observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
     iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
     `fingerprint` of the data; `totals`, weighted observations and groups of all the data where several processes
-    fitted them together, each with its own groups (None otherwise).
+    fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out, and
+    `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
+    leaves the integral out).
     """
 
     binding: Binding
@@ -102,6 +104,7 @@ class Fit:
     timings: dict[str, float]
     fingerprint: str
     totals: tuple[float, float] | None = None
+    restricted: bool = False
 
     # --- what was fitted ---
 
@@ -223,7 +226,8 @@ class Fit:
     @functools.cached_property
     def criteria(self) -> Criteria:
         """Log-likelihood, AIC, BIC and the counts behind them."""
-        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals)
+        integrated = len(self.binding.density.beta_names) if self.restricted else 0
+        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals, integrated)
 
     @property
     def aic(self) -> float:
@@ -232,7 +236,8 @@ class Fit:
 
     @property
     def bic(self) -> float:
-        """-2 log L + k log(number of observed responses, each with the weight of its group)."""
+        """-2 log L + k log(number of observed responses, each with the weight of its group; for a restricted likelihood
+        less the number of beta that it integrates out)."""
         return self.criteria.bic
 
     @property
@@ -242,7 +247,7 @@ class Fit:
 
     @property
     def objective(self) -> float:
-        """NONMEM's objective: -2 log L - N log(2 pi), N the weighted number of observed responses."""
+        """NONMEM's objective: -2 log L - N log(2 pi), N the number of responses as in `bic`."""
         return self.criteria.objective
 
     # --- what needs later rooms ---
@@ -316,8 +321,9 @@ class Fit:
 
     def __repr__(self) -> str:
         verdict = "converged" if self.converged else "NOT CONVERGED"
+        kind = "restricted log-likelihood" if self.restricted else "log-likelihood"
         return (
-            f"<Fit by {self.method}: {verdict}, log-likelihood {self.log_likelihood:.4f}, {self.data.n_groups} groups, "
+            f"<Fit by {self.method}: {verdict}, {kind} {self.log_likelihood:.4f}, {self.data.n_groups} groups, "
             f"{self.data.n_obs} observations>"
         )
 

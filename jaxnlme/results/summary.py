@@ -84,8 +84,9 @@ class Summary:
         )
         # The history begins with the start, iteration 0; it is empty where the fit did not begin.
         iterations = int(fit.history[-1]["iteration"]) if fit.history else 0
+        method = f"{fit.method}, restricted likelihood" if fit.restricted else fit.method
         return [
-            ("method", f"{fit.method}, {iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
+            ("method", f"{method}, {iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
@@ -94,12 +95,14 @@ class Summary:
 
     def _criteria(self) -> list[tuple[str, str]]:
         c = self.fit.criteria
+        integrated = f" (restricted: {c.n_integrated} fixed effects integrated out)" if self.fit.restricted else ""
+        less = f" - {c.n_integrated}" if self.fit.restricted else ""
         out = [
-            ("log-likelihood", f"{c.log_likelihood:.4f}"),
+            ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}"),
             ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
             (
                 "criteria",
-                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g} observations)   BIC {c.bic_groups:.2f} "
+                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g}{less} observations)   BIC {c.bic_groups:.2f} "
                 f"(N = {c.n_groups:g} groups)",
             ),
             ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.results.criteria import criteria
 
 
 def test_delta_method(fit: jn.Fit) -> None:
@@ -55,6 +56,28 @@ def test_criteria(fit: jn.Fit) -> None:
     assert fit.bic - fit.aic == pytest.approx(9 * (np.log(129) - 2))
     assert fit.objective == pytest.approx(-2 * fit.log_likelihood - 129 * np.log(2 * np.pi))
     assert fit.log_likelihood == pytest.approx(fit.group_log_likelihood.sum())
+
+
+def test_criteria_of_a_restricted_likelihood(fit: jn.Fit) -> None:
+    """What R's nlme 3.1-162 makes of lme(distance ~ age, Orthodont, ~ age | Subject): logLik to AIC and BIC, with 106
+    of 108 observations for two fixed effects; a fixed one is not integrated out and does not count."""
+    data = dataclasses.replace(fit.data, weights=np.full(12, 108 / 129))
+    theirs = criteria(-221.318342942064, np.zeros(6, bool), None, data, integrated=2)
+    assert (theirs.n_parameters, theirs.n_integrated, theirs.n_used) == (6, 2, pytest.approx(106))
+    assert theirs.aic == pytest.approx(454.636685884128, abs=1e-9)
+    assert theirs.bic == pytest.approx(470.617320448801, abs=1e-9)
+    fixed = np.array([True, False, False, False, False, False])
+    assert criteria(-1.0, fixed, None, data, integrated=2).n_integrated == 1
+    own = dataclasses.replace(fit, restricted=True)
+    p = len(fit.binding.density.beta_names)
+    assert own.bic - own.aic == pytest.approx(9 * (np.log(129 - p) - 2))
+    assert own.objective == pytest.approx(-2 * fit.log_likelihood - (129 - p) * np.log(2 * np.pi))
+    text = str(own.summary())
+    assert f"{fit.log_likelihood:.4f} (restricted: {p} fixed effects integrated out)" in text
+    assert f"BIC {own.bic:.2f} (N = 129 - {p} observations)" in text
+    assert "FOCEI, restricted likelihood" in text
+    assert "restricted log-likelihood" in repr(own)
+    assert "restricted" not in str(fit.summary()) + repr(fit)
 
 
 def test_groups_count_with_their_weights(fit: jn.Fit, data: jn.GroupedData) -> None:
