@@ -143,11 +143,11 @@ class AlternatingSession(Session):
         metric = np.linalg.inv(matrix)
         found, gained = self._root(active, metric, metric), True
         while gained and not (found or self.halted or self.exhausted):
-            slopes, before = self._slopes(active), float(self.state.bfgs.decrement)
+            slopes, before = self._slopes(active), self._merit(metric, active)
             if not np.linalg.cond(slopes) < 1e14:
                 return
             found = self._root(active, np.linalg.inv(slopes), metric)
-            gained = float(self.state.bfgs.decrement) < GAINED * before
+            gained = self._merit(metric, active) < GAINED * before
 
     def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
         """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.
@@ -171,7 +171,7 @@ class AlternatingSession(Session):
                 self.tell_inner(self.minimiser, "iter", tries)
             self.tell_inner(self.minimiser, "done", tries)
             inverse = np.asarray(state.inverse)
-            trial = self.searched(state.x, self.best.modes)
+            trial = self.searched(np.asarray(state.x), self.best.modes)
             if self.halted or not np.isfinite(trial.value):
                 return
             self.x, self.best = np.asarray(state.x), trial
@@ -225,6 +225,11 @@ class AlternatingSession(Session):
             self.tell_inner(self.minimiser, "done", tries)
             self._report(self.state)
         return True
+
+    def _merit(self, metric: np.ndarray, active: np.ndarray) -> float:
+        """Half the squared residual of the best point, in the metric (active, active)."""
+        gradient = np.asarray(self.best.sums.gradient)[active]
+        return 0.5 * float(gradient @ metric @ gradient)
 
     def _note(self, merit: float) -> None:
         """Keeps the state in step with the best point."""
