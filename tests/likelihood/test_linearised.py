@@ -40,6 +40,25 @@ def evaluated(problem, method, template, about, x):
     return share_linearised(problem, (method, template, about, x), modes)
 
 
+@cheap
+def _rows(problem, about, b, error):
+    """e, S, the log-slopes, X and Z of the rows of every group, linearised at `about` and effects b, at `error`."""
+    density = problem.density
+
+    def one(group, b):
+        def predict(beta, b):
+            phi = density.individual.phi(beta, b, group)
+            return density.structural(None, phi, group.x, group.v)
+
+        f = predict(about.beta, b)
+        by_beta, by_b = jax.jacfwd(predict, (0, 1))(about.beta, b)
+        residual, scale, slope = density.error.moments(f, f, error, group)
+        bent = jnp.diagonal(jax.jacfwd(lambda mean: density.error.moments(mean, f, error, group)[0])(f))[:, None]
+        return residual, scale, slope, -bent * by_beta, -bent * by_b
+
+    return jax.vmap(one)(problem.buckets[0], b)
+
+
 class Dense:
     """Group by group, what is linearised at `packed` and effects b, with dense matrices and numpy."""
 
@@ -48,37 +67,18 @@ class Dense:
         self.about = binding.start.unpack(packed)
         factor = np.asarray(self.density.covariance.factor(np.asarray(self.about.covariance)))
         self.b = modes @ factor.T
-        self.groups = []
-        bucket = binding.problem.buckets[0]
-        for i in range(binding.data.n_groups):
-            group = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), bucket)
+        self.seen = np.asarray(binding.problem.buckets[0].x.observed)
 
-            def predict(beta, b, group=group):
-                phi = self.density.individual.phi(beta, b, group)
-                return self.density.structural(None, phi, group.x, group.v)
-
-            f = predict(self.about.beta, self.b[i])
-            by_beta, by_b = jax.jacfwd(predict, (0, 1))(self.about.beta, self.b[i])
-            self.groups.append((group, f, np.asarray(by_beta), np.asarray(by_b)))
-
-    def rows(self, i: int, error: np.ndarray):
-        """e, S, the log-slopes, X and Z of the observed rows of a group."""
-        group, f, by_beta, by_b = self.groups[i]
-        seen = np.asarray(group.x.observed)
-
-        def residual(f_mean):
-            return self.density.error.moments(f_mean, f, error, group)[0]
-
-        e, scale, slope = self.density.error.moments(f, f, error, group)
-        bent = np.diagonal(np.asarray(jax.jacfwd(residual)(f)))[:, None]
-        return tuple(np.asarray(part)[seen] for part in (e, scale, slope, -bent * by_beta, -bent * by_b))
+    def rows(self, error: np.ndarray):
+        """e, S, the log-slopes, X and Z of the observed rows, group by group."""
+        parts = [np.asarray(part) for part in _rows(self.binding.problem, self.about, self.b, np.asarray(error))]
+        return [tuple(part[i][seen] for part in parts) for i, seen in enumerate(self.seen)]
 
     def value(self, packed: np.ndarray) -> np.ndarray:
         """log p(y) of each group of the linearised model at `packed`."""
         params = self.binding.start.unpack(packed)
         psi, out = psi_of(self.density, np.asarray(params.covariance)), []
-        for i in range(len(self.groups)):
-            e, scale, slope, x, z = self.rows(i, np.asarray(params.error))
+        for i, (e, scale, slope, x, z) in enumerate(self.rows(params.error)):
             mean = x @ (np.asarray(params.beta) - self.about.beta) - z @ self.b[i]
             out.append(multivariate_normal.logpdf(e, mean, z @ psi @ z.T + np.diag(scale**2)) + slope.sum())
         return np.array(out)
@@ -87,16 +87,19 @@ class Dense:
         """sum of X' V^-1 X."""
         params = self.binding.start.unpack(packed)
         psi, total = psi_of(self.density, np.asarray(params.covariance)), 0.0
-        for i in range(len(self.groups)):
-            _, scale, _, x, z = self.rows(i, np.asarray(params.error))
+        for _, scale, _, x, z in self.rows(params.error):
             total = total + x.T @ np.linalg.solve(z @ psi @ z.T + np.diag(scale**2), x)
         return total
 
-    def effects(self, i: int) -> np.ndarray:
+    def effects(self) -> np.ndarray:
         """psi Z' V^-1 (e + Z b): what the mixed model equations say of b, at the point itself."""
         psi = psi_of(self.density, np.asarray(self.about.covariance))
-        e, scale, _, _, z = self.rows(i, np.asarray(self.about.error))
-        return psi @ z.T @ np.linalg.solve(z @ psi @ z.T + np.diag(scale**2), e + z @ self.b[i])
+        return np.array(
+            [
+                psi @ z.T @ np.linalg.solve(z @ psi @ z.T + np.diag(scale**2), e + z @ b)
+                for (e, scale, _, _, z), b in zip(self.rows(self.about.error), self.b, strict=True)
+            ]
+        )
 
 
 CASES = [(error, "full") for error in ERRORS] + [("constant", name) for name in COVARIANCES if name != "full"]
@@ -110,8 +113,7 @@ def test_value_score_and_effects_are_those_of_the_mixed_model(error: str, covari
     dense = Dense(binding, packed, np.asarray(groups.modes))
     assert groups.values == pytest.approx(dense.value(packed), rel=1e-10)
     # Random effects are known to the square of the mode tolerance, 1e-12, or to the reweighting's 1e-9.
-    for i in range(binding.data.n_groups):
-        assert dense.b[i] == pytest.approx(dense.effects(i), rel=1e-6, abs=1e-8)
+    assert dense.b == pytest.approx(dense.effects(), rel=1e-6, abs=1e-8)
     n, p = len(packed), 3
     around = stencil(packed, STEP)
     slopes = differences(np.array([dense.value(at) for at in around]), n, STEP)
