@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
@@ -24,7 +26,7 @@ from jaxnlme.estimators.boundary import collapse, flat
 from jaxnlme.estimators.marginal import MarginalState
 from jaxnlme.estimators.objective import Groups, Sums, added_up, unflatten, weighted_sum
 from jaxnlme.estimators.session import Outcome, Session
-from jaxnlme.likelihood.linearised import Linearised, linearised_score
+from jaxnlme.likelihood.linearised import Linearised, linearised
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
@@ -77,17 +79,19 @@ def share_linearised(
     """
     method, template, about, x = point
     density, weights = problem.density, problem.weights
-
-    def unpack(x):
-        return unflatten(template, x)
-
-    found = problem.map(lambda group, z0: linearised_score(method, density, unpack, about, x, group, z0), modes)
-    sums, groups = added_up(weights, found.result, found.score, weighted_sum(weights, found.score))
-    information = weighted_sum(weights, found.information)
-    slopes = None if found.slopes is None else weighted_sum(weights, found.slopes)
-    return eqx.tree_at(
-        lambda s: (s.information, s.slopes), sums, (information, slopes), is_leaf=lambda leaf: leaf is None
-    ), groups
+    there, params = unflatten(template, about), unflatten(template, x)
+    found = problem.map(lambda group, z0: linearised(method, density, there, params, group, z0), modes)
+    model = found.mixed
+    sums, groups = added_up(weights, found.result, model.score, weighted_sum(weights, model.score))
+    slopes = None
+    if method.restricted:
+        # psi moves X' V^-1 X by -(B' Q A)' dpsi (B' Q A).
+        spread = jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
+        crossed = weighted_sum(weights, model.crossed)
+        by_psi = -jnp.einsum("rab,abjk->rjk", spread, crossed)
+        slopes = jnp.concatenate([by_psi, weighted_sum(weights, model.bent)])
+    information = weighted_sum(weights, model.information)
+    return dataclasses.replace(sums, information=information, slopes=slopes), groups
 
 
 class AlternatingSession(Session):
@@ -97,7 +101,7 @@ class AlternatingSession(Session):
     about: np.ndarray | None = None
 
     @property
-    def restricted(self) -> bool:
+    def restricted(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.estimator.method.restricted
 
     def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
@@ -130,6 +134,11 @@ class AlternatingSession(Session):
             if self.halted or not np.isfinite(self.best.value) or self.state is None:
                 return
             active = np.flatnonzero(self.free)
+            known = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
+            if self.many and not flat(self, active, np.diag(1.0 / np.diag(known))):
+                # Many groups: their scores tell the information well enough.
+                matrix = np.linalg.inv(known)
+                break
             matrix = _positive(self.frozen(active))
             # A variance on its way to zero would take the search for the root along for ever.
             if collapse(self, active, matrix, self.collapsed, self.kept):

@@ -84,6 +84,7 @@ def record(
         timings=timings,
         fingerprint=binding.data.fingerprint(),
         totals=totals(binding, processes),
+        restricted=session.restricted,
     )
 
 

@@ -55,6 +55,7 @@ class Session:
     """
 
     procedure, minimiser = "LAP", "PLM"
+    restricted = False
 
     def __init__(
         self,

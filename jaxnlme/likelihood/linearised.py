@@ -1,19 +1,9 @@
 """LME and RELME: the linear mixed model that a nonlinear one becomes at given fixed and random effects.
 
-At a point (beta0, b0) the transformed mean h(f) is replaced by its tangent in coordinates u that parameters move in,
-u = A beta + B b. With J the Jacobian of h(f), e = h(y) - h(f) and W = S^-2 the weights there,
-
-    h(y) - J t  ~  N(J B b, S^2) + ...,      t = A (beta - beta0) - B b0,      b = L z ~ N(0, psi),
-
-so a group's likelihood as a function of (beta, psi, error parameters), the linearisation held, is that of a linear
-mixed model. All it needs of the rows are the sums M = J' W J, c = J' W e, e' W e and the log-scales:
-
-    log p = logs - (e' W e - 2 c' t + t' M t - g' H^-1 g) / 2 - log|H| / 2,
-    Z = B L,    H = I + Z' M Z,    g = Z' (c - M t).
-
-The random effects b0 solve the penalised least squares problem at beta0 with the weights held at their own
+At a point (beta0, b0) the transformed mean is replaced by its tangent; what is left is a linear mixed model (mixed.py).
+The random effects b0 solve the penalised least squares problem at beta0, with the weights held at their own
 predictions, which are found by reweighting. A fixed point of Lindstrom and Bates' alternation is a point where the
-gradient of this likelihood vanishes, taken with the linearisation held at that same point.
+gradient of the mixed model's likelihood vanishes, taken with the linearisation held at that same point.
 
 **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Pinheiro and Bates (2000), Mixed-Effects Models in S and
 S-PLUS, sections 7.2.1 and 7.5.2 (variance functions).
@@ -31,19 +21,17 @@ import jax.numpy as jnp
 from jaxnlme.errors import ModelError
 from jaxnlme.likelihood.local import written_out
 from jaxnlme.likelihood.marginal import exact_integral
+from jaxnlme.likelihood.mixed import Mixed, Tangent, mixed
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.likelihood.named import GroupResult, group_result, mode_search
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.entries import Entries, added, as_matrix, as_vector, column, product, symmetric, transposed
 from jaxnlme.numerics.implicit import along_axes, settle
 from jaxnlme.numerics.jets import Jet, jet
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.tracing import depends
-from jaxnlme.typing import Scalar, Vector
+from jaxnlme.typing import Vector
 
 # Weights count as found when no log-scale moves by more than this in a reweighting.
 STILL = 1e-9
@@ -88,58 +76,26 @@ def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: 
     return Linearised(True, mode_search(mode_steps, mode_tolerance), reweightings)
 
 
-class Tangent(eqx.Module):
-    """A group linearised: `prediction` (obs,) f at (beta0, b0); `slopes`, its derivatives (obs,) in the coordinates u;
-    `fixed`, `random`, A and B as Entries; `beta`, `b`, where."""
-
-    prediction: Any
-    slopes: list[Any]
-    fixed: Entries
-    random: Entries
-    beta: Any
-    b: Any
-
-
 class LinearisedResult(eqx.Module):
-    """What the linearised model says of one group: `result`, the GroupResult; `score` (n,), the gradient of its value
-    in the dense vector with the linearisation held; `information` (fixed, fixed), X' V^-1 X; `slopes`
-    (n - fixed, fixed, fixed), its derivatives in covariance and error parameters (None unless restricted)."""
+    """What the linearised model says of one group: `result`, the GroupResult; `mixed`, the linear mixed model."""
 
     result: GroupResult
-    score: Any
-    information: Any
-    slopes: Any
+    mixed: Mixed
 
 
-def linearised_score(
-    method: Linearised,
-    density: Density,
-    unpack: Callable[[Vector], Params],
-    about: Vector,
-    x: Vector,
-    group: Group,
-    z0: Vector,
+def linearised(
+    method: Linearised, density: Density, about: Params, params: Params, group: Group, z0: Vector
 ) -> LinearisedResult:
-    """The linearised model of one group at `unpack(about)`, its likelihood and score at `x` (n,).
+    """One group linearised at `about`, and the linear mixed model there at `params`.
 
     **Arguments:** `z0` (random,): where the search of the whitened effects at `about` starts.
     """
-    params = unpack(about)
-    z, found, tangent = _linearise(method, density, params, group, z0)
+    z, found, tangent = _linearise(method, density, about, group, z0)
     tangent = eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, settle((tangent.prediction, tangent.slopes)))
-    (value, hessian), score = jax.value_and_grad(
-        lambda x: _log_likelihood(density, tangent, unpack(x), group), has_aux=True
-    )(x)
-    p = params.beta.shape[0]
-    information = _information(density, tangent, unpack(x), group)
-    slopes = None
-    if method.restricted:
-        slopes = jax.jacfwd(lambda rest: _information(density, tangent, unpack(x.at[p:].set(rest)), group))(x[p:])
-        slopes = jnp.moveaxis(slopes, -1, 0)
-    result = group_result(value, z, hessian, exact_integral(), found, group)
+    model = mixed(density, tangent, params, group, method.restricted)
+    result = group_result(model.value, z, model.hessian, exact_integral(), found, group)
     seen = jnp.any(group.x.observed)
-    score, information, slopes = jax.tree.map(lambda leaf: jnp.where(seen, leaf, 0.0), (score, information, slopes))
-    return LinearisedResult(result, score, information, slopes)
+    return LinearisedResult(result, jax.tree.map(lambda leaf: jnp.where(seen, leaf, 0.0), model))
 
 
 # --- where to linearise ---
@@ -225,82 +181,3 @@ def _reweighted(
     start = (f0, z, found, moved(f0, z), jnp.zeros((), int))
     _, z, found, more, _ = jax.lax.while_loop(going, again, start)
     return z, eqx.tree_at(lambda r: r.converged, found, found.converged & ~more)
-
-
-# --- the likelihood, linearisation held ---
-
-
-def _sums(density: Density, tangent: Tangent, error: Vector, group: Group) -> tuple[list, list[Any], Any, Any]:
-    """M (a lower triangle), c, e' W e and the log terms of the rows, at the error parameters `error`."""
-    f = tangent.prediction
-
-    def residual_at(f_mean):
-        residual, scale, slope = density.error.moments(f_mean, f, error, group)
-        return residual, (scale, slope)
-
-    residual, bent, (scale, slope) = jax.jvp(residual_at, (f,), (jnp.ones_like(f),), has_aux=True)
-    precision = 1.0 / scale
-    e = residual * precision
-    rows = [-bent * precision * one for one in tangent.slopes]
-    n = len(rows)
-    m = [[jnp.sum(rows[j] * rows[k]) for k in range(j + 1)] for j in range(n)]
-    logs = jnp.sum(jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0))
-    return m, [jnp.sum(row * e) for row in rows], jnp.sum(e**2), logs
-
-
-def _shift(tangent: Tangent, beta: Vector) -> Entries:
-    """t = A (beta - beta0) - B b0."""
-    moved = product(tangent.fixed, column([beta[k] - tangent.beta[k] for k in range(beta.shape[0])]))
-    back = product(tangent.random, column([-tangent.b[k] for k in range(tangent.b.shape[0])]))
-    return added(moved, back)
-
-
-def _spread(density: Density, tangent: Tangent, params: Params) -> Entries:
-    """Z = B L."""
-    q = density.n_effects
-    if not q:
-        return {}
-    factor = density.covariance.factor(params.covariance)
-    return product(tangent.random, {(i, j): factor[i, j] for i in range(q) for j in range(q)})
-
-
-def _log_likelihood(density: Density, tangent: Tangent, params: Params, group: Group) -> tuple[Scalar, Any]:
-    """log p(y) of the linearised model at `params`, and H."""
-    q, dtype = density.n_effects, params.beta.dtype
-    m, c, squares, logs = _sums(density, tangent, params.error, group)
-    t, c = _shift(tangent, params.beta), column(c)
-    mt = product(symmetric(m), t)
-    zero = jnp.zeros((), dtype)
-    quadratic = squares - 2.0 * _inner(c, t, zero) + _inner(mt, t, zero)
-    value = logs - 0.5 * quadratic
-    if not q:
-        return value, jnp.zeros((0, 0), dtype)
-    spread = _spread(density, tangent, params)
-    across = transposed(spread)
-    hessian = jnp.eye(q) + as_matrix(product(across, product(symmetric(m), spread)), q, dtype)
-    pull = as_vector(product(across, added(c, {place: -entry for place, entry in mt.items()})), q, dtype)
-    lower = cholesky(hessian)
-    value = value + 0.5 * jnp.sum(pull * cholesky_solve(lower, pull)) - half_logdet(lower)
-    return value, hessian
-
-
-def _information(density: Density, tangent: Tangent, params: Params, group: Group) -> Any:
-    """X' V^-1 X (fixed, fixed), X = J A, V = S^2 + J Z Z' J': A' (M - M Z H^-1 Z' M) A."""
-    p, q, dtype = params.beta.shape[0], density.n_effects, params.beta.dtype
-    m = symmetric(_sums(density, tangent, params.error, group)[0])
-    ma = product(m, tangent.fixed)
-    plain = as_matrix(product(transposed(tangent.fixed), ma), p, dtype)
-    if not q:
-        return plain
-    spread = _spread(density, tangent, params)
-    hessian = jnp.eye(q) + as_matrix(product(transposed(spread), product(m, spread)), q, dtype)
-    lower = cholesky(hessian)
-    cross = product(transposed(spread), ma)  # Z' M A, (random, fixed)
-    columns = [as_vector({(i, 0): cross[i, k] for i in range(q) if (i, k) in cross}, q, dtype) for k in range(p)]
-    solved = [cholesky_solve(lower, one) for one in columns]
-    taken = [[jnp.sum(columns[j] * solved[k]) for k in range(p)] for j in range(p)]
-    return plain - jnp.stack([jnp.stack(row) for row in taken]) if p else plain
-
-
-def _inner(a: Entries, b: Entries, zero: Scalar) -> Scalar:
-    return sum((a[place] * b[place] for place in a if place in b), zero)

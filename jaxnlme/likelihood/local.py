@@ -87,7 +87,7 @@ def _order(method: Rung) -> int:
     return 3 if method.curvature == "exact" and isinstance(method.integral, Gaussian) else 2
 
 
-def _pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
+def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
     """The entries of the factor L that are not zero by structure: for our own families told by the factor of arbitrary
     parameters (n,) on the host; every entry for others, and where the structure itself is traced."""
     ours = type(covariance).__module__.startswith("jaxnlme.")
@@ -114,7 +114,7 @@ class Local:
         self.n, self.q = len(individual.names), density.n_effects
         self.fixed, self.random = fixed, random
         self.factor = density.covariance.factor(params.covariance)
-        self.pattern = _pattern(density.covariance, params.covariance.shape[0])
+        self.pattern = factor_pattern(density.covariance, params.covariance.shape[0])
         self.Z = product(random, {place: self.factor[place] for place in self.pattern})
         beta = {(k, 0): params.beta[k] for k in range(params.beta.shape[0])}
         start = product(fixed, beta)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
 
 if TYPE_CHECKING:
@@ -176,8 +177,11 @@ class Summary:
             elif not fit.information.positive:
                 notes.append("No standard errors: the observed information is singular (see the first sentences).")
             else:
+                source = "the observed information of all parameters (beta, psi, error)"
+                if isinstance(getattr(fit.estimator, "method", None), Linearised):
+                    source = "the information of the final linearised model"
                 notes.append(
-                    "se: from the observed information of all parameters (beta, psi, error); robust (sandwich) ones "
+                    f"se: from {source}; robust (sandwich) ones "
                     "stand in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
             if fit.criteria.n_free:
