@@ -34,9 +34,10 @@ from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.typing import Vector
 
-# Predicted gain at which climbing gives way to the search for the root, and what is enough where a point was refused:
-# the gradient is not quite the slope of the values.
-NEAR, NEAR_ENOUGH, REFUSALS = 1e-2, 1.0, 8
+# Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
+# may lie at the end of a long valley. NEAR_ENOUGH will do where points were refused, since the gradient is not quite
+# the slope of the values.
+NEAR, NEAR_ENOUGH, REFUSALS = (1e-2, 1e-4, 1e-6), 1.0, 8
 # The residual of the fixed point, in standard errors: what the search aims at, and what counts as converged.
 AIM, CONVERGED = 1e-8, 1e-5
 # A step of the search for the root that leaves more than SLOW of the squared residual is slow; after PATIENCE such
@@ -99,6 +100,7 @@ class AlternatingSession(Session):
 
     procedure, minimiser = "ALT", "LME"
     about: np.ndarray | None = None
+    near = 0.0
 
     @property
     def restricted(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -126,19 +128,31 @@ class AlternatingSession(Session):
 
     def leaving(self, state: MarginalState, rejected: int) -> bool:
         decrement = float(state.bfgs.decrement)
-        return decrement < NEAR or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
+        return decrement < self.near or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
 
     def minimise(self) -> None:
+        for self.near in NEAR:
+            metric, active = self._approach()
+            if metric is None or self._root(active, metric, metric) or self.halted or self.exhausted:
+                return
+        gained = True
+        while gained and not (self.halted or self.exhausted):
+            slopes, before = self._slopes(active), self._merit(metric, active)
+            if not np.linalg.cond(slopes) < 1e14 or self._root(active, np.linalg.inv(slopes), metric):
+                return
+            gained = self._merit(metric, active) < GAINED * before
+
+    def _approach(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """Climbs to where the search for the root may begin; the inverse information there (None where that was not
+        reached), of the entries that move."""
         for _ in range(CLIMBS):
             super().minimise()
-            if self.halted or not np.isfinite(self.best.value) or self.state is None:
-                return
             active = np.flatnonzero(self.free)
+            if self.halted or not np.isfinite(self.best.value) or self.state is None:
+                return None, active
             known = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
             if self.many and not flat(self, active, np.diag(1.0 / np.diag(known))):
-                # Many groups: their scores tell the information well enough.
-                matrix = np.linalg.inv(known)
-                break
+                return known, active  # the scores of many groups tell it well enough
             matrix = _positive(self.frozen(active))
             # A variance on its way to zero would take the search for the root along for ever.
             if collapse(self, active, matrix, self.collapsed, self.kept):
@@ -149,14 +163,7 @@ class AlternatingSession(Session):
             matrix = _positive(self.frozen(active))
             if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
                 break
-        metric = np.linalg.inv(matrix)
-        found, gained = self._root(active, metric, metric), True
-        while gained and not (found or self.halted or self.exhausted):
-            slopes, before = self._slopes(active), self._merit(metric, active)
-            if not np.linalg.cond(slopes) < 1e14:
-                return
-            found = self._root(active, np.linalg.inv(slopes), metric)
-            gained = self._merit(metric, active) < GAINED * before
+        return np.linalg.inv(matrix), active
 
     def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
         """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.

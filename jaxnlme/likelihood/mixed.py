@@ -30,7 +30,6 @@ from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.entries import Entries, added, as_matrix, as_vector, column, product, symmetric, transposed
 from jaxnlme.numerics.implicit import settle
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
-from jaxnlme.typing import Vector
 
 
 class Tangent(eqx.Module):
@@ -125,10 +124,10 @@ def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with
     mp = product(m, shrunk)
     remaining = _minus(m, product(mp, m))  # Q
     qa = product(remaining, fixed)
-    information = _square(product(transposed(fixed), qa), p, p, dtype)
+    information = as_matrix(product(transposed(fixed), qa), p, dtype)
     crossed, bent = None, None
     if with_slopes:
-        told = _square(product(transposed(random), qa), q, p, dtype)
+        told = as_matrix(product(transposed(random), qa), q, dtype, p)
         crossed = told[:, None, :, None] * told[None, :, None, :]
         d = _minus(fixed, product(product(shrunk, m), fixed))
         columns = [sum((d[j, k] * slopes[j] for j in axes if (j, k) in d), jnp.zeros_like(e)) for k in range(p)]
@@ -144,9 +143,3 @@ def _minus(a: Entries, b: Entries) -> Entries:
 
 def _inner(a: Entries, b: Entries, dtype: Any) -> Any:
     return sum((a[place] * b[place] for place in a if place in b), jnp.zeros((), dtype))
-
-
-def _square(entries: Entries, rows: int, columns: int, dtype: Any) -> Vector:
-    """Entries as an array (rows, columns)."""
-    values = [jnp.asarray(entries.get((j, k), 0.0), dtype) for j in range(rows) for k in range(columns)]
-    return jnp.stack(values).reshape(rows, columns) if values else jnp.zeros((rows, columns), dtype)

@@ -50,5 +50,8 @@ def as_vector(column: Entries, n: int, dtype: Any) -> Vector:
     return jnp.stack([jnp.asarray(column.get((k, 0), 0.0), dtype) for k in range(n)]) if n else jnp.zeros((0,), dtype)
 
 
-def as_matrix(a: Entries, n: int, dtype: Any) -> Matrix:
-    return jnp.stack([jnp.stack([jnp.asarray(a.get((j, k), 0.0), dtype) for k in range(n)]) for j in range(n)])
+def as_matrix(a: Entries, rows: int, dtype: Any, columns: int | None = None) -> Matrix:
+    """The array (rows, columns), square where `columns` is not given."""
+    columns = rows if columns is None else columns
+    values = [jnp.asarray(a.get((j, k), 0.0), dtype) for j in range(rows) for k in range(columns)]
+    return jnp.stack(values).reshape(rows, columns) if values else jnp.zeros((rows, columns), dtype)
