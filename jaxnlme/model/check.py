@@ -55,8 +55,10 @@ def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> Dr
     placed = Placed(binding.problem, grid=False) if placed is None else placed
     processes = placed.processes
     start = on_device(start)
-    _check_shapes(density, start, binding.problem)
-    _, pieces = placed.run(_probe_all, start, once=True)
+    try:
+        _, pieces = placed.run(_probe_all, start, once=True)
+    except _TRACER_ERRORS as error:
+        raise ModelError(_tracer_advice(error)) from error
     probe = jax.tree.map(lambda *parts: placed.own(parts), *pieces)
     finite = np.array(probe.finite)
     processes.together(lambda: _check_padding(binding, probe, finite))
@@ -111,7 +113,11 @@ def _probe(problem: Problem, params: Params) -> _Probe:
     def outcome(packed, z, group):
         params_ = params.unpack(packed)
         f = density.predict(params_, z, group)
-        return density.error.log_density(f, f, params_.error, group)
+        _check_prediction(density, f, group)
+        value = density.error.log_density(f, f, params_.error, group)
+        if jnp.shape(value) != ():
+            raise ModelError("the log-density of a group must be a scalar.")
+        return value
 
     def one(group: Group) -> _Probe:
         zero = jnp.zeros(q)
@@ -178,29 +184,19 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
     return sum(jax.tree.leaves(jax.tree.map(change, f, g)), jnp.zeros(()))
 
 
-def _check_shapes(density: Density, params: Params, problem: Problem) -> None:
-    """Traces the model for one group, without computing, and reads what it returns."""
-    group = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], np.asarray(leaf).dtype), problem.buckets[0]
-    )
-    z = jax.ShapeDtypeStruct((density.n_effects,), float)
-    try:
-        out = eqx.filter_eval_shape(density.predict, params, z, group)
-        if density.error.gaussian_face:
-            expected = group.y.shape
-            if not hasattr(out, "shape") or out.shape != expected:
-                got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
-                raise ModelError(
-                    f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it "
-                    f"returned {got}. Columns of x have shape (obs,), parameters and v are scalars of one group."
-                )
-            if not jnp.issubdtype(out.dtype, jnp.floating):
-                raise ModelError(f"the structural model must return real numbers; it returned dtype {out.dtype}.")
-        total = eqx.filter_eval_shape(density.log_joint, params, z, group)
-        if getattr(total, "shape", None) != ():
-            raise ModelError("the log-density of a group must be a scalar.")
-    except _TRACER_ERRORS as error:
-        raise ModelError(_tracer_advice(error)) from error
+def _check_prediction(density: Density, f: Any, group: Group) -> None:
+    """Reads what the model returned for one group while it is traced: a program that exists has passed."""
+    expected = group.y.shape
+    if not density.error.gaussian_face:
+        return
+    if getattr(f, "shape", None) != expected:
+        got = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
+        raise ModelError(
+            f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it returned "
+            f"{got}. Columns of x have shape (obs,), parameters and v are scalars of one group."
+        )
+    if not jnp.issubdtype(f.dtype, jnp.floating):
+        raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
 
 
 def _tracer_advice(error: Exception) -> str:
