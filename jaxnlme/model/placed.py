@@ -3,6 +3,7 @@ or in chunks that go through a device one after the other. The one place that kn
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from jaxnlme.model.density import Group
 from jaxnlme.model.padding import agreed_shapes, padded, split_in_pieces
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import SMALL, compiled
+from jaxnlme.numerics.compiling import SMALL, compiled, uncollected
 from jaxnlme.numerics.devices import AXIS, Processes
 from jaxnlme.numerics.linalg import UNROLLED
 from jaxnlme.numerics.threads import at_a_time, cores
@@ -165,7 +166,9 @@ class Placed:
                 for held, own in zip(self._held, given, strict=True)
             ]
             kind = (program, jax.tree.structure(shared))
-            results = at_a_time(calls, ahead=kind not in self._ran)
+            new = kind not in self._ran
+            with uncollected() if new else contextlib.nullcontext():
+                results = at_a_time(calls, ahead=new)
             self._ran.add(kind)
             sums = [sums for sums, _ in results]
             total = sums[0] if len(sums) == 1 else functools.reduce(_added, sums)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +35,19 @@ def _compiled(fn: Callable, small: bool, backend: str) -> Callable:
     if small:
         options["xla_backend_optimization_level"] = 0
     return eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Puts off Python's cyclic garbage collection while a program is traced: it walks all modules that were imported
+    again and again (0.1 s of a first fit), and what tracing leaves behind is gone a second later all the same."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextlib.contextmanager
