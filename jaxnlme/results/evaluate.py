@@ -13,7 +13,7 @@ import numpy as np
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, some
 from jaxnlme.likelihood.curvature import exact
-from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
+from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
@@ -186,7 +186,7 @@ def _search(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tu
 
     def one(group):
         at_zero = None if interaction else density.predict(params, zero, group)
-        z, result = conditional_mode(steps, density, params, group, at_zero, zero)
+        z, result = search_mode(steps, density, params, group, at_zero, zero)
         return z, exact(density, params, z, group, at_zero), result.converged & result.finite
 
     return (), problem.map(one)
