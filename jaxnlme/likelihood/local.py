@@ -168,20 +168,19 @@ class Local:
         gradients, bent = settle((gradients, [push(f)[1] for f in first]))
         g = gradients[0]
         uu = [
-            [_dot(bent[j][0], first[k]) + _dot(g, prediction.partial(k, j)) for k in range(j + 1)]
-            for j in range(self.n)
+            [_dot((bent[j][0], first[k]), (g, prediction.partial(k, j))) for k in range(j + 1)] for j in range(self.n)
         ]
         s, su = [], []
         if still:
             s = self._still(gradients)
             su = [self._still(one) for one in bent]
-        return Slopes(value, [_dot(g, f) for f in first], uu, s, su)
+        return Slopes(value, [_dot((g, f)) for f in first], uu, s, su)
 
     def _still(self, gradients: tuple) -> list[Scalar]:
         """Derivatives in s from those in the frozen prediction and theta."""
         out = []
         if self.frozen is not None:
-            out = [_dot(gradients[1], self.frozen.partial(k)) for k in range(self.n)]
+            out = [_dot((gradients[1], self.frozen.partial(k))) for k in range(self.n)]
         return out + [gradients[-1][m] for m in range(self.params.error.shape[0])]
 
     def information(self, prediction: Jet, u: tuple, s: tuple) -> list[list[Scalar]]:
@@ -196,7 +195,7 @@ class Local:
             slope, push = jax.linearize(jax.grad(lambda f: self.rows(f, g, theta)), f)
             bent = [push(one) for one in first]
             return [
-                [-_dot(bent[j], first[k]) - _dot(slope, prediction.slope((k, j), *u)) for k in range(j + 1)]
+                [-_dot((bent[j], first[k]), (slope, prediction.slope((k, j), *u))) for k in range(j + 1)]
                 for j in range(self.n)
             ]
 
@@ -297,6 +296,8 @@ class Slopes(eqx.Module):
     su: list[list[Scalar]]
 
 
-def _dot(a: PyTree, b: PyTree) -> Scalar:
-    products = jax.tree.map(lambda one, other: jnp.sum(one * other), a, b)
-    return sum(jax.tree.leaves(products), jnp.zeros(()))
+def _dot(*pairs: tuple[PyTree, PyTree]) -> Scalar:
+    """The sum over pairs and rows of their products; each sum over rows is a pass of its own, so there is one."""
+    products = [jax.tree.map(jnp.multiply, one, other) for one, other in pairs]
+    total = jax.tree.map(lambda *parts: jnp.sum(sum(parts[1:], parts[0])), *products)
+    return sum(jax.tree.leaves(total), jnp.zeros(()))
