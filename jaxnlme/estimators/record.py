@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from typing import Any
 
@@ -22,6 +23,12 @@ from jaxnlme.results.inference import information
 
 def versions() -> dict[str, str]:
     """Versions of what computes, and the device."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looked up once: reading the metadata of five packages takes 1 ms."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
