@@ -1,7 +1,8 @@
 """Covariances of the random effects: psi from an unconstrained vector, always through a factor that may be singular.
 
 The diagonal of every factor is the exponential of an entry of theta, so theta = -inf is a standard deviation of exactly
-zero, and every derivative stays finite there.
+zero, and every derivative stays finite there. The matrix logarithm alone has no such entries; its psi is never
+singular.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
-from jaxnlme.numerics.linalg import cholesky, lower_product, semidefinite_cholesky
+from jaxnlme.numerics.linalg import cholesky, expm, lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
 
 
@@ -116,6 +117,54 @@ class LogCholesky(AbstractCovariance):
         rows, columns = np.tril_indices(self.size, -1)
         below = [tuple(int(self.size + i) for i in np.flatnonzero(columns == k)) for k in range(self.size)]
         return tuple((k, (k,), below[k]) for k in range(self.size))
+
+    @property
+    def related(self):
+        return tuple((j, k) for k in range(self.size) for j in range(k))
+
+
+# The least eigenvalue of a psi that `LogMatrix.from_matrix` takes as it is, as a share of the largest.
+LEAST_SHARE = 1e-12
+
+
+class LogMatrix(AbstractCovariance):
+    """A full psi = exp(S): theta holds the upper triangle of the symmetric S = log psi, by rows. Its factor is
+    exp(S / 2), symmetric. Every theta is a positive definite psi; a singular one has none (`from_matrix` gives one
+    close by).
+
+    **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the matrix logarithm; through a series
+    rather than eigenvectors, whose derivatives are not finite where eigenvalues agree.
+    """
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def n_unconstrained(self) -> int:
+        return self.size * (self.size + 1) // 2
+
+    def factor(self, theta):
+        upper = np.triu_indices(self.size)
+        place = np.zeros((self.size, self.size), int)
+        place[upper] = place[upper[::-1]] = np.arange(self.n_unconstrained)
+        half = 0.5 * theta[place]
+        if xp(theta) is not np:
+            return expm(half)
+        import scipy.linalg
+
+        return scipy.linalg.expm(half)
+
+    def apply(self, theta, z):
+        return self.factor(theta) @ z
+
+    def from_matrix(self, psi):
+        values, vectors = np.linalg.eigh(_positive(psi))
+        least = max(LEAST_SHARE * float(values[-1]), np.finfo(float).tiny)
+        log = (vectors * np.log(np.maximum(values, least))) @ vectors.T
+        return log[np.triu_indices(self.size)]
+
+    @property
+    def collapses(self):
+        return ()
 
     @property
     def related(self):

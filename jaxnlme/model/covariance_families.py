@@ -13,13 +13,14 @@ from jaxnlme.model.covariance import (
     CompoundSymmetry,
     Diagonal,
     LogCholesky,
+    LogMatrix,
     MultipleOfIdentity,
 )
 
 
-def pattern_blocks(pattern: np.ndarray) -> Blocks:
+def pattern_blocks(pattern: np.ndarray, full: type[LogCholesky] | type[LogMatrix] = LogCholesky) -> Blocks:
     """The block diagonal family of a 0/1 `pattern` (random, random): effects joined by a one, directly or through
-    others, share a full block (the smallest family of that kind that contains the pattern)."""
+    others, share a block of the family `full` (the smallest family of that kind that contains the pattern)."""
     pattern = np.asarray(pattern)
     n = pattern.shape[0]
     if pattern.shape != (n, n) or not np.isin(pattern, (0, 1)).all() or (pattern != pattern.T).any():
@@ -31,12 +32,13 @@ def pattern_blocks(pattern: np.ndarray) -> Blocks:
         low, high = sorted((block[j], block[k]))
         block = [low if entry == high else entry for entry in block]
     groups = [tuple(k for k in range(n) if block[k] == first) for first in sorted(set(block))]
-    return Blocks(n, tuple((g, LogCholesky(len(g)) if len(g) > 1 else Diagonal(1)) for g in groups))
+    return Blocks(n, tuple((g, full(len(g)) if len(g) > 1 else Diagonal(1)) for g in groups))
 
 
 _NAMED = {
     "diagonal": Diagonal,
     "full": LogCholesky,
+    "log-matrix": LogMatrix,
     "identity": MultipleOfIdentity,
     "compound symmetry": CompoundSymmetry,
 }
@@ -45,8 +47,9 @@ _NAMED = {
 def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     """The covariance family of the named `effects`.
 
-    **Arguments:** `spec`: "diagonal", "full", "identity" (a multiple of it), "compound symmetry"; a list of lists of
-    effect names (each list a full block); a 0/1 matrix (completed to a block diagonal); or an AbstractCovariance.
+    **Arguments:** `spec`: "diagonal", "full", "log-matrix" (full, by its matrix logarithm), "identity" (a multiple of
+    it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix (completed to a
+    block diagonal); or an AbstractCovariance.
     **Errors:** OptionError naming what was expected.
     """
     n = len(effects)

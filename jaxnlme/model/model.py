@@ -27,8 +27,8 @@ class NLMEModel:
       scalars or (obs,)), x a record of (obs,) columns with `x.mask`, v a record of group-level values. Returns (obs,)
       predictions. A callable Equinox module works too: its array leaves are estimated in the free block.
     - `parameters`: `Parameter` objects, or names mapped to starts.
-    - `covariance`: psi of the random effects: "diagonal", "full", "identity", "compound symmetry", blocks of names, a
-      0/1 pattern, or an object.
+    - `covariance`: psi of the random effects: "diagonal", "full", "log-matrix", "identity", "compound symmetry", blocks
+      of names, a 0/1 pattern, or an object.
     - `error`: residual model by name ("constant", "proportional", "combined", ...) or an object.
     - `individual`: replaces the linear design by any function (beta, b, v) -> phi; see `FunctionIndividual`.
     - `fixed_design`, `random_design`: explicit A (phi, fixed) and B (phi, random), also per group (groups, phi, k) or
