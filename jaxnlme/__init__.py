@@ -16,6 +16,8 @@ from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
 from jaxnlme.estimators.telling import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
+from jaxnlme.frontends.live_plot import nlmefitoutputfcn as nlmefitoutputfcn
+from jaxnlme.frontends.matlab import nlmefit as nlmefit
 from jaxnlme.likelihood.linearised import LME as LME
 from jaxnlme.likelihood.linearised import RELME as RELME
 from jaxnlme.likelihood.named import AGQ as AGQ

@@ -1,0 +1,175 @@
+"""nlmefitoutputfcn: a plot of beta, diag(Psi) and the log-likelihood while a fit runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.diagnostics.plots import _pyplot
+from jaxnlme.errors import OptionError
+
+# A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
+APART = {"window": 0.05, "axes": 0.05, "notebook": 0.5, "file": 1.0}
+# How the names of matplotlib's backends with windows begin.
+WINDOWS = ("qt", "tk", "gtk", "wx", "macosx", "webagg", "nbagg", "notebook", "widget")
+
+
+class LivePlot:
+    """An output function (beta, status, state) -> stop that plots each element of beta, each of diag(Psi) and the
+    log-likelihood against the iteration, a panel each.
+
+    In a window the plot is live, and closing it stops the fit; in a notebook the display is updated in place; without
+    either it is drawn to a file, "nlmefit.png" in the working directory.
+
+    **Arguments:** `path`: draw to this file, whatever the display. `axes`: draw into these matplotlib axes, one for
+    each panel (F + R + 1); closing their figure stops the fit.
+    **Errors:** OptionError for another number of axes; ImportError naming the extra to install where matplotlib is
+    missing.
+    """
+
+    def __init__(self, path: str | Path | None = None, axes: Any = None):
+        if path is not None and axes is not None:
+            raise OptionError("give path or axes: a plot in axes of yours is saved by you.")
+        self.path, self.given = None if path is None else Path(path), axes
+        self.axes: list[Any] = []
+        self._clear()
+
+    def __call__(self, beta: Any, status: Any, state: str) -> bool:
+        """Takes up one stage of a fit; True once the figure was closed."""
+        if status["inner"]["procedure"] != "none":
+            return self._closed()
+        values = [*np.asarray(beta, float).reshape(-1), *np.diag(np.asarray(status["Psi"], float))]
+        fval = status.get("fval")
+        if state == "init":
+            self._clear()
+            self._open(len(np.ravel(beta)), np.shape(status["Psi"])[0], fval is not None and bool(np.isfinite(fval)))
+        if not self.axes:
+            return False
+        if self._closed():
+            return True
+        if self._iterations and self._iterations[-1] == status["iteration"]:  # the end is that of the last iteration
+            self._iterations.pop()
+            self._points.pop()
+        self._iterations.append(status["iteration"])
+        self._points.append([*values, np.nan if fval is None else float(fval)])
+        due = time.monotonic() - self._drawn >= APART[self._mode]
+        if due or state == "done":
+            self._draw()
+        return self._closed()
+
+    def _clear(self) -> None:
+        self._iterations: list[float] = []
+        self._points: list[list[float]] = []
+        self._lines: list[Any] = []
+        self._figure: Any = None
+        self._handle: Any = None
+        self._mode = "file"
+        self._drawn = -np.inf
+        self._was_closed = False
+
+    def _open(self, n_beta: int, n_effects: int, with_fval: bool) -> None:
+        titles = [f"beta[{k}]" for k in range(n_beta)] + [f"Psi[{k}, {k}]" for k in range(n_effects)]
+        titles += ["log-likelihood"] * with_fval
+        self._mode = "axes" if self.given is not None else "file" if self.path is not None else _display()
+        self.axes = self._panels(len(titles))
+        for axis, title in zip(self.axes, titles, strict=True):
+            axis.set_title(title, fontsize="medium")
+            axis.margins(x=0.02)
+            self._lines += axis.plot([], [], color="#0072B2", marker=".", linewidth=1.0)
+        self._figure.canvas.mpl_connect("close_event", self._on_close)
+
+    def _panels(self, count: int) -> list[Any]:
+        if self.given is not None:
+            axes = list(np.ravel(np.asarray(self.given, dtype=object)))
+            if len(axes) != count:
+                raise OptionError(f"axes holds {len(axes)} axes; expected {count}, one for each panel.")
+            self._figure = axes[0].figure
+            return axes
+        columns = int(np.ceil(np.sqrt(count)))
+        rows = -(-count // columns)
+        size = (1.0 + 2.4 * columns, 0.8 + 1.7 * rows)
+        if self._mode == "window":
+            self._figure = _pyplot().figure(figsize=size, layout="constrained")
+        else:
+            _pyplot()
+            from matplotlib.figure import Figure
+
+            # Not one of pyplot's figures: those a notebook shows a second time at the end of the cell.
+            self._figure = Figure(figsize=size, layout="constrained")
+        panels = self._figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+        for empty in panels[count:]:
+            empty.set_visible(False)
+        for panel in panels[max(count - columns, 0) : count]:
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("iteration")
+        if self._mode == "window":
+            _pyplot().show(block=False)
+        return list(panels[:count])
+
+    def _draw(self) -> None:
+        points = np.array(self._points)
+        for k, (axis, line) in enumerate(zip(self.axes, self._lines, strict=True)):
+            line.set_data(self._iterations, points[:, k])
+            axis.relim()
+            axis.autoscale_view()
+        if self._mode == "file":
+            path = self.path or Path("nlmefit.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._figure.savefig(path, dpi=110)
+        elif self._mode == "notebook":
+            self._show()
+        else:
+            self._figure.canvas.draw_idle()
+            self._figure.canvas.flush_events()
+        self._drawn = time.monotonic()
+
+    def _show(self) -> None:
+        """The figure as a picture in the cell's output, in the place of the one before."""
+        import io
+
+        from IPython.display import Image, display
+
+        buffer = io.BytesIO()
+        self._figure.savefig(buffer, format="png", dpi=90)
+        picture = Image(data=buffer.getvalue())
+        if self._handle is None:
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)
+
+    def _on_close(self, event: Any) -> None:
+        self._was_closed = True
+
+    def _closed(self) -> bool:
+        if self._was_closed or self._mode not in ("window", "axes") or self._figure is None:
+            return self._was_closed
+        number = getattr(self._figure, "number", None)
+        return number is not None and not _pyplot().fignum_exists(number)
+
+
+def _display() -> str:
+    """How pictures are shown here: "window", "notebook" or "file"."""
+    backend = str(_pyplot().get_backend()).lower()
+    if backend.startswith(WINDOWS) or "ipympl" in backend:
+        return "window"
+    return "notebook" if "inline" in backend and "IPython" in sys.modules else "file"
+
+
+class _OutputFcn(LivePlot):
+    """`jaxnlme.nlmefitoutputfcn`: pass it as Options={"OutputFcn": jn.nlmefitoutputfcn}. `to_file(path)` and
+    `into(axes)` give others like it that draw there."""
+
+    def to_file(self, path: str | Path) -> LivePlot:
+        """The same plot, drawn to a file."""
+        return LivePlot(path)
+
+    def into(self, axes: Any) -> LivePlot:
+        """The same plot, drawn into axes of yours, F + R + 1 of them."""
+        return LivePlot(axes=axes)
+
+
+nlmefitoutputfcn = _OutputFcn()

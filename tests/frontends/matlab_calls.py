@@ -1,0 +1,62 @@
+"""What the tests of the MATLAB doors share: one small table, model functions at module level (so that programs are
+compiled once), and a call that is short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnlme as jn
+
+GROUPS = 10
+SIZES = (6, 5, 6, 4, 6, 6, 5, 6, 6, 3)
+GROUP = np.repeat(np.arange(GROUPS), SIZES)
+_RNG = np.random.default_rng(3)
+TIME = np.concatenate([np.sort(_RNG.uniform(0.0, 3.0, n)) for n in SIZES])
+_B = _RNG.normal(size=(GROUPS, 2)) @ np.linalg.cholesky([[0.25, 0.03], [0.03, 0.04]]).T
+Y = (5.0 + _B[GROUP, 0]) * np.exp(-(1.0 + _B[GROUP, 1]) * TIME) + 0.15 * _RNG.normal(size=len(GROUP))
+COVARIATE = _RNG.normal(size=GROUPS)
+LATE = (TIME > 1.0).astype(float)
+START = np.array([4.0, 0.8])
+N = len(Y)
+
+
+def decay(phi, xfun):
+    """Rows by themselves; phi (P,) or (n, P)."""
+    return phi[..., 0] * jnp.exp(-phi[..., 1] * xfun[:, 0])
+
+
+def decay_with_size(phi, xfun, vfun):
+    """`decay` with a group-level factor, the sum of vfun, whatever its shape."""
+    return (1.0 + 0.05 * jnp.sum(vfun)) * decay(phi, xfun)
+
+
+def native_decay(phi, x):
+    """`decay` for `jn.fit`."""
+    return phi.size * jnp.exp(-phi.rate * x.t)
+
+
+def call(**options: Any) -> Any:
+    """`jn.nlmefit` on the table; positional arguments by their names, ApproximationType 'FOCE' unless said."""
+    arguments = {"X": TIME, "y": Y, "group": GROUP, "V": None, "modelfun": decay, "beta0": START}
+    return jn.nlmefit(**(arguments | {"ApproximationType": "FOCE"} | options))
+
+
+def native(designs: dict[str, Any], **more: Any) -> jn.Fit:
+    """The same table fitted by `jn.fit` with explicit designs in its own layout."""
+    data = jn.GroupedData.from_arrays(Y, GROUP, {"t": TIME})
+    parameters = [jn.Parameter("size", 4.0), jn.Parameter("rate", 0.8)]
+    model = jn.NLMEModel(native_decay, parameters, **({"random_design": np.eye(2)} | designs))
+    return jn.fit(model, data, "foce", **more)
+
+
+def by_cell(pages: np.ndarray) -> np.ndarray:
+    """A design (P, k, N) as (groups, obs, P, k), the last row repeated in padding."""
+    out = np.empty((GROUPS, max(SIZES), *pages.shape[:2]))
+    ends = np.cumsum(SIZES)
+    for i, (end, n) in enumerate(zip(ends, SIZES, strict=True)):
+        for j in range(max(SIZES)):
+            out[i, j] = pages[:, :, end - n + min(j, n - 1)]
+    return out

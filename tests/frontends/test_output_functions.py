@@ -1,0 +1,223 @@
+"""Output functions: what they are told, how they stop a fit, and the plot that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+import scipy.linalg
+
+import jaxnlme as jn
+from jaxnlme.frontends._matlab_output import parametrized
+from jaxnlme.frontends.live_plot import LivePlot
+from tests.frontends.matlab_calls import START, call
+
+matplotlib.use("Agg")
+
+
+class Recorder:
+    """An output function that keeps what it is told."""
+
+    def __init__(self, stop_at: float = np.inf):
+        self.told: list[tuple[np.ndarray, Any, str]] = []
+        self.stop_at = stop_at
+
+    def __call__(self, beta: np.ndarray, status: Any, state: str) -> bool:
+        self.told.append((beta, status, state))
+        return status.inner.procedure == "none" and status.iteration >= self.stop_at
+
+
+def growth(phi, x):
+    return phi[0] / (1.0 + jnp.exp(-(x[:, 0] - phi[1]) / phi[2]))
+
+
+def trees(**options: Any) -> Any:
+    frame = jn.datasets.orange()
+    given = {"REParamsSelect": [0], "ApproximationType": "FOCE"} | options
+    return jn.nlmefit(frame["age"], frame["circumference"], frame["Tree"], None, growth, [100, 500, 200], **given)
+
+
+@pytest.mark.parametrize(("method", "procedure", "inner"), [("FOCE", "LAP", "PLM"), ("LME", "ALT", "LME")])
+def test_stages_and_status(method: str, procedure: str, inner: str) -> None:
+    seen = Recorder()
+    beta, psi, stats, b = call(ApproximationType=method, Options={"OutputFcn": seen}, CovPattern=[1, 1])
+    states = [state for _, _, state in seen.told]
+    assert states[0] == "init" and states[-1] == "done"
+    assert set(states[1:-1]) == {"iter"} and states.count("init") == states.count("done") == 1
+    assert {status.procedure for _, status, _ in seen.told} == {procedure}
+    outer = [status for _, status, _ in seen.told if status.inner.procedure == "none"]
+    iterations = [status.iteration for status in outer]
+    assert iterations[0] == 0 and iterations == sorted(iterations)
+    assert all(s.inner.state == "none" and np.isnan(s.inner.iteration) for s in outer)
+    inside = [status.inner for _, status, _ in seen.told if status.inner.procedure != "none"]
+    assert {stage.procedure for stage in inside} == {"PNLS", inner}
+    assert {stage.state for stage in inside} == {"init", "iter", "done"}
+    last_beta, last, _ = seen.told[-1]
+    assert last_beta == pytest.approx(beta) and last["Psi"] == pytest.approx(psi)
+    assert last.fval == pytest.approx(stats.logl) and last.mse == pytest.approx(stats.mse)
+    wanted = scipy.linalg.logm(psi / stats.mse)[np.triu_indices(2)]
+    assert last.theta == pytest.approx(wanted, abs=1e-9)
+
+
+def test_theta_is_the_triangle_of_the_parametrisation() -> None:
+    psi = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.2], [0.0, 0.2, 0.5]])
+    upper = np.triu_indices(3)
+    assert parametrized(psi, 0.5, "chol") == pytest.approx(np.linalg.cholesky(psi / 0.5).T[upper], abs=1e-12)
+    assert parametrized(psi, 0.5, "logm") == pytest.approx(scipy.linalg.logm(psi / 0.5)[upper], abs=1e-12)
+    singular = np.outer([1.0, 2.0], [1.0, 2.0])
+    assert parametrized(singular, 1.0, "chol") == pytest.approx([1.0, 2.0, 0.0], abs=1e-7)  # root of rounding
+    assert parametrized(np.diag([1.0, 0.0]), 1.0, "logm") == pytest.approx([0.0, 0.0, -np.inf])
+
+
+def outfun(beta, status, state):
+    """The documentation's example."""
+    stop = False
+    if status.fval > -132:  # check if the log-likelihood is more than -132
+        stop = True
+    return stop
+
+
+def test_the_page_s_example_stops_the_fit() -> None:
+    beta, psi, stats, b = trees(Options={"OutputFcn": outfun})
+    assert stats.fit.stopped and not stats.converged
+    assert stats.logl > -132
+    assert stats.logl < trees()[2].logl - 1e-6  # the maximum lies at -131.57
+    assert beta.shape == (3,) and b.shape == (1, 5) and stats.covb is None
+
+
+def test_several_functions_all_hear_the_last_stage() -> None:
+    first, second = Recorder(), Recorder(stop_at=1)
+    stats = call(Options={"OutputFcn": [second, first]})[2]
+    assert stats.fit.stopped
+    assert len(first.told) == len(second.told)
+    assert [state for _, _, state in first.told][-1] == "done"
+
+
+def test_what_a_function_is_given_is_its_own() -> None:
+    """Writing into beta does not reach the fit, and returning nothing does not stop it."""
+
+    def spoil(beta, status, state):
+        beta[:] = np.nan
+
+    stats = call(Options={"OutputFcn": (spoil,)})[2]
+    assert stats.converged and stats.logl == pytest.approx(call()[2].logl, abs=1e-7)  # the same tolerance
+
+
+def test_errors_of_a_function_surface_and_the_others_hear_the_end() -> None:
+    seen = Recorder()
+
+    def broken(beta, status, state):
+        if status.iteration == 1 and state == "iter":
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        call(Options={"OutputFcn": [seen, broken]})
+    assert seen.told[-1][2] == "done"
+
+
+def test_a_fit_that_goes_on_by_chol_is_one_to_its_functions() -> None:
+    from tests.frontends.matlab_calls import GROUP, GROUPS, TIME, N
+
+    rng = np.random.default_rng(3)
+    y = (5.0 + 0.8 * rng.normal(size=GROUPS)[GROUP]) * np.exp(-TIME) + 0.15 * rng.normal(size=N)
+    seen = Recorder()
+    stats = call(y=y, CovPattern=[0, 0], Options={"OutputFcn": seen})[2]
+    assert "went on" in str(stats.fit.status)
+    states = [state for _, _, state in seen.told]
+    assert states.count("init") == states.count("done") == 1
+    iterations = [status.iteration for _, status, _ in seen.told if status.inner.procedure == "none"]
+    assert iterations == sorted(iterations)
+
+
+# ---- the plot
+
+
+def lines(plot: LivePlot) -> list[np.ndarray]:
+    return [axis.lines[-1].get_ydata() for axis in plot.axes]
+
+
+def test_the_plot_draws_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "pictures" / "progress.png"
+    plot = jn.nlmefitoutputfcn.to_file(path)
+    beta, psi, stats, b = call(Options={"OutputFcn": plot})
+    assert path.stat().st_size > 5_000  # five panels
+    titles = [axis.get_title() for axis in plot.axes]
+    assert titles == ["beta[0]", "beta[1]", "Psi[0, 0]", "Psi[1, 1]", "log-likelihood"]
+    ends = [line[-1] for line in lines(plot)]
+    assert ends == pytest.approx([*beta, *np.diag(psi), stats.logl])
+    assert stats.converged
+
+
+def test_the_plot_without_a_display_draws_in_the_working_directory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call(Options={"OutputFcn": jn.nlmefitoutputfcn})
+    assert (tmp_path / "nlmefit.png").exists()
+
+
+def test_the_plot_draws_into_axes_and_closing_stops_the_fit() -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 5)
+    beta, psi, stats, b = call(Options={"OutputFcn": jn.nlmefitoutputfcn.into(axes)})
+    assert stats.converged
+    assert axes[-1].lines[-1].get_ydata()[-1] == pytest.approx(stats.logl)
+    plt.close(figure)
+    figure, axes = plt.subplots(1, 5)
+
+    def close(beta, status, state):
+        if status.iteration == 2:
+            plt.close(figure)
+
+    stats = call(Options={"OutputFcn": [jn.nlmefitoutputfcn.into(axes), close]})[2]
+    assert stats.fit.stopped
+    with pytest.raises(jn.OptionError, match="axes holds 3 axes; expected 5"):
+        call(Options={"OutputFcn": jn.nlmefitoutputfcn.into(plt.subplots(1, 3)[1])})
+    with pytest.raises(jn.OptionError, match="path or axes"):
+        LivePlot("x.png", axes)
+    plt.close("all")
+
+
+def test_in_a_window_the_plot_is_live(monkeypatch) -> None:
+    """The window's own calls, on a backend without one."""
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr("jaxnlme.frontends.live_plot._display", lambda: "window")
+    monkeypatch.setattr(plt, "show", lambda block: shown.append(block))
+    before = set(plt.get_fignums())
+    plot = LivePlot()
+    assert call(Options={"OutputFcn": plot})[2].converged
+    assert shown == [False] and len(set(plt.get_fignums()) - before) == 1  # left open at the end
+
+    def close(beta, status, state):
+        if status.iteration == 1:
+            plt.close("all")
+
+    assert call(Options={"OutputFcn": [plot, close]})[2].fit.stopped
+    plt.close("all")
+
+
+def test_in_a_notebook_one_display_is_updated(monkeypatch) -> None:
+    IPython = pytest.importorskip("IPython")
+    from IPython import display as shown
+
+    pictures: list[str] = []
+
+    class Handle:
+        def update(self, picture):
+            pictures.append("update")
+
+    def display(picture, display_id):
+        pictures.append("display")
+        return Handle()
+
+    assert IPython.__version__
+    monkeypatch.setattr(shown, "display", display)
+    monkeypatch.setattr("jaxnlme.frontends.live_plot._display", lambda: "notebook")
+    monkeypatch.setitem(__import__("jaxnlme.frontends.live_plot", fromlist=["APART"]).APART, "notebook", 0.0)
+    assert call(Options={"OutputFcn": LivePlot()}, beta0=START)[2].converged
+    assert pictures[0] == "display" and set(pictures[1:]) == {"update"} and len(pictures) > 3
