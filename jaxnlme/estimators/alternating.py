@@ -138,7 +138,9 @@ class AlternatingSession(Session):
         gained = True
         while gained and not (self.halted or self.exhausted):
             slopes, before = self._slopes(active), self._merit(metric, active)
-            if not np.linalg.cond(slopes) < 1e14 or self._root(active, np.linalg.inv(slopes), metric):
+            if not (np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14) or self._root(
+                active, np.linalg.inv(slopes), metric
+            ):
                 return
             gained = self._merit(metric, active) < GAINED * before
 
@@ -153,14 +155,20 @@ class AlternatingSession(Session):
             known = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
             if self.many and not flat(self, active, np.diag(1.0 / np.diag(known))):
                 return known, active  # the scores of many groups tell it well enough
-            matrix = _positive(self.frozen(active))
+            matrix = self.frozen(active)
+            if not np.isfinite(matrix).all():
+                return None, active
+            matrix = _positive(matrix)
             # A variance on its way to zero would take the search for the root along for ever.
             if collapse(self, active, matrix, self.collapsed, self.kept):
                 continue
             if not flat(self, active, matrix):
                 break
             self._alternate(np.linalg.inv(matrix), active)
-            matrix = _positive(self.frozen(active))
+            matrix = self.frozen(active)
+            if not np.isfinite(matrix).all():
+                return None, active
+            matrix = _positive(matrix)
             if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
                 break
         return np.linalg.inv(matrix), active

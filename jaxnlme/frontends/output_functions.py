@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.estimators.session import Iteration
+from jaxnlme.estimators.telling import Iteration
 from jaxnlme.frontends._matlab_output import mean_square, parametrized
 from jaxnlme.frontends._matlab_record import Struct
 from jaxnlme.model.psi import psi_of

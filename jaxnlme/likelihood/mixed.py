@@ -5,12 +5,12 @@ t = A (beta - beta0) - B b0 for a linearisation at (beta0, b0),
 
     e ~ N(J t, S^2 + J B psi B' J'),        psi = L L',  Z = B L.
 
-All that the rows say is M = J' W J, c = J' W e, e' W e and their log-scales. The rest is small algebra, written out:
+With the sums M = J' W J and c = J' W e over rows the rest is small algebra, written out:
 
     H = I + Z' M Z,    z = H^-1 Z' (c - M t),    w = t + Z z,    s = c - M w,    P = Z H^-1 Z'
-    log p       logs - (e' W e - c' (t + w) + t' M w) / 2 - log|H| / 2
+    log p       logs - (|e - J w|^2 + |z|^2) / 2 - log|H| / 2,  rows weighted
     in beta     A' s,         in L   B' (s z' - M Z H^-1)
-    in rows     of logs - |e - J w|^2 / 2 - J P J' / 2, rows weighted, with w and P held
+    in rows     of logs - |e - J w|^2 / 2 - J P J' / 2,  w and P held
     X' V^-1 X   A' Q A,  Q = M - M P M,   with derivatives  -(B' Q A)' dpsi (B' Q A)  and  D' dM D,  D = (I - P M) A.
 """
 
@@ -98,7 +98,9 @@ def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with
     z = cholesky_solve(lower, right) if q else right
     w = added(t, product(spread, column([z[k] for k in range(q)])))
     s = _minus(c, product(m, w))
-    quadratic = jnp.sum(e**2 * precision) - _inner(c, added(t, w), dtype) + _inner(product(m, t), w, dtype)
+    # The penalised sum of squares: differences of the sums above would lose it where f is far off.
+    along = sum((w[k, 0] * slopes[k] for k in axes if (k, 0) in w), jnp.zeros_like(e))
+    quadratic = jnp.sum(precision * (e - lean * along) ** 2) + jnp.sum(z**2)
     value = jnp.sum(logs) - 0.5 * quadratic - half_logdet(lower)
 
     inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
@@ -112,7 +114,6 @@ def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with
         places = tuple(np.array(pattern).T)
         score.append(entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[places])
     if error.shape[0]:
-        along = sum(w[k, 0] * slopes[k] for k in axes if (k, 0) in w)
         left = sum(value * slopes[i] * slopes[j] for (i, j), value in shrunk.items())
 
         def terms(error):
@@ -139,7 +140,3 @@ def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with
 
 def _minus(a: Entries, b: Entries) -> Entries:
     return added(a, {place: -value for place, value in b.items()})
-
-
-def _inner(a: Entries, b: Entries, dtype: Any) -> Any:
-    return sum((a[place] * b[place] for place in a if place in b), jnp.zeros((), dtype))
