@@ -13,9 +13,9 @@ from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.jobs import Outcomes, nothing
 from jaxnlme.refits.batch import Refits, named_options, natural_se, opened_variances, packed, whole_number
 from jaxnlme.refits.endings import ended, failures, words
-from jaxnlme.refits.told import Told
 from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
+from jaxnlme.results.told import Told
 
 if TYPE_CHECKING:
     import pandas as pd

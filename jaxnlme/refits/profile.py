@@ -16,10 +16,10 @@ from jaxnlme.refits.batch import Refits, named_options
 from jaxnlme.refits.coordinates import coordinate
 from jaxnlme.refits.endings import ended, failures, words
 from jaxnlme.refits.ordered import reorderable
-from jaxnlme.refits.told import Told
 from jaxnlme.refits.traces import Trace
 from jaxnlme.results._tables import Table, number
 from jaxnlme.results.fit import Fit
+from jaxnlme.results.told import Told
 
 if TYPE_CHECKING:
     import pandas as pd
