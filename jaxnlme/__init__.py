@@ -11,6 +11,7 @@ from jaxnlme.errors import PrecisionError as PrecisionError
 from jaxnlme.errors import Status as Status
 from jaxnlme.estimators.alternating import Alternating as Alternating
 from jaxnlme.estimators.fitting import fit as fit
+from jaxnlme.estimators.groupwise import fit_groups as fit_groups
 from jaxnlme.estimators.marginal import Marginal as Marginal
 from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
@@ -43,6 +44,8 @@ from jaxnlme.model.parameters import Parameter as Parameter
 from jaxnlme.model.params import Params as Params
 from jaxnlme.model.problem import Problem as Problem
 from jaxnlme.results.fit import Fit as Fit
+from jaxnlme.results.group_fits import GroupFits as GroupFits
+from jaxnlme.results.group_fits import GroupStatus as GroupStatus
 from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.results.storage import load as load

@@ -17,11 +17,12 @@ from jaxnlme.estimators.alternating import Alternating, AlternatingSession
 from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
+from jaxnlme.estimators.groupwise import groups_start
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.session import Session
-from jaxnlme.estimators.starts import pooled_start, scaled_error_start
+from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.telling import Callback
 from jaxnlme.likelihood.linearised import LME, RELME, Linearised
 from jaxnlme.likelihood.named import Rung, rung
@@ -37,6 +38,7 @@ from jaxnlme.results.fit import Fit
 
 Method = str | Rung | Linearised | AbstractEstimator
 LINEARISED = {"lme": LME, "relme": RELME}
+STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,8 @@ def fit(
       linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); or a list of them, each starting where the one before
       ended.
     - `start`: Params, user-scale values by name, or an earlier Fit of the same model; otherwise the model's own.
-    - `starts`: "pooled" first fits the model without random effects to all data.
+    - `starts`: "pooled" first fits the model without random effects to all data; "groups" fits each group by itself
+      and starts from the averages, spread and residual scale of these fits (see `fit_groups`).
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
       less than `tolerance` log-likelihood units.
     - `standard_errors`: False leaves out the information matrix (and what rests on it).
@@ -121,8 +124,8 @@ def fit(
     """
     if on_bad_group not in ("stop", "leave out"):
         raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
-    if starts not in (None, "pooled"):
-        raise OptionError(f"starts must be None or 'pooled'; received {starts!r}.")
+    if starts not in (None, *STARTS):
+        raise OptionError(f"starts must be None, 'pooled' or 'groups'; received {starts!r}.")
     methods = list(method) if isinstance(method, (list, tuple)) else [method]
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
@@ -165,7 +168,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
             binding = bind_together(model, data, processes)
             estimator.check(binding)
         given = plan.start if isinstance(plan.start, Mapping) else ()
-        params = processes.together(lambda: _start_params(binding, plan.start))
+        params = processes.together(lambda: start_params(binding, plan.start))
         with clock(timings, "check"):
             placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
         if plan.start is None or given:
@@ -175,9 +178,9 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
         notes: list[str] = []
         # A group of weight zero may be anything: it adds nothing.
         finite = found.finite | (binding.data.weights == 0)
-        pooled = plan.starts == "pooled"
+        starts = plan.starts
         if checkpoint is not None and checkpoint.standing is not None:
-            finite, pooled = finite & checkpoint.rest, False
+            finite, starts = finite & checkpoint.rest, None
             notes.append(_resumed(checkpoint))
         session, line = None, Progress(plan.progress if processes.index == 0 else False, estimator.method.name)
         while session is None:
@@ -192,10 +195,10 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
                 model = model.for_groups(finite, rest.y.shape[1])
                 binding = rebind_together(model, rest, binding, processes)
                 placed = placed.again(binding.problem)
-            if pooled:
+            if starts is not None:
                 with clock(timings, "starts"):
-                    params, sentence = pooled_start(binding, params, given, placed)
-                notes, pooled = [*notes, sentence], False
+                    params, sentence = STARTS[starts](binding, params, given, placed)
+                notes, starts = [*notes, sentence], None
             with clock(timings, "first evaluation"):
                 session = (AlternatingSession if isinstance(estimator, Alternating) else Session)(
                     binding, estimator, params, [*plan.callbacks, line], placed, checkpoint
@@ -232,21 +235,3 @@ def _resumed(checkpoint: Checkpoint) -> str:
     assert standing is not None
     ended = ", where it had ended" if standing.finished else ""
     return f"Resumed from {checkpoint.path} after {standing.iterations} iterations{ended}."
-
-
-def _start_params(binding: Binding, start: Any) -> Params:
-    if start is None:
-        return binding.start
-    if isinstance(start, Fit):
-        if start.binding.density.reported_names != binding.density.reported_names:
-            raise OptionError("start is a fit of another model: its parameters have other names.")
-        return start.params
-    if isinstance(start, Params):
-        shapes = [np.shape(getattr(start, name)) for name in ("beta", "covariance", "error")]
-        own = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
-        if shapes != own:
-            raise OptionError(f"start has blocks of shapes {shapes}; this model has {own} (beta, covariance, error).")
-        return start
-    if isinstance(start, Mapping):
-        return binding.params(start)
-    raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")

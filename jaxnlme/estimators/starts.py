@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +15,33 @@ from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
 from jaxnlme.model.problem import Problem
+from jaxnlme.results.fit import Fit
 from jaxnlme.typing import Vector
 
 # The pooled fit ends when a step gains less than this share of the sum of squares; STEPS is a bound on its steps.
 GAIN, STEPS = 1e-8, 200
+
+
+def start_params(binding: Binding, start: Any) -> Params:
+    """Params from what a user gives as `start`: Params, values by name, an earlier Fit, None for the model's own.
+
+    **Errors:** OptionError or ModelError for what does not fit the model.
+    """
+    if start is None:
+        return binding.start
+    if isinstance(start, Fit):
+        if start.binding.density.reported_names != binding.density.reported_names:
+            raise OptionError("start is a fit of another model: its parameters have other names.")
+        return start.params
+    if isinstance(start, Params):
+        shapes = [np.shape(getattr(start, name)) for name in ("beta", "covariance", "error")]
+        own = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
+        if shapes != own:
+            raise OptionError(f"start has blocks of shapes {shapes}; this model has {own} (beta, covariance, error).")
+        return start
+    if isinstance(start, Mapping):
+        return binding.params(start)
+    raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")
 
 
 def scaled_error_start(binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()) -> Params:
