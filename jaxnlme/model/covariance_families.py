@@ -44,6 +44,11 @@ _NAMED = {
 }
 
 
+def family_name(family: AbstractCovariance) -> str | None:
+    """The word for a family that has one for any number of effects."""
+    return next((name for name, kind in _NAMED.items() if type(family) is kind), None)
+
+
 def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     """The covariance family of the named `effects`.
 

@@ -282,6 +282,13 @@ class Fit:
 
         return residuals(self, kinds)
 
+    def update(self, **changes: Any) -> Fit:
+        """The model with a change, fitted again from the estimates, as in `fit.update(drop="vol")`; see
+        `jaxnlme.estimators.updating.update`."""
+        from jaxnlme.estimators.updating import update
+
+        return update(self, **changes)
+
     def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
         """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
         from jaxnlme.refits.bootstrap import bootstrap
