@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.results.advice import advice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,6 +190,7 @@ class Summary:
                     f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the "
                     "information matrix."
                 )
+            notes += advice(fit)
         return notes + [f"Note: {note}" for note in fit.data.notes]
 
 

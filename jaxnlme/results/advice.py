@@ -1,0 +1,69 @@
+"""What a fit suggests of its random effects: variances and correlations that the data hardly tell from zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jaxnlme.errors import some
+from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogCholesky
+from jaxnlme.model.covariance_families import family_name
+from jaxnlme.results._tables import number
+
+if TYPE_CHECKING:
+    from jaxnlme.results.fit import Fit
+
+
+def advice(fit: Fit) -> list[str]:
+    """Sentences on a converged fit with standard errors, at most two: variances smaller than their standard errors, and
+    correlations of which none is told apart from zero. Variances at zero have sentences of their own in the status.
+
+    They are hints: a Wald comparison at a boundary is rough, so each says how to look closer.
+    """
+    if not fit.converged or fit.information is None or not fit.information.positive:
+        return []
+    table = fit.estimates
+    return [*_small_variances(fit, table), *_weak_correlations(fit, table)]
+
+
+def _small_variances(fit: Fit, table: Any) -> list[str]:
+    """By the delta method se(sd^2) = 2 sd se(sd): a variance is below its standard error where sd < 2 se(sd)."""
+    density = fit.binding.density
+    # Where several effects share an SD, or a function of the user's reads them, none can be dropped alone.
+    own = [effects[0] for _, effects, _ in density.covariance.collapses if len(effects) == 1]
+    spec = fit.model.covariance
+    named = not isinstance(spec, AbstractCovariance) or family_name(spec) is not None
+    if fit.model.individual is not None or not named:
+        return []
+    small = []
+    for k in sorted(own):
+        name = density.effect_names[k]
+        row = table.loc[f"sd({name})"]
+        if 0.0 < row["estimate"] < 2.0 * row["se"]:
+            small.append((name, f"{name} ({number(row['estimate'], 2)}, se {number(row['se'], 2)})"))
+    if not small:
+        return []
+    names = [name for name, _ in small]
+    one = len(names) == 1
+    drop = repr(names[0]) if one else repr(names)
+    return [
+        f"The SD{'' if one else 's'} of {some([text for _, text in small])} {'is' if one else 'are'} small: the "
+        f"variance{'' if one else 's'} {'is' if one else 'are'} below {'its' if one else 'their'} standard "
+        f"error{'' if one else 's'}. fit.update(drop={drop}) drops {'it' if one else 'them'}; compare AIC or BIC."
+    ]
+
+
+def _weak_correlations(fit: Fit, table: Any) -> list[str]:
+    density = fit.binding.density
+    rows = table[table.kind == "correlation"]
+    if not isinstance(density.covariance, (LogCholesky, Blocks)) or not len(rows) or fit.at_zero:
+        return []
+    # By two standard errors and not by the interval: Fisher's, of a correlation near one, holds zero as well.
+    if not (rows["estimate"].abs() < 2.0 * rows["se"]).all():  # nor where there is no standard error
+        return []
+    largest = rows.loc[rows["estimate"].abs().idxmax()]
+    one = len(rows) == 1
+    return [
+        f"{'The correlation' if one else 'No correlation'} of the random effects is {'not ' if one else ''}told apart "
+        f"from zero ({'' if one else 'the largest: '}{number(largest['estimate'], 2)}, se {number(largest['se'], 2)}). "
+        "fit.update(covariance='diagonal') leaves correlations out; compare AIC or BIC."
+    ]
