@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jaxnlme.errors import some
-from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogCholesky
+from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogCholesky, LogMatrix
 from jaxnlme.model.covariance_families import family_name
 from jaxnlme.results._tables import number
 
@@ -29,14 +29,15 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
     """By the delta method se(sd^2) = 2 sd se(sd): a variance is below its standard error where sd < 2 se(sd)."""
     density = fit.binding.density
     # Where several effects share an SD, or a function of the user's reads them, none can be dropped alone.
-    own = [effects[0] for _, effects, _ in density.covariance.collapses if len(effects) == 1]
+    shared = {k for _, effects, _ in density.covariance.collapses if len(effects) > 1 for k in effects}
     spec = fit.model.covariance
     named = not isinstance(spec, AbstractCovariance) or family_name(spec) is not None
     if fit.model.individual is not None or not named:
         return []
     small = []
-    for k in sorted(own):
-        name = density.effect_names[k]
+    for k, name in enumerate(density.effect_names):
+        if k in shared:
+            continue
         row = table.loc[f"sd({name})"]
         if 0.0 < row["estimate"] < 2.0 * row["se"]:
             small.append((name, f"{name} ({number(row['estimate'], 2)}, se {number(row['se'], 2)})"))
@@ -55,7 +56,7 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
 def _weak_correlations(fit: Fit, table: Any) -> list[str]:
     density = fit.binding.density
     rows = table[table.kind == "correlation"]
-    if not isinstance(density.covariance, (LogCholesky, Blocks)) or not len(rows) or fit.at_zero:
+    if not isinstance(density.covariance, (LogCholesky, LogMatrix, Blocks)) or not len(rows) or fit.at_zero:
         return []
     # By two standard errors and not by the interval: Fisher's, of a correlation near one, holds zero as well.
     if not (rows["estimate"].abs() < 2.0 * rows["se"]).all():  # nor where there is no standard error
