@@ -61,6 +61,10 @@ class Alternating(AbstractEstimator):
     max_iterations: Any = eqx.field(default=500, converter=as_number)
     tolerance: Any = eqx.field(default=1e-8, converter=as_number)
 
+    @property
+    def restricted(self) -> bool:
+        return self.method.restricted
+
     def check(self, binding: Binding) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face, or the structural model weights to train."""
         super().check(binding)
@@ -101,10 +105,6 @@ class AlternatingSession(Session):
     procedure, minimiser = "ALT", "LME"
     about: np.ndarray | None = None
     near = 0.0
-
-    @property
-    def restricted(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.estimator.method.restricted
 
     def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
         about = x if self.about is None else self.about

@@ -17,6 +17,16 @@ class AbstractEstimator(eqx.Module):
     max_iterations: eqx.AbstractVar[Any]
     tolerance: eqx.AbstractVar[Any]
 
+    @property
+    def restricted(self) -> bool:
+        """Whether beta is integrated out of the likelihood."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """The likelihood's name, for messages."""
+        return self.method.name
+
     def check(self, binding: Binding) -> None:
         """**Errors:** ModelError where the model does not suit the method."""
         self.method.check(binding.density)

@@ -55,7 +55,7 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
             continue
         collapsed |= zeros
         fix_collapsed(session, collapsed)
-        session.move(x, session.evaluate(x, session.best.modes))
+        session.move(session.evaluate(x, session.best.modes))
         changed = True
     return changed
 
@@ -129,5 +129,5 @@ def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.nda
     collapsed.clear()
     collapsed |= {place for place in places if x[place] == -np.inf}
     fix_collapsed(session, collapsed)
-    session.move(x, session.evaluate(x, session.best.modes))
+    session.move(session.evaluate(x, session.best.modes))
     return True

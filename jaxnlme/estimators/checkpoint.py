@@ -72,8 +72,8 @@ class Checkpoint:
             "jaxnlme checkpoint": FORMAT,
             "data": binding.data.fingerprint(),
             "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
-            "method": digest(estimator.method),
-            "method name": estimator.method.name,
+            "method": digest([estimator.method, estimator.restricted]),
+            "method name": estimator.name,
             "version": _version(),
         }
         self.rest = np.ones(binding.data.n_groups, bool)

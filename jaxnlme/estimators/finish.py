@@ -87,7 +87,7 @@ def _fresh_modes(session: Session) -> bool:
     if not session.processes.any(better.any()):
         return False
     modes = session.modes_from(np.where(better[:, None], fresh.modes, own.modes))
-    session.move(session.x, session.evaluate(session.x, modes))
+    session.move(session.evaluate(session.x, modes))
     return True
 
 
@@ -109,7 +109,7 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
             x[active] += sign * length * direction
             trial = session.evaluate(x, session.best.modes)
             if trial.value < session.best.value - 1e-6:
-                session.move(x, trial)
+                session.move(trial)
                 return True
     return False
 
@@ -132,5 +132,5 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         trial = session.evaluate(x, session.best.modes)
         if not trial.value <= session.best.value + 1e-9 * abs(session.best.value):
             break
-        session.x, session.best = x, trial
+        session.x, session.best = trial.x, trial
     return decrement

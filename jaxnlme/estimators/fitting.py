@@ -21,6 +21,7 @@ from jaxnlme.estimators.groupwise import groups_start
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
+from jaxnlme.estimators.restricted import Restricted, RestrictedSession, restrict, unrestricted_start
 from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.telling import Callback
@@ -37,6 +38,7 @@ from jaxnlme.precision import x64
 from jaxnlme.results.fit import Fit
 
 Method = str | Rung | Linearised | AbstractEstimator
+_SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restricted: RestrictedSession}
 LINEARISED = {"lme": LME, "relme": RELME}
 STARTS = {"pooled": pooled_start, "groups": groups_start}
 
@@ -67,6 +69,7 @@ class Plan:
             "devices": None if self.mesh is None else self.mesh.devices.size,
             "chunk_groups": self.chunk_groups,
             "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "restricted": estimator.restricted,
         }
 
 
@@ -75,6 +78,7 @@ def fit(
     data: GroupedData,
     method: Method | Sequence[Method] = "focei",
     *,
+    restricted: bool = False,
     start: Params | Mapping[str, float] | Fit | None = None,
     starts: str | None = None,
     max_iterations: int = 500,
@@ -96,6 +100,9 @@ def fit(
     - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`; "lme" or "relme", the
       linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); or a list of them, each starting where the one before
       ended.
+    - `restricted`: maximise the restricted likelihood (REML): the unfixed beta are integrated out under a flat prior on
+      their transformed scale, by Laplace's method, which is exact for linear models. For "fo", "foce", "focei" and
+      "laplace"; of a list, the last one is restricted, and those before only lead there.
     - `start`: Params, user-scale values by name, or an earlier Fit of the same model; otherwise the model's own.
     - `starts`: "pooled" first fits the model without random effects to all data; "groups" fits each group by itself
       and starts from the averages, spread and residual scale of these fits (see `fit_groups`).
@@ -131,11 +138,15 @@ def fit(
         raise OptionError("method is an empty list; name at least one.")
     mesh = mesh_of(devices)
     plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, None)
+    if not isinstance(restricted, bool):
+        raise OptionError(f"restricted must be True or False; received {restricted!r}.")
     if checkpoint is not None and not isinstance(checkpoint, (str, Path)):
         raise OptionError(f"checkpoint is the path of a file, or None; received {checkpoint!r}.")
     for number, one in enumerate(methods):
-        estimator = _estimator(one, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
         last = number == len(methods) - 1
+        estimator = _estimator(one, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
+        if restricted and last:
+            estimator = restrict(estimator)
         path = None if checkpoint is None else Path(f"{checkpoint}.{number + 1}" if len(methods) > 1 else checkpoint)
         plan = dataclasses.replace(plan, standard_errors=standard_errors and last, checkpoint=path)
         result = _fit_one(model, data, estimator, plan)
@@ -179,10 +190,12 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
         # A group of weight zero may be anything: it adds nothing.
         finite = found.finite | (binding.data.weights == 0)
         starts = plan.starts
+        led = isinstance(estimator, Restricted) and not isinstance(plan.start, Fit)
         if checkpoint is not None and checkpoint.standing is not None:
-            finite, starts = finite & checkpoint.rest, None
+            finite, starts, led = finite & checkpoint.rest, None, False
             notes.append(_resumed(checkpoint))
-        session, line = None, Progress(plan.progress if processes.index == 0 else False, estimator.method.name)
+        session, leader = None, None
+        line = Progress(plan.progress if processes.index == 0 else False, estimator.name)
         while session is None:
             if not processes.all(finite.all()):
                 if plan.on_bad_group == "stop" or not processes.all(finite.any()):
@@ -199,10 +212,16 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
                 with clock(timings, "starts"):
                     params, sentence = STARTS[starts](binding, params, given, placed)
                 notes, starts = [*notes, sentence], None
+            if led:
+                with clock(timings, "starts"):
+                    params, sentence, leader = unrestricted_start(binding, estimator, params, placed)
+                notes, led = ([*notes, sentence], False) if sentence else (notes, True)
             with clock(timings, "first evaluation"):
-                session = (AlternatingSession if isinstance(estimator, Alternating) else Session)(
+                session = _SESSIONS.get(type(estimator), Session)(
                     binding, estimator, params, [*plan.callbacks, line], placed, checkpoint
                 )
+            if leader is not None and isinstance(session, RestrictedSession):
+                session.follow(leader)
             own = session.best.own
             finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
             finite |= binding.data.weights == 0

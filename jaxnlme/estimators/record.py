@@ -151,4 +151,5 @@ def stillborn(
         timings=timings,
         fingerprint=binding.data.fingerprint(),
         totals=totals(binding, processes),
+        restricted=estimator.restricted,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,18 +24,19 @@ from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 
+T = TypeVar("T")
 # Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
 CONVERGED = 1e-6
 
 
 class Outcome:
-    """An evaluation on the host: `sums` (numpy), `modes` as `Session.evaluate` takes them, and `own`, what it says of
-    each of this process's groups."""
+    """An evaluation on the host: `sums` (numpy), the point `x` (n,) they are of, `modes` as `Session.evaluate` takes
+    them, and `own`, what it says of each of this process's groups (of the `pieces` where `placed`)."""
 
-    def __init__(self, sums: Sums, pieces: Sequence[Groups], placed: Placed):
-        self.sums = sums
+    def __init__(self, sums: Sums, pieces: Sequence[Groups], placed: Placed, x: np.ndarray):
+        self.sums, self.x = sums, x
         self.modes = [piece.modes for piece in pieces]
-        self._pieces, self._placed = pieces, placed
+        self.pieces, self.placed = pieces, placed
 
     @property
     def value(self) -> float:
@@ -44,7 +45,7 @@ class Outcome:
     @functools.cached_property
     def own(self) -> Groups:
         """Numpy arrays with a leading groups axis, in the order of the data."""
-        return jax.tree.map(lambda *parts: self._placed.own(parts), *self._pieces)
+        return jax.tree.map(lambda *parts: self.placed.own(parts), *self.pieces)
 
 
 class Session:
@@ -55,7 +56,6 @@ class Session:
     """
 
     procedure, minimiser = "LAP", "PLM"
-    restricted = False
 
     def __init__(
         self,
@@ -85,6 +85,8 @@ class Session:
         self.stopped = False
         self.many = placed.size * self.processes.count >= GROUPS_PER_PARAMETER * dense
         self.state: MarginalState | None = None
+        # An inverse Hessian (n, n) for the next minimisation to begin with, where one is known.
+        self.metric: np.ndarray | None = None
         # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
         self.collapsed: set[int] = set()
         self.kept: set[int] = set()
@@ -93,6 +95,7 @@ class Session:
         self.resumed = standing is not None
         modes = self.zero_modes() if standing is None else self._restore(standing)
         self.best = self.evaluate(self.x, modes)
+        self.x = self.best.x
 
     def zero_modes(self) -> list[Any]:
         """Where a search begins that trusts nothing: z = 0, as `evaluate` takes modes."""
@@ -112,7 +115,17 @@ class Session:
         if self.binding.density.priors:
             sums = compiled(with_prior, 0)(self.binding.density, self.template, x, sums)
             sums = jax.tree.map(np.asarray, sums)
-        return Outcome(sums, groups, self.placed)
+        return Outcome(sums, groups, self.placed, x)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether beta is integrated out of the likelihood."""
+        return self.estimator.restricted
+
+    @property
+    def faults(self) -> list[str]:
+        """Sentences on what is wrong with the best point beside what every fit is asked; none here."""
+        return []
 
     def decide(self, x: np.ndarray) -> Sums:
         """The Sums at `x` (n,) that decide whether an estimate may go there."""
@@ -138,9 +151,9 @@ class Session:
         """Whether the user asked to stop."""
         return self.interrupted or self.stopped
 
-    def move(self, x: np.ndarray, result: Outcome) -> None:
+    def move(self, result: Outcome) -> None:
         """Makes an evaluated point the best one; a new minimisation starts from it."""
-        self.x, self.best, self.state = np.asarray(x), result, None
+        self.x, self.best, self.state = result.x, result, None
 
     def minimise(self) -> None:
         """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
@@ -155,7 +168,9 @@ class Session:
         else:
             estimator = Marginal(method, left, tolerance)
             first = Evaluation(self.best.sums, Groups())
-            state, trial, over = _init(estimator, self.binding.density, self.template, self.x, first, self.free)
+            start = (self.binding.density, self.template, self.x, first, self.free)
+            state, trial, over = _init(estimator, *start, self.metric)
+            self.metric = None
             self._take(state, self.best)
         if not self.history:
             self._report(state)
@@ -216,7 +231,8 @@ class Session:
         return not float(self.state.bfgs.decrement) < float(self.estimator.tolerance)
 
     def _take(self, state: MarginalState, result: Outcome) -> None:
-        self.state, self.best, self.x = state, result, np.asarray(state.bfgs.x)
+        self.best, self.x = result, result.x
+        self.state = eqx.tree_at(lambda s: s.bfgs.x, state, result.x)
 
     def _report(self, state: MarginalState) -> None:
         entry = self._entry("iter" if self.history else "init")
@@ -296,17 +312,17 @@ class Session:
         return 0.5 * (matrix + matrix.T)
 
     def differences(
-        self, entries: np.ndarray, evaluate: Callable[[np.ndarray], Sums]
-    ) -> Iterator[tuple[Sums, Sums, float]]:
+        self, entries: np.ndarray, evaluate: Callable[[np.ndarray], T], share: float = 3e-4
+    ) -> Iterator[tuple[T, T, float]]:
         """For each of `entries`, what `evaluate` gives on either side of the best point, and how far apart.
 
-        The step is a small fraction of each entry's uncertainty, as the minimiser's metric knows it.
+        The step is a `share` of each entry's uncertainty, as the minimiser's metric knows it.
         """
         spread = np.ones(len(self.x))
         if self.state is not None:
             spread = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
         size = np.abs(np.where(np.isfinite(self.x), self.x, 0.0))
-        step = np.clip(3e-4 * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
+        step = np.clip(share * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
         for k in entries:
             up, down = self.x.copy(), self.x.copy()
             up[k] += step[k]
@@ -319,8 +335,18 @@ class Session:
 
 
 @np.errstate(all="ignore")
-def _init(estimator: Marginal, density: Density, template: Params, x: np.ndarray, first: Evaluation, free: np.ndarray):
+def _init(
+    estimator: Marginal,
+    density: Density,
+    template: Params,
+    x: np.ndarray,
+    first: Evaluation,
+    free: np.ndarray,
+    metric: np.ndarray | None,
+):
     state = estimator.init(density, template, x, first, free)
+    if metric is not None:
+        state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.renew(state.bfgs, metric))
     return state, estimator.trial(state), estimator.terminate(state)
 
 

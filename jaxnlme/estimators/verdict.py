@@ -41,7 +41,7 @@ def judge(
     if session.stopped:
         bad.append("Stopped by a callback: this is the point reached, not a maximum.")
     if not np.isfinite(session.best.value):
-        bad.append("The objective is not finite; see status.groups for the groups concerned.")
+        bad += session.faults or ["The objective is not finite; see status.groups for the groups concerned."]
     elif not session.halted:
         bad += _numerical_faults(session, matrix, active, decrement, with_information)
     bad += _lost_groups(session)
