@@ -16,23 +16,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.boundary import collapse, flat
+from jaxnlme.estimators.evaluations import Outcome
+from jaxnlme.estimators.linearised_objective import share_linearised, with_beta_integrated
 from jaxnlme.estimators.marginal import MarginalState
-from jaxnlme.estimators.objective import Groups, Sums, added_up, unflatten, weighted_sum
-from jaxnlme.estimators.session import Outcome, Session
-from jaxnlme.likelihood.linearised import Linearised, linearised
+from jaxnlme.estimators.objective import Groups, Sums
+from jaxnlme.estimators.session import Session
+from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding
-from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.typing import Vector
+from jaxnlme.numerics.roots import broyden, positive_neighbour
 
 # Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
 # may lie at the end of a long valley. NEAR_ENOUGH will do where points were refused, since the gradient is not quite
@@ -74,31 +71,6 @@ class Alternating(AbstractEstimator):
             )
 
 
-def share_linearised(
-    problem: Problem, point: tuple[Linearised, Params, Vector, Vector], modes: Any
-) -> tuple[Sums, Groups]:
-    """What the groups of `problem` add to the likelihood at x of the model linearised at `about`; see
-    `objective.share`.
-
-    **Arguments:** `point`: the method, the template of Params, `about` (n,) and x (n,).
-    """
-    method, template, about, x = point
-    density, weights = problem.density, problem.weights
-    there, params = unflatten(template, about), unflatten(template, x)
-    found = problem.map(lambda group, z0: linearised(method, density, there, params, group, z0), modes)
-    model = found.mixed
-    sums, groups = added_up(weights, found.result, model.score, weighted_sum(weights, model.score))
-    slopes = None
-    if method.restricted:
-        # psi moves X' V^-1 X by -(B' Q A)' dpsi (B' Q A).
-        spread = jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
-        crossed = weighted_sum(weights, model.crossed)
-        by_psi = -jnp.einsum("rab,abjk->rjk", spread, crossed)
-        slopes = jnp.concatenate([by_psi, weighted_sum(weights, model.bent)])
-    information = weighted_sum(weights, model.information)
-    return dataclasses.replace(sums, information=information, slopes=slopes), groups
-
-
 class AlternatingSession(Session):
     """A session whose gradient is that of the linearised model, the linearisation held, and whose end is its zero."""
 
@@ -113,14 +85,17 @@ class AlternatingSession(Session):
     def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
         outcome = super().evaluate(x, modes, steps)
         if self.restricted:
-            outcome.sums = _restricted(outcome.sums, self.free)
+            outcome.sums = with_beta_integrated(outcome.sums, self.free)
         return outcome
 
     def decide(self, x: np.ndarray) -> Sums:
         """The Sums at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
+        return self._held(x, self.best.modes).sums
+
+    def _held(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         self.about = self.x
         try:
-            return self.evaluate(x, self.best.modes).sums
+            return self.evaluate(x, modes)
         finally:
             self.about = None
 
@@ -158,7 +133,7 @@ class AlternatingSession(Session):
             matrix = self.frozen(active)
             if not np.isfinite(matrix).all():
                 return None, active
-            matrix = _positive(matrix)
+            matrix = positive_neighbour(matrix)
             # A variance on its way to zero would take the search for the root along for ever.
             if collapse(self, active, matrix, self.collapsed, self.kept):
                 continue
@@ -168,7 +143,7 @@ class AlternatingSession(Session):
             matrix = self.frozen(active)
             if not np.isfinite(matrix).all():
                 return None, active
-            matrix = _positive(matrix)
+            matrix = positive_neighbour(matrix)
             if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
                 break
         return np.linalg.inv(matrix), active
@@ -235,7 +210,7 @@ class AlternatingSession(Session):
                 found = np.asarray(trial.sums.gradient)[active]
                 finite = np.isfinite(trial.value) and np.isfinite(found).all()
                 if finite:
-                    inverse = _broyden(inverse, step * direction, found - gradient)
+                    inverse = broyden(inverse, step * direction, found - gradient)
                 if finite and merit(found) < before:
                     break
             else:
@@ -271,8 +246,8 @@ class AlternatingSession(Session):
     def _slopes(self, active: np.ndarray) -> np.ndarray:
         """Derivatives (active, active) of the gradient with the linearisation moving: central differences."""
         columns = [
-            (up.gradient - down.gradient)[active] / width
-            for up, down, width in self.differences(active, lambda x: self.evaluate(x, self.best.modes).sums)
+            (up.sums.gradient - down.sums.gradient)[active] / width
+            for up, down, width in self.differences(active, self.evaluate)
         ]
         return np.array(columns).reshape(len(active), len(active)).T
 
@@ -285,8 +260,8 @@ class AlternatingSession(Session):
         if plain:
             matrix[:p, :p] = self.best.sums.information
         moving = active[active >= p] if plain else active
-        for k, (up, down, width) in zip(moving, self.differences(moving, self.decide), strict=True):
-            matrix[k] = (up.gradient - down.gradient) / width
+        for k, (up, down, width) in zip(moving, self.differences(moving, self._held), strict=True):
+            matrix[k] = (up.sums.gradient - down.sums.gradient) / width
         # Differences along two entries meet twice; a row of beta that was not differenced is the other's column.
         matrix[:p, p:] = matrix[p:, :p].T if plain else matrix[:p, p:]
         matrix = matrix[np.ix_(active, active)]
@@ -306,41 +281,8 @@ class AlternatingSession(Session):
         if matrix is None or not np.isfinite(matrix).all():
             close, words = super().closeness(matrix, active, decrement)
             return close and decrement < 0.5 * CONVERGED**2, words
-        inverse = np.linalg.inv(_positive(matrix))
+        inverse = np.linalg.inv(positive_neighbour(matrix))
         moves = np.abs(inverse @ np.asarray(self.best.sums.gradient)[active]) / np.sqrt(np.diag(inverse))
         residual = float(np.max(moves, initial=0.0))
         words = f"the alternation would move no parameter by more than {residual:.1e} standard errors"
         return residual < CONVERGED, f"{words} (limit {CONVERGED:g})"
-
-
-def _restricted(sums: Sums, free: np.ndarray) -> Sums:
-    """The Sums with beta integrated out: p log(2 pi) / 2 - log|X' V^-1 X| / 2 added to the log-likelihood."""
-    p = sums.information.shape[0]
-    moving = np.flatnonzero(free[:p])
-    information = sums.information[np.ix_(moving, moving)]
-    sign, logdet = np.linalg.slogdet(information)
-    extra = len(moving) * HALF_LOG_2PI - 0.5 * logdet if sign > 0 else np.nan
-    gradient = np.array(sums.gradient)
-    if sign > 0:
-        slopes = sums.slopes[:, moving][:, :, moving]
-        gradient[p:] += 0.5 * np.einsum("jk,rkj->r", np.linalg.inv(information), slopes)
-    return dataclasses.replace(
-        sums, value=sums.value - extra, gradient=gradient, log_likelihood=sums.log_likelihood + extra
-    )
-
-
-def _broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Broyden's update of an inverse Jacobian (n, n), so that it takes `change` to `step`."""
-    moved = inverse @ change
-    size = float(step @ moved)
-    if not abs(size) > 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(moved)):
-        return inverse
-    return inverse + np.outer(step - moved, step @ inverse) / size
-
-
-def _positive(matrix: np.ndarray) -> np.ndarray:
-    """The nearest matrix (n, n) of its eigenvectors that is positive definite, in units of its diagonal."""
-    scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-300))
-    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
-    values = np.maximum(np.abs(values), 1e-10)
-    return (vectors * values) @ vectors.T * np.outer(scale, scale)

@@ -23,9 +23,10 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.evaluations import Outcome
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums
-from jaxnlme.estimators.session import Outcome, Session
+from jaxnlme.estimators.session import Session
 from jaxnlme.likelihood.marginal import Gaussian
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding
@@ -169,16 +170,15 @@ class RestrictedSession(Session):
         theta = np.setdiff1d(active, self.beta)
         among, at = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
 
-        def slope(x: np.ndarray) -> np.ndarray:
-            integral = self._integrated(x, best.modes, fine=False).integral
-            return np.full(len(x), np.nan) if integral is None else integral.slope
+        def integrated(x: np.ndarray, modes: Sequence[Any]) -> RestrictedOutcome:
+            return self._integrated(x, modes, fine=False)
 
         rows = np.zeros((len(theta), len(theta)))
-        sides = self.differences(theta, lambda x: self._plain(x, best.modes).sums.gradient)
-        for k, (up, down, width) in enumerate(sides):
-            rows[k] += (up - down)[theta] / width
-        for k, (up, down, width) in enumerate(self.differences(theta, slope, SHARE)):
-            rows[k] += (up - down)[theta] / width
+        for k, (up, down, width) in enumerate(self.differences(theta, self._plain)):
+            rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
+        for k, (up, down, width) in enumerate(self.differences(theta, integrated, SHARE)):
+            ends = [np.nan if one.integral is None else one.integral.slope[theta] for one in (up, down)]
+            rows[k] += (ends[0] - ends[1]) / width
         matrix = np.zeros((len(active), len(active)))
         matrix[np.ix_(at, at)] = 0.5 * (rows + rows.T)
         information = best.integral.information

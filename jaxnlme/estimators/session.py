@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from jaxnlme.errors import Status
 from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint, Standing
-from jaxnlme.estimators.marginal import GROUPS_PER_PARAMETER, Marginal, MarginalState
-from jaxnlme.estimators.objective import Evaluation, Groups, Sums, flatten, share, unflatten, with_prior
+from jaxnlme.estimators.evaluations import Evaluations, Outcome
+from jaxnlme.estimators.marginal import Marginal, MarginalState
+from jaxnlme.estimators.objective import Evaluation, Groups
 from jaxnlme.estimators.telling import NO_INNER, Audience, Callback, Inner, Iteration
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import compiled
 
-T = TypeVar("T")
 # Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
 CONVERGED = 1e-6
 
 
-class Outcome:
-    """An evaluation on the host: `sums` (numpy), the point `x` (n,) they are of, `modes` as `Session.evaluate` takes
-    them, and `own`, what it says of each of this process's groups (of the `pieces` where `placed`)."""
-
-    def __init__(self, sums: Sums, pieces: Sequence[Groups], placed: Placed, x: np.ndarray):
-        self.sums, self.x = sums, x
-        self.modes = [piece.modes for piece in pieces]
-        self.pieces, self.placed = pieces, placed
-
-    @property
-    def value(self) -> float:
-        return float(self.sums.value)
-
-    @functools.cached_property
-    def own(self) -> Groups:
-        """Numpy arrays with a leading groups axis, in the order of the data."""
-        return jax.tree.map(lambda *parts: self.placed.own(parts), *self.pieces)
-
-
-class Session:
+class Session(Evaluations):
     """Drives a Marginal estimator: evaluations through one compiled program, minimisation, and the record of both.
 
     After every method, `x` (n,) is the best point, `best` its Evaluation, `modes` its modes. `interrupted` is set by
@@ -66,25 +43,14 @@ class Session:
         placed: Placed,
         checkpoint: Checkpoint | None = None,
     ):
-        self.binding = binding
-        self.estimator = estimator
-        self.placed = placed
-        self.processes = placed.processes
-        self.template = on_device(params) if placed.mesh is None else jax.tree.map(np.asarray, params)
+        super().__init__(binding, estimator, params, placed)
         self.audience = Audience(callbacks, placed.processes)
-        self.x = np.asarray(flatten(params))
-        dense = len(binding.fixed)
-        self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - dense, bool)])
-        self.dense = dense
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
-        self.evaluations = 0
         self.iterations = 0
         self.not_found_again = np.zeros(binding.data.n_groups, bool)
         self.interrupted = False
         self.stopped = False
-        self.many = placed.size * self.processes.count >= GROUPS_PER_PARAMETER * dense
-        self.state: MarginalState | None = None
         # An inverse Hessian (n, n) for the next minimisation to begin with, where one is known.
         self.metric: np.ndarray | None = None
         # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
@@ -97,26 +63,6 @@ class Session:
         self.best = self.evaluate(self.x, modes)
         self.x = self.best.x
 
-    def zero_modes(self) -> list[Any]:
-        """Where a search begins that trusts nothing: z = 0, as `evaluate` takes modes."""
-        return self.modes_from(np.zeros((self.placed.n_groups, self.binding.density.n_effects)))
-
-    def modes_from(self, modes: np.ndarray) -> list[Any]:
-        """Modes (groups, random) as `evaluate` takes them."""
-        return self.placed.spread(modes)
-
-    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
-        """The objective at `x` (n,), searches starting from `modes`: those of an Outcome, or from `modes_from`; at most
-        `steps` evaluations each (None: as many as the method allows)."""
-        self.evaluations += 1
-        x = np.asarray(x)
-        sums, groups = self._run(x, modes, self._method(steps))
-        sums = jax.tree.map(np.asarray, sums)
-        if self.binding.density.priors:
-            sums = compiled(with_prior, 0)(self.binding.density, self.template, x, sums)
-            sums = jax.tree.map(np.asarray, sums)
-        return Outcome(sums, groups, self.placed, x)
-
     @property
     def restricted(self) -> bool:
         """Whether beta is integrated out of the likelihood."""
@@ -126,25 +72,6 @@ class Session:
     def faults(self) -> list[str]:
         """Sentences on what is wrong with the best point beside what every fit is asked; none here."""
         return []
-
-    def decide(self, x: np.ndarray) -> Sums:
-        """The Sums at `x` (n,) that decide whether an estimate may go there."""
-        return self.evaluate(x, self.best.modes).sums
-
-    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
-        """Sums, priors left out, and Groups of each piece at `x` (n,)."""
-        return self.placed.run(share, (method, self.template, x), modes)
-
-    def _method(self, steps: int | None) -> Any:
-        """The method, its searches bounded by `steps`."""
-        method = self.estimator.method
-        if steps is None:
-            return method
-        return eqx.tree_at(lambda m: m.search.steps, method, np.asarray(steps, method.search.steps.dtype))
-
-    def params(self, x: np.ndarray | None = None) -> Params:
-        """Params (numpy) at `x`, by default the best point."""
-        return jax.tree.map(np.asarray, unflatten(self.template, self.x if x is None else x))
 
     @property
     def halted(self) -> bool:
@@ -212,11 +139,13 @@ class Session:
         if not self.audience.every_stage or not self.estimator.method.at_mode:
             return self.evaluate(x, modes)
         self.tell_inner("PNLS", "init", 0)
-        most, k, found = int(self.estimator.method.search.steps), 0, False
+        most, k, found, steps = int(self.estimator.method.search.steps), 0, False, 2
         while not found:
             k += 1
-            outcome = self.evaluate(x, modes, 2)
-            modes = outcome.modes
+            outcome = self.evaluate(x, modes, steps)
+            # A step that was too long is shortened within a search: where none was taken, the next search is longer.
+            still = np.array_equal(self.placed.own(outcome.modes), self.placed.own(modes))
+            steps, modes = min(2 * steps if self.processes.all(still) else 2, most), outcome.modes
             self.tell_inner("PNLS", "iter", k, outcome, x)
             found = self.processes.all(not (outcome.own.status == Status.mode_not_found).any())
             found |= self.stopped or k == most
@@ -300,34 +229,6 @@ class Session:
         self.history = list(standing.history)
         self.started -= standing.seconds
         return self.modes_from(standing.modes)
-
-    def hessian(self, active: np.ndarray) -> np.ndarray:
-        """Second derivatives of the objective at `x` in the entries `active`: central differences of the exact
-        gradient, which reuse the compiled program (a Hessian program would cost many times its compilation)."""
-        rows = [
-            (up.gradient - down.gradient)[active] / width
-            for up, down, width in self.differences(active, lambda x: self.evaluate(x, self.best.modes).sums)
-        ]
-        matrix = np.array(rows).reshape(len(active), len(active))
-        return 0.5 * (matrix + matrix.T)
-
-    def differences(
-        self, entries: np.ndarray, evaluate: Callable[[np.ndarray], T], share: float = 3e-4
-    ) -> Iterator[tuple[T, T, float]]:
-        """For each of `entries`, what `evaluate` gives on either side of the best point, and how far apart.
-
-        The step is a `share` of each entry's uncertainty, as the minimiser's metric knows it.
-        """
-        spread = np.ones(len(self.x))
-        if self.state is not None:
-            spread = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
-        size = np.abs(np.where(np.isfinite(self.x), self.x, 0.0))
-        step = np.clip(share * spread, 1e-6 * np.maximum(size, 1e-2), 1e-2 * np.maximum(size, 1.0))
-        for k in entries:
-            up, down = self.x.copy(), self.x.copy()
-            up[k] += step[k]
-            down[k] -= step[k]
-            yield evaluate(up), evaluate(down), float(up[k] - down[k])
 
 
 # The minimiser's own steps are numpy on the host: a handful of numbers, and nothing to compile. What is not finite is

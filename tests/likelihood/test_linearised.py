@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import jaxnlme as jn
-from jaxnlme.estimators.alternating import share_linearised
+from jaxnlme.estimators.linearised_objective import share_linearised
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.psi import psi_of
