@@ -75,6 +75,9 @@ def fit_command(
     start_pooled: Annotated[
         bool, typer.Option("--start-pooled", help="Start from a fit without random effects to all data.")
     ] = False,
+    restricted: Annotated[
+        bool, typer.Option("--restricted", help="Restricted likelihood: fixed effects integrated out (not agq, is).")
+    ] = False,
     max_iterations: Annotated[int, typer.Option(min=0, help="Of the minimiser.")] = 500,
     leave_out_bad_groups: Annotated[
         bool,
@@ -96,6 +99,7 @@ def fit_command(
             declared,
             data,
             methods,
+            restricted=restricted,
             starts="pooled" if start_pooled else None,
             max_iterations=max_iterations,
             on_bad_group="leave out" if leave_out_bad_groups else "stop",
