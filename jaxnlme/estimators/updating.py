@@ -14,6 +14,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.changes import Change
 from jaxnlme.estimators.fitting import fit as fit_again
+from jaxnlme.estimators.restricted import Restricted
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
@@ -91,6 +92,12 @@ def update(
 def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
     """The fit's estimator with other numbers of `options` (taken out there), or the `method` asked for."""
     names = ("max_iterations", "tolerance")
+    if isinstance(fit.estimator, Restricted):
+        # Restricted as it was, also by another method.
+        if options.setdefault("restricted", True) is False and method is None:
+            method = fit.estimator.method
+    elif fit.restricted and method is None and options.get("restricted") is False:
+        raise OptionError(f"the fit is by {fit.method}, which is restricted: name a method that is not, such as 'lme'.")
     if method is not None:
         for name in names:
             options.setdefault(name, fit.options[name])

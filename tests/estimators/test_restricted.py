@@ -371,3 +371,21 @@ def test_every_stage_is_told():
     jn.fit(model, data, "focei", restricted=True, callbacks=[listener])
     for stage in (("PNLS", "init"), ("PNLS", "iter"), ("PNLS", "done"), ("PLM", "iter"), ("PLM", "done")):
         assert stage in listener.heard
+
+
+def test_updates_stay_restricted_unless_told():
+    model, data, _ = lines()
+    fit = jn.fit(model, data, "focei", restricted=True)
+    without = fit.update(drop="slope")
+    assert without.converged and without.restricted and without.criteria.n_integrated == 2
+    again = fit.update(method="laplace", max_iterations=50)
+    assert again.restricted and again.method == "Laplace"
+    # Linear: one likelihood.
+    assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-8)
+    plain = fit.update(restricted=False)
+    assert not plain.restricted
+    assert plain.log_likelihood == pytest.approx(jn.fit(model, data, "focei").log_likelihood, abs=1e-7)
+    assert plain.update(restricted=True).log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-7)
+    assert jn.fit(model, data, fit.estimator).restricted
+    with pytest.raises(jn.OptionError, match="name a method that is not, such as 'lme'"):
+        jn.fit(model, data, "relme").update(restricted=False)
