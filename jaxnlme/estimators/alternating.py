@@ -82,6 +82,7 @@ class AlternatingSession(Session):
         about = x if self.about is None else self.about
         return self.placed.run(share_linearised, (method, self.template, about, x), modes)
 
+    @np.errstate(all="ignore")  # what is not finite is looked at, not warned of
     def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
         outcome = super().evaluate(x, modes, steps)
         if self.restricted:
@@ -243,6 +244,7 @@ class AlternatingSession(Session):
 
     # --- slopes ---
 
+    @np.errstate(all="ignore")
     def _slopes(self, active: np.ndarray) -> np.ndarray:
         """Derivatives (active, active) of the gradient with the linearisation moving: central differences."""
         columns = [
@@ -251,6 +253,7 @@ class AlternatingSession(Session):
         ]
         return np.array(columns).reshape(len(active), len(active)).T
 
+    @np.errstate(all="ignore")
     def frozen(self, active: np.ndarray) -> np.ndarray:
         """Minus the Hessian (active, active) of the linearised model's log-likelihood at the best point: X' V^-1 X in
         beta, where it is exact, and central differences of the exact gradient in the rest."""

@@ -53,9 +53,15 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
         zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
         if not zeros or not session.decide(x).value <= session.best.value + COST_OF_ZERO:
             continue
+        # Linearised there, a model may be worth nothing that was not linearised here.
+        there = session.evaluate(x, session.best.modes)
+        if not np.isfinite(there.value):
+            continue
+        # What lay below the new zero in its column of the factor may lift an earlier zero off the ground again.
+        collapsed.clear()
         collapsed |= zeros
         fix_collapsed(session, collapsed)
-        session.move(session.evaluate(x, session.best.modes))
+        session.move(there)
         changed = True
     return changed
 
