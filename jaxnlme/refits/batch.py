@@ -72,13 +72,12 @@ class Refits:
     def __init__(self, fit: Fit, what: str, max_iterations: int, width: int | None = None, *, converged: bool = True):
         """**Errors:** FitError where the fit did not converge (`converged`: that matters); OptionError for a fit by a
         method whose objective is not a likelihood of the ladder, or a bad `max_iterations` or `width`."""
-        if fit.restricted:
-            raise OptionError(
-                f"{what} refits by a likelihood of the ladder itself, and this fit is of a restricted one; fit without "
-                "restricted=True for it."
-            )
         if not isinstance(fit.estimator, Marginal):
-            raise OptionError(f"{what} needs a fit by a likelihood of the ladder ('focei', ...); this is {fit.method}.")
+            word = f"restricted {fit.method}" if fit.restricted and fit.method != "RELME" else fit.method
+            raise OptionError(
+                f"{what} needs a fit by a likelihood of the ladder ('focei', ...), not restricted; this is {word}. "
+                "Fit the model so from where this one ended: jn.fit(model, data, 'focei', start=fit)."
+            )
         if jax.process_count() > 1:
             raise OptionError(f"{what} runs in one process; load the saved fit in one of its own.")
         max_iterations = whole_number("max_iterations", max_iterations, 1)

@@ -173,7 +173,7 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
     with pytest.raises(jn.OptionError, match=r"'relm'.*relme"):
         jn.fit(decay_model("constant"), decays(), "relm")
     fit = jn.fit(decay_model(ERRORS["exponential"]), decays(), "lme")
-    with pytest.raises(jn.OptionError):
+    with pytest.raises(jn.OptionError, match="this is LME"):
         fit.bootstrap(10)
 
 
