@@ -332,7 +332,7 @@ def test_refits_refuse():
     model, data, _ = lines()
     fit = jn.fit(model, data, "focei", restricted=True)
     for refit in (fit.bootstrap, fit.jackknife, fit.multistart, fit.profile):
-        with pytest.raises(jn.OptionError, match="fit without restricted=True"):
+        with pytest.raises(jn.OptionError, match="this is restricted FO"):
             refit()
 
 
