@@ -14,47 +14,47 @@ THEOPHYLLINE = HERE.parent / "jaxnlme" / "data" / "tables" / "Theoph.csv"  # R's
 STRUCTURES = ("diagonal", "full")
 THEOPHYLLINE_STARTS = (1.5, 2.8, 32.0)  # 1/h, l/h, l
 SIMULATED_STARTS = (1.2, 3.2, 36.0)  # away from simulate.TRUTH by 10 to 25 %
-SECOND_SEED = 20241
+OTHER_SEED = 20241
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem. `second` is a table of the same shape with other numbers, for a fit with everything compiled;
-    `effects`, how many of ka, cl, vol (in this order) carry a random effect."""
+    """One problem. `other` is a table of the same shape with other numbers, which is fitted first where a fit with
+    everything compiled is timed; `effects`, how many of ka, cl, vol (in this order) carry a random effect."""
 
     name: str
     groups: int
     psi: str
     table: Path
-    second: Path
+    other: Path
     starts: tuple[float, float, float]
     effects: int = 3
 
 
 def theophylline(folder: Path, psi: str = "diagonal") -> Case:
     """Theophylline with the dose in mg, and the same subjects with other concentrations (5 % noise, seeded)."""
-    noise = random.Random(SECOND_SEED)
+    noise = random.Random(OTHER_SEED)
     with THEOPHYLLINE.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    table, second = folder / "theophylline.csv", folder / "theophylline_second.csv"
-    with table.open("w") as first_file, second.open("w") as second_file:
-        for file in (first_file, second_file):
+    table, other = folder / "theophylline.csv", folder / "theophylline_other.csv"
+    with table.open("w") as table_file, other.open("w") as other_file:
+        for file in (table_file, other_file):
             file.write("Subject,Time,Dose,conc\n")
         for row in rows:
             dose, conc = float(row["Dose"]) * float(row["Wt"]), float(row["conc"])
             start = f"{row['Subject']},{row['Time']},{dose:.6g}"
-            first_file.write(f"{start},{conc}\n")
-            second_file.write(f"{start},{conc * (1 + 0.05 * noise.gauss(0, 1)):.4f}\n")
+            table_file.write(f"{start},{conc}\n")
+            other_file.write(f"{start},{conc * (1 + 0.05 * noise.gauss(0, 1)):.4f}\n")
     groups = len({row["Subject"] for row in rows})
-    return Case("theophylline", groups, psi, table, second, THEOPHYLLINE_STARTS)
+    return Case("theophylline", groups, psi, table, other, THEOPHYLLINE_STARTS)
 
 
-def simulated(folder: Path, groups: int, psi: str, effects: int = 3, second: bool = True) -> Case:
-    """Simulated subjects (simulate.py, in a process of its own so that this one stays small); without a `second` table,
-    the first stands in for it. With fewer than three `effects`, the others' standard deviations are zero."""
+def simulated(folder: Path, groups: int, psi: str, effects: int = 3, other: bool = True) -> Case:
+    """Simulated subjects (simulate.py, in a process of its own so that this one stays small); without an `other` table,
+    the same stands in for it. With fewer than three `effects`, the others' standard deviations are zero."""
     paths = []
-    seeds = [("", ()), ("_second", ("--seed", str(SECOND_SEED)))]
-    for label, seed in seeds if second else seeds[:1]:
+    seeds = [("", ()), ("_other", ("--seed", str(OTHER_SEED)))]
+    for label, seed in seeds if other else seeds[:1]:
         path = folder / f"simulated_{groups}_{psi}{label}.csv"
         command = [sys.executable, str(HERE / "simulate.py"), "--groups", str(groups), "--psi", psi, "--out", str(path)]
         subprocess.run([*command, "--effects", str(effects), *seed], check=True)

@@ -11,18 +11,32 @@ from pathlib import Path
 
 from cases import HERE, Case
 
+TWO_FITS = "-two-fits"  # ends the name of a program that fits the case's other table first, in the same process
 PEERS_PYTHON = "JAXNLME_PEERS_PYTHON"  # environment variable: the Python that has numpyro and pynlme
 
 
 @dataclass(frozen=True)
+class Own:
+    """A method of ours that is timed, and the largest number of groups of a case where it is."""
+
+    method: str
+    largest: int = 10_000
+
+
+OURS = {"jaxnlme": Own("focei"), "jaxnlme-lme": Own("lme"), "jaxnlme-foce": Own("foce", 1000)}
+
+
+@dataclass(frozen=True)
 class Peer:
-    """A program beside ours: its script under peers/, the option that follows the starts, the package it needs, and
-    the largest number of groups that it is asked to fit."""
+    """A program beside ours: its script under peers/, the option that follows the starts, the package it needs, the
+    largest number of groups that it is asked to fit, and whether it is also asked for two fits in one process: that is
+    worth it where a fit takes milliseconds, of which the first call of everything is a part."""
 
     script: str
     option: str
     package: str
     largest: int = 10_000
+    twice: bool = False
 
 
 PEERS = {
@@ -30,7 +44,7 @@ PEERS = {
     "nlme-plain": Peer("nlme.R", "plain", "nlme", 1000),
     "nlmer": Peer("nlmer.R", "bobyqa", "lme4"),
     "nlmer-nelder-mead": Peer("nlmer.R", "Nelder_Mead", "lme4", 100),
-    "pynlme-r": Peer("pynlme_peer.py", "r", "pynlme"),
+    "pynlme-r": Peer("pynlme_peer.py", "r", "pynlme", twice=True),
     "pynlme-matlab": Peer("pynlme_peer.py", "matlab", "pynlme"),
     "pynlme-foce": Peer("pynlme_peer.py", "foce", "pynlme", 1000),
     "numpyro-svi": Peer("numpyro_peer.py", "svi", "numpyro"),
@@ -49,10 +63,11 @@ def cache_environment(cache: Path) -> dict[str, str]:
 
 
 def fit_command(case: Case, method: str = "focei", second: bool = False) -> list[str]:
-    """Our worker on a case; `second`: also on the case's second table, in the same process."""
-    worker = [sys.executable, str(HERE / "worker.py"), "--data", str(case.table), "--method", method]
-    worker += ["--psi", case.psi, "--effects", str(case.effects), "--starts", *map(str, case.starts)]
-    return [*worker, "--second", str(case.second)] if second else worker
+    """Our worker on a case; `second`: as the second fit of a process that fits the case's other table first."""
+    worker = [sys.executable, str(HERE / "worker.py"), "--method", method, "--psi", case.psi]
+    worker += ["--effects", str(case.effects), "--starts", *map(str, case.starts)]
+    tables = ["--data", str(case.other), "--second", str(case.table)] if second else ["--data", str(case.table)]
+    return worker + tables
 
 
 def floor_command() -> list[str]:
@@ -60,11 +75,17 @@ def floor_command() -> list[str]:
     return [sys.executable, str(HERE / "worker.py"), "--floor"]
 
 
-def peer_command(case: Case, name: str) -> list[str]:
-    """A peer's script on a case."""
+def peer_command(case: Case, name: str, second: bool = False) -> list[str]:
+    """A peer's script on a case; `second`: as `fit_command` (those in Python only)."""
     peer = PEERS[name]
-    program = "Rscript" if peer.script.endswith(".R") else peers_python()
-    return [program, str(HERE / "peers" / peer.script), str(case.table), case.psi, *map(str, case.starts), peer.option]
+    first, *then = (case.other, case.table) if second else (case.table,)
+    options = [case.psi, *map(str, case.starts), peer.option]
+    return [*script(peer.script), str(first), *options, *map(str, then)]
+
+
+def script(name: str) -> list[str]:
+    """A script under peers/, called by its interpreter."""
+    return ["Rscript" if name.endswith(".R") else peers_python(), str(HERE / "peers" / name)]
 
 
 def peers_python() -> str:
@@ -74,11 +95,12 @@ def peers_python() -> str:
 
 def missing(names: list[str]) -> dict[str, str]:
     """The peers that cannot run here, each with the reason."""
-    reasons = {package: _reason(package) for package in {PEERS[name].package for name in names}}
+    reasons = {package: why_not(package) for package in {PEERS[name].package for name in names}}
     return {name: reason for name in names if (reason := reasons[PEERS[name].package])}
 
 
-def _reason(package: str) -> str | None:
+def why_not(package: str) -> str | None:
+    """Why a peer's package cannot be used here; None where it can."""
     if package in ("nlme", "lme4"):
         if shutil.which("Rscript") is None:
             return "Rscript is not on the path"

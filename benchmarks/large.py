@@ -31,7 +31,7 @@ def main() -> None:
     results, judged = Record(arguments.folder / "large.json", about()), Referee()
     with tempfile.TemporaryDirectory(prefix="jaxnlme-benchmark-") as scratch:
         for groups in arguments.groups:
-            case = simulated(Path(scratch), groups, arguments.psi, arguments.effects, second=False)
+            case = simulated(Path(scratch), groups, arguments.psi, arguments.effects, other=False)
             environment = commands.cache_environment(Path(scratch) / f"cache-{groups}")
             for cache in ("empty", "warm"):
                 record = timed(commands.fit_command(case), JAX_LIMIT, environment)

@@ -23,6 +23,12 @@ def last_json(text: str) -> dict[str, Any] | None:
     return None
 
 
+def reached(said: dict[str, Any]) -> dict[str, Any]:
+    """What a program of ours or a peer says of the last table that it fitted: estimates and log-likelihood."""
+    ours = said["fit"] if "log_likelihood" in said.get("fit", {}) else said
+    return said.get("second") or ours
+
+
 def timed(command: list[str], limit: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run `command` to its end or to `limit` seconds and return its record.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting import comparison, costs, first_fit, plots
+from reporting import comparison, costs, first_fit, plots, references
 from results import FOLDER, HERE
 
 MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
@@ -22,6 +22,7 @@ MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
 SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "first_fit.json": (first_fit.section, None, "first_fit.py"),
     "fits.json": (comparison.section, None, "run.py"),
+    "references.json": (references.section, None, "references.py"),
     "large.json": (costs.large, None, "large.py"),
     "units.json": (costs.units, None, "units.py"),
     "scaling.json": (costs.scaling, plots.scaling, "scaling.py"),

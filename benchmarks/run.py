@@ -22,25 +22,30 @@ from typing import Any
 
 import commands
 from cases import HERE, STRUCTURES, Case, simulated, theophylline
-from processes import timed
+from processes import reached, timed
 from provenance import about
 from results import Record, add_folder
 
 SLOW = 15.0  # wall seconds: a program slower than this on a case is not repeated
 JAX_LIMIT = 900.0
-QUICK = ("nlme", "nlmer", "pynlme-r", "numpyro-nuts")
+QUICK = ("nlme", "nlmer", "pynlme-r", "pynlme-foce", "numpyro-nuts")
 
 
 def ours(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Our side of a case: an empty cache, a warm one, and two fits in one process (for its second one)."""
-    cache = Path(tempfile.mkdtemp(dir=folder))
-    environment = commands.cache_environment(cache)
-    yield "jaxnlme", timed(commands.fit_command(case), JAX_LIMIT, environment)
-    yield "jaxnlme-warm-cache", timed(commands.fit_command(case), JAX_LIMIT, environment)
-    yield "jaxnlme-two-fits", timed(commands.fit_command(case, second=True), JAX_LIMIT, environment)
+    """Our side of a case, by each method: an empty cache, a warm one, and the second fit of a process."""
+    for name, own in commands.OURS.items():
+        if case.groups > own.largest:
+            continue
+        cache = Path(tempfile.mkdtemp(dir=folder))
+        environment = commands.cache_environment(cache)
+        once = commands.fit_command(case, own.method)
+        yield name, timed(once, JAX_LIMIT, environment)
+        yield f"{name}-warm-cache", timed(once, JAX_LIMIT, environment)
+        twice = commands.fit_command(case, own.method, second=True)
+        yield name + commands.TWO_FITS, timed(twice, JAX_LIMIT, environment)
+        shutil.rmtree(cache, ignore_errors=True)
     floor = commands.cache_environment(folder / "floor-cache")
     yield "import-floor", timed(commands.floor_command(), JAX_LIMIT, floor)
-    shutil.rmtree(cache, ignore_errors=True)
 
 
 def programs(case: Case, peers: list[str], folder: Path, limit: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -49,6 +54,8 @@ def programs(case: Case, peers: list[str], folder: Path, limit: float) -> Iterat
     for peer in peers:
         if case.groups <= commands.PEERS[peer].largest:
             yield peer, timed(commands.peer_command(case, peer), limit)
+            if commands.PEERS[peer].twice:
+                yield peer + commands.TWO_FITS, timed(commands.peer_command(case, peer, second=True), 2 * limit)
 
 
 class Referee:
@@ -59,11 +66,10 @@ class Referee:
 
     def __call__(self, case: Case, record: dict[str, Any]) -> float | None:
         """The log-likelihood of what a process estimated, or None where it said no estimates."""
-        said = record["said"] or {}
-        reached = said.get("fit", {}) if "beta" in said.get("fit", {}) else said
-        if record["status"] != "ok" or any(reached.get(name) is None for name in ("beta", "psi", "sigma")):
+        found = reached(record["said"] or {})
+        if record["status"] != "ok" or any(found.get(name) is None for name in ("beta", "psi", "sigma")):
             return None
-        key = (str(case.table), json.dumps({name: reached[name] for name in ("beta", "psi", "sigma")}))
+        key = (str(case.table), json.dumps({name: found[name] for name in ("beta", "psi", "sigma")}))
         if key not in self.known:
             judged = timed([sys.executable, str(HERE / "referee.py"), *key], 300.0)
             self.known[key] = judged["said"]["log_likelihood"] if judged["status"] == "ok" else None

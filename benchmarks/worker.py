@@ -1,6 +1,6 @@
 """What is timed on our side: a process that imports jaxnlme, fits one table and prints its phases as JSON.
 
-    python benchmarks/worker.py --data table.csv --second other.csv --psi diagonal --starts 1.5 2.8 32 --method agq3
+    python benchmarks/worker.py --data other.csv --second table.csv --psi diagonal --starts 1.5 2.8 32 --method agq3
     python benchmarks/worker.py --floor      # imports the libraries and compiles one addition: what no fit can undercut
 
 `--second` is another table of the same shape, fitted afterwards in the same process: its program is compiled already.

@@ -86,13 +86,13 @@ def main() -> None:
     arguments = Arguments()
     numpyro.enable_x64()
     full = arguments.psi == "full"
-    order = np.argsort(arguments.group, kind="stable")  # every subject has as many rows: arrays (subjects, rows)
-    columns = (arguments.time, arguments.dose, arguments.conc)
-    arrays = [jnp.asarray(column[order].reshape(arguments.groups, -1)) for column in columns]
-    data = (*arrays, jnp.asarray(arguments.starts), arguments.groups, full)
     run = {"svi": variational, "nuts": chain}[arguments.option]
 
-    def fit():
+    def fit(table):
+        order = np.argsort(table.group, kind="stable")  # every subject has as many rows: arrays (subjects, rows)
+        columns = (table.time, table.dose, table.conc)
+        arrays = [jnp.asarray(column[order].reshape(table.groups, -1)) for column in columns]
+        data = (*arrays, jnp.asarray(arguments.starts), table.groups, full)
         draws, reached = run(jax.random.key(0), *data)
         return estimates(draws, full) | reached
 

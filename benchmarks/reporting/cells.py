@@ -47,9 +47,11 @@ def verdict(records: list[Record]) -> str:
     """ "ok", or what went wrong in the runs of one program."""
     bad = [record["status"] for record in records if record["status"] != "ok"]
     if bad:
-        reason = dig(records[0], "said", "error")
+        complaint = (records[0].get("stderr") or "").strip().splitlines()[-1:] if "failed" in bad else []
+        reason = dig(records[0], "said", "error") or next(iter(complaint), None)
         return f"{bad[0]} ({len(bad)} of {len(records)})" + (f": {reason}" if isinstance(reason, str) else "")
-    converged = [dig(record, "said", *path) for record in records for path in (("fit", "converged"), ("converged",))]
+    paths = (("fit", "converged"), ("converged",), ("second", "converged"))
+    converged = [dig(record, "said", *path) for record in records for path in paths]
     return "not converged" if False in converged else "ok"
 
 

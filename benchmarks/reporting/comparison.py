@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from commands import TWO_FITS
+
+from reporting import targets
 from reporting.cells import Record, middle, origin, show, table, times, verdict
 
 NAMES = {
     "jaxnlme": "jaxnlme FOCEI, empty cache",
     "jaxnlme-warm-cache": "jaxnlme FOCEI, warm cache",
+    "jaxnlme-lme": "jaxnlme LME, empty cache",
+    "jaxnlme-lme-warm-cache": "jaxnlme LME, warm cache",
+    "jaxnlme-foce": "jaxnlme FOCE, empty cache",
+    "jaxnlme-foce-warm-cache": "jaxnlme FOCE, warm cache",
     "import-floor": "import floor",
     "nlme": "R nlme, ML, analytic gradient",
     "nlme-plain": "R nlme, ML, plain function",
@@ -18,16 +25,16 @@ NAMES = {
     "numpyro-svi": "numpyro, mean-field SVI (posterior medians)",
     "numpyro-nuts": "numpyro, NUTS (posterior medians)",
 }
-OURS = ("jaxnlme", "jaxnlme-warm-cache", "import-floor")
-TWO_FITS = "jaxnlme-two-fits"  # a process of two fits, for its second one
 AGAINST = ("nlme", "nlmer", "pynlme-r")  # ratios of CPU seconds to these
 
 
 def fit_seconds(program: str, groups: dict[str, list[Record]], clock: str) -> float | None:
-    """Seconds of a fit alone: a peer's own clock; ours the second fit of a process, all compiled."""
-    if program not in OURS:
-        return middle(groups[program], "said", "fit", clock)
-    return middle(groups.get(TWO_FITS, []) if program == "jaxnlme" else [], "said", "phases", "second_fit", clock)
+    """Seconds of a fit alone: the second of a process of two, in which ours has everything compiled; else, for a peer,
+    its own clock of its first."""
+    twice = groups.get(program + TWO_FITS, [])
+    if program.startswith("jaxnlme"):
+        return middle(twice, "said", "phases", "second_fit", clock)
+    return middle(twice, "said", "second", "fit", clock) or middle(groups[program], "said", "fit", clock)
 
 
 def comparison(groups: dict[str, list[Record]]) -> str:
@@ -37,13 +44,13 @@ def comparison(groups: dict[str, list[Record]]) -> str:
     header += ["outcome", *(f"CPU / {peer}" for peer in peers)]
     rows = []
     for program, records in groups.items():
-        if program == TWO_FITS:
+        if program.endswith(TWO_FITS):
             continue
         cpu = middle(records, "cpu")
         row = [NAMES[program], show(cpu), show(middle(records, "wall"))]
         row += [show(fit_seconds(program, groups, clock)) for clock in ("cpu", "wall")]
         row.append(show(middle(records, "peak_rss_mb"), 0))
-        own = ("fit",) if program in OURS else ()
+        own = ("fit",) if program.startswith("jaxnlme") else ()
         row += [show(middle(records, "said", *own, "log_likelihood"), 3), show(middle(records, "referee"), 3)]
         rows.append([*row, verdict(records), *(times(cpu, peer) for peer in peers.values())])
     return table(header, rows)
@@ -59,6 +66,7 @@ def section(results: Record, name: str) -> str:
     limits = f"Medians of up to {about['repeats']} repeats; {about['peer_limit']:g} s at most for a fit of a peer."
     parts = ["### Beside other programs", origin(results, name), limits]
     parts += [f"{NAMES[peer]} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
+    parts += ["#### Targets", targets.SAID, targets.compared(cases)]
     for (case, count, psi), groups in cases.items():
         parts += [f"#### {case.capitalize()}, {count:,} groups, {psi} Psi", comparison(groups)]
     return "\n\n".join(parts)
