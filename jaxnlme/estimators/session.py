@@ -113,7 +113,7 @@ class Session(Evaluations):
             result = self.searched(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
             state, trial, over = _tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
-            self.tell_inner(self.minimiser, "iter", tries, result, np.asarray(trial))
+            self.tell_inner(self.minimiser, "iter", tries, result, result.x)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxnlme.errors import some
 from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogCholesky, LogMatrix
 from jaxnlme.model.covariance_families import family_name
 from jaxnlme.results._tables import number
+from jaxnlme.results.inference import SINGULAR
 
 if TYPE_CHECKING:
     from jaxnlme.results.fit import Fit
@@ -30,6 +33,8 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
     density = fit.binding.density
     # Where several effects share an SD, or a function of the user's reads them, none can be dropped alone.
     shared = {k for _, effects, _ in density.covariance.collapses if len(effects) > 1 for k in effects}
+    # Beside a singular psi (a sentence of the status) an effect that others determine is no candidate of its own.
+    shared |= _bound(fit.psi.to_numpy(dtype=float))
     spec = fit.model.covariance
     named = not isinstance(spec, AbstractCovariance) or family_name(spec) is not None
     if fit.model.individual is not None or not named:
@@ -51,6 +56,18 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
         f"variance{'' if one else 's'} {'is' if one else 'are'} below {'its' if one else 'their'} standard "
         f"error{'' if one else 's'}. fit.update(drop={drop}) drops {'it' if one else 'them'}; compare AIC or BIC."
     ]
+
+
+def _bound(psi: np.ndarray) -> set[int]:
+    """Effects that are correlated with others in a singular psi (random, random), zero variances left out."""
+    alive = np.flatnonzero(np.diag(psi) > 0)
+    if not len(alive):
+        return set()
+    sd = np.sqrt(np.diag(psi)[alive])
+    correlation = psi[np.ix_(alive, alive)] / np.outer(sd, sd)
+    if np.linalg.eigvalsh(correlation)[0] > SINGULAR:
+        return set()
+    return {int(k) for k in alive[(np.abs(correlation - np.eye(len(alive))) > SINGULAR).any(axis=1)]}
 
 
 def _weak_correlations(fit: Fit, table: Any) -> list[str]:

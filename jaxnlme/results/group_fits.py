@@ -108,10 +108,13 @@ class GroupFits(Told):
         if code == GroupStatus.singular:
             vectors = _scaled(self.curvature[k : k + 1])[1]
             shares = dict(zip(self.alone.names, vectors[0, :, 0].tolist(), strict=True))
-            terms = " ".join(f"{share:+.2f} {name}" for name, share in shares.items() if abs(share) > 0.1)
+            told = {name: share for name, share in shares.items() if abs(share) > 0.1}
+            terms = " ".join(f"{share:+.2f} {name}" for name, share in told.items())
+            if len(told) == 1:
+                return f"Its rows carry no information on {next(iter(told))} where the search ended; start elsewhere."
             return (
                 f"Its rows carry no information along the direction {terms} (shares of standardised parameters): they "
-                "cannot be told apart in this group."
+                "cannot be told apart where the search ended; starts='pooled' or other starts may lead elsewhere."
             )
         return {
             GroupStatus.ok: "Converged.",

@@ -133,7 +133,10 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
         se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
         robust_se = np.full(len(values), np.nan) if robust is None else np.sqrt(np.diag(robust))
     fixed = _fixed_rows(binding)
-    se, robust_se = np.where(fixed | (se == 0), np.nan, se), np.where(fixed | (robust_se == 0), np.nan, robust_se)
+    # A value that nothing moves (a correlation of one) has no standard error; rounding may leave it a little.
+    nothing = 1e-12 * np.maximum(np.abs(values), 1e-300)
+    se = np.where(fixed | (se <= nothing), np.nan, se)
+    robust_se = np.where(fixed | (robust_se <= nothing), np.nan, robust_se)
     reach = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
 
     lower, upper = values - reach, values + reach

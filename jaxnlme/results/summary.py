@@ -194,6 +194,8 @@ class Summary:
         return notes + [f"Note: {note}" for note in fit.data.notes]
 
 
+# An interval on a log scale whose ends are this many times apart says nothing.
+WIDE = 1e8
 _HEADER = ("", "estimate", "se", "rse%", "95% interval")
 
 
@@ -209,6 +211,8 @@ def _row(name: str, row: pd.Series) -> tuple[str, ...]:
 
 
 def _interval(lower: float, upper: float) -> str:
+    if lower > 0 and upper > WIDE * lower:
+        return "not determined"
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
