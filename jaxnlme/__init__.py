@@ -9,7 +9,6 @@ from jaxnlme.errors import ModelError as ModelError
 from jaxnlme.errors import OptionError as OptionError
 from jaxnlme.errors import PrecisionError as PrecisionError
 from jaxnlme.errors import Status as Status
-from jaxnlme.estimators.alternating import Alternating as Alternating
 from jaxnlme.estimators.fitting import fit as fit
 from jaxnlme.estimators.groupwise import fit_groups as fit_groups
 from jaxnlme.estimators.marginal import Marginal as Marginal

@@ -59,7 +59,7 @@ _SENTENCES = {
     Status.ok: "The likelihood was evaluated (its conditional mode found, where the method uses one).",
     Status.mode_not_found: (
         "The conditional mode was not found in the allowed steps; try other starting values, a diagonal covariance, "
-        "or more `mode_steps`."
+        "or more `mode_steps` (of LME also `reweightings`, where the residual scale depends on the prediction)."
     ),
     Status.non_finite_start: (
         "The model is not finite for this group at the population parameters (random effects zero); "

@@ -19,7 +19,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.base import AbstractEstimator, check_integrated, uninformed
 from jaxnlme.estimators.boundary import collapse, flat
 from jaxnlme.estimators.evaluations import Outcome
 from jaxnlme.estimators.linearised_objective import share_linearised, with_beta_integrated
@@ -30,16 +30,17 @@ from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding
 from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.roots import broyden, positive_neighbour
+from jaxnlme.results.inference import singular_directions
 
 # Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
 # may lie at the end of a long valley. NEAR_ENOUGH will do where points were refused, since the gradient is not quite
 # the slope of the values.
 NEAR, NEAR_ENOUGH, REFUSALS = (1e-2, 1e-4, 1e-6), 1.0, 8
-# The residual of the fixed point, in standard errors: what the search aims at, and what counts as converged.
-AIM, CONVERGED = 1e-8, 1e-5
+# The residual of the fixed point, in standard errors: the least that the search aims at, and what counts as converged.
+AIM, MET = 1e-12, 1e-5
 # A step of the search for the root that leaves more than SLOW of the squared residual is slow; after PATIENCE such
-# steps in a row the slopes of the gradient are made afresh. STEPS are tried in turn along a direction.
-# Where they do not leave less than GAINED of it, the search is over.
+# steps in a row the slopes of the gradient are made afresh, and where a round of them leaves more than GAINED of it,
+# the search is over. STEPS are tried in turn along a direction.
 SLOW, PATIENCE, GAINED, STEPS = 0.3, 2, 0.9, (1.0, 0.5, 0.2, 0.05, 0.01)
 # Alternations proper, and steps of each; one ends when LEVEL log-likelihood units are left to be gained.
 ALTERNATIONS, LEVEL, AGREED = 30, 1e-10, 1e-2
@@ -50,8 +51,8 @@ CLIMBS = 10
 class Alternating(AbstractEstimator):
     """Estimates by the fixed point of a linearised likelihood.
 
-    **Fields:** `method`, a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`, of the predicted gain
-    (log-likelihood units), as of the rungs. The numbers are traced.
+    **Fields:** `method`, a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`: ends when a further step
+    would move no parameter by more of its standard errors (1e-5 at most). The numbers are traced.
     """
 
     method: Linearised
@@ -69,6 +70,8 @@ class Alternating(AbstractEstimator):
             raise ModelError(
                 f"{self.method.name} estimates no free weights of a structural model; use 'focei' or another rung."
             )
+        if self.restricted:
+            check_integrated(binding, self.name)
 
 
 class AlternatingSession(Session):
@@ -89,9 +92,21 @@ class AlternatingSession(Session):
             outcome.sums = with_beta_integrated(outcome.sums, self.free)
         return outcome
 
-    def decide(self, x: np.ndarray) -> Sums:
-        """The Sums at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
-        return self._held(x, self.best.modes).sums
+    @property
+    def faults(self) -> list[str]:
+        if not self.restricted or np.isfinite(self.best.value):
+            return []
+        moving = np.flatnonzero(self.free[: len(self.binding.density.beta_names)])
+        names = [self.binding.packed_names[k] for k in moving]
+        singular = singular_directions(np.asarray(self.best.sums.information)[np.ix_(moving, moving)], names)
+        return [uninformed(singular)] if singular else []
+
+    def decide(self, x: np.ndarray) -> Outcome:
+        """The Outcome at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
+        return self._held(x, self.best.modes)
+
+    def settled(self, decided: Outcome) -> Outcome:
+        return self.evaluate(decided.x, self.best.modes)
 
     def _held(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         self.about = self.x
@@ -147,7 +162,7 @@ class AlternatingSession(Session):
             matrix = positive_neighbour(matrix)
             if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
                 break
-        return np.linalg.inv(matrix), active
+        return (None if self.state is None else np.linalg.inv(matrix)), active
 
     def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
         """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.
@@ -161,12 +176,14 @@ class AlternatingSession(Session):
         inverse[np.ix_(active, active)] = metric
         minimiser = self.state.minimiser
         for _ in range(ALTERNATIONS):
+            if self.iterations >= int(self.estimator.max_iterations):
+                return
             sums, before = self.best.sums, self.x[active]
             state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
             self.tell_inner(self.minimiser, "init", 0)
             while not (state.decrement < LEVEL or state.stalled or tries == ALTERNATIONS or self.halted):
                 x, tries = minimiser.trial(state), tries + 1
-                found = self.decide(x)
+                found = self.decide(x).sums
                 state, _ = minimiser.tell(state, found.value, found.gradient)
                 self.tell_inner(self.minimiser, "iter", tries)
             self.tell_inner(self.minimiser, "done", tries)
@@ -196,7 +213,8 @@ class AlternatingSession(Session):
             return 0.5 * float(gradient @ metric @ gradient)
 
         self._note(merit(gradient))
-        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > AIM:
+        aim = min(max(float(self.estimator.tolerance), AIM), MET)
+        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > aim:
             if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > PATIENCE:
                 return False
             direction = -inverse @ gradient
@@ -216,7 +234,7 @@ class AlternatingSession(Session):
                     break
             else:
                 # Where nothing but rounding is left, the root is found.
-                return bool(np.max(np.abs(metric @ gradient) / se) < CONVERGED / 10.0)
+                return bool(np.max(np.abs(metric @ gradient) / se) < MET / 10.0)
             gradient = found
             slow = slow + 1 if merit(gradient) > SLOW * before else 0
             self.iterations += 1
@@ -282,10 +300,11 @@ class AlternatingSession(Session):
 
     def closeness(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
         if matrix is None or not np.isfinite(matrix).all():
-            close, words = super().closeness(matrix, active, decrement)
-            return close and decrement < 0.5 * CONVERGED**2, words
+            limit = 0.5 * MET**2
+            words = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {limit:.0e})"
+            return decrement < limit, words
         inverse = np.linalg.inv(positive_neighbour(matrix))
         moves = np.abs(inverse @ np.asarray(self.best.sums.gradient)[active]) / np.sqrt(np.diag(inverse))
         residual = float(np.max(moves, initial=0.0))
         words = f"the alternation would move no parameter by more than {residual:.1e} standard errors"
-        return residual < CONVERGED, f"{words} (limit {CONVERGED:g})"
+        return residual < MET, f"{words} (limit {MET:g})"

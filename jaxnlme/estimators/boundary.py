@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxnlme.estimators.evaluations import Outcome
 from jaxnlme.estimators.session import Session
 from jaxnlme.model.psi import psi_of
 
@@ -51,10 +52,13 @@ def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed
         x[place] = -np.inf
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
         zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
-        if not zeros or not session.decide(x).value <= session.best.value + COST_OF_ZERO:
+        if not zeros:
+            continue
+        decided = session.decide(x)
+        if not decided.value <= session.best.value + COST_OF_ZERO:
             continue
         # Linearised there, a model may be worth nothing that was not linearised here.
-        there = session.evaluate(x, session.best.modes)
+        there = session.settled(decided)
         if not np.isfinite(there.value):
             continue
         # What lay below the new zero in its column of the factor may lift an earlier zero off the ground again.
@@ -89,18 +93,19 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
         trial = session.decide(x)
         # d(objective)/d(log sd) is 2 psi times the score of the variance, with the sign turned.
-        slopes[place] = float(trial.gradient[place])
+        slopes[place] = float(trial.sums.gradient[place])
         sds[place] = np.exp(x[place])
         if slopes[place] < -1e-7 and trial.value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, x)
+            return _free_again(session, collapsed, kept, trial)
     effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
     zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
     theta = session.x[first : first + density.covariance.n_unconstrained]
     for psi in _mixtures(psi_of(density, theta), density.covariance.related, zero):
         x = session.x.copy()
         x[first : first + len(theta)] = density.covariance.from_matrix(psi)
-        if session.decide(x).value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, x)
+        trial = session.decide(x)
+        if trial.value < session.best.value - 1e-9:
+            return _free_again(session, collapsed, kept, trial)
     return False
 
 
@@ -127,13 +132,14 @@ def _mixtures(
                 yield mix @ psi @ mix.T
 
 
-def _free_again(session: Session, collapsed: set[int], kept: set[int], x: np.ndarray) -> bool:
-    """Moves to `x`, where some variances that were zero are not, and frees those."""
+def _free_again(session: Session, collapsed: set[int], kept: set[int], decided: Outcome) -> bool:
+    """Moves to the point of `decided`, where some variances that were zero are not, and frees those."""
+    x = decided.x
     density = session.binding.density
     places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]
     kept |= {place for place in collapsed if np.isfinite(x[place])}
     collapsed.clear()
     collapsed |= {place for place in places if x[place] == -np.inf}
     fix_collapsed(session, collapsed)
-    session.move(session.evaluate(x, session.best.modes))
+    session.move(session.settled(decided))
     return True

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.fingerprint import digest
 from jaxnlme.estimators.marginal import MarginalState
 from jaxnlme.estimators.objective import flatten

@@ -83,9 +83,13 @@ class Evaluations:
             sums = jax.tree.map(np.asarray, sums)
         return Outcome(sums, groups, self.placed, x)
 
-    def decide(self, x: np.ndarray) -> Sums:
-        """The Sums at `x` (n,) that decide whether an estimate may go there."""
-        return self.evaluate(x, self.best.modes).sums
+    def decide(self, x: np.ndarray) -> Outcome:
+        """The Outcome at `x` (n,) that decides whether an estimate may go there."""
+        return self.evaluate(x, self.best.modes)
+
+    def settled(self, decided: Outcome) -> Outcome:
+        """The Outcome with which the estimate goes where `decide` let it."""
+        return decided
 
     def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
         """Sums, priors left out, and Groups of each piece at `x` (n,)."""

@@ -49,6 +49,9 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
             return None, np.inf
         if _fresh_modes(session):
             continue
+        # A variance may have been set to zero on the way there.
+        if collapsed and not with_information and reopen(session, collapsed, kept):
+            continue
         if not with_information:
             return None, float(session.state.bfgs.decrement) if session.state else np.inf
         active = np.flatnonzero(session.free[: session.dense])

@@ -39,6 +39,7 @@ from jaxnlme.results.fit import Fit
 
 Method = str | Rung | Linearised | AbstractEstimator
 _SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restricted: RestrictedSession}
+MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
 STARTS = {"pooled": pooled_start, "groups": groups_start}
 
@@ -81,8 +82,8 @@ def fit(
     restricted: bool = False,
     start: Params | Mapping[str, float] | Fit | None = None,
     starts: str | None = None,
-    max_iterations: int = 500,
-    tolerance: float = 1e-8,
+    max_iterations: int = MAX_ITERATIONS,
+    tolerance: float = TOLERANCE,
     standard_errors: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
@@ -107,7 +108,8 @@ def fit(
     - `starts`: "pooled" first fits the model without random effects to all data; "groups" fits each group by itself
       and starts from the averages, spread and residual scale of these fits (see `fit_groups`).
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
-      less than `tolerance` log-likelihood units.
+      less than `tolerance` log-likelihood units (of "lme" and "relme": to move no parameter by more of its standard
+      errors, 1e-5 at most).
     - `standard_errors`: False leaves out the information matrix (and what rests on it).
     - `callbacks`: functions of an `Iteration`, called after each one; one that returns True stops the fit. With an
       attribute `every_stage` that is true, a function is told of the inner minimisers, too, and of the end.
@@ -158,6 +160,11 @@ def fit(
 
 def _estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
     if isinstance(method, AbstractEstimator):
+        if (max_iterations, tolerance) != (MAX_ITERATIONS, TOLERANCE):
+            raise OptionError(
+                f"{type(method).__name__} has max_iterations and tolerance of its own; give them there, or name the "
+                "method itself."
+            )
         return method
     if not max_iterations >= 0 or not tolerance > 0:
         raise OptionError(

@@ -22,7 +22,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.base import AbstractEstimator, check_integrated, uninformed
 from jaxnlme.estimators.evaluations import Outcome
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums
@@ -70,7 +70,6 @@ class Restricted(AbstractEstimator):
         """**Errors:** OptionError where the restricted likelihood is not defined: for quadrature and drawn likelihoods,
         free weights, priors on beta, and where no beta is free."""
         super().check(binding)
-        density = binding.density
         if not isinstance(self.method.integral, Gaussian):
             raise OptionError(
                 "restricted=True integrates the fixed effects out by Laplace's method, as 'fo', 'foce', 'focei' and "
@@ -81,15 +80,7 @@ class Restricted(AbstractEstimator):
                 "restricted=True integrates the fixed effects out, and this model has a free block of weights beside "
                 "them; fit it without restricted=True."
             )
-        free = [name for name, held in zip(density.beta_names, binding.fixed, strict=False) if not held]
-        if not free:
-            raise OptionError("restricted=True integrates the unfixed fixed effects out, and this model has none.")
-        told = [name for name in density.prior_names if name in free]
-        if told:
-            raise OptionError(
-                f"restricted=True integrates the fixed effects out under a flat prior, and {', '.join(told)} has a "
-                "prior of its own; leave it out, fix the value, or fit without restricted=True."
-            )
+        check_integrated(binding, "restricted=True")
 
 
 def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
@@ -272,7 +263,7 @@ class RestrictedSession(Session):
         names = [self.binding.packed_names[k] for k in beta]
         singular = singular_directions(found.hessian, names)
         if not found.positive or singular:
-            return RestrictedOutcome(plain, _spoiled(plain.sums), None, _uninformed(singular))
+            return RestrictedOutcome(plain, _spoiled(plain.sums), None, uninformed(singular))
         integral = _integral(found, beta)
         # beta^ lies a step further than x, too short to show there: value and gradient are carried to it.
         step = -np.linalg.solve(integral.information, score[beta])
@@ -286,18 +277,6 @@ class RestrictedSession(Session):
             log_likelihood=plain.sums.log_likelihood - change,
         )
         return RestrictedOutcome(plain, sums, integral)
-
-
-def _uninformed(singular: Sequence[dict[str, float]]) -> str:
-    """Why there is no restricted likelihood where H has `singular` directions."""
-    terms = "; ".join(
-        " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6]) for direction in singular
-    )
-    along = f" along the direction {terms} (shares of standardised parameters)" if terms else ""
-    return (
-        f"The restricted likelihood needs information on every fixed effect, and the data carry none{along}: fix one "
-        "of them or leave it out, or start from other values."
-    )
 
 
 def _integral(found: Bend, beta: np.ndarray) -> Integral:

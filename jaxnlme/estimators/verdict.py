@@ -102,8 +102,8 @@ def _numerical_faults(
     gain = float(session.state.bfgs.decrement) if session.state is not None else np.inf
     if session.exhausted:
         return [
-            f"The {session.iterations} iterations allowed were used up, with {gain:.1e} log-likelihood units still "
-            "expected to be gained; raise max_iterations, or start elsewhere."
+            f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
+            "likelihood units still expected to be gained; raise max_iterations, or start elsewhere."
         ]
     if len(session.free) > session.dense and not gain < CONVERGED:
         out.append(f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance.")

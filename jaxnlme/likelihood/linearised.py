@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.likelihood.local import written_out
 from jaxnlme.likelihood.marginal import exact_integral
 from jaxnlme.likelihood.mixed import Mixed, Tangent, mixed
@@ -68,12 +68,18 @@ class Linearised(eqx.Module):
 
 def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
     """Maximum likelihood of the linearised mixed model (nlme's and nlmefit's default)."""
-    return Linearised(False, mode_search(mode_steps, mode_tolerance), reweightings)
+    return _linearised(False, mode_steps, mode_tolerance, reweightings)
 
 
 def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
     """Restricted maximum likelihood of the linearised mixed model."""
-    return Linearised(True, mode_search(mode_steps, mode_tolerance), reweightings)
+    return _linearised(True, mode_steps, mode_tolerance, reweightings)
+
+
+def _linearised(restricted: bool, mode_steps: int, mode_tolerance: float, reweightings: int) -> Linearised:
+    if not reweightings >= 1:
+        raise OptionError(f"reweightings must be at least 1; received {reweightings!r}.")
+    return Linearised(restricted, mode_search(mode_steps, mode_tolerance), reweightings)
 
 
 class LinearisedResult(eqx.Module):
@@ -90,7 +96,7 @@ def linearised(
 
     **Arguments:** `z0` (random,): where the search of the whitened effects at `about` starts.
     """
-    z, found, tangent = _linearise(method, density, about, group, z0)
+    z, found, tangent = linearise(method, density, about, group, z0)
     tangent = eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, settle((tangent.prediction, tangent.slopes)))
     model = mixed(density, tangent, params, group, method.restricted)
     result = group_result(model.value, z, model.hessian, exact_integral(), found, group)
@@ -101,7 +107,7 @@ def linearised(
 # --- where to linearise ---
 
 
-def _linearise(
+def linearise(
     method: Linearised, density: Density, params: Params, group: Group, z0: Vector
 ) -> tuple[Vector, NewtonResult | None, Tangent]:
     """The whitened effects (random,), how their search went, and the group linearised there."""
@@ -110,7 +116,9 @@ def _linearise(
 
         def mode(f, z):
             known.frozen = Jet((f,), ((),))
-            return known.mode(z)
+            found = known.mode(z)
+            known.frozen = None  # a tracer of the loop that calls this
+            return found
 
         z, found = _reweighted(method, density, params, group, lambda z: known.predict(*known.at(z)), mode, z0)
         at = jet(known.predict, known.at(z), 1)

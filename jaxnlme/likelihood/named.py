@@ -202,6 +202,12 @@ def rung(spec: str | Rung, others: Iterable[str] = ()) -> Rung:
     """
     if isinstance(spec, Rung):
         return spec
+    name = getattr(spec, "name", spec)
+    if name in ("LME", "RELME", "lme", "relme") and not others:
+        raise OptionError(
+            f"{str(name).upper()} is no likelihood of the ladder: its answer is a fixed point, and jn.fit finds it. "
+            f"Name one of {', '.join(map(repr, NAMED))}, or a rung."
+        )
     if not isinstance(spec, str) or spec.lower() not in NAMED:
         raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), [*NAMED, *others])}")
     return NAMED[spec.lower()]()

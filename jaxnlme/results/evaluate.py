@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import DataError, FitError, ModelError, OptionError, some
+from jaxnlme.errors import DataError, FitError, ModelError, OptionError, Status, some
 from jaxnlme.likelihood.curvature import exact
+from jaxnlme.likelihood.linearised import Linearised, linearised
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding, bind
@@ -167,9 +168,13 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
         return np.zeros((m, 0)), np.zeros((m, 0, 0))
     rung = _rung(fit)
     steps = ModeSearch() if rung is None else rung.search
+    method = getattr(fit.estimator, "method", None)
     with x64():
         placed = _placed(fit, binding)
-        _, pieces = placed.run(_search, (on_device(fit.params), on_device(steps), interaction(fit)), once=True)
+        if isinstance(method, Linearised):
+            _, pieces = placed.run(_penalised, (on_device(fit.params), on_device(method)), once=True)
+        else:
+            _, pieces = placed.run(_search, (on_device(fit.params), on_device(steps), interaction(fit)), once=True)
         z, curvature, ok = (np.array(placed.own(parts)) for parts in zip(*pieces, strict=True))
     lost = which & ~ok
     if lost.any():
@@ -177,6 +182,18 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
         warnings.warn(f"the conditional mode of group {names} was not found; what rests on it is NaN.", stacklevel=5)
         z[lost], curvature[lost] = np.nan, np.nan
     return z, curvature
+
+
+def _penalised(problem: Problem, at: tuple[Params, Linearised], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    """As `_search`, by the penalised least squares of a linearised likelihood."""
+    params, method = at
+    zero = jnp.zeros(problem.density.n_effects)
+
+    def one(group):
+        found = linearised(method, problem.density, params, params, group, zero).result
+        return found.mode, found.curvature, found.status == Status.ok
+
+    return (), problem.map(one)
 
 
 def _search(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:

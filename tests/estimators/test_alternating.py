@@ -237,3 +237,69 @@ def test_a_stop_is_honoured_at_any_stage(method: str, stage: str) -> None:
     after = [k for k, c in enumerate(recorder.calls) if stop(c)]
     # Nobody is asked again after the stop, but told that it is over.
     assert [c.state for c in recorder.calls[after[0] + 1 :]] == ["done"]
+
+
+# ---- ends without standard errors, and what is asked of the method afterwards
+
+
+@pytest.mark.parametrize("error, sd", [("proportional", None), ("constant", 1e-2), ("constant", 1e-4)])
+def test_no_variance_is_lost_where_standard_errors_are_left_out(error: str, sd: float | None) -> None:
+    """Variances that look flat from a far start are asked again at zero, with or without an information matrix."""
+    model = decay_model(ERRORS[error])
+    start = None if sd is None else {f"sd({n})": sd for n in "abc"}
+    whole = jn.fit(model, decays(), "lme", start=start)
+    bare = jn.fit(model, decays(), "lme", start=start, standard_errors=False)
+    assert whole.converged and bare.converged, bare.status
+    assert not whole.at_zero and not bare.at_zero
+    assert bare.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-6)
+
+
+def test_new_groups_get_their_effects_as_the_fit_does() -> None:
+    """The fit's own rows under other labels: the same penalised least squares, weights at their own predictions."""
+    fit = jn.fit(decay_model(ERRORS["proportional"]), decays(), "lme")
+    data = decays()
+    others = jn.GroupedData.from_arrays(data.y.ravel(), np.repeat(np.arange(100, 140), 8), {"t": data.x["t"].ravel()})
+    assert np.asarray(fit.predict(others)) == pytest.approx(np.asarray(fit.predict()), rel=1e-6)
+
+
+def test_the_limits_of_a_fit_are_kept_and_told() -> None:
+    fit = jn.fit(decay_model(ERRORS["constant"]), decays(), "lme", max_iterations=5)
+    assert fit.history[-1]["iteration"] <= 5 and "The 5 iterations allowed" in str(fit.status)
+    loose = jn.fit(decay_model(ERRORS["constant"]), decays(), "lme", tolerance=1e-5)
+    tight = jn.fit(decay_model(ERRORS["constant"]), decays(), "lme", tolerance=1e-10)
+    assert loose.converged and tight.converged
+    assert len(loose.history) < len(tight.history)
+
+
+def test_groups_of_weight_zero_say_nothing() -> None:
+    data, weights = decays(), np.ones(40)
+    weights[:4] = 0.0
+    y = data.y.copy()
+    y[:4] *= 1e3
+    frame = {"t": data.x["t"].ravel()}
+    odd = jn.GroupedData.from_arrays(y.ravel(), np.repeat(np.arange(40), 8), frame, weights=weights)
+    fit = jn.fit(decay_model(ERRORS["exponential"]), odd, "relme")
+    rest = jn.fit(decay_model(ERRORS["exponential"]), data.select(weights > 0), "relme")
+    assert fit.converged, fit.status
+    assert fit.log_likelihood == pytest.approx(rest.log_likelihood, rel=1e-9)
+    np.testing.assert_allclose(fit.params.pack(), rest.params.pack(), rtol=1e-6, atol=1e-7)
+
+
+def test_beta_that_cannot_be_integrated_out_is_named() -> None:
+    with pytest.raises(jn.OptionError, match="RELME integrates the fixed effects out under a flat prior, and a has"):
+        parameters = decay_model("constant").parameters
+        jn.fit(jn.NLMEModel(decay, parameters, priors={"a": jn.priors.Normal(0.5, 0.1)}), decays(), "relme")
+    with pytest.raises(jn.OptionError, match="reweightings must be at least 1"):
+        jn.LME(reweightings=0)
+    with pytest.raises(jn.OptionError, match="LME is no likelihood of the ladder"):
+        jn.log_likelihood(decay_model("constant"), decay_model("constant").params(decays()), decays(), "lme")
+
+
+def test_callbacks_are_told_parameters_and_likelihood_of_one_point() -> None:
+    model, data = catalogue.from_r("Theoph_ssfol_diag_lKa_lCl", {"lKe": -2.4, "lKa": 0.45, "lCl": -3.2})
+    recorder = Recorder()
+    jn.fit(model, data, "focei", callbacks=[recorder])
+    told = [c for c in recorder.calls if c.inner.procedure == "PLM" and c.inner.state == "iter"]
+    for entry in told[-6:]:  # far off, a search from other modes may end at other ones
+        exact = float(jn.log_likelihood(model, entry.params, data, "focei"))
+        assert entry.log_likelihood == pytest.approx(exact, rel=1e-7)
