@@ -138,16 +138,17 @@ def expm(matrix: Matrix) -> Matrix:
 def semidefinite_cholesky(psi: np.ndarray, tolerance: float = 1e-10) -> np.ndarray:
     """Lower factor of a symmetric positive *semi*definite matrix (n, n), on the host; null pivots give zero columns.
 
-    **Errors:** ValueError where a pivot is negative beyond `tolerance` times the largest diagonal entry.
+    **Errors:** ValueError where an eigenvalue is negative beyond `tolerance` times the largest diagonal entry. (Not a
+    pivot: after one that is small, rounding alone makes a null pivot that negative.)
     """
     psi = np.array(psi, float)
     n = psi.shape[0]
     lower = np.zeros_like(psi)
     scale = max(float(np.max(np.abs(np.diag(psi)))), np.finfo(float).tiny) if n else 1.0
+    if n and np.isfinite(psi).all() and np.linalg.eigvalsh(psi)[0] < -tolerance * scale:
+        raise ValueError("the matrix is not positive semidefinite")
     for j in range(n):
         pivot = psi[j, j] - lower[j, :j] @ lower[j, :j]
-        if pivot < -tolerance * scale:
-            raise ValueError("the matrix is not positive semidefinite")
         if pivot <= tolerance * psi[j, j] or pivot <= 0.0:
             continue
         lower[j, j] = np.sqrt(pivot)

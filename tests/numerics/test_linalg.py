@@ -84,6 +84,19 @@ def test_semidefinite_factor_keeps_zero_rows_and_refuses_negative_matrices() -> 
         semidefinite_cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
 
 
+def test_semidefinite_factor_of_a_null_pivot_after_a_small_one() -> None:
+    """Rounding of the small pivot makes the null one -1e-10 and beyond: no reason to refuse a Gram matrix."""
+    rng = np.random.default_rng(1)
+    for small in (1e-4, 3e-5):
+        for _ in range(50):
+            lower = np.tril(rng.normal(size=(4, 4)))
+            lower[2, 2], lower[3, 3] = small, 0.0
+            psi = lower @ lower.T
+            found = semidefinite_cholesky(psi)
+            # what rounding leaves of a pivot of `small` squared: 1e-16 / 1e-9 of the last diagonal entry
+            assert found @ found.T == pytest.approx(psi, abs=1e-5 * np.max(np.diag(psi)))
+
+
 def test_normal_grid_integrates_polynomials() -> None:
     points, log_weights = normal_grid(4, 3)
     weights = np.exp(log_weights)
