@@ -179,12 +179,15 @@ class AlternatingSession(Session):
             if self.iterations >= int(self.estimator.max_iterations):
                 return
             sums, before = self.best.sums, self.x[active]
-            state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
+            # What is not finite is looked at, not warned of, as in the steps of a rung's minimiser.
+            with np.errstate(all="ignore"):
+                state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
             self.tell_inner(self.minimiser, "init", 0)
             while not (state.decrement < LEVEL or state.stalled or tries == ALTERNATIONS or self.halted):
                 x, tries = minimiser.trial(state), tries + 1
                 found = self.decide(x).sums
-                state, _ = minimiser.tell(state, found.value, found.gradient)
+                with np.errstate(all="ignore"):
+                    state, _ = minimiser.tell(state, found.value, found.gradient)
                 self.tell_inner(self.minimiser, "iter", tries)
             self.tell_inner(self.minimiser, "done", tries)
             inverse = np.asarray(state.inverse)
