@@ -32,7 +32,12 @@ from results import Record, add_folder
 PACKAGE, TESTS = HERE.parent / "jaxnlme" / "data" / "tables", HERE.parent / "tests" / "tables"
 LIMIT = 300.0
 METHODS = ("lme", "relme")
-PEERS = {"nlme": ("references.R", "nlme"), "pynlme": ("references_peer.py", "pynlme")}
+# program: (script, package, methods). pynlme's ML has two iterations, R's and MATLAB's, and either may be the faster.
+PEERS = {
+    "nlme": ("references.R", "nlme", METHODS),
+    "pynlme": ("references_peer.py", "pynlme", METHODS),
+    "pynlme-matlab": ("references_peer.py", "pynlme", ("lme",)),
+}
 DOORS = ("jaxnlme", "pynlme")
 
 
@@ -99,25 +104,28 @@ def written(case: Reference, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def asked(case: Reference, method: str, tables: list[Path]) -> str:
-    """What every program reads: the case as JSON, with the tables to fit one after the other."""
+def asked(case: Reference, program: str, method: str, tables: list[Path]) -> str:
+    """What a program reads: the case as JSON, with the tables to fit one after the other."""
     said = {"tables": list(map(str, tables)), "function": case.function, "x": list(case.x), "starts": case.starts}
-    return json.dumps(said | {"random": case.random, "psi": case.psi, "method": method})
+    return json.dumps(said | {"random": case.random, "psi": case.psi, "method": method, "program": program})
 
 
 def programs(case: Reference, peers: list[str], folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """One round of a case: (program, method, "empty", "warm", "once" or "two fits", record)."""
     table, other = written(case, folder)
     for method in METHODS:
-        once, twice = asked(case, method, [table]), asked(case, method, [other, table])
+        once, twice = [table], [other, table]
         ours = [sys.executable, str(HERE / "references_worker.py")]
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             environment = commands.cache_environment(Path(cache))
             for kind, what in (("empty", once), ("warm", once), ("two fits", twice)):
-                yield "jaxnlme", method, kind, timed([*ours, what], LIMIT, environment)
+                told = asked(case, "jaxnlme", method, what)
+                yield "jaxnlme", method, kind, timed([*ours, told], LIMIT, environment)
         for peer in peers:
-            for kind, what in (("once", once), ("two fits", twice)):
-                yield peer, method, kind, timed([*commands.script(PEERS[peer][0]), what], LIMIT)
+            script, _, methods = PEERS[peer]
+            for kind, what in (("once", once), ("two fits", twice)) if method in methods else ():
+                told = asked(case, peer, method, what)
+                yield peer, method, kind, timed([*commands.script(script), told], LIMIT)
 
 
 def refusals(absent: dict[str, str]) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.cases, arguments.repeats = list(QUICK), 1
-    absent = {name: reason for name, (_, package) in PEERS.items() if (reason := commands.why_not(package))}
+    absent = {name: reason for name, (_, package, _) in PEERS.items() if (reason := commands.why_not(package))}
     for peer, reason in absent.items():
         print(f"{peer} is left out: {reason}", flush=True)
     peers = [peer for peer in PEERS if peer not in absent]

@@ -11,6 +11,7 @@ NAMES = {
     ("jaxnlme", "lme"): "jaxnlme LME",
     ("nlme", "lme"): "R nlme, ML",
     ("pynlme", "lme"): "pynlme LME, as R's nlme",
+    ("pynlme-matlab", "lme"): "pynlme LME, as MATLAB's nlmefit",
     ("jaxnlme", "relme"): "jaxnlme RELME",
     ("nlme", "relme"): "R nlme, REML",
     ("pynlme", "relme"): "pynlme RELME, as MATLAB's nlmefit",
