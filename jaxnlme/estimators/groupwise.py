@@ -134,6 +134,7 @@ def _fit(binding: Binding, placed: Placed, own: Alone, params: Params, max_steps
         curvature=ends.curvature,
         squares=ends.squares,
         code=codes,
+        fading=ends.fading,
         steps=ends.steps,
         single_scale=single,
         designs=matrices(own.begin, binding),
@@ -147,20 +148,20 @@ def _search_twice(
 ) -> Ends:
     """A search of all groups, and one more from the others' median for those that failed."""
     ends = search(placed, own, params, start, max_steps)
-    good = ends.converged & ends.finite & enough
+    good = ends.converged & ends.finite & enough & ~ends.fading.any(axis=1)
     processes = placed.processes
     if not processes.any((enough & ~good).any()) or not processes.any(good.any()):
         return ends
     middle = np.median(processes.concatenate(ends.own[good]), axis=0)
     again = search(placed, own, params, np.where(good[:, None], ends.own, middle), max_steps)
-    better = ~good & again.converged & again.finite
+    better = ~good & again.converged & again.finite & ~again.fading.any(axis=1)
     better |= ~ends.finite & again.finite
 
     def chosen(name: str) -> np.ndarray:
         new, old = getattr(again, name), getattr(ends, name)
         return np.where(better.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-    picked = Ends(*(chosen(name) for name in ("own", "curvature", "squares", "converged", "finite", "steps")))
+    picked = Ends(*(chosen(name) for name in ("own", "curvature", "squares", "converged", "fading", "finite", "steps")))
     picked.steps = np.where(~good, ends.steps + again.steps, ends.steps)
     return picked
 
@@ -168,6 +169,7 @@ def _search_twice(
 def _codes(ends: Ends, enough: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """A GroupStatus for each group (groups,)."""
     code = np.where(ends.converged, GroupStatus.ok, GroupStatus.not_converged)
+    code = np.where(ends.fading.any(axis=1), GroupStatus.run_off, code)
     code = np.where(singular(ends.curvature), GroupStatus.singular, code)
     code = np.where(~ends.finite, GroupStatus.non_finite, code)
     code = np.where(~enough, GroupStatus.too_few_rows, code)

@@ -27,6 +27,9 @@ from jaxnlme.typing import Vector
 
 # Log-likelihood units that a step must still gain: estimates are within a millionth of a standard error then.
 TOLERANCE = 1e-12
+# A last step of so little gain leaves the curvature as it was, in shares of it, unless the end lies at infinity: on an
+# exponential tail, where every step is as long as the one before, it falls by a factor e.
+FADING = 0.05
 # Rounds of group fits and residual model, and the change of the latter's parameters below which they end.
 ROUNDS, SETTLED = 20, 1e-5
 # How far an error parameter may move from its start, on its unconstrained scale: a factor of 20,000.
@@ -39,12 +42,14 @@ EXACT = 1e-10
 class Ends:
     """Where the searches of all groups ended (numpy): `own` (groups, own); `curvature` (groups, own, own) of minus the
     log-likelihood, Fisher's information at s_i^2 = squares / n_i where the residual is Gaussian; `squares` (groups,),
-    sum of (residual / scale)^2; `converged`, `finite`; `steps`."""
+    sum of (residual / scale)^2; `converged`; `fading` (groups, own), where that was on the way to infinity: the
+    curvature in the parameter vanishes; `finite`; `steps`."""
 
     own: np.ndarray
     curvature: np.ndarray
     squares: np.ndarray
     converged: np.ndarray
+    fading: np.ndarray
     finite: np.ndarray
     steps: np.ndarray
 
@@ -56,10 +61,17 @@ def begin(placed: Placed, alone: Alone, params: Params) -> np.ndarray:
 
 def search(placed: Placed, alone: Alone, params: Params, start: np.ndarray, max_steps: int) -> Ends:
     """Fits every group from its `start` (groups, own), each with its own steps and its own end."""
-    bound = np.asarray(max_steps)  # an array: the program would be made anew for another number
-    _, pieces = placed.run(_search, (alone, params, bound), placed.spread(start))
-    found = jax.tree.map(lambda *parts: placed.own(parts), *pieces)
-    return Ends(found.x, found.curvature, found.extra, found.converged, found.finite, found.steps)
+
+    def run(start: np.ndarray, bound: int) -> Damped:
+        # The bound is an array: the program would be made anew for another number.
+        _, pieces = placed.run(_search, (alone, params, np.asarray(bound)), placed.spread(start))
+        return jax.tree.map(lambda *parts: placed.own(parts), *pieces)
+
+    found = run(start, max_steps)
+    # The curvature was taken before the last step; one evaluation more has it after.
+    before, after = (np.einsum("ikk->ik", at.curvature) for at in (found, run(found.x, 1)))
+    fading = found.converged[:, None] & (after < (1.0 - FADING) * before)
+    return Ends(found.x, found.curvature, found.extra, found.converged, fading, found.finite, found.steps)
 
 
 def _begin(problem: Problem, shared: tuple[Alone, Params], _: Any) -> tuple[Any, Any]:

@@ -37,6 +37,7 @@ class GroupStatus(enum.IntEnum):
     non_finite = 3
     singular = 4
     not_converged = 5
+    run_off = 6
 
 
 def singular(curvature: np.ndarray) -> np.ndarray:
@@ -60,8 +61,9 @@ class GroupFits(Told):
     **Fields:** `binding` (model, data); `alone`, which parameters a group has; `params`: what is held, and the error
     parameters that the groups share; `own` (groups, own), where the searches ended, on the transformed scale;
     `curvature` (groups, own, own) of minus the log-likelihood; `squares` (groups,), the sum of (residual / scale)^2;
-    `code` (groups,), a GroupStatus; `steps` of each search; `single_scale`: the residual model has one parameter, a
-    factor of its scale; `designs` A (groups, own, fixed) and `effects` B (groups, own, random) of own = A beta + B b;
+    `code` (groups,), a GroupStatus; `fading` (groups, own), parameters whose curvature vanishes where the search ended,
+    as on the way to infinity; `steps` of each search; `single_scale`: the residual model has one parameter, a factor of
+    its scale; `designs` A (groups, own, fixed) and `effects` B (groups, own, random) of own = A beta + B b;
     `notes`, sentences.
     """
 
@@ -72,6 +74,7 @@ class GroupFits(Told):
     curvature: np.ndarray
     squares: np.ndarray
     code: np.ndarray
+    fading: np.ndarray
     steps: np.ndarray
     single_scale: bool
     designs: np.ndarray
@@ -84,6 +87,11 @@ class GroupFits(Told):
     def usable(self) -> np.ndarray:
         """Which groups have estimates (groups,) bool."""
         return self.code == GroupStatus.ok
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which groups speak for the population (groups,) bool: those with estimates whose weight is not zero."""
+        return self.usable & (self.binding.data.weights != 0)
 
     @functools.cached_property
     def status(self) -> pd.DataFrame:
@@ -116,6 +124,7 @@ class GroupFits(Told):
                 f"Its rows carry no information along the direction {terms} (shares of standardised parameters): they "
                 "cannot be told apart where the search ended; starts='pooled' or other starts may lead elsewhere."
             )
+        ran = [f"{self.alone.names[j]} runs off (to {self.own[k, j]:.3g})" for j in np.flatnonzero(self.fading[k])]
         return {
             GroupStatus.ok: "Converged.",
             GroupStatus.no_observations: "The group has no observed response.",
@@ -125,6 +134,10 @@ class GroupFits(Told):
             GroupStatus.not_converged: (
                 f"No maximum was found in {int(self.steps[k])} steps: the estimates may run off to infinity; start "
                 "elsewhere, or raise max_steps."
+            ),
+            GroupStatus.run_off: (
+                f"The likelihood still rises as {' and '.join(ran)} on the transformed scale: its rows have no maximum "
+                "there (all counts zero, say)."
             ),
         }[code]
 
@@ -188,13 +201,14 @@ class GroupFits(Told):
 
     @property
     def pooled_sigma(self) -> float:
-        """The same for all groups together: squares and degrees of freedom added up. NaN where there is none."""
+        """The same for all groups of weight other than zero together: squares and degrees of freedom added up. NaN
+        where there is none."""
         return self.pooled_over(lambda values: values)
 
     def pooled_over(self, gather: Callable[[np.ndarray], np.ndarray]) -> float:
         if not self.gaussian:
             return np.nan
-        squares, df = (float(np.sum(gather(part[self.usable]))) for part in (self.squares, self.df))
+        squares, df = (float(np.sum(gather(part[self.counted]))) for part in (self.squares, self.df))
         return self.scale_level * float(np.sqrt(squares / df)) if df > 0 else np.nan
 
     def intervals(self, level: float = 0.95, *, pooled: bool = False) -> pd.DataFrame:
@@ -214,7 +228,7 @@ class GroupFits(Told):
         se = np.sqrt(np.einsum("ikk->ik", self.covariances(pooled)))
         df = np.full(len(se), np.inf)
         if self.gaussian:
-            df = np.full(len(se), float(self.df[self.usable].sum())) if pooled else self.df.astype(float)
+            df = np.full(len(se), float(self.df[self.counted].sum())) if pooled else self.df.astype(float)
         df = np.where(self.usable, df, np.inf)
         reach = t.ppf(0.5 + level / 2.0, df)[:, None] * se
         own = self.estimates.to_numpy()
@@ -315,4 +329,5 @@ _PLURAL = {
     GroupStatus.non_finite: "The model is not finite for them where their search began; start elsewhere.",
     GroupStatus.singular: "Some parameters cannot be told apart in them (`status` says which).",
     GroupStatus.not_converged: "No maximum was found; the estimates may run off to infinity.",
+    GroupStatus.run_off: "The likelihood rises without end as parameters run off to infinity (`status` says which).",
 }

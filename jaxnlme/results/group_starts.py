@@ -45,7 +45,7 @@ def second_stage(fits: GroupFits, gather: Callable[[np.ndarray], np.ndarray] = o
 
     **Errors:** FitError where fewer than two groups were fitted.
     """
-    use = fits.usable & (fits.binding.data.weights != 0)
+    use = fits.counted
     if len(gather(np.ones(int(use.sum())))) < 2:
         raise FitError(f"starting values need two fitted groups at least. {' '.join(fits.sentences)}", fits)
     sd = fits.pooled_over(gather)

@@ -21,7 +21,7 @@ UNLIKELY = 0.05
 
 
 class GroupSummary(Told):
-    """The variation of each parameter between groups against the error of its estimates.
+    """The variation of each parameter between groups (of weight other than zero) against the error of its estimates.
 
     `table`, a row a parameter: `mean` and `sd` of the estimates on the transformed scale, their mean standard error
     `mean se`; `ratio` of the two; `overlap%`, the share of pairs of groups whose intervals at `level` overlap; `p`, the
@@ -40,7 +40,7 @@ class GroupSummary(Told):
         import pandas as pd
 
         fits = self.fits
-        use = fits.usable
+        use = fits.counted
         own = fits.own[use]
         se = fits.standard_errors.to_numpy()[use]
         pooled = np.sqrt(np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.gaussian_face)[use]))
@@ -71,7 +71,7 @@ class GroupSummary(Told):
         q = float(np.sum(weight * (own - np.sum(weight * own) / np.sum(weight)) ** 2))
         if not self.fits.binding.density.error.gaussian_face:
             return float(chi2.sf(q, m - 1))
-        return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.usable].sum())))
+        return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.counted].sum())))
 
     @property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

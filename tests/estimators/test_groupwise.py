@@ -236,6 +236,36 @@ def poisson(y, f, p, x, v):
 COUNTS = jn.NLMEModel(log_mean, [jn.Parameter("mu", 1.0, random=True)], error=jn.GroupLogLikelihood(poisson))
 
 
+def log_line(phi, x):
+    """A log mean with a slope."""
+    return phi.mu + phi.slope * x.t
+
+
+def test_a_likelihood_that_rises_without_end_has_no_estimate() -> None:
+    """Groups of zero counts: log rates run to minus infinity, where the search's gain of a step vanishes though the
+    curvature does as well. With a slope, counts at time zero alone leave the level and let the slope run off."""
+    frame = lines()
+    frame["y"] = np.random.default_rng(1).poisson(np.exp(0.3 * frame.w + 1.0))
+    frame.loc[frame.g == 2, "y"] = 0
+    fits = jn.fit_groups(COUNTS, grouped(frame))
+    assert fits.status["status"].drop(2).eq("ok").all()
+    assert fits.status.loc[2, "status"] == "run_off"
+    sentence = fits.status.loc[2, "sentence"]
+    assert "The likelihood still rises as mu runs off (to -" in sentence
+    assert np.isnan(fits.estimates.loc[2, "mu"]) and np.isnan(fits.standard_errors.loc[2, "mu"])
+    assert "Not fitted: group 2. The likelihood still rises" in str(fits)
+    start = fits.start()
+    assert start["sd(mu)"] < 2.0  # log means of the seven others have an SD below one
+    frame["t"] = frame.groupby("g").cumcount()
+    frame["y"] = np.random.default_rng(4).poisson(4.0, len(frame)) + 1
+    frame.loc[frame.g == 5, "y"] = np.where(frame.t[frame.g == 5] == 0, 7, 0)
+    parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.0)]
+    two = jn.fit_groups(jn.NLMEModel(log_line, parameters, error=jn.GroupLogLikelihood(poisson)), grouped(frame))
+    assert two.status["status"].drop(5).eq("ok").all()
+    assert two.status.loc[5, "status"] == "run_off"
+    assert "as slope runs off" in two.status.loc[5, "sentence"]
+
+
 def test_what_is_held_and_what_is_refused() -> None:
     data = grouped(lines())
     held = jn.NLMEModel(catalogue.line, [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 1.0, fix=True)])
@@ -290,6 +320,27 @@ def test_summary_says_what_varies() -> None:
     assert (table["p"] > 0.05).all()
     assert "No parameter (mu and slope) varies more" in str(fits.summary())
     assert table["overlap%"].between(50, 100).all()
+
+
+def test_groups_of_weight_zero_do_not_count() -> None:
+    """One group of ten is a thousand times as wild, and has weight zero: the population is that of the nine others. It
+    has estimates of its own all the same."""
+    frame = lines(groups=10).assign(weight=1.0)
+    wild = frame.g == 3
+    frame.loc[wild, "weight"] = 0.0
+    frame.loc[wild, "y"] *= 1000.0
+
+    def fits_of(rows: pd.DataFrame) -> jn.GroupFits:
+        return jn.fit_groups(line_model(), jn.GroupedData.from_frame(rows, "g", "y", ["t", "c"], "w", "weight"))
+
+    fits, without = fits_of(frame), fits_of(frame[~wild])
+    assert fits.usable.all() and fits.sigma[3] > 100.0
+    assert fits.pooled_sigma == pytest.approx(without.pooled_sigma, rel=1e-9)
+    assert fits.start() == pytest.approx(without.start(), rel=1e-9)
+    pd.testing.assert_frame_equal(fits.summary().table, without.summary().table, rtol=1e-9)
+    others = [label for label in range(10) if label != 3]
+    pooled = [found.intervals(pooled=True).loc[others] for found in (fits, without)]
+    np.testing.assert_allclose(*(table.to_numpy() for table in pooled), rtol=1e-9)
 
 
 def test_overlap_counts_pairs() -> None:
