@@ -56,7 +56,10 @@ def record(
         with clock(timings, "information"):
             weights = binding.data.weights[:, None]
             scores = np.where(weights == 0, 0.0, best.scores[:, verdict.active] * weights)
-            info = information(binding, params, verdict.matrix, verdict.active, processes.concatenate(scores))
+            scores, weights = (processes.concatenate(part) for part in (scores, binding.data.weights))
+            if session.restricted:  # see Information
+                scores = scores - np.outer(weights, scores.sum(axis=0) / weights.sum())
+            info = information(binding, params, verdict.matrix, verdict.active, scores)
     timings["evaluations"] = session.evaluations
     sentences = [*verdict.sentences, *notes]
     labels = [label for own in processes.everyone([str(label) for label, _ in left_out]) for label in own]

@@ -15,6 +15,7 @@ from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.changes import Change
 from jaxnlme.estimators.fitting import fit as fit_again
 from jaxnlme.estimators.restricted import Restricted
+from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
@@ -49,7 +50,8 @@ def update(
       concerns the effects that remain; a new effect stands by itself.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.
     - `data`, `method`, and every option of `fit`, among them `start`: values by name that replace estimates. What is
-      not named stays as the fit had it (`callbacks`, `progress`, `throw` and `checkpoint` are never taken over).
+      not named stays as the fit had it (`callbacks`, `progress`, `throw` and `checkpoint` are never taken over). So a
+      restricted fit stays restricted by another method, too, unless `restricted=False` (or "lme" after "relme").
 
     Where it starts: values of parameters that remain are the estimates; psi is that of the effects that remain, as near
     as the covariance allows; new ones have the model's starts, SDs estimated as zero a small one. `start=` a Params or
@@ -78,6 +80,7 @@ def update(
         change.random(wanted)
     model = change.model(covariance, error)
     data = fit.data if data is None else data
+    asked = "restricted" in options
     estimator = _estimator(fit, method, options)
     given = dict(options)
     options = {name: fit.options[name] for name in KEPT if name in fit.options} | options
@@ -86,7 +89,16 @@ def update(
     start = options.get("start")
     if options.get("starts") is None and (start is None or isinstance(start, Mapping)):
         options["start"] = _start(fit, bind(model, data), change, error) | dict(start or {})
-    return fit_again(model, data, estimator, **options)
+    try:
+        return fit_again(model, data, estimator, **options)
+    except OptionError as error:
+        if asked or not options.get("restricted") or not str(error).startswith("restricted=True"):
+            raise
+        raise OptionError(
+            f"the fit is of a restricted likelihood ({fit.estimator.name}), and an update keeps restricted=True, which "
+            "this method does not take: say restricted=False beside it, or method='relme' for the restricted form of "
+            f"'lme'. ({error})"
+        ) from None
 
 
 def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
@@ -96,7 +108,12 @@ def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
         # Restricted as it was, also by another method.
         if options.setdefault("restricted", True) is False and method is None:
             method = fit.estimator.method
-    elif fit.restricted and method is None and options.get("restricted") is False:
+    elif fit.restricted and method is not None:
+        # Of 'lme' and 'relme' the name itself says which; any other method stays restricted.
+        last = method[-1] if isinstance(method, (list, tuple)) and method else method
+        if not (isinstance(last, Linearised) or str(last).lower() == "lme"):
+            options.setdefault("restricted", True)
+    elif fit.restricted and options.get("restricted") is False:
         raise OptionError(f"the fit is by {fit.method}, which is restricted: name a method that is not, such as 'lme'.")
     if method is not None:
         for name in names:

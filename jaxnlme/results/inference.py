@@ -32,6 +32,10 @@ class Information:
     `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`:
     directions without information, each a dict from parameter name to its share; `reported`, `jacobian`
     (reported, packed): the values a fit reports and their derivatives.
+
+    The scores of a restricted fit are centred, w_i (s_i - sum w s / sum w): at its estimates the groups' scores of
+    theta sum to minus the slope of the term that integrating beta out adds. That term belongs to no group and does not
+    vary with the sample as they do, so the variance of the sum is that of centred scores.
     """
 
     matrix: np.ndarray

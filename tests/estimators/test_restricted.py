@@ -389,3 +389,37 @@ def test_updates_stay_restricted_unless_told():
     assert jn.fit(model, data, fit.estimator).restricted
     with pytest.raises(jn.OptionError, match="name a method that is not, such as 'lme'"):
         jn.fit(model, data, "relme").update(restricted=False)
+
+
+def test_an_update_of_relme_stays_restricted():
+    """The name 'lme' says which of the two it is; with any other method the restriction was inherited, and a method
+    that has none says so, and what to type."""
+    model, data, _ = lines()
+    fit = jn.fit(model, data, "relme")
+    again = fit.update(method="focei")
+    assert again.restricted and again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-7)  # linear
+    assert not fit.update(method="focei", restricted=False).restricted
+    assert not fit.update(method="lme").restricted and fit.update(method=jn.RELME()).restricted
+    for method in ("lme", "agq"):
+        with pytest.raises(jn.OptionError, match=r"an update keeps .*restricted=False .*method='relme'"):
+            again.update(method=method)
+    with pytest.raises(jn.OptionError, match=r"^restricted=True goes with"):
+        again.update(method="lme", restricted=True)
+    assert again.update(method="relme").restricted and not again.update(method="lme", restricted=False).restricted
+
+
+@pytest.mark.parametrize("method", ["focei", "relme"])
+def test_robust_errors_rest_on_centred_scores(method):
+    """At a restricted maximum the groups' scores of theta sum to minus the slope of the integral's term; what varies is
+    their spread. A weight counts as so many copies of its group (rounding of the maximum: 1e-5)."""
+    model, data, _ = lines()
+    twice = dataclasses.replace(data, weights=1.0 + np.arange(data.n_groups) % 2)
+    fit = jn.fit(model, twice, method, restricted=True)
+    scores = fit.information.scores
+    np.testing.assert_allclose(scores.sum(axis=0), 0.0, atol=1e-9 * np.abs(scores).sum())
+    assert np.isfinite(fit.estimates["robust se"]).all()
+    plain = fit.update(method="lme" if method == "relme" else "focei", restricted=False)
+    # Unrestricted scores sum to zero at their own maximum, without being centred.
+    np.testing.assert_allclose(plain.information.scores.sum(axis=0), 0.0, atol=1e-3)
+    ratio = fit.estimates["robust se"] / plain.estimates["robust se"]
+    assert ratio.between(0.9, 1.25).all()  # one likelihood up to two of the degrees of freedom
