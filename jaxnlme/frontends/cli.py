@@ -65,18 +65,25 @@ def fit_command(
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
     method: Annotated[
         list[str],
-        typer.Option(help="fo, foce, focei, laplace, agq or is; several in turn, each from where the last one ended."),
+        typer.Option(
+            help="fo, foce, focei, laplace, agq, is, lme or relme; several in turn, each from where the last one ended."
+        ),
     ] = ["focei"],  # noqa: B006
     group: Annotated[str | None, typer.Option(help="Column of groups, over the model file's.")] = None,
     y: Annotated[str | None, typer.Option(help="Column of responses, over the model file's.")] = None,
     x: Annotated[list[str], typer.Option(help="Columns that vary within groups: --x Time,Dose.")] = [],  # noqa: B006
     v: Annotated[list[str], typer.Option(help="Columns constant in each group: --v Wt.")] = [],  # noqa: B006
     agq_nodes: Annotated[int | None, typer.Option(min=1, help="Nodes per random effect, with --method agq.")] = None,
-    start_pooled: Annotated[
-        bool, typer.Option("--start-pooled", help="Start from a fit without random effects to all data.")
-    ] = False,
+    starts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="pooled|groups",
+            help="Start from a fit without random effects to all data, or from fits of single groups.",
+        ),
+    ] = None,
     restricted: Annotated[
-        bool, typer.Option("--restricted", help="Restricted likelihood: fixed effects integrated out (not agq, is).")
+        bool,
+        typer.Option("--restricted", help="Restricted likelihood: fixed effects integrated out (not agq, is, lme)."),
     ] = False,
     max_iterations: Annotated[int, typer.Option(min=0, help="Of the minimiser.")] = 500,
     leave_out_bad_groups: Annotated[
@@ -100,7 +107,7 @@ def fit_command(
             data,
             methods,
             restricted=restricted,
-            starts="pooled" if start_pooled else None,
+            starts=starts,
             max_iterations=max_iterations,
             on_bad_group="leave out" if leave_out_bad_groups else "stop",
         )
@@ -130,9 +137,10 @@ def _split(names: list[str]) -> list[str]:
 
 def _methods(names: list[str], agq_nodes: int | None) -> list:
     from jaxnlme.errors import OptionError
+    from jaxnlme.estimators.fitting import LINEARISED
     from jaxnlme.likelihood.named import AGQ, rung
 
-    rungs = [rung(name) for name in names]
+    rungs = [name if name.lower() in LINEARISED else rung(name, LINEARISED) for name in names]
     if agq_nodes is None:
         return rungs
     if not any(name.lower() == "agq" for name in names):

@@ -102,6 +102,15 @@ def test_columns_of_the_command_line_win_over_the_file(folder):
     assert "AGQ(3)" in result.output
 
 
+def test_every_method_and_start_of_fit_is_there(folder):
+    result = fit(folder, "--method", "relme", "--starts", "groups")
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "RELME, restricted likelihood" in words and "Started from fits of 5 single groups" in words
+    told = call("fit", "--help").output
+    assert "lme" in told and "pooled|groups" in told
+
+
 def test_load_of_the_model_file_reads_the_table(folder):
     loader = "def load(path):\n    return jn.GroupedData.from_csv(path, 'Tree', 'circumference', ['age'])\n"
     (folder / "model.py").write_text(MODEL + loader)
@@ -117,6 +126,8 @@ def test_load_of_the_model_file_reads_the_table(folder):
         (MODEL + COLUMNS, ["--method", "focie"], "or 'focei'"),
         (MODEL + COLUMNS, ["--agq-nodes", "3"], "--agq-nodes goes with --method agq"),
         (MODEL + COLUMNS, ["--method", "agq", "--restricted"], "Laplace's method"),
+        (MODEL + COLUMNS, ["--method", "lme", "--restricted"], "is 'relme'"),
+        (MODEL + COLUMNS, ["--starts", "group"], "'pooled' or 'groups'"),
         (MODEL + COLUMNS, ["--y", "girth"], "no column 'girth'"),
         (MODEL.replace("model =", "modell ="), [], "did you mean 'modell'"),
         ("model = 3\n", [], "must be a jn.NLMEModel"),
