@@ -233,12 +233,15 @@ def _rows_not_finite(fit: Fit) -> list[int]:
 def _past_singular(call: _Call, fit: Fit, callbacks: list[Any]) -> Fit:
     """The fit, or, where a matrix logarithm ran into a singular psi, one that goes on by Cholesky factors."""
     family = fit.binding.density.covariance
-    parts = [part for _, part in family.parts] if isinstance(family, Blocks) else [family]
-    if not any(isinstance(part, LogMatrix) for part in parts) or fit.stopped or fit.interrupted:
+    parts = family.parts if isinstance(family, Blocks) else ((range(family.size), family),)
+    held = [list(effects) for effects, part in parts if isinstance(part, LogMatrix)]
+    if not held or fit.stopped or fit.interrupted:
         return fit
     psi = fit.psi.to_numpy(dtype=float)
     scale = np.sqrt(np.maximum(np.diag(psi), np.diag(call.designs.psi)))
-    least = float(np.linalg.eigvalsh(psi / np.outer(scale, scale))[0])
+    unit = psi / np.outer(scale, scale)
+    # Another block may be singular, a single effect of variance zero: the logarithm held its own.
+    least = min(float(np.linalg.eigvalsh(unit[np.ix_(block, block)])[0]) for block in held)
     if not least < (AT if fit.converged else NEAR):
         return fit
     other = call.designs.covariance("chol")

@@ -312,6 +312,21 @@ def test_a_singular_psi_goes_on_by_chol() -> None:
     assert "went on" not in str(chol[2].fit.status)
 
 
+def test_logm_is_not_blamed_for_another_block() -> None:
+    """CovPattern [0, 0, 1]: two effects by matrix logarithm that are well apart, a third of variance zero by itself."""
+    rng = np.random.default_rng(5)
+    b = rng.normal(size=(2, GROUPS)) * [[0.8], [0.3]]
+    y = (5.0 + b[0][GROUP]) * np.exp(-TIME) + 1.0 + b[1][GROUP] + 0.05 * np.asarray(TIME)
+    y = y + 0.15 * rng.permutation(np.tile([-1.0, 1.0], N))[:N]
+
+    def tilted(phi, x):
+        return phi[0] * jnp.exp(-x[:, 0]) + phi[1] + phi[2] * x[:, 0]
+
+    found = jn.nlmefit(TIME, y, GROUP, None, tilted, [5.0, 1.0, 0.05], CovPattern=[0, 0, 1])
+    assert found[1][2, 2] == 0.0 and np.linalg.eigvalsh(found[1][:2, :2])[0] > 0.01
+    assert found[2].converged and "went on" not in str(found[2].fit.status)
+
+
 # ---- likelihoods, error models, transforms
 
 
