@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.plots import BLUE, INK, PALE, VERMILLION, _plain, _pyplot
+from jaxnlme.diagnostics.plots import BLUE, INK, PALE, VERMILLION, plain, pyplot
 from jaxnlme.errors import OptionError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class GroupPlots:
     """
 
     def __init__(self, fits: GroupFits):
-        _pyplot()
+        pyplot()
         self.fits = fits
 
     def intervals(self, level: float = 0.95, *, pooled: bool = False, ax: Any = None) -> np.ndarray:
@@ -57,7 +57,7 @@ class GroupPlots:
             shown = name if scale is None or scale.name == "identity" else f"{name} ({scale.name})"
             panel.set(xlabel=shown, ylim=(-0.7, m - 0.3))
             panel.set_yticks(rows, labels if k == 0 or ax is not None else [""] * m)
-            _plain(panel)
+            plain(panel)
         axes[0].set_ylabel(fits.binding.data.group_name)
         total = len(fits.code)
         part = "" if m == total else f", {m} of {total} groups"
@@ -69,7 +69,7 @@ class GroupPlots:
     def _axes(self, ax: Any, count: int, groups: int) -> np.ndarray:
         if ax is None:
             size = (1.0 + 2.6 * count, 1.4 + 0.2 * max(groups, 4))
-            _, axes = _pyplot().subplots(1, count, figsize=size, squeeze=False, layout="constrained")
+            _, axes = pyplot().subplots(1, count, figsize=size, squeeze=False, layout="constrained")
             return axes.ravel()
         axes = np.ravel(np.asarray(ax, dtype=object))
         if len(axes) != count:

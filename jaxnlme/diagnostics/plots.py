@@ -30,7 +30,7 @@ class Plots:
     """
 
     def __init__(self, fit: Fit):
-        _pyplot()
+        pyplot()
         self.fit = fit
 
     def individual_fits(
@@ -68,7 +68,7 @@ class Plots:
         chosen = self._positions(groups)
         columns = max(1, min(int(columns), len(chosen)))
         rows = -(-len(chosen) // columns)
-        fig, grid = _pyplot().subplots(
+        fig, grid = pyplot().subplots(
             rows, columns, sharex=True, sharey=True, squeeze=False, figsize=(0.8 + 2.3 * columns, 1.1 + 1.75 * rows),
             layout="constrained",
         )  # fmt: skip
@@ -88,7 +88,7 @@ class Plots:
                     label=f"observed{known}",
                 )  # fmt: skip
             ax.set_title(f"{data.group_name} {label}", fontsize=9, color=INK)
-            _plain(ax)
+            plain(ax)
         for column in range(columns):  # the lowest panel of each column carries the axis
             lowest = grid[(len(chosen) - 1 - column) // columns, column]
             lowest.tick_params(labelbottom=True)
@@ -126,7 +126,7 @@ class Plots:
             panel.plot(prediction, y, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
             panel.set(xlim=ends, ylim=ends, xlabel=f"predicted {self.fit.data.y_name}, {_spoken(one)}")
             panel.set_aspect("equal", adjustable="box")
-            _plain(panel)
+            plain(panel)
         axes[0].set_ylabel(f"observed {self.fit.data.y_name}")
         self._title(_heading(axes), f"Observed and predicted by {self.fit.method}")
         return axes
@@ -156,7 +156,7 @@ class Plots:
         ax.plot(along, values, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
         reach = 1.1 * max(float(np.nanmax(np.abs(values))), 2.2 if kind not in ("pres", "ires") else 0.0)
         ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-reach, reach))
-        _plain(ax)
+        plain(ax)
         self._title(ax.set_title, f"Residuals by {self.fit.method}")
         return ax
 
@@ -191,7 +191,7 @@ class Plots:
         labels = [f"{name}\nSD {s:.3g}\nshrinkage {h:.0f}%" for name, s, h in zip(names, sd, shrinkage, strict=True)]
         ax.set_yticks([row + 0.3 for row in range(len(names))], labels[::-1], fontsize=9)
         ax.set(xlim=(-reach, reach), ylim=(-0.15, len(names)), xlabel="random effect / its SD")
-        _plain(ax)
+        plain(ax)
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
@@ -215,7 +215,7 @@ class Plots:
         )  # fmt: skip
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="iteration", ylabel="log-likelihood")
-        _plain(ax)
+        plain(ax)
         self._title(ax.set_title, f"Progress of {self.fit.method}")
         return ax
 
@@ -241,7 +241,7 @@ class Plots:
 
     def _axes(self, ax: Any, count: int, size: tuple[float, float], share: bool = False) -> np.ndarray:
         if ax is None:
-            _, axes = _pyplot().subplots(1, count, figsize=size, sharey=share, squeeze=False, layout="constrained")
+            _, axes = pyplot().subplots(1, count, figsize=size, sharey=share, squeeze=False, layout="constrained")
             return axes.ravel()
         axes = np.ravel(np.asarray(ax, dtype=object))
         if len(axes) != count:
@@ -263,7 +263,7 @@ def _spoken(level: str) -> str:
     return "individual" if level == "group" else level
 
 
-def _plain(ax: Any) -> None:
+def plain(ax: Any) -> None:
     """A light grid behind the data, and no box."""
     ax.grid(True, color="#e6e6e6", lw=0.7)
     ax.set_axisbelow(True)
@@ -276,7 +276,8 @@ class MissingPlotLibrary(JaxnlmeError, ImportError):
     """matplotlib is not installed."""
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot. **Errors:** MissingPlotLibrary, naming the extra to install."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.plots import _pyplot
+from jaxnlme.diagnostics.plots import pyplot
 from jaxnlme.errors import OptionError
 
 # A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
@@ -23,7 +24,8 @@ class LivePlot:
     log-likelihood against the iteration, a panel each.
 
     In a window the plot is live, and closing it stops the fit; in a notebook the display is updated in place; without
-    either it is drawn to a file, "nlmefit.png" in the working directory.
+    either it is drawn to a file, "nlmefit.png" in the working directory. Every fit ("init") has a picture of its own,
+    also beside others in other threads, unless `path` or `axes` are the same.
 
     **Arguments:** `path`: draw to this file, whatever the display. `axes`: draw into these matplotlib axes, one for
     each panel (F + R + 1); closing their figure stops the fit.
@@ -35,80 +37,104 @@ class LivePlot:
         if path is not None and axes is not None:
             raise OptionError("give path or axes: a plot in axes of yours is saved by you.")
         self.path, self.given = None if path is None else Path(path), axes
-        self.axes: list[Any] = []
-        self._clear()
+        # A fit calls its functions from the thread it runs in.
+        self._here = threading.local()
+
+    @property
+    def axes(self) -> list[Any]:
+        """The panels of the last fit of this thread; empty before the first."""
+        picture = self._picture
+        return [] if picture is None else picture.axes
+
+    @property
+    def _picture(self) -> _Picture | None:
+        return getattr(self._here, "picture", None)
 
     def __call__(self, beta: Any, status: Any, state: str) -> bool:
         """Takes up one stage of a fit; True once the figure was closed."""
-        if status["inner"]["procedure"] != "none":
-            return self._closed()
-        values = [*np.asarray(beta, float).reshape(-1), *np.diag(np.asarray(status["Psi"], float))]
-        fval = status.get("fval")
-        if state == "init":
-            self._clear()
-            self._open(len(np.ravel(beta)), np.shape(status["Psi"])[0], fval is not None and bool(np.isfinite(fval)))
-        if not self.axes:
+        outer = status["inner"]["procedure"] == "none"
+        if outer and state == "init":
+            self._here.picture = None  # not the last fit's, should this one be refused
+            self._here.picture = _Picture(self.path, self.given, beta, status)
+        picture = self._picture
+        if picture is None:
             return False
-        if self._closed():
-            return True
-        if self._iterations and self._iterations[-1] == status["iteration"]:  # the end is that of the last iteration
-            self._iterations.pop()
-            self._points.pop()
-        self._iterations.append(status["iteration"])
-        self._points.append([*values, np.nan if fval is None else float(fval)])
-        due = time.monotonic() - self._drawn >= APART[self._mode]
-        if due or state == "done":
-            self._draw()
-        return self._closed()
+        if outer and not picture.closed():
+            picture.take(beta, status, state)
+        return picture.closed()
 
-    def _clear(self) -> None:
+
+class _Picture:
+    """The figure of one fit: `axes`, its panels, and the points drawn there.
+
+    **Arguments:** `path` and `given` axes, of LivePlot; `beta` (F,) and `status` of the first stage.
+    """
+
+    def __init__(self, path: Path | None, given: Any, beta: Any, status: Any):
+        self.path, self.given = path, given
         self._iterations: list[float] = []
         self._points: list[list[float]] = []
-        self._lines: list[Any] = []
-        self._figure: Any = None
         self._handle: Any = None
-        self._mode = "file"
         self._drawn = -np.inf
         self._was_closed = False
-
-    def _open(self, n_beta: int, n_effects: int, with_fval: bool) -> None:
-        titles = [f"beta[{k}]" for k in range(n_beta)] + [f"Psi[{k}, {k}]" for k in range(n_effects)]
-        titles += ["log-likelihood"] * with_fval
-        self._mode = "axes" if self.given is not None else "file" if self.path is not None else _display()
-        self.axes = self._panels(len(titles))
+        fval = status.get("fval")
+        titles = [f"beta[{k}]" for k in range(len(np.ravel(beta)))]
+        titles += [f"Psi[{k}, {k}]" for k in range(np.shape(status["Psi"])[0])]
+        titles += ["log-likelihood"] * (fval is not None and bool(np.isfinite(fval)))
+        self._mode = "axes" if given is not None else "file" if path is not None else _display()
+        self._figure, self.axes = self._panels(len(titles))
+        self._lines: list[Any] = []
         for axis, title in zip(self.axes, titles, strict=True):
             axis.set_title(title, fontsize="medium")
             axis.margins(x=0.02)
             self._lines += axis.plot([], [], color="#0072B2", marker=".", linewidth=1.0)
         self._figure.canvas.mpl_connect("close_event", self._on_close)
 
-    def _panels(self, count: int) -> list[Any]:
+    def take(self, beta: Any, status: Any, state: str) -> None:
+        """Adds the point of a stage, and draws where it is time to."""
+        fval = status.get("fval")
+        values = [*np.asarray(beta, float).reshape(-1), *np.diag(np.asarray(status["Psi"], float))]
+        if self._iterations and self._iterations[-1] == status["iteration"]:  # the end is that of the last iteration
+            self._iterations.pop()
+            self._points.pop()
+        self._iterations.append(status["iteration"])
+        self._points.append([*values, np.nan if fval is None else float(fval)])
+        if state == "done" or time.monotonic() - self._drawn >= APART[self._mode]:
+            self._draw()
+
+    def closed(self) -> bool:
+        """Whether the user closed the figure."""
+        if self._was_closed or self._mode not in ("window", "axes"):
+            return self._was_closed
+        number = getattr(self._figure, "number", None)
+        return number is not None and not pyplot().fignum_exists(number)
+
+    def _panels(self, count: int) -> tuple[Any, list[Any]]:
         if self.given is not None:
             axes = list(np.ravel(np.asarray(self.given, dtype=object)))
             if len(axes) != count:
                 raise OptionError(f"axes holds {len(axes)} axes; expected {count}, one for each panel.")
-            self._figure = axes[0].figure
-            return axes
+            return axes[0].figure, axes
         columns = int(np.ceil(np.sqrt(count)))
         rows = -(-count // columns)
         size = (1.0 + 2.4 * columns, 0.8 + 1.7 * rows)
         if self._mode == "window":
-            self._figure = _pyplot().figure(figsize=size, layout="constrained")
+            figure = pyplot().figure(figsize=size, layout="constrained")
         else:
-            _pyplot()
+            pyplot()
             from matplotlib.figure import Figure
 
             # Not one of pyplot's figures: those a notebook shows a second time at the end of the cell.
-            self._figure = Figure(figsize=size, layout="constrained")
-        panels = self._figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+            figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for empty in panels[count:]:
             empty.set_visible(False)
         for panel in panels[max(count - columns, 0) : count]:
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("iteration")
         if self._mode == "window":
-            _pyplot().show(block=False)
-        return list(panels[:count])
+            pyplot().show(block=False)
+        return figure, list(panels[:count])
 
     def _draw(self) -> None:
         points = np.array(self._points)
@@ -144,16 +170,10 @@ class LivePlot:
     def _on_close(self, event: Any) -> None:
         self._was_closed = True
 
-    def _closed(self) -> bool:
-        if self._was_closed or self._mode not in ("window", "axes") or self._figure is None:
-            return self._was_closed
-        number = getattr(self._figure, "number", None)
-        return number is not None and not _pyplot().fignum_exists(number)
-
 
 def _display() -> str:
     """How pictures are shown here: "window", "notebook" or "file"."""
-    backend = str(_pyplot().get_backend()).lower()
+    backend = str(pyplot().get_backend()).lower()
     if backend.startswith(WINDOWS) or "ipympl" in backend:
         return "window"
     return "notebook" if "inline" in backend and "IPython" in sys.modules else "file"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,24 @@ def test_the_plot_draws_into_axes_and_closing_stops_the_fit() -> None:
     with pytest.raises(jn.OptionError, match="path or axes"):
         LivePlot("x.png", axes)
     plt.close("all")
+
+
+def test_fits_in_threads_have_pictures_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    """One plot object, told in turn of two fits with other numbers of parameters."""
+    monkeypatch.chdir(tmp_path)
+    plot, turn = jn.nlmefitoutputfcn, threading.Barrier(2)
+
+    def follow(size: int) -> list[list[float]]:
+        for iteration, state in enumerate(("init", "iter", "iter", "done")):
+            turn.wait(timeout=60)
+            status = {"inner": {"procedure": "none"}, "iteration": iteration, "fval": -size, "Psi": np.eye(size)}
+            assert not plot(np.full(size, 10.0 * size + iteration), status, state)
+        return [line.tolist() for line in lines(plot)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for size, found in zip((1, 2), pool.map(follow, (1, 2)), strict=True):
+            beta = [10.0 * size + iteration for iteration in range(4)]
+            assert found == [beta] * size + [[1.0] * 4] * size + [[-size] * 4]
 
 
 def test_in_a_window_the_plot_is_live(monkeypatch) -> None:
