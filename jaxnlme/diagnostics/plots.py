@@ -41,12 +41,14 @@ class Plots:
         *,
         by: str | None = None,
         points: int = 100,
+        logy: bool = False,
     ) -> np.ndarray:
         """A panel a group: observations, the population's curve (dashed) and the group's own.
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column along the axis, the first of x where
         None; `columns` of panels; `by`: a column whose levels have curves of their own (the residual model's where
-        None; a column constant in each group splits nothing); `points` of a curve, 0 for the rows alone.
+        None; a column constant in each group splits nothing); `points` of a curve, 0 for the rows alone;
+        `logy`: a logarithmic axis of y, on which what is not above zero is not drawn.
 
         Between the rows of a group a curve takes the other columns from the row before. A model that reads other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between
@@ -88,6 +90,8 @@ class Plots:
                     label=f"observed{known}",
                 )  # fmt: skip
             ax.set_title(f"{data.group_name} {label}", fontsize=9, color=INK)
+            if logy:
+                ax.set_yscale("log", nonpositive="mask")
             plain(ax)
         for column in range(columns):  # the lowest panel of each column carries the axis
             lowest = grid[(len(chosen) - 1 - column) // columns, column]
@@ -131,11 +135,14 @@ class Plots:
         self._title(_heading(axes), f"Observed and predicted by {self.fit.method}")
         return axes
 
-    def residuals(self, kind: str = "cwres", against: str = "prediction", ax: Any = None) -> Any:
+    def residuals(
+        self, kind: str = "cwres", against: str = "prediction", ax: Any = None, *, title: str | None = None
+    ) -> Any:
         """Residuals as dots around zero, weighted ones with the lines between which 95% are expected.
 
         **Arguments:** `kind`: a residual of `fit.residuals()`; `against`: "prediction" (the population's, or the
-        individual's for individual residuals), "x" (the first x column), or the name of an x column.
+        individual's for individual residuals), "x" (the first x column), or the name of an x column; `title` in the
+        place of "Residuals by ..." (that a fit did not converge stands above it all the same).
         **Returns:** the axes.
         """
         values = self.fit.residuals(kind)[kind].to_numpy()
@@ -157,7 +164,7 @@ class Plots:
         reach = 1.1 * max(float(np.nanmax(np.abs(values))), 2.2 if kind not in ("pres", "ires") else 0.0)
         ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-reach, reach))
         plain(ax)
-        self._title(ax.set_title, f"Residuals by {self.fit.method}")
+        self._title(ax.set_title, f"Residuals by {self.fit.method}" if title is None else title)
         return ax
 
     def random_effects(self, ax: Any = None) -> Any:

@@ -44,6 +44,12 @@ def test_individual_fits_draw_rows_and_curves(fit):
     axes[0].figure.canvas.draw()
 
 
+def test_individual_fits_on_a_logarithmic_axis(fit):
+    axes = fit.plot.individual_fits(groups=[1], logy=True)
+    assert axes[0].get_yscale() == "log" and fit.plot.individual_fits(groups=[1])[0].get_yscale() == "linear"
+    axes[0].figure.canvas.draw()  # concentrations of zero at time zero are left out without a warning
+
+
 def test_curves_pass_through_the_predictions_of_rows(fit):
     """A fine grid contains the rows' own times; there the curve is the fit's prediction."""
     fine = prediction_curves(fit, [4], "Time")
@@ -97,7 +103,8 @@ def test_observed_predicted_has_a_panel_a_level(fit):
 def test_residuals_against_prediction_and_columns(fit):
     ax = fit.plot.residuals("cwres", "Time")
     np.testing.assert_allclose(ax.get_lines()[-1].get_ydata(), fit.residuals("cwres")["cwres"])
-    assert ax.get_xlabel() == "Time"
+    assert ax.get_xlabel() == "Time" and ax.get_title() == "Residuals by FOCEI"
+    assert fit.plot.residuals("pres", title="Theophylline").get_title() == "Theophylline"
     assert fit.plot.residuals("iwres").get_xlabel() == "predicted conc, individual"
     with pytest.raises(jn.OptionError, match="did you mean 'Time'"):
         fit.plot.residuals("cwres", "time")
