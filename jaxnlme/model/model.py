@@ -77,12 +77,16 @@ class NLMEModel:
             scale = "" if p.transform.name == "identity" else f", {p.transform.name}"
             marks = (", random" if p.random else "") + (", fixed" if p.fix else "")
             terms = "".join(f" + {c.formula}" for c in p.covariates)
-            lines.append(f"  {p.name} = {float(p.start):g}{scale}{marks}{terms and f' ~ 1{terms}'}")
+            # Beside a fixed design the fit starts at beta, not at what the parameters say.
+            start = f" = {float(p.start):g}" if self.fixed_design is None else ""
+            lines.append(f"  {p.name}{start}{scale}{marks}{terms and f' ~ 1{terms}'}")
         if self.individual is not None:
             lines.append(f"  individual parameters: {getattr(self.individual, '__name__', 'a function')}")
         for design in ("fixed_design", "random_design"):
             if getattr(self, design) is not None:
-                lines.append(f"  {design}: shape {np.shape(getattr(self, design))}")
+                starts = ", ".join(f"{float(b):g}" for b in np.ravel(self.beta)) if design == "fixed_design" else ""
+                starts = starts and f", beta starts at {starts}"
+                lines.append(f"  {design}: shape {np.shape(getattr(self, design))}{starts}")
         if self.random_design is not None or any(p.random for p in self.parameters):
             spec = (
                 self.covariance if isinstance(self.covariance, (str, list, tuple)) else type(self.covariance).__name__

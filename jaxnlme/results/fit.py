@@ -118,6 +118,11 @@ class Fit:
         """The data that were fitted (groups left out at the user's request are not among them)."""
         return self.binding.data
 
+    @property
+    def iterations(self) -> int:
+        """Iterations of the minimiser, or of the alternation; 0 where the fit did not begin."""
+        return int(self.history[-1]["iteration"]) if self.history else 0
+
     def throw(self) -> Fit:
         """This fit, if it converged. **Errors:** FitError with the status otherwise."""
         if not self.converged:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxnlme.likelihood.linearised import Linearised
+from jaxnlme.model.covariance import AbstractCovariance, Blocks
+from jaxnlme.model.covariance_families import family_name
 from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
 from jaxnlme.results.advice import advice
 
@@ -72,9 +75,7 @@ class Summary:
         density, data = fit.binding.density, fit.data
         structure = fit.model.structure
         name = getattr(structure, "__name__", type(structure).__name__)
-        effects = (
-            f"{_words(density.covariance)} psi of {', '.join(density.effect_names)}" if density.n_effects else "none"
-        )
+        effects = psi_words(density.covariance, density.effect_names) if density.n_effects else "none"
         columns = f"y {data.y_name}" + "".join(
             f"; {role} {', '.join(names)}"
             for role, names in (
@@ -84,11 +85,9 @@ class Summary:
             )
             if names
         )
-        # The history begins with the start, iteration 0; it is empty where the fit did not begin.
-        iterations = int(fit.history[-1]["iteration"]) if fit.history else 0
         method = f"{fit.method}, restricted likelihood" if fit.restricted else fit.method
         return [
-            ("method", f"{method}, {iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
+            ("method", f"{method}, {fit.iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
@@ -216,8 +215,23 @@ def _interval(lower: float, upper: float) -> str:
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
-def _words(covariance: object) -> str:
-    """MultipleOfIdentity -> multiple of identity."""
+def psi_words(covariance: AbstractCovariance, effects: Sequence[str]) -> str:
+    """The structure of psi in the words that declare it, with the names of the effects: "full psi of ka, cl", of blocks
+    "psi of blocks: ka, cl (full); vol"."""
+    if not isinstance(covariance, Blocks):
+        return f"{_words(covariance)} psi of {', '.join(effects)}"
+    blocks = []
+    for where, part in covariance.parts:
+        names = ", ".join(effects[k] for k in where)
+        blocks.append(names if len(where) == 1 else f"{names} ({_words(part)})")
+    return f"psi of blocks: {'; '.join(blocks)}"
+
+
+def _words(covariance: AbstractCovariance) -> str:
+    """The user's word for a family, or that of its class: RandomWalk -> random walk."""
+    known = family_name(covariance)
+    if known is not None:
+        return known
     name = type(covariance).__name__
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
 

@@ -78,3 +78,11 @@ def test_a_model_shows_what_it_is() -> None:
         "  random_design: shape (1, 1)",
         "  covariance of the random effects: diagonal",
     ]
+    # The starts are beta's where a design says what beta is.
+    parameters = [jn.Parameter("ka", 1.0, "log", random=True), jn.Parameter("cl", 1.0)]
+    assert repr(jn.NLMEModel(oral, parameters, fixed_design=np.eye(2), beta=[0.4, -3.2])).splitlines()[1:] == [
+        "  ka, log, random",
+        "  cl",
+        "  fixed_design: shape (2, 2), beta starts at 0.4, -3.2",
+        "  covariance of the random effects: diagonal",
+    ]

@@ -42,6 +42,29 @@ def test_contents(fit: jn.Fit) -> None:
     assert repr(fit.summary()) == text
 
 
+@pytest.mark.parametrize(
+    ("covariance", "words"),
+    [
+        ("full", "full psi of a, b, c"),
+        ("log-matrix", "log-matrix psi of a, b, c"),
+        ("identity", "identity psi of a, b, c"),
+        ([["c", "a"], ["b"]], "psi of blocks: a, c (full); b"),
+        (np.diag([1, 1, 1]), "psi of blocks: a; b; c"),
+    ],
+)
+def test_psi_is_in_the_user_s_words(covariance: object, words: str) -> None:
+    data = problems.linear_data()
+    fit = jn.fit(problems.linear_model(covariance), data, "fo", max_iterations=0, standard_errors=False)
+    assert re.search(rf"^random effects +{re.escape(words)}$", str(fit.summary()), re.MULTILINE)
+
+
+def test_iterations_are_those_of_the_history(fit: jn.Fit) -> None:
+    assert fit.iterations == fit.history[-1]["iteration"] > 0
+    assert f"FOCEI, {fit.iterations} iterations" in str(fit.summary())
+    unborn = jn.fit(MODEL, fit.data, "focei", start={"cl": 1e-300, "vol": 1e-300})
+    assert unborn.iterations == 0
+
+
 def test_effective_numbers_of_draws_are_shown() -> None:
     """Drawn from the exact posterior (linear model, Gaussian proposal) every draw counts; from a t fewer do, and one
     row a group of how many."""
