@@ -62,7 +62,7 @@ def begin(placed: Placed, alone: Alone, params: Params) -> np.ndarray:
 def search(placed: Placed, alone: Alone, params: Params, start: np.ndarray, max_steps: int) -> Ends:
     """Fits every group from its `start` (groups, own), each with its own steps and its own end."""
 
-    def run(start: np.ndarray, bound: int) -> Damped:
+    def run(start: np.ndarray, bound: int) -> Any:
         # The bound is an array: the program would be made anew for another number.
         _, pieces = placed.run(_search, (alone, params, np.asarray(bound)), placed.spread(start))
         return jax.tree.map(lambda *parts: placed.own(parts), *pieces)
