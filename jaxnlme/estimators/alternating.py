@@ -29,7 +29,7 @@ from jaxnlme.estimators.session import Session
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding
 from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.roots import broyden, positive_neighbour
+from jaxnlme.numerics.roots import broyden, positive_inverse, positive_neighbour
 from jaxnlme.results.inference import singular_directions
 
 # Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
@@ -155,14 +155,17 @@ class AlternatingSession(Session):
                 continue
             if not flat(self, active, matrix):
                 break
-            self._alternate(np.linalg.inv(matrix), active)
+            metric = positive_inverse(matrix)
+            if metric is None:
+                return None, active
+            self._alternate(metric, active)
             matrix = self.frozen(active)
             if not np.isfinite(matrix).all():
                 return None, active
             matrix = positive_neighbour(matrix)
             if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
                 break
-        return (None if self.state is None else np.linalg.inv(matrix)), active
+        return (None if self.state is None else positive_inverse(matrix)), active
 
     def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
         """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.
@@ -302,11 +305,13 @@ class AlternatingSession(Session):
         return matrix
 
     def closeness(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
-        if matrix is None or not np.isfinite(matrix).all():
+        inverse = None
+        if matrix is not None and np.isfinite(matrix).all():
+            inverse = positive_inverse(positive_neighbour(matrix))
+        if inverse is None:
             limit = 0.5 * MET**2
             words = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {limit:.0e})"
             return decrement < limit, words
-        inverse = np.linalg.inv(positive_neighbour(matrix))
         moves = np.abs(inverse @ np.asarray(self.best.sums.gradient)[active]) / np.sqrt(np.diag(inverse))
         residual = float(np.max(moves, initial=0.0))
         words = f"the alternation would move no parameter by more than {residual:.1e} standard errors"

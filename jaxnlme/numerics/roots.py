@@ -22,3 +22,13 @@ def positive_neighbour(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     values = np.maximum(np.abs(values), 1e-10)
     return (vectors * values) @ vectors.T * np.outer(scale, scale)
+
+
+@np.errstate(all="ignore")
+def positive_inverse(matrix: np.ndarray) -> np.ndarray | None:
+    """The inverse of a positive neighbour (n, n), by way of a unit diagonal; None where an entry carries nothing."""
+    scale = np.sqrt(np.diag(matrix))
+    if not np.all(scale > 0.0):
+        return None
+    inverse = np.linalg.inv(matrix / np.outer(scale, scale)) / np.outer(scale, scale)
+    return inverse if np.isfinite(inverse).all() else None

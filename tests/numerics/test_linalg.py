@@ -18,6 +18,7 @@ from jaxnlme.numerics.linalg import (
     semidefinite_cholesky,
 )
 from jaxnlme.numerics.quadrature import normal_grid
+from jaxnlme.numerics.roots import positive_inverse, positive_neighbour
 
 SIZES = (1, 2, 3, UNROLLED, UNROLLED + 1, 8)
 # a well-conditioned matrix of a few rows: rounding
@@ -95,6 +96,17 @@ def test_semidefinite_factor_of_a_null_pivot_after_a_small_one() -> None:
             found = semidefinite_cholesky(psi)
             # what rounding leaves of a pivot of `small` squared: 1e-16 / 1e-9 of the last diagonal entry
             assert found @ found.T == pytest.approx(psi, abs=1e-5 * np.max(np.diag(psi)))
+
+
+def test_inverses_of_positive_neighbours_are_told_or_refused() -> None:
+    plain, units = spd(4), np.outer([1e-6, 1.0, 1e8, 1.0], [1e-6, 1.0, 1e8, 1.0])
+    found = positive_inverse(positive_neighbour(plain * units))
+    assert found is not None
+    assert (found * units) @ plain == pytest.approx(np.eye(4), **CLOSE)
+    for nothing in (0.0, 1e-310):
+        plain[2, :] = plain[:, 2] = 0.0
+        plain[2, 2] = nothing
+        assert positive_inverse(plain) is None
 
 
 def test_normal_grid_integrates_polynomials() -> None:
