@@ -80,6 +80,7 @@ class AlternatingSession(Session):
     procedure, minimiser = "ALT", "LME"
     about: np.ndarray | None = None
     near = 0.0
+    leading = led = False
 
     def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
         about = x if self.about is None else self.about
@@ -88,7 +89,7 @@ class AlternatingSession(Session):
     @np.errstate(all="ignore")  # what is not finite is looked at, not warned of
     def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
         outcome = super().evaluate(x, modes, steps)
-        if self.restricted:
+        if self.restricted and not self.leading:
             outcome.sums = with_beta_integrated(outcome.sums, self.free)
         return outcome
 
@@ -106,7 +107,7 @@ class AlternatingSession(Session):
         return self._held(x, self.best.modes)
 
     def settled(self, decided: Outcome) -> Outcome:
-        return self.evaluate(decided.x, self.best.modes)
+        return self.evaluate(decided.x, self.carried(decided.x))
 
     def _held(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         self.about = self.x
@@ -122,6 +123,7 @@ class AlternatingSession(Session):
         return decrement < self.near or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
 
     def minimise(self) -> None:
+        self._lead()
         for self.near in NEAR:
             metric, active = self._approach()
             if metric is None or self._root(active, metric, metric) or self.halted or self.exhausted:
@@ -134,6 +136,19 @@ class AlternatingSession(Session):
             ):
                 return
             gained = self._merit(metric, active) < GAINED * before
+
+    def _lead(self) -> None:
+        """Climbs the unrestricted likelihood first, where the other would be climbed from far: with the information on
+        beta in it, it may grow without bound where that is lost."""
+        if not self.restricted or self.led or self.iterations:
+            return
+        self.led, self.leading, self.near = True, True, NEAR[0]
+        try:
+            self.move(self.evaluate(self.x, self.best.modes))
+            super().minimise()
+        finally:
+            self.leading = False
+        self.move(self.evaluate(self.x, self.best.modes))
 
     def _approach(self) -> tuple[np.ndarray | None, np.ndarray]:
         """Climbs to where the search for the root may begin; the inverse information there (None where that was not

@@ -85,7 +85,16 @@ class Evaluations:
 
     def decide(self, x: np.ndarray) -> Outcome:
         """The Outcome at `x` (n,) that decides whether an estimate may go there."""
-        return self.evaluate(x, self.best.modes)
+        return self.evaluate(x, self.carried(x))
+
+    def carried(self, x: np.ndarray) -> list[Any]:
+        """The best point's modes in the coordinates of `x` (n,), whose factor of psi may be another: the same b."""
+        own = self.placed.own(self.best.modes)
+        covariance = self.binding.density.covariance
+        if not own.shape[1]:
+            return self.modes_from(own)
+        old, new = (np.asarray(covariance.factor(np.asarray(self.params(at).covariance))) for at in (self.x, x))
+        return self.modes_from(own @ old.T @ np.linalg.pinv(new).T)
 
     def settled(self, decided: Outcome) -> Outcome:
         """The Outcome with which the estimate goes where `decide` let it."""

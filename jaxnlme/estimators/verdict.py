@@ -11,6 +11,9 @@ from jaxnlme.estimators.session import CONVERGED, Session
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import singular_directions
 
+# Information on the logarithm of a standard deviation below which nothing is known of it: a standard error of 100.
+UNTOLD = 1e-4
+
 
 @dataclasses.dataclass
 class Verdict:
@@ -116,6 +119,14 @@ def _numerical_faults(
         )
     if with_information and matrix is None:
         out.append("No maximum was settled on in the allowed rounds; start from other values.")
+    first = len(session.binding.density.beta_names)
+    logs = {first + index for index, _, _ in session.binding.density.covariance.collapses}
+    lost = [] if matrix is None else [k for k, at in enumerate(active) if at in logs and not matrix[k, k] > UNTOLD]
+    if lost and not singular:
+        out.append(
+            f"The data tell nothing of {some([names[k] for k in lost])} (its logarithm is known to a hundred units at "
+            "best): fix the variance, drop the effect, or use a simpler covariance."
+        )
     close, words = session.closeness(matrix, active, decrement)
     if not singular and not close:
         out.append(f"Not there yet: {words}. It may be rough there: look at fit.history, try other starting values.")

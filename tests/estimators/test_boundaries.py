@@ -128,3 +128,27 @@ def test_start_on_the_boundary_is_left_again():
     fit = jn.fit(model, data, "focei", start=params)
     assert fit.converged, fit.status
     assert fit.log_likelihood == pytest.approx(-131.571885, abs=1e-5)
+
+
+def test_modes_follow_when_psi_is_factored_afresh():
+    """A null pivot with entries below it is the same psi in another factor: its effects are the same b, and a search
+    from their old coordinates would begin anywhere."""
+    from jaxnlme.estimators.marginal import Marginal
+    from jaxnlme.estimators.session import Session
+    from jaxnlme.model.binding import bind
+    from jaxnlme.model.placed import Placed
+    from jaxnlme.model.psi import psi_of
+
+    model, data = catalogue.oral(covariance="full"), catalogue.theophylline_mg()
+    binding = bind(model, data)
+    theta = np.array([-20.0, -1.5, -2.0, 0.2, 0.1, 0.05])  # log diagonal, then rows of the triangle
+    params = jn.Params(binding.start.beta, theta, binding.start.error, None)
+    session = Session(binding, Marginal(jn.FOCEI()), params, [], Placed(binding.problem))
+    x = session.x.copy()
+    gone = np.where(theta == -20.0, -np.inf, theta)  # exp(-20) is zero for every purpose
+    x[3:9] = binding.density.covariance.from_matrix(psi_of(binding.density, gone))
+    assert x[3] == -np.inf and not np.allclose(x[4:9], session.x[4:9])
+    assert session.decide(x).value == pytest.approx(session.best.value, abs=1e-6)
+    moved = session.placed.own(session.carried(x)) @ np.asarray(binding.density.covariance.factor(x[3:9])).T
+    own = session.placed.own(session.best.modes) @ np.asarray(binding.density.covariance.factor(theta)).T
+    assert moved == pytest.approx(own, abs=1e-6)
