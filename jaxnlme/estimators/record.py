@@ -17,6 +17,7 @@ from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.numerics.devices import Processes
+from jaxnlme.results.criteria import counted
 from jaxnlme.results.fit import Fit, FitStatus
 from jaxnlme.results.inference import information
 
@@ -99,12 +100,10 @@ def record(
 
 
 def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None:
-    """Weighted observations and groups of every process; None where there is one."""
+    """Weighted observations, and groups that have one, of every process; None where there is one process."""
     if processes.count == 1:
         return None
-    data = binding.data
-    own = (float(np.sum(data.weights * data.observed.sum(axis=1))), float(np.sum(data.weights)))
-    return tuple(np.sum(processes.everyone(own), axis=0).tolist())
+    return tuple(np.sum(processes.everyone(counted(binding.data)), axis=0).tolist())
 
 
 def stillborn(

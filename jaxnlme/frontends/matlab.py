@@ -98,7 +98,7 @@ def nlmefit(
       `DerivStep` (no effect: derivatives are exact).
 
     **Returns:** `beta` (F,), `psi` (R, R), `stats`, `b` (R, M) in group order. `stats` has, with k = number of
-    estimated parameters (beta, psi and error), N observed responses and M groups:
+    estimated parameters (beta, psi and error), N observed responses and M groups that have one:
 
     - `logl` (of the approximation), `aic` = -2 logl + 2 k, `bic` = -2 logl + k log M (MATLAB's; `stats.fit.bic` uses
       log N), `dfe` = N - k, `errorparam` (a, b or [a, b]), `mse`, the square of its first entry, and `rmse` =

@@ -17,8 +17,8 @@ class Criteria:
     `n_parameters` counts estimated entries: unfixed beta, covariance and error parameters, and the `n_free` leaves of
     the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held where they
     were. Observations and groups count as the log-likelihood counts them, with the group weights: `n_obs` =
-    sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i, floats where these are not whole. `bic`
-    uses log(n_used), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
+    sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i over the groups with an observed response
+    (n_i > 0; the others add nothing to the likelihood), floats where these are not whole. `bic` uses log(n_used), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
 
     `n_integrated` is the number of unfixed beta of a restricted likelihood, which integrates them out, and zero
     otherwise. `n_parameters` counts them all the same, and `n_used` = n_obs - n_integrated is what they leave of the
@@ -65,7 +65,7 @@ def criteria(
     """The Criteria of a log-likelihood.
 
     **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit;
-    `totals`, weighted observations and groups where `data` are not all of them; `integrated`, how many of the first
+    `totals`, as `counted`, where `data` are not all of them; `integrated`, how many of the first
     packed entries (beta) a restricted likelihood integrates out where they are not fixed, zero for any other.
     """
     import jax
@@ -73,11 +73,17 @@ def criteria(
     n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(free))
     n_fixed = int(np.sum(fixed))
     if totals is None:
-        totals = float(np.sum(data.weights * data.observed.sum(axis=1))), float(np.sum(data.weights))
+        totals = counted(data)
     n_obs, n_groups = map(_whole, totals)
     n_parameters = len(fixed) - n_fixed + n_free
     n_integrated = int(np.sum(~np.asarray(fixed[:integrated], bool)))
     return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups, n_integrated)
+
+
+def counted(data: GroupedData) -> tuple[float, float]:
+    """Observed responses, and groups that have one, each with the weight of its group."""
+    own = data.observed.sum(axis=1)
+    return float(np.sum(data.weights * own)), float(np.sum(data.weights[own > 0]))
 
 
 def _whole(count: float) -> int | float:

@@ -75,7 +75,7 @@ class Fit:
     effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
     observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
     iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
-    `fingerprint` of the data; `totals`, weighted observations and groups of all the data where several processes
+    `fingerprint` of the data; `totals`, weighted observations and groups with one of all the data where several processes
     fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out, and
     `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
     leaves the integral out).
@@ -212,12 +212,14 @@ class Fit:
     @property
     def shrinkage(self) -> pd.Series:
         """100 (1 - SD(b) / sd): how far the modes shrink towards zero, in percent (Savic and Karlsson 2009, AAPS J 11,
-        558-569); NaN for an effect of zero variance."""
+        558-569), SD over the groups that say something: those with an observed response and a weight. NaN for an effect
+        of zero variance."""
         import pandas as pd
 
         sd = np.sqrt(np.diag(self._psi))
+        b = self._b[self.data.observed.any(axis=1) & (self.data.weights > 0)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.std(self._b, axis=0, ddof=1) / sd if len(self._b) > 1 else np.full(len(sd), np.nan)
+            share = np.std(b, axis=0, ddof=1) / sd if len(b) > 1 else np.full(len(sd), np.nan)
         return pd.Series(100.0 * (1.0 - share), index=list(self.binding.density.effect_names), name="shrinkage %")
 
     def _by_group(self, values: np.ndarray) -> pd.DataFrame:
@@ -247,7 +249,7 @@ class Fit:
 
     @property
     def bic_groups(self) -> float:
-        """-2 log L + k log(number of groups, their weights added)."""
+        """-2 log L + k log(number of groups with an observed response, their weights added)."""
         return self.criteria.bic_groups
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.results.criteria import criteria
+from jaxnlme.results.criteria import counted, criteria
 
 
 def test_delta_method(fit: jn.Fit) -> None:
@@ -93,6 +93,19 @@ def test_groups_count_with_their_weights(fit: jn.Fit, data: jn.GroupedData) -> N
     assert f"BIC {one.bic_groups:.2f} (N = 11 groups)" in str(one.summary())
     multinomial = dataclasses.replace(fit, binding=jn.bind(fit.model, data.with_weights(1.5 * weights)))
     assert (multinomial.criteria.n_obs, multinomial.criteria.n_groups) == (1.5 * other.data.n_obs, 16.5)
+
+
+def test_groups_that_say_nothing_are_not_counted(fit: jn.Fit, data: jn.GroupedData) -> None:
+    """Without responses or with weight zero b is 0, no sign of shrinkage; the fit is the same one, looked at again."""
+    silent = data.observed.copy()
+    silent[3] = False
+    assert counted(dataclasses.replace(data, observed=silent)) == (silent.sum(), 11.0)
+    weights = np.ones(12)
+    weights[5] = 0.0
+    one = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
+    said = one.random_effects.to_numpy()[weights > 0]
+    expected = 100.0 * (1.0 - said.std(axis=0, ddof=1) / np.sqrt(np.diag(one.psi)))
+    np.testing.assert_allclose(one.shrinkage, expected, rtol=1e-10)
 
 
 def test_random_effects(fit: jn.Fit) -> None:
