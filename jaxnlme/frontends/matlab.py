@@ -130,9 +130,11 @@ def nlmefit(
     callbacks = ([tell] if said.OutputFcn else []) + ([Display()] if said.Display == "iter" else [])
     try:
         fit = call.fit(wanted.covariance(parametrization), callbacks)
-        fit = _past_singular(call, fit, callbacks)
+        fit = _past_singular(call, fit, callbacks, tell)
     finally:
-        tell.close()
+        interrupted = tell.close()
+    if interrupted:
+        fit = dataclasses.replace(fit, interrupted=True)
     if said.Display != "off":
         print(fit.status)
     if not fit.converged and not fit.stopped and not fit.interrupted:
@@ -230,14 +232,17 @@ def _rows_not_finite(fit: Fit) -> list[int]:
     return sorted(rows)
 
 
-def _past_singular(call: _Call, fit: Fit, callbacks: list[Any]) -> Fit:
-    """The fit, or, where a matrix logarithm ran into a singular psi, one that goes on by Cholesky factors."""
+def _past_singular(call: _Call, fit: Fit, callbacks: list[Any], tell: OutputFunctions) -> Fit:
+    """The fit, or, where a matrix logarithm ran into a singular psi, one that goes on by Cholesky factors. Where that
+    one cannot begin, the model being flat or not finite where the first one ended, the first one, which says so."""
     family = fit.binding.density.covariance
     parts = family.parts if isinstance(family, Blocks) else ((range(family.size), family),)
     held = [list(effects) for effects, part in parts if isinstance(part, LogMatrix)]
     if not held or fit.stopped or fit.interrupted:
         return fit
     psi = fit.psi.to_numpy(dtype=float)
+    if not all(np.isfinite(values).all() for values in (psi, fit.params.beta, fit.params.error)):
+        return fit
     scale = np.sqrt(np.maximum(np.diag(psi), np.diag(call.designs.psi)))
     unit = psi / np.outer(scale, scale)
     # Another block may be singular, a single effect of variance zero: the logarithm held its own.
@@ -246,10 +251,21 @@ def _past_singular(call: _Call, fit: Fit, callbacks: list[Any]) -> Fit:
         return fit
     other = call.designs.covariance("chol")
     start = Params(fit.params.beta, other.from_matrix(psi), fit.params.error, None)
-    again = call.fit(other, callbacks, start)
-    sentence = (
-        "CovParameterization 'logm' cannot hold a singular psi, and this one came close to it: the fit went on from "
-        "there by 'chol'."
-    )
-    status = dataclasses.replace(again.status, sentences=(*again.status.sentences, sentence))
-    return dataclasses.replace(again, status=status)
+    told = tell.last
+    close = "CovParameterization 'logm' cannot hold a singular psi, and this one came close to it: "
+    try:
+        again = call.fit(other, callbacks, start)
+    except (ModelError, FitError):
+        if tell.last is not told:  # it had begun: the error is an output function's own
+            raise
+        return _saying(
+            fit,
+            f"{close}going on by 'chol' could not begin, because the model is flat or not finite where this fit ended. "
+            "Start elsewhere, or ask for CovParameterization 'chol' from the start.",
+        )
+    return _saying(again, f"{close}the fit went on from there by 'chol'.")
+
+
+def _saying(fit: Fit, sentence: str) -> Fit:
+    """The fit with one more sentence in its status."""
+    return dataclasses.replace(fit, status=dataclasses.replace(fit.status, sentences=(*fit.status.sentences, sentence)))

@@ -61,15 +61,24 @@ class OutputFunctions:
         self.last = entry
         return False if again or entry.state == "done" else self._tell(entry, entry.state)
 
-    def close(self) -> None:
-        """Tells "done", at the last point."""
-        if self.last is not None:
-            self._tell(self.last, "done")
+    def close(self) -> bool:
+        """Tells "done", at the last point; True where a function answers with KeyboardInterrupt, which ends a fit but
+        does not lose it."""
+        if self.last is None:
+            return False
+        interrupted = False
+        for fn in self.functions:
+            try:
+                self._tell(self.last, "done", (fn,))
+            except KeyboardInterrupt:
+                interrupted = True
+        return interrupted
 
-    def _tell(self, entry: Iteration, state: str) -> bool:
+    def _tell(self, entry: Iteration, state: str, functions: Sequence[Callable] | None = None) -> bool:
         beta = np.array(entry.params.beta, float)
+        functions = self.functions if functions is None else functions
         # All of them are called: one that stops the fit must not keep a plot from its last point.
-        return any([_stops(fn(beta.copy(), status_of(entry, self.parametrization), state)) for fn in self.functions])
+        return any([_stops(fn(beta.copy(), status_of(entry, self.parametrization), state)) for fn in functions])
 
 
 def _stops(answer: Any) -> bool:

@@ -312,6 +312,23 @@ def test_a_singular_psi_goes_on_by_chol() -> None:
     assert "went on" not in str(chol[2].fit.status)
 
 
+def test_a_fit_that_cannot_go_on_by_chol_is_returned() -> None:
+    """From this start one rate runs off and the model is flat there: no place to begin a fit, nor one to lose it."""
+    d = jn.datasets.indomethacin()
+
+    def biexponential(phi, t):
+        return phi[0] * jnp.exp(-phi[1] * t[:, 0]) + phi[2] * jnp.exp(-phi[3] * t[:, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        beta, _, stats, _ = jn.nlmefit(
+            d.time, d.conc, d.Subject, None, biexponential, [1, 2, 1, 1], REParamsSelect=[0, 1, 2],
+            ParamTransform=[0, 1, 0, 1], CovPattern=np.ones((3, 3)), ErrorModel="proportional",
+        )  # fmt: skip
+    assert beta.shape == (4,) and not stats.converged
+    assert "going on by 'chol' could not begin" in str(stats.fit.status)
+
+
 def test_logm_is_not_blamed_for_another_block() -> None:
     """CovPattern [0, 0, 1]: two effects by matrix logarithm that are well apart, a third of variance zero by itself."""
     rng = np.random.default_rng(5)

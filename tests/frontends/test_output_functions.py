@@ -121,6 +121,21 @@ def test_errors_of_a_function_surface_and_the_others_hear_the_end() -> None:
     assert seen.told[-1][2] == "done"
 
 
+@pytest.mark.parametrize("when", ["init", "iter", "done"])
+def test_an_interrupted_fit_is_not_lost(when: str) -> None:
+    """Also where the function interrupts again as it is told of the end; the others hear the end."""
+    seen = Recorder()
+
+    def interrupt(beta, status, state):
+        if state in (when, "done"):
+            raise KeyboardInterrupt
+
+    beta, _, stats, _ = call(Options={"OutputFcn": [interrupt, seen]})
+    assert stats.fit.interrupted and np.isfinite(beta).all()
+    assert stats.converged == (when == "done")
+    assert seen.told[-1][2] == "done"
+
+
 def test_a_fit_that_goes_on_by_chol_is_one_to_its_functions() -> None:
     from tests.frontends.matlab_calls import GROUP, GROUPS, TIME, N
 
