@@ -158,7 +158,8 @@ def _by_group(V: Any, labels: list[Any]) -> list[np.ndarray]:
     else:
         entries = list(V)
     if len(entries) != len(labels):
-        raise DataError(f"V has {len(entries)} rows; expected {len(labels)}, one for each group in grp2idx's order.")
+        kind = "rows" if _plain(V) or hasattr(V, "columns") else "arrays" if np.ndim(entries[0]) else "entries"
+        raise DataError(f"V has {len(entries)} {kind}; expected {len(labels)}, one for each group in grp2idx's order.")
     return [_numbers(entry, label) for entry, label in zip(entries, labels, strict=True)]
 
 

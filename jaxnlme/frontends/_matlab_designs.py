@@ -117,6 +117,11 @@ def _count(given: Mapping[str, Any], fixed: str | None, random: str | None, n_be
         else:
             least[name] = _indices(name, value).max(initial=-1) + 1
     if given["ParamTransform"] is not None:
+        if np.ndim(np.asarray(given["ParamTransform"], object)) == 0 and n_beta > 1:
+            raise OptionError(
+                f"ParamTransform must be a vector with an entry for each parameter, such as [0, 1]; received "
+                f"{given['ParamTransform']!r}."
+            )
         exact["ParamTransform"] = len(np.atleast_1d(np.asarray(given["ParamTransform"], object)))
     if fixed is None and len(set(exact.values()) | {n_beta}) > 1:
         told = some([f"{name} says {n}" for name, n in exact.items()])
@@ -180,6 +185,11 @@ def _pattern(given: Any, n: int) -> np.ndarray:
     if given is None:
         return np.eye(n, dtype=bool)
     pattern = np.asarray(given)
+    if isinstance(given, str):
+        raise OptionError(
+            f"CovPattern must be an array; received {given!r}. Expected ({n}, {n}), a pattern of zeros and ones "
+            f"(np.ones(({n}, {n})) for a full psi), or ({n},), a label for each random effect."
+        )
     if pattern.shape in ((n,), (1, n)) and pattern.shape != (n, n):
         labels = pattern.reshape(n)
         return labels[:, None] == labels[None, :]

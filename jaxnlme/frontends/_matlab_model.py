@@ -55,7 +55,7 @@ class ModelFunction:
 
     def _each_row(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
         def one(phi, row):
-            out = jnp.asarray(self.fn(phi, row[None, :], *vfun))
+            out = self._ask(phi, row[None, :], vfun)
             if out.size != 1:
                 raise ModelError(
                     f"modelfun returned shape {out.shape} for one observation (Vectorization 'SinglePhi': phi "
@@ -65,8 +65,20 @@ class ModelFunction:
 
         return jax.vmap(one, in_axes=(0 if varying else None, 0))(phi, xfun)
 
+    def _ask(self, phi: Any, xfun: Any, vfun: tuple[Any, ...]) -> Any:
+        try:
+            return jnp.asarray(self.fn(phi, xfun, *vfun))
+        except IndexError as error:
+            if phi.ndim != 1 or "many indices" not in str(error):
+                raise
+            shapes = "".join(f", vfun {entry.shape}" for entry in vfun)
+            raise ModelError(
+                f"modelfun indexes an array by more axes than it has: {error} phi is ({phi.shape[0]},) in each call "
+                f"here, so write phi[0], or phi[..., 0], not phi[:, 0]; xfun is {xfun.shape}{shapes}."
+            ) from error
+
     def _rows(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
-        out, rows = jnp.asarray(self.fn(phi, xfun, *vfun)), xfun.shape[0]
+        out, rows = self._ask(phi, xfun, vfun), xfun.shape[0]
         if out.size == 1:
             return jnp.broadcast_to(out.reshape(()), (rows,))
         if out.shape not in ((rows,), (rows, 1)):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.data._rows import name_rows
-from jaxnlme.errors import FitError, ModelError, OptionError
+from jaxnlme.errors import DataError, FitError, ModelError, OptionError
 from jaxnlme.estimators.fitting import fit as native_fit
 from jaxnlme.frontends._matlab_data import MatlabData, matlab_data
 from jaxnlme.frontends._matlab_designs import Designs, designs
@@ -122,6 +122,8 @@ def nlmefit(
     choice("OptimFun", given["OptimFun"], ("fminsearch", "fminunc"))
     pooled = on_off("RefineBeta0", given["RefineBeta0"])
     data = matlab_data(X, y, group, V)
+    if error == "exponential":
+        _positive(data)
     vectorization = choice("Vectorization", given["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
     structure = model_function(modelfun, vectorization, data.shapes)
     wanted = designs(given, beta0, data)
@@ -140,6 +142,17 @@ def nlmefit(
     if not fit.converged and not fit.stopped and not fit.interrupted:
         warnings.warn(f"nlmefit: {fit.status}", RuntimeWarning, stacklevel=2)
     return outputs(fit, data)
+
+
+def _positive(data: MatlabData) -> None:
+    """**Errors:** DataError with the rows, counted as in X, whose response has no logarithm."""
+    table = data.data
+    bad = np.sort(table.row_index[table.observed & ~(table.y > 0)])
+    if len(bad):
+        raise DataError(
+            f"ErrorModel 'exponential', y = f exp(a e), needs positive responses; y is zero or negative in "
+            f"{name_rows(bad)}. Mend or leave out those rows, or choose another ErrorModel."
+        )
 
 
 def _parametrization(given: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ class Criteria:
     the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held where they
     were. Observations and groups count as the log-likelihood counts them, with the group weights: `n_obs` =
     sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i over the groups with an observed response
-    (n_i > 0; the others add nothing to the likelihood), floats where these are not whole. `bic` uses log(n_used), `bic_groups` log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
+    (the others add nothing to the likelihood), floats where these are not whole. `bic` uses log(n_used), `bic_groups`
+    log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
 
     `n_integrated` is the number of unfixed beta of a restricted likelihood, which integrates them out, and zero
     otherwise. `n_parameters` counts them all the same, and `n_used` = n_obs - n_integrated is what they leave of the

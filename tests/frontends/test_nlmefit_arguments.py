@@ -52,6 +52,8 @@ OPTIONS = [
     ({"REParamsSelect": [0.5]}, "indices that count from 0"),
     ({"REParamsSelect": []}, "REParamsSelect leaves no random effect"),
     ({"CovPattern": np.eye(3)}, r"CovPattern has shape \(3, 3\); expected \(2, 2\), a pattern"),
+    ({"CovPattern": "full"}, r"CovPattern must be an array; received 'full'. Expected \(2, 2\), a pattern"),
+    ({"ParamTransform": 0}, "ParamTransform must be a vector with an entry for each parameter.*received 0"),
     ({"CovPattern": [[1, 1], [0, 1]]}, "CovPattern cannot be completed to a block diagonal: it is not symmetric"),
     ({"CovPattern": [[1, 0.5], [0.5, 1]]}, "CovPattern must hold zeros and ones"),
     ({"ParamTransform": [0, 4]}, "ParamTransform must hold 0 .identity., 1 .log., 2 .probit. or 3 .logit.*received 4"),
@@ -93,6 +95,8 @@ DATA = [
     ({"X": np.ones((N, 0))}, "X has no columns"),
     ({"group": np.where(GROUP == 3, np.nan, GROUP)}, "has no label in rows"),
     ({"V": np.ones((3, 2)), "modelfun": decay_with_size}, "V has 3 rows; expected 10, one for each group"),
+    ({"V": [np.ones(2)] * 4, "modelfun": decay_with_size}, "V has 4 arrays; expected 10, one for each group"),
+    ({"y": np.where(np.arange(N) == 7, 0.0, 1.0), "ErrorModel": "exponential"}, "positive responses; .* in row 8"),
     ({"V": {k: 1.0 for k in range(9)}, "modelfun": decay_with_size}, "group 9 has no entry"),
     ({"V": {k: 1.0 for k in range(11)}, "modelfun": decay_with_size}, "group 10 is not in group"),
     ({"V": ["a"] * 10, "modelfun": decay_with_size}, "V of group 0 does not hold numbers"),
@@ -113,6 +117,7 @@ MODELS = [
     ({"V": COVARIATE, "modelfun": lambda phi, x: phi[0]}, r"must take \(phi, xfun, vfun\)"),
     ({"modelfun": whole_group}, r"returned shape \(2,\) for one observation \(Vectorization 'SinglePhi'"),
     ({"modelfun": whole_group, "Vectorization": "Full"}, r"returned shape \(2,\) for the 6 rows of a group"),
+    ({"modelfun": lambda phi, x: phi[:, 0]}, r"phi is \(2,\) in each call here, so write phi\[0\].*xfun is \(1, 1\)"),
     ({"modelfun": mixing, "Vectorization": "SingleGroup"}, "modelfun mixes rows"),
 ]
 
