@@ -76,8 +76,8 @@ class Fit:
     observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
     iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
     `fingerprint` of the data; `totals`, weighted observations and groups with one of all the data where several
-    processes fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out, and
-    `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
+    processes fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out,
+    and `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
     leaves the integral out).
     """
 
