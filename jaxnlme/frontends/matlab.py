@@ -19,6 +19,7 @@ from jaxnlme.frontends._matlab_designs import Designs, designs
 from jaxnlme.frontends._matlab_model import model_function
 from jaxnlme.frontends._matlab_options import Statset, choice, name_values, on_off, statset
 from jaxnlme.frontends._matlab_output import outputs
+from jaxnlme.frontends._matlab_reads import check_reads
 from jaxnlme.frontends._matlab_record import Struct
 from jaxnlme.frontends.output_functions import Display, OutputFunctions
 from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogMatrix
@@ -75,7 +76,8 @@ def nlmefit(
       by first appearance, pandas categoricals by category. `V` (M, G), (M,), a list of M arrays or a dictionary from
       label to array: group-level predictors in that order; None or [] if there are none.
     - `modelfun(phi, xfun, vfun)`, `modelfun(phi, xfun)` without V: pure JAX. phi is (P,), or (n, P) where a design
-      varies by observation and the call has n rows; xfun is (n, H), vfun the group's row or array of V.
+      varies by observation and the call has n rows; phi[k] with k >= P, which JAX clamps, is refused where it is seen;
+      xfun is (n, H), vfun the group's row or array of V.
     - `beta0` (F,): starts, on the transformed scale.
     - `FEParamsSelect`, `REParamsSelect`: indices or truth values of the parameters with a fixed or random effect, by
       default all. `FEConstDesign` (P, F), `FEGroupDesign` (P, F, M), `FEObsDesign` (P, F, N): A; `REConstDesign`,
@@ -127,6 +129,7 @@ def nlmefit(
     vectorization = choice("Vectorization", given["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
     structure = model_function(modelfun, vectorization, data.shapes)
     wanted = designs(given, beta0, data)
+    check_reads(structure, wanted, data)
     call = _Call(data, structure, wanted, error, method, said, pooled)
     tell = OutputFunctions(said.OutputFcn, parametrization)
     callbacks = ([tell] if said.OutputFcn else []) + ([Display()] if said.Display == "iter" else [])

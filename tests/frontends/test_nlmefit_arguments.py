@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.frontends._matlab_data import matlab_data
+from jaxnlme.frontends._matlab_designs import designs
+from jaxnlme.frontends._matlab_model import model_function
 from jaxnlme.frontends._matlab_options import Statset, statset
-from tests.frontends.matlab_calls import COVARIATE, GROUP, GROUPS, TIME, N, Y, call, decay_with_size
+from jaxnlme.frontends._matlab_reads import check_reads
+from jaxnlme.frontends.matlab import NLMEFIT
+from tests.frontends.matlab_calls import COVARIATE, GROUP, GROUPS, START, TIME, N, Y, call, decay_with_size
 
 EYE = np.eye(2)
 MISSING = np.where(np.arange(N) == 4, np.nan, TIME)
@@ -126,6 +132,40 @@ MODELS = [
 def test_models_are_refused(arguments, message: str) -> None:
     with pytest.raises(jn.ModelError, match=message):
         call(**arguments)
+
+
+READS = [
+    (lambda phi, x: phi[0] * jnp.exp(-phi[2] * x[:, 0]), 2),
+    (lambda phi, x: phi[0] * jnp.exp(-phi[3] * x[:, 0]) + phi[-1], 3),
+    (lambda phi, x: phi[0] * jnp.exp(-phi[1] * x[:, 0]) + phi[-1], None),
+    (lambda phi, x: jnp.sum(phi) + 0 * x[:, 0], None),
+    (lambda phi, x: jnp.sum(phi[::3]) + 0 * x[:, 0], None),
+    (lambda phi, x: phi.reshape(2, -1)[1, 0] + 0 * x[:, 0], None),
+    (lambda phi, x: phi @ jnp.ones(2) + 0 * x[:, 0], None),
+]
+
+
+@pytest.mark.parametrize(("fn", "found"), READS)
+@pytest.mark.parametrize("by", ["constant", "group", "observation"])
+def test_a_phi_that_is_not_there_is_named(fn, found: int | None, by: str) -> None:
+    """phi[2] of two parameters; not phi[-1], sums, strides, halves, nor what takes no longer phi."""
+    given = {"FEObsDesign": np.repeat(np.eye(2)[:, :, None], N, 2)} if by == "observation" else {}
+    vectorization = "SinglePhi" if by == "constant" else "SingleGroup"
+    model = (lambda phi, x: fn(phi[0], x)) if by == "observation" else fn
+    data = matlab_data(TIME, Y, GROUP, None)
+    wanted = designs(NLMEFIT | given, START, data)
+    structure = model_function(model, vectorization, data.shapes)
+    if found is None:
+        return check_reads(structure, wanted, data)
+    with pytest.raises(jn.ModelError, match=rf"modelfun reads phi\[{found}\], .* give 2 parameters"):
+        check_reads(structure, wanted, data)
+
+
+def test_the_door_refuses_a_short_beta0() -> None:
+    with pytest.raises(jn.ModelError, match=r"modelfun reads phi\[1\], .* give 1 parameters"):
+        call(beta0=[4.0])
+    with pytest.raises(jn.ModelError, match=r"modelfun reads phi\[1\]"):
+        call(beta0=[4.0], V=COVARIATE, modelfun=decay_with_size)
 
 
 def test_the_defaults_of_statset() -> None:
