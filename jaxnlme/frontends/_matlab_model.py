@@ -73,8 +73,9 @@ class ModelFunction:
                 raise
             shapes = "".join(f", vfun {entry.shape}" for entry in vfun)
             raise ModelError(
-                f"modelfun indexes an array by more axes than it has: {error} phi is ({phi.shape[0]},) in each call "
-                f"here, so write phi[0], or phi[..., 0], not phi[:, 0]; xfun is {xfun.shape}{shapes}."
+                f"modelfun indexes an array by more axes than it has ({str(error).rstrip('.')}): phi is "
+                f"({phi.shape[0]},) in each call here, so write phi[0], or phi[..., 0], not phi[:, 0]; xfun is "
+                f"{xfun.shape}{shapes}."
             ) from error
 
     def _rows(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
