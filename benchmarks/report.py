@@ -22,6 +22,11 @@ MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
 SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "first_fit.json": (first_fit.section, None, "first_fit.py"),
     "fits.json": (comparison.section, None, "run.py"),
+    "lindstrom_bates.json": (
+        comparison.lindstrom_bates,
+        None,
+        "run.py --name lindstrom_bates.json --peers nlme pynlme-r pynlme-foce",
+    ),
     "references.json": (references.section, None, "references.py"),
     "large.json": (costs.large, None, "large.py"),
     "units.json": (costs.units, None, "units.py"),

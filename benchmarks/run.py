@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--peers", nargs="*", choices=tuple(commands.PEERS), default=list(commands.PEERS))
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that one fit of a peer may take")
+    parser.add_argument("--name", default="fits.json", help="the results file, such as lindstrom_bates.json")
     add_folder(parser)
     arguments = parser.parse_args()
     if arguments.quick:
@@ -112,7 +113,7 @@ def main() -> None:
         print(f"{peer} is left out: {reason}", flush=True)
     arguments.peers = [peer for peer in arguments.peers if peer not in absent]
     origin = about() | {"repeats": arguments.repeats, "peer_limit": arguments.limit}
-    results = Record(arguments.folder / "fits.json", origin, "runs", missing=absent)
+    results = Record(arguments.folder / arguments.name, origin, "runs", missing=absent)
     with tempfile.TemporaryDirectory(prefix="jaxnlme-benchmark-") as scratch:
         folder = Path(scratch)
         # Byte-compiled modules and a warm disk are everybody's second day: one process that is not recorded.

@@ -56,7 +56,12 @@ def comparison(groups: dict[str, list[Record]]) -> str:
     return table(header, rows)
 
 
-def section(results: Record, name: str) -> str:
+def lindstrom_bates(results: Record, name: str) -> str:
+    """The section of the peers that linearise, with the targets beside them."""
+    return section(results, name, "### The linearised mixed model beside nlme and pynlme", with_targets=True)
+
+
+def section(results: Record, name: str, title: str = "### Beside other programs", with_targets: bool = False) -> str:
     """One table a case."""
     cases: dict[tuple, dict[str, list[Record]]] = {}
     for record in results["runs"]:
@@ -64,9 +69,10 @@ def section(results: Record, name: str) -> str:
         cases.setdefault(key, {}).setdefault(record["program"], []).append(record)
     about = results["about"]
     limits = f"Medians of up to {about['repeats']} repeats; {about['peer_limit']:g} s at most for a fit of a peer."
-    parts = ["### Beside other programs", origin(results, name), limits]
+    parts = [title, origin(results, name), limits]
     parts += [f"{NAMES[peer]} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
-    parts += ["#### Targets", targets.SAID, targets.compared(cases)]
+    if with_targets:
+        parts += ["#### Targets", targets.SAID, targets.compared(cases)]
     for (case, count, psi), groups in cases.items():
         parts += [f"#### {case.capitalize()}, {count:,} groups, {psi} Psi", comparison(groups)]
     return "\n\n".join(parts)
