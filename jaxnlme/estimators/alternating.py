@@ -12,32 +12,27 @@ where the plain alternation cycles, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.estimators.base import AbstractEstimator, check_integrated, uninformed
+from jaxnlme.estimators.base import AbstractEstimator, check_integrated
 from jaxnlme.estimators.boundary import collapse, flat
-from jaxnlme.estimators.evaluations import Outcome
-from jaxnlme.estimators.linearised_objective import share_linearised, with_beta_integrated
+from jaxnlme.estimators.linearised_session import MET, LinearisedSession
 from jaxnlme.estimators.marginal import MarginalState
-from jaxnlme.estimators.objective import Groups, Sums
-from jaxnlme.estimators.session import Session
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding
 from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.roots import broyden, positive_inverse, positive_neighbour
-from jaxnlme.results.inference import singular_directions
 
 # Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
 # may lie at the end of a long valley. NEAR_ENOUGH will do where points were refused, since the gradient is not quite
 # the slope of the values.
 NEAR, NEAR_ENOUGH, REFUSALS = (1e-2, 1e-4, 1e-6), 1.0, 8
-# The residual of the fixed point, in standard errors: the least that the search aims at, and what counts as converged.
-AIM, MET = 1e-12, 1e-5
+# The least residual of the fixed point, in standard errors, that the search aims at.
+AIM = 1e-12
 # A step of the search for the root that leaves more than SLOW of the squared residual is slow; after PATIENCE such
 # steps in a row the slopes of the gradient are made afresh, and where a round of them leaves more than GAINED of it,
 # the search is over. STEPS are tried in turn along a direction.
@@ -74,49 +69,11 @@ class Alternating(AbstractEstimator):
             check_integrated(binding, self.name)
 
 
-class AlternatingSession(Session):
-    """A session whose gradient is that of the linearised model, the linearisation held, and whose end is its zero."""
+class AlternatingSession(LinearisedSession):
+    """A session that ends where the gradient of the linearised model is zero."""
 
-    procedure, minimiser = "ALT", "LME"
-    about: np.ndarray | None = None
     near = 0.0
-    leading = led = False
-
-    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
-        about = x if self.about is None else self.about
-        return self.placed.run(share_linearised, (method, self.template, about, x), modes)
-
-    @np.errstate(all="ignore")  # what is not finite is looked at, not warned of
-    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
-        outcome = super().evaluate(x, modes, steps)
-        if self.restricted and not self.leading:
-            outcome.sums = with_beta_integrated(outcome.sums, self.free)
-        return outcome
-
-    @property
-    def faults(self) -> list[str]:
-        if not self.restricted or np.isfinite(self.best.value):
-            return []
-        moving = np.flatnonzero(self.free[: len(self.binding.density.beta_names)])
-        names = [self.binding.packed_names[k] for k in moving]
-        singular = singular_directions(np.asarray(self.best.sums.information)[np.ix_(moving, moving)], names)
-        return [uninformed(singular)] if singular else []
-
-    def decide(self, x: np.ndarray) -> Outcome:
-        """The Outcome at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
-        return self._held(x, self.best.modes)
-
-    def settled(self, decided: Outcome) -> Outcome:
-        return self.evaluate(decided.x, self.carried(decided.x))
-
-    def _held(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
-        self.about = self.x
-        try:
-            return self.evaluate(x, modes)
-        finally:
-            self.about = None
-
-    # --- climbing, then the root ---
+    led = False
 
     def leaving(self, state: MarginalState, rejected: int) -> bool:
         decrement = float(state.bfgs.decrement)
@@ -124,30 +81,33 @@ class AlternatingSession(Session):
 
     def minimise(self) -> None:
         self._lead()
+        if self.halted:
+            return
         for self.near in NEAR:
             metric, active = self._approach()
             if metric is None or self._root(active, metric, metric) or self.halted or self.exhausted:
                 return
         gained = True
         while gained and not (self.halted or self.exhausted):
-            slopes, before = self._slopes(active), self._merit(metric, active)
-            if not (np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14) or self._root(
-                active, np.linalg.inv(slopes), metric
-            ):
+            before = _merit(self.best.sums.gradient[active], metric)
+            slopes = self.slopes(active, active, self.evaluate).T
+            sound = np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14
+            if not sound or self._root(active, np.linalg.inv(slopes), metric):
                 return
-            gained = self._merit(metric, active) < GAINED * before
+            gained = _merit(self.best.sums.gradient[active], metric) < GAINED * before
 
     def _lead(self) -> None:
         """Climbs the unrestricted likelihood first, where the other would be climbed from far: with the information on
-        beta in it, it may grow without bound where that is lost."""
+        beta in it, it may grow without bound where that is lost. Callbacks are told of these iterations, too."""
         if not self.restricted or self.led or self.iterations:
             return
         self.led, self.leading, self.near = True, True, NEAR[0]
+        self.move(self.evaluate(self.x, self.best.modes))
         try:
-            self.move(self.evaluate(self.x, self.best.modes))
             super().minimise()
-        finally:
-            self.leading = False
+        except KeyboardInterrupt:
+            self.interrupted = True
+        self.leading = False
         self.move(self.evaluate(self.x, self.best.modes))
 
     def _approach(self) -> tuple[np.ndarray | None, np.ndarray]:
@@ -215,7 +175,7 @@ class AlternatingSession(Session):
             self.x, self.best = np.asarray(state.x), trial
             self.iterations += 1
             self._note(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
-            self._report(self.state)
+            self._report()
             if np.max(np.abs(self.x[active] - before) / se) < AGREED:
                 return
 
@@ -230,17 +190,14 @@ class AlternatingSession(Session):
         longest = np.asarray(self.state.minimiser.longest)[active]
         gradient, slow = np.asarray(self.best.sums.gradient)[active], 0
 
-        def merit(gradient):
-            return 0.5 * float(gradient @ metric @ gradient)
-
-        self._note(merit(gradient))
+        self._note(_merit(gradient, metric))
         aim = min(max(float(self.estimator.tolerance), AIM), MET)
         while np.max(np.abs(metric @ gradient) / se, initial=0.0) > aim:
             if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > PATIENCE:
                 return False
             direction = -inverse @ gradient
             direction /= max(1.0, float(np.max(np.abs(direction) / longest)))
-            before = merit(gradient)
+            before = _merit(gradient, metric)
             self.tell_inner(self.minimiser, "init", 0)
             for tries, step in enumerate(STEPS, 1):
                 x = self.x.copy()
@@ -251,24 +208,19 @@ class AlternatingSession(Session):
                 finite = np.isfinite(trial.value) and np.isfinite(found).all()
                 if finite:
                     inverse = broyden(inverse, step * direction, found - gradient)
-                if finite and merit(found) < before:
+                if finite and _merit(found, metric) < before:
                     break
             else:
                 # Where nothing but rounding is left, the root is found.
                 return bool(np.max(np.abs(metric @ gradient) / se) < MET / 10.0)
             gradient = found
-            slow = slow + 1 if merit(gradient) > SLOW * before else 0
+            slow = slow + 1 if _merit(gradient, metric) > SLOW * before else 0
             self.iterations += 1
             self.x, self.best = x, trial
-            self._note(merit(gradient))
+            self._note(_merit(gradient, metric))
             self.tell_inner(self.minimiser, "done", tries)
-            self._report(self.state)
+            self._report()
         return True
-
-    def _merit(self, metric: np.ndarray, active: np.ndarray) -> float:
-        """Half the squared residual of the best point, in the metric (active, active)."""
-        gradient = np.asarray(self.best.sums.gradient)[active]
-        return 0.5 * float(gradient @ metric @ gradient)
 
     def _note(self, merit: float) -> None:
         """Keeps the state in step with the best point."""
@@ -281,53 +233,7 @@ class AlternatingSession(Session):
             self.state, bfgs=bfgs, modes=self.best.modes, log_likelihood=sums.log_likelihood
         )
 
-    # --- slopes ---
 
-    @np.errstate(all="ignore")
-    def _slopes(self, active: np.ndarray) -> np.ndarray:
-        """Derivatives (active, active) of the gradient with the linearisation moving: central differences."""
-        columns = [
-            (up.sums.gradient - down.sums.gradient)[active] / width
-            for up, down, width in self.differences(active, self.evaluate)
-        ]
-        return np.array(columns).reshape(len(active), len(active)).T
-
-    @np.errstate(all="ignore")
-    def frozen(self, active: np.ndarray) -> np.ndarray:
-        """Minus the Hessian (active, active) of the linearised model's log-likelihood at the best point: X' V^-1 X in
-        beta, where it is exact, and central differences of the exact gradient in the rest."""
-        p = len(self.binding.density.beta_names)
-        plain = not self.binding.density.priors
-        matrix = np.zeros((len(self.x), len(self.x)))
-        if plain:
-            matrix[:p, :p] = self.best.sums.information
-        moving = active[active >= p] if plain else active
-        for k, (up, down, width) in zip(moving, self.differences(moving, self._held), strict=True):
-            matrix[k] = (up.sums.gradient - down.sums.gradient) / width
-        # Differences along two entries meet twice; a row of beta that was not differenced is the other's column.
-        matrix[:p, p:] = matrix[p:, :p].T if plain else matrix[:p, p:]
-        matrix = matrix[np.ix_(active, active)]
-        return 0.5 * (matrix + matrix.T)
-
-    def hessian(self, active: np.ndarray) -> np.ndarray:
-        """The information of the final linearised model: its fixed effects apart from its other parameters, to which
-        they are orthogonal in expectation."""
-        p = len(self.binding.density.beta_names)
-        matrix = self.frozen(active)
-        fixed = active < p
-        matrix[np.ix_(fixed, ~fixed)] = 0.0
-        matrix[np.ix_(~fixed, fixed)] = 0.0
-        return matrix
-
-    def closeness(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
-        inverse = None
-        if matrix is not None and np.isfinite(matrix).all():
-            inverse = positive_inverse(positive_neighbour(matrix))
-        if inverse is None:
-            limit = 0.5 * MET**2
-            words = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {limit:.0e})"
-            return decrement < limit, words
-        moves = np.abs(inverse @ np.asarray(self.best.sums.gradient)[active]) / np.sqrt(np.diag(inverse))
-        residual = float(np.max(moves, initial=0.0))
-        words = f"the alternation would move no parameter by more than {residual:.1e} standard errors"
-        return residual < MET, f"{words} (limit {MET:g})"
+def _merit(gradient: np.ndarray, metric: np.ndarray) -> float:
+    """Half the squared residual, in the metric (active, active)."""
+    return 0.5 * float(gradient @ metric @ gradient)

@@ -118,12 +118,20 @@ class Evaluations:
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """Second derivatives of the objective at `x` in the entries `active`: central differences of the exact
         gradient, which reuse the compiled program (a Hessian program would cost many times its compilation)."""
+        matrix = self.slopes(active, active, self.evaluate)
+        return 0.5 * (matrix + matrix.T)
+
+    @np.errstate(all="ignore")  # what is not finite is looked at, not warned of
+    def slopes(
+        self, entries: np.ndarray, active: np.ndarray, evaluate: Callable[[np.ndarray, Sequence[Any]], Outcome]
+    ) -> np.ndarray:
+        """Derivatives (entries, active) in each of `entries` of the gradient that `evaluate` gives; see
+        `differences`."""
         rows = [
             (up.sums.gradient - down.sums.gradient)[active] / width
-            for up, down, width in self.differences(active, self.evaluate)
+            for up, down, width in self.differences(entries, evaluate)
         ]
-        matrix = np.array(rows).reshape(len(active), len(active))
-        return 0.5 * (matrix + matrix.T)
+        return np.array(rows).reshape(len(entries), len(active))
 
     def differences(
         self, entries: np.ndarray, evaluate: Callable[[np.ndarray, Sequence[Any]], O], share: float = 3e-4

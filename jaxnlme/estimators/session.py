@@ -100,7 +100,7 @@ class Session(Evaluations):
             self.metric = None
             self._take(state, self.best)
         if not self.history:
-            self._report(state)
+            self._report()
         self._descend(estimator, state, trial, over)
 
     def _descend(self, estimator: Marginal, state: MarginalState, trial: Any, over: Any) -> None:
@@ -118,7 +118,7 @@ class Session(Evaluations):
                 self.iterations += 1
                 self._take(state, result)
                 self.tell_inner(self.minimiser, "done", tries)
-                self._report(state)
+                self._report()
                 tries = 0
 
     def leaving(self, state: MarginalState, rejected: int) -> bool:
@@ -163,7 +163,7 @@ class Session(Evaluations):
         self.best, self.x = result, result.x
         self.state = eqx.tree_at(lambda s: s.bfgs.x, state, result.x)
 
-    def _report(self, state: MarginalState) -> None:
+    def _report(self) -> None:
         entry = self._entry("iter" if self.history else "init")
         self.history.append(
             {

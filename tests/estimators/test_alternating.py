@@ -303,3 +303,36 @@ def test_callbacks_are_told_parameters_and_likelihood_of_one_point() -> None:
     for entry in told[-6:]:  # far off, a search from other modes may end at other ones
         exact = float(jn.log_likelihood(model, entry.params, data, "focei"))
         assert entry.log_likelihood == pytest.approx(exact, rel=1e-7)
+
+
+# ---- the unrestricted climb that leads a restricted fit
+
+
+class Breaks:
+    """A callback that breaks off after some iterations, as Ctrl-C or a killed process would."""
+
+    def __init__(self, after: int, error: type[BaseException]):
+        self.after, self.error = after, error
+
+    def __call__(self, iteration: jn.Iteration) -> None:
+        if iteration.iteration == self.after:
+            raise self.error
+
+
+def test_an_interrupt_on_the_way_leaves_the_restricted_likelihood() -> None:
+    model = decay_model(ERRORS["proportional"])
+    cut = jn.fit(model, decays(), "relme", callbacks=[Breaks(3, KeyboardInterrupt)])
+    assert cut.interrupted and not cut.converged
+    # The same point, entered as a start and not moved.
+    there = jn.fit(model, decays(), "relme", start=cut.params, max_iterations=0)
+    assert cut.log_likelihood == pytest.approx(there.log_likelihood, abs=1e-6)
+
+
+def test_a_process_killed_on_the_way_goes_on_from_its_checkpoint(tmp_path) -> None:
+    model, path = decay_model(ERRORS["proportional"]), tmp_path / "fit"
+    whole = jn.fit(model, decays(), "relme")
+    with pytest.raises(RuntimeError):
+        jn.fit(model, decays(), "relme", checkpoint=path, callbacks=[Breaks(3, RuntimeError)])
+    resumed = jn.fit(model, decays(), "relme", checkpoint=path)
+    assert resumed.converged and "Resumed" in str(resumed.status)
+    np.testing.assert_allclose(resumed.params.pack(), whole.params.pack(), rtol=1e-6, atol=1e-7)
