@@ -44,7 +44,7 @@ from jaxnlme.model.params import Params as Params
 from jaxnlme.model.problem import Problem as Problem
 from jaxnlme.results.fit import Fit as Fit
 from jaxnlme.results.group_fits import GroupFits as GroupFits
-from jaxnlme.results.group_fits import GroupStatus as GroupStatus
+from jaxnlme.results.group_status import GroupStatus as GroupStatus
 from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.results.storage import load as load

@@ -9,6 +9,7 @@ import equinox as eqx
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.binding import Binding
+from jaxnlme.results.inference import direction_words
 
 
 class AbstractEstimator(eqx.Module):
@@ -51,9 +52,7 @@ def check_integrated(binding: Binding, what: str) -> None:
 
 def uninformed(singular: Sequence[dict[str, float]]) -> str:
     """Why there is no restricted likelihood where the information on beta has `singular` directions."""
-    terms = "; ".join(
-        " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6]) for direction in singular
-    )
+    terms = "; ".join(map(direction_words, singular))
     along = f" along the direction {terms} (shares of standardised parameters)" if terms else ""
     return (
         f"The restricted likelihood needs information on every fixed effect, and the data carry none{along}: fix one "

@@ -18,10 +18,10 @@ from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.groupwise import groups_start
-from jaxnlme.estimators.marginal import Marginal
+from jaxnlme.estimators.marginal import Marginal, Restricted, restrict
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
-from jaxnlme.estimators.restricted import Restricted, RestrictedSession, restrict, unrestricted_start
+from jaxnlme.estimators.restricted import RestrictedSession, unrestricted_start
 from jaxnlme.estimators.session import Session
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.telling import Callback

@@ -18,9 +18,10 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
 from jaxnlme.precision import x64
 from jaxnlme.results.fit import Fit
-from jaxnlme.results.group_fits import GroupFits, GroupStatus, singular
+from jaxnlme.results.group_fits import GroupFits
 from jaxnlme.results.group_starts import second_stage
 from jaxnlme.results.group_starts import start_params as population_params
+from jaxnlme.results.group_status import GroupStatus, singular
 
 
 def fit_groups(

@@ -1,4 +1,4 @@
-"""The estimator of every rung: quasi-Newton on the exact gradient, in pure steps."""
+"""The estimators of a rung, plain and restricted: quasi-Newton on the exact gradient, in pure steps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.base import AbstractEstimator, check_integrated
 from jaxnlme.estimators.objective import Evaluation, evaluate
+from jaxnlme.likelihood.marginal import Gaussian
 from jaxnlme.likelihood.named import Rung
+from jaxnlme.model.binding import Binding
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
@@ -119,6 +122,57 @@ class Marginal(AbstractEstimator):
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
+
+
+class Restricted(AbstractEstimator):
+    """Maximises the restricted likelihood of a rung over the unfixed covariance and error parameters; beta is where the
+    rung's likelihood is largest beside them.
+
+    **Fields:** as of `Marginal`.
+    """
+
+    method: Rung
+    max_iterations: Any = eqx.field(default=500, converter=as_number)
+    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
+
+    @property
+    def restricted(self) -> bool:
+        return True
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}, restricted"
+
+    def check(self, binding: Binding) -> None:
+        """**Errors:** OptionError where the restricted likelihood is not defined: for quadrature and drawn likelihoods,
+        free weights, priors on beta, and where no beta is free."""
+        super().check(binding)
+        if not isinstance(self.method.integral, Gaussian):
+            raise OptionError(
+                "restricted=True integrates the fixed effects out by Laplace's method, as 'fo', 'foce', 'focei' and "
+                f"'laplace' do the random effects; received {self.method.name}."
+            )
+        if binding.start.free is not None:
+            raise OptionError(
+                "restricted=True integrates the fixed effects out, and this model has a free block of weights beside "
+                "them; fit it without restricted=True."
+            )
+        check_integrated(binding, "restricted=True")
+
+
+def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
+    """The estimator of the restricted likelihood in the place of a rung's.
+
+    **Errors:** OptionError for other methods.
+    """
+    if isinstance(estimator, Marginal):
+        return Restricted(estimator.method, estimator.max_iterations, estimator.tolerance)
+    if not estimator.restricted:
+        raise OptionError(
+            "restricted=True goes with 'fo', 'foce', 'focei' and 'laplace'; the restricted form of 'lme' is 'relme'. "
+            f"Received {estimator.name}."
+        )
+    return estimator
 
 
 def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:

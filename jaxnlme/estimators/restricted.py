@@ -21,18 +21,14 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from jaxnlme.errors import OptionError
-from jaxnlme.estimators.base import AbstractEstimator, check_integrated, uninformed
+from jaxnlme.estimators.base import AbstractEstimator, uninformed
 from jaxnlme.estimators.evaluations import Outcome
 from jaxnlme.estimators.marginal import Marginal
 from jaxnlme.estimators.objective import Evaluation, Groups, Sums
 from jaxnlme.estimators.session import Session
-from jaxnlme.likelihood.marginal import Gaussian
-from jaxnlme.likelihood.named import Rung
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
-from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.stencil import Bend, bend
 from jaxnlme.results.inference import singular_directions
@@ -45,57 +41,6 @@ NEAR = 1e-4
 # Steps of the differences that make the information of log|H|, as a share of each entry's uncertainty: it is a small
 # part of the information, and its gradient carries more rounding than the rung's.
 SHARE = 0.03
-
-
-class Restricted(AbstractEstimator):
-    """Maximises the restricted likelihood of a rung over the unfixed covariance and error parameters; beta is where the
-    rung's likelihood is largest beside them.
-
-    **Fields:** as of `Marginal`.
-    """
-
-    method: Rung
-    max_iterations: Any = eqx.field(default=500, converter=as_number)
-    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
-
-    @property
-    def restricted(self) -> bool:
-        return True
-
-    @property
-    def name(self) -> str:
-        return f"{self.method.name}, restricted"
-
-    def check(self, binding: Binding) -> None:
-        """**Errors:** OptionError where the restricted likelihood is not defined: for quadrature and drawn likelihoods,
-        free weights, priors on beta, and where no beta is free."""
-        super().check(binding)
-        if not isinstance(self.method.integral, Gaussian):
-            raise OptionError(
-                "restricted=True integrates the fixed effects out by Laplace's method, as 'fo', 'foce', 'focei' and "
-                f"'laplace' do the random effects; received {self.method.name}."
-            )
-        if binding.start.free is not None:
-            raise OptionError(
-                "restricted=True integrates the fixed effects out, and this model has a free block of weights beside "
-                "them; fit it without restricted=True."
-            )
-        check_integrated(binding, "restricted=True")
-
-
-def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
-    """The estimator of the restricted likelihood in the place of a rung's.
-
-    **Errors:** OptionError for other methods.
-    """
-    if isinstance(estimator, Marginal):
-        return Restricted(estimator.method, estimator.max_iterations, estimator.tolerance)
-    if not estimator.restricted:
-        raise OptionError(
-            "restricted=True goes with 'fo', 'foce', 'focei' and 'laplace'; the restricted form of 'lme' is 'relme'. "
-            f"Received {estimator.name}."
-        )
-    return estimator
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.changes import Change
 from jaxnlme.estimators.fitting import fit as fit_again
-from jaxnlme.estimators.restricted import Restricted
+from jaxnlme.estimators.marginal import Restricted
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params

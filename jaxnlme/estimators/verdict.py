@@ -9,7 +9,7 @@ import numpy as np
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.session import CONVERGED, Session
 from jaxnlme.model.psi import psi_of
-from jaxnlme.results.inference import singular_directions
+from jaxnlme.results.inference import direction_words, singular_directions
 
 # Information on the logarithm of a standard deviation below which nothing is known of it: a standard error of 100.
 UNTOLD = 1e-4
@@ -112,10 +112,9 @@ def _numerical_faults(
         out.append(f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance.")
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
-        terms = " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])
         out.append(
-            f"The data carry no information along the direction {terms} (shares of standardised parameters): fix one "
-            "of them, drop an effect, or use a simpler covariance."
+            f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
+            "parameters): fix one of them, drop an effect, or use a simpler covariance."
         )
     if with_information and matrix is None:
         out.append("No maximum was settled on in the allowed rounds; start from other values.")

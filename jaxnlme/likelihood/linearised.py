@@ -18,12 +18,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.errors import OptionError
 from jaxnlme.likelihood.local import written_out
 from jaxnlme.likelihood.marginal import exact_integral
 from jaxnlme.likelihood.mixed import Mixed, Tangent, mixed
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
-from jaxnlme.likelihood.named import GroupResult, group_result, mode_search
+from jaxnlme.likelihood.named import GroupResult, group_result, mode_search, require_gaussian_face
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import as_number
@@ -50,20 +50,15 @@ class Linearised(eqx.Module):
     reweightings: Any = eqx.field(default=50, converter=as_number)
 
     at_mode = True
-    interaction = True
 
     @property
     def name(self) -> str:
-        """ "LME" or "RELME"."""
+        """LME, or RELME where it is restricted."""
         return "RELME" if self.restricted else "LME"
 
     def check(self, density: Density) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face."""
-        if not density.error.gaussian_face:
-            raise ModelError(
-                f"{self.name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
-                "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...)."
-            )
+        require_gaussian_face(self.name, density)
 
 
 def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
@@ -158,17 +153,18 @@ def _reweighted(
 ) -> tuple[Vector, NewtonResult]:
     """The minimiser of the penalised sum of squares whose weights are those of its own prediction.
 
-    `mode(f, z)` minimises from `z` with weights at the prediction f. Without weights that move, once is enough."""
+    `mode(f, z)` minimises from `z` with weights at the prediction f. Without weights that move, once is enough, and any
+    prediction will do."""
 
     def log_scale(f):
         return jnp.log(density.error.moments(f, f, params.error, group)[1])
 
+    if not depends(log_scale, group.y):
+        return mode(group.y, z0)
     first = predict(z0)
     # A start that is not finite has no weights: those of the population then.
     f0 = jnp.where(jnp.all(jnp.isfinite(log_scale(first))), first, predict(jnp.zeros_like(z0)))
     z, found = mode(f0, z0)
-    if not depends(log_scale, f0):
-        return z, found
 
     def moved(old, z):
         change = jnp.abs(log_scale(predict(z)) - log_scale(old))

@@ -33,6 +33,15 @@ class GroupResult(eqx.Module):
     monte_carlo: MonteCarlo
 
 
+def require_gaussian_face(name: str, density: Density) -> None:
+    """**Errors:** ModelError where the outcome has no Gaussian face, which the method `name` needs."""
+    if not density.error.gaussian_face:
+        raise ModelError(
+            f"{name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
+            "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
+        )
+
+
 class Rung(eqx.Module):
     """One likelihood of the ladder.
 
@@ -64,11 +73,8 @@ class Rung(eqx.Module):
 
     def check(self, density: Density) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face and this rung needs one."""
-        if self.needs_gaussian_face and not density.error.gaussian_face:
-            raise ModelError(
-                f"{self.name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
-                "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
-            )
+        if self.needs_gaussian_face:
+            require_gaussian_face(self.name, density)
 
     def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
         """The prediction that fixes the residual scale (at z = 0), None where the scale moves with z."""
@@ -203,7 +209,7 @@ def rung(spec: str | Rung, others: Iterable[str] = ()) -> Rung:
     if isinstance(spec, Rung):
         return spec
     name = getattr(spec, "name", spec)
-    if name in ("LME", "RELME", "lme", "relme") and not others:
+    if name in ("LME", "RELME", "lme", "relme"):
         raise OptionError(
             f"{str(name).upper()} is no likelihood of the ladder: its answer is a fixed point, and jn.fit finds it. "
             f"Name one of {', '.join(map(repr, NAMED))}, or a rung."

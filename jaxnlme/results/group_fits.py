@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
 from jaxnlme.results._tables import Table, number
 from jaxnlme.results.group_starts import Stage, second_stage, start_params
+from jaxnlme.results.group_status import PLURAL, GroupStatus, singular_sentence
 from jaxnlme.results.told import Told
 
 if TYPE_CHECKING:
@@ -23,35 +23,7 @@ if TYPE_CHECKING:
 
     from jaxnlme.results.group_summary import GroupSummary
 
-# A direction whose curvature, in units of the parameters' own, is below this is not told by the group.
-SINGULAR = 1e-12
 SHOWN = 12
-
-
-class GroupStatus(enum.IntEnum):
-    """How the fit of a single group ended."""
-
-    ok = 0
-    no_observations = 1
-    too_few_rows = 2
-    non_finite = 3
-    singular = 4
-    not_converged = 5
-    run_off = 6
-
-
-def singular(curvature: np.ndarray) -> np.ndarray:
-    """Which matrices (groups, n, n) are not positive definite beyond rounding, in units where their diagonal is one."""
-    return ~(_scaled(curvature)[0][:, 0] > SINGULAR)
-
-
-def _scaled(curvature: np.ndarray) -> tuple[Any, Any]:
-    """Eigenvalues (groups, n) and vectors in units where the diagonal is one; NaN becomes a zero matrix."""
-    finite: Any = np.isfinite(curvature).all(axis=(1, 2))
-    matrix = np.where(finite[:, None, None], curvature, 0.0)
-    scale = np.sqrt(np.abs(np.einsum("ikk->ik", matrix)))
-    scale = np.where(scale > 0, scale, 1.0)
-    return np.linalg.eigh(matrix / (scale[:, :, None] * scale[:, None, :]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -114,16 +86,7 @@ class GroupFits(Told):
         p, n = len(self.alone.names), int(self._observed[k])
         code = GroupStatus(int(self.code[k]))
         if code == GroupStatus.singular:
-            vectors = _scaled(self.curvature[k : k + 1])[1]
-            shares = dict(zip(self.alone.names, vectors[0, :, 0].tolist(), strict=True))
-            told = {name: share for name, share in shares.items() if abs(share) > 0.1}
-            terms = " ".join(f"{share:+.2f} {name}" for name, share in told.items())
-            if len(told) == 1:
-                return f"Its rows carry no information on {next(iter(told))} where the search ended; start elsewhere."
-            return (
-                f"Its rows carry no information along the direction {terms} (shares of standardised parameters): they "
-                "cannot be told apart where the search ended; starts='pooled' or other starts may lead elsewhere."
-            )
+            return singular_sentence(self.alone.names, self.curvature[k])
         ran = [f"{self.alone.names[j]} runs off (to {self.own[k, j]:.3g})" for j in np.flatnonzero(self.fading[k])]
         return {
             GroupStatus.ok: "Converged.",
@@ -149,7 +112,7 @@ class GroupFits(Told):
         for code in sorted(set(self.code.tolist()) - {int(GroupStatus.ok)}):
             which = np.flatnonzero(self.code == code)
             labels = some([str(label) for label in self.binding.data.labels[which]])
-            said = self._sentence(int(which[0])) if len(which) == 1 else _PLURAL[GroupStatus(code)]
+            said = self._sentence(int(which[0])) if len(which) == 1 else PLURAL[GroupStatus(code)]
             out.append(f"Not fitted: group {labels}. {said}")
         return (*out, *self.notes)
 
@@ -321,13 +284,3 @@ class GroupFits(Told):
 
         shown = np.where(self.usable[:, None], values, np.nan)
         return pd.DataFrame(shown, index=self._index, columns=list(self.alone.names))
-
-
-_PLURAL = {
-    GroupStatus.no_observations: "They have no observed response.",
-    GroupStatus.too_few_rows: "They have too few observations for the parameters.",
-    GroupStatus.non_finite: "The model is not finite for them where their search began; start elsewhere.",
-    GroupStatus.singular: "Some parameters cannot be told apart in them (`status` says which).",
-    GroupStatus.not_converged: "No maximum was found; the estimates may run off to infinity.",
-    GroupStatus.run_off: "The likelihood rises without end as parameters run off to infinity (`status` says which).",
-}

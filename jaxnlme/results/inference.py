@@ -120,6 +120,11 @@ def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str,
     return tuple(out)
 
 
+def direction_words(direction: dict[str, float]) -> str:
+    """A direction of `singular_directions`, its largest shares, as in "+0.71 a -0.70 b"."""
+    return " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])
+
+
 def estimates_table(binding: Binding, params: Params, info: Information | None, level: float) -> pd.DataFrame:
     """The table behind `Fit.estimates`; columns without an answer are NaN."""
     import pandas as pd

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.restricted import Restricted, RestrictedSession
+from jaxnlme.estimators.marginal import Restricted
+from jaxnlme.estimators.restricted import RestrictedSession
 from jaxnlme.model.binding import bind
 from jaxnlme.model.error import ErrorParameter
 from jaxnlme.model.placed import Placed
