@@ -23,6 +23,10 @@ LONGER, LONGEST = 8, 16
 ROUNDING = 1e-9
 
 
+class _TakesNoLongerPhi(Exception):
+    """modelfun failed on a phi that is longer than it is, which says nothing of how it does on its own."""
+
+
 def check_reads(structure: ModelFunction, designs: Designs, data: MatlabData) -> None:
     """Looks at which entries move the predictions of a few rows when phi is handed over longer than it is.
 
@@ -37,8 +41,7 @@ def check_reads(structure: ModelFunction, designs: Designs, data: MatlabData) ->
     try:
         with x64():
             found = _out_of_range(structure, designs, data, n_phi)
-    except Exception:
-        # A courtesy to the user: what fails here says nothing of modelfun, whose faults the dry run names.
+    except _TakesNoLongerPhi:
         return
     if found is not None:
         raise ModelError(
@@ -65,7 +68,10 @@ def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, 
     changed = [np.where(np.arange(length) >= n_phi, 1.25 * phi, phi) for phi, length in zip(phis, lengths, strict=True)]
 
     def values(rows: list[np.ndarray]) -> np.ndarray:
-        return np.asarray(_values(structure, jnp.asarray(np.stack(rows)), xfun, vfun, varying))
+        try:
+            return np.asarray(_values(structure, jnp.asarray(np.stack(rows)), xfun, vfun, varying))
+        except Exception as error:  # whatever a user's function raises; its faults the dry run names
+            raise _TakesNoLongerPhi from error
 
     if not _moved(values([phis[0], changed[0]])).any():
         return None
