@@ -43,6 +43,18 @@ class AbstractCovariance(eqx.Module):
         """
 
     @property
+    def has_closed_form(self) -> bool:
+        """Whether `from_moment` exists."""
+        return False
+
+    def from_moment(self, moment: Matrix) -> Vector:
+        """theta (unconstrained,) of the member that maximises -log|psi| - tr(psi^-1 moment), inside a compiled program.
+
+        **Arguments:** `moment` (random, random), a positive definite mean of outer products b b'.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form of its maximum likelihood estimate.")
+
+    @property
     @abc.abstractmethod
     def collapses(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
         """How a variance can go to zero: for each entry of theta that is the log of a factor's diagonal, the triple
@@ -82,6 +94,13 @@ class Diagonal(AbstractCovariance):
         return _log_sd(np.diag(_positive(psi)))
 
     @property
+    def has_closed_form(self):
+        return True
+
+    def from_moment(self, moment):
+        return 0.5 * jnp.log(jnp.diagonal(moment))
+
+    @property
     def collapses(self):
         return tuple((k, (k,), ()) for k in range(self.size))
 
@@ -111,6 +130,14 @@ class LogCholesky(AbstractCovariance):
     def from_matrix(self, psi):
         lower = semidefinite_cholesky(psi)
         return np.concatenate([_log_sd(np.diag(lower) ** 2), lower[np.tril_indices(self.size, -1)]])
+
+    @property
+    def has_closed_form(self):
+        return True
+
+    def from_moment(self, moment):
+        lower = cholesky(moment)
+        return jnp.concatenate([jnp.log(jnp.diagonal(lower)), lower[np.tril_indices(self.size, -1)]])
 
     @property
     def collapses(self):
@@ -163,6 +190,15 @@ class LogMatrix(AbstractCovariance):
         return log[np.triu_indices(self.size)]
 
     @property
+    def has_closed_form(self):
+        return True
+
+    def from_moment(self, moment):
+        values, vectors = jnp.linalg.eigh(moment)
+        log = (vectors * jnp.log(values)) @ vectors.T
+        return log[np.triu_indices(self.size)]
+
+    @property
     def collapses(self):
         return ()
 
@@ -188,6 +224,13 @@ class MultipleOfIdentity(AbstractCovariance):
 
     def from_matrix(self, psi):
         return _log_sd(np.mean(np.diag(_positive(psi)), keepdims=True))
+
+    @property
+    def has_closed_form(self):
+        return True
+
+    def from_moment(self, moment):
+        return 0.5 * jnp.log(jnp.mean(jnp.diagonal(moment), keepdims=True))
 
     @property
     def collapses(self):
@@ -228,6 +271,18 @@ class CompoundSymmetry(AbstractCovariance):
         low = -1.0 / (self.size - 1)
         share = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
         return np.array([_log_sd(np.array([variance]))[0], np.log(share / (1.0 - share))])
+
+    @property
+    def has_closed_form(self):
+        return True
+
+    def from_moment(self, moment):
+        # The group average over permutations is the estimate of every family that they leave as it is.
+        variance = jnp.mean(jnp.diagonal(moment))
+        low = -1.0 / (self.size - 1)
+        share = (jnp.mean(moment[np.tril_indices(self.size, -1)]) / variance - low) / (1.0 - low)
+        share = jnp.clip(share, 1e-6, 1.0 - 1e-6)
+        return jnp.stack([0.5 * jnp.log(variance), jnp.log(share / (1.0 - share))])
 
     @property
     def collapses(self):
@@ -285,6 +340,18 @@ class Blocks(AbstractCovariance):
         psi = np.asarray(psi, float)
         return np.concatenate(
             [part.from_matrix(psi[np.ix_(effects, effects)]) for effects, part in ((list(e), p) for e, p in self.parts)]
+        )
+
+    @property
+    def has_closed_form(self):
+        return all(part.has_closed_form for _, part in self.parts)
+
+    def from_moment(self, moment):
+        return jnp.concatenate(
+            [
+                part.from_moment(moment[np.ix_(effects, effects)])
+                for effects, part in ((list(e), p) for e, p in self.parts)
+            ]
         )
 
     @property

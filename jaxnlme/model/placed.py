@@ -158,7 +158,7 @@ class Placed:
         an earlier `run`); `once`: it will hardly be called again with these shapes.
         **Returns:** `sums`, added up over all parts, and `groups`, one pytree (places, ...) per piece; see `own`.
         """
-        program = compiled(_program(fn, self.mesh), self.n_rows, once=once)
+        program = compiled(_program(fn, self.mesh, False), self.n_rows, once=once)
         given: Sequence[Any] = [None] * len(self.pieces) if per_group is None else per_group
         if self._held is not None:
             calls = [
@@ -186,6 +186,25 @@ class Placed:
             running = result
         return total, out
 
+    @property
+    def in_one(self) -> bool:
+        """Whether the groups are in one piece, so that a program can go through them again and again by itself."""
+        return self._held is not None and len(self.pieces) == 1
+
+    def loop(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Any, rows: int) -> tuple[Any, Any]:
+        """`fn(problem, shared, per_group, total) -> (whole, groups)` over the groups, in one piece (`in_one`), through
+        one compiled program that may need sums over all groups many times: `total(sums)` adds up those of all devices.
+
+        **Arguments:** as of `run`, `per_group` one pytree; `rows` that the program computes, for the compiler's options.
+        **Returns:** `whole`, the same on all devices, and `groups`, a pytree (places, ...).
+        """
+        program = compiled(_program(fn, self.mesh, True), rows)
+        assert self._held is not None
+        with uncollected() if (program, "loop") not in self._ran else contextlib.nullcontext():
+            result = program(self.density, *self._held[0], shared, per_group)
+        self._ran.add((program, "loop"))
+        return result
+
 
 def _added(a: Any, b: Any) -> Any:
     """Sums of two parts, on the host."""
@@ -193,12 +212,16 @@ def _added(a: Any, b: Any) -> Any:
 
 
 @functools.cache
-def _program(fn: Callable, mesh: Mesh | None) -> Callable:
-    """`fn` on the parts of a Problem; on a mesh each device computes its own groups, and sums are added up once."""
+def _program(fn: Callable, mesh: Mesh | None, inside: bool) -> Callable:
+    """`fn` on the parts of a Problem; on a mesh each device computes its own groups, and sums are added up once, at the
+    end, or by `fn` itself where it wants them `inside`."""
+
+    def total(sums):
+        return sums if mesh is None else jax.lax.psum(sums, AXIS)
 
     def whole(density, buckets, weights, shared, per_group):
         problem = Problem(density, buckets, jnp.arange(weights.shape[0]), weights)
-        return fn(problem, shared, per_group)
+        return fn(problem, shared, per_group, total) if inside else fn(problem, shared, per_group)
 
     if mesh is None:
         return whole
@@ -208,7 +231,7 @@ def _program(fn: Callable, mesh: Mesh | None) -> Callable:
 
         def part(*arrays):
             sums, groups = whole(*eqx.combine(arrays, static))
-            return jax.lax.psum(sums, AXIS), groups
+            return sums if inside else total(sums), groups
 
         # An explicit map: a search ends on each device when its own groups are done, and nothing but sums travels.
         specs = (P(), P(AXIS), P(AXIS), P(), P(AXIS))

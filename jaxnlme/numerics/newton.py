@@ -35,6 +35,7 @@ class _State(eqx.Module):
     done: jax.Array
     converged: jax.Array
     count: jax.Array
+    hessian: jax.Array | None = None
 
 
 def newton(
@@ -43,7 +44,8 @@ def newton(
     fallback: Vector,
     max_steps: int,
     tolerance: float,
-) -> tuple[Vector, NewtonResult]:
+    with_hessian: bool = False,
+) -> tuple[Vector, NewtonResult] | tuple[Vector, NewtonResult, Matrix]:
     """Minimises a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
     Newton steps with a guarded factor of the Hessian, at most `LONGEST_STEP` long, backtracked by quadratic
@@ -53,7 +55,7 @@ def newton(
 
     **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
     `max_steps` bounds the evaluations, `tolerance` > 0.
-    **Returns:** z (n,) and a NewtonResult.
+    **Returns:** z (n,) and a NewtonResult; `with_hessian` also the Hessian (n, n) at the last accepted point.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
     dtype = z0.dtype
@@ -94,6 +96,7 @@ def newton(
             # A step that can no longer be told from rounding ends the search as well as a short one does.
             converged=arrived | (hopeless & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
             count=state.count + 1,
+            hessian=keep(hessian, state.hessian) if with_hessian else None,
         )
 
     start = _State(
@@ -106,6 +109,8 @@ def newton(
         done=jnp.zeros((), bool),
         converged=jnp.zeros((), bool),
         count=jnp.zeros((), int),
+        hessian=jnp.eye(z0.shape[0], dtype=dtype) if with_hessian else None,
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.count < max_steps), pass_, start)
-    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count)
+    result = NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count)
+    return (end.z, result, end.hessian) if with_hessian else (end.z, result)

@@ -1,0 +1,170 @@
+"""The M-step of SAEM: parameters from statistics by closed forms, by Newton steps, by stochastic Newton steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.estimators.statistics import Layout, Statistics, blended, expected, moment
+from jaxnlme.model.density import Density
+from jaxnlme.model.params import Params
+from jaxnlme.model.transforms import Log
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky
+from jaxnlme.typing import Matrix, Scalar, Vector
+
+# The most that a Newton step moves an entry: this much, or this share of its size where that is larger.
+LONGEST = 0.5
+# Added to the diagonals of moments and normal equations, as a share: keeps factors of singular ones finite.
+RIDGE = 1e-12
+
+
+class Control(eqx.Module):
+    """What one iteration does (scalars): `iteration`, counted from 0, burn-in included; `gain` of the stochastic
+    approximation; `update`, whether parameters move; `annealing`, the least share of its last value that a variance
+    may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `settle`,
+    whether complete scores are kept."""
+
+    iteration: Any
+    gain: Any
+    update: Any
+    annealing: Any
+    refresh: Any
+    tune: Any
+    settle: Any
+
+
+class Running(eqx.Module):
+    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (scored, scored),
+    that of minus the complete second derivatives of the outcome."""
+
+    packed: Any
+    statistics: Statistics
+    hessian: Any
+
+
+class Simulated(eqx.Module):
+    """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (scored,
+    scored) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
+    the complete score, and `outer` (packed, packed), the sum of squares of the draws' scores; `accepted` (updates,)
+    summed over `groups`."""
+
+    statistics: Statistics
+    slope: Any
+    hessian: Any
+    score: Any
+    outer: Any
+    accepted: Any
+    groups: Any
+
+
+def maximise(
+    layout: Layout, density: Density, template: Params, running: Running, fresh: Simulated, control: Control
+) -> Running:
+    """The run after an iteration's sums: statistics averaged, parameters moved where `control.update`."""
+    stats = blended(running.statistics, fresh.statistics, control.gain)
+    hessian = blended(running.hessian, fresh.hessian, control.gain)
+    params = template.unpack(running.packed)
+    beta, theta, error = params.beta, params.covariance, params.error
+    if layout.closed_beta:
+        beta = _least_squares(layout, density, params, stats)
+    if layout.closed_psi:
+        theta = _from_moment(layout, density, params, moment(layout, beta, stats) / stats.weight, control.annealing)
+    if layout.closed_error:
+        level = 0.5 * jnp.log(jnp.maximum(stats.squares, jnp.finfo(error.dtype).tiny) / jnp.maximum(stats.counts, 1.0))
+        level = jnp.where(stats.counts > 0, level, error)
+        error = jnp.maximum(level, error + _half_log(control.annealing))
+    packed = jnp.concatenate([beta, theta, error])
+    if layout.statistical:
+        packed = _newton(layout, density, template, packed, stats)
+    if layout.scored:
+        packed = _stochastic_newton(layout, density, template, packed, fresh.slope, hessian, control)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(control.update, a, b), new, old)  # noqa: E731
+    # Burn-in leaves everything where it is; the statistics begin with the first update.
+    return Running(keep(packed, running.packed), keep(stats, running.statistics), keep(hessian, running.hessian))
+
+
+def _half_log(share: Scalar) -> Scalar:
+    return jnp.where(share > 0, 0.5 * jnp.log(jnp.where(share > 0, share, 1.0)), -jnp.inf)
+
+
+def _least_squares(layout: Layout, density: Density, params: Params, stats: Statistics) -> Vector:
+    """beta (fixed,) with its free carried entries by generalised least squares given psi."""
+    carried, carriers = layout.centring.carried, layout.centring.carriers
+    free = np.array(layout.free)[carried]
+    lower = cholesky(density.covariance.psi(params.covariance))
+    inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(lower.shape[0], dtype=lower.dtype))
+    matrix = (carriers @ inverse @ carriers.T) * stats.gram
+    right = jnp.sum((carriers @ inverse) * stats.cross, axis=1)
+    held = params.beta[carried]
+    right = jnp.where(free, right - matrix @ jnp.where(free, 0.0, held), held)
+    matrix = jnp.where(free[:, None] & free[None, :], matrix, 0.0)
+    diagonal = jnp.where(free, jnp.diagonal(matrix) * (1.0 + RIDGE), 1.0)
+    matrix = matrix - jnp.diag(jnp.diagonal(matrix)) + jnp.diag(diagonal)
+    return params.beta.at[carried].set(_solve(matrix, right))
+
+
+def _solve(matrix: Matrix, right: Vector) -> Vector:
+    """Solves a symmetric positive definite system, scaled to a unit diagonal first."""
+    scale = 1.0 / jnp.sqrt(jnp.diagonal(matrix))
+    lower = cholesky(matrix * scale[:, None] * scale[None, :])
+    return scale * cholesky_solve(lower, scale * right)
+
+
+def _from_moment(layout: Layout, density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
+    """theta of the second moment r, its variances held above `annealing` times the last ones, correlations kept."""
+    old = jnp.diagonal(density.covariance.psi(params.covariance))
+    variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
+    stretch = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
+    r = r * stretch[:, None] * stretch[None, :]
+    return density.covariance.from_moment(r + RIDGE * jnp.diag(jnp.diagonal(r)))
+
+
+def _newton(layout: Layout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Vector:
+    """A guarded Newton step of Q plus the log prior in the `statistical` entries."""
+    where = np.array(layout.statistical, int)
+
+    def objective(entries):
+        there = packed.at[where].set(entries)
+        return -expected(layout, density, template, there, stats) - density.log_prior(template.unpack(there))
+
+    entries = packed[where]
+    slope, hessian = jax.grad(objective)(entries), jax.hessian(objective)(entries)
+    return packed.at[where].add(-_step(slope, hessian, entries))
+
+
+def _stochastic_newton(
+    layout: Layout, density: Density, template: Params, packed: Vector, slope: Vector, hessian: Matrix, control: Control
+) -> Vector:
+    """A Newton step of size `gain` along the complete score of this iteration's draws in the `scored` entries.
+
+    **Source:** Gu and Kong (1998), PNAS 95, 7270-7274, with the complete information, which is positive definite where
+    the observed one may not be; Lange (1995), Journal of the Royal Statistical Society B 57, 425-437, for its rate.
+    """
+    where = np.array(layout.scored, int)
+    entries = packed[where]
+    if density.priors:
+
+        def prior(entries):
+            return density.log_prior(template.unpack(packed.at[where].set(entries)))
+
+        slope, hessian = slope + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
+    step = -control.gain * _step(-slope, hessian, entries)
+    # Annealing holds residual scales up as it does variances.
+    scales = [isinstance(p.transform, Log) and density.error.gaussian_face for p in density.error.parameters]
+    log_scale = np.array([False] * (layout.n - layout.error) + scales)[where]
+    step = jnp.where(log_scale, jnp.maximum(step, _half_log(control.annealing)), step)
+    return packed.at[where].add(step)
+
+
+def _step(slope: Vector, hessian: Matrix, at: Vector) -> Vector:
+    """hessian^-1 slope, the Hessian guarded in units of its own diagonal, no entry longer than allowed."""
+    diagonal = jnp.abs(jnp.diagonal(hessian))
+    scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    lower, _ = guarded_cholesky(hessian * scale[:, None] * scale[None, :])
+    step = scale * cholesky_solve(lower, scale * slope)
+    longest = LONGEST * jnp.maximum(1.0, jnp.abs(at))
+    return step / jnp.maximum(1.0, jnp.max(jnp.abs(step) / longest))

@@ -1,0 +1,210 @@
+"""The compiled part of SAEM: an iteration's simulation over all groups, and loops of whole iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.estimators.maximising import Control, Running, Simulated, maximise
+from jaxnlme.estimators.statistics import (
+    Layout,
+    Scores,
+    of_effects,
+    of_error,
+    outcome_density,
+    score,
+    scores_at,
+    weighted,
+)
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.sampling.chains import AbstractSampler, Chains, Frame, frame_at, look
+
+# Iterations that one call of the compiled loop may run, and keeps the trace of.
+BLOCK = 50
+
+
+class Setup(eqx.Module):
+    """What all iterations of a run have in common: `layout`, `sampler`, and the `template` of Params."""
+
+    layout: Layout
+    sampler: AbstractSampler
+    template: Params
+
+
+class Lanes(eqx.Module):
+    """The chains of a group with what settling iterations sum up: `score` (replicates, packed), the mean complete
+    score of each; `first` (replicates, random) and `second` (replicates, random, random), means of b and b b'."""
+
+    chains: Chains
+    score: Any
+    first: Any
+    second: Any
+
+
+class Trace(eqx.Module):
+    """What an iteration leaves behind: `packed` (replicates, packed) after it, and its sums."""
+
+    packed: Any
+    simulated: Simulated
+
+
+def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: Lanes) -> tuple[Simulated, Lanes]:
+    """One iteration's simulation over all groups and replicates.
+
+    **Arguments:** `shared`: the Setup, parameters (replicates, packed), random keys (replicates, 2), and the Control.
+    **Returns:** sums over groups with a leading replicates axis; the chains.
+    """
+    setup, packed, keys, control = shared
+    density, weights = problem.density, problem.weights
+    params = jax.vmap(setup.template.unpack)(packed)
+    frames = jax.vmap(lambda p: frame_at(density, p))(params)
+    tools = jax.vmap(lambda p: scores_at(density, p))(params)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, control.iteration))(keys)
+
+    def one(group, weight, lanes):
+        def replicate(params, frame, tool, key, lanes):
+            return _visit(setup, density, control, group, weight, params, frame, tool, key, lanes)
+
+        return jax.vmap(replicate)(params, frames, tools, keys, lanes)
+
+    shares, lanes = problem.map(one, weights, lanes)
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), lanes
+
+
+def _visit(
+    setup: Setup,
+    density: Density,
+    control: Control,
+    group: Group,
+    weight: Any,
+    params: Params,
+    frame: Frame,
+    tool: Scores,
+    key: Any,
+    lanes: Lanes,
+) -> tuple[Simulated, Lanes]:
+    """One group's share of `simulate`, in one replicate."""
+    layout, q = setup.layout, density.n_effects
+    chains = lanes.chains
+    coefficients = layout.centring.coefficients(group)
+    mean = layout.centring.mean(params.beta, coefficients)
+    first = control.iteration == 0
+    begin = eqx.tree_at(
+        lambda c: (c.xi, c.centre),
+        chains,
+        (jnp.where(first, mean, chains.xi), jnp.where(first, mean, chains.centre)),
+    )
+
+    def searched(begin):
+        found = look(density, params, frame, group, mean, begin.centre)
+        return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.found), begin, found)
+
+    begin = jax.lax.cond(control.refresh, searched, lambda begin: begin, begin)
+
+    def log_density(z):
+        f = density.predict(params, z, group)
+        value = density.error.log_density(f, f, params.error, group)
+        kept = of_error(layout, density, params, f, group)
+        return value - 0.5 * jnp.sum(z**2) - q * HALF_LOG_2PI, kept
+
+    own = jax.random.fold_in(key, group.key)
+    empty = (jnp.zeros((layout.strata,), mean.dtype),) * 2
+    chains, draws = setup.sampler.draw(log_density, frame, begin, mean, empty, own, control.tune)
+    z, (counts, squares) = draws.z, draws.kept
+    b = z @ frame.factor.T
+
+    def mean_of(values):
+        """The mean over draws whose density is finite; NaN where none is."""
+        used = draws.shares != 0
+        return jax.tree.map(
+            lambda v: jnp.tensordot(draws.shares, jnp.where(used.reshape((-1,) + (1,) * (v.ndim - 1)), v, 0.0), 1),
+            values,
+        )
+
+    stats = mean_of(jax.vmap(lambda b, n, s: of_effects(coefficients, b + mean, n, s))(b, counts, squares))
+    slope, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
+    slopes = jnp.zeros((z.shape[0], 0))
+    if layout.scored:
+        where = np.array(layout.scored, int)
+        entries = params.pack()[where]
+
+        def outcome(entries, z):
+            return outcome_density(layout, density, params, z, group, entries)
+
+        slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z))(z)
+        bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
+        slope, hessian = mean_of(slopes), -mean_of(bends)
+
+    def settled(lanes):
+        scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
+        if layout.scored:
+            scores = scores.at[:, np.array(layout.scored, int)].set(slopes)
+        average, outer = mean_of(scores), mean_of(scores[:, :, None] * scores[:, None, :])
+        grown = (
+            lanes.score + average,
+            lanes.first + mean_of(b),
+            lanes.second + mean_of(b[:, :, None] * b[:, None, :]),
+        )
+        return average, outer, grown
+
+    def passed(lanes):
+        n = layout.n
+        dtype = mean.dtype
+        return jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype), (lanes.score, lanes.first, lanes.second)
+
+    average, outer, grown = jax.lax.cond(control.settle, settled, passed, lanes)
+    # A group without a response says nothing: its draws would only add noise.
+    counted = jnp.where(jnp.any(group.x.observed), weight, 0.0)
+    sums = weighted(counted, (stats, slope, hessian, average, outer))
+    there = (counted != 0).astype(mean.dtype)
+    return Simulated(*sums, draws.accepted * there, there), Lanes(chains, *grown)
+
+
+def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple[Running, Trace], Lanes]:
+    """Iterations one after the other in one program.
+
+    **Arguments:** `shared`: the Setup, the Running (replicates, ...), keys, Controls with a leading axis of BLOCK, and
+    how many of these to run; `total` adds up sums over devices.
+    **Returns:** the Running and the Trace (BLOCK, replicates, ...), rows beyond those run are zero; the chains.
+    """
+    setup, running, keys, controls, count = shared
+    density = problem.density
+
+    def one(running, lanes, control):
+        sums, lanes = simulate(problem, (setup, running.packed, keys, control), lanes)
+        sums = total(sums)
+        return _moved(setup, density, running, sums, control), sums, lanes
+
+    def at(k):
+        return jax.tree.map(lambda leaf: leaf[k], controls)
+
+    shapes = jax.eval_shape(lambda: one(running, lanes, at(0)))
+    blank = jax.tree.map(lambda leaf: jnp.zeros((BLOCK, *leaf.shape), leaf.dtype), Trace(shapes[0].packed, shapes[1]))
+
+    def body(k, state):
+        running, lanes, trace = state
+        running, sums, lanes = one(running, lanes, at(k))
+        trace = jax.tree.map(lambda rows, row: rows.at[k].set(row), trace, Trace(running.packed, sums))
+        return running, lanes, trace
+
+    running, lanes, trace = jax.lax.fori_loop(0, count, body, (running, lanes, blank))
+    return (running, trace), lanes
+
+
+def _moved(setup: Setup, density: Density, running: Running, sums: Simulated, control: Control) -> Running:
+    """The M-step of every replicate."""
+    return jax.vmap(lambda running, sums: maximise(setup.layout, density, setup.template, running, sums, control))(
+        running, sums
+    )
+
+
+def move(density: Density, setup: Setup, running: Running, sums: Simulated, control: Control) -> Running:
+    """The M-step as a program of its own, for groups that are not in one piece."""
+    return _moved(setup, density, running, sums, control)
