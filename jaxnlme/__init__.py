@@ -14,6 +14,7 @@ from jaxnlme.estimators.groupwise import fit_groups as fit_groups
 from jaxnlme.estimators.marginal import Marginal as Marginal
 from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate
+from jaxnlme.estimators.saem import SAEM as SAEM
 from jaxnlme.estimators.telling import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
 from jaxnlme.frontends.live_plot import nlmefitoutputfcn as nlmefitoutputfcn
@@ -48,5 +49,6 @@ from jaxnlme.results.group_status import GroupStatus as GroupStatus
 from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.results.storage import load as load
+from jaxnlme.sampling.kernels import Moves as Moves
 
 __version__ = "0.1.0"

@@ -26,6 +26,11 @@ class AbstractEstimator(eqx.Module):
         return False
 
     @property
+    def identity(self) -> list[Any]:
+        """What must be the same for a fit to go on from a checkpoint."""
+        return [self.method, self.restricted]
+
+    @property
     def name(self) -> str:
         """The likelihood's name, for messages."""
         return self.method.name

@@ -73,15 +73,15 @@ class Checkpoint:
             "jaxnlme checkpoint": FORMAT,
             "data": binding.data.fingerprint(),
             "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
-            "method": digest([estimator.method, estimator.restricted]),
+            "method": digest(estimator.identity),
             "method name": estimator.name,
             "version": _version(),
         }
         self.rest = np.ones(binding.data.n_groups, bool)
         self._written, self._pause = -np.inf, SECONDS
-        self.standing = self._read()
+        self.standing: Any = self._read()
         if self.standing is not None:
-            self._same_fixed(binding, params, self.standing.x)
+            self._same_fixed(binding, params, self._point())
 
     def leave_out(self, finite: np.ndarray) -> None:
         """Notes which of the groups still there the fit goes on with."""
@@ -92,9 +92,12 @@ class Checkpoint:
         """Whether a running fit should write now; every process says the same."""
         return self.processes.any(time.monotonic() - self._written > self._pause)
 
-    def write(self, standing: Standing) -> None:
+    def _point(self) -> np.ndarray:
+        """x (n,) of what the file holds."""
+        return self.standing.x
+
+    def write(self, standing: Any) -> None:
         """Replaces the file, which is whole at every moment."""
-        began = time.monotonic()
         names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
         about = {**self.about, **{name: getattr(standing, name) for name in names}}
         arrays = {"x": standing.x, "modes": standing.modes, "free": standing.free, "rest": self.rest}
@@ -104,6 +107,10 @@ class Checkpoint:
                 record = getattr(standing.state, part)
                 for field in dataclasses.fields(record):
                     arrays[f"{part}.{field.name}"] = np.asarray(getattr(record, field.name))
+        self._store(about, arrays)
+
+    def _store(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        began = time.monotonic()
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as file:
@@ -116,7 +123,7 @@ class Checkpoint:
         self._written = time.monotonic()
         self._pause = max(SECONDS, (self._written - began) / SHARE)
 
-    def _read(self) -> Standing | None:
+    def _read(self) -> Any:
         own = self.processes.together(self._content)
         # Files of several processes may be an iteration apart where a run was cut off: the first one's point counts,
         # and modes of another point near by are starts as good.
@@ -124,8 +131,11 @@ class Checkpoint:
         there = self.processes.all(own is not None)
         if not there or first is None or own is None:
             return None
-        about, arrays = first
         self.rest = own[1]["rest"]
+        return self._standing(first, own)
+
+    def _standing(self, first: tuple[dict, dict], own: tuple[dict, dict]) -> Any:
+        about, arrays = first
         state = None
         if "log_likelihood" in arrays:
             bfgs, minimiser = (

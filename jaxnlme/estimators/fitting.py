@@ -22,7 +22,9 @@ from jaxnlme.estimators.marginal import Marginal, Restricted, restrict
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.restricted import RestrictedSession, unrestricted_start
+from jaxnlme.estimators.saem import SAEM, AbstractStochastic
 from jaxnlme.estimators.session import Session
+from jaxnlme.estimators.stochastic import stochastic_fit
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.telling import Callback
 from jaxnlme.likelihood.linearised import LME, RELME, Linearised
@@ -41,6 +43,7 @@ Method = str | Rung | Linearised | AbstractEstimator
 _SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restricted: RestrictedSession}
 MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
+STOCHASTIC = {"saem": SAEM}
 STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
@@ -159,6 +162,8 @@ def fit(
 
 
 def _estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
+    if isinstance(method, str) and method.lower() in STOCHASTIC:
+        method = STOCHASTIC[method.lower()]()
     if isinstance(method, AbstractEstimator):
         if (max_iterations, tolerance) != (MAX_ITERATIONS, TOLERANCE):
             raise OptionError(
@@ -174,10 +179,12 @@ def _estimator(method: Method, max_iterations: int, tolerance: float) -> Abstrac
         method = LINEARISED[method.lower()]()
     if isinstance(method, Linearised):
         return Alternating(method, int(max_iterations), float(tolerance))
-    return Marginal(rung(method, LINEARISED), int(max_iterations), float(tolerance))
+    return Marginal(rung(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
 
 
 def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan) -> Fit:
+    if isinstance(estimator, AbstractStochastic):
+        return stochastic_fit(model, data, estimator, plan)
     timings: dict[str, float] = {}
     began = time.perf_counter()
     with x64(), compile_clock(timings):

@@ -12,7 +12,6 @@ residuals over s_0, stratum by stratum.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.errors import some
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.centring import Centring, centring
 from jaxnlme.model.density import Density, Group
@@ -214,5 +214,17 @@ def blended(old: Any, new: Any, gain: Scalar) -> Any:
     return jax.tree.map(lambda a, b: a + gain * (b - a), old, new)
 
 
-def replaced(record: Any, **changes: Any) -> Any:
-    return dataclasses.replace(record, **changes)
+def in_words(layout: Layout, binding: Binding) -> str:
+    """How each parameter is maximised, for the summary."""
+    names = binding.packed_names
+    carried = layout.centring.carried.tolist() if layout.closed_beta else []
+    closed = [names[k] for k in carried if layout.free[k]]
+    closed += ["psi"] if layout.closed_psi else []
+    first = layout.beta + layout.covariance
+    closed += [names[k] for k in range(first, layout.n) if layout.closed_error and layout.free[k]]
+    parts = [f"closed form for {some(closed, 8)}"] if closed else []
+    if layout.statistical:
+        parts.append(f"Newton steps for {some([names[k] for k in layout.statistical], 8)}")
+    if layout.scored:
+        parts.append(f"stochastic Newton steps for {some([names[k] for k in layout.scored], 8)}")
+    return "; ".join(parts) or "nothing to maximise"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxnlme.refits.jackknife import Jackknife
     from jaxnlme.refits.multistart import Multistart
     from jaxnlme.refits.profile import Profile
+    from jaxnlme.results.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class Fit:
     `fingerprint` of the data; `totals`, weighted observations and groups with one of all the data where several
     processes fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out,
     and `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
-    leaves the integral out).
+    leaves the integral out); `sampling`, what a fit by simulation leaves beside that (None for others).
     """
 
     binding: Binding
@@ -105,6 +106,7 @@ class Fit:
     fingerprint: str
     totals: tuple[float, float] | None = None
     restricted: bool = False
+    sampling: Sampling | None = None
 
     # --- what was fitted ---
 

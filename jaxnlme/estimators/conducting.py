@@ -1,0 +1,251 @@
+"""From the first iteration of a stochastic fit to its end: phases, settling rounds, extensions, the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.errors import some
+from jaxnlme.estimators.maximising import Control
+from jaxnlme.estimators.running import Broken, Run, total_of
+from jaxnlme.estimators.settling import BATCHES, Settled, settled
+from jaxnlme.estimators.simulating import Trace
+from jaxnlme.results.inference import direction_words, singular_directions
+
+# A settling run: iterations that go before it while the chains find the new parameters, and those that count.
+WARM, FIRST = 10, 5 * BATCHES
+# A maximum this near, in standard errors, is where a Newton step says it is.
+CLOSE = 0.1
+# The longest step between settling runs, in standard errors.
+STRIDE = 1.0
+# Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
+# where the information has no inverse.
+ROUNDS, SINGULAR_TRIES = 5, 2
+EXTENSION = (50, 100)
+# A drift beyond this many of its standard errors, in any parameter, is no accident: one in 10,000 for twenty
+# parameters, whose spread is known from ten batches each.
+DRIFT = 6.0
+# A standard error of a log standard deviation beyond which its variance may as well be zero.
+FLAT = 2.0
+
+
+@dataclasses.dataclass
+class Ending:
+    """How a stochastic run ended: `settled`, one a replicate (None where it did not come to that); `trace`, the
+    Simulated (iterations, replicates, ...) of the last settling run; `broken`, the phase in which parameters stopped
+    being finite; `exhausted`, whether the iterations were used up; `extensions`, phases added."""
+
+    settled: list[Settled] | None = None
+    broken: str | None = None
+    exhausted: bool = False
+    extensions: int = 0
+
+
+def conduct(run: Run, warm: bool) -> Ending:
+    """Runs a fit to its end; Ctrl-C leaves it where it is, with `run.interrupted`."""
+    ending = Ending()
+    try:
+        if run.iteration == 0:
+            run.tell("init")
+        schedule = run.estimator.schedule(warm)
+        left = jax.tree.map(
+            lambda leaf: leaf[run.iteration :], schedule
+        )  # nothing, where a run resumes later than that
+        for phase, part in _by_phase(run, left, warm):
+            run.go(part, phase)
+            if run.stopped:
+                break
+        if not run.stopped:
+            _settle(run, ending)
+    except KeyboardInterrupt:
+        run.interrupted = True
+    except Broken as broken:
+        ending.broken = str(broken)
+    return ending
+
+
+def _by_phase(run: Run, controls: Control, warm: bool):
+    """The Controls of each phase that is left."""
+    steps = controls.iteration - run.estimator.burn_in
+    names = np.full(len(steps), "burn-in", object)
+    for name, (first, last) in run.estimator.phases(warm).items():
+        names[(steps >= first) & (steps <= last)] = name
+    for name in dict.fromkeys(names):
+        which = names == name
+        yield name, jax.tree.map(lambda leaf, which=which: leaf[which], controls)
+
+
+def _settle(run: Run, ending: Ending) -> None:
+    """Settling runs until the maximum is near and known well enough, or the iterations are used up."""
+    rounds, singular, ending.extensions = run.held
+    while not run.stopped:
+        run.hold(run.iteration, rounds, singular, ending.extensions)
+        stand(run, WARM, run.iteration)
+        run.restart_sums()
+        traces = _listen(run, FIRST)
+        found = _all_settled(run, traces)
+        ending.settled = found
+        far = max(one.distance for one in found)
+        if far <= CLOSE:
+            break
+        if _left(run) < WARM + FIRST:
+            ending.exhausted = True
+            return
+        rounds += 1
+        if rounds > ROUNDS:
+            if any(not one.regular for one in found):
+                singular += 1
+                if singular > SINGULAR_TRIES:
+                    return
+            if _left(run) < sum(EXTENSION) + WARM + FIRST:
+                ending.exhausted = True
+                return
+            _extend(run)
+            ending.extensions += 1
+            rounds = 0
+            continue
+        run.place(np.stack([_moved(one) for one in found]))
+    tolerance = float(run.estimator.tolerance)
+    while not run.stopped and max(one.share for one in found) > tolerance:
+        share = max(one.share for one in found)
+        have = found[0].iterations
+        wanted = int(min(max(1.1 * have * (share / tolerance) ** 2 - have, FIRST // 2), 4 * have))
+        more = min(wanted, _left(run))
+        if more < 1:
+            ending.exhausted = True
+            return
+        traces += _listen(run, more)
+        found = _all_settled(run, traces)
+        ending.settled = found
+
+
+def _left(run: Run) -> int:
+    """Iterations that may still be made."""
+    return max(int(run.estimator.max_iterations) - run.steps, 0)
+
+
+def _moved(one: Settled) -> np.ndarray:
+    """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
+    scale = one.se if one.regular else np.full(len(one.active), 0.5)
+    length = np.max(np.abs(one.step) / scale, initial=0.0)
+    out = one.packed.copy()
+    out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))
+    return out
+
+
+def _controls(count: int, start: int, **changes: Any) -> Control:
+    """Controls of `count` iterations at fixed parameters, from the iteration `start` on."""
+    base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "settle": False} | changes
+    return Control(
+        iteration=start + np.arange(count),
+        **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
+    )
+
+
+def stand(run: Run, count: int, start: int, anew: bool = True) -> None:
+    """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first."""
+    tune = 1.0 / np.sqrt(1.0 + start + np.arange(count)) if anew else 0.0
+    controls = _controls(count, start, tune=tune)
+    controls.refresh[0] = anew
+    run.go(controls, "settling")
+
+
+def _listen(run: Run, count: int) -> list[Trace]:
+    """Settling iterations at the parameters where the run stands."""
+    return run.go(_controls(count, run.iteration, settle=True), "settling", keep=True)
+
+
+def _extend(run: Run) -> None:
+    """Further full and decreasing steps."""
+    full, decreasing = EXTENSION
+    total = full + decreasing
+    k = np.arange(total)
+    gain = np.where(k < full, 1.0, np.maximum(k - full + 1.0, 1.0) ** -0.7)
+    controls = _controls(total, run.iteration, update=True, gain=gain, tune=1.0 / np.sqrt(1.0 + run.iteration + k))
+    controls.refresh[:] = k % 10 == 0
+    run.go(controls, "extension")
+
+
+def _all_settled(run: Run, traces: list[Trace]) -> list[Settled]:
+    """What the settling iterations so far told of each replicate."""
+    sums = total_of(traces)
+    scores = run.placed.own([lanes.score for lanes in run.lanes]) / len(sums.score)
+    data = run.binding.data
+    weights = np.where(data.observed.any(axis=1), data.weights, 0.0)
+    out = []
+    for r in range(run.replicates):
+        own = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
+        packed = np.asarray(run.running.packed)[r]
+        out.append(settled(run.binding.density, run.template, run.layout, packed, own, scores[:, r], weights))
+    return out
+
+
+# --- the verdict ---
+
+
+def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
+    """Why the estimates of a replicate do not count as converged; none where they do."""
+    estimator = run.estimator
+    if run.interrupted:
+        return ["Interrupted by the user: this is where the run stood, not a maximum."]
+    if run.stopped:
+        return ["Stopped by a callback: this is where the run stood, not a maximum."]
+    if ending.broken is not None:
+        lost = [str(label) for label in run.lost()]
+        where = f" No draw of group {some(lost)} has a finite density." if lost else ""
+        return [
+            f"The parameters stopped being finite in iteration {run.steps} ({ending.broken}).{where} Start elsewhere, "
+            "or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument helps)."
+        ]
+    if one is None:
+        return ["The run ended before its estimates could be judged; allow more iterations."]
+    names = [run.binding.packed_names[k] for k in one.active]
+    out = []
+    singular = singular_directions(one.information, names)
+    for direction in singular:
+        out.append(
+            f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
+            "parameters): fix one of them, drop an effect, or use a simpler covariance."
+        )
+    if not singular and one.distance > CLOSE:
+        worst = int(np.argmax(np.abs(one.step) / one.se))
+        out.append(
+            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
+            f"(limit {CLOSE:g}). Allow more iterations (max_iterations is {int(estimator.max_iterations)}), or start "
+            "elsewhere."
+        )
+    elif not singular and one.share > estimator.tolerance:
+        worst = int(np.argmax(one.monte_carlo_se / one.se))
+        out.append(
+            f"The Monte Carlo error of {names[worst]} is {one.share:.2g} of its standard error (tolerance "
+            f"{estimator.tolerance:g}): allow more iterations (max_iterations is {int(estimator.max_iterations)}) or "
+            "more chains."
+        )
+    drifting = np.flatnonzero(np.abs(one.drift) > DRIFT)
+    if len(drifting):
+        out.append(
+            f"The chains had not arrived: the scores of {some([names[k] for k in drifting])} differ between the two "
+            "halves of the last phase by more than their noise. Allow more iterations, or other kernels (moves)."
+        )
+    return out
+
+
+def flat_variances(run: Run, one: Settled | None) -> list[str]:
+    """Sentences on standard deviations that the data do not tell from zero."""
+    if one is None or not one.regular:
+        return []
+    density = run.binding.density
+    first = len(density.beta_names)
+    se = dict(zip(one.active.tolist(), one.se, strict=True))
+    out = []
+    for index, effects, _ in density.covariance.collapses:
+        if se.get(first + index, 0.0) > FLAT:
+            names = ", ".join(density.effect_names[k] for k in effects)
+            out.append(
+                f"The data do not tell the variance of the random effect of {names} from zero (its log SD has a "
+                f"standard error of {se[first + index]:.2g}): the effect may be dropped."
+            )
+    return out

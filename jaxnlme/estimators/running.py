@@ -1,0 +1,238 @@
+"""A stochastic fit while it runs, on the host: iterations in blocks, callbacks, checkpoints, Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from jaxnlme.estimators.maximising import Control, Running, Simulated
+from jaxnlme.estimators.saem import AbstractStochastic
+from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
+from jaxnlme.estimators.standing import StochasticCheckpoint
+from jaxnlme.estimators.statistics import Statistics, layout
+from jaxnlme.estimators.telling import Audience, Callback, Iteration
+from jaxnlme.model.binding import Binding
+from jaxnlme.model.params import Params
+from jaxnlme.model.placed import Placed
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.compiling import compiled
+from jaxnlme.sampling.chains import resting
+
+# How often a program goes through the rows of its chains before the model is worth compiling with full optimisation.
+PASSES = 8
+
+
+class Broken(Exception):
+    """The parameters of a run are no longer finite."""
+
+
+class Run:
+    """A stochastic estimation under way: `running` (replicates, ...), `lanes` by piece, the `iteration` that comes
+    next, and what the iterations so far left: `packed` (iterations, replicates, packed)."""
+
+    def __init__(
+        self,
+        binding: Binding,
+        estimator: AbstractStochastic,
+        starts: Sequence[Params],
+        placed: Placed,
+        callbacks: Sequence[Callback],
+        show: Callable[[str, float], None],
+        checkpoint: StochasticCheckpoint | None = None,
+    ):
+        self.binding, self.estimator, self.placed = binding, estimator, placed
+        self.audience = Audience(callbacks, placed.processes)
+        self.told = bool(callbacks)
+        self.show, self.checkpoint = show, checkpoint
+        density = binding.density
+        q = density.n_effects
+        self.layout = layout(binding, estimator.m_step)
+        self.chains = estimator.n_chains(placed.n_all)
+        template = Params(
+            *(np.asarray(part, float) for part in (starts[0].beta, starts[0].covariance, starts[0].error)),
+            starts[0].free,
+        )
+        self.template = template
+        self.setup = on_device(Setup(self.layout, estimator.sampler(q), template))
+        self.keys = keys_of(estimator.seed, len(starts))
+        packed = np.stack([np.asarray(start.pack(), float) for start in starts])
+        self.replicates, self.n = packed.shape
+        self.running = blank_running(self.layout, packed)
+        self.lanes = self.spread(self.blank_lanes())
+        self.iteration = 0
+        self.packed: list[np.ndarray] = []
+        self.accepted: list[np.ndarray] = []
+        self.started = time.perf_counter()
+        self.interrupted = self.stopped = False
+        # Rounds, tries and extensions behind the settling run that comes next.
+        self.held = (0, 0, 0)
+        self.labels = estimator.sampler(q).labels
+        self.history: list[dict[str, float]] = []
+        if checkpoint is not None and checkpoint.standing is not None:
+            self._restore(checkpoint.standing)
+
+    # --- the chains between host and device ---
+
+    def blank_lanes(self) -> Lanes:
+        groups, q = self.placed.n_groups, self.binding.density.n_effects
+        shape = (groups, self.replicates)
+        chains = resting(groups, self.replicates, self.chains, q)
+        return Lanes(chains, np.zeros((*shape, self.n)), np.zeros((*shape, q)), np.zeros((*shape, q, q)))
+
+    def spread(self, lanes: Any) -> list[Any]:
+        """A pytree (groups, ...) on the host as one pytree per piece."""
+        leaves, tree = jax.tree.flatten(lanes)
+        parts = [self.placed.spread(leaf) for leaf in leaves]
+        return [jax.tree.unflatten(tree, leaves) for leaves in zip(*parts, strict=True)]
+
+    def own(self, pieces: Sequence[Any]) -> Any:
+        """One pytree per piece as one of numpy arrays (groups, ...)."""
+        return jax.tree.map(lambda *parts: self.placed.own(parts), *pieces)
+
+    # --- iterating ---
+
+    def go(self, controls: Control, phase: str, keep: bool = False) -> list[Trace]:
+        """Runs the iterations of `controls` (iterations,); returns the Trace of each block where `keep`.
+
+        **Errors:** Broken where the parameters are not finite any more.
+        """
+        out: list[Trace] = []
+        total = len(controls.iteration)
+        done = 0
+        while done < total and not self.stopped:
+            count = min(1 if self.told else BLOCK, total - done)
+            part = jax.tree.map(lambda leaf, at=done, n=count: np.asarray(leaf)[at : at + n], controls)
+            trace = self._block(part, count)
+            done += count
+            self.iteration += count
+            self.packed.append(np.asarray(trace.packed))
+            self.accepted.append(np.asarray(trace.simulated.accepted / trace.simulated.groups[..., None]))
+            if keep:
+                out.append(jax.tree.map(np.asarray, trace))
+            if not np.isfinite(self.packed[-1][-1]).all():
+                raise Broken(phase)
+            self.history.append({"iteration": self.steps - 1, "seconds": self.seconds})
+            self._tell(phase)
+            # What a settling run sums up is not in the file: it begins again where it began.
+            if self.checkpoint is not None and phase != "settling" and self.checkpoint.due():
+                self.checkpoint.write(self.standing())
+        return out
+
+    def hold(self, iteration: int, rounds: int, singular: int, extensions: int) -> None:
+        """Notes where a settling run begins."""
+        self.held = (rounds, singular, extensions)
+        if self.checkpoint is not None:
+            self.checkpoint.write(self.standing())
+
+    def standing(self) -> dict[str, np.ndarray]:
+        """All that another process needs to go on with the same numbers."""
+        lanes = self.own(self.lanes)
+        out = {f"running.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.running))}
+        out |= {f"lanes.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(lanes))}
+        out |= {"iteration": np.asarray(self.iteration), "held": np.asarray(self.held)}
+        if self.packed:
+            out |= {"packed": np.concatenate(self.packed), "accepted": np.concatenate(self.accepted)}
+        return out
+
+    def _restore(self, standing: dict[str, np.ndarray]) -> None:
+        leaves, tree = jax.tree.flatten(self.running)
+        self.running = jax.tree.unflatten(tree, [standing[f"running.{k}"] for k in range(len(leaves))])
+        leaves, tree = jax.tree.flatten(self.blank_lanes())
+        self.lanes = self.spread(jax.tree.unflatten(tree, [standing[f"lanes.{k}"] for k in range(len(leaves))]))
+        self.iteration = int(standing["iteration"])
+        self.held = tuple(int(part) for part in standing["held"])
+        if "packed" in standing:
+            self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
+
+    def _block(self, controls: Control, count: int) -> Trace:
+        if self.placed.in_one:
+            full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), controls)
+            shared = (self.setup, self.running, self.keys, full, np.asarray(count))
+            rows = self.placed.n_rows * self.chains * self.replicates * PASSES
+            (self.running, trace), lanes = self.placed.loop(loop, shared, self.lanes[0], rows)
+            self.lanes = [lanes]
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
+        traces = []
+        for k in range(count):
+            control = jax.tree.map(lambda leaf, k=k: leaf[k], controls)
+            sums, self.lanes = self.placed.run(
+                simulate, (self.setup, self.running.packed, self.keys, control), self.lanes
+            )
+            sums = jax.tree.map(np.asarray, sums)
+            self.running = compiled(move, 0)(self.placed.density, self.setup, self.running, sums, control)
+            self.running = jax.tree.map(np.asarray, self.running)
+            traces.append(Trace(self.running.packed, sums))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *traces)
+
+    def params(self, replicate: int = 0) -> Params:
+        """Params (numpy) where a replicate stands."""
+        return jax.tree.map(np.asarray, self.template.unpack(np.asarray(self.running.packed)[replicate]))
+
+    def place(self, packed: np.ndarray) -> None:
+        """Puts the replicates at `packed` (replicates, packed)."""
+        self.running = eqx.tree_at(lambda r: r.packed, self.running, packed)
+
+    def restart_sums(self) -> None:
+        """Sets what settling iterations sum up to zero."""
+        zero = lambda leaf: leaf * 0  # noqa: E731
+        self.lanes = [
+            eqx.tree_at(
+                lambda o: (o.score, o.first, o.second), one, tuple(map(zero, (one.score, one.first, one.second)))
+            )
+            for one in self.lanes
+        ]
+
+    # --- telling ---
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def steps(self) -> int:
+        """Iterations so far, burn-in left out; negative during burn-in."""
+        return self.iteration - self.estimator.burn_in
+
+    def tell(self, state: str) -> None:
+        """Tells the callbacks where the first replicate stands."""
+        if not self.told:
+            return
+        step = self.steps - (0 if state == "init" else 1)
+        entry = Iteration(
+            step, self.iteration, float("nan"), float("nan"), self.seconds, self.params(), self.binding,
+            self.estimator.method.name, state,
+        )  # fmt: skip
+        self.stopped = self.audience.tell(entry) or self.stopped
+
+    def _tell(self, phase: str) -> None:
+        self.tell("iter")
+        self.show(f"{self.estimator.method.name}: iteration {self.steps}, {phase}, {self.seconds:.0f} s", self.seconds)
+
+    def lost(self) -> np.ndarray:
+        """Labels of the groups none of whose draws has a finite density."""
+        alive = self.own([lanes.chains.alive for lanes in self.lanes])
+        return self.binding.data.labels[~alive.all(axis=1)]
+
+
+def blank_running(layout: Any, packed: np.ndarray) -> Running:
+    """The Running of replicates that start at `packed` (replicates, packed), on the host."""
+    r, q, pc, s, g = len(packed), layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.scored)
+    zeros = lambda *shape: np.zeros((r, *shape))  # noqa: E731
+    stats = Statistics(zeros(), zeros(q, q), zeros(pc, q), zeros(pc, pc), zeros(s), zeros(s))
+    return Running(packed, stats, zeros(g, g))
+
+
+def keys_of(seed: int | tuple[int, ...], replicates: int) -> Any:
+    """One JAX key a replicate."""
+    base = jax.random.key(seed) if isinstance(seed, int) else jax.random.wrap_key_data(np.array(seed, np.uint32))
+    return jax.vmap(lambda k: jax.random.fold_in(base, k))(np.arange(replicates))
+
+
+def total_of(traces: Sequence[Trace]) -> Simulated:
+    """The Simulated of all iterations (iterations, replicates, ...)."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(trace.simulated for trace in traces))

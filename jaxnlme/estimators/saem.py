@@ -1,0 +1,263 @@
+"""SAEM, the stochastic approximation of EM, as a method: its options, and the phases that they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.maximising import Control
+from jaxnlme.likelihood.mode import ModeSearch
+from jaxnlme.likelihood.named import require_gaussian_face
+from jaxnlme.model.binding import Binding
+from jaxnlme.sampling.chains import AbstractSampler, Metropolis
+from jaxnlme.sampling.kernels import Moves
+
+# MATLAB's and saemix's: annealing, full steps, decreasing steps.
+PHASES = (150, 150, 100)
+LIKELIHOODS = ("is", "gq", "lin", "none")
+INFORMATIONS = ("louis", "linearised")
+M_STEPS = ("auto", "gradient")
+# Lanes (groups x chains) that a run has at least, as MATLAB and saemix choose the number of chains.
+LANES = 100
+# Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
+POWER = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticMethod:
+    """What a Fit says of a stochastic method: its `name`. Modes that results rest on are searched with `search`."""
+
+    name: str
+    search: ModeSearch = ModeSearch()
+    at_mode: bool = True
+    interaction: bool = True
+
+    def check(self, density: Any) -> None:
+        """Any density will do."""
+
+
+class AbstractStochastic(AbstractEstimator):
+    """A method that draws the random effects: SAEM and its kin."""
+
+    burn_in: eqx.AbstractVar[int]
+    replicates: eqx.AbstractVar[int]
+    seed: eqx.AbstractVar[Any]
+    m_step: eqx.AbstractVar[str]
+    likelihood: eqx.AbstractVar[str]
+    draws: eqx.AbstractVar[int]
+    nodes: eqx.AbstractVar[int | None]
+    information: eqx.AbstractVar[str]
+
+    def check(self, binding: Binding) -> None:
+        """**Errors:** OptionError where the model has no random effect; ModelError where an option needs a Gaussian
+        residual model that is not there."""
+        if not binding.density.n_effects:
+            raise OptionError(
+                f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
+                "exact here."
+            )
+        if self.likelihood == "lin":
+            require_gaussian_face("likelihood='lin'", binding.density)
+        if self.information == "linearised":
+            require_gaussian_face("information='linearised'", binding.density)
+
+    @property
+    def identity(self) -> list[Any]:
+        """Every option but those that say how long and how exactly."""
+        loose = ("tolerance", "max_iterations", "likelihood", "draws", "nodes", "information", "method")
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in loose}
+        return [self.method.name, own]
+
+    def n_chains(self, groups: int) -> int:
+        """Chains (or samples kept) of each group."""
+        raise NotImplementedError
+
+    def sampler(self, effects: int) -> AbstractSampler:
+        """What draws the effects of a group."""
+        raise NotImplementedError
+
+    def schedule(self, warm: bool) -> Control:
+        """The Controls of all phases, numpy arrays (iterations,). **Arguments:** `warm`: a start that is near."""
+        raise NotImplementedError
+
+    def phases(self, warm: bool) -> dict[str, tuple[int, int]]:
+        """The first and the last iteration of each phase, counted from 0 without burn-in."""
+        raise NotImplementedError
+
+
+class SAEM(AbstractStochastic):
+    """Maximum likelihood by the stochastic approximation of EM (Delyon, Lavielle and Moulines 1999, Annals of
+    Statistics 27, 94-128; Kuhn and Lavielle 2005, Computational Statistics and Data Analysis 49, 1020-1038).
+
+    Each iteration updates several Markov chains of every group's random effects (`moves`), averages the complete-data
+    statistics, and maximises. After the phases the parameters stand still while the chains go on: the mean complete
+    score there, Louis' information and the Monte Carlo error of both tell where the maximum lies and how surely. The
+    estimates take that last step, and phases and draws are added until its Monte Carlo error is small, or
+    `max_iterations` are used up: `converged` means that it is.
+
+    **Arguments:**
+
+    - `iterations`: numbers of iterations with annealed variances, with full steps and with decreasing steps; one number
+      is split as 150 : 150 : 100. A start from an earlier fit needs no annealing and gets none.
+    - `burn_in`: iterations of simulation alone before the first update.
+    - `chains`: of each group; None: so many that groups times chains is 100 at least.
+    - `moves`: a `jn.Moves`, how many updates each kernel makes in an iteration.
+    - `replicates`: whole runs from dispersed starts, batched; the best one is the answer, the others its check.
+    - `seed`: an integer or a JAX key. The same seed gives the same numbers, whatever the order of groups, the number of
+      devices or the size of chunks.
+    - `m_step`: "auto", closed forms where they exist; "gradient", Newton steps for everything.
+    - `likelihood`: how log L is computed at the end: "is" (importance sampling with `draws` a group), "gq"
+      (Gauss-Hermite quadrature with `nodes` an effect), "lin" (linearised), "none".
+    - `information`: the matrix behind standard errors: "louis" (the observed information, by Louis' method) or
+      "linearised".
+    - `tolerance`: the largest Monte Carlo error of an estimate, as a share of its standard error.
+    - `max_iterations`: of all phases and what is added to them.
+    - `annealing`: the share that a variance may lose in an iteration of the first phase is 1 - annealing.
+
+    **Errors:** OptionError for values out of range.
+    """
+
+    method: StochasticMethod = eqx.field(static=True)
+    iterations: tuple[int, int, int] = eqx.field(static=True)
+    burn_in: int = eqx.field(static=True)
+    chains: int | None = eqx.field(static=True)
+    moves: Moves
+    replicates: int = eqx.field(static=True)
+    seed: Any = eqx.field(static=True)
+    m_step: str = eqx.field(static=True)
+    likelihood: str = eqx.field(static=True)
+    draws: int = eqx.field(static=True)
+    nodes: int | None = eqx.field(static=True)
+    information: str = eqx.field(static=True)
+    tolerance: float = eqx.field(static=True)
+    max_iterations: int = eqx.field(static=True)
+    annealing: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        iterations: int | Sequence[int] = PHASES,
+        *,
+        burn_in: int = 5,
+        chains: int | None = None,
+        moves: Moves | None = None,
+        replicates: int = 1,
+        seed: Any = 0,
+        m_step: str = "auto",
+        likelihood: str = "is",
+        draws: int = 2000,
+        nodes: int | None = None,
+        information: str = "louis",
+        tolerance: float = 0.05,
+        max_iterations: int = 5000,
+        annealing: float = 0.97,
+    ):
+        if moves is not None and not isinstance(moves, Moves):
+            raise OptionError(f"SAEM: moves is a jn.Moves; received {moves!r}.")
+        if not 0.0 <= annealing < 1.0:
+            raise OptionError(f"SAEM: annealing is a share in [0, 1); received {annealing!r}.")
+        self.method = StochasticMethod("SAEM")
+        self.iterations = split(iterations)
+        self.chains = None if chains is None else whole("SAEM", "chains", chains, 1)
+        self.moves = Moves() if moves is None else moves
+        self.annealing = float(annealing)
+        checked = common("SAEM", locals())
+        for name, value in checked.items():
+            setattr(self, name, value)
+
+    def n_chains(self, groups):
+        return self.chains if self.chains is not None else max(1, -(-LANES // max(groups, 1)))
+
+    def sampler(self, effects):
+        return Metropolis(self.moves, effects)
+
+    def phases(self, warm):
+        counts = (0, *self.iterations[1:]) if warm else self.iterations
+        names = ("annealing", "full steps", "decreasing steps")
+        ends = np.cumsum(counts)
+        return {name: (int(e - n), int(e - 1)) for name, n, e in zip(names, counts, ends, strict=True) if n}
+
+    def schedule(self, warm):
+        first, second, third = (0, *self.iterations[1:]) if warm else self.iterations
+        total = self.burn_in + first + second + third
+        k = np.arange(total)
+        steps = k - self.burn_in
+        decreasing = steps - first - second
+        gain = np.where(decreasing >= 0, np.maximum(decreasing + 1.0, 1.0) ** -POWER, 1.0)
+        return Control(
+            iteration=k,
+            gain=gain,
+            update=steps >= 0,
+            annealing=np.where((steps >= 0) & (steps < first), self.annealing, 0.0),
+            refresh=refreshed(k),
+            tune=1.0 / np.sqrt(1.0 + k),
+            settle=np.zeros(total, bool),
+        )
+
+
+def refreshed(k: np.ndarray) -> np.ndarray:
+    """At which iterations modes are searched anew: often while parameters move far."""
+    return (k < 20) | (k % 10 == 0)
+
+
+def split(iterations: Any) -> tuple[int, int, int]:
+    """The lengths of three phases; a total is split in the proportions of the defaults.
+
+    **Errors:** OptionError.
+    """
+    given = np.asarray(iterations)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (3,)) or (given < 0).any() or given.sum() < 1:
+        raise OptionError(
+            "iterations are one number of iterations, or three: annealing, full steps, decreasing steps; received "
+            f"{iterations!r}."
+        )
+    if given.ndim:
+        return tuple(int(n) for n in given)  # pyright: ignore[reportReturnType]
+    first = int(round(int(given) * PHASES[0] / sum(PHASES)))
+    second = min(first, int(given) - first)
+    return first, second, int(given) - first - second
+
+
+def whole(owner: str, name: str, value: Any, least: int) -> int:
+    """A whole number. **Errors:** OptionError where it is none, or below `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise OptionError(f"{owner}: {name} is a whole number, at least {least}; received {value!r}.")
+    return int(value)
+
+
+def common(owner: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that stochastic methods share, checked. **Errors:** OptionError naming the option."""
+    words = {"m_step": M_STEPS, "likelihood": LIKELIHOODS, "information": INFORMATIONS}
+    for name, known in words.items():
+        if given[name] not in known:
+            raise OptionError(f"{owner}: {name} must be one of {', '.join(map(repr, known))}; got {given[name]!r}.")
+    if not given["tolerance"] > 0:
+        raise OptionError(f"{owner}: tolerance is a share of the standard errors, above 0; got {given['tolerance']!r}.")
+    out = {name: given[name] for name in words} | {"tolerance": float(given["tolerance"])}
+    out["seed"] = seed_of(owner, given["seed"])
+    least = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
+    out |= {name: whole(owner, name, given[name], low) for name, low in least.items()}
+    out["nodes"] = None if given["nodes"] is None else whole(owner, "nodes", given["nodes"], 1)
+    return out
+
+
+def seed_of(owner: str, seed: Any) -> int | tuple[int, ...]:
+    """A seed, or a JAX key as the numbers that it is made of.
+
+    **Errors:** OptionError.
+    """
+    import jax
+
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        return int(seed)
+    if isinstance(seed, (jax.Array, np.ndarray)):
+        typed = isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
+        data = np.asarray(jax.random.key_data(seed) if typed else seed)
+        if data.shape == (2,) and data.dtype == np.uint32:
+            return tuple(int(part) for part in data)
+    raise OptionError(f"{owner}: seed is a whole number or a JAX key; received {seed!r}.")

@@ -1,0 +1,170 @@
+"""Where the maximum lies, and how surely, from draws at fixed parameters.
+
+At parameters theta the mean complete score over the conditional distribution is the score of the likelihood (Fisher's
+identity), and Louis' identity gives the observed information,
+
+    I = E[-d2 log p(y, b)] - sum_i w_i var(score_i | y_i),
+
+so draws at one point give a Newton step towards the maximum, theta + I^-1 score, its Monte Carlo covariance
+I^-1 V I^-1, V that of the mean score by batch means, and standard errors.
+
+**Source:** Louis (1982), Journal of the Royal Statistical Society B 44, 226-233; Gu and Kong (1998), PNAS 95,
+7270-7274; Flegal, Haran and Jones (2008), Statistical Science 23, 250-260, for batch means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.estimators.statistics import Layout, Statistics, expected
+from jaxnlme.model.density import Density
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.compiling import compiled
+from jaxnlme.results.inference import singular_directions
+
+# Batches of a settling run: so few that a batch outlasts the chains' memory, so many that their spread is known.
+BATCHES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
+
+    `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
+    observed one; `complete` (active, active), that of the complete data; `batches` (batches, active), mean scores of
+    stretches of iterations; `iterations` behind it; `group_scores` (groups, active), weighted."""
+
+    packed: np.ndarray
+    active: np.ndarray
+    score: np.ndarray
+    information: np.ndarray
+    complete: np.ndarray
+    batches: np.ndarray
+    iterations: int
+    group_scores: np.ndarray
+
+    @property
+    def regular(self) -> bool:
+        """Whether the observed information is positive definite beyond rounding."""
+        return not singular_directions(self.information, [str(k) for k in self.active])
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the estimates (active, active); NaN where the information is singular."""
+        if not self.regular:
+            return np.full_like(self.information, np.nan)
+        return np.linalg.inv(self.information)
+
+    @property
+    def se(self) -> np.ndarray:
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def noise(self) -> np.ndarray:
+        """The Monte Carlo covariance of `score` (active, active)."""
+        apart = self.batches - self.batches.mean(axis=0)
+        return apart.T @ apart / max(len(apart) - 1, 1) / len(apart)
+
+    @property
+    def step(self) -> np.ndarray:
+        """From `packed` to the maximum (active,): Newton's with the observed information, or with the complete one, as
+        EM would move, where that is singular."""
+        if self.regular:
+            return self.covariance @ self.score
+        return np.linalg.lstsq(self.complete, self.score, rcond=None)[0]
+
+    @property
+    def monte_carlo_se(self) -> np.ndarray:
+        """Of the estimates (active,)."""
+        covariance = self.covariance
+        return np.sqrt(np.maximum(np.diag(covariance @ self.noise @ covariance), 0.0))
+
+    @property
+    def share(self) -> float:
+        """The largest Monte Carlo error of an estimate, in standard errors."""
+        return float(np.max(self.monte_carlo_se / self.se, initial=0.0)) if self.regular else float("inf")
+
+    @property
+    def distance(self) -> float:
+        """How far the maximum is: the largest entry of the step, in standard errors."""
+        return float(np.max(np.abs(self.step) / self.se, initial=0.0)) if self.regular else float("inf")
+
+    @property
+    def drift(self) -> np.ndarray:
+        """The difference between the mean scores of the two halves of the batches, in its own standard errors
+        (active,): beyond four or so the chains had not arrived.
+
+        **Source:** Geweke (1992), Bayesian Statistics 4, 169-193."""
+        half = len(self.batches) // 2
+        one, other = self.batches[:half], self.batches[half:]
+        spread = np.sqrt(one.var(axis=0, ddof=1) / len(one) + other.var(axis=0, ddof=1) / len(other))
+        with np.errstate(all="ignore"):
+            return np.where(spread > 0, (one.mean(axis=0) - other.mean(axis=0)) / spread, 0.0)
+
+    @property
+    def estimates(self) -> np.ndarray:
+        """What each batch takes the maximum for (batches, active)."""
+        return self.packed[self.active] + self.batches @ self.covariance
+
+
+def settled(
+    density: Density,
+    template: Params,
+    layout: Layout,
+    packed: np.ndarray,
+    sums: Any,
+    group_scores: np.ndarray,
+    weights: np.ndarray,
+) -> Settled:
+    """What the settling iterations of one replicate told.
+
+    **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `group_scores`
+    (groups, packed), mean complete scores; `weights` (groups,).
+    """
+    active = np.flatnonzero(layout.free)
+    n = len(sums.score)
+    stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
+    curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
+    complete = curvature.copy()
+    where = np.array(layout.scored, int)
+    if len(where):
+        complete[np.ix_(where, where)] += sums.hessian.mean(axis=0)
+    counted = np.where(weights == 0, 0.0, group_scores.T) if len(weights) else group_scores.T
+    missing = sums.outer.mean(axis=0) - (counted * weights) @ counted.T
+    score = sums.score + prior
+    batches = min(BATCHES, n)
+    means = np.stack([part.mean(axis=0) for part in np.array_split(score, batches)])
+    at = np.ix_(active, active)
+    return Settled(
+        packed,
+        active,
+        score.mean(axis=0)[active],
+        (complete - missing)[at],
+        complete[at],
+        means[:, active],
+        n,
+        np.where(weights[:, None] == 0, 0.0, group_scores * weights[:, None])[:, active],
+    )
+
+
+def _curvature(
+    density: Density, template: Params, layout: Layout, packed: np.ndarray, stats: Statistics
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minus the second derivatives (packed, packed) of Q and the log prior at `packed`, and the slope of the latter."""
+    arguments = on_device((density, template, packed, stats))
+    return compiled(_second, 0)(layout, *arguments)
+
+
+def _second(layout: Layout, density: Density, template: Params, packed: Any, stats: Statistics) -> Any:
+    def prior(packed):
+        return density.log_prior(template.unpack(packed))
+
+    def value(packed):
+        return expected(layout, density, template, packed, stats) + prior(packed)
+
+    return -jax.hessian(value)(packed), jax.grad(prior)(packed)

@@ -1,0 +1,151 @@
+"""Fits by simulation: from model and data through a run of SAEM or its kin to a Fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError, Status
+from jaxnlme.estimators.conducting import conduct
+from jaxnlme.estimators.ended import ended
+from jaxnlme.estimators.progress import Line
+from jaxnlme.estimators.record import stillborn
+from jaxnlme.estimators.running import Run
+from jaxnlme.estimators.saem import AbstractStochastic
+from jaxnlme.estimators.standing import StochasticCheckpoint
+from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
+from jaxnlme.model.binding import Binding
+from jaxnlme.model.check import place
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.model.psi import psi_of
+from jaxnlme.model.together import bind_together, rebind_together
+from jaxnlme.numerics.compiling import clock, compile_clock
+from jaxnlme.numerics.devices import Processes
+from jaxnlme.precision import x64
+from jaxnlme.results.fit import Fit
+
+# Chains find their way from wide populations more easily than into them: SDs that nobody gave start this many times
+# wider, and annealing narrows them.
+WIDER = 2.0
+# A variance that an earlier fit put at zero starts at this share of the model's own start.
+FREED = 0.1
+
+
+def stochastic_fit(model: NLMEModel, data: GroupedData, estimator: AbstractStochastic, plan: Any) -> Fit:
+    """A fit by simulation; `fit` says what the options of `plan` are.
+
+    **Errors:** as `fit`.
+    """
+    timings: dict[str, float] = {}
+    began = time.perf_counter()
+    with x64(), compile_clock(timings):
+        processes = Processes(plan.mesh)
+        with clock(timings, "bind"):
+            binding = bind_together(model, data, processes)
+            estimator.check(binding)
+        several = isinstance(plan.start, (list, tuple))
+        start = plan.start[0] if several else plan.start
+        params = processes.together(lambda: start_params(binding, start))
+        with clock(timings, "check"):
+            placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
+        given = start if isinstance(start, Mapping) else ()
+        if start is None or given:
+            params = scaled_error_start(binding, params, found.misfit, given)
+        finite = found.finite | (binding.data.weights == 0)
+        left_out: list[tuple[Any, str]] = []
+        notes: list[str] = []
+        if not processes.all(finite.all()):
+            if plan.on_bad_group == "stop" or not processes.any(finite.any()):
+                return stillborn(binding, estimator, params, finite, plan.options(estimator), timings, processes)
+            left_out = [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
+            rest = binding.data.select(finite)
+            binding = rebind_together(model.for_groups(finite, rest.y.shape[1]), rest, binding, processes)
+            placed = placed.again(binding.problem)
+        if plan.starts is not None:
+            params, sentence = _starts(plan.starts, binding, params, given, placed)
+            notes.append(sentence)
+        warm = isinstance(start, Fit)
+        params, sentences = _ready(binding, params, start)
+        notes += sentences
+        starts = _every_start(binding, params, plan.start if several else None, estimator)
+        line = Line(plan.progress if processes.index == 0 else False)
+        checkpoint = None
+        if plan.checkpoint is not None:
+            checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
+            notes += checkpoint.resumed
+        with clock(timings, "run"):
+            run = Run(binding, estimator, starts, placed, plan.callbacks, line.show, checkpoint)
+            ending = conduct(run, warm)
+            run.tell("done")
+            line.close()
+        result = ended(run, ending, plan.standard_errors, warm, left_out, notes, plan.options(estimator), timings)
+    timings["total"] = time.perf_counter() - began
+    return result
+
+
+def _starts(name: str, binding: Binding, params: Params, given: Any, placed: Any) -> tuple[Params, str]:
+    from jaxnlme.estimators.groupwise import groups_start
+
+    return {"pooled": pooled_start, "groups": groups_start}[name](binding, params, given, placed)
+
+
+def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
+    """Params that a simulation can begin at: SDs that nobody gave made wider, zero variances set free; and sentences
+    on what was changed."""
+    density = binding.density
+    theta = np.asarray(params.covariance, float)
+    psi = psi_of(density, theta)
+    usual = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
+    zero = np.diag(psi) <= 0
+    if zero.any() and not binding.fixed[len(density.beta_names) :][: len(theta)].any():
+        psi = psi + np.diag(np.where(zero, FREED**2 * np.where(usual > 0, usual, 1.0), 0.0))
+        names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
+        return (
+            Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free),
+            [f"The variance of {names} started above zero, where a simulation cannot begin."],
+        )
+    said = isinstance(start, Mapping) and any(name.startswith(("sd(", "corr(")) for name in start)
+    own = start is None or (isinstance(start, Mapping) and not said)
+    if not own or binding.model.psi is not None or binding.model.fix_psi:
+        return params, []
+    given = {p.name for p in binding.model.parameters if p.sd is not None}
+    wide = np.array([1.0 if name in given else WIDER for name in density.effect_names])
+    psi = psi * np.outer(wide, wide)
+    return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
+
+
+def _every_start(
+    binding: Binding, params: Params, given: Sequence[Any] | None, estimator: AbstractStochastic
+) -> list[Params]:
+    """Where each replicate starts: those given, and around the first one for the others.
+
+    **Errors:** OptionError where more starts are given than there are replicates.
+    """
+    starts = [params] if given is None else [_ready(binding, start_params(binding, one), one)[0] for one in given]
+    if given is not None and len(given) > max(estimator.replicates, 1):
+        raise OptionError(f"start has {len(given)} entries for {estimator.replicates} replicates.")
+    seed = estimator.seed if isinstance(estimator.seed, tuple) else (abs(estimator.seed),)
+    for number in range(len(starts), estimator.replicates):
+        starts.append(_dispersed(binding, starts[0], np.random.default_rng([*seed, number])))
+    return starts
+
+
+def _dispersed(binding: Binding, params: Params, random: np.random.Generator) -> Params:
+    """A start apart from `params`: beta by its random effect's starting SD, or by 0.3 of its size; SDs and residual
+    scales by half on their log scales; what is fixed stays."""
+    density = binding.density
+    beta, theta, error = (np.array(part, float) for part in (params.beta, params.covariance, params.error))
+    sd = dict(zip(density.effect_names, np.sqrt(np.diag(psi_of(density, theta))), strict=True))
+    width = np.array([sd.get(name, 0.3 * abs(b) or 0.1) for name, b in zip(density.beta_names, beta, strict=True)])
+    logs = np.zeros(len(theta))
+    logs[[index for index, _, _ in density.covariance.collapses]] = 0.5
+    moved = np.concatenate([width, logs, np.full(len(error), 0.5)]) * random.standard_normal(len(binding.fixed))
+    packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, moved)
+    p, c = len(beta), len(theta)
+    return Params(packed[:p], packed[p : p + c], packed[p + c :], params.free)
