@@ -18,6 +18,17 @@ from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, ha
 from jaxnlme.numerics.quadrature import normal_grid
 from jaxnlme.typing import Matrix, Scalar, Vector
 
+# Degrees of freedom up to which a chi-squared draw is made as a sum.
+MOST_TERMS = 20
+
+
+def in_batches(fn: Callable[[Vector], Scalar], points: Any, batch: int | None) -> Vector:
+    """fn at each of `points` (count, random), `batch` at a time (None: all at once): what the rows of a group make of
+    every point need not be in memory together."""
+    if batch is None or batch >= points.shape[0]:
+        return jax.vmap(fn)(points)
+    return jax.lax.map(fn, points, batch_size=batch)
+
 
 class MonteCarlo(eqx.Module):
     """How sure an integral is: `variance` of its logarithm (Monte Carlo, zero for deterministic rules) and `ess`, the
@@ -53,12 +64,14 @@ class Gaussian(AbstractIntegral):
 
 
 class GaussHermite(AbstractIntegral):
-    """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, on the tensor grid of `nodes` per effect.
+    """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, on the tensor grid of `nodes` per effect,
+    `batch` of them at a time (None: all at once).
 
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
     """
 
     nodes: int = eqx.field(static=True)
+    batch: int | None = eqx.field(static=True, default=None)
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
         points, log_weights = normal_grid(self.nodes, z.shape[0])
@@ -67,7 +80,7 @@ class GaussHermite(AbstractIntegral):
         def term(u):
             return log_joint(z + backward_solve(lower, u)) + 0.5 * jnp.sum(u**2)
 
-        terms = jax.vmap(term)(jnp.asarray(points, z.dtype)) + log_weights
+        terms = in_batches(term, jnp.asarray(points, z.dtype), self.batch) + log_weights
         return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), exact_integral()
 
 
@@ -75,7 +88,8 @@ class Importance(AbstractIntegral):
     """Importance sampling with `draws` from a multivariate t (Gaussian where `df` is 0) centred at z with scale H^-1.
 
     The draws come from (seed, the group's key) alone: the estimate is a smooth function of the parameters, and does
-    not depend on the order of groups or on how they are batched.
+    not depend on the order of groups, on how they are batched, or on how many draws are computed at a time (`batch`,
+    None for all).
 
     **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
     """
@@ -83,6 +97,7 @@ class Importance(AbstractIntegral):
     draws: int = eqx.field(static=True)
     df: float = eqx.field(static=True)
     seed: Any = eqx.field(converter=as_number)
+    batch: int | None = eqx.field(static=True, default=None)
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
         q = z.shape[0]
@@ -90,14 +105,14 @@ class Importance(AbstractIntegral):
         base, mixing = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), key))
         u = jax.random.normal(base, (self.draws, q), z.dtype)
         if self.df:
-            chi2 = 2.0 * jax.random.gamma(mixing, 0.5 * self.df, (self.draws,), z.dtype)
-            u = u * jnp.sqrt(self.df / chi2)[:, None]
+            u = u * jnp.sqrt(self.df / chi_squared(mixing, self.df, self.draws, z.dtype))[:, None]
             tail = jnp.log1p(jnp.sum(u**2, axis=1) / self.df)
             constant = gammaln(0.5 * (self.df + q)) - gammaln(0.5 * self.df) - 0.5 * q * np.log(self.df * np.pi)
             log_proposal = constant - 0.5 * (self.df + q) * tail
         else:
             log_proposal = -q * HALF_LOG_2PI - 0.5 * jnp.sum(u**2, axis=1)
-        terms = jax.vmap(lambda u: log_joint(z + backward_solve(lower, u)))(u) - log_proposal - half_logdet(lower)
+        joint = in_batches(lambda u: log_joint(z + backward_solve(lower, u)), u, self.batch)
+        terms = joint - log_proposal - half_logdet(lower)
         terms = jnp.where(jnp.isnan(terms), -jnp.inf, terms)
         log_sum = logsumexp(terms)
         share = jnp.exp(terms - log_sum)
@@ -105,6 +120,20 @@ class Importance(AbstractIntegral):
         # Delta method: var(log mean w) = var(w) / (n mean(w)^2) = (1 / ess - 1 / n) n / (n - 1).
         variance = jnp.maximum(1.0 / ess - 1.0 / self.draws, 0.0) * self.draws / (self.draws - 1.0)
         return log_sum - np.log(self.draws), MonteCarlo(variance, ess)
+
+
+def chi_squared(key: Any, df: float, draws: int, dtype: Any) -> Vector:
+    """Draws (draws,) from the chi-squared distribution with `df` degrees of freedom.
+
+    For small whole `df` a sum of exponentials, and a squared normal where it is odd: a rejection sampler, which goes on
+    until the last draw of the last group is accepted, took four times as long as all the normals of three effects.
+    """
+    if df != int(df) or df > MOST_TERMS:
+        return 2.0 * jax.random.gamma(key, 0.5 * df, (draws,), dtype)
+    pairs, one = jax.random.split(key)
+    half = int(df) // 2
+    total = -2.0 * jnp.sum(jnp.log1p(-jax.random.uniform(pairs, (draws, half), dtype)), axis=1)
+    return total + jax.random.normal(one, (draws,), dtype) ** 2 if int(df) % 2 else total
 
 
 def exact_integral() -> MonteCarlo:
