@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.errors import OptionError
-from jaxnlme.likelihood.local import written_out
+from jaxnlme.likelihood.local import Local, written_out
 from jaxnlme.likelihood.marginal import exact_integral
 from jaxnlme.likelihood.mixed import Mixed, Tangent, mixed
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
@@ -91,9 +91,8 @@ def linearised(
 
     **Arguments:** `z0` (random,): where the search of the whitened effects at `about` starts.
     """
-    z, found, tangent = linearise(method, density, about, group, z0)
-    tangent = eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, settle((tangent.prediction, tangent.slopes)))
-    model = mixed(density, tangent, params, group, method.restricted)
+    z, found, at = linearise(method, density, about, group, z0)
+    model = mixed(density, settled(at), params, group, method.restricted)
     result = group_result(model.value, z, model.hessian, exact_integral(), found, group)
     seen = jnp.any(group.x.observed)
     return LinearisedResult(result, jax.tree.map(lambda leaf: jnp.where(seen, leaf, 0.0), model))
@@ -116,14 +115,7 @@ def linearise(
             return found
 
         z, found = _reweighted(method, density, params, group, lambda z: known.predict(*known.at(z)), mode, z0)
-        at = jet(known.predict, known.at(z), 1)
-        slopes = [at.partial(k) for k in range(known.n)]
-        b = density.effects(params, z)
-        return z, found, Tangent(at.partial(), slopes, known.fixed, known.random, params.beta, b)
-
-    def predict(beta, b):
-        phi = density.individual.phi(beta, b, group)
-        return density.structural(params.free, phi, group.x, group.v)
+        return z, found, tangent(density, params, group, z, known)
 
     z, found = z0, None
     if density.n_effects:
@@ -131,15 +123,39 @@ def linearise(
         def mode(f, z):
             return search_mode(method.search, density, params, group, f, z)
 
-        z, found = _reweighted(
-            method, density, params, group, lambda z: predict(params.beta, density.effects(params, z)), mode, z0
-        )
+        z, found = _reweighted(method, density, params, group, lambda z: density.predict(params, z, group), mode, z0)
+    return z, found, tangent(density, params, group, z, None)
+
+
+def tangent(density: Density, params: Params, group: Group, z: Vector, known: Local | None) -> Tangent:
+    """One group linearised at `params` and the whitened effects z (random,): in the parameters on their transformed
+    scale where `known`, of the same Params, has them linear in beta and b, else in beta and b themselves."""
     b = density.effects(params, z)
+    if known is not None:
+        at = jet(known.predict, known.at(z), 1)
+        slopes = [at.partial(k) for k in range(known.n)]
+        return Tangent(at.partial(), slopes, known.fixed, known.random, params.beta, b)
+
+    def predict(beta, b):
+        phi = density.individual.phi(beta, b, group)
+        return density.structural(params.free, phi, group.x, group.v)
+
     prediction, push = jax.linearize(predict, params.beta, b)
     p, q = params.beta.shape[0], density.n_effects
     slopes = along_axes(lambda axis: push(axis[:p], axis[p:]), p + q, params.beta.dtype)
     fixed, random = {(k, k): 1.0 for k in range(p)}, {(p + k, k): 1.0 for k in range(q)}
-    return z, found, Tangent(prediction, slopes, fixed, random, params.beta, b)
+    return Tangent(prediction, slopes, fixed, random, params.beta, b)
+
+
+def tangent_at(density: Density, params: Params, group: Group, z: Vector) -> Tangent:
+    """`tangent` with the Local found here, and what the model makes of z computed once."""
+    found = tangent(density, params, group, z, written_out(None, density, params, group, 1))
+    return settled(found)
+
+
+def settled(tangent: Tangent) -> Tangent:
+    """The same group, its rows computed once."""
+    return eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, settle((tangent.prediction, tangent.slopes)))
 
 
 def _reweighted(
