@@ -24,8 +24,8 @@ from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.restricted import RestrictedSession, unrestricted_start
 from jaxnlme.estimators.saem import SAEM, AbstractStochastic
 from jaxnlme.estimators.session import Session
-from jaxnlme.estimators.stochastic import stochastic_fit
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
+from jaxnlme.estimators.stochastic import stochastic_fit
 from jaxnlme.estimators.telling import Callback
 from jaxnlme.likelihood.linearised import LME, RELME, Linearised
 from jaxnlme.likelihood.named import Rung, rung
