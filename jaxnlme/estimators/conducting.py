@@ -16,9 +16,11 @@ from jaxnlme.estimators.simulating import Trace
 from jaxnlme.results.inference import direction_words, singular_directions
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
-WARM, FIRST = 10, 5 * BATCHES
+WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # A maximum this near, in standard errors, is where a Newton step says it is.
 CLOSE = 0.1
+# Steps of so many Monte Carlo errors are no noise.
+CLEAR = 3.0
 # The longest step between settling runs, in standard errors.
 STRIDE = 1.0
 # Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
@@ -79,47 +81,64 @@ def _by_phase(run: Run, controls: Control, warm: bool):
 
 
 def _settle(run: Run, ending: Ending) -> None:
-    """Settling runs until the maximum is near and known well enough, or the iterations are used up."""
+    """Settling runs until the maximum is near and known well enough, or the iterations are used up.
+
+    Where the step to the maximum stands out of its noise, the parameters move along it; where it does not, the chains
+    are listened to for longer.
+    """
     rounds, singular, ending.extensions = run.held
+    tolerance = float(run.estimator.tolerance)
+    first = FIRST
     while not run.stopped:
-        run.hold(run.iteration, rounds, singular, ending.extensions)
+        run.hold(rounds, singular, ending.extensions)
         stand(run, WARM, run.iteration)
         run.restart_sums()
-        traces = _listen(run, FIRST)
-        found = _all_settled(run, traces)
-        ending.settled = found
-        far = max(one.distance for one in found)
-        if far <= CLOSE:
-            break
-        if _left(run) < WARM + FIRST:
-            ending.exhausted = True
-            return
-        rounds += 1
-        if rounds > ROUNDS:
-            if any(not one.regular for one in found):
-                singular += 1
-                if singular > SINGULAR_TRIES:
-                    return
-            if _left(run) < sum(EXTENSION) + WARM + FIRST:
+        traces, pilot = _listen(run, first), 0
+        found = ending.settled = _all_settled(run, traces, pilot)
+        while not run.stopped and not any(_elsewhere(one) for one in found):
+            if all(one.distance <= CLOSE and one.share <= tolerance for one in found):
+                return
+            # The first draws say how to make the most of the next ones.
+            more = min(_needed(found, tolerance) if pilot else first, _left(run))
+            if more < 1:
                 ending.exhausted = True
                 return
+            if not pilot:
+                run.set_controls(first)
+                pilot = first
+            traces += _listen(run, more)
+            found = ending.settled = _all_settled(run, traces, pilot)
+        first = max(first, min(found[0].iterations // 4, MOST_FIRST))
+        rounds += 1
+        moving = rounds <= ROUNDS
+        if not moving and any(not one.regular for one in found):
+            singular += 1
+            if singular > SINGULAR_TRIES:
+                return
+        if _left(run) < WARM + first + (0 if moving else sum(EXTENSION)):
+            ending.exhausted = True
+            return
+        if moving:
+            run.place(np.stack([_moved(one) for one in found]))
+        else:
             _extend(run)
             ending.extensions += 1
             rounds = 0
-            continue
-        run.place(np.stack([_moved(one) for one in found]))
-    tolerance = float(run.estimator.tolerance)
-    while not run.stopped and max(one.share for one in found) > tolerance:
-        share = max(one.share for one in found)
-        have = found[0].iterations
-        wanted = int(min(max(1.1 * have * (share / tolerance) ** 2 - have, FIRST // 2), 4 * have))
-        more = min(wanted, _left(run))
-        if more < 1:
-            ending.exhausted = True
-            return
-        traces += _listen(run, more)
-        found = _all_settled(run, traces)
-        ending.settled = found
+
+
+def _elsewhere(one: Settled) -> bool:
+    """Whether the maximum is elsewhere beyond doubt: in some entry farther than is close, and than the noise."""
+    if not one.regular:
+        return True
+    step = np.abs(one.step)
+    return bool(np.any((step > CLOSE * one.se) & (step > CLEAR * one.monte_carlo_se)))
+
+
+def _needed(found: list[Settled], tolerance: float) -> int:
+    """How many more iterations bring the noise down to what is asked for, four times as many as there are at most."""
+    have = found[0].iterations
+    share = max(one.share for one in found)
+    return int(np.clip(1.1 * have * (share / tolerance) ** 2 - have, FIRST, 4 * have))
 
 
 def _left(run: Run) -> int:
@@ -169,17 +188,20 @@ def _extend(run: Run) -> None:
     run.go(controls, "extension")
 
 
-def _all_settled(run: Run, traces: list[Trace]) -> list[Settled]:
-    """What the settling iterations so far told of each replicate."""
-    sums = total_of(traces)
-    scores = run.placed.own([lanes.score for lanes in run.lanes]) / len(sums.score)
+def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
+    """What the settling iterations so far told of each replicate; control variates are off in the first `pilot`."""
+    sums, own = total_of(traces), run.sums()
+    control = run.own([lanes.control for lanes in run.lanes])
     data = run.binding.data
     weights = np.where(data.observed.any(axis=1), data.weights, 0.0)
     out = []
     for r in range(run.replicates):
-        own = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
         packed = np.asarray(run.running.packed)[r]
-        out.append(settled(run.binding.density, run.template, run.layout, packed, own, scores[:, r], weights))
+        trace = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
+        groups = jax.tree.map(lambda leaf, r=r: leaf[:, r] / len(trace.score), own)
+        out.append(
+            settled(run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights, pilot)
+        )
     return out
 
 

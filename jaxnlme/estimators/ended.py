@@ -169,10 +169,11 @@ def _inverse(run: Run, params: Params) -> np.ndarray:
 
 def _conditional(run: Run, judged: list[Settled] | None) -> tuple[np.ndarray, np.ndarray]:
     """Conditional means (groups, replicates, random) and covariances of b from the last settling run; NaN without."""
-    first, second = (run.placed.own([getattr(lanes, name) for lanes in run.lanes]) for name in ("first", "second"))
+    sums = run.sums()
+    first, second = sums.first, sums.second
     if judged is None:
         return np.full_like(first, np.nan), np.full_like(second, np.nan)
-    n = judged[0].iterations
+    n = judged[0].heard
     mean = first / n
     return mean, second / n - mean[..., :, None] * mean[..., None, :]
 

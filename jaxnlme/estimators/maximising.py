@@ -49,13 +49,15 @@ class Running(eqx.Module):
 class Simulated(eqx.Module):
     """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (scored,
     scored) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
-    the complete score, and `outer` (packed, packed), the sum of squares of the draws' scores; `accepted` (updates,)
+    the complete score, `steady` (packed,), the same less its control variates, and `outer` (packed, packed), the sum of
+    squares of the draws' scores; `accepted` (updates,)
     summed over `groups`."""
 
     statistics: Statistics
     slope: Any
     hessian: Any
     score: Any
+    steady: Any
     outer: Any
     accepted: Any
     groups: Any

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnlme.estimators.maximising import Control, Running, Simulated
 from jaxnlme.estimators.saem import AbstractStochastic
-from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
+from jaxnlme.estimators.simulating import BLOCK, Lanes, Sums, Setup, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import StochasticCheckpoint
 from jaxnlme.estimators.statistics import Statistics, layout
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
@@ -22,6 +22,7 @@ from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.sampling.chains import resting
+from jaxnlme.sampling.controls import coefficients, n_controls
 
 # How often a program goes through the rows of its chains before the model is worth compiling with full optimisation.
 PASSES = 8
@@ -82,7 +83,12 @@ class Run:
         groups, q = self.placed.n_groups, self.binding.density.n_effects
         shape = (groups, self.replicates)
         chains = resting(groups, self.replicates, self.chains, q)
-        return Lanes(chains, np.zeros((*shape, self.n)), np.zeros((*shape, q)), np.zeros((*shape, q, q)))
+        k, n = n_controls(q), self.n
+
+        def zeros(*rest: int) -> np.ndarray:
+            return np.zeros((*shape, *rest))
+
+        return Lanes(chains, zeros(n, k), Sums(zeros(n), zeros(q), zeros(q, q), zeros(k), zeros(k, k), zeros(n, k)))
 
     def spread(self, lanes: Any) -> list[Any]:
         """A pytree (groups, ...) on the host as one pytree per piece."""
@@ -123,7 +129,7 @@ class Run:
                 self.checkpoint.write(self.standing())
         return out
 
-    def hold(self, iteration: int, rounds: int, singular: int, extensions: int) -> None:
+    def hold(self, rounds: int, singular: int, extensions: int) -> None:
         """Notes where a settling run begins."""
         self.held = (rounds, singular, extensions)
         if self.checkpoint is not None:
@@ -178,14 +184,22 @@ class Run:
         self.running = eqx.tree_at(lambda r: r.packed, self.running, packed)
 
     def restart_sums(self) -> None:
-        """Sets what settling iterations sum up to zero."""
-        zero = lambda leaf: leaf * 0  # noqa: E731
+        """Sets what settling iterations sum up to zero, control variates included."""
         self.lanes = [
-            eqx.tree_at(
-                lambda o: (o.score, o.first, o.second), one, tuple(map(zero, (one.score, one.first, one.second)))
-            )
-            for one in self.lanes
+            Lanes(one.chains, one.control * 0, jax.tree.map(lambda leaf: leaf * 0, one.sums)) for one in self.lanes
         ]
+
+    def sums(self) -> Sums:
+        """What settling iterations summed up (groups, replicates, ...)."""
+        return self.own([one.sums for one in self.lanes])
+
+    def set_controls(self, iterations: int) -> None:
+        """Fits the control variates' coefficients to the draws of the settling `iterations` so far."""
+        sums = self.sums()
+        means = jax.tree.map(lambda leaf: leaf / iterations, sums)
+        control = coefficients(means.crossed, means.score, means.functions, means.squares, iterations * self.chains)
+        pieces = self.spread(control)
+        self.lanes = [Lanes(one.chains, own, one.sums) for one, own in zip(self.lanes, pieces, strict=True)]
 
     # --- telling ---
 

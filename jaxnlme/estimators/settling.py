@@ -29,6 +29,8 @@ from jaxnlme.results.inference import singular_directions
 
 # Batches of a settling run: so few that a batch outlasts the chains' memory, so many that their spread is known.
 BATCHES = 20
+# A mean that should be zero and is more than this many of its errors away is not zero.
+BIASED = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Settled:
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
     observed one; `complete` (active, active), that of the complete data; `batches` (batches, active), mean scores of
-    stretches of iterations; `iterations` behind it; `group_scores` (groups, active), weighted."""
+    stretches of iterations; `iterations` behind both, and `heard`, behind everything else; `group_scores` (groups, active),
+    weighted."""
 
     packed: np.ndarray
     active: np.ndarray
@@ -46,6 +49,7 @@ class Settled:
     complete: np.ndarray
     batches: np.ndarray
     iterations: int
+    heard: int
     group_scores: np.ndarray
 
     @property
@@ -118,16 +122,23 @@ def settled(
     layout: Layout,
     packed: np.ndarray,
     sums: Any,
-    group_scores: np.ndarray,
+    groups: Any,
+    control: np.ndarray,
     weights: np.ndarray,
+    pilot: int,
 ) -> Settled:
     """What the settling iterations of one replicate told.
 
-    **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `group_scores`
-    (groups, packed), mean complete scores; `weights` (groups,).
+    **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `groups`: each group's
+    means, a `simulating.Sums` (groups, ...); `control` (groups, packed, functions), coefficients of the control
+    variates, in use after the first `pilot` iterations; `weights` (groups,).
     """
     active = np.flatnonzero(layout.free)
     n = len(sums.score)
+    group_scores, scores = groups.score, sums.score
+    if pilot and _centred(sums.score[pilot:] - sums.steady[pilot:]):
+        scores = sums.steady[pilot:]
+        group_scores = group_scores - (control @ groups.functions[..., None])[..., 0]
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
     curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
     complete = curvature.copy()
@@ -136,8 +147,8 @@ def settled(
         complete[np.ix_(where, where)] += sums.hessian.mean(axis=0)
     counted = np.where(weights == 0, 0.0, group_scores.T) if len(weights) else group_scores.T
     missing = sums.outer.mean(axis=0) - (counted * weights) @ counted.T
-    score = sums.score + prior
-    batches = min(BATCHES, n)
+    score = scores + prior
+    batches = min(BATCHES, len(score))
     means = np.stack([part.mean(axis=0) for part in np.array_split(score, batches)])
     at = np.ix_(active, active)
     return Settled(
@@ -147,9 +158,20 @@ def settled(
         (complete - missing)[at],
         complete[at],
         means[:, active],
+        len(score),
         n,
         np.where(weights[:, None] == 0, 0.0, group_scores * weights[:, None])[:, active],
     )
+
+
+def _centred(taken: np.ndarray) -> bool:
+    """Whether what control variates took off the scores (iterations, packed) is zero in the mean, as it must be for
+    them to hold: not where the model jumps as the effects move."""
+    if not np.isfinite(taken).all():
+        return False
+    means = np.stack([part.mean(axis=0) for part in np.array_split(taken, min(BATCHES, len(taken)))])
+    error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
+    return bool((np.abs(means.mean(axis=0)) <= BIASED * np.maximum(error, 1e-300)).all())
 
 
 def _curvature(

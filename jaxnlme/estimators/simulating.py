@@ -24,6 +24,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.sampling.controls import controls as stein
 from jaxnlme.sampling.chains import AbstractSampler, Chains, Frame, frame_at, look
 
 # Iterations that one call of the compiled loop may run, and keeps the trace of.
@@ -38,14 +39,27 @@ class Setup(eqx.Module):
     template: Params
 
 
-class Lanes(eqx.Module):
-    """The chains of a group with what settling iterations sum up: `score` (replicates, packed), the mean complete
-    score of each; `first` (replicates, random) and `second` (replicates, random, random), means of b and b b'."""
+class Sums(eqx.Module):
+    """What settling iterations sum up for a group, means over its draws: `score` (replicates, packed), the complete
+    score; `first` (replicates, random) and `second` (replicates, random, random) of b and b b'; of the control variates
+    `functions` (replicates, functions), their products `squares` (replicates, functions, functions) and those with the
+    scores `crossed` (replicates, packed, functions)."""
 
-    chains: Chains
     score: Any
     first: Any
     second: Any
+    functions: Any
+    squares: Any
+    crossed: Any
+
+
+class Lanes(eqx.Module):
+    """The chains of a group, `control` (replicates, packed, functions), how much of each control variate is taken off
+    its scores, and `sums` over settling iterations."""
+
+    chains: Chains
+    control: Any
+    sums: Sums
 
 
 class Trace(eqx.Module):
@@ -146,25 +160,32 @@ def _visit(
         scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
         if layout.scored:
             scores = scores.at[:, np.array(layout.scored, int)].set(slopes)
+        slopes_z = jax.vmap(jax.grad(lambda z: log_density(z)[0]))(z)
+        functions = jax.vmap(stein)(z, slopes_z)
         average, outer = mean_of(scores), mean_of(scores[:, :, None] * scores[:, None, :])
-        grown = (
-            lanes.score + average,
-            lanes.first + mean_of(b),
-            lanes.second + mean_of(b[:, :, None] * b[:, None, :]),
+        known = mean_of(functions)
+        seen = Sums(
+            average,
+            mean_of(b),
+            mean_of(b[:, :, None] * b[:, None, :]),
+            known,
+            mean_of(functions[:, :, None] * functions[:, None, :]),
+            mean_of(scores[:, :, None] * functions[:, None, :]),
         )
-        return average, outer, grown
+        steady = average - lanes.control @ known
+        return average, steady, outer, jax.tree.map(jnp.add, lanes.sums, seen)
 
     def passed(lanes):
         n = layout.n
         dtype = mean.dtype
-        return jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype), (lanes.score, lanes.first, lanes.second)
+        return jnp.zeros((n,), dtype), jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype), lanes.sums
 
-    average, outer, grown = jax.lax.cond(control.settle, settled, passed, lanes)
+    average, steady, outer, grown = jax.lax.cond(control.settle, settled, passed, lanes)
     # A group without a response says nothing: its draws would only add noise.
     counted = jnp.where(jnp.any(group.x.observed), weight, 0.0)
-    sums = weighted(counted, (stats, slope, hessian, average, outer))
+    sums = weighted(counted, (stats, slope, hessian, average, steady, outer))
     there = (counted != 0).astype(mean.dtype)
-    return Simulated(*sums, draws.accepted * there, there), Lanes(chains, *grown)
+    return Simulated(*sums, draws.accepted * there, there), Lanes(chains, lanes.control, grown)
 
 
 def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple[Running, Trace], Lanes]:

@@ -20,6 +20,7 @@ from jaxnlme.estimators.standing import StochasticCheckpoint
 from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.check import place
+from jaxnlme.model.error import GaussianError
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.psi import psi_of
@@ -55,7 +56,7 @@ def stochastic_fit(model: NLMEModel, data: GroupedData, estimator: AbstractStoch
             placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
         given = start if isinstance(start, Mapping) else ()
         if start is None or given:
-            params = scaled_error_start(binding, params, found.misfit, given)
+            params = no_wider(binding, scaled_error_start(binding, params, found.misfit, given), given)
         finite = found.finite | (binding.data.weights == 0)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
@@ -117,6 +118,24 @@ def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[s
     wide = np.array([1.0 if name in given else WIDER for name in density.effect_names])
     psi = psi * np.outer(wide, wide)
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
+
+
+def no_wider(binding: Binding, params: Params, given: Any) -> Params:
+    """Residual scales, where the user gave none, no larger than the responses themselves vary: a start far off would
+    explain everything by noise, and the chains would wander."""
+    density, data = binding.density, binding.data
+    if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
+        return params
+    named = zip(density.error_names, density.error.parameters, strict=True)
+    automatic = np.array([p.automatic and name not in given for name, p in named], bool)
+    y = data.y[data.observed]
+    values = density.error.natural(np.asarray(params.error, float))
+    scale = np.asarray(density.error.scale(y, **dict(zip(values.names, values.values, strict=True))))
+    widest, usual = np.std(np.asarray(density.error.response.to_real(y))), np.sqrt(np.mean(scale**2))
+    if not (np.isfinite(usual) and 0.0 < widest < usual):
+        return params
+    error = np.asarray(params.error) + np.where(automatic, np.log(widest / usual), 0.0)
+    return Params(params.beta, params.covariance, error, params.free)
 
 
 def _every_start(
