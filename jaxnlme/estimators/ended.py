@@ -26,9 +26,11 @@ from jaxnlme.results.sampling import Replicate, Sampling
 from jaxnlme.sampling.chains import frame_at
 
 # Draws of b that a Fit keeps: of each group at most, and numbers in all.
-KEPT, NUMBERS = 200, 5_000_000
+KEPT, NUMBERS = 100, 5_000_000
 # Iterations between draws that are kept.
-THIN = 5
+THIN = 2
+# How often chains are asked for them at most.
+MOST_TIMES = 20
 # Replicates' log-likelihoods further apart than this, and than their noise, are different maxima.
 APART = 0.5
 
@@ -208,11 +210,9 @@ def _draws(run: Run) -> np.ndarray:
     m, q = run.binding.data.n_groups, run.binding.density.n_effects
     wanted = max(1, min(KEPT, NUMBERS // max(m * q * run.replicates, 1)))
     taken = [_places(run)[3]]
-    while sum(part.shape[2] for part in taken) < wanted and run.audience is not None:
+    while sum(part.shape[2] for part in taken) < wanted and len(taken) < MOST_TIMES:
         stand(run, THIN, run.iteration, anew=False)
         taken.append(_places(run)[3])
-        if len(taken) >= 25:
-            break
     return np.concatenate(taken, axis=2)[:, :, :wanted]
 
 

@@ -34,7 +34,7 @@ class Moves(eqx.Module):
 
     population: int = eqx.field(static=True, default=1)
     walk: int = eqx.field(static=True, default=1)
-    coordinates: int = eqx.field(static=True, default=1)
+    coordinates: int = eqx.field(static=True, default=0)
     blocks: int = eqx.field(static=True, default=0)
     mode: int = eqx.field(static=True, default=2)
 
