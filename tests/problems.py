@@ -20,10 +20,9 @@ from jaxnlme.likelihood.pure import evaluate_groups
 from jaxnlme.model.error import AbstractError, ErrorParameter
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.compiling import compiler_options
 
-cheap = functools.partial(
-    jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
-)
+cheap = functools.partial(jax.jit, compiler_options=compiler_options(True, jax.default_backend()))
 
 
 @cheap

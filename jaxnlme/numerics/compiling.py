@@ -5,36 +5,46 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
+import jaxlib
 import numpy as np
 
 # Rows below which compiling costs more than running: for a program that a fit runs some fifty times, and for one that
 # runs once.
 SMALL, SMALL_ONCE = 10_000, 200_000
 
+# XLA refuses a program for an option that it does not know, and knows that of the emitters up to jaxlib 0.11.0.
+JAXLIB = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
+EMITTERS_OPTIONAL = JAXLIB < (0, 11, 1)
+
 
 def compiled(fn: Callable, rows: int, *, once: bool = False) -> Callable:
     """`fn` jitted with compiler options that suit work on `rows` rows; one program is shared per function, size class
-    and shapes.
+    and shapes."""
+    return _compiled(fn, rows < (SMALL_ONCE if once else SMALL), jax.default_backend())
+
+
+def compiler_options(small: bool, backend: str) -> dict[str, Any]:
+    """XLA's options for a program of little or of much work on a backend.
 
     On a CPU, programs without fusion emitters compile in half the time and run as fast; without optimisation they
-    compile in half the time again, and run two to three times slower.
+    compile in half the time again, and run two to three times slower. Later jaxlibs have no other emitters.
     """
-    return _compiled(fn, rows < (SMALL_ONCE if once else SMALL), jax.default_backend())
+    if backend != "cpu":
+        return {}
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if EMITTERS_OPTIONAL else {}
+    return options | ({"xla_backend_optimization_level": 0} if small else {})
 
 
 @functools.cache
 def _compiled(fn: Callable, small: bool, backend: str) -> Callable:
-    options: dict[str, Any] | None = None
-    if backend == "cpu":
-        options = {"xla_cpu_use_fusion_emitters": False}
-        if small:
-            options["xla_backend_optimization_level"] = 0
+    options = compiler_options(small, backend)
     plain = jax.jit(fn, compiler_options=options)
     filtered = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
