@@ -44,35 +44,37 @@ def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float) -
     time, dose, conc = read_balanced(path)
     factor = square_root(psi)
 
-    def predict(z: np.ndarray) -> np.ndarray:
-        return concentration(beta + z @ factor.T, time, dose)
+    def predict(z: np.ndarray, at: slice | np.ndarray = slice(None)) -> np.ndarray:
+        return concentration(beta + z @ factor.T, time[at], dose[at])
 
-    def joint(z: np.ndarray) -> np.ndarray:
-        return 0.5 * np.sum((conc - predict(z)) ** 2, axis=1) / sigma**2 + 0.5 * np.sum(z**2, axis=1)
+    def joint(z: np.ndarray, at: slice | np.ndarray = slice(None)) -> np.ndarray:
+        return 0.5 * np.sum((conc[at] - predict(z, at)) ** 2, axis=1) / sigma**2 + 0.5 * np.sum(z**2, axis=1)
 
-    def jacobian(z: np.ndarray) -> np.ndarray:
-        columns = [np.imag(predict(z + 1j * STEP * unit)) / STEP for unit in np.eye(z.shape[1])]
-        return np.stack(columns, axis=-1)
+    def expansion(z: np.ndarray, at: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """The score and the Gauss-Newton curvature of minus the joint."""
+        jac = np.stack([np.imag(predict(z + 1j * STEP * unit, at)) / STEP for unit in identity], axis=-1)
+        score = np.einsum("gok,go->gk", jac, conc[at] - predict(z, at)) / sigma**2 - z
+        return score, identity + np.einsum("gok,gol->gkl", jac, jac) / sigma**2
 
     identity = np.eye(len(beta))
     z, damping = np.zeros((len(conc), len(beta))), np.full(len(conc), 1e-6)
-    value = joint(z)
+    value, searching = joint(z), np.arange(len(conc))
     for _ in range(500):
-        jac = jacobian(z)
-        score = np.einsum("gok,go->gk", jac, conc - predict(z)) / sigma**2 - z
-        hessian = identity + np.einsum("gok,gol->gkl", jac, jac) / sigma**2
-        step = np.linalg.solve(hessian + damping[:, None, None] * identity, score[:, :, None])[:, :, 0]
-        if np.sum(score * step, axis=1).max() < DECREMENT:
-            break
-        trial = z + step
+        score, hessian = expansion(z[searching], searching)
+        damped = hessian + damping[searching, None, None] * identity
+        step = np.linalg.solve(damped, score[:, :, None])[:, :, 0]
+        arrived = np.sum(score * step, axis=1) < DECREMENT  # and takes this last step
+        trial = z[searching] + step
         with np.errstate(all="ignore"):
-            proposed = joint(trial)
-        better = proposed <= value
-        z, value = np.where(better[:, None], trial, z), np.where(better, proposed, value)
-        damping = np.where(better, np.maximum(damping / 10, 1e-12), damping * 10)
-    jac = jacobian(z)
-    score = np.einsum("gok,go->gk", jac, conc - predict(z)) / sigma**2 - z
-    logdet = np.linalg.slogdet(identity + np.einsum("gok,gol->gkl", jac, jac) / sigma**2)[1]
+            proposed = joint(trial, searching)
+        better = arrived | (proposed <= value[searching])
+        z[searching[better]], value[searching[better]] = trial[better], proposed[better]
+        damping[searching] = np.maximum(damping[searching] * np.where(better, 0.1, 10.0), 1e-12)
+        searching = searching[~arrived]
+        if not len(searching):
+            break
+    score, hessian = expansion(z)
+    logdet = np.linalg.slogdet(hessian)[1]
     constant = 0.5 * conc.size * np.log(2 * np.pi * sigma**2)
     return float(-np.sum(value) - 0.5 * np.sum(logdet) - constant), float(np.abs(score).max())
 
