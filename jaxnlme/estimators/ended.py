@@ -193,7 +193,7 @@ def places(problem: Problem, shared: tuple[Setup, Any], lanes: Lanes) -> tuple[A
             coefficients = setup.layout.centring.coefficients(group)
             mean = setup.layout.centring.mean(params.beta, coefficients)
             back = chains.inverse @ frame.factor
-            return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, chains.xi - mean
+            return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, chains.xi - mean[None, :]
 
         return jax.vmap(replicate)(params, frames, lanes.chains)
 

@@ -117,7 +117,7 @@ def of_error(layout: Layout, density: Density, params: Params, f: Any, group: Gr
     level = jnp.exp(params.error)
     if layout.strata == 1:
         return jnp.sum(seen)[None].astype(square.dtype), jnp.sum(square)[None] * level**2
-    own = (group.strata[:, None] == np.arange(layout.strata)) & seen[:, None]
+    own = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & seen[:, None]
     return jnp.sum(own, axis=0).astype(square.dtype), jnp.sum(jnp.where(own, square[:, None], 0.0), axis=0) * level**2
 
 
@@ -173,7 +173,7 @@ def scores_at(density: Density, params: Params) -> Scores:
     lower = cholesky(density.covariance.psi(params.covariance))
     inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(q, dtype=lower.dtype))
     bends = 0.5 * jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
-    return Scores(inverse, bends, jnp.sum(bends * inverse, axis=(1, 2)))
+    return Scores(inverse, bends, jnp.sum(bends * inverse[None], axis=(1, 2)))
 
 
 def score(
@@ -185,7 +185,7 @@ def score(
     if layout.centring.terms:
         out = out.at[layout.centring.carried].set(coefficients * (layout.centring.carriers @ pull))
     if layout.covariance:
-        own = jnp.sum(at.bends * (pull[:, None] * pull[None, :]), axis=(1, 2)) - at.constants
+        own = jnp.sum(at.bends * (pull[:, None] * pull[None, :])[None], axis=(1, 2)) - at.constants
         out = out.at[layout.beta : layout.beta + layout.covariance].set(own)
     if layout.strata:
         out = out.at[layout.beta + layout.covariance :].set(squares * jnp.exp(-2.0 * params.error) - counts)

@@ -144,7 +144,7 @@ class Metropolis(AbstractSampler):
             chains.inverse @ frame.factor,
             chains.log_scales,
         )
-        z = (chains.xi - mean) @ frame.inverse.T
+        z = (chains.xi - mean[None, :]) @ frame.inverse.T
         uniforms = jax.random.uniform(key, (z.shape[0], len(kinds), z.shape[1] + 3), z.dtype)
         z, value, kept, accepted = jax.vmap(
             lambda z, uniforms: update(log_density, z, empty, uniforms, proposal, kinds, which)
@@ -155,7 +155,7 @@ class Metropolis(AbstractSampler):
             lambda c: (c.xi, c.log_scales, c.alive),
             chains,
             (
-                z @ frame.factor.T + mean,
+                z @ frame.factor.T + mean[None, :],
                 tuned(chains.log_scales, accepted, kinds, which, gain),
                 jnp.any(fine),
             ),
