@@ -88,7 +88,7 @@ def update(
 
     **Arguments:** `log_density(z)`: the log joint of z and y, and anything else worth keeping of the evaluation (like
     `empty`); `uniforms` (updates, random + 3), random numbers in [0, 1); `kinds`, `which` (updates,) as `Moves.listing` gives them.
-    **Returns:** z (random,) at the end, its log joint (-inf where it is not a number) and what was kept of it, and
+    **Returns:** z (random,) at the end, its log joint (-inf where it is no finite number) and what was kept of it, and
     whether each update was accepted (updates,).
     """
     q = z.shape[0]
@@ -131,7 +131,8 @@ def update(
         kind, k, u, v = given
         there, log_ratio = jax.lax.switch(kind, [branches[one] for one in used], z, u, v, k)
         new, kept_new = log_density(there)
-        new = jnp.where(jnp.isnan(new), -jnp.inf, new)
+        # Not a number, or infinite, which no chain would leave again.
+        new = jnp.where(new < jnp.inf, new, -jnp.inf)
         accept = jnp.log(v[0]) < new - value + log_ratio
         accept = accept | jnp.isposinf(log_ratio)  # stays
 
