@@ -287,7 +287,7 @@ def test_patterns_are_completed_to_blocks() -> None:
     """A chain 0-2-3 joins three effects; labels say the same."""
     from jaxnlme.frontends._matlab_data import matlab_data
     from jaxnlme.frontends._matlab_designs import designs
-    from jaxnlme.frontends.matlab import NLMEFIT
+    from jaxnlme.frontends.nlmefit import NLMEFIT
 
     data = matlab_data(TIME, Y, GROUP, None)
     chain = np.eye(4)

@@ -13,7 +13,7 @@ from jaxnlme.frontends._matlab_designs import designs
 from jaxnlme.frontends._matlab_model import model_function
 from jaxnlme.frontends._matlab_options import Statset, statset
 from jaxnlme.frontends._matlab_reads import check_reads
-from jaxnlme.frontends.matlab import NLMEFIT
+from jaxnlme.frontends.nlmefit import NLMEFIT
 from tests.frontends.matlab_calls import COVARIATE, GROUP, GROUPS, START, TIME, N, Y, call, decay_with_size
 
 EYE = np.eye(2)

@@ -1,51 +1,23 @@
-"""The doors in the manner of MATLAB's Statistics and Machine Learning Toolbox: they rename, check and refuse."""
+"""nlmefit in the manner of MATLAB's Statistics and Machine Learning Toolbox."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.data._rows import name_rows
-from jaxnlme.errors import DataError, FitError, ModelError, OptionError
-from jaxnlme.estimators.fitting import fit as native_fit
-from jaxnlme.frontends._matlab_data import MatlabData, matlab_data
-from jaxnlme.frontends._matlab_designs import Designs, designs
-from jaxnlme.frontends._matlab_model import model_function
-from jaxnlme.frontends._matlab_options import Statset, choice, name_values, on_off, statset
+from jaxnlme.errors import FitError, ModelError, OptionError
+from jaxnlme.frontends._matlab_call import SHARED, Call, checked, listeners, verdict
+from jaxnlme.frontends._matlab_options import choice, name_values, on_off, statset
 from jaxnlme.frontends._matlab_output import outputs
-from jaxnlme.frontends._matlab_reads import check_reads
 from jaxnlme.frontends._matlab_record import Struct
-from jaxnlme.frontends.output_functions import Display, OutputFunctions
+from jaxnlme.frontends.output_functions import OutputFunctions
 from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogMatrix
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
-from jaxnlme.precision import x64
 from jaxnlme.results.fit import Fit
 
-ERRORS = ("constant", "proportional", "combined", "exponential")
-# The arguments of both doors, with their defaults: None stands for what `designs` makes of it.
-SHARED = {
-    "FEParamsSelect": None,
-    "FEConstDesign": None,
-    "FEGroupDesign": None,
-    "FEObsDesign": None,
-    "REParamsSelect": None,
-    "REConstDesign": None,
-    "REGroupDesign": None,
-    "REObsDesign": None,
-    "CovPattern": None,
-    "ErrorModel": "constant",
-    "OptimFun": "fminsearch",
-    "ParamTransform": None,
-    "Vectorization": "SinglePhi",
-    "Options": None,
-}
 NLMEFIT = SHARED | {
     "ApproximationType": "LME",
     "CovParameterization": None,
@@ -119,43 +91,29 @@ def nlmefit(
     given = name_values(options, NLMEFIT, ELSEWHERE)
     said = statset(given["Options"])
     parametrization = _parametrization(given)
-    error = choice("ErrorModel", given["ErrorModel"], ERRORS)
-    method = _method(choice("ApproximationType", given["ApproximationType"], ("LME", "RELME", "FO", "FOCE")), error)
-    choice("OptimFun", given["OptimFun"], ("fminsearch", "fminunc"))
+    approximation = choice("ApproximationType", given["ApproximationType"], ("LME", "RELME", "FO", "FOCE"))
     pooled = on_off("RefineBeta0", given["RefineBeta0"])
-    data = matlab_data(X, y, group, V)
-    if error == "exponential":
-        _positive(data)
-    vectorization = choice("Vectorization", given["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
-    structure = model_function(modelfun, vectorization, data.shapes)
-    wanted = designs(given, beta0, data)
-    check_reads(structure, wanted, data)
-    call = _Call(data, structure, wanted, error, method, said, pooled)
+    call = checked(given, X, y, group, V, modelfun, beta0, said)
     tell = OutputFunctions(said.OutputFcn, parametrization)
-    callbacks = ([tell] if said.OutputFcn else []) + ([Display()] if said.Display == "iter" else [])
+    callbacks = listeners(said, tell)
+
+    def run(family: AbstractCovariance, start: Params | None = None) -> Fit:
+        return call.fit(
+            call.model(family),
+            _method(approximation, call.error.name),
+            callbacks,
+            start=start,
+            starts="pooled" if pooled and start is None else None,
+            max_iterations=said.MaxIter,
+            tolerance=said.tolerance,
+        )
+
     try:
-        fit = call.fit(wanted.covariance(parametrization), callbacks)
-        fit = _past_singular(call, fit, callbacks, tell)
+        fit = run(call.designs.covariance(parametrization))
+        fit = _past_singular(call, fit, run, tell)
     finally:
         interrupted = tell.close()
-    if interrupted:
-        fit = dataclasses.replace(fit, interrupted=True)
-    if said.Display != "off":
-        print(fit.status)
-    if not fit.converged and not fit.stopped and not fit.interrupted:
-        warnings.warn(f"nlmefit: {fit.status}", RuntimeWarning, stacklevel=2)
-    return outputs(fit, data)
-
-
-def _positive(data: MatlabData) -> None:
-    """**Errors:** DataError with the rows, counted as in X, whose response has no logarithm."""
-    table = data.data
-    bad = np.sort(table.row_index[table.observed & ~(table.y > 0)])
-    if len(bad):
-        raise DataError(
-            f"ErrorModel 'exponential', y = f exp(a e), needs positive responses; y is zero or negative in "
-            f"{name_rows(bad)}. Mend or leave out those rows, or choose another ErrorModel."
-        )
+    return outputs(verdict("nlmefit", fit, said, interrupted), call.data)
 
 
 def _parametrization(given: Mapping[str, Any]) -> str:
@@ -172,83 +130,7 @@ def _method(approximation: str, error: str) -> str:
     return {"LME": "lme", "RELME": "relme", "FO": "fo", "FOCE": "foce" if constant else "focei"}[approximation]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Call:
-    """A checked call of a door: what all of its fits have in common."""
-
-    data: MatlabData
-    structure: Any
-    designs: Designs
-    error: str
-    method: str
-    said: Statset
-    pooled: bool
-
-    def model(self, family: AbstractCovariance) -> NLMEModel:
-        return NLMEModel(
-            self.structure,
-            self.designs.parameters,
-            family,
-            self.error,
-            fixed_design=self.designs.fixed,
-            random_design=self.designs.random,
-            beta=self.designs.beta,
-            psi=self.designs.psi,
-        )
-
-    def fit(self, family: AbstractCovariance, callbacks: list[Any], start: Params | None = None) -> Fit:
-        """**Errors:** as `nlmefit`."""
-        try:
-            fit = native_fit(
-                self.model(family),
-                self.data.data,
-                self.method,
-                start=start,
-                starts="pooled" if self.pooled and start is None else None,
-                max_iterations=self.said.MaxIter,
-                tolerance=self.said.tolerance,
-                callbacks=callbacks,
-                progress=False,
-                on_bad_group="stop" if self.said.FunValCheck else "leave out",
-            )
-        except ModelError as error:
-            if "padding of short groups" not in str(error):
-                raise
-            raise ModelError(
-                "the predictions of real rows change with the padding of short groups (the last row, repeated): "
-                "modelfun mixes rows (a mean, a cumulative sum, the last row). Write it for each row by itself; for "
-                "doses and the like use V, or jn.fit, whose x.mask marks the real rows."
-            ) from error
-        if not np.isfinite(fit.params.beta).all():
-            self._not_begun(fit)
-        return fit
-
-    def _not_begun(self, fit: Fit) -> None:
-        """Raises with the rows where the model is not finite at the start, or with the status of the fit."""
-        rows = _rows_not_finite(fit)
-        if not rows:
-            raise FitError(str(fit.status), fit)
-        raise ModelError(
-            f"modelfun is not finite in {name_rows(np.array(rows))} of X at beta0, with random effects zero. Start "
-            "elsewhere, mend the model or those rows; Options.FunValCheck = 'off' goes on without their groups."
-        )
-
-
-def _rows_not_finite(fit: Fit) -> list[int]:
-    """Rows of X, counted from 0, with a response and a prediction that is not finite at the starting values."""
-    density, start = fit.binding.density, fit.binding.start
-    rows: list[int] = []
-    with x64():
-        for bucket, which in zip(fit.binding.problem.buckets, fit.binding.bucket_groups, strict=True):
-            for place, index in enumerate(which):
-                group = jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf[place]), bucket)
-                f = np.asarray(density.predict(start, jnp.zeros(density.n_effects), group))
-                bad = np.asarray(group.x.observed) & ~np.isfinite(f)
-                rows += fit.data.row_index[index, : len(bad)][bad].tolist()
-    return sorted(rows)
-
-
-def _past_singular(call: _Call, fit: Fit, callbacks: list[Any], tell: OutputFunctions) -> Fit:
+def _past_singular(call: Call, fit: Fit, run: Callable[..., Fit], tell: OutputFunctions) -> Fit:
     """The fit, or, where a matrix logarithm ran into a singular psi, one that goes on by Cholesky factors. Where that
     one cannot begin, the model being flat or not finite where the first one ended, the first one, which says so."""
     family = fit.binding.density.covariance
@@ -270,7 +152,7 @@ def _past_singular(call: _Call, fit: Fit, callbacks: list[Any], tell: OutputFunc
     told = tell.last
     close = "CovParameterization 'logm' cannot hold a singular psi, and this one came close to it: "
     try:
-        again = call.fit(other, callbacks, start)
+        again = run(other, start)
     except (ModelError, FitError):
         if tell.last is not told:  # it had begun: the error is an output function's own
             raise
