@@ -19,6 +19,7 @@ from jaxnlme.estimators.telling import Iteration as Iteration
 from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
 from jaxnlme.frontends.live_plot import nlmefitoutputfcn as nlmefitoutputfcn
 from jaxnlme.frontends.nlmefit import nlmefit as nlmefit
+from jaxnlme.frontends.nlmefitsa import nlmefitsa as nlmefitsa
 from jaxnlme.likelihood.linearised import LME as LME
 from jaxnlme.likelihood.linearised import RELME as RELME
 from jaxnlme.likelihood.named import AGQ as AGQ

@@ -3,9 +3,10 @@ said."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.data._rows import name_rows
-from jaxnlme.errors import DataError, FitError, ModelError
+from jaxnlme.errors import DataError, FitError, ModelError, OptionError
 from jaxnlme.estimators.fitting import fit as native_fit
 from jaxnlme.frontends._matlab_data import MatlabData, matlab_data
 from jaxnlme.frontends._matlab_designs import Designs, designs
 from jaxnlme.frontends._matlab_model import model_function
-from jaxnlme.frontends._matlab_options import Statset, choice
+from jaxnlme.frontends._matlab_options import Statset, StatsetSA, choice, positive
 from jaxnlme.frontends._matlab_reads import check_reads
-from jaxnlme.frontends.output_functions import Display, OutputFunctions
+from jaxnlme.frontends.output_functions import Display, OutputFunctions, ValuesDisplay
 from jaxnlme.model.covariance import AbstractCovariance
 from jaxnlme.model.error import GaussianError
 from jaxnlme.model.error_families import NAMED
@@ -49,22 +50,47 @@ SHARED = {
 
 
 def checked(
-    given: Mapping[str, Any], X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, said: Statset
+    given: Mapping[str, Any],
+    X: Any,
+    y: Any,
+    group: Any,
+    V: Any,
+    modelfun: Any,
+    beta0: Any,
+    said: Statset | StatsetSA,
+    wide: float = 1.0,
 ) -> Call:
-    """The call that the arguments make, `given` the name-value arguments with their defaults.
+    """The call that the arguments make, `given` the name-value arguments with their defaults, psi starting `wide` times
+    as wide as `jn.fit` has it where nobody says otherwise.
 
     **Errors:** OptionError, DataError, ModelError naming the argument, what was expected and what was received.
     """
-    error = NAMED[choice("ErrorModel", given["ErrorModel"], ERRORS)]()
+    error = _error(given)
     choice("OptimFun", given["OptimFun"], ("fminsearch", "fminunc"))
     data = matlab_data(X, y, group, V)
     if error.name == "exponential":
         _positive(data)
     vectorization = choice("Vectorization", given["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
     structure = model_function(modelfun, vectorization, data.shapes)
-    wanted = designs(given, beta0, data)
+    wanted = dataclasses.replace(designs(given, beta0, data), wide=wide)
     check_reads(structure, wanted, data)
     return Call(data, structure, wanted, error, said)
+
+
+def _error(given: Mapping[str, Any]) -> GaussianError:
+    """The residual model, its parameters starting where ErrorParameters says, if it is given."""
+    name = choice("ErrorModel", given["ErrorModel"], ERRORS)
+    starts = given.get("ErrorParameters")
+    if starts is None:
+        return NAMED[name]()
+    words = {"proportional": ("b",), "combined": ("a", "b")}.get(name, ("a",))
+    values = np.atleast_1d(np.asarray(starts, object)).reshape(-1).tolist()
+    if len(values) != len(words):
+        raise OptionError(
+            f"ErrorParameters must hold {len(words)} for ErrorModel {name!r}, {' and '.join(words)}; received "
+            f"{starts!r}."
+        )
+    return NAMED[name](*(positive("ErrorParameters", value) for value in values))
 
 
 def _positive(data: MatlabData) -> None:
@@ -86,7 +112,7 @@ class Call:
     structure: Any
     designs: Designs
     error: GaussianError
-    said: Statset
+    said: Statset | StatsetSA
 
     def model(self, family: AbstractCovariance) -> NLMEModel:
         """The model with psi of a `family`."""
@@ -107,7 +133,7 @@ class Call:
         **Errors:** ModelError where the model mixes rows, or, with the rows of X, is not finite at the start; FitError
         with the status of a fit that could not begin for other reasons.
         """
-        try:
+        with self.own_words():
             fit = native_fit(
                 model,
                 self.data.data,
@@ -117,6 +143,15 @@ class Call:
                 on_bad_group="stop" if self.said.FunValCheck else "leave out",
                 **options,
             )
+        if not np.isfinite(fit.params.beta).all():
+            self._not_begun(fit)
+        return fit
+
+    @contextlib.contextmanager
+    def own_words(self) -> Iterator[None]:
+        """Inside, what `jn.fit` says of padding is said as it concerns a modelfun."""
+        try:
+            yield
         except ModelError as error:
             if "padding of short groups" not in str(error):
                 raise
@@ -125,9 +160,6 @@ class Call:
                 "modelfun mixes rows (a mean, a cumulative sum, the last row). Write it for each row by itself; for "
                 "doses and the like use V, or jn.fit, whose x.mask marks the real rows."
             ) from error
-        if not np.isfinite(fit.params.beta).all():
-            self._not_begun(fit)
-        return fit
 
     def _not_begun(self, fit: Fit) -> None:
         """Raises with the rows where the model is not finite at the start, or with the status of the fit."""
@@ -140,12 +172,13 @@ class Call:
         )
 
 
-def listeners(said: Statset, tell: OutputFunctions) -> list[Any]:
+def listeners(said: Statset | StatsetSA, tell: OutputFunctions) -> list[Any]:
     """The callbacks of a fit that is told to `tell` and shown as Options.Display says."""
-    return ([tell] if tell.functions else []) + ([Display()] if said.Display == "iter" else [])
+    shown = [Display() if isinstance(said, Statset) else ValuesDisplay()] if said.Display == "iter" else []
+    return ([tell] if tell.functions else []) + shown
 
 
-def verdict(door: str, fit: Fit, said: Statset, interrupted: bool) -> Fit:
+def verdict(door: str, fit: Fit, said: Statset | StatsetSA, interrupted: bool) -> Fit:
     """The fit as a door hands it over: marked where an output function interrupted it at its end, printed as
     Options.Display says, with a warning where it did not converge."""
     if interrupted:

@@ -26,8 +26,9 @@ class Designs:
     """phi = h(A beta + B b) as NLMEModel takes it.
 
     `fixed`, `random`: A and B, (phi, k), (groups, phi, k) or (groups, obs, phi, k); `beta` (F,), the start; `pattern`
-    (R, R), the entries of psi that are not zero; `transforms`, h of each parameter; `parameters` and `psi` (R, R), the
-    starting covariance, follow from these.
+    (R, R), the entries of psi that are not zero; `transforms`, h of each parameter; `cov0` (R, R), the start of psi
+    that was asked for, None for the default, whose SDs are `wide` times those of `jn.fit`; `parameters` and `psi` (R,
+    R), the starting covariance, follow from these.
     """
 
     fixed: np.ndarray
@@ -35,6 +36,8 @@ class Designs:
     beta: np.ndarray
     pattern: np.ndarray
     transforms: tuple[AbstractTransform, ...]
+    cov0: np.ndarray | None = None
+    wide: float = 1.0
 
     def covariance(self, parametrization: str) -> AbstractCovariance:
         """The family of psi by CovParameterization: full blocks by their matrix logarithm or their Cholesky factor."""
@@ -54,12 +57,16 @@ class Designs:
 
     @property
     def psi(self) -> np.ndarray:
-        """A diagonal start: each effect as wide as the parameters it serves, by the size of its entries in B."""
+        """Where psi starts: `cov0`, or diagonal, each effect as wide as the parameters it serves, by the size of its
+        entries in B. A parameter is 0.5 wide on a transformed scale, 0.3 of its typical value otherwise, times `wide`.
+        """
+        if self.cov0 is not None:
+            return self.cov0
         sds = np.array([p.sd_start for p in self.parameters])
         size = np.sqrt(np.mean(self.random**2, axis=tuple(range(self.random.ndim - 2))))
         wide = np.where(size > 0, sds[:, None] / np.where(size > 0, size, 1.0), np.inf)
         sd = np.min(wide, axis=0, initial=np.inf)
-        return np.diag(np.where(np.isfinite(sd), sd, 1.0) ** 2)
+        return np.diag((self.wide * np.where(np.isfinite(sd), sd, 1.0)) ** 2)
 
 
 def designs(given: Mapping[str, Any], beta0: Any, data: MatlabData) -> Designs:
@@ -77,7 +84,8 @@ def designs(given: Mapping[str, Any], beta0: Any, data: MatlabData) -> Designs:
         raise OptionError(f"beta0 has length {len(beta)}; expected {A.shape[-1]}, {said}.")
     if B.shape[-1] == 0:
         raise OptionError(f"{random} leaves no random effect; expected at least one (jn.fit takes models without).")
-    return Designs(A, B, beta, _pattern(given["CovPattern"], B.shape[-1]), _transforms(given["ParamTransform"], n_phi))
+    pattern = _pattern(given["CovPattern"], B.shape[-1])
+    return Designs(A, B, beta, pattern, _transforms(given["ParamTransform"], n_phi), _cov0(given.get("Cov0"), pattern))
 
 
 def _beta(beta0: Any) -> np.ndarray:
@@ -211,6 +219,41 @@ def _pattern(given: Any, n: int) -> np.ndarray:
             f"{int(pattern[j, k])} and ({k}, {j}) is {int(pattern[k, j])}."
         )
     return pattern | np.eye(n, dtype=bool)
+
+
+def _cov0(given: Any, pattern: np.ndarray) -> np.ndarray | None:
+    """The start of psi (R, R), None where none was given.
+
+    **Errors:** OptionError where it is not symmetric and positive definite, or has entries that psi does not.
+    """
+    if given is None:
+        return None
+    n = len(pattern)
+    matrix = np.asarray(given)
+    if matrix.shape != (n, n) and not (n == 1 and matrix.size == 1):
+        raise OptionError(f"Cov0 has shape {matrix.shape}; expected ({n}, {n}), a start for psi.")
+    matrix = np.asarray(matrix.reshape(n, n), float) if matrix.dtype.kind in "biuf" else np.full((n, n), np.nan)
+    if not np.isfinite(matrix).all():
+        raise OptionError(f"Cov0 must hold finite numbers; received {np.asarray(given).tolist()}.")
+    sd = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    if (sd == 0).any() or (np.abs(matrix - matrix.T) > 1e-8 * np.outer(sd, sd)).any():
+        raise OptionError(f"Cov0 must be symmetric with positive variances; received {matrix.tolist()}.")
+    least = float(np.linalg.eigvalsh(matrix / np.outer(sd, sd))[0])
+    if least <= n * np.finfo(float).eps:
+        raise OptionError(
+            f"Cov0 must be positive definite; the least eigenvalue of its correlations is {least:.3g}. Received "
+            f"{matrix.tolist()}."
+        )
+    # Effects that a chain of ones joins are in one block.
+    joined = np.linalg.matrix_power(pattern.astype(float), n) > 0
+    odd = np.argwhere((matrix != 0) & ~joined)
+    if len(odd):
+        j, k = odd[0]
+        raise OptionError(
+            f"Cov0 has {matrix[j, k]:g} in entry ({j}, {k}), where psi is zero by CovPattern (diagonal by default); "
+            f"give zero there, or CovPattern=np.ones(({n}, {n})) for a full psi."
+        )
+    return (matrix + matrix.T) / 2.0
 
 
 def _transforms(given: Any, n_phi: int) -> tuple[AbstractTransform, ...]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.precision import x64
+from jaxnlme.results.simulate import as_key
 
 # What `jn.fit` takes as its tolerance where a step is expected to gain less, in log-likelihood units: TolFun is about
 # what is left to gain, of which a quasi-Newton step sees the last part early, so a share of it; never so loose that
 # fits could not be told converged.
 SHARE_OF_TOLFUN, LOOSEST, TIGHTEST = 1e-4, 1e-6, 1e-13
+# What `jn.SAEM` takes as its tolerance, the Monte Carlo error as a share of the standard error: so many TolX, which
+# makes 0.05 of the 1e-4 of MATLAB's scripts, within bounds: a tenth of an error costs a hundred times the iterations.
+SHARES_OF_TOLX, LEAST_SHARE, LARGEST_SHARE = 500.0, 0.01, 0.2
 
 
 def name_values(given: Mapping[str, Any], known: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:
@@ -69,14 +74,39 @@ class Statset:
         return float(np.clip(wanted, TIGHTEST, LOOSEST))
 
 
-def statset(given: Any) -> Statset:
+@dataclasses.dataclass(frozen=True)
+class StatsetSA:
+    """The Options of nlmefitsa, checked: as `Statset`, but that `OutputFcn` is None where nothing was said of it, which
+    stands for the live plot; `MaxIter` (None: the default of `jn.SAEM`) bounds the iterations, extensions included;
+    `Streams` is a seed or a JAX key."""
+
+    TolX: float = 1e-4
+    MaxIter: int | None = None
+    Display: str = "off"
+    FunValCheck: bool = True
+    OutputFcn: tuple[Callable, ...] | None = None
+    DerivStep: Any = float(np.finfo(float).eps) ** (1 / 3)
+    Streams: Any = 0
+
+    @property
+    def tolerance(self) -> float:
+        """The `tolerance` of `jn.SAEM`: 500 TolX, within 0.01 and 0.2."""
+        return float(np.clip(SHARES_OF_TOLX * self.TolX, LEAST_SHARE, LARGEST_SHARE))
+
+
+Options = TypeVar("Options", Statset, StatsetSA)
+
+
+def statset(given: Any, kind: type[Options] = Statset, elsewhere: Mapping[str, str] | None = None) -> Options:
     """The checked Options from a dictionary or a record with the field names of statset.
 
+    **Arguments:** `kind`: the fields of the door; `elsewhere`: fields that MATLAB has, and this door not, to a sentence
+    that says why.
     **Errors:** OptionError naming the field, what was expected and what was received.
     """
     if given is None:
-        return Statset()
-    if isinstance(given, Statset):
+        return kind()
+    if isinstance(given, kind):
         return given
     if isinstance(given, Mapping):
         fields = dict(given)
@@ -86,27 +116,33 @@ def statset(given: Any) -> Statset:
         fields = given._asdict()
     else:
         raise OptionError(f"Options must be a dictionary or a record of fields; received {type(given).__name__}.")
-    known = [field.name for field in dataclasses.fields(Statset)]
+    known = [field.name for field in dataclasses.fields(kind)]
     out: dict[str, Any] = {}
     for name, value in fields.items():
-        if name not in known:
+        if elsewhere and name in elsewhere and not _empty(value):
+            raise OptionError(elsewhere[name])
+        if name not in known and not (elsewhere and name in elsewhere):
             raise OptionError(f"Options has no field {name!r}; {near_matches(str(name), known)}")
-        if not _empty(value):
+        if name == "OutputFcn" and _empty(value):
+            out[name] = ()  # said, and empty: silence, also where the default is a plot
+        elif not _empty(value):
             out[name] = _READERS[name](f"Options.{name}", value)
-    return Statset(**out)
+    return kind(**out)
 
 
-def _positive(name: str, value: Any) -> float:
+def positive(name: str, value: Any) -> float:
+    """A positive number."""
     found = _number(value)
     if not found > 0:
         raise OptionError(f"{name} must be a positive number; received {value!r}.")
     return found
 
 
-def _count(name: str, value: Any) -> int:
+def count(name: str, value: Any, least: int = 0) -> int:
+    """A whole number, at least `least`."""
     found = _number(value)
-    if not (found >= 0 and found.is_integer()):
-        raise OptionError(f"{name} must be a whole number, at least 0; received {value!r}.")
+    if not (found >= least and found.is_integer()):
+        raise OptionError(f"{name} must be a whole number, at least {least}; received {value!r}.")
     return int(found)
 
 
@@ -121,6 +157,15 @@ def _steps(name: str, value: Any) -> Any:
     steps = np.asarray(value)
     if steps.dtype.kind not in "iuf" or steps.ndim > 1 or not (steps > 0).all():
         raise OptionError(f"{name} must be a positive number, or one for each parameter; received {value!r}.")
+    return value
+
+
+def _stream(name: str, value: Any) -> Any:
+    try:
+        with x64():
+            as_key(value)
+    except OptionError:
+        raise OptionError(f"{name} must be a whole number, the seed, or one JAX key; received {value!r}.") from None
     return value
 
 
@@ -140,11 +185,12 @@ def _functions(name: str, value: Any) -> tuple[Callable, ...]:
 
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
-    "TolX": _positive,
-    "TolFun": _positive,
-    "MaxIter": _count,
+    "TolX": positive,
+    "TolFun": positive,
+    "MaxIter": count,
     "Display": lambda name, value: choice(name, value, ("off", "final", "iter")),
     "FunValCheck": on_off,
     "OutputFcn": _functions,
     "DerivStep": _steps,
+    "Streams": _stream,
 }

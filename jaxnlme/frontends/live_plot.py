@@ -1,16 +1,18 @@
-"""nlmefitoutputfcn: a plot of beta, diag(Psi) and the log-likelihood while a fit runs."""
+"""nlmefitoutputfcn: a plot of beta, diag(Psi) and, where it is known, the log-likelihood while a fit runs."""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.plots import pyplot
+from jaxnlme.diagnostics.plots import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
 
 # A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
@@ -21,7 +23,7 @@ WINDOWS = ("qt", "tk", "gtk", "wx", "macosx", "webagg", "nbagg", "notebook", "wi
 
 class LivePlot:
     """An output function (beta, status, state) -> stop that plots each element of beta, each of diag(Psi) and the
-    log-likelihood against the iteration, a panel each.
+    log-likelihood against the iteration, a panel each. Under SAEM, which does not know it, there is no panel for it.
 
     In a window the plot is live, and closing it stops the fit; in a notebook the display is updated in place; without
     either it is drawn to a file, "nlmefit.png" in the working directory. Every fit ("init") has a picture of its own,
@@ -177,6 +179,18 @@ def _display() -> str:
     if backend.startswith(WINDOWS) or "ipympl" in backend:
         return "window"
     return "notebook" if "inline" in backend and "IPython" in sys.modules else "file"
+
+
+def default_output_functions() -> tuple[Callable, ...]:
+    """The output functions of a door that plots unless told otherwise: `nlmefitoutputfcn` where its picture is seen at
+    once, in a notebook or a window; none where it would be a file, or matplotlib is missing."""
+    desktop = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    if not desktop and "IPython" not in sys.modules:
+        return ()  # asking matplotlib costs its import
+    try:
+        return () if _display() == "file" else (nlmefitoutputfcn,)
+    except MissingPlotLibrary:
+        return ()
 
 
 class _OutputFcn(LivePlot):

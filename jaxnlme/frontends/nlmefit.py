@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import FitError, ModelError, OptionError
 from jaxnlme.frontends._matlab_call import SHARED, Call, checked, listeners, verdict
-from jaxnlme.frontends._matlab_options import choice, name_values, on_off, statset
+from jaxnlme.frontends._matlab_options import Statset, choice, name_values, on_off, statset
 from jaxnlme.frontends._matlab_output import outputs
 from jaxnlme.frontends._matlab_record import Struct
 from jaxnlme.frontends.output_functions import OutputFunctions
@@ -29,6 +29,7 @@ _OF_NLMEFITSA = (
     "NMCMCIterations", "Replicates",
 )  # fmt: skip
 ELSEWHERE = {name: f"{name!r} is an argument of nlmefitsa; nlmefit has none of that name." for name in _OF_NLMEFITSA}
+FIELDS_ELSEWHERE = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
 # Smallest eigenvalue of psi, effects scaled by their SDs or starting SDs, below which a fit by matrix logarithm that
 # did not converge is taken to be on its way to a singular psi, and below which any is.
 NEAR, AT = 1e-3, 1e-8
@@ -89,7 +90,7 @@ def nlmefit(
     (dfe 57, logl 54.5882, mse 0.0066, rmse 0.0787, aic -91.1765, bic -93.0506 for N = 66, M = 6, k = 9).
     """
     given = name_values(options, NLMEFIT, ELSEWHERE)
-    said = statset(given["Options"])
+    said = statset(given["Options"], Statset, FIELDS_ELSEWHERE)
     parametrization = _parametrization(given)
     approximation = choice("ApproximationType", given["ApproximationType"], ("LME", "RELME", "FO", "FOCE"))
     pooled = on_off("RefineBeta0", given["RefineBeta0"])

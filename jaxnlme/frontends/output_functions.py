@@ -12,12 +12,14 @@ import numpy as np
 from jaxnlme.estimators.telling import Iteration
 from jaxnlme.frontends._matlab_output import mean_square, parametrized
 from jaxnlme.frontends._matlab_record import Struct
+from jaxnlme.model.params import Params
 from jaxnlme.model.psi import psi_of
 
 
 def status_of(entry: Iteration, parametrization: str) -> Struct:
-    """The `status` of an output function: `procedure` "ALT" or "LAP", `iteration` from 0, `inner` (`procedure`,
-    `state`, `iteration`), `fval` (log-likelihood), `Psi` (R, R), `theta` (its parameters, see `parametrized`), `mse`.
+    """The `status` of an output function: `procedure` "ALT", "LAP" or "SAEM", `iteration` from 0 (burn-in before it,
+    negative), `inner` (`procedure`, `state`, `iteration`), `fval` (log-likelihood; NaN under SAEM), `Psi` (R, R),
+    `theta` (its parameters, see `parametrized`), `mse`; under SAEM `replicate`, the one that is told of, the first.
     """
     psi = psi_of(entry.binding.density, np.asarray(entry.params.covariance))
     mse = mean_square(entry.binding, entry.params)
@@ -32,7 +34,8 @@ def status_of(entry: Iteration, parametrization: str) -> Struct:
             "Psi": psi,
             "theta": parametrized(psi, mse, parametrization),
             "mse": mse,
-        },
+        }
+        | ({"replicate": 0} if entry.procedure == "SAEM" else {}),
     )
 
 
@@ -60,6 +63,11 @@ class OutputFunctions:
         entry = dataclasses.replace(entry, iteration=entry.iteration + self._offset)
         self.last = entry
         return False if again or entry.state == "done" else self._tell(entry, entry.state)
+
+    def ends_at(self, params: Params) -> None:
+        """Says where the fit ended, if that is not where it was told of last."""
+        if self.last is not None:
+            self.last = dataclasses.replace(self.last, params=params)
 
     def close(self) -> bool:
         """Tells "done", at the last point; True where a function answers with KeyboardInterrupt, which ends a fit but
@@ -98,5 +106,26 @@ class Display:
             self._headed = True
         gain = f"{entry.expected_gain:.1e}" if np.isfinite(entry.expected_gain) else ""
         print(f"{entry.iteration:>10} {entry.log_likelihood:>16.6f} {gain:>14} {entry.seconds:>9.1f}")
+        sys.stdout.flush()
+        return False
+
+
+class ValuesDisplay:
+    """The callback behind Options.Display = 'iter' where the likelihood is not known: a line of values an iteration."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._headed = False
+
+    def __call__(self, entry: Iteration) -> bool:
+        """Prints the line; never stops the fit."""
+        values = entry.values
+        rest = " ..." * (len(values) > self.MOST)
+        if not self._headed:
+            print(f"{'iteration':>10} {'seconds':>9}" + "".join(f" {n:>14}" for n in [*values][: self.MOST]) + rest)
+            self._headed = True
+        shown = "".join(f" {value:>14.6g}" for value in [*values.values()][: self.MOST])
+        print(f"{entry.iteration:>10} {entry.seconds:>9.1f}{shown}{rest}")
         sys.stdout.flush()
         return False

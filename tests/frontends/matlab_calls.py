@@ -44,6 +44,12 @@ def call(**options: Any) -> Any:
     return jn.nlmefit(**(arguments | {"ApproximationType": "FOCE"} | options))
 
 
+def call_sa(**options: Any) -> Any:
+    """`jn.nlmefitsa` on the table, without its plot unless Options are said."""
+    arguments = {"X": TIME, "y": Y, "group": GROUP, "V": None, "modelfun": decay, "beta0": START}
+    return jn.nlmefitsa(**(arguments | {"Options": {"OutputFcn": None}} | options))
+
+
 def native(designs: dict[str, Any], **more: Any) -> jn.Fit:
     """The same table fitted by `jn.fit` with explicit designs in its own layout."""
     data = jn.GroupedData.from_arrays(Y, GROUP, {"t": TIME})
