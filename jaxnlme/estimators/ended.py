@@ -79,10 +79,10 @@ def ended(
     one = None if judged is None else judged[best]
     bad = faults(run, ending, one)
     bad += _other_maxima(run, values, errors, best, judged)
-    info = None
-    if with_information and one is not None and not halted:
+    infos: list[Information | None] = [None] * run.replicates
+    if with_information and judged is not None and not halted:
         with clock(timings, "information"):
-            info = _information(run, params[best], one, modes[:, best])
+            infos = [_information(run, params[r], judged[r], modes[:, r]) for r in range(run.replicates)]
     sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, ending, one)]
     sentences += flat_variances(run, one)
     sentences += notes
@@ -108,6 +108,8 @@ def ended(
                 float(values[r]),
                 not faults(run, ending, None if judged is None else judged[r]),
                 modes[:, r],
+                float(errors[r]),
+                infos[r],
             )
             for r in range(run.replicates)
         ),
@@ -145,7 +147,7 @@ def ended(
         ess=ess,
         log_likelihood=float(values[best]),
         log_prior=prior,
-        information=info,
+        information=infos[best],
         at_zero=(),
         history=tuple(run.history),
         options=options,

@@ -18,17 +18,22 @@ from jaxnlme.precision import x64
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.results.inference import Information
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replicate:
     """One of several runs: `params` and user-scale `values` at its end, `log_likelihood` there (NaN where none was
-    computed), `converged`, whitened conditional `modes` (groups, random)."""
+    computed), `converged`, whitened conditional `modes` (groups, random), `log_likelihood_se`, the Monte Carlo error of
+    the log-likelihood, and the `information` there, None where it was not asked for."""
 
     params: Params
     values: dict[str, float]
     log_likelihood: float
     converged: bool
     modes: np.ndarray
+    log_likelihood_se: float
+    information: Information | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
