@@ -1,0 +1,175 @@
+"""The published problems that SAEM is shown on: saemix's documented examples, with its starts and what it found.
+
+Each is built from its record in the reference folder (saemix/<name>.json), so that equation, transforms, starts and
+covariance pattern stand in one place. saemix's "combined" is sd = sqrt(a^2 + b^2 f^2), our "combined variance"; where
+it starts its error parameters the records do not say, and ours start automatically. The simulated problems are in
+`saem_simulated`. Used by the tests and by benchmarks/study_saem.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+import jaxnlme as jn
+from tests.problems import binary, poisson
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem. How its maximum is found: by the methods `ladder` in order, then by quadrature with `nodes` an
+    effect where these are given, from `target_start` (user-scale values; None: the model's starts). `reference`: the
+    record of another program's fit; `truth`: the values that the data were simulated with."""
+
+    name: str
+    model: jn.NLMEModel
+    data: jn.GroupedData
+    ladder: tuple[str, ...]
+    nodes: int | None
+    target_start: dict[str, float] | None = None
+    reference: dict[str, Any] | None = None
+    truth: dict[str, float] | None = None
+
+
+def oral(phi, x):
+    """One compartment, first-order absorption: dose in mg, V in l, CL in l/h."""
+    k = phi.CL / phi.V
+    return x.Dose * phi.ka / (phi.V * (phi.ka - k)) * (jnp.exp(-k * x.Time) - jnp.exp(-phi.ka * x.Time))
+
+
+def emax(phi, x):
+    """A hyperbolic response to the dose over a baseline."""
+    return phi.E0 + phi.Emax * x.dose / (phi.EC50 + x.dose)
+
+
+def plateau(phi, x):
+    """A line that ends in a plateau at Xmax."""
+    return phi.Ymax + phi.slope * jnp.minimum(x.dose - phi.Xmax, 0.0)
+
+
+def growth(phi, x):
+    """A straight line in age."""
+    return phi.base + phi.slope * x.age
+
+
+def log_rate(phi, x):
+    """The logarithm of a Poisson rate, linear in time."""
+    return phi.intercept + phi.slope * x.time
+
+
+def logit_rate(phi, x):
+    """The logit of a probability, linear in time."""
+    return phi.theta1 + phi.theta2 * x.time
+
+
+FUNCTIONS: dict[str, Callable] = {
+    "theo.csv": oral,
+    "PD1.csv": emax,
+    "yield.csv": plateau,
+    "oxboys.csv": growth,
+    "rapi.csv": log_rate,
+    "toenail.csv": logit_rate,
+}
+OUTCOMES = {"rapi.csv": poisson, "toenail.csv": binary}
+ERRORS: dict[str, Callable] = {
+    "constant": jn.error.constant,
+    "proportional": jn.error.proportional,
+    "combined": jn.error.combined_variance,
+}
+TRANSFORMS = {0: "identity", 1: "log", 2: "probit", 3: "logit"}
+
+# name: nodes of the quadrature whose doubling moves -2 log L by less than 0.01 at the maximum.
+NODES = {
+    "theo_nocov_constant": 11,
+    "theo_nocov_combined": 11,
+    "theo_nocov_proportional": 15,
+    "theo_wtcl_constant": 11,
+    "theo_wtcl_combined": 11,
+    "theo_wtcl_vclblock_combined": 11,
+    "theo_wtv_constant": 11,
+    "pd1_nocov": 21,
+    "oxboys_linear": 5,
+    "yield_nocov": 15,
+    "rapi_poisson": 15,
+    "toenail_binary": 101,
+}
+NAMES = tuple(NODES)
+TARGET_STARTS: dict[str, dict[str, float]] = {}
+
+
+def record(reference: Path, name: str) -> dict[str, Any]:
+    """saemix's fit, with what is known of the true likelihood: `minus2LL_true` at its estimates, and where there is
+    one, `true_mle`."""
+    folder = reference / "saemix"
+    found = json.loads((folder / f"{name}.json").read_text())
+    found["minus2LL_true"] = json.loads((folder / "likelihood_check.json").read_text())["cases"][name]["minus2LL_true"]
+    found["true_mle"] = json.loads((folder / "theo_true_mle.json").read_text()).get(name)
+    return found
+
+
+def terms(found: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """(covariate, parameter, start) of every covariate coefficient."""
+    names = found["covariates"]
+    names = [names] if isinstance(names, str) else names or []
+    starts = found["start_psi0"]
+    return [
+        (name, parameter, starts[row + 1][k] if row + 1 < len(starts) else 0.0)
+        for row, name in enumerate(names)
+        for k, parameter in enumerate(found["parameters"])
+        if found["covariate_model"][row][k]
+    ]
+
+
+def case(reference: Path, name: str) -> Case:
+    """A documented example of saemix.
+
+    **Arguments:** `reference`: the folder of other programs' numbers; `name`: one of NAMES.
+    """
+    found = record(reference, name)
+    file = Path(found["data"]).name
+    frame = pd.read_csv(reference / "saemix" / "data" / file)
+    predictors = found["predictors"] if isinstance(found["predictors"], list) else [found["predictors"]]
+    # saemix passes a discrete response among the predictors of its likelihood function.
+    predictors = [column for column in predictors if column != found["response"]]
+    groupwise = sorted({covariate for covariate, _, _ in terms(found)})
+    data = jn.GroupedData.from_frame(frame, found["group"], found["response"], predictors, groupwise)
+    sds = np.sqrt(np.diag(found["start_omega"]))
+    parameters = [
+        jn.Parameter(
+            parameter,
+            found["start_psi0"][0][k],
+            TRANSFORMS[found["transform"][k]],
+            random=bool(found["covariance_model"][k][k]),
+            sd=float(sds[k]),
+            covariates=[jn.Covariate(c, start) for c, owner, start in terms(found) if owner == parameter],
+        )
+        for k, parameter in enumerate(found["parameters"])
+    ]
+    pattern = np.array(found["covariance_model"])
+    covariance = "full" if pattern.all() else "diagonal" if not (pattern - np.diag(np.diag(pattern))).any() else pattern
+    error = jn.GroupLogLikelihood(OUTCOMES[file]) if file in OUTCOMES else ERRORS[found["error_model"]]()
+    model = jn.NLMEModel(FUNCTIONS[file], parameters, covariance, error)
+    ladder = ("laplace",) if file in OUTCOMES else ("focei",)
+    return Case(name, model, data, ladder, NODES[name], TARGET_STARTS.get(name), found)
+
+
+def reference_params(one: Case) -> jn.Params:
+    """saemix's estimates as Params."""
+    found = one.reference
+    assert found is not None
+    values = {name: v for name, v in found["fixed_effects"].items() if not name.startswith("beta_")}
+    coefficients = [v for name, v in found["fixed_effects"].items() if name.startswith("beta_")]
+    # Coefficients carry names of their own here ("CL ~ Weight", levels of a factor); the order is the same.
+    ours = [name for name in one.model.values(one.model.params(one.data), one.data) if " ~ " in name]
+    values |= dict(zip(ours, coefficients, strict=True))
+    if found["residual"] is not None:
+        names = [parameter.name for parameter in one.model.error.parameters]
+        values |= {name: found["residual"][name] for name in names}
+    return one.model.params(one.data, values, psi=np.array(found["omega"]))
