@@ -244,15 +244,16 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
         out.append(
             f"The Monte Carlo error of {names[worst]} is {one.share:.2g} of its standard error (tolerance "
             f"{estimator.tolerance:g}): allow more iterations (max_iterations is {int(estimator.max_iterations)}) or "
-            "more chains."
+            f"{estimator.remedies[0]}."
         )
     drifting = np.flatnonzero(np.abs(one.drift) > DRIFT)
     if len(drifting):
         out.append(
-            f"The chains had not arrived: the scores of {some([names[k] for k in drifting])} differ between the two "
-            "halves of the last phase by more than their noise. Allow more iterations, or other kernels (moves)."
+            f"The draws had not settled: the scores of {some([names[k] for k in drifting])} differ between the two "
+            f"halves of the last phase by more than their noise. Allow more iterations, or {estimator.remedies[1]}."
         )
-    return out
+    memory = run.own([lanes.chains.memory for lanes in run.lanes])
+    return out + estimator.complaints(memory, run.binding.data.labels)
 
 
 def flat_variances(run: Run, one: Settled | None) -> list[str]:

@@ -224,7 +224,7 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, spread: np.ndarray) 
     options: dict[str, Any] = {}
     if estimator.likelihood == "is":
         seed = estimator.seed if isinstance(estimator.seed, int) else estimator.seed[-1]
-        options = {"draws": estimator.draws, "seed": seed}
+        options = {"draws": estimator.likelihood_draws, "seed": seed}
     elif estimator.likelihood == "gq":
         options = {"nodes": estimator.nodes}
     method = centred(estimator.likelihood, **options)
@@ -296,7 +296,7 @@ def _converged(run: Run, ending: Ending, one: Settled | None) -> str:
     assert one is not None
     words = (
         f"Converged: by the score at the end the maximum is reached to {one.share:.2g} standard errors of Monte Carlo "
-        f"error (limit {float(run.estimator.tolerance):g}); the chains do not drift; the information matrix is positive "
+        f"error (limit {float(run.estimator.tolerance):g}); the draws do not drift; the information matrix is positive "
         "definite"
     )
     if run.replicates > 1:

@@ -18,6 +18,7 @@ from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
 from jaxnlme.estimators.groupwise import groups_start
+from jaxnlme.estimators.imp import IMP
 from jaxnlme.estimators.marginal import Marginal, Restricted, restrict
 from jaxnlme.estimators.progress import Progress
 from jaxnlme.estimators.record import record, stillborn
@@ -43,7 +44,7 @@ Method = str | Rung | Linearised | AbstractEstimator
 _SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restricted: RestrictedSession}
 MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
-STOCHASTIC = {"saem": SAEM}
+STOCHASTIC = {"saem": SAEM, "imp": IMP}
 STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
@@ -102,8 +103,8 @@ def fit(
     **Arguments:**
 
     - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`; "lme" or "relme", the
-      linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); or a list of them, each starting where the one before
-      ended.
+      linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); "saem" or "imp", which draw the random effects
+      (`jn.SAEM(...)`, `jn.IMP(...)`); or a list of them, each starting where the one before ended.
     - `restricted`: maximise the restricted likelihood (REML): the unfixed beta are integrated out under a flat prior on
       their transformed scale, by Laplace's method, which is exact for linear models. For "fo", "foce", "focei" and
       "laplace"; of a list, the last one is restricted, and those before only lead there.
@@ -155,7 +156,9 @@ def fit(
         path = None if checkpoint is None else Path(f"{checkpoint}.{number + 1}" if len(methods) > 1 else checkpoint)
         plan = dataclasses.replace(plan, standard_errors=standard_errors and last, checkpoint=path)
         result = _fit_one(model, data, estimator, plan)
-        if result.interrupted or result.stopped or not np.isfinite(result.log_likelihood):
+        # A stochastic method may have been told to leave the likelihood out.
+        left_out = isinstance(estimator, AbstractStochastic) and estimator.likelihood == "none" and result.sampling
+        if result.interrupted or result.stopped or not (left_out or np.isfinite(result.log_likelihood)):
             break
         plan = dataclasses.replace(plan, start=result, starts=None)
     return result.throw() if throw else result

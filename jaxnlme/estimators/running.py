@@ -24,9 +24,6 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.sampling.chains import resting
 from jaxnlme.sampling.controls import coefficients, n_controls
 
-# How often a program goes through the rows of its chains before the model is worth compiling with full optimisation.
-PASSES = 8
-
 
 class Broken(Exception):
     """The parameters of a run are no longer finite."""
@@ -82,7 +79,7 @@ class Run:
     def blank_lanes(self) -> Lanes:
         groups, q = self.placed.n_groups, self.binding.density.n_effects
         shape = (groups, self.replicates)
-        chains = resting(groups, self.replicates, self.chains, q)
+        chains = resting(groups, self.replicates, self.chains, q, self.setup.sampler.memory())
         k, n = n_controls(q), self.n
 
         def zeros(*rest: int) -> np.ndarray:
@@ -159,7 +156,7 @@ class Run:
         if self.placed.in_one:
             full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), controls)
             shared = (self.setup, self.running, self.keys, full, np.asarray(count))
-            rows = self.placed.n_rows * self.chains * self.replicates * PASSES
+            rows = self.placed.n_rows * self.replicates * self.estimator.evaluations(self.placed.n_all)
             (self.running, trace), lanes = self.placed.loop(loop, shared, self.lanes[0], rows)
             self.lanes = [lanes]
             return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)

@@ -27,6 +27,8 @@ M_STEPS = ("auto", "gradient")
 LANES = 100
 # Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
 POWER = 0.7
+# How often, about, an iteration of the chains goes through their rows.
+PASSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,24 @@ class AbstractStochastic(AbstractEstimator):
     def sampler(self, effects: int) -> AbstractSampler:
         """What draws the effects of a group."""
         raise NotImplementedError
+
+    def evaluations(self, groups: int) -> int:
+        """How often, about, an iteration evaluates the model of a group: how it is best compiled depends on it."""
+        return PASSES * self.n_chains(groups)
+
+    @property
+    def likelihood_draws(self) -> int:
+        """Draws of likelihood="is"."""
+        return self.draws
+
+    @property
+    def remedies(self) -> tuple[str, str]:
+        """What may help, beside further iterations, against Monte Carlo error and against drift."""
+        return "more chains", "other kernels (moves)"
+
+    def complaints(self, memory: Any, labels: np.ndarray) -> list[str]:
+        """Faults of the draws of some groups, given the sampler's `memory` of them (groups, replicates, ...)."""
+        return []
 
     def schedule(self, warm: bool) -> Control:
         """The Controls of all phases, numpy arrays (iterations,). **Arguments:** `warm`: a start that is near."""

@@ -29,7 +29,7 @@ class Chains(eqx.Module):
     """The chains of one group (or, stacked, of all): `xi` (chains, random), b plus the mean that it is written around;
     `centre` (random,) of xi given y, `factor` (random, random), C with C C' about its covariance, `inverse` of C, from
     the last search of the mode; `log_scales` (random + 2,) of the random walks; `found`, whether that search arrived;
-    `alive`, whether a chain stands where the density is finite."""
+    `alive`, whether a chain stands where the density is finite; `memory`, what the sampler keeps of the group."""
 
     xi: Any
     centre: Any
@@ -38,10 +38,11 @@ class Chains(eqx.Module):
     log_scales: Any
     found: Any
     alive: Any
+    memory: Any
 
 
-def resting(groups: int, replicates: int, chains: int, effects: int) -> Chains:
-    """Chains (groups, replicates, ...) before their first iteration, on the host."""
+def resting(groups: int, replicates: int, chains: int, effects: int, memory: Any = ()) -> Chains:
+    """Chains (groups, replicates, ...) before their first iteration, on the host; `memory` of one group."""
     shape = (groups, replicates)
     eye = np.broadcast_to(np.eye(effects), (*shape, effects, effects))
     scales = np.concatenate([np.log([WALK_SCALE, COORDINATE_SCALE]), np.full(effects, np.log(COORDINATE_SCALE))])
@@ -53,6 +54,7 @@ def resting(groups: int, replicates: int, chains: int, effects: int) -> Chains:
         np.broadcast_to(scales, (*shape, effects + 2)).copy(),
         np.zeros(shape, bool),
         np.ones(shape, bool),
+        jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*shape, *np.shape(leaf))).copy(), memory),
     )
 
 
@@ -113,6 +115,10 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
         """The name of each entry of `Draws.accepted`."""
+
+    def memory(self) -> Any:
+        """What is remembered of a group before the first iteration, a pytree of arrays."""
+        return ()
 
     @abc.abstractmethod
     def draw(
