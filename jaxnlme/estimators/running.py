@@ -153,18 +153,18 @@ class Run:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
 
     def _block(self, controls: Control, count: int) -> Trace:
+        passes = self.replicates * self.estimator.evaluations(self.placed.n_all)
         if self.placed.in_one:
             full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), controls)
             shared = (self.setup, self.running, self.keys, full, np.asarray(count))
-            rows = self.placed.n_rows * self.replicates * self.estimator.evaluations(self.placed.n_all)
-            (self.running, trace), lanes = self.placed.loop(loop, shared, self.lanes[0], rows)
+            (self.running, trace), lanes = self.placed.loop(loop, shared, self.lanes[0], passes)
             self.lanes = [lanes]
             return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
         traces = []
         for k in range(count):
             control = jax.tree.map(lambda leaf, k=k: leaf[k], controls)
             sums, self.lanes = self.placed.run(
-                simulate, (self.setup, self.running.packed, self.keys, control), self.lanes
+                simulate, (self.setup, self.running.packed, self.keys, control), self.lanes, passes=passes
             )
             sums = jax.tree.map(np.asarray, sums)
             self.running = compiled(move, 0)(self.placed.density, self.setup, self.running, sums, control)

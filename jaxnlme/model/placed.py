@@ -149,16 +149,24 @@ class Placed:
     # --- computing ---
 
     def run(
-        self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Sequence[Any] | None = None, *, once=False
+        self,
+        fn: Callable[..., tuple[Any, Any]],
+        shared: Any,
+        per_group: Sequence[Any] | None = None,
+        *,
+        once: bool = False,
+        passes: int | None = None,
     ) -> tuple[Any, list[Any]]:
         """`fn(problem, shared, per_group) -> (sums, groups)` over all groups, through one compiled program.
 
         **Arguments:** `fn`, a module's function (a fresh lambda is compiled afresh), that sees a Problem with a part of
         the groups; `shared`, a pytree that every part sees whole; `per_group`, one pytree per piece (from `spread` or
-        an earlier `run`); `once`: it will hardly be called again with these shapes.
+        an earlier `run`); `once`: it will hardly be called again with these shapes; `passes`, of a
+          program that is called many hundred times: how often it goes through the rows each time.
         **Returns:** `sums`, added up over all parts, and `groups`, one pytree (places, ...) per piece; see `own`.
         """
-        program = compiled(_program(fn, self.mesh, False), self.n_rows, once=once)
+        rows = self.n_rows * (passes or 1)
+        program = compiled(_program(fn, self.mesh, False), rows, once=once, often=passes is not None)
         given: Sequence[Any] = [None] * len(self.pieces) if per_group is None else per_group
         if self._held is not None:
             calls = [
@@ -191,14 +199,14 @@ class Placed:
         """Whether the groups are in one piece, so that a program can go through them again and again by itself."""
         return self._held is not None and len(self.pieces) == 1
 
-    def loop(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Any, rows: int) -> tuple[Any, Any]:
+    def loop(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Any, passes: int) -> tuple[Any, Any]:
         """`fn(problem, shared, per_group, total) -> (whole, groups)` over the groups, in one piece (`in_one`), through
         one compiled program that may need sums over all groups many times: `total(sums)` adds up those of all devices.
 
-        **Arguments:** as of `run`, `per_group` one pytree; `rows` that the program computes, for the compiler's options.
+        **Arguments:** as of `run`, `per_group` one pytree; `passes`, how often an iteration goes through the rows.
         **Returns:** `whole`, the same on all devices, and `groups`, a pytree (places, ...).
         """
-        program = compiled(_program(fn, self.mesh, True), rows)
+        program = compiled(_program(fn, self.mesh, True), self.n_rows * passes, often=True)
         assert self._held is not None
         with uncollected() if (program, "loop") not in self._ran else contextlib.nullcontext():
             result = program(self.density, *self._held[0], shared, per_group)

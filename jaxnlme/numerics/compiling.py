@@ -18,33 +18,37 @@ import numpy as np
 # Rows below which compiling costs more than running: for a program that a fit runs some fifty times, and for one that
 # runs once.
 SMALL, SMALL_ONCE = 10_000, 200_000
+# Rows above which running costs more than compiling, for a program that goes through them many hundred times.
+HEAVY = 40_000
 
 # XLA refuses a program for an option that it does not know, and knows that of the emitters up to jaxlib 0.11.0.
 JAXLIB = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
 EMITTERS_OPTIONAL = JAXLIB < (0, 11, 1)
 
 
-def compiled(fn: Callable, rows: int, *, once: bool = False) -> Callable:
-    """`fn` jitted with compiler options that suit work on `rows` rows; one program is shared per function, size class
-    and shapes."""
-    return _compiled(fn, rows < (SMALL_ONCE if once else SMALL), jax.default_backend())
+def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False) -> Callable:
+    """`fn` jitted with compiler options that suit work on `rows` rows, done `once`, some fifty times, or many hundred
+    times (`often`); one program is shared per function, size class and shapes."""
+    return _compiled(fn, rows < (SMALL_ONCE if once else SMALL), jax.default_backend(), often and rows >= HEAVY)
 
 
-def compiler_options(small: bool, backend: str) -> dict[str, Any]:
+def compiler_options(small: bool, backend: str, heavy: bool = False) -> dict[str, Any]:
     """XLA's options for a program of little or of much work on a backend.
 
-    On a CPU, programs without fusion emitters compile in half the time and run as fast; without optimisation they
-    compile in half the time again, and run two to three times slower. Later jaxlibs have no other emitters.
+    On a CPU, programs without fusion emitters compile in half the time, and those that run fifty times run as fast;
+    loops of hundreds of iterations run at less than half the speed (0.6 against 0.25 ms on 108 chains of 10 rows), so
+    `heavy` ones have them. Without optimisation programs compile in half the time again, and run two to three times
+    slower. Later jaxlibs have no other emitters.
     """
     if backend != "cpu":
         return {}
-    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if EMITTERS_OPTIONAL else {}
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if EMITTERS_OPTIONAL and not heavy else {}
     return options | ({"xla_backend_optimization_level": 0} if small else {})
 
 
 @functools.cache
-def _compiled(fn: Callable, small: bool, backend: str) -> Callable:
-    options = compiler_options(small, backend)
+def _compiled(fn: Callable, small: bool, backend: str, heavy: bool) -> Callable:
+    options = compiler_options(small, backend, heavy)
     plain = jax.jit(fn, compiler_options=options)
     filtered = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
 

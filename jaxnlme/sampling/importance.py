@@ -150,9 +150,7 @@ def _current(chains: Chains) -> Shape:
 
 def _part(frame: Frame, shape: Any, mean: Vector) -> Part:
     """The Part of a centre and factor of xi (of Chains: the mode's)."""
-    return Part(
-        frame.inverse @ (shape.centre - mean), frame.inverse @ shape.factor, shape.inverse @ frame.factor
-    )
+    return Part(frame.inverse @ (shape.centre - mean), frame.inverse @ shape.factor, shape.inverse @ frame.factor)
 
 
 def _remembered(shape: Shape, own: Matrix, shares: Vector, share: Scalar, effective: Scalar, gain: Scalar) -> Shape:
