@@ -24,6 +24,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.numerics.linalg import times
 from jaxnlme.sampling.controls import controls as stein
 from jaxnlme.sampling.chains import AbstractSampler, Chains, Frame, frame_at, look
 
@@ -132,15 +133,16 @@ def _visit(
     empty = (jnp.zeros((layout.strata,), mean.dtype),) * 2
     chains, draws = setup.sampler.draw(log_density, frame, begin, mean, empty, own, control.tune)
     z, (counts, squares) = draws.z, draws.kept
-    b = z @ frame.factor.T
+    b = times(z, frame.factor.T)
 
     def mean_of(values):
         """The mean over draws whose density is finite; NaN where none is."""
-        used = draws.shares != 0
-        return jax.tree.map(
-            lambda v: jnp.tensordot(draws.shares, jnp.where(used.reshape((-1,) + (1,) * (v.ndim - 1)), v, 0.0), 1),
-            values,
-        )
+
+        def weigh(v):
+            shares = draws.shares.reshape((-1,) + (1,) * (v.ndim - 1))
+            return jnp.sum(shares * jnp.where(shares != 0, v, 0.0), axis=0)
+
+        return jax.tree.map(weigh, values)
 
     stats = mean_of(jax.vmap(lambda b, n, s: of_effects(coefficients, b + mean, n, s))(b, counts, squares))
     slope, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))

@@ -27,7 +27,7 @@ from jaxnlme.model.error import AbstractError, GaussianError
 from jaxnlme.model.error_families import _constant, _proportional
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet, times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 
@@ -180,16 +180,19 @@ def score(
     layout: Layout, at: Scores, params: Params, coefficients: Vector, b: Vector, counts: Vector, squares: Vector
 ) -> Vector:
     """The complete score (packed,) of one draw of b (random,), zero in the entries that are `scored`."""
-    pull = at.psi_inverse @ b
-    out = jnp.zeros((layout.n,), b.dtype)
-    if layout.centring.terms:
-        out = out.at[layout.centring.carried].set(coefficients * (layout.centring.carriers @ pull))
+    pull = times(at.psi_inverse, b)
+    beta: list[Any] = [jnp.zeros((), b.dtype)] * layout.beta
+    for row, (k, effect, _, _) in enumerate(layout.centring.terms):
+        beta[k] = coefficients[row] * pull[effect]
+    parts = [jnp.stack(beta)] if beta else []
     if layout.covariance:
-        own = jnp.sum(at.bends * (pull[:, None] * pull[None, :])[None], axis=(1, 2)) - at.constants
-        out = out.at[layout.beta : layout.beta + layout.covariance].set(own)
+        outer = pull[:, None] * pull[None, :]
+        parts.append(jnp.sum(at.bends * outer[None, :, :], axis=(1, 2)) - at.constants)
     if layout.strata:
-        out = out.at[layout.beta + layout.covariance :].set(squares * jnp.exp(-2.0 * params.error) - counts)
-    return out
+        parts.append(squares * jnp.exp(-2.0 * params.error) - counts)
+    elif layout.error:
+        parts.append(jnp.zeros((layout.error,), b.dtype))
+    return jnp.concatenate(parts)
 
 
 def outcome_density(

@@ -11,6 +11,8 @@ prediction, in place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,11 @@ class Centring(eqx.Module):
         """The mean C_i beta (random,) of xi."""
         if not self.terms:
             return jnp.zeros((self.effects,), beta.dtype)
-        return (beta[self.carried] * coefficients) @ self.carriers
+        zero = jnp.zeros((), beta.dtype)
+        parts: list[Any] = [zero] * self.effects
+        for row, (k, effect, _, _) in enumerate(self.terms):
+            parts[effect] = parts[effect] + beta[k] * coefficients[row]
+        return jnp.stack(parts)
 
     def spread(self, beta: Vector) -> Matrix:
         """K (carried, random) with C_i beta = c_i' K."""

@@ -114,6 +114,17 @@ def lower_product(lower: Matrix, vector: Vector) -> Vector:
     return jnp.stack(rows) if rows else vector
 
 
+def times(a: Matrix, b: Matrix | Vector) -> Matrix | Vector:
+    """a b for a (m, n) and b (n, k) or (n,), as elementwise work for small n: a batch of tiny products costs XLA a
+    library call or a loop for each."""
+    n = a.shape[-1]
+    if n > UNROLLED or not n:
+        return a @ b
+    if b.ndim == 1:
+        return sum((a[:, k] * b[k] for k in range(1, n)), a[:, 0] * b[0])
+    return sum((a[:, k, None] * b[None, k] for k in range(1, n)), a[:, 0, None] * b[None, 0])
+
+
 # Degree of the Taylor polynomial and squarings of `expm`: exact to rounding for matrices of norm up to about 80.
 DEGREE, SQUARINGS = 12, 8
 

@@ -14,7 +14,7 @@ from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import value_gradient_hessian
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, times
 from jaxnlme.numerics.newton import newton
 from jaxnlme.sampling.kernels import Moves, Proposal, tuned, update
 from jaxnlme.typing import Matrix, Vector
@@ -70,9 +70,9 @@ def frame_at(density: Density, params: Params) -> Frame:
     if not density.n_effects:
         return Frame(jnp.zeros((0, 0)), jnp.zeros((0, 0)))
     factor = density.covariance.factor(params.covariance)
-    lower = cholesky(factor @ factor.T)
+    lower = cholesky(times(factor, factor.T))
     inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(factor.shape[0], dtype=factor.dtype))
-    return Frame(factor, factor.T @ inverse)
+    return Frame(factor, times(factor.T, inverse))
 
 
 def look(
@@ -86,15 +86,16 @@ def look(
 
     zero = jnp.zeros_like(centre)
     z, result, hessian = newton(
-        expand, frame.inverse @ (centre - mean), zero, SEARCH.steps, SEARCH.tolerance, with_hessian=True
+        expand, times(frame.inverse, centre - mean), zero, SEARCH.steps, SEARCH.tolerance, with_hessian=True
     )
     sound = result.finite & jnp.all(jnp.isfinite(hessian))
     eye = jnp.eye(zero.shape[0], dtype=zero.dtype)
     z = jnp.where(sound, z, zero)
     lower, _ = guarded_cholesky(jnp.where(sound, hessian, eye))
     # H = U U': C = L U'^-1 and C^-1 = U' L^-1.
-    back = jax.vmap(lambda axis: cholesky_solve(lower, axis))(eye) @ lower
-    return frame.factor @ z + mean, frame.factor @ back, lower.T @ frame.inverse, result.converged & result.finite
+    back = times(jax.vmap(lambda axis: cholesky_solve(lower, axis))(eye), lower)
+    at, spread = times(frame.factor, z) + mean, times(frame.factor, back)
+    return at, spread, times(lower.T, frame.inverse), result.converged & result.finite
 
 
 class Draws(eqx.Module):
@@ -145,23 +146,23 @@ class Metropolis(AbstractSampler):
     def draw(self, log_density, frame, chains, mean, empty, key, gain):
         kinds, which = self.moves.listing(self.effects)
         proposal = Proposal(
-            frame.inverse @ (chains.centre - mean),
-            frame.inverse @ chains.factor,
-            chains.inverse @ frame.factor,
+            times(frame.inverse, chains.centre - mean),
+            times(frame.inverse, chains.factor),
+            times(chains.inverse, frame.factor),
             chains.log_scales,
         )
-        z = (chains.xi - mean[None, :]) @ frame.inverse.T
-        uniforms = jax.random.uniform(key, (z.shape[0], len(kinds), z.shape[1] + 3), z.dtype)
+        z = times(chains.xi - mean[None, :], frame.inverse.T)
+        numbers = jax.random.bits(key, (z.shape[0], len(kinds), z.shape[1] + 3), jnp.uint32)
         z, value, kept, accepted = jax.vmap(
-            lambda z, uniforms: update(log_density, z, empty, uniforms, proposal, kinds, which)
-        )(z, uniforms)
+            lambda z, numbers: update(log_density, z, empty, numbers, proposal, kinds, which)
+        )(z, numbers)
         accepted = jnp.mean(accepted.astype(z.dtype), axis=0)
         fine = jnp.isfinite(value)
         moved = eqx.tree_at(
             lambda c: (c.xi, c.log_scales, c.alive),
             chains,
             (
-                z @ frame.factor.T + mean[None, :],
+                times(z, frame.factor.T) + mean[None, :],
                 tuned(chains.log_scales, accepted, kinds, which, gain),
                 jnp.any(fine),
             ),

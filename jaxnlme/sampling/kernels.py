@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.numerics.linalg import times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 # Degrees of freedom of the proposals around the mode: a chi-squared variable of four is -2 log(u v).
@@ -75,11 +76,24 @@ class Proposal(eqx.Module):
     log_scales: Any
 
 
+def uniform(numbers: Any, dtype: Any) -> Any:
+    """Random numbers in (0, 1) from 32-bit integers: whether to accept needs no more digits."""
+    return (numbers.astype(dtype) + 0.5) * 2.0**-32
+
+
+def normal(numbers: Any, dtype: Any) -> Any:
+    """Standard normal numbers from 32-bit integers, with the digits of single precision and cut off at 5.4: a proposal
+    is as good with them, and they cost a third."""
+    centred = (numbers.astype(jnp.float32) + 0.5) * 2.0**-31 - 1.0
+    edge = 1.0 - 2.0**-24
+    return np.sqrt(2.0) * jax.lax.erf_inv(jnp.clip(centred, -edge, edge)).astype(dtype)
+
+
 def update(
     log_density: Callable[[Vector], tuple[Scalar, Any]],
     z: Vector,
     empty: Any,
-    uniforms: Matrix,
+    numbers: Matrix,
     proposal: Proposal,
     kinds: np.ndarray,
     which: np.ndarray,
@@ -87,14 +101,13 @@ def update(
     """One chain's updates of an iteration.
 
     **Arguments:** `log_density(z)`: the log joint of z and y, and anything else worth keeping of the evaluation (like
-    `empty`); `uniforms` (updates, random + 3), random numbers in [0, 1); `kinds`, `which` (updates,) as `Moves.listing` gives them.
+    `empty`); `numbers` (updates, random + 3), random 32-bit integers; `kinds`, `which` (updates,) as `Moves.listing`
+    gives them.
     **Returns:** z (random,) at the end, its log joint (-inf where it is no finite number) and what was kept of it, and
     whether each update was accepted (updates,).
     """
     q = z.shape[0]
-    # Away from 0 and 1, where normals would be infinite.
-    uniforms = jnp.clip(uniforms, np.finfo(z.dtype).tiny, 1.0 - np.finfo(z.dtype).epsneg)
-    normals = jax.scipy.special.ndtri(uniforms[:, 3:])
+    uniforms, normals = uniform(numbers[:, :3], z.dtype), normal(numbers[:, 3:], z.dtype)
     scales = jnp.exp(proposal.log_scales)
 
     def stay(z, u, v, k):
@@ -104,7 +117,7 @@ def update(
         return u, 0.5 * jnp.sum(u**2) - 0.5 * jnp.sum(z**2)
 
     def walk(z, u, v, k):
-        return z + scales[0] * (proposal.factor @ u), jnp.zeros((), z.dtype)
+        return z + scales[0] * times(proposal.factor, u), jnp.zeros((), z.dtype)
 
     def coordinate(z, u, v, k):
         return z + jnp.where(jnp.arange(q) == k, scales[2:] * u, 0.0), jnp.zeros((), z.dtype)
@@ -118,9 +131,9 @@ def update(
     def mode(z, u, v, k):
         radius = -2.0 * (jnp.log(v[1]) + jnp.log(v[2]))
         u = u * jnp.sqrt(DF / radius)
-        old = proposal.inverse @ (z - proposal.centre)
+        old = times(proposal.inverse, z - proposal.centre)
         tail = jnp.log1p(jnp.sum(u**2) / DF) - jnp.log1p(jnp.sum(old**2) / DF)
-        return proposal.centre + proposal.factor @ u, 0.5 * (DF + q) * tail
+        return proposal.centre + times(proposal.factor, u), 0.5 * (DF + q) * tail
 
     branches = [stay, population, walk, coordinate, block, mode]
     used = sorted(set(kinds.tolist()))
@@ -142,9 +155,7 @@ def update(
         return take((there, new, kept_new), state), accept
 
     begin = (z, jnp.asarray(-jnp.inf, z.dtype), empty)
-    (z, value, kept), accepted = jax.lax.scan(
-        move, begin, (jnp.asarray(place), jnp.asarray(which), normals, uniforms[:, :3])
-    )
+    (z, value, kept), accepted = jax.lax.scan(move, begin, (jnp.asarray(place), jnp.asarray(which), normals, uniforms))
     return z, value, kept, accepted
 
 
@@ -156,8 +167,9 @@ def tuned(log_scales: Vector, accepted: Matrix, kinds: np.ndarray, which: np.nda
     """
     n = log_scales.shape[0]
     place = np.select([kinds == WALK, kinds == BLOCK, kinds == COORDINATE], [0, 1, 2 + which], -1)
-    tells = (place[:, None] == np.arange(n)).astype(float)  # (updates, scales)
-    wanted = np.where(np.arange(n) < 2, WANTED, WANTED_ALONE)
-    count = np.maximum(tells.sum(axis=0), 1.0)
-    share = (accepted.astype(log_scales.dtype) @ tells) / count
-    return log_scales + gain * jnp.where(tells.any(axis=0), share - wanted, 0.0)
+    steps = []
+    for k in range(n):
+        tells = [accepted[row] for row in np.flatnonzero(place == k)]
+        wanted = WANTED if k < 2 else WANTED_ALONE
+        steps.append(sum(tells[1:], tells[0]) / len(tells) - wanted if tells else jnp.zeros_like(gain))
+    return log_scales + gain * jnp.stack(steps)
