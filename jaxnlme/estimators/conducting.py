@@ -111,8 +111,9 @@ def _settle(run: Run, ending: Ending) -> None:
         first = max(first, min(found[0].iterations // 4, MOST_FIRST))
         rounds += 1
         moving = rounds <= ROUNDS
-        if not moving and any(not one.regular for one in found):
-            singular += 1
+        if any(not one.regular for one in found):
+            # No step can be trusted: averaging alone goes on.
+            moving, singular = False, singular + 1
             if singular > SINGULAR_TRIES:
                 return
         if _left(run) < WARM + first + (0 if moving else sum(EXTENSION)):
@@ -148,8 +149,7 @@ def _left(run: Run) -> int:
 
 def _moved(one: Settled) -> np.ndarray:
     """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
-    scale = one.se if one.regular else np.full(len(one.active), 0.5)
-    length = np.max(np.abs(one.step) / scale, initial=0.0)
+    length = np.max(np.abs(one.step) / one.se, initial=0.0)
     out = one.packed.copy()
     out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))
     return out

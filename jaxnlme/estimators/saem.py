@@ -18,8 +18,8 @@ from jaxnlme.model.binding import Binding
 from jaxnlme.sampling.chains import AbstractSampler, Metropolis
 from jaxnlme.sampling.kernels import Moves
 
-# MATLAB's and saemix's: annealing, full steps, decreasing steps.
-PHASES = (150, 150, 100)
+# Annealing, full steps, decreasing steps: half of what MATLAB and saemix take, for settling runs end the work.
+PHASES = (100, 50, 50)
 LIKELIHOODS = ("is", "gq", "lin", "none")
 INFORMATIONS = ("louis", "linearised")
 M_STEPS = ("auto", "gradient")
@@ -124,7 +124,7 @@ class SAEM(AbstractStochastic):
     **Arguments:**
 
     - `iterations`: numbers of iterations with annealed variances, with full steps and with decreasing steps; one number
-      is split as 150 : 150 : 100. A start from an earlier fit needs no annealing and gets none.
+      is split in the proportions of the default. A start from an earlier fit needs no annealing and gets none.
     - `burn_in`: iterations of simulation alone before the first update.
     - `chains`: of each group; None: so many that groups times chains is 100 at least.
     - `moves`: a `jn.Moves`, how many updates each kernel makes in an iteration.

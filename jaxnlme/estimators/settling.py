@@ -38,7 +38,7 @@ class Settled:
     """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
-    observed one; `complete` (active, active), that of the complete data; `batches` (batches, active), mean scores of
+    observed one; `batches` (batches, active), mean scores of
     stretches of iterations; `iterations` behind both, and `heard`, behind everything else; `group_scores` (groups, active),
     weighted."""
 
@@ -46,7 +46,6 @@ class Settled:
     active: np.ndarray
     score: np.ndarray
     information: np.ndarray
-    complete: np.ndarray
     batches: np.ndarray
     iterations: int
     heard: int
@@ -76,11 +75,8 @@ class Settled:
 
     @property
     def step(self) -> np.ndarray:
-        """From `packed` to the maximum (active,): Newton's with the observed information, or with the complete one, as
-        EM would move, where that is singular."""
-        if self.regular:
-            return self.covariance @ self.score
-        return np.linalg.lstsq(self.complete, self.score, rcond=None)[0]
+        """Newton's, from `packed` to the maximum (active,); NaN where the information is singular."""
+        return self.covariance @ self.score
 
     @property
     def monte_carlo_se(self) -> np.ndarray:
@@ -156,7 +152,6 @@ def settled(
         active,
         score.mean(axis=0)[active],
         (complete - missing)[at],
-        complete[at],
         means[:, active],
         len(score),
         n,
