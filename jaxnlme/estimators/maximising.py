@@ -38,8 +38,8 @@ class Control(eqx.Module):
 
 
 class Running(eqx.Module):
-    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (scored, scored),
-    that of minus the complete second derivatives of the outcome."""
+    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (bent, bent), that
+    of minus the complete second derivatives of the outcome."""
 
     packed: Any
     statistics: Statistics
@@ -47,8 +47,8 @@ class Running(eqx.Module):
 
 
 class Simulated(eqx.Module):
-    """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (scored,
-    scored) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
+    """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,
+    bent) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
     the complete score, `steady` (packed,), the same less its control variates, and `outer` (packed, packed), the sum of
     squares of the draws' scores; `accepted` (updates,)
     summed over `groups`."""
@@ -148,6 +148,7 @@ def _stochastic_newton(
     """
     where = np.array(layout.scored, int)
     entries = packed[where]
+    hessian = hessian[: len(where), : len(where)]
     if density.priors:
 
         def prior(entries):

@@ -232,7 +232,7 @@ class Run:
 
 def blank_running(layout: Any, packed: np.ndarray) -> Running:
     """The Running of replicates that start at `packed` (replicates, packed), on the host."""
-    r, q, pc, s, g = len(packed), layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.scored)
+    r, q, pc, s, g = len(packed), layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.bent)
     zeros = lambda *shape: np.zeros((r, *shape))  # noqa: E731
     stats = Statistics(zeros(), zeros(q, q), zeros(pc, q), zeros(pc, pc), zeros(s), zeros(s))
     return Running(packed, stats, zeros(g, g))

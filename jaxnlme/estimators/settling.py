@@ -138,9 +138,11 @@ def settled(
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
     curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
     complete = curvature.copy()
-    where = np.array(layout.scored, int)
-    if len(where):
-        complete[np.ix_(where, where)] += sums.hessian.mean(axis=0)
+    if layout.scored:
+        where, g = np.array(layout.bent, int), len(layout.scored)
+        outcome = sums.hessian.mean(axis=0)
+        outcome[g:, g:] = 0.0  # in Q
+        complete[np.ix_(where, where)] += outcome
     counted = np.where(weights == 0, 0.0, group_scores.T) if len(weights) else group_scores.T
     missing = sums.outer.mean(axis=0) - (counted * weights) @ counted.T
     score = scores + prior

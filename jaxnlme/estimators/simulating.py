@@ -148,13 +148,12 @@ def _visit(
     slope, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
     slopes = jnp.zeros((z.shape[0], 0))
     if layout.scored:
-        where = np.array(layout.scored, int)
-        entries = params.pack()[where]
+        entries = params.pack()[np.array(layout.bent, int)]
 
         def outcome(entries, z):
-            return outcome_density(layout, density, params, z, group, entries)
+            return outcome_density(density, params, z, group, layout.bent, entries)
 
-        slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z))(z)
+        slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
         bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
         slope, hessian = mean_of(slopes), -mean_of(bends)
 

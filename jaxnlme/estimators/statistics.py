@@ -65,6 +65,13 @@ class Layout(eqx.Module):
     def n(self) -> int:
         return self.beta + self.covariance + self.error
 
+    @property
+    def bent(self) -> tuple[int, ...]:
+        """The entries whose second derivatives the outcome is asked for: those `scored`, and after them residual scales
+        with a closed form, whose derivatives along the former no statistic holds."""
+        first = self.beta + self.covariance
+        return self.scored + tuple(range(first, self.n)) if self.scored and self.strata else self.scored
+
 
 def layout(binding: Binding, m_step: str) -> Layout:
     """Which M-step each parameter of a model takes.
@@ -196,12 +203,11 @@ def score(
 
 
 def outcome_density(
-    layout: Layout, density: Density, params: Params, z: Vector, group: Group, scored: Vector
+    density: Density, params: Params, z: Vector, group: Group, where: tuple[int, ...], entries: Vector
 ) -> Scalar:
-    """log p(y | xi) of one group as a function of the `scored` entries (scored,), b held where it is at `params`."""
+    """log p(y | xi) of one group as a function of the packed `entries` at `where`, b held where it is at `params`."""
     b = jax.lax.stop_gradient(density.effects(params, z))
-    packed = params.pack().at[np.array(layout.scored, int)].set(scored)
-    moved = params.unpack(packed)
+    moved = params.unpack(params.pack().at[np.array(where, int)].set(entries))
     phi = density.individual.phi(moved.beta, b, group)
     f = density.structural(moved.free, phi, group.x, group.v)
     return density.error.log_density(f, f, moved.error, group)
