@@ -86,16 +86,18 @@ def _settle(run: Run, ending: Ending) -> None:
     Where the step to the maximum stands out of its noise, the parameters move along it; where it does not, the chains
     are listened to for longer.
     """
-    rounds, singular, ending.extensions = run.held
+    rounds, singular, ending.extensions, first = run.held
+    first = max(first, FIRST)
     tolerance = float(run.estimator.tolerance)
-    first = FIRST
-    while not run.stopped:
-        run.hold(rounds, singular, ending.extensions)
+    while True:
+        run.hold(rounds, singular, ending.extensions, first)
         stand(run, WARM, run.iteration)
         run.restart_sums()
         traces, pilot = _listen(run, first), 0
+        if run.stopped:
+            return
         found = ending.settled = _all_settled(run, traces, pilot)
-        while not run.stopped and not any(_elsewhere(one) for one in found):
+        while not any(_elsewhere(one) for one in found):
             if all(one.distance <= CLOSE and one.share <= tolerance for one in found):
                 return
             # The first draws say how to make the most of the next ones.
@@ -107,6 +109,8 @@ def _settle(run: Run, ending: Ending) -> None:
                 run.set_controls(first)
                 pilot = first
             traces += _listen(run, more)
+            if run.stopped:
+                return
             found = ending.settled = _all_settled(run, traces, pilot)
         first = max(first, min(found[0].iterations // 4, MOST_FIRST))
         rounds += 1
@@ -123,6 +127,8 @@ def _settle(run: Run, ending: Ending) -> None:
             run.place(np.stack([_moved(one) for one in found]))
         else:
             _extend(run)
+            if run.stopped:
+                return
             ending.extensions += 1
             rounds = 0
 

@@ -48,10 +48,11 @@ def ended(
     """The Fit of a run that ended; the best of its replicates."""
     binding, estimator, placed = run.binding, run.estimator, run.placed
     density, data = binding.density, binding.data
-    judged = ending.settled
     halted = run.interrupted or run.stopped or ending.broken is not None
-    packed = np.asarray(run.running.packed).copy()
-    if judged is not None and not halted:
+    # What was judged before a run was broken off belongs to other parameters, or to fewer draws than were summed up.
+    judged = None if halted else ending.settled
+    packed = np.asarray(run.running.packed).copy() if ending.broken is None else run.last_finite()
+    if judged is not None:
         for r, one in enumerate(judged):
             if one.regular:
                 packed[r][one.active] += one.step
@@ -71,7 +72,7 @@ def ended(
     values = np.full(run.replicates, np.nan)
     groups: list[Any] = [None] * run.replicates
     errors = np.full(run.replicates, np.nan)
-    if not halted and estimator.likelihood != "none" and judged is not None:
+    if estimator.likelihood != "none" and judged is not None:
         with clock(timings, "likelihood"):
             for r in range(run.replicates):
                 values[r], errors[r], groups[r] = _likelihood(run, params[r], mean[:, r], spread[:, r])

@@ -59,6 +59,7 @@ class Run:
         self.setup = on_device(Setup(self.layout, estimator.sampler(q), template))
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
+        self.began = packed
         self.replicates, self.n = packed.shape
         self.running = blank_running(self.layout, packed)
         self.lanes = self.spread(self.blank_lanes())
@@ -67,8 +68,8 @@ class Run:
         self.accepted: list[np.ndarray] = []
         self.started = time.perf_counter()
         self.interrupted = self.stopped = False
-        # Rounds, tries and extensions behind the settling run that comes next.
-        self.held = (0, 0, 0)
+        # Rounds, tries and extensions behind the settling run that comes next, and how long it is.
+        self.held = (0, 0, 0, 0)
         self.labels = estimator.sampler(q).labels
         self.history: list[dict[str, float]] = []
         if checkpoint is not None and checkpoint.standing is not None:
@@ -121,14 +122,15 @@ class Run:
                 raise Broken(phase)
             self.history.append({"iteration": self.steps - 1, "seconds": self.seconds})
             self._tell(phase)
-            # What a settling run sums up is not in the file: it begins again where it began.
-            if self.checkpoint is not None and phase != "settling" and self.checkpoint.due():
+            # What a settling run sums up is not in the file: it begins again where it began, and so does an extension.
+            kept = phase not in ("settling", "extension")
+            if self.checkpoint is not None and kept and self.checkpoint.due():
                 self.checkpoint.write(self.standing())
         return out
 
-    def hold(self, rounds: int, singular: int, extensions: int) -> None:
-        """Notes where a settling run begins."""
-        self.held = (rounds, singular, extensions)
+    def hold(self, rounds: int, singular: int, extensions: int, first: int) -> None:
+        """Notes where a settling run begins, of `first` iterations at first."""
+        self.held = (rounds, singular, extensions, first)
         if self.checkpoint is not None:
             self.checkpoint.write(self.standing())
 
@@ -175,6 +177,11 @@ class Run:
     def params(self, replicate: int = 0) -> Params:
         """Params (numpy) where a replicate stands."""
         return jax.tree.map(np.asarray, self.template.unpack(np.asarray(self.running.packed)[replicate]))
+
+    def last_finite(self) -> np.ndarray:
+        """Where the replicates (replicates, packed) stood when all of their parameters were last finite."""
+        rows = np.concatenate([self.began[None], *self.packed])
+        return rows[np.flatnonzero(np.isfinite(rows).all(axis=(1, 2)))[-1]].copy()
 
     def place(self, packed: np.ndarray) -> None:
         """Puts the replicates at `packed` (replicates, packed)."""

@@ -57,12 +57,17 @@ class AbstractStochastic(AbstractEstimator):
     information: eqx.AbstractVar[str]
 
     def check(self, binding: Binding) -> None:
-        """**Errors:** OptionError where the model has no random effect; ModelError where an option needs a Gaussian
-        residual model that is not there."""
+        """**Errors:** OptionError where the model has no random effect, or a free block; ModelError where an option needs
+        a Gaussian residual model that is not there."""
         if not binding.density.n_effects:
             raise OptionError(
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
                 "exact here."
+            )
+        if binding.start.free is not None:
+            raise OptionError(
+                f"{self.name} has no step for the free block of weights inside the model, and would leave them at their "
+                "start; fit it by 'focei' or 'laplace', or declare them as parameters."
             )
         if self.likelihood == "lin":
             require_gaussian_face("likelihood='lin'", binding.density)

@@ -132,6 +132,9 @@ def _visit(
     own = jax.random.fold_in(key, group.key)
     empty = (jnp.zeros((layout.strata,), mean.dtype),) * 2
     chains, draws = setup.sampler.draw(log_density, frame, begin, mean, empty, own, control.tune)
+    # Which group was lost first is told by the last iteration whose parameters were numbers.
+    broken = jnp.any(jnp.isnan(params.pack()))
+    chains = eqx.tree_at(lambda c: c.alive, chains, jnp.where(broken, begin.alive, chains.alive))
     z, (counts, squares) = draws.z, draws.kept
     b = times(z, frame.factor.T)
 

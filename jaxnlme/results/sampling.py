@@ -138,12 +138,17 @@ class Sampling:
     @functools.cached_property
     def parameters_mean(self) -> pd.DataFrame:
         """Conditional means of the individual parameters (groups x parameters), natural scale."""
-        return self._by_group(self._phi.mean(axis=1), self._phi_names)
+        return self._by_group(self._over_draws(np.mean), self._phi_names)
 
     @functools.cached_property
     def parameters_sd(self) -> pd.DataFrame:
         """Conditional standard deviations of the individual parameters (groups x parameters), natural scale."""
-        return self._by_group(self._phi.std(axis=1), self._phi_names)
+        return self._by_group(self._over_draws(np.std), self._phi_names)
+
+    def _over_draws(self, summary: Any) -> np.ndarray:
+        """A summary of the draws (groups, phi); NaN where a run that was broken off left none."""
+        phi = self._phi
+        return summary(phi, axis=1) if phi.shape[1] else np.full((phi.shape[0], phi.shape[2]), np.nan)
 
     @property
     def _phi_names(self) -> tuple[str, ...]:

@@ -167,4 +167,6 @@ class Metropolis(AbstractSampler):
                 jnp.any(fine),
             ),
         )
-        return moved, Draws(z, kept, fine / jnp.sum(fine), accepted)
+        # Written out: XLA takes a truth value over zero for zero.
+        shares = jnp.where(jnp.any(fine), fine / jnp.maximum(jnp.sum(fine), 1), jnp.nan)
+        return moved, Draws(z, kept, shares, accepted)
