@@ -31,8 +31,10 @@ from jaxnlme.typing import Matrix, Scalar, Vector
 DF = 4.0
 # Shares of the draws around the conditional mode, and from the population; the others follow the draws before them.
 AT_MODE, POPULATION = 3 / 8, 1 / 8
-# An old shape counts as much as so many draws, and so many effective ones must tell of a new one, per dimension and one.
-INERTIA, ENOUGH = 10.0, 5.0
+# An old shape counts as much as so many effective draws, per dimension and one; a single draw tells of none.
+INERTIA, ENOUGH = 10.0, 2.0
+# A draw whose log-density is higher by so much than that at the mode belongs to a better one.
+BETTER = 2.0
 # Weight of the last iteration in the effective share of draws that is remembered.
 FORGET = 0.1
 
@@ -105,7 +107,9 @@ class Importance(AbstractSampler):
                 u[first + second :],
             ]
         )
-        value, kept = jax.vmap(log_density)(z)
+        # The mode itself is a further row, for comparison.
+        value, kept = jax.vmap(log_density)(jnp.concatenate([z, parts[0].centre[None, :]]))
+        at_mode, value, kept = value[-1], value[:-1], jax.tree.map(lambda leaf: leaf[:-1], kept)
         own = parts[1].whitened(z)
         terms = value - self._log_mixture(parts, z, own)
         shares, effective = weights(terms)
@@ -115,7 +119,12 @@ class Importance(AbstractSampler):
         which = resampled(shares, chains.xi.shape[0], jax.random.uniform(resampling, (), mean.dtype))
         xi = jnp.where(alive, z[which] @ frame.factor.T + mean[None, :], chains.xi)
         memory = _remembered(seen, own, shares, effective / self.draws, effective, gain)
-        moved = eqx.tree_at(lambda c: (c.xi, c.alive, c.memory), chains, (xi, alive, memory))
+        # Where the search for the mode got stuck, the next one begins elsewhere.
+        value = jnp.where(jnp.isfinite(terms), value, -jnp.inf)
+        best = jnp.argmax(value)
+        better = (gain > 0) & ~(value[best] <= at_mode + BETTER) & alive
+        centre = jnp.where(better, frame.factor @ z[best] + mean, chains.centre)
+        moved = eqx.tree_at(lambda c: (c.xi, c.centre, c.alive, c.memory), chains, (xi, centre, alive, memory))
         return moved, Draws(z, kept, shares, memory.effective[None])
 
     def _log_mixture(self, parts: tuple[Part, Part], z: Matrix, own: Matrix) -> Vector:
@@ -158,14 +167,15 @@ def _remembered(shape: Shape, own: Matrix, shares: Vector, share: Scalar, effect
     dimensions = own.shape[1] + 1
     share = jnp.nan_to_num(share)
     smooth = jnp.where(shape.known, shape.effective + FORGET * (share - shape.effective), share)
-    told = (effective >= ENOUGH * dimensions) & (gain > 0)
+    told = (effective >= ENOUGH) & (gain > 0)
     trust = jnp.where(told, effective / (effective + INERTIA * dimensions), 0.0)
     shares = jnp.where(told, shares, 0.0)
     centre = shares @ own
     eye = jnp.eye(own.shape[1], dtype=own.dtype)
-    spread = (own * shares[:, None]).T @ own - centre[:, None] * centre[None, :]
-    # Part of the old shape remains, so that the new one is positive definite whatever the draws.
-    lower = cholesky(eye + trust * jnp.where(told, spread - eye, 0.0))
+    outer = centre[:, None] * centre[None, :]
+    spread = (own * shares[:, None]).T @ own - outer
+    # The covariance of old and new draws together: positive definite whatever the new ones are.
+    lower = cholesky((1.0 - trust) * eye + trust * spread + trust * (1.0 - trust) * outer)
     return Shape(
         shape.centre + trust * (shape.factor @ centre),
         shape.factor @ lower,
