@@ -5,10 +5,10 @@ are off by a term of order 1 / draws. It is the same for every group and every i
 take it away; the weights that are handed on, s_j (1 + s_j - sum s_k^2) with s_j = w_j / sum w_k, take away its leading
 part (Tin's estimator of a ratio), and add up to one as before.
 
-**Source:** Geweke (1989), Econometrica 57, 1317-1339, for the weights; Hesterberg (1995), Technometrics 37, 185-194, and
-Owen and Zhou (2000), Journal of the American Statistical Association 95, 135-143, for mixtures with the population as
-one part, under which weights are bounded where the likelihood is; Tin (1965), Journal of the American Statistical
-Association 60, 294-307, equation 2.9.
+**Source:** Geweke (1989), Econometrica 57, 1317-1339, for the weights; Hesterberg (1995), Technometrics 37, 185-194,
+and Owen and Zhou (2000), Journal of the American Statistical Association 95, 135-143, for mixtures with the population
+as one part, under which weights are bounded where the likelihood is; Tin (1965), Journal of the American Statistical
+Association 60, 294-307, for the ratio.
 """
 
 from __future__ import annotations

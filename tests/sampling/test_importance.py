@@ -59,7 +59,7 @@ def draw(sampler, target, start, key, gain):
 
 @functools.partial(cheap, static_argnames=("sampler",))
 def means(sampler, start, keys):
-    """Means of z and of z_1^2 over the draws of each key, by the weights handed on, and by plain ones; and of samples."""
+    """Means of z and z_1^2 over the draws of each key, by the weights handed on and by plain ones; and of samples."""
 
     def one(key):
         moved, draws = sampler.draw(counts, FRAME, start, MEAN, jnp.zeros(2), key, 0.0)
