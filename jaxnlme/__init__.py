@@ -12,6 +12,8 @@ from jaxnlme.errors import Status as Status
 from jaxnlme.estimators.fitting import fit as fit
 from jaxnlme.estimators.groupwise import fit_groups as fit_groups
 from jaxnlme.estimators.imp import IMP as IMP
+from jaxnlme.estimators.many import ManyFits as ManyFits
+from jaxnlme.estimators.many import fit_many as fit_many
 from jaxnlme.estimators.marginal import Marginal as Marginal
 from jaxnlme.estimators.pure import Estimate as Estimate
 from jaxnlme.estimators.pure import estimate as estimate

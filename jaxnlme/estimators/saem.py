@@ -81,6 +81,14 @@ class AbstractStochastic(AbstractEstimator):
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in loose}
         return [self.method.name, own]
 
+    def with_seed(self, seed: int) -> AbstractStochastic:
+        """The method with other random numbers."""
+        # A static field of a module: `eqx.tree_at` reaches leaves alone, and `__init__` takes other arguments.
+        other = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(other, field.name, seed if field.name == "seed" else getattr(self, field.name))
+        return other
+
     def n_chains(self, groups: int) -> int:
         """Chains (or samples kept) of each group."""
         raise NotImplementedError

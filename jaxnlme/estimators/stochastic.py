@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,14 @@ WIDER = 2.0
 FREED = 0.1
 
 
-def stochastic_fit(model: NLMEModel, data: GroupedData, estimator: AbstractStochastic, plan: Any) -> Fit:
-    """A fit by simulation; `fit` says what the options of `plan` are.
+def stochastic_fit(
+    model: NLMEModel,
+    data: GroupedData,
+    estimator: AbstractStochastic,
+    plan: Any,
+    running: Callable[..., Run] = Run,
+) -> Fit:
+    """A fit by simulation; `fit` says what the options of `plan` are; `running` makes the Run.
 
     **Errors:** as `fit`.
     """
@@ -80,7 +86,7 @@ def stochastic_fit(model: NLMEModel, data: GroupedData, estimator: AbstractStoch
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
-            run = Run(binding, estimator, starts, placed, plan.callbacks, line.show, checkpoint)
+            run = running(binding, estimator, starts, placed, plan.callbacks, line.show, checkpoint)
             ending = conduct(run, warm)
             run.tell("done")
             # Draws at the estimates follow, of which nobody need hear.

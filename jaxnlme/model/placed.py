@@ -199,6 +199,12 @@ class Placed:
         """Whether the groups are in one piece, so that a program can go through them again and again by itself."""
         return self._held is not None and len(self.pieces) == 1
 
+    @property
+    def whole(self) -> tuple[tuple[Group, ...], Any]:
+        """Buckets and weights (places, ...) of groups in one piece (`in_one`)."""
+        assert self._held is not None
+        return self._held[0]
+
     def loop(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Any, passes: int) -> tuple[Any, Any]:
         """`fn(problem, shared, per_group, total) -> (whole, groups)` over the groups, in one piece (`in_one`), through
         one compiled program that may need sums over all groups many times: `total(sums)` adds up those of all devices.
