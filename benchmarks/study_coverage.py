@@ -2,10 +2,10 @@
 
     python benchmarks/study_coverage.py [--sets 200] [--groups 100] [--psi diagonal full]
 
-One-compartment oral data of `simulate.py` (11 samples a subject, three log-normal parameters, constant error), every set
-with effects and noise of its own under one design. `jn.fit_many` fits them by SAEM, and intervals are taken from both
-informations, Louis' and by linearisation, symmetric on log scales (typical values, standard deviations, residual) and on
-Fisher's z (correlations); beside them those of FOCEI, set by set. Coverage belongs inside the band that a true 95%
+One-compartment oral data of `simulate.py` (11 samples a subject, three log-normal parameters, constant error), every
+set with effects and noise of its own under one design. `jn.fit_many` fits them by SAEM; intervals are taken from both
+informations, Louis' and by linearisation, symmetric on log scales (typical values, standard deviations, residual) and
+on Fisher's z (correlations); beside them those of FOCEI, set by set. Coverage belongs inside the band that a true 95%
 leaves with a chance of 95% for all parameters of a model together (binomial, Bonferroni). Writes
 results/coverage.json, a row a model, and prints it.
 """

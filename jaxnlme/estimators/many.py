@@ -7,7 +7,6 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData

@@ -38,8 +38,8 @@ class Control(eqx.Module):
 
 
 class Running(eqx.Module):
-    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (bent, bent), that
-    of minus the complete second derivatives of the outcome."""
+    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (bent, bent),
+    that of minus the complete second derivatives of the outcome."""
 
     packed: Any
     statistics: Statistics

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnlme.estimators.maximising import Control, Running, Simulated
 from jaxnlme.estimators.saem import AbstractStochastic
-from jaxnlme.estimators.simulating import BLOCK, Lanes, Sums, Setup, Trace, loop, move, simulate
+from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Sums, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import StochasticCheckpoint
 from jaxnlme.estimators.statistics import Statistics, layout
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
@@ -51,10 +51,8 @@ class Run:
         q = density.n_effects
         self.layout = layout(binding, estimator.m_step)
         self.chains = estimator.n_chains(placed.n_all)
-        template = Params(
-            *(np.asarray(part, float) for part in (starts[0].beta, starts[0].covariance, starts[0].error)),
-            starts[0].free,
-        )
+        beta, theta, error = (np.asarray(getattr(starts[0], part), float) for part in ("beta", "covariance", "error"))
+        template = Params(beta, theta, error, starts[0].free)
         self.template = template
         self.setup = on_device(Setup(self.layout, estimator.sampler(q), template))
         self.keys = keys_of(estimator.seed, len(starts))
@@ -247,7 +245,11 @@ def blank_running(layout: Any, packed: np.ndarray) -> Running:
 
 def keys_of(seed: int | tuple[int, ...], replicates: int) -> Any:
     """One JAX key a replicate."""
-    base = jax.random.key(seed) if isinstance(seed, int) else jax.random.wrap_key_data(np.array(seed, np.uint32))
+    base = (
+        jax.random.key(seed)
+        if isinstance(seed, int)
+        else jax.random.wrap_key_data(jax.numpy.asarray(seed, jax.numpy.uint32))
+    )
     return jax.vmap(lambda k: jax.random.fold_in(base, k))(np.arange(replicates))
 
 

@@ -36,7 +36,7 @@ class StochasticMethod:
     """What a Fit says of a stochastic method: its `name`. Modes that results rest on are searched with `search`."""
 
     name: str
-    search: ModeSearch = ModeSearch()
+    search: ModeSearch = dataclasses.field(default_factory=ModeSearch)
     at_mode: bool = True
     interaction: bool = True
 
@@ -57,8 +57,8 @@ class AbstractStochastic(AbstractEstimator):
     information: eqx.AbstractVar[str]
 
     def check(self, binding: Binding) -> None:
-        """**Errors:** OptionError where the model has no random effect, or a free block; ModelError where an option needs
-        a Gaussian residual model that is not there."""
+        """**Errors:** OptionError where the model has no random effect, or a free block; ModelError where an
+        option needs a Gaussian residual model that is not there."""
         if not binding.density.n_effects:
             raise OptionError(
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
@@ -251,8 +251,8 @@ def split(iterations: Any) -> tuple[int, int, int]:
         )
     if given.ndim:
         return tuple(int(n) for n in given)  # pyright: ignore[reportReturnType]
-    first = int(round(int(given) * PHASES[0] / sum(PHASES)))
-    second = min(first, int(given) - first)
+    first = round(int(given) * PHASES[0] / sum(PHASES))
+    second = round(int(given) * PHASES[1] / sum(PHASES))
     return first, second, int(given) - first - second
 
 
@@ -289,7 +289,7 @@ def seed_of(owner: str, seed: Any) -> int | tuple[int, ...]:
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         return int(seed)
     if isinstance(seed, (jax.Array, np.ndarray)):
-        typed = isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
+        typed = isinstance(seed, jax.Array) and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key)
         data = np.asarray(jax.random.key_data(seed) if typed else seed)
         if data.shape == (2,) and data.dtype == np.uint32:
             return tuple(int(part) for part in data)

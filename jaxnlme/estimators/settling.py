@@ -38,9 +38,8 @@ class Settled:
     """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
-    observed one; `batches` (batches, active), mean scores of
-    stretches of iterations; `iterations` behind both, and `heard`, behind everything else; `group_scores` (groups, active),
-    weighted."""
+    observed one; `batches` (batches, active), mean scores of stretches of iterations; `iterations` behind both, and
+    `heard`, behind everything else; `group_scores` (groups, active), weighted."""
 
     packed: np.ndarray
     active: np.ndarray

@@ -25,8 +25,8 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import times
-from jaxnlme.sampling.controls import controls as stein
 from jaxnlme.sampling.chains import AbstractSampler, Chains, Frame, frame_at, look
+from jaxnlme.sampling.controls import controls as stein
 
 # Iterations that one call of the compiled loop may run, and keeps the trace of.
 BLOCK = 50
@@ -187,9 +187,10 @@ def _visit(
     average, steady, outer, grown = jax.lax.cond(control.settle, settled, passed, lanes)
     # A group without a response says nothing: its draws would only add noise.
     counted = jnp.where(jnp.any(group.x.observed), weight, 0.0)
-    sums = weighted(counted, (stats, slope, hessian, average, steady, outer))
+    stats, slope, hessian, average, steady, outer = weighted(counted, (stats, slope, hessian, average, steady, outer))
     there = (counted != 0).astype(mean.dtype)
-    return Simulated(*sums, draws.accepted * there, there), Lanes(chains, lanes.control, grown)
+    sums = Simulated(stats, slope, hessian, average, steady, outer, draws.accepted * there, there)
+    return sums, Lanes(chains, lanes.control, grown)
 
 
 def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple[Running, Trace], Lanes]:

@@ -88,9 +88,6 @@ def stochastic_fit(
         with clock(timings, "run"):
             run = running(binding, estimator, starts, placed, plan.callbacks, line.show, checkpoint)
             ending = conduct(run, warm)
-            run.tell("done")
-            # Draws at the estimates follow, of which nobody need hear.
-            run.told = False
             line.close()
         result = ended(run, ending, plan.standard_errors, warm, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began

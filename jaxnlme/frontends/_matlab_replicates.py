@@ -25,8 +25,8 @@ def replicate_outputs(fit: Fit, data: MatlabData) -> tuple[np.ndarray, np.ndarra
     found = [outputs(one, data) for one in fits]
     each = [dict(stats) for _, _, stats, _ in found]
     for stats, record in zip(each, records or [None], strict=True):
-        drawn = record is not None and sampling.likelihood == "is"
-        stats["logl_se"] = record.log_likelihood_se if drawn else None
+        drawn = sampling is not None and sampling.likelihood == "is"
+        stats["logl_se"] = record.log_likelihood_se if drawn and record is not None else None
     best = 0 if sampling is None else sampling.best
     after = {
         "best": best,

@@ -8,11 +8,11 @@ import gc
 import re
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
 import jax
-import jaxlib
 import numpy as np
 
 # Rows below which compiling costs more than running: for a program that a fit runs some fifty times, and for one that
@@ -22,7 +22,7 @@ SMALL, SMALL_ONCE = 10_000, 200_000
 HEAVY = 40_000
 
 # XLA refuses a program for an option that it does not know, and knows that of the emitters up to jaxlib 0.11.0.
-JAXLIB = tuple(int(part) for part in re.findall(r"\d+", jaxlib.__version__)[:3])
+JAXLIB = tuple(int(part) for part in re.findall(r"\d+", version("jaxlib"))[:3])
 EMITTERS_OPTIONAL = JAXLIB < (0, 11, 1)
 
 

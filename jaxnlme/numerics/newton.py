@@ -17,12 +17,14 @@ LONGEST_STEP = 5.0
 
 class NewtonResult(eqx.Module):
     """Where a search ended: `converged`; `finite`, the value at the last accepted point, false where even the fallback
-    start had none; `positive`, true where the Hessian there needed no repair; `evaluations`."""
+    start had none; `positive`, true where the Hessian there needed no repair; `evaluations`; `hessian` (n, n) there,
+    where it was asked for."""
 
     converged: jax.Array
     finite: jax.Array
     positive: jax.Array
     evaluations: jax.Array
+    hessian: jax.Array | None = None
 
 
 class _State(eqx.Module):
@@ -45,7 +47,7 @@ def newton(
     max_steps: int,
     tolerance: float,
     with_hessian: bool = False,
-) -> tuple[Vector, NewtonResult] | tuple[Vector, NewtonResult, Matrix]:
+) -> tuple[Vector, NewtonResult]:
     """Minimises a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
     Newton steps with a guarded factor of the Hessian, at most `LONGEST_STEP` long, backtracked by quadratic
@@ -55,7 +57,7 @@ def newton(
 
     **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
     `max_steps` bounds the evaluations, `tolerance` > 0.
-    **Returns:** z (n,) and a NewtonResult; `with_hessian` also the Hessian (n, n) at the last accepted point.
+    **Returns:** z (n,) and a NewtonResult, `with_hessian` with the Hessian (n, n) at the last accepted point.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
     dtype = z0.dtype
@@ -112,5 +114,4 @@ def newton(
         hessian=jnp.eye(z0.shape[0], dtype=dtype) if with_hessian else None,
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.count < max_steps), pass_, start)
-    result = NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count)
-    return (end.z, result, end.hessian) if with_hessian else (end.z, result)
+    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)

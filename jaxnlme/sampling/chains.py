@@ -85,9 +85,11 @@ def look(
         return value_gradient_hessian(lambda z: -density.log_joint(params, z, group), z)
 
     zero = jnp.zeros_like(centre)
-    z, result, hessian = newton(
+    z, result = newton(
         expand, times(frame.inverse, centre - mean), zero, SEARCH.steps, SEARCH.tolerance, with_hessian=True
     )
+    hessian = result.hessian
+    assert hessian is not None
     sound = result.finite & jnp.all(jnp.isfinite(hessian))
     eye = jnp.eye(zero.shape[0], dtype=zero.dtype)
     z = jnp.where(sound, z, zero)

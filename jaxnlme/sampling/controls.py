@@ -56,8 +56,8 @@ def coefficients(crossed: np.ndarray, scores: np.ndarray, means: np.ndarray, squ
         return np.zeros_like(crossed)
     scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
     unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RIDGE + 1.0 / draws**2) * np.eye(k)
-    fine = np.isfinite(unit).all(axis=(-2, -1)) & np.isfinite(crossed).all(axis=(-2, -1))
-    unit = np.where(fine[..., None, None], unit, np.eye(k))
-    right = np.where(fine[..., None, None], crossed, 0.0) / scale[..., None, :]
+    fine = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(axis=(-2, -1), keepdims=True)
+    unit = np.where(fine, unit, np.eye(k))
+    right = np.where(fine, crossed, 0.0) / scale[..., None, :]
     solved = np.linalg.solve(unit, np.swapaxes(right, -1, -2))
     return np.swapaxes(solved, -1, -2) / scale[..., None, :]

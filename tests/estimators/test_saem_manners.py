@@ -238,7 +238,7 @@ def test_more_options_out_of_range(change):
 
 def test_a_model_without_random_effects():
     plain = jn.NLMEModel(decline, [jn.Parameter("a", 2.0, "log"), jn.Parameter("c", 1.0, "log")])
-    with pytest.raises(jn.OptionError, match="no(ne| random effect)"):
+    with pytest.raises(jn.OptionError, match=r"no(ne| random effect)"):
         jn.fit(plain, data(), "saem")
 
 
@@ -253,7 +253,7 @@ def test_weights_inside_the_model_are_refused():
             return decline(phi, x) + self.shift
 
     parameters = MODEL.parameters
-    with pytest.raises(jn.OptionError, match="free block|inside the model"):
+    with pytest.raises(jn.OptionError, match=r"free block|inside the model"):
         jn.fit(jn.NLMEModel(Module(jnp.zeros(())), parameters), data(), jn.SAEM(**QUICK))
 
 
