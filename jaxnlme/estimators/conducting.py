@@ -277,7 +277,7 @@ def flat_variances(run: Run, one: Settled | None) -> list[str]:
             out.append(
                 f"The data do not tell the variance of the random effect of {names} from zero (its log SD has a "
                 f"standard error of {se[first + index]:.2g}): the effect may be dropped. Other estimates hold it where "
-                "it is, and may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] "
-                "sets a variance to zero exactly."
+                "it is, and may be a small part of a standard error from where they are with none: "
+                "[jn.SAEM(), jn.FOCEI()] sets a variance to zero exactly."
             )
     return out

@@ -66,8 +66,8 @@ class AbstractStochastic(AbstractEstimator):
             )
         if binding.start.free is not None:
             raise OptionError(
-                f"{self.name} has no step for the free block of weights inside the model, and would leave them at their "
-                "start; fit it by 'focei' or 'laplace', or declare them as parameters."
+                f"{self.name} has no step for the free block of weights inside the model, and would leave them at "
+                "their start; fit it by 'focei' or 'laplace', or declare them as parameters."
             )
         if self.likelihood == "lin":
             require_gaussian_face("likelihood='lin'", binding.density)
