@@ -58,7 +58,7 @@ def fits(small: bool) -> Iterator[Row]:
 
 
 def referee(model: jn.NLMEModel, data: jn.GroupedData, groups: int, psi: str) -> float | None:
-    """The referee's log-likelihood of a fit of `data`, which are simulate.py's (with all digits of its CSV)."""
+    """The referee's log-likelihood of a fit of `data`, which are simulate.py's, with all digits."""
     fit = jn.fit(model, data, "focei", progress=False, standard_errors=False)
     said = {
         "beta": [float(np.log(fit.values[name])) for name in simulate.TRUTH],
@@ -67,7 +67,7 @@ def referee(model: jn.NLMEModel, data: jn.GroupedData, groups: int, psi: str) ->
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
-        simulate.write(path, simulate.simulate(groups, psi))
+        simulate.write(path, simulate.simulate(groups, psi), decimals=15)
         ask = [sys.executable, str(HERE / "referee.py"), str(path), json.dumps(said)]
         done = subprocess.run(ask, capture_output=True, text=True, check=False)
     return json.loads(done.stdout)["log_likelihood"] if done.returncode == 0 else None

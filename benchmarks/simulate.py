@@ -52,9 +52,16 @@ def simulate(groups: int, psi: str, seed: int = SEED, effects: int = 3, times: n
     return np.stack([column.ravel() for column in columns], axis=1)
 
 
-def write(path: Path, table: np.ndarray) -> None:
-    """Write a table of `simulate` as CSV, concentrations to four decimals."""
-    np.savetxt(path, table, fmt=("%d", "%g", "%g", "%.4f"), delimiter=",", header="Subject,Time,Dose,conc", comments="")
+def write(path: Path, table: np.ndarray, decimals: int = 4) -> None:
+    """Write a table of `simulate` as CSV, concentrations to so many decimals."""
+    np.savetxt(
+        path,
+        table,
+        fmt=("%d", "%g", "%g", f"%.{decimals}f"),
+        delimiter=",",
+        header="Subject,Time,Dose,conc",
+        comments="",
+    )
 
 
 def main() -> None:

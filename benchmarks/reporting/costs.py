@@ -137,10 +137,10 @@ def gpu(results: Record, name: str) -> str:
         stages.setdefault(row["stage"], []).append(row)
     parts = [f"#### {', '.join(results['about']['device'])}", origin(results, name)]
     if "fits" in stages:
-        header = ["groups", "Psi", "fit, wall s", "first fit, wall s", "log L", "referee log L"]
+        header = ["groups", "Psi", "fit, wall s", "first fit, wall s", "of it compiling", "log L", "referee log L"]
         body = [
             [f"{r['groups']:,}", r["psi"], show(r["fit_wall"], 3), show(r["first_fit_wall"])]
-            + [show(r["log_likelihood"], 3), show(r["referee"], 3)]
+            + [show(r.get("first_fit_compiling")), show(r["log_likelihood"], 3), show(r["referee"], 3)]
             for r in stages["fits"]
         ]
         parts.append(table(header, body))
