@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,37 @@ def many(small: bool) -> Iterator[Row]:
         yield from batches.measure(psi, 1 if small else 3, (10, 4) if small else (500, 64))
 
 
-STAGES = {"units": cost, "fits": fits, "scaling": growth, "batches": many}
+def saem(small: bool) -> Iterator[Row]:
+    """SAEM on simulated tables, the second of two runs in the process: seconds of the fit and of an iteration, and the
+    largest Monte Carlo error of an estimate in its standard errors; also with many chains where groups are few."""SAEM on simulated tables, the second of two runs in the process: seconds of its phases and of an iteration, and the
+    sizes = ((50, 2), (50, 4)) if small else ((12, 9), (12, 900), (1000, 1), (1000, 100), (10_000, 1), (100_000, 1))
+    for groups, chains in sizes:
+        model, data = oral_model(3, "diagonal"), oral_data(groups, psi="diagonal")
+        method = jn.SAEM(chains=chains, likelihood="none")
+        first = jn.fit(model, oral_data(groups, psi="diagonal", seed=1), method, progress=False)
+        began = time.perf_counter()
+        fit = jn.fit(model, data, method, progress=False)
+        wall = time.perf_counter() - began
+        iterations = fit.timings["iterations"]
+        yield {
+            "groups": groups,
+            "chains": chains,
+            "fit_wall": wall,
+            "first_fit_wall": first.timings["total"],
+            "iterations": iterations,
+            "milliseconds_per_iteration": 1e3 * fit.timings["run"] / iterations,
+            "monte_carlo_share": largest_error(fit),
+            "converged": bool(fit.converged),
+        }
+
+
+def largest_error(fit: jn.Fit) -> float | None:
+    """The largest Monte Carlo error of an estimate, in its standard errors."""
+    errors = None if fit.sampling is None else fit.sampling.errors
+    return None if errors is None else float((errors["monte carlo se"] / errors["se"]).max())
+
+
+STAGES = {"units": cost, "fits": fits, "scaling": growth, "batches": many, "saem": saem}
 
 
 def main() -> None:
