@@ -82,7 +82,7 @@ def many(small: bool) -> Iterator[Row]:
 
 def saem(small: bool) -> Iterator[Row]:
     """SAEM on simulated tables, the second of two runs in the process: seconds of the fit and of an iteration, and the
-    largest Monte Carlo error of an estimate in its standard errors; also with many chains where groups are few."""SAEM on simulated tables, the second of two runs in the process: seconds of its phases and of an iteration, and the
+    largest Monte Carlo error of an estimate in its standard errors; also with many chains where groups are few."""
     sizes = ((50, 2), (50, 4)) if small else ((12, 9), (12, 900), (1000, 1), (1000, 100), (10_000, 1), (100_000, 1))
     for groups, chains in sizes:
         model, data = oral_model(3, "diagonal"), oral_data(groups, psi="diagonal")
