@@ -79,7 +79,8 @@ def layout(binding: Binding, m_step: str) -> Layout:
     **Arguments:** `m_step`: "auto" for closed forms where they exist, "gradient" for none. Priors leave none either.
     """
     density = binding.density
-    columns = [np.asarray(column) for column in binding.problem.buckets[0].covariates]
+    by_bucket = zip(*(bucket.covariates for bucket in binding.problem.buckets), strict=True)
+    columns = [[np.asarray(piece) for piece in column] for column in by_bucket]
     centres = centring(density.individual, density.n_effects, columns)
     p, c, e = len(density.beta_names), density.covariance.n_unconstrained, len(density.error_names)
     free = ~np.asarray(binding.fixed, bool)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -67,11 +69,12 @@ class Centring(eqx.Module):
         return beta[self.carried][:, None] * self.carriers
 
 
-def centring(individual: AbstractIndividual, effects: int, columns: list[np.ndarray]) -> Centring:
-    """Which coefficients the effects carry: none under a function of the user's own.
+# The varying columns of the designs on the host: each in pieces (groups,) or (groups, obs), one a bucket of groups.
+Columns = Sequence[Sequence[np.ndarray]]
 
-    **Arguments:** `columns`: the varying columns of the designs on the host, each (groups,) or (groups, obs).
-    """
+
+def centring(individual: AbstractIndividual, effects: int, columns: Columns) -> Centring:
+    """Which coefficients the effects carry: none under a function of the user's own."""
     if not isinstance(individual, LinearIndividual):
         return Centring((), effects)
     fixed, random = by_coefficient(individual.fixed), by_coefficient(individual.random)
@@ -96,7 +99,7 @@ def by_coefficient(design: Design) -> dict[int, dict[int, Entry]]:
 
 
 def _carrier(
-    own: dict[int, Entry], random: dict[int, dict[int, Entry]], columns: list[np.ndarray]
+    own: dict[int, Entry], random: dict[int, dict[int, Entry]], columns: Columns
 ) -> tuple[int, float, int | None] | None:
     """Effect and c_i of a column of A with the entries `own`, None where no single effect carries it."""
     for effect, entries in random.items():
@@ -105,16 +108,18 @@ def _carrier(
     if len(own) != 1:
         return None
     ((row, (constant, column)),) = own.items()
-    serving = [effect for effect, entries in random.items() if row in entries]
-    if len(serving) != 1 or len(random[serving[0]]) != 1:
+    if column is not None and columns[column][0].ndim != 1:
         return None
-    scale, varying = random[serving[0]][row]
-    if varying is not None or (column is not None and columns[column].ndim != 1):
-        return None
-    return serving[0], constant / scale, column
+    # An effect that is added to this row alone, the same for all groups; others may serve the row beside it.
+    for effect, entries in random.items():
+        if entries.keys() == {row} and entries[row][1] is None:
+            return effect, constant / entries[row][0], column
+    return None
 
 
-def _same(a: Entry, b: Entry, columns: list[np.ndarray]) -> bool:
+def _same(a: Entry, b: Entry, columns: Columns) -> bool:
     if a[0] != b[0] or (a[1] is None) != (b[1] is None):
         return False
-    return a[1] == b[1] or (a[1] is not None and b[1] is not None and np.array_equal(columns[a[1]], columns[b[1]]))
+    if a[1] is None or b[1] is None or a[1] == b[1]:
+        return True
+    return all(np.array_equal(one, other) for one, other in zip(columns[a[1]], columns[b[1]], strict=True))

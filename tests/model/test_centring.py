@@ -1,0 +1,166 @@
+"""Which coefficients the random effects carry, and what carrying means."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.estimators.statistics import layout
+from jaxnlme.model.centring import Centring, centring
+
+GROUPS, ROWS = 6, 4
+RNG = np.random.default_rng(8)
+SIZE = RNG.normal(size=GROUPS)
+TIME = RNG.uniform(size=(GROUPS, ROWS))
+# Half of the groups at one occasion, half at another, within each group.
+OCCASION = np.tile([1.0, 1.0, 0.0, 0.0], (GROUPS, 1))
+
+
+def two(phi, x):
+    return phi.a + phi.c * x.t
+
+
+@functools.cache
+def data():
+    group = np.repeat(np.arange(GROUPS), ROWS)
+    y = RNG.normal(size=GROUPS * ROWS)
+    frame = {"id": group, "y": y, "t": TIME.ravel(), "size": SIZE[group], "sex": np.where(group % 2, "f", "m")}
+    return jn.GroupedData.from_frame(frame, group="id", y="y", x=["t"], v=["size", "sex"])
+
+
+def pages(*entries):
+    """A design (2, k) of constants, or with pages (groups, 2, k) or (groups, obs, 2, k) from the entries' shapes."""
+    depth = max(np.ndim(entry) for row in entries for entry in row)
+    shape = (GROUPS, ROWS)[:depth]
+    full = [[np.broadcast_to(_lifted(entry, depth), shape) for entry in row] for row in entries]
+    return np.moveaxis(np.array(full), (0, 1), (-2, -1))
+
+
+def _lifted(entry, depth):
+    entry = np.asarray(entry, float)
+    return entry[:, None] if entry.ndim == 1 and depth == 2 else entry
+
+
+def design(fixed, random):
+    fixed, random = pages(*fixed), pages(*random)
+    parameters = [jn.Parameter("a", 1.0), jn.Parameter("c", 0.5)]
+    return jn.NLMEModel(
+        two, parameters, fixed_design=fixed, random_design=random, beta=0.5 + 0.25 * np.arange(fixed.shape[-1])
+    )
+
+
+def declared(**options):
+    return jn.NLMEModel(
+        two,
+        [
+            jn.Parameter("a", 1.0, random=True, covariates=["size", "sex"]),
+            jn.Parameter("c", 0.5, **options, covariates=["size"]),
+        ],
+    )
+
+
+# name: model, (index in beta, effect) of each coefficient that is carried
+CASES = {
+    "covariates of a random parameter": (
+        declared(random=True),
+        {"a": 0, "a ~ size": 0, "a ~ sex[T.m]": 0, "c": 1, "c ~ size": 1},
+    ),
+    "covariates of one without": (declared(), {"a": 0, "a ~ size": 0, "a ~ sex[T.m]": 0}),
+    "scaled effect": (design([[1, 0], [0, 1]], [[1, 0], [0, 1000.0]]), {0: 0, 1: 1}),
+    "one effect for two parameters": (design([[1, 0], [1, 1]], [[1], [1]]), {0: 0}),
+    "two coefficients, one effect for both": (design([[1, 0], [0, 1]], [[1], [1]]), {}),
+    "fewer rows than the coefficient": (design([[1, 0], [1, 1]], [[1], [0]]), {}),
+    "slope by observation": (design([[1, TIME, 0], [0, 0, 1]], [[1, TIME], [0, 0]]), {0: 0, 1: 1}),
+    "slope without an effect": (design([[1, TIME, 0], [0, 0, 1]], [[1], [0]]), {0: 0}),
+    "covariate beside a slope": (design([[1, TIME, SIZE], [0, 0, 0]], [[1, TIME], [0, 0]]), {0: 0, 1: 1, 2: 0}),
+    "covariate beside occasions": (
+        design([[1, SIZE, 0], [0, 0, 1]], [[1, OCCASION, 1 - OCCASION], [0, 0, 0]]),
+        {0: 0, 1: 0},
+    ),
+    "within groups alone": (design([[1, TIME], [0, 1]], [[1], [0]]), {0: 0}),
+    "group pages": (design([[1, SIZE, 0], [0, 0, 1]], [[1, 0], [0, 1]]), {0: 0, 1: 0, 2: 1}),
+    "effects scaled by a covariate": (design([[SIZE, 1, 0], [0, 0, 1]], [[SIZE], [0]]), {0: 0}),
+}
+
+
+def found(model):
+    binding = jn.bind(model, data())
+    columns = [[np.asarray(column)] for column in binding.problem.buckets[0].covariates]
+    return binding, centring(binding.density.individual, binding.density.n_effects, columns)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_which_coefficients_are_carried(name):
+    model, expected = CASES[name]
+    binding, centres = found(model)
+    names = list(binding.density.beta_names)
+    wanted = {}
+    for key, effect in expected.items():
+        own = (
+            [k for k, other in enumerate(names) if other.replace("[T.m]", "") == key] if isinstance(key, str) else [key]
+        )
+        assert len(own) == 1, (key, names)
+        wanted[own[0]] = effect
+    assert {index: effect for index, effect, _, _ in centres.terms} == wanted
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moving_what_is_carried_leaves_predictions_in_place(name):
+    """A beta + B b = A beta' + B b' where b' = b + C (beta - beta'), beta' other in all that is carried."""
+    model, _ = CASES[name]
+    binding, centres = found(model)
+    individual = binding.density.individual
+    rng = np.random.default_rng(1)
+    beta, b = rng.normal(size=len(binding.density.beta_names)), rng.normal(size=centres.effects)
+    other = beta.copy()
+    other[centres.carried] += rng.normal(size=len(centres.carried))
+
+    def both(group):
+        c = centres.coefficients(group)
+        moved = b + centres.mean(beta, c) - centres.mean(other, c)
+        np.testing.assert_allclose(centres.mean(beta, c), c @ centres.spread(beta), atol=1e-14)
+        return individual.xb(beta, jnp.asarray(b), group), individual.xb(other, jnp.asarray(moved), group)
+
+    for k in range(GROUPS):
+        group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf)[k], binding.problem.buckets[0])
+        for one, same in zip(*both(group), strict=True):
+            np.testing.assert_allclose(one, same, rtol=1e-12, atol=1e-12)
+
+
+def test_a_function_of_the_users_own_carries_nothing():
+    model = jn.NLMEModel(
+        two,
+        [jn.Parameter("a", 1.0, random=True), jn.Parameter("c", 0.5)],
+        individual=lambda beta, b, v: {"a": beta.a + b.a, "c": beta.c},
+    )
+    assert found(model)[1] == Centring((), 1)
+
+
+def test_columns_that_agree_in_small_groups_alone_are_not_the_same():
+    """Groups of several sizes lie apart; a slope is carried only where its columns agree in all of them."""
+    sizes = np.array([2, 2, 2, 9, 9, 9])
+    group = np.repeat(np.arange(6), sizes)
+    t = np.concatenate([np.arange(1.0, n + 1.0) for n in sizes])
+    slow = np.where(t > 5, 5.0, t)
+    table = jn.GroupedData.from_arrays(np.sin(t), group, {"t": t})
+
+    def page(column):
+        out = np.zeros((6, 9, 2, 2))
+        out[..., 0, 0] = 1.0
+        for g in range(6):
+            own = column[group == g]
+            out[g, :, 1, 1] = np.append(own, np.full(9 - len(own), own[-1]))
+        return out
+
+    parameters = [jn.Parameter("a", 1.0), jn.Parameter("c", 0.5)]
+    for column, count in ((slow, 1), (t, 2)):
+        model = jn.NLMEModel(
+            two, parameters, fixed_design=page(t), random_design=page(column), beta=[1.0, 0.5], psi=np.eye(2)
+        )
+        for buckets in (1, 2):
+            assert len(layout(jn.bind(model, table, buckets=buckets), "auto").centring.terms) == count
