@@ -195,7 +195,7 @@ class LogMatrix(AbstractCovariance):
 
     def from_moment(self, moment):
         values, vectors = jnp.linalg.eigh(moment)
-        log = (vectors * jnp.log(values)) @ vectors.T
+        log = (vectors * jnp.log(values)[None, :]) @ vectors.T
         return log[np.triu_indices(self.size)]
 
     @property
