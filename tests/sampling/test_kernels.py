@@ -43,10 +43,10 @@ def run(target, moves, key, start, proposal):
     kinds, which = moves.listing(start.shape[1])
 
     def iteration(z, key):
-        uniforms = jax.random.uniform(key, (z.shape[0], len(kinds), z.shape[1] + 3))
+        numbers = jax.random.bits(key, (z.shape[0], len(kinds), z.shape[1] + 3), jnp.uint32)
         z, _, kept, accepted = jax.vmap(
-            lambda z, u: update(lambda z: (target(z), z), z, jnp.zeros(z.shape), u, proposal, kinds, which)
-        )(z, uniforms)
+            lambda z, n: update(lambda z: (target(z), z), z, jnp.zeros(z.shape), n, proposal, kinds, which)
+        )(z, numbers)
         return z, (jnp.mean(accepted.astype(float), axis=0), jnp.max(jnp.abs(kept - z)))
 
     z, (accepted, apart) = jax.lax.scan(iteration, start, jax.random.split(key, ITERATIONS))
@@ -158,7 +158,7 @@ def test_tuning_reaches_its_targets():
     # C of the chains is the identity: in z it is the inverse of the factor, which fits badly enough.
     for start in (np.log(60.0), np.log(0.006)):
         begin = Chains(
-            np.tile(mean, (n, 1)), mean, factor, frame.inverse, np.full(q + 2, start), rest.found, rest.alive
+            np.tile(mean, (n, 1)), mean, factor, frame.inverse, np.full(q + 2, start), rest.found, rest.alive, ()
         )
         chains, (accepted, z, xi, scales) = tuning(one, begin, frame, mean, jax.random.key(0))
         shares = np.asarray(accepted)[450:].mean(axis=0)
