@@ -28,6 +28,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "scaling": ("", "--small --repeats 3"),
     "batches": ("", "--repeats 1 --fits 20 8"),
     "devices": ("", "--groups 1000 --repeats 1 --rows 0 2 4"),
+    "study_coverage": ("", "--sets 8 --psi diagonal"),
 }
 QUICK = HERE / "quick"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting import comparison, costs, first_fit, plots, references
+from reporting import comparison, costs, coverage, first_fit, plots, references
 from results import FOLDER, HERE
 
 MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
@@ -33,6 +33,7 @@ SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "scaling.json": (costs.scaling, plots.scaling, "scaling.py"),
     "batches.json": (costs.batches, None, "batches.py"),
     "devices.json": (costs.devices, plots.devices, "devices.py"),
+    "coverage.json": (coverage.section, None, "study_coverage.py"),
 }
 NO_GPU = 'No run on a GPU is on record yet. With one: `pip install -e . "jax[cuda12]"` and `python benchmarks/gpu.py`.'
 
