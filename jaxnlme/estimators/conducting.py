@@ -18,7 +18,10 @@ from jaxnlme.results.inference import direction_words, singular_directions
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # A maximum this near, in standard errors, is where a Newton step says it is.
-CLOSE = 0.1
+CLOSE = 0.05
+# Draws of all groups that the information rests on at least, and settling iterations after which nobody waits for
+# either: for that many draws, or for an information without an inverse to get one.
+DRAWS, PATIENCE = 10_000, 400
 # Steps of so many Monte Carlo errors are no noise.
 CLEAR = 3.0
 # The longest step between settling runs, in standard errors.
@@ -97,8 +100,14 @@ def _settle(run: Run, ending: Ending) -> None:
         if run.stopped:
             return
         found = ending.settled = _all_settled(run, traces, pilot)
-        while not any(_elsewhere(one) for one in found):
-            if all(one.distance <= CLOSE and one.share <= tolerance for one in found):
+        while True:
+            heard = found[0].heard
+            # What has no inverse may be noise.
+            doubtful = any(not one.regular for one in found) and heard < PATIENCE
+            if not doubtful and any(_elsewhere(one) for one in found):
+                break
+            enough = heard >= min(DRAWS / (run.chains * run.placed.n_all), PATIENCE)
+            if enough and all(one.distance <= CLOSE and one.share <= tolerance for one in found):
                 return
             # The first draws say how to make the most of the next ones.
             more = min(_needed(found, tolerance) if pilot else first, _left(run))
@@ -145,7 +154,7 @@ def _needed(found: list[Settled], tolerance: float) -> int:
     """How many more iterations bring the noise down to what is asked for, four times as many as there are at most."""
     have = found[0].iterations
     share = max(one.share for one in found)
-    return int(np.clip(1.1 * have * (share / tolerance) ** 2 - have, FIRST, 4 * have))
+    return int(np.clip(1.1 * have * (share / tolerance) ** 2 - have, FIRST, max(4 * have, FIRST)))
 
 
 def _left(run: Run) -> int:

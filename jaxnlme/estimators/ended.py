@@ -33,6 +33,8 @@ THIN = 2
 MOST_TIMES = 20
 # Replicates' log-likelihoods further apart than this, and than their noise, are different maxima.
 APART = 0.5
+# A share of a standard error that is within the noise of a batch, whatever its draws say.
+NEGLIGIBLE = 0.1
 
 
 def ended(
@@ -77,9 +79,12 @@ def ended(
     groups: list[Any] = [None] * run.replicates
     errors = np.full(run.replicates, np.nan)
     if estimator.likelihood != "none" and judged is not None:
-        with clock(timings, "likelihood"):
-            for r in range(run.replicates):
-                values[r], errors[r], groups[r] = _likelihood(run, params[r], mean[:, r], spread[:, r])
+        try:
+            with clock(timings, "likelihood"):
+                for r in range(run.replicates):
+                    values[r], errors[r], groups[r] = _likelihood(run, params[r], mean[:, r], spread[:, r])
+        except KeyboardInterrupt:  # the estimates stand; what came after them is left out
+            run.interrupted = True
     best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
     one = None if judged is None else judged[best]
     bad = faults(run, ending, one)
@@ -265,18 +270,19 @@ def _errors(run: Run, judged: list[Settled] | None, best: int, packed: np.ndarra
         index=pd.Index(names, name="parameter"),
     )
     if run.replicates > 1:
-        table["rhat"] = potential_scale(np.stack([other.estimates for other in judged]))
+        table["rhat"] = potential_scale(np.stack([other.estimates for other in judged]), one.se)
         table["spread"] = packed[:, one.active].std(axis=0, ddof=1)
     return table
 
 
-def potential_scale(estimates: np.ndarray) -> np.ndarray:
+def potential_scale(estimates: np.ndarray, se: np.ndarray) -> np.ndarray:
     """Potential scale reduction (active,) of what batches of several runs take the maximum for (replicates, batches,
-    active): one where runs differ by no more than their noise.
+    active): one where runs differ by no more than their noise, or by a small part of the standard errors `se`
+    (active,), which is as far as a last Newton step may be off.
 
     **Source:** Gelman and Rubin (1992), Statistical Science 7, 457-472."""
     n = estimates.shape[1]
-    within = estimates.var(axis=1, ddof=1).mean(axis=0)
+    within = estimates.var(axis=1, ddof=1).mean(axis=0) + (NEGLIGIBLE * se) ** 2
     between = estimates.mean(axis=1).var(axis=0, ddof=1)
     with np.errstate(all="ignore"):
         return np.sqrt((n - 1) / n + between / within)

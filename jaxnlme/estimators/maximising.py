@@ -13,13 +13,15 @@ from jaxnlme.estimators.statistics import Layout, Statistics, blended, expected,
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 # The most that a Newton step moves an entry: this much, or this share of its size where that is larger.
 LONGEST = 0.5
 # Added to the diagonals of moments and normal equations, as a share: keeps factors of singular ones finite.
 RIDGE = 1e-12
+# The least share of an effect's variance that is its own (correlations of two effects up to 0.9975).
+LEAST = 5e-3
 
 
 class Control(eqx.Module):
@@ -122,7 +124,19 @@ def _from_moment(layout: Layout, density: Density, params: Params, r: Matrix, an
     variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
     stretch = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
     r = r * stretch[:, None] * stretch[None, :]
-    return density.covariance.from_moment(r + RIDGE * jnp.diag(jnp.diagonal(r)))
+    return density.covariance.from_moment(_apart(r))
+
+
+def _apart(r: Matrix) -> Matrix:
+    """r (random, random) with no effect a function of those before it: pivots of its correlations no less than LEAST.
+
+    As a conditional variance of psi vanishes, EM moves beta less and less along it, and would stop short of the
+    maximum: so near to a singular psi it may come, and no nearer."""
+    sd = jnp.sqrt(jnp.diagonal(r))
+    lower = cholesky(r / (sd[:, None] * sd[None, :]) + RIDGE * jnp.eye(len(r), dtype=r.dtype))
+    diagonal = jnp.maximum(jnp.diagonal(lower), LEAST**0.5)
+    lower = jnp.where(jnp.eye(len(r), dtype=bool), diagonal[:, None], lower) * sd[:, None]
+    return times(lower, lower.T)
 
 
 def _newton(layout: Layout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Vector:

@@ -76,7 +76,7 @@ def stochastic_fit(
         if plan.starts is not None:
             params, sentence = _starts(plan.starts, binding, params, given, placed)
             notes.append(sentence)
-        warm = isinstance(start, Fit)
+        warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
         params, sentences = _ready(binding, params, start)
         notes += sentences
         starts = _every_start(binding, params, plan.start if several else None, estimator)
@@ -108,6 +108,12 @@ def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[s
     psi = psi_of(density, theta)
     usual = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
     zero = np.diag(psi) <= 0
+    if zero.any() and binding.model.fix_psi:
+        names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
+        raise OptionError(
+            f"psi is fixed with a variance of zero for {names}, where there is nothing to draw; leave the effect out, "
+            "or fit the model by 'focei' or 'laplace'."
+        )
     if zero.any() and not binding.fixed[len(density.beta_names) :][: len(theta)].any():
         psi = psi + np.diag(np.where(zero, FREED**2 * np.where(usual > 0, usual, 1.0), 0.0))
         names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
