@@ -22,7 +22,7 @@ from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.results.fit import Fit, FitStatus
 from jaxnlme.results.inference import Information, information
-from jaxnlme.results.sampling import Replicate, Sampling
+from jaxnlme.results.sampling import Replicate, Sampling, reached
 from jaxnlme.sampling.chains import frame_at
 
 # Draws of b that a Fit keeps: of each group at most, and numbers in all.
@@ -31,8 +31,6 @@ KEPT, NUMBERS = 100, 5_000_000
 THIN = 2
 # How often chains are asked for them at most.
 MOST_TIMES = 20
-# Replicates' log-likelihoods further apart than this, and than their noise, are different maxima.
-APART = 0.5
 # A share of a standard error that is within the noise of a batch, whatever its draws say.
 NEGLIGIBLE = 0.1
 
@@ -294,8 +292,7 @@ def _other_maxima(
     """A sentence where the best maximum was reached by one of several replicates alone."""
     if run.replicates < 2 or judged is None or not np.isfinite(values).any():
         return []
-    near = values[best] - values < APART + 3.0 * np.nan_to_num(errors[best] + errors)
-    if near.sum() > 1:
+    if reached(values, errors, best).sum() > 1:
         return []
     return [
         f"Of {run.replicates} replicates one alone reached this maximum; the others ended with log-likelihoods of "

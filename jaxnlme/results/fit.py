@@ -338,8 +338,9 @@ class Fit:
     def __repr__(self) -> str:
         verdict = "converged" if self.converged else "NOT CONVERGED"
         kind = "restricted log-likelihood" if self.restricted else "log-likelihood"
+        value = "not computed" if np.isnan(self.log_likelihood) else f"{self.log_likelihood:.4f}"
         return (
-            f"<Fit by {self.method}: {verdict}, {kind} {self.log_likelihood:.4f}, {self.data.n_groups} groups, "
+            f"<Fit by {self.method}: {verdict}, {kind} {value}, {self.data.n_groups} groups, "
             f"{self.data.n_obs} observations>"
         )
 

@@ -14,11 +14,17 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
+from jaxnlme.results import simulation
+from jaxnlme.results._tables import Table
+from jaxnlme.results.told import Told
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.results.inference import Information
+
+# Replicates' log-likelihoods further apart than this, and than their noise, are different maxima.
+APART = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +42,10 @@ class Replicate:
     information: Information | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sampling:
-    """How a stochastic fit went, and the conditional distributions that it ended with.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Sampling(Told):
+    """How a stochastic fit went, and the conditional distributions that it ended with. Printed, it is a page: how it
+    ran, Monte Carlo errors by parameter, kernels, replicates.
 
     **Fields:** `packed` (iterations, replicates, packed): parameters after every iteration, burn-in included, on their
     unconstrained scales; `burn_in`, how many of them; `phases`: name to (first, last) iteration, counted from 0 after
@@ -102,6 +109,15 @@ class Sampling:
     def spread_of_replicates(self) -> pd.Series | None:
         """Standard deviation of the replicates' estimates; None for one replicate."""
         return self.errors["spread"] if self.errors is not None and "spread" in self.errors else None
+
+    @property
+    def reached(self) -> np.ndarray | None:
+        """Which replicates ended at the best log-likelihood, but for its noise (replicates,); None where it is not
+        known."""
+        values = np.array([one.log_likelihood for one in self.replicates])
+        if not np.isfinite(values).any():
+            return None
+        return reached(values, np.array([one.log_likelihood_se for one in self.replicates]), self.best)
 
     @property
     def acceptance(self) -> pd.Series:
@@ -180,11 +196,33 @@ class Sampling:
         assert out is not None
         return out, names[0]
 
+    # --- how it reads ---
+
+    @functools.cached_property
+    def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How the fit ran, in words."""
+        error = simulation.errors_in_words(self)
+        replicates = simulation.replicates_in_words(self)
+        out = [f"Simulation with {simulation.run_in_words(self)}.", f"Maximised: {self.m_step}."]
+        out += [f"Monte Carlo error: {error}."] if error else []
+        out += [f"Replicates: {replicates}."] if replicates else []
+        return tuple(out)
+
+    def _tables(self) -> list[Table]:
+        return simulation.tables(self)
+
     def _by_group(self, values: np.ndarray, names: Any) -> pd.DataFrame:
         import pandas as pd
 
         data = self.binding.data
         return pd.DataFrame(values, index=pd.Index(data.labels, name=data.group_name), columns=list(names))
+
+
+def reached(values: np.ndarray, errors: np.ndarray, best: int) -> np.ndarray:
+    """Which log-likelihoods (replicates,) are those of the maximum that number `best` found, given their Monte Carlo
+    `errors` (NaN: none)."""
+    with np.errstate(invalid="ignore"):
+        return values[best] - values < APART + 3.0 * np.nan_to_num(errors[best] + errors)
 
 
 def _reported(density: Any, template: Params, packed: Any) -> Any:

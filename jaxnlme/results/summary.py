@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.likelihood.linearised import Linearised
 from jaxnlme.model.covariance import AbstractCovariance, Blocks
 from jaxnlme.model.covariance_families import family_name
+from jaxnlme.results import simulation
 from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
 from jaxnlme.results.advice import advice
 
@@ -92,21 +93,42 @@ class Summary:
             ("random effects", effects),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
             ("columns", columns),
+            *self._simulation(),
         ]
+
+    def _simulation(self) -> list[tuple[str, str]]:
+        """How a fit by simulation ran; nothing for others."""
+        sampling = self.fit.sampling
+        if sampling is None:
+            return []
+        rows = [
+            ("simulation", simulation.run_in_words(sampling)),
+            ("maximised", sampling.m_step),
+            ("Monte Carlo error", simulation.errors_in_words(sampling, self.fit.options["tolerance"])),
+            ("replicates", simulation.replicates_in_words(sampling)),
+        ]
+        return [(name, words) for name, words in rows if words]
 
     def _criteria(self) -> list[tuple[str, str]]:
         c = self.fit.criteria
+        counted = ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed")
+        sampling = self.fit.sampling
+        if sampling is not None and np.isnan(c.log_likelihood):
+            asked = sampling.likelihood != "none"
+            why = "the run ended before that" if asked else "likelihood='none'"
+            return [("log-likelihood", f"not computed ({why}), nor are criteria"), counted]
         integrated = f" (restricted: {c.n_integrated} fixed effects integrated out)" if self.fit.restricted else ""
         less = f" - {c.n_integrated}" if self.fit.restricted else ""
+        how = "" if sampling is None else f" ({simulation.INTEGRALS[sampling.likelihood]})"
         out = [
-            ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}"),
+            ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}{how}"),
             ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
             (
                 "criteria",
                 f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g}{less} observations)   BIC {c.bic_groups:.2f} "
                 f"(N = {c.n_groups:g} groups)",
             ),
-            ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed"),
+            counted,
         ]
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
@@ -180,6 +202,10 @@ class Summary:
                 source = "the observed information of all parameters (beta, psi, error)"
                 if isinstance(getattr(fit.estimator, "method", None), Linearised):
                     source = "the information of the final linearised model"
+                elif fit.sampling is not None:
+                    louis = f"{source}, by Louis' method from the draws"
+                    linearised = "the information of the model linearised at the conditional modes"
+                    source = louis if fit.estimator.information == "louis" else linearised
                 notes.append(
                     f"se: from {source}; robust (sandwich) ones "
                     "stand in fit.estimates. rse%: relative se, for typical values on their natural scale."
