@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.plots import BLUE, INK, PALE, VERMILLION, plain, pyplot
+from jaxnlme.diagnostics.drawing import BLUE, INK, PALE, VERMILLION, plain, pyplot
 from jaxnlme.errors import OptionError
 
 if TYPE_CHECKING:

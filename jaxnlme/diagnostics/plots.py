@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxnlme.diagnostics.curves import prediction_curves
-from jaxnlme.errors import JaxnlmeError, OptionError, near_matches
+from jaxnlme.diagnostics.drawing import BLUE, CYCLE, INK, PALE, SKY, heading, plain, pyplot
+from jaxnlme.diagnostics.simulation_plots import SimulationPlots
+from jaxnlme.errors import OptionError, near_matches
 
-if TYPE_CHECKING:
-    from jaxnlme.results.fit import Fit
-
-# Okabe and Ito's palette, told apart in the common forms of colour blindness (jfly.uni-koeln.de/color).
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-INK, PALE = "#333333", "#8a8a8a"
 MOST_GROUPS = 24
 ROWS_ONLY = "drawn through the fitted rows: the model reads other rows' events"
 _INDIVIDUAL = ("ires", "iwres")  # residuals from individual predictions; the others belong to the population
 
 
-class Plots:
+class Plots(SimulationPlots):
     """The pictures of `fit`, as `fit.plot`. Methods return matplotlib axes (`ax.figure.savefig("name.png")`) and draw
     into `ax` where one is given.
 
     **Errors:** ImportError naming the extra to install, where matplotlib is missing.
     """
-
-    def __init__(self, fit: Fit):
-        pyplot()
-        self.fit = fit
 
     def individual_fits(
         self,
@@ -132,7 +123,7 @@ class Plots:
             panel.set_aspect("equal", adjustable="box")
             plain(panel)
         axes[0].set_ylabel(f"observed {self.fit.data.y_name}")
-        self._title(_heading(axes), f"Observed and predicted by {self.fit.method}")
+        self._title(heading(axes), f"Observed and predicted by {self.fit.method}")
         return axes
 
     def residuals(
@@ -212,6 +203,11 @@ class Plots:
         """
         if not self.fit.history:
             raise OptionError("the fit has no history: it did not begin.")
+        if "log_likelihood" not in self.fit.history[-1]:
+            raise OptionError(
+                f"{self.fit.method} does not know the log-likelihood while it runs; fit.plot.trajectories() draws the "
+                "parameters."
+            )
         iteration = [entry["iteration"] for entry in self.fit.history]
         values = [entry["log_likelihood"] for entry in self.fit.history]
         ax = self._axes(ax, 1, (5.6, 3.6))[0]
@@ -246,47 +242,6 @@ class Plots:
             raise OptionError(f"no x column {x!r}; {near_matches(x, known)}")
         return known[0] if x is None else x
 
-    def _axes(self, ax: Any, count: int, size: tuple[float, float], share: bool = False) -> np.ndarray:
-        if ax is None:
-            _, axes = pyplot().subplots(1, count, figsize=size, sharey=share, squeeze=False, layout="constrained")
-            return axes.ravel()
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) != count:
-            raise OptionError(f"this picture has {count} panels; ax holds {len(axes)} axes.")
-        return axes
-
-    def _title(self, write: Any, text: str) -> None:
-        if self.fit.converged:
-            write(text, fontsize=11, color=INK)
-        else:
-            write(f"NOT CONVERGED\n{text}", fontsize=11, color=VERMILLION, fontweight="bold")
-
-
-def _heading(axes: np.ndarray) -> Any:
-    return axes[0].set_title if len(axes) == 1 else axes[0].figure.suptitle
-
 
 def _spoken(level: str) -> str:
     return "individual" if level == "group" else level
-
-
-def plain(ax: Any) -> None:
-    """A light grid behind the data, and no box."""
-    ax.grid(True, color="#e6e6e6", lw=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(PALE)
-    ax.tick_params(colors=INK, labelsize=8.5)
-
-
-class MissingPlotLibrary(JaxnlmeError, ImportError):
-    """matplotlib is not installed."""
-
-
-def pyplot() -> Any:
-    """matplotlib's pyplot. **Errors:** MissingPlotLibrary, naming the extra to install."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingPlotLibrary("pictures need matplotlib: pip install 'jaxnlme[plot]'") from error
-    return plt

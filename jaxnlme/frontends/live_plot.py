@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.plots import MissingPlotLibrary, pyplot
+from jaxnlme.diagnostics.drawing import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
 
 # A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
