@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,7 +66,8 @@ def fit_command(
     method: Annotated[
         list[str],
         typer.Option(
-            help="fo, foce, focei, laplace, agq, is, lme or relme; several in turn, each from where the last one ended."
+            help="fo, foce, focei, laplace, agq, is, lme, relme, saem or imp; several in turn, each from where the "
+            "last one ended: --method saem,focei."
         ),
     ] = ["focei"],  # noqa: B006
     group: Annotated[str | None, typer.Option(help="Column of groups, over the model file's.")] = None,
@@ -85,7 +86,14 @@ def fit_command(
         bool,
         typer.Option("--restricted", help="Restricted likelihood: fixed effects integrated out (not agq, is, lme)."),
     ] = False,
-    max_iterations: Annotated[int, typer.Option(min=0, help="Of the minimiser.")] = 500,
+    max_iterations: Annotated[
+        int | None,
+        typer.Option(min=0, show_default="500", help="Of the minimiser; of saem (5000) or imp (2000), of all phases."),
+    ] = None,
+    replicates: Annotated[
+        int | None, typer.Option(min=1, help="Runs of saem or imp side by side, from dispersed starts.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of saem or imp; 0 where none is given.")] = None,
     leave_out_bad_groups: Annotated[
         bool,
         typer.Option("--leave-out-bad-groups", help="Go on without groups that aren't finite at the start."),
@@ -98,7 +106,8 @@ def fit_command(
         from jaxnlme.estimators.fitting import fit
         from jaxnlme.frontends.loading import data_of, load_model_file, model_of
 
-        methods = _methods(_split(method), agq_nodes)
+        drawn = {"max_iterations": max_iterations, "replicates": replicates, "seed": seed}
+        methods, own = _methods(_split(method), agq_nodes, {k: v for k, v in drawn.items() if v is not None})
         module = load_model_file(model)
         declared = model_of(module, model)
         data = data_of(module, model, table, {"group": group, "y": y, "x": _split(x), "v": _split(v)})
@@ -108,8 +117,8 @@ def fit_command(
             methods,
             restricted=restricted,
             starts=starts,
-            max_iterations=max_iterations,
             on_bad_group="leave out" if leave_out_bad_groups else "stop",
+            **own,
         )
         _finish(result, out)
 
@@ -135,17 +144,34 @@ def _split(names: list[str]) -> list[str]:
     return [part.strip() for name in names for part in name.split(",") if part.strip()]
 
 
-def _methods(names: list[str], agq_nodes: int | None) -> list:
+def _methods(names: list[str], agq_nodes: int | None, given: dict[str, int]) -> tuple[list, dict[str, Any]]:
+    """The methods, and what remains of the options that were `given` for `fit` itself.
+
+    **Errors:** OptionError for unknown methods, and for options that go with none of those named, or with some alone.
+    """
     from jaxnlme.errors import OptionError
-    from jaxnlme.estimators.fitting import LINEARISED
+    from jaxnlme.estimators.fitting import LINEARISED, STOCHASTIC
     from jaxnlme.likelihood.named import AGQ, rung
 
-    rungs = [name if name.lower() in LINEARISED else rung(name, LINEARISED) for name in names]
-    if agq_nodes is None:
-        return rungs
-    if not any(name.lower() == "agq" for name in names):
-        raise OptionError(f"--agq-nodes goes with --method agq; the method here is {', '.join(names)}.")
-    return [AGQ(agq_nodes) if name.lower() == "agq" else one for name, one in zip(names, rungs, strict=True)]
+    said = f"the method here is {', '.join(names)}."
+    drawing = [name.lower() in STOCHASTIC for name in names]
+    if agq_nodes is not None and not any(name.lower() == "agq" for name in names):
+        raise OptionError(f"--agq-nodes goes with --method agq; {said}")
+    for option in ("replicates", "seed"):
+        if option in given and not any(drawing):
+            raise OptionError(f"--{option} goes with --method saem or imp; {said}")
+    if "max_iterations" in given and any(drawing) and not all(drawing):
+        raise OptionError(f"--max-iterations of saem or imp and of a minimiser are not the same; {said}")
+    own = {} if any(drawing) else given
+    methods = []
+    for name, draws in zip(names, drawing, strict=True):
+        if draws:
+            methods.append(STOCHASTIC[name.lower()](**given))
+        elif name.lower() == "agq" and agq_nodes is not None:
+            methods.append(AGQ(agq_nodes))
+        else:
+            methods.append(name if name.lower() in LINEARISED else rung(name, [*LINEARISED, *STOCHASTIC]))
+    return methods, own
 
 
 def _finish(result: Fit, out: Path) -> None:

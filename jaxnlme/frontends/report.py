@@ -13,27 +13,34 @@ if TYPE_CHECKING:
     from jaxnlme.results.fit import Fit
 
 PICTURES = ("individual_fits", "observed_predicted", "residuals")
+# What a fit by simulation adds to them.
+SIMULATED = ("trajectories", "individual_parameters")
 
 
 def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> tuple[list[Path], str | None]:
     """Writes `fit` into `folder`, which is made: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and, where
-    matplotlib is there, one PNG for each of `pictures` (methods of `fit.plot`).
+    matplotlib is there, one PNG for each of `pictures` (methods of `fit.plot`); of a fit by simulation trajectories and
+    individual parameters, too.
 
     A fit that did not begin has no estimates: it leaves summary.txt and fit.jaxnlme.
     **Returns:** the files, and a sentence about pictures that were left out, or None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "summary.txt"]
-    files[0].write_text(f"{fit.summary()}\n", encoding="utf-8")
-    if np.isfinite(fit.log_likelihood):
+    summary = fit.summary()
+    files[0].write_text(f"{summary}\n", encoding="utf-8")
+    if summary.began:
         for name in ("estimates", "random_effects"):
             files.append(folder / f"{name}.csv")
             getattr(fit, name).to_csv(files[-1])
     files.append(fit.save(folder / "fit.jaxnlme"))
-    if not np.isfinite(fit.log_likelihood):
+    if not summary.began:
         return files, None
     if importlib.util.find_spec("matplotlib") is None:
         return files, "No pictures: matplotlib is not installed (pip install 'jaxnlme[plot]')."
+    if fit.sampling is not None:
+        drawn = fit.sampling.samples.shape[1] > 0
+        pictures = [*pictures, *(name for name in SIMULATED if drawn or name != "individual_parameters")]
     return files + _draw(fit, folder, pictures), None
 
 

@@ -87,6 +87,34 @@ def test_fit_that_does_not_converge_exits_with_1(folder):
     assert (folder / "out" / "summary.txt").read_text().startswith("NOT CONVERGED")
 
 
+def test_a_fit_by_simulation_is_reported_with_its_trajectories(folder):
+    result = fit(folder, "--method", "saem", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    assert "decreasing steps" in result.output and "Monte Carlo error" in result.output
+    files = {file.name for file in (folder / "out").iterdir()}
+    assert files == REPORT | PICTURES | {"trajectories.png", "individual_parameters.png"}
+    saved = jn.load(folder / "out" / "fit.jaxnlme")
+    assert saved.method == "SAEM" and saved.estimator.seed == 3
+    # Laplace's method is exact: the model is linear in asym. Draws leave an error of some hundredths.
+    assert saved.log_likelihood == pytest.approx(jn.fit(saved.model, saved.data, "laplace").log_likelihood, abs=0.2)
+    fit(folder, "--method", "imp", "--max-iterations", "70")
+    assert jn.load(folder / "out" / "fit.jaxnlme").estimator.max_iterations == 70
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1"], "--seed goes with --method saem or imp; the method here is focei."),
+        (["--method", "lme", "--replicates", "2"], "--replicates goes with --method saem or imp"),
+        (["--method", "saem,focei", "--max-iterations", "9"], "are not the same"),
+        (["--method", "seam"], "did you mean 'saem'?"),
+    ],
+)
+def test_options_of_other_methods_are_refused(folder, arguments, message):
+    result = fit(folder, *arguments)
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
+
+
 def test_without_matplotlib_the_report_has_no_pictures_and_says_so(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = fit(folder, "--max-iterations", "0")
