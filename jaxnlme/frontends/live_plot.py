@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxnlme.diagnostics.drawing import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
+from jaxnlme.estimators.telling import Iteration
+from jaxnlme.model.psi import psi_of
 
 # A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
 APART = {"window": 0.05, "axes": 0.05, "notebook": 0.5, "file": 1.0}
@@ -24,6 +26,7 @@ WINDOWS = ("qt", "tk", "gtk", "wx", "macosx", "webagg", "nbagg", "notebook", "wi
 class LivePlot:
     """An output function (beta, status, state) -> stop that plots each element of beta, each of diag(Psi) and the
     log-likelihood against the iteration, a panel each. Under SAEM, which does not know it, there is no panel for it.
+    It is a callback of `jn.fit`, too, and panels then have the names of the parameters.
 
     In a window the plot is live, and closing it stops the fit; in a notebook the display is updated in place; without
     either it is drawn to a file, "nlmefit.png" in the working directory. Every fit ("init") has a picture of its own,
@@ -34,6 +37,9 @@ class LivePlot:
     **Errors:** OptionError for another number of axes; ImportError naming the extra to install where matplotlib is
     missing.
     """
+
+    # As a callback: the beginning and the end are told as well.
+    every_stage = True
 
     def __init__(self, path: str | Path | None = None, axes: Any = None):
         if path is not None and axes is not None:
@@ -52,12 +58,17 @@ class LivePlot:
     def _picture(self) -> _Picture | None:
         return getattr(self._here, "picture", None)
 
-    def __call__(self, beta: Any, status: Any, state: str) -> bool:
-        """Takes up one stage of a fit; True once the figure was closed."""
+    def __call__(self, beta: Any, status: Any = None, state: str = "iter") -> bool:
+        """Takes up one stage of a fit, (beta, status, state) or an Iteration alone; True once the figure was closed."""
+        names: tuple[str, ...] = ()
+        if isinstance(beta, Iteration):
+            density, state = beta.binding.density, beta.state
+            names = (*density.beta_names, *(f"variance of {name}" for name in density.effect_names))
+            beta, status = np.asarray(beta.params.beta, float), _status(beta)
         outer = status["inner"]["procedure"] == "none"
         if outer and state == "init":
             self._here.picture = None  # not the last fit's, should this one be refused
-            self._here.picture = _Picture(self.path, self.given, beta, status)
+            self._here.picture = _Picture(self.path, self.given, beta, status, names)
         picture = self._picture
         if picture is None:
             return False
@@ -69,10 +80,11 @@ class LivePlot:
 class _Picture:
     """The figure of one fit: `axes`, its panels, and the points drawn there.
 
-    **Arguments:** `path` and `given` axes, of LivePlot; `beta` (F,) and `status` of the first stage.
+    **Arguments:** `path` and `given` axes, of LivePlot; `beta` (F,) and `status` of the first stage; `names` of beta
+    and diag(Psi), numbers where there are none.
     """
 
-    def __init__(self, path: Path | None, given: Any, beta: Any, status: Any):
+    def __init__(self, path: Path | None, given: Any, beta: Any, status: Any, names: tuple[str, ...] = ()):
         self.path, self.given = path, given
         self._iterations: list[float] = []
         self._points: list[list[float]] = []
@@ -80,8 +92,9 @@ class _Picture:
         self._drawn = -np.inf
         self._was_closed = False
         fval = status.get("fval")
-        titles = [f"beta[{k}]" for k in range(len(np.ravel(beta)))]
-        titles += [f"Psi[{k}, {k}]" for k in range(np.shape(status["Psi"])[0])]
+        numbered = [f"beta[{k}]" for k in range(len(np.ravel(beta)))]
+        numbered += [f"Psi[{k}, {k}]" for k in range(np.shape(status["Psi"])[0])]
+        titles = list(names) or numbered
         titles += ["log-likelihood"] * (fval is not None and bool(np.isfinite(fval)))
         self._mode = "axes" if given is not None else "file" if path is not None else _display()
         self._figure, self.axes = self._panels(len(titles))
@@ -171,6 +184,13 @@ class _Picture:
 
     def _on_close(self, event: Any) -> None:
         self._was_closed = True
+
+
+def _status(entry: Iteration) -> dict[str, Any]:
+    """What the plot reads of an output function's `status`."""
+    psi = psi_of(entry.binding.density, np.asarray(entry.params.covariance))
+    inner = {"procedure": entry.inner.procedure}
+    return {"iteration": entry.iteration, "inner": inner, "fval": entry.log_likelihood, "Psi": psi}
 
 
 def _display() -> str:

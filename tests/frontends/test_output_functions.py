@@ -16,6 +16,7 @@ import scipy.linalg
 import jaxnlme as jn
 from jaxnlme.frontends._matlab_output import parametrized
 from jaxnlme.frontends.live_plot import LivePlot
+from tests import simulated_fits
 from tests.frontends.matlab_calls import START, call
 
 matplotlib.use("Agg")
@@ -167,6 +168,18 @@ def test_the_plot_draws_to_a_file(tmp_path: Path) -> None:
     ends = [line[-1] for line in lines(plot)]
     assert ends == pytest.approx([*beta, *np.diag(psi), stats.logl])
     assert stats.converged
+
+
+@pytest.mark.parametrize("method", ["focei", jn.SAEM(chains=8, likelihood="none")])
+def test_the_plot_is_a_callback_of_fit(method, tmp_path: Path) -> None:
+    live = jn.nlmefitoutputfcn.to_file(tmp_path / "fit.png")
+    fit = jn.fit(simulated_fits.MODEL, simulated_fits.data(), method, callbacks=[live])
+    titles = ["a", "c", "variance of a", "variance of c"] + ["log-likelihood"] * (method == "focei")
+    assert [panel.get_title() for panel in live.axes] == titles
+    (line,) = live.axes[1].get_lines()
+    # What follows the iterations (the last step of SAEM) is within the limit that the verdict has for it.
+    assert line.get_ydata()[-1] == pytest.approx(fit.params.beta[1], abs=0.2 * fit.estimates.loc["c", "se"])
+    assert len(line.get_xdata()) > 3 and (tmp_path / "fit.png").stat().st_size > 10_000
 
 
 def test_the_plot_without_a_display_draws_in_the_working_directory(tmp_path: Path, monkeypatch) -> None:
