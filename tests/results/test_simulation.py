@@ -9,7 +9,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.results.sampling import reached
-from tests.simulated_fits import several, unfinished
+from tests.simulated_fits import MODEL, data, several, unfinished
 
 
 def test_the_page_says_how_it_ran():
@@ -40,6 +40,14 @@ def test_a_likelihood_that_was_not_asked_for_is_not_nan_on_the_page():
     assert "not computed (likelihood='none'), nor are criteria" in text
     assert "nan" not in text and "AIC" not in text and "5 estimated, 0 fixed" in text
     assert repr(fit).startswith("<Fit by SAEM: NOT CONVERGED, log-likelihood not computed, 12 groups")
+
+
+def test_a_run_that_is_stopped_early_has_a_page():
+    fit = jn.fit(MODEL, data(), jn.SAEM(chains=8, likelihood="none"), callbacks=[lambda entry: entry.iteration == -3])
+    assert fit.iterations == 0 and several().iterations == len(several().sampling.packed) - 5
+    assert "iterations: 3 burn-in" in str(fit.sampling)
+    asked = dataclasses.replace(fit, sampling=dataclasses.replace(fit.sampling, likelihood="is"))
+    assert "not computed (the run ended before that)" in str(asked.summary())
 
 
 def test_linearised_errors_are_said_to_be_that():
