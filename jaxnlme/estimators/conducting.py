@@ -13,6 +13,7 @@ from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
+from jaxnlme.model.transforms import Log
 from jaxnlme.results.inference import direction_words, singular_directions
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
@@ -33,6 +34,8 @@ EXTENSION = (50, 100)
 # A drift beyond this many of its standard errors, in any parameter, is no accident: one in 10,000 for twenty
 # parameters, whose spread is known from ten batches each.
 DRIFT = 6.0
+# A scale vanishes where it fell by so much on its log scale, and less than this share of it is observed.
+FALLEN, TOLD = 2.0, 0.1
 # A standard error of a log standard deviation beyond which its variance may as well be zero.
 FLAT = 2.0
 
@@ -89,11 +92,11 @@ def _settle(run: Run, ending: Ending) -> None:
     Where the step to the maximum stands out of its noise, the parameters move along it; where it does not, the chains
     are listened to for longer.
     """
-    rounds, singular, ending.extensions, first = run.held
+    rounds, singular, ending.extensions, first, raised = run.held
     first = max(first, FIRST)
     tolerance = float(run.estimator.tolerance)
     while True:
-        run.hold(rounds, singular, ending.extensions, first)
+        run.hold(rounds, singular, ending.extensions, first, raised)
         stand(run, WARM, run.iteration)
         run.restart_sums()
         traces, pilot = _listen(run, first), 0
@@ -108,7 +111,7 @@ def _settle(run: Run, ending: Ending) -> None:
                 break
             enough = heard >= min(DRAWS / (run.chains * run.placed.n_all), PATIENCE)
             if enough and all(one.distance <= CLOSE and one.share <= tolerance for one in found):
-                return
+                break
             # The first draws say how to make the most of the next ones.
             more = min(_needed(found, tolerance) if pilot else first, _left(run))
             if more < 1:
@@ -121,6 +124,20 @@ def _settle(run: Run, ending: Ending) -> None:
             if run.stopped:
                 return
             found = ending.settled = _all_settled(run, traces, pilot)
+        settled_down = all(one.distance <= CLOSE for one in found)
+        vanished = _vanished(run, found) & ~raised
+        room = _left(run) >= WARM + first + sum(EXTENSION)
+        if vanished and room and (settled_down or singular == SINGULAR_TRIES):
+            # Zero is a root of the score in log s whatever the data say: whether it is the maximum shows from above.
+            raised |= vanished
+            run.place(_raised(run, vanished))
+            _extend(run)
+            if run.stopped:
+                return
+            ending.extensions, rounds, singular = ending.extensions + 1, 0, 0
+            continue
+        if settled_down:
+            return
         first = max(first, min(found[0].iterations // 4, MOST_FIRST))
         rounds += 1
         moving = rounds <= ROUNDS
@@ -148,6 +165,37 @@ def _elsewhere(one: Settled) -> bool:
         return True
     step = np.abs(one.step)
     return bool(np.any((step > CLOSE * one.se) & (step > CLEAR * one.monte_carlo_se)))
+
+
+def scales(run: Run) -> list[int]:
+    """Packed entries that are logarithms of standard deviations of effects, or of residual scales, where these move."""
+    density, layout = run.binding.density, run.layout
+    out = [layout.beta + index for index, _, _ in density.covariance.collapses]
+    if density.error.gaussian_face:
+        first = layout.beta + layout.covariance
+        out += [first + k for k, p in enumerate(density.error.parameters) if isinstance(p.transform, Log)]
+    return [k for k in out if layout.free[k]]
+
+
+def vanishing(run: Run, one: Settled, k: int) -> bool:
+    """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
+    told = dict(zip(one.active.tolist(), one.told, strict=True))
+    fallen = run.starts[0][k] - one.packed[k] > FALLEN
+    return bool(fallen and not told[k] > TOLD)
+
+
+def _vanished(run: Run, found: list[Settled]) -> int:
+    """Bits of the scales that vanish in any replicate."""
+    return sum(1 << place for place, k in enumerate(scales(run)) if any(vanishing(run, one, k) for one in found))
+
+
+def _raised(run: Run, which: int) -> np.ndarray:
+    """Where the replicates stand (replicates, packed), with some scales back where they started."""
+    packed = np.array(run.running.packed)
+    for place, k in enumerate(scales(run)):
+        if which >> place & 1:
+            packed[:, k] = np.maximum(packed[:, k], run.starts[:, k])
+    return packed
 
 
 def _needed(found: list[Settled], tolerance: float) -> int:
@@ -274,19 +322,20 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
 
 def flat_variances(run: Run, one: Settled | None) -> list[str]:
     """Sentences on standard deviations that the data do not tell from zero."""
-    if one is None or not one.regular:
+    if one is None:
         return []
     density = run.binding.density
     first = len(density.beta_names)
     se = dict(zip(one.active.tolist(), one.se, strict=True))
     out = []
     for index, effects, _ in density.covariance.collapses:
-        if se.get(first + index, 0.0) > FLAT:
+        k = first + index
+        if k in se and (vanishing(run, one, k) or se[k] > FLAT):
             names = ", ".join(density.effect_names[k] for k in effects)
             out.append(
-                f"The data do not tell the variance of the random effect of {names} from zero (its log SD has a "
-                f"standard error of {se[first + index]:.2g}): the effect may be dropped. Other estimates hold it where "
-                "it is, and may be a small part of a standard error from where they are with none: "
-                "[jn.SAEM(), jn.FOCEI()] sets a variance to zero exactly."
+                f"The data do not tell the variance of the random effect of {names} from zero (given the effects before "
+                "it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and may be "
+                "a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets a variance "
+                "to zero exactly."
             )
     return out

@@ -58,6 +58,7 @@ class Run:
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
         self.began = packed
+        self.starts = packed
         self.replicates, self.n = packed.shape
         self.running = blank_running(self.layout, packed)
         self.lanes = self.spread(self.blank_lanes())
@@ -67,7 +68,7 @@ class Run:
         self.started = time.perf_counter()
         self.interrupted = self.stopped = False
         # Rounds, tries and extensions behind the settling run that comes next, and how long it is.
-        self.held = (0, 0, 0, 0)
+        self.held = (0, 0, 0, 0, 0)
         self.labels = estimator.sampler(q).labels
         self.history: list[dict[str, float]] = []
         if checkpoint is not None and checkpoint.standing is not None:
@@ -126,9 +127,10 @@ class Run:
                 self.checkpoint.write(self.standing())
         return out
 
-    def hold(self, rounds: int, singular: int, extensions: int, first: int) -> None:
-        """Notes where a settling run begins, of `first` iterations at first."""
-        self.held = (rounds, singular, extensions, first)
+    def hold(self, rounds: int, singular: int, extensions: int, first: int, raised: int) -> None:
+        """Notes where a settling run begins, of `first` iterations at first; `raised`, bits of the scales that were
+        raised once."""
+        self.held = (rounds, singular, extensions, first, raised)
         if self.checkpoint is not None:
             self.checkpoint.write(self.standing())
 

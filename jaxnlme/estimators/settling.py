@@ -38,13 +38,15 @@ class Settled:
     """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
-    observed one; `batches` (batches, active), mean scores of stretches of iterations; `iterations` behind both, and
-    `heard`, behind everything else; `group_scores` (groups, active), weighted."""
+    observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `batches`
+    (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
+    else; `group_scores` (groups, active), weighted."""
 
     packed: np.ndarray
     active: np.ndarray
     score: np.ndarray
     information: np.ndarray
+    told: np.ndarray
     batches: np.ndarray
     iterations: int
     heard: int
@@ -153,6 +155,7 @@ def settled(
         active,
         score.mean(axis=0)[active],
         (complete - missing)[at],
+        np.diag(complete - missing)[active] / np.diag(complete)[active],
         means[:, active],
         len(score),
         n,

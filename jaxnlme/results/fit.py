@@ -122,8 +122,8 @@ class Fit:
 
     @property
     def iterations(self) -> int:
-        """Iterations of the minimiser, of the alternation, or of a simulation (all of them but its burn-in, settling runs
-        and the draws at the end included); 0 where the fit did not begin."""
+        """Iterations of the minimiser, of the alternation, or of a simulation (all of them but its burn-in, settling
+        runs and the draws at the end included); 0 where the fit did not begin."""
         if self.sampling is not None:
             return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
         return int(self.history[-1]["iteration"]) if self.history else 0
