@@ -65,6 +65,7 @@ def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
     except Exception:
         return row | {"fault": traceback.format_exc().strip().splitlines()[-1]}
     row["seconds"] = time.perf_counter() - began
+    errors = fit.sampling.monte_carlo_se
     row |= {
         "converged": bool(fit.converged),
         "sentences": list(fit.status.sentences[:2]),
@@ -74,7 +75,7 @@ def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
         "minus2LL_is": shared.number(-2.0 * fit.log_likelihood),
         "minus2LL_is_se": shared.number(2.0 * fit.sampling.log_likelihood_se),
         "minus2LL_agq": shared.number(shared.minus_two_log_likelihood(one, fit.params, nodes)),
-        "monte_carlo_se": {name: shared.number(value) for name, value in fit.sampling.monte_carlo_se.items()},
+        "monte_carlo_se": None if errors is None else {name: shared.number(value) for name, value in errors.items()},
         "timings": {name: float(value) for name, value in fit.timings.items()},
     }
     return row

@@ -19,7 +19,7 @@ from jaxnlme.results.inference import direction_words, singular_directions
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # A maximum this near, in standard errors, is where a Newton step says it is.
-CLOSE = 0.05
+CLOSE = 0.02
 # Draws of all groups that the information rests on at least, and settling iterations after which nobody waits for
 # either: for that many draws, or for an information without an inverse to get one.
 DRAWS, PATIENCE = 10_000, 400
@@ -110,7 +110,7 @@ def _settle(run: Run, ending: Ending) -> None:
             if not doubtful and any(_elsewhere(one) for one in found):
                 break
             enough = heard >= min(DRAWS / (run.chains * run.placed.n_all), PATIENCE)
-            if enough and all(one.distance <= CLOSE and one.share <= tolerance for one in found):
+            if enough and all(one.share <= tolerance for one in found):
                 break
             # The first draws say how to make the most of the next ones.
             more = min(_needed(found, tolerance) if pilot else first, _left(run))
@@ -124,7 +124,7 @@ def _settle(run: Run, ending: Ending) -> None:
             if run.stopped:
                 return
             found = ending.settled = _all_settled(run, traces, pilot)
-        settled_down = all(one.distance <= CLOSE for one in found)
+        settled_down = not any(_elsewhere(one) for one in found)
         vanished = _vanished(run, found) & ~raised
         room = _left(run) >= WARM + first + sum(EXTENSION)
         if vanished and room and (settled_down or singular == SINGULAR_TRIES):
@@ -296,12 +296,12 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
             f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
             "parameters): fix one of them, drop an effect, or use a simpler covariance."
         )
-    if not singular and one.distance > CLOSE:
+    if not singular and _elsewhere(one):
         worst = int(np.argmax(np.abs(one.step) / one.se))
         out.append(
             f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
-            f"(limit {CLOSE:g}). Allow more iterations (max_iterations is {int(estimator.max_iterations)}), or start "
-            "elsewhere."
+            f"(limit {CLOSE:g}, beyond noise). Allow more iterations (max_iterations is "
+            f"{int(estimator.max_iterations)}), or start elsewhere."
         )
     elif not singular and one.share > estimator.tolerance:
         worst = int(np.argmax(one.monte_carlo_se / one.se))
@@ -333,9 +333,9 @@ def flat_variances(run: Run, one: Settled | None) -> list[str]:
         if k in se and (vanishing(run, one, k) or se[k] > FLAT):
             names = ", ".join(density.effect_names[k] for k in effects)
             out.append(
-                f"The data do not tell the variance of the random effect of {names} from zero (given the effects before "
-                "it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and may be "
-                "a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets a variance "
-                "to zero exactly."
+                f"The data do not tell the variance of the random effect of {names} from zero (given the effects "
+                "before it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and "
+                "may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets "
+                "a variance to zero exactly."
             )
     return out

@@ -170,10 +170,14 @@ def _stochastic_newton(
 
         slope, hessian = slope + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
     step = -control.gain * _step(-slope, hessian, entries)
-    # Annealing holds residual scales up as it does variances.
-    scales = [isinstance(p.transform, Log) and density.error.gaussian_face for p in density.error.parameters]
-    log_scale = np.array([False] * (layout.n - layout.error) + scales)[where]
-    step = jnp.where(log_scale, jnp.maximum(step, _half_log(control.annealing)), step)
+    # Annealing holds residual scales up as it does variances, and shapes where they are: beside scales that are held
+    # up, an exponent could run anywhere.
+    gaussian = density.error.gaussian_face
+    scales = [isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
+    shapes = [not isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
+    others = [False] * (layout.n - layout.error)
+    step = jnp.where(np.array(others + scales)[where], jnp.maximum(step, _half_log(control.annealing)), step)
+    step = jnp.where(np.array(others + shapes)[where] & (control.annealing > 0), 0.0, step)
     return packed.at[where].add(step)
 
 
