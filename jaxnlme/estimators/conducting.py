@@ -107,13 +107,14 @@ def _settle(run: Run, ending: Ending) -> None:
             heard = found[0].heard
             # What has no inverse may be noise.
             doubtful = any(not one.regular for one in found) and heard < PATIENCE
-            if not doubtful and any(_elsewhere(one) for one in found):
+            regular = [one for one in found if one.regular] or found  # the others hold nobody up
+            if not doubtful and any(_elsewhere(one) for one in regular):
                 break
             enough = heard >= min(DRAWS / (run.chains * run.placed.n_all), PATIENCE)
-            if enough and all(one.share <= tolerance for one in found):
+            if enough and not doubtful and all(one.share <= tolerance for one in regular):
                 break
             # The first draws say how to make the most of the next ones.
-            more = min(_needed(found, tolerance) if pilot else first, _left(run))
+            more = min(_needed(found if doubtful else regular, tolerance) if pilot else first, _left(run))
             if more < 1:
                 ending.exhausted = True
                 return
@@ -124,7 +125,7 @@ def _settle(run: Run, ending: Ending) -> None:
             if run.stopped:
                 return
             found = ending.settled = _all_settled(run, traces, pilot)
-        settled_down = not any(_elsewhere(one) for one in found)
+        settled_down = not any(_elsewhere(one) for one in regular)
         vanished = _vanished(run, found) & ~raised
         room = _left(run) >= WARM + first + sum(EXTENSION)
         if vanished and room and (settled_down or singular == SINGULAR_TRIES):
@@ -141,7 +142,7 @@ def _settle(run: Run, ending: Ending) -> None:
         first = max(first, min(found[0].iterations // 4, MOST_FIRST))
         rounds += 1
         moving = rounds <= ROUNDS
-        if any(not one.regular for one in found):
+        if not any(one.regular for one in found):
             # No step can be trusted: averaging alone goes on.
             moving, singular = False, singular + 1
             if singular > SINGULAR_TRIES:
@@ -212,6 +213,8 @@ def _left(run: Run) -> int:
 
 def _moved(one: Settled) -> np.ndarray:
     """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
+    if not one.regular:
+        return one.packed
     length = np.max(np.abs(one.step) / one.se, initial=0.0)
     out = one.packed.copy()
     out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))

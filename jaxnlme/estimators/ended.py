@@ -268,7 +268,9 @@ def _errors(run: Run, judged: list[Settled] | None, best: int, packed: np.ndarra
         index=pd.Index(names, name="parameter"),
     )
     if run.replicates > 1:
-        table["rhat"] = potential_scale(np.stack([other.estimates for other in judged]), one.se)
+        regular = [other.estimates for other in judged if other.regular]
+        nan = np.full(len(table), np.nan)
+        table["rhat"] = potential_scale(np.stack(regular), one.se) if one.regular and len(regular) > 1 else nan
         table["spread"] = packed[:, one.active].std(axis=0, ddof=1)
     return table
 
