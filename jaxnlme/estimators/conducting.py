@@ -27,6 +27,8 @@ DRAWS, PATIENCE = 10_000, 400
 CLEAR = 3.0
 # The longest step between settling runs, in standard errors.
 STRIDE = 1.0
+# The same in standard errors of the complete data.
+MOST_COMPLETE = 10.0
 # Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
 # where the information has no inverse.
 ROUNDS, SINGULAR_TRIES = 5, 2
@@ -215,7 +217,9 @@ def _moved(one: Settled) -> np.ndarray:
     """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
     if not one.regular:
         return one.packed
-    length = np.max(np.abs(one.step) / one.se, initial=0.0)
+    # Where next to nothing is observed, the standard error is noise: what complete data would leave counts as well.
+    trusted = one.se * np.minimum(1.0, MOST_COMPLETE * np.sqrt(np.maximum(one.told, 0.0)))
+    length = np.max(np.abs(one.step) / np.maximum(trusted, 1e-300), initial=0.0)
     out = one.packed.copy()
     out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))
     return out
