@@ -130,6 +130,17 @@ def devices(results: Record, name: str) -> str:
     return "\n\n".join(parts)
 
 
+def saem_table(rows: list[Record]) -> str:
+    """SAEM with many subjects and with many chains."""
+    header = ["groups", "chains", "SAEM, wall s", "first run, wall s", "ms an iteration"]
+    body = [
+        [f"{r['groups']:,}", f"{r['chains']:,}", show(r["fit_wall"], 3), show(r["first_fit_wall"])]
+        + [show(r["milliseconds_per_iteration"]), show(r["monte_carlo_share"], 3)]
+        for r in rows
+    ]
+    return table([*header, "largest Monte Carlo error, standard errors"], body)
+
+
 def gpu(results: Record, name: str) -> str:
     """What gpu.py measured on one device."""
     stages: dict[str, list[Record]] = {}
@@ -144,6 +155,6 @@ def gpu(results: Record, name: str) -> str:
             for r in stages["fits"]
         ]
         parts.append(table(header, body))
-    tables = {"units": units_table, "scaling": scaling_table, "batches": batches_table}
+    tables = {"saem": saem_table, "units": units_table, "scaling": scaling_table, "batches": batches_table}
     parts += [write(stages[stage]) for stage, write in tables.items() if stage in stages]
     return "\n\n".join(parts)
