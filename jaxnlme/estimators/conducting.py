@@ -270,9 +270,8 @@ def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
         trace = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
         heard = len(trace.score)
         groups = jax.tree.map(lambda leaf, r=r, heard=heard: leaf[:, r] / heard, own)
-        out.append(
-            settled(run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights, pilot)
-        )
+        known = run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights
+        out.append(settled(*known, pilot, run.placed.processes))
     return out
 
 
@@ -287,7 +286,7 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
     if run.stopped:
         return ["Stopped by a callback: this is where the run stood, not a maximum."]
     if ending.broken is not None:
-        lost = [str(label) for label in run.lost()]
+        lost = run.of_all([str(label) for label in run.lost()])
         where = f" No draw of group {some(lost)} has a finite density." if lost else ""
         return [
             f"The parameters stopped being finite in iteration {run.steps} ({ending.broken}).{where} Start elsewhere, "
@@ -324,7 +323,7 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
             f"halves of the last phase by more than their noise. Allow more iterations, or {estimator.remedies[1]}."
         )
     memory = run.own([lanes.chains.memory for lanes in run.lanes])
-    return out + estimator.complaints(memory, run.binding.data.labels)
+    return out + run.of_all(estimator.complaints(memory, run.binding.data.labels))
 
 
 def flat_variances(run: Run, one: Settled | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnlme.errors import Status
+from jaxnlme.errors import Status, some
 from jaxnlme.estimators.centred_objective import centred_log_likelihood
 from jaxnlme.estimators.conducting import Ending, faults, flat_variances, stand
 from jaxnlme.estimators.linearised_information import linearised_information
@@ -94,8 +94,8 @@ def ended(
     sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, ending, one)]
     sentences += flat_variances(run, one)
     sentences += notes
-    if left_out:
-        sentences.append(f"Left out at your request: group {', '.join(str(label) for label, _ in left_out)}.")
+    if labels := run.of_all([str(label) for label, _ in left_out]):
+        sentences.append(f"Left out at your request: group {some(labels)}.")
     sentences += list(data.notes)
     own = groups[best]
     status = np.where(data.observed.any(axis=1), Status.ok, Status.no_observations) if own is None else own.status
@@ -217,7 +217,7 @@ def _places(run: Run) -> tuple[np.ndarray, ...]:
 
 def _draws(run: Run) -> np.ndarray:
     """Draws (groups, replicates, draws, random) of b at the estimates, a few iterations apart."""
-    m, q = run.binding.data.n_groups, run.binding.density.n_effects
+    m, q = run.placed.processes.largest(run.binding.data.n_groups), run.binding.density.n_effects
     wanted = max(1, min(KEPT, NUMBERS // max(m * q * run.replicates, 1)))
     taken = [_places(run)[3]]
     while sum(part.shape[2] for part in taken) < wanted and len(taken) < MOST_TIMES:
@@ -244,9 +244,9 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, spread: np.ndarray) 
 def _information(run: Run, params: Params, one: Settled, modes: np.ndarray) -> Information:
     if run.estimator.information == "linearised":
         matrix, scores = linearised_information(run.binding, run.placed, params, modes, one.active)
-        return information(run.binding, params, matrix, one.active, scores)
-    scores = run.placed.processes.concatenate(one.group_scores)
-    return information(run.binding, params, one.information, one.active, scores)
+    else:
+        matrix, scores = one.information, one.group_scores
+    return information(run.binding, params, matrix, one.active, run.placed.processes.concatenate(scores))
 
 
 def _errors(run: Run, judged: list[Settled] | None, best: int, packed: np.ndarray) -> Any:

@@ -45,19 +45,20 @@ class Run:
     ):
         self.binding, self.estimator, self.placed = binding, estimator, placed
         self.audience = Audience(callbacks, placed.processes)
-        self.told = bool(callbacks)
+        # Who is told of every iteration goes one by one, and all processes do where one does.
+        self.told = placed.processes.any(bool(callbacks))
         self.show, self.checkpoint = show, checkpoint
         density = binding.density
         q = density.n_effects
-        self.layout = layout(binding, estimator.m_step)
+        self.layout = layout(binding, estimator.m_step, placed.processes)
         self.chains = estimator.n_chains(placed.n_all)
         beta, theta, error = (np.asarray(getattr(starts[0], part), float) for part in ("beta", "covariance", "error"))
         template = Params(beta, theta, error, starts[0].free)
         self.template = template
-        self.setup = on_device(Setup(self.layout, estimator.sampler(q), template))
+        setup = Setup(self.layout, estimator.sampler(q), template)
+        self.setup = on_device(setup) if placed.mesh is None else setup
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
-        self.began = packed
         self.starts = packed
         self.replicates, self.n = packed.shape
         self.running = blank_running(self.layout, packed)
@@ -96,6 +97,10 @@ class Run:
     def own(self, pieces: Sequence[Any]) -> Any:
         """One pytree per piece as one of numpy arrays (groups, ...)."""
         return jax.tree.map(lambda *parts: self.placed.own(parts), *pieces)
+
+    def of_all(self, items: list[Any]) -> list[Any]:
+        """The items of every process, one after the other."""
+        return [item for own in self.placed.processes.everyone(items) for item in own]
 
     # --- iterating ---
 
@@ -180,7 +185,7 @@ class Run:
 
     def last_finite(self) -> np.ndarray:
         """Where the replicates (replicates, packed) stood when all of their parameters were last finite."""
-        rows = np.concatenate([self.began[None], *self.packed])
+        rows = np.concatenate([self.starts[None], *self.packed])
         return rows[np.flatnonzero(np.isfinite(rows).all(axis=(1, 2)))[-1]].copy()
 
     def place(self, packed: np.ndarray) -> None:

@@ -25,6 +25,7 @@ from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.numerics.devices import Processes
 from jaxnlme.results.inference import singular_directions
 
 # Batches of a settling run: so few that a batch outlasts the chains' memory, so many that their spread is known.
@@ -40,7 +41,7 @@ class Settled:
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
     observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `batches`
     (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
-    else; `group_scores` (groups, active), weighted."""
+    else; `group_scores` (groups, active) of this process's groups, weighted."""
 
     packed: np.ndarray
     active: np.ndarray
@@ -123,12 +124,14 @@ def settled(
     control: np.ndarray,
     weights: np.ndarray,
     pilot: int,
+    processes: Processes,
 ) -> Settled:
     """What the settling iterations of one replicate told.
 
     **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `groups`: each group's
     means, a `simulating.Sums` (groups, ...); `control` (groups, packed, functions), coefficients of the control
-    variates, in use after the first `pilot` iterations; `weights` (groups,).
+    variates, in use after the first `pilot` iterations; `weights` (groups,). `groups`, `control` and `weights` are of
+    this process's groups; all else is of those of all `processes`, which every one of them must call at once.
     """
     active = np.flatnonzero(layout.free)
     n = len(sums.score)
@@ -144,8 +147,8 @@ def settled(
         outcome = sums.hessian.mean(axis=0)
         outcome[g:, g:] = 0.0  # in Q
         complete[np.ix_(where, where)] += outcome
-    counted = np.where(weights == 0, 0.0, group_scores.T) if len(weights) else group_scores.T
-    missing = sums.outer.mean(axis=0) - (counted * weights) @ counted.T
+    counted = np.where(weights == 0, 0.0, group_scores.T)
+    missing = sums.outer.mean(axis=0) - processes.total((counted * weights) @ counted.T)
     score = scores + prior
     batches = min(BATCHES, len(score))
     means = np.stack([part.mean(axis=0) for part in np.array_split(score, batches)])
@@ -159,7 +162,7 @@ def settled(
         means[:, active],
         len(score),
         n,
-        np.where(weights[:, None] == 0, 0.0, group_scores * weights[:, None])[:, active],
+        (counted * weights).T[:, active],
     )
 
 

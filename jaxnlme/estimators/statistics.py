@@ -27,6 +27,7 @@ from jaxnlme.model.error import AbstractError, GaussianError
 from jaxnlme.model.error_families import _constant, _proportional
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
+from jaxnlme.numerics.devices import Processes
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet, times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
@@ -73,15 +74,20 @@ class Layout(eqx.Module):
         return self.scored + tuple(range(first, self.n)) if self.scored and self.strata else self.scored
 
 
-def layout(binding: Binding, m_step: str) -> Layout:
+def layout(binding: Binding, m_step: str, processes: Processes | None = None) -> Layout:
     """Which M-step each parameter of a model takes.
 
     **Arguments:** `m_step`: "auto" for closed forms where they exist, "gradient" for none. Priors leave none either.
+    `processes`: several, each with its own groups, agree on what holds in all of them.
     """
     density = binding.density
     by_bucket = zip(*(bucket.covariates for bucket in binding.problem.buckets), strict=True)
     columns = [[np.asarray(piece) for piece in column] for column in by_bucket]
     centres = centring(density.individual, density.n_effects, columns)
+    if processes is not None:
+        # Columns that happen to be the same in the groups of one process may differ in another's.
+        found = processes.everyone(centres.terms)
+        centres = Centring(tuple(term for term in found[0] if all(term in own for own in found)), centres.effects)
     p, c, e = len(density.beta_names), density.covariance.n_unconstrained, len(density.error_names)
     free = ~np.asarray(binding.fixed, bool)
     closed = m_step == "auto" and not density.priors

@@ -62,12 +62,12 @@ def stochastic_fit(
             placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
         given = start if isinstance(start, Mapping) else ()
         if start is None or given:
-            params = no_wider(binding, scaled_error_start(binding, params, found.misfit, given), given)
+            params = no_wider(binding, scaled_error_start(binding, params, found.misfit, given), given, processes)
         finite = found.finite | (binding.data.weights == 0)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         if not processes.all(finite.all()):
-            if plan.on_bad_group == "stop" or not processes.any(finite.any()):
+            if plan.on_bad_group == "stop" or not processes.all(finite.any()):
                 return stillborn(binding, estimator, params, finite, plan.options(estimator), timings, processes)
             left_out = [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
             rest = binding.data.select(finite)
@@ -131,9 +131,9 @@ def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[s
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
 
 
-def no_wider(binding: Binding, params: Params, given: Any) -> Params:
-    """Residual scales, where the user gave none, no larger than the responses themselves vary: a start far off would
-    explain everything by noise, and the chains would wander."""
+def no_wider(binding: Binding, params: Params, given: Any, processes: Processes) -> Params:
+    """Residual scales, where the user gave none, no larger than the responses of every process vary: a start far off
+    would explain everything by noise, and the chains would wander."""
     density, data = binding.density, binding.data
     if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
         return params
@@ -142,7 +142,11 @@ def no_wider(binding: Binding, params: Params, given: Any) -> Params:
     y = data.y[data.observed]
     values = density.error.natural(np.asarray(params.error, float))
     scale = np.asarray(density.error.scale(y, **dict(zip(values.names, values.values, strict=True))))
-    widest, usual = np.std(np.asarray(density.error.response.to_real(y))), np.sqrt(np.mean(scale**2))
+    real = np.asarray(density.error.response.to_real(y))
+    sums = [len(y), real.sum(), np.broadcast_to(scale**2, y.shape).sum()]
+    n, total, squares = processes.total(np.array(sums))
+    widest = np.sqrt(processes.total(np.sum((real - total / n) ** 2)) / n)
+    usual = np.sqrt(squares / n)
     if not (np.isfinite(usual) and 0.0 < widest < usual):
         return params
     error = np.asarray(params.error) + np.where(automatic, np.log(widest / usual), 0.0)

@@ -113,6 +113,10 @@ class Processes:
         """Whether the value is true in every process."""
         return self.largest(int(not value)) == 0
 
+    def total(self, value: np.ndarray) -> np.ndarray:
+        """The sum of the values of every process."""
+        return value if self.count == 1 else np.sum(self.everyone(value), axis=0)
+
     def concatenate(self, values: np.ndarray) -> np.ndarray:
         """The arrays of every process one after the other."""
         return values if self.count == 1 else np.concatenate(self.everyone(values))

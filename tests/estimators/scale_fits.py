@@ -57,6 +57,14 @@ def table(groups=23, rows=7, seed=3):
     return {"id": group, "y": y, "t": t, "size": size[group], "sex": sex[group], "lab": lab}
 
 
+def drawn(own, **way):
+    """A fit by SAEM, whose steps rest on Louis' information and whose standard errors on the linearised model."""
+    parameters = [jn.Parameter("top", 8.0, transform="log", random=True, covariates=["center(size)", "sex"])]
+    parameters += [jn.Parameter("rate", 0.5, transform="log", random=True)]
+    method = jn.SAEM((15, 15, 15), chains=4, likelihood="gq", nodes=5, information="linearised", tolerance=0.3)
+    return jn.fit(jn.NLMEModel(curve, parameters, error=jn.error.constant(by="lab")), data(own), method, **way)
+
+
 def data(which=None, bad=False, **options):
     columns = table(**options)
     if bad:
@@ -101,6 +109,7 @@ def on_devices():
     found = {name: told(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()}
     with jax.enable_x64(True):
         free = jn.NLMEModel(Curve(jnp.array([0.1, 0.0])), model().parameters)
+    found["saem"] = told(drawn(None))
     weighted = data().with_weights(np.arange(23) % 4)
     for name, way in {"free": {}, "free on two": {"devices": 2}, "free in chunks": {"chunk_groups": 9}}.items():
         fit = jn.fit(free, weighted, "focei", tolerance=1e-12, **way)
@@ -165,6 +174,7 @@ def one_of_two(index, address):
     found = {"fit": told(jn.fit(model(), data(own), "focei", devices="all"))}
     found["pooled"] = told(jn.fit(model(), data(own), "focei", devices="all", starts="pooled", chunk_groups=3))
     found["left out"] = told(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
+    found["saem"] = told(drawn(own, devices="all", chunk_groups=5))
     begun = jn.fit(model(), data(own, bad=True), "focei", devices="all")
     found["stillborn"] = list(begun.status.sentences)
     stops = {"asked": False}

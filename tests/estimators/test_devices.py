@@ -105,6 +105,12 @@ def test_two_processes(devices, processes):
     np.testing.assert_allclose(modes, devices["one"]["modes"], atol=1e-9)
 
 
+def test_saem_in_two_processes(devices, processes):
+    """Statistics, missing information and the scores of the sandwich are those of all groups."""
+    for found in processes:
+        assert_same(found["saem"], devices["saem"])
+
+
 def test_two_processes_stop_and_fail_together(processes):
     for found in processes:
         assert "Stopped by a callback" in found["stopped"]["status"][1]
