@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.maximising import Control
-from jaxnlme.estimators.saem import POWER, AbstractStochastic, StochasticMethod, common, whole
+from jaxnlme.estimators.saem import POWER, AbstractStochastic, StochasticMethod
+from jaxnlme.estimators.stochastic_options import common, whole
 from jaxnlme.sampling.importance import Importance
 
 # Full steps, decreasing steps; and from a start that is near.
@@ -83,6 +84,10 @@ class IMP(AbstractStochastic):
         whole("IMP", "draws", draws, 2 * LEAST)
         for name, value in common("IMP", locals() | {"burn_in": 0}).items():
             setattr(self, name, value)
+
+    @property
+    def loose(self):
+        return ("last_draws", *(name for name in super().loose if name != "draws"))
 
     @property
     def likelihood_draws(self):

@@ -15,8 +15,9 @@ from jaxnlme.estimators.abreast import Meeting, Member
 from jaxnlme.estimators.fitting import Plan
 from jaxnlme.estimators.linearised_information import linearised_information
 from jaxnlme.estimators.progress import CountLine
-from jaxnlme.estimators.saem import INFORMATIONS, AbstractStochastic
+from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.stochastic import stochastic_fit
+from jaxnlme.estimators.stochastic_options import INFORMATIONS
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed

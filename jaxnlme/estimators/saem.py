@@ -12,6 +12,8 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.base import AbstractEstimator
 from jaxnlme.estimators.maximising import Control
+from jaxnlme.estimators.stochastic_options import common, whole
+from jaxnlme.likelihood.centred import AbstractCentred, centred
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.likelihood.named import require_gaussian_face
 from jaxnlme.model.binding import Binding
@@ -20,9 +22,6 @@ from jaxnlme.sampling.kernels import Moves
 
 # Annealing, full steps, decreasing steps: half of what MATLAB and saemix take, for settling runs end the work.
 PHASES = (100, 50, 50)
-LIKELIHOODS = ("is", "gq", "lin", "none")
-INFORMATIONS = ("louis", "linearised")
-M_STEPS = ("auto", "gradient")
 # Lanes (groups x chains) that a run has at least, as MATLAB and saemix choose the number of chains.
 LANES = 100
 # Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
@@ -69,15 +68,20 @@ class AbstractStochastic(AbstractEstimator):
                 f"{self.name} has no step for the free block of weights inside the model, and would leave them at "
                 "their start; fit it by 'focei' or 'laplace', or declare them as parameters."
             )
-        if self.likelihood == "lin":
-            require_gaussian_face("likelihood='lin'", binding.density)
+        # Before the run, not at its end.
+        if self.last_likelihood is not None:
+            self.last_likelihood.check(binding.density)
         if self.information == "linearised":
             require_gaussian_face("information='linearised'", binding.density)
 
     @property
+    def loose(self) -> tuple[str, ...]:
+        """Options that may differ where a fit goes on from a checkpoint: how long, how exactly, and what at the end."""
+        return ("tolerance", "max_iterations", "likelihood", "draws", "nodes", "information", "method")
+
+    @property
     def identity(self) -> list[Any]:
-        """Every option but those that say how long and how exactly."""
-        loose = ("tolerance", "max_iterations", "likelihood", "draws", "nodes", "information", "method")
+        loose = self.loose
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in loose}
         return [self.method.name, own]
 
@@ -105,6 +109,15 @@ class AbstractStochastic(AbstractEstimator):
     def likelihood_draws(self) -> int:
         """Draws of likelihood="is"."""
         return self.draws
+
+    @property
+    def last_likelihood(self) -> AbstractCentred | None:
+        """How log L is computed at the end; None where it is not."""
+        if self.likelihood == "none":
+            return None
+        seed = self.seed if isinstance(self.seed, int) else self.seed[-1]
+        options = {"is": {"draws": self.likelihood_draws, "seed": seed}, "gq": {"nodes": self.nodes}}
+        return centred(self.likelihood, **options.get(self.likelihood, {}))
 
     @property
     def remedies(self) -> tuple[str, str]:
@@ -150,7 +163,8 @@ class SAEM(AbstractStochastic):
     - `information`: the matrix behind standard errors: "louis" (the observed information, by Louis' method) or
       "linearised".
     - `tolerance`: the largest Monte Carlo error of an estimate, as a share of its standard error.
-    - `max_iterations`: of all phases and what is added to them.
+    - `max_iterations`: of all phases and what is added to them. It does not shorten the phases of `iterations`, nor the
+      first 50 iterations after them, which tell where they led; up to 42 that draw for the Fit come last, uncounted.
     - `annealing`: the share that a variance may lose in an iteration of the first phase is 1 - annealing.
 
     **Errors:** OptionError for values out of range.
@@ -254,43 +268,3 @@ def split(iterations: Any) -> tuple[int, int, int]:
     first = round(int(given) * PHASES[0] / sum(PHASES))
     second = round(int(given) * PHASES[1] / sum(PHASES))
     return first, second, int(given) - first - second
-
-
-def whole(owner: str, name: str, value: Any, least: int) -> int:
-    """A whole number. **Errors:** OptionError where it is none, or below `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise OptionError(f"{owner}: {name} is a whole number, at least {least}; received {value!r}.")
-    return int(value)
-
-
-def common(owner: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options that stochastic methods share, checked. **Errors:** OptionError naming the option."""
-    words = {"m_step": M_STEPS, "likelihood": LIKELIHOODS, "information": INFORMATIONS}
-    for name, known in words.items():
-        if given[name] not in known:
-            raise OptionError(f"{owner}: {name} must be one of {', '.join(map(repr, known))}; got {given[name]!r}.")
-    if not given["tolerance"] > 0:
-        raise OptionError(f"{owner}: tolerance is a share of the standard errors, above 0; got {given['tolerance']!r}.")
-    out = {name: given[name] for name in words} | {"tolerance": float(given["tolerance"])}
-    out["seed"] = seed_of(owner, given["seed"])
-    least = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
-    out |= {name: whole(owner, name, given[name], low) for name, low in least.items()}
-    out["nodes"] = None if given["nodes"] is None else whole(owner, "nodes", given["nodes"], 1)
-    return out
-
-
-def seed_of(owner: str, seed: Any) -> int | tuple[int, ...]:
-    """A seed, or a JAX key as the numbers that it is made of.
-
-    **Errors:** OptionError.
-    """
-    import jax
-
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        return int(seed)
-    if isinstance(seed, (jax.Array, np.ndarray)):
-        typed = isinstance(seed, jax.Array) and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key)
-        data = np.asarray(jax.random.key_data(seed) if typed else seed)
-        if data.shape == (2,) and data.dtype == np.uint32:
-            return tuple(int(part) for part in data)
-    raise OptionError(f"{owner}: seed is a whole number or a JAX key; received {seed!r}.")
