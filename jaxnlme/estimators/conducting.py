@@ -153,7 +153,7 @@ def _settle(run: Run, ending: Ending) -> None:
             ending.exhausted = True
             return
         if moving:
-            run.place(np.stack([_moved(one) for one in found]))
+            run.place(np.stack([moved(one) for one in found]))
         else:
             _extend(run)
             if run.stopped:
@@ -213,7 +213,7 @@ def _left(run: Run) -> int:
     return max(int(run.estimator.max_iterations) - run.steps, 0)
 
 
-def _moved(one: Settled) -> np.ndarray:
+def moved(one: Settled) -> np.ndarray:
     """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
     if not one.regular:
         return one.packed
@@ -281,6 +281,8 @@ def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
 def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
     """Why the estimates of a replicate do not count as converged; none where they do."""
     estimator = run.estimator
+    if run.interrupted and one is not None:
+        return ["Interrupted by the user at the end: what was to be computed at the estimates is left out."]
     if run.interrupted:
         return ["Interrupted by the user: this is where the run stood, not a maximum."]
     if run.stopped:

@@ -79,14 +79,18 @@ class Run:
 
     def blank_lanes(self) -> Lanes:
         groups, q = self.placed.n_groups, self.binding.density.n_effects
-        shape = (groups, self.replicates)
         chains = resting(groups, self.replicates, self.chains, q, self.setup.sampler.memory())
+        return Lanes(chains, *self.blank_sums())
+
+    def blank_sums(self) -> tuple[np.ndarray, Sums]:
+        """Coefficients of the control variates, and what settling iterations sum up, before the first of them."""
+        q = self.binding.density.n_effects
         k, n = n_controls(q), self.n
 
         def zeros(*rest: int) -> np.ndarray:
-            return np.zeros((*shape, *rest))
+            return np.zeros((self.placed.n_groups, self.replicates, *rest))
 
-        return Lanes(chains, zeros(n, k), Sums(zeros(n), zeros(q), zeros(q, q), zeros(k), zeros(k, k), zeros(n, k)))
+        return zeros(n, k), Sums(zeros(n), zeros(q), zeros(q, q), zeros(k), zeros(k, k), zeros(n, k))
 
     def spread(self, lanes: Any) -> list[Any]:
         """A pytree (groups, ...) on the host as one pytree per piece."""
@@ -193,10 +197,9 @@ class Run:
         self.running = eqx.tree_at(lambda r: r.packed, self.running, packed)
 
     def restart_sums(self) -> None:
-        """Sets what settling iterations sum up to zero, control variates included."""
-        self.lanes = [
-            Lanes(one.chains, one.control * 0, jax.tree.map(lambda leaf: leaf * 0, one.sums)) for one in self.lanes
-        ]
+        """Sets what settling iterations sum up to zero, control variates included, also what is not a number."""
+        blank = self.spread(self.blank_sums())
+        self.lanes = [Lanes(one.chains, *own) for one, own in zip(self.lanes, blank, strict=True)]
 
     def sums(self) -> Sums:
         """What settling iterations summed up (groups, replicates, ...)."""
@@ -230,7 +233,9 @@ class Run:
             step, self.iteration, float("nan"), float("nan"), self.seconds, self.params(), self.binding,
             self.estimator.method.name, state,
         )  # fmt: skip
-        self.stopped = self.audience.tell(entry) or self.stopped
+        stop = self.audience.tell(entry)
+        # At the end there is nothing left to stop.
+        self.stopped = self.stopped or (stop and state != "done")
 
     def _tell(self, phase: str) -> None:
         self.tell("iter")

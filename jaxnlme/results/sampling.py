@@ -53,10 +53,10 @@ class Sampling(Told):
     parameters were maximised; `likelihood`, "is", "gq", "lin" or "none", and `log_likelihood_se`, its Monte Carlo
     error; `accept` (iterations, replicates, updates) and `kernels` (updates,): the share of chains that took each
     update; `errors`, a table by packed parameter: `estimate`, `se`, `monte carlo se`, `last step` (how far the settling
-    runs said that the maximum was, and the estimate moved), `drift` (of the scores over the last phase, in its standard
-    errors), and with replicates `rhat` and `spread` (their SD); None where the run did not come to that;
-    `mean`, `spread`: conditional means (groups, random) and covariances (groups, random, random) of b given y; `draws`
-    (groups, draws, random) of b."""
+    runs said that the maximum was; the estimate moved along it, by a standard error at most), `drift` (of the scores
+    over the last phase, in its standard errors), and with replicates `rhat` and `spread` (their SD); None where the run
+    did not come to that; `mean`, `spread`: conditional means (groups, random) and covariances (groups, random, random)
+    of b given y; `draws` (groups, draws, random) of b."""
 
     binding: Binding
     packed: np.ndarray

@@ -1,0 +1,157 @@
+"""What is computed at the estimates once a stochastic run has ended: modes, draws, likelihoods, informations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.errors import Status, some
+from jaxnlme.estimators.centred_objective import centred_log_likelihood
+from jaxnlme.estimators.conducting import Ending, stand
+from jaxnlme.estimators.linearised_information import linearised_information
+from jaxnlme.estimators.running import Run
+from jaxnlme.estimators.settling import Settled
+from jaxnlme.estimators.simulating import Lanes, Setup
+from jaxnlme.model.params import Params
+from jaxnlme.model.problem import Problem
+from jaxnlme.numerics.compiling import clock
+from jaxnlme.results.inference import Information, information
+from jaxnlme.sampling.chains import frame_at
+
+# Draws of b that a Fit keeps: of each group at most, and numbers in all.
+KEPT, NUMBERS = 100, 5_000_000
+# Iterations between draws that are kept.
+THIN = 2
+# How often chains are asked for them at most.
+MOST_TIMES = 20
+
+
+@dataclasses.dataclass
+class Afterwards:
+    """What is computed at the estimates of each replicate, as far as it came: whitened `modes` (groups, replicates,
+    random) with the `curvature` there and whether they were `found`; `draws` (groups, replicates, draws, random) of b;
+    `values` (replicates,), log-likelihoods with Monte Carlo `errors`, and `groups`, what they are made of; `infos`."""
+
+    modes: np.ndarray
+    curvature: np.ndarray
+    found: np.ndarray
+    draws: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
+    groups: list[Any]
+    infos: list[Information | None]
+
+    @classmethod
+    def blank(cls, groups: int, replicates: int, effects: int) -> Afterwards:
+        shape = (groups, replicates)
+        unknown = np.full((*shape, effects, effects), np.nan)
+        values = np.full(replicates, np.nan)
+        return cls(
+            unknown[..., 0].copy(), unknown, np.zeros(shape, bool), np.zeros((*shape, 0, effects)), values,
+            values.copy(), [None] * replicates, [None] * replicates,
+        )  # fmt: skip
+
+
+def go_through(
+    run: Run,
+    ending: Ending,
+    after: Afterwards,
+    judged: list[Settled] | None,
+    params: list[Params],
+    mean: np.ndarray,
+    spread: np.ndarray,
+    with_information: bool,
+    timings: dict[str, float],
+) -> None:
+    """Fills `after`: of a run that was broken off (`judged` None) with the modes where it stands alone."""
+    run.tell("done")
+    # Draws at the estimates follow, of which nobody need hear.
+    run.told = False
+    if ending.broken is not None:
+        return
+    if judged is not None:
+        stand(run, THIN, run.iteration)
+    after.modes, after.curvature, after.found, _ = _places(run)
+    if judged is None:
+        return
+    after.draws = _draws(run)
+    if run.estimator.likelihood != "none":
+        with clock(timings, "likelihood"):
+            for r, own in enumerate(params):
+                after.values[r], after.errors[r], after.groups[r] = _likelihood(run, own, mean[:, r], spread[:, r])
+    if with_information:
+        with clock(timings, "information"):
+            for r, own in enumerate(params):
+                after.infos[r] = _information(run, own, judged[r], after.modes[:, r])
+
+
+def not_finite(run: Run, groups: Any) -> str:
+    """Why there is no log-likelihood."""
+    lost = run.binding.data.labels[np.asarray(groups.status) == int(Status.non_finite)]
+    where = f" of group {some(labels)}" if (labels := run.of_all([str(label) for label in lost])) else ""
+    return (
+        f"The log-likelihood{where} by likelihood={run.estimator.likelihood!r} is not finite at the estimates: look "
+        "for overflow, 0/0 or log(0) in the model where random effects are far out (jnp.where on the argument helps)."
+    )
+
+
+def inverse_factor(run: Run, params: Params) -> np.ndarray:
+    """L^-1 (random, random) on the host."""
+    factor = np.asarray(run.binding.density.covariance.factor(np.asarray(params.covariance)))
+    return np.linalg.pinv(factor)
+
+
+def places(problem: Problem, shared: tuple[Setup, Any], lanes: Lanes) -> tuple[Any, Any]:
+    """Whitened modes (groups, replicates, random), curvature there, whether they were found, and b of the chains
+    (groups, replicates, chains, random)."""
+    setup, packed = shared
+    density = problem.density
+    params = jax.vmap(setup.template.unpack)(packed)
+    frames = jax.vmap(lambda p: frame_at(density, p))(params)
+
+    def one(group, lanes):
+        def replicate(params, frame, chains):
+            coefficients = setup.layout.centring.coefficients(group)
+            mean = setup.layout.centring.mean(params.beta, coefficients)
+            back = chains.inverse @ frame.factor
+            return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, chains.xi - mean[None, :]
+
+        return jax.vmap(replicate)(params, frames, lanes.chains)
+
+    return (), problem.map(one, lanes)
+
+
+def _places(run: Run) -> tuple[np.ndarray, ...]:
+    _, pieces = run.placed.run(places, (run.setup, np.asarray(run.running.packed)), run.lanes)
+    return tuple(run.own(pieces))
+
+
+def _draws(run: Run) -> np.ndarray:
+    """Draws (groups, replicates, draws, random) of b at the estimates, a few iterations apart."""
+    m, q = run.placed.processes.largest(run.binding.data.n_groups), run.binding.density.n_effects
+    wanted = max(1, min(KEPT, NUMBERS // max(m * q * run.replicates, 1)))
+    taken = [_places(run)[3]]
+    while sum(part.shape[2] for part in taken) < wanted and len(taken) < MOST_TIMES:
+        stand(run, THIN, run.iteration, anew=False)
+        taken.append(_places(run)[3])
+    return np.concatenate(taken, axis=2)[:, :, :wanted]
+
+
+def _likelihood(run: Run, params: Params, mean: np.ndarray, spread: np.ndarray) -> tuple[float, float, Any]:
+    """Log-likelihood at `params`, its Monte Carlo error, and what it is made of by group."""
+    method = run.estimator.last_likelihood
+    assert method is not None
+    inverse = inverse_factor(run, params)
+    sums, groups = centred_log_likelihood(run.placed, method, params, mean @ inverse.T, inverse @ spread @ inverse.T)
+    return float(sums.log_likelihood), float(np.sqrt(sums.variance)), groups
+
+
+def _information(run: Run, params: Params, one: Settled, modes: np.ndarray) -> Information:
+    if run.estimator.information == "linearised":
+        matrix, scores = linearised_information(run.binding, run.placed, params, modes, one.active)
+    else:
+        matrix, scores = one.information, one.group_scores
+    return information(run.binding, params, matrix, one.active, run.placed.processes.concatenate(scores))
