@@ -24,7 +24,6 @@ def ended(
     run: Run,
     ending: Ending,
     with_information: bool,
-    warm: bool,
     left_out: list[tuple[Any, str]],
     notes: list[str],
     options: dict[str, Any],
@@ -53,7 +52,8 @@ def ended(
         run.interrupted = True
     values, errors, groups, infos = after.values, after.errors, after.groups, after.infos
     modes, draws, found = after.modes, after.draws, after.found
-    best = int(np.nanargmax(values)) if np.isfinite(values).any() else 0
+    first = next((r for r, own in enumerate(judged or []) if own.regular), 0)
+    best = int(np.nanargmax(values)) if np.isfinite(values).any() else first
     one = None if judged is None else judged[best]
     bad = faults(run, ending, one)
     if judged is not None and not run.interrupted:
@@ -76,7 +76,7 @@ def ended(
         binding=binding,
         packed=np.concatenate(run.packed) if run.packed else packed[None],
         burn_in=estimator.burn_in,
-        phases=estimator.phases(warm),
+        phases=estimator.phases(run.warm),
         chains=run.chains,
         replicates=tuple(
             Replicate(

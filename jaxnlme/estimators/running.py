@@ -31,7 +31,8 @@ class Broken(Exception):
 
 class Run:
     """A stochastic estimation under way: `running` (replicates, ...), `lanes` by piece, the `iteration` that comes
-    next, and what the iterations so far left: `packed` (iterations, replicates, packed)."""
+    next, and what the iterations so far left: `packed` (iterations, replicates, packed); `warm`, whether it began near
+    the maximum, at `starts` (replicates, packed)."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Run:
         estimator: AbstractStochastic,
         starts: Sequence[Params],
         placed: Placed,
+        warm: bool,
         callbacks: Sequence[Callback],
         show: Callable[[str, float], None],
         checkpoint: StochasticCheckpoint | None = None,
@@ -59,7 +61,7 @@ class Run:
         self.setup = on_device(setup) if placed.mesh is None else setup
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
-        self.starts = packed
+        self.starts, self.warm = packed, warm
         self.replicates, self.n = packed.shape
         self.running = blank_running(self.layout, packed)
         self.lanes = self.spread(self.blank_lanes())
@@ -149,6 +151,8 @@ class Run:
         out = {f"running.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.running))}
         out |= {f"lanes.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(lanes))}
         out |= {"iteration": np.asarray(self.iteration), "held": np.asarray(self.held)}
+        # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
+        out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
             out |= {"packed": np.concatenate(self.packed), "accepted": np.concatenate(self.accepted)}
         return out
@@ -160,6 +164,7 @@ class Run:
         self.lanes = self.spread(jax.tree.unflatten(tree, [standing[f"lanes.{k}"] for k in range(len(leaves))]))
         self.iteration = int(standing["iteration"])
         self.held = tuple(int(part) for part in standing["held"])
+        self.starts, self.warm = standing["starts"], bool(standing["warm"])
         if "packed" in standing:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
 

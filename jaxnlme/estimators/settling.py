@@ -99,7 +99,7 @@ class Settled:
     @property
     def drift(self) -> np.ndarray:
         """The difference between the mean scores of the two halves of the batches, in its own standard errors
-        (active,): beyond four or so the chains had not arrived.
+        (active,): far from zero where the chains had not arrived.
 
         **Source:** Geweke (1992), Bayesian Statistics 4, 169-193."""
         half = len(self.batches) // 2

@@ -86,10 +86,10 @@ def stochastic_fit(
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
-            run = running(binding, estimator, starts, placed, plan.callbacks, line.show, checkpoint)
-            ending = conduct(run, warm)
+            run = running(binding, estimator, starts, placed, warm, plan.callbacks, line.show, checkpoint)
+            ending = conduct(run)
             line.close()
-        result = ended(run, ending, plan.standard_errors, warm, left_out, notes, plan.options(estimator), timings)
+        result = ended(run, ending, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
 

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.errors import Status
-from jaxnlme.estimators import afterwards
+from jaxnlme.estimators import afterwards, checkpoint
 from jaxnlme.estimators.replicates import disagreement
 from jaxnlme.estimators.settling import Settled
 from tests.estimators.test_saem_manners import MODEL, QUICK, Every, data
@@ -97,3 +97,25 @@ def test_what_may_change_at_a_checkpoint(tmp_path):
     jn.fit(MODEL, data(), jn.IMP((3, 3), **options, likelihood_draws=50), checkpoint=path)
     with pytest.raises(jn.OptionError, match="another method"):
         jn.fit(MODEL, data(), jn.IMP((3, 3), **options | {"draws": 60}), checkpoint=path)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_from_a_near_start_goes_on_without_one(tmp_path, monkeypatch):
+    """Its phases are those that it began with: no annealing."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    near = jn.fit(MODEL, data(), "focei")
+
+    def die(entry):
+        if entry.iteration == 15 and entry.state == "iter":
+            raise Killed
+
+    with pytest.raises(Killed):
+        jn.fit(MODEL, data(), SHORT, start=near, callbacks=[die], checkpoint=tmp_path / "run.npz")
+    fit = jn.fit(MODEL, data(), SHORT, checkpoint=tmp_path / "run.npz")
+    expected = jn.fit(MODEL, data(), SHORT, start=near)
+    assert "annealing" not in fit.sampling.phases and fit.sampling.phases == expected.sampling.phases
+    np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)
