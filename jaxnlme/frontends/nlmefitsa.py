@@ -57,7 +57,7 @@ def nlmefitsa(
       single number is all three. A fourth says how many propose about the conditional modes, a kernel of our own that
       is on by default; 0 leaves MATLAB's three.
     - `LogLikMethod`: "is" (importance sampling, the default here), "gq" (adaptive Gauss-Hermite quadrature), "lin"
-      (linearised at the conditional modes), "none".
+      (linearised at the conditional means), "none".
     - `ComputeStdErrors`: False; True fills `sebeta`, `covb` and what goes with them.
     - `Options`: a dictionary or record of statset fields: `Streams` (a seed or a JAX key, default 0: the same seed, the
       same numbers), `TolX` (1e-4; the Monte Carlo standard error of every estimate shall be below 500 TolX of its
@@ -74,9 +74,9 @@ def nlmefitsa(
     (`logl`, `aic`, `bic` with "none", standard errors without ComputeStdErrors); and
 
     - `logl_se`, the Monte Carlo standard error of logl, None but for "is";
-    - `best`, the replicate of the highest logl, which `fit` holds, and of which `cov` is; `converged`, the verdict on
-      all of them; `spread` and `rhat`, data series over the packed parameters: SD between replicates and Gelman and
-      Rubin's ratio; None for one.
+    - `best`, the replicate of the highest logl, which `fit` holds, and of which `cov` is; `converged`, the verdict on it,
+      which is no if none of the others reached its maximum; `spread` and `rhat`, data series over the packed
+      parameters: SD between replicates and Gelman and Rubin's ratio; None for one.
     - `fit`, the `jaxnlme.Fit`; `fit.sampling` has trajectories, Monte Carlo errors and conditional distributions.
 
     **Errors:** as nlmefit. A fit that did not converge warns with its status.
