@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.errors import some
 from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
+from jaxnlme.estimators.saem import POWER
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
 from jaxnlme.model.transforms import Log
@@ -20,9 +21,10 @@ from jaxnlme.results.inference import direction_words, singular_directions
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # A maximum this near, in standard errors, is where a Newton step says it is.
 CLOSE = 0.02
-# Draws of all groups that the information rests on at least, and settling iterations after which nobody waits for
-# either: for that many draws, or for an information without an inverse to get one.
-DRAWS, PATIENCE = 10_000, 400
+# Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
+# no step is taken before so many settling iterations; the second is what they end with, or after so many.
+VAGUE, PATIENCE = 0.2, 400
+SHARP, LONGEST_LOOK = 0.05, 2000
 # Steps of so many Monte Carlo errors are no noise.
 CLEAR = 3.0
 # The longest step between settling runs, in standard errors.
@@ -33,11 +35,15 @@ MOST_COMPLETE = 10.0
 # where the information has no inverse.
 ROUNDS, SINGULAR_TRIES = 5, 2
 EXTENSION = (50, 100)
+# An extension that goes on from what is remembered has steps as if it had begun so many iterations ago.
+AGO = 10
 # A drift beyond this many of its standard errors, in any parameter, is no accident: with twenty parameters one in 4,000
 # where both halves vary alike (t with 18 degrees of freedom), one in 250 at the worst (9).
 DRIFT = 6.0
 # A scale vanishes where it fell by so much on its log scale, and less than this share of it is observed.
 FALLEN, TOLD = 2.0, 0.1
+# How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
+RAISED = 1.4
 # A standard error of a log standard deviation beyond which its variance may as well be zero.
 FLAT = 2.0
 
@@ -61,9 +67,7 @@ def conduct(run: Run) -> Ending:
         if run.iteration == 0:
             run.tell("init")
         schedule = run.estimator.schedule(run.warm)
-        left = jax.tree.map(
-            lambda leaf: leaf[run.iteration :], schedule
-        )  # nothing, where a run resumes later than that
+        left = jax.tree.map(lambda leaf: leaf[run.iteration :], schedule)  # none, where a run resumes later than that
         for phase, part in _by_phase(run, left):
             run.go(part, phase)
             if run.stopped:
@@ -71,9 +75,13 @@ def conduct(run: Run) -> Ending:
         if not run.stopped:
             _settle(run, ending)
     except KeyboardInterrupt:
+        run.keep()
         run.interrupted = True
     except Broken as broken:
         ending.broken = str(broken)
+    except BaseException:
+        run.keep()
+        raise
     return ending
 
 
@@ -108,12 +116,12 @@ def _settle(run: Run, ending: Ending) -> None:
         while True:
             heard = found[0].heard
             # What has no inverse may be noise.
-            doubtful = any(not one.regular for one in found) and heard < PATIENCE
+            doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
             regular = [one for one in found if one.regular] or found  # the others hold nobody up
             if not doubtful and any(_elsewhere(one) for one in regular):
                 break
-            enough = heard >= min(DRAWS / (run.chains * run.placed.n_all), PATIENCE)
-            if enough and not doubtful and all(one.share <= tolerance for one in regular):
+            sharp = all(one.blur <= SHARP for one in regular) or heard >= LONGEST_LOOK
+            if sharp and not doubtful and all(one.share <= tolerance for one in regular):
                 break
             # The first draws say how to make the most of the next ones.
             more = min(_needed(found if doubtful else regular, tolerance) if pilot else first, _left(run))
@@ -134,7 +142,7 @@ def _settle(run: Run, ending: Ending) -> None:
             # Zero is a root of the score in log s whatever the data say: whether it is the maximum shows from above.
             raised |= vanished
             run.place(_raised(run, vanished))
-            _extend(run)
+            _extend(run, afresh=True)
             if run.stopped:
                 return
             ending.extensions, rounds, singular = ending.extensions + 1, 0, 0
@@ -155,7 +163,7 @@ def _settle(run: Run, ending: Ending) -> None:
         if moving:
             run.place(np.stack([moved(one) for one in found]))
         else:
-            _extend(run)
+            _extend(run, afresh=False)
             if run.stopped:
                 return
             ending.extensions += 1
@@ -193,19 +201,20 @@ def _vanished(run: Run, found: list[Settled]) -> int:
 
 
 def _raised(run: Run, which: int) -> np.ndarray:
-    """Where the replicates stand (replicates, packed), with some scales back where they started."""
+    """Where the replicates stand (replicates, packed), with some scales a quarter of what they started from."""
     packed = np.array(run.running.packed)
     for place, k in enumerate(scales(run)):
         if which >> place & 1:
-            packed[:, k] = np.maximum(packed[:, k], run.starts[:, k])
+            packed[:, k] = np.maximum(packed[:, k], run.starts[:, k] - RAISED)
     return packed
 
 
 def _needed(found: list[Settled], tolerance: float) -> int:
-    """How many more iterations bring the noise down to what is asked for, four times as many as there are at most."""
-    have = found[0].iterations
-    share = max(one.share for one in found)
-    return int(np.clip(1.1 * have * (share / tolerance) ** 2 - have, FIRST, max(4 * have, FIRST)))
+    """How many more iterations bring the noise of estimates and standard errors down to what is asked for, four times
+    as many as there are at most."""
+    have = found[0].heard
+    noise = max(max(one.share / tolerance, one.blur / SHARP) for one in found)
+    return int(np.clip(1.1 * have * noise**2 - have, FIRST, max(4 * have, FIRST)))
 
 
 def _left(run: Run) -> int:
@@ -247,12 +256,12 @@ def _listen(run: Run, count: int) -> list[Trace]:
     return run.go(_controls(count, run.iteration, settle=True), "settling", keep=True)
 
 
-def _extend(run: Run) -> None:
-    """Further full and decreasing steps."""
-    full, decreasing = EXTENSION
-    total = full + decreasing
+def _extend(run: Run, afresh: bool) -> None:
+    """Further averaging: with full steps first where it begins `afresh`, else from what the run remembers, which steps
+    of single draws would throw away."""
+    full, total = EXTENSION[0] if afresh else -AGO, sum(EXTENSION)
     k = np.arange(total)
-    gain = np.where(k < full, 1.0, np.maximum(k - full + 1.0, 1.0) ** -0.7)
+    gain = np.where(k < full, 1.0, np.maximum(k - full + 1.0, 1.0) ** -POWER)
     controls = _controls(total, run.iteration, update=True, gain=gain, tune=1.0 / np.sqrt(1.0 + run.iteration + k))
     controls.refresh[:] = k % 10 == 0
     run.go(controls, "extension")

@@ -124,7 +124,7 @@ def _from_moment(layout: Layout, density: Density, params: Params, r: Matrix, an
     variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
     stretch = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
     r = r * stretch[:, None] * stretch[None, :]
-    return density.covariance.from_moment(_apart(r))
+    return density.covariance.from_moment(_apart(r) if density.covariance.related else r)
 
 
 def _apart(r: Matrix) -> Matrix:

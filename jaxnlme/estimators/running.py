@@ -74,6 +74,7 @@ class Run:
         self.held = (0, 0, 0, 0, 0)
         self.labels = estimator.sampler(q).labels
         self.history: list[dict[str, float]] = []
+        self.phase = "settling"  # where nothing is written but at its beginning
         if checkpoint is not None and checkpoint.standing is not None:
             self._restore(checkpoint.standing)
 
@@ -130,6 +131,7 @@ class Run:
                 out.append(jax.tree.map(np.asarray, trace))
             if not np.isfinite(self.packed[-1][-1]).all():
                 raise Broken(phase)
+            self.phase = phase
             self.history.append({"iteration": self.steps - 1, "seconds": self.seconds})
             self._tell(phase)
             # What a settling run sums up is not in the file: it begins again where it began, and so does an extension.
@@ -143,6 +145,11 @@ class Run:
         raised once."""
         self.held = (rounds, singular, extensions, first, raised)
         if self.checkpoint is not None:
+            self.checkpoint.write(self.standing())
+
+    def keep(self) -> None:
+        """Writes the file of a run that is broken off, where it can go on from there."""
+        if self.checkpoint is not None and self.phase not in ("settling", "extension"):
             self.checkpoint.write(self.standing())
 
     def standing(self) -> dict[str, np.ndarray]:

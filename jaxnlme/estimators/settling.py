@@ -39,7 +39,8 @@ class Settled:
     """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
-    observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `batches`
+    observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `outer`
+    (batches, active, active), what stretches of iterations put in the place of the squares of the scores; `batches`
     (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
     else; `group_scores` (groups, active) of this process's groups, weighted."""
 
@@ -48,6 +49,7 @@ class Settled:
     score: np.ndarray
     information: np.ndarray
     told: np.ndarray
+    outer: np.ndarray
     batches: np.ndarray
     iterations: int
     heard: int
@@ -74,6 +76,15 @@ class Settled:
         """The Monte Carlo covariance of `score` (active, active)."""
         apart = self.batches - self.batches.mean(axis=0)
         return apart.T @ apart / max(len(apart) - 1, 1) / len(apart)
+
+    @property
+    def blur(self) -> float:
+        """The largest Monte Carlo error of a standard error, as a share of it, by batch means of Louis' squares."""
+        if not self.regular:
+            return float("inf")
+        covariance = self.covariance
+        moved = 0.5 * np.einsum("ij,bjk,ki->bi", covariance, self.outer, covariance) / np.diag(covariance)
+        return float(np.max(moved.std(axis=0, ddof=1), initial=0.0)) / np.sqrt(len(moved))
 
     @property
     def step(self) -> np.ndarray:
@@ -159,6 +170,7 @@ def settled(
         score.mean(axis=0)[active],
         (complete - missing)[at],
         np.diag(complete - missing)[active] / np.diag(complete)[active],
+        np.stack([part.mean(axis=0)[at] for part in np.array_split(sums.outer, min(BATCHES, n))]),
         means[:, active],
         len(score),
         n,
