@@ -8,14 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnlme.errors import some
 from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
 from jaxnlme.estimators.saem import POWER
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
 from jaxnlme.model.transforms import Log
-from jaxnlme.results.inference import direction_words, singular_directions
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
@@ -37,22 +35,17 @@ ROUNDS, SINGULAR_TRIES = 5, 2
 EXTENSION = (50, 100)
 # An extension that goes on from what is remembered has steps as if it had begun so many iterations ago.
 AGO = 10
-# A drift beyond this many of its standard errors, in any parameter, is no accident: with twenty parameters one in 4,000
-# where both halves vary alike (t with 18 degrees of freedom), one in 250 at the worst (9).
-DRIFT = 6.0
 # A scale vanishes where it fell by so much on its log scale, and less than this share of it is observed.
 FALLEN, TOLD = 2.0, 0.1
 # How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
 RAISED = 1.4
-# A standard error of a log standard deviation beyond which its variance may as well be zero.
-FLAT = 2.0
 
 
 @dataclasses.dataclass
 class Ending:
-    """How a stochastic run ended: `settled`, one a replicate (None where it did not come to that); `trace`, the
-    Simulated (iterations, replicates, ...) of the last settling run; `broken`, the phase in which parameters stopped
-    being finite; `exhausted`, whether the iterations were used up; `extensions`, phases added."""
+    """How a stochastic run ended: `settled`, one a replicate (None where it did not come to that); `broken`, the
+    phase in which parameters stopped being finite; `exhausted`, whether the iterations were used up; `extensions`,
+    phases added."""
 
     settled: list[Settled] | None = None
     broken: str | None = None
@@ -118,7 +111,7 @@ def _settle(run: Run, ending: Ending) -> None:
             # What has no inverse may be noise.
             doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
             regular = [one for one in found if one.regular] or found  # the others hold nobody up
-            if not doubtful and any(_elsewhere(one) for one in regular):
+            if not doubtful and any(elsewhere(one) for one in regular):
                 break
             sharp = all(one.blur <= SHARP for one in regular) or heard >= LONGEST_LOOK
             if sharp and not doubtful and all(one.share <= tolerance for one in regular):
@@ -135,7 +128,7 @@ def _settle(run: Run, ending: Ending) -> None:
             if run.stopped:
                 return
             found = ending.settled = _all_settled(run, traces, pilot)
-        settled_down = not any(_elsewhere(one) for one in regular)
+        settled_down = not any(elsewhere(one) for one in regular)
         vanished = _vanished(run, found) & ~raised
         room = _left(run) >= WARM + first + sum(EXTENSION)
         if vanished and room and (settled_down or singular == SINGULAR_TRIES):
@@ -170,7 +163,7 @@ def _settle(run: Run, ending: Ending) -> None:
             rounds = 0
 
 
-def _elsewhere(one: Settled) -> bool:
+def elsewhere(one: Settled) -> bool:
     """Whether the maximum is elsewhere beyond doubt: in some entry farther than is close, and than the noise."""
     if not one.regular:
         return True
@@ -281,78 +274,4 @@ def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
         groups = jax.tree.map(lambda leaf, r=r, heard=heard: leaf[:, r] / heard, own)
         known = run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights
         out.append(settled(*known, pilot, run.placed.processes))
-    return out
-
-
-# --- the verdict ---
-
-
-def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
-    """Why the estimates of a replicate do not count as converged; none where they do."""
-    estimator = run.estimator
-    if run.interrupted and one is not None:
-        return ["Interrupted by the user at the end: what was to be computed at the estimates is left out."]
-    if run.interrupted:
-        return ["Interrupted by the user: this is where the run stood, not a maximum."]
-    if run.stopped:
-        return ["Stopped by a callback: this is where the run stood, not a maximum."]
-    if ending.broken is not None:
-        lost = run.of_all([str(label) for label in run.lost()])
-        where = f" No draw of group {some(lost)} has a finite density." if lost else ""
-        return [
-            f"The parameters stopped being finite in iteration {run.steps} ({ending.broken}).{where} Start elsewhere, "
-            "or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument helps)."
-        ]
-    if one is None:
-        return ["The run ended before its estimates could be judged; allow more iterations."]
-    names = [run.binding.packed_names[k] for k in one.active]
-    out = []
-    singular = singular_directions(one.information, names)
-    for direction in singular:
-        out.append(
-            f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
-            "parameters): fix one of them, drop an effect, or use a simpler covariance."
-        )
-    if not singular and _elsewhere(one):
-        worst = int(np.argmax(np.abs(one.step) / one.se))
-        out.append(
-            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
-            f"(limit {CLOSE:g}, beyond noise). Allow more iterations (max_iterations is "
-            f"{int(estimator.max_iterations)}), or start elsewhere."
-        )
-    elif not singular and one.share > estimator.tolerance:
-        worst = int(np.argmax(one.monte_carlo_se / one.se))
-        out.append(
-            f"The Monte Carlo error of {names[worst]} is {one.share:.2g} of its standard error (tolerance "
-            f"{estimator.tolerance:g}): allow more iterations (max_iterations is {int(estimator.max_iterations)}) or "
-            f"{estimator.remedies[0]}."
-        )
-    drifting = np.flatnonzero(np.abs(one.drift) > DRIFT)
-    if len(drifting):
-        out.append(
-            f"The draws had not settled: the scores of {some([names[k] for k in drifting])} differ between the two "
-            f"halves of the last phase by more than their noise. Allow more iterations, or {estimator.remedies[1]}."
-        )
-    memory = run.own([lanes.chains.memory for lanes in run.lanes])
-    return out + run.of_all(estimator.complaints(memory, run.binding.data.labels))
-
-
-def flat_variances(run: Run, one: Settled | None) -> list[str]:
-    """Sentences on standard deviations that the data do not tell from zero."""
-    if one is None:
-        return []
-    density = run.binding.density
-    first = len(density.beta_names)
-    se = dict(zip(one.active.tolist(), one.se, strict=True))
-    out = []
-    for index, effects, _ in density.covariance.collapses:
-        k = first + index
-        if k in se and (vanishing(run, one, k) or se[k] > FLAT):
-            names = ", ".join(density.effect_names[k] for k in effects)
-            out.append(
-                f"The data do not tell the variance of the random effect of {names} from zero (given the effects "
-                "before it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and "
-                "may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets "
-                "a variance to zero exactly."
-            )
     return out

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.afterwards import Afterwards, go_through, inverse_factor, not_finite
-from jaxnlme.estimators.conducting import Ending, faults, flat_variances, moved
+from jaxnlme.estimators.conducting import Ending, moved
+from jaxnlme.estimators.faults import faults, flat_variances
 from jaxnlme.estimators.record import totals, versions
 from jaxnlme.estimators.replicates import disagreement, errors_table
 from jaxnlme.estimators.running import Run

@@ -27,8 +27,10 @@ def common(owner: str, given: dict[str, Any]) -> dict[str, Any]:
     for name, known in words.items():
         if given[name] not in known:
             raise OptionError(f"{owner}: {name} must be one of {', '.join(map(repr, known))}; got {given[name]!r}.")
-    if not given["tolerance"] > 0:
-        raise OptionError(f"{owner}: tolerance is a share of the standard errors, above 0; got {given['tolerance']!r}.")
+    if not 0 < given["tolerance"] <= 1:
+        raise OptionError(
+            f"{owner}: tolerance is a share of the standard errors, above 0 and at most 1; got {given['tolerance']!r}."
+        )
     out = {name: given[name] for name in words} | {"tolerance": float(given["tolerance"])}
     out["seed"] = seed_of(owner, given["seed"])
     least = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}

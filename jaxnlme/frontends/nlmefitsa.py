@@ -74,8 +74,8 @@ def nlmefitsa(
     (`logl`, `aic`, `bic` with "none", standard errors without ComputeStdErrors); and
 
     - `logl_se`, the Monte Carlo standard error of logl, None but for "is";
-    - `best`, the replicate of the highest logl, which `fit` holds, and of which `cov` is; `converged`, the verdict on it,
-      which is no if none of the others reached its maximum; `spread` and `rhat`, data series over the packed
+    - `best`, the replicate of the highest logl, which `fit` holds, and of which `cov` is; `converged`, the verdict on
+      it, which is no if none of the others reached its maximum; `spread` and `rhat`, data series over the packed
       parameters: SD between replicates and Gelman and Rubin's ratio; None for one.
     - `fit`, the `jaxnlme.Fit`; `fit.sampling` has trajectories, Monte Carlo errors and conditional distributions.
 

@@ -1,0 +1,114 @@
+"""What speaks against the estimates of a stochastic run, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxnlme.errors import some
+from jaxnlme.estimators.conducting import CLOSE, Ending, elsewhere, vanishing
+from jaxnlme.estimators.running import Run
+from jaxnlme.estimators.settling import Settled
+from jaxnlme.model.psi import psi_of
+from jaxnlme.results.inference import direction_words, singular_directions
+
+# A drift beyond this many of its standard errors, in any parameter, is no accident: with twenty parameters one in 4,000
+# where both halves vary alike (t with 18 degrees of freedom), one in 250 at the worst (9).
+DRIFT = 6.0
+# A standard error of a log standard deviation beyond which its variance may as well be zero.
+FLAT = 2.0
+# A correlation beyond this is at its edge.
+TOGETHER = 0.97
+
+
+def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
+    """Why the estimates of a replicate do not count as converged; none where they do."""
+    estimator = run.estimator
+    if run.interrupted and one is not None:
+        return ["Interrupted by the user at the end: what was to be computed at the estimates is left out."]
+    if run.interrupted:
+        return ["Interrupted by the user: this is where the run stood, not a maximum."]
+    if run.stopped:
+        return ["Stopped by a callback: this is where the run stood, not a maximum."]
+    if ending.broken is not None:
+        lost = run.of_all([str(label) for label in run.lost()])
+        where = f" No draw of group {some(lost)} has a finite density." if lost else ""
+        return [
+            f"The parameters stopped being finite in iteration {run.steps} ({ending.broken}).{where} Start elsewhere, "
+            "or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument helps)."
+        ]
+    if one is None:
+        return ["The run ended before its estimates could be judged; allow more iterations."]
+    names = [run.binding.packed_names[k] for k in one.active]
+    out = []
+    singular = singular_directions(one.information, names)
+    if singular:
+        directions = some([direction_words(direction) for direction in singular], 3)
+        out.append(
+            f"The draws find no information along {directions} (shares of standardised parameters). Where the run "
+            "ended at the maximum the data carry none: fix one of these, drop an effect, or use a simpler covariance. Where "
+            "it ended before (a start far off, few iterations) or with few draws, more iterations or more chains help."
+        )
+    out += _near_singular(run, one)
+    if not singular and elsewhere(one):
+        worst = int(np.argmax(np.abs(one.step) / one.se))
+        out.append(
+            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
+            f"(limit {CLOSE:g}, beyond noise). Allow more iterations (max_iterations is "
+            f"{int(estimator.max_iterations)}), or start elsewhere."
+        )
+    elif not singular and one.share > estimator.tolerance:
+        worst = int(np.argmax(one.monte_carlo_se / one.se))
+        out.append(
+            f"The Monte Carlo error of {names[worst]} is {one.share:.2g} of its standard error (tolerance "
+            f"{estimator.tolerance:g}): allow more iterations (max_iterations is {int(estimator.max_iterations)}) or "
+            f"{estimator.remedies[0]}."
+        )
+    drifting = np.flatnonzero(np.abs(one.drift) > DRIFT)
+    if len(drifting):
+        out.append(
+            f"The draws had not settled: the scores of {some([names[k] for k in drifting])} differ between the two "
+            f"halves of the last phase by more than their noise. Allow more iterations, or {estimator.remedies[1]}."
+        )
+    memory = run.own([lanes.chains.memory for lanes in run.lanes])
+    return out + run.of_all(estimator.complaints(memory, run.binding.data.labels))
+
+
+def _near_singular(run: Run, one: Settled) -> list[str]:
+    """A sentence on correlations at one, where the information has no inverse for them."""
+    density = run.binding.density
+    if one.regular or not density.covariance.related:
+        return []
+    psi = psi_of(density, run.template.unpack(one.packed).covariance)
+    sd = np.sqrt(np.diag(psi))
+    pairs = [
+        f"{density.effect_names[j]} and {density.effect_names[k]} ({psi[j, k] / (sd[j] * sd[k]):.3f})"
+        for j, k in density.covariance.related
+        if abs(psi[j, k]) > TOGETHER * sd[j] * sd[k]
+    ]
+    if not pairs:
+        return []
+    return [
+        f"The random effects of {some(pairs)} are all but one: their correlation goes to the edge of what psi can be. "
+        "Leave out one of them or their correlation; [jn.SAEM(), jn.FOCEI()] can end at the edge."
+    ]
+
+
+def flat_variances(run: Run, one: Settled | None) -> list[str]:
+    """Sentences on standard deviations that the data do not tell from zero."""
+    if one is None:
+        return []
+    density = run.binding.density
+    first = len(density.beta_names)
+    se = dict(zip(one.active.tolist(), one.se, strict=True))
+    out = []
+    for index, effects, _ in density.covariance.collapses:
+        k = first + index
+        if k in se and (vanishing(run, one, k) or se[k] > FLAT):
+            names = ", ".join(density.effect_names[k] for k in effects)
+            out.append(
+                f"The data do not tell the variance of the random effect of {names} from zero (given the effects "
+                "before it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and "
+                "may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets "
+                "a variance to zero exactly."
+            )
+    return out
