@@ -45,8 +45,9 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
         directions = some([direction_words(direction) for direction in singular], 3)
         out.append(
             f"The draws find no information along {directions} (shares of standardised parameters). Where the run "
-            "ended at the maximum the data carry none: fix one of these, drop an effect, or use a simpler covariance. Where "
-            "it ended before (a start far off, few iterations) or with few draws, more iterations or more chains help."
+            "ended at the maximum the data carry none: fix one of these, drop an effect, or use a simpler covariance. "
+            "Where it ended before (a start far off, few iterations) or with few draws, more iterations or more "
+            "chains help."
         )
     out += _near_singular(run, one)
     if not singular and elsewhere(one):
