@@ -1,4 +1,5 @@
-"""One log-likelihood for every program: FOCEI (Laplace with Gauss-Newton curvature) at given estimates.
+"""One log-likelihood for every program: FOCEI (Laplace with Gauss-Newton curvature) at given estimates, or the integral
+itself by adaptive Gauss-Hermite quadrature, for the programs that maximise that.
 
 nlme reports the likelihood of its linearised model and nlmer its own Laplace approximation, so their reported numbers
 cannot be laid beside ours. This referee shares no code with any of them: plain numpy, the modes by damped
@@ -6,15 +7,19 @@ Gauss-Newton from z = 0, derivatives of f by the complex step.
 
     log L = sum_i  - n/2 log(2 pi sigma^2) - |y - f(L z)|^2 / (2 sigma^2) - z'z/2 - 1/2 log det(I + J'J / sigma^2)
 
-with Psi = L L', b = L z, J = df/dz at the mode. The last line of the output is one JSON object.
+with Psi = L L', b = L z, J = df/dz at the mode. With NODES nodes a dimension the Gaussian integral, of curvature
+H = I + J'J / sigma^2, gives way to quadrature with nodes around the mode, spread by H^-1; one node is FOCEI again. The
+last line of the output is one JSON object; a list of estimates gives a list of log-likelihoods.
 
-    python benchmarks/referee.py DATA.csv '{"beta": [..3], "psi": [[..]], "sigma": 0.7}'
+    python benchmarks/referee.py DATA.csv '{"beta": [..3], "psi": [[..]], "sigma": 0.7}' [NODES]
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from simulate import concentration
@@ -39,7 +44,21 @@ def square_root(psi: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float) -> tuple[float, float]:
+def log_integral(
+    joint: Callable[[np.ndarray], np.ndarray], z: np.ndarray, hessian: np.ndarray, nodes: int
+) -> np.ndarray:
+    """log of the integral of (2 pi)^(-q/2) exp(-joint(z)) over z (groups, q), around the modes `z` with curvature
+    `hessian` (groups, q, q): a product rule of `nodes` a dimension. A value for every group."""
+    places, weights = np.polynomial.hermite.hermgauss(nodes)
+    spread = np.sqrt(2) * np.swapaxes(np.linalg.inv(np.linalg.cholesky(hessian)), 1, 2)
+    total = np.full(len(z), -np.inf)
+    for chosen in itertools.product(range(nodes), repeat=z.shape[1]):
+        x, weight = places[list(chosen)], weights[list(chosen)]
+        total = np.logaddexp(total, np.log(weight).sum() + x @ x - joint(z + spread @ x))
+    return total + np.linalg.slogdet(spread)[1] - 0.5 * z.shape[1] * np.log(2 * np.pi)
+
+
+def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float, nodes: int = 1) -> tuple[float, float]:
     """The log-likelihood above and the largest score of any group at its mode (a check that the modes were found)."""
     time, dose, conc = read_balanced(path)
     factor = square_root(psi)
@@ -74,18 +93,20 @@ def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float) -
         if not len(searching):
             break
     score, hessian = expansion(z)
-    logdet = np.linalg.slogdet(hessian)[1]
     constant = 0.5 * conc.size * np.log(2 * np.pi * sigma**2)
-    return float(-np.sum(value) - 0.5 * np.sum(logdet) - constant), float(np.abs(score).max())
+    return float(np.sum(log_integral(joint, z, hessian, nodes)) - constant), float(np.abs(score).max())
 
 
 def main() -> None:
     """Judge the estimates given as JSON."""
-    estimates = json.loads(sys.argv[2])
-    value, score = log_likelihood(
-        sys.argv[1], np.array(estimates["beta"]), np.array(estimates["psi"]), float(estimates["sigma"])
-    )
-    print(json.dumps({"log_likelihood": value, "largest_score": score}))
+    estimates, nodes = json.loads(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    several = isinstance(estimates, list)
+    judged = [
+        log_likelihood(sys.argv[1], np.array(one["beta"]), np.array(one["psi"]), float(one["sigma"]), nodes)
+        for one in (estimates if several else [estimates])
+    ]
+    values, scores = map(list, zip(*judged, strict=True))
+    print(json.dumps({"log_likelihood": values if several else values[0], "largest_score": max(scores)}))
 
 
 if __name__ == "__main__":
