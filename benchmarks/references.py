@@ -128,13 +128,13 @@ def programs(case: Reference, peers: list[str], folder: Path) -> Iterator[tuple[
                 yield peer, method, kind, timed([*commands.script(script), told], LIMIT)
 
 
-def refusals(absent: dict[str, str]) -> dict[str, Any]:
+def refusals(absent: dict[str, str], function: str = "nlmefit") -> dict[str, Any]:
     """What each door says to calls of MATLAB's manual."""
     found = {}
     for door in DOORS:
         if door not in absent:
             python = commands.peers_python() if door == "pynlme" else sys.executable
-            found[door] = timed([python, str(HERE / "refusals.py"), door], LIMIT)["said"]
+            found[door] = timed([python, str(HERE / "refusals.py"), door, function], LIMIT)["said"]
     return found
 
 

@@ -1,6 +1,6 @@
-"""Arguments of MATLAB's nlmefit handed to one of the two doors in Python, and what came of each call.
+"""Arguments of MATLAB's nlmefit or nlmefitsa handed to one of the two doors in Python, and what came of each call.
 
-    python benchmarks/refusals.py jaxnlme|pynlme
+    python benchmarks/refusals.py jaxnlme|pynlme [nlmefit|nlmefitsa]
 
 Indomethacin by two exponentials, effects on A1, lrc1 and A2; the first call is plain, so that a refusal is that of the
 argument. Prints one JSON object: for every call the log-likelihood, or the error.
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 TABLE = Path(__file__).resolve().parent.parent / "jaxnlme" / "data" / "tables" / "Indometh.csv"
-STARTS = [2.8, 0.85, 0.46, -1.35]
+STARTS = np.array([2.8, 0.85, 0.46, -1.35])
 VARYING = {"REParamsSelect": [True, True, True, False]}
-BLOCKS = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+BLOCKS = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+SHARED = np.array([[1, 0], [0, 1], [1, 0], [0, 0]])  # one effect moves A1 and A2
 
 
 def go_on(beta: Any, status: Any, state: Any) -> bool:
@@ -27,36 +28,71 @@ def go_on(beta: Any, status: Any, state: Any) -> bool:
     return False
 
 
-def calls(rows: int) -> dict[str, dict[str, Any]]:
+def of_nlmefit(rows: int, groups: int) -> dict[str, dict[str, Any]]:
     """Name-value arguments by what is tried; designs by observation are identities, repeated."""
     every = np.repeat(np.eye(4)[:, :, None], rows, axis=2)
     return {
         "no further argument": VARYING,
         "FEObsDesign": VARYING | {"FEObsDesign": every},
         "REObsDesign": {"REObsDesign": every[:, :3]},
-        "CovPattern of two blocks": VARYING | {"CovPattern": np.array(BLOCKS)},
+        "CovPattern of two blocks": VARYING | {"CovPattern": BLOCKS},
         "Options.OutputFcn": VARYING | {"Options": {"OutputFcn": go_on}},
         "Options.FunValCheck": VARYING | {"Options": {"FunValCheck": "on"}},
         "OptimFun 'fminunc'": VARYING | {"OptimFun": "fminunc"},
     }
 
 
-def door(name: str) -> tuple[Any, Any]:
-    """The function and the array library that its models are written in."""
-    if name == "jaxnlme":
+def of_nlmefitsa(rows: int, groups: int) -> dict[str, dict[str, Any]]:
+    """As `of_nlmefit`, with the likelihood by importance sampling where nothing else is tried; the design by group
+    makes effects from 0.9 to 1.1 times as wide. `beta0` stands for the argument of that place."""
+    every = np.repeat(np.eye(4)[:, :, None], rows, axis=2)
+    by_group = np.eye(4)[:, :3, None] * np.linspace(0.9, 1.1, groups)
+    sampled = {"LogLikMethod": "is"}
+    plain = VARYING | sampled
+    return {
+        "no further argument": plain,
+        "LogLikMethod 'lin'": VARYING | {"LogLikMethod": "lin"},
+        "LogLikMethod 'gq'": VARYING | {"LogLikMethod": "gq"},
+        "Replicates": plain | {"Replicates": 2},
+        "beta0 of two columns": plain | {"beta0": np.stack([STARTS, 1.1 * STARTS], axis=1)},
+        "Cov0": plain | {"Cov0": 0.1 * np.eye(3)},
+        "ErrorParameters": plain | {"ErrorModel": "combined", "ErrorParameters": [0.1, 0.1]},
+        "ComputeStdErrors": plain | {"ComputeStdErrors": True},
+        "NChains": plain | {"NChains": 20},
+        "NMCMCIterations": plain | {"NMCMCIterations": [3, 3, 3]},
+        "FEObsDesign": plain | {"FEObsDesign": every},
+        "REObsDesign": sampled | {"REObsDesign": every[:, :3]},
+        "REGroupDesign that varies": sampled | {"REGroupDesign": by_group},
+        "an effect on two parameters": sampled | {"REConstDesign": SHARED},
+        "CovPattern of two blocks": plain | {"CovPattern": BLOCKS},
+        "Options.OutputFcn": plain | {"Options": {"OutputFcn": go_on}},
+        "Options.Streams": plain | {"Options": {"Streams": 1}},
+        "Options.FunValCheck": plain | {"Options": {"FunValCheck": "on"}},
+        "Options.DerivStep": plain | {"Options": {"DerivStep": 1e-4}},
+    }
+
+
+CALLS = {"nlmefit": of_nlmefit, "nlmefitsa": of_nlmefitsa}
+
+
+def door(package: str, function: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The function, the array library that its models are written in, and what it needs to give the same numbers
+    again."""
+    if package == "jaxnlme":
         import jax.numpy as jnp
 
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-        from jaxnlme import nlmefit
+        import jaxnlme
 
-        return nlmefit, jnp
-    from pynlme import nlmefit
+        return getattr(jaxnlme, function), jnp, {}
+    import pynlme
 
-    return nlmefit, np
+    return getattr(pynlme, function), np, {"random_state": 0}
 
 
 def main() -> None:
-    nlmefit, xp = door(sys.argv[1])
+    package, function, *_ = [*sys.argv[1:], "nlmefit"]
+    call, xp, settled = door(package, function)
 
     def curve(phi, x):
         time = x[:, 0]
@@ -66,10 +102,11 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     time, conc, subject = (np.array([float(row[name]) for row in rows]) for name in ("time", "conc", "Subject"))
     said = {}
-    for name, options in calls(len(rows)).items():
+    for name, options in CALLS[function](len(rows), len(set(subject))).items():
+        given = settled | options
         try:
-            found = nlmefit(time[:, None], conc, subject, None, curve, np.array(STARTS), **options)
-            said[name] = {"log_likelihood": float(found[2].logl)}
+            found = call(time[:, None], conc, subject, None, curve, given.pop("beta0", STARTS), **given)
+            said[name] = {"log_likelihood": float(np.max(found[2].logl))}
         except Exception as error:
             said[name] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     print(json.dumps({"calls": said}))

@@ -65,12 +65,12 @@ def second_fit(program: str, runs: list[Record], clock: str) -> float | None:
     return middle(fine, "said", *path, clock)
 
 
-def refusals(found: dict[str, Record]) -> str:
+def refusals(found: dict[str, Record], function: str = "nlmefit") -> str:
     """A row a call, a column a door."""
     doors = [door for door, said in found.items() if said]
     names = list(dict.fromkeys(name for door in doors for name in found[door]["calls"]))
     body = [[name, *(told(found[door]["calls"].get(name, {})) for door in doors)] for name in names]
-    return table(["call", *(f"`{door}.nlmefit`" for door in doors)], body)
+    return table(["call", *(f"`{door}.{function}`" for door in doors)], body)
 
 
 def told(call: Record) -> str:
