@@ -1,7 +1,7 @@
-"""Everything that the page shows, in order: about three quarters of an hour on two quiet cores.
+"""Everything that the page shows, in order: about an hour and a half on two quiet cores.
 
     python benchmarks/all.py              # then look at benchmarks/README.md
-    python benchmarks/all.py --quick      # about four minutes, small sizes, into benchmarks/quick/ (not kept by git)
+    python benchmarks/all.py --quick      # about eight minutes, small sizes, into benchmarks/quick/ (not kept by git)
     python benchmarks/all.py --only units scaling
 
 Each step is a process of its own that rewrites its results file after every row: an interrupted run keeps what it has,
@@ -23,6 +23,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "first_fit": ("--repeats 3", "--repeats 1 --rungs focei fo"),
     "run": ("--repeats 2", "--quick"),
     "references": ("--repeats 2", "--quick"),
+    "saem": ("--repeats 2", "--quick"),
     "large": ("", "--groups 2000"),
     "units": ("", "--groups 1000 2000 --repeats 5"),
     "scaling": ("", "--small --repeats 3"),

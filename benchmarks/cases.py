@@ -31,11 +31,12 @@ class Case:
     effects: int = 3
 
 
-def theophylline(folder: Path, psi: str = "diagonal") -> Case:
-    """Theophylline with the dose in mg, and the same subjects with other concentrations (5 % noise, seeded)."""
+def theophylline(folder: Path, psi: str = "diagonal", from_zero: bool = True) -> Case:
+    """Theophylline with the dose in mg, and the same subjects with other concentrations (5 % noise, seeded). Not
+    `from_zero`: without the samples at time 0, which are 120 rows and saemix's copy of the table."""
     noise = random.Random(OTHER_SEED)
     with THEOPHYLLINE.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if from_zero or float(row["Time"]) > 0]
     table, other = folder / "theophylline.csv", folder / "theophylline_other.csv"
     with table.open("w") as table_file, other.open("w") as other_file:
         for file in (table_file, other_file):
