@@ -211,8 +211,16 @@ def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple
     def at(k):
         return jax.tree.map(lambda leaf: leaf[k], controls)
 
-    shapes = jax.eval_shape(lambda: one(running, lanes, at(0)))
-    blank = jax.tree.map(lambda leaf: jnp.zeros((BLOCK, *leaf.shape), leaf.dtype), Trace(shapes[0].packed, shapes[1]))
+    # Written down rather than asked of `one`, which would trace the model twice.
+    replicates, n = running.packed.shape
+
+    def room(*shape):
+        return jnp.zeros((BLOCK, replicates, *shape), running.packed.dtype)
+
+    like = jax.tree.map(lambda leaf: room(*leaf.shape[1:]), (running.packed, running.statistics, running.hessian))
+    scored, updates = len(setup.layout.scored), len(setup.sampler.labels)
+    sums = Simulated(like[1], room(scored), like[2], room(n), room(n), room(n, n), room(updates), room())
+    blank = Trace(like[0], sums)
 
     def body(k, state):
         running, lanes, trace = state
