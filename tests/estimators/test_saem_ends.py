@@ -56,8 +56,9 @@ def settled(at, noise=0.01):
     n = len(at)
     batches = noise * np.random.default_rng(n).normal(size=(20, n))
     batches -= batches.mean(axis=0)
+    outer, none = np.zeros((20, n, n)), np.zeros((0, n))
     return Settled(
-        np.asarray(at, float), np.arange(n), np.zeros(n), np.eye(n), np.ones(n), batches, 20, 20, np.zeros((0, n))
+        np.asarray(at, float), np.arange(n), np.zeros(n), np.eye(n), np.ones(n), outer, batches, 20, 20, none
     )
 
 
