@@ -27,7 +27,7 @@ LANES = 100
 # Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
 POWER = 0.7
 # How often, about, an iteration of the chains goes through their rows.
-PASSES = 8
+PASSES = 16
 
 
 @dataclasses.dataclass(frozen=True)
