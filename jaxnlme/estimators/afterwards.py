@@ -73,7 +73,7 @@ def go_through(
     if ending.broken is not None:
         return
     if judged is not None:
-        stand(run, THIN, run.iteration)
+        stand(run, THIN)
     after.modes, after.curvature, after.found, _ = _places(run)
     if judged is None:
         return
@@ -135,7 +135,7 @@ def _draws(run: Run) -> np.ndarray:
     wanted = max(1, min(KEPT, NUMBERS // max(m * q * run.replicates, 1)))
     taken = [_places(run)[3]]
     while sum(part.shape[2] for part in taken) < wanted and len(taken) < MOST_TIMES:
-        stand(run, THIN, run.iteration, anew=False)
+        stand(run, THIN, anew=False)
         taken.append(_places(run)[3])
     return np.concatenate(taken, axis=2)[:, :, :wanted]
 

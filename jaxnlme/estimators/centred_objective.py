@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.estimators.objective import Groups, weighted_sum
+from jaxnlme.estimators.objective import Groups, groups_of, weighted_sum
 from jaxnlme.likelihood.centred import AbstractCentred
 from jaxnlme.model.params import Params
 from jaxnlme.model.placed import Placed
@@ -35,18 +35,8 @@ def share_centred(
     method, params = point
     density, weights = problem.density, problem.weights
     found = problem.map(lambda group, *at: method.evaluate(density, params, group, *at), *at)
-    variance = found.monte_carlo.variance
-    sums = CentredSums(weighted_sum(weights, found.value), weighted_sum(weights**2, variance))
-    groups = Groups(
-        values=found.value,
-        modes=found.mode,
-        status=found.status,
-        evaluations=found.evaluations,
-        curvature=found.curvature,
-        variance=variance,
-        ess=found.monte_carlo.ess,
-    )
-    return sums, groups
+    variance = weighted_sum(weights**2, found.monte_carlo.variance)
+    return CentredSums(weighted_sum(weights, found.value), variance), groups_of(found)
 
 
 def centred_log_likelihood(

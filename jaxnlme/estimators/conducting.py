@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
-from jaxnlme.estimators.saem import POWER
+from jaxnlme.estimators.saem import gains, tuning
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
 from jaxnlme.model.transforms import Log
@@ -44,12 +44,10 @@ RAISED = 1.4
 @dataclasses.dataclass
 class Ending:
     """How a stochastic run ended: `settled`, one a replicate (None where it did not come to that); `broken`, the
-    phase in which parameters stopped being finite; `exhausted`, whether the iterations were used up; `extensions`,
-    phases added."""
+    phase in which parameters stopped being finite; `extensions`, phases added."""
 
     settled: list[Settled] | None = None
     broken: str | None = None
-    exhausted: bool = False
     extensions: int = 0
 
 
@@ -97,38 +95,15 @@ def _settle(run: Run, ending: Ending) -> None:
     """
     rounds, singular, ending.extensions, first, raised = run.held
     first = max(first, FIRST)
-    tolerance = float(run.estimator.tolerance)
     while True:
         run.hold(rounds, singular, ending.extensions, first, raised)
-        stand(run, WARM, run.iteration)
+        stand(run, WARM)
         run.restart_sums()
-        traces, pilot = _listen(run, first), 0
-        if run.stopped:
+        if not _hear_out(run, ending, first):
             return
-        found = ending.settled = _all_settled(run, traces, pilot)
-        while True:
-            heard = found[0].heard
-            # What has no inverse may be noise.
-            doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
-            regular = [one for one in found if one.regular] or found  # the others hold nobody up
-            if not doubtful and any(elsewhere(one) for one in regular):
-                break
-            sharp = all(one.blur <= SHARP for one in regular) or heard >= LONGEST_LOOK
-            if sharp and not doubtful and all(one.share <= tolerance for one in regular):
-                break
-            # The first draws say how to make the most of the next ones.
-            more = min(_needed(found if doubtful else regular, tolerance) if pilot else first, _left(run))
-            if more < 1:
-                ending.exhausted = True
-                return
-            if not pilot:
-                run.set_controls(first)
-                pilot = first
-            traces += _listen(run, more)
-            if run.stopped:
-                return
-            found = ending.settled = _all_settled(run, traces, pilot)
-        settled_down = not any(elsewhere(one) for one in regular)
+        found = ending.settled
+        assert found is not None
+        settled_down = not any(elsewhere(one) for one in _judges(found))
         vanished = _vanished(run, found) & ~raised
         room = _left(run) >= WARM + first + sum(EXTENSION)
         if vanished and room and (settled_down or singular == SINGULAR_TRIES):
@@ -151,7 +126,6 @@ def _settle(run: Run, ending: Ending) -> None:
             if singular > SINGULAR_TRIES:
                 return
         if _left(run) < WARM + first + (0 if moving else sum(EXTENSION)):
-            ending.exhausted = True
             return
         if moving:
             run.place(np.stack([moved(one) for one in found]))
@@ -161,6 +135,39 @@ def _settle(run: Run, ending: Ending) -> None:
                 return
             ending.extensions += 1
             rounds = 0
+
+
+def _hear_out(run: Run, ending: Ending, first: int) -> bool:
+    """Settling iterations where the run stands, `first` of them at first, until it is clear that the maximum is
+    elsewhere or how near it is; `ending.settled` is what they told. False where the run was stopped, or its iterations
+    used up, before."""
+    tolerance = float(run.estimator.tolerance)
+    traces, pilot = _listen(run, first), 0
+    while not run.stopped:
+        found = ending.settled = _all_settled(run, traces, pilot)
+        judges, heard = _judges(found), found[0].heard
+        # What has no inverse may be noise.
+        doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
+        if not doubtful and any(elsewhere(one) for one in judges):
+            return True
+        sharp = all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK
+        if sharp and not doubtful and all(one.share <= tolerance for one in judges):
+            return True
+        # The first draws say how to make the most of the next ones.
+        more = min(_needed(found if doubtful else judges, tolerance) if pilot else first, _left(run))
+        if more < 1:
+            return False
+        if not pilot:
+            run.set_controls(first)
+            pilot = first
+        traces += _listen(run, more)
+    return False
+
+
+def _judges(found: list[Settled]) -> list[Settled]:
+    """The replicates that say when to go on: those whose information has an inverse, where there are any; the others
+    hold nobody up."""
+    return [one for one in found if one.regular] or found
 
 
 def elsewhere(one: Settled) -> bool:
@@ -227,35 +234,34 @@ def moved(one: Settled) -> np.ndarray:
     return out
 
 
-def _controls(count: int, start: int, **changes: Any) -> Control:
-    """Controls of `count` iterations at fixed parameters, from the iteration `start` on."""
+def _controls(run: Run, count: int, **changes: Any) -> Control:
+    """Controls of the next `count` iterations of a run, at fixed parameters."""
     base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "settle": False} | changes
     return Control(
-        iteration=start + np.arange(count),
+        iteration=run.iteration + np.arange(count),
         **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
     )
 
 
-def stand(run: Run, count: int, start: int, anew: bool = True) -> None:
+def stand(run: Run, count: int, anew: bool = True) -> None:
     """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first."""
-    tune = 1.0 / np.sqrt(1.0 + start + np.arange(count)) if anew else 0.0
-    controls = _controls(count, start, tune=tune)
+    controls = _controls(run, count, tune=tuning(run.iteration + np.arange(count)) if anew else 0.0)
     controls.refresh[0] = anew
     run.go(controls, "settling")
 
 
 def _listen(run: Run, count: int) -> list[Trace]:
     """Settling iterations at the parameters where the run stands."""
-    return run.go(_controls(count, run.iteration, settle=True), "settling", keep=True)
+    return run.go(_controls(run, count, settle=True), "settling", keep=True)
 
 
 def _extend(run: Run, afresh: bool) -> None:
     """Further averaging: with full steps first where it begins `afresh`, else from what the run remembers, which steps
     of single draws would throw away."""
-    full, total = EXTENSION[0] if afresh else -AGO, sum(EXTENSION)
+    total = sum(EXTENSION)
     k = np.arange(total)
-    gain = np.where(k < full, 1.0, np.maximum(k - full + 1.0, 1.0) ** -POWER)
-    controls = _controls(total, run.iteration, update=True, gain=gain, tune=1.0 / np.sqrt(1.0 + run.iteration + k))
+    gain = gains(k, EXTENSION[0] if afresh else -AGO)
+    controls = _controls(run, total, update=True, gain=gain, tune=tuning(run.iteration + k))
     controls.refresh[:] = k % 10 == 0
     run.go(controls, "extension")
 

@@ -56,7 +56,8 @@ def ended(
     first = next((r for r, own in enumerate(judged or []) if own.regular), 0)
     best = int(np.nanargmax(values)) if np.isfinite(values).any() else first
     one = None if judged is None else judged[best]
-    bad = faults(run, ending, one)
+    against = [faults(run, ending, None if judged is None else judged[r]) for r in range(run.replicates)]
+    bad = list(against[best])
     if judged is not None and not run.interrupted:
         if estimator.likelihood != "none" and not np.isfinite(values[best]):
             bad.append(not_finite(run, groups[best]))
@@ -84,7 +85,7 @@ def ended(
                 params[r],
                 binding.values(params[r]),
                 float(values[r]),
-                not faults(run, ending, None if judged is None else judged[r]),
+                not against[r],
                 modes[:, r],
                 float(errors[r]),
                 infos[r],

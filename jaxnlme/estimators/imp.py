@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.maximising import Control
-from jaxnlme.estimators.saem import POWER, AbstractStochastic, StochasticMethod
+from jaxnlme.estimators.saem import AbstractStochastic, StochasticMethod, gains, spans
 from jaxnlme.estimators.stochastic_options import common, whole
 from jaxnlme.sampling.importance import Importance
 
@@ -123,18 +123,14 @@ class IMP(AbstractStochastic):
         return min(self.iterations[0], WARM_PHASES[0]), min(self.iterations[1], WARM_PHASES[1])
 
     def phases(self, warm):
-        counts = self._counts(warm)
-        ends = np.cumsum(counts)
-        names = ("full steps", "decreasing steps")
-        return {name: (int(e - n), int(e - 1)) for name, n, e in zip(names, counts, ends, strict=True) if n}
+        return spans(("full steps", "decreasing steps"), self._counts(warm))
 
     def schedule(self, warm):
         first, second = self._counts(warm)
         k = np.arange(first + second)
-        gain = np.where(k < first, 1.0, np.maximum(k - first + 1.0, 1.0) ** -POWER)
         every = np.ones(len(k), bool)
         # A search of the mode costs little beside the draws.
-        return Control(k, gain, every, np.zeros(len(k)), every, np.ones(len(k)), ~every)
+        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), ~every)
 
 
 def halves(iterations: Any) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from jaxnlme.estimators.statistics import Layout, Statistics, blended, expected,
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, times
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, guarded_cholesky, times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 # The most that a Newton step moves an entry: this much, or this share of its size where that is larger.
@@ -52,8 +52,7 @@ class Simulated(eqx.Module):
     """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,
     bent) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
     the complete score, `steady` (packed,), the same less its control variates, and `outer` (packed, packed), the sum of
-    squares of the draws' scores; `accepted` (updates,)
-    summed over `groups`."""
+    squares of the draws' scores; `accepted` (updates,) summed over `groups`."""
 
     statistics: Statistics
     slope: Any
@@ -99,8 +98,7 @@ def _least_squares(layout: Layout, density: Density, params: Params, stats: Stat
     """beta (fixed,) with its free carried entries by generalised least squares given psi."""
     carried, carriers = layout.centring.carried, layout.centring.carriers
     free = np.array(layout.free)[carried]
-    lower = cholesky(density.covariance.psi(params.covariance))
-    inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(lower.shape[0], dtype=lower.dtype))
+    inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
     matrix = (carriers @ inverse @ carriers.T) * stats.gram
     right = jnp.sum((carriers @ inverse) * stats.cross, axis=1)
     held = params.beta[carried]

@@ -129,7 +129,12 @@ def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> 
     log_likelihood = weighted_sum(weights, results.value)
     finite = jnp.where(jnp.isfinite(scores), scores, 0.0)
     outer = finite.T @ (weights[:, None] * finite)
-    groups = Groups(
+    return Sums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups_of(results, scores)
+
+
+def groups_of(results: GroupResult, scores: Any = None) -> Groups:
+    """The Groups of `results` and, where there are any, `scores` (groups, dense)."""
+    return Groups(
         scores=scores,
         values=results.value,
         modes=results.mode,
@@ -139,7 +144,6 @@ def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> 
         variance=results.monte_carlo.variance,
         ess=results.monte_carlo.ess,
     )
-    return Sums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups
 
 
 def weighted_sum(weights: Any, values: Any) -> Any:

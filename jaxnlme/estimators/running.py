@@ -72,7 +72,7 @@ class Run:
         self.interrupted = self.stopped = False
         # Rounds, tries and extensions behind the settling run that comes next, and how long it is.
         self.held = (0, 0, 0, 0, 0)
-        self.labels = estimator.sampler(q).labels
+        self.labels = setup.sampler.labels
         self.history: list[dict[str, float]] = []
         self.phase = "settling"  # where nothing is written but at its beginning
         if checkpoint is not None and checkpoint.standing is not None:

@@ -223,28 +223,42 @@ class SAEM(AbstractStochastic):
     def sampler(self, effects):
         return Metropolis(self.moves, effects)
 
+    def _counts(self, warm: bool) -> tuple[int, int, int]:
+        return (0, *self.iterations[1:]) if warm else self.iterations
+
     def phases(self, warm):
-        counts = (0, *self.iterations[1:]) if warm else self.iterations
-        names = ("annealing", "full steps", "decreasing steps")
-        ends = np.cumsum(counts)
-        return {name: (int(e - n), int(e - 1)) for name, n, e in zip(names, counts, ends, strict=True) if n}
+        return spans(("annealing", "full steps", "decreasing steps"), self._counts(warm))
 
     def schedule(self, warm):
-        first, second, third = (0, *self.iterations[1:]) if warm else self.iterations
+        first, second, third = self._counts(warm)
         total = self.burn_in + first + second + third
         k = np.arange(total)
         steps = k - self.burn_in
-        decreasing = steps - first - second
-        gain = np.where(decreasing >= 0, np.maximum(decreasing + 1.0, 1.0) ** -POWER, 1.0)
         return Control(
             iteration=k,
-            gain=gain,
+            gain=gains(steps, first + second),
             update=steps >= 0,
             annealing=np.where((steps >= 0) & (steps < first), self.annealing, 0.0),
             refresh=refreshed(k),
-            tune=1.0 / np.sqrt(1.0 + k),
+            tune=tuning(k),
             settle=np.zeros(total, bool),
         )
+
+
+def gains(steps: np.ndarray, full: int) -> np.ndarray:
+    """Steps of the stochastic approximation: one before the iteration `full`, k^-POWER in the k-th from there on."""
+    return np.where(steps < full, 1.0, np.maximum(steps - full + 1.0, 1.0) ** -POWER)
+
+
+def tuning(k: np.ndarray) -> np.ndarray:
+    """Gains of the tuning of kernels in the iterations `k`, counted from 0."""
+    return 1.0 / np.sqrt(1.0 + k)
+
+
+def spans(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """The first and the last iteration of phases that last `counts` iterations; those of none are left out."""
+    ends = np.cumsum(counts)
+    return {name: (int(e - n), int(e - 1)) for name, n, e in zip(names, counts, ends, strict=True) if n}
 
 
 def refreshed(k: np.ndarray) -> np.ndarray:

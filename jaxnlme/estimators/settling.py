@@ -15,6 +15,7 @@ I^-1 V I^-1, V that of the mean score by batch means, and standard errors.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -55,12 +56,12 @@ class Settled:
     heard: int
     group_scores: np.ndarray
 
-    @property
+    @functools.cached_property
     def regular(self) -> bool:
         """Whether the observed information is positive definite beyond rounding."""
         return not singular_directions(self.information, [str(k) for k in self.active])
 
-    @property
+    @functools.cached_property
     def covariance(self) -> np.ndarray:
         """Of the estimates (active, active); NaN where the information is singular."""
         if not self.regular:
@@ -161,8 +162,6 @@ def settled(
     counted = np.where(weights == 0, 0.0, group_scores.T)
     missing = sums.outer.mean(axis=0) - processes.total((counted * weights) @ counted.T)
     score = scores + prior
-    batches = min(BATCHES, len(score))
-    means = np.stack([part.mean(axis=0) for part in np.array_split(score, batches)])
     at = np.ix_(active, active)
     return Settled(
         packed,
@@ -170,12 +169,17 @@ def settled(
         score.mean(axis=0)[active],
         (complete - missing)[at],
         np.diag(complete - missing)[active] / np.diag(complete)[active],
-        np.stack([part.mean(axis=0)[at] for part in np.array_split(sums.outer, min(BATCHES, n))]),
-        means[:, active],
+        batch_means(sums.outer)[:, *at],
+        batch_means(score)[:, active],
         len(score),
         n,
         (counted * weights).T[:, active],
     )
+
+
+def batch_means(rows: np.ndarray) -> np.ndarray:
+    """Means (batches, ...) of stretches of the iterations of `rows` (iterations, ...)."""
+    return np.stack([part.mean(axis=0) for part in np.array_split(rows, min(BATCHES, len(rows)))])
 
 
 def _centred(taken: np.ndarray) -> bool:
@@ -183,7 +187,7 @@ def _centred(taken: np.ndarray) -> bool:
     them to hold: not where the model jumps as the effects move."""
     if not np.isfinite(taken).all():
         return False
-    means = np.stack([part.mean(axis=0) for part in np.array_split(taken, min(BATCHES, len(taken)))])
+    means = batch_means(taken)
     error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
     return bool((np.abs(means.mean(axis=0)) <= BIASED * np.maximum(error, 1e-300)).all())
 

@@ -206,7 +206,7 @@ def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple
     def one(running, lanes, control):
         sums, lanes = simulate(problem, (setup, running.packed, keys, control), lanes)
         sums = total(sums)
-        return _moved(setup, density, running, sums, control), sums, lanes
+        return move(density, setup, running, sums, control), sums, lanes
 
     def at(k):
         return jax.tree.map(lambda leaf: leaf[k], controls)
@@ -232,13 +232,10 @@ def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple
     return (running, trace), lanes
 
 
-def _moved(setup: Setup, density: Density, running: Running, sums: Simulated, control: Control) -> Running:
-    """The M-step of every replicate."""
-    return jax.vmap(lambda running, sums: maximise(setup.layout, density, setup.template, running, sums, control))(
-        running, sums
-    )
-
-
 def move(density: Density, setup: Setup, running: Running, sums: Simulated, control: Control) -> Running:
-    """The M-step as a program of its own, for groups that are not in one piece."""
-    return _moved(setup, density, running, sums, control)
+    """The M-step of every replicate: part of `loop`, and a program of its own for groups that are not in one piece."""
+
+    def one(running, sums):
+        return maximise(setup.layout, density, setup.template, running, sums, control)
+
+    return jax.vmap(one)(running, sums)

@@ -28,7 +28,7 @@ from jaxnlme.model.error_families import _constant, _proportional
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.devices import Processes
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet, times
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, half_logdet, times
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 
@@ -184,8 +184,7 @@ def scores_at(density: Density, params: Params) -> Scores:
     if not q:
         empty = jnp.zeros((0, 0))
         return Scores(empty, jnp.zeros((n, 0, 0)), jnp.zeros((n,)))
-    lower = cholesky(density.covariance.psi(params.covariance))
-    inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(q, dtype=lower.dtype))
+    inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
     bends = 0.5 * jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
     return Scores(inverse, bends, jnp.sum(bends * inverse[None], axis=(1, 2)))
 

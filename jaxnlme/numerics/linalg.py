@@ -100,6 +100,11 @@ def cholesky_solve(lower: Matrix, right: Vector) -> Vector:
     return backward_solve(lower, forward_solve(lower, right))
 
 
+def cholesky_inverse(lower: Matrix) -> Matrix:
+    """The inverse (n, n) of L L'."""
+    return jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(lower.shape[-1], dtype=lower.dtype))
+
+
 def half_logdet(lower: Matrix) -> Scalar:
     """Half the log-determinant of L L': the sum of log L_kk."""
     return jnp.sum(jnp.log(jnp.diagonal(lower)))

@@ -14,7 +14,7 @@ from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import value_gradient_hessian
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, times
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, times
 from jaxnlme.numerics.newton import newton
 from jaxnlme.sampling.kernels import Moves, Proposal, tuned, update
 from jaxnlme.typing import Matrix, Vector
@@ -70,9 +70,7 @@ def frame_at(density: Density, params: Params) -> Frame:
     if not density.n_effects:
         return Frame(jnp.zeros((0, 0)), jnp.zeros((0, 0)))
     factor = density.covariance.factor(params.covariance)
-    lower = cholesky(times(factor, factor.T))
-    inverse = jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(factor.shape[0], dtype=factor.dtype))
-    return Frame(factor, times(factor.T, inverse))
+    return Frame(factor, times(factor.T, cholesky_inverse(cholesky(times(factor, factor.T)))))
 
 
 def look(
@@ -91,11 +89,10 @@ def look(
     hessian = result.hessian
     assert hessian is not None
     sound = result.finite & jnp.all(jnp.isfinite(hessian))
-    eye = jnp.eye(zero.shape[0], dtype=zero.dtype)
     z = jnp.where(sound, z, zero)
-    lower, _ = guarded_cholesky(jnp.where(sound, hessian, eye))
+    lower, _ = guarded_cholesky(jnp.where(sound, hessian, jnp.eye(zero.shape[0], dtype=zero.dtype)))
     # H = U U': C = L U'^-1 and C^-1 = U' L^-1.
-    back = times(jax.vmap(lambda axis: cholesky_solve(lower, axis))(eye), lower)
+    back = times(cholesky_inverse(lower), lower)
     at, spread = times(frame.factor, z) + mean, times(frame.factor, back)
     return at, spread, times(lower.T, frame.inverse), result.converged & result.finite
 

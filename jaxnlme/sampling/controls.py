@@ -51,8 +51,7 @@ def coefficients(crossed: np.ndarray, scores: np.ndarray, means: np.ndarray, squ
     k = means.shape[-1]
     covariance = squares - means[..., :, None] * means[..., None, :]
     crossed = crossed - scores[..., :, None] * means[..., None, :]
-    used = k if draws > 3 * k else 0
-    if not used:
+    if draws <= 3 * k:
         return np.zeros_like(crossed)
     scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
     unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RIDGE + 1.0 / draws**2) * np.eye(k)
