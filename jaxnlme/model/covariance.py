@@ -7,72 +7,17 @@ singular.
 
 from __future__ import annotations
 
-import abc
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.model.covariance_base import AbstractCovariance as AbstractCovariance
+from jaxnlme.model.covariance_base import log_sd, positive
+from jaxnlme.model.covariance_blocks import Blocks as Blocks
 from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
-from jaxnlme.numerics.linalg import cholesky, expm, lower_product, semidefinite_cholesky
-from jaxnlme.typing import Matrix, Vector
-
-
-class AbstractCovariance(eqx.Module):
-    """A family of covariance matrices psi (random, random), parametrised by theta (unconstrained,)."""
-
-    size: eqx.AbstractVar[int]
-
-    @property
-    @abc.abstractmethod
-    def n_unconstrained(self) -> int:
-        """Length of theta."""
-
-    @abc.abstractmethod
-    def factor(self, theta: Vector) -> Matrix:
-        """Lower triangular L (random, random) with psi = L L'."""
-
-    @abc.abstractmethod
-    def from_matrix(self, psi: np.ndarray) -> np.ndarray:
-        """theta (unconstrained,) of the member nearest to `psi` (random, random), on the host; entries may be -inf.
-
-        **Errors:** ValueError where psi is not positive semidefinite.
-        """
-
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether `from_moment` exists."""
-        return False
-
-    def from_moment(self, moment: Matrix) -> Vector:
-        """theta (unconstrained,) of the member that maximises -log|psi| - tr(psi^-1 moment), inside a compiled program.
-
-        **Arguments:** `moment` (random, random), a positive definite mean of outer products b b'.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no closed form of its maximum likelihood estimate.")
-
-    @property
-    @abc.abstractmethod
-    def collapses(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
-        """How a variance can go to zero: for each entry of theta that is the log of a factor's diagonal, the triple
-        (its index, the effects concerned, the other entries of theta that then have no effect)."""
-
-    def apply(self, theta: Vector, z: Vector) -> Vector:
-        """b = L(theta) z (random,)."""
-        return lower_product(self.factor(theta), z)
-
-    def psi(self, theta: Vector) -> Matrix:
-        """psi = L L' (random, random)."""
-        lower = self.factor(theta)
-        return lower @ lower.T
-
-    @property
-    @abc.abstractmethod
-    def related(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (j, k), j < k, of effects whose correlation is a parameter."""
+from jaxnlme.numerics.linalg import cholesky, expm, semidefinite_cholesky
 
 
 class Diagonal(AbstractCovariance):
@@ -91,7 +36,7 @@ class Diagonal(AbstractCovariance):
         return jnp.exp(theta) * z
 
     def from_matrix(self, psi):
-        return _log_sd(np.diag(_positive(psi)))
+        return log_sd(np.diag(positive(psi)))
 
     @property
     def has_closed_form(self):
@@ -129,7 +74,7 @@ class LogCholesky(AbstractCovariance):
 
     def from_matrix(self, psi):
         lower = semidefinite_cholesky(psi)
-        return np.concatenate([_log_sd(np.diag(lower) ** 2), lower[np.tril_indices(self.size, -1)]])
+        return np.concatenate([log_sd(np.diag(lower) ** 2), lower[np.tril_indices(self.size, -1)]])
 
     @property
     def has_closed_form(self):
@@ -184,7 +129,7 @@ class LogMatrix(AbstractCovariance):
         return self.factor(theta) @ z
 
     def from_matrix(self, psi):
-        values, vectors = np.linalg.eigh(_positive(psi))
+        values, vectors = np.linalg.eigh(positive(psi))
         least = max(LEAST_SHARE * float(values[-1]), np.finfo(float).tiny)
         log = (vectors * np.log(np.maximum(values, least))) @ vectors.T
         return log[np.triu_indices(self.size)]
@@ -223,7 +168,7 @@ class MultipleOfIdentity(AbstractCovariance):
         return jnp.exp(theta[0]) * z
 
     def from_matrix(self, psi):
-        return _log_sd(np.mean(np.diag(_positive(psi)), keepdims=True))
+        return log_sd(np.mean(np.diag(positive(psi)), keepdims=True))
 
     @property
     def has_closed_form(self):
@@ -265,12 +210,12 @@ class CompoundSymmetry(AbstractCovariance):
         return xp(theta).exp(theta[0]) * factor
 
     def from_matrix(self, psi):
-        variance = np.mean(np.diag(_positive(psi)))
+        variance = np.mean(np.diag(positive(psi)))
         below = np.tril_indices(self.size, -1)
         r = float(np.mean(psi[below]) / variance) if variance > 0 else 0.0
         low = -1.0 / (self.size - 1)
         share = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
-        return np.array([_log_sd(np.array([variance]))[0], np.log(share / (1.0 - share))])
+        return np.array([log_sd(np.array([variance]))[0], np.log(share / (1.0 - share))])
 
     @property
     def has_closed_form(self):
@@ -291,91 +236,3 @@ class CompoundSymmetry(AbstractCovariance):
     @property
     def related(self):
         return tuple((j, k) for k in range(self.size) for j in range(k))
-
-
-class Blocks(AbstractCovariance):
-    """A permuted block diagonal psi: independent `parts`, each on its own effects.
-
-    **Arguments:** `parts`: pairs (effects, covariance), the effects as positions; together they cover 0..random-1 once.
-    """
-
-    size: int = eqx.field(static=True)
-    parts: tuple[tuple[tuple[int, ...], AbstractCovariance], ...] = eqx.field(static=True)
-
-    def __check_init__(self):
-        listed = sorted(k for effects, _ in self.parts for k in effects)
-        if listed != list(range(self.size)):
-            raise OptionError(
-                f"covariance blocks must name each of the {self.size} random effects once; received positions {listed}."
-            )
-
-    @property
-    def n_unconstrained(self) -> int:
-        return sum(part.n_unconstrained for _, part in self.parts)
-
-    def _pieces(self, theta):
-        start = 0
-        for effects, part in self.parts:
-            yield start, np.array(effects), part, theta[start : start + part.n_unconstrained]
-            start += part.n_unconstrained
-
-    def factor(self, theta):
-        """Not triangular where blocks interleave; L L' = psi all the same."""
-        n = self.size
-        lower = xp(theta).zeros((n, n))
-        for _, effects, part, own in self._pieces(theta):
-            spread = np.eye(n)[:, effects]
-            lower = lower + spread @ part.factor(own) @ spread.T
-        return lower
-
-    def apply(self, theta, z):
-        b: list[Any] = [None] * self.size
-        for _, effects, part, own in self._pieces(theta):
-            piece = part.apply(own, jnp.stack([z[k] for k in effects]))
-            for place, k in enumerate(effects):
-                b[k] = piece[place]
-        return jnp.stack(b)
-
-    def from_matrix(self, psi):
-        psi = np.asarray(psi, float)
-        return np.concatenate(
-            [part.from_matrix(psi[np.ix_(effects, effects)]) for effects, part in ((list(e), p) for e, p in self.parts)]
-        )
-
-    @property
-    def has_closed_form(self):
-        return all(part.has_closed_form for _, part in self.parts)
-
-    def from_moment(self, moment):
-        return jnp.concatenate(
-            [
-                part.from_moment(moment[np.ix_(effects, effects)])
-                for effects, part in ((list(e), p) for e, p in self.parts)
-            ]
-        )
-
-    @property
-    def collapses(self):
-        out = []
-        for start, effects, part, _ in self._pieces(np.zeros(self.n_unconstrained)):
-            for index, which, others in part.collapses:
-                out.append((start + index, tuple(int(effects[k]) for k in which), tuple(start + o for o in others)))
-        return tuple(out)
-
-    @property
-    def related(self):
-        pairs = []
-        for effects, part in self.parts:
-            pairs += [tuple(sorted((effects[j], effects[k]))) for j, k in part.related]
-        return tuple(pairs)
-
-
-def _log_sd(variances: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return 0.5 * np.log(variances)
-
-
-def _positive(psi: np.ndarray) -> np.ndarray:
-    psi = np.asarray(psi, float)
-    semidefinite_cholesky(psi)
-    return psi
