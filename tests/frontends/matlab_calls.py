@@ -58,6 +58,34 @@ def native(designs: dict[str, Any], **more: Any) -> jn.Fit:
     return jn.fit(model, data, "foce", **more)
 
 
+def observation_designs() -> tuple[np.ndarray, np.ndarray]:
+    """A (2, 3, N) and B (2, 2, N) that vary by observation, with a random slope."""
+    A, B = np.zeros((2, 3, N)), np.zeros((2, 2, N))
+    A[0, 0] = A[1, 1] = B[0, 0] = 1.0
+    A[1, 2], B[1, 1] = LATE, 1.0 + LATE
+    return A, B
+
+
+def group_designs() -> tuple[np.ndarray, np.ndarray]:
+    """A (2, 3, GROUPS) with a covariate, and B (2, 2, GROUPS) that varies with it."""
+    A = np.zeros((2, 3, GROUPS))
+    A[0, 0] = A[1, 1] = 1.0
+    A[1, 2] = COVARIATE
+    return A, A[:, :2] * (1.0 + 0.1 * COVARIATE)
+
+
+class Recorder:
+    """An output function that keeps what it is told, and stops the fit in an iteration."""
+
+    def __init__(self, stop_at: float = np.inf):
+        self.told: list[tuple[np.ndarray, Any, str]] = []
+        self.stop_at = stop_at
+
+    def __call__(self, beta: np.ndarray, status: Any, state: str) -> bool:
+        self.told.append((beta, status, state))
+        return status.inner.procedure == "none" and status.iteration >= self.stop_at
+
+
 def by_cell(pages: np.ndarray) -> np.ndarray:
     """A design (P, k, N) as (groups, obs, P, k), the last row repeated in padding."""
     out = np.empty((GROUPS, max(SIZES), *pages.shape[:2]))

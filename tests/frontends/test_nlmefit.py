@@ -16,7 +16,6 @@ from tests.frontends.matlab_calls import (
     COVARIATE,
     GROUP,
     GROUPS,
-    LATE,
     SIZES,
     START,
     TIME,
@@ -26,7 +25,9 @@ from tests.frontends.matlab_calls import (
     call,
     decay,
     decay_with_size,
+    group_designs,
     native,
+    observation_designs,
 )  # fmt: skip
 
 # Two fits of one likelihood end within the tolerance of 1e-8 log-likelihood units: their estimates agree to about its
@@ -216,10 +217,7 @@ def test_select_is_the_design_of_unit_columns(plain) -> None:
 
 
 def test_group_designs() -> None:
-    A = np.zeros((2, 3, GROUPS))
-    A[0, 0] = A[1, 1] = 1.0
-    A[1, 2] = COVARIATE
-    B = A[:, :2] * (1.0 + 0.1 * COVARIATE)
+    A, B = group_designs()
     beta, psi, stats, b = call(FEGroupDesign=A, REGroupDesign=B, beta0=[4.0, 0.8, 0.0])
     fit = native({"fixed_design": A.transpose(2, 0, 1), "random_design": B.transpose(2, 0, 1), "beta": [4.0, 0.8, 0.0]})
     assert stats.logl == pytest.approx(fit.log_likelihood, abs=SAME_LOGL)
@@ -248,12 +246,7 @@ def test_a_group_without_responses_has_effects_of_zero(plain) -> None:
 
 def test_observation_designs() -> None:
     """Designs that vary by observation, in scrambled rows: pages follow the rows of X."""
-    A = np.zeros((2, 3, N))
-    A[0, 0] = A[1, 1] = 1.0
-    A[1, 2] = LATE
-    B = np.zeros((2, 2, N))
-    B[0, 0] = 1.0
-    B[1, 1] = 1.0 + LATE
+    A, B = observation_designs()
     order = np.random.default_rng(1).permutation(N)
     options = {"FEObsDesign": A[:, :, order], "REObsDesign": B[:, :, order], "beta0": [4.0, 0.8, 0.0]}
     moved = {"X": TIME[order], "y": Y[order], "group": GROUP[order]}

@@ -17,15 +17,17 @@ from tests.frontends.matlab_calls import (
     COVARIATE,
     GROUP,
     GROUPS,
-    LATE,
     SIZES,
     START,
     TIME,
     N,
+    Recorder,
     Y,
     call,
     call_sa,
     decay_with_size,
+    group_designs,
+    observation_designs,
 )  # fmt: skip
 
 matplotlib.use("Agg")
@@ -197,18 +199,6 @@ def test_a_single_effect_in_a_row_of_starts() -> None:
 # ---- output functions
 
 
-class Recorder:
-    """An output function that keeps what it is told."""
-
-    def __init__(self, stop_at: float = np.inf):
-        self.told: list[tuple[np.ndarray, Any, str]] = []
-        self.stop_at = stop_at
-
-    def __call__(self, beta: np.ndarray, status: Any, state: str) -> bool:
-        self.told.append((beta, status, state))
-        return status.iteration >= self.stop_at
-
-
 def test_burn_in_is_told_by_negative_iterations() -> None:
     seen = Recorder()
     beta, psi, stats, b = short(NBurnIn=3, Options={"MaxIter": 14, "OutputFcn": seen})
@@ -278,22 +268,14 @@ def test_the_display_lists_values(capsys) -> None:
 
 def test_designs_that_matlab_s_nlmefitsa_refuses() -> None:
     """By observation and with a random slope."""
-    A = np.zeros((2, 3, N))
-    A[0, 0] = A[1, 1] = 1.0
-    A[1, 2] = LATE
-    B = np.zeros((2, 2, N))
-    B[0, 0] = 1.0
-    B[1, 1] = 1.0 + LATE
+    A, B = observation_designs()
     beta, psi, stats, b = call_sa(FEObsDesign=A, REObsDesign=B, beta0=[4.0, 0.8, 0.0])
     assert beta.shape == (3,) and stats.converged
     near_the_maximum(stats)
 
 
 def test_group_designs_and_V() -> None:
-    A = np.zeros((2, 3, GROUPS))
-    A[0, 0] = A[1, 1] = 1.0
-    A[1, 2] = COVARIATE
-    B = A[:, :2] * (1.0 + 0.1 * COVARIATE)
+    A, B = group_designs()
     found = call_sa(FEGroupDesign=A, REGroupDesign=B, beta0=[4.0, 0.8, 0.0], V=COVARIATE, modelfun=decay_with_size)
     assert found[2].converged
     near_the_maximum(found[2])

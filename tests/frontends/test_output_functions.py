@@ -17,21 +17,9 @@ import jaxnlme as jn
 from jaxnlme.frontends._matlab_output import parametrized
 from jaxnlme.frontends.live_plot import LivePlot
 from tests import simulated_fits
-from tests.frontends.matlab_calls import START, call
+from tests.frontends.matlab_calls import START, Recorder, call
 
 matplotlib.use("Agg")
-
-
-class Recorder:
-    """An output function that keeps what it is told."""
-
-    def __init__(self, stop_at: float = np.inf):
-        self.told: list[tuple[np.ndarray, Any, str]] = []
-        self.stop_at = stop_at
-
-    def __call__(self, beta: np.ndarray, status: Any, state: str) -> bool:
-        self.told.append((beta, status, state))
-        return status.inner.procedure == "none" and status.iteration >= self.stop_at
 
 
 def growth(phi, x):
