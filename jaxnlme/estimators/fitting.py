@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, Status
+from jaxnlme.errors import OptionError
 from jaxnlme.estimators.alternating import Alternating, AlternatingSession
 from jaxnlme.estimators.base import AbstractEstimator
+from jaxnlme.estimators.beginning import STARTS, begin
 from jaxnlme.estimators.checkpoint import Checkpoint
 from jaxnlme.estimators.finish import finish
-from jaxnlme.estimators.groupwise import groups_start
 from jaxnlme.estimators.imp import IMP
 from jaxnlme.estimators.marginal import Marginal, Restricted, restrict
 from jaxnlme.estimators.progress import Progress
@@ -25,16 +25,13 @@ from jaxnlme.estimators.record import record, stillborn
 from jaxnlme.estimators.restricted import RestrictedSession, unrestricted_start
 from jaxnlme.estimators.saem import SAEM, AbstractStochastic
 from jaxnlme.estimators.session import Session
-from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.stochastic import stochastic_fit
 from jaxnlme.estimators.telling import Callback
 from jaxnlme.likelihood.linearised import LME, RELME, Linearised
 from jaxnlme.likelihood.named import Rung, rung
 from jaxnlme.model.binding import Binding
-from jaxnlme.model.check import place
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
-from jaxnlme.model.together import bind_together, rebind_together
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Devices, Processes, mesh_of
 from jaxnlme.precision import x64
@@ -45,7 +42,6 @@ _SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restric
 MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
-STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,20 +188,11 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        with clock(timings, "bind"):
-            binding = bind_together(model, data, processes)
-            estimator.check(binding)
-        given = plan.start if isinstance(plan.start, Mapping) else ()
-        params = processes.together(lambda: start_params(binding, plan.start))
-        with clock(timings, "check"):
-            placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
-        if plan.start is None or given:
-            params = scaled_error_start(binding, params, found.misfit, given)
+        begun = begin(model, data, estimator, plan.start, plan, processes, timings)
+        binding, params, placed, finite = begun.binding, begun.params, begun.placed, begun.finite
         checkpoint = _checkpoint(plan, binding, estimator, params, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
-        # A group of weight zero may be anything: it adds nothing.
-        finite = found.finite | (binding.data.weights == 0)
         starts = plan.starts
         led = isinstance(estimator, Restricted) and not isinstance(plan.start, Fit)
         if checkpoint is not None and checkpoint.standing is not None:
@@ -218,16 +205,14 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
                 if plan.on_bad_group == "stop" or not processes.all(finite.any()):
                     options = plan.options(estimator)
                     return stillborn(binding, estimator, params, finite, options, timings, processes)
-                left_out += [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
                 if checkpoint is not None:
                     checkpoint.leave_out(finite)
-                rest = binding.data.select(finite)
-                model = model.for_groups(finite, rest.y.shape[1])
-                binding = rebind_together(model, rest, binding, processes)
-                placed = placed.again(binding.problem)
+                begun, lost = dataclasses.replace(begun, finite=finite).without_lost(processes)
+                left_out += lost
+                binding, placed = begun.binding, begun.placed
             if starts is not None:
                 with clock(timings, "starts"):
-                    params, sentence = STARTS[starts](binding, params, given, placed)
+                    params, sentence = STARTS[starts](binding, params, begun.given, placed)
                 notes, starts = [*notes, sentence], None
             if led:
                 with clock(timings, "starts"):

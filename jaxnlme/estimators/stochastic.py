@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, Status
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.beginning import STARTS, begin
 from jaxnlme.estimators.conducting import conduct
 from jaxnlme.estimators.ended import ended
 from jaxnlme.estimators.progress import Line
@@ -17,14 +18,12 @@ from jaxnlme.estimators.record import stillborn
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.standing import StochasticCheckpoint
-from jaxnlme.estimators.starts import pooled_start, scaled_error_start, start_params
+from jaxnlme.estimators.starts import start_params
 from jaxnlme.model.binding import Binding
-from jaxnlme.model.check import place
 from jaxnlme.model.error import GaussianError
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.psi import psi_of
-from jaxnlme.model.together import bind_together, rebind_together
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
@@ -52,29 +51,21 @@ def stochastic_fit(
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        with clock(timings, "bind"):
-            binding = bind_together(model, data, processes)
-            estimator.check(binding)
         several = isinstance(plan.start, (list, tuple))
         start = plan.start[0] if several else plan.start
-        params = processes.together(lambda: start_params(binding, start))
-        with clock(timings, "check"):
-            placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
-        given = start if isinstance(start, Mapping) else ()
-        if start is None or given:
-            params = no_wider(binding, scaled_error_start(binding, params, found.misfit, given), given, processes)
-        finite = found.finite | (binding.data.weights == 0)
+        begun = begin(model, data, estimator, start, plan, processes, timings)
+        binding, params, finite = begun.binding, begun.params, begun.finite
+        if begun.own:
+            params = no_wider(binding, params, begun.given, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         if not processes.all(finite.all()):
             if plan.on_bad_group == "stop" or not processes.all(finite.any()):
                 return stillborn(binding, estimator, params, finite, plan.options(estimator), timings, processes)
-            left_out = [(label, Status.non_finite_start.sentence) for label in binding.data.labels[~finite]]
-            rest = binding.data.select(finite)
-            binding = rebind_together(model.for_groups(finite, rest.y.shape[1]), rest, binding, processes)
-            placed = placed.again(binding.problem)
+            begun, left_out = begun.without_lost(processes)
+            binding = begun.binding
         if plan.starts is not None:
-            params, sentence = _starts(plan.starts, binding, params, given, placed)
+            params, sentence = STARTS[plan.starts](binding, params, begun.given, begun.placed)
             notes.append(sentence)
         warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
         params, sentences = _ready(binding, params, start)
@@ -86,18 +77,12 @@ def stochastic_fit(
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
-            run = running(binding, estimator, starts, placed, warm, plan.callbacks, line.show, checkpoint)
+            run = running(binding, estimator, starts, begun.placed, warm, plan.callbacks, line.show, checkpoint)
             ending = conduct(run)
             line.close()
         result = ended(run, ending, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
-
-
-def _starts(name: str, binding: Binding, params: Params, given: Any, placed: Any) -> tuple[Params, str]:
-    from jaxnlme.estimators.groupwise import groups_start
-
-    return {"pooled": pooled_start, "groups": groups_start}[name](binding, params, given, placed)
 
 
 def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
