@@ -35,6 +35,10 @@ class AbstractEstimator(eqx.Module):
         """The likelihood's name, for messages."""
         return self.method.name
 
+    def thread_rows(self, groups: int) -> int | None:
+        """Rows of data that are worth a thread of their own on a CPU, of so many `groups`; None: as many as usual."""
+        return None
+
     def check(self, binding: Binding) -> None:
         """**Errors:** ModelError where the model does not suit the method."""
         self.method.check(binding.density)

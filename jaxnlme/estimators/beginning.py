@@ -69,7 +69,9 @@ def begin(
     given = start if isinstance(start, Mapping) else ()
     params = processes.together(lambda: start_params(binding, start))
     with clock(timings, "check"):
-        placed, found = place(binding, params, plan.mesh, plan.chunk_groups)
+        placed, found = place(
+            binding, params, plan.mesh, plan.chunk_groups, estimator.thread_rows(binding.data.n_groups)
+        )
     own = start is None or bool(given)
     if own:
         params = scaled_error_start(binding, params, found.misfit, given)

@@ -23,8 +23,9 @@ CLOSE = 0.02
 # no step is taken before so many settling iterations; the second is what they end with, or after so many.
 VAGUE, PATIENCE = 0.2, 400
 SHARP, LONGEST_LOOK = 0.05, 2000
-# Steps of so many Monte Carlo errors are no noise.
-CLEAR = 3.0
+# Steps of so many Monte Carlo errors are no noise, that of the step before them included. Before control variates take
+# most of the noise off, only a maximum this far off, in standard errors, is worth a step.
+CLEAR, FAR = 4.0, 0.5
 # The longest step between settling runs, in standard errors.
 STRIDE = 1.0
 # The same in standard errors of the complete data.
@@ -64,6 +65,8 @@ def conduct(run: Run) -> Ending:
             if run.stopped:
                 break
         if not run.stopped:
+            if not run.controlled:
+                run.set_controls(int(schedule.settle.sum()))
             _settle(run, ending)
     except KeyboardInterrupt:
         run.keep()
@@ -142,24 +145,27 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
     elsewhere or how near it is; `ending.settled` is what they told. False where the run was stopped, or its iterations
     used up, before."""
     tolerance = float(run.estimator.tolerance)
-    traces, pilot = _listen(run, first), 0
+    # Control variates of an earlier settling run are in use from the beginning.
+    since, fresh = (0 if run.controlled else None), False
+    traces = _listen(run, first)
     while not run.stopped:
-        found = ending.settled = _all_settled(run, traces, pilot)
+        found = ending.settled = _all_settled(run, traces, since)
         judges, heard = _judges(found), found[0].heard
         # What has no inverse may be noise.
         doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
-        if not doubtful and any(elsewhere(one) for one in judges):
+        if not doubtful and any(elsewhere(one) and (since is not None or one.distance > FAR) for one in judges):
             return True
         sharp = all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK
         if sharp and not doubtful and all(one.share <= tolerance for one in judges):
             return True
         # The first draws say how to make the most of the next ones.
-        more = min(_needed(found if doubtful else judges, tolerance) if pilot else first, _left(run))
+        needed = _needed(found if doubtful else judges, tolerance)
+        anew = not fresh and any(one.share > tolerance for one in judges) and run.set_controls(heard)
+        more = min(first if anew else needed, _left(run))
         if more < 1:
             return False
-        if not pilot:
-            run.set_controls(first)
-            pilot = first
+        if anew:
+            since, fresh = heard, True
         traces += _listen(run, more)
     return False
 
@@ -266,8 +272,9 @@ def _extend(run: Run, afresh: bool) -> None:
     run.go(controls, "extension")
 
 
-def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
-    """What the settling iterations so far told of each replicate; control variates are off in the first `pilot`."""
+def _all_settled(run: Run, traces: list[Trace], since: int | None) -> list[Settled]:
+    """What the settling iterations so far told of each replicate, with control variates from the iteration `since` on
+    (None: without)."""
     sums, own = total_of(traces), run.sums()
     control = run.own([lanes.control for lanes in run.lanes])
     data = run.binding.data
@@ -276,8 +283,8 @@ def _all_settled(run: Run, traces: list[Trace], pilot: int) -> list[Settled]:
     for r in range(run.replicates):
         packed = np.asarray(run.running.packed)[r]
         trace = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
-        heard = len(trace.score)
+        heard = len(trace.heard.score)
         groups = jax.tree.map(lambda leaf, r=r, heard=heard: leaf[:, r] / heard, own)
         known = run.binding.density, run.template, run.layout, packed, trace, groups, control[:, r], weights
-        out.append(settled(*known, pilot, run.placed.processes))
+        out.append(settled(*known, since, run.placed.processes))
     return out

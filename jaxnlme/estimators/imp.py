@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.maximising import Control
-from jaxnlme.estimators.saem import AbstractStochastic, StochasticMethod, gains, spans
+from jaxnlme.estimators.saem import AbstractStochastic, StochasticMethod, gains, piloting, spans
 from jaxnlme.estimators.stochastic_options import common, whole
 from jaxnlme.sampling.importance import Importance
 
@@ -130,7 +130,7 @@ class IMP(AbstractStochastic):
         k = np.arange(first + second)
         every = np.ones(len(k), bool)
         # A search of the mode costs little beside the draws.
-        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), ~every)
+        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k))
 
 
 def halves(iterations: Any) -> tuple[int, int]:

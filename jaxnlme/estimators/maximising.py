@@ -28,7 +28,7 @@ class Control(eqx.Module):
     """What one iteration does (scalars): `iteration`, counted from 0, burn-in included; `gain` of the stochastic
     approximation; `update`, whether parameters move; `annealing`, the least share of its last value that a variance
     may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `settle`,
-    whether complete scores are kept."""
+    whether complete scores are summed up."""
 
     iteration: Any
     gain: Any
@@ -50,16 +50,13 @@ class Running(eqx.Module):
 
 class Simulated(eqx.Module):
     """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,
-    bent) of the outcome's complete log-density (the Hessian of minus it); of a settling iteration `score` (packed,),
-    the complete score, `steady` (packed,), the same less its control variates, and `outer` (packed, packed), the sum of
-    squares of the draws' scores; `accepted` (updates,) summed over `groups`."""
+    bent) of the outcome's complete log-density (the Hessian of minus it); `heard` in a settling iteration; `accepted`
+    (updates,) summed over `groups`."""
 
     statistics: Statistics
     slope: Any
     hessian: Any
-    score: Any
-    steady: Any
-    outer: Any
+    heard: Any
     accepted: Any
     groups: Any
 

@@ -10,9 +10,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.estimators.listening import Sums
 from jaxnlme.estimators.maximising import Control, Running, Simulated
 from jaxnlme.estimators.saem import AbstractStochastic
-from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Sums, Trace, loop, move, simulate
+from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import StochasticCheckpoint
 from jaxnlme.estimators.statistics import Statistics, layout
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
@@ -22,7 +23,7 @@ from jaxnlme.model.placed import Placed
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.sampling.chains import resting
-from jaxnlme.sampling.controls import coefficients, n_controls
+from jaxnlme.sampling.controls import coefficients, enough, n_controls
 
 
 class Broken(Exception):
@@ -72,6 +73,7 @@ class Run:
         self.interrupted = self.stopped = False
         # Rounds, tries and extensions behind the settling run that comes next, and how long it is.
         self.held = (0, 0, 0, 0, 0)
+        self.controlled = False  # whether control variates have been fitted
         self.labels = setup.sampler.labels
         self.history: list[dict[str, float]] = []
         self.phase = "settling"  # where nothing is written but at its beginning
@@ -158,6 +160,7 @@ class Run:
         out = {f"running.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.running))}
         out |= {f"lanes.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(lanes))}
         out |= {"iteration": np.asarray(self.iteration), "held": np.asarray(self.held)}
+        out |= {"controlled": np.asarray(self.controlled)}
         # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
         out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
@@ -171,6 +174,7 @@ class Run:
         self.lanes = self.spread(jax.tree.unflatten(tree, [standing[f"lanes.{k}"] for k in range(len(leaves))]))
         self.iteration = int(standing["iteration"])
         self.held = tuple(int(part) for part in standing["held"])
+        self.controlled = bool(standing["controlled"])
         self.starts, self.warm = standing["starts"], bool(standing["warm"])
         if "packed" in standing:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
@@ -209,21 +213,27 @@ class Run:
         self.running = eqx.tree_at(lambda r: r.packed, self.running, packed)
 
     def restart_sums(self) -> None:
-        """Sets what settling iterations sum up to zero, control variates included, also what is not a number."""
-        blank = self.spread(self.blank_sums())
-        self.lanes = [Lanes(one.chains, *own) for one, own in zip(self.lanes, blank, strict=True)]
+        """Sets what settling iterations sum up to zero, also what is not a number. Control variates stay: of whatever
+        size, fixed before the draws, their mean is zero at any parameters."""
+        blank = self.spread(self.blank_sums()[1])
+        self.lanes = [Lanes(one.chains, one.control, own) for one, own in zip(self.lanes, blank, strict=True)]
 
     def sums(self) -> Sums:
         """What settling iterations summed up (groups, replicates, ...)."""
         return self.own([one.sums for one in self.lanes])
 
-    def set_controls(self, iterations: int) -> None:
-        """Fits the control variates' coefficients to the draws of the settling `iterations` so far."""
+    def set_controls(self, iterations: int) -> bool:
+        """Fits the control variates' coefficients to the draws of the settling `iterations` so far; False where these
+        are too few."""
+        if not enough(iterations * self.chains, self.binding.density.n_effects):
+            return False
         sums = self.sums()
         means = jax.tree.map(lambda leaf: leaf / iterations, sums)
         control = coefficients(means.crossed, means.score, means.functions, means.squares, iterations * self.chains)
         pieces = self.spread(control)
         self.lanes = [Lanes(one.chains, own, one.sums) for one, own in zip(self.lanes, pieces, strict=True)]
+        self.controlled = True
+        return True
 
     # --- telling ---
 

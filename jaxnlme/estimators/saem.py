@@ -26,8 +26,11 @@ PHASES = (100, 50, 50)
 LANES = 100
 # Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
 POWER = 0.7
-# How often, about, an iteration of the chains goes through their rows.
-PASSES = 16
+# In how many of their last iterations the phases keep scores, from which control variates are fitted.
+PILOT = 40
+# How often, about, an iteration of the chains goes through their rows, and how many rows gone through in an iteration
+# are worth a thread of their own: threads meet at the end of each.
+PASSES, THREAD_WORK = 16, 800_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,9 @@ class AbstractStochastic(AbstractEstimator):
     def evaluations(self, groups: int) -> int:
         """How often, about, an iteration evaluates the model of a group: how it is best compiled depends on it."""
         return PASSES * self.n_chains(groups)
+
+    def thread_rows(self, groups):
+        return max(1, THREAD_WORK // self.evaluations(groups))
 
     @property
     def likelihood_draws(self) -> int:
@@ -241,7 +247,7 @@ class SAEM(AbstractStochastic):
             annealing=np.where((steps >= 0) & (steps < first), self.annealing, 0.0),
             refresh=refreshed(k),
             tune=tuning(k),
-            settle=np.zeros(total, bool),
+            settle=piloting(steps),
         )
 
 
@@ -253,6 +259,11 @@ def gains(steps: np.ndarray, full: int) -> np.ndarray:
 def tuning(k: np.ndarray) -> np.ndarray:
     """Gains of the tuning of kernels in the iterations `k`, counted from 0."""
     return 1.0 / np.sqrt(1.0 + k)
+
+
+def piloting(steps: np.ndarray) -> np.ndarray:
+    """Which iterations keep scores: of those that move parameters (`steps` >= 0) the last ones."""
+    return (steps >= 0) & (steps > steps[-1] - PILOT)
 
 
 def spans(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple[int, int]]:

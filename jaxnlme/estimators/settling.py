@@ -135,21 +135,23 @@ def settled(
     groups: Any,
     control: np.ndarray,
     weights: np.ndarray,
-    pilot: int,
+    since: int | None,
     processes: Processes,
 ) -> Settled:
     """What the settling iterations of one replicate told.
 
     **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `groups`: each group's
-    means, a `simulating.Sums` (groups, ...); `control` (groups, packed, functions), coefficients of the control
-    variates, in use after the first `pilot` iterations; `weights` (groups,). `groups`, `control` and `weights` are of
-    this process's groups; all else is of those of all `processes`, which every one of them must call at once.
+    means, a `listening.Sums` (groups, ...); `control` (groups, packed, functions), coefficients of the control
+    variates, in use from the iteration `since` on (None: not at all); `weights` (groups,). `groups`, `control` and
+    `weights` are of this process's groups; all else is of those of all `processes`, which every one of them must call
+    at once.
     """
     active = np.flatnonzero(layout.free)
-    n = len(sums.score)
-    group_scores, scores = groups.score, sums.score
-    if pilot and _centred(sums.score[pilot:] - sums.steady[pilot:]):
-        scores = sums.steady[pilot:]
+    heard = sums.heard
+    n = len(heard.score)
+    group_scores, scores = groups.score, heard.score
+    if since is not None and _centred(heard.score[since:] - heard.steady[since:]):
+        scores = heard.steady[since:]
         group_scores = group_scores - (control @ groups.functions[..., None])[..., 0]
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
     curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
@@ -160,7 +162,7 @@ def settled(
         outcome[g:, g:] = 0.0  # in Q
         complete[np.ix_(where, where)] += outcome
     counted = np.where(weights == 0, 0.0, group_scores.T)
-    missing = sums.outer.mean(axis=0) - processes.total((counted * weights) @ counted.T)
+    missing = heard.outer.mean(axis=0) - processes.total((counted * weights) @ counted.T)
     score = scores + prior
     at = np.ix_(active, active)
     return Settled(
@@ -169,7 +171,7 @@ def settled(
         score.mean(axis=0)[active],
         (complete - missing)[at],
         np.diag(complete - missing)[active] / np.diag(complete)[active],
-        batch_means(sums.outer)[:, *at],
+        batch_means(heard.outer)[:, *at],
         batch_means(score)[:, active],
         len(score),
         n,

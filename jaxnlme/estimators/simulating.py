@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -9,24 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.listening import Heard, Sums, Told, counted, listen
 from jaxnlme.estimators.maximising import Control, Running, Simulated, maximise
-from jaxnlme.estimators.statistics import (
-    Layout,
-    Scores,
-    of_effects,
-    of_error,
-    outcome_density,
-    score,
-    scores_at,
-    weighted,
-)
+from jaxnlme.estimators.statistics import Layout, of_effects, of_error, outcome_density, scores_at, weighted
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import times
 from jaxnlme.sampling.chains import AbstractSampler, Chains, Frame, frame_at, look
-from jaxnlme.sampling.controls import controls as stein
 
 # Iterations that one call of the compiled loop may run, and keeps the trace of.
 BLOCK = 50
@@ -38,20 +30,6 @@ class Setup(eqx.Module):
     layout: Layout
     sampler: AbstractSampler
     template: Params
-
-
-class Sums(eqx.Module):
-    """What settling iterations sum up for a group, means over its draws: `score` (replicates, packed), the complete
-    score; `first` (replicates, random) and `second` (replicates, random, random) of b and b b'; of the control variates
-    `functions` (replicates, functions), their products `squares` (replicates, functions, functions) and those with the
-    scores `crossed` (replicates, packed, functions)."""
-
-    score: Any
-    first: Any
-    second: Any
-    functions: Any
-    squares: Any
-    crossed: Any
 
 
 class Lanes(eqx.Module):
@@ -80,17 +58,33 @@ def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: L
     density, weights = problem.density, problem.weights
     params = jax.vmap(setup.template.unpack)(packed)
     frames = jax.vmap(lambda p: frame_at(density, p))(params)
-    tools = jax.vmap(lambda p: scores_at(density, p))(params)
     keys = jax.vmap(lambda key: jax.random.fold_in(key, control.iteration))(keys)
 
-    def one(group, weight, lanes):
-        def replicate(params, frame, tool, key, lanes):
-            return _visit(setup, density, control, group, weight, params, frame, tool, key, lanes)
+    def visited(group, weight, chains):
+        def replicate(params, frame, key, chains):
+            return _visit(setup, density, control, group, weight, params, frame, key, chains)
 
-        return jax.vmap(replicate)(params, frames, tools, keys, lanes)
+        return jax.vmap(replicate)(params, frames, keys, chains)
 
-    shares, lanes = problem.map(one, weights, lanes)
-    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), lanes
+    shares, chains, told = problem.map(visited, weights, lanes.chains)
+    sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares)
+
+    def heard(so_far):
+        tools = jax.vmap(lambda p: scores_at(density, p))(params)
+
+        def one(group, weight, told, taken, so_far):
+            def replicate(*own):
+                return listen(setup.layout, density, group, weight, *own)
+
+            return jax.vmap(replicate)(params, frames, tools, told, taken, so_far)
+
+        shares, so_far = problem.map(one, weights, told, lanes.control, so_far)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), so_far
+
+    # Apart from the visits, so that iterations that sum nothing up do not carry the sums through them.
+    silent = Heard.silent(packed.shape[:1], packed.shape[1], packed.dtype)
+    said, so_far = jax.lax.cond(control.settle, heard, lambda so_far: (silent, so_far), lanes.sums)
+    return dataclasses.replace(sums, heard=said), Lanes(chains, lanes.control, so_far)
 
 
 def _visit(
@@ -101,13 +95,11 @@ def _visit(
     weight: Any,
     params: Params,
     frame: Frame,
-    tool: Scores,
     key: Any,
-    lanes: Lanes,
-) -> tuple[Simulated, Lanes]:
+    chains: Chains,
+) -> tuple[Simulated, Chains, Told]:
     """One group's share of `simulate`, in one replicate."""
     layout, q = setup.layout, density.n_effects
-    chains = lanes.chains
     coefficients = layout.centring.coefficients(group)
     mean = layout.centring.mean(params.beta, coefficients)
     first = control.iteration == 0
@@ -137,17 +129,7 @@ def _visit(
     chains = eqx.tree_at(lambda c: c.alive, chains, jnp.where(broken, begin.alive, chains.alive))
     z, (counts, squares) = draws.z, draws.kept
     b = times(z, frame.factor.T)
-
-    def mean_of(values):
-        """The mean over draws whose density is finite; NaN where none is."""
-
-        def weigh(v):
-            shares = draws.shares.reshape((-1,) + (1,) * (v.ndim - 1))
-            return jnp.sum(shares * jnp.where(shares != 0, v, 0.0), axis=0)
-
-        return jax.tree.map(weigh, values)
-
-    stats = mean_of(jax.vmap(lambda b, n, s: of_effects(coefficients, b + mean, n, s))(b, counts, squares))
+    stats = draws.mean(jax.vmap(lambda b, n, s: of_effects(coefficients, b + mean, n, s))(b, counts, squares))
     slope, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
     slopes = jnp.zeros((z.shape[0], 0))
     if layout.scored:
@@ -158,39 +140,11 @@ def _visit(
 
         slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
         bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
-        slope, hessian = mean_of(slopes), -mean_of(bends)
-
-    def settled(lanes):
-        scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
-        if layout.scored:
-            scores = scores.at[:, np.array(layout.scored, int)].set(slopes)
-        slopes_z = jax.vmap(jax.grad(lambda z: log_density(z)[0]))(z)
-        functions = jax.vmap(stein)(z, slopes_z)
-        average, outer = mean_of(scores), mean_of(scores[:, :, None] * scores[:, None, :])
-        known = mean_of(functions)
-        seen = Sums(
-            average,
-            mean_of(b),
-            mean_of(b[:, :, None] * b[:, None, :]),
-            known,
-            mean_of(functions[:, :, None] * functions[:, None, :]),
-            mean_of(scores[:, :, None] * functions[:, None, :]),
-        )
-        steady = average - lanes.control @ known
-        return average, steady, outer, jax.tree.map(jnp.add, lanes.sums, seen)
-
-    def passed(lanes):
-        n = layout.n
-        dtype = mean.dtype
-        return jnp.zeros((n,), dtype), jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype), lanes.sums
-
-    average, steady, outer, grown = jax.lax.cond(control.settle, settled, passed, lanes)
-    # A group without a response says nothing: its draws would only add noise.
-    counted = jnp.where(jnp.any(group.x.observed), weight, 0.0)
-    stats, slope, hessian, average, steady, outer = weighted(counted, (stats, slope, hessian, average, steady, outer))
-    there = (counted != 0).astype(mean.dtype)
-    sums = Simulated(stats, slope, hessian, average, steady, outer, draws.accepted * there, there)
-    return sums, Lanes(chains, lanes.control, grown)
+        slope, hessian = draws.mean(slopes), -draws.mean(bends)
+    counts = counted(group, weight)
+    stats, slope, hessian = weighted(counts, (stats, slope, hessian))
+    there = (counts != 0).astype(mean.dtype)
+    return Simulated(stats, slope, hessian, None, draws.accepted * there, there), chains, Told(draws, slopes)
 
 
 def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple[Running, Trace], Lanes]:
@@ -219,7 +173,8 @@ def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple
 
     like = jax.tree.map(lambda leaf: room(*leaf.shape[1:]), (running.packed, running.statistics, running.hessian))
     scored, updates = len(setup.layout.scored), len(setup.sampler.labels)
-    sums = Simulated(like[1], room(scored), like[2], room(n), room(n), room(n, n), room(updates), room())
+    heard = Heard.silent((BLOCK, replicates), n, running.packed.dtype)
+    sums = Simulated(like[1], room(scored), like[2], heard, room(updates), room())
     blank = Trace(like[0], sums)
 
     def body(k, state):

@@ -75,13 +75,15 @@ def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> Dr
     return DryRun(finite, misfit)
 
 
-def place(binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None) -> tuple[Placed, DryRun]:
+def place(
+    binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None, thread_rows: int | None = None
+) -> tuple[Placed, DryRun]:
     """The binding's groups where they are to be computed, and what the dry run finds there.
 
     Where a model cannot bear more rows than the data have (it mixes rows of equally long groups, or holds arrays of
     their length), its groups keep their rows: a fit of other data then compiles anew.
     """
-    placed = Placed(binding.problem, mesh, chunk)
+    placed = Placed(binding.problem, mesh, chunk, thread_rows=thread_rows)
     if placed.same_rows:
         return placed, dry_run(binding, start, placed)
     try:
@@ -89,7 +91,7 @@ def place(binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None)
     except jax.errors.JaxRuntimeError:  # no fault of the model's: out of memory, say
         raise
     except Exception:  # whatever a model raises; what is wrong without padding as well is raised below
-        placed = Placed(binding.problem, mesh, chunk, rows=False)
+        placed = Placed(binding.problem, mesh, chunk, rows=False, thread_rows=thread_rows)
         return placed, dry_run(binding, start, placed)
 
 

@@ -30,7 +30,8 @@ from jaxnlme.numerics.threads import at_a_time, cores
 # where it does not.
 COARSE, FINE = 3, 7
 
-# Rows that are worth a thread of their own on a CPU: a program runs through its blocks of groups on one core.
+# Rows that are worth a thread of their own on a CPU, where nobody says otherwise: a program runs through its blocks of
+# groups on one core.
 THREAD_ROWS = 5_000
 
 
@@ -40,7 +41,7 @@ class Placed:
     **Arguments:** `problem` (numpy leaves); `mesh`: devices to deal the groups out to, one axis "groups", of several
     processes where each holds its own groups; `chunk`: how many groups at most are on a device at a time; `grid`: pad
     to a grid of shapes, so that other data of similar size find the compiled programs; `rows`: whether the rows of a
-    group may be padded, too.
+    group may be padded, too; `thread_rows`: rows that are worth a thread of their own.
 
     `n_groups`: this process's; `n_all`: those of every process; `size`: places of all pieces, stand-ins included;
     `same_rows`: no group has more rows than its bucket.
@@ -55,6 +56,7 @@ class Placed:
         *,
         grid: bool = True,
         rows: bool = True,
+        thread_rows: int | None = None,
     ):
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
             raise OptionError(f"chunk_groups is a number of groups, at least 1, or None; received {chunk!r}.")
@@ -86,7 +88,7 @@ class Placed:
         total = sum(count * obs for count, obs, _ in shapes)
         # Larger matrices go to LAPACK, whose batches wait for threads of their own: one program at a time.
         alone = chunk is not None or mesh is not None or problem.density.n_effects > UNROLLED
-        threads = 1 if alone else min(cores(), total // THREAD_ROWS)
+        threads = 1 if alone else min(cores(), total // (thread_rows or THREAD_ROWS))
         each = up(-(-max(counts, default=1) // threads)) if threads > 1 else chunk
         self.pieces = split_in_pieces(problem, counts, most, wide, each)
         self.size = sum(len(piece.source) for piece in self.pieces)
@@ -100,12 +102,13 @@ class Placed:
         real = np.flatnonzero(np.concatenate([piece.real for piece in self.pieces]))
         self._position[places[real]] = real
         self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
+        self._thread_rows = thread_rows
         self._ran: set[Any] = set()  # what has been compiled
         self._held = None if self.chunked else [self._load(number) for number in range(len(self.pieces))]
 
     def again(self, problem: Problem) -> Placed:
         """Other groups of the same model, placed in the same way."""
-        return Placed(problem, self.mesh, self._chunk, grid=self._grid, rows=self.rows)
+        return Placed(problem, self.mesh, self._chunk, grid=self._grid, rows=self.rows, thread_rows=self._thread_rows)
 
     # --- to the device and back ---
 

@@ -16,7 +16,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import value_gradient_hessian
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, times
 from jaxnlme.numerics.newton import newton
-from jaxnlme.sampling.kernels import Moves, Proposal, tuned, update
+from jaxnlme.sampling.kernels import Moves, Proposal, tuned, update, words
 from jaxnlme.typing import Matrix, Vector
 
 # Evaluations that a search of the mode may use, and the step that ends it: proposals need no more.
@@ -107,6 +107,15 @@ class Draws(eqx.Module):
     shares: Any
     accepted: Any
 
+    def mean(self, values: Any) -> Any:
+        """Means of `values` (draws, ...) over draws whose density is finite; NaN where none is."""
+
+        def weigh(v):
+            shares = self.shares.reshape((-1,) + (1,) * (v.ndim - 1))
+            return jnp.sum(shares * jnp.where(shares != 0, v, 0.0), axis=0)
+
+        return jax.tree.map(weigh, values)
+
 
 class AbstractSampler(eqx.Module):
     """How a group's effects are drawn given its responses."""
@@ -151,7 +160,7 @@ class Metropolis(AbstractSampler):
             chains.log_scales,
         )
         z = times(chains.xi - mean[None, :], frame.inverse.T)
-        numbers = jax.random.bits(key, (z.shape[0], len(kinds), z.shape[1] + 3), jnp.uint32)
+        numbers = words(key, (z.shape[0], len(kinds), z.shape[1] + 3))
         z, value, kept, accepted = jax.vmap(
             lambda z, numbers: update(log_density, z, empty, numbers, proposal, kinds, which)
         )(z, numbers)

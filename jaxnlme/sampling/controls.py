@@ -27,6 +27,11 @@ def n_controls(effects: int) -> int:
     return effects + (effects * (effects + 1) // 2 if effects <= MOST else 0)
 
 
+def enough(draws: int, effects: int) -> bool:
+    """Whether so many draws tell how much of each function to take off a score."""
+    return draws > 3 * n_controls(effects)
+
+
 def controls(z: Vector, slope: Vector) -> Vector:
     """The functions at one draw z (random,), with the gradient `slope` (random,) of the log joint there; zero where
     that is not finite."""
@@ -46,17 +51,16 @@ def coefficients(crossed: np.ndarray, scores: np.ndarray, means: np.ndarray, squ
     **Arguments:** means over draws of score times function `crossed` (..., packed, functions), of the `scores` (...,
     packed), the functions `means` (..., functions) and their products `squares` (..., functions, functions); `draws`,
     how many these are.
-    **Returns:** coefficients (..., packed, functions), zero where the draws are too few.
+    **Returns:** coefficients (..., packed, functions), zero where there is no telling.
     """
     k = means.shape[-1]
     covariance = squares - means[..., :, None] * means[..., None, :]
     crossed = crossed - scores[..., :, None] * means[..., None, :]
-    if draws <= 3 * k:
-        return np.zeros_like(crossed)
     scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
     unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RIDGE + 1.0 / draws**2) * np.eye(k)
     fine = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(axis=(-2, -1), keepdims=True)
     unit = np.where(fine, unit, np.eye(k))
     right = np.where(fine, crossed, 0.0) / scale[..., None, :]
     solved = np.linalg.solve(unit, np.swapaxes(right, -1, -2))
-    return np.swapaxes(solved, -1, -2) / scale[..., None, :]
+    found = np.swapaxes(solved, -1, -2) / scale[..., None, :]
+    return np.where(np.isfinite(found), found, 0.0)

@@ -76,6 +76,16 @@ class Proposal(eqx.Module):
     log_scales: Any
 
 
+def words(key: Any, shape: tuple[int, int, int]) -> Any:
+    """Random 32-bit integers (chains, updates, ...), zeros for the first update, which stays. Two come from each
+    64-bit one: for a short one the generator throws half of its work away."""
+    chains, updates, each = shape
+    total = chains * (updates - 1) * each
+    long = jax.random.bits(key, (-(-total // 2),), jnp.uint64)
+    short = jnp.stack([long, long >> 32]).astype(jnp.uint32).reshape(-1)[:total]
+    return jnp.pad(short.reshape(chains, updates - 1, each), ((0, 0), (1, 0), (0, 0)))
+
+
 def uniform(numbers: Any, dtype: Any) -> Any:
     """Random numbers in (0, 1) from 32-bit integers: whether to accept needs no more digits."""
     return (numbers.astype(dtype) + 0.5) * 2.0**-32

@@ -1,0 +1,96 @@
+"""What settling iterations sum up at fixed parameters: complete scores, their squares and their control variates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.estimators.statistics import Layout, Scores, score, weighted
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.linalg import times
+from jaxnlme.sampling.chains import Draws, Frame
+from jaxnlme.sampling.controls import controls as stein
+
+
+class Heard(eqx.Module):
+    """What one iteration adds up over groups: `score` (packed,), the complete score; `steady` (packed,), the same less
+    its control variates; `outer` (packed, packed), the sum of squares of the draws' scores."""
+
+    score: Any
+    steady: Any
+    outer: Any
+
+    @classmethod
+    def silent(cls, shape: tuple[int, ...], n: int, dtype: Any) -> Heard:
+        """Nothing, with leading axes `shape`."""
+        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n))))
+
+
+class Sums(eqx.Module):
+    """What iterations sum up for a group, means over its draws: `score` (replicates, packed), the complete score;
+    `first` (replicates, random) and `second` (replicates, random, random) of b and b b'; of the control variates
+    `functions` (replicates, functions), their products `squares` (replicates, functions, functions) and those with the
+    scores `crossed` (replicates, packed, functions)."""
+
+    score: Any
+    first: Any
+    second: Any
+    functions: Any
+    squares: Any
+    crossed: Any
+
+
+class Told(eqx.Module):
+    """What a settling iteration needs of the draws of a group: the `draws`, and complete `slopes` (draws, scored) of
+    the outcome in the entries that are scored there."""
+
+    draws: Draws
+    slopes: Any
+
+
+def listen(
+    layout: Layout,
+    density: Density,
+    group: Group,
+    weight: Any,
+    params: Params,
+    frame: Frame,
+    tool: Scores,
+    told: Told,
+    control: Any,
+    sums: Sums,
+) -> tuple[Heard, Sums]:
+    """One group's share of an iteration, in one replicate, and its sums so far.
+
+    **Arguments:** `control` (packed, functions), how much of each control variate is taken off the scores.
+    """
+    draws = told.draws
+    z, (counts, squares) = draws.z, draws.kept
+    coefficients = layout.centring.coefficients(group)
+    b = times(z, frame.factor.T)
+    scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
+    if layout.scored:
+        scores = scores.at[:, np.array(layout.scored, int)].set(told.slopes)
+    functions = jax.vmap(stein)(z, jax.vmap(jax.grad(lambda z: density.log_joint(params, z, group)))(z))
+    average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
+    known = draws.mean(functions)
+    seen = Sums(
+        average,
+        draws.mean(b),
+        draws.mean(b[:, :, None] * b[:, None, :]),
+        known,
+        draws.mean(functions[:, :, None] * functions[:, None, :]),
+        draws.mean(scores[:, :, None] * functions[:, None, :]),
+    )
+    said = Heard(average, average - control @ known, outer)
+    return weighted(counted(group, weight), said), jax.tree.map(jnp.add, sums, seen)
+
+
+def counted(group: Group, weight: Any) -> Any:
+    """The weight of a group: none without a response, whose draws would only add noise."""
+    return jnp.where(jnp.any(group.x.observed), weight, 0.0)
