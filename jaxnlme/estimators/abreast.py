@@ -34,7 +34,7 @@ WIDEST = 256
 # Fits under way at a time, at least: enough of them that each kind of iterations fills a program.
 UNDER_WAY = 64
 # What of a Control a program must have in common for all: whether modes are searched decides what is computed at all.
-COMMON = ("gain", "update", "annealing", "refresh", "settle")
+COMMON = ("gain", "update", "annealing", "refresh", "settle", "begin")
 
 
 class Own(eqx.Module):
@@ -94,10 +94,11 @@ class Request:
     @property
     def kind(self) -> tuple[Any, ...]:
         """Requests of one kind can be computed together, as long as the shortest lasts."""
-        common = [np.asarray(getattr(self.controls, name)) for name in COMMON]
+        common, layout = [np.asarray(getattr(self.controls, name)) for name in COMMON], self.run.layout
+        program = layout.whitened, layout.free
         if all((part == part[0]).all() for part in common):
-            return tuple(part[0].item() for part in common)
-        return (self.count, *(part.tobytes() for part in common))
+            return (program, *(part[0].item() for part in common))
+        return (program, self.count, *(part.tobytes() for part in common))
 
 
 class Meeting:

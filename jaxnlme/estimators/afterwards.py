@@ -110,14 +110,17 @@ def places(problem: Problem, shared: tuple[Setup, Any], lanes: Lanes) -> tuple[A
     setup, packed = shared
     density = problem.density
     params = jax.vmap(setup.template.unpack)(packed)
-    frames = jax.vmap(lambda p: frame_at(density, p))(params)
+    frames = jax.vmap(lambda p: frame_at(density, p, setup.layout.whitened))(params)
 
     def one(group, lanes):
         def replicate(params, frame, chains):
             coefficients = setup.layout.centring.coefficients(group)
             mean = setup.layout.centring.mean(params.beta, coefficients)
             back = chains.inverse @ frame.factor
-            return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, chains.xi - mean[None, :]
+            b = chains.xi - mean[None, :]
+            if setup.layout.whitened:
+                b = b @ density.covariance.factor(params.covariance).T
+            return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, b
 
         return jax.vmap(replicate)(params, frames, lanes.chains)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnlme.estimators.edge import narrow, onto, slopes
 from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
 from jaxnlme.estimators.saem import gains, tuning
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
+from jaxnlme.estimators.statistics import Layout, whitened
 from jaxnlme.model.transforms import Log
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
@@ -38,6 +41,10 @@ EXTENSION = (50, 100)
 AGO = 10
 # A scale vanishes where it fell by so much on its log scale, and less than this share of it is observed.
 FALLEN, TOLD = 2.0, 0.1
+# It does not where the standard error of its logarithm is less than this.
+KNOWN = 0.5
+# Iterations in which chains arrive that begin anew.
+ARRIVE = 50
 # How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
 RAISED = 1.4
 
@@ -45,11 +52,10 @@ RAISED = 1.4
 @dataclasses.dataclass
 class Ending:
     """How a stochastic run ended: `settled`, one a replicate (None where it did not come to that); `broken`, the
-    phase in which parameters stopped being finite; `extensions`, phases added."""
+    phase in which parameters stopped being finite."""
 
     settled: list[Settled] | None = None
     broken: str | None = None
-    extensions: int = 0
 
 
 def conduct(run: Run) -> Ending:
@@ -96,48 +102,106 @@ def _settle(run: Run, ending: Ending) -> None:
     Where the step to the maximum stands out of its noise, the parameters move along it; where it does not, the chains
     are listened to for longer.
     """
-    rounds, singular, ending.extensions, first, raised = run.held
-    first = max(first, FIRST)
-    while True:
-        run.hold(rounds, singular, ending.extensions, first, raised)
+    course = run.course
+    course.first = max(course.first, FIRST)
+    while not run.stopped:
+        run.hold()
         stand(run, WARM)
         run.restart_sums()
-        if not _hear_out(run, ending, first):
+        if not _hear_out(run, ending, course.first):
             return
         found = ending.settled
         assert found is not None
+        if _from_edge(run, found) or _to_edge(run, found):
+            continue
         settled_down = not any(elsewhere(one) for one in _judges(found))
-        vanished = _vanished(run, found) & ~raised
-        room = _left(run) >= WARM + first + sum(EXTENSION)
-        if vanished and room and (settled_down or singular == SINGULAR_TRIES):
+        vanished = 0 if run.layout.whitened else _vanished(run, found) & ~course.raised
+        room = _left(run) >= WARM + course.first + sum(EXTENSION)
+        if vanished and room and (settled_down or course.singular == SINGULAR_TRIES):
             # Zero is a root of the score in log s whatever the data say: whether it is the maximum shows from above.
-            raised |= vanished
+            course.raised |= vanished
             run.place(_raised(run, vanished))
             _extend(run, afresh=True)
-            if run.stopped:
-                return
-            ending.extensions, rounds, singular = ending.extensions + 1, 0, 0
+            course.rounds = course.singular = 0
             continue
         if settled_down:
             return
-        first = max(first, min(found[0].iterations // 4, MOST_FIRST))
-        rounds += 1
-        moving = rounds <= ROUNDS
+        course.first = max(course.first, min(found[0].iterations // 4, MOST_FIRST))
+        course.rounds += 1
+        # At the edge nothing but a step can be trusted.
+        moving = course.rounds <= ROUNDS or run.layout.whitened
         if not any(one.regular for one in found):
             # No step can be trusted: averaging alone goes on.
-            moving, singular = False, singular + 1
-            if singular > SINGULAR_TRIES:
+            moving, course.singular = False, course.singular + 1
+            if course.singular > SINGULAR_TRIES or run.layout.whitened:
                 return
-        if _left(run) < WARM + first + (0 if moving else sum(EXTENSION)):
+        if _left(run) < WARM + course.first + (0 if moving else sum(EXTENSION)):
             return
         if moving:
             run.place(np.stack([moved(one) for one in found]))
         else:
             _extend(run, afresh=False)
-            if run.stopped:
-                return
-            ending.extensions += 1
-            rounds = 0
+            course.rounds = 0
+
+
+def _to_edge(run: Run, found: list[Settled]) -> bool:
+    """Puts psi onto the edge of what it can be where the replicates all run into the same one; whether it did."""
+    ends = _ends(run, found)
+    if ends is None:
+        return False
+    packed, held = ends
+    if not run.layout.whitened:
+        run.before = np.array(run.running.packed)
+    _begin_again(run, whitened(run.inside, run.binding.density, held), packed)
+    return True
+
+
+def _from_edge(run: Run, found: list[Settled]) -> bool:
+    """Takes psi off an edge, for good, where the likelihood rises from there inwards; whether it did."""
+    density = run.binding.density
+    rises = run.layout.whitened and any(slope.rises for one in found for slope in slopes(run.inside, density, one))
+    if not rises or _left(run) < ARRIVE + WARM + FIRST + sum(EXTENSION):
+        return False
+    held = np.asarray(run.inside.free) & ~np.asarray(run.layout.free)
+    _begin_again(run, run.inside, run.before)
+    fallen = [place for place, k in enumerate(scales(run)) if held[k] and run.starts[0][k] - run.before[0][k] > FALLEN]
+    vanished = sum(1 << place for place in fallen)
+    run.course.barred |= _bits(np.flatnonzero(held).tolist())
+    run.course.raised |= vanished
+    run.place(_raised(run, vanished))
+    _extend(run, afresh=True)
+    return True
+
+
+def _begin_again(run: Run, layout: Layout, packed: np.ndarray) -> None:
+    """Lets chains begin anew under a layout, at `packed` (replicates, packed)."""
+    run.lay_out(layout, packed)
+    stand(run, ARRIVE, begin=True)
+    run.course.rounds = run.course.singular = 0
+
+
+def _ends(run: Run, found: list[Settled]) -> tuple[np.ndarray, frozenset[int]] | None:
+    """Where the edge is that the replicates run into (replicates, packed), and the entries held there; None where they
+    run into none, or not all into the same."""
+    density = run.binding.density
+    if density.priors or _left(run) < ARRIVE + WARM + FIRST:
+        return None
+    of_effects = {run.layout.beta + index for index, _, _ in density.covariance.collapses}
+    ends = []
+    for one in found:
+        # Where an effect is all but a function of others, nothing is observed of one of them given the rest.
+        new = narrow(run.layout, density, one)
+        new = new or {k for k in scales(run) if k in of_effects and vanishing(run, one, k)}
+        ends.append(onto(run.inside, density, one.packed, new) if new else None)
+    if any(end is None or end[1] != ends[0][1] for end in ends):
+        return None
+    held = ends[0][1]
+    return None if _bits(held) & ~run.course.barred == 0 else (np.stack([packed for packed, _ in ends]), held)
+
+
+def _bits(entries: Iterable[int]) -> int:
+    """Packed entries as the bits of a number."""
+    return sum(1 << k for k in entries)
 
 
 def _hear_out(run: Run, ending: Ending, first: int) -> bool:
@@ -151,12 +215,14 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
     while not run.stopped:
         found = ending.settled = _all_settled(run, traces, since)
         judges, heard = _judges(found), found[0].heard
+        if _ends(run, found) is not None:
+            return True
         # What has no inverse may be noise.
         doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
         if not doubtful and any(elsewhere(one) and (since is not None or one.distance > FAR) for one in judges):
             return True
         sharp = all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK
-        if sharp and not doubtful and all(one.share <= tolerance for one in judges):
+        if sharp and not doubtful and all(one.share <= tolerance for one in judges) and _edge_told(run, judges):
             return True
         # The first draws say how to make the most of the next ones.
         needed = _needed(found if doubtful else judges, tolerance)
@@ -168,6 +234,13 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
             since, fresh = heard, True
         traces += _listen(run, more)
     return False
+
+
+def _edge_told(run: Run, judges: list[Settled]) -> bool:
+    """Whether it is clear if the likelihood falls from the edge, where psi is there, or was listened to for long."""
+    if not run.layout.whitened or judges[0].heard >= LONGEST_LOOK:
+        return True
+    return all(slope.told for one in judges for slope in slopes(run.inside, run.binding.density, one))
 
 
 def _judges(found: list[Settled]) -> list[Settled]:
@@ -196,9 +269,9 @@ def scales(run: Run) -> list[int]:
 
 def vanishing(run: Run, one: Settled, k: int) -> bool:
     """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
-    told = dict(zip(one.active.tolist(), one.told, strict=True))
+    place = one.active.tolist().index(k)
     fallen = run.starts[0][k] - one.packed[k] > FALLEN
-    return bool(fallen and not told[k] > TOLD)
+    return bool(fallen and not one.told[place] > TOLD and not one.se[place] < KNOWN)
 
 
 def _vanished(run: Run, found: list[Settled]) -> int:
@@ -242,17 +315,21 @@ def moved(one: Settled) -> np.ndarray:
 
 def _controls(run: Run, count: int, **changes: Any) -> Control:
     """Controls of the next `count` iterations of a run, at fixed parameters."""
-    base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "settle": False} | changes
+    base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "settle": False}
+    base |= {"begin": False} | changes
     return Control(
         iteration=run.iteration + np.arange(count),
         **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
     )
 
 
-def stand(run: Run, count: int, anew: bool = True) -> None:
-    """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first."""
-    controls = _controls(run, count, tune=tuning(run.iteration + np.arange(count)) if anew else 0.0)
-    controls.refresh[0] = anew
+def stand(run: Run, count: int, anew: bool = True, begin: bool = False) -> None:
+    """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first; `begin`:
+    put them at the mean of their population before."""
+    # Scales of chains that begin are tuned as at a run's beginning.
+    since = np.arange(count) + (0 if begin else run.iteration)
+    controls = _controls(run, count, tune=tuning(since) if anew else 0.0)
+    controls.refresh[0], controls.begin[0] = anew, begin
     run.go(controls, "settling")
 
 
@@ -270,6 +347,7 @@ def _extend(run: Run, afresh: bool) -> None:
     controls = _controls(run, total, update=True, gain=gain, tune=tuning(run.iteration + k))
     controls.refresh[:] = k % 10 == 0
     run.go(controls, "extension")
+    run.course.extensions += 1
 
 
 def _all_settled(run: Run, traces: list[Trace], since: int | None) -> list[Settled]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.afterwards import Afterwards, go_through, inverse_factor, not_finite
 from jaxnlme.estimators.conducting import Ending, moved
-from jaxnlme.estimators.faults import faults, flat_variances
+from jaxnlme.estimators.faults import at_edge, faults, flat_variances
 from jaxnlme.estimators.record import totals, versions
 from jaxnlme.estimators.replicates import disagreement, errors_table
 from jaxnlme.estimators.running import Run
@@ -63,7 +63,8 @@ def ended(
             bad.append(not_finite(run, groups[best]))
         bad += disagreement(judged, values, errors, best, [binding.packed_names[k] for k in judged[best].active])
     sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, ending, one)]
-    sentences += flat_variances(run, one)
+    at_zero = () if one is None else at_edge(run, one)
+    sentences += [*at_zero, *flat_variances(run, one)]
     sentences += notes
     if labels := run.of_all([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
@@ -127,7 +128,7 @@ def ended(
         log_likelihood=float(values[best]),
         log_prior=prior,
         information=infos[best],
-        at_zero=(),
+        at_zero=tuple(at_zero),
         history=tuple(run.history),
         options=options,
         versions=versions(),
@@ -152,7 +153,12 @@ def _conditional(run: Run, judged: list[Settled] | None) -> tuple[np.ndarray, np
         return np.full_like(first, np.nan), np.full_like(second, np.nan)
     n = judged[0].heard
     mean = first / n
-    return mean, second / n - mean[..., :, None] * mean[..., None, :]
+    spread = second / n - mean[..., :, None] * mean[..., None, :]
+    if run.layout.whitened:
+        factors = [np.asarray(run.params(r).covariance) for r in range(run.replicates)]
+        lower = np.stack([np.asarray(run.binding.density.covariance.factor(theta)) for theta in factors])
+        mean, spread = (lower @ mean[..., None])[..., 0], lower @ spread @ np.swapaxes(lower, -1, -2)
+    return mean, spread
 
 
 def _converged(run: Run, ending: Ending, one: Settled | None) -> str:
@@ -164,6 +170,6 @@ def _converged(run: Run, ending: Ending, one: Settled | None) -> str:
     )
     if run.replicates > 1:
         words += f"; {run.replicates} replicates were run"
-    if ending.extensions:
-        words += f"; phases were added {ending.extensions} times"
+    if run.course.extensions:
+        words += f"; phases were added {run.course.extensions} times"
     return words + "."

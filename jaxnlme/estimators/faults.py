@@ -8,6 +8,7 @@ from jaxnlme.errors import some
 from jaxnlme.estimators.conducting import CLOSE, Ending, elsewhere, vanishing
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
+from jaxnlme.estimators.verdict import zero_sentences
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import direction_words, singular_directions
 
@@ -92,6 +93,13 @@ def _near_singular(run: Run, one: Settled) -> list[str]:
         f"The random effects of {some(pairs)} are all but one: their correlation goes to the edge of what psi can be. "
         "Leave out one of them or their correlation; [jn.SAEM(), jn.FOCEI()] can end at the edge."
     ]
+
+
+def at_edge(run: Run, one: Settled) -> list[str]:
+    """Sentences on variances that are zero."""
+    held = np.asarray(run.inside.free) & ~np.asarray(run.layout.free)
+    theta = run.template.unpack(one.packed).covariance
+    return zero_sentences(run.binding.density, np.asarray(theta), set(np.flatnonzero(held).tolist()))
 
 
 def flat_variances(run: Run, one: Settled | None) -> list[str]:

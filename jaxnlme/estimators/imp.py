@@ -130,7 +130,7 @@ class IMP(AbstractStochastic):
         k = np.arange(first + second)
         every = np.ones(len(k), bool)
         # A search of the mode costs little beside the draws.
-        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k))
+        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k), k == 0)
 
 
 def halves(iterations: Any) -> tuple[int, int]:

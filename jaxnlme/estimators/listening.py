@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.statistics import Layout, Scores, score, weighted
+from jaxnlme.estimators.statistics import Layout, Scores, given_effects, score, weighted
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import times
@@ -19,16 +19,19 @@ from jaxnlme.sampling.controls import controls as stein
 
 class Heard(eqx.Module):
     """What one iteration adds up over groups: `score` (packed,), the complete score; `steady` (packed,), the same less
-    its control variates; `outer` (packed, packed), the sum of squares of the draws' scores."""
+    its control variates; `outer` (packed, packed), the sum of squares of the draws' scores; of a `whitened` layout
+    `pull` (random, random), the slope of the log-likelihood along psi (edge.py)."""
 
     score: Any
     steady: Any
     outer: Any
+    pull: Any
 
     @classmethod
-    def silent(cls, shape: tuple[int, ...], n: int, dtype: Any) -> Heard:
+    def silent(cls, layout: Layout, shape: tuple[int, ...], dtype: Any) -> Heard:
         """Nothing, with leading axes `shape`."""
-        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n))))
+        n, q = layout.n, layout.centring.effects if layout.whitened else 0
+        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q))))
 
 
 class Sums(eqx.Module):
@@ -87,8 +90,21 @@ def listen(
         draws.mean(functions[:, :, None] * functions[:, None, :]),
         draws.mean(scores[:, :, None] * functions[:, None, :]),
     )
-    said = Heard(average, average - control @ known, outer)
+    pull = jnp.zeros((0, 0))
+    if layout.whitened:
+        pull = draws.mean(jax.vmap(lambda z: _pull(density, params, density.effects(params, z), group))(z))
+    said = Heard(average, average - control @ known, outer, pull)
     return weighted(counted(group, weight), said), jax.tree.map(jnp.add, sums, seen)
+
+
+def _pull(density: Density, params: Params, b: Any, group: Group) -> Any:
+    """(H + g g') / 2 (random, random) of one draw of b."""
+
+    def value(b):
+        return given_effects(density, params, b, group)
+
+    slope = jax.grad(value)(b)
+    return 0.5 * (jax.hessian(value)(b) + slope[:, None] * slope[None, :])
 
 
 def counted(group: Group, weight: Any) -> Any:

@@ -28,7 +28,7 @@ class Control(eqx.Module):
     """What one iteration does (scalars): `iteration`, counted from 0, burn-in included; `gain` of the stochastic
     approximation; `update`, whether parameters move; `annealing`, the least share of its last value that a variance
     may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `settle`,
-    whether complete scores are summed up."""
+    whether complete scores are summed up; `begin`, whether chains are first put at the mean of their population."""
 
     iteration: Any
     gain: Any
@@ -37,6 +37,7 @@ class Control(eqx.Module):
     refresh: Any
     tune: Any
     settle: Any
+    begin: Any
 
 
 class Running(eqx.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from jaxnlme.estimators.maximising import Control, Running, Simulated
 from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import StochasticCheckpoint
-from jaxnlme.estimators.statistics import Statistics, layout
+from jaxnlme.estimators.statistics import Layout, Statistics, layout, whitened
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
@@ -28,6 +29,20 @@ from jaxnlme.sampling.controls import coefficients, enough, n_controls
 
 class Broken(Exception):
     """The parameters of a run are no longer finite."""
+
+
+@dataclasses.dataclass
+class Course:
+    """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
+    inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
+    `raised` once, and of the packed entries that are `barred` from the edge, where the likelihood rises inwards."""
+
+    rounds: int = 0
+    singular: int = 0
+    extensions: int = 0
+    first: int = 0
+    raised: int = 0
+    barred: int = 0
 
 
 class Run:
@@ -51,34 +66,37 @@ class Run:
         # Who is told of every iteration goes one by one, and all processes do where one does.
         self.told = placed.processes.any(bool(callbacks))
         self.show, self.checkpoint = show, checkpoint
-        density = binding.density
-        q = density.n_effects
-        self.layout = layout(binding, estimator.m_step, placed.processes)
         self.chains = estimator.n_chains(placed.n_all)
         beta, theta, error = (np.asarray(getattr(starts[0], part), float) for part in ("beta", "covariance", "error"))
-        template = Params(beta, theta, error, starts[0].free)
-        self.template = template
-        setup = Setup(self.layout, estimator.sampler(q), template)
-        self.setup = on_device(setup) if placed.mesh is None else setup
+        self.template = Params(beta, theta, error, starts[0].free)
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
         self.starts, self.warm = packed, warm
         self.replicates, self.n = packed.shape
-        self.running = blank_running(self.layout, packed)
-        self.lanes = self.spread(self.blank_lanes())
+        # The layout of a psi inside of what it can be; where the replicates left it, if they did.
+        self.inside = layout(binding, estimator.m_step, placed.processes)
+        self.before = packed
+        self.lay_out(self.inside, packed)
         self.iteration = 0
         self.packed: list[np.ndarray] = []
         self.accepted: list[np.ndarray] = []
         self.started = time.perf_counter()
         self.interrupted = self.stopped = False
-        # Rounds, tries and extensions behind the settling run that comes next, and how long it is.
-        self.held = (0, 0, 0, 0, 0)
-        self.controlled = False  # whether control variates have been fitted
-        self.labels = setup.sampler.labels
+        self.course = Course()
+        self.labels = self.setup.sampler.labels
         self.history: list[dict[str, float]] = []
         self.phase = "settling"  # where nothing is written but at its beginning
         if checkpoint is not None and checkpoint.standing is not None:
             self._restore(checkpoint.standing)
+
+    def lay_out(self, layout: Layout, packed: np.ndarray) -> None:
+        """Puts the replicates at `packed` (replicates, packed) under a layout, with chains that begin anew."""
+        self.layout = layout
+        setup = Setup(layout, self.estimator.sampler(self.binding.density.n_effects), self.template)
+        self.setup = on_device(setup) if self.placed.mesh is None else setup
+        self.running = blank_running(layout, packed)
+        self.lanes = self.spread(self.blank_lanes())
+        self.controlled = False  # whether control variates have been fitted
 
     # --- the chains between host and device ---
 
@@ -131,7 +149,7 @@ class Run:
             self.accepted.append(np.asarray(trace.simulated.accepted / trace.simulated.groups[..., None]))
             if keep:
                 out.append(jax.tree.map(np.asarray, trace))
-            if not np.isfinite(self.packed[-1][-1]).all():
+            if not (self.packed[-1][-1] < np.inf).all():  # log standard deviations may be minus infinity
                 raise Broken(phase)
             self.phase = phase
             self.history.append({"iteration": self.steps - 1, "seconds": self.seconds})
@@ -142,10 +160,8 @@ class Run:
                 self.checkpoint.write(self.standing())
         return out
 
-    def hold(self, rounds: int, singular: int, extensions: int, first: int, raised: int) -> None:
-        """Notes where a settling run begins, of `first` iterations at first; `raised`, bits of the scales that were
-        raised once."""
-        self.held = (rounds, singular, extensions, first, raised)
+    def hold(self) -> None:
+        """Notes where a settling run begins."""
         if self.checkpoint is not None:
             self.checkpoint.write(self.standing())
 
@@ -159,8 +175,9 @@ class Run:
         lanes = self.own(self.lanes)
         out = {f"running.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.running))}
         out |= {f"lanes.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(lanes))}
-        out |= {"iteration": np.asarray(self.iteration), "held": np.asarray(self.held)}
-        out |= {"controlled": np.asarray(self.controlled)}
+        out |= {"iteration": np.asarray(self.iteration), "course": np.asarray(dataclasses.astuple(self.course))}
+        out |= {"controlled": np.asarray(self.controlled), "before": self.before}
+        out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
         # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
         out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
@@ -168,13 +185,16 @@ class Run:
         return out
 
     def _restore(self, standing: dict[str, np.ndarray]) -> None:
+        if standing["whitened"]:
+            held = frozenset(np.flatnonzero(np.asarray(self.inside.free) & ~standing["free"]).tolist())
+            self.lay_out(whitened(self.inside, self.binding.density, held), self.starts)
         leaves, tree = jax.tree.flatten(self.running)
         self.running = jax.tree.unflatten(tree, [standing[f"running.{k}"] for k in range(len(leaves))])
         leaves, tree = jax.tree.flatten(self.blank_lanes())
         self.lanes = self.spread(jax.tree.unflatten(tree, [standing[f"lanes.{k}"] for k in range(len(leaves))]))
         self.iteration = int(standing["iteration"])
-        self.held = tuple(int(part) for part in standing["held"])
-        self.controlled = bool(standing["controlled"])
+        self.course = Course(*(int(part) for part in standing["course"]))
+        self.controlled, self.before = bool(standing["controlled"]), standing["before"]
         self.starts, self.warm = standing["starts"], bool(standing["warm"])
         if "packed" in standing:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
@@ -206,7 +226,7 @@ class Run:
     def last_finite(self) -> np.ndarray:
         """Where the replicates (replicates, packed) stood when all of their parameters were last finite."""
         rows = np.concatenate([self.starts[None], *self.packed])
-        return rows[np.flatnonzero(np.isfinite(rows).all(axis=(1, 2)))[-1]].copy()
+        return rows[np.flatnonzero((rows < np.inf).all(axis=(1, 2)))[-1]].copy()
 
     def place(self, packed: np.ndarray) -> None:
         """Puts the replicates at `packed` (replicates, packed)."""

@@ -248,6 +248,7 @@ class SAEM(AbstractStochastic):
             refresh=refreshed(k),
             tune=tuning(k),
             settle=piloting(steps),
+            begin=k == 0,
         )
 
 

@@ -43,7 +43,8 @@ class Settled:
     observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `outer`
     (batches, active, active), what stretches of iterations put in the place of the squares of the scores; `batches`
     (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
-    else; `group_scores` (groups, active) of this process's groups, weighted."""
+    else; `group_scores` (groups, active) of this process's groups, weighted; `pulls` (batches, random,
+    random), slopes along psi, of a `whitened` layout."""
 
     packed: np.ndarray
     active: np.ndarray
@@ -55,6 +56,7 @@ class Settled:
     iterations: int
     heard: int
     group_scores: np.ndarray
+    pulls: np.ndarray
 
     @functools.cached_property
     def regular(self) -> bool:
@@ -176,6 +178,7 @@ def settled(
         len(score),
         n,
         (counted * weights).T[:, active],
+        batch_means(heard.pull),
     )
 
 

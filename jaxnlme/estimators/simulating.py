@@ -57,7 +57,7 @@ def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: L
     setup, packed, keys, control = shared
     density, weights = problem.density, problem.weights
     params = jax.vmap(setup.template.unpack)(packed)
-    frames = jax.vmap(lambda p: frame_at(density, p))(params)
+    frames = jax.vmap(lambda p: frame_at(density, p, setup.layout.whitened))(params)
     keys = jax.vmap(lambda key: jax.random.fold_in(key, control.iteration))(keys)
 
     def visited(group, weight, chains):
@@ -70,7 +70,7 @@ def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: L
     sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares)
 
     def heard(so_far):
-        tools = jax.vmap(lambda p: scores_at(density, p))(params)
+        tools = jax.vmap(lambda p: scores_at(setup.layout, density, p))(params)
 
         def one(group, weight, told, taken, so_far):
             def replicate(*own):
@@ -82,7 +82,7 @@ def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: L
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), so_far
 
     # Apart from the visits, so that iterations that sum nothing up do not carry the sums through them.
-    silent = Heard.silent(packed.shape[:1], packed.shape[1], packed.dtype)
+    silent = Heard.silent(setup.layout, packed.shape[:1], packed.dtype)
     said, so_far = jax.lax.cond(control.settle, heard, lambda so_far: (silent, so_far), lanes.sums)
     return dataclasses.replace(sums, heard=said), Lanes(chains, lanes.control, so_far)
 
@@ -102,11 +102,10 @@ def _visit(
     layout, q = setup.layout, density.n_effects
     coefficients = layout.centring.coefficients(group)
     mean = layout.centring.mean(params.beta, coefficients)
-    first = control.iteration == 0
     begin = eqx.tree_at(
         lambda c: (c.xi, c.centre),
         chains,
-        (jnp.where(first, mean, chains.xi), jnp.where(first, mean, chains.centre)),
+        (jnp.where(control.begin, mean, chains.xi), jnp.where(control.begin, mean, chains.centre)),
     )
 
     def searched(begin):
@@ -136,7 +135,7 @@ def _visit(
         entries = params.pack()[np.array(layout.bent, int)]
 
         def outcome(entries, z):
-            return outcome_density(density, params, z, group, layout.bent, entries)
+            return outcome_density(layout, density, params, z, group, entries)
 
         slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
         bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
@@ -166,14 +165,14 @@ def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple
         return jax.tree.map(lambda leaf: leaf[k], controls)
 
     # Written down rather than asked of `one`, which would trace the model twice.
-    replicates, n = running.packed.shape
+    replicates = running.packed.shape[0]
 
     def room(*shape):
         return jnp.zeros((BLOCK, replicates, *shape), running.packed.dtype)
 
     like = jax.tree.map(lambda leaf: room(*leaf.shape[1:]), (running.packed, running.statistics, running.hessian))
     scored, updates = len(setup.layout.scored), len(setup.sampler.labels)
-    heard = Heard.silent((BLOCK, replicates), n, running.packed.dtype)
+    heard = Heard.silent(setup.layout, (BLOCK, replicates), running.packed.dtype)
     sums = Simulated(like[1], room(scored), like[2], heard, room(updates), room())
     blank = Trace(like[0], sums)
 

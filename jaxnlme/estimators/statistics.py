@@ -48,7 +48,8 @@ class Layout(eqx.Module):
     """Where the M-step finds each packed entry: by closed form, by Newton steps on Q (`statistical`), or by stochastic
     Newton steps on the complete scores of the outcome (`scored`); the packed indices of each (tuples), entries that are
     fixed left out. `strata`: residual scales with a closed form; 0 where the error has none. `closed_beta`,
-    `closed_psi`, `closed_error`: whether these are updated by closed forms."""
+    `closed_psi`, `closed_error`: whether these are updated by closed forms. `whitened`: whether chains hold z itself
+    instead of xi; then `kept`, the effects that still have a variance of their own, and `anchor`, what these carry."""
 
     centring: Centring
     beta: int = eqx.field(static=True)
@@ -61,6 +62,9 @@ class Layout(eqx.Module):
     closed_error: bool = eqx.field(static=True)
     statistical: tuple[int, ...] = eqx.field(static=True)
     scored: tuple[int, ...] = eqx.field(static=True)
+    whitened: bool = eqx.field(static=True, default=False)
+    kept: tuple[int, ...] = eqx.field(static=True, default=())
+    anchor: Centring = Centring((), 0)
 
     @property
     def n(self) -> int:
@@ -112,6 +116,21 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     )
 
 
+def whitened(layout: Layout, density: Density, held: frozenset[int]) -> Layout:
+    """The Layout of chains that hold z, for psi at the edge of what it can be: no statistic is needed, and every entry
+    but those `held` is scored."""
+    free = tuple(own and k not in held for k, own in enumerate(layout.free))
+    scored = tuple(k for k, own in enumerate(free) if own)
+    q, terms = layout.centring.effects, layout.centring.terms
+    gone = {k for index, effects, _ in density.covariance.collapses if layout.beta + index in held for k in effects}
+    kept = tuple(k for k in range(q) if k not in gone)
+    anchor = Centring(tuple(term for term in terms if term[1] in kept), q)
+    return Layout(
+        Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
+        False, False, False, (), scored, True, kept, anchor,
+    )  # fmt: skip
+
+
 def n_strata(error: AbstractError) -> int:
     """How many residual scales have a closed form: those of s s_0(f) with one scale a stratum, 0 for other errors."""
     if not isinstance(error, GaussianError) or error.n_shape or error.scale not in (_constant, _proportional):
@@ -158,7 +177,7 @@ def expected(layout: Layout, density: Density, template: Params, packed: Vector,
     """Q of the statistics at a packed vector, the outcome's part where it has a closed form."""
     params = template.unpack(packed)
     value = jnp.zeros((), packed.dtype)
-    if density.n_effects:
+    if density.n_effects and not layout.whitened:
         lower = cholesky(density.covariance.psi(params.covariance))
         r = moment(layout, params.beta, stats)
         inverse = jax.vmap(lambda column: cholesky_solve(lower, column))(r.T)
@@ -178,10 +197,10 @@ class Scores(eqx.Module):
     constants: Any
 
 
-def scores_at(density: Density, params: Params) -> Scores:
+def scores_at(layout: Layout, density: Density, params: Params) -> Scores:
     """The Scores at params."""
     q, n = density.n_effects, params.covariance.shape[0]
-    if not q:
+    if not q or layout.whitened:
         empty = jnp.zeros((0, 0))
         return Scores(empty, jnp.zeros((n, 0, 0)), jnp.zeros((n,)))
     inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
@@ -193,6 +212,8 @@ def score(
     layout: Layout, at: Scores, params: Params, coefficients: Vector, b: Vector, counts: Vector, squares: Vector
 ) -> Vector:
     """The complete score (packed,) of one draw of b (random,), zero in the entries that are `scored`."""
+    if layout.whitened:
+        return jnp.zeros((layout.n,), b.dtype)
     pull = times(at.psi_inverse, b)
     beta: list[Any] = [jnp.zeros((), b.dtype)] * layout.beta
     for row, (k, effect, _, _) in enumerate(layout.centring.terms):
@@ -209,14 +230,34 @@ def score(
 
 
 def outcome_density(
-    density: Density, params: Params, z: Vector, group: Group, where: tuple[int, ...], entries: Vector
+    layout: Layout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
 ) -> Scalar:
-    """log p(y | xi) of one group as a function of the packed `entries` at `where`, b held where it is at `params`."""
-    b = jax.lax.stop_gradient(density.effects(params, z))
-    moved = params.unpack(params.pack().at[np.array(where, int)].set(entries))
-    phi = density.individual.phi(moved.beta, b, group)
-    f = density.structural(moved.free, phi, group.x, group.v)
-    return density.error.log_density(f, f, moved.error, group)
+    """log p(y | xi) of one group as a function of the packed `entries` at `layout.bent`, b held where it is at
+    `params`. Of a `whitened` layout log p(y, xi), the xi of the effects that are kept held."""
+    moved = params.unpack(params.pack().at[np.array(layout.bent, int)].set(entries))
+    if not layout.whitened:
+        return given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
+    kept = np.array(layout.kept, int)
+    coefficients = layout.anchor.coefficients(group)
+
+    def at(params):
+        mean = layout.anchor.mean(params.beta, coefficients)[kept]
+        return mean, density.covariance.factor(params.covariance)[np.ix_(kept, kept)]
+
+    (mean, lower), (there, factor) = at(params), at(moved)
+    xi = jax.lax.stop_gradient(mean + times(lower, z[kept]))
+    own = times(factor.T, cholesky_inverse(cholesky(times(factor, factor.T))))
+    white = times(own, xi - there)
+    b = density.effects(moved, z.at[kept].set(white))
+    steep = half_logdet(cholesky(times(factor, factor.T)))
+    return given_effects(density, moved, b, group) - steep - 0.5 * jnp.sum(white**2)
+
+
+def given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
+    """log p(y | b) of one group."""
+    phi = density.individual.phi(params.beta, b, group)
+    f = density.structural(params.free, phi, group.x, group.v)
+    return density.error.log_density(f, f, params.error, group)
 
 
 def weighted(weight: Scalar, stats: Any) -> Any:

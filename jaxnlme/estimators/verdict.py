@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.session import CONVERGED, Session
+from jaxnlme.model.density import Density
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import direction_words, singular_directions
 
@@ -37,7 +38,8 @@ def judge(
     with_information: bool,
 ) -> Verdict:
     """The verdict at the end of `finish`, from the last information matrix (active, active) and predicted gain."""
-    at_zero = _zero_sentences(session, collapsed)
+    density, first = session.binding.density, len(session.binding.density.beta_names)
+    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], collapsed)
     bad: list[str] = []
     if session.interrupted:
         bad.append("Interrupted by the user: this is the best point so far, not a maximum.")
@@ -132,10 +134,10 @@ def _numerical_faults(
     return out
 
 
-def _zero_sentences(session: Session, collapsed: set[int]) -> list[str]:
-    density = session.binding.density
+def zero_sentences(density: Density, theta: np.ndarray, collapsed: set[int]) -> list[str]:
+    """What the scales say that are `collapsed` (packed entries) to zero at `theta` (unconstrained,)."""
     first = len(density.beta_names)
-    psi = psi_of(density, session.x[first : first + density.covariance.n_unconstrained]) if density.n_effects else None
+    psi = psi_of(density, theta) if density.n_effects else None
     out = []
     for index, effects, _ in density.covariance.collapses:
         if first + index not in collapsed or psi is None:

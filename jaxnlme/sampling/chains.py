@@ -26,7 +26,8 @@ WALK_SCALE, COORDINATE_SCALE = 0.8, 0.5
 
 
 class Chains(eqx.Module):
-    """The chains of one group (or, stacked, of all): `xi` (chains, random), b plus the mean that it is written around;
+    """The chains of one group (or, stacked, of all): `xi` (chains, random), b plus the mean that it is written around
+    (where psi is at its edge, z);
     `centre` (random,) of xi given y, `factor` (random, random), C with C C' about its covariance, `inverse` of C, from
     the last search of the mode; `log_scales` (random + 2,) of the random walks; `found`, whether that search arrived;
     `alive`, whether a chain stands where the density is finite; `memory`, what the sampler keeps of the group."""
@@ -65,10 +66,10 @@ class Frame(eqx.Module):
     inverse: Any
 
 
-def frame_at(density: Density, params: Params) -> Frame:
-    """The Frame at params: L^-1 = L' psi^-1, for a factor of any form."""
-    if not density.n_effects:
-        return Frame(jnp.zeros((0, 0)), jnp.zeros((0, 0)))
+def frame_at(density: Density, params: Params, whitened: bool = False) -> Frame:
+    """The Frame at params: L^-1 = L' psi^-1, for a factor of any form; of chains that hold z itself (`whitened`), z."""
+    if whitened or not density.n_effects:
+        return Frame(jnp.eye(density.n_effects), jnp.eye(density.n_effects))
     factor = density.covariance.factor(params.covariance)
     return Frame(factor, times(factor.T, cholesky_inverse(cholesky(times(factor, factor.T)))))
 
