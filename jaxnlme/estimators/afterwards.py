@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.centred_objective import centred_log_likelihood
-from jaxnlme.estimators.conducting import Ending, stand
+from jaxnlme.estimators.conducting import Ending
 from jaxnlme.estimators.linearised_information import linearised_information
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
 from jaxnlme.estimators.simulating import Lanes, Setup
+from jaxnlme.estimators.stretches import stand
 from jaxnlme.model.params import Params
 from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.compiling import clock

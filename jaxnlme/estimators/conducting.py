@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnlme.estimators.edge import narrow, onto, slopes
 from jaxnlme.estimators.maximising import Control
 from jaxnlme.estimators.running import Broken, Run, total_of
-from jaxnlme.estimators.saem import gains, tuning
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
-from jaxnlme.estimators.statistics import Layout, whitened
-from jaxnlme.model.transforms import Log
+from jaxnlme.estimators.stretches import EXTENSION, extend, left, listen, stand
+from jaxnlme.estimators.vanishing import begin_at_edge, edge, from_above, from_edge, to_edge, told
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
-# A maximum this near, in standard errors, is where a Newton step says it is.
-CLOSE = 0.02
+# A maximum this near, as a share of the Monte Carlo error that is allowed, is where a Newton step says it is.
+CLOSE = 0.4
 # Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
 # no step is taken before so many settling iterations; the second is what they end with, or after so many.
 VAGUE, PATIENCE = 0.2, 400
@@ -36,17 +32,6 @@ MOST_COMPLETE = 10.0
 # Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
 # where the information has no inverse.
 ROUNDS, SINGULAR_TRIES = 5, 2
-EXTENSION = (50, 100)
-# An extension that goes on from what is remembered has steps as if it had begun so many iterations ago.
-AGO = 10
-# A scale vanishes where it fell by so much on its log scale, and less than this share of it is observed.
-FALLEN, TOLD = 2.0, 0.1
-# It does not where the standard error of its logarithm is less than this.
-KNOWN = 0.5
-# Iterations in which chains arrive that begin anew.
-ARRIVE = 50
-# How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
-RAISED = 1.4
 
 
 @dataclasses.dataclass
@@ -65,14 +50,9 @@ def conduct(run: Run) -> Ending:
         if run.iteration == 0:
             run.tell("init")
         schedule = run.estimator.schedule(run.warm)
-        left = jax.tree.map(lambda leaf: leaf[run.iteration :], schedule)  # none, where a run resumes later than that
-        for phase, part in _by_phase(run, left):
-            run.go(part, phase)
-            if run.stopped:
-                break
+        if run.course.first == 0 and not (run.iteration == 0 and begin_at_edge(run)):
+            _phases(run, schedule)
         if not run.stopped:
-            if not run.controlled:
-                run.set_controls(int(schedule.settle.sum()))
             _settle(run, ending)
     except KeyboardInterrupt:
         run.keep()
@@ -83,6 +63,15 @@ def conduct(run: Run) -> Ending:
         run.keep()
         raise
     return ending
+
+
+def _phases(run: Run, schedule: Control) -> None:
+    """The phases of a schedule, as far as they are left, and the control variates of their last draws."""
+    for phase, part in _by_phase(run, jax.tree.map(lambda leaf: leaf[run.iteration :], schedule)):
+        run.go(part, phase)
+        if run.stopped:
+            return
+    run.set_controls(int(schedule.settle.sum()))
 
 
 def _by_phase(run: Run, controls: Control):
@@ -112,17 +101,10 @@ def _settle(run: Run, ending: Ending) -> None:
             return
         found = ending.settled
         assert found is not None
-        if _from_edge(run, found) or _to_edge(run, found):
+        if from_edge(run, found) or to_edge(run, found):
             continue
-        settled_down = not any(elsewhere(one) for one in _judges(found))
-        vanished = 0 if run.layout.whitened else _vanished(run, found) & ~course.raised
-        room = _left(run) >= WARM + course.first + sum(EXTENSION)
-        if vanished and room and (settled_down or course.singular == SINGULAR_TRIES):
-            # Zero is a root of the score in log s whatever the data say: whether it is the maximum shows from above.
-            course.raised |= vanished
-            run.place(_raised(run, vanished))
-            _extend(run, afresh=True)
-            course.rounds = course.singular = 0
+        settled_down = not any(elsewhere(run, one) for one in _judges(found))
+        if (settled_down or course.singular == SINGULAR_TRIES) and from_above(run, found):
             continue
         if settled_down:
             return
@@ -135,73 +117,13 @@ def _settle(run: Run, ending: Ending) -> None:
             moving, course.singular = False, course.singular + 1
             if course.singular > SINGULAR_TRIES or run.layout.whitened:
                 return
-        if _left(run) < WARM + course.first + (0 if moving else sum(EXTENSION)):
+        if left(run) < WARM + course.first + (0 if moving else sum(EXTENSION)):
             return
         if moving:
             run.place(np.stack([moved(one) for one in found]))
         else:
-            _extend(run, afresh=False)
+            extend(run, afresh=False)
             course.rounds = 0
-
-
-def _to_edge(run: Run, found: list[Settled]) -> bool:
-    """Puts psi onto the edge of what it can be where the replicates all run into the same one; whether it did."""
-    ends = _ends(run, found)
-    if ends is None:
-        return False
-    packed, held = ends
-    if not run.layout.whitened:
-        run.before = np.array(run.running.packed)
-    _begin_again(run, whitened(run.inside, run.binding.density, held), packed)
-    return True
-
-
-def _from_edge(run: Run, found: list[Settled]) -> bool:
-    """Takes psi off an edge, for good, where the likelihood rises from there inwards; whether it did."""
-    density = run.binding.density
-    rises = run.layout.whitened and any(slope.rises for one in found for slope in slopes(run.inside, density, one))
-    if not rises or _left(run) < ARRIVE + WARM + FIRST + sum(EXTENSION):
-        return False
-    held = np.asarray(run.inside.free) & ~np.asarray(run.layout.free)
-    _begin_again(run, run.inside, run.before)
-    fallen = [place for place, k in enumerate(scales(run)) if held[k] and run.starts[0][k] - run.before[0][k] > FALLEN]
-    vanished = sum(1 << place for place in fallen)
-    run.course.barred |= _bits(np.flatnonzero(held).tolist())
-    run.course.raised |= vanished
-    run.place(_raised(run, vanished))
-    _extend(run, afresh=True)
-    return True
-
-
-def _begin_again(run: Run, layout: Layout, packed: np.ndarray) -> None:
-    """Lets chains begin anew under a layout, at `packed` (replicates, packed)."""
-    run.lay_out(layout, packed)
-    stand(run, ARRIVE, begin=True)
-    run.course.rounds = run.course.singular = 0
-
-
-def _ends(run: Run, found: list[Settled]) -> tuple[np.ndarray, frozenset[int]] | None:
-    """Where the edge is that the replicates run into (replicates, packed), and the entries held there; None where they
-    run into none, or not all into the same."""
-    density = run.binding.density
-    if density.priors or _left(run) < ARRIVE + WARM + FIRST:
-        return None
-    of_effects = {run.layout.beta + index for index, _, _ in density.covariance.collapses}
-    ends = []
-    for one in found:
-        # Where an effect is all but a function of others, nothing is observed of one of them given the rest.
-        new = narrow(run.layout, density, one)
-        new = new or {k for k in scales(run) if k in of_effects and vanishing(run, one, k)}
-        ends.append(onto(run.inside, density, one.packed, new) if new else None)
-    if any(end is None or end[1] != ends[0][1] for end in ends):
-        return None
-    held = ends[0][1]
-    return None if _bits(held) & ~run.course.barred == 0 else (np.stack([packed for packed, _ in ends]), held)
-
-
-def _bits(entries: Iterable[int]) -> int:
-    """Packed entries as the bits of a number."""
-    return sum(1 << k for k in entries)
 
 
 def _hear_out(run: Run, ending: Ending, first: int) -> bool:
@@ -211,36 +133,30 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
     tolerance = float(run.estimator.tolerance)
     # Control variates of an earlier settling run are in use from the beginning.
     since, fresh = (0 if run.controlled else None), False
-    traces = _listen(run, first)
+    traces = listen(run, first)
     while not run.stopped:
         found = ending.settled = _all_settled(run, traces, since)
         judges, heard = _judges(found), found[0].heard
-        if _ends(run, found) is not None:
+        if edge(run, found) is not None:
             return True
         # What has no inverse may be noise.
         doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
-        if not doubtful and any(elsewhere(one) and (since is not None or one.distance > FAR) for one in judges):
+        if not doubtful and any(elsewhere(run, one) and (since is not None or one.distance > FAR) for one in judges):
             return True
         sharp = all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK
-        if sharp and not doubtful and all(one.share <= tolerance for one in judges) and _edge_told(run, judges):
+        clear = told(run, judges) or heard >= LONGEST_LOOK
+        if sharp and clear and not doubtful and all(one.share <= tolerance for one in judges):
             return True
         # The first draws say how to make the most of the next ones.
         needed = _needed(found if doubtful else judges, tolerance)
         anew = not fresh and any(one.share > tolerance for one in judges) and run.set_controls(heard)
-        more = min(first if anew else needed, _left(run))
+        more = min(first if anew else needed, left(run))
         if more < 1:
             return False
         if anew:
             since, fresh = heard, True
-        traces += _listen(run, more)
+        traces += listen(run, more)
     return False
-
-
-def _edge_told(run: Run, judges: list[Settled]) -> bool:
-    """Whether it is clear if the likelihood falls from the edge, where psi is there, or was listened to for long."""
-    if not run.layout.whitened or judges[0].heard >= LONGEST_LOOK:
-        return True
-    return all(slope.told for one in judges for slope in slopes(run.inside, run.binding.density, one))
 
 
 def _judges(found: list[Settled]) -> list[Settled]:
@@ -249,43 +165,17 @@ def _judges(found: list[Settled]) -> list[Settled]:
     return [one for one in found if one.regular] or found
 
 
-def elsewhere(one: Settled) -> bool:
+def close(run: Run) -> float:
+    """How near the maximum must be, in standard errors."""
+    return CLOSE * float(run.estimator.tolerance)
+
+
+def elsewhere(run: Run, one: Settled) -> bool:
     """Whether the maximum is elsewhere beyond doubt: in some entry farther than is close, and than the noise."""
     if not one.regular:
         return True
     step = np.abs(one.step)
-    return bool(np.any((step > CLOSE * one.se) & (step > CLEAR * one.monte_carlo_se)))
-
-
-def scales(run: Run) -> list[int]:
-    """Packed entries that are logarithms of standard deviations of effects, or of residual scales, where these move."""
-    density, layout = run.binding.density, run.layout
-    out = [layout.beta + index for index, _, _ in density.covariance.collapses]
-    if density.error.gaussian_face:
-        first = layout.beta + layout.covariance
-        out += [first + k for k, p in enumerate(density.error.parameters) if isinstance(p.transform, Log)]
-    return [k for k in out if layout.free[k]]
-
-
-def vanishing(run: Run, one: Settled, k: int) -> bool:
-    """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
-    place = one.active.tolist().index(k)
-    fallen = run.starts[0][k] - one.packed[k] > FALLEN
-    return bool(fallen and not one.told[place] > TOLD and not one.se[place] < KNOWN)
-
-
-def _vanished(run: Run, found: list[Settled]) -> int:
-    """Bits of the scales that vanish in any replicate."""
-    return sum(1 << place for place, k in enumerate(scales(run)) if any(vanishing(run, one, k) for one in found))
-
-
-def _raised(run: Run, which: int) -> np.ndarray:
-    """Where the replicates stand (replicates, packed), with some scales a quarter of what they started from."""
-    packed = np.array(run.running.packed)
-    for place, k in enumerate(scales(run)):
-        if which >> place & 1:
-            packed[:, k] = np.maximum(packed[:, k], run.starts[:, k] - RAISED)
-    return packed
+    return bool(np.any((step > close(run) * one.se) & (step > CLEAR * one.monte_carlo_se)))
 
 
 def _needed(found: list[Settled], tolerance: float) -> int:
@@ -294,11 +184,6 @@ def _needed(found: list[Settled], tolerance: float) -> int:
     have = found[0].heard
     noise = max(max(one.share / tolerance, one.blur / SHARP) for one in found)
     return int(np.clip(1.1 * have * noise**2 - have, FIRST, max(4 * have, FIRST)))
-
-
-def _left(run: Run) -> int:
-    """Iterations that may still be made."""
-    return max(int(run.estimator.max_iterations) - run.steps, 0)
 
 
 def moved(one: Settled) -> np.ndarray:
@@ -311,43 +196,6 @@ def moved(one: Settled) -> np.ndarray:
     out = one.packed.copy()
     out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))
     return out
-
-
-def _controls(run: Run, count: int, **changes: Any) -> Control:
-    """Controls of the next `count` iterations of a run, at fixed parameters."""
-    base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "settle": False}
-    base |= {"begin": False} | changes
-    return Control(
-        iteration=run.iteration + np.arange(count),
-        **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
-    )
-
-
-def stand(run: Run, count: int, anew: bool = True, begin: bool = False) -> None:
-    """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first; `begin`:
-    put them at the mean of their population before."""
-    # Scales of chains that begin are tuned as at a run's beginning.
-    since = np.arange(count) + (0 if begin else run.iteration)
-    controls = _controls(run, count, tune=tuning(since) if anew else 0.0)
-    controls.refresh[0], controls.begin[0] = anew, begin
-    run.go(controls, "settling")
-
-
-def _listen(run: Run, count: int) -> list[Trace]:
-    """Settling iterations at the parameters where the run stands."""
-    return run.go(_controls(run, count, settle=True), "settling", keep=True)
-
-
-def _extend(run: Run, afresh: bool) -> None:
-    """Further averaging: with full steps first where it begins `afresh`, else from what the run remembers, which steps
-    of single draws would throw away."""
-    total = sum(EXTENSION)
-    k = np.arange(total)
-    gain = gains(k, EXTENSION[0] if afresh else -AGO)
-    controls = _controls(run, total, update=True, gain=gain, tune=tuning(run.iteration + k))
-    controls.refresh[:] = k % 10 == 0
-    run.go(controls, "extension")
-    run.course.extensions += 1
 
 
 def _all_settled(run: Run, traces: list[Trace], since: int | None) -> list[Settled]:

@@ -107,7 +107,7 @@ def _directions(density: Density, theta: np.ndarray, pull: np.ndarray) -> list[n
                 change[own] = psi_of(density, x)[own]
                 out.append(change / np.trace(change))
             continue
-        block = frozenset(_together(covariance.related, effects[0]))
+        block = frozenset(_together(covariance.related, set(effects)))
         if block in seen:
             continue
         seen.add(block)
@@ -115,9 +115,9 @@ def _directions(density: Density, theta: np.ndarray, pull: np.ndarray) -> list[n
     return out
 
 
-def _together(related: Any, effect: int) -> set[int]:
-    """The effects of the block that `effect` is in."""
-    block, grown = {effect}, True
+def _together(related: Any, block: set[int]) -> set[int]:
+    """The effects of the blocks that those of `block` are in."""
+    grown = True
     while grown:
         wider = block | {k for pair in related if block & set(pair) for k in pair}
         block, grown = wider, wider != block

@@ -79,7 +79,7 @@ def ended(
         binding=binding,
         packed=np.concatenate(run.packed) if run.packed else packed[None],
         burn_in=estimator.burn_in,
-        phases=estimator.phases(run.warm),
+        phases=run.phases,
         chains=run.chains,
         replicates=tuple(
             Replicate(
@@ -94,7 +94,7 @@ def ended(
             for r in range(run.replicates)
         ),
         best=best,
-        m_step=in_words(run.layout, binding),
+        m_step=in_words(run.inside, binding),
         likelihood=estimator.likelihood,
         log_likelihood_se=float(errors[best]),
         accept=np.concatenate(run.accepted) if run.accepted else np.zeros((0, run.replicates, 0)),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.errors import some
-from jaxnlme.estimators.conducting import CLOSE, Ending, elsewhere, vanishing
+from jaxnlme.estimators.conducting import Ending, close, elsewhere
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
+from jaxnlme.estimators.vanishing import rises, vanishing
 from jaxnlme.estimators.verdict import zero_sentences
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import direction_words, singular_directions
@@ -50,12 +51,17 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
             "Where it ended before (a start far off, few iterations) or with few draws, more iterations or more "
             "chains help."
         )
+    if rises(run, [one]):
+        out.append(
+            "Psi was put at the edge of what it can be, and the likelihood rises from there inwards: allow more "
+            f"iterations (max_iterations is {int(estimator.max_iterations)}), or start elsewhere."
+        )
     out += _near_singular(run, one)
-    if not singular and elsewhere(one):
+    if not singular and elsewhere(run, one):
         worst = int(np.argmax(np.abs(one.step) / one.se))
         out.append(
             f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
-            f"(limit {CLOSE:g}, beyond noise). Allow more iterations (max_iterations is "
+            f"(limit {close(run):g}, beyond noise). Allow more iterations (max_iterations is "
             f"{int(estimator.max_iterations)}), or start elsewhere."
         )
     elif not singular and one.share > estimator.tolerance:

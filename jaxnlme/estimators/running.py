@@ -15,7 +15,7 @@ from jaxnlme.estimators.listening import Sums
 from jaxnlme.estimators.maximising import Control, Running, Simulated
 from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
-from jaxnlme.estimators.standing import StochasticCheckpoint
+from jaxnlme.estimators.standing import Course, StochasticCheckpoint
 from jaxnlme.estimators.statistics import Layout, Statistics, layout, whitened
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
 from jaxnlme.model.binding import Binding
@@ -31,24 +31,11 @@ class Broken(Exception):
     """The parameters of a run are no longer finite."""
 
 
-@dataclasses.dataclass
-class Course:
-    """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
-    inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
-    `raised` once, and of the packed entries that are `barred` from the edge, where the likelihood rises inwards."""
-
-    rounds: int = 0
-    singular: int = 0
-    extensions: int = 0
-    first: int = 0
-    raised: int = 0
-    barred: int = 0
-
-
 class Run:
     """A stochastic estimation under way: `running` (replicates, ...), `lanes` by piece, the `iteration` that comes
     next, and what the iterations so far left: `packed` (iterations, replicates, packed); `warm`, whether it began near
-    the maximum, at `starts` (replicates, packed)."""
+    the maximum, at `starts` (replicates, packed); `edge_start` (packed,), where psi is singular in the fit that it goes
+    on from."""
 
     def __init__(
         self,
@@ -60,6 +47,7 @@ class Run:
         callbacks: Sequence[Callback],
         show: Callable[[str, float], None],
         checkpoint: StochasticCheckpoint | None = None,
+        edge_start: np.ndarray | None = None,
     ):
         self.binding, self.estimator, self.placed = binding, estimator, placed
         self.audience = Audience(callbacks, placed.processes)
@@ -71,7 +59,10 @@ class Run:
         self.template = Params(beta, theta, error, starts[0].free)
         self.keys = keys_of(estimator.seed, len(starts))
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
-        self.starts, self.warm = packed, warm
+        self.starts, self.warm, self.edge_start = packed, warm, edge_start
+        self.usual = np.asarray(binding.start.pack(), float)  # the model's own start
+        # None are gone through from the edge of psi.
+        self.phases = estimator.phases(warm) if edge_start is None else {}
         self.replicates, self.n = packed.shape
         # The layout of a psi inside of what it can be; where the replicates left it, if they did.
         self.inside = layout(binding, estimator.m_step, placed.processes)

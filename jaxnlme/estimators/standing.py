@@ -1,12 +1,27 @@
-"""The file that a stochastic fit is kept in while it runs."""
+"""What a stochastic fit remembers of its course, and the file that it is kept in while it runs."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from jaxnlme.estimators.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass
+class Course:
+    """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
+    inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
+    `raised` once, and of the packed entries that are `barred` from the edge, where the likelihood rises inwards."""
+
+    rounds: int = 0
+    singular: int = 0
+    extensions: int = 0
+    first: int = 0
+    raised: int = 0
+    barred: int = 0
 
 
 class StochasticCheckpoint(Checkpoint):

@@ -34,6 +34,8 @@ from jaxnlme.results.fit import Fit
 WIDER = 2.0
 # A variance that an earlier fit put at zero starts at this share of the model's own start.
 FREED = 0.1
+# Correlations of a psi that is singular start at this share of what they were.
+TOWARDS = 0.95
 
 
 def stochastic_fit(
@@ -68,7 +70,8 @@ def stochastic_fit(
             params, sentence = STARTS[plan.starts](binding, params, begun.given, begun.placed)
             notes.append(sentence)
         warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
-        params, sentences = _ready(binding, params, start)
+        edge_start = np.asarray(params.pack(), float) if warm and not several and _singular(binding, params) else None
+        params, sentences = _ready(binding, params, start) if edge_start is None else (_inside(binding, params), [])
         notes += sentences
         starts = _every_start(binding, params, plan.start if several else None, estimator)
         line = Line(plan.progress if processes.index == 0 else False)
@@ -77,7 +80,8 @@ def stochastic_fit(
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
-            run = running(binding, estimator, starts, begun.placed, warm, plan.callbacks, line.show, checkpoint)
+            told = plan.callbacks, line.show, checkpoint
+            run = running(binding, estimator, starts, begun.placed, warm, *told, edge_start)
             ending = conduct(run)
             line.close()
         result = ended(run, ending, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
@@ -85,27 +89,39 @@ def stochastic_fit(
     return result
 
 
-def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
-    """Params that a simulation can begin at: SDs that nobody gave made wider, zero variances set free; and sentences
-    on what was changed."""
-    density = binding.density
+def _singular(binding: Binding, params: Params) -> bool:
+    """Whether psi is singular, and its parameters free."""
     theta = np.asarray(params.covariance, float)
-    psi = psi_of(density, theta)
+    zero = any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.collapses)
+    return zero and not binding.fixed[len(binding.density.beta_names) :][: len(theta)].any()
+
+
+def _inside(binding: Binding, params: Params) -> Params:
+    """The same with a psi a little inside of its edge."""
+    density = binding.density
+    psi = psi_of(density, np.asarray(params.covariance, float))
     usual = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
+    freed = FREED**2 * np.where(usual > 0, usual, 1.0)
+    variances = np.diag(psi) + np.where(np.diag(psi) <= 0, freed, 0.0)
+    psi = TOWARDS * psi + np.diag(variances - TOWARDS * np.diag(psi))
+    return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free)
+
+
+def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
+    """Params that a simulation can begin at: SDs that nobody gave made wider, a singular psi moved inside; and
+    sentences on what was changed."""
+    density = binding.density
+    psi = psi_of(density, np.asarray(params.covariance, float))
     zero = np.diag(psi) <= 0
+    names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
     if zero.any() and binding.model.fix_psi:
-        names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
         raise OptionError(
             f"psi is fixed with a variance of zero for {names}, where there is nothing to draw; leave the effect out, "
             "or fit the model by 'focei' or 'laplace'."
         )
-    if zero.any() and not binding.fixed[len(density.beta_names) :][: len(theta)].any():
-        psi = psi + np.diag(np.where(zero, FREED**2 * np.where(usual > 0, usual, 1.0), 0.0))
-        names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
-        return (
-            Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free),
-            [f"The variance of {names} started above zero, where a simulation cannot begin."],
-        )
+    if _singular(binding, params):
+        what = f"The variance of {names} started above zero" if names else "Psi started inside of its edge"
+        return _inside(binding, params), [f"{what}, where a simulation can begin."]
     said = isinstance(start, Mapping) and any(name.startswith(("sd(", "corr(")) for name in start)
     own = start is None or (isinstance(start, Mapping) and not said)
     if not own or binding.model.psi is not None or binding.model.fix_psi:

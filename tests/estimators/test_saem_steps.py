@@ -111,12 +111,10 @@ def maximised(binding, m_step):
     stats = summed(binding, where, effects(binding))
     g = len(where.bent)
     zero = np.zeros
-    fresh = Simulated(
-        stats, zero(len(where.scored)), np.eye(g), zero(where.n), zero(where.n), zero((where.n, where.n)), zero(1), 1.0
-    )
+    fresh = Simulated(stats, zero(len(where.scored)), np.eye(g), None, zero(1), 1.0)
     start = np.asarray(binding.start.pack(), float)
     begin = Running(start, jax.tree.map(jnp.zeros_like, stats), zero((g, g)))
-    control = Control(0, 1.0, True, 0.0, False, 0.0, False)
+    control = Control(0, 1.0, True, 0.0, False, 0.0, False, False)
     packed, slope, hessian = at_the_end(where, binding.density, binding.start, begin, fresh, control)
     moves = np.array([k for k in range(where.n) if where.free[k] and k not in where.scored])
     assert np.array_equal(np.delete(packed, moves), np.delete(start, moves))
@@ -189,15 +187,12 @@ def test_annealing_holds_variances_up():
     binding = jn.bind(model("full", psi=4.0 * np.eye(3)), data())
     where = layout(binding, "auto")
     stats = summed(binding, where, effects(binding))
-    fresh = Simulated(stats, np.zeros(0), np.zeros((0, 0)), *[np.zeros(1)] * 4, 1.0)
+    fresh = Simulated(stats, np.zeros(0), np.zeros((0, 0)), None, np.zeros(1), 1.0)
     begin = Running(jnp.asarray(binding.start.pack()), jax.tree.map(jnp.zeros_like, stats), np.zeros((0, 0)))
+    controls = [Control(0, 1.0, True, share, False, 0.0, False, False) for share in (0.9, 0.0)]
     held, free = (
-        binding.start.unpack(
-            maximise(
-                where, binding.density, binding.start, begin, fresh, Control(0, 1.0, True, share, False, 0.0, False)
-            ).packed
-        )
-        for share in (0.9, 0.0)
+        binding.start.unpack(maximise(where, binding.density, binding.start, begin, fresh, control).packed)
+        for control in controls
     )
     psi, own = (np.asarray(binding.density.covariance.psi(params.covariance)) for params in (held, free))
     np.testing.assert_allclose(np.diag(psi), 0.9 * 4.0, rtol=1e-9)
