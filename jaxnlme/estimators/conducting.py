@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxnlme.estimators.maximising import Control
-from jaxnlme.estimators.running import Broken, Run, total_of
+from jaxnlme.estimators.maximising import Control, Simulated
+from jaxnlme.estimators.running import Broken, Run
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
 from jaxnlme.estimators.stretches import EXTENSION, extend, left, listen, stand
@@ -198,10 +198,15 @@ def moved(one: Settled) -> np.ndarray:
     return out
 
 
+def _total(traces: list[Trace]) -> Simulated:
+    """The Simulated of all iterations (iterations, replicates, ...)."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(trace.simulated for trace in traces))
+
+
 def _all_settled(run: Run, traces: list[Trace], since: int | None) -> list[Settled]:
     """What the settling iterations so far told of each replicate, with control variates from the iteration `since` on
     (None: without)."""
-    sums, own = total_of(traces), run.sums()
+    sums, own = _total(traces), run.sums()
     control = run.own([lanes.control for lanes in run.lanes])
     data = run.binding.data
     weights = np.where(data.observed.any(axis=1), data.weights, 0.0)

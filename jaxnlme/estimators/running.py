@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxnlme.estimators.listening import Sums
-from jaxnlme.estimators.maximising import Control, Running, Simulated
+from jaxnlme.estimators.maximising import Control, Running
 from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import Course, StochasticCheckpoint
@@ -169,6 +169,7 @@ class Run:
         out |= {"iteration": np.asarray(self.iteration), "course": np.asarray(dataclasses.astuple(self.course))}
         out |= {"controlled": np.asarray(self.controlled), "before": self.before}
         out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
+        out |= {"phased": np.asarray(bool(self.phases))}
         # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
         out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
@@ -187,6 +188,7 @@ class Run:
         self.course = Course(*(int(part) for part in standing["course"]))
         self.controlled, self.before = bool(standing["controlled"]), standing["before"]
         self.starts, self.warm = standing["starts"], bool(standing["warm"])
+        self.phases = self.estimator.phases(self.warm) if standing["phased"] else {}
         if "packed" in standing:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
 
@@ -296,8 +298,3 @@ def keys_of(seed: int | tuple[int, ...], replicates: int) -> Any:
         else jax.random.wrap_key_data(jax.numpy.asarray(seed, jax.numpy.uint32))
     )
     return jax.vmap(lambda k: jax.random.fold_in(base, k))(np.arange(replicates))
-
-
-def total_of(traces: Sequence[Trace]) -> Simulated:
-    """The Simulated of all iterations (iterations, replicates, ...)."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(trace.simulated for trace in traces))
