@@ -59,17 +59,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @eqx.filter_jit
-def _log_likelihood(problem: jn.Problem, params: jn.Params, method: jn.Rung) -> jax.Array:
-    return jn.log_likelihood(None, params, problem, method)
+def _log_likelihood(problem: jn.Problem, params: jn.Params, method: jn.Rung, modes: Any) -> jax.Array:
+    return jn.log_likelihood(None, params, problem, method, modes=modes)
 
 
-def minus_two_log_likelihood(one: saem_problems.Case, params: jn.Params, nodes: int) -> float:
-    """-2 log L by quadrature with `nodes` an effect; of `KINKED` cases, with `nodes` between two kinks."""
+def minus_two_log_likelihood(one: saem_problems.Case, params: jn.Params, nodes: int, modes: Any = None) -> float:
+    """-2 log L by quadrature with `nodes` an effect, the groups' modes searched from `modes` (groups, random); of
+    `KINKED` cases, with `nodes` between two kinks."""
     with jax.enable_x64(True):
         problem, params = jax.tree.map(jax.numpy.asarray, (jn.bind(one.model, one.data).problem, params))
         if one.name in KINKED:
             return float(saem_plateau.minus_two_log_likelihood(problem, params, saem_plateau.doses(one.data), nodes))
-        return -2.0 * float(_log_likelihood(problem, params, jn.AGQ(nodes)))
+        return -2.0 * float(_log_likelihood(problem, params, jn.AGQ(nodes), modes))
 
 
 def doubled(nodes: int, effects: int) -> int:

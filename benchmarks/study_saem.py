@@ -74,7 +74,7 @@ def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
         "estimates": shared.estimates(fit),
         "minus2LL_is": shared.number(-2.0 * fit.log_likelihood),
         "minus2LL_is_se": shared.number(2.0 * fit.sampling.log_likelihood_se),
-        "minus2LL_agq": shared.number(shared.minus_two_log_likelihood(one, fit.params, nodes)),
+        "minus2LL_agq": shared.number(shared.minus_two_log_likelihood(one, fit.params, nodes, fit.modes)),
         "monte_carlo_se": None if errors is None else {name: shared.number(value) for name, value in errors.items()},
         "timings": {name: float(value) for name, value in fit.timings.items()},
     }
