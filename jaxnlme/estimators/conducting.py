@@ -16,8 +16,8 @@ from jaxnlme.estimators.vanishing import begin_at_edge, edge, from_above, from_e
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
-# A maximum this near, as a share of the Monte Carlo error that is allowed, is where a Newton step says it is.
-CLOSE = 0.4
+# What a Newton step may leave of the way, as a share of the Monte Carlo error of where it leads and of what is allowed.
+LEFT, LEAST = 0.5, 0.02
 # Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
 # no step is taken before so many settling iterations; the second is what they end with, or after so many.
 VAGUE, PATIENCE = 0.2, 400
@@ -154,7 +154,8 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
         if more < 1:
             return False
         if anew:
-            since, fresh = heard, True
+            # Fixed before the draws that they are used on, better ones and those before them are as right.
+            since, fresh = (heard if since is None else since), True
         traces += listen(run, more)
     return False
 
@@ -165,25 +166,25 @@ def _judges(found: list[Settled]) -> list[Settled]:
     return [one for one in found if one.regular] or found
 
 
-def close(run: Run) -> float:
-    """How near the maximum must be, in standard errors."""
-    return CLOSE * float(run.estimator.tolerance)
-
-
 def elsewhere(run: Run, one: Settled) -> bool:
-    """Whether the maximum is elsewhere beyond doubt: in some entry farther than is close, and than the noise."""
+    """Whether the maximum is elsewhere beyond doubt: in some entry farther than the noise, and so far that what a
+    Newton step leaves counts beside it. That is of the order of its square, and its share of what is not known of the
+    information."""
     if not one.regular:
         return True
     step = np.abs(one.step)
-    return bool(np.any((step > close(run) * one.se) & (step > CLEAR * one.monte_carlo_se)))
+    clear = step > CLEAR * one.monte_carlo_se
+    far = float(np.max((step / one.se)[clear], initial=0.0))
+    tolerance = float(run.estimator.tolerance)
+    return far > tolerance or far * (far + 2.0 * one.blur) > max(LEFT * one.share, LEAST * tolerance)
 
 
 def _needed(found: list[Settled], tolerance: float) -> int:
-    """How many more iterations bring the noise of estimates and standard errors down to what is asked for, four times
-    as many as there are at most."""
+    """How many more iterations bring the noise of estimates and standard errors down to what is asked for, as many as
+    there are at most: what is known of the noise is noisy itself."""
     have = found[0].heard
     noise = max(max(one.share / tolerance, one.blur / SHARP) for one in found)
-    return int(np.clip(1.1 * have * noise**2 - have, FIRST, max(4 * have, FIRST)))
+    return int(np.clip(1.1 * have * noise**2 - have, FIRST, max(have, FIRST)))
 
 
 def moved(one: Settled) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.errors import some
-from jaxnlme.estimators.conducting import Ending, close, elsewhere
+from jaxnlme.estimators.conducting import Ending, elsewhere
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
 from jaxnlme.estimators.vanishing import rises, vanishing
@@ -60,8 +60,8 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
     if not singular and elsewhere(run, one):
         worst = int(np.argmax(np.abs(one.step) / one.se))
         out.append(
-            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the maximum "
-            f"(limit {close(run):g}, beyond noise). Allow more iterations (max_iterations is "
+            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the "
+            "maximum, beyond noise, farther than a last step leads. Allow more iterations (max_iterations is "
             f"{int(estimator.max_iterations)}), or start elsewhere."
         )
     elif not singular and one.share > estimator.tolerance:
@@ -97,7 +97,7 @@ def _near_singular(run: Run, one: Settled) -> list[str]:
         return []
     return [
         f"The random effects of {some(pairs)} are all but one: their correlation goes to the edge of what psi can be. "
-        "Leave out one of them or their correlation; [jn.SAEM(), jn.FOCEI()] can end at the edge."
+        "Leave out one of them or their correlation."
     ]
 
 
@@ -123,7 +123,6 @@ def flat_variances(run: Run, one: Settled | None) -> list[str]:
             out.append(
                 f"The data do not tell the variance of the random effect of {names} from zero (given the effects "
                 "before it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and "
-                "may be a small part of a standard error from where they are with none: [jn.SAEM(), jn.FOCEI()] sets "
-                "a variance to zero exactly."
+                "may be a small part of a standard error from where they are with none."
             )
     return out
