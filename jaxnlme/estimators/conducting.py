@@ -17,7 +17,7 @@ from jaxnlme.estimators.vanishing import begin_at_edge, edge, from_above, from_e
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # What a Newton step may leave of the way, as a share of the Monte Carlo error of where it leads and of what is allowed.
-LEFT, LEAST = 0.5, 0.02
+LEFT, LEAST = 0.2, 0.01
 # Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
 # no step is taken before so many settling iterations; the second is what they end with, or after so many.
 VAGUE, PATIENCE = 0.2, 400
