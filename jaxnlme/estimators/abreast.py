@@ -95,7 +95,7 @@ class Request:
     def kind(self) -> tuple[Any, ...]:
         """Requests of one kind can be computed together, as long as the shortest lasts."""
         common, layout = [np.asarray(getattr(self.controls, name)) for name in COMMON], self.run.layout
-        program = layout.whitened, layout.free
+        program = layout.whitened, layout.rows, layout.columns, layout.free
         if all((part == part[0]).all() for part in common):
             return (program, *(part[0].item() for part in common))
         return (program, self.count, *(part.tobytes() for part in common))

@@ -12,7 +12,17 @@ from jaxnlme.estimators.running import Broken, Run
 from jaxnlme.estimators.settling import BATCHES, Settled, settled
 from jaxnlme.estimators.simulating import Trace
 from jaxnlme.estimators.stretches import EXTENSION, extend, left, listen, stand
-from jaxnlme.estimators.vanishing import begin_at_edge, edge, from_above, from_edge, to_edge, told
+from jaxnlme.estimators.vanishing import (
+    begin_at_edge,
+    edge,
+    from_above,
+    from_edge,
+    pushed,
+    scales,
+    to_edge,
+    told,
+    turned,
+)
 
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
@@ -30,8 +40,8 @@ STRIDE = 1.0
 # The same in standard errors of the complete data.
 MOST_COMPLETE = 10.0
 # Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
-# where the information has no inverse.
-ROUNDS, SINGULAR_TRIES = 5, 2
+# where the information has no inverse (at the edge of psi: pushes uphill).
+ROUNDS, SINGULAR_TRIES, PUSHES = 5, 2, 10
 
 
 @dataclasses.dataclass
@@ -101,26 +111,32 @@ def _settle(run: Run, ending: Ending) -> None:
             return
         found = ending.settled
         assert found is not None
-        if from_edge(run, found) or to_edge(run, found):
+        if to_edge(run, found):
             continue
         settled_down = not any(elsewhere(run, one) for one in _judges(found))
+        # Away from the maximum at the edge its slope says nothing, and is asked only where no step leads there.
+        lost = course.rounds >= ROUNDS or not any(one.regular for one in found)
+        if (settled_down or lost) and from_edge(run, found, settled_down):
+            continue
         if (settled_down or course.singular == SINGULAR_TRIES) and from_above(run, found):
+            continue
+        if settled_down and turned(run, found):
             continue
         if settled_down:
             return
         course.first = max(course.first, min(found[0].iterations // 4, MOST_FIRST))
         course.rounds += 1
-        # At the edge nothing but a step can be trusted.
         moving = course.rounds <= ROUNDS or run.layout.whitened
         if not any(one.regular for one in found):
-            # No step can be trusted: averaging alone goes on.
-            moving, course.singular = False, course.singular + 1
-            if course.singular > SINGULAR_TRIES or run.layout.whitened:
+            # No step can be trusted: averaging alone goes on, or where there is none, a push uphill.
+            moving, course.singular = run.layout.whitened, course.singular + 1
+            if course.singular > (PUSHES if run.layout.whitened else SINGULAR_TRIES):
                 return
         if left(run) < WARM + course.first + (0 if moving else sum(EXTENSION)):
             return
         if moving:
-            run.place(np.stack([moved(one) for one in found]))
+            whitened = run.layout.whitened
+            run.place(np.stack([pushed(run, one) if whitened and not one.regular else moved(one) for one in found]))
         else:
             extend(run, afresh=False)
             course.rounds = 0
@@ -143,13 +159,15 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
         doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
         if not doubtful and any(elsewhere(run, one) and (since is not None or one.distance > FAR) for one in judges):
             return True
-        sharp = all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK
+        # Without control variates batches are too short for the memory of the chains at first.
+        steady = since is not None or heard >= PATIENCE
+        sharp = steady and (all(one.blur <= SHARP for one in judges) or heard >= LONGEST_LOOK)
         clear = told(run, judges) or heard >= LONGEST_LOOK
         if sharp and clear and not doubtful and all(one.share <= tolerance for one in judges):
             return True
         # The first draws say how to make the most of the next ones.
         needed = _needed(found if doubtful else judges, tolerance)
-        anew = not fresh and any(one.share > tolerance for one in judges) and run.set_controls(heard)
+        anew = not fresh and (since is None or any(one.share > tolerance for one in judges)) and run.set_controls(heard)
         more = min(first if anew else needed, left(run))
         if more < 1:
             return False
@@ -176,7 +194,9 @@ def elsewhere(run: Run, one: Settled) -> bool:
     clear = step > CLEAR * one.monte_carlo_se
     far = float(np.max((step / one.se)[clear], initial=0.0))
     tolerance = float(run.estimator.tolerance)
-    return far > tolerance or far * (far + 2.0 * one.blur) > max(LEFT * one.share, LEAST * tolerance)
+    # A logarithm of which little is known bends the more.
+    bend = 1.0 + 2.0 * float(np.max(one.se[np.isin(one.active, scales(run))], initial=0.0))
+    return far > tolerance or far * (bend * far + 2.0 * one.blur) > max(LEFT * one.share, LEAST * tolerance)
 
 
 def _needed(found: list[Settled], tolerance: float) -> int:

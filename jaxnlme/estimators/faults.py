@@ -8,7 +8,7 @@ from jaxnlme.errors import some
 from jaxnlme.estimators.conducting import Ending, elsewhere
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
-from jaxnlme.estimators.vanishing import rises, vanishing
+from jaxnlme.estimators.vanishing import rises, told, vanishing
 from jaxnlme.estimators.verdict import zero_sentences
 from jaxnlme.model.psi import psi_of
 from jaxnlme.results.inference import direction_words, singular_directions
@@ -105,7 +105,12 @@ def at_edge(run: Run, one: Settled) -> list[str]:
     """Sentences on variances that are zero."""
     held = np.asarray(run.inside.free) & ~np.asarray(run.layout.free)
     theta = run.template.unpack(one.packed).covariance
-    return zero_sentences(run.binding.density, np.asarray(theta), set(np.flatnonzero(held).tolist()))
+    out = zero_sentences(run.binding.density, np.asarray(theta), set(np.flatnonzero(held).tolist()))
+    if out and not told(run, [one]):
+        out.append(
+            "How the likelihood goes from there is within the noise of the draws: a small variance may fit as well."
+        )
+    return out
 
 
 def flat_variances(run: Run, one: Settled | None) -> list[str]:

@@ -20,18 +20,20 @@ from jaxnlme.sampling.controls import controls as stein
 class Heard(eqx.Module):
     """What one iteration adds up over groups: `score` (packed,), the complete score; `steady` (packed,), the same less
     its control variates; `outer` (packed, packed), the sum of squares of the draws' scores; of a `whitened` layout
-    `pull` (random, random), the slope of the log-likelihood along psi (edge.py)."""
+    `pull` (random, random), the slope of the log-likelihood along psi, and `turn` (random, random), that along every
+    entry of a factor of psi (edge.py)."""
 
     score: Any
     steady: Any
     outer: Any
     pull: Any
+    turn: Any
 
     @classmethod
     def silent(cls, layout: Layout, shape: tuple[int, ...], dtype: Any) -> Heard:
         """Nothing, with leading axes `shape`."""
         n, q = layout.n, layout.centring.effects if layout.whitened else 0
-        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q))))
+        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q), (q, q))))
 
 
 class Sums(eqx.Module):
@@ -90,21 +92,22 @@ def listen(
         draws.mean(functions[:, :, None] * functions[:, None, :]),
         draws.mean(scores[:, :, None] * functions[:, None, :]),
     )
-    pull = jnp.zeros((0, 0))
+    pull = turn = jnp.zeros((0, 0))
     if layout.whitened:
-        pull = draws.mean(jax.vmap(lambda z: _pull(density, params, density.effects(params, z), group))(z))
-    said = Heard(average, average - control @ known, outer, pull)
+        pull, turn = draws.mean(jax.vmap(lambda z: _along_psi(density, params, z, group))(z))
+    said = Heard(average, average - control @ known, outer, pull, turn)
     return weighted(counted(group, weight), said), jax.tree.map(jnp.add, sums, seen)
 
 
-def _pull(density: Density, params: Params, b: Any, group: Group) -> Any:
-    """(H + g g') / 2 (random, random) of one draw of b."""
+def _along_psi(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any]:
+    """(H + g g') / 2 and g z' (random, random) of one draw of z."""
 
     def value(b):
         return given_effects(density, params, b, group)
 
+    b = density.effects(params, z)
     slope = jax.grad(value)(b)
-    return 0.5 * (jax.hessian(value)(b) + slope[:, None] * slope[None, :])
+    return 0.5 * (jax.hessian(value)(b) + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :]
 
 
 def counted(group: Group, weight: Any) -> Any:

@@ -169,7 +169,8 @@ class Run:
         out |= {"iteration": np.asarray(self.iteration), "course": np.asarray(dataclasses.astuple(self.course))}
         out |= {"controlled": np.asarray(self.controlled), "before": self.before}
         out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
-        out |= {"phased": np.asarray(bool(self.phases))}
+        out |= {"phased": np.asarray(bool(self.phases)), "rows": np.asarray(self.layout.rows, int)}
+        out |= {"columns": np.asarray(self.layout.columns, int)}
         # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
         out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
@@ -179,7 +180,8 @@ class Run:
     def _restore(self, standing: dict[str, np.ndarray]) -> None:
         if standing["whitened"]:
             held = frozenset(np.flatnonzero(np.asarray(self.inside.free) & ~standing["free"]).tolist())
-            self.lay_out(whitened(self.inside, self.binding.density, held), self.starts)
+            rows, columns = (tuple(standing[name].tolist()) for name in ("rows", "columns"))
+            self.lay_out(whitened(self.inside, held, rows, columns), self.starts)
         leaves, tree = jax.tree.flatten(self.running)
         self.running = jax.tree.unflatten(tree, [standing[f"running.{k}"] for k in range(len(leaves))])
         leaves, tree = jax.tree.flatten(self.blank_lanes())

@@ -43,8 +43,8 @@ class Settled:
     observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `outer`
     (batches, active, active), what stretches of iterations put in the place of the squares of the scores; `batches`
     (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
-    else; `group_scores` (groups, active) of this process's groups, weighted; `pulls` (batches, random,
-    random), slopes along psi, of a `whitened` layout."""
+    else; `group_scores` (groups, active) of this process's groups, weighted; `pulls` and `turns`
+    (batches, random, random), slopes along psi and along a factor of it, of a `whitened` layout."""
 
     packed: np.ndarray
     active: np.ndarray
@@ -57,6 +57,7 @@ class Settled:
     heard: int
     group_scores: np.ndarray
     pulls: np.ndarray
+    turns: np.ndarray
 
     @functools.cached_property
     def regular(self) -> bool:
@@ -179,6 +180,7 @@ def settled(
         n,
         (counted * weights).T[:, active],
         batch_means(heard.pull),
+        batch_means(heard.turn),
     )
 
 

@@ -14,7 +14,8 @@ from jaxnlme.estimators.checkpoint import Checkpoint
 class Course:
     """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
     inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
-    `raised` once, and of the packed entries that are `barred` from the edge, where the likelihood rises inwards."""
+    `raised` once, and of those that are `barred` from the edge, where the likelihood rises inwards; and how many
+    `turns` a singular psi made."""
 
     rounds: int = 0
     singular: int = 0
@@ -22,6 +23,7 @@ class Course:
     first: int = 0
     raised: int = 0
     barred: int = 0
+    turns: int = 0
 
 
 class StochasticCheckpoint(Checkpoint):

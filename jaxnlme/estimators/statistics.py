@@ -49,7 +49,8 @@ class Layout(eqx.Module):
     Newton steps on the complete scores of the outcome (`scored`); the packed indices of each (tuples), entries that are
     fixed left out. `strata`: residual scales with a closed form; 0 where the error has none. `closed_beta`,
     `closed_psi`, `closed_error`: whether these are updated by closed forms. `whitened`: whether chains hold z itself
-    instead of xi; then `kept`, the effects that still have a variance of their own, and `anchor`, what these carry."""
+    instead of xi; then `rows`, the effects whose xi the scores are taken at all the same, the `columns` of psi's factor
+    that turn as many coordinates of z into these, and `anchor`, what they carry."""
 
     centring: Centring
     beta: int = eqx.field(static=True)
@@ -63,7 +64,8 @@ class Layout(eqx.Module):
     statistical: tuple[int, ...] = eqx.field(static=True)
     scored: tuple[int, ...] = eqx.field(static=True)
     whitened: bool = eqx.field(static=True, default=False)
-    kept: tuple[int, ...] = eqx.field(static=True, default=())
+    rows: tuple[int, ...] = eqx.field(static=True, default=())
+    columns: tuple[int, ...] = eqx.field(static=True, default=())
     anchor: Centring = Centring((), 0)
 
     @property
@@ -116,18 +118,17 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     )
 
 
-def whitened(layout: Layout, density: Density, held: frozenset[int]) -> Layout:
-    """The Layout of chains that hold z, for psi at the edge of what it can be: no statistic is needed, and every entry
-    but those `held` is scored."""
+def whitened(layout: Layout, held: frozenset[int], rows: tuple[int, ...], columns: tuple[int, ...]) -> Layout:
+    """The Layout of chains that hold z, for psi at the edge of what it can be or near to it: no statistic is needed,
+    and every entry but those `held` is scored, at fixed xi of the effects `rows`, which takes the place of as many
+    coordinates of z, the `columns`, and at fixed z in the others."""
     free = tuple(own and k not in held for k, own in enumerate(layout.free))
     scored = tuple(k for k, own in enumerate(free) if own)
     q, terms = layout.centring.effects, layout.centring.terms
-    gone = {k for index, effects, _ in density.covariance.collapses if layout.beta + index in held for k in effects}
-    kept = tuple(k for k in range(q) if k not in gone)
-    anchor = Centring(tuple(term for term in terms if term[1] in kept), q)
+    anchor = Centring(tuple(term for term in terms if term[1] in rows), q)
     return Layout(
         Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
-        False, False, False, (), scored, True, kept, anchor,
+        False, False, False, (), scored, True, rows, columns, anchor,
     )  # fmt: skip
 
 
@@ -233,22 +234,24 @@ def outcome_density(
     layout: Layout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
 ) -> Scalar:
     """log p(y | xi) of one group as a function of the packed `entries` at `layout.bent`, b held where it is at
-    `params`. Of a `whitened` layout log p(y, xi), the xi of the effects that are kept held."""
+    `params`. Of a `whitened` layout log p(y, xi), the xi of the effects in `layout.rows` held."""
     moved = params.unpack(params.pack().at[np.array(layout.bent, int)].set(entries))
     if not layout.whitened:
         return given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
-    kept = np.array(layout.kept, int)
+    rows, columns = np.array(layout.rows, int), np.array(layout.columns, int)
+    others = np.setdiff1d(np.arange(density.n_effects), columns)
     coefficients = layout.anchor.coefficients(group)
 
     def at(params):
-        mean = layout.anchor.mean(params.beta, coefficients)[kept]
-        return mean, density.covariance.factor(params.covariance)[np.ix_(kept, kept)]
+        factor = density.covariance.factor(params.covariance)
+        mean = layout.anchor.mean(params.beta, coefficients)[rows]
+        return mean + times(factor[np.ix_(rows, others)], z[others]), factor[np.ix_(rows, columns)]
 
     (mean, lower), (there, factor) = at(params), at(moved)
-    xi = jax.lax.stop_gradient(mean + times(lower, z[kept]))
+    xi = jax.lax.stop_gradient(mean + times(lower, z[columns]))
     own = times(factor.T, cholesky_inverse(cholesky(times(factor, factor.T))))
     white = times(own, xi - there)
-    b = density.effects(moved, z.at[kept].set(white))
+    b = density.effects(moved, z.at[columns].set(white))
     steep = half_logdet(cholesky(times(factor, factor.T)))
     return given_effects(density, moved, b, group) - steep - 0.5 * jnp.sum(white**2)
 

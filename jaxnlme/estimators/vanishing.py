@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.estimators.edge import narrow, onto, slopes
+from jaxnlme.estimators.edge import narrow, onto, slopes, turn
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
-from jaxnlme.estimators.statistics import Layout, whitened
+from jaxnlme.estimators.statistics import whitened
 from jaxnlme.estimators.stretches import EXTENSION, extend, left, stand
+from jaxnlme.model.psi import psi_of
 from jaxnlme.model.transforms import Log
 
 # A scale vanishes where it fell by so much on its log scale, less than this share of it is observed, and the standard
@@ -16,6 +17,12 @@ from jaxnlme.model.transforms import Log
 FALLEN, TOLD, KNOWN = 2.0, 0.1, 0.5
 # How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
 RAISED = 1.4
+# A push uphill: the least curvature, as a share of that of complete data, and the longest step of a log scale.
+SOFT, PUSH = 0.02, 0.7
+# The share of an effect that must be observed for scores at its xi, and the least singular value of such effects.
+SEEN, APART = 0.3, 0.1
+# How often a singular psi turns, and the share of an effect's usual SD that it turns by where it has none.
+TURNS, SHARE = 5, 0.3
 # Iterations in which chains arrive that begin anew; and the least that must be left for anything to come of it.
 ARRIVE, WORTH = 50, 100
 
@@ -33,7 +40,7 @@ def scales(run: Run) -> list[int]:
 
 def vanishing(run: Run, one: Settled, k: int) -> bool:
     """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
-    if k not in one.active:  # zero already
+    if k not in one.active or run.layout.whitened:  # zero already, or looked at without its own scores
         return False
     place = one.active.tolist().index(k)
     return bool(_fallen(run, one.packed, k) and not one.told[place] > TOLD and not one.se[place] < KNOWN)
@@ -82,11 +89,17 @@ def edge(run: Run, found: list[Settled]) -> tuple[np.ndarray, frozenset[int]] | 
         new = narrow(run.layout, density, one)
         new = new or {k for k in scales(run) if k in of_effects and vanishing(run, one, k)}
         ends.append(onto(run.inside, density, one.packed, new) if new else None)
-    if any(end is None or end[1] != ends[0][1] for end in ends):
+    end = _common(ends)
+    barred = {k for place, k in enumerate(scales(run)) if run.course.barred >> place & 1}
+    return None if end is None or barred.issuperset(end[1] & set(scales(run))) else end
+
+
+def _common(ends: list[tuple[np.ndarray, frozenset[int]] | None]) -> tuple[np.ndarray, frozenset[int]] | None:
+    """What `onto` says of every replicate, stacked, where they are all held by the same entries."""
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends) or any(held != known[0][1] for _, held in known):
         return None
-    held = ends[0][1]
-    known = all(run.course.barred >> place & 1 for place, k in enumerate(scales(run)) if k in held)
-    return None if known else (np.stack([packed for packed, _ in ends]), held)
+    return np.stack([packed for packed, _ in known]), known[0][1]
 
 
 def begin_at_edge(run: Run) -> bool:
@@ -97,8 +110,7 @@ def begin_at_edge(run: Run) -> bool:
     if end is None:
         return False
     packed, held = end
-    packed = np.tile(packed, (run.replicates, 1))
-    _begin_again(run, whitened(run.inside, run.binding.density, held), packed)
+    _begin_again(run, held, np.tile(packed, (run.replicates, 1)), 0)
     return True
 
 
@@ -110,7 +122,7 @@ def to_edge(run: Run, found: list[Settled]) -> bool:
     packed, held = end
     if not run.layout.whitened:
         run.before = np.array(run.running.packed)
-    _begin_again(run, whitened(run.inside, run.binding.density, held), packed)
+    _begin_again(run, held, packed, found[0].heard)
     return True
 
 
@@ -126,21 +138,88 @@ def told(run: Run, found: list[Settled]) -> bool:
     return not run.layout.whitened or all(s.told for one in found for s in slopes(run.inside, density, one))
 
 
-def from_edge(run: Run, found: list[Settled]) -> bool:
-    """Takes psi off an edge, for good, where the likelihood rises from there inwards; whether it did."""
-    if not rises(run, found) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
+def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
+    """Takes psi off an edge where the likelihood rises from there inwards; whether it did. The maximum is near to it
+    then: chains hold z still. `for_good`: it rises from the maximum there, and the edge is barred."""
+    if not rises(run, found) or left(run) < ARRIVE + WORTH:
         return False
-    gone = [k for k in scales(run) if not run.layout.free[k]]
-    _begin_again(run, run.inside, run.before)
     for place, k in enumerate(scales(run)):
-        run.course.barred |= int(k in gone) << place
-    if not _raise(run, [k for k in gone if _fallen(run, run.before[0], k)]):
-        extend(run, afresh=True)
+        run.course.barred |= int(for_good and not run.layout.free[k]) << place
+    _begin_again(run, frozenset(), run.before, found[0].heard)
     return True
 
 
-def _begin_again(run: Run, layout: Layout, packed: np.ndarray) -> None:
-    """Lets chains begin anew under a layout, at `packed` (replicates, packed)."""
-    run.lay_out(layout, packed)
+def turned(run: Run, found: list[Settled]) -> bool:
+    """Turns a singular psi of every replicate whose likelihood rises that way; whether it did."""
+    density, course = run.binding.density, run.course
+    if not run.layout.whitened or course.turns >= TURNS or left(run) < ARRIVE + WORTH:
+        return False
+    first = run.inside.beta
+    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.usual[first : first + run.inside.covariance])))
+    turns = [turn(run.inside, density, one, usual) for one in found]
+    if all(packed is None for packed in turns):
+        return False
+    moved = [one.packed if packed is None else packed for one, packed in zip(found, turns, strict=True)]
+    end = _common([onto(run.inside, density, packed, set()) for packed in moved])
+    if end is None:
+        return False
+    course.turns += 1
+    _begin_again(run, end[1], end[0], found[0].heard)
+    return True
+
+
+def pushed(run: Run, one: Settled) -> np.ndarray:
+    """Where a replicate goes on from (packed,) whose information has no inverse: uphill, no further than trusted."""
+    out = one.packed.copy()
+    unit = np.sqrt(np.maximum(np.abs(np.diag(one.information) / np.where(one.told == 0, 1.0, one.told)), 1e-300))
+    values, vectors = np.linalg.eigh(one.information / np.outer(unit, unit))
+    bend = np.maximum(np.abs(values), SOFT)
+    step = vectors @ ((vectors.T @ (one.score / unit)) / bend) / unit
+    longest = np.where(np.isin(one.active, scales(run)), PUSH, 1.0 / (SOFT * unit))
+    out[one.active] += step / max(1.0, np.max(np.abs(step) / longest, initial=0.0))
+    return out
+
+
+def _begin_again(run: Run, held: frozenset[int], packed: np.ndarray, heard: int) -> None:
+    """Lets chains of z begin anew at `packed` (replicates, packed), some entries `held`; `heard`: iterations behind the
+    run's sums."""
+    theta = packed[0][run.inside.beta :][: run.inside.covariance]
+    lower = np.asarray(run.binding.density.covariance.factor(theta), float)
+    run.lay_out(whitened(run.inside, held, *anchors(lower, _observed(run, heard))), packed)
     stand(run, ARRIVE, begin=True)
     run.course.rounds = run.course.singular = 0
+
+
+def _observed(run: Run, heard: int) -> np.ndarray:
+    """The share of each effect's variance that the data leave none of, in the mean over groups (random,); one, where
+    nothing was heard."""
+    density, q = run.binding.density, run.binding.density.n_effects
+    if not heard:
+        return np.ones(q)
+    sums = run.sums()
+    first, second = sums.first[:, 0] / heard, sums.second[:, 0] / heard
+    spread = np.mean(second - first[:, :, None] * first[:, None, :], axis=0)
+    theta = run.params().covariance
+    lower = np.asarray(density.covariance.factor(np.asarray(theta)), float)
+    left = np.diag(lower @ spread @ lower.T if run.layout.whitened else spread)
+    variance = np.diag(lower @ lower.T)
+    return 1.0 - np.where(variance > 0, left / np.where(variance > 0, variance, 1.0), 1.0)
+
+
+def anchors(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The rows and columns of a `whitened` layout, for a factor `lower` (random, random) of psi: effects of which
+    enough is `observed` (random,), the best first, and none that is a function of those before it."""
+    sd = np.sqrt(np.sum(lower**2, axis=1))
+    unit = lower / np.where(sd > 0, sd, 1.0)[:, None]
+    rows: list[int] = []
+    for k in np.argsort(-observed):
+        if observed[k] > SEEN and np.linalg.svd(unit[[*rows, k]], compute_uv=False)[-1] > APART:
+            rows.append(int(k))
+    columns: list[int] = []
+    rest = unit[rows].copy()
+    for _ in rows:  # those that tell these effects apart, the largest first
+        best = int(np.argmax(np.sum(rest**2, axis=0)))
+        columns.append(best)
+        along = rest[:, best] / np.linalg.norm(rest[:, best])
+        rest = rest - np.outer(along, along @ rest)
+    return tuple(rows), tuple(columns)
