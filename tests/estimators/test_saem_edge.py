@@ -129,6 +129,43 @@ def test_an_edge_from_which_the_likelihood_rises_is_left():
         assert abs(fit.estimates.estimate[name] - expected.estimates.estimate[name]) < TOLERANCE * se[name]
 
 
+LINE = (jn.Parameter("base", 3.0, random=True), jn.Parameter("slope", 1.0, random=True))
+
+
+def line(**options):
+    return jn.NLMEModel(lambda phi, x: phi.base + phi.slope * x.t, LINE, covariance="full", **options)
+
+
+def lines(slope, seed):
+    """Thirty lines whose slopes follow their bases."""
+    rng = np.random.default_rng(seed)
+    t, b = np.tile(np.linspace(-1.0, 1.0, 6), (30, 1)), rng.normal(size=(30, 1))
+    y = 3.0 + b + (1.0 + slope * b) * t + 0.4 * rng.normal(size=t.shape)
+    return jn.GroupedData.from_arrays(y.ravel(), np.repeat(np.arange(30), 6), {"t": t.ravel()})
+
+
+def test_an_edge_that_is_left_on_the_way_is_come_back_to():
+    """From a correlation of -1 to one of +1: far from the maximum at the edge its slope says nothing of the edge."""
+    first, other = jn.fit(line(), lines(-0.6, 3), "focei"), lines(0.2, 11)
+    fit, expected = jn.fit(line(), other, jn.SAEM(), start=first), jn.fit(line(), other, "focei")
+    assert first.at_zero and first.values["corr(base, slope)"] < 0 < fit.values["corr(base, slope)"]
+    agrees(fit, expected)
+
+
+def test_priors_keep_a_fit_off_the_edge():
+    """The density of such a standard deviation is zero at zero, where the start has it."""
+    first = fitted("diagonal")
+    kept = jn.NLMEModel(decline, model("diagonal").parameters, priors={"sd(k)": jn.priors.Gamma(2.0, 5.0)})
+    fit = jn.fit(kept, data(), jn.SAEM(likelihood="none", max_iterations=300), start=first)
+    assert first.values["sd(k)"] == 0.0 < fit.values["sd(k)"] and fit.at_zero == ()
+
+
+def test_a_singular_psi_that_is_fixed_is_refused():
+    fixed = line(psi=[[1.0, -0.6], [-0.6, 0.36]], fix_psi=True)
+    with pytest.raises(jn.OptionError, match="psi is fixed where it is singular"):
+        jn.fit(fixed, lines(-0.6, 3), "saem")
+
+
 def test_the_slope_along_psi():
     """At a variance of zero between batches it is known: (n mean)^2 / sigma^4 - n / sigma^2, summed and halved."""
     table = catalogue.data("Dyestuff2")
