@@ -70,7 +70,9 @@ def stochastic_fit(
             params, sentence = STARTS[plan.starts](binding, params, begun.given, begun.placed)
             notes.append(sentence)
         warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
-        edge_start = np.asarray(params.pack(), float) if warm and not several and _singular(binding, params) else None
+        # A model with priors is kept off the edge, where densities of standard deviations may be zero.
+        at_edge = warm and not several and not binding.density.priors and _singular(binding, params)
+        edge_start = np.asarray(params.pack(), float) if at_edge else None
         params, sentences = _ready(binding, params, start) if edge_start is None else (_inside(binding, params), [])
         notes += sentences
         starts = _every_start(binding, params, plan.start if several else None, estimator)
@@ -91,9 +93,13 @@ def stochastic_fit(
 
 def _singular(binding: Binding, params: Params) -> bool:
     """Whether psi is singular, and its parameters free."""
+    return _null_scale(binding, params) and not binding.model.fix_psi
+
+
+def _null_scale(binding: Binding, params: Params) -> bool:
+    """Whether psi is singular."""
     theta = np.asarray(params.covariance, float)
-    zero = any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.collapses)
-    return zero and not binding.fixed[len(binding.density.beta_names) :][: len(theta)].any()
+    return any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.collapses)
 
 
 def _inside(binding: Binding, params: Params) -> Params:
@@ -118,6 +124,11 @@ def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[s
         raise OptionError(
             f"psi is fixed with a variance of zero for {names}, where there is nothing to draw; leave the effect out, "
             "or fit the model by 'focei' or 'laplace'."
+        )
+    if binding.model.fix_psi and _null_scale(binding, params):
+        raise OptionError(
+            "psi is fixed where it is singular (a correlation of one), and the complete data have no density there; "
+            "leave an effect out, or fit the model by 'focei' or 'laplace'."
         )
     if _singular(binding, params):
         what = f"The variance of {names} started above zero" if names else "Psi started inside of its edge"
