@@ -62,7 +62,7 @@ def ended(
         if estimator.likelihood != "none" and not np.isfinite(values[best]):
             bad.append(not_finite(run, groups[best]))
         bad += disagreement(judged, values, errors, best, [binding.packed_names[k] for k in judged[best].active])
-    sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, ending, one)]
+    sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, one)]
     at_zero = () if one is None else at_edge(run, one)
     sentences += [*at_zero, *flat_variances(run, one)]
     sentences += notes
@@ -161,7 +161,7 @@ def _conditional(run: Run, judged: list[Settled] | None) -> tuple[np.ndarray, np
     return mean, spread
 
 
-def _converged(run: Run, ending: Ending, one: Settled | None) -> str:
+def _converged(run: Run, one: Settled | None) -> str:
     assert one is not None
     words = (
         f"Converged: by the score at the end the maximum is reached to {one.share:.2g} standard errors of Monte Carlo "

@@ -27,10 +27,10 @@ WALK_SCALE, COORDINATE_SCALE = 0.8, 0.5
 
 class Chains(eqx.Module):
     """The chains of one group (or, stacked, of all): `xi` (chains, random), b plus the mean that it is written around
-    (where psi is at its edge, z);
-    `centre` (random,) of xi given y, `factor` (random, random), C with C C' about its covariance, `inverse` of C, from
-    the last search of the mode; `log_scales` (random + 2,) of the random walks; `found`, whether that search arrived;
-    `alive`, whether a chain stands where the density is finite; `memory`, what the sampler keeps of the group."""
+    (where psi is at its edge, z); `centre` (random,) of xi given y, `factor` (random, random), C with C C' about its
+    covariance, `inverse` of C, from the last search of the mode; `log_scales` (random + 2,) of the random walks;
+    `found`, whether that search arrived; `alive`, whether a chain stands where the density is finite; `memory`, what
+    the sampler keeps of the group."""
 
     xi: Any
     centre: Any
