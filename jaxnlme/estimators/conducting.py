@@ -27,7 +27,7 @@ from jaxnlme.estimators.vanishing import (
 # A settling run: iterations that go before it while the chains find the new parameters, and those that count.
 WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
 # What a Newton step may leave of the way, as a share of the Monte Carlo error of where it leads and of what is allowed.
-LEFT, LEAST = 0.2, 0.01
+LEFT, LEAST = 0.2, 0.02
 # Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
 # no step is taken before so many settling iterations; the second is what they end with, or after so many.
 VAGUE, PATIENCE = 0.2, 400
@@ -155,8 +155,9 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
         judges, heard = _judges(found), found[0].heard
         if edge(run, found) is not None:
             return True
-        # What has no inverse may be noise.
-        doubtful = any(not one.blur <= VAGUE for one in found) and heard < PATIENCE
+        # What has no inverse may be noise. At the edge of psi, where it has none far from the maximum, pushes follow.
+        patience = 2 * first if run.layout.whitened else PATIENCE
+        doubtful = any(not one.blur <= VAGUE for one in found) and heard < patience
         if not doubtful and any(elsewhere(run, one) and (since is not None or one.distance > FAR) for one in judges):
             return True
         # Without control variates batches are too short for the memory of the chains at first.

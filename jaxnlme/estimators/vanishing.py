@@ -139,13 +139,20 @@ def told(run: Run, found: list[Settled]) -> bool:
 
 
 def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
-    """Takes psi off an edge where the likelihood rises from there inwards; whether it did. The maximum is near to it
-    then: chains hold z still. `for_good`: it rises from the maximum there, and the edge is barred."""
-    if not rises(run, found) or left(run) < ARRIVE + WORTH:
+    """Takes psi off an edge where the likelihood rises from there inwards; whether it did. `for_good`: it rises from
+    the maximum there, and the edge is barred. Where the run came to the edge by itself the maximum is near to it, and
+    chains hold z still."""
+    if not rises(run, found) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
         return False
     for place, k in enumerate(scales(run)):
         run.course.barred |= int(for_good and not run.layout.free[k]) << place
-    _begin_again(run, frozenset(), run.before, found[0].heard)
+    if run.edge_start is None:
+        _begin_again(run, frozenset(), run.before, found[0].heard)
+        return True
+    run.lay_out(run.inside, run.before)
+    stand(run, ARRIVE, begin=True)
+    run.course.rounds = run.course.singular = 0
+    extend(run, afresh=True)
     return True
 
 

@@ -58,7 +58,18 @@ def settled(at, noise=0.01):
     batches -= batches.mean(axis=0)
     outer, none = np.zeros((20, n, n)), np.zeros((0, n))
     return Settled(
-        np.asarray(at, float), np.arange(n), np.zeros(n), np.eye(n), np.ones(n), outer, batches, 20, 20, none, outer, outer
+        np.asarray(at, float),
+        np.arange(n),
+        np.zeros(n),
+        np.eye(n),
+        np.ones(n),
+        outer,
+        batches,
+        20,
+        20,
+        none,
+        outer,
+        outer,
     )
 
 
