@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.edge import Slope
+from jaxnlme.estimators import edge, vanishing
+from jaxnlme.estimators.edge import Slope, onto
+from jaxnlme.estimators.vanishing import anchors
 from tests.estimators import catalogue
 
 LEVEL = jn.NLMEModel(catalogue.level, [jn.Parameter("mu", 5.0, random=True)])
 # Newton's last step and the draws leave this much of a standard error at most (the default tolerance).
 TOLERANCE = 0.05
+# Seeds of `data` with a variance of k that is small and inside.
+SMALL = (5, 7)
 
 
 def decline(phi, x):
@@ -166,15 +171,76 @@ def test_a_singular_psi_that_is_fixed_is_refused():
         jn.fit(fixed, lines(-0.6, 3), "saem")
 
 
-def test_the_slope_along_psi():
+def test_the_order_of_the_effects_does_not_matter():
+    """Where the first of them is a function of the second, and its own entry of the factor is small."""
+    expected = maximum("full")
+    reversed_model = jn.NLMEModel(decline, model("full").parameters[::-1], covariance="full", error="constant")
+    fit = jn.fit(reversed_model, data(), jn.SAEM(seed=1))
+    assert fit.converged and fit.at_zero
+    near(fit, expected)
+    assert fit.values["corr(k, a)"] == pytest.approx(-1.0, abs=1e-12)
+
+
+def near(fit, expected):
+    """Estimates within the tolerance of those of another program, by name."""
+    se = expected.estimates.se
+    for name in expected.values:
+        if name in fit.values and np.isfinite(se[name]):
+            assert abs(fit.estimates.estimate[name] - expected.estimates.estimate[name]) < TOLERANCE * se[name], name
+
+
+@pytest.mark.parametrize("seed", SMALL)
+def test_a_small_variance_is_no_zero(seed):
+    """Near the edge, but inside, where next to nothing is observed of an effect."""
+    table = data(seed, 0.06)
+    fit, expected = (jn.fit(model("diagonal"), table, method) for method in (jn.SAEM(), jn.AGQ(11)))
+    assert fit.converged and fit.at_zero == expected.at_zero == ()
+    near(fit, expected)
+
+
+def test_a_block_loses_the_direction_with_the_least_variance():
+    """The middle effect vanishes but for what it has in common with the last: psi keeps that."""
+    density = jn.bind(three(), data()).density
+    lower = np.array([[0.3, 0.0, 0.0], [0.05, 0.01, 0.0], [0.1, 0.2, 0.003]])
+    where = SimpleNamespace(beta=3, covariance=6, free=(True,) * 10)
+    packed = np.concatenate([np.zeros(3), density.covariance.from_matrix(lower @ lower.T), np.zeros(1)])
+    found, held = onto(where, density, packed, {4})
+    psi = np.asarray(density.covariance.psi(jnp.asarray(found[3:9])))
+    assert held == {5} and found[5] == -np.inf
+    np.testing.assert_allclose(psi, lower @ lower.T, atol=2e-4)  # what the direction had: some 0.01 ** 2
+    assert np.linalg.eigvalsh(psi)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def three():
+    parameters = [jn.Parameter(name, 1.0, "log", random=True) for name in ("a", "k", "c")]
+    return jn.NLMEModel(lambda phi, x: phi.a * jnp.exp(-phi.k * x.t) + phi.c, parameters, covariance="full")
+
+
+def test_scores_are_taken_at_effects_that_are_observed():
+    lower = np.array([[0.3, 0.0, 0.0], [0.05, 0.01, 0.0], [0.1, 0.2, 0.0]])
+    assert anchors(lower, np.array([0.9, 0.1, 0.8])) == ((0, 2), (0, 1))  # the second is hardly observed
+    lower[1, 1] = 0.002
+    assert anchors(lower, np.array([0.5, 0.9, 0.1])) == ((1,), (0,))  # the first is nearly a function of it
+    assert anchors(np.diag([0.3, 0.0]), np.array([0.9, 0.0])) == ((0,), (0,))
+
+
+def test_the_slope_along_psi(monkeypatch):
     """At a variance of zero between batches it is known: (n mean)^2 / sigma^4 - n / sigma^2, summed and halved."""
-    table = catalogue.data("Dyestuff2")
+    table, seen = catalogue.data("Dyestuff2"), []
+
+    def heard(*given):
+        seen.append(edge.slopes(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(vanishing, "slopes", heard)
     fit = jn.fit(LEVEL, table, jn.SAEM(likelihood="none", seed=2))
     y = np.where(table.observed, table.y, np.nan)
     mu, sigma = fit.values["mu"], fit.values["a"]
     sums, n = np.nansum(y - mu, axis=1), table.observed.sum(axis=1)
     expected = 0.5 * np.sum(sums**2 / sigma**4 - n / sigma**2)
     assert expected < 0
+    # The run stood a few hundredths of a standard error from its estimates.
+    assert seen[-1][0].mean == pytest.approx(expected, rel=0.02) and seen[-1][0].error < 1e-9
     h = 1e-3  # the same by differences of the exact likelihood
     at = {"mu": mu, "a": sigma}
     low, high = (jn.fit(LEVEL, table, "focei", start=at | {"sd(mu)": sd}, max_iterations=0) for sd in (0.0, h**0.5))
