@@ -205,7 +205,8 @@ def _observed(run: Run, heard: int) -> np.ndarray:
         return np.ones(q)
     sums = run.sums()
     first, second = sums.first[:, 0] / heard, sums.second[:, 0] / heard
-    spread = np.mean(second - first[:, :, None] * first[:, None, :], axis=0)
+    spread = np.sum(second - first[:, :, None] * first[:, None, :], axis=0)
+    spread = run.placed.processes.total(spread) / run.placed.n_all
     theta = run.params().covariance
     lower = np.asarray(density.covariance.factor(np.asarray(theta)), float)
     left = np.diag(lower @ spread @ lower.T if run.layout.whitened else spread)
