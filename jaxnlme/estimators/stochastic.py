@@ -70,8 +70,10 @@ def stochastic_fit(
             params, sentence = STARTS[plan.starts](binding, params, begun.given, begun.placed)
             notes.append(sentence)
         warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
-        # A model with priors is kept off the edge, where densities of standard deviations may be zero.
-        at_edge = warm and not several and not binding.density.priors and _singular(binding, params)
+        # A model with priors is kept off the edge, where densities of standard deviations may be zero; replicates start
+        # dispersed, which one edge does not let them.
+        alone = warm and not several and estimator.replicates == 1
+        at_edge = alone and not binding.density.priors and _singular(binding, params)
         edge_start = np.asarray(params.pack(), float) if at_edge else None
         params, sentences = _ready(binding, params, start) if edge_start is None else (_inside(binding, params), [])
         notes += sentences

@@ -103,14 +103,14 @@ def _common(ends: list[tuple[np.ndarray, frozenset[int]] | None]) -> tuple[np.nd
 
 
 def begin_at_edge(run: Run) -> bool:
-    """Puts the replicates at the edge of psi that the fit ended at which they start from; whether it ended at one."""
+    """Puts the one replicate at the edge of psi that the fit ended at which it starts from; whether it ended at one."""
     if run.edge_start is None:
         return False
     end = onto(run.inside, run.binding.density, run.edge_start, set())
     if end is None:
         return False
     packed, held = end
-    _begin_again(run, held, np.tile(packed, (run.replicates, 1)), 0)
+    _begin_again(run, held, packed[None], 0)
     return True
 
 
