@@ -24,8 +24,9 @@ from jaxnlme.model.density import Density
 from jaxnlme.model.psi import psi_of
 
 # A share of an effect's variance that is its own, below which its correlations with those before it may be at their
-# edge: twice what the M-step leaves; and where the information there has no inverse (one correlation of 0.97).
-NARROW, BLIND = 0.01, 0.06
+# edge: twice what the M-step leaves; and where the information has no inverse (one correlation of 0.97) after so many
+# settling iterations.
+NARROW, BLIND, ENOUGH = 0.01, 0.06, 160
 # Eigenvalues of correlations below this are none; and by how much psi turns, as a share of its standard deviations.
 RANK, TURN = 1e-10, 0.3
 # Slopes of more than this many of their Monte Carlo errors rise; of less than this many negative ones, fall.
@@ -52,7 +53,7 @@ class Slope:
 
 def narrow(layout: Layout, density: Density, one: Settled) -> set[int]:
     """Packed entries of the scales of effects that are all but functions of those before them."""
-    packed, limit = one.packed, NARROW if one.regular else BLIND
+    packed, limit = one.packed, NARROW if one.regular or one.heard < ENOUGH else BLIND
     related = {k for pair in density.covariance.related for k in pair}
     theta = packed[layout.beta : layout.beta + layout.covariance]
     variances = np.diag(psi_of(density, theta))

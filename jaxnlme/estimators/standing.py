@@ -15,7 +15,7 @@ class Course:
     """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
     inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
     `raised` once, and of those that are `barred` from the edge, where the likelihood rises inwards; and how many
-    `turns` a singular psi made."""
+    `turns` a singular psi made, and how often an edge was `left` far from its maximum."""
 
     rounds: int = 0
     singular: int = 0
@@ -24,6 +24,7 @@ class Course:
     raised: int = 0
     barred: int = 0
     turns: int = 0
+    left: int = 0
 
 
 class StochasticCheckpoint(Checkpoint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.estimators.edge import narrow, onto, slopes, turn
+from jaxnlme.estimators.edge import ENOUGH, narrow, onto, slopes, turn
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
 from jaxnlme.estimators.statistics import whitened
@@ -87,7 +87,8 @@ def edge(run: Run, found: list[Settled]) -> tuple[np.ndarray, frozenset[int]] | 
     for one in found:
         # Where an effect is all but a function of others, nothing is observed of one of them given the rest.
         new = narrow(run.layout, density, one)
-        new = new or {k for k in scales(run) if k in of_effects and vanishing(run, one, k)}
+        sure = one.regular or one.heard >= ENOUGH
+        new = new or {k for k in scales(run) if sure and k in of_effects and vanishing(run, one, k)}
         ends.append(onto(run.inside, density, one.packed, new) if new else None)
     end = _common(ends)
     barred = {k for place, k in enumerate(scales(run)) if run.course.barred >> place & 1}
@@ -140,10 +141,12 @@ def told(run: Run, found: list[Settled]) -> bool:
 
 def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
     """Takes psi off an edge where the likelihood rises from there inwards; whether it did. `for_good`: it rises from
-    the maximum there, and the edge is barred. Where the run came to the edge by itself the maximum is near to it, and
-    chains hold z still."""
+    the maximum there, and the edge is barred, as it is where it is left for the second time. Where the run came to the
+    edge by itself the maximum is near to it, and chains hold z still."""
     if not rises(run, found) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
         return False
+    for_good = for_good or run.course.left > 0
+    run.course.left += 1
     for place, k in enumerate(scales(run)):
         run.course.barred |= int(for_good and not run.layout.free[k]) << place
     if run.edge_start is None:
