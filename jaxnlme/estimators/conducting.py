@@ -115,7 +115,7 @@ def _settle(run: Run, ending: Ending) -> None:
             continue
         settled_down = not any(elsewhere(run, one) for one in _judges(found))
         # Away from the maximum at the edge its slope says nothing, and is asked only where no step leads there.
-        lost = course.rounds >= ROUNDS or not any(one.regular for one in found)
+        lost = course.rounds >= ROUNDS or not any(one.regular and one.smooth for one in found)
         if (settled_down or lost) and from_edge(run, found, settled_down):
             continue
         if (settled_down or course.singular == SINGULAR_TRIES) and from_above(run, found):
@@ -153,7 +153,7 @@ def _hear_out(run: Run, ending: Ending, first: int) -> bool:
     while not run.stopped:
         found = ending.settled = _all_settled(run, traces, since)
         judges, heard = _judges(found), found[0].heard
-        if edge(run, found) is not None:
+        if edge(run, found) is not None or not all(one.smooth for one in found):
             return True
         # What has no inverse may be noise. At the edge of psi, where it has none far from the maximum, pushes follow.
         patience = 2 * first if run.layout.whitened else PATIENCE

@@ -21,19 +21,20 @@ class Heard(eqx.Module):
     """What one iteration adds up over groups: `score` (packed,), the complete score; `steady` (packed,), the same less
     its control variates; `outer` (packed, packed), the sum of squares of the draws' scores; of a `whitened` layout
     `pull` (random, random), the slope of the log-likelihood along psi, and `turn` (random, random), that along every
-    entry of a factor of psi (edge.py)."""
+    entry of a factor of psi (edge.py); `bent` (random,), whose mean is zero where the model has second derivatives."""
 
     score: Any
     steady: Any
     outer: Any
     pull: Any
     turn: Any
+    bent: Any
 
     @classmethod
     def silent(cls, layout: Layout, shape: tuple[int, ...], dtype: Any) -> Heard:
         """Nothing, with leading axes `shape`."""
         n, q = layout.n, layout.centring.effects if layout.whitened else 0
-        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q), (q, q))))
+        return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q), (q, q), (q,))))
 
 
 class Sums(eqx.Module):
@@ -92,22 +93,24 @@ def listen(
         draws.mean(functions[:, :, None] * functions[:, None, :]),
         draws.mean(scores[:, :, None] * functions[:, None, :]),
     )
-    pull = turn = jnp.zeros((0, 0))
+    pull, turn, bent = jnp.zeros((0, 0)), jnp.zeros((0, 0)), jnp.zeros((0,))
     if layout.whitened:
-        pull, turn = draws.mean(jax.vmap(lambda z: _along_psi(density, params, z, group))(z))
-    said = Heard(average, average - control @ known, outer, pull, turn)
+        pull, turn, bent = draws.mean(jax.vmap(lambda z: _along_psi(density, params, z, group))(z))
+    said = Heard(average, average - control @ known, outer, pull, turn, bent)
     return weighted(counted(group, weight), said), jax.tree.map(jnp.add, sums, seen)
 
 
-def _along_psi(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any]:
-    """(H + g g') / 2 and g z' (random, random) of one draw of z."""
+def _along_psi(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
+    """(H + g g') / 2 and g z' (random, random) of one draw of z, and the second derivatives of the joint density along
+    each z over that density (random,), which integrate to zero unless the model has kinks."""
 
     def value(b):
         return given_effects(density, params, b, group)
 
-    b = density.effects(params, z)
-    slope = jax.grad(value)(b)
-    return 0.5 * (jax.hessian(value)(b) + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :]
+    b, lower = density.effects(params, z), density.covariance.factor(params.covariance)
+    slope, bend = jax.grad(value)(b), jax.hessian(value)(b)
+    bent = jnp.sum(lower * times(bend, lower), axis=0) - 1.0 + (times(lower.T, slope) - z) ** 2
+    return 0.5 * (bend + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], bent
 
 
 def counted(group: Group, weight: Any) -> Any:

@@ -44,7 +44,8 @@ class Settled:
     (batches, active, active), what stretches of iterations put in the place of the squares of the scores; `batches`
     (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
     else; `group_scores` (groups, active) of this process's groups, weighted; `pulls` and `turns`
-    (batches, random, random), slopes along psi and along a factor of it, of a `whitened` layout."""
+    (batches, random, random), slopes along psi and along a factor of it, of a `whitened` layout, and `smooth`, whether
+    second derivatives of the model can be trusted there."""
 
     packed: np.ndarray
     active: np.ndarray
@@ -58,6 +59,7 @@ class Settled:
     group_scores: np.ndarray
     pulls: np.ndarray
     turns: np.ndarray
+    smooth: bool
 
     @functools.cached_property
     def regular(self) -> bool:
@@ -181,6 +183,7 @@ def settled(
         (counted * weights).T[:, active],
         batch_means(heard.pull),
         batch_means(heard.turn),
+        _centred(heard.bent),
     )
 
 

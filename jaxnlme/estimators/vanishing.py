@@ -140,16 +140,18 @@ def told(run: Run, found: list[Settled]) -> bool:
 
 
 def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
-    """Takes psi off an edge where the likelihood rises from there inwards; whether it did. `for_good`: it rises from
-    the maximum there, and the edge is barred, as it is where it is left for the second time. Where the run came to the
-    edge by itself the maximum is near to it, and chains hold z still."""
-    if not rises(run, found) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
+    """Takes psi off an edge where the likelihood rises from there inwards, or where second derivatives cannot tell;
+    whether it did. `for_good`: it rises from the maximum there, and the edge is barred, as it is where it is left for
+    the second time. Where the run came to that maximum by itself it is near to its own, and chains hold z still."""
+    kinked = not all(one.smooth for one in found)
+    if not (kinked or rises(run, found)) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
         return False
-    for_good = for_good or run.course.left > 0
+    near = for_good and not kinked and run.edge_start is None
+    for_good = for_good or kinked or run.course.left > 0
     run.course.left += 1
     for place, k in enumerate(scales(run)):
-        run.course.barred |= int(for_good and not run.layout.free[k]) << place
-    if run.edge_start is None:
+        run.course.barred |= int(kinked or (for_good and not run.layout.free[k])) << place
+    if near:
         _begin_again(run, frozenset(), run.before, found[0].heard)
         return True
     run.lay_out(run.inside, run.before)

@@ -57,20 +57,8 @@ def settled(at, noise=0.01):
     batches = noise * np.random.default_rng(n).normal(size=(20, n))
     batches -= batches.mean(axis=0)
     outer, none = np.zeros((20, n, n)), np.zeros((0, n))
-    return Settled(
-        np.asarray(at, float),
-        np.arange(n),
-        np.zeros(n),
-        np.eye(n),
-        np.ones(n),
-        outer,
-        batches,
-        20,
-        20,
-        none,
-        outer,
-        outer,
-    )
+    square = np.zeros(n), np.eye(n), np.ones(n), outer
+    return Settled(np.asarray(at, float), np.arange(n), *square, batches, 20, 20, none, outer, outer, True)
 
 
 def test_replicates_that_disagree():
