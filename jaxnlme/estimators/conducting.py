@@ -60,7 +60,8 @@ def conduct(run: Run) -> Ending:
         if run.iteration == 0:
             run.tell("init")
         schedule = run.estimator.schedule(run.warm)
-        if run.course.first == 0 and not (run.iteration == 0 and begin_at_edge(run)):
+        settling = run.course.first > 0  # where a run goes on from a file
+        if not settling and not (run.iteration == 0 and begin_at_edge(run)):
             _phases(run, schedule)
         if not run.stopped:
             _settle(run, ending)
@@ -88,7 +89,7 @@ def _by_phase(run: Run, controls: Control):
     """The Controls of each phase that is left."""
     steps = controls.iteration - run.estimator.burn_in
     names = np.full(len(steps), "burn-in", object)
-    for name, (first, last) in run.estimator.phases(run.warm).items():
+    for name, (first, last) in run.phases.items():
         names[(steps >= first) & (steps <= last)] = name
     for name in dict.fromkeys(names):
         which = names == name

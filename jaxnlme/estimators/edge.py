@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.estimators.settling import Settled
+from jaxnlme.estimators.settling import Settled, mean_and_error
 from jaxnlme.estimators.statistics import Layout
 from jaxnlme.model.density import Density
 from jaxnlme.model.psi import psi_of
@@ -53,17 +53,16 @@ class Slope:
 
 def narrow(layout: Layout, density: Density, one: Settled) -> set[int]:
     """Packed entries of the scales of effects that are all but functions of those before them."""
-    packed, limit = one.packed, NARROW if one.regular or one.heard < ENOUGH else BLIND
-    related = {k for pair in density.covariance.related for k in pair}
-    theta = packed[layout.beta : layout.beta + layout.covariance]
+    limit = NARROW if one.regular or one.heard < ENOUGH else BLIND
+    theta = layout.theta(one.packed)
     variances = np.diag(psi_of(density, theta))
-    out = set()
-    for index, effects, _ in density.covariance.collapses:
-        own = theta[index]
-        if len(effects) == 1 and effects[0] in related and np.isfinite(own):
-            narrow = np.exp(2.0 * own) <= limit * variances[effects[0]]
-            out |= {layout.beta + index} if narrow else set()
-    return out
+    return {
+        layout.beta + index
+        for index, effects, _ in density.covariance.collapses
+        if _within(density, effects)
+        and np.isfinite(theta[index])
+        and np.exp(2.0 * theta[index]) <= limit * variances[effects[0]]
+    }
 
 
 def onto(
@@ -74,10 +73,9 @@ def onto(
 
     An unstructured block loses as many directions as scales, those with the least variance in the unit of its standard
     deviations: the last effects are functions of the others then, which leaves entries for every psi of that rank."""
-    first, last = layout.beta, layout.beta + layout.covariance
     x = packed.copy()
     x[sorted(scales)] = -np.inf
-    theta, psi = x[first:last], psi_of(density, packed[first:last])
+    theta, psi = layout.theta(x), psi_of(density, layout.theta(packed))
     for block, zeros in _blocks(density, theta):
         own = np.ix_(block, block)
         sd, values, vectors = _spectrum(psi[own])
@@ -86,21 +84,20 @@ def onto(
     for index, effects, _ in density.covariance.collapses:
         if theta[index] == -np.inf and not _within(density, effects):
             psi[np.ix_(effects, effects)] = 0.0
-    x[first:last] = density.covariance.from_matrix(psi)
+    theta[:] = density.covariance.from_matrix(psi)
     held: set[int] = set()
     for index, _, others in density.covariance.collapses:
-        if x[first + index] == -np.inf:
-            held |= {first + index, *(first + other for other in others)}
+        if theta[index] == -np.inf:
+            held |= {layout.beta + index, *(layout.beta + other for other in others)}
     return (x, frozenset(held)) if held and all(layout.free[k] for k in held) else None
 
 
 def slopes(layout: Layout, density: Density, one: Settled) -> list[Slope]:
     """Slopes of the log-likelihood along every direction that could be the steepest, at psi of `one`."""
-    theta = one.packed[layout.beta : layout.beta + layout.covariance]
     out = []
-    for direction in _directions(density, theta, one.pulls.mean(axis=0)):
-        told = np.einsum("bij,ij->b", one.pulls, direction)
-        out.append(Slope(float(told.mean()), float(told.std(ddof=1) / np.sqrt(len(told)))))
+    for direction in _directions(density, layout.theta(one.packed), one.pulls.mean(axis=0)):
+        mean, error = mean_and_error(np.einsum("bij,ij->b", one.pulls, direction))
+        out.append(Slope(float(mean), float(error)))
     return out
 
 
@@ -108,12 +105,11 @@ def turn(layout: Layout, density: Density, one: Settled, usual: np.ndarray) -> n
     """`one.packed` (packed,) with a psi of the same rank, turned towards where the likelihood rises; None where it
     rises nowhere beyond noise: along entries above the diagonal of its factor, which a triangular one does not have.
     **Arguments:** `usual` (random,), standard deviations of effects that have none."""
-    first, last = layout.beta, layout.beta + layout.covariance
-    theta = one.packed[first:last]
+    theta = layout.theta(one.packed)
     lower = np.array(density.covariance.factor(theta), float)
     sd = np.sqrt(np.sum(lower**2, axis=1))
     sd = np.where(sd > 0, sd, usual)
-    mean, error = one.turns.mean(axis=0), one.turns.std(axis=0, ddof=1) / np.sqrt(len(one.turns))
+    mean, error = mean_and_error(one.turns)
     turned = False
     for block, _ in _blocks(density, theta):
         for place, i in enumerate(block):
@@ -124,7 +120,7 @@ def turn(layout: Layout, density: Density, one: Settled, usual: np.ndarray) -> n
     if not turned:
         return None
     out = one.packed.copy()
-    out[first:last] = density.covariance.from_matrix(lower @ lower.T)
+    layout.theta(out)[:] = density.covariance.from_matrix(lower @ lower.T)
     return out
 
 

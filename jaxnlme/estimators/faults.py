@@ -56,6 +56,12 @@ def faults(run: Run, ending: Ending, one: Settled | None) -> list[str]:
             "Psi was put at the edge of what it can be, and the likelihood rises from there inwards: allow more "
             f"iterations (max_iterations is {int(estimator.max_iterations)}), or start elsewhere."
         )
+    if not one.smooth:
+        out.append(
+            "Psi was put at the edge of what it can be, and the model has kinks, so that its second derivatives do not "
+            f"tell what is beyond: allow more iterations (max_iterations is {int(estimator.max_iterations)}), or start "
+            "elsewhere."
+        )
     out += _near_singular(run, one)
     if not singular and elsewhere(run, one):
         worst = int(np.argmax(np.abs(one.step) / one.se))
@@ -103,9 +109,7 @@ def _near_singular(run: Run, one: Settled) -> list[str]:
 
 def at_edge(run: Run, one: Settled) -> list[str]:
     """Sentences on variances that are zero."""
-    held = np.asarray(run.inside.free) & ~np.asarray(run.layout.free)
-    theta = run.template.unpack(one.packed).covariance
-    out = zero_sentences(run.binding.density, np.asarray(theta), set(np.flatnonzero(held).tolist()))
+    out = zero_sentences(run.binding.density, run.inside.theta(one.packed), set(run.held))
     if out and not told(run, [one]):
         out.append(
             "How the likelihood goes from there is within the noise of the draws: a small variance may fit as well."

@@ -39,9 +39,9 @@ class Heard(eqx.Module):
 
 class Sums(eqx.Module):
     """What iterations sum up for a group, means over its draws: `score` (replicates, packed), the complete score;
-    `first` (replicates, random) and `second` (replicates, random, random) of b and b b'; of the control variates
-    `functions` (replicates, functions), their products `squares` (replicates, functions, functions) and those with the
-    scores `crossed` (replicates, packed, functions)."""
+    `first` (replicates, random) and `second` (replicates, random, random) of b and b b' (of a `whitened` layout, z and
+    z z'); of the control variates `functions` (replicates, functions), their products `squares` (replicates, functions,
+    functions) and those with the scores `crossed` (replicates, packed, functions)."""
 
     score: Any
     first: Any
@@ -51,7 +51,7 @@ class Sums(eqx.Module):
     crossed: Any
 
 
-class Told(eqx.Module):
+class Drawn(eqx.Module):
     """What a settling iteration needs of the draws of a group: the `draws`, and complete `slopes` (draws, scored) of
     the outcome in the entries that are scored there."""
 
@@ -67,7 +67,7 @@ def listen(
     params: Params,
     frame: Frame,
     tool: Scores,
-    told: Told,
+    drawn: Drawn,
     control: Any,
     sums: Sums,
 ) -> tuple[Heard, Sums]:
@@ -75,13 +75,13 @@ def listen(
 
     **Arguments:** `control` (packed, functions), how much of each control variate is taken off the scores.
     """
-    draws = told.draws
+    draws = drawn.draws
     z, (counts, squares) = draws.z, draws.kept
     coefficients = layout.centring.coefficients(group)
     b = times(z, frame.factor.T)
     scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
     if layout.scored:
-        scores = scores.at[:, np.array(layout.scored, int)].set(told.slopes)
+        scores = scores.at[:, np.array(layout.scored, int)].set(drawn.slopes)
     functions = jax.vmap(stein)(z, jax.vmap(jax.grad(lambda z: density.log_joint(params, z, group)))(z))
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     known = draws.mean(functions)

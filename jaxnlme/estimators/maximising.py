@@ -48,6 +48,14 @@ class Running(eqx.Module):
     statistics: Statistics
     hessian: Any
 
+    @classmethod
+    def blank(cls, layout: Layout, packed: np.ndarray) -> Running:
+        """Of replicates that start at `packed` (replicates, packed), on the host."""
+        q, carried, strata, bent = layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.bent)
+        shapes = ((), (q, q), (carried, q), (carried, carried), (strata,), (strata,))
+        nothing = [np.zeros((len(packed), *shape)) for shape in shapes]
+        return cls(packed, Statistics(*nothing), np.zeros((len(packed), bent, bent)))
+
 
 class Simulated(eqx.Module):
     """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,

@@ -16,7 +16,7 @@ from jaxnlme.estimators.maximising import Control, Running
 from jaxnlme.estimators.saem import AbstractStochastic
 from jaxnlme.estimators.simulating import BLOCK, Lanes, Setup, Trace, loop, move, simulate
 from jaxnlme.estimators.standing import Course, StochasticCheckpoint
-from jaxnlme.estimators.statistics import Layout, Statistics, layout, whitened
+from jaxnlme.estimators.statistics import Layout, layout, whitened
 from jaxnlme.estimators.telling import Audience, Callback, Iteration
 from jaxnlme.model.binding import Binding
 from jaxnlme.model.params import Params
@@ -61,8 +61,6 @@ class Run:
         packed = np.stack([np.asarray(start.pack(), float) for start in starts])
         self.starts, self.warm, self.edge_start = packed, warm, edge_start
         self.usual = np.asarray(binding.start.pack(), float)  # the model's own start
-        # None are gone through from the edge of psi.
-        self.phases = estimator.phases(warm) if edge_start is None else {}
         self.replicates, self.n = packed.shape
         # The layout of a psi inside of what it can be; where the replicates left it, if they did.
         self.inside = layout(binding, estimator.m_step, placed.processes)
@@ -85,7 +83,7 @@ class Run:
         self.layout = layout
         setup = Setup(layout, self.estimator.sampler(self.binding.density.n_effects), self.template)
         self.setup = on_device(setup) if self.placed.mesh is None else setup
-        self.running = blank_running(layout, packed)
+        self.running = Running.blank(layout, packed)
         self.lanes = self.spread(self.blank_lanes())
         self.controlled = False  # whether control variates have been fitted
 
@@ -169,8 +167,7 @@ class Run:
         out |= {"iteration": np.asarray(self.iteration), "course": np.asarray(dataclasses.astuple(self.course))}
         out |= {"controlled": np.asarray(self.controlled), "before": self.before}
         out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
-        out |= {"phased": np.asarray(bool(self.phases)), "rows": np.asarray(self.layout.rows, int)}
-        out |= {"columns": np.asarray(self.layout.columns, int)}
+        out |= {name: np.asarray(getattr(self.layout, name), int) for name in ("rows", "columns")}
         # What is decided by how the fit began is decided by that when it goes on, whatever start is given then.
         out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
         if self.packed:
@@ -190,7 +187,6 @@ class Run:
         self.course = Course(*(int(part) for part in standing["course"]))
         self.controlled, self.before = bool(standing["controlled"]), standing["before"]
         self.starts, self.warm = standing["starts"], bool(standing["warm"])
-        self.phases = self.estimator.phases(self.warm) if standing["phased"] else {}
         if "packed" in standing:
             self.packed, self.accepted = [standing["packed"]], [standing["accepted"]]
 
@@ -250,6 +246,16 @@ class Run:
         self.controlled = True
         return True
 
+    @property
+    def phases(self) -> dict[str, tuple[int, int]]:
+        """The first and the last iteration of the phases that the run goes through: none from the edge of psi."""
+        return {} if self.course.began_at_edge else self.estimator.phases(self.warm)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Packed entries that are held where psi is at its edge, beside those that the user fixed."""
+        return frozenset(k for k, own in enumerate(self.inside.free) if own and not self.layout.free[k])
+
     # --- telling ---
 
     @property
@@ -282,14 +288,6 @@ class Run:
         """Labels of the groups none of whose draws has a finite density."""
         alive = self.own([lanes.chains.alive for lanes in self.lanes])
         return self.binding.data.labels[~alive.all(axis=1)]
-
-
-def blank_running(layout: Any, packed: np.ndarray) -> Running:
-    """The Running of replicates that start at `packed` (replicates, packed), on the host."""
-    r, q, pc, s, g = len(packed), layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.bent)
-    zeros = lambda *shape: np.zeros((r, *shape))  # noqa: E731
-    stats = Statistics(zeros(), zeros(q, q), zeros(pc, q), zeros(pc, pc), zeros(s), zeros(s))
-    return Running(packed, stats, zeros(g, g))
 
 
 def keys_of(seed: int | tuple[int, ...], replicates: int) -> Any:

@@ -90,7 +90,7 @@ class Settled:
             return float("inf")
         covariance = self.covariance
         moved = 0.5 * np.einsum("ij,bjk,ki->bi", covariance, self.outer, covariance) / np.diag(covariance)
-        return float(np.max(moved.std(axis=0, ddof=1), initial=0.0)) / np.sqrt(len(moved))
+        return float(np.max(mean_and_error(moved)[1], initial=0.0))
 
     @property
     def step(self) -> np.ndarray:
@@ -192,14 +192,18 @@ def batch_means(rows: np.ndarray) -> np.ndarray:
     return np.stack([part.mean(axis=0) for part in np.array_split(rows, min(BATCHES, len(rows)))])
 
 
+def mean_and_error(batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (...) of batch means (batches, ...), and its Monte Carlo error."""
+    return batches.mean(axis=0), batches.std(axis=0, ddof=1) / np.sqrt(len(batches))
+
+
 def _centred(taken: np.ndarray) -> bool:
     """Whether what control variates took off the scores (iterations, packed) is zero in the mean, as it must be for
     them to hold: not where the model jumps as the effects move."""
     if not np.isfinite(taken).all():
         return False
-    means = batch_means(taken)
-    error = means.std(axis=0, ddof=1) / np.sqrt(len(means))
-    return bool((np.abs(means.mean(axis=0)) <= BIASED * np.maximum(error, 1e-300)).all())
+    mean, error = mean_and_error(batch_means(taken))
+    return bool((np.abs(mean) <= BIASED * np.maximum(error, 1e-300)).all())
 
 
 def _curvature(

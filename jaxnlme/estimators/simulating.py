@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.listening import Heard, Sums, Told, counted, listen
+from jaxnlme.estimators.listening import Drawn, Heard, Sums, counted, listen
 from jaxnlme.estimators.maximising import Control, Running, Simulated, maximise
 from jaxnlme.estimators.statistics import Layout, of_effects, of_error, outcome_density, scores_at, weighted
 from jaxnlme.model.density import Density, Group
@@ -66,19 +66,19 @@ def simulate(problem: Problem, shared: tuple[Setup, Any, Any, Control], lanes: L
 
         return jax.vmap(replicate)(params, frames, keys, chains)
 
-    shares, chains, told = problem.map(visited, weights, lanes.chains)
+    shares, chains, drawn = problem.map(visited, weights, lanes.chains)
     sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares)
 
     def heard(so_far):
         tools = jax.vmap(lambda p: scores_at(setup.layout, density, p))(params)
 
-        def one(group, weight, told, taken, so_far):
+        def one(group, weight, drawn, taken, so_far):
             def replicate(*own):
                 return listen(setup.layout, density, group, weight, *own)
 
-            return jax.vmap(replicate)(params, frames, tools, told, taken, so_far)
+            return jax.vmap(replicate)(params, frames, tools, drawn, taken, so_far)
 
-        shares, so_far = problem.map(one, weights, told, lanes.control, so_far)
+        shares, so_far = problem.map(one, weights, drawn, lanes.control, so_far)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), so_far
 
     # Apart from the visits, so that iterations that sum nothing up do not carry the sums through them.
@@ -97,7 +97,7 @@ def _visit(
     frame: Frame,
     key: Any,
     chains: Chains,
-) -> tuple[Simulated, Chains, Told]:
+) -> tuple[Simulated, Chains, Drawn]:
     """One group's share of `simulate`, in one replicate."""
     layout, q = setup.layout, density.n_effects
     coefficients = layout.centring.coefficients(group)
@@ -140,10 +140,10 @@ def _visit(
         slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
         bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
         slope, hessian = draws.mean(slopes), -draws.mean(bends)
-    counts = counted(group, weight)
-    stats, slope, hessian = weighted(counts, (stats, slope, hessian))
-    there = (counts != 0).astype(mean.dtype)
-    return Simulated(stats, slope, hessian, None, draws.accepted * there, there), chains, Told(draws, slopes)
+    share = counted(group, weight)
+    stats, slope, hessian = weighted(share, (stats, slope, hessian))
+    there = (share != 0).astype(mean.dtype)
+    return Simulated(stats, slope, hessian, None, draws.accepted * there, there), chains, Drawn(draws, slopes)
 
 
 def loop(problem: Problem, shared: Any, lanes: Lanes, total: Any) -> tuple[tuple[Running, Trace], Lanes]:

@@ -15,7 +15,8 @@ class Course:
     """What is behind the settling run that comes next: `rounds` of moves along a step, `singular` ones without an
     inverse of the information, `extensions` of the phases; its `first` iterations; bits of the scales that were
     `raised` once, and of those that are `barred` from the edge, where the likelihood rises inwards; and how many
-    `turns` a singular psi made, and how often an edge was `left` far from its maximum."""
+    `turns` a singular psi made, how often an edge was `left` far from its maximum, and whether the run
+    `began_at_edge`, where an earlier fit ended."""
 
     rounds: int = 0
     singular: int = 0
@@ -25,6 +26,7 @@ class Course:
     barred: int = 0
     turns: int = 0
     left: int = 0
+    began_at_edge: int = 0
 
 
 class StochasticCheckpoint(Checkpoint):

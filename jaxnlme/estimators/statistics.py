@@ -72,6 +72,10 @@ class Layout(eqx.Module):
     def n(self) -> int:
         return self.beta + self.covariance + self.error
 
+    def theta(self, packed: Any) -> Any:
+        """The entries of psi (covariance,) of `packed` (packed,)."""
+        return packed[self.beta : self.beta + self.covariance]
+
     @property
     def bent(self) -> tuple[int, ...]:
         """The entries whose second derivatives the outcome is asked for: those `scored`, and after them residual scales

@@ -7,7 +7,7 @@ import numpy as np
 from jaxnlme.estimators.edge import ENOUGH, narrow, onto, slopes, turn
 from jaxnlme.estimators.running import Run
 from jaxnlme.estimators.settling import Settled
-from jaxnlme.estimators.statistics import whitened
+from jaxnlme.estimators.statistics import Layout, whitened
 from jaxnlme.estimators.stretches import EXTENSION, extend, left, stand
 from jaxnlme.model.psi import psi_of
 from jaxnlme.model.transforms import Log
@@ -43,33 +43,24 @@ def vanishing(run: Run, one: Settled, k: int) -> bool:
     if k not in one.active or run.layout.whitened:  # zero already, or looked at without its own scores
         return False
     place = one.active.tolist().index(k)
-    return bool(_fallen(run, one.packed, k) and not one.told[place] > TOLD and not one.se[place] < KNOWN)
-
-
-def _fallen(run: Run, packed: np.ndarray, k: int) -> bool:
-    """Whether a scale is far below where it started, and below the model's own start: a fit may go on from one in which
-    it vanished."""
-    return bool(max(run.starts[0][k], run.usual[k]) - packed[k] > FALLEN)
+    # A fit may go on from one in which the scale vanished: the model's own start counts as well.
+    fallen = max(run.starts[0][k], run.usual[k]) - one.packed[k] > FALLEN
+    return bool(fallen and not one.told[place] > TOLD and not one.se[place] < KNOWN)
 
 
 def from_above(run: Run, found: list[Settled]) -> bool:
     """Puts scales that vanish in any replicate to a quarter of what they started from, each once, and lets the phases
     go on from there; whether it did. Zero is a root of the score in log s whatever the data say: whether it is the
     maximum shows from above."""
-    which = [k for k in scales(run) if any(vanishing(run, one, k) for one in found)]
-    return _raise(run, which) if not run.layout.whitened and left(run) >= WORTH + sum(EXTENSION) else False
-
-
-def _raise(run: Run, which: list[int]) -> bool:
-    """`from_above` of the packed entries `which`, those left out that were raised before."""
-    bits = [place for place, k in enumerate(scales(run)) if k in which and not run.course.raised >> place & 1]
-    if not bits:
+    if left(run) < WORTH + sum(EXTENSION):
         return False
-    packed = np.array(run.running.packed)
-    for place in bits:
-        k = scales(run)[place]
-        packed[:, k] = np.maximum(packed[:, k], np.maximum(run.starts[:, k], run.usual[k]) - RAISED)
-        run.course.raised |= 1 << place
+    packed, raised = np.array(run.running.packed), run.course.raised
+    for place, k in enumerate(scales(run)):
+        if not raised >> place & 1 and any(vanishing(run, one, k) for one in found):
+            packed[:, k] = np.maximum(packed[:, k], np.maximum(run.starts[:, k], run.usual[k]) - RAISED)
+            run.course.raised |= 1 << place
+    if run.course.raised == raised:
+        return False
     run.place(packed)
     extend(run, afresh=True)
     run.course.rounds = run.course.singular = 0
@@ -111,7 +102,8 @@ def begin_at_edge(run: Run) -> bool:
     if end is None:
         return False
     packed, held = end
-    _begin_again(run, held, packed[None], 0)
+    run.course.began_at_edge = 1
+    _begin_at(run, held, packed[None], 0)
     return True
 
 
@@ -123,7 +115,7 @@ def to_edge(run: Run, found: list[Settled]) -> bool:
     packed, held = end
     if not run.layout.whitened:
         run.before = np.array(run.running.packed)
-    _begin_again(run, held, packed, found[0].heard)
+    _begin_at(run, held, packed, found[0].heard)
     return True
 
 
@@ -146,17 +138,15 @@ def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
     kinked = not all(one.smooth for one in found)
     if not (kinked or rises(run, found)) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
         return False
-    near = for_good and not kinked and run.edge_start is None
+    near = for_good and not kinked and not run.course.began_at_edge
     for_good = for_good or kinked or run.course.left > 0
     run.course.left += 1
     for place, k in enumerate(scales(run)):
         run.course.barred |= int(kinked or (for_good and not run.layout.free[k])) << place
     if near:
-        _begin_again(run, frozenset(), run.before, found[0].heard)
+        _begin_at(run, frozenset(), run.before, found[0].heard)
         return True
-    run.lay_out(run.inside, run.before)
-    stand(run, ARRIVE, begin=True)
-    run.course.rounds = run.course.singular = 0
+    _arrive(run, run.inside, run.before)
     extend(run, afresh=True)
     return True
 
@@ -166,8 +156,7 @@ def turned(run: Run, found: list[Settled]) -> bool:
     density, course = run.binding.density, run.course
     if not run.layout.whitened or course.turns >= TURNS or left(run) < ARRIVE + WORTH:
         return False
-    first = run.inside.beta
-    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.usual[first : first + run.inside.covariance])))
+    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.inside.theta(run.usual))))
     turns = [turn(run.inside, density, one, usual) for one in found]
     if all(packed is None for packed in turns):
         return False
@@ -176,7 +165,7 @@ def turned(run: Run, found: list[Settled]) -> bool:
     if end is None:
         return False
     course.turns += 1
-    _begin_again(run, end[1], end[0], found[0].heard)
+    _begin_at(run, end[1], end[0], found[0].heard)
     return True
 
 
@@ -192,12 +181,16 @@ def pushed(run: Run, one: Settled) -> np.ndarray:
     return out
 
 
-def _begin_again(run: Run, held: frozenset[int], packed: np.ndarray, heard: int) -> None:
+def _begin_at(run: Run, held: frozenset[int], packed: np.ndarray, heard: int) -> None:
     """Lets chains of z begin anew at `packed` (replicates, packed), some entries `held`; `heard`: iterations behind the
     run's sums."""
-    theta = packed[0][run.inside.beta :][: run.inside.covariance]
-    lower = np.asarray(run.binding.density.covariance.factor(theta), float)
-    run.lay_out(whitened(run.inside, held, *anchors(lower, _observed(run, heard))), packed)
+    lower = np.asarray(run.binding.density.covariance.factor(run.inside.theta(packed[0])), float)
+    _arrive(run, whitened(run.inside, held, *anchors(lower, _observed(run, heard))), packed)
+
+
+def _arrive(run: Run, layout: Layout, packed: np.ndarray) -> None:
+    """Puts the replicates at `packed` (replicates, packed) under a layout, and lets chains that begin anew arrive."""
+    run.lay_out(layout, packed)
     stand(run, ARRIVE, begin=True)
     run.course.rounds = run.course.singular = 0
 
@@ -214,9 +207,9 @@ def _observed(run: Run, heard: int) -> np.ndarray:
     spread = run.placed.processes.total(spread) / run.placed.n_all
     theta = run.params().covariance
     lower = np.asarray(density.covariance.factor(np.asarray(theta)), float)
-    left = np.diag(lower @ spread @ lower.T if run.layout.whitened else spread)
+    unknown = np.diag(lower @ spread @ lower.T if run.layout.whitened else spread)
     variance = np.diag(lower @ lower.T)
-    return 1.0 - np.where(variance > 0, left / np.where(variance > 0, variance, 1.0), 1.0)
+    return 1.0 - np.where(variance > 0, unknown / np.where(variance > 0, variance, 1.0), 1.0)
 
 
 def anchors(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.estimators import edge, vanishing
 from jaxnlme.estimators.edge import Slope, onto
+from jaxnlme.estimators.statistics import layout
 from jaxnlme.estimators.vanishing import anchors
 from tests.estimators import catalogue
 
@@ -200,9 +200,9 @@ def test_a_small_variance_is_no_zero(seed):
 
 def test_a_block_loses_the_direction_with_the_least_variance():
     """The middle effect vanishes but for what it has in common with the last: psi keeps that."""
-    density = jn.bind(three(), data()).density
+    binding = jn.bind(three(), data())
+    density, where = binding.density, layout(binding, "auto")
     lower = np.array([[0.3, 0.0, 0.0], [0.05, 0.01, 0.0], [0.1, 0.2, 0.003]])
-    where = SimpleNamespace(beta=3, covariance=6, free=(True,) * 10)
     packed = np.concatenate([np.zeros(3), density.covariance.from_matrix(lower @ lower.T), np.zeros(1)])
     found, held = onto(where, density, packed, {4})
     psi = np.asarray(density.covariance.psi(jnp.asarray(found[3:9])))
