@@ -27,7 +27,7 @@ from provenance import about_this_process  # noqa: E402
 from results import Record, add_folder  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
-from jaxnlme.frontends.demo import theophylline  # noqa: E402
+from jaxnlme.frontends.cli.demo import theophylline  # noqa: E402
 
 TARGET = 4.0
 

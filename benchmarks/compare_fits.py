@@ -94,7 +94,12 @@ def lines(slope_sd: float = 0.0) -> tuple[Any, Any]:
     """Simulated lines of 20 groups; by default their slopes do not vary."""
     rng = np.random.default_rng(3)
     group, t = np.repeat(np.arange(20), 5), np.tile(np.linspace(0.0, 1.0, 5), 20)
-    y = 1.0 + rng.normal(size=20)[group] + (2.0 + slope_sd * rng.normal(size=20))[group] * t + 0.5 * rng.normal(size=100)
+    y = (
+        1.0
+        + rng.normal(size=20)[group]
+        + (2.0 + slope_sd * rng.normal(size=20))[group] * t
+        + 0.5 * rng.normal(size=100)
+    )
     parameters = [jn.Parameter("a", 0.0, random=True), jn.Parameter("b", 1.0, random=True)]
     return jn.NLMEModel(line, parameters), jn.GroupedData.from_arrays(y, group, x={"t": t})
 

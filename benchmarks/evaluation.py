@@ -24,10 +24,10 @@ jax.config.update("jax_enable_x64", True)
 import simulate  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
-from jaxnlme.estimators.objective import flatten, share  # noqa: E402
-from jaxnlme.likelihood.named import rung  # noqa: E402
-from jaxnlme.model.binding import Binding, bind  # noqa: E402
-from jaxnlme.model.placed import Placed, _program  # noqa: E402
+from jaxnlme.binding.bind import Binding, bind  # noqa: E402
+from jaxnlme.binding.placement import Placed, _program  # noqa: E402
+from jaxnlme.estimators.core.objective import flatten, share  # noqa: E402
+from jaxnlme.likelihood.approximations import rung  # noqa: E402
 from jaxnlme.numerics.compiling import compiled  # noqa: E402
 
 STEP = 1e-3  # of every entry of the packed vector, between one evaluation and the next

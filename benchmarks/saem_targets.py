@@ -11,7 +11,7 @@ import saem_cases as shared
 import saem_plateau
 
 import jaxnlme as jn
-from tests.estimators.saem_problems import Case
+from tests.estimators.em.saem_problems import Case
 
 # Doubling the nodes moves -2 log L by less than this at the maximum.
 SETTLED = 0.01

@@ -21,7 +21,7 @@ from evaluation import Evaluations, jn, oral_data, oral_model, timed_fit
 from provenance import about_this_process
 from results import Record, add_folder
 
-from jaxnlme.frontends.demo import theophylline
+from jaxnlme.frontends.cli.demo import theophylline
 
 TRUTH = {"a": 8.0, "alpha": 1.2, "b": 4.0, "beta": 0.12}  # mg/l, 1/h
 SDS = np.array([0.3, 0.25, 0.3, 0.2])  # of their logarithms

@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 jax.config.update("jax_enable_x64", True)
 
-from jaxnlme.model.binding import bind  # noqa: E402
+from jaxnlme.binding.bind import bind  # noqa: E402
 from tests.problems import (  # noqa: E402
     COVARIANCES,
     ERRORS,

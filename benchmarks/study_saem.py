@@ -35,7 +35,7 @@ import saem_targets
 from results import add_folder
 
 import jaxnlme as jn
-from tests.estimators.saem_problems import Case
+from tests.estimators.em.saem_problems import Case
 
 BIAS_LIMIT, MONTE_CARLO_LIMIT = 0.05, 3.0
 COLUMNS = (

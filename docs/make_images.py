@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import jaxnlme as jn
-from jaxnlme.frontends.demo import theophylline
+from jaxnlme.frontends.cli.demo import theophylline
 
 
 def main(folder: Path) -> list[Path]:

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnlme as jn
-from jaxnlme.likelihood.named import GroupResult, Rung
-from jaxnlme.likelihood.pure import evaluate_groups
-from jaxnlme.model.error import AbstractError, ErrorParameter
+from jaxnlme.binding.problem import Problem
+from jaxnlme.likelihood.approximations import GroupResult, Rung
+from jaxnlme.likelihood.log_likelihood import evaluate_groups
 from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
+from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
 from jaxnlme.numerics.compiling import compiler_options
 
 cheap = functools.partial(jax.jit, compiler_options=compiler_options(True, jax.default_backend()))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.frontends.demo import theophylline
+from jaxnlme.frontends.cli.demo import theophylline
 
 pytestmark = pytest.mark.gpu
 

@@ -35,7 +35,7 @@ def test_python_blocks_run(page: Path) -> None:
 
 def test_shell_lines_are_supported() -> None:
     """Extras, commands and Python version in the pasted lines are those of pyproject.toml and the command line."""
-    from jaxnlme.frontends.cli import app
+    from jaxnlme.frontends.cli.commands import app
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     shell = "".join(text for page in PAGES for _, text in blocks(page, "sh"))

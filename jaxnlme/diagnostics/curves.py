@@ -13,7 +13,7 @@ from jaxnlme.data.grouped import GroupedData
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 
 # Columns of the table, and the level of `predict` behind each.

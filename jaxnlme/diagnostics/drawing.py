@@ -9,7 +9,7 @@ import numpy as np
 from jaxnlme.errors import JaxnlmeError, OptionError
 
 if TYPE_CHECKING:
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 # Okabe and Ito's palette, told apart in the common forms of colour blindness (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"

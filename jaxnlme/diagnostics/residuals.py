@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, OptionError, near_matches
 from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
 from jaxnlme.results.evaluate import by_bucket, interaction, require_estimates, row_column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 KINDS = ("pres", "ires", "iwres", "pwres", "pwresi", "cwres", "cwresi")
 # Entries of the covariance matrices (groups, obs, obs) that are held at a time.

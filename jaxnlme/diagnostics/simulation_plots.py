@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxnlme.diagnostics.drawing import BLUE, INK, PALE, SKY, VERMILLION, Drawer, plain, pyplot
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.results.simulation import monte_carlo_shares
+from jaxnlme.results.stochastic_summary import monte_carlo_shares
 
 if TYPE_CHECKING:
-    from jaxnlme.results.sampling import Sampling
+    from jaxnlme.results.stochastic import Sampling
 
 MOST_ROWS = 60
 COLUMNS = 4

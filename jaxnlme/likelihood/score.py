@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.likelihood.local import local
-from jaxnlme.likelihood.marginal import Gaussian
+from jaxnlme.likelihood.approximations import GroupResult, Rung, group_result
+from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.mode import search_mode
-from jaxnlme.likelihood.named import GroupResult, Rung, group_result
+from jaxnlme.likelihood.one_pass import local
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import settle, value_gradient_hessian

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxnlme.model.density import Group
 from jaxnlme.model.design import Design
-from jaxnlme.model.individual import AbstractIndividual, LinearIndividual
+from jaxnlme.model.individual_parameters import AbstractIndividual, LinearIndividual
 from jaxnlme.typing import Matrix, Vector
 
 # A carried coefficient: its index in beta, the effect that carries it, and c_i: a constant times a column of the group

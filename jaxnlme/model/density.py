@@ -7,11 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxnlme.model.covariance import AbstractCovariance
-from jaxnlme.model.error import AbstractError
-from jaxnlme.model.individual import AbstractIndividual
+from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.model.individual_parameters import AbstractIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
+from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.numerics.entries import Entries
+from jaxnlme.numerics.written_out import Entries
 from jaxnlme.typing import Vector
 
 # One term of a row of a design: (coefficient index, constant or None, column index or None). A constant entry of the

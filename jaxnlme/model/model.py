@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.model.error import AbstractError
-from jaxnlme.model.error_families import error_model
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
+from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.families import error_model
 from jaxnlme.model.structural import structural
 
 
@@ -152,12 +152,12 @@ class NLMEModel:
 
         **Errors:** ModelError for an unknown name, or a psi that is no covariance matrix of the model's family.
         """
-        from jaxnlme.model.binding import bind
+        from jaxnlme.binding.bind import bind
 
         return bind(self, data).params(values, psi=psi)
 
     def values(self, params: Params, data: Any = None) -> dict[str, float]:
         """User-scale values by name, as `params` takes them."""
-        from jaxnlme.model.binding import bind
+        from jaxnlme.binding.bind import bind
 
         return bind(self, data).values(params)

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.jobs import Outcomes
-from jaxnlme.refits.batch import Refits, named_options, whole_number
-from jaxnlme.refits.draws import case_draws, parametric_draws, strata_of
-from jaxnlme.refits.endings import NOTHING_SAID, ended, failures, words
-from jaxnlme.refits.informed import informed
+from jaxnlme.refits.identifiability import informed
 from jaxnlme.refits.jackknife import Jackknife
-from jaxnlme.refits.told import Refitted
-from jaxnlme.results._tables import Table, number
-from jaxnlme.results.fit import Fit
+from jaxnlme.refits.jobs import NOTHING_SAID, Outcomes, ended, failures, words
+from jaxnlme.refits.refits import Refits, named_options, whole_number
+from jaxnlme.refits.replicate_table import Refitted
+from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
+from jaxnlme.results.display import Table, number
+from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
-from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, named_options, natural_se, packed
-from jaxnlme.refits.endings import ended, failures, words
-from jaxnlme.refits.informed import informed
-from jaxnlme.refits.told import Refitted
-from jaxnlme.results._tables import Table, number
-from jaxnlme.results.fit import Fit
+from jaxnlme.refits.identifiability import informed
+from jaxnlme.refits.jobs import ended, failures, words
+from jaxnlme.refits.refits import Refits, named_options, natural_se, packed
+from jaxnlme.refits.replicate_table import Refitted
+from jaxnlme.results.display import Table, number
+from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
     import pandas as pd

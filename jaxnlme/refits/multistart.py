@@ -10,12 +10,10 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.jobs import Outcomes, nothing
-from jaxnlme.refits.batch import Refits, named_options, natural_se, opened_variances, packed, whole_number
-from jaxnlme.refits.endings import ended, failures, words
-from jaxnlme.results._tables import Table, number
-from jaxnlme.results.fit import Fit
-from jaxnlme.results.told import Told
+from jaxnlme.refits.jobs import Outcomes, ended, failures, nothing, words
+from jaxnlme.refits.refits import Refits, named_options, natural_se, opened_variances, packed, whole_number
+from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +134,7 @@ class Multistart(Told):
             raise OptionError("no start led to a maximum: there is no best one.")
         if self.fit.converged and not self.maxima["gain"].iloc[0] > BETTER:
             return self.fit
-        from jaxnlme.estimators.fitting import fit as fit_again
+        from jaxnlme.fitting.fit import fit as fit_again
 
         start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
         # As many devices as the fit had, where this machine has them.

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.jobs import nothing
-from jaxnlme.model.problem import Problem
-from jaxnlme.refits.batch import Refits, named_options
-from jaxnlme.refits.coordinates import coordinate
-from jaxnlme.refits.endings import ended, failures, words
-from jaxnlme.refits.ordered import reorderable
-from jaxnlme.refits.traces import Trace
-from jaxnlme.results._tables import Table, number
-from jaxnlme.results.fit import Fit
-from jaxnlme.results.told import Told
+from jaxnlme.model.covariance.reordered import reorderable
+from jaxnlme.refits.jobs import ended, failures, nothing, words
+from jaxnlme.refits.profile_coordinate import coordinate
+from jaxnlme.refits.profile_trace import Trace
+from jaxnlme.refits.refits import Refits, named_options
+from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
     import pandas as pd

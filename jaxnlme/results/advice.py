@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.errors import some
-from jaxnlme.model.covariance import AbstractCovariance, Blocks, LogCholesky, LogMatrix
-from jaxnlme.model.covariance_families import family_name
-from jaxnlme.results._tables import number
+from jaxnlme.model.covariance.specification import family_name
+from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky, LogMatrix
+from jaxnlme.results.display import number
 from jaxnlme.results.inference import SINGULAR
 
 if TYPE_CHECKING:
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 
 def advice(fit: Fit) -> list[str]:

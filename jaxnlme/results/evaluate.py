@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, Status, some
+from jaxnlme.likelihood.approximations import Rung
 from jaxnlme.likelihood.curvature import exact
-from jaxnlme.likelihood.linearised import Linearised, linearised
+from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
-from jaxnlme.likelihood.named import Rung
-from jaxnlme.model.binding import Binding, bind
 from jaxnlme.model.params import Params
-from jaxnlme.model.placed import Placed
-from jaxnlme.model.problem import Problem
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 
 def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jaxnlme.model.binding import Binding
+from jaxnlme.binding.bind import Binding
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log

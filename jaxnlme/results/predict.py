@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
 from jaxnlme.results.evaluate import by_bucket, place, row_column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 
 def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:

@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.error import GaussianError, GroupLogLikelihood
 from jaxnlme.model.params import Params
-from jaxnlme.model.problem import Problem
+from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import once, rebind, require_estimates, row_column
 from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 # Cells (replicates x groups x rows) that one call of the compiled program draws; more replicates take more calls.
 CELLS = 2_000_000

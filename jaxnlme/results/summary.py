@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnlme.likelihood.linearised import Linearised
-from jaxnlme.model.covariance import AbstractCovariance, Blocks
-from jaxnlme.model.covariance_families import family_name
-from jaxnlme.results import simulation
-from jaxnlme.results._tables import Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.likelihood.lindstrom_bates import Linearised
+from jaxnlme.model.covariance.specification import family_name
+from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
+from jaxnlme.results import stochastic_summary as simulation
 from jaxnlme.results.advice import advice
+from jaxnlme.results.display import Table, html_table, number, text_pairs, text_table, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.fit import Fit
+    from jaxnlme.results.record import Fit
 
 
 class Summary:

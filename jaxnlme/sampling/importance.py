@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
-from jaxnlme.likelihood.marginal import chi_squared
+from jaxnlme.likelihood.integrals import chi_squared
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import cholesky, forward_solve, half_logdet
-from jaxnlme.sampling.chains import AbstractSampler, Chains, Draws, Frame
+from jaxnlme.sampling.samplers import AbstractSampler, Chains, Draws, Frame
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 # Degrees of freedom of the proposals.

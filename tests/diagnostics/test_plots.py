@@ -13,7 +13,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.diagnostics.curves import prediction_curves
-from jaxnlme.frontends.demo import theophylline
+from jaxnlme.frontends.cli.demo import theophylline
 
 matplotlib.use("Agg")
 

@@ -14,7 +14,7 @@ from scipy.linalg import sqrtm
 
 import jaxnlme as jn
 from jaxnlme.diagnostics.residuals import KINDS
-from jaxnlme.model.error import ErrorParameter, GaussianError
+from jaxnlme.model.residual_error.base import ErrorParameter, GaussianError
 from tests import problems
 
 # Our name: NONMEM's column. NONMEM's WRES is its WRESI where the fit has interaction.

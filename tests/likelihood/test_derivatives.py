@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.model.binding import bind
+from jaxnlme.binding.bind import bind
 from tests.problems import (
     COVARIANCES,
     ERRORS,

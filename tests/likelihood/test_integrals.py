@@ -9,8 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, logsumexp
 
 import jaxnlme as jn
-from jaxnlme.model.binding import bind
-from jaxnlme.model.error import AbstractError
+from jaxnlme.binding.bind import bind
+from jaxnlme.model.residual_error.base import AbstractError
 from tests.problems import OUTCOMES, decay, decay_rate, hazard, log_rate, ragged, results, values
 
 NORMAL = -0.5 * np.log(2.0 * np.pi)

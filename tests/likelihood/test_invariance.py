@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.model.binding import bind
+from jaxnlme.binding.bind import bind
 from tests.problems import ERRORS, RUNGS, decay_data, decay_model, slopes, values
 
 # The same sums in another order, after searches that end 1e-12 from the same mode.
@@ -66,7 +66,7 @@ def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
     rows = binding.problem.buckets[0].y.size
     whole = slopes(binding.problem, RUNGS["FOCEI"], binding.start, x[None])
     for count in (2, 3):
-        monkeypatch.setattr("jaxnlme.model.problem.BLOCK_ROWS", rows / count)
+        monkeypatch.setattr("jaxnlme.binding.problem.BLOCK_ROWS", rows / count)
         jax.clear_caches()  # the blocks are not part of what a compiled program is known by
         found = values(binding.problem, RUNGS["FOCEI"], binding.start)
         assert found == pytest.approx(expected["FOCEI"], **SAME)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import jaxnlme as jn
-from jaxnlme.model.binding import Binding, bind
+from jaxnlme.binding.bind import Binding, bind
 from tests.problems import COVARIANCES, linear_data, linear_model, mean, results, slopes, values
 
 # Rounding of sums of some ten terms of order one, with a Cholesky factor or two in between: 1e-13 and below. A mode

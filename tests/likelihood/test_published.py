@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.binding.bind import bind
 from jaxnlme.likelihood.curvature import gauss_newton
-from jaxnlme.likelihood.marginal import Gaussian
-from jaxnlme.likelihood.pure import evaluate_groups
-from jaxnlme.model.binding import bind
-from jaxnlme.model.error import ErrorParameter, GaussianError
+from jaxnlme.likelihood.integrals import Gaussian
+from jaxnlme.likelihood.log_likelihood import evaluate_groups
+from jaxnlme.model.residual_error.base import ErrorParameter, GaussianError
 from tests.problems import boluses, cheap, log_wang, one_compartment, slopes, values, wang
 
 LOG_2PI = float(np.log(2.0 * np.pi))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.objective import flatten, share
-from jaxnlme.likelihood.local import MOST_PARTIALS, local
-from jaxnlme.likelihood.named import Rung
-from jaxnlme.model.binding import Binding, bind
-from jaxnlme.model.covariance import AbstractCovariance
+from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.estimators.core.objective import flatten, share
+from jaxnlme.likelihood.approximations import Rung
+from jaxnlme.likelihood.one_pass import MOST_PARTIALS, local
+from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.numerics.jets import count_partials
 from tests.problems import COVARIANCES, ERRORS, OUTCOMES, RUNGS, cheap, decay_data, decay_model, log_rate, slopes
 

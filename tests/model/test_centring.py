@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.statistics import layout
+from jaxnlme.estimators.em.sufficient_statistics import layout
 from jaxnlme.model.centring import Centring, centring
 
 GROUPS, ROWS = 6, 4

@@ -9,9 +9,9 @@ import pytest
 import scipy.stats as st
 
 import jaxnlme as jn
-from jaxnlme.estimators.objective import evaluate
-from jaxnlme.model.binding import bind
-from jaxnlme.model.covariance import CompoundSymmetry
+from jaxnlme.binding.bind import bind
+from jaxnlme.estimators.core.objective import evaluate
+from jaxnlme.model.covariance.structures import CompoundSymmetry
 from jaxnlme.model.transforms import transform
 from tests.problems import cheap, decay, decay_data, decay_model, values
 

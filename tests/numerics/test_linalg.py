@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnlme.numerics.broyden import positive_inverse, positive_neighbour
 from jaxnlme.numerics.linalg import (
     UNROLLED,
     backward_solve,
@@ -18,7 +19,6 @@ from jaxnlme.numerics.linalg import (
     semidefinite_cholesky,
 )
 from jaxnlme.numerics.quadrature import normal_grid
-from jaxnlme.numerics.roots import positive_inverse, positive_neighbour
 
 SIZES = (1, 2, 3, UNROLLED, UNROLLED + 1, 8)
 # a well-conditioned matrix of a few rows: rounding

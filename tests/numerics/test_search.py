@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnlme.numerics.bfgs import BFGS
 from jaxnlme.numerics.implicit import implicit_minimiser, value_gradient_hessian
-from jaxnlme.numerics.minimise import BFGS
 from jaxnlme.numerics.newton import newton
 from tests.problems import cheap
 

@@ -9,10 +9,10 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 import jaxnlme as jn
-from jaxnlme.estimators import lanes
-from jaxnlme.refits.batch import Refits
-from jaxnlme.refits.coordinates import coordinate
-from jaxnlme.refits.traces import Trace
+from jaxnlme.refits import vectorised_minimiser as lanes
+from jaxnlme.refits.profile_coordinate import coordinate
+from jaxnlme.refits.profile_trace import Trace
+from jaxnlme.refits.refits import Refits
 from tests.estimators import catalogue
 from tests.refits.conftest import lines as lines_data
 

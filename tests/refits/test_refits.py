@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.jobs import blank_outcomes
-from jaxnlme.refits.batch import Refits
-from jaxnlme.refits.draws import case_weights, strata_of
 from jaxnlme.refits.jackknife import _cook
+from jaxnlme.refits.jobs import blank_outcomes
 from jaxnlme.refits.multistart import _sentences
+from jaxnlme.refits.refits import Refits
+from jaxnlme.refits.resampling import case_weights, strata_of
 from tests.estimators import catalogue
 from tests.refits.conftest import lines
 

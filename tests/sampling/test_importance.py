@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxnlme.numerics.quadrature import normal_grid
-from jaxnlme.sampling.chains import Frame, resting
 from jaxnlme.sampling.importance import Importance, resampled, weights
+from jaxnlme.sampling.samplers import Frame, resting
 from tests.problems import cheap
 
 KEPT = 8

@@ -1,0 +1,1 @@
+"""A model met with data, and where it is computed."""

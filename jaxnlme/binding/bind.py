@@ -1,0 +1,219 @@
+"""A model met with data: `bind` settles designs, levels, strata, names and starts into a Problem."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.stacking import levels, stack_groups, strata_of
+from jaxnlme.binding.user_scale import on_real_line, psi_of, psi_with, theta_from_psi
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import ModelError
+from jaxnlme.model.covariance.specification import covariance
+from jaxnlme.model.covariates import CovariateColumns
+from jaxnlme.model.density import Density
+from jaxnlme.model.design import Design, Term, from_array, selection
+from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.records import TAKEN, TAKEN_IN_ROWS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Binding:
+    """A model met with data, on the host: the Problem, starts, names and what is fixed.
+
+    `start`: Params at the starting values; `fixed` (packed,) bool; `packed_names`: names of the packed vector;
+    `transforms`: one transform per beta that is a typical value, None for other coefficients.
+    """
+
+    model: NLMEModel
+    data: GroupedData
+    problem: Problem
+    start: Params
+    fixed: np.ndarray
+    packed_names: tuple[str, ...]
+    transforms: tuple[Any, ...]
+    covariates: dict[str, CovariateColumns]
+    bucket_groups: tuple[np.ndarray, ...]
+
+    @property
+    def density(self) -> Density:
+        return self.problem.density
+
+    def params(self, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
+        """Params from user-scale values; see `NLMEModel.params`."""
+        values = dict(values or {})
+        density = self.density
+        errors = density.error_names
+        spreads = density.reported_names[len(density.beta_names) : -len(errors) or None]
+        check_names("value", tuple(values), density.reported_names)
+        beta = np.array(self.start.beta, float)
+        for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
+            if name in values:
+                beta[k] = values[name] if transform is None else on_real_line(name, values[name], transform)
+        theta = np.array(self.start.covariance, float)
+        if psi is not None or any(name in values for name in spreads):
+            matrix = psi_of(density, theta)
+            if psi is not None:  # refused here where it is no covariance, and once more with the values in it
+                matrix = np.asarray(psi, float)
+                theta_from_psi(density.covariance, matrix, density.effect_names)
+            matrix = psi_with(density, matrix, values)
+            theta = theta_from_psi(density.covariance, matrix, density.effect_names)
+        error = np.array(self.start.error, float)
+        for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
+            if name in values:
+                error[k] = on_real_line(name, values[name], entry.transform)
+        return Params(beta, theta, error, self.start.free)
+
+    def values(self, params: Params) -> dict[str, float]:
+        """User-scale values by name."""
+        density = self.density
+        beta = np.asarray(params.beta, float)
+        out = {
+            name: float(b) if t is None else float(t.to_natural(float(b)))
+            for name, b, t in zip(density.beta_names, beta, self.transforms, strict=True)
+        }
+        if density.n_effects:
+            psi = psi_of(density, np.asarray(params.covariance, float))
+            sd = np.sqrt(np.diag(psi))
+            out |= {f"sd({name})": float(value) for name, value in zip(density.effect_names, sd, strict=True)}
+            for j, k in density.covariance.related:
+                r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
+                out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
+        theta = np.asarray(params.error, float)
+        out |= {
+            name: float(p.transform.to_natural(float(t)))
+            for name, p, t in zip(density.error_names, density.error.parameters, theta, strict=True)
+        }
+        return out
+
+
+def bind(
+    model: NLMEModel | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
+) -> Binding:
+    """Settles a model against data: designs, levels, strata, names, starting values.
+
+    **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);
+    `buckets`: how many sizes to pad to (None: chosen from the cost of padding).
+    """
+    if model is None:
+        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
+    if not isinstance(data, GroupedData):
+        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    _check_readable(data)
+    individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
+    if model.random_design is None or model.individual is not None:
+        effects = tuple(p.name for p in model.parameters if p.random)
+        sd0 = np.array([p.sd_start for p in model.parameters if p.random])
+    else:
+        effects, sd0 = _explicit_effects(model, individual.random)
+    family = covariance(model.covariance, effects) if like is None else like.density.covariance
+    error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
+    # The default SDs may differ where the family has one for all: their mean is a start as good as any.
+    theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else theta_from_psi(family, model.psi, effects)
+    error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
+    priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
+    densities = tuple(priors.values())
+    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
+    check_names("prior on", tuple(priors), density.reported_names)
+    fixed = np.concatenate(
+        [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
+    )
+    packed = (*names, *_theta_names(density), *density.error_names)
+    groups = data.bucket_indices(buckets)
+    strata = strata_of(data, error)
+    problem = Problem(
+        density,
+        tuple(stack_groups(data, which, columns, strata) for which in groups),
+        np.argsort(np.concatenate(groups), kind="stable"),
+        np.asarray(data.weights, float),
+    )
+    start = Params(beta0, theta0, error0, model._free)
+    return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
+
+
+def _check_readable(data: GroupedData) -> None:
+    """Refuses columns that a model could not read as attributes of x, v or a further table."""
+    places = [("x", data.x, TAKEN_IN_ROWS), ("v", (*data.v, *data.tables), TAKEN)]
+    places += [(f"v.{name}", table, TAKEN_IN_ROWS) for name, (table, _) in data.tables.items()]
+    for place, names, taken in places:
+        for name in names:
+            if name in taken:
+                raise ModelError(
+                    f"column {name!r} cannot be read by the model: {place}.{name} has a meaning of its own there. "
+                    "Rename the column in the table."
+                )
+
+
+def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
+    """The individual-parameter part: object, varying columns, beta starts, fixed, beta names, transforms, formulas."""
+    parameters = model.parameters
+    p = len(parameters)
+    names = tuple(entry.name for entry in parameters)
+    transforms = tuple(entry.transform for entry in parameters)
+    random_rows = [k for k, entry in enumerate(parameters) if entry.random]
+    starts = [entry.beta_start for entry in parameters]
+    fixed = [entry.fix for entry in parameters]
+    if model.individual is not None:
+        effects = tuple(names[k] for k in random_rows)
+        individual: AbstractIndividual = FunctionIndividual(model.individual, names, transforms, effects)
+        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
+
+    shape = data.y.shape
+    columns: list[np.ndarray] = []
+    formulas: dict[str, CovariateColumns] = {}
+    if model.fixed_design is not None:
+        fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
+        beta = np.asarray(model.beta, float)
+        if beta.shape != (fixed_design.columns,):
+            raise ModelError(
+                f"beta must have shape ({fixed_design.columns},), one start a column; received {beta.shape}."
+            )
+        beta_names = tuple(f"beta{k}" for k in range(len(beta)))
+        starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
+    else:
+        terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(p)]
+        beta_list, scales_list = list(names), list[Any](transforms)
+        for k, entry in enumerate(parameters):
+            if not entry.covariates:
+                continue
+            made = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
+            formulas[entry.name] = made
+            for name, owner, column in zip(made.names, made.owners, made.columns(data), strict=True):
+                terms[k].append((len(beta_list), None, len(columns)))
+                columns.append(column)
+                beta_list.append(f"{entry.name} ~ {name}")
+                scales_list.append(None)
+                starts.append(float(entry.covariates[owner].start))
+                fixed.append(entry.covariates[owner].fix)
+        fixed_design = Design(tuple(tuple(row) for row in terms), len(beta_list))
+        beta_names, scales = tuple(beta_list), tuple(scales_list)
+    if model.random_design is not None:
+        random_design, more = from_array(model.random_design, "random_design", p, shape, len(columns))
+        columns = columns + more
+    else:
+        random_design = selection(p, random_rows)
+    individual = LinearIndividual(names, transforms, fixed_design, random_design)
+    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
+
+
+def _explicit_effects(model: NLMEModel, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and starting SDs of the columns of random_design: those of the parameter, where a column serves one."""
+    rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
+    serves = [model.parameters[which[0]].name if len(which) == 1 else None for which in rows]
+    effects = tuple(name if name and serves.count(name) == 1 else f"b{k}" for k, name in enumerate(serves))
+    sds = [max((model.parameters[p].sd_start for p in which), default=1.0) for which in rows]
+    return effects, np.array(sds, float)
+
+
+def _theta_names(density: Density) -> tuple[str, ...]:
+    """Names of the entries of theta: the collapsing ones after the effect whose scale they are."""
+    names = [f"psi[{k}]" for k in range(density.covariance.n_unconstrained)]
+    for index, effects, _ in density.covariance.collapses:
+        names[index] = f"log sd({', '.join(density.effect_names[k] for k in effects)})"
+    return tuple(names)

@@ -1,0 +1,86 @@
+"""Groups stacked for the device: columns, masks, strata and random keys of a data set as one Group per bucket."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import ModelError, near_matches
+from jaxnlme.model.density import Group
+from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.records import Record, Rows
+
+
+def levels(data: GroupedData, name: str) -> list[str]:
+    """The levels of a column on rows with a response: in their declared order, or sorted."""
+    values, places = _distinct(_column(data, name))
+    seen = set(places[data.observed].tolist())
+    if name not in data.levels:
+        return [_level(value) for k, value in enumerate(values) if k in seen]
+    found = {_level(values[k]) for k in seen}
+    return [level for level in map(_level, data.levels[name]) if level in found]
+
+
+def _distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The distinct values of a column (groups, obs), sorted, and where in them each cell has its own."""
+    if column.dtype == object:
+        column = np.vectorize(_level, otypes=[object])(column).astype(str)
+    values, places = np.unique(column, return_inverse=True)
+    return values.tolist(), places.reshape(column.shape)
+
+
+def _level(value: Any) -> str:
+    """The name of a level: whole numbers without their decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _column(data: GroupedData, name: str) -> np.ndarray:
+    for place in (data.x, data.v, data.text):
+        if name in place:
+            column = np.asarray(place[name])
+            return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
+    known = [*data.x, *data.v, *data.text]
+    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, known)}")
+
+
+def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
+    by, levels = getattr(error, "by", None), getattr(error, "levels", ())
+    if by is None:
+        return None
+    values, places = _distinct(_column(data, by))
+    index = [levels.index(_level(value)) if _level(value) in levels else -1 for value in values]
+    strata = np.array(index)[places]
+    # Rows without a response need no level where others have one; a table without responses is there to predict.
+    unknown = (strata < 0) & (data.observed if data.observed.any() else data.rows)
+    if unknown.any():
+        names = [_level(values[k]) for k in sorted(set(places[unknown].tolist()))]
+        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {names[:5]}; known: {list(levels)}.")
+    return np.maximum(strata, 0)
+
+
+def stack_groups(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
+    """The stacked groups `which`, trimmed to the longest of them."""
+    obs = max(int(data.rows[which].sum(axis=1).max(initial=1)), 1) if len(which) < data.n_groups else data.y.shape[1]
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[which][:, :obs] if array.ndim >= 2 else array[which])
+
+    x = Rows(
+        tuple(data.x),
+        tuple(cut(c) for c in data.x.values()),
+        "predictor (x)",
+        cut(data.rows),
+        cut(data.observed),
+        text_columns=tuple(data.text),
+    )
+    tables = {
+        name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
+        for name, (table, mask) in data.tables.items()
+    }
+    columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
+    v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
+    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

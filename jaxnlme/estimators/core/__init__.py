@@ -1,0 +1,1 @@
+"""What all estimators share: options, callbacks, progress, starting values, checkpoints."""

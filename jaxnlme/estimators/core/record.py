@@ -1,0 +1,95 @@
+"""What every record of a fit holds: versions, totals over processes; and the record of a fit that could not begin."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnlme.binding.bind import Binding
+from jaxnlme.errors import Status, some
+from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.devices import Processes
+from jaxnlme.results.criteria import counted
+from jaxnlme.results.record import Fit, FitStatus
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, and the device."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looked up once: reading the metadata of five packages takes 1 ms."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("jaxnlme", "jax", "jaxlib", "equinox", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None:
+    """Weighted observations, and groups that have one, of every process; None where there is one process."""
+    if processes.count == 1:
+        return None
+    return tuple(np.sum(processes.everyone(counted(binding.data)), axis=0).tolist())
+
+
+def stillborn(
+    binding: Binding,
+    estimator: AbstractEstimator,
+    params: Params,
+    finite: np.ndarray,
+    options: dict[str, Any],
+    timings: dict[str, float],
+    processes: Processes,
+) -> Fit:
+    """The record of a fit that could not begin: no estimates, the groups named."""
+    m, q = binding.data.n_groups, binding.density.n_effects
+    codes = np.where(finite, Status.ok, Status.non_finite_start)
+    bad = processes.everyone([str(label) for label in binding.data.labels[~finite]])
+    if processes.all(finite.any()):
+        advice = "Mend the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
+    else:
+        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or mend the model."
+    names = some([label for own in bad for label in own])
+    sentences = (
+        "NOT CONVERGED: the fit did not begin.",
+        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
+    )
+    beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
+    return Fit(
+        binding=binding,
+        method=estimator.method.name,
+        estimator=estimator,
+        params=Params(beta, covariance, error, params.free),
+        converged=False,
+        interrupted=False,
+        stopped=False,
+        status=FitStatus(sentences, binding.data.labels, codes, np.zeros(m, int)),
+        modes=np.full((m, q), np.nan),
+        curvature=np.full((m, q, q), np.nan),
+        group_log_likelihood=np.full(m, np.nan),
+        monte_carlo_variance=np.full(m, np.nan),
+        ess=np.full(m, np.nan),
+        log_likelihood=float("nan"),
+        log_prior=float("nan"),
+        information=None,
+        at_zero=(),
+        history=(),
+        options=options,
+        versions=versions(),
+        timings=timings,
+        fingerprint=binding.data.fingerprint(),
+        totals=totals(binding, processes),
+        restricted=estimator.restricted,
+    )

@@ -1,0 +1,30 @@
+"""What a fit says of variances that are estimated as zero."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.model.density import Density
+
+
+def zero_sentences(density: Density, theta: np.ndarray, collapsed: set[int]) -> list[str]:
+    """What the scales say that are `collapsed` (packed entries) to zero at `theta` (unconstrained,)."""
+    first = len(density.beta_names)
+    psi = psi_of(density, theta) if density.n_effects else None
+    out = []
+    for index, effects, _ in density.covariance.collapses:
+        if first + index not in collapsed or psi is None:
+            continue
+        names = ", ".join(density.effect_names[k] for k in effects)
+        if all(psi[k, k] == 0.0 for k in effects):
+            out.append(
+                f"The variance of the random effect of {names} is estimated as zero: the likelihood falls as it grows "
+                "from zero (score at the boundary). The effect can be dropped."
+            )
+        else:
+            out.append(
+                f"Psi is singular: the random effect of {names} is a linear function of the effects before it "
+                "(conditional variance zero). A simpler covariance fits as well."
+            )
+    return out

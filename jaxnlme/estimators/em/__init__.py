@@ -1,0 +1,1 @@
+"""Stochastic EM: SAEM and IMP."""

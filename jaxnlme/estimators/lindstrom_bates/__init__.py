@@ -1,0 +1,1 @@
+"""LME and RELME: the alternation of Lindstrom and Bates."""

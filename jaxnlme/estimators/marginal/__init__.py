@@ -1,0 +1,1 @@
+"""Maximum likelihood and REML by a marginal likelihood approximation."""

@@ -1,0 +1,96 @@
+"""`estimate`: a whole fit as a pure function of arrays, to vmap over starts, weights or responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.binding.bind import bind
+from jaxnlme.binding.problem import Problem
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.estimators.core.objective import flatten, unflatten
+from jaxnlme.estimators.marginal.method import Marginal, MarginalState
+from jaxnlme.likelihood.approximations import Rung, rung
+from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.implicit import implicit_minimiser
+from jaxnlme.precision import require_x64
+from jaxnlme.typing import Scalar, Vector
+
+
+class Estimate(eqx.Module):
+    """What `estimate` returns: `params`; `log_likelihood`, the weighted sum there; `modes` (groups, random);
+    `expected_gain`, what a further step is predicted to gain; `ended`, true where that is below the tolerance (not
+    DESIGN's full contract, which `fit` checks); `iterations`."""
+
+    params: Params
+    log_likelihood: Any
+    modes: Any
+    expected_gain: Any
+    ended: Any
+    iterations: Any
+
+
+def estimate(
+    model: NLMEModel | None,
+    params0: Params,
+    data: GroupedData | Problem,
+    method: str | Rung = "focei",
+    weights: Any = None,
+    *,
+    fixed: Any = None,
+    max_iterations: Any = 500,
+    tolerance: Any = 1e-8,
+) -> Estimate:
+    """Maximises a rung from `params0`: pure, so whole fits run under jit and vmap, each lane ending on its own.
+
+    **Arguments:** `weights` (groups,), the data's where None: multinomial ones are a case bootstrap, zeros delete
+    cases; `fixed` (packed,) bool, entries that stay (the model's own where None and `data` is GroupedData, none for a
+    Problem); `max_iterations`, `tolerance` as in `fit`.
+    **Returns:** an Estimate. Its `params` have exact derivatives in weights, data and fixed entries by the implicit
+    function theorem (the Hessian of the marginal likelihood is compiled when one is asked for); nothing else has.
+    **Errors:** PrecisionError where 64-bit floats are off.
+    """
+    require_x64("estimate")
+    estimator = Marginal(rung(method), max_iterations, tolerance)
+    if isinstance(data, Problem):
+        problem = data
+    else:
+        binding = bind(model, data)
+        problem, fixed = binding.problem, binding.fixed if fixed is None else fixed
+    estimator.method.check(problem.density)
+    if weights is not None:
+        problem = eqx.tree_at(lambda p: p.weights, problem, check_weights(weights, problem.n_groups))
+    params0 = jax.tree.map(jnp.asarray, params0)
+    x = flatten(params0)
+    free = jnp.ones(x.shape, bool)
+    if fixed is not None:
+        free = free.at[: len(fixed)].set(~jnp.asarray(fixed))
+    problem = jax.tree.map(jnp.asarray, problem)
+    end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
+    ended = (state.bfgs.decrement < tolerance) & jnp.isfinite(state.bfgs.value)
+    return Estimate(
+        unflatten(params0, end), state.log_likelihood, state.modes, state.bfgs.decrement, ended, state.bfgs.iterations
+    )
+
+
+def _search(args: tuple[Problem, Params, Marginal, Any], x: Vector) -> tuple[Vector, MarginalState]:
+    problem, template, estimator, free = args
+    modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
+    state = estimator.run(problem, template, x, modes, free)
+    return state.bfgs.x, state
+
+
+def _objective(x: Vector, args: tuple[Problem, Params, Marginal, Any]) -> Scalar:
+    """What `_search` minimises, for the implicit derivative: entries that are not free are held at the template's by a
+    quadratic of their own, so its Hessian has the identity there."""
+    problem, template, estimator, free = args
+    held = flatten(template)
+    params = unflatten(template, jnp.where(free, x, held))
+    values = evaluate_groups(problem.with_spared(problem.weights), params, estimator.method).value
+    total = jnp.sum(jnp.where(problem.weights == 0, 0.0, problem.weights * values))
+    return 0.5 * jnp.sum(jnp.where(free, 0.0, x - held) ** 2) - total - problem.density.log_prior(params)

@@ -1,0 +1,1 @@
+"""Fits of single groups, and the population values that follow from them."""

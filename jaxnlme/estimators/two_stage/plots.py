@@ -1,0 +1,86 @@
+"""Pictures of fits of single groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.diagnostics.drawing import BLUE, INK, PALE, VERMILLION, plain, pyplot
+from jaxnlme.errors import OptionError
+
+if TYPE_CHECKING:
+    from jaxnlme.estimators.two_stage.group_fits import GroupFits
+
+MOST_GROUPS = 60
+# An axis reaches so many times the range of the estimates: one group that tells nothing must not flatten the others.
+WIDE = 3.0
+
+
+class GroupPlots:
+    """The pictures of GroupFits, as `fits.plot`.
+
+    **Errors:** ImportError naming the extra to install, where matplotlib is missing.
+    """
+
+    def __init__(self, fits: GroupFits):
+        pyplot()
+        self.fits = fits
+
+    def intervals(self, level: float = 0.95, *, pooled: bool = False, ax: Any = None) -> np.ndarray:
+        """A panel a parameter, a row a group: estimate and interval on the transformed scale, over the line of the
+        parameter's median. A group that was not fitted has a cross at the left; intervals that leave a panel go on.
+
+        **Arguments:** `level`, `pooled` as in `GroupFits.intervals`; `ax`: one axes a parameter. Of more than 60 groups
+        the first 60 are drawn.
+        **Returns:** the axes (parameters,).
+        """
+        fits = self.fits
+        names = fits.alone.names
+        labels = [str(label) for label in fits.binding.data.labels[:MOST_GROUPS]]
+        m, p = len(labels), len(names)
+        table = fits.intervals(level, pooled=pooled).to_numpy().reshape(-1, p, 7)[:m]
+        axes = self._axes(ax, p, m)
+        rows = np.arange(m)[::-1]
+        for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
+            estimate, _, lower, upper = table[:, k, :4].T
+            drawn = np.isfinite(estimate)
+            if drawn.any():
+                middle = np.median(estimate[drawn])
+                panel.axvline(middle, color=PALE, lw=1.0, ls="--", zorder=1)
+                panel.hlines(rows[drawn], lower[drawn], upper[drawn], color=BLUE, lw=1.6)
+                panel.plot(estimate[drawn], rows[drawn], "o", ms=4.5, color=INK, mec="white", mew=0.5)
+                panel.set_xlim(*_limits(estimate[drawn], lower[drawn], upper[drawn]))
+            across = panel.get_yaxis_transform()  # at the left edge of the panel, in the group's row
+            panel.plot(np.full(m, 0.03)[~drawn], rows[~drawn], "x", ms=5, color=VERMILLION, transform=across)
+            scale = fits.alone.transforms[k]
+            shown = name if scale is None or scale.name == "identity" else f"{name} ({scale.name})"
+            panel.set(xlabel=shown, ylim=(-0.7, m - 0.3))
+            panel.set_yticks(rows, labels if k == 0 or ax is not None else [""] * m)
+            plain(panel)
+        axes[0].set_ylabel(fits.binding.data.group_name)
+        total = len(fits.code)
+        part = "" if m == total else f", {m} of {total} groups"
+        if ax is None:
+            title = f"Groups fitted by themselves: {100 * level:g}% intervals{part}"
+            axes[0].figure.suptitle(title, fontsize=11, color=INK)
+        return axes
+
+    def _axes(self, ax: Any, count: int, groups: int) -> np.ndarray:
+        if ax is None:
+            size = (1.0 + 2.6 * count, 1.4 + 0.2 * max(groups, 4))
+            _, axes = pyplot().subplots(1, count, figsize=size, squeeze=False, layout="constrained")
+            return axes.ravel()
+        axes = np.ravel(np.asarray(ax, dtype=object))
+        if len(axes) != count:
+            raise OptionError(f"this picture has {count} panels; ax holds {len(axes)} axes.")
+        return axes
+
+
+def _limits(estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[float, float]:
+    """The ends of an axis: all intervals, or what the middle half of the estimates and intervals needs."""
+    low, high = np.nanquantile(lower, 0.25), np.nanquantile(upper, 0.75)
+    reach = WIDE * max(high - low, 1e-12)
+    low, high = max(float(np.min(lower)), low - reach), min(float(np.max(upper)), high + reach)
+    margin = 0.05 * (high - low or 1.0)
+    return low - margin, high + margin

@@ -1,0 +1,1 @@
+"""Entry points: fit, fit_many, update, save and load."""

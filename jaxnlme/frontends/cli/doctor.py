@@ -1,0 +1,75 @@
+"""`jaxnlme doctor`: what this installation runs on, and how long a small fit takes."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    "jaxnlme", "jax", "jaxlib", "equinox", "numpy", "pandas", "formulaic", "matplotlib",
+)  # fmt: skip
+
+
+def examine(cache: Path | None) -> Iterator[str]:
+    """Lines of the report, as they come; `cache` is the compilation cache in use, if any."""
+    import jax
+
+    yield f"python      {platform.python_version()}, {sys.executable}"
+    for name in _PACKAGES:
+        yield f"{name:<11} {_version(name)}"
+    yield f"backend     {jax.default_backend()}"
+    for device in jax.devices():
+        yield f"device      {device.device_kind} ({device.platform}:{device.id})"
+    yield f"precision   {_precision()}"
+    yield "cache       " + ("off" if cache is None else f"{cache} ({_size(cache)})")
+    yield f"import      {_import_seconds():.2f} s"
+    yield _timed_fit()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _precision() -> str:
+    import jax.numpy as jnp
+
+    from jaxnlme.precision import x64
+
+    with x64():
+        dtype = jnp.asarray(1.0).dtype
+    return f"{dtype} in fits" + ("" if str(dtype) == "float64" else ": 64-bit floats are NOT available here")
+
+
+def _size(folder: Path) -> str:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
+def _import_seconds() -> float:
+    """Seconds of `import jaxnlme` in a process of its own."""
+    code = "import time; t = time.perf_counter(); import jaxnlme; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def _timed_fit() -> str:
+    from jaxnlme.fitting.fit import fit
+    from jaxnlme.frontends.cli.demo import theophylline
+
+    began = time.perf_counter()
+    result = fit(*theophylline(), "focei", progress=False)
+    total = time.perf_counter() - began
+    trace, compiling = (result.timings.get(name, 0.0) for name in ("trace", "compile"))
+    rest = max(total - trace - compiling, 0.0)
+    verdict = "converged" if result.converged else "NOT CONVERGED"
+    return (
+        f"fit         theophylline, FOCEI: {verdict} in {total:.2f} s (tracing {trace:.2f}, compiling or reading the "
+        f"cache {compiling:.2f}, running {rest:.2f})"
+    )

@@ -1,0 +1,151 @@
+"""What a model file holds: `model`, and how to read the table that comes with it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jaxnlme.errors import JaxnlmeError, OptionError, near_matches
+
+_ROLES = ("group", "y", "x", "v", "weights")
+
+
+class UserCodeError(JaxnlmeError):
+    """An error of the user's own code; the message is its traceback, from the user's first line on."""
+
+
+def load_model_file(path: Path) -> ModuleType:
+    """Executes a Python file as a module of its own, in 64-bit floats, with its folder importable.
+
+    Functions defined in it are saved with a fit by value; modules that it imports from its folder are not.
+    **Errors:** UserCodeError, with the traceback, where the file's code raises.
+    """
+    import importlib.util
+
+    import cloudpickle
+
+    from jaxnlme.precision import x64
+
+    path = path.resolve()
+    name = f"jaxnlme_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_loader(name, path))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        with x64():
+            spec.loader.exec_module(module)
+    except JaxnlmeError:
+        raise
+    except Exception as error:
+        raise UserCodeError(_told(error, path)) from error
+    cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+def _loader(name: str, path: Path) -> Any:
+    from importlib.machinery import SourceFileLoader
+
+    return SourceFileLoader(name, str(path))  # whatever the file's suffix
+
+
+def model_of(module: ModuleType, path: Path) -> Any:
+    """`model` of a model file.  **Errors:** OptionError where it is missing or something else."""
+    from jaxnlme.model.model import NLMEModel
+
+    found = getattr(module, "model", None)
+    if isinstance(found, NLMEModel):
+        return found
+    if found is not None:
+        raise OptionError(f"{path}: model must be a jn.NLMEModel; it is a {type(found).__name__}.")
+    public = [name for name in vars(module) if not name.startswith("_")]
+    hint = near_matches("model", public) if public else "it defines nothing."
+    raise OptionError(f"{path} defines no name `model`, expected a jn.NLMEModel; {hint}")
+
+
+def data_of(module: ModuleType, path: Path, table: Path, overrides: Mapping[str, Any]) -> Any:
+    """The GroupedData of `table`, read as the model file says: by `load(path)`, or by the column names in `data`.
+
+    **Arguments:** `overrides`: roles (group, y, x, v) given on the command line; None and () are not given.
+    **Errors:** OptionError for missing names, DataError for the table, UserCodeError from `load`.
+    """
+    from jaxnlme.data.grouped import GroupedData
+
+    given = {role: value for role, value in overrides.items() if value}
+    load = getattr(module, "load", None)
+    if callable(load):
+        if given:
+            raise OptionError(f"{path} reads the table by its own load(path): --{', --'.join(given)} would be ignored.")
+        try:
+            out = load(table)
+        except JaxnlmeError:
+            raise
+        except Exception as error:
+            raise UserCodeError(_told(error, path)) from error
+        if not isinstance(out, GroupedData):
+            raise OptionError(f"{path}: load(path) must return a jn.GroupedData; it returned a {type(out).__name__}.")
+        return out
+    roles = getattr(module, "data", {})
+    if not isinstance(roles, Mapping):
+        raise OptionError(
+            f"{path}: data must be a dict like dict(group='Subject', y='conc', x=['Time'], v=['Wt']); it is a "
+            f"{type(roles).__name__}. To read the table yourself define load(path) -> jn.GroupedData."
+        )
+    for role in roles:
+        if role not in _ROLES:
+            raise OptionError(f"{path}: data has an unknown entry {role!r}; {near_matches(str(role), _ROLES)}")
+    roles = dict(roles) | given
+    missing = [role for role in ("group", "y") if role not in roles]
+    if missing:
+        raise OptionError(
+            f"the column for {' and '.join(missing)} is not named. Define in {path}\n"
+            "    data = dict(group='Subject', y='conc', x=['Time'], v=['Wt'])\n"
+            "with your column names, or pass --group and --y (and --x, --v)."
+        )
+    return _read(table, roles)
+
+
+def _read(table: Path, roles: Mapping[str, Any]) -> Any:
+    import pandas as pd
+
+    from jaxnlme.data.grouped import GroupedData
+    from jaxnlme.errors import DataError
+
+    try:
+        frame = pd.read_csv(table)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{table} cannot be read as a table with commas: {error}. For another format define load(path) in the "
+            "model file."
+        ) from error
+    return GroupedData.from_frame(frame, **roles)
+
+
+def user_traceback(error: BaseException, path: Path) -> str | None:
+    """The traceback of `error` with the frames of the user's folder alone; None where none is theirs."""
+    folder = path.resolve().parent
+    own = Path(__file__).resolve().parents[2]
+    frames = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        theirs = file.is_absolute() and folder in file.parents and own not in file.parents
+        if theirs and "site-packages" not in file.parts:
+            frames.append(frame)
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error)).rstrip()
+    if not frames:
+        return None
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
+
+
+def _told(error: BaseException, path: Path) -> str:
+    text = user_traceback(error, path) or "".join(traceback.format_exception(error)).rstrip()
+    return f"the code in {path} raised an error.\n{text}"

@@ -1,0 +1,59 @@
+"""A fit as files in a folder: summary, tables, the fit itself, pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxnlme.results.record import Fit
+
+PICTURES = ("individual_fits", "observed_predicted", "residuals")
+# What a fit by simulation adds to them.
+SIMULATED = ("trajectories", "individual_parameters")
+
+
+def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> tuple[list[Path], str | None]:
+    """Writes `fit` into `folder`, which is made: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and, where
+    matplotlib is there, one PNG for each of `pictures` (methods of `fit.plot`); of a fit by simulation trajectories and
+    individual parameters, too.
+
+    A fit that did not begin has no estimates: it leaves summary.txt and fit.jaxnlme.
+    **Returns:** the files, and a sentence about pictures that were left out, or None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "summary.txt"]
+    summary = fit.summary()
+    files[0].write_text(f"{summary}\n", encoding="utf-8")
+    if summary.began:
+        for name in ("estimates", "random_effects"):
+            files.append(folder / f"{name}.csv")
+            getattr(fit, name).to_csv(files[-1])
+    files.append(fit.save(folder / "fit.jaxnlme"))
+    if not summary.began:
+        return files, None
+    if importlib.util.find_spec("matplotlib") is None:
+        return files, "No pictures: matplotlib is not installed (pip install 'jaxnlme[plot]')."
+    if fit.sampling is not None:
+        drawn = fit.sampling.samples.shape[1] > 0
+        pictures = [*pictures, *(name for name in SIMULATED if drawn or name != "individual_parameters")]
+    return files + _draw(fit, folder, pictures), None
+
+
+def _draw(fit: Fit, folder: Path, pictures: Sequence[str]) -> list[Path]:
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only: a window system is neither needed nor touched
+    import matplotlib.pyplot as plt
+
+    files = []
+    for name in pictures:
+        axes = np.ravel(getattr(fit.plot, name)())
+        files.append(folder / f"{name}.png")
+        axes[0].figure.savefig(files[-1], dpi=150)
+        plt.close(axes[0].figure)
+    return files

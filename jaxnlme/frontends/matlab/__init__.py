@@ -1,0 +1,1 @@
+"""MATLAB's nlmefit and nlmefitsa."""

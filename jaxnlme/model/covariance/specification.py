@@ -1,0 +1,96 @@
+"""Which covariance family a user means: a name, blocks of effect names, a 0/1 pattern, or an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxnlme.errors import OptionError
+from jaxnlme.model.covariance.structures import (
+    AbstractCovariance,
+    Blocks,
+    CompoundSymmetry,
+    Diagonal,
+    LogCholesky,
+    LogMatrix,
+    MultipleOfIdentity,
+)
+
+
+def pattern_blocks(pattern: np.ndarray, full: type[LogCholesky] | type[LogMatrix] = LogCholesky) -> Blocks:
+    """The block diagonal family of a 0/1 `pattern` (random, random): effects joined by a one, directly or through
+    others, share a block of the family `full` (the smallest family of that kind that contains the pattern)."""
+    pattern = np.asarray(pattern)
+    n = pattern.shape[0]
+    if pattern.shape != (n, n) or not np.isin(pattern, (0, 1)).all() or (pattern != pattern.T).any():
+        raise OptionError(
+            f"a covariance pattern must be a symmetric matrix of zeros and ones; received shape {pattern.shape}."
+        )
+    block = list(range(n))
+    for j, k in zip(*np.nonzero(pattern), strict=True):
+        low, high = sorted((block[j], block[k]))
+        block = [low if entry == high else entry for entry in block]
+    groups = [tuple(k for k in range(n) if block[k] == first) for first in sorted(set(block))]
+    return Blocks(n, tuple((g, full(len(g)) if len(g) > 1 else Diagonal(1)) for g in groups))
+
+
+_NAMED = {
+    "diagonal": Diagonal,
+    "full": LogCholesky,
+    "log-matrix": LogMatrix,
+    "identity": MultipleOfIdentity,
+    "compound symmetry": CompoundSymmetry,
+}
+
+
+def family_name(family: AbstractCovariance) -> str | None:
+    """The word for a family that has one for any number of effects."""
+    return next((name for name, kind in _NAMED.items() if type(family) is kind), None)
+
+
+def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
+    """The covariance family of the named `effects`.
+
+    **Arguments:** `spec`: "diagonal", "full", "log-matrix" (full, by its matrix logarithm), "identity" (a multiple of
+    it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix (completed to a
+    block diagonal); or an AbstractCovariance.
+    **Errors:** OptionError naming what was expected.
+    """
+    n = len(effects)
+    if isinstance(spec, AbstractCovariance):
+        if spec.size != n:
+            raise OptionError(f"the covariance has {spec.size} effects, the model {n}: {', '.join(effects) or 'none'}.")
+        return spec
+    if isinstance(spec, str):
+        if spec not in _NAMED:
+            raise OptionError(
+                f"covariance {spec!r} is not known; expected one of {', '.join(map(repr, _NAMED))}, a list of blocks "
+                "of effect names, a 0/1 pattern or a covariance object."
+            )
+        return Diagonal(n) if n < 2 else _NAMED[spec](n)
+    if isinstance(spec, (list, tuple)) and any(isinstance(name, str) for part in spec for name in _listed(part)):
+        return _named_blocks([_listed(part) for part in spec], list(effects))
+    pattern = np.asarray(spec)
+    if pattern.shape != (n, n):
+        raise OptionError(f"a covariance pattern must have shape ({n}, {n}); received {pattern.shape}.")
+    return pattern_blocks(pattern)
+
+
+def _named_blocks(blocks: list[list[str]], effects: list[str]) -> Blocks:
+    named = [name for block in blocks for name in block]
+    unknown = [name for name in named if name not in effects]
+    missing = [name for name in effects if name not in named]
+    if unknown or missing or len(named) != len(set(named)):
+        raise OptionError(
+            f"covariance blocks must name each random effect once; the effects are {effects}, received {blocks}."
+        )
+    parts = []
+    for block in blocks:
+        where = tuple(sorted(effects.index(name) for name in block))
+        parts.append((where, LogCholesky(len(where)) if len(where) > 1 else Diagonal(1)))
+    return Blocks(len(effects), tuple(parts))
+
+
+def _listed(part: object) -> list:
+    return list(part) if isinstance(part, (list, tuple)) else [part]

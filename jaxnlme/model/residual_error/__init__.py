@@ -1,0 +1,1 @@
+"""Residual models and outcomes."""

@@ -1,0 +1,167 @@
+"""The residual models with names: factories of the Gaussian family, each with its formula.
+
+e ~ N(0, 1); all parameters but exponents are positive. A scale parameter without a start (None) is scaled to the data
+by `fit`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+
+from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
+from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
+
+
+def _constant(f, a):
+    return a * jnp.ones_like(f)
+
+
+def _proportional(f, b):
+    return b * jnp.abs(f)
+
+
+def _combined(f, a, b):
+    return a + b * jnp.abs(f)
+
+
+def _combined_variance(f, a, b):
+    return jnp.sqrt(a**2 + (b * f) ** 2)
+
+
+def _abs_power(f, c):
+    """|f|^c with finite derivatives at f = 0, where those with respect to f are set to zero."""
+    size = jnp.abs(f)
+    null = size == 0.0
+    # The logarithm of zero must not be taken, even where its product with zero is thrown away.
+    power = jnp.where(null, 1.0, size) ** c
+    return jnp.where(null, jnp.where(c > 0, 0.0, jnp.where(c == 0, 1.0, jnp.inf)), power)
+
+
+def _power(f, b, c):
+    return b * _abs_power(f, c)
+
+
+def _constant_power(f, a, b, c):
+    return a + b * _abs_power(f, c)
+
+
+def _parameters(positive: Mapping[str, float | None], exponent: float | None = None, fix_exponent: bool = False):
+    usual = {"a": 1.0, "b": 0.2}
+    entries = [
+        ErrorParameter(name, usual.get(name, 1.0) if start is None else start, "log", automatic=start is None)
+        for name, start in positive.items()
+    ]
+    if exponent is not None:
+        entries.append(ErrorParameter("c", exponent, "identity", fix_exponent))
+    return tuple(entries)
+
+
+def constant(a: float | None = None, *, by: str | None = None) -> GaussianError:
+    """y = f + a e: one residual SD `a`, in the unit of y; `by` a column: one for each of its levels."""
+    return GaussianError(_constant, _parameters({"a": a}), "constant", "a", by=by)
+
+
+def proportional(b: float | None = None, *, by: str | None = None) -> GaussianError:
+    """y = f + b |f| e: residual SD `b` as a fraction of the prediction."""
+    return GaussianError(_proportional, _parameters({"b": b}), "proportional", "b |f|", by=by)
+
+
+def combined(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
+    """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1)."""
+    return GaussianError(_combined, _parameters({"a": a, "b": b}), "combined", "a + b |f|", by=by)
+
+
+def combined_variance(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
+    """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2)."""
+    return GaussianError(
+        _combined_variance, _parameters({"a": a, "b": b}), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
+    )
+
+
+def power(
+    b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
+) -> GaussianError:
+    """y = f + b |f|^c e (nlme's varPower): the exponent `c` is estimated unless `fix_exponent`."""
+    return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
+
+
+def constant_power(
+    a: float | None = None, b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
+) -> GaussianError:
+    """y = f + (a + b |f|^c) e (nlme's varConstPower up to its scale): `c` is estimated unless `fix_exponent`."""
+    return GaussianError(
+        _constant_power, _parameters({"a": a, "b": b}, c, fix_exponent), "constant plus power", "a + b |f|^c", by=by
+    )
+
+
+def exponential(a: float | None = None, *, by: str | None = None) -> GaussianError:
+    """y = f exp(a e), that is log y = log f + a e: residual SD `a` on the log scale, for positive y and f."""
+    return transform_both_sides("log", constant(a, by=by))
+
+
+def transform_both_sides(
+    response: str | AbstractTransform,
+    error: str | GaussianError = "constant",
+    *,
+    shape: float = 0.5,
+    fix_shape: bool = False,
+    of_transformed: bool = False,
+) -> GaussianError:
+    """h(y) = h(f) + scale e, with the Jacobian of h in the likelihood.
+
+    **Arguments:** `response`: h, "log", "box-cox", "yeo-johnson", "logit(low, high)", "probit(low, high)" or an object;
+    `error`: the scale; `shape`: start of the exponent "lambda" of Box-Cox and Yeo-Johnson, estimated unless
+    `fix_shape`; `of_transformed`: the scale is a function of h(f) rather than of f.
+    **Source:** Carroll and Ruppert (1984), Journal of the American Statistical Association 79, 321-328.
+    """
+    base = error_model(error)
+    if not isinstance(base, GaussianError) or not isinstance(base.response, Identity):
+        raise OptionError("transform_both_sides needs an untransformed Gaussian residual model for its scale.")
+    h = transform(response)
+    extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
+    name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
+    formula = re.sub(r"\bf\b", "h(f)", base.sd_formula) if of_transformed else base.sd_formula
+    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
+
+
+def custom(
+    scale: Callable,
+    parameters: Mapping[str, float],
+    *,
+    response: str | AbstractTransform = "identity",
+    shape: float = 0.5,
+    fix_shape: bool = False,
+    by: str | None = None,
+) -> GaussianError:
+    """A Gaussian residual with your own SD: `scale(f, **parameters)` (obs,), parameters positive with these starts."""
+    base = GaussianError(scale, _parameters(parameters), "custom", getattr(scale, "__name__", "scale(f)"), by=by)
+    if isinstance(transform(response), Identity):
+        return base
+    return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)
+
+
+NAMED: dict[str, Callable[..., GaussianError]] = {
+    "constant": constant,
+    "proportional": proportional,
+    "combined": combined,
+    "combined variance": combined_variance,
+    "power": power,
+    "constant plus power": constant_power,
+    "exponential": exponential,
+}
+
+
+def error_model(spec: str | AbstractError) -> AbstractError:
+    """A residual model from its name or the object itself.
+
+    **Errors:** OptionError listing the names.
+    """
+    if isinstance(spec, AbstractError):
+        return spec
+    if spec not in NAMED:
+        raise OptionError(f"error {spec!r} is not known; {near_matches(str(spec), NAMED)} An object works too.")
+    return NAMED[spec]()

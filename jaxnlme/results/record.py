@@ -1,0 +1,351 @@
+"""Fit: the frozen record of an estimation, and what may be asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import FitError, OptionError, Status
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.results.criteria import Criteria, criteria
+from jaxnlme.results.inference import Information, estimates_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxnlme.refits.bootstrap import Bootstrap
+    from jaxnlme.refits.jackknife import Jackknife
+    from jaxnlme.refits.multistart import Multistart
+    from jaxnlme.refits.profile import Profile
+    from jaxnlme.results.stochastic import Sampling
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitStatus:
+    """How a fit ended: `sentences`, the verdict first; `code` and `evaluations` (groups,), a Status and the cost of
+    the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request;
+    `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of each log-likelihood."""
+
+    sentences: tuple[str, ...]
+    labels: np.ndarray
+    code: np.ndarray
+    evaluations: np.ndarray
+    left_out: tuple[tuple[Any, str], ...] = ()
+    variance: np.ndarray | None = None
+    ess: np.ndarray | None = None
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """A row per group: status, sentence, evaluations of the mode search; where the likelihood is drawn, its Monte
+        Carlo standard error and the effective number of draws."""
+        import pandas as pd
+
+        rows = [
+            (label, Status(int(c)).name, Status(int(c)).sentence, int(e))
+            for label, c, e in zip(self.labels, self.code, self.evaluations, strict=True)
+        ]
+        rows += [(label, Status.left_out.name, reason, 0) for label, reason in self.left_out]
+        table = pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
+        if self.variance is not None and self.ess is not None and np.isfinite(self.ess).any():
+            nothing = np.full(len(self.left_out), np.nan)
+            table["monte carlo se"] = np.concatenate([np.sqrt(self.variance), nothing])
+            table["ess"] = np.concatenate([self.ess, nothing])
+        return table
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """An estimation's outcome. What was not computed is None.
+
+    **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
+    what made it; `params` at the end (numpy); `converged`, the verdict that `status` explains; `interrupted` by Ctrl-C,
+    `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature` (groups, random, random) of minus
+    log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `ess` (groups,), the
+    effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
+    observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
+    iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
+    `fingerprint` of the data; `totals`, weighted observations and groups with one of all the data where several
+    processes fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out,
+    and `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
+    leaves the integral out); `sampling`, what a fit by simulation leaves beside that (None for others).
+    """
+
+    binding: Binding
+    method: str
+    estimator: Any
+    params: Params
+    converged: bool
+    interrupted: bool
+    stopped: bool
+    status: FitStatus
+    modes: np.ndarray
+    curvature: np.ndarray
+    group_log_likelihood: np.ndarray
+    monte_carlo_variance: np.ndarray
+    ess: np.ndarray
+    log_likelihood: float
+    log_prior: float
+    information: Information | None
+    at_zero: tuple[str, ...]
+    history: tuple[dict[str, float], ...]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    timings: dict[str, float]
+    fingerprint: str
+    totals: tuple[float, float] | None = None
+    restricted: bool = False
+    sampling: Sampling | None = None
+
+    # --- what was fitted ---
+
+    @property
+    def model(self) -> NLMEModel:
+        """The model, as declared."""
+        return self.binding.model
+
+    @property
+    def data(self) -> GroupedData:
+        """The data that were fitted (groups left out at the user's request are not among them)."""
+        return self.binding.data
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the minimiser, of the alternation, or of a simulation (all of them but its burn-in, settling
+        runs and the draws at the end included); 0 where the fit did not begin."""
+        if self.sampling is not None:
+            return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
+        return int(self.history[-1]["iteration"]) if self.history else 0
+
+    def throw(self) -> Fit:
+        """This fit, if it converged. **Errors:** FitError with the status otherwise."""
+        if not self.converged:
+            raise FitError(str(self.status), self)
+        return self
+
+    # --- estimates ---
+
+    @functools.cached_property
+    def values(self) -> dict[str, float]:
+        """User-scale values by name: typical values on their natural scale, coefficients, SDs, correlations, error."""
+        return self.binding.values(self.params)
+
+    @functools.cached_property
+    def estimates(self) -> pd.DataFrame:
+        """Estimates, standard errors, relative ones (%) and 95% intervals; see `confidence_intervals`."""
+        return self.confidence_intervals()
+
+    def confidence_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """The table of estimates with Wald intervals at `level`.
+
+        Rows: beta on the transformed scale (with `value`, `value_lower`, `value_upper` on the natural scale), SDs
+        (interval on the log scale, `cv%` for log-normal parameters), correlations (Fisher z), error parameters (on
+        their unconstrained scale). Standard errors by the delta method from the observed information. `rse%` is
+        100 se / |estimate|, and for typical values that of `value`: 100 se |dh/dxb| / |value| with value = h(xb), which
+        is 100 se for log-scale parameters and does not depend on units.
+        """
+        if not 0.0 < level < 1.0:
+            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        return estimates_table(self.binding, self.params, self.information, level)
+
+    @property
+    def covariance(self) -> pd.DataFrame | None:
+        """Covariance matrix of the reported values (delta method); None where the information is not available."""
+        return None if self.information is None else self.information.reported_covariance(self.binding)
+
+    @property
+    def beta(self) -> pd.Series:
+        """Fixed effects, on the transformed scale."""
+        import pandas as pd
+
+        return pd.Series(np.asarray(self.params.beta), index=list(self.binding.density.beta_names), name="beta")
+
+    @functools.cached_property
+    def psi(self) -> pd.DataFrame:
+        """Covariance of the random effects, on the transformed scale."""
+        import pandas as pd
+
+        names = list(self.binding.density.effect_names)
+        return pd.DataFrame(self._psi, index=names, columns=names)
+
+    @functools.cached_property
+    def _psi(self) -> np.ndarray:
+        return psi_of(self.binding.density, self.params.covariance)
+
+    @functools.cached_property
+    def _factor(self) -> np.ndarray:
+        return np.asarray(self.binding.density.covariance.factor(np.asarray(self.params.covariance)))
+
+    @functools.cached_property
+    def _b(self) -> np.ndarray:
+        """Conditional modes of the random effects (groups, random)."""
+        return self.conditional[0] @ self._factor.T
+
+    @functools.cached_property
+    def conditional(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whitened conditional modes (groups, random) and the curvature of minus log_joint there. A method that expands
+        at zero (FO) leaves zeros in `modes`; its conditional modes are searched when they are first asked for."""
+        from jaxnlme.results.evaluate import conditional_modes
+
+        return conditional_modes(self)
+
+    @functools.cached_property
+    def random_effects(self) -> pd.DataFrame:
+        """Conditional modes b (groups x effects), on the transformed scale, by group label."""
+        return self._by_group(self._b)
+
+    @functools.cached_property
+    def random_effects_se(self) -> pd.DataFrame:
+        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode."""
+        if not self._b.shape[1]:
+            return self._by_group(self._b)
+        inverse = np.linalg.inv(self.conditional[1])
+        spread = np.einsum("ij,gjk,ik->gi", self._factor, inverse, self._factor)
+        return self._by_group(np.sqrt(spread))
+
+    @property
+    def shrinkage(self) -> pd.Series:
+        """100 (1 - SD(b) / sd): how far the modes shrink towards zero, in percent (Savic and Karlsson 2009, AAPS J 11,
+        558-569), SD over the groups that say something: those with an observed response and a weight. NaN for an effect
+        of zero variance."""
+        import pandas as pd
+
+        sd = np.sqrt(np.diag(self._psi))
+        b = self._b[self.data.observed.any(axis=1) & (self.data.weights > 0)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.std(b, axis=0, ddof=1) / sd if len(b) > 1 else np.full(len(sd), np.nan)
+        return pd.Series(100.0 * (1.0 - share), index=list(self.binding.density.effect_names), name="shrinkage %")
+
+    def _by_group(self, values: np.ndarray) -> pd.DataFrame:
+        import pandas as pd
+
+        index = pd.Index(self.data.labels, name=self.data.group_name)
+        return pd.DataFrame(values, index=index, columns=list(self.binding.density.effect_names))
+
+    # --- criteria ---
+
+    @functools.cached_property
+    def criteria(self) -> Criteria:
+        """Log-likelihood, AIC, BIC and the counts behind them."""
+        integrated = len(self.binding.density.beta_names) if self.restricted else 0
+        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals, integrated)
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 k."""
+        return self.criteria.aic
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + k log(number of observed responses, each with the weight of its group; for a restricted likelihood
+        less the number of beta that it integrates out)."""
+        return self.criteria.bic
+
+    @property
+    def bic_groups(self) -> float:
+        """-2 log L + k log(number of groups with an observed response, their weights added)."""
+        return self.criteria.bic_groups
+
+    @property
+    def objective(self) -> float:
+        """NONMEM's objective: -2 log L - N log(2 pi), N the number of responses as in `bic`."""
+        return self.criteria.objective
+
+    # --- what needs later rooms ---
+
+    def summary(self) -> Any:
+        """The fit in a page: text when printed, HTML in a notebook."""
+        from jaxnlme.results.summary import Summary
+
+        return Summary(self)
+
+    def predict(self, data: Any = None, level: str = "group") -> Any:
+        """Predictions; see `jaxnlme.results.predict.predict`."""
+        from jaxnlme.results.predict import predict
+
+        return predict(self, data, level)
+
+    def parameters(self, level: str = "group", data: Any = None) -> pd.DataFrame:
+        """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`."""
+        from jaxnlme.results.predict import parameters
+
+        return parameters(self, level, data)
+
+    def simulate(self, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+        """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
+        from jaxnlme.results.simulate import simulate
+
+        return simulate(self, n, key, data)
+
+    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
+        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
+        from jaxnlme.diagnostics.residuals import residuals
+
+        return residuals(self, kinds)
+
+    def update(self, **changes: Any) -> Fit:
+        """The model with a change, fitted again from the estimates, as in `fit.update(drop="vol")`; see
+        `jaxnlme.fitting.update.update`."""
+        from jaxnlme.fitting.update import update
+
+        return update(self, **changes)
+
+    def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        from jaxnlme.refits.bootstrap import bootstrap
+
+        return bootstrap(self, n, **options)
+
+    def jackknife(self, **options: Any) -> Jackknife:
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        from jaxnlme.refits.jackknife import jackknife
+
+        return jackknife(self, **options)
+
+    def multistart(self, n: int = 64, **options: Any) -> Multistart:
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        from jaxnlme.refits.multistart import multistart
+
+        return multistart(self, n, **options)
+
+    def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        from jaxnlme.refits.profile import profile
+
+        return profile(self, names, **options)
+
+    @property
+    def plot(self) -> Any:
+        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        from jaxnlme.diagnostics.plots import Plots
+
+        return Plots(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
+        from jaxnlme.fitting.storage import save
+
+        return save(self, path)
+
+    def __repr__(self) -> str:
+        verdict = "converged" if self.converged else "NOT CONVERGED"
+        kind = "restricted log-likelihood" if self.restricted else "log-likelihood"
+        value = "not computed" if np.isnan(self.log_likelihood) else f"{self.log_likelihood:.4f}"
+        return (
+            f"<Fit by {self.method}: {verdict}, {kind} {value}, {self.data.n_groups} groups, "
+            f"{self.data.n_obs} observations>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()

@@ -1,0 +1,122 @@
+"""What comes after the iterations of a fit by SAEM: interrupts, replicates that disagree, what is refused early."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.errors import Status
+from jaxnlme.estimators.core import checkpoint
+from jaxnlme.estimators.em import post_estimation as afterwards
+from jaxnlme.estimators.em.convergence import disagreement
+from jaxnlme.estimators.em.louis import Settled
+from tests.estimators.em.test_manners import MODEL, QUICK, Every, data
+
+SHORT = jn.SAEM(**QUICK | {"max_iterations": 400, "tolerance": 0.5})
+
+
+@pytest.mark.parametrize("where", ["stand", "_draws", "_likelihood", "_information"])
+def test_an_interrupt_at_the_end_keeps_the_estimates(monkeypatch, where):
+    expected = jn.fit(MODEL, data(), SHORT)
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(afterwards, where, interrupt)
+    fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK | {"max_iterations": 400, "tolerance": 0.5, "likelihood": "lin"}))
+    assert fit.interrupted and not fit.converged and "at the end" in fit.status.sentences[1]
+    np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)
+    assert fit.information is None and (fit.sampling.samples.shape[1] > 0) == (where in ("_likelihood", "_information"))
+    assert "NOT CONVERGED" in str(fit.summary())
+
+
+def test_nothing_is_left_to_stop_at_the_end():
+    class Late(Every):
+        def __call__(self, entry):
+            return entry.state == "done"
+
+    fit = jn.fit(MODEL, data(), SHORT, callbacks=[Late()])
+    assert not fit.stopped and fit.converged
+
+
+def test_a_step_too_far_is_not_taken():
+    """A run that is cut off far from the maximum moves by a standard error at most."""
+    fit = jn.fit(MODEL, data(), jn.SAEM((1, 1, 1), chains=4, max_iterations=3, likelihood="none"))
+    last, errors = fit.sampling.packed[-1, 0], fit.sampling.errors
+    assert not fit.converged and "Not there yet" in fit.status.sentences[1]
+    np.testing.assert_array_equal(last, fit.params.pack())
+    settled = fit.sampling.packed[5 + 3 + 10, 0]
+    assert (np.abs(last - settled)[fit.information.active] <= errors["se"] * (1.0 + 1e-9)).all()
+
+
+def settled(at, noise=0.01):
+    """What a replicate with its maximum at `at` (active,), and standard errors of one, would have left."""
+    n = len(at)
+    batches = noise * np.random.default_rng(n).normal(size=(20, n))
+    batches -= batches.mean(axis=0)
+    outer, none = np.zeros((20, n, n)), np.zeros((0, n))
+    square = np.zeros(n), np.eye(n), np.ones(n), outer
+    return Settled(np.asarray(at, float), np.arange(n), *square, batches, 20, 20, none, outer, outer, True)
+
+
+def test_replicates_that_disagree():
+    unknown, names = np.full(2, np.nan), ["a", "b"]
+    near, far = [settled([1.0, 2.0]), settled([1.0, 2.02])], [settled([1.0, 2.0]), settled([1.0, 3.0])]
+    assert disagreement(near, unknown, unknown, 0, names) == []
+    (sentence,) = disagreement(far, unknown, unknown, 0, names)
+    assert "R-hat of b" in sentence and "likelihood than 'none'" in sentence
+    (sentence,) = disagreement(far, np.array([-10.0, -20.0]), np.zeros(2), 0, names)
+    assert "one alone" in sentence and "-20.00" in sentence
+    (sentence,) = disagreement(far, np.array([-10.0, np.nan]), np.zeros(2), 0, names)
+    assert "without a log-likelihood" in sentence
+    assert disagreement(far, np.array([-10.0, -10.1]), np.zeros(2), 0, names) == []
+
+
+def test_a_likelihood_that_is_not_finite(monkeypatch):
+    status = np.where(np.arange(12) == 5, int(Status.non_finite), int(Status.ok))
+    nothing = np.full(12, np.nan)
+    groups = SimpleNamespace(status=status, values=nothing, variance=nothing, ess=nothing)
+    monkeypatch.setattr(afterwards, "_likelihood", lambda *args: (-np.inf, np.nan, groups))
+    fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK | {"max_iterations": 400, "tolerance": 0.5, "likelihood": "lin"}))
+    assert not fit.converged and "The log-likelihood of group 5 by likelihood='lin'" in fit.status.sentences[1]
+
+
+def test_quadrature_that_cannot_be_done_is_refused_before_the_run():
+    seen = []
+    with pytest.raises(jn.OptionError, match="nodes"):
+        jn.fit(MODEL, data(), jn.SAEM(**QUICK | {"likelihood": "gq", "nodes": 5000}), callbacks=[seen.append])
+    assert not seen
+
+
+def test_what_may_change_at_a_checkpoint(tmp_path):
+    """How the likelihood is computed at the end may; the draws of an iteration may not."""
+    path, options = tmp_path / "run.npz", dict(draws=40, likelihood="none", max_iterations=20)
+    jn.fit(MODEL, data(), jn.IMP((3, 3), **options), checkpoint=path)
+    jn.fit(MODEL, data(), jn.IMP((3, 3), **options, likelihood_draws=50), checkpoint=path)
+    with pytest.raises(jn.OptionError, match="another method"):
+        jn.fit(MODEL, data(), jn.IMP((3, 3), **options | {"draws": 60}), checkpoint=path)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_from_a_near_start_goes_on_without_one(tmp_path, monkeypatch):
+    """Its phases are those that it began with: no annealing."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    near = jn.fit(MODEL, data(), "focei")
+
+    def die(entry):
+        if entry.iteration == 15 and entry.state == "iter":
+            raise Killed
+
+    with pytest.raises(Killed):
+        jn.fit(MODEL, data(), SHORT, start=near, callbacks=[die], checkpoint=tmp_path / "run.npz")
+    fit = jn.fit(MODEL, data(), SHORT, checkpoint=tmp_path / "run.npz")
+    expected = jn.fit(MODEL, data(), SHORT, start=near)
+    assert "annealing" not in fit.sampling.phases and fit.sampling.phases == expected.sampling.phases
+    np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)

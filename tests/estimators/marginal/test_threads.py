@@ -1,0 +1,76 @@
+"""Groups shared out to several threads give the fit that one thread gives, and faults come through."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.binding.bind import bind
+from jaxnlme.binding.placement import Placed
+from jaxnlme.numerics.threads import at_a_time
+from tests.problems import decay_data, decay_model
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxnlme.binding.placement.THREAD_ROWS", 2)
+    monkeypatch.setattr("jaxnlme.binding.placement.cores", lambda: 3)
+
+
+def test_a_fit_by_three_threads(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of the minimiser, modes, likelihoods of groups and predictions."""
+    model = decay_model("diagonal", jn.error.proportional(0.1))
+    data = decay_data()
+    assert len(Placed(bind(model, data).problem).pieces) == 2  # two groups each: the third thread has none
+    shared = jn.fit(model, data, "focei", max_iterations=15)
+    monkeypatch.undo()
+    assert len(Placed(bind(model, data).problem).pieces) == 1
+    alone = jn.fit(model, data, "focei", max_iterations=15)
+    # The same sums in another order, along the same path.
+    np.testing.assert_allclose(shared.params.pack(), alone.params.pack(), rtol=1e-7, atol=1e-7)
+    assert shared.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-9)
+    np.testing.assert_allclose(shared.modes, alone.modes, atol=1e-6)
+    np.testing.assert_allclose(shared.group_log_likelihood, alone.group_log_likelihood, atol=1e-7)
+    np.testing.assert_allclose(shared.predict(), alone.predict(), atol=1e-6)
+
+
+def test_one_call_goes_ahead_and_the_order_is_kept() -> None:
+    main, seen = threading.current_thread(), []
+
+    def call(number):
+        def run():
+            seen.append((number, threading.current_thread() is main))
+            return number
+
+        return run
+
+    assert at_a_time([call(k) for k in range(4)], ahead=True) == [0, 1, 2, 3]
+    assert seen[0] == (0, True) and not any(here for _, here in seen[1:])
+    seen.clear()
+    assert at_a_time([call(k) for k in range(4)], ahead=False) == [0, 1, 2, 3]
+    assert not any(here for _, here in seen)
+
+
+def test_shapes_stay_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of similar size share the shapes of a thread's part, too."""
+    monkeypatch.setattr("jaxnlme.binding.placement.THREAD_ROWS", 100)
+    monkeypatch.setattr("jaxnlme.binding.placement.cores", lambda: 2)
+
+    def shapes(groups):
+        t = np.tile(np.linspace(0.1, 2.0, 5), groups)
+        data = jn.GroupedData.from_arrays(np.exp(-t), np.repeat(np.arange(groups), 5), {"t": t, "kind": 0 * t})
+        pieces = Placed(bind(decay_model("diagonal"), data).problem).pieces
+        return [len(piece.source) for piece in pieces]
+
+    assert shapes(90) == shapes(91) == shapes(96) and len(shapes(90)) == 2
+
+
+def test_a_fault_in_a_thread_is_raised() -> None:
+    def fault():
+        raise ValueError("from a thread")
+
+    with pytest.raises(ValueError, match="from a thread"):
+        at_a_time([lambda: 1, fault], ahead=False)

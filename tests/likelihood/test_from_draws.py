@@ -1,0 +1,357 @@
+"""Likelihoods around given conditional means and covariances, and the information of the model linearised there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kstest, multivariate_normal
+
+import jaxnlme as jn
+from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.placement import Placed
+from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.estimators.em.linearised_information import linearised_information
+from jaxnlme.estimators.em.post_estimation import centred_log_likelihood
+from jaxnlme.estimators.lindstrom_bates.session import share_linearised
+from jaxnlme.likelihood.from_draws import CentredQuadrature, centred, curvature_of
+from jaxnlme.likelihood.integrals import chi_squared
+from jaxnlme.likelihood.lindstrom_bates import Linearised
+from jaxnlme.numerics.quadrature import normal_grid
+from tests.problems import (
+    COVARIANCES,
+    ERRORS,
+    OUTCOMES,
+    bends,
+    cheap,
+    decay_data,
+    decay_model,
+    differences,
+    linear_data,
+    linear_model,
+    log_rate,
+    one_compartment,
+    results,
+    stencil,
+    values,
+)
+
+# Rounding of sums of some ten terms of order one, with a factor and its inverse between: 1e-13 and below.
+EXACT = 1e-10
+PSI, SD = COVARIANCES["full"][1], 0.7
+
+
+@functools.cache
+def bound() -> tuple[Binding, jn.Params]:
+    binding = bind(linear_model("full"), linear_data())
+    return binding, binding.params(psi=PSI)
+
+
+@functools.cache
+def known() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the linear model, in closed form: mean (groups, random) and covariance of z given y, and log p(y)."""
+    binding, params = bound()
+    data = binding.data
+    factor = np.asarray(binding.density.covariance.factor(np.asarray(params.covariance)))
+    out = []
+    for y, t, s, seen in zip(data.y, data.x["t"], data.x["s"], data.observed, strict=True):
+        design = np.stack([np.ones_like(t), t, s], axis=-1)[seen]
+        along, e = design @ factor, y[seen] - design @ params.beta
+        spread = np.linalg.inv(np.eye(3) + along.T @ along / SD**2)
+        value = multivariate_normal.logpdf(e, np.zeros_like(e), along @ along.T + SD**2 * np.eye(len(e)))
+        out.append((spread @ along.T @ e / SD**2, spread, value))
+    centre, spread, value = (np.array(part) for part in zip(*out, strict=True))
+    return centre, spread, value
+
+
+def found(method, binding: Binding, params: jn.Params, centre: np.ndarray, spread: np.ndarray):
+    return centred_log_likelihood(Placed(binding.problem), method, params, centre, spread)
+
+
+# --- the linear model, where all is known
+
+
+@pytest.mark.parametrize(
+    "method",
+    [centred("lin"), centred("gq"), centred("gq", nodes=1), centred("is", draws=50, df=0.0, batch=20)],
+    ids=["lin", "gq", "gq of one node", "is, Gaussian"],
+)
+def test_a_linear_model_is_exact(method) -> None:
+    binding, params = bound()
+    centre, spread, expected = known()
+    sums, groups = found(method, binding, params, centre, spread)
+    assert groups.values == pytest.approx(expected, rel=EXACT)
+    assert sums.log_likelihood == pytest.approx(binding.data.weights @ expected, rel=EXACT)
+    # Gaussian proposals that are the conditional distribution itself leave equal weights: nothing but rounding varies.
+    assert sums.variance == pytest.approx(0.0, abs=1e-12)
+    assert (groups.status == jn.Status.ok).all()
+
+
+def test_a_linearisation_of_a_linear_model_is_the_same_everywhere() -> None:
+    centre, spread, expected = known()
+    _, groups = found(centred("lin"), *bound(), centre + 3.0, np.full_like(spread, np.nan))
+    assert groups.values == pytest.approx(expected, rel=EXACT)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 0.5])
+def test_draws_err_as_much_as_they_say(factor: float) -> None:
+    """Also where the spread is wrong by a factor of two, and the centre by half a standard deviation."""
+    binding, params = bound()
+    centre, spread, expected = known()
+    centre = centre + (factor != 1.0) * 0.5 * np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
+    scores, totals = [], []
+    for seed in range(20):
+        sums, groups = found(centred("is", draws=400, seed=seed), binding, params, centre, factor * spread)
+        scores.append((groups.values - expected) / np.sqrt(groups.variance))
+        totals.append((sums.log_likelihood - binding.data.weights @ expected) / np.sqrt(sums.variance))
+        assert ((groups.ess > 1) & (groups.ess <= 400)).all()
+    # 100 standardised errors, and 20 of the sum: mean and SD within four of their own standard errors of 0 and 1
+    for errors in (np.ravel(scores), np.array(totals)):
+        assert abs(np.mean(errors)) < 4 / np.sqrt(len(errors))
+        assert abs(np.std(errors) - 1) < 4 / np.sqrt(2 * len(errors))
+
+
+def test_draws_do_not_depend_on_how_many_are_computed_at_a_time() -> None:
+    centre, spread, _ = known()
+    _, one = found(centred("is", draws=100, batch=100), *bound(), centre, spread)
+    _, other = found(centred("is", draws=100, batch=7), *bound(), centre, spread)
+    assert other.values == pytest.approx(one.values, rel=1e-12)
+
+
+def test_quadrature_with_a_wrong_spread_has_the_same_limit() -> None:
+    centre, spread, expected = known()
+    errors = []
+    for nodes in (5, 15):
+        _, groups = found(centred("gq", nodes=nodes), *bound(), centre, 2.0 * spread)
+        errors.append(np.max(np.abs(groups.values - expected)))
+    assert errors[0] > 1e-3
+    assert errors[1] < 1e-4
+
+
+def test_a_spread_that_says_nothing_is_no_end() -> None:
+    """Chains that did not move, chains that moved along a line, and none: right within the stated error."""
+    centre, spread, expected = known()
+    sd = np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
+    for poor in (0.0 * spread, sd[:, :, None] * sd[:, None, :], np.full_like(spread, np.nan)):
+        _, groups = found(centred("is"), *bound(), centre, poor)
+        # four standard errors, 15 times: one false alarm in a thousand, and the seed is fixed
+        assert (np.abs(groups.values - expected) < 4 * np.sqrt(groups.variance)).all()
+        assert (groups.ess > 100).all()
+
+
+def test_a_repaired_spread_is_wider() -> None:
+    sound = np.array([[0.3, 0.1], [0.1, 0.2]])
+    assert curvature_of(jnp.asarray(sound)) == pytest.approx(np.linalg.inv(sound), rel=1e-13)
+    assert curvature_of(jnp.zeros((2, 2))) == pytest.approx(np.eye(2))
+    stuck = jnp.array([[0.3, 0.0], [0.0, 0.0]])
+    assert curvature_of(stuck) == pytest.approx(np.diag([1 / 0.3, 1.0]))
+    # Two effects on a line, x2 = 2 x1: the second, given the first, varies by its own variance.
+    line = np.linalg.inv(np.asarray(curvature_of(jnp.array([[0.1, 0.2], [0.2, 0.4]]))))
+    assert line == pytest.approx(np.array([[0.1, 0.2], [0.2, 0.8]]))
+
+
+@pytest.mark.parametrize("df", [1.0, 2.0, 5.0])
+def test_proposals_have_the_tails_they_say(df: float) -> None:
+    """Kolmogorov and Smirnov's test at 0.1%."""
+    draws = np.asarray(chi_squared(jax.random.key(3), df, 20_000, float))
+    assert kstest(draws, "chi2", args=(df,)).pvalue > 1e-3
+
+
+# --- theophylline
+
+
+def theophylline(table: pd.DataFrame, columns: tuple[str, str, str, str], error) -> Binding:
+    """One-compartment kinetics with three log-normal parameters; columns: subject, concentration, time, dose in mg."""
+    subject, y, time, dose = columns
+    table = table.rename(columns={time: "TIME", dose: "AMT"})
+    data = jn.GroupedData.from_frame(table, subject, y, x=["TIME"], v=["AMT"])
+    parameters = [
+        jn.Parameter(name, start, "log", random=True, sd=sd)
+        for name, start, sd in (("ka", 1.6, 0.6), ("v", 32.0, 0.15), ("cl", 2.8, 0.26))
+    ]
+    return bind(jn.NLMEModel(one_compartment, parameters, "diagonal", error), data)
+
+
+@cheap
+def _moments(problem, params, z, curvature):
+    """Mean and covariance of z given y of every group, by quadrature around its mode."""
+    points, log_weights = normal_grid(15, 3)
+
+    def one(group, z, curvature):
+        at = z[None] + points @ jnp.linalg.inv(jnp.linalg.cholesky(curvature))
+        logs = jax.vmap(lambda at, u: problem.density.log_joint(params, at, group) + 0.5 * jnp.sum(u**2))(at, points)
+        weights = jax.nn.softmax(logs + log_weights)
+        mean = weights @ at
+        return mean, (at - mean[None]).T @ (weights[:, None] * (at - mean[None]))
+
+    return problem.map(one, z, curvature)
+
+
+def test_theophylline() -> None:
+    table = jn.datasets.theophylline()
+    table["dose"] = table.Dose * table.Wt
+    binding = theophylline(table, ("Subject", "conc", "Time", "dose"), jn.error.constant(0.7))
+    best = results(binding.problem, jn.AGQ(21), binding.start)
+    around = results(binding.problem, jn.AGQ(15), binding.start)
+    centre, spread = (np.asarray(part) for part in _moments(binding.problem, binding.start, best.mode, best.curvature))
+    sums, groups = found(centred("gq"), binding, binding.start, centre, spread)
+    # 15 nodes around the mode are 1.4e-5 from 21; around the mean and in units of the true spread they are closer.
+    assert groups.values == pytest.approx(np.asarray(best.value), abs=5e-6)
+    assert groups.values == pytest.approx(np.asarray(around.value), abs=3e-5)
+    for factor in (1.0, 2.0, 0.5):
+        drawn, each = found(centred("is"), binding, binding.start, centre, factor * spread)
+        assert abs(drawn.log_likelihood - np.sum(best.value)) < 3 * np.sqrt(drawn.variance)
+        # of 36 groups, some seen from the same draws: four of their standard errors
+        assert (np.abs(each.values - best.value) < 4 * np.sqrt(each.variance)).all()
+        assert (each.ess > 500).all()
+
+
+# saemix's residual models; combined is y = f + sqrt(a^2 + b^2 f^2) e.
+SAEMIX = {
+    "constant": lambda r: jn.error.constant(r["a"]),
+    "proportional": lambda r: jn.error.proportional(r["b"]),
+    "combined": lambda r: jn.error.combined_variance(r["a"], r["b"]),
+}
+
+
+@pytest.mark.parametrize("error", SAEMIX)
+def test_linearisation_is_that_of_saemix(error: str, reference: Path) -> None:
+    """saemix 3.4 at its own estimates and conditional means: -2 log L by linearisation, and standard errors of fixed
+    effects from the linearised model. Its derivatives are forward differences: 2e-3 of 344, and 1e-4 of an error."""
+    told = json.loads((reference / "saemix" / f"theo_nocov_{error}.json").read_text())
+    table = pd.read_csv(reference / "saemix" / "data" / "theo.csv")
+    binding = theophylline(table, ("Id", "Concentration", "Time", "Dose"), SAEMIX[error](told["residual"]))
+    natural, psi = np.array(list(told["fixed_effects"].values())), np.array(told["omega"])
+    params = binding.params(dict(zip(("ka", "v", "cl"), natural, strict=True)), psi=psi)
+    centre = (np.log(told["cond_mean_psi"]) - params.beta) / np.sqrt(np.diag(psi))
+    spread = np.broadcast_to(np.eye(3), (12, 3, 3))
+    sums, _ = found(centred("lin"), binding, params, centre, spread)
+    assert -2.0 * sums.log_likelihood == pytest.approx(told["m2ll"]["linearisation"], abs=3e-3)
+    matrix, _ = linearised_information(binding, Placed(binding.problem), params, centre, apart=True)
+    errors = natural * np.sqrt(np.diag(np.linalg.inv(matrix)))[:3]
+    assert errors == pytest.approx([row["se"] for row in told["table_with_se"][:3]], rel=1e-4)
+
+
+# --- what all have in common
+
+
+def test_the_order_of_groups_changes_nothing() -> None:
+    model = decay_model("full", ERRORS["combined"])
+    order = [2, 0, 3, 1]
+    table = decay_data().to_frame()
+    moved = pd.concat([table[table["group"] == k] for k in order])
+    one = bind(model, decay_data())
+    other = bind(model, jn.GroupedData.from_frame(moved, "group", "y", x=["t", "kind"]))
+    at = results(one.problem, jn.Laplace(), one.start)
+    centre, spread = np.asarray(at.mode), np.linalg.inv(np.asarray(at.curvature))
+    for method in (centred("is", draws=100), centred("gq", nodes=3), centred("lin")):
+        _, expected = found(method, one, one.start, centre, spread)
+        sums, groups = found(method, other, other.start, centre[order], spread[order])
+        assert groups.values == pytest.approx(expected.values[order], rel=1e-12)
+        assert sums.log_likelihood == pytest.approx(np.sum(expected.values), rel=1e-12)
+
+
+def test_outcomes_without_a_gaussian_face() -> None:
+    group = np.repeat([0, 1, 2], [4, 1, 3])
+    data = jn.GroupedData.from_arrays([2.0, 1, 0, 3, 1, np.nan, np.nan, np.nan], group, {"t": np.arange(8.0) / 4})
+    parameters = [jn.Parameter("a", 0.5, random=True), jn.Parameter("b", 0.3)]
+    binding = bind(jn.NLMEModel(log_rate, parameters, error=OUTCOMES["poisson"]), data)
+    expected = values(binding.problem, jn.AGQ(25), binding.start)
+    centre, spread = np.zeros((3, 1)), np.full((3, 1, 1), 0.5)
+    _, groups = found(centred("gq", nodes=41), binding, binding.start, centre, spread)
+    assert groups.values == pytest.approx(expected, abs=1e-8)  # 41 nodes around zero: converged as 25 at the mode are
+    assert groups.status.tolist() == [jn.Status.ok, jn.Status.ok, jn.Status.no_observations]
+    with pytest.raises(ModelError, match=r"'lin'.* needs a Gaussian residual model"):
+        found(centred("lin"), binding, binding.start, centre, spread)
+    with pytest.raises(ModelError, match="information by linearisation needs a Gaussian"):
+        linearised_information(binding, Placed(binding.problem), binding.start, centre)
+
+
+def test_a_centre_that_is_not_finite_is_named() -> None:
+    centre, spread, expected = known()
+    centre = centre.copy()
+    centre[1] = np.nan
+    for method in (centred("is"), centred("gq"), centred("lin")):
+        _, groups = found(method, *bound(), centre, spread)
+        assert groups.status.tolist() == [0, jn.Status.non_finite, 0, 0, 0], method.name
+        assert np.isfinite(np.delete(groups.values, 1)).all()
+
+
+def test_options() -> None:
+    assert [CentredQuadrature().nodes_of(q) for q in range(1, 10)] == [15, 15, 15, 11, 7, 5, 3, 3, 3]
+    with pytest.raises(OptionError, match="10 random effects needs more than 20,000 points"):
+        CentredQuadrature().nodes_of(10)
+    with pytest.raises(OptionError, match="40 nodes on 3 random effects make 64,000 points"):
+        found(centred("gq", nodes=40), *bound(), *known()[:2])
+    with pytest.raises(OptionError, match="'lap' is not known"):
+        centred("lap")
+    with pytest.raises(OptionError, match="draws >= 2"):
+        centred("is", draws=1)
+    with pytest.raises(OptionError, match=r"must have shapes \(5, 3\) and \(5, 3, 3\)"):
+        found(centred("lin"), *bound(), np.zeros((4, 3)), np.zeros((4, 3, 3)))
+
+
+# --- information by linearisation
+
+
+def test_the_information_of_a_linear_model_is_exact() -> None:
+    """Against the Hessian by automatic differentiation, at a centre that is nobody's; and beside what a maximum
+    likelihood fit says, whose differences of exact gradients leave 1e-6."""
+    data = bound()[0].data
+    fit = jn.fit(linear_model("diagonal"), data, "focei")
+    assert fit.converged
+    told, binding = fit.information, fit.binding
+    matrix, scores = linearised_information(
+        binding, Placed(binding.problem), fit.params, np.full((5, 3), 0.3), told.active
+    )
+    _, hessian = bends(binding.problem, jn.FOCEI(), fit.params, np.asarray(fit.params.pack())[None])
+    exact = -np.asarray(hessian)[0][np.ix_(told.active, told.active)]
+    size = np.sqrt(np.diag(matrix))
+    scaled = [one / np.outer(size, size) for one in (matrix, exact, told.matrix)]
+    assert scaled[0] == pytest.approx(scaled[1], abs=1e-9)
+    assert scaled[0] == pytest.approx(scaled[2], abs=1e-5)
+    assert scores == pytest.approx(told.scores, abs=1e-8)
+
+
+def exponentials(beta, b, v):
+    """The log-normal parameters of `decay_model` by a function."""
+    return {name: getattr(beta, name) * jnp.exp(getattr(b, name)) for name in "abc"}
+
+
+@cheap
+def _scores(problem, template, about, x):
+    modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
+    _, groups = share_linearised(problem, (Linearised(), template, about, x), modes)
+    return groups.scores, groups.modes
+
+
+@pytest.mark.parametrize("function", [False, True], ids=["designs", "function"])
+def test_information_with_priors_fixed_values_and_functions(function: bool) -> None:
+    """Minus the derivatives of LME's scores, the linearisation held, by differences that leave 1e-9; and the prior."""
+    plain = decay_model("diagonal", ERRORS["combined"])
+    parameters = [dataclasses.replace(plain.parameters[0], fix=True)]
+    parameters.append(dataclasses.replace(plain.parameters[1], prior=jn.priors.Normal(1.0, 0.5)))
+    parameters.append(plain.parameters[2])
+    own = exponentials if function else None
+    binding = bind(
+        jn.NLMEModel(plain.structure, parameters, "diagonal", ERRORS["combined"], individual=own), decay_data()
+    )
+    packed, n = np.asarray(binding.start.pack()), 8
+    told, centre = _scores(binding.problem, binding.start, packed, packed)
+    placed = Placed(binding.problem)
+    matrix, scores = linearised_information(binding, placed, binding.start, np.asarray(centre))
+    around = [_scores(binding.problem, binding.start, packed, x)[0].sum(axis=0) for x in stencil(packed, 1e-3)]
+    expected = -differences(np.array(around), n, 1e-3)
+    expected[1, 1] += 1.0 / 0.5**2
+    assert matrix == pytest.approx(expected[1:, 1:], rel=1e-6, abs=1e-6)
+    assert scores == pytest.approx(np.asarray(told)[:, 1:], rel=1e-9, abs=1e-9)
+    apart, _ = linearised_information(binding, placed, binding.start, np.asarray(centre), apart=True)
+    assert (apart[:2, 2:] == 0.0).all()
+    assert apart[2:, 2:] == pytest.approx(matrix[2:, 2:], rel=1e-14)

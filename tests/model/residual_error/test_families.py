@@ -1,0 +1,88 @@
+"""Residual families by name: derivatives at a prediction of zero, formulas."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.model.residual_error.base import GaussianError
+
+
+def oral(phi, x, v):
+    """One compartment with first-order absorption: exactly zero at the dose."""
+    ke = phi.cl / phi.v
+    return x.Dose * phi.ka / (phi.v * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
+
+
+@pytest.mark.parametrize(
+    "error", [jn.error.power(0.2, 1.5), jn.error.constant_power(0.1, 0.2, 0.7)], ids=lambda e: e.name
+)
+def test_powers_have_finite_derivatives_at_zero(error: GaussianError) -> None:
+    start = jnp.array([float(p.start) for p in error.parameters])
+
+    def total(f, values):
+        return jnp.sum(error.scale(f, *values) * jnp.array([1.0, 2.0, 3.0]))
+
+    f = jnp.array([0.0, -2.0, 3.0])
+    first = jax.grad(total, argnums=(0, 1))(f, start)
+    second = jax.hessian(total, argnums=(0, 1))(f, start)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first, second)))
+    # the rows beside the zero are what they are without it
+    b, c = float(start[-2]), float(start[-1])
+    assert first[0].tolist() == pytest.approx([0.0, -2 * b * c * 2.0 ** (c - 1), 3 * b * c * 3.0 ** (c - 1)])
+    assert float(first[1][-1]) == pytest.approx(b * (2 * 2.0**c * np.log(2.0) + 3 * 3.0**c * np.log(3.0)))
+
+
+def test_constant_plus_power_takes_predose_rows() -> None:
+    data = jn.GroupedData.from_frame(jn.datasets.theophylline(), "Subject", "conc", ["Time", "Dose"])
+    parameters = [
+        jn.Parameter("ka", 1.5, "log", random=True),
+        jn.Parameter("cl", 0.04, "log"),
+        jn.Parameter("v", 0.5, "log"),
+    ]
+    model = jn.NLMEModel(oral, parameters, error=jn.error.constant_power(0.3, 0.1, 0.8))
+    params = jax.tree.map(jnp.asarray, model.params(data))
+    slope = jax.grad(lambda p: jnp.sum(jn.group_log_likelihoods(model, p, data, "focei")))(params)
+    assert np.isfinite(slope.pack()).all()
+    assert np.abs(slope.pack()).max() > 0
+
+
+def test_formula_of_a_transformed_scale_names_f_alone() -> None:
+    def half_of(f, a):
+        return a * jnp.exp(-f)
+
+    error = jn.error.transform_both_sides("log", jn.error.custom(half_of, {"a": 1.0}), of_transformed=True)
+    assert error.sd_formula == "half_of"
+    error = jn.error.transform_both_sides("log", "combined", of_transformed=True)
+    assert error.sd_formula == "a + b |h(f)|"
+
+
+def test_a_model_shows_what_it_is() -> None:
+    parameters = [
+        jn.Parameter("ka", 1.5, "log", random=True, covariates="log(Wt / 70)"),
+        jn.Parameter("cl", 0.04, "log", random=True),
+        jn.Parameter("v", 0.5, fix=True),
+    ]
+    assert repr(jn.NLMEModel(oral, parameters, "full", "combined")).splitlines() == [
+        "NLMEModel: oral, y = f + (a + b |f|) e",
+        "  ka = 1.5, log, random ~ 1 + log(Wt / 70)",
+        "  cl = 0.04, log, random",
+        "  v = 0.5, fixed",
+        "  covariance of the random effects: full",
+    ]
+    assert repr(jn.NLMEModel(oral, {"ka": 1.5}, random_design=[[1.0]])).splitlines()[1:] == [
+        "  ka = 1.5",
+        "  random_design: shape (1, 1)",
+        "  covariance of the random effects: diagonal",
+    ]
+    # The starts are beta's where a design says what beta is.
+    parameters = [jn.Parameter("ka", 1.0, "log", random=True), jn.Parameter("cl", 1.0)]
+    assert repr(jn.NLMEModel(oral, parameters, fixed_design=np.eye(2), beta=[0.4, -3.2])).splitlines()[1:] == [
+        "  ka, log, random",
+        "  cl",
+        "  fixed_design: shape (2, 2), beta starts at 0.4, -3.2",
+        "  covariance of the random effects: diagonal",
+    ]

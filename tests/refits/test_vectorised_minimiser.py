@@ -1,0 +1,133 @@
+"""The engine: lanes equal single fits, whatever runs beside them and however many there are."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.estimators.core.objective import flatten
+from jaxnlme.refits import vectorised_minimiser as engine
+from jaxnlme.refits.jobs import Jobs, nothing
+from jaxnlme.refits.refits import TOLERANCE
+from jaxnlme.refits.vectorised_minimiser import run_lanes, width_for
+
+WEIGHTS = np.array([[1.0] * 5, [2, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 3, 1, 1, 0], [1, 0, 2, 1, 1], [1, 1, 1, 0, 2]])
+
+
+def jobs(fit, weights, x=None, metric=True):
+    problem = fit.binding.problem
+    start = np.tile(flatten(fit.params), (len(weights), 1)) if x is None else x
+    metrics = fit.information.covariance[None] if metric else None
+
+    def own(indices):
+        return eqx.tree_at(lambda p: p.weights, nothing(problem), weights[indices], is_leaf=lambda leaf: leaf is None)
+
+    return Jobs(start, np.ones(start.shape, bool), own, fit.modes, metrics)
+
+
+def run(fit, *args, width=4, **options):
+    estimator = jn.Marginal(fit.estimator.method, 100, TOLERANCE)
+    return run_lanes(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
+
+
+def test_a_lane_is_the_fit_with_its_weights(orange):
+    """Also of copied data: a group of weight two is the group twice."""
+    out = run(orange, WEIGHTS)
+    assert out.done.all() and (out.lost == 0).all() and (out.decrement < 1e-8).all()
+    for k in (0, 1, 3):
+        single = jn.fit(orange.model, orange.data.with_weights(WEIGHTS[k]), "focei").throw()
+        np.testing.assert_allclose(out.x[k], flatten(single.params), rtol=1e-6)
+        assert out.log_likelihood[k] == pytest.approx(single.log_likelihood, abs=1e-8)
+    frame = orange.data.to_frame()
+    first, *_, last = orange.data.labels
+    table = pd.concat([frame[frame.Tree != last], frame[frame.Tree == first].assign(Tree="again")])
+    copied = jn.GroupedData.from_frame(table.astype({"Tree": str}), "Tree", "circumference", "t")
+    single = jn.fit(orange.model, copied, "focei").throw()
+    np.testing.assert_allclose(out.x[1], flatten(single.params), rtol=1e-6)
+
+
+def test_results_do_not_depend_on_the_width(orange):
+    """Nor on the metric they begin with."""
+    four, one = run(orange, WEIGHTS), run(orange, WEIGHTS, width=1)
+    scores = run(orange, WEIGHTS, metric=False)
+    for other in (one, scores):
+        np.testing.assert_allclose(other.x, four.x, rtol=1e-6)
+        np.testing.assert_allclose(other.log_likelihood, four.log_likelihood, rtol=1e-10)
+    np.testing.assert_array_equal(one.iterations, four.iterations)
+
+
+def test_a_lane_that_diverges_touches_no_other(orange):
+    x = np.tile(flatten(orange.params), (6, 1))
+    good = run(orange, WEIGHTS, x)
+    x[1, 0], x[3, 2], x[4, 4] = np.nan, 1e-300, 800.0
+    out = run(orange, WEIGHTS, x)
+    for k in (0, 2, 5):
+        np.testing.assert_array_equal(out.x[k], good.x[k])
+        assert out.value[k] == good.value[k]
+    assert not np.isfinite(out.value[[1, 4]]).any()
+    assert out.done.all()
+
+
+def test_a_group_of_weight_zero_may_be_anything(orange):
+    """Its responses are absurd in one lane only."""
+    problem = orange.binding.problem
+    y = np.tile(problem.buckets[0].y, (2, 1, 1))
+    y[1, 4] = np.nan
+    weights = np.tile(WEIGHTS[1], (2, 1))
+
+    def own(indices):
+        where = (weights[indices], y[indices])
+        empty = nothing(problem)
+        return eqx.tree_at(lambda p: (p.weights, p.buckets[0].y), empty, where, is_leaf=lambda leaf: leaf is None)
+
+    x = np.tile(flatten(orange.params), (2, 1))
+    given = Jobs(x, np.ones(x.shape, bool), own, orange.modes)
+    out = run_lanes(problem, orange.params, jn.Marginal(orange.estimator.method, 100, TOLERANCE), given, width=4)
+    assert out.done.all() and (out.lost == 0).all()
+    np.testing.assert_allclose(out.x[1], out.x[0], rtol=1e-9)
+    # All groups' likelihood needs every group's mode.
+    assert np.isfinite(out.common[0]) and np.isnan(out.common[1])
+
+
+def test_one_program_for_any_number_of_jobs(orange):
+    run(orange, WEIGHTS)
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        out = run(orange, np.tile(WEIGHTS[1:4], (5, 1)))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    assert out.done.all()
+    np.testing.assert_allclose(out.x[:3], out.x[-3:], rtol=1e-6)
+
+
+def test_an_interruption_keeps_what_has_ended(orange, monkeypatch):
+    shown = []
+
+    def show(self, done):
+        shown.append(done)
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.CountLine, "show", show)
+    out = run(orange, np.tile(WEIGHTS, (4, 1)))
+    assert out.interrupted
+    assert 4 <= out.done.sum() < 24
+    assert np.isfinite(out.x[out.done]).all() and np.isnan(out.x[~out.done]).all()
+
+
+def test_the_width_follows_memory_and_jobs():
+    assert width_for(500, 132) == 64
+    assert width_for(500, 500_000) == 1
+    assert width_for(1, 132) == 1
+    assert width_for(12, 132) == 16
