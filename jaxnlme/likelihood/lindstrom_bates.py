@@ -1,8 +1,8 @@
 """LME and RELME: the linear mixed model that a nonlinear one becomes at given fixed and random effects.
 
 At a point (beta0, b0) the transformed mean is replaced by its tangent; what is left is a linear mixed model
-(linear_mixed_model.py). The random effects b0 solve the penalised least squares problem at beta0, with the weights held at their own
-predictions, which are found by reweighting. A fixed point of Lindstrom and Bates' alternation is a point where the
+(linear_mixed_model.py). The random effects b0 solve the penalised least squares problem at beta0, with the weights
+held at their own predictions, which are found by reweighting. A fixed point of Lindstrom and Bates' alternation is a point where the
 gradient of the mixed model's likelihood vanishes, taken with the linearisation held at that same point.
 
 **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Pinheiro and Bates (2000), Mixed-Effects Models in S and
