@@ -25,9 +25,9 @@ import simulate  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.binding.bind import Binding, bind  # noqa: E402
-from jaxnlme.binding.placement import Placed, _program  # noqa: E402
+from jaxnlme.binding.placement import PlacedProblem, _program  # noqa: E402
 from jaxnlme.estimators.core.objective import flatten, share  # noqa: E402
-from jaxnlme.likelihood.approximations import rung  # noqa: E402
+from jaxnlme.likelihood.approximations import approximation  # noqa: E402
 from jaxnlme.numerics.compiling import compiled  # noqa: E402
 
 STEP = 1e-3  # of every entry of the packed vector, between one evaluation and the next
@@ -69,7 +69,7 @@ def seconds(fn: Callable[[int], Any], repeats: int) -> Seconds:
 
 
 def model_alone(problem: Any, params: Any, z: Any) -> tuple[Any, list[Any]]:
-    """Predictions of every group at `z`, as `Placed.run` asks for them: nothing to add up, one pytree a bucket."""
+    """Predictions of every group at `z`, as `PlacedProblem.run` asks for them: nothing to add up, one pytree a bucket."""
     return jnp.zeros(()), problem.map(lambda group, z: problem.density.predict(params, z, group), z)
 
 
@@ -80,9 +80,9 @@ class Evaluations:
     def __init__(self, model: jn.NLMEModel, data: jn.GroupedData, method: Any = "focei", **layout: Any):
         self.binding: Binding = bind(model, data)
         self.effects = self.binding.density.n_effects
-        self.placed = Placed(self.binding.problem, **layout)
+        self.placed = PlacedProblem(self.binding.problem, **layout)
         self.params = self.binding.params(psi=0.1 * np.eye(self.effects))
-        self.method = rung(method)
+        self.method = approximation(method)
         self.x = np.asarray(flatten(self.params))
 
     def modes(self) -> list[Any]:

@@ -24,11 +24,11 @@ from processes import timed
 from provenance import about
 from results import Record, add_folder
 
-RUNGS = ("focei", "fo", "foce", "laplace", "agq3", "is")
+APPROXIMATIONS = ("focei", "fo", "foce", "laplace", "agq3", "is")
 LIMIT = 300.0
 
 
-def rung(case: Case, method: str, folder: Path, twice: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def approximation(case: Case, method: str, folder: Path, twice: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """One round of a rung: (cache, record); `twice`: with the process of two fits."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         environment = commands.cache_environment(Path(cache))
@@ -51,7 +51,7 @@ def others(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
+    parser.add_argument("--rungs", nargs="+", choices=APPROXIMATIONS, default=list(APPROXIMATIONS))
     add_folder(parser)
     arguments = parser.parse_args()
     absent = commands.missing(["nlme"])
@@ -65,10 +65,10 @@ def main() -> None:
         for repeat in range(arguments.repeats):
             for program, record in others(case, folder):
                 note(results, {"program": program, "repeat": repeat} | record)
-            for method in arguments.rungs:
-                for cache, record in rung(case, method, folder, method == RUNGS[0] or repeat == 0):
+            for method in arguments.approximations:
+                for cache, record in approximation(case, method, folder, method == APPROXIMATIONS[0] or repeat == 0):
                     note(results, {"program": method, "cache": cache, "repeat": repeat} | record)
-        counted = timed([sys.executable, str(HERE / "program_lines.py"), "--rungs", *arguments.rungs], LIMIT)
+        counted = timed([sys.executable, str(HERE / "program_lines.py"), "--rungs", *arguments.approximations], LIMIT)
         results.content["programs"] = (counted["said"] or {}).get("programs", [])
         results.write()
     print(f"wrote {results.path}")

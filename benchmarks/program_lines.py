@@ -22,12 +22,12 @@ def main() -> None:
     parser.add_argument("--rungs", nargs="+", default=["focei", "fo", "foce", "laplace", "agq3", "is"])
     rows = []
     data = oral_data(12)
-    for method in parser.parse_args().rungs:
+    for method in parser.parse_args().approximations:
         for psi in STRUCTURES:
             evaluations = Evaluations(oral_model(3, psi), data, method_of(method))
             began = time.perf_counter()
             lines = evaluations.lowered().as_text().count("\n")
-            rows.append({"rung": method, "psi": psi, "lines": lines, "trace_s": time.perf_counter() - began})
+            rows.append({"approximation": method, "psi": psi, "lines": lines, "trace_s": time.perf_counter() - began})
     print(json.dumps({"programs": rows}))
 
 

@@ -59,7 +59,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @eqx.filter_jit
-def _log_likelihood(problem: jn.Problem, params: jn.Params, method: jn.Rung, modes: Any) -> jax.Array:
+def _log_likelihood(
+    problem: jn.Problem, params: jn.Params, method: jn.LikelihoodApproximation, modes: Any
+) -> jax.Array:
     return jn.log_likelihood(None, params, problem, method, modes=modes)
 
 

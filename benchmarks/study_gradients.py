@@ -25,9 +25,9 @@ jax.config.update("jax_enable_x64", True)
 
 from jaxnlme.binding.bind import bind  # noqa: E402
 from tests.problems import (  # noqa: E402
+    APPROXIMATIONS,
     COVARIANCES,
     ERRORS,
-    RUNGS,
     decay_data,
     decay_model,
     differences,
@@ -35,12 +35,12 @@ from tests.problems import (  # noqa: E402
     stencil,
 )
 
-COLUMNS = ("rung", "covariance", "error", "relative_error", "seconds")
+COLUMNS = ("approximation", "covariance", "error", "relative_error", "seconds")
 STEP = 1e-3
 POINTS = 3
 
 
-def worst(error: str, covariance: str, rung: str) -> float:
+def worst(error: str, covariance: str, approximation: str) -> float:
     """The largest relative error of the gradient over `POINTS` random parameter vectors."""
     spec, psi = COVARIANCES[covariance]
     binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
@@ -50,7 +50,7 @@ def worst(error: str, covariance: str, rung: str) -> float:
     found = []
     for _ in range(POINTS):
         point = centre + rng.uniform(-0.15, 0.15, len(centre))
-        value, gradient = slopes(binding.problem, RUNGS[rung], template, stencil(point, STEP))
+        value, gradient = slopes(binding.problem, APPROXIMATIONS[approximation], template, stencil(point, STEP))
         expected = differences(np.asarray(value), len(point), STEP)
         found.append(np.max(np.abs(np.asarray(gradient)[0] - expected)) / np.max(np.abs(expected)))
     return float(np.max(found))
@@ -59,28 +59,28 @@ def worst(error: str, covariance: str, rung: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=None, help="stop after so many combinations")
-    parser.add_argument("--rungs", nargs="+", default=list(RUNGS), choices=list(RUNGS))
+    parser.add_argument("--rungs", nargs="+", default=list(APPROXIMATIONS), choices=list(APPROXIMATIONS))
     options = parser.parse_args()
-    combinations = list(itertools.product(options.rungs, COVARIANCES, ERRORS))[: options.limit]
+    combinations = list(itertools.product(options.approximations, COVARIANCES, ERRORS))[: options.limit]
     target = Path(__file__).resolve().parent / "results" / "gradients.csv"
     target.parent.mkdir(exist_ok=True)
     kept = []
     if target.exists():
         with target.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["rung"] not in options.rungs]
+            kept = [row for row in csv.DictReader(file) if row["approximation"] not in options.approximations]
     errors: dict[str, float] = {}
     with target.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows([row[name] for name in COLUMNS] for row in kept)
-        for rung, covariance, error in combinations:
+        for approximation, covariance, error in combinations:
             started = time.perf_counter()
-            value = worst(error, covariance, rung)
-            writer.writerow([rung, covariance, error, f"{value:.2e}", f"{time.perf_counter() - started:.1f}"])
+            value = worst(error, covariance, approximation)
+            writer.writerow([approximation, covariance, error, f"{value:.2e}", f"{time.perf_counter() - started:.1f}"])
             file.flush()
-            errors[rung] = max(errors.get(rung, 0.0), value) if np.isfinite(value) else np.nan
-    for rung, value in errors.items():
-        print(f"{rung:8s} largest relative error {value:.1e}")
+            errors[approximation] = max(errors.get(approximation, 0.0), value) if np.isfinite(value) else np.nan
+    for approximation, value in errors.items():
+        print(f"{approximation:8s} largest relative error {value:.1e}")
 
 
 if __name__ == "__main__":

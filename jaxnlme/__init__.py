@@ -16,7 +16,7 @@ from jaxnlme.estimators.em.imp import IMP as IMP
 from jaxnlme.estimators.em.saem import SAEM as SAEM
 from jaxnlme.estimators.marginal.estimate import Estimate as Estimate
 from jaxnlme.estimators.marginal.estimate import estimate as estimate
-from jaxnlme.estimators.marginal.method import Marginal as Marginal
+from jaxnlme.estimators.marginal.method import MaximumLikelihood as MaximumLikelihood
 from jaxnlme.estimators.two_stage.fit_groups import fit_groups as fit_groups
 from jaxnlme.estimators.two_stage.group_fits import GroupFits as GroupFits
 from jaxnlme.estimators.two_stage.status import GroupStatus as GroupStatus
@@ -34,7 +34,7 @@ from jaxnlme.likelihood.approximations import FOCE as FOCE
 from jaxnlme.likelihood.approximations import FOCEI as FOCEI
 from jaxnlme.likelihood.approximations import ImportanceSampling as ImportanceSampling
 from jaxnlme.likelihood.approximations import Laplace as Laplace
-from jaxnlme.likelihood.approximations import Rung as Rung
+from jaxnlme.likelihood.approximations import LikelihoodApproximation as LikelihoodApproximation
 from jaxnlme.likelihood.lindstrom_bates import LME as LME
 from jaxnlme.likelihood.lindstrom_bates import RELME as RELME
 from jaxnlme.likelihood.log_likelihood import evaluate_groups as evaluate_groups

@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxnlme as jn
 from jaxnlme.binding.problem import Problem
-from jaxnlme.likelihood.approximations import GroupResult, Rung
+from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation
 from jaxnlme.likelihood.log_likelihood import evaluate_groups
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
@@ -26,38 +26,42 @@ cheap = functools.partial(jax.jit, compiler_options=compiler_options(True, jax.d
 
 
 @cheap
-def results(problem: Problem, rung: Rung, params: Params) -> GroupResult:
+def results(problem: Problem, approximation: LikelihoodApproximation, params: Params) -> GroupResult:
     """What a rung says of every group."""
-    return evaluate_groups(problem, params, rung)
+    return evaluate_groups(problem, params, approximation)
 
 
-def values(problem: Problem, rung: Rung, params: Params) -> np.ndarray:
+def values(problem: Problem, approximation: LikelihoodApproximation, params: Params) -> np.ndarray:
     """log p(y_i) of every group (groups,)."""
-    return np.asarray(results(problem, rung, params).value)
+    return np.asarray(results(problem, approximation, params).value)
 
 
-def _total(problem: Problem, rung: Rung, template: Params, packed: Any) -> jax.Array:
-    return jnp.sum(problem.weights * evaluate_groups(problem, template.unpack(packed), rung).value)
+def _total(problem: Problem, approximation: LikelihoodApproximation, template: Params, packed: Any) -> jax.Array:
+    return jnp.sum(problem.weights * evaluate_groups(problem, template.unpack(packed), approximation).value)
 
 
 @cheap
-def totals(problem: Problem, rung: Rung, template: Params, batch: Any) -> jax.Array:
+def totals(problem: Problem, approximation: LikelihoodApproximation, template: Params, batch: Any) -> jax.Array:
     """The log-likelihood (batch,) at packed vectors (batch, n)."""
-    return jax.vmap(lambda packed: _total(problem, rung, template, packed))(batch)
+    return jax.vmap(lambda packed: _total(problem, approximation, template, packed))(batch)
 
 
 @cheap
-def slopes(problem: Problem, rung: Rung, template: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
+def slopes(
+    problem: Problem, approximation: LikelihoodApproximation, template: Params, batch: Any
+) -> tuple[jax.Array, jax.Array]:
     """The log-likelihood (batch,) and its gradient (batch, n) at packed vectors (batch, n)."""
-    return jax.vmap(jax.value_and_grad(lambda packed: _total(problem, rung, template, packed)))(batch)
+    return jax.vmap(jax.value_and_grad(lambda packed: _total(problem, approximation, template, packed)))(batch)
 
 
 @cheap
-def bends(problem: Problem, rung: Rung, template: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
+def bends(
+    problem: Problem, approximation: LikelihoodApproximation, template: Params, batch: Any
+) -> tuple[jax.Array, jax.Array]:
     """The gradient (batch, n) and Hessian (batch, n, n) of the log-likelihood at packed vectors (batch, n)."""
 
     def both(packed):
-        gradient = jax.grad(lambda packed: _total(problem, rung, template, packed))
+        gradient = jax.grad(lambda packed: _total(problem, approximation, template, packed))
         slope, push = jax.linearize(gradient, packed)
         return slope, jax.vmap(push)(jnp.eye(packed.shape[0]))
 
@@ -198,7 +202,7 @@ ERRORS: dict[str, AbstractError] = {
     "probit": jn.error.transform_both_sides("probit(0, 20)", jn.error.proportional(0.05)),
 }
 
-RUNGS: dict[str, Rung] = {
+APPROXIMATIONS: dict[str, LikelihoodApproximation] = {
     "FO": jn.FO(),
     "FOCE": jn.FOCE(),
     "FOCEI": jn.FOCEI(),

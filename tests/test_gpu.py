@@ -62,8 +62,8 @@ def polynomial(phi, x):
     return sum(phi[k] * x.t**k for k in range(6))
 
 
-@pytest.mark.parametrize("rung", ["foce", "laplace"])
-def test_many_effects_go_to_the_devices_own_library(rung: str) -> None:
+@pytest.mark.parametrize("approximation", ["foce", "laplace"])
+def test_many_effects_go_to_the_devices_own_library(approximation: str) -> None:
     """Six correlated effects: matrices beyond those whose algebra is written out. The value and its gradient."""
     rng = np.random.default_rng(1)
     t = np.tile(np.linspace(-1.0, 1.0, 9), 20)
@@ -75,7 +75,7 @@ def test_many_effects_go_to_the_devices_own_library(rung: str) -> None:
 
     def slope() -> tuple[Any, Any]:
         params = model.params(data=data)
-        fn = jax.jit(lambda x: jn.log_likelihood(model, params.unpack(x), data, rung))
+        fn = jax.jit(lambda x: jn.log_likelihood(model, params.unpack(x), data, approximation))
         return jax.tree.map(np.asarray, jax.value_and_grad(fn)(jnp.asarray(params.pack())))
 
     found, expected = on_both(slope)

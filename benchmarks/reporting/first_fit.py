@@ -41,7 +41,7 @@ def section(results: Record, name: str) -> str:
 
     floor = of("floor")
     methods = [m for m in NAMES if of(m, "empty")]
-    lines = {(r["rung"], r["psi"]): r["lines"] for r in results.get("programs", [])}
+    lines = {(r["approximation"], r["psi"]): r["lines"] for r in results.get("programs", [])}
     parts = ["### Time to the first fit", origin(results, name), whole(methods, of, floor, lines)]
     if "focei" in methods:
         reached = [

@@ -214,6 +214,6 @@ def _explicit_effects(model: NLMEModel, design: Design) -> tuple[tuple[str, ...]
 def _theta_names(density: Density) -> tuple[str, ...]:
     """Names of the entries of theta: the collapsing ones after the effect whose scale they are."""
     names = [f"psi[{k}]" for k in range(density.covariance.n_unconstrained)]
-    for index, effects, _ in density.covariance.collapses:
+    for index, effects, _ in density.covariance.log_scales:
         names[index] = f"log sd({', '.join(density.effect_names[k] for k in effects)})"
     return tuple(names)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, some
 from jaxnlme.model.density import Density, Group
@@ -44,7 +44,7 @@ class DryRun(eqx.Module):
     misfit: float | None
 
 
-def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> DryRun:
+def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None) -> DryRun:
     """Checks shapes, JAX purity, padding, effects of every parameter, and residual scales.
 
     **Arguments:** `placed`: the binding's groups where they are to be computed; as they are where None.
@@ -52,7 +52,7 @@ def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> Dr
     surface as themselves.
     """
     density = binding.density
-    placed = Placed(binding.problem, grid=False) if placed is None else placed
+    placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     processes = placed.processes
     start = on_device(start)
     try:
@@ -68,7 +68,7 @@ def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> Dr
     if processes.any(finite.any()):
         _check_effects(binding, start, effect)
     misfit = None
-    if density.error.gaussian_face and processes.any(finite.any()):
+    if density.error.has_gaussian_moments and processes.any(finite.any()):
         total = sum(processes.everyone(float(np.sum(probe.squares[finite]))))
         seen = sum(processes.everyone(int(np.sum(binding.data.observed[finite]))))
         misfit = float(np.sqrt(total / max(seen, 1))) if np.isfinite(total) else None
@@ -77,13 +77,13 @@ def dry_run(binding: Binding, start: Params, placed: Placed | None = None) -> Dr
 
 def place(
     binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None, thread_rows: int | None = None
-) -> tuple[Placed, DryRun]:
+) -> tuple[PlacedProblem, DryRun]:
     """The binding's groups where they are to be computed, and what the dry run finds there.
 
     Where a model cannot bear more rows than the data have (it mixes rows of equally long groups, or holds arrays of
     their length), its groups keep their rows: a fit of other data then compiles anew.
     """
-    placed = Placed(binding.problem, mesh, chunk, thread_rows=thread_rows)
+    placed = PlacedProblem(binding.problem, mesh, chunk, thread_rows=thread_rows)
     if placed.same_rows:
         return placed, dry_run(binding, start, placed)
     try:
@@ -91,7 +91,7 @@ def place(
     except jax.errors.JaxRuntimeError:  # no fault of the model's: out of memory, say
         raise
     except Exception:  # whatever a model raises; what is wrong without padding as well is raised below
-        placed = Placed(binding.problem, mesh, chunk, rows=False, thread_rows=thread_rows)
+        placed = PlacedProblem(binding.problem, mesh, chunk, rows=False, thread_rows=thread_rows)
         return placed, dry_run(binding, start, placed)
 
 
@@ -133,7 +133,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
         squares, worst = jnp.zeros(()), jnp.ones(group.y.shape)
-        if density.error.gaussian_face:
+        if density.error.has_gaussian_moments:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
             squares = jnp.sum(jnp.where(group.x.observed, (residual / scale) ** 2, 0.0))
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
@@ -189,7 +189,7 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
 def _check_prediction(density: Density, f: Any, group: Group) -> None:
     """Reads what the model returned for one group while it is traced: a program that exists has passed."""
     expected = group.y.shape
-    if not density.error.gaussian_face:
+    if not density.error.has_gaussian_moments:
         return
     if getattr(f, "shape", None) != expected:
         got = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
@@ -241,7 +241,7 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
 
 def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.ndarray) -> None:
     zero = probe.worst_scale <= 0.0
-    if binding.density.error.gaussian_face and zero.any() and not finite[zero].any():
+    if binding.density.error.has_gaussian_moments and zero.any() and not finite[zero].any():
         rows = _zero_rows(binding, start, zero)
         if rows:
             raise ModelError(

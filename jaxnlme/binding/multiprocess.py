@@ -18,7 +18,7 @@ from jaxnlme.model.model import NLMEModel
 from jaxnlme.numerics.devices import Processes
 
 
-def bind_together(model: NLMEModel, data: GroupedData, processes: Processes) -> Binding:
+def bind_multiprocess(model: NLMEModel, data: GroupedData, processes: Processes) -> Binding:
     """`bind` of this process's groups, with the levels, centres and strata of all groups of every process.
 
     Columns that covariate formulas or strata read travel between the processes; nothing else of the data does.
@@ -40,7 +40,7 @@ def bind_together(model: NLMEModel, data: GroupedData, processes: Processes) -> 
     return _same_axes(binding, processes)
 
 
-def rebind_together(model: NLMEModel, data: GroupedData, like: Binding, processes: Processes) -> Binding:
+def rebind_multiprocess(model: NLMEModel, data: GroupedData, like: Binding, processes: Processes) -> Binding:
     """Fewer groups of each process, with the levels, centres and strata of `like`."""
     if processes.count == 1:
         return bind(model, data, like=like)

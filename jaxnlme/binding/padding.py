@@ -19,7 +19,7 @@ from jaxnlme.records import Record, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Chunk:
     """What is computed in one call: `parts`, for each bucket in it the positions (n,) of its groups there and how many
     of them are no stand-ins (these come first); `source` (places,): the group, in the order of the data, at each place;
     `real` (places,): false for the stand-ins that fill a piece up (copies of a group, with weight zero)."""
@@ -48,7 +48,7 @@ def agreed_shapes(processes: Processes, buckets: tuple[Group, ...]) -> list[tupl
 
 def split_in_pieces(
     problem: Problem, counts: list[int], most: Callable[..., int], wide: int, chunk: int | None
-) -> list[Piece]:
+) -> list[Chunk]:
     """All groups in one piece, or in pieces of at most `chunk` groups of one bucket each. `counts`: groups of each
     bucket, the most that a process has; `most(count, n)`: places for them; `wide`: devices of this process."""
     inverse = np.argsort(np.asarray(problem.order), kind="stable")
@@ -57,13 +57,13 @@ def split_in_pieces(
     # A stand-in is a copy of a group that counts, if there is one: such groups are finite.
     copied = [int(np.argmax(np.asarray(problem.weights)[groups] != 0)) for groups in ours]
 
-    def piece(parts: list[tuple[int, int, int]]) -> Piece:
+    def piece(parts: list[tuple[int, int, int]]) -> Chunk:
         """From (bucket, first, places): device by device, on each one bucket after the other."""
         where = [np.arange(first, first + places) for _, first, places in parts]
         real = [w < len(ours[k]) for w, (k, _, _) in zip(where, parts, strict=True)]
         where = [np.where(r, w, copied[k]) for r, w, (k, _, _) in zip(real, where, parts, strict=True)]
         source = [ours[k][w].reshape(wide, -1) for w, (k, _, _) in zip(where, parts, strict=True)]
-        return Piece(
+        return Chunk(
             tuple((k, w, int(r.sum())) for w, r, (k, _, _) in zip(where, real, parts, strict=True)),
             np.concatenate(source, axis=1).reshape(-1),
             np.concatenate([r.reshape(wide, -1) for r in real], axis=1).reshape(-1),

@@ -35,7 +35,7 @@ COARSE, FINE = 3, 7
 THREAD_ROWS = 5_000
 
 
-class Placed:
+class PlacedProblem:
     """The groups of a Problem where they are computed.
 
     **Arguments:** `problem` (numpy leaves); `mesh`: devices to deal the groups out to, one axis "groups", of several
@@ -106,9 +106,11 @@ class Placed:
         self._ran: set[Any] = set()  # what has been compiled
         self._held = None if self.chunked else [self._load(number) for number in range(len(self.pieces))]
 
-    def again(self, problem: Problem) -> Placed:
+    def again(self, problem: Problem) -> PlacedProblem:
         """Other groups of the same model, placed in the same way."""
-        return Placed(problem, self.mesh, self._chunk, grid=self._grid, rows=self.rows, thread_rows=self._thread_rows)
+        return PlacedProblem(
+            problem, self.mesh, self._chunk, grid=self._grid, rows=self.rows, thread_rows=self._thread_rows
+        )
 
     # --- to the device and back ---
 

@@ -87,7 +87,7 @@ def psi_with(density: Density, psi: np.ndarray, values: Mapping[str, float]) -> 
     sd = np.sqrt(np.diag(psi))
     unit = np.where(sd > 0, sd, 1.0)
     correlation = np.where(np.eye(len(sd)) > 0, 1.0, psi / np.outer(unit, unit))
-    shared = [set(effects) for _, effects, _ in density.covariance.collapses if len(effects) > 1]
+    shared = [set(effects) for _, effects, _ in density.covariance.log_scales if len(effects) > 1]
 
     def put(kind: str, limits: tuple[float, float], keys: list[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
         out: dict[tuple[int, ...], float] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data._columns import Column
-from jaxnlme.data._layout import Layout
+from jaxnlme.data._layout import TableLayout
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
 
@@ -89,7 +89,7 @@ def check_predictor(column: Column, name: str, role: str) -> None:
         )
 
 
-def check_constant(values: np.ndarray, layout: Layout, name: str, role: str) -> np.ndarray:
+def check_constant(values: np.ndarray, layout: TableLayout, name: str, role: str) -> np.ndarray:
     """The value of each group (groups,) of a column that is constant in every group.
 
     **Errors:** DataError naming the group and the rows that differ from its first row."""

@@ -13,7 +13,7 @@ from jaxnlme.errors import DataError
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """`codes` (rows,): group number of each row; `labels` (groups,) in order of first appearance; `sizes` (groups,);
     `first` (groups,): first row of each group; `source` (groups, obs): the row that fills each cell, the group's last
     row in padding; `rows` (groups, obs): true on real rows."""
@@ -38,7 +38,7 @@ def factorize(labels: Sequence[Any], name: str) -> tuple[np.ndarray, list[Any]]:
     return np.fromiter(map(number.__getitem__, labels), dtype=np.intp, count=len(labels)), found
 
 
-def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> Layout:
+def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> TableLayout:
     """The padded layout of rows with group numbers `codes`; rows of a group keep their order.
 
     A group without rows (further tables have them) is filled with row 0 and masked throughout."""
@@ -49,7 +49,7 @@ def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> Layout:
     slot = np.arange(max(int(sizes.max()), 1))
     cell = start[:, None] + np.minimum(slot, np.maximum(sizes - 1, 0)[:, None])
     source = np.where((sizes > 0)[:, None], order[np.minimum(cell, len(order) - 1)], 0)
-    return Layout(codes, object_array(labels), sizes, source[:, 0], source, slot < sizes[:, None])
+    return TableLayout(codes, object_array(labels), sizes, source[:, 0], source, slot < sizes[:, None])
 
 
 def next_size(n: int, bits: int) -> int:

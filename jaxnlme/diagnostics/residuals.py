@@ -54,7 +54,7 @@ def residuals(fit: Fit, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "
         if kind not in KINDS:
             raise OptionError(f"residual {kind!r} is not known; {near_matches(str(kind), KINDS)}")
     binding = fit.binding
-    if not binding.density.error.gaussian_face:
+    if not binding.density.error.has_gaussian_moments:
         raise ModelError(
             "residuals need a Gaussian residual model (a mean and a scale), and this outcome has none; compare "
             "fit.simulate() with the data instead."

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.dry_run import place
-from jaxnlme.binding.multiprocess import bind_together, rebind_together
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.multiprocess import bind_multiprocess, rebind_multiprocess
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -27,7 +27,7 @@ STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
+class Setup:
     """`model` and `binding`; `params` to start at; `given`, what the user said by name, and `own`, whether the rest is
     the model's own; `placed`, the groups where they are computed; `finite` (groups,), those that may begin."""
 
@@ -36,21 +36,21 @@ class Beginning:
     params: Params
     given: Mapping[str, float] | tuple
     own: bool
-    placed: Placed
+    placed: PlacedProblem
     finite: np.ndarray
 
-    def without_lost(self, processes: Processes) -> tuple[Beginning, list[tuple[Any, str]]]:
+    def without_lost(self, processes: Processes) -> tuple[Setup, list[tuple[Any, str]]]:
         """The same with the groups that are `finite`, and the labels of the others with the reason."""
         lost = [(label, Status.non_finite_start.sentence) for label in self.binding.data.labels[~self.finite]]
         rest = self.binding.data.select(self.finite)
         model = self.model.for_groups(self.finite, rest.y.shape[1])
-        binding = rebind_together(model, rest, self.binding, processes)
+        binding = rebind_multiprocess(model, rest, self.binding, processes)
         placed = self.placed.again(binding.problem)
         every = np.ones(binding.data.n_groups, bool)
         return dataclasses.replace(self, model=model, binding=binding, placed=placed, finite=every), lost
 
 
-def begin(
+def set_up(
     model: NLMEModel,
     data: GroupedData,
     estimator: AbstractEstimator,
@@ -58,13 +58,13 @@ def begin(
     plan: Any,
     processes: Processes,
     timings: dict[str, float],
-) -> Beginning:
+) -> Setup:
     """Binds, checks and places a model; `start` as `fit` takes one, `plan` for devices and chunks.
 
     **Errors:** DataError, ModelError, OptionError for faults found before iterating.
     """
     with clock(timings, "bind"):
-        binding = bind_together(model, data, processes)
+        binding = bind_multiprocess(model, data, processes)
         estimator.check(binding)
     given = start if isinstance(start, Mapping) else ()
     params = processes.together(lambda: start_params(binding, start))
@@ -76,4 +76,4 @@ def begin(
     if own:
         params = scaled_error_start(binding, params, found.misfit, given)
     # A group of weight zero may be anything: it adds nothing.
-    return Beginning(model, binding, params, given, own, placed, found.finite | (binding.data.weights == 0))
+    return Setup(model, binding, params, given, own, placed, found.finite | (binding.data.weights == 0))

@@ -18,18 +18,18 @@ from jaxnlme.estimators.core.callbacks import Callback
 from jaxnlme.estimators.core.checkpoint import Checkpoint
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import Progress
-from jaxnlme.estimators.core.record import stillborn
+from jaxnlme.estimators.core.record import failed_start
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.pipeline import stochastic_fit
 from jaxnlme.estimators.em.saem import SAEM, AbstractStochastic
-from jaxnlme.estimators.lindstrom_bates.alternation import Alternating, AlternatingSession
+from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates, LindstromBatesSession
 from jaxnlme.estimators.marginal.algorithm import finish
-from jaxnlme.estimators.marginal.method import Marginal, Restricted, restrict
+from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood, restrict
 from jaxnlme.estimators.marginal.reml import RestrictedSession, unrestricted_start
 from jaxnlme.estimators.marginal.result import record
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.setup import STARTS, begin
-from jaxnlme.likelihood.approximations import Rung, rung
+from jaxnlme.estimators.setup import STARTS, set_up
+from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
@@ -38,8 +38,8 @@ from jaxnlme.numerics.devices import Devices, Processes, mesh_of
 from jaxnlme.precision import x64
 from jaxnlme.results.record import Fit
 
-Method = str | Rung | Linearised | AbstractEstimator
-_SESSIONS: dict[type, type[Session]] = {Alternating: AlternatingSession, Restricted: RestrictedSession}
+Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
+_SESSIONS: dict[type, type[Session]] = {LindstromBates: LindstromBatesSession, REML: RestrictedSession}
 MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
@@ -148,8 +148,8 @@ def _estimator(method: Method, max_iterations: int, tolerance: float) -> Abstrac
     if isinstance(method, str) and method.lower() in LINEARISED:
         method = LINEARISED[method.lower()]()
     if isinstance(method, Linearised):
-        return Alternating(method, int(max_iterations), float(tolerance))
-    return Marginal(rung(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
+        return LindstromBates(method, int(max_iterations), float(tolerance))
+    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
 
 
 def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan) -> Fit:
@@ -159,14 +159,14 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        begun = begin(model, data, estimator, plan.start, plan, processes, timings)
-        binding, params, placed, finite = begun.binding, begun.params, begun.placed, begun.finite
+        setup = set_up(model, data, estimator, plan.start, plan, processes, timings)
+        binding, params, placed, finite = setup.binding, setup.params, setup.placed, setup.finite
         checkpoint = _checkpoint(plan, binding, estimator, params, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         starts = plan.starts
-        led = isinstance(estimator, Restricted) and not isinstance(plan.start, Fit)
-        if checkpoint is not None and checkpoint.standing is not None:
+        led = isinstance(estimator, REML) and not isinstance(plan.start, Fit)
+        if checkpoint is not None and checkpoint.run_state is not None:
             finite, starts, led = finite & checkpoint.rest, None, False
             notes.append(_resumed(checkpoint))
         session, leader = None, None
@@ -175,15 +175,15 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
             if not processes.all(finite.all()):
                 if plan.on_bad_group == "stop" or not processes.all(finite.any()):
                     options = plan.options(estimator)
-                    return stillborn(binding, estimator, params, finite, options, timings, processes)
+                    return failed_start(binding, estimator, params, finite, options, timings, processes)
                 if checkpoint is not None:
                     checkpoint.leave_out(finite)
-                begun, lost = dataclasses.replace(begun, finite=finite).without_lost(processes)
+                setup, lost = dataclasses.replace(setup, finite=finite).without_lost(processes)
                 left_out += lost
-                binding, placed = begun.binding, begun.placed
+                binding, placed = setup.binding, setup.placed
             if starts is not None:
                 with clock(timings, "starts"):
-                    params, sentence = STARTS[starts](binding, params, begun.given, placed)
+                    params, sentence = STARTS[starts](binding, params, setup.given, placed)
                 notes, starts = [*notes, sentence], None
             if led:
                 with clock(timings, "starts"):
@@ -202,7 +202,7 @@ def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, 
                 session = None
         with clock(timings, "optimise"):
             verdict = finish(session, plan.standard_errors)
-            session.tell_end()
+            session.notify_end()
             line.close()
         result = record(session, verdict, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
@@ -215,7 +215,7 @@ def _checkpoint(
     if plan.checkpoint is None:
         return None
     found = Checkpoint(plan.checkpoint, binding, estimator, params, processes)
-    if found.standing is not None and plan.on_bad_group == "stop" and not processes.all(found.rest.all()):
+    if found.run_state is not None and plan.on_bad_group == "stop" and not processes.all(found.rest.all()):
         raise OptionError(
             f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."
         )
@@ -223,7 +223,7 @@ def _checkpoint(
 
 
 def _resumed(checkpoint: Checkpoint) -> str:
-    standing = checkpoint.standing
-    assert standing is not None
-    ended = ", where it had ended" if standing.finished else ""
-    return f"Resumed from {checkpoint.path} after {standing.iterations} iterations{ended}."
+    run_state = checkpoint.run_state
+    assert run_state is not None
+    ended = ", where it had ended" if run_state.finished else ""
+    return f"Resumed from {checkpoint.path} after {run_state.iterations} iterations{ended}."

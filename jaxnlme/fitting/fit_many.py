@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import CountLine
 from jaxnlme.estimators.em.linearised_information import linearised_information
-from jaxnlme.estimators.em.lockstep import Meeting, Member
+from jaxnlme.estimators.em.lockstep import BatchedRun, BatchScheduler
 from jaxnlme.estimators.em.options import INFORMATIONS
 from jaxnlme.estimators.em.pipeline import stochastic_fit
 from jaxnlme.estimators.em.saem import AbstractStochastic
@@ -78,12 +78,12 @@ def fit_many(
             f"{data.y.shape[1]}); received {values.shape}."
         )
     plan = Plan(start, None, True, (), False, "stop", None, None, None)
-    meeting = Meeting(None if width is None else int(width))
+    meeting = BatchScheduler(None if width is None else int(width))
 
     def one(k: int) -> Fit:
         own = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))
         seeded = method.with_seed(method.seed + k)
-        return stochastic_fit(model, own, seeded, plan, functools.partial(Member, meeting))
+        return stochastic_fit(model, own, seeded, plan, functools.partial(BatchedRun, meeting))
 
     line = CountLine(progress, method.method.name, len(values))
     fits = meeting.hold([functools.partial(one, k) for k in range(len(values))], line.show)
@@ -147,7 +147,7 @@ class ManyFits:
         if asked == "louis":
             raise OptionError("Louis' information needs the draws: ask for it in the method, information='louis'.")
         with x64():
-            placed, active = Placed(fit.binding.problem, grid=False), fit.information.active
+            placed, active = PlacedProblem(fit.binding.problem, grid=False), fit.information.active
             matrix, scores = linearised_information(fit.binding, placed, fit.params, fit.modes, active)
             return information(fit.binding, fit.params, matrix, active, scores)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.estimators.marginal.method import Restricted
+from jaxnlme.estimators.marginal.method import REML
 from jaxnlme.fitting.fit import fit as fit_again
 from jaxnlme.fitting.model_changes import Change
 from jaxnlme.likelihood.lindstrom_bates import Linearised
@@ -104,7 +104,7 @@ def update(
 def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
     """The fit's estimator with other numbers of `options` (taken out there), or the `method` asked for."""
     names = ("max_iterations", "tolerance")
-    if isinstance(fit.estimator, Restricted):
+    if isinstance(fit.estimator, REML):
         # Restricted as it was, also by another method.
         if options.setdefault("restricted", True) is False and method is None:
             method = fit.estimator.method

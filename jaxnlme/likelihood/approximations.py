@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, OptionError, Status, near_matches
 from jaxnlme.likelihood.curvature import exact, gauss_newton
-from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, Importance, MonteCarlo
+from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarlo
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.typing import Scalar, Vector
@@ -33,16 +33,16 @@ class GroupResult(eqx.Module):
     monte_carlo: MonteCarlo
 
 
-def require_gaussian_face(name: str, density: Density) -> None:
+def require_gaussian_moments(name: str, density: Density) -> None:
     """**Errors:** ModelError where the outcome has no Gaussian face, which the method `name` needs."""
-    if not density.error.gaussian_face:
+    if not density.error.has_gaussian_moments:
         raise ModelError(
             f"{name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
             "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
         )
 
 
-class Rung(eqx.Module):
+class LikelihoodApproximation(eqx.Module):
     """One likelihood of the ladder.
 
     **Fields:** `name`; `at_mode`: expand at the conditional mode (else at z = 0); `interaction`: the residual scale
@@ -62,19 +62,19 @@ class Rung(eqx.Module):
             raise OptionError(f"curvature must be 'gauss-newton' or 'exact'; received {self.curvature!r}.")
 
     @property
-    def needs_gaussian_face(self) -> bool:
+    def needs_gaussian_moments(self) -> bool:
         """Whether outcomes without a Gaussian face are refused."""
         return self.curvature == "gauss-newton" or not self.interaction
 
     @property
     def stochastic(self) -> bool:
         """Whether the value carries Monte Carlo error."""
-        return isinstance(self.integral, Importance)
+        return isinstance(self.integral, ImportanceIntegral)
 
     def check(self, density: Density) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face and this rung needs one."""
-        if self.needs_gaussian_face:
-            require_gaussian_face(self.name, density)
+        if self.needs_gaussian_moments:
+            require_gaussian_moments(self.name, density)
 
     def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
         """The prediction that fixes the residual scale (at z = 0), None where the scale moves with z."""
@@ -90,7 +90,7 @@ class Rung(eqx.Module):
         if density.n_effects == 0:
             return log_joint(z), (jnp.zeros((0, 0)), MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan)))
         shape = exact if self.curvature == "exact" else gauss_newton
-        hessian = settle(shape(density, params, z, group, at_zero))
+        hessian = barrier(shape(density, params, z, group, at_zero))
         value, monte_carlo = self.integral(log_joint, z, hessian, group.key, at_mode=self.at_mode)
         return value, (hessian, monte_carlo)
 
@@ -136,43 +136,57 @@ def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
     return ModeSearch(mode_steps, mode_tolerance)
 
 
-def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
+def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order: y linearised at z = 0, residual scale there.
 
     **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222."""
-    return Rung("FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
+    return LikelihoodApproximation(
+        "FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
+    )
 
 
-def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
+def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order conditional estimation without interaction: the residual scale is taken at z = 0 in mode, quadratic
     form, log-scale and curvature.
 
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Wang (2007), J Pharmacokinet Pharmacodyn 34,
     575-593, section "FOCE"."""
-    return Rung("FOCE", True, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
+    return LikelihoodApproximation(
+        "FOCE", True, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
+    )
 
 
-def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
+def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order conditional estimation with interaction: Laplace with the Gauss-Newton curvature that keeps the
     scale's part.
 
     **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31."""
-    return Rung("FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance))
+    return LikelihoodApproximation(
+        "FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
+    )
 
 
-def Laplace(*, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
+def Laplace(
+    *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
+) -> LikelihoodApproximation:
     """Laplace's approximation at the conditional mode with the exact Hessian.
 
     **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795."""
-    return Rung("Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance))
+    return LikelihoodApproximation(
+        "Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance)
+    )
 
 
-def AGQ(nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6) -> Rung:
+def AGQ(
+    nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
+) -> LikelihoodApproximation:
     """Adaptive Gauss-Hermite quadrature with `nodes` per random effect (nodes ** random points a group); one node is
     Laplace."""
     if not isinstance(nodes, int) or nodes < 1:
         raise OptionError(f"AGQ: nodes must be a whole number of at least 1; received {nodes!r}.")
-    return Rung(f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), mode_search(mode_steps, mode_tolerance))
+    return LikelihoodApproximation(
+        f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), mode_search(mode_steps, mode_tolerance)
+    )
 
 
 def ImportanceSampling(
@@ -183,17 +197,17 @@ def ImportanceSampling(
     curvature: str = "exact",
     mode_steps: int = 100,
     mode_tolerance: float = 1e-6,
-) -> Rung:
+) -> LikelihoodApproximation:
     """Importance sampling around the conditional mode with `draws` a group from a multivariate t with `df` degrees of
     freedom (0: Gaussian), with its Monte Carlo error and effective sample size."""
     if not isinstance(draws, int) or draws < 2 or df < 0:
         raise OptionError(f"ImportanceSampling needs draws >= 2 and df >= 0; received {draws!r}, {df!r}.")
-    return Rung(
+    return LikelihoodApproximation(
         f"importance sampling({draws})",
         True,
         True,
         curvature,
-        Importance(draws, float(df), seed),
+        ImportanceIntegral(draws, float(df), seed),
         mode_search(mode_steps, mode_tolerance),
     )
 
@@ -201,12 +215,12 @@ def ImportanceSampling(
 NAMED = {"fo": FO, "foce": FOCE, "focei": FOCEI, "laplace": Laplace, "agq": AGQ, "is": ImportanceSampling}
 
 
-def rung(spec: str | Rung, others: Iterable[str] = ()) -> Rung:
+def approximation(spec: str | LikelihoodApproximation, others: Iterable[str] = ()) -> LikelihoodApproximation:
     """A rung from its name or the object itself; `others` are names that the caller knows beside these.
 
     **Errors:** OptionError with the near matches.
     """
-    if isinstance(spec, Rung):
+    if isinstance(spec, LikelihoodApproximation):
         return spec
     name = getattr(spec, "name", spec)
     if name in ("LME", "RELME", "lme", "relme"):

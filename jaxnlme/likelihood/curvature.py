@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.implicit import along_axes, settle, value_gradient_hessian
+from jaxnlme.numerics.implicit import along_axes, barrier, value_gradient_hessian
 from jaxnlme.typing import Matrix, Vector
 
 
@@ -31,7 +31,7 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
         return residual, jnp.log(scale)
 
     (_, log_scale), push = jax.linearize(moments, z)
-    log_scale, dots = settle((log_scale, along_axes(push, z.shape[0], z.dtype)))
+    log_scale, dots = barrier((log_scale, along_axes(push, z.shape[0], z.dtype)))
     precision = jnp.exp(-log_scale)
     rows = [residual_dot * precision for residual_dot, _ in dots]
     if scale_prediction is None:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, Status, near_matches
-from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_face
-from jaxnlme.likelihood.integrals import GaussHermite, Importance, MonteCarlo, exact_integral
+from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_moments
+from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarlo, exact_integral
 from jaxnlme.likelihood.lindstrom_bates import tangent_at
 from jaxnlme.likelihood.linear_mixed_model import mixed
 from jaxnlme.model.density import Density, Group
@@ -74,7 +74,7 @@ class CentredImportance(AbstractCentred):
     Geweke (1989), Econometrica 57, 1317-1339.
     """
 
-    integral: Importance
+    integral: ImportanceIntegral
 
     def __init__(self, draws: int = 2000, *, df: float = 5.0, seed: Any = 0, batch: int = BATCH):
         if not _whole(draws, 2) or not df >= 0 or not _whole(batch, 1):
@@ -82,7 +82,7 @@ class CentredImportance(AbstractCentred):
                 "importance sampling needs draws >= 2, df >= 0 and batch >= 1; "
                 f"received {draws!r}, {df!r} and {batch!r}."
             )
-        self.integral = Importance(int(draws), float(df), seed, int(batch))
+        self.integral = ImportanceIntegral(int(draws), float(df), seed, int(batch))
 
     @property
     def name(self) -> str:
@@ -163,7 +163,7 @@ class CentredLinearisation(AbstractCentred):
         return "lin"
 
     def check(self, density):
-        require_gaussian_face("a likelihood by linearisation ('lin')", density)
+        require_gaussian_moments("a likelihood by linearisation ('lin')", density)
 
     def evaluate(self, density, params, group, centre, spread):
         model = mixed(density, tangent_at(density, params, group, centre), params, group, False)
@@ -207,7 +207,12 @@ def curvature_of(spread: Matrix) -> Matrix:
 
 
 def _integrated(
-    integral: Importance | GaussHermite, density: Density, params: Params, group: Group, centre: Vector, spread: Matrix
+    integral: ImportanceIntegral | GaussHermite,
+    density: Density,
+    params: Params,
+    group: Group,
+    centre: Vector,
+    spread: Matrix,
 ) -> GroupResult:
     def log_joint(z):
         return density.log_joint(params, z, group)

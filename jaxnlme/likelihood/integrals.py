@@ -84,7 +84,7 @@ class GaussHermite(AbstractIntegral):
         return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), exact_integral()
 
 
-class Importance(AbstractIntegral):
+class ImportanceIntegral(AbstractIntegral):
     """Importance sampling with `draws` from a multivariate t (Gaussian where `df` is 0) centred at z with scale H^-1.
 
     The draws come from (seed, the group's key) alone: the estimate is a smooth function of the parameters, and does

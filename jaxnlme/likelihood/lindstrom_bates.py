@@ -2,8 +2,8 @@
 
 At a point (beta0, b0) the transformed mean is replaced by its tangent; what is left is a linear mixed model
 (linear_mixed_model.py). The random effects b0 solve the penalised least squares problem at beta0, with the weights
-held at their own predictions, which are found by reweighting. A fixed point of Lindstrom and Bates' alternation is a point where the
-gradient of the mixed model's likelihood vanishes, taken with the linearisation held at that same point.
+held at their own predictions, which are found by reweighting. A fixed point of Lindstrom and Bates' alternation is a point where
+the gradient of the mixed model's likelihood vanishes, taken with the linearisation held at that same point.
 
 **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Pinheiro and Bates (2000), Mixed-Effects Models in S and
 S-PLUS, sections 7.2.1 and 7.5.2 (variance functions).
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.errors import OptionError
-from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_search, require_gaussian_face
+from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_search, require_gaussian_moments
 from jaxnlme.likelihood.integrals import exact_integral
 from jaxnlme.likelihood.linear_mixed_model import Mixed, Tangent, mixed
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
@@ -27,7 +27,7 @@ from jaxnlme.likelihood.one_pass import Local, written_out
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.implicit import along_axes, settle
+from jaxnlme.numerics.implicit import along_axes, barrier
 from jaxnlme.numerics.jets import Jet, jet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.tracing import depends
@@ -58,7 +58,7 @@ class Linearised(eqx.Module):
 
     def check(self, density: Density) -> None:
         """**Errors:** ModelError where the outcome has no Gaussian face."""
-        require_gaussian_face(self.name, density)
+        require_gaussian_moments(self.name, density)
 
 
 def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
@@ -155,7 +155,7 @@ def tangent_at(density: Density, params: Params, group: Group, z: Vector) -> Tan
 
 def settled(tangent: Tangent) -> Tangent:
     """The same group, its rows computed once."""
-    return eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, settle((tangent.prediction, tangent.slopes)))
+    return eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, barrier((tangent.prediction, tangent.slopes)))
 
 
 def _reweighted(

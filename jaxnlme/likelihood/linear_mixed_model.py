@@ -27,7 +27,7 @@ from jaxnlme.likelihood.one_pass import factor_pattern
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.written_out import Entries, added, as_matrix, as_vector, column, product, symmetric, transposed
 
@@ -76,7 +76,7 @@ def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with
         logs = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
         return e, 1.0 / scale**2, -bent, logs
 
-    e, precision, lean, logs = settle(rows(error))
+    e, precision, lean, logs = barrier(rows(error))
     weighted = [lean**2 * precision * one for one in slopes]
     m = symmetric([[jnp.sum(weighted[j] * slopes[k]) for k in range(j + 1)] for j in axes])
     pull = lean * precision * e

@@ -13,7 +13,7 @@ from jaxnlme.binding.bind import bind
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
-from jaxnlme.likelihood.approximations import GroupResult, Rung, rung
+from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import require_x64
@@ -35,7 +35,9 @@ def check_weights(weights: Any, n_groups: int) -> Any:
     return weights
 
 
-def evaluate_groups(problem: Problem, params: Params, method: Rung, modes: Any = None) -> GroupResult:
+def evaluate_groups(
+    problem: Problem, params: Params, method: LikelihoodApproximation, modes: Any = None
+) -> GroupResult:
     """One GroupResult with a leading groups axis, in the order of the data.
 
     **Arguments:** `modes` (groups, random): starts of the searches, zeros where None.
@@ -50,7 +52,7 @@ def group_log_likelihoods(
     model: NLMEModel | None,
     params: Params,
     data: GroupedData | Problem,
-    method: str | Rung = "focei",
+    method: str | LikelihoodApproximation = "focei",
     *,
     modes: Any = None,
 ) -> Vector:
@@ -65,7 +67,7 @@ def group_log_likelihoods(
     """
     require_x64("group_log_likelihoods")
     problem = as_problem(model, data)
-    chosen = jax.tree.map(jnp.asarray, rung(method))
+    chosen = jax.tree.map(jnp.asarray, approximation(method))
     chosen.check(problem.density)
     return evaluate_groups(problem, params, chosen, modes).value
 
@@ -74,7 +76,7 @@ def log_likelihood(
     model: NLMEModel | None,
     params: Params,
     data: GroupedData | Problem,
-    method: str | Rung = "focei",
+    method: str | LikelihoodApproximation = "focei",
     weights: Any = None,
     *,
     modes: Any = None,

@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnlme.likelihood.approximations import GroupResult, Rung, group_result
+from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian, exact_integral
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.individual_parameters import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.jets import Jet, count_partials, jet
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult, newton
@@ -56,14 +56,14 @@ from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 MOST_PARTIALS = 36
 
 
-def local(method: Rung, density: Density, params: Params, group: Group) -> Local | None:
+def local(method: LikelihoodApproximation, density: Density, params: Params, group: Group) -> Local | None:
     """The group at `params` as this rung sees it, from one pass over the model at each point: where it has a mode, and
     parameters that are linear on the transformed scale and do not vary within the group."""
     if not method.at_mode:
         return None
     known = written_out(method, density, params, group, _order(method))
     if known is not None and not method.interaction:
-        known.frozen = settle(jet(known.predict, known.start, 1))
+        known.frozen = barrier(jet(known.predict, known.start, 1))
     return known
 
 
@@ -82,7 +82,7 @@ def written_out(method: Any, density: Density, params: Params, group: Group, ord
     return known if smooth else None
 
 
-def _order(method: Rung) -> int:
+def _order(method: LikelihoodApproximation) -> int:
     """The order of the model's derivatives that mode, value and score read."""
     return 3 if method.curvature == "exact" and isinstance(method.integral, Gaussian) else 2
 
@@ -165,7 +165,7 @@ class Local:
 
         (value, gradients), push = jax.linearize(slopes, prediction.partial())
         first = [prediction.partial(k) for k in range(self.n)]
-        gradients, bent = settle((gradients, [push(f)[1] for f in first]))
+        gradients, bent = barrier((gradients, [push(f)[1] for f in first]))
         g = gradients[0]
         uu = [
             [_dot((bent[j][0], first[k]), (g, prediction.partial(k, j))) for k in range(j + 1)] for j in range(self.n)
@@ -204,7 +204,7 @@ class Local:
             return residual, jnp.log(scale)
 
         (_, log_scale), push = jax.linearize(moments, f)
-        log_scale, pushed = settle((log_scale, [push(one) for one in first]))
+        log_scale, pushed = barrier((log_scale, [push(one) for one in first]))
         precision = jnp.exp(-log_scale)
         parts = [[residual * precision for residual, _ in pushed]]
         if g is None:
@@ -223,18 +223,18 @@ class Local:
         error)."""
         q, n = self.q, self.n
         z, found = self.mode(z0)
-        z = settle(z)
+        z = barrier(z)
         dtype = z.dtype
         u = self.at(z)
         prediction = jet(self.predict, u, _order(self.method))
         known = self.slopes(prediction, still=True)
         s = self._start_and_theta()
         m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)
-        m = settle(m)
+        m = barrier(m)
 
         value, _, negative_hessian = self.joint(known, z)
         across = transposed(self.Z)
-        curvature = settle(jnp.eye(q) + as_matrix(product(across, product(symmetric(m), self.Z)), q, dtype))
+        curvature = barrier(jnp.eye(q) + as_matrix(product(across, product(symmetric(m), self.Z)), q, dtype))
         lower = cholesky(curvature)
         value = value + q * HALF_LOG_2PI - half_logdet(lower)
         inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
@@ -242,11 +242,11 @@ class Local:
         outer = product(shaped, across)
         zero = jnp.zeros((), dtype)
         weights = [[-outer.get((j, k), zero) * (0.5 if j == k else 1.0) for k in range(j + 1)] for j in range(n)]
-        m_u, m_s = settle(pull(weights))
+        m_u, m_s = barrier(pull(weights))
 
         by_u = [known.u[k] + m_u[k] for k in range(n)]
         in_z = as_vector(product(across, column(by_u)), q, dtype) - z
-        w = cholesky_solve(guarded_cholesky(settle(negative_hessian), floor=0.0)[0], in_z)
+        w = cholesky_solve(guarded_cholesky(barrier(negative_hessian), floor=0.0)[0], in_z)
         v = product(self.Z, {(k, 0): w[k] for k in range(q)})
         bent = product(symmetric(known.uu), v)
         score_u = column([by_u[k] + bent[k, 0] if (k, 0) in bent else by_u[k] for k in range(n)])

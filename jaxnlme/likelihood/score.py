@@ -7,19 +7,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.likelihood.approximations import GroupResult, Rung, group_result
+from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.mode import search_mode
 from jaxnlme.likelihood.one_pass import local
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.implicit import settle, value_gradient_hessian
+from jaxnlme.numerics.implicit import barrier, value_gradient_hessian
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
 from jaxnlme.typing import Vector
 
 
 def value_and_score(
-    method: Rung, density: Density, unpack: Callable[[Vector], Params], x: Vector, group: Group, z0: Vector
+    method: LikelihoodApproximation,
+    density: Density,
+    unpack: Callable[[Vector], Params],
+    x: Vector,
+    group: Group,
+    z0: Vector,
 ) -> tuple[GroupResult, Vector]:
     """The result of `method.evaluate` at `unpack(x)`, and the gradient of its value in x (n,): zero, as the value is,
     where the group has no observed response.
@@ -36,7 +41,12 @@ def value_and_score(
 
 
 def _value_and_score(
-    method: Rung, density: Density, unpack: Callable[[Vector], Params], x: Vector, group: Group, z0: Vector
+    method: LikelihoodApproximation,
+    density: Density,
+    unpack: Callable[[Vector], Params],
+    x: Vector,
+    group: Group,
+    z0: Vector,
 ) -> tuple[GroupResult, Vector]:
     known = local(method, density, unpack(x), group)
     if known is not None and isinstance(method.integral, Gaussian):
@@ -60,11 +70,11 @@ def _value_and_score(
         z, found = search_mode(method.search, density, params, group, at_zero, z0)
     else:
         z, found = known.mode(z0)
-    z = settle(z)
+    z = barrier(z)
     (value, (hessian, monte_carlo)), (direct, pull) = jax.value_and_grad(value_at, argnums=(0, 1), has_aux=True)(x, z)
-    direct, pull = settle((direct, pull))
+    direct, pull = barrier((direct, pull))
     _, _, joint_hessian = value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, at_zero), z)
-    lower, _ = guarded_cholesky(settle(joint_hessian), floor=0.0)
-    w = settle(cholesky_solve(lower, pull))
+    lower, _ = guarded_cholesky(barrier(joint_hessian), floor=0.0)
+    w = barrier(cholesky_solve(lower, pull))
     through_mode = jax.grad(lambda x: jax.jvp(lambda z: log_joint(x, z), (z,), (w,))[1])(x)
     return group_result(value, z, hessian, monte_carlo, found, group), direct + through_mode

@@ -35,7 +35,7 @@ def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[S
     return value, gradient, jnp.stack(rows)
 
 
-def settle(tree: PyTree) -> PyTree:
+def barrier(tree: PyTree) -> PyTree:
     """The same values, computed once: a barrier that keeps the compiler from fusing what made them into every consumer
     (on a CPU it repeats the exponentials of a model once per consumer, which doubled the time of an objective)."""
     return jax.lax.optimization_barrier(tree)
@@ -73,7 +73,7 @@ def implicit_minimiser(
 
         _, slope_dot = jax.jvp(slope, (moving,), (args_dot,))
         _, _, hessian = value_gradient_hessian(lambda z: objective(z, args), z)
-        z_dot = -_symmetric_solve(settle(hessian), slope_dot)
+        z_dot = -_symmetric_solve(barrier(hessian), slope_dot)
         still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
         return (z, aux), (z_dot, still_aux)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxnlme.numerics.implicit import settle
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.sparse_push import SparsePush
 from jaxnlme.typing import PyTree
 
@@ -79,7 +79,7 @@ def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
         return more
 
     found = up_to(order)(*point)
-    return Jet(settle(tuple(found[index] for index in indices)), tuple(indices))
+    return Jet(barrier(tuple(found[index] for index in indices)), tuple(indices))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -23,7 +23,7 @@ FAR, AGAIN = 0.5, 6
 CLOSE, SAME = 1e-3, 1e-9
 
 
-class Bend(NamedTuple):
+class LogdetDerivative(NamedTuple):
     """`hessian` (p, p), symmetric; `mixed` (n, p): the derivatives of the gradient along the entries; `slope` (n,): the
     gradient of half the log-determinant, all NaN where the Hessian is not positive definite."""
 
@@ -36,13 +36,13 @@ class Bend(NamedTuple):
         return bool(np.isfinite(self.slope).any())
 
 
-def bend(
+def logdet_derivative(
     gradient: Callable[[np.ndarray], np.ndarray],
     centre: np.ndarray,
     which: np.ndarray,
     metric: np.ndarray,
     fine: bool = True,
-) -> Bend:
+) -> LogdetDerivative:
     """The Hessian block in the entries `which` (p,) of x and the gradient of half its log-determinant.
 
     **Arguments:** `gradient(shift)`: the gradient (n,) where these entries are moved by `shift` (p,); `centre` (n,),
@@ -72,8 +72,8 @@ def bend(
             share = 1.0 / value - 1.0
             if abs(share) > SAME:
                 slope = slope + share * _differences(gradient, centre, direction, fine and abs(share) > CLOSE)[1]
-        return Bend(hessian, mixed, 0.5 * slope)
-    return Bend(hessian, mixed, np.full(len(centre), np.nan))
+        return LogdetDerivative(hessian, mixed, 0.5 * slope)
+    return LogdetDerivative(hessian, mixed, np.full(len(centre), np.nan))
 
 
 def _differences(

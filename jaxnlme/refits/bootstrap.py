@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.refits.identifiability import informed
+from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jackknife import Jackknife
-from jaxnlme.refits.jobs import NOTHING_SAID, Outcomes, ended, failures, words
+from jaxnlme.refits.jobs import NOTHING_SAID, Outcomes, failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, named_options, whole_number
-from jaxnlme.refits.replicate_table import Refitted
+from jaxnlme.refits.replicate_table import ReplicateTable
 from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import Fit
@@ -74,12 +74,12 @@ def bootstrap(
         name="bootstrap",
     )
     if kind == "case":
-        out = dataclasses.replace(out, informed=informed(refits, own, n))
+        out = dataclasses.replace(out, identifiable=identifiable(refits, own, n))
     return _record(refits, out, kind, seed, within)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Bootstrap(Refitted):
+class Bootstrap(ReplicateTable):
     """What a bootstrap found. Values are on the scale of `fit.values`: typical values on their natural scale, SDs,
     correlations, error parameters.
 
@@ -205,8 +205,8 @@ def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: 
 
 def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, ...]) -> Bootstrap:
     fit, table = refits.fit, refits.values(out)
-    status = words(out)
-    table["log_likelihood"] = np.where(ended(out), out.log_likelihood, np.nan)
+    status = outcome_sentences(out)
+    table["log_likelihood"] = np.where(reached_maximum(out), out.log_likelihood, np.nan)
     table["status"], table["iterations"], table["evaluations"] = status, out.iterations, out.evaluations
     table.index.name = "replicate"
     ran = int(out.done.sum())

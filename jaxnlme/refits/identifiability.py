@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.objective import share
 from jaxnlme.numerics.arrays import on_device
@@ -19,7 +19,7 @@ NOTHING = 1e-11
 JOBS_AT_A_TIME = 256
 
 
-def informed(refits: Refits, own: Callable[[np.ndarray], Problem], jobs: int) -> np.ndarray:
+def identifiable(refits: Refits, own: Callable[[np.ndarray], Problem], jobs: int) -> np.ndarray:
     """Which jobs (jobs,) have groups whose scores span every free parameter: false where some direction moves the
     likelihood of no group that counts. All true where there are priors, which inform as well.
 
@@ -51,7 +51,7 @@ def _scores(refits: Refits) -> np.ndarray:
     groups = refits.problem.n_groups
     points = 2 if groups > 10 * len(moving) else len(moving) + 2
     with x64():
-        placed = Placed(refits.problem)
+        placed = PlacedProblem(refits.problem)
         template, modes = on_device(refits.template), placed.spread(refits.fit.modes)
         found = []
         for _ in range(points):

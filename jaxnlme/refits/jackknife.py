@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
-from jaxnlme.refits.identifiability import informed
-from jaxnlme.refits.jobs import ended, failures, words
+from jaxnlme.refits.identifiability import identifiable
+from jaxnlme.refits.jobs import failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, named_options, natural_se, packed
-from jaxnlme.refits.replicate_table import Refitted
+from jaxnlme.refits.replicate_table import ReplicateTable
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import Fit
 
@@ -51,12 +51,12 @@ def jackknife(
 
     starts = np.tile(refits.x, (len(counts), 1))
     out = refits.run(own, starts, metrics=refits.metrics, progress=progress, name="jackknife")
-    out = dataclasses.replace(out, informed=informed(refits, own, len(counts)))
+    out = dataclasses.replace(out, identifiable=identifiable(refits, own, len(counts)))
     return _record(refits, out, counts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Jackknife(Refitted):
+class Jackknife(ReplicateTable):
     """What deleting groups changes. Values are on the scale of `fit.values`.
 
     **Fields:** `fit`; `deleted`, a row for each group left out, by label: the values by name (NaN where the refit
@@ -133,10 +133,10 @@ def _record(refits: Refits, out: Any, counts: np.ndarray) -> Jackknife:
     import pandas as pd
 
     fit, table = refits.fit, refits.values(out)
-    good = ended(out)
+    good = reached_maximum(out)
     table.index = pd.Index(fit.data.labels[counts], name=fit.data.group_name)
     table["log_likelihood"] = np.where(good, out.log_likelihood, np.nan)
-    table["status"], table["iterations"] = words(out), out.iterations
+    table["status"], table["iterations"] = outcome_sentences(out), out.iterations
     # The log prior at each end: the objective is minus (log-likelihood + log prior).
     common = out.common + (-out.value - out.log_likelihood)
     best = fit.log_likelihood + fit.log_prior

@@ -45,7 +45,7 @@ class Outcomes:
     own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes, NaN
     where a group's mode that counts there was not found; `decrement`, the predicted gain of a further step;
     `iterations`, `evaluations`; `lost`, the number of groups that count and whose mode was not found; `done` (jobs,)
-    bool: it was run to its end; `informed` (jobs,) bool: its data tell every parameter, as far as somebody looked;
+    bool: it was run to its end; `identifiable` (jobs,) bool: its data tell every parameter, as far as somebody looked;
     `interrupted` by Ctrl-C.
     """
 
@@ -58,7 +58,7 @@ class Outcomes:
     evaluations: np.ndarray
     lost: np.ndarray
     done: np.ndarray
-    informed: np.ndarray
+    identifiable: np.ndarray
     interrupted: bool = False
 
     def rows(self, which: np.ndarray) -> Outcomes:
@@ -92,22 +92,22 @@ def blank_outcomes(n_jobs: int, n: int) -> Outcomes:
 
 # ---- how jobs ended, in words
 
-# How a refit ended whose groups leave some parameter anywhere (see `informed`).
+# How a refit ended whose groups leave some parameter anywhere (see `identifiable`).
 NOTHING_SAID = "without information on some parameter"
 
 
-def ended(out: Outcomes) -> np.ndarray:
+def reached_maximum(out: Outcomes) -> np.ndarray:
     """Which jobs (jobs,) came to a maximum: finite, a predicted gain below 1e-6, every group's mode found, data that
     tell every parameter."""
-    return out.informed & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
+    return out.identifiable & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
 
 
-def words(out: Outcomes) -> np.ndarray:
+def outcome_sentences(out: Outcomes) -> np.ndarray:
     """How each job (jobs,) ended, in words."""
     finite = np.isfinite(out.value)
     near = finite & (out.decrement < CONVERGED)
     return np.select(
-        [~out.done, ~finite, ~out.informed, near & (out.lost > 0), near],
+        [~out.done, ~finite, ~out.identifiable, near & (out.lost > 0), near],
         ["not run", "not finite", NOTHING_SAID, "a mode not found", "converged"],
         "not converged",
     ).astype(object)

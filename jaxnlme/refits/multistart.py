@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.refits.jobs import Outcomes, ended, failures, nothing, words
+from jaxnlme.refits.jobs import Outcomes, failures, nothing, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, named_options, natural_se, opened_variances, packed, whole_number
-from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
     for k, transform in enumerate(binding.transforms):
         if transform is None or transform.name == "identity":
             unit[k] = max(abs(centre[k]), 1e-3) if transform is not None else max(abs(centre[k]), 0.5)
-    for index, _, others in binding.density.covariance.collapses:
+    for index, _, others in binding.density.covariance.log_scales:
         for other in others:  # entries of a factor, in the unit of their effects
             unit[first + other] = np.exp(centre[first + index]) if np.isfinite(centre[first + index]) else 1.0
     unit[refits.dense :] = 0.1 * np.maximum(np.abs(centre[refits.dense :]), 0.1)
@@ -108,7 +108,7 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Multistart(Told):
+class Multistart(Printable):
     """Where fits from many starts ended.
 
     **Fields:** `fit`; `starts`, a row a start: the values it began from ("start of NAME") and ended at, by name,
@@ -165,7 +165,7 @@ class Multistart(Told):
 def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:
     import pandas as pd
 
-    fit, values, good = refits.fit, refits.values(out), ended(out)
+    fit, values, good = refits.fit, refits.values(out), reached_maximum(out)
     own = fit.log_likelihood + fit.log_prior
     place = _clusters(refits, out, values, good)
     x, rows = [], []
@@ -191,7 +191,7 @@ def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:
     )
     table = pd.concat([table, values], axis=1)
     table["log_likelihood"] = np.where(good, out.log_likelihood, np.nan)
-    table["status"], table["maximum"], table["iterations"] = words(out), place, out.iterations
+    table["status"], table["maximum"], table["iterations"] = outcome_sentences(out), place, out.iterations
     table["evaluations"] = out.evaluations
     table.index.name = "start"
     sentences = _sentences(fit, out, maxima, good, table) + refits.placement

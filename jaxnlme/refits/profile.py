@@ -12,11 +12,11 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.model.covariance.reordered import reorderable
-from jaxnlme.refits.jobs import ended, failures, nothing, words
+from jaxnlme.refits.jobs import failures, nothing, outcome_sentences, reached_maximum
 from jaxnlme.refits.profile_coordinate import coordinate
-from jaxnlme.refits.profile_trace import Trace
+from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits, named_options
-from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def profile(
     # One that needs psi in another order puts all into the family where orders may differ: one program serves all.
     reorder = any(c.places is not None for c in coordinates)
     inner = reorderable(refits.binding.density.covariance) if reorder else None
-    traces = [Trace(refits, c, inner, level, int(points)) for c in coordinates]
+    traces = [ProfileTrace(refits, c, inner, level, int(points)) for c in coordinates]
     search = _Search(refits, traces, progress)
     rounds = 0
     while rounds < ROUNDS and not search.interrupted:
@@ -114,7 +114,7 @@ def _no_correlation(fit: Fit, name: str) -> bool:
 class _Search:
     """Runs the points that traces ask for, all in one program."""
 
-    def __init__(self, refits: Refits, traces: list[Trace], progress: bool | None):
+    def __init__(self, refits: Refits, traces: list[ProfileTrace], progress: bool | None):
         self.refits, self.traces, self.progress = refits, traces, progress
         self.interrupted = False
         self.problem = traces[0].problem
@@ -153,7 +153,7 @@ class _Search:
         )
         self.interrupted = out.interrupted
         best = refits.fit.log_likelihood + refits.fit.log_prior
-        good, said = ended(out), words(out)
+        good, said = reached_maximum(out), outcome_sentences(out)
         for j, k in enumerate(owner):
             trace = self.traces[k]
             trace.c.append(float(values[j]))
@@ -164,7 +164,7 @@ class _Search:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Profile(Told):
+class Profile(Printable):
     """Profile likelihoods of a fit's values, on the scale of `fit.values`.
 
     **Fields:** `fit`; `level`; `table`, a row a point: `parameter`, `value` it was held at, `deviance`, `zeta` (signed
@@ -230,7 +230,7 @@ def _pair(lower: float, upper: float) -> str:
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
-def _record(fit: Fit, traces: list[Trace], search: _Search, level: float) -> Profile:
+def _record(fit: Fit, traces: list[ProfileTrace], search: _Search, level: float) -> Profile:
     import pandas as pd
 
     rows, status, ends = [], [], {}

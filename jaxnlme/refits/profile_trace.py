@@ -30,7 +30,7 @@ def with_family(problem: Problem, family: Any) -> Problem:
     return problem if family is None else eqx.tree_at(lambda p: p.density.covariance, problem, family)
 
 
-class Trace:
+class ProfileTrace:
     """The profile of one value as it grows: points `c` on the coordinate's scale with their `deviance` (NaN where the
     refit failed) and `x` (packed, in the coordinate's own parametrisation; at the estimates, the first point, with the
     variances opened that are zero there); where its ends are."""

@@ -17,11 +17,11 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import FitError, OptionError, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
 from jaxnlme.estimators.marginal.boundary import COST_OF_ZERO
-from jaxnlme.estimators.marginal.method import Marginal
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
-from jaxnlme.refits.jobs import Jobs, Outcomes, ended, nothing
-from jaxnlme.refits.vectorised_minimiser import run_lanes, width_for
+from jaxnlme.refits.jobs import Jobs, Outcomes, nothing, reached_maximum
+from jaxnlme.refits.vectorised_minimiser import run_batch, width_for
 from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Refits:
     def __init__(self, fit: Fit, what: str, max_iterations: int, width: int | None = None, *, converged: bool = True):
         """**Errors:** FitError where the fit did not converge (`converged`: that matters); OptionError for a fit by a
         method whose objective is not a likelihood of the ladder, or a bad `max_iterations` or `width`."""
-        if not isinstance(fit.estimator, Marginal):
+        if not isinstance(fit.estimator, MaximumLikelihood):
             word = f"restricted {fit.method}" if fit.restricted and fit.method != "RELME" else fit.method
             raise OptionError(
                 f"{what} needs a fit by a likelihood of the ladder ('focei', ...), not restricted; this is {word}. "
@@ -84,7 +84,7 @@ class Refits:
         if converged and not fit.converged:
             raise FitError(f"{what} needs a fit that converged. {fit.status}", fit)
         self.fit = fit
-        self.estimator = Marginal(fit.estimator.method, max_iterations, TOLERANCE)
+        self.estimator = MaximumLikelihood(fit.estimator.method, max_iterations, TOLERANCE)
         self.binding: Binding = fit.binding
         self.problem: Problem = fit.binding.problem
         self.template: Params = fit.params
@@ -115,7 +115,7 @@ class Refits:
     ) -> Outcomes:
         """The outcomes of jobs from `x` (jobs, n); variances that vanish are set to exactly zero where that costs
         nothing, as a fit does. `modes`: where searches start, by default at the fit's; `free` (jobs, n); `problem`: one
-        other than the fit's, with as many parameters; the rest as in Jobs and `run_lanes`."""
+        other than the fit's, with as many parameters; the rest as in Jobs and `run_batch`."""
         free = np.tile(self.free, (len(x), 1)) if free is None else free
         modes = self.fit.modes if modes is None else modes
         problem = self.problem if problem is None else problem
@@ -126,7 +126,7 @@ class Refits:
 
         def go(which, x, free, modes, progress):
             theirs = None if metric is None else metric[which]
-            return run_lanes(
+            return run_batch(
                 problem,
                 self.template,
                 self.estimator,
@@ -158,7 +158,7 @@ class Refits:
             out, _ = again(out, *self._vanishing(problem, out, free), modes, -COST_OF_ZERO)
             # As a fit does: modes are searched afresh from zero; where one is better, the job goes on from there.
             if self.estimator.method.at_mode and problem.density.n_effects:
-                near = np.flatnonzero(ended(out))
+                near = np.flatnonzero(reached_maximum(out))
                 out, moved = again(out, near, out.x[near], free[near], np.zeros_like(modes), GAIN)
                 if len(moved):
                     out, _ = again(out, *self._vanishing(problem, out, free), modes, -COST_OF_ZERO)
@@ -178,14 +178,14 @@ class Refits:
             x, moving = out.x[job].copy(), free[job].copy()
             small = [
                 first + index
-                for index, _, _ in family.collapses
+                for index, _, _ in family.log_scales
                 if moving[first + index] and x[first + index] < reference[index] + np.log(SMALL_SD)
             ]
             if not small:
                 continue
             x[small] = -np.inf
             x[first:last] = family.from_matrix(psi_of(density, x[first:last]))
-            for index, _, others in family.collapses:
+            for index, _, others in family.log_scales:
                 if x[first + index] == -np.inf:
                     moving[[first + index, *(first + o for o in others)]] = False
             held = ~free[job] & np.isfinite(out.x[job])
@@ -215,7 +215,7 @@ class Refits:
 
         names = list(self.fit.values)
         rows = np.full((len(out.x), len(names)), np.nan)
-        for job in np.flatnonzero(ended(out)):
+        for job in np.flatnonzero(reached_maximum(out)):
             rows[job] = list(self.binding.values(self.params(out.x[job])).values())
         return pd.DataFrame(rows, columns=names)
 
@@ -242,7 +242,7 @@ def opened_variances(binding: Binding, x: np.ndarray, problem: Problem | None = 
     first = len(density.beta_names)
     x, opened = x.copy(), np.zeros(len(x), bool)
     reference = _reference(binding)
-    for index, _, others in density.covariance.collapses:
+    for index, _, others in density.covariance.log_scales:
         if x[first + index] == -np.inf and not binding.fixed[first + index]:
             x[first + index] = reference[index] + np.log(OPENED)
             opened[[first + index, *(first + o for o in others)]] = True

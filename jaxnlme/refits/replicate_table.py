@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
-from jaxnlme.results.display import Told
+from jaxnlme.results.display import Printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import Fit
 
 
-class Refitted(Told):
+class ReplicateTable(Printable):
     """A record with a row a refit: the values by name, NaN where the refit failed, and how it ended as `status`."""
 
     fit: Fit

@@ -20,7 +20,7 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.progress import CountLine
-from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, Marginal, MarginalState
+from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
@@ -46,12 +46,12 @@ MOST_EVALUATIONS = 3
 SECONDS_PER_CALL = 0.5
 
 
-class Lanes(eqx.Module):
+class BatchState(eqx.Module):
     """What the lanes hold on the device, a leading axis of lanes everywhere: `state` of the minimisation; `running`;
     `fresh`: the evaluation under way is a job's first; `pauses` of its mode searches so far, and the `modes` that these
     had reached; `lost` and `common` at the state's point, as in Outcomes."""
 
-    state: MarginalState
+    state: MaximumLikelihoodState
     running: Any
     fresh: Any
     pauses: Any
@@ -70,10 +70,10 @@ def width_for(jobs: int, rows: int) -> int:
     return max(allowed, default=1)
 
 
-def run_lanes(
+def run_batch(
     problem: Problem,
     template: Params,
-    estimator: Marginal,
+    estimator: MaximumLikelihood,
     jobs: Jobs,
     *,
     width: int | None = None,
@@ -82,7 +82,7 @@ def run_lanes(
     progress: bool | None = False,
     name: str = "fits",
 ) -> Outcomes:
-    """Runs every job to its end (see `Marginal.terminate`), `width` at a time (None: chosen by `width_for`).
+    """Runs every job to its end (see `MaximumLikelihood.terminate`), `width` at a time (None: chosen by `width_for`).
     `expected`: how many jobs the program will serve, these and later ones, of about so many `evaluations` each.
 
     A lane that is not finite ends there, and touches no other. Call it inside the 64-bit context. Ctrl-C returns what
@@ -99,7 +99,7 @@ def run_lanes(
     metrics, modes = on_device((np.asarray(metrics, float), np.asarray(jobs.modes, float)))
     # `compiled` reckons with fifty runs of its program.
     advance = compiled(_advance, total * evaluations * problem.n_rows // 50)
-    lanes = on_device(_blank_lanes(width, n, modes.shape))
+    batch = on_device(_blank_state(width, n, modes.shape))
     held, queue = np.full(width, -1), 0
     # Lanes without a job hold the first one's numbers, and are never run.
     rows = np.zeros(width, int)
@@ -120,12 +120,12 @@ def run_lanes(
             # While jobs wait, a sixteenth of the lanes is let idle at most.
             wanted = max(width // 16, 1) if queue < n_jobs else width
             bounds = np.array([limit, wanted])  # an array: the compiled program would be made anew for a number
-            lanes, passes = advance(estimator, shared, template, metrics, modes, *given, refill, lanes, bounds)
-            running = np.asarray(lanes.running)
+            batch, passes = advance(estimator, shared, template, metrics, modes, *given, refill, batch, bounds)
+            running = np.asarray(batch.running)
             seconds = (time.perf_counter() - started) / max(int(passes), 1)
             limit = int(np.clip(SECONDS_PER_CALL / max(seconds, 1e-6), 1, 64))
             ended = np.flatnonzero(~running & (held >= 0))
-            _store(out, held[ended], ended, lanes)
+            _store(out, held[ended], ended, batch)
             held[ended] = -1
             line.show(int(out.done.sum()))
             if queue == n_jobs and not running.any():
@@ -137,7 +137,7 @@ def run_lanes(
 
 
 def _advance(
-    estimator: Marginal,
+    estimator: MaximumLikelihood,
     shared: Problem,
     template: Params,
     metrics: Any,
@@ -147,9 +147,9 @@ def _advance(
     free: Any,
     which: Any,
     refill: Any,
-    lanes: Lanes,
+    batch: BatchState,
     bounds: Any,
-) -> tuple[Lanes, Any]:
+) -> tuple[BatchState, Any]:
     """Up to bounds[0] evaluations of every lane, fewer when bounds[1] lanes have ended; lanes in `refill` begin a job.
 
     One evaluation stands in the program: a job's first and those of the search differ in what is made of them."""
@@ -180,47 +180,47 @@ def _advance(
         return eqx.tree_at(lambda s: s.bfgs, state, bfgs)
 
     def pass_(carry):
-        lanes, count = carry
-        state = lanes.state
-        trial = _choose(lanes.running, jax.vmap(estimator.trial)(state), state.bfgs.x)
-        at = _choose(lanes.fresh, x, trial)
-        start = _choose(lanes.fresh, jnp.broadcast_to(modes, state.modes.shape), state.modes)
-        start = _choose(lanes.pauses > 0, lanes.modes, start)
+        batch, count = carry
+        state = batch.state
+        trial = _choose(batch.running, jax.vmap(estimator.trial)(state), state.bfgs.x)
+        at = _choose(batch.fresh, x, trial)
+        start = _choose(batch.fresh, jnp.broadcast_to(modes, state.modes.shape), state.modes)
+        start = _choose(batch.pauses > 0, batch.modes, start)
         result, lost, common, slow = jax.vmap(evaluate)(own, at, start)
-        pause = lanes.running & slow & (lanes.pauses < PAUSES) & ((lanes.pauses + 1) * STEPS < steps)
-        go = lanes.running & ~pause
+        pause = batch.running & slow & (batch.pauses < PAUSES) & ((batch.pauses + 1) * STEPS < steps)
+        go = batch.running & ~pause
         told = jax.vmap(lambda state, result: estimator.tell(state, result, many))(state, result)
         told = _choose(go, told, state)
-        first = lanes.fresh & go
+        first = batch.fresh & go
         state = jax.lax.cond(
             jnp.any(first),
             lambda: _choose(first, jax.vmap(begin)(at, result, free, which), told),
             lambda: told,
         )
-        accepted = first | (go & (state.bfgs.iterations > lanes.state.bfgs.iterations))
+        accepted = first | (go & (state.bfgs.iterations > batch.state.bfgs.iterations))
         over = jax.vmap(estimator.terminate)(state) | (~accepted & (state.bfgs.decrement < CLOSE))
         over |= state.bfgs.evaluations >= MOST_EVALUATIONS * estimator.max_iterations
-        lost, common = _choose(accepted, (lost, common), (lanes.lost, lanes.common))
-        new = Lanes(
+        lost, common = _choose(accepted, (lost, common), (batch.lost, batch.common))
+        new = BatchState(
             state=state,
-            running=lanes.running & ~(over & go),
-            fresh=lanes.fresh & pause,
-            pauses=jnp.where(pause, lanes.pauses + 1, 0),
+            running=batch.running & ~(over & go),
+            fresh=batch.fresh & pause,
+            pauses=jnp.where(pause, batch.pauses + 1, 0),
             modes=result.modes,
             lost=lost,
             common=common,
         )
         return new, count + 1
 
-    lanes = eqx.tree_at(lambda l: (l.running, l.fresh), lanes, (lanes.running | refill, lanes.fresh | refill))
-    running = jnp.sum(lanes.running)
+    batch = eqx.tree_at(lambda l: (l.running, l.fresh), batch, (batch.running | refill, batch.fresh | refill))
+    running = jnp.sum(batch.running)
 
     def go_on(carry):
-        lanes, count = carry
-        left = jnp.sum(lanes.running)
+        batch, count = carry
+        left = jnp.sum(batch.running)
         return (left > 0) & (count < bounds[0]) & (running - left < bounds[1])
 
-    return jax.lax.while_loop(go_on, pass_, (lanes, jnp.zeros((), int)))
+    return jax.lax.while_loop(go_on, pass_, (batch, jnp.zeros((), int)))
 
 
 def _choose(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
@@ -232,13 +232,13 @@ def _choose(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(one, yes, no)
 
 
-def _put(own: PyTree, lanes: np.ndarray, new: PyTree) -> None:
+def _put(own: PyTree, batch: np.ndarray, new: PyTree) -> None:
     """Writes the jobs' own leaves into those that the lanes hold."""
     for held, leaf in zip(jax.tree.leaves(own), jax.tree.leaves(new), strict=True):
-        held[lanes] = leaf
+        held[batch] = leaf
 
 
-def _store(out: Outcomes, jobs: np.ndarray, lanes: np.ndarray, held: Lanes) -> None:
+def _store(out: Outcomes, jobs: np.ndarray, batch: np.ndarray, held: BatchState) -> None:
     if not len(jobs):
         return
     bfgs = held.state.bfgs
@@ -252,11 +252,11 @@ def _store(out: Outcomes, jobs: np.ndarray, lanes: np.ndarray, held: Lanes) -> N
         (out.evaluations, bfgs.evaluations),
         (out.lost, held.lost),
     ):
-        target[jobs] = np.asarray(source)[lanes]
+        target[jobs] = np.asarray(source)[batch]
     out.done[jobs] = True
 
 
-def _blank_lanes(width: int, n: int, modes: tuple[int, ...]) -> Lanes:
+def _blank_state(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
     """Lanes that hold nothing yet (numpy)."""
 
     def zeros(*shape: int, dtype: Any = float) -> Any:
@@ -275,8 +275,8 @@ def _blank_lanes(width: int, n: int, modes: tuple[int, ...]) -> Lanes:
         iterations=zeros(dtype=int),
         stalled=zeros(dtype=bool),
     )
-    state = MarginalState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros())
-    return Lanes(
+    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros())
+    return BatchState(
         state=state,
         running=zeros(dtype=bool),
         fresh=zeros(dtype=bool),

@@ -32,7 +32,7 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
     """By the delta method se(sd^2) = 2 sd se(sd): a variance is below its standard error where sd < 2 se(sd)."""
     density = fit.binding.density
     # Where several effects share an SD, or a function of the user's reads them, none can be dropped alone.
-    shared = {k for _, effects, _ in density.covariance.collapses if len(effects) > 1 for k in effects}
+    shared = {k for _, effects, _ in density.covariance.log_scales if len(effects) > 1 for k in effects}
     # Beside a singular psi (a sentence of the status) an effect that others determine is no candidate of its own.
     shared |= _bound(fit.psi.to_numpy(dtype=float))
     spec = fit.model.covariance

@@ -88,7 +88,7 @@ def number(value: float, digits: int = 4) -> str:
 # ---- records that are not a page of their own: sentences first, then tables
 
 
-class Told(abc.ABC):
+class Printable(abc.ABC):
     """A record that prints as its `sentences` and tables, the same in a notebook."""
 
     sentences: tuple[str, ...]

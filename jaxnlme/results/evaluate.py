@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, Status, some
-from jaxnlme.likelihood.approximations import Rung
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
@@ -50,9 +50,9 @@ def _of_buckets(fn: Callable) -> Callable:
     return lambda problem, params, z: ((), fn(problem, params, z))
 
 
-def _placed(fit: Fit, binding: Binding) -> Placed:
+def _placed(fit: Fit, binding: Binding) -> PlacedProblem:
     # Rows stay as they are: whether the model bears more of them is known to `fit` alone.
-    return Placed(binding.problem, chunk=fit.options.get("chunk_groups"), rows=False)
+    return PlacedProblem(binding.problem, chunk=fit.options.get("chunk_groups"), rows=False)
 
 
 def row_column(binding: Binding, pieces: list[Any]) -> np.ndarray:
@@ -143,21 +143,21 @@ def group_modes(fit: Fit, binding: Binding) -> np.ndarray:
 def conditional_modes(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """Whitened conditional modes (groups, random) of the fit's groups and the curvature there (groups, random, random):
     the fit's own, or, where its method expands at zero (FO), searched now ("post hoc")."""
-    rung = _rung(fit)
-    if rung is None or rung.at_mode or not np.isfinite(np.asarray(fit.params.beta)).all():
+    approximation = _approximation(fit)
+    if approximation is None or approximation.at_mode or not np.isfinite(np.asarray(fit.params.beta)).all():
         return fit.modes, fit.curvature
     return search(fit, fit.binding, np.ones(fit.data.n_groups, bool))
 
 
 def interaction(fit: Fit) -> bool:
     """Whether the fit's method lets the residual scale move with the random effects (FO and FOCE take it at zero)."""
-    rung = _rung(fit)
-    return rung is None or rung.interaction
+    approximation = _approximation(fit)
+    return approximation is None or approximation.interaction
 
 
-def _rung(fit: Fit) -> Rung | None:
+def _approximation(fit: Fit) -> LikelihoodApproximation | None:
     method = getattr(fit.estimator, "method", None)
-    return method if isinstance(method, Rung) else None
+    return method if isinstance(method, LikelihoodApproximation) else None
 
 
 def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +166,8 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     m, q = binding.data.n_groups, binding.density.n_effects
     if q == 0:
         return np.zeros((m, 0)), np.zeros((m, 0, 0))
-    rung = _rung(fit)
-    steps = ModeSearch() if rung is None else rung.search
+    approximation = _approximation(fit)
+    steps = ModeSearch() if approximation is None else approximation.search
     method = getattr(fit.estimator, "method", None)
     with x64():
         placed = _placed(fit, binding)

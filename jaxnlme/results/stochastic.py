@@ -15,7 +15,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results import stochastic_summary as simulation
-from jaxnlme.results.display import Table, Told
+from jaxnlme.results.display import Printable, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ class Replicate:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Sampling(Told):
+class Sampling(Printable):
     """How a stochastic fit went, and the conditional distributions that it ended with. Printed, it is a page: how it
     ran, Monte Carlo errors by parameter, kernels, replicates.
 

@@ -22,17 +22,17 @@ MOST = 6
 RIDGE = 1e-8
 
 
-def n_controls(effects: int) -> int:
+def n_control_variates(effects: int) -> int:
     """How many functions there are."""
     return effects + (effects * (effects + 1) // 2 if effects <= MOST else 0)
 
 
 def enough(draws: int, effects: int) -> bool:
     """Whether so many draws tell how much of each function to take off a score."""
-    return draws > 3 * n_controls(effects)
+    return draws > 3 * n_control_variates(effects)
 
 
-def controls(z: Vector, slope: Vector) -> Vector:
+def control_variates(z: Vector, slope: Vector) -> Vector:
     """The functions at one draw z (random,), with the gradient `slope` (random,) of the log joint there; zero where
     that is not finite."""
     q = z.shape[0]

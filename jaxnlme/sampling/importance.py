@@ -70,7 +70,7 @@ class Part(eqx.Module):
         return constant + steep - 0.5 * (DF + q) * jnp.log1p(jnp.sum(u**2, axis=1) / DF)
 
 
-class Importance(AbstractSampler):
+class ImportanceSampler(AbstractSampler):
     """`draws` of each group and iteration, of `effects` random effects: t-distributed around the conditional mode with
     Laplace's covariance, t-distributed around the mean of earlier draws with their covariance, and from the population.
     """

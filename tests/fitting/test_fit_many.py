@@ -107,13 +107,13 @@ def test_ctrl_c_ends_the_fits_where_they_are(monkeypatch):
     data, responses = drawn(3)
     steps = []
 
-    def interrupted(self, *arguments, step=abreast.Meeting._step):
+    def interrupted(self, *arguments, step=abreast.BatchScheduler._step):
         steps.append(1)
         if len(steps) > 3:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(abreast.Meeting, "_step", interrupted)
+    monkeypatch.setattr(abreast.BatchScheduler, "_step", interrupted)
     many = jn.fit_many(MODEL, data, responses, METHOD, width=2, progress=False)
     assert all(fit.interrupted and not fit.converged for fit in many.fits)
 

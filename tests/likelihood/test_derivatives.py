@@ -9,9 +9,9 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from tests.problems import (
+    APPROXIMATIONS,
     COVARIANCES,
     ERRORS,
-    RUNGS,
     bends,
     cheap,
     decay_data,
@@ -26,7 +26,7 @@ from tests.problems import (
 PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
 TURNS = [("FOCE", "Laplace"), ("FO", "FOCEI"), ("FOCEI", "AGQ(3)")]
 CHOSEN = [
-    (error, covariance, tuple(RUNGS) if error in ("combined", "box-cox") else TURNS[k % 3])
+    (error, covariance, tuple(APPROXIMATIONS) if error in ("combined", "box-cox") else TURNS[k % 3])
     for k, (error, covariance) in enumerate(PAIRS)
 ]
 
@@ -43,16 +43,16 @@ def random_points(start: jn.Params, count: int, seed: int) -> list[np.ndarray]:
     return [packed + rng.uniform(-0.15, 0.15, len(packed)) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("error", "covariance", "rungs"), CHOSEN, ids=[f"{e}, {c}" for e, c, _ in CHOSEN])
-def test_gradient_equals_differences(error: str, covariance: str, rungs: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("error", "covariance", "approximations"), CHOSEN, ids=[f"{e}, {c}" for e, c, _ in CHOSEN])
+def test_gradient_equals_differences(error: str, covariance: str, approximations: tuple[str, ...]) -> None:
     spec, psi = COVARIANCES[covariance]
     # ragged groups, four more padded rows than needed, one missing response
     binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
     template = binding.params(psi=0.3 * psi)
-    for name in rungs:
+    for name in approximations:
         for seed, point in enumerate(random_points(template, 2, seed=len(error))):
             at = stencil(point, STEP)
-            value, gradient = (np.asarray(a) for a in slopes(binding.problem, RUNGS[name], template, at))
+            value, gradient = (np.asarray(a) for a in slopes(binding.problem, APPROXIMATIONS[name], template, at))
             # Fourth order: STEP^4 times a fifth derivative, and rounding of 1e-14 |log L| / STEP, both near 1e-10.
             expected = differences(value, len(point), STEP)
             assert np.isfinite(value).all(), (name, seed)
@@ -65,7 +65,9 @@ def test_hessian_equals_differences_of_the_gradient(name: str) -> None:
     binding = bind(decay_model(spec, ERRORS["combined"]), decay_data().pad_to(7))
     template = binding.params(psi=0.3 * psi)
     (point,) = random_points(template, 1, seed=5)
-    gradient, hessian = (np.asarray(a) for a in bends(binding.problem, RUNGS[name], template, stencil(point, STEP)))
+    gradient, hessian = (
+        np.asarray(a) for a in bends(binding.problem, APPROXIMATIONS[name], template, stencil(point, STEP))
+    )
     expected = differences(gradient, len(point), STEP)
     assert relative_error(hessian[0], expected) < 1e-7
     assert relative_error(hessian[0], hessian[0].T) < 1e-10
@@ -101,7 +103,7 @@ def test_hessian_with_more_effects_than_observations(name: str) -> None:
     data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(4), 3), {"t": t, "dose": dose})
     binding = bind(jn.NLMEModel(six, parameters, error=jn.error.constant(0.3)), data)
     point = binding.start.pack()
-    _, hessian = (np.asarray(a) for a in bends(binding.problem, RUNGS[name], binding.start, point[None]))
+    _, hessian = (np.asarray(a) for a in bends(binding.problem, APPROXIMATIONS[name], binding.start, point[None]))
     assert np.isfinite(hessian).all()
-    _, gradient = slopes(binding.problem, RUNGS[name], binding.start, stencil(point, STEP))
+    _, gradient = slopes(binding.problem, APPROXIMATIONS[name], binding.start, stencil(point, STEP))
     assert relative_error(hessian[0], differences(np.asarray(gradient), len(point), STEP)) < 1e-7

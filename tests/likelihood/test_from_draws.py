@@ -16,7 +16,7 @@ from scipy.stats import kstest, multivariate_normal
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.post_estimation import centred_log_likelihood
@@ -72,7 +72,7 @@ def known() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def found(method, binding: Binding, params: jn.Params, centre: np.ndarray, spread: np.ndarray):
-    return centred_log_likelihood(Placed(binding.problem), method, params, centre, spread)
+    return centred_log_likelihood(PlacedProblem(binding.problem), method, params, centre, spread)
 
 
 # --- the linear model, where all is known
@@ -234,7 +234,7 @@ def test_linearisation_is_that_of_saemix(error: str, reference: Path) -> None:
     spread = np.broadcast_to(np.eye(3), (12, 3, 3))
     sums, _ = found(centred("lin"), binding, params, centre, spread)
     assert -2.0 * sums.log_likelihood == pytest.approx(told["m2ll"]["linearisation"], abs=3e-3)
-    matrix, _ = linearised_information(binding, Placed(binding.problem), params, centre, apart=True)
+    matrix, _ = linearised_information(binding, PlacedProblem(binding.problem), params, centre, apart=True)
     errors = natural * np.sqrt(np.diag(np.linalg.inv(matrix)))[:3]
     assert errors == pytest.approx([row["se"] for row in told["table_with_se"][:3]], rel=1e-4)
 
@@ -271,7 +271,7 @@ def test_outcomes_without_a_gaussian_face() -> None:
     with pytest.raises(ModelError, match=r"'lin'.* needs a Gaussian residual model"):
         found(centred("lin"), binding, binding.start, centre, spread)
     with pytest.raises(ModelError, match="information by linearisation needs a Gaussian"):
-        linearised_information(binding, Placed(binding.problem), binding.start, centre)
+        linearised_information(binding, PlacedProblem(binding.problem), binding.start, centre)
 
 
 def test_a_centre_that_is_not_finite_is_named() -> None:
@@ -309,7 +309,7 @@ def test_the_information_of_a_linear_model_is_exact() -> None:
     assert fit.converged
     told, binding = fit.information, fit.binding
     matrix, scores = linearised_information(
-        binding, Placed(binding.problem), fit.params, np.full((5, 3), 0.3), told.active
+        binding, PlacedProblem(binding.problem), fit.params, np.full((5, 3), 0.3), told.active
     )
     _, hessian = bends(binding.problem, jn.FOCEI(), fit.params, np.asarray(fit.params.pack())[None])
     exact = -np.asarray(hessian)[0][np.ix_(told.active, told.active)]
@@ -345,7 +345,7 @@ def test_information_with_priors_fixed_values_and_functions(function: bool) -> N
     )
     packed, n = np.asarray(binding.start.pack()), 8
     told, centre = _scores(binding.problem, binding.start, packed, packed)
-    placed = Placed(binding.problem)
+    placed = PlacedProblem(binding.problem)
     matrix, scores = linearised_information(binding, placed, binding.start, np.asarray(centre))
     around = [_scores(binding.problem, binding.start, packed, x)[0].sum(axis=0) for x in stencil(packed, 1e-3)]
     expected = -differences(np.array(around), n, 1e-3)

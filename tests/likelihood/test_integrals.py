@@ -180,17 +180,19 @@ def laplace_by_hand(data: jn.GroupedData, log_density) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "rung",
+    "approximation",
     [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(curvature="gauss-newton"), jn.AGQ(3, curvature="gauss-newton")],
     ids=["FO", "FOCE", "FOCEI", "Laplace", "AGQ(3)"],
 )
 @pytest.mark.parametrize("error", OUTCOMES.values(), ids=list(OUTCOMES))
-def test_outcomes_without_a_gaussian_face_are_refused(error: AbstractError, rung) -> None:
+def test_outcomes_without_a_gaussian_face_are_refused(error: AbstractError, approximation) -> None:
     data, model, _ = {"poisson": counts, "binary": choices, "weibull": times}[
         error.formula.split("= ")[1].split("(")[0]
     ]()
-    with pytest.raises(jn.ModelError, match=rf"^{rung.name.replace('(', '.').replace(')', '.')} needs a Gaussian"):
-        jn.log_likelihood(model, bind(model, data).start, data, rung)
+    with pytest.raises(
+        jn.ModelError, match=rf"^{approximation.name.replace('(', '.').replace(')', '.')} needs a Gaussian"
+    ):
+        jn.log_likelihood(model, bind(model, data).start, data, approximation)
 
 
 def test_too_many_nodes_are_refused() -> None:
@@ -217,9 +219,11 @@ def test_a_node_without_a_value_is_not_taken_for_a_curvature() -> None:
 
 
 @pytest.mark.parametrize(
-    "rung", [jn.FO(), jn.FOCEI(), jn.AGQ(3), jn.ImportanceSampling(50)], ids=lambda rung: rung.name
+    "approximation",
+    [jn.FO(), jn.FOCEI(), jn.AGQ(3), jn.ImportanceSampling(50)],
+    ids=lambda approximation: approximation.name,
 )
-def test_groups_without_an_observed_response_add_nothing(rung) -> None:
+def test_groups_without_an_observed_response_add_nothing(approximation) -> None:
     """A likelihood of one, at any parameters and by any rule, and a fit that is that of the other groups."""
     rng = np.random.default_rng(0)
     y, group = 3.0 + np.repeat(rng.normal(size=6), 3) + 0.5 * rng.normal(size=18), np.repeat(np.arange(6), 3)
@@ -227,12 +231,12 @@ def test_groups_without_an_observed_response_add_nothing(rung) -> None:
     data = jn.GroupedData.from_arrays(y, group, {"t": np.tile(np.arange(3.0), 6)})
     model = jn.NLMEModel(fragile_nowhere, [jn.Parameter("a", 3.0, random=True, sd=1.0)], error="constant")
     binding = bind(model, data)
-    found = results(binding.problem, rung, binding.start)
+    found = results(binding.problem, approximation, binding.start)
     assert found.status.tolist() == [jn.Status.no_observations if k == 2 else jn.Status.ok for k in range(6)]
     assert (found.value[2], *found.mode[2], found.monte_carlo.variance[2]) == (0.0, 0.0, 0.0)
-    fit = jn.fit(model, data, rung, standard_errors=False)
+    fit = jn.fit(model, data, approximation, standard_errors=False)
     assert fit.converged, fit.status
-    other = jn.fit(model, data.select(np.arange(6) != 2), rung, standard_errors=False)
+    other = jn.fit(model, data.select(np.arange(6) != 2), approximation, standard_errors=False)
     assert fit.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-7)
     assert fit.status.groups.status[2] == "no_observations"
     assert "again" not in str(fit.status) or "found again by a search from zero" in str(fit.status)

@@ -10,19 +10,19 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
-from tests.problems import ERRORS, RUNGS, decay_data, decay_model, slopes, values
+from tests.problems import APPROXIMATIONS, ERRORS, decay_data, decay_model, slopes, values
 
 # The same sums in another order, after searches that end 1e-12 from the same mode.
 SAME = {"rel": 1e-10, "abs": 1e-10}
 
 MODEL = decay_model("full", ERRORS["combined by stratum"])
-LADDER = RUNGS | {"IS": jn.ImportanceSampling(50)}
+LADDER = APPROXIMATIONS | {"IS": jn.ImportanceSampling(50)}
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray]:
     binding = bind(MODEL, decay_data())
-    return {name: values(binding.problem, rung, binding.start) for name, rung in LADDER.items()}
+    return {name: values(binding.problem, approximation, binding.start) for name, approximation in LADDER.items()}
 
 
 def shuffled(rows: bool) -> tuple[jn.GroupedData, np.ndarray]:
@@ -39,15 +39,17 @@ def shuffled(rows: bool) -> tuple[jn.GroupedData, np.ndarray]:
 def test_order(rows: bool, expected: dict[str, np.ndarray]) -> None:
     data, back = shuffled(rows)
     binding = bind(MODEL, data)
-    for name, rung in LADDER.items():
+    for name, approximation in LADDER.items():
         # importance sampling: the draws follow the group's label
-        assert values(binding.problem, rung, binding.start)[back] == pytest.approx(expected[name], **SAME), name
+        assert values(binding.problem, approximation, binding.start)[back] == pytest.approx(expected[name], **SAME), (
+            name
+        )
 
 
 def test_padding(expected: dict[str, np.ndarray]) -> None:
     binding = bind(MODEL, decay_data().pad_to(11))
-    for name, rung in LADDER.items():
-        assert values(binding.problem, rung, binding.start) == pytest.approx(expected[name], **SAME), name
+    for name, approximation in LADDER.items():
+        assert values(binding.problem, approximation, binding.start) == pytest.approx(expected[name], **SAME), name
 
 
 def test_buckets(expected: dict[str, np.ndarray]) -> None:
@@ -64,13 +66,15 @@ def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
     binding = bind(MODEL, decay_data())
     x = np.concatenate([binding.start.beta, binding.start.covariance, binding.start.error])
     rows = binding.problem.buckets[0].y.size
-    whole = slopes(binding.problem, RUNGS["FOCEI"], binding.start, x[None])
+    whole = slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None])
     for count in (2, 3):
         monkeypatch.setattr("jaxnlme.binding.problem.BLOCK_ROWS", rows / count)
         jax.clear_caches()  # the blocks are not part of what a compiled program is known by
-        found = values(binding.problem, RUNGS["FOCEI"], binding.start)
+        found = values(binding.problem, APPROXIMATIONS["FOCEI"], binding.start)
         assert found == pytest.approx(expected["FOCEI"], **SAME)
-        for one, other in zip(slopes(binding.problem, RUNGS["FOCEI"], binding.start, x[None]), whole, strict=True):
+        for one, other in zip(
+            slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None]), whole, strict=True
+        ):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
     jax.clear_caches()
 
@@ -78,9 +82,9 @@ def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 def test_gradient_with_padding_and_buckets() -> None:
     plain = bind(MODEL, decay_data())
     at = plain.start.pack()[None]
-    _, expected = slopes(plain.problem, RUNGS["FOCEI"], plain.start, at)
+    _, expected = slopes(plain.problem, APPROXIMATIONS["FOCEI"], plain.start, at)
     other = bind(MODEL, decay_data().pad_to(11), buckets=2)
-    _, found = slopes(other.problem, RUNGS["FOCEI"], other.start, at)
+    _, found = slopes(other.problem, APPROXIMATIONS["FOCEI"], other.start, at)
     assert np.asarray(found) == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9)
 
 
@@ -89,8 +93,8 @@ def test_unit_of_time(expected: dict[str, np.ndarray]) -> None:
     minutes = jn.GroupedData.from_frame(frame.assign(t=frame["t"] * 60.0), "group", "y", x=["t", "kind"])
     binding = bind(MODEL, minutes)
     params = binding.params({"c": 1.0 / 60.0})
-    for name, rung in LADDER.items():
-        assert values(binding.problem, rung, params) == pytest.approx(expected[name], rel=1e-9), name
+    for name, approximation in LADDER.items():
+        assert values(binding.problem, approximation, params) == pytest.approx(expected[name], rel=1e-9), name
 
 
 def test_unit_of_the_response() -> None:
@@ -104,8 +108,8 @@ def test_unit_of_the_response() -> None:
     params = jn.Params(start.beta + np.array([up, up, 0.0]), start.covariance, start.error + np.array([up, 0.0]))
     observed = decay_data().observed.sum(axis=1)
     for name in ("FO", "FOCEI"):
-        found = values(thousand.problem, RUNGS[name], params) + observed * up
-        assert found == pytest.approx(values(plain.problem, RUNGS[name], plain.start), rel=1e-9), name
+        found = values(thousand.problem, APPROXIMATIONS[name], params) + observed * up
+        assert found == pytest.approx(values(plain.problem, APPROXIMATIONS[name], plain.start), rel=1e-9), name
 
 
 def test_draws_of_importance_sampling_follow_seed_and_label() -> None:
@@ -121,10 +125,10 @@ def test_rows_without_a_response_add_nothing() -> None:
     both = jn.GroupedData.from_frame(pd.concat([extra, frame]), "group", "y", x=["t", "kind"])
     order = np.argsort([0, 1, 3, 2])
     one, two = bind(MODEL, decay_data()), bind(MODEL, both)
-    found = values(two.problem, RUNGS["FOCEI"], two.start)
+    found = values(two.problem, APPROXIMATIONS["FOCEI"], two.start)
     labels = both.labels.tolist()
     assert labels == [0, 1, 3, 2]
-    assert found[order] == pytest.approx(values(one.problem, RUNGS["FOCEI"], one.start), **SAME)
+    assert found[order] == pytest.approx(values(one.problem, APPROXIMATIONS["FOCEI"], one.start), **SAME)
 
 
 def test_group_without_a_response_has_likelihood_one() -> None:
@@ -132,9 +136,9 @@ def test_group_without_a_response_has_likelihood_one() -> None:
     frame.loc[frame["group"] == 2, "y"] = np.nan
     binding = bind(MODEL, jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"]))
     for name in ("FO", "FOCEI", "Laplace", "AGQ(3)"):
-        value = values(binding.problem, RUNGS[name], binding.start)
+        value = values(binding.problem, APPROXIMATIONS[name], binding.start)
         assert value[2] == pytest.approx(0.0, abs=1e-12), name
-        _, gradient = slopes(binding.problem, RUNGS["FO"], binding.start, binding.start.pack()[None])
+        _, gradient = slopes(binding.problem, APPROXIMATIONS["FO"], binding.start, binding.start.pack()[None])
         assert np.isfinite(np.asarray(gradient)).all()
 
 

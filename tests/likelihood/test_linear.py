@@ -49,12 +49,12 @@ def bound(name: str, data: jn.GroupedData) -> tuple[Binding, jn.Params, np.ndarr
 def test_every_rung_is_the_gaussian_marginal(name: str, data: jn.GroupedData) -> None:
     binding, params, psi = bound(name, data)
     expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
-    for rung in EXACT_RUNGS:
-        found = results(binding.problem, rung, params)
-        assert found.value == pytest.approx(expected, rel=EXACT), rung.name
-        assert (np.asarray(found.status) == jn.Status.ok).all(), rung.name
+    for approximation in EXACT_RUNGS:
+        found = results(binding.problem, approximation, params)
+        assert found.value == pytest.approx(expected, rel=EXACT), approximation.name
+        assert (np.asarray(found.status) == jn.Status.ok).all(), approximation.name
         # an exactly quadratic joint: one step, and one look to see that it has arrived
-        assert np.max(found.evaluations) <= 2, rung.name
+        assert np.max(found.evaluations) <= 2, approximation.name
 
 
 def test_gaussian_proposals_have_no_monte_carlo_error(data: jn.GroupedData) -> None:
@@ -89,8 +89,10 @@ def test_weights_multiply_the_groups(data: jn.GroupedData) -> None:
     assert jn.log_likelihood(binding.model, params, data, "focei", other) == pytest.approx(other @ expected, rel=EXACT)
 
 
-@pytest.mark.parametrize("rung", [jn.FO(), jn.FOCEI(), jn.Laplace()], ids=lambda rung: rung.name)
-def test_explicit_designs_per_observation(rung, data: jn.GroupedData) -> None:
+@pytest.mark.parametrize(
+    "approximation", [jn.FO(), jn.FOCEI(), jn.Laplace()], ids=lambda approximation: approximation.name
+)
+def test_explicit_designs_per_observation(approximation, data: jn.GroupedData) -> None:
     full = design(data)
     psi = np.array([[0.3, 0.1], [0.1, 0.2]])
     beta = np.array([1.0, 0.4, -0.2])
@@ -106,7 +108,7 @@ def test_explicit_designs_per_observation(rung, data: jn.GroupedData) -> None:
     )
     binding = bind(model, data)
     expected = closed_form(data, full, beta, full[..., :2], psi, 0.7)
-    assert values(binding.problem, rung, binding.start) == pytest.approx(expected, rel=EXACT)
+    assert values(binding.problem, approximation, binding.start) == pytest.approx(expected, rel=EXACT)
 
 
 def test_covariate_that_varies_within_the_group(data: jn.GroupedData) -> None:
@@ -117,15 +119,19 @@ def test_covariate_that_varies_within_the_group(data: jn.GroupedData) -> None:
     assert values(binding.problem, jn.FOCEI(), binding.start) == pytest.approx(expected, rel=EXACT)
 
 
-@pytest.mark.parametrize("rung", [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(), jn.AGQ(3)], ids=lambda rung: rung.name)
-def test_zero_variances_have_finite_derivatives(rung, data: jn.GroupedData) -> None:
+@pytest.mark.parametrize(
+    "approximation",
+    [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace(), jn.AGQ(3)],
+    ids=lambda approximation: approximation.name,
+)
+def test_zero_variances_have_finite_derivatives(approximation, data: jn.GroupedData) -> None:
     binding, params, _ = bound("full", data)
     one_gone = np.array([[0.3, 0.0, -0.06], [0.0, 0.0, 0.0], [-0.06, 0.0, 0.2]])
     for psi in (one_gone, np.zeros((3, 3))):
         params = binding.params(psi=psi)
         assert np.isneginf(params.covariance[1])
         expected = closed_form(data, design(data), params.beta, design(data), psi, 0.7)
-        value, gradient = slopes(binding.problem, rung, params, params.pack()[None])
+        value, gradient = slopes(binding.problem, approximation, params, params.pack()[None])
         assert value == pytest.approx(np.array([data.weights @ expected]), rel=EXACT)
         assert np.isfinite(np.asarray(gradient)).all()
         # moving beta or the residual SD must still be felt
@@ -136,8 +142,8 @@ def test_model_without_random_effects_is_a_regression(data: jn.GroupedData) -> N
     parameters = [jn.Parameter(name, start) for name, start in zip("abc", (1.2, 0.4, -0.2), strict=True)]
     binding = bind(jn.NLMEModel(linear_model().structure, parameters, error=jn.error.constant(0.7)), data)
     expected = closed_form(data, design(data), binding.start.beta, design(data), np.zeros((3, 3)), 0.7)
-    for rung in (jn.FO(), jn.FOCEI(), jn.AGQ(3)):
-        assert values(binding.problem, rung, binding.start) == pytest.approx(expected, rel=EXACT)
+    for approximation in (jn.FO(), jn.FOCEI(), jn.AGQ(3)):
+        assert values(binding.problem, approximation, binding.start) == pytest.approx(expected, rel=EXACT)
 
 
 def test_host_numbers_and_traced_numbers_agree(data: jn.GroupedData) -> None:

@@ -141,11 +141,11 @@ KINDS = [
 
 
 @cheap
-def objectives(problem: Any, rung: Any, template: Any, errors: Any) -> tuple[Any, Any]:
+def objectives(problem: Any, approximation: Any, template: Any, errors: Any) -> tuple[Any, Any]:
     """-2 log L (cases,) and the modes (cases, groups, random) at error parameters (cases, unconstrained)."""
 
     def one(error):
-        found = evaluate_groups(problem, jn.Params(template.beta, template.covariance, error), rung)
+        found = evaluate_groups(problem, jn.Params(template.beta, template.covariance, error), approximation)
         return -2.0 * jnp.sum(found.value), found.mode
 
     return jax.vmap(one)(errors)
@@ -162,8 +162,8 @@ def test_every_case_of_wang_2007(kind: str, published: dict[str, Any]) -> None:
     errors = np.array(
         [[row[p.name.replace("lambda", "shape")] for p in binding.density.error.parameters] for row in rows]
     )
-    for name, rung in LADDER.items():
-        found, modes = objectives(binding.problem, rung, binding.start, errors)
+    for name, approximation in LADDER.items():
+        found, modes = objectives(binding.problem, approximation, binding.start, errors)
         found = np.asarray(found) - data.n_obs * LOG_2PI
         independent = np.array([case["independent"][name] for case in cases])
         assert found == pytest.approx(independent, abs=INDEPENDENT), (name, np.abs(found - independent).max())
@@ -258,8 +258,8 @@ def test_wang_2007_on_the_log_of_the_data(published: dict[str, Any]) -> None:
     case = next(c for c in published["cases"] if c["error_model"]["data"] == "log(Y)")
     data = wang_data(published, log=True)
     binding = bind(wang_model(jn.error.constant(SD), log_wang), data)
-    for column, rung in LADDER.items():
-        found = -2.0 * values(binding.problem, rung, binding.start).sum() - data.n_obs * LOG_2PI
+    for column, approximation in LADDER.items():
+        found = -2.0 * values(binding.problem, approximation, binding.start).sum() - data.n_obs * LOG_2PI
         assert found == pytest.approx(case["independent"][column], abs=INDEPENDENT), column
 
 

@@ -14,11 +14,21 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.estimators.core.objective import flatten, share
-from jaxnlme.likelihood.approximations import Rung
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.one_pass import MOST_PARTIALS, local
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.numerics.jets import count_partials
-from tests.problems import COVARIANCES, ERRORS, OUTCOMES, RUNGS, cheap, decay_data, decay_model, log_rate, slopes
+from tests.problems import (
+    APPROXIMATIONS,
+    COVARIANCES,
+    ERRORS,
+    OUTCOMES,
+    cheap,
+    decay_data,
+    decay_model,
+    log_rate,
+    slopes,
+)
 
 PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
 TURNS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace"), ("FOCEI", "AGQ(3)")]
@@ -26,13 +36,13 @@ TURNS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace"), ("FOCEI", "
 sums = cheap(lambda problem, point, modes: share(problem, point, modes)[0])
 
 
-def agree(binding: Binding, rung: Rung, template: jn.Params) -> None:
+def agree(binding: Binding, approximation: LikelihoodApproximation, template: jn.Params) -> None:
     """The estimators' value and gradient against those of the public likelihood, at a point away from the starts."""
     x = np.asarray(flatten(template))
     x = x + np.random.default_rng(len(x)).uniform(-0.15, 0.15, len(x))
     problem = jax.tree.map(jnp.asarray, binding.problem)
-    found = sums(problem, (rung, template, x), jnp.zeros((problem.n_groups, problem.density.n_effects)))
-    value, gradient = slopes(binding.problem, rung, template, x[None])
+    found = sums(problem, (approximation, template, x), jnp.zeros((problem.n_groups, problem.density.n_effects)))
+    value, gradient = slopes(binding.problem, approximation, template, x[None])
     assert np.isfinite(gradient).all()
     # The same derivatives by two programs, at modes found to 1e-12: rounding.
     assert -float(found.value) == pytest.approx(float(value[0]), rel=1e-11)
@@ -44,7 +54,7 @@ def test_every_error_model(number: int, error: str, covariance: str) -> None:
     spec, psi = COVARIANCES[covariance]
     binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
     for name in TURNS[number % 4]:
-        agree(binding, RUNGS[name], binding.params(psi=0.3 * psi))
+        agree(binding, APPROXIMATIONS[name], binding.params(psi=0.3 * psi))
 
 
 def test_an_outcome_of_the_users_own() -> None:
@@ -52,7 +62,7 @@ def test_an_outcome_of_the_users_own() -> None:
     data = jn.GroupedData.from_arrays(rng.poisson(2.0, 20), np.repeat(np.arange(5), 4), {"t": rng.uniform(0, 1, 20)})
     model = jn.NLMEModel(log_rate, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=OUTCOMES["poisson"])
     binding = bind(model, data)
-    agree(binding, RUNGS["Laplace"], binding.start)
+    agree(binding, APPROXIMATIONS["Laplace"], binding.start)
 
 
 def varying(phi: Any, x: Any) -> Any:
@@ -75,8 +85,8 @@ def test_where_no_jet_is_made() -> None:
     for structure, parameters in ((varying, within), (many, plenty)):
         binding = bind(jn.NLMEModel(structure, parameters, error=jn.error.constant(0.3)), data)
         group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])
-        assert local(RUNGS["FOCEI"], binding.density, binding.start, group) is None
-        agree(binding, RUNGS["FOCEI"], binding.start)
+        assert local(APPROXIMATIONS["FOCEI"], binding.density, binding.start, group) is None
+        agree(binding, APPROXIMATIONS["FOCEI"], binding.start)
 
 
 class Halved(AbstractCovariance):
@@ -95,7 +105,7 @@ class Halved(AbstractCovariance):
         return np.log(2.0 * np.sqrt(np.diag(psi)))
 
     @property
-    def collapses(self):
+    def log_scales(self):
         return tuple((k, (k,), ()) for k in range(self.size))
 
     @property
@@ -106,7 +116,7 @@ class Halved(AbstractCovariance):
 def test_a_covariance_of_the_users_own() -> None:
     binding = bind(decay_model("diagonal"), decay_data())
     problem = eqx.tree_at(lambda p: p.density.covariance, binding.problem, Halved(3))
-    agree(dataclasses.replace(binding, problem=problem), RUNGS["FOCEI"], binding.start)
+    agree(dataclasses.replace(binding, problem=problem), APPROXIMATIONS["FOCEI"], binding.start)
 
 
 def test_outcomes_with_a_whole_number_among_their_predictions() -> None:
@@ -127,7 +137,7 @@ def test_outcomes_with_a_whole_number_among_their_predictions() -> None:
         structure, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=jn.GroupLogLikelihood(density)
     )
     binding = bind(model, data)
-    agree(binding, RUNGS["Laplace"], binding.start)
+    agree(binding, APPROXIMATIONS["Laplace"], binding.start)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -137,4 +147,4 @@ def test_few_groups_of_many_rows(groups: int) -> None:
     y = 2.0 + 3.0 * np.exp(-t) + 0.1 * np.random.default_rng(0).normal(size=len(t))
     data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(groups), 4_000), {"t": t, "kind": 0.0 * t})
     binding = bind(decay_model("diagonal"), data)
-    agree(binding, RUNGS["FOCEI"], binding.start)
+    agree(binding, APPROXIMATIONS["FOCEI"], binding.start)

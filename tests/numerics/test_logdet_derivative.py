@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.numerics.logdet_derivative import bend
+from jaxnlme.numerics.logdet_derivative import logdet_derivative
 from tests import problems
 
 
@@ -30,10 +30,10 @@ def test_bend_of_a_known_function():
     exact = np.asarray(problems.cheap(jax.hessian(f))(x))
     # From the right units, from near ones, and from ones a hundred times off.
     for metric in (np.linalg.inv(exact[:2, :2]), np.eye(2), 1e4 * np.eye(2), 1e-4 * np.eye(2)):
-        found = bend(shifted, centre, which, metric)
+        found = logdet_derivative(shifted, centre, which, metric)
         assert found.positive
         # Fourth order: 0.02^4 / 30 of the sixth derivatives.
         np.testing.assert_allclose(found.hessian, exact[:2, :2], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(found.mixed, exact[:, :2], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(found.slope, problems.cheap(jax.grad(half))(x), rtol=1e-5, atol=1e-6)
-    assert not bend(lambda shift: -shifted(shift), -centre, which, np.eye(2)).positive
+    assert not logdet_derivative(lambda shift: -shifted(shift), -centre, which, np.eye(2)).positive

@@ -9,9 +9,9 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 import jaxnlme as jn
-from jaxnlme.refits import vectorised_minimiser as lanes
+from jaxnlme.refits import vectorised_minimiser as batch
 from jaxnlme.refits.profile_coordinate import coordinate
-from jaxnlme.refits.profile_trace import Trace
+from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits
 from tests.estimators import catalogue
 from tests.refits.conftest import lines as lines_data
@@ -134,7 +134,7 @@ def test_the_estimate_in_the_table_is_the_fit(covariance):
 
 def test_a_crossing_whose_refit_fails_is_looked_for_elsewhere(orange):
     refits = Refits(orange, "a profile", 100)
-    trace = Trace(refits, coordinate(refits.binding, "scal"), None, 0.95, 2)
+    trace = ProfileTrace(refits, coordinate(refits.binding, "scal"), None, 0.95, 2)
     trace.asked = 1
     trace.c += [trace.start + step * trace.unit for step in (0.5, 1.25)]
     trace.deviance += [0.25 * QUANTILE, 1.5 * QUANTILE]
@@ -172,7 +172,7 @@ def test_a_profile_interrupted_before_its_first_point(monkeypatch, recwarn):
 
     parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     fit = jn.fit(jn.NLMEModel(catalogue.line, parameters), lines_data(slope_sd=0.0, seed=8), "focei").throw()
-    monkeypatch.setattr(lanes, "_store", store)
+    monkeypatch.setattr(batch, "_store", store)
     found = fit.profile("sd(slope)", width=4)
     assert found.table["deviance"].isna().all() and "Interrupted" in str(found)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
@@ -182,7 +182,7 @@ def test_an_interrupted_profile_says_so(orange, monkeypatch):
     def show(self, done):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lanes.CountLine, "show", show)
+    monkeypatch.setattr(batch.CountLine, "show", show)
     found = orange.profile("scal", width=4)
     assert "Interrupted: " in str(found)
     row = found.intervals.loc["scal"]

@@ -13,7 +13,7 @@ from jaxnlme.estimators.core.objective import flatten
 from jaxnlme.refits import vectorised_minimiser as engine
 from jaxnlme.refits.jobs import Jobs, nothing
 from jaxnlme.refits.refits import TOLERANCE
-from jaxnlme.refits.vectorised_minimiser import run_lanes, width_for
+from jaxnlme.refits.vectorised_minimiser import run_batch, width_for
 
 WEIGHTS = np.array([[1.0] * 5, [2, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 3, 1, 1, 0], [1, 0, 2, 1, 1], [1, 1, 1, 0, 2]])
 
@@ -30,8 +30,8 @@ def jobs(fit, weights, x=None, metric=True):
 
 
 def run(fit, *args, width=4, **options):
-    estimator = jn.Marginal(fit.estimator.method, 100, TOLERANCE)
-    return run_lanes(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
+    estimator = jn.MaximumLikelihood(fit.estimator.method, 100, TOLERANCE)
+    return run_batch(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
 
 
 def test_a_lane_is_the_fit_with_its_weights(orange):
@@ -86,7 +86,9 @@ def test_a_group_of_weight_zero_may_be_anything(orange):
 
     x = np.tile(flatten(orange.params), (2, 1))
     given = Jobs(x, np.ones(x.shape, bool), own, orange.modes)
-    out = run_lanes(problem, orange.params, jn.Marginal(orange.estimator.method, 100, TOLERANCE), given, width=4)
+    out = run_batch(
+        problem, orange.params, jn.MaximumLikelihood(orange.estimator.method, 100, TOLERANCE), given, width=4
+    )
     assert out.done.all() and (out.lost == 0).all()
     np.testing.assert_allclose(out.x[1], out.x[0], rtol=1e-9)
     # All groups' likelihood needs every group's mode.

@@ -70,8 +70,8 @@ def test_effective_numbers_of_draws_are_shown() -> None:
     row a group of how many."""
     data = problems.linear_data()
     for df, low, high in ((0.0, 199.999, 200.001), (3.0, 50.0, 195.0)):
-        rung = jn.ImportanceSampling(200, df=df)
-        fit = jn.fit(problems.linear_model(), data, rung, max_iterations=0, standard_errors=False)
+        approximation = jn.ImportanceSampling(200, df=df)
+        fit = jn.fit(problems.linear_model(), data, approximation, max_iterations=0, standard_errors=False)
         assert ((low < fit.ess) & (fit.ess < high)).all()
         table = fit.status.groups
         np.testing.assert_array_equal(table["ess"], fit.ess)

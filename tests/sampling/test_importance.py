@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnlme.numerics.quadrature import normal_grid
-from jaxnlme.sampling.importance import Importance, resampled, weights
+from jaxnlme.sampling.importance import ImportanceSampler, resampled, weights
 from jaxnlme.sampling.samplers import Frame, resting
 from tests.problems import cheap
 
@@ -76,7 +76,7 @@ def means(sampler, start, keys):
 def test_weighted_means_are_unbiased_to_the_first_order() -> None:
     """50 draws a time, 20,000 times: means by plain weights are ten standard errors off, those handed on are not (their
     bias is of order 1 / 50^2, half a standard error). Five of them for six comparisons."""
-    sampler = Importance(50, 2)
+    sampler = ImportanceSampler(50, 2)
     start = chains(sampler, (0.9, 0.9))
     ours, plain, kept = (
         np.asarray(part) for part in means(sampler, start, jax.random.split(jax.random.key(1), 20_000))
@@ -94,7 +94,7 @@ def test_weighted_means_are_unbiased_to_the_first_order() -> None:
 
 
 def test_the_mixture_learns_from_its_draws() -> None:
-    sampler = Importance(400, 2)
+    sampler = ImportanceSampler(400, 2)
     state = chains(sampler, (-2.0, 2.5))
     shares = []
     for k in range(15):
@@ -118,7 +118,7 @@ def test_the_mixture_learns_from_its_draws() -> None:
 
 
 def test_where_no_density_is_finite_all_stays() -> None:
-    sampler = Importance(400, 2)
+    sampler = ImportanceSampler(400, 2)
     start = chains(sampler)
     moved, draws = draw(sampler, nowhere, start, jax.random.key(0), 1.0)
     assert not moved.alive and np.isnan(draws.shares).all() and float(draws.accepted[0]) == 0.0

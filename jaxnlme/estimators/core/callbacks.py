@@ -52,7 +52,7 @@ class Iteration:
 Callback = Callable[[Iteration], Any]
 
 
-class Audience:
+class Callbacks:
     """The callbacks of a fit. Those with a true attribute `every_stage` are told of every stage: "init" before the
     first iteration, "iter" after each one and at each step of the inner minimisers, "done" at the end. Others are told
     once an iteration, the start included."""
@@ -64,7 +64,7 @@ class Audience:
         # Whether inner stages are asked for anywhere: every process must descend where one does.
         self.every_stage = processes.any(bool(self._every))
 
-    def tell(self, entry: Iteration) -> bool:
+    def notify(self, entry: Iteration) -> bool:
         """Tells whom it concerns; True where one of them stops the fit."""
         ordinary = entry.inner.procedure == "none" and entry.state != "done"
         told = [*(self._each if ordinary else []), *self._every]

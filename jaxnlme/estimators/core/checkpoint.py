@@ -18,7 +18,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.model_digest import digest
 from jaxnlme.estimators.core.objective import flatten
-from jaxnlme.estimators.marginal.method import MarginalState
+from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.numerics.devices import Processes
@@ -29,16 +29,16 @@ SECONDS, SHARE = 1.0, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class RunState:
     """Where a minimisation stands: `x` (n,), the best point; `modes` (groups, random) there; `free` (n,) bool; `state`
-    of the minimiser, None where a new minimisation begins at x; `collapsed`, `kept`: packed indices of variances at
+    of the minimiser, None where a new minimisation begins at x; `zeroed`, `kept`: packed indices of variances at
     zero, and of those freed again; `iterations`, `evaluations`, `seconds` so far; `history`; `finished`."""
 
     x: np.ndarray
     modes: np.ndarray
     free: np.ndarray
-    state: MarginalState | None
-    collapsed: list[int]
+    state: MaximumLikelihoodState | None
+    zeroed: list[int]
     kept: list[int]
     iterations: int
     evaluations: int
@@ -54,7 +54,7 @@ class Checkpoint:
     fit would start: what it holds fixed must be the same in the file; `processes`: each writes a file of its own,
     "PATH.0-of-2".
 
-    `standing` is what the file holds, None where there is none yet, and `rest` (groups,) tells which groups that fit
+    `run_state` is what the file holds, None where there is none yet, and `rest` (groups,) tells which groups that fit
     went on with.
     **Errors:** OptionError where the file is of other data, another model or method, of other fixed values, or no such
     file.
@@ -79,8 +79,8 @@ class Checkpoint:
         }
         self.rest = np.ones(binding.data.n_groups, bool)
         self._written, self._pause = -np.inf, SECONDS
-        self.standing: Any = self._read()
-        if self.standing is not None:
+        self.run_state: Any = self._read()
+        if self.run_state is not None:
             self._same_fixed(binding, params, self._point())
 
     def leave_out(self, finite: np.ndarray) -> None:
@@ -94,17 +94,17 @@ class Checkpoint:
 
     def _point(self) -> np.ndarray:
         """x (n,) of what the file holds."""
-        return self.standing.x
+        return self.run_state.x
 
-    def write(self, standing: Any) -> None:
+    def write(self, run_state: Any) -> None:
         """Replaces the file, which is whole at every moment."""
-        names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
-        about = {**self.about, **{name: getattr(standing, name) for name in names}}
-        arrays = {"x": standing.x, "modes": standing.modes, "free": standing.free, "rest": self.rest}
-        if standing.state is not None:
-            arrays["log_likelihood"] = np.asarray(standing.state.log_likelihood)
+        names = ("zeroed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
+        about = {**self.about, **{name: getattr(run_state, name) for name in names}}
+        arrays = {"x": run_state.x, "modes": run_state.modes, "free": run_state.free, "rest": self.rest}
+        if run_state.state is not None:
+            arrays["log_likelihood"] = np.asarray(run_state.state.log_likelihood)
             for part in ("bfgs", "minimiser"):
-                record = getattr(standing.state, part)
+                record = getattr(run_state.state, part)
                 for field in dataclasses.fields(record):
                     arrays[f"{part}.{field.name}"] = np.asarray(getattr(record, field.name))
         self._store(about, arrays)
@@ -132,9 +132,9 @@ class Checkpoint:
         if not there or first is None or own is None:
             return None
         self.rest = own[1]["rest"]
-        return self._standing(first, own)
+        return self._run_state(first, own)
 
-    def _standing(self, first: tuple[dict, dict], own: tuple[dict, dict]) -> Any:
+    def _run_state(self, first: tuple[dict, dict], own: tuple[dict, dict]) -> Any:
         about, arrays = first
         state = None
         if "log_likelihood" in arrays:
@@ -142,10 +142,10 @@ class Checkpoint:
                 {field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)}
                 for part, kind in (("bfgs", BFGSState), ("minimiser", BFGS))
             )
-            state = MarginalState(BFGSState(**bfgs), BFGS(**minimiser), None, arrays["log_likelihood"])
-        names = ("collapsed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
+            state = MaximumLikelihoodState(BFGSState(**bfgs), BFGS(**minimiser), None, arrays["log_likelihood"])
+        names = ("zeroed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
         told = {name: about[name] for name in names}
-        return Standing(arrays["x"], own[1]["modes"], arrays["free"], state, **told)
+        return RunState(arrays["x"], own[1]["modes"], arrays["free"], state, **told)
 
     def _same_fixed(self, binding: Binding, params: Params, x: np.ndarray) -> None:
         """Refuses a file whose `x` (n,) holds entries fixed elsewhere than `params` does."""

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.likelihood.approximations import GroupResult, Rung
+from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation
 from jaxnlme.likelihood.score import value_and_score
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.typing import Vector
 
 
-class Sums(eqx.Module):
+class ObjectiveSums(eqx.Module):
     """What an objective adds up over groups: `value`: minus (sum of weighted log-likelihoods plus log prior);
     `gradient` (n,) of it; `log_likelihood`, the weighted sum alone; `outer` (dense, dense), the weighted sum of outer
     products of the groups' scores, finite ones; `counted`, the number of groups whose weight is not zero. Of a
@@ -53,11 +53,11 @@ class Groups(eqx.Module):
 class Evaluation(eqx.Module):
     """An objective evaluated at `x`: its Sums and its Groups, readable by their names (`result.value`)."""
 
-    sums: Sums
+    sums: ObjectiveSums
     groups: Groups
 
     def __getattr__(self, name: str) -> Any:
-        if name in Sums.__dataclass_fields__:
+        if name in ObjectiveSums.__dataclass_fields__:
             return getattr(self.sums, name)
         if name in Groups.__dataclass_fields__:
             return getattr(self.groups, name)
@@ -81,7 +81,7 @@ def unflatten(template: Params, x: Vector) -> Params:
     return template.unpack(x[:dense], unravel(x[dense:]))
 
 
-def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes: Any) -> Evaluation:
+def evaluate(problem: Problem, method: LikelihoodApproximation, template: Params, x: Vector, modes: Any) -> Evaluation:
     """The objective at `x` (n,), searches starting from `modes` (groups, random).
 
     Each group's score is the gradient of its own value, so a group that is not finite spoils its own row only.
@@ -90,13 +90,15 @@ def evaluate(problem: Problem, method: Rung, template: Params, x: Vector, modes:
     return Evaluation(with_prior(problem.density, template, x, sums), groups)
 
 
-def with_prior(density: Density, template: Params, x: Vector, sums: Sums) -> Sums:
+def with_prior(density: Density, template: Params, x: Vector, sums: ObjectiveSums) -> ObjectiveSums:
     """The Sums of all groups with the log prior at `x` (n,) added."""
     prior, slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
     return dataclasses.replace(sums, value=sums.value - prior, gradient=sums.gradient - slope)
 
 
-def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> tuple[Sums, Groups]:
+def share(
+    problem: Problem, point: tuple[LikelihoodApproximation, Params, Vector], modes: Any
+) -> tuple[ObjectiveSums, Groups]:
     """What the groups of `problem` add to an objective, priors left out: shares of several parts of the data add up.
 
     **Arguments:** `point`: the rung, the template of Params and x (n,); `modes` (groups, random), starts of searches.
@@ -124,12 +126,14 @@ def share(problem: Problem, point: tuple[Rung, Params, Vector], modes: Any) -> t
     return added_up(weights, results, scores, gradient)
 
 
-def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> tuple[Sums, Groups]:
+def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> tuple[ObjectiveSums, Groups]:
     """Sums and Groups of `results` and `scores` (groups, dense); `gradient` (n,), the weighted sum of scores."""
     log_likelihood = weighted_sum(weights, results.value)
     finite = jnp.where(jnp.isfinite(scores), scores, 0.0)
     outer = finite.T @ (weights[:, None] * finite)
-    return Sums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups_of(results, scores)
+    return ObjectiveSums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups_of(
+        results, scores
+    )
 
 
 def groups_of(results: GroupResult, scores: Any = None) -> Groups:

@@ -10,7 +10,7 @@ from jaxnlme.estimators.core.callbacks import Iteration
 PATIENCE, APART = 2.0, 0.5
 
 
-class Line:
+class ProgressLine:
     """A line on standard error, at most twice a second, each over the one before.
 
     **Arguments:** `progress`: True shows always, False never, None in a terminal or notebook once the work has taken
@@ -46,7 +46,7 @@ class Progress:
     def __init__(self, progress: bool | None, name: str):
         self.name = name
         self.began: float | None = None
-        self._line = Line(progress)
+        self._line = ProgressLine(progress)
 
     def __call__(self, iteration: Iteration) -> bool:
         """Shows a line where one is due; never stops the fit."""
@@ -67,7 +67,7 @@ class CountLine:
     def __init__(self, progress: bool | None, name: str, total: int):
         self.name, self.total = name, total
         self.began = time.perf_counter()
-        self._line = Line(progress)
+        self._line = ProgressLine(progress)
 
     def show(self, done: int) -> None:
         """Shows a line where one is due."""

@@ -44,7 +44,7 @@ def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None
     return tuple(np.sum(processes.everyone(counted(binding.data)), axis=0).tolist())
 
 
-def stillborn(
+def failed_start(
     binding: Binding,
     estimator: AbstractEstimator,
     params: Params,

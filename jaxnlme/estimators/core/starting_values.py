@@ -11,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.model.params import Params
@@ -57,7 +57,7 @@ def scaled_error_start(binding: Binding, params: Params, misfit: float | None, g
 
 
 def pooled_start(
-    binding: Binding, params: Params, given: Collection[str] = (), placed: Placed | None = None
+    binding: Binding, params: Params, given: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
     """Beta (and the free block) of the model without random effects, by least squares over all data, and residual
     scales that match what it leaves; and a sentence for the record.
@@ -70,9 +70,9 @@ def pooled_start(
     **Source:** Nocedal and Wright (2006), Numerical Optimization, section 10.3.
     """
     density = binding.density
-    if not density.error.gaussian_face:
+    if not density.error.has_gaussian_moments:
         raise OptionError("starts='pooled' is least squares and needs a Gaussian residual model.")
-    placed = Placed(binding.problem, grid=False) if placed is None else placed
+    placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     template = jax.tree.map(np.asarray, params)
     begin, unravel = ravel_pytree((template.beta, template.free))
     free = np.concatenate([~binding.fixed[: len(density.beta_names)], np.ones(len(begin) - len(density.beta_names))])

@@ -8,13 +8,13 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.model.density import Density
 
 
-def zero_sentences(density: Density, theta: np.ndarray, collapsed: set[int]) -> list[str]:
-    """What the scales say that are `collapsed` (packed entries) to zero at `theta` (unconstrained,)."""
+def zero_sentences(density: Density, theta: np.ndarray, zeroed: set[int]) -> list[str]:
+    """What the scales say that are `zeroed` (packed entries) to zero at `theta` (unconstrained,)."""
     first = len(density.beta_names)
     psi = psi_of(density, theta) if density.n_effects else None
     out = []
-    for index, effects, _ in density.covariance.collapses:
-        if first + index not in collapsed or psi is None:
+    for index, effects, _ in density.covariance.log_scales:
+        if first + index not in zeroed or psi is None:
             continue
         names = ", ".join(density.effect_names[k] for k in effects)
         if all(psi[k, k] == 0.0 for k in effects):

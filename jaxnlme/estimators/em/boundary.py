@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.em.louis import Settled, mean_and_error
-from jaxnlme.estimators.em.sufficient_statistics import Layout
+from jaxnlme.estimators.em.louis import ScoreAndInformation, mean_and_error
+from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout
 from jaxnlme.model.density import Density
 
 # A share of an effect's variance that is its own, below which its correlations with those before it may be at their
@@ -41,32 +41,32 @@ class Slope:
     error: float
 
     @property
-    def rises(self) -> bool:
+    def increases(self) -> bool:
         """Whether the maximum is not at the edge, beyond doubt."""
         return self.mean > RISES * self.error
 
     @property
-    def told(self) -> bool:
+    def is_clear(self) -> bool:
         """Whether it is clear which of both holds."""
-        return self.rises or self.mean < -FALLS * self.error
+        return self.increases or self.mean < -FALLS * self.error
 
 
-def narrow(layout: Layout, density: Density, one: Settled) -> set[int]:
+def nearly_dependent(layout: ParameterLayout, density: Density, one: ScoreAndInformation) -> set[int]:
     """Packed entries of the scales of effects that are all but functions of those before them."""
-    limit = NARROW if one.regular or one.heard < ENOUGH else BLIND
+    limit = NARROW if one.positive_definite or one.n_iterations < ENOUGH else BLIND
     theta = layout.theta(one.packed)
     variances = np.diag(psi_of(density, theta))
     return {
         layout.beta + index
-        for index, effects, _ in density.covariance.collapses
+        for index, effects, _ in density.covariance.log_scales
         if _within(density, effects)
         and np.isfinite(theta[index])
         and np.exp(2.0 * theta[index]) <= limit * variances[effects[0]]
     }
 
 
-def onto(
-    layout: Layout, density: Density, packed: np.ndarray, scales: set[int]
+def project_to_face(
+    layout: ParameterLayout, density: Density, packed: np.ndarray, scales: set[int]
 ) -> tuple[np.ndarray, frozenset[int]] | None:
     """`packed` (packed,) with some scales exactly zero, and the entries that are then held: those, and what has no
     effect beside them. None where the user fixed one of these.
@@ -81,27 +81,27 @@ def onto(
         sd, values, vectors = _spectrum(psi[own])
         values[:zeros] = 0.0
         psi[own] = np.outer(sd, sd) * ((vectors * values) @ vectors.T)
-    for index, effects, _ in density.covariance.collapses:
+    for index, effects, _ in density.covariance.log_scales:
         if theta[index] == -np.inf and not _within(density, effects):
             psi[np.ix_(effects, effects)] = 0.0
     theta[:] = density.covariance.from_matrix(psi)
     held: set[int] = set()
-    for index, _, others in density.covariance.collapses:
+    for index, _, others in density.covariance.log_scales:
         if theta[index] == -np.inf:
             held |= {layout.beta + index, *(layout.beta + other for other in others)}
     return (x, frozenset(held)) if held and all(layout.free[k] for k in held) else None
 
 
-def slopes(layout: Layout, density: Density, one: Settled) -> list[Slope]:
+def slopes(layout: ParameterLayout, density: Density, one: ScoreAndInformation) -> list[Slope]:
     """Slopes of the log-likelihood along every direction that could be the steepest, at psi of `one`."""
     out = []
-    for direction in _directions(density, layout.theta(one.packed), one.pulls.mean(axis=0)):
-        mean, error = mean_and_error(np.einsum("bij,ij->b", one.pulls, direction))
+    for direction in _directions(density, layout.theta(one.packed), one.psi_slopes.mean(axis=0)):
+        mean, error = mean_and_error(np.einsum("bij,ij->b", one.psi_slopes, direction))
         out.append(Slope(float(mean), float(error)))
     return out
 
 
-def turn(layout: Layout, density: Density, one: Settled, usual: np.ndarray) -> np.ndarray | None:
+def rotate(layout: ParameterLayout, density: Density, one: ScoreAndInformation, usual: np.ndarray) -> np.ndarray | None:
     """`one.packed` (packed,) with a psi of the same rank, turned towards where the likelihood rises; None where it
     rises nowhere beyond noise: along entries above the diagonal of its factor, which a triangular one does not have.
     **Arguments:** `usual` (random,), standard deviations of effects that have none."""
@@ -109,15 +109,15 @@ def turn(layout: Layout, density: Density, one: Settled, usual: np.ndarray) -> n
     lower = np.array(density.covariance.factor(theta), float)
     sd = np.sqrt(np.sum(lower**2, axis=1))
     sd = np.where(sd > 0, sd, usual)
-    mean, error = mean_and_error(one.turns)
-    turned = False
+    mean, error = mean_and_error(one.factor_slopes)
+    rotated = False
     for block, _ in _blocks(density, theta):
         for place, i in enumerate(block):
             for j in block[place + 1 :]:
                 if lower[i, i] == 0.0 and lower[j, j] != 0.0 and abs(mean[i, j]) > RISES * error[i, j]:
                     lower[i, j] = TURN * sd[i] * np.sign(mean[i, j])
-                    turned = True
-    if not turned:
+                    rotated = True
+    if not rotated:
         return None
     out = one.packed.copy()
     layout.theta(out)[:] = density.covariance.from_matrix(lower @ lower.T)
@@ -132,7 +132,7 @@ def _within(density: Density, effects: tuple[int, ...]) -> bool:
 def _blocks(density: Density, theta: np.ndarray) -> list[tuple[list[int], int]]:
     """The effects of each unstructured block in which scales are zero, and how many are."""
     zeros: dict[tuple[int, ...], int] = {}
-    for index, effects, _ in density.covariance.collapses:
+    for index, effects, _ in density.covariance.log_scales:
         if theta[index] == -np.inf and _within(density, effects):
             block = tuple(sorted(_together(density.covariance.related, set(effects))))
             zeros[block] = zeros.get(block, 0) + 1
@@ -152,7 +152,7 @@ def _directions(density: Density, theta: np.ndarray, pull: np.ndarray) -> list[n
     covariance, n = density.covariance, density.n_effects
     psi = psi_of(density, theta)
     out = [_steepest(psi, pull, block) for block, _ in _blocks(density, theta)]
-    for index, effects, others in covariance.collapses:
+    for index, effects, others in covariance.log_scales:
         if theta[index] != -np.inf or _within(density, effects):
             continue
         # Members of the family that differ in what the scale takes along.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.em.boundary import ENOUGH, narrow, onto, slopes, turn
-from jaxnlme.estimators.em.louis import Settled
-from jaxnlme.estimators.em.phases import EXTENSION, extend, left, stand
+from jaxnlme.estimators.em.boundary import ENOUGH, nearly_dependent, project_to_face, rotate, slopes
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.phases import EXTENSION, add_averaging, equilibrate, iterations_left
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.sufficient_statistics import Layout, whitened
+from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, whitened
 from jaxnlme.model.transforms import Log
 
 # A scale vanishes where it fell by so much on its log scale, less than this share of it is observed, and the standard
@@ -30,149 +30,157 @@ ARRIVE, WORTH = 50, 100
 def scales(run: Run) -> list[int]:
     """Packed entries that are logarithms of standard deviations of effects, or of residual scales, where the user did
     not fix them."""
-    density, layout = run.binding.density, run.inside
-    out = [layout.beta + index for index, _, _ in density.covariance.collapses]
-    if density.error.gaussian_face:
+    density, layout = run.binding.density, run.interior_layout
+    out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
+    if density.error.has_gaussian_moments:
         first = layout.beta + layout.covariance
         out += [first + k for k, p in enumerate(density.error.parameters) if isinstance(p.transform, Log)]
     return [k for k in out if layout.free[k]]
 
 
-def vanishing(run: Run, one: Settled, k: int) -> bool:
+def vanishing(run: Run, one: ScoreAndInformation, k: int) -> bool:
     """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
     if k not in one.active or run.layout.whitened:  # zero already, or looked at without its own scores
         return False
     place = one.active.tolist().index(k)
     # A fit may go on from one in which the scale vanished: the model's own start counts as well.
-    fallen = max(run.starts[0][k], run.usual[k]) - one.packed[k] > FALLEN
-    return bool(fallen and not one.told[place] > TOLD and not one.se[place] < KNOWN)
+    fallen = max(run.starts[0][k], run.model_start[k]) - one.packed[k] > FALLEN
+    return bool(fallen and not one.observed_fraction[place] > TOLD and not one.se[place] < KNOWN)
 
 
-def from_above(run: Run, found: list[Settled]) -> bool:
+def restart_small_scales(run: Run, found: list[ScoreAndInformation]) -> bool:
     """Puts scales that vanish in any replicate to a quarter of what they started from, each once, and lets the phases
     go on from there; whether it did. Zero is a root of the score in log s whatever the data say: whether it is the
     maximum shows from above."""
-    if left(run) < WORTH + sum(EXTENSION):
+    if iterations_left(run) < WORTH + sum(EXTENSION):
         return False
-    packed, raised = np.array(run.running.packed), run.course.raised
+    packed, raised = np.array(run.em_state.packed), run.outer_state.raised
     for place, k in enumerate(scales(run)):
         if not raised >> place & 1 and any(vanishing(run, one, k) for one in found):
-            packed[:, k] = np.maximum(packed[:, k], np.maximum(run.starts[:, k], run.usual[k]) - RAISED)
-            run.course.raised |= 1 << place
-    if run.course.raised == raised:
+            packed[:, k] = np.maximum(packed[:, k], np.maximum(run.starts[:, k], run.model_start[k]) - RAISED)
+            run.outer_state.raised |= 1 << place
+    if run.outer_state.raised == raised:
         return False
-    run.place(packed)
-    extend(run, afresh=True)
-    run.course.rounds = run.course.singular = 0
+    run.set_parameters(packed)
+    add_averaging(run, afresh=True)
+    run.outer_state.rounds = run.outer_state.singular = 0
     return True
 
 
-def edge(run: Run, found: list[Settled]) -> tuple[np.ndarray, frozenset[int]] | None:
+def approached_boundary(run: Run, found: list[ScoreAndInformation]) -> tuple[np.ndarray, frozenset[int]] | None:
     """The edge of what psi can be that the replicates run into: where they are then (replicates, packed), and the
     entries held there. None where they run into none, or not all into the same."""
     density = run.binding.density
-    if density.priors or left(run) < ARRIVE + WORTH:
+    if density.priors or iterations_left(run) < ARRIVE + WORTH:
         return None
-    of_effects = {run.layout.beta + index for index, _, _ in density.covariance.collapses}
+    of_effects = {run.layout.beta + index for index, _, _ in density.covariance.log_scales}
     ends = []
     for one in found:
         # Where an effect is all but a function of others, nothing is observed of one of them given the rest.
-        new = narrow(run.layout, density, one)
-        sure = one.regular or one.heard >= ENOUGH
+        new = nearly_dependent(run.layout, density, one)
+        sure = one.positive_definite or one.n_iterations >= ENOUGH
         new = new or {k for k in scales(run) if sure and k in of_effects and vanishing(run, one, k)}
-        ends.append(onto(run.inside, density, one.packed, new) if new else None)
+        ends.append(project_to_face(run.interior_layout, density, one.packed, new) if new else None)
     end = _common(ends)
-    barred = {k for place, k in enumerate(scales(run)) if run.course.barred >> place & 1}
+    barred = {k for place, k in enumerate(scales(run)) if run.outer_state.barred >> place & 1}
     return None if end is None or barred.issuperset(end[1] & set(scales(run))) else end
 
 
 def _common(ends: list[tuple[np.ndarray, frozenset[int]] | None]) -> tuple[np.ndarray, frozenset[int]] | None:
-    """What `onto` says of every replicate, stacked, where they are all held by the same entries."""
+    """What `project_to_face` says of every replicate, stacked, where they are all held by the same entries."""
     known = [end for end in ends if end is not None]
     if len(known) < len(ends) or any(held != known[0][1] for _, held in known):
         return None
     return np.stack([packed for packed, _ in known]), known[0][1]
 
 
-def begin_at_edge(run: Run) -> bool:
+def start_at_boundary(run: Run) -> bool:
     """Puts the one replicate at the edge of psi that the fit ended at which it starts from; whether it ended at one."""
-    if run.edge_start is None:
+    if run.boundary_start is None:
         return False
-    end = onto(run.inside, run.binding.density, run.edge_start, set())
+    end = project_to_face(run.interior_layout, run.binding.density, run.boundary_start, set())
     if end is None:
         return False
     packed, held = end
-    run.course.began_at_edge = 1
+    run.outer_state.started_at_boundary = 1
     _begin_at(run, held, packed[None], 0)
     return True
 
 
-def to_edge(run: Run, found: list[Settled]) -> bool:
+def move_to_boundary(run: Run, found: list[ScoreAndInformation]) -> bool:
     """Puts psi at the edge that the replicates run into; whether there was one."""
-    end = edge(run, found)
+    end = approached_boundary(run, found)
     if end is None:
         return False
     packed, held = end
     if not run.layout.whitened:
-        run.before = np.array(run.running.packed)
-    _begin_at(run, held, packed, found[0].heard)
+        run.interior_point = np.array(run.em_state.packed)
+    _begin_at(run, held, packed, found[0].n_iterations)
     return True
 
 
-def rises(run: Run, found: list[Settled]) -> bool:
+def increases_inwards(run: Run, found: list[ScoreAndInformation]) -> bool:
     """Whether psi is at an edge from which the likelihood rises inwards."""
     density = run.binding.density
-    return run.layout.whitened and any(slope.rises for one in found for slope in slopes(run.inside, density, one))
+    return run.layout.whitened and any(
+        slope.increases for one in found for slope in slopes(run.interior_layout, density, one)
+    )
 
 
-def told(run: Run, found: list[Settled]) -> bool:
+def direction_is_clear(run: Run, found: list[ScoreAndInformation]) -> bool:
     """Whether it is clear which way the likelihood goes from the edge, where psi is at one."""
     density = run.binding.density
-    return not run.layout.whitened or all(s.told for one in found for s in slopes(run.inside, density, one))
+    return not run.layout.whitened or all(
+        s.is_clear for one in found for s in slopes(run.interior_layout, density, one)
+    )
 
 
-def from_edge(run: Run, found: list[Settled], for_good: bool) -> bool:
+def leave_boundary(run: Run, found: list[ScoreAndInformation], for_good: bool) -> bool:
     """Takes psi off an edge where the likelihood rises from there inwards, or where second derivatives cannot tell;
     whether it did. `for_good`: it rises from the maximum there, and the edge is barred, as it is where it is left for
     the second time. Where the run came to that maximum by itself it is near to its own, and chains hold z still."""
-    kinked = not all(one.smooth for one in found)
-    if not (kinked or rises(run, found)) or left(run) < ARRIVE + WORTH + sum(EXTENSION):
+    kinked = not all(one.twice_differentiable for one in found)
+    if not (kinked or increases_inwards(run, found)) or iterations_left(run) < ARRIVE + WORTH + sum(EXTENSION):
         return False
-    near = for_good and not kinked and not run.course.began_at_edge
-    for_good = for_good or kinked or run.course.left > 0
-    run.course.left += 1
+    near = for_good and not kinked and not run.outer_state.started_at_boundary
+    for_good = for_good or kinked or run.outer_state.left > 0
+    run.outer_state.left += 1
     for place, k in enumerate(scales(run)):
-        run.course.barred |= int(kinked or (for_good and not run.layout.free[k])) << place
+        run.outer_state.barred |= int(kinked or (for_good and not run.layout.free[k])) << place
     if near:
-        _begin_at(run, frozenset(), run.before, found[0].heard)
+        _begin_at(run, frozenset(), run.interior_point, found[0].n_iterations)
         return True
-    _arrive(run, run.inside, run.before)
-    extend(run, afresh=True)
+    _arrive(run, run.interior_layout, run.interior_point)
+    add_averaging(run, afresh=True)
     return True
 
 
-def turned(run: Run, found: list[Settled]) -> bool:
+def rotate_singular_psi(run: Run, found: list[ScoreAndInformation]) -> bool:
     """Turns a singular psi of every replicate whose likelihood rises that way; whether it did."""
-    density, course = run.binding.density, run.course
-    if not run.layout.whitened or course.turns >= TURNS or left(run) < ARRIVE + WORTH:
+    density, course = run.binding.density, run.outer_state
+    if not run.layout.whitened or course.rotations >= TURNS or iterations_left(run) < ARRIVE + WORTH:
         return False
-    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.inside.theta(run.usual))))
-    turns = [turn(run.inside, density, one, usual) for one in found]
+    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.interior_layout.theta(run.model_start))))
+    turns = [rotate(run.interior_layout, density, one, usual) for one in found]
     if all(packed is None for packed in turns):
         return False
-    moved = [one.packed if packed is None else packed for one, packed in zip(found, turns, strict=True)]
-    end = _common([onto(run.inside, density, packed, set()) for packed in moved])
+    rotated = [one.packed if packed is None else packed for one, packed in zip(found, turns, strict=True)]
+    end = _common([project_to_face(run.interior_layout, density, packed, set()) for packed in rotated])
     if end is None:
         return False
-    course.turns += 1
-    _begin_at(run, end[1], end[0], found[0].heard)
+    course.rotations += 1
+    _begin_at(run, end[1], end[0], found[0].n_iterations)
     return True
 
 
-def pushed(run: Run, one: Settled) -> np.ndarray:
+def uphill_point(run: Run, one: ScoreAndInformation) -> np.ndarray:
     """Where a replicate goes on from (packed,) whose information has no inverse: uphill, no further than trusted."""
     out = one.packed.copy()
-    unit = np.sqrt(np.maximum(np.abs(np.diag(one.information) / np.where(one.told == 0, 1.0, one.told)), 1e-300))
+    unit = np.sqrt(
+        np.maximum(
+            np.abs(np.diag(one.information) / np.where(one.observed_fraction == 0, 1.0, one.observed_fraction)), 1e-300
+        )
+    )
     values, vectors = np.linalg.eigh(one.information / np.outer(unit, unit))
     bend = np.maximum(np.abs(values), SOFT)
     step = vectors @ ((vectors.T @ (one.score / unit)) / bend) / unit
@@ -184,15 +192,15 @@ def pushed(run: Run, one: Settled) -> np.ndarray:
 def _begin_at(run: Run, held: frozenset[int], packed: np.ndarray, heard: int) -> None:
     """Lets chains of z begin anew at `packed` (replicates, packed), some entries `held`; `heard`: iterations behind the
     run's sums."""
-    lower = np.asarray(run.binding.density.covariance.factor(run.inside.theta(packed[0])), float)
-    _arrive(run, whitened(run.inside, held, *anchors(lower, _observed(run, heard))), packed)
+    lower = np.asarray(run.binding.density.covariance.factor(run.interior_layout.theta(packed[0])), float)
+    _arrive(run, whitened(run.interior_layout, held, *informative_effects(lower, _observed(run, heard))), packed)
 
 
-def _arrive(run: Run, layout: Layout, packed: np.ndarray) -> None:
+def _arrive(run: Run, layout: ParameterLayout, packed: np.ndarray) -> None:
     """Puts the replicates at `packed` (replicates, packed) under a layout, and lets chains that begin anew arrive."""
-    run.lay_out(layout, packed)
-    stand(run, ARRIVE, begin=True)
-    run.course.rounds = run.course.singular = 0
+    run.reset_layout(layout, packed)
+    equilibrate(run, ARRIVE, begin=True)
+    run.outer_state.rounds = run.outer_state.singular = 0
 
 
 def _observed(run: Run, heard: int) -> np.ndarray:
@@ -212,7 +220,7 @@ def _observed(run: Run, heard: int) -> np.ndarray:
     return 1.0 - np.where(variance > 0, unknown / np.where(variance > 0, variance, 1.0), 1.0)
 
 
-def anchors(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The rows and columns of a `whitened` layout, for a factor `lower` (random, random) of psi: effects of which
     enough is `observed` (random,), the best first, and none that is a function of those before it."""
     sd = np.sqrt(np.sum(lower**2, axis=1))

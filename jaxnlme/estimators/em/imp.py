@@ -9,10 +9,10 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import OptionError, some
-from jaxnlme.estimators.em.m_step import Control
+from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import common, whole
 from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, piloting, spans
-from jaxnlme.sampling.importance import Importance
+from jaxnlme.sampling.importance import ImportanceSampler
 
 # Full steps, decreasing steps; and from a start that is near.
 PHASES, WARM_PHASES = (50, 30), (5, 10)
@@ -104,7 +104,7 @@ class IMP(AbstractStochastic):
         return self.draws
 
     def sampler(self, effects):
-        return Importance(self.draws, effects)
+        return ImportanceSampler(self.draws, effects)
 
     def complaints(self, memory, labels):
         least = memory.effective.min(axis=1) * self.draws
@@ -130,7 +130,7 @@ class IMP(AbstractStochastic):
         k = np.arange(first + second)
         every = np.ones(len(k), bool)
         # A search of the mode costs little beside the draws.
-        return Control(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k), k == 0)
+        return Schedule(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k), k == 0)
 
 
 def halves(iterations: Any) -> tuple[int, int]:

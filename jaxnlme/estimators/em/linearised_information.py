@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.objective import weighted_sum
-from jaxnlme.likelihood.approximations import require_gaussian_face
+from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.lindstrom_bates import tangent_at
 from jaxnlme.likelihood.linear_mixed_model import mixed
 from jaxnlme.model.params import Params
@@ -20,7 +20,7 @@ from jaxnlme.model.params import Params
 
 def share_information(problem: Problem, params: Params, centre: Any) -> tuple[Any, Any]:
     """What the groups of `problem` add to the information (dense, dense) of the linearised model, and each group's
-    score (groups, dense), for `Placed.run`; `centre` (groups, random)."""
+    score (groups, dense), for `PlacedProblem.run`; `centre` (groups, random)."""
     density, x = problem.density, params.pack()
 
     def one(group, z):
@@ -40,7 +40,7 @@ def share_information(problem: Problem, params: Params, centre: Any) -> tuple[An
 
 def linearised_information(
     binding: Binding,
-    placed: Placed,
+    placed: PlacedProblem,
     params: Params,
     centre: np.ndarray,
     active: np.ndarray | None = None,
@@ -67,7 +67,7 @@ def linearised_information(
     Lindstrom and Bates (1990), Biometrics 46, 673-687, for the linear mixed model.
     """
     density = binding.density
-    require_gaussian_face("information by linearisation", density)
+    require_gaussian_moments("information by linearisation", density)
     active = np.flatnonzero(~binding.fixed) if active is None else np.asarray(active)
     matrix, pieces = placed.run(share_information, params, placed.spread(np.asarray(centre)), once=True)
     matrix = np.array(matrix)

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import BLOCK_ROWS, Problem
-from jaxnlme.estimators.em.e_step import BLOCK, Setup, Trace, loop
-from jaxnlme.estimators.em.m_step import Control
+from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, loop
+from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.model.density import Density
 from jaxnlme.numerics.compiling import compiled
@@ -34,7 +34,7 @@ WIDEST = 256
 # Fits under way at a time, at least: enough of them that each kind of iterations fills a program.
 UNDER_WAY = 64
 # What of a Control a program must have in common for all: whether modes are searched decides what is computed at all.
-COMMON = ("gain", "update", "annealing", "refresh", "settle", "begin")
+COMMON = ("gain", "update", "annealing", "refresh", "sum_scores", "begin")
 
 
 class Own(eqx.Module):
@@ -43,72 +43,72 @@ class Own(eqx.Module):
 
     buckets: Any
     weights: Any
-    running: Any
-    lanes: Any
+    em_state: Any
+    chain_states: Any
     keys: Any
     iteration: Any
     tune: Any
 
 
-def together(density: Density, setup: Setup, controls: Control, count: Any, own: Own) -> Any:
+def together(density: Density, context: StepContext, schedules: Schedule, count: Any, own: Own) -> Any:
     """`loop` of several runs of one design: the Controls (BLOCK,), but for what is a run's own, and how many of them to
     run are the same for all."""
 
     def one(own: Own):
-        theirs = eqx.tree_at(lambda c: (c.iteration, c.tune), controls, (own.iteration, own.tune))
+        theirs = eqx.tree_at(lambda c: (c.iteration, c.tune), schedules, (own.iteration, own.tune))
         problem = Problem(density, own.buckets, jnp.arange(own.weights.shape[0]), own.weights)
-        shared = (setup, own.running, jax.random.wrap_key_data(own.keys), theirs, count)
-        return loop(problem, shared, own.lanes, lambda sums: sums)
+        shared = (context, own.em_state, jax.random.wrap_key_data(own.keys), theirs, count)
+        return loop(problem, shared, own.chain_states, lambda sums: sums)
 
     return jax.vmap(one)(own)
 
 
-class Member(Run):
+class BatchedRun(Run):
     """A Run whose iterations are computed at a Meeting."""
 
-    def __init__(self, meeting: Meeting, *args: Any):
+    def __init__(self, meeting: BatchScheduler, *args: Any):
         super().__init__(*args)
         self.meeting = meeting
         if self.placed.in_one:
             self.data = jax.tree.map(np.asarray, self.placed.whole)
             self.plain_keys = np.asarray(jax.random.key_data(self.keys))
 
-    def _block(self, controls: Control, count: int) -> Trace:
+    def _block(self, schedules: Schedule, count: int) -> IterationTrace:
         if not self.placed.in_one:  # data so large that nothing is gained by company
-            return super()._block(controls, count)
-        return self.meeting.join(Request(self, controls, count))
+            return super()._block(schedules, count)
+        return self.meeting.join(IterationRequest(self, schedules, count))
 
 
 @dataclasses.dataclass(eq=False)
-class Request:
-    """Iterations that a run waits for: `controls` (count,); `traces`, what has been computed; `error`, why there is
+class IterationRequest:
+    """Iterations that a run waits for: `schedules` (count,); `traces`, what has been computed; `error`, why there is
     nothing."""
 
-    run: Member
-    controls: Control
+    run: BatchedRun
+    schedules: Schedule
     count: int
-    traces: list[Trace] = dataclasses.field(default_factory=list)
+    traces: list[IterationTrace] = dataclasses.field(default_factory=list)
     error: BaseException | None = None
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """Requests of one kind can be computed together, as long as the shortest lasts."""
-        common, layout = [np.asarray(getattr(self.controls, name)) for name in COMMON], self.run.layout
+        common, layout = [np.asarray(getattr(self.schedules, name)) for name in COMMON], self.run.layout
         program = layout.whitened, layout.rows, layout.columns, layout.free
         if all((part == part[0]).all() for part in common):
             return (program, *(part[0].item() for part in common))
         return (program, self.count, *(part.tobytes() for part in common))
 
 
-class Meeting:
+class BatchScheduler:
     """Where runs wait for each other. **Arguments:** `width`, how many are computed in one program; None: chosen."""
 
     def __init__(self, width: int | None):
         self.width = width
         self.state = threading.Condition()
         self.baton = threading.Lock()
-        self.waiting: list[Request] = []
+        self.waiting: list[IterationRequest] = []
         self.active = self.finished = self.total = 0
         self.failure: BaseException | None = None
         self.compiled = False
@@ -124,7 +124,7 @@ class Meeting:
             return []
         with ThreadPoolExecutor(workers, thread_name_prefix="jaxnlme-fit") as pool:
             futures = [pool.submit(self._alone, fit) for fit in fits]
-            self._preside(show)
+            self._dispatch(show)
             return [future.result() for future in futures]
 
     # --- in a fit's thread ---
@@ -144,7 +144,7 @@ class Meeting:
                 self.finished += 1
                 self.state.notify_all()
 
-    def join(self, request: Request) -> Trace:
+    def join(self, request: IterationRequest) -> IterationTrace:
         """Waits until the iterations of a request have been computed, while other fits move."""
         self.baton.release()
         try:
@@ -160,8 +160,8 @@ class Meeting:
 
     # --- in the thread that holds the meeting ---
 
-    def _preside(self, show: Callable[[int], None]) -> None:
-        requests: list[Request] = []
+    def _dispatch(self, show: Callable[[int], None]) -> None:
+        requests: list[IterationRequest] = []
         while self.finished < self.total:
             try:
                 with self.state:
@@ -183,14 +183,14 @@ class Meeting:
     def _usual(self, rows: int) -> int:
         return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else WIDEST
 
-    def _compute(self, requests: list[Request]) -> None:
+    def _compute(self, requests: list[IterationRequest]) -> None:
         """Computes all requests, as many together as the width allows."""
         if not requests:
             return
         if self.width is None:
             run = requests[0].run
             self.width = min(self.total, self._usual(run.placed.n_rows * run.chains * run.replicates))
-        kinds: dict[Any, list[Request]] = {}
+        kinds: dict[Any, list[IterationRequest]] = {}
         # A program lasts as long as its longest: those that last about as long go together.
         for request in sorted(requests, key=lambda one: one.count):
             kinds.setdefault(request.kind, []).append(request)
@@ -199,7 +199,7 @@ class Meeting:
             at_a_time([functools.partial(self._part, part) for part in parts], ahead=not self.compiled)
         self.compiled = True
 
-    def _part(self, requests: list[Request]) -> None:
+    def _part(self, requests: list[IterationRequest]) -> None:
         """Computes requests side by side; each leaves when it has its count."""
         done = 0
         while requests:
@@ -209,24 +209,24 @@ class Meeting:
             done += count
             requests = [request for request in requests if request.count > done]
 
-    def _step(self, requests: list[Request], done: int, count: int) -> None:
+    def _step(self, requests: list[IterationRequest], done: int, count: int) -> None:
         """`count` iterations of each run; places that are left over are filled with the first one."""
         assert self.width is not None
         at = np.minimum(done + np.arange(BLOCK), done + count - 1)
         owns = []
         for request in requests:
-            run, controls = request.run, request.controls
-            clock = np.asarray(controls.iteration)[at], np.asarray(controls.tune)[at]
-            owns.append(Own(*run.data, run.running, run.lanes[0], run.plain_keys, *clock))  # pyright: ignore[reportCallIssue]
+            run, schedules = request.run, request.schedules
+            clock = np.asarray(schedules.iteration)[at], np.asarray(schedules.tune)[at]
+            owns.append(Own(*run.data, run.em_state, run.chain_states[0], run.plain_keys, *clock))  # pyright: ignore[reportCallIssue]
         owns += owns[:1] * (self.width - len(owns))
         own = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *owns)
         first = requests[0].run
-        controls = jax.tree.map(lambda leaf: np.asarray(leaf)[at], requests[0].controls)
+        schedules = jax.tree.map(lambda leaf: np.asarray(leaf)[at], requests[0].schedules)
         passes = first.replicates * first.estimator.evaluations(first.placed.n_all) * self.width
         program = compiled(together, first.placed.n_rows * passes, often=True)
-        found = program(first.placed.density, first.setup, controls, np.asarray(count), own)
-        (running, trace), lanes = jax.tree.map(np.asarray, found)
+        found = program(first.placed.density, first.context, schedules, np.asarray(count), own)
+        (em_state, trace), chain_states = jax.tree.map(np.asarray, found)
         for j, request in enumerate(requests):
-            theirs = jax.tree.map(lambda leaf, j=j: leaf[j].copy(), (running, lanes))
-            request.run.running, request.run.lanes = theirs[0], [theirs[1]]
+            theirs = jax.tree.map(lambda leaf, j=j: leaf[j].copy(), (em_state, chain_states))
+            request.run.em_state, request.run.chain_states = theirs[0], [theirs[1]]
             request.traces.append(jax.tree.map(lambda leaf, j=j: leaf[j, :count].copy(), trace))

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnlme.estimators.em.sufficient_statistics import Layout, Statistics, expected
+from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, Statistics, expected
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
@@ -36,40 +36,40 @@ BIASED = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Settled:
+class ScoreAndInformation:
     """What settling iterations at one point told, of one replicate; `active` packed entries throughout.
 
     `packed` (packed,), the point; `score` (active,), the mean complete score there; `information` (active, active), the
-    observed one; `told` (active,), the share of what complete data would say of each entry that is observed; `outer`
+    observed one; `observed_fraction` (active,), the share of what complete data would say of each entry that is observed; `outer`
     (batches, active, active), what stretches of iterations put in the place of the squares of the scores; `batches`
-    (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `heard`, behind everything
-    else; `group_scores` (groups, active) of this process's groups, weighted; `pulls` and `turns`
-    (batches, random, random), slopes along psi and along a factor of it, of a `whitened` layout, and `smooth`, whether
+    (batches, active), mean scores of stretches of iterations; `iterations` behind both, and `n_iterations`, behind everything
+    else; `group_scores` (groups, active) of this process's groups, weighted; `psi_slopes` and `factor_slopes`
+    (batches, random, random), slopes along psi and along a factor of it, of a `whitened` layout, and `twice_differentiable`, whether
     second derivatives of the model can be trusted there."""
 
     packed: np.ndarray
     active: np.ndarray
     score: np.ndarray
     information: np.ndarray
-    told: np.ndarray
+    observed_fraction: np.ndarray
     outer: np.ndarray
     batches: np.ndarray
     iterations: int
-    heard: int
+    n_iterations: int
     group_scores: np.ndarray
-    pulls: np.ndarray
-    turns: np.ndarray
-    smooth: bool
+    psi_slopes: np.ndarray
+    factor_slopes: np.ndarray
+    twice_differentiable: bool
 
     @functools.cached_property
-    def regular(self) -> bool:
+    def positive_definite(self) -> bool:
         """Whether the observed information is positive definite beyond rounding."""
         return not singular_directions(self.information, [str(k) for k in self.active])
 
     @functools.cached_property
     def covariance(self) -> np.ndarray:
         """Of the estimates (active, active); NaN where the information is singular."""
-        if not self.regular:
+        if not self.positive_definite:
             return np.full_like(self.information, np.nan)
         return np.linalg.inv(self.information)
 
@@ -78,15 +78,15 @@ class Settled:
         return np.sqrt(np.diag(self.covariance))
 
     @property
-    def noise(self) -> np.ndarray:
+    def score_mc_covariance(self) -> np.ndarray:
         """The Monte Carlo covariance of `score` (active, active)."""
         apart = self.batches - self.batches.mean(axis=0)
         return apart.T @ apart / max(len(apart) - 1, 1) / len(apart)
 
     @property
-    def blur(self) -> float:
+    def se_mc_error(self) -> float:
         """The largest Monte Carlo error of a standard error, as a share of it, by batch means of Louis' squares."""
-        if not self.regular:
+        if not self.positive_definite:
             return float("inf")
         covariance = self.covariance
         moved = 0.5 * np.einsum("ij,bjk,ki->bi", covariance, self.outer, covariance) / np.diag(covariance)
@@ -101,20 +101,20 @@ class Settled:
     def monte_carlo_se(self) -> np.ndarray:
         """Of the estimates (active,)."""
         covariance = self.covariance
-        return np.sqrt(np.maximum(np.diag(covariance @ self.noise @ covariance), 0.0))
+        return np.sqrt(np.maximum(np.diag(covariance @ self.score_mc_covariance @ covariance), 0.0))
 
     @property
-    def share(self) -> float:
+    def mc_error_ratio(self) -> float:
         """The largest Monte Carlo error of an estimate, in standard errors."""
-        return float(np.max(self.monte_carlo_se / self.se, initial=0.0)) if self.regular else float("inf")
+        return float(np.max(self.monte_carlo_se / self.se, initial=0.0)) if self.positive_definite else float("inf")
 
     @property
     def distance(self) -> float:
         """How far the maximum is: the largest entry of the step, in standard errors."""
-        return float(np.max(np.abs(self.step) / self.se, initial=0.0)) if self.regular else float("inf")
+        return float(np.max(np.abs(self.step) / self.se, initial=0.0)) if self.positive_definite else float("inf")
 
     @property
-    def drift(self) -> np.ndarray:
+    def geweke_z(self) -> np.ndarray:
         """The difference between the mean scores of the two halves of the batches, in its own standard errors
         (active,): far from zero where the chains had not arrived.
 
@@ -131,38 +131,38 @@ class Settled:
         return self.packed[self.active] + self.batches @ self.covariance
 
 
-def settled(
+def louis_estimate(
     density: Density,
     template: Params,
-    layout: Layout,
+    layout: ParameterLayout,
     packed: np.ndarray,
     sums: Any,
     groups: Any,
-    control: np.ndarray,
+    control_coefficients: np.ndarray,
     weights: np.ndarray,
     since: int | None,
     processes: Processes,
-) -> Settled:
+) -> ScoreAndInformation:
     """What the settling iterations of one replicate told.
 
     **Arguments:** `packed` (packed,), where they ran; `sums`: their Simulated (iterations, ...); `groups`: each group's
-    means, a `listening.Sums` (groups, ...); `control` (groups, packed, functions), coefficients of the control
-    variates, in use from the iteration `since` on (None: not at all); `weights` (groups,). `groups`, `control` and
+    means, a `listening.ObjectiveSums` (groups, ...); `control_coefficients` (groups, packed, functions), coefficients of the control
+    variates, in use from the iteration `since` on (None: not at all); `weights` (groups,). `groups`, `control_coefficients` and
     `weights` are of this process's groups; all else is of those of all `processes`, which every one of them must call
     at once.
     """
     active = np.flatnonzero(layout.free)
-    heard = sums.heard
+    heard = sums.score_sums
     n = len(heard.score)
     group_scores, scores = groups.score, heard.score
-    if since is not None and _centred(heard.score[since:] - heard.steady[since:]):
-        scores = heard.steady[since:]
-        group_scores = group_scores - (control @ groups.functions[..., None])[..., 0]
+    if since is not None and _centred(heard.score[since:] - heard.variance_reduced[since:]):
+        scores = heard.variance_reduced[since:]
+        group_scores = group_scores - (control_coefficients @ groups.functions[..., None])[..., 0]
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
     curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
     complete = curvature.copy()
     if layout.scored:
-        where, g = np.array(layout.bent, int), len(layout.scored)
+        where, g = np.array(layout.curved, int), len(layout.scored)
         outcome = sums.hessian.mean(axis=0)
         outcome[g:, g:] = 0.0  # in Q
         complete[np.ix_(where, where)] += outcome
@@ -170,7 +170,7 @@ def settled(
     missing = heard.outer.mean(axis=0) - processes.total((counted * weights) @ counted.T)
     score = scores + prior
     at = np.ix_(active, active)
-    return Settled(
+    return ScoreAndInformation(
         packed,
         active,
         score.mean(axis=0)[active],
@@ -181,9 +181,9 @@ def settled(
         len(score),
         n,
         (counted * weights).T[:, active],
-        batch_means(heard.pull),
-        batch_means(heard.turn),
-        _centred(heard.bent),
+        batch_means(heard.psi_slope),
+        batch_means(heard.factor_slope),
+        _centred(heard.curvature_check),
     )
 
 
@@ -207,14 +207,14 @@ def _centred(taken: np.ndarray) -> bool:
 
 
 def _curvature(
-    density: Density, template: Params, layout: Layout, packed: np.ndarray, stats: Statistics
+    density: Density, template: Params, layout: ParameterLayout, packed: np.ndarray, stats: Statistics
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minus the second derivatives (packed, packed) of Q and the log prior at `packed`, and the slope of the latter."""
     arguments = on_device((density, template, packed, stats))
     return compiled(_second, 0)(layout, *arguments)
 
 
-def _second(layout: Layout, density: Density, template: Params, packed: Any, stats: Statistics) -> Any:
+def _second(layout: ParameterLayout, density: Density, template: Params, packed: Any, stats: Statistics) -> Any:
     def prior(packed):
         return density.log_prior(template.unpack(packed))
 

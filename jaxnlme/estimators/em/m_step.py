@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.em.sufficient_statistics import Layout, Statistics, blended, expected, moment
+from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, Statistics, blended, expected, moment
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
@@ -24,10 +24,10 @@ RIDGE = 1e-12
 LEAST = 5e-3
 
 
-class Control(eqx.Module):
+class Schedule(eqx.Module):
     """What one iteration does (scalars): `iteration`, counted from 0, burn-in included; `gain` of the stochastic
     approximation; `update`, whether parameters move; `annealing`, the least share of its last value that a variance
-    may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `settle`,
+    may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `sum_scores`,
     whether complete scores are summed up; `begin`, whether chains are first put at the mean of their population."""
 
     iteration: Any
@@ -36,11 +36,11 @@ class Control(eqx.Module):
     annealing: Any
     refresh: Any
     tune: Any
-    settle: Any
+    sum_scores: Any
     begin: Any
 
 
-class Running(eqx.Module):
+class EMState(eqx.Module):
     """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (bent, bent),
     that of minus the complete second derivatives of the outcome."""
 
@@ -49,58 +49,63 @@ class Running(eqx.Module):
     hessian: Any
 
     @classmethod
-    def blank(cls, layout: Layout, packed: np.ndarray) -> Running:
+    def blank(cls, layout: ParameterLayout, packed: np.ndarray) -> EMState:
         """Of replicates that start at `packed` (replicates, packed), on the host."""
-        q, carried, strata, bent = layout.centring.effects, len(layout.centring.terms), layout.strata, len(layout.bent)
+        q, carried, strata, curved = (
+            layout.centring.effects,
+            len(layout.centring.terms),
+            layout.strata,
+            len(layout.curved),
+        )
         shapes = ((), (q, q), (carried, q), (carried, carried), (strata,), (strata,))
         nothing = [np.zeros((len(packed), *shape)) for shape in shapes]
-        return cls(packed, Statistics(*nothing), np.zeros((len(packed), bent, bent)))
+        return cls(packed, Statistics(*nothing), np.zeros((len(packed), curved, curved)))
 
 
 class Simulated(eqx.Module):
     """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,
-    bent) of the outcome's complete log-density (the Hessian of minus it); `heard` in a settling iteration; `accepted`
+    bent) of the outcome's complete log-density (the Hessian of minus it); `score_sums` in a settling iteration; `accepted`
     (updates,) summed over `groups`."""
 
     statistics: Statistics
     slope: Any
     hessian: Any
-    heard: Any
+    score_sums: Any
     accepted: Any
     groups: Any
 
 
 def maximise(
-    layout: Layout, density: Density, template: Params, running: Running, fresh: Simulated, control: Control
-) -> Running:
-    """The run after an iteration's sums: statistics averaged, parameters moved where `control.update`."""
-    stats = blended(running.statistics, fresh.statistics, control.gain)
-    hessian = blended(running.hessian, fresh.hessian, control.gain)
-    params = template.unpack(running.packed)
+    layout: ParameterLayout, density: Density, template: Params, em_state: EMState, fresh: Simulated, schedule: Schedule
+) -> EMState:
+    """The run after an iteration's sums: statistics averaged, parameters moved where `schedule.update`."""
+    stats = blended(em_state.statistics, fresh.statistics, schedule.gain)
+    hessian = blended(em_state.hessian, fresh.hessian, schedule.gain)
+    params = template.unpack(em_state.packed)
     beta, theta, error = params.beta, params.covariance, params.error
     if layout.closed_beta:
         beta = _least_squares(layout, density, params, stats)
     if layout.closed_psi:
-        theta = _from_moment(layout, density, params, moment(layout, beta, stats) / stats.weight, control.annealing)
+        theta = _from_moment(layout, density, params, moment(layout, beta, stats) / stats.weight, schedule.annealing)
     if layout.closed_error:
         level = 0.5 * jnp.log(jnp.maximum(stats.squares, jnp.finfo(error.dtype).tiny) / jnp.maximum(stats.counts, 1.0))
         level = jnp.where(stats.counts > 0, level, error)
-        error = jnp.maximum(level, error + _half_log(control.annealing))
+        error = jnp.maximum(level, error + _half_log(schedule.annealing))
     packed = jnp.concatenate([beta, theta, error])
     if layout.statistical:
         packed = _newton(layout, density, template, packed, stats)
     if layout.scored:
-        packed = _stochastic_newton(layout, density, template, packed, fresh.slope, hessian, control)
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(control.update, a, b), new, old)  # noqa: E731
+        packed = _stochastic_newton(layout, density, template, packed, fresh.slope, hessian, schedule)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(schedule.update, a, b), new, old)  # noqa: E731
     # Burn-in leaves everything where it is; the statistics begin with the first update.
-    return Running(keep(packed, running.packed), keep(stats, running.statistics), keep(hessian, running.hessian))
+    return EMState(keep(packed, em_state.packed), keep(stats, em_state.statistics), keep(hessian, em_state.hessian))
 
 
 def _half_log(share: Scalar) -> Scalar:
     return jnp.where(share > 0, 0.5 * jnp.log(jnp.where(share > 0, share, 1.0)), -jnp.inf)
 
 
-def _least_squares(layout: Layout, density: Density, params: Params, stats: Statistics) -> Vector:
+def _least_squares(layout: ParameterLayout, density: Density, params: Params, stats: Statistics) -> Vector:
     """beta (fixed,) with its free carried entries by generalised least squares given psi."""
     carried, carriers = layout.centring.carried, layout.centring.carriers
     free = np.array(layout.free)[carried]
@@ -122,7 +127,7 @@ def _solve(matrix: Matrix, right: Vector) -> Vector:
     return scale * cholesky_solve(lower, scale * right)
 
 
-def _from_moment(layout: Layout, density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
+def _from_moment(layout: ParameterLayout, density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
     """theta of the second moment r, its variances held above `annealing` times the last ones, correlations kept."""
     old = jnp.diagonal(density.covariance.psi(params.covariance))
     variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
@@ -143,7 +148,7 @@ def _apart(r: Matrix) -> Matrix:
     return times(lower, lower.T)
 
 
-def _newton(layout: Layout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Vector:
+def _newton(layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Vector:
     """A guarded Newton step of Q plus the log prior in the `statistical` entries."""
     where = np.array(layout.statistical, int)
 
@@ -157,7 +162,13 @@ def _newton(layout: Layout, density: Density, template: Params, packed: Vector, 
 
 
 def _stochastic_newton(
-    layout: Layout, density: Density, template: Params, packed: Vector, slope: Vector, hessian: Matrix, control: Control
+    layout: ParameterLayout,
+    density: Density,
+    template: Params,
+    packed: Vector,
+    slope: Vector,
+    hessian: Matrix,
+    schedule: Schedule,
 ) -> Vector:
     """A Newton step of size `gain` along the complete score of this iteration's draws in the `scored` entries.
 
@@ -173,15 +184,15 @@ def _stochastic_newton(
             return density.log_prior(template.unpack(packed.at[where].set(entries)))
 
         slope, hessian = slope + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
-    step = -control.gain * _step(-slope, hessian, entries)
+    step = -schedule.gain * _step(-slope, hessian, entries)
     # Annealing holds residual scales up as it does variances, and shapes where they are: beside scales that are held
     # up, an exponent could run anywhere.
-    gaussian = density.error.gaussian_face
+    gaussian = density.error.has_gaussian_moments
     scales = [isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
     shapes = [not isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
     others = [False] * (layout.n - layout.error)
-    step = jnp.where(np.array(others + scales)[where], jnp.maximum(step, _half_log(control.annealing)), step)
-    step = jnp.where(np.array(others + shapes)[where] & (control.annealing > 0), 0.0, step)
+    step = jnp.where(np.array(others + scales)[where], jnp.maximum(step, _half_log(schedule.annealing)), step)
+    step = jnp.where(np.array(others + shapes)[where] & (schedule.annealing > 0), 0.0, step)
     return packed.at[where].add(step)
 
 

@@ -12,15 +12,15 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
-from jaxnlme.estimators.core.progress import Line
-from jaxnlme.estimators.core.record import stillborn
+from jaxnlme.estimators.core.progress import ProgressLine
+from jaxnlme.estimators.core.record import failed_start
 from jaxnlme.estimators.core.starting_values import start_params
-from jaxnlme.estimators.em.algorithm import conduct
+from jaxnlme.estimators.em.algorithm import run_algorithm
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
-from jaxnlme.estimators.em.result import ended
+from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
-from jaxnlme.estimators.setup import STARTS, begin
+from jaxnlme.estimators.setup import STARTS, set_up
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
@@ -43,9 +43,9 @@ def stochastic_fit(
     data: GroupedData,
     estimator: AbstractStochastic,
     plan: Any,
-    running: Callable[..., Run] = Run,
+    em_state: Callable[..., Run] = Run,
 ) -> Fit:
-    """A fit by simulation; `fit` says what the options of `plan` are; `running` makes the Run.
+    """A fit by simulation; `fit` says what the options of `plan` are; `em_state` makes the Run.
 
     **Errors:** as `fit`.
     """
@@ -55,40 +55,40 @@ def stochastic_fit(
         processes = Processes(plan.mesh)
         several = isinstance(plan.start, (list, tuple))
         start = plan.start[0] if several else plan.start
-        begun = begin(model, data, estimator, start, plan, processes, timings)
-        binding, params, finite = begun.binding, begun.params, begun.finite
-        if begun.own:
-            params = no_wider(binding, params, begun.given, processes)
+        setup = set_up(model, data, estimator, start, plan, processes, timings)
+        binding, params, finite = setup.binding, setup.params, setup.finite
+        if setup.own:
+            params = no_wider(binding, params, setup.given, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         if not processes.all(finite.all()):
             if plan.on_bad_group == "stop" or not processes.all(finite.any()):
-                return stillborn(binding, estimator, params, finite, plan.options(estimator), timings, processes)
-            begun, left_out = begun.without_lost(processes)
-            binding = begun.binding
+                return failed_start(binding, estimator, params, finite, plan.options(estimator), timings, processes)
+            setup, left_out = setup.without_lost(processes)
+            binding = setup.binding
         if plan.starts is not None:
-            params, sentence = STARTS[plan.starts](binding, params, begun.given, begun.placed)
+            params, sentence = STARTS[plan.starts](binding, params, setup.given, setup.placed)
             notes.append(sentence)
         warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
         # A model with priors is kept off the edge, where densities of standard deviations may be zero; replicates start
         # dispersed, which one edge does not let them.
         alone = warm and not several and estimator.replicates == 1
         at_edge = alone and not binding.density.priors and _singular(binding, params)
-        edge_start = np.asarray(params.pack(), float) if at_edge else None
-        params, sentences = _ready(binding, params, start) if edge_start is None else (_inside(binding, params), [])
+        boundary_start = np.asarray(params.pack(), float) if at_edge else None
+        params, sentences = _ready(binding, params, start) if boundary_start is None else (_inside(binding, params), [])
         notes += sentences
         starts = _every_start(binding, params, plan.start if several else None, estimator)
-        line = Line(plan.progress if processes.index == 0 else False)
+        line = ProgressLine(plan.progress if processes.index == 0 else False)
         checkpoint = None
         if plan.checkpoint is not None:
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
             told = plan.callbacks, line.show, checkpoint
-            run = running(binding, estimator, starts, begun.placed, warm, *told, edge_start)
-            ending = conduct(run)
+            run = em_state(binding, estimator, starts, setup.placed, warm, *told, boundary_start)
+            outcome = run_algorithm(run)
             line.close()
-        result = ended(run, ending, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
+        result = to_record(run, outcome, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
 
@@ -101,7 +101,7 @@ def _singular(binding: Binding, params: Params) -> bool:
 def _null_scale(binding: Binding, params: Params) -> bool:
     """Whether psi is singular."""
     theta = np.asarray(params.covariance, float)
-    return any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.collapses)
+    return any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.log_scales)
 
 
 def _inside(binding: Binding, params: Params) -> Params:
@@ -191,7 +191,7 @@ def _dispersed(binding: Binding, params: Params, random: np.random.Generator) ->
     sd = dict(zip(density.effect_names, np.sqrt(np.diag(psi_of(density, theta))), strict=True))
     width = np.array([sd.get(name, 0.3 * abs(b) or 0.1) for name, b in zip(density.beta_names, beta, strict=True)])
     logs = np.zeros(len(theta))
-    logs[[index for index, _, _ in density.covariance.collapses]] = 0.5
+    logs[[index for index, _, _ in density.covariance.log_scales]] = 0.5
     moved = np.concatenate([width, logs, np.full(len(error), 0.5)]) * random.standard_normal(len(binding.fixed))
     packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, moved)
     p, c = len(beta), len(theta)

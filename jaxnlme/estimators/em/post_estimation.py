@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, Status, some
 from jaxnlme.estimators.core.objective import Groups, groups_of, weighted_sum
-from jaxnlme.estimators.em.algorithm import Ending
-from jaxnlme.estimators.em.e_step import Lanes, Setup
+from jaxnlme.estimators.em.algorithm import RunOutcome
+from jaxnlme.estimators.em.e_step import ChainState, StepContext
 from jaxnlme.estimators.em.linearised_information import linearised_information
-from jaxnlme.estimators.em.louis import Settled
-from jaxnlme.estimators.em.phases import stand
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.phases import equilibrate
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.likelihood.from_draws import AbstractCentred
 from jaxnlme.model.params import Params
@@ -34,7 +34,7 @@ MOST_TIMES = 20
 
 
 @dataclasses.dataclass
-class Afterwards:
+class PostEstimation:
     """What is computed at the estimates of each replicate, as far as it came: whitened `modes` (groups, replicates,
     random) with the `curvature` there and whether they were `found`; `draws` (groups, replicates, draws, random) of b;
     `values` (replicates,), log-likelihoods with Monte Carlo `errors`, and `groups`, what they are made of; `infos`."""
@@ -49,7 +49,7 @@ class Afterwards:
     infos: list[Information | None]
 
     @classmethod
-    def blank(cls, groups: int, replicates: int, effects: int) -> Afterwards:
+    def blank(cls, groups: int, replicates: int, effects: int) -> PostEstimation:
         shape = (groups, replicates)
         unknown = np.full((*shape, effects, effects), np.nan)
         values = np.full(replicates, np.nan)
@@ -61,25 +61,25 @@ class Afterwards:
 
 def go_through(
     run: Run,
-    ending: Ending,
-    after: Afterwards,
-    judged: list[Settled] | None,
+    outcome: RunOutcome,
+    after: PostEstimation,
+    assessed: list[ScoreAndInformation] | None,
     params: list[Params],
     mean: np.ndarray,
     spread: np.ndarray,
     with_information: bool,
     timings: dict[str, float],
 ) -> None:
-    """Fills `after`: of a run that was broken off (`judged` None) with the modes where it stands alone."""
-    run.tell("done")
+    """Fills `after`: of a run that was broken off (`assessed` None) with the modes where it stands alone."""
+    run.notify("done")
     # Draws at the estimates follow, of which nobody need hear.
-    run.told = False
-    if ending.broken is not None:
+    run.has_callbacks = False
+    if outcome.broken is not None:
         return
-    if judged is not None:
-        stand(run, THIN)
+    if assessed is not None:
+        equilibrate(run, THIN)
     after.modes, after.curvature, after.found, _ = _places(run)
-    if judged is None:
+    if assessed is None:
         return
     after.draws = _draws(run)
     if run.estimator.likelihood != "none":
@@ -89,13 +89,13 @@ def go_through(
     if with_information:
         with clock(timings, "information"):
             for r, own in enumerate(params):
-                after.infos[r] = _information(run, own, judged[r], after.modes[:, r])
+                after.infos[r] = _information(run, own, assessed[r], after.modes[:, r])
 
 
 def not_finite(run: Run, groups: Any) -> str:
     """Why there is no log-likelihood."""
     lost = run.binding.data.labels[np.asarray(groups.status) == int(Status.non_finite)]
-    where = f" of group {some(labels)}" if (labels := run.of_all([str(label) for label in lost])) else ""
+    where = f" of group {some(labels)}" if (labels := run.gather([str(label) for label in lost])) else ""
     return (
         f"The log-likelihood{where} by likelihood={run.estimator.likelihood!r} is not finite at the estimates: look "
         "for overflow, 0/0 or log(0) in the model where random effects are far out (jnp.where on the argument helps)."
@@ -111,32 +111,32 @@ def inverse_factor(run: Run, params: Params) -> np.ndarray:
     return out
 
 
-def places(problem: Problem, shared: tuple[Setup, Any], lanes: Lanes) -> tuple[Any, Any]:
+def places(problem: Problem, shared: tuple[StepContext, Any], chain_states: ChainState) -> tuple[Any, Any]:
     """Whitened modes (groups, replicates, random), curvature there, whether they were found, and b of the chains
     (groups, replicates, chains, random)."""
-    setup, packed = shared
+    context, packed = shared
     density = problem.density
-    params = jax.vmap(setup.template.unpack)(packed)
-    frames = jax.vmap(lambda p: frame_at(density, p, setup.layout.whitened))(params)
+    params = jax.vmap(context.template.unpack)(packed)
+    frames = jax.vmap(lambda p: frame_at(density, p, context.layout.whitened))(params)
 
-    def one(group, lanes):
+    def one(group, chain_states):
         def replicate(params, frame, chains):
-            coefficients = setup.layout.centring.coefficients(group)
-            mean = setup.layout.centring.mean(params.beta, coefficients)
+            coefficients = context.layout.centring.coefficients(group)
+            mean = context.layout.centring.mean(params.beta, coefficients)
             back = chains.inverse @ frame.factor
             b = chains.xi - mean[None, :]
-            if setup.layout.whitened:
+            if context.layout.whitened:
                 b = b @ density.covariance.factor(params.covariance).T
             return frame.inverse @ (chains.centre - mean), back.T @ back, chains.found, b
 
-        return jax.vmap(replicate)(params, frames, lanes.chains)
+        return jax.vmap(replicate)(params, frames, chain_states.chains)
 
-    return (), problem.map(one, lanes)
+    return (), problem.map(one, chain_states)
 
 
 def _places(run: Run) -> tuple[np.ndarray, ...]:
-    _, pieces = run.placed.run(places, (run.setup, np.asarray(run.running.packed)), run.lanes)
-    return tuple(run.own(pieces))
+    _, pieces = run.placed.run(places, (run.context, np.asarray(run.em_state.packed)), run.chain_states)
+    return tuple(run.to_host(pieces))
 
 
 def _draws(run: Run) -> np.ndarray:
@@ -145,7 +145,7 @@ def _draws(run: Run) -> np.ndarray:
     wanted = max(1, min(KEPT, NUMBERS // max(m * q * run.replicates, 1)))
     taken = [_places(run)[3]]
     while sum(part.shape[2] for part in taken) < wanted and len(taken) < MOST_TIMES:
-        stand(run, THIN, anew=False)
+        equilibrate(run, THIN, anew=False)
         taken.append(_places(run)[3])
     return np.concatenate(taken, axis=2)[:, :, :wanted]
 
@@ -159,7 +159,7 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, spread: np.ndarray) 
     return float(sums.log_likelihood), float(np.sqrt(sums.variance)), groups
 
 
-def _information(run: Run, params: Params, one: Settled, modes: np.ndarray) -> Information:
+def _information(run: Run, params: Params, one: ScoreAndInformation, modes: np.ndarray) -> Information:
     if run.estimator.information == "linearised":
         matrix, scores = linearised_information(run.binding, run.placed, params, modes, one.active)
     else:
@@ -194,7 +194,7 @@ def share_centred(
 
 
 def centred_log_likelihood(
-    placed: Placed, method: AbstractCentred, params: Params, centre: np.ndarray, spread: np.ndarray
+    placed: PlacedProblem, method: AbstractCentred, params: Params, centre: np.ndarray, spread: np.ndarray
 ) -> tuple[CentredSums, Groups]:
     """`share_centred` over all groups, on the host.
 

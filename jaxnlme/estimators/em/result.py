@@ -9,10 +9,16 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.record import totals, versions
-from jaxnlme.estimators.em.algorithm import Ending, moved
-from jaxnlme.estimators.em.convergence import at_edge, disagreement, errors_table, faults, flat_variances
-from jaxnlme.estimators.em.louis import Settled
-from jaxnlme.estimators.em.post_estimation import Afterwards, go_through, inverse_factor, not_finite
+from jaxnlme.estimators.em.algorithm import RunOutcome, newton_point
+from jaxnlme.estimators.em.convergence import (
+    convergence_failures,
+    errors_table,
+    flat_variances,
+    replicate_disagreement,
+    zero_variance_notes,
+)
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.post_estimation import PostEstimation, go_through, inverse_factor, not_finite
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.sufficient_statistics import in_words
 from jaxnlme.model.params import Params
@@ -20,9 +26,9 @@ from jaxnlme.results.record import Fit, FitStatus
 from jaxnlme.results.stochastic import Replicate, Sampling
 
 
-def ended(
+def to_record(
     run: Run,
-    ending: Ending,
+    outcome: RunOutcome,
     with_information: bool,
     left_out: list[tuple[Any, str]],
     notes: list[str],
@@ -32,40 +38,44 @@ def ended(
     """The Fit of a run that ended; the best of its replicates."""
     binding, estimator, placed = run.binding, run.estimator, run.placed
     density, data = binding.density, binding.data
-    halted = run.interrupted or run.stopped or ending.broken is not None
+    halted = run.interrupted or run.stopped or outcome.broken is not None
     # What was judged before a run was broken off belongs to other parameters, or to fewer draws than were summed up.
-    judged = None if halted else ending.settled
-    packed = np.asarray(run.running.packed).copy() if ending.broken is None else run.last_finite()
-    if judged is not None:
-        for r, one in enumerate(judged):
-            if one.regular:
-                packed[r] = moved(one)
-    mean, spread = _conditional(run, judged)
+    assessed = None if halted else outcome.louis
+    packed = np.asarray(run.em_state.packed).copy() if outcome.broken is None else run.last_finite()
+    if assessed is not None:
+        for r, one in enumerate(assessed):
+            if one.positive_definite:
+                packed[r] = newton_point(one)
+    mean, spread = _conditional(run, assessed)
     m = data.n_groups
     params = [_params(run, packed[r]) for r in range(run.replicates)]
-    if ending.broken is None:
-        run.place(packed)
-    after = Afterwards.blank(m, run.replicates, density.n_effects)
+    if outcome.broken is None:
+        run.set_parameters(packed)
+    after = PostEstimation.blank(m, run.replicates, density.n_effects)
     try:
-        go_through(run, ending, after, judged, params, mean, spread, with_information, timings)
+        go_through(run, outcome, after, assessed, params, mean, spread, with_information, timings)
     except KeyboardInterrupt:  # the estimates stand; what was to come after them is left out
         run.interrupted = True
     values, errors, groups, infos = after.values, after.errors, after.groups, after.infos
     modes, draws, found = after.modes, after.draws, after.found
-    first = next((r for r, own in enumerate(judged or []) if own.regular), 0)
+    first = next((r for r, own in enumerate(assessed or []) if own.positive_definite), 0)
     best = int(np.nanargmax(values)) if np.isfinite(values).any() else first
-    one = None if judged is None else judged[best]
-    against = [faults(run, ending, None if judged is None else judged[r]) for r in range(run.replicates)]
+    one = None if assessed is None else assessed[best]
+    against = [
+        convergence_failures(run, outcome, None if assessed is None else assessed[r]) for r in range(run.replicates)
+    ]
     bad = list(against[best])
-    if judged is not None and not run.interrupted:
+    if assessed is not None and not run.interrupted:
         if estimator.likelihood != "none" and not np.isfinite(values[best]):
             bad.append(not_finite(run, groups[best]))
-        bad += disagreement(judged, values, errors, best, [binding.packed_names[k] for k in judged[best].active])
+        bad += replicate_disagreement(
+            assessed, values, errors, best, [binding.packed_names[k] for k in assessed[best].active]
+        )
     sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, one)]
-    at_zero = () if one is None else at_edge(run, one)
+    at_zero = () if one is None else zero_variance_notes(run, one)
     sentences += [*at_zero, *flat_variances(run, one)]
     sentences += notes
-    if labels := run.of_all([str(label) for label, _ in left_out]):
+    if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
     sentences += list(data.notes)
     own = groups[best]
@@ -93,12 +103,12 @@ def ended(
             for r in range(run.replicates)
         ),
         best=best,
-        m_step=in_words(run.inside, binding),
+        m_step=in_words(run.interior_layout, binding),
         likelihood=estimator.likelihood,
         log_likelihood_se=float(errors[best]),
         accept=np.concatenate(run.accepted) if run.accepted else np.zeros((0, run.replicates, 0)),
         kernels=run.labels,
-        errors=None if judged is None else errors_table(judged, best, packed, binding.packed_names),
+        errors=None if assessed is None else errors_table(assessed, best, packed, binding.packed_names),
         mean=mean[:, best],
         spread=spread[:, best],
         draws=draws[:, best],
@@ -144,13 +154,13 @@ def _params(run: Run, packed: np.ndarray) -> Params:
     return Params(packed[:p], packed[p : p + c], packed[p + c :], jax.tree.map(np.asarray, template.free))
 
 
-def _conditional(run: Run, judged: list[Settled] | None) -> tuple[np.ndarray, np.ndarray]:
+def _conditional(run: Run, assessed: list[ScoreAndInformation] | None) -> tuple[np.ndarray, np.ndarray]:
     """Conditional means (groups, replicates, random) and covariances of b from the last settling run; NaN without."""
     sums = run.sums()
     first, second = sums.first, sums.second
-    if judged is None:
+    if assessed is None:
         return np.full_like(first, np.nan), np.full_like(second, np.nan)
-    n = judged[0].heard
+    n = assessed[0].n_iterations
     mean = first / n
     spread = second / n - mean[..., :, None] * mean[..., None, :]
     if run.layout.whitened:
@@ -160,15 +170,15 @@ def _conditional(run: Run, judged: list[Settled] | None) -> tuple[np.ndarray, np
     return mean, spread
 
 
-def _converged(run: Run, one: Settled | None) -> str:
+def _converged(run: Run, one: ScoreAndInformation | None) -> str:
     assert one is not None
     words = (
-        f"Converged: by the score at the end the maximum is reached to {one.share:.2g} standard errors of Monte Carlo "
+        f"Converged: by the score at the end the maximum is reached to {one.mc_error_ratio:.2g} standard errors of Monte Carlo "
         f"error (limit {float(run.estimator.tolerance):g}); the draws do not drift; the information matrix is positive "
         "definite"
     )
     if run.replicates > 1:
         words += f"; {run.replicates} replicates were run"
-    if run.course.extensions:
-        words += f"; phases were added {run.course.extensions} times"
+    if run.outer_state.extensions:
+        words += f"; phases were added {run.outer_state.extensions} times"
     return words + "."

@@ -12,9 +12,9 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.em.m_step import Control
+from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import common, whole
-from jaxnlme.likelihood.approximations import require_gaussian_face
+from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractCentred, centred
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.sampling.metropolis import Moves
@@ -23,7 +23,7 @@ from jaxnlme.sampling.samplers import AbstractSampler, Metropolis
 # Annealing, full steps, decreasing steps: half of what MATLAB and saemix take, for settling runs end the work.
 PHASES = (100, 50, 50)
 # Lanes (groups x chains) that a run has at least, as MATLAB and saemix choose the number of chains.
-LANES = 100
+MIN_GROUP_CHAINS = 100
 # Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
 POWER = 0.7
 # In how many of their last iterations the phases keep scores, from which control variates are fitted.
@@ -75,7 +75,7 @@ class AbstractStochastic(AbstractEstimator):
         if self.last_likelihood is not None:
             self.last_likelihood.check(binding.density)
         if self.information == "linearised":
-            require_gaussian_face("information='linearised'", binding.density)
+            require_gaussian_moments("information='linearised'", binding.density)
 
     @property
     def loose(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class AbstractStochastic(AbstractEstimator):
         """Faults of the draws of some groups, given the sampler's `memory` of them (groups, replicates, ...)."""
         return []
 
-    def schedule(self, warm: bool) -> Control:
+    def schedule(self, warm: bool) -> Schedule:
         """The Controls of all phases, numpy arrays (iterations,). **Arguments:** `warm`: a start that is near."""
         raise NotImplementedError
 
@@ -224,7 +224,7 @@ class SAEM(AbstractStochastic):
             setattr(self, name, value)
 
     def n_chains(self, groups):
-        return self.chains if self.chains is not None else max(1, -(-LANES // max(groups, 1)))
+        return self.chains if self.chains is not None else max(1, -(-MIN_GROUP_CHAINS // max(groups, 1)))
 
     def sampler(self, effects):
         return Metropolis(self.moves, effects)
@@ -240,14 +240,14 @@ class SAEM(AbstractStochastic):
         total = self.burn_in + first + second + third
         k = np.arange(total)
         steps = k - self.burn_in
-        return Control(
+        return Schedule(
             iteration=k,
             gain=gains(steps, first + second),
             update=steps >= 0,
             annealing=np.where((steps >= 0) & (steps < first), self.annealing, 0.0),
             refresh=refreshed(k),
             tune=tuning(k),
-            settle=piloting(steps),
+            sum_scores=piloting(steps),
             begin=k == 0,
         )
 

@@ -44,7 +44,7 @@ class Statistics(eqx.Module):
     squares: Any
 
 
-class Layout(eqx.Module):
+class ParameterLayout(eqx.Module):
     """Where the M-step finds each packed entry: by closed form, by Newton steps on Q (`statistical`), or by stochastic
     Newton steps on the complete scores of the outcome (`scored`); the packed indices of each (tuples), entries that are
     fixed left out. `strata`: residual scales with a closed form; 0 where the error has none. `closed_beta`,
@@ -77,14 +77,14 @@ class Layout(eqx.Module):
         return packed[self.beta : self.beta + self.covariance]
 
     @property
-    def bent(self) -> tuple[int, ...]:
+    def curved(self) -> tuple[int, ...]:
         """The entries whose second derivatives the outcome is asked for: those `scored`, and after them residual scales
         with a closed form, whose derivatives along the former no statistic holds."""
         first = self.beta + self.covariance
         return self.scored + tuple(range(first, self.n)) if self.scored and self.strata else self.scored
 
 
-def layout(binding: Binding, m_step: str, processes: Processes | None = None) -> Layout:
+def layout(binding: Binding, m_step: str, processes: Processes | None = None) -> ParameterLayout:
     """Which M-step each parameter of a model takes.
 
     **Arguments:** `m_step`: "auto" for closed forms where they exist, "gradient" for none. Priors leave none either.
@@ -107,7 +107,7 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     carried = set(centres.carried.tolist())
     statistical = [k for k in moves if (k in carried and not closed) or (p <= k < p + c and not closed_psi)]
     scored = [k for k in moves if (k < p and k not in carried) or (k >= p + c and not strata)]
-    return Layout(
+    return ParameterLayout(
         centres,
         p,
         c,
@@ -122,7 +122,9 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     )
 
 
-def whitened(layout: Layout, held: frozenset[int], rows: tuple[int, ...], columns: tuple[int, ...]) -> Layout:
+def whitened(
+    layout: ParameterLayout, held: frozenset[int], rows: tuple[int, ...], columns: tuple[int, ...]
+) -> ParameterLayout:
     """The Layout of chains that hold z, for psi at the edge of what it can be or near to it: no statistic is needed,
     and every entry but those `held` is scored, at fixed xi of the effects `rows`, which takes the place of as many
     coordinates of z, the `columns`, and at fixed z in the others."""
@@ -130,7 +132,7 @@ def whitened(layout: Layout, held: frozenset[int], rows: tuple[int, ...], column
     scored = tuple(k for k, own in enumerate(free) if own)
     q, terms = layout.centring.effects, layout.centring.terms
     anchor = Centring(tuple(term for term in terms if term[1] in rows), q)
-    return Layout(
+    return ParameterLayout(
         Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
         False, False, False, (), scored, True, rows, columns, anchor,
     )  # fmt: skip
@@ -145,7 +147,7 @@ def n_strata(error: AbstractError) -> int:
     return len(error.parameters)
 
 
-def of_error(layout: Layout, density: Density, params: Params, f: Any, group: Group) -> tuple[Vector, Vector]:
+def of_error(layout: ParameterLayout, density: Density, params: Params, f: Any, group: Group) -> tuple[Vector, Vector]:
     """`counts` and `squares` (strata,) of one group at the predictions f."""
     if not layout.strata:
         return jnp.zeros((0,)), jnp.zeros((0,))
@@ -171,14 +173,14 @@ def of_effects(coefficients: Vector, xi: Vector, counts: Vector, squares: Vector
     )
 
 
-def moment(layout: Layout, beta: Vector, stats: Statistics) -> Matrix:
+def moment(layout: ParameterLayout, beta: Vector, stats: Statistics) -> Matrix:
     """R (random, random), the second moment of xi about C beta, summed."""
     spread = layout.centring.spread(beta)
     mixed = stats.cross.T @ spread
     return stats.second - mixed - mixed.T + spread.T @ stats.gram @ spread
 
 
-def expected(layout: Layout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Scalar:
+def expected(layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Scalar:
     """Q of the statistics at a packed vector, the outcome's part where it has a closed form."""
     params = template.unpack(packed)
     value = jnp.zeros((), packed.dtype)
@@ -202,7 +204,7 @@ class Scores(eqx.Module):
     constants: Any
 
 
-def scores_at(layout: Layout, density: Density, params: Params) -> Scores:
+def scores_at(layout: ParameterLayout, density: Density, params: Params) -> Scores:
     """The Scores at params."""
     q, n = density.n_effects, params.covariance.shape[0]
     if not q or layout.whitened:
@@ -214,7 +216,13 @@ def scores_at(layout: Layout, density: Density, params: Params) -> Scores:
 
 
 def score(
-    layout: Layout, at: Scores, params: Params, coefficients: Vector, b: Vector, counts: Vector, squares: Vector
+    layout: ParameterLayout,
+    at: Scores,
+    params: Params,
+    coefficients: Vector,
+    b: Vector,
+    counts: Vector,
+    squares: Vector,
 ) -> Vector:
     """The complete score (packed,) of one draw of b (random,), zero in the entries that are `scored`."""
     if layout.whitened:
@@ -235,11 +243,11 @@ def score(
 
 
 def outcome_density(
-    layout: Layout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
+    layout: ParameterLayout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
 ) -> Scalar:
-    """log p(y | xi) of one group as a function of the packed `entries` at `layout.bent`, b held where it is at
+    """log p(y | xi) of one group as a function of the packed `entries` at `layout.curved`, b held where it is at
     `params`. Of a `whitened` layout log p(y, xi), the xi of the effects in `layout.rows` held."""
-    moved = params.unpack(params.pack().at[np.array(layout.bent, int)].set(entries))
+    moved = params.unpack(params.pack().at[np.array(layout.curved, int)].set(entries))
     if not layout.whitened:
         return given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
     rows, columns = np.array(layout.rows, int), np.array(layout.columns, int)
@@ -277,7 +285,7 @@ def blended(old: Any, new: Any, gain: Scalar) -> Any:
     return jax.tree.map(lambda a, b: a + gain * (b - a), old, new)
 
 
-def in_words(layout: Layout, binding: Binding) -> str:
+def in_words(layout: ParameterLayout, binding: Binding) -> str:
     """How each parameter is maximised, for the summary."""
     names = binding.packed_names
     carried = layout.centring.carried.tolist() if layout.closed_beta else []

@@ -21,8 +21,8 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_integrated
 from jaxnlme.estimators.lindstrom_bates.session import MET, LinearisedSession
-from jaxnlme.estimators.marginal.boundary import collapse, flat
-from jaxnlme.estimators.marginal.method import MarginalState
+from jaxnlme.estimators.marginal.boundary import flat, set_to_zero
+from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.numerics.arrays import as_number
 from jaxnlme.numerics.broyden import broyden, positive_inverse, positive_neighbour
@@ -43,7 +43,7 @@ ALTERNATIONS, LEVEL, AGREED = 30, 1e-10, 1e-2
 CLIMBS = 10
 
 
-class Alternating(AbstractEstimator):
+class LindstromBates(AbstractEstimator):
     """Estimates by the fixed point of a linearised likelihood.
 
     **Fields:** `method`, a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`: ends when a further step
@@ -69,13 +69,13 @@ class Alternating(AbstractEstimator):
             check_integrated(binding, self.name)
 
 
-class AlternatingSession(LinearisedSession):
+class LindstromBatesSession(LinearisedSession):
     """A session that ends where the gradient of the linearised model is zero."""
 
     near = 0.0
     led = False
 
-    def leaving(self, state: MarginalState, rejected: int) -> bool:
+    def leaving(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         decrement = float(state.bfgs.decrement)
         return decrement < self.near or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
 
@@ -126,7 +126,7 @@ class AlternatingSession(LinearisedSession):
                 return None, active
             matrix = positive_neighbour(matrix)
             # A variance on its way to zero would take the search for the root along for ever.
-            if collapse(self, active, matrix, self.collapsed, self.kept):
+            if set_to_zero(self, active, matrix, self.zeroed, self.kept):
                 continue
             if not flat(self, active, matrix):
                 break
@@ -138,7 +138,7 @@ class AlternatingSession(LinearisedSession):
             if not np.isfinite(matrix).all():
                 return None, active
             matrix = positive_neighbour(matrix)
-            if self.halted or not collapse(self, active, matrix, self.collapsed, self.kept):
+            if self.halted or not set_to_zero(self, active, matrix, self.zeroed, self.kept):
                 break
         return (None if self.state is None else positive_inverse(matrix)), active
 
@@ -160,14 +160,14 @@ class AlternatingSession(LinearisedSession):
             # What is not finite is looked at, not warned of, as in the steps of a rung's minimiser.
             with np.errstate(all="ignore"):
                 state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
-            self.tell_inner(self.minimiser, "init", 0)
+            self.notify_inner(self.minimiser, "init", 0)
             while not (state.decrement < LEVEL or state.stalled or tries == ALTERNATIONS or self.halted):
                 x, tries = minimiser.trial(state), tries + 1
                 found = self.decide(x).sums
                 with np.errstate(all="ignore"):
                     state, _ = minimiser.tell(state, found.value, found.gradient)
-                self.tell_inner(self.minimiser, "iter", tries)
-            self.tell_inner(self.minimiser, "done", tries)
+                self.notify_inner(self.minimiser, "iter", tries)
+            self.notify_inner(self.minimiser, "done", tries)
             inverse = np.asarray(state.inverse)
             trial = self.searched(np.asarray(state.x), self.best.modes)
             if self.halted or not np.isfinite(trial.value):
@@ -198,12 +198,12 @@ class AlternatingSession(LinearisedSession):
             direction = -inverse @ gradient
             direction /= max(1.0, float(np.max(np.abs(direction) / longest)))
             before = _merit(gradient, metric)
-            self.tell_inner(self.minimiser, "init", 0)
+            self.notify_inner(self.minimiser, "init", 0)
             for tries, step in enumerate(STEPS, 1):
                 x = self.x.copy()
                 x[active] += step * direction
                 trial = self.searched(x, self.best.modes)
-                self.tell_inner(self.minimiser, "iter", tries, trial, x)
+                self.notify_inner(self.minimiser, "iter", tries, trial, x)
                 found = np.asarray(trial.sums.gradient)[active]
                 finite = np.isfinite(trial.value) and np.isfinite(found).all()
                 if finite:
@@ -218,7 +218,7 @@ class AlternatingSession(LinearisedSession):
             self.iterations += 1
             self.x, self.best = x, trial
             self._note(_merit(gradient, metric))
-            self.tell_inner(self.minimiser, "done", tries)
+            self.notify_inner(self.minimiser, "done", tries)
             self._report()
         return True
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.base import uninformed
-from jaxnlme.estimators.core.objective import Groups, Sums, added_up, unflatten, weighted_sum
+from jaxnlme.estimators.core.objective import Groups, ObjectiveSums, added_up, unflatten, weighted_sum
 from jaxnlme.estimators.marginal.evaluations import Outcome
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised
@@ -34,7 +34,7 @@ class LinearisedSession(Session):
     about: np.ndarray | None = None
     leading = False
 
-    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
+    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[ObjectiveSums, list[Groups]]:
         about = x if self.about is None else self.about
         return self.placed.run(share_linearised, (method, self.template, about, x), modes)
 
@@ -46,7 +46,7 @@ class LinearisedSession(Session):
         return outcome
 
     @property
-    def faults(self) -> list[str]:
+    def objective_failures(self) -> list[str]:
         if not self.restricted or np.isfinite(self.best.value):
             return []
         moving = np.flatnonzero(self.free[: len(self.binding.density.beta_names)])
@@ -58,7 +58,7 @@ class LinearisedSession(Session):
         """The Outcome at `x` (n,) of the model linearised at the best point: its value and gradient belong together."""
         return self.held(x, self.best.modes)
 
-    def settled(self, decided: Outcome) -> Outcome:
+    def accepted_outcome(self, decided: Outcome) -> Outcome:
         return self.evaluate(decided.x, self.carried(decided.x))
 
     def held(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
@@ -122,7 +122,7 @@ class LinearisedSession(Session):
 
 def share_linearised(
     problem: Problem, point: tuple[Linearised, Params, Vector, Vector], modes: Any
-) -> tuple[Sums, Groups]:
+) -> tuple[ObjectiveSums, Groups]:
     """What the groups of `problem` add to the likelihood at x of the model linearised at `about`; see
     `objective.share`.
 
@@ -145,7 +145,7 @@ def share_linearised(
     return dataclasses.replace(sums, information=information, slopes=slopes), groups
 
 
-def with_beta_integrated(sums: Sums, free: np.ndarray) -> Sums:
+def with_beta_integrated(sums: ObjectiveSums, free: np.ndarray) -> ObjectiveSums:
     """The Sums with beta integrated out: p log(2 pi) / 2 - log|X' V^-1 X| / 2 added to the log-likelihood."""
     p = sums.information.shape[0]
     moving = np.flatnonzero(free[:p])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.errors import Status
-from jaxnlme.estimators.marginal.boundary import at_boundary, collapse, fix_collapsed, reopen
-from jaxnlme.estimators.marginal.convergence import Verdict, judge
+from jaxnlme.estimators.marginal.boundary import at_boundary, fix_zeroed, reopen, set_to_zero
+from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.session import CONVERGED, Session
 from jaxnlme.results.inference import singular_directions
 
@@ -15,7 +15,7 @@ ROUNDS = 8
 FAR = 1e-3
 
 
-def finish(session: Session, with_information: bool) -> Verdict:
+def finish(session: Session, with_information: bool) -> Convergence:
     """Minimises, and looks at the end as DESIGN's contract asks; reopens the fit where something better is found.
 
     Each round: minimise; search all modes afresh from z = 0 and adopt better ones; information matrix; variances that
@@ -23,8 +23,8 @@ def finish(session: Session, with_information: bool) -> Verdict:
     Newton steps with the information matrix until the predicted gain is below 1e-6.
     """
     if not session.resumed:
-        session.collapsed = at_boundary(session)
-        fix_collapsed(session, session.collapsed)
+        session.zeroed = at_boundary(session)
+        fix_zeroed(session, session.zeroed)
     try:
         matrix, decrement = _rounds(session, with_information)
         session.processes.together(lambda: session.save(finished=not session.halted))
@@ -36,12 +36,12 @@ def finish(session: Session, with_information: bool) -> Verdict:
         session.save()
         raise
     active = np.flatnonzero(session.free[: session.dense])
-    return judge(session, matrix, active, decrement, session.collapsed, with_information)
+    return assess(session, matrix, active, decrement, session.zeroed, with_information)
 
 
 def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
     """The rounds of `finish`: the information matrix at the end (None where it was not reached) and the decrement."""
-    collapsed, kept = session.collapsed, session.kept
+    zeroed, kept = session.zeroed, session.kept
     for _ in range(ROUNDS):
         session.minimise()
         session.processes.together(session.save)
@@ -50,15 +50,15 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         if _fresh_modes(session):
             continue
         # A variance may have been set to zero on the way there.
-        if collapsed and not with_information and reopen(session, collapsed, kept):
+        if zeroed and not with_information and reopen(session, zeroed, kept):
             continue
         if not with_information:
             return None, float(session.state.bfgs.decrement) if session.state else np.inf
         active = np.flatnonzero(session.free[: session.dense])
         matrix = session.hessian(active)
-        if collapse(session, active, matrix, collapsed, kept):
+        if set_to_zero(session, active, matrix, zeroed, kept):
             continue
-        if reopen(session, collapsed, kept):
+        if reopen(session, zeroed, kept):
             continue
         if _follow_negative_curvature(session, active, matrix):
             continue
@@ -103,7 +103,7 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
     if values[0] > -1e-6:
         return False
     # Nearly flat entries have a long scale: a log standard deviation may move by one at most.
-    logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.collapses]
+    logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.log_scales]
     direction = scale * vectors[:, 0]
     direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)
     for length in (1.0, 0.3, 0.1):

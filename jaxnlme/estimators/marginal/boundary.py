@@ -21,7 +21,7 @@ def at_boundary(session: Session) -> set[int]:
     """Packed indices of variances that are zero at the session's point and not fixed there: a fit may start from one
     that ended at the boundary."""
     density = session.binding.density
-    places = [len(density.beta_names) + index for index, _, _ in density.covariance.collapses]
+    places = [len(density.beta_names) + index for index, _, _ in density.covariance.log_scales]
     return {place for place in places if session.x[place] == -np.inf and not session.binding.fixed[place]}
 
 
@@ -34,60 +34,60 @@ def _flat(session: Session, active: np.ndarray, matrix: np.ndarray) -> Iterator[
     """Packed indices of variances that may be on their way to zero."""
     first = len(session.binding.density.beta_names)
     curvature = dict(zip(active.tolist(), np.diag(matrix), strict=True))
-    for index, _, _ in session.binding.density.covariance.collapses:
+    for index, _, _ in session.binding.density.covariance.log_scales:
         if curvature.get(first + index, np.inf) < FLAT:
             yield first + index
 
 
-def collapse(session: Session, active: np.ndarray, matrix: np.ndarray, collapsed: set[int], kept: set[int]) -> bool:
+def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray, zeroed: set[int], kept: set[int]) -> bool:
     """Sets variances that have gone to zero to exactly zero, where that costs no likelihood; True where one was."""
     density = session.binding.density
     first = len(density.beta_names)
     last = first + density.covariance.n_unconstrained
     changed = False
     for place in _flat(session, active, matrix):
-        if place in collapsed or place in kept:
+        if place in zeroed or place in kept:
             continue
         x = session.x.copy()
         x[place] = -np.inf
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
-        zeros = {first + i for i, _, _ in density.covariance.collapses if x[first + i] == -np.inf}
+        zeros = {first + i for i, _, _ in density.covariance.log_scales if x[first + i] == -np.inf}
         if not zeros:
             continue
         decided = session.decide(x)
         if not decided.value <= session.best.value + COST_OF_ZERO:
             continue
         # Linearised there, a model may be worth nothing that was not linearised here.
-        there = session.settled(decided)
+        there = session.accepted_outcome(decided)
         if not np.isfinite(there.value):
             continue
         # What lay below the new zero in its column of the factor may lift an earlier zero off the ground again.
-        collapsed.clear()
-        collapsed |= zeros
-        fix_collapsed(session, collapsed)
+        zeroed.clear()
+        zeroed |= zeros
+        fix_zeroed(session, zeroed)
         session.move(there)
         changed = True
     return changed
 
 
-def fix_collapsed(session: Session, collapsed: set[int]) -> None:
+def fix_zeroed(session: Session, zeroed: set[int]) -> None:
     """Frees all that the user left free, but for the collapsed variances and what has no effect beside them."""
     density = session.binding.density
     first = len(density.beta_names)
     session.free[: session.dense] = ~session.binding.fixed
-    for index, _, others in density.covariance.collapses:
-        if first + index in collapsed:
+    for index, _, others in density.covariance.log_scales:
+        if first + index in zeroed:
             session.free[[first + index, *(first + o for o in others)]] = False
 
 
-def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
+def reopen(session: Session, zeroed: set[int], kept: set[int]) -> bool:
     """The score at the boundary: where the likelihood rises as a zero variance grows, frees it again."""
     density = session.binding.density
     first = len(density.beta_names)
     start = np.asarray(session.binding.start.covariance)
     slopes: dict[int, float] = {}
     sds: dict[int, float] = {}
-    for place in sorted(collapsed):
+    for place in sorted(zeroed):
         x = session.x.copy()
         reference = start[place - first]
         x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
@@ -96,8 +96,8 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         slopes[place] = float(trial.sums.gradient[place])
         sds[place] = np.exp(x[place])
         if slopes[place] < -1e-7 and trial.value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, trial)
-    effects = {first + k: which[0] for k, which, _ in density.covariance.collapses if len(which) == 1}
+            return _free_again(session, zeroed, kept, trial)
+    effects = {first + k: which[0] for k, which, _ in density.covariance.log_scales if len(which) == 1}
     zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
     theta = session.x[first : first + density.covariance.n_unconstrained]
     for psi in _mixtures(psi_of(density, theta), density.covariance.related, zero):
@@ -105,7 +105,7 @@ def reopen(session: Session, collapsed: set[int], kept: set[int]) -> bool:
         x[first : first + len(theta)] = density.covariance.from_matrix(psi)
         trial = session.decide(x)
         if trial.value < session.best.value - 1e-9:
-            return _free_again(session, collapsed, kept, trial)
+            return _free_again(session, zeroed, kept, trial)
     return False
 
 
@@ -132,14 +132,14 @@ def _mixtures(
                 yield mix @ psi @ mix.T
 
 
-def _free_again(session: Session, collapsed: set[int], kept: set[int], decided: Outcome) -> bool:
+def _free_again(session: Session, zeroed: set[int], kept: set[int], decided: Outcome) -> bool:
     """Moves to the point of `decided`, where some variances that were zero are not, and frees those."""
     x = decided.x
     density = session.binding.density
-    places = [len(density.beta_names) + k for k, _, _ in density.covariance.collapses]
-    kept |= {place for place in collapsed if np.isfinite(x[place])}
-    collapsed.clear()
-    collapsed |= {place for place in places if x[place] == -np.inf}
-    fix_collapsed(session, collapsed)
-    session.move(session.settled(decided))
+    places = [len(density.beta_names) + k for k, _, _ in density.covariance.log_scales]
+    kept |= {place for place in zeroed if np.isfinite(x[place])}
+    zeroed.clear()
+    zeroed |= {place for place in places if x[place] == -np.inf}
+    fix_zeroed(session, zeroed)
+    session.move(session.accepted_outcome(decided))
     return True

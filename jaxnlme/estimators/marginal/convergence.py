@@ -16,7 +16,7 @@ UNTOLD = 1e-4
 
 
 @dataclasses.dataclass
-class Verdict:
+class Convergence:
     """`converged`, `sentences` that say why (not), `matrix` (active, active) the information or None, `active` packed
     indices, `at_zero`, descriptions of the zero variances, `decrement`, the predicted gain of a Newton step."""
 
@@ -28,26 +28,28 @@ class Verdict:
     decrement: float
 
 
-def judge(
+def assess(
     session: Session,
     matrix: np.ndarray | None,
     active: np.ndarray,
     decrement: float,
-    collapsed: set[int],
+    zeroed: set[int],
     with_information: bool,
-) -> Verdict:
+) -> Convergence:
     """The verdict at the end of `finish`, from the last information matrix (active, active) and predicted gain."""
     density, first = session.binding.density, len(session.binding.density.beta_names)
-    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], collapsed)
+    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], zeroed)
     bad: list[str] = []
     if session.interrupted:
         bad.append("Interrupted by the user: this is the best point so far, not a maximum.")
     if session.stopped:
         bad.append("Stopped by a callback: this is the point reached, not a maximum.")
     if not np.isfinite(session.best.value):
-        bad += session.faults or ["The objective is not finite; see status.groups for the groups concerned."]
+        bad += session.objective_failures or [
+            "The objective is not finite; see status.groups for the groups concerned."
+        ]
     elif not session.halted:
-        bad += _numerical_faults(session, matrix, active, decrement, with_information)
+        bad += _convergence_failures(session, matrix, active, decrement, with_information)
     bad += _lost_groups(session)
     if bad:
         verdict = ["NOT CONVERGED.", *bad]
@@ -60,7 +62,7 @@ def judge(
         verdict.append(
             f"The {weights} free weights are judged by the minimiser's own metric; standard errors hold them fixed."
         )
-    return Verdict(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
+    return Convergence(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
 
 
 def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> str:
@@ -98,7 +100,7 @@ def _labels(session: Session, which: np.ndarray) -> str:
     return some([label for own in session.processes.everyone(labels) for label in own])
 
 
-def _numerical_faults(
+def _convergence_failures(
     session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float, with_information: bool
 ) -> list[str]:
     names = [session.binding.packed_names[k] for k in active]
@@ -120,7 +122,7 @@ def _numerical_faults(
     if with_information and matrix is None:
         out.append("No maximum was settled on in the allowed rounds; start from other values.")
     first = len(session.binding.density.beta_names)
-    logs = {first + index for index, _, _ in session.binding.density.covariance.collapses}
+    logs = {first + index for index, _, _ in session.binding.density.covariance.log_scales}
     lost = [] if matrix is None else [k for k, at in enumerate(active) if at in logs and not matrix[k, k] > UNTOLD]
     if lost and not singular:
         out.append(

@@ -12,8 +12,8 @@ from jaxnlme.binding.bind import bind
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.objective import flatten, unflatten
-from jaxnlme.estimators.marginal.method import Marginal, MarginalState
-from jaxnlme.likelihood.approximations import Rung, rung
+from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
@@ -39,7 +39,7 @@ def estimate(
     model: NLMEModel | None,
     params0: Params,
     data: GroupedData | Problem,
-    method: str | Rung = "focei",
+    method: str | LikelihoodApproximation = "focei",
     weights: Any = None,
     *,
     fixed: Any = None,
@@ -56,7 +56,7 @@ def estimate(
     **Errors:** PrecisionError where 64-bit floats are off.
     """
     require_x64("estimate")
-    estimator = Marginal(rung(method), max_iterations, tolerance)
+    estimator = MaximumLikelihood(approximation(method), max_iterations, tolerance)
     if isinstance(data, Problem):
         problem = data
     else:
@@ -78,14 +78,14 @@ def estimate(
     )
 
 
-def _search(args: tuple[Problem, Params, Marginal, Any], x: Vector) -> tuple[Vector, MarginalState]:
+def _search(args: tuple[Problem, Params, MaximumLikelihood, Any], x: Vector) -> tuple[Vector, MaximumLikelihoodState]:
     problem, template, estimator, free = args
     modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
     state = estimator.run(problem, template, x, modes, free)
     return state.bfgs.x, state
 
 
-def _objective(x: Vector, args: tuple[Problem, Params, Marginal, Any]) -> Scalar:
+def _objective(x: Vector, args: tuple[Problem, Params, MaximumLikelihood, Any]) -> Scalar:
     """What `_search` minimises, for the implicit derivative: entries that are not free are held at the template's by a
     quadratic of their own, so its Hessian has the identity there."""
     problem, template, estimator, free = args

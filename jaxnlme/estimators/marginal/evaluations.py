@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.objective import Groups, Sums, flatten, share, unflatten, with_prior
-from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, MarginalState
+from jaxnlme.estimators.core.objective import Groups, ObjectiveSums, flatten, share, unflatten, with_prior
+from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, MaximumLikelihoodState
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
@@ -24,7 +24,7 @@ class Outcome:
     """An evaluation on the host: `sums` (numpy), the point `x` (n,) they are of, `modes` as `Session.evaluate` takes
     them, and `own`, what it says of each of this process's groups (of the `pieces` where `placed`)."""
 
-    def __init__(self, sums: Sums, pieces: Sequence[Groups], placed: Placed, x: np.ndarray):
+    def __init__(self, sums: ObjectiveSums, pieces: Sequence[Groups], placed: PlacedProblem, x: np.ndarray):
         self.sums, self.x = sums, x
         self.modes = [piece.modes for piece in pieces]
         self.pieces, self.placed = pieces, placed
@@ -50,7 +50,7 @@ class Evaluations:
     x: np.ndarray
     best: Outcome
 
-    def __init__(self, binding: Binding, estimator: AbstractEstimator, params: Params, placed: Placed):
+    def __init__(self, binding: Binding, estimator: AbstractEstimator, params: Params, placed: PlacedProblem):
         self.binding = binding
         self.estimator = estimator
         self.placed = placed
@@ -61,7 +61,7 @@ class Evaluations:
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - self.dense, bool)])
         self.many = placed.size * self.processes.count >= GROUPS_PER_PARAMETER * self.dense
         self.evaluations = 0
-        self.state: MarginalState | None = None
+        self.state: MaximumLikelihoodState | None = None
 
     def zero_modes(self) -> list[Any]:
         """Where a search begins that trusts nothing: z = 0, as `evaluate` takes modes."""
@@ -96,11 +96,11 @@ class Evaluations:
         old, new = (np.asarray(covariance.factor(np.asarray(self.params(at).covariance))) for at in (self.x, x))
         return self.modes_from(own @ old.T @ np.linalg.pinv(new).T)
 
-    def settled(self, decided: Outcome) -> Outcome:
+    def accepted_outcome(self, decided: Outcome) -> Outcome:
         """The Outcome with which the estimate goes where `decide` let it."""
         return decided
 
-    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[Sums, list[Groups]]:
+    def _run(self, x: np.ndarray, modes: Sequence[Any], method: Any) -> tuple[ObjectiveSums, list[Groups]]:
         """Sums, priors left out, and Groups of each piece at `x` (n,)."""
         return self.placed.run(share, (method, self.template, x), modes)
 

@@ -13,7 +13,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_integrated
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
-from jaxnlme.likelihood.approximations import Rung
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
@@ -33,7 +33,7 @@ RENEW_ABOVE = 0.5
 RENEW_STEPS = 10
 
 
-class MarginalState(eqx.Module):
+class MaximumLikelihoodState(eqx.Module):
     """Where an estimation stands: the minimiser's state, and at its best point the modes and the evaluation's
     log-likelihood."""
 
@@ -43,7 +43,7 @@ class MarginalState(eqx.Module):
     log_likelihood: Any
 
 
-class Marginal(AbstractEstimator):
+class MaximumLikelihood(AbstractEstimator):
     """Maximises one rung of the likelihood ladder over the unfixed parameters.
 
     **Fields:** `method`, the rung; `max_iterations`; `tolerance`: ends when the predicted gain of a further step is
@@ -53,7 +53,7 @@ class Marginal(AbstractEstimator):
     `lax.while_loop` that batches under vmap.
     """
 
-    method: Rung
+    method: LikelihoodApproximation
     max_iterations: Any = eqx.field(default=500, converter=as_number)
     tolerance: Any = eqx.field(default=1e-8, converter=as_number)
 
@@ -61,7 +61,9 @@ class Marginal(AbstractEstimator):
         """The objective at `x` (n,)."""
         return evaluate(problem, self.method, template, x, modes)
 
-    def init(self, density: Density, template: Params, x: Vector, first: Evaluation, free: Vector) -> MarginalState:
+    def init(
+        self, density: Density, template: Params, x: Vector, first: Evaluation, free: Vector
+    ) -> MaximumLikelihoodState:
         """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
         xnp = xp(x)
         dense = first.outer.shape[0]
@@ -71,7 +73,7 @@ class Marginal(AbstractEstimator):
         size = xnp.abs(x[:dense])
         least = xnp.where(size > 0.0, LEAST_INFORMATION / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
         own = xnp.maximum(size, SPREADS / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
-        units = [*range(beta), *(beta + o for _, _, others in density.covariance.collapses for o in others)]
+        units = [*range(beta), *(beta + o for _, _, others in density.covariance.log_scales for o in others)]
         units = np.array(units, int)
         in_units = np.isin(np.arange(x.shape[0]), units)
         wide = xnp.concatenate([own, xnp.ones(x.shape[0] - dense)])
@@ -79,13 +81,13 @@ class Marginal(AbstractEstimator):
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
-        return MarginalState(state, minimiser, first.modes, first.log_likelihood)
+        return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
 
-    def trial(self, state: MarginalState) -> Vector:
+    def trial(self, state: MaximumLikelihoodState) -> Vector:
         """The point (n,) to evaluate next, searches starting from `state.modes`."""
         return state.minimiser.trial(state.bfgs)
 
-    def tell(self, state: MarginalState, result: Evaluation, many: bool = True) -> MarginalState:
+    def tell(self, state: MaximumLikelihoodState, result: Evaluation, many: bool = True) -> MaximumLikelihoodState:
         """The state after the evaluation at `trial(state)`; `many` (static): whether there may be GROUPS_PER_PARAMETER
         groups a parameter (a program for fewer is shorter)."""
         xnp = xp(state.bfgs.x)
@@ -97,41 +99,41 @@ class Marginal(AbstractEstimator):
             enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
-        return MarginalState(
+        return MaximumLikelihoodState(
             bfgs,
             state.minimiser,
             jax.tree.map(lambda new, old: xnp.where(accept, new, old), result.modes, state.modes),
             xnp.where(accept, result.log_likelihood, state.log_likelihood),
         )
 
-    def step(self, problem: Problem, template: Params, state: MarginalState) -> MarginalState:
+    def step(self, problem: Problem, template: Params, state: MaximumLikelihoodState) -> MaximumLikelihoodState:
         """One evaluation and what follows from it."""
         result = self.evaluate(problem, template, self.trial(state), state.modes)
         groups, p = result.scores.shape
         return self.tell(state, result, groups >= GROUPS_PER_PARAMETER * p)
 
-    def terminate(self, state: MarginalState) -> Any:
+    def terminate(self, state: MaximumLikelihoodState) -> Any:
         """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
         xnp = xp(state.bfgs.x)
         bfgs = state.bfgs
         over = (bfgs.decrement < self.tolerance) | bfgs.stalled | (bfgs.iterations >= self.max_iterations)
         return over | ~xnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
 
-    def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MarginalState:
+    def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MaximumLikelihoodState:
         """The whole minimisation as a pure loop."""
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
-class Restricted(AbstractEstimator):
+class REML(AbstractEstimator):
     """Maximises the restricted likelihood of a rung over the unfixed covariance and error parameters; beta is where the
     rung's likelihood is largest beside them.
 
-    **Fields:** as of `Marginal`.
+    **Fields:** as of `MaximumLikelihood`.
     """
 
-    method: Rung
+    method: LikelihoodApproximation
     max_iterations: Any = eqx.field(default=500, converter=as_number)
     tolerance: Any = eqx.field(default=1e-8, converter=as_number)
 
@@ -165,8 +167,8 @@ def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
 
     **Errors:** OptionError for other methods.
     """
-    if isinstance(estimator, Marginal):
-        return Restricted(estimator.method, estimator.max_iterations, estimator.tolerance)
+    if isinstance(estimator, MaximumLikelihood):
+        return REML(estimator.method, estimator.max_iterations, estimator.tolerance)
     if not estimator.restricted:
         raise OptionError(
             "restricted=True goes with 'fo', 'foce', 'focei' and 'laplace'; the restricted form of 'lme' is 'relme'. "

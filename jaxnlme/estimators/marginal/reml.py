@@ -22,15 +22,15 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.base import AbstractEstimator, uninformed
-from jaxnlme.estimators.core.objective import Evaluation, Groups, Sums
+from jaxnlme.estimators.core.objective import Evaluation, Groups, ObjectiveSums
 from jaxnlme.estimators.marginal.evaluations import Outcome
-from jaxnlme.estimators.marginal.method import Marginal
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.logdet_derivative import Bend, bend
+from jaxnlme.numerics.logdet_derivative import LogdetDerivative, logdet_derivative
 from jaxnlme.results.inference import singular_directions
 
 # beta^ is found when a further step would gain less, in log-likelihood units (what it would gain is added); at most so
@@ -61,7 +61,7 @@ class RestrictedOutcome(Outcome):
     for the others; `x` holds beta^. `own` is what each group says at x, the integral apart. `integral` is None where it
     is not finite, with `reason`, a sentence."""
 
-    def __init__(self, plain: Outcome, sums: Sums, integral: Integral | None, reason: str = ""):
+    def __init__(self, plain: Outcome, sums: ObjectiveSums, integral: Integral | None, reason: str = ""):
         super().__init__(sums, plain.pieces, plain.placed, plain.x)
         self.integral, self.reason = integral, reason
 
@@ -93,7 +93,7 @@ class RestrictedSession(Session):
 
     def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         """`evaluate`; a callback that wants to see it is told of the search for beta^ and the modes beside it."""
-        return self._integrated(np.asarray(x), modes, self.audience.every_stage)
+        return self._integrated(np.asarray(x), modes, self.callbacks.every_stage)
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C the rung's
@@ -124,7 +124,7 @@ class RestrictedSession(Session):
         return matrix
 
     @property
-    def faults(self) -> list[str]:
+    def objective_failures(self) -> list[str]:
         return [self.best.reason] if isinstance(self.best, RestrictedOutcome) and self.best.reason else []
 
     def _plain(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
@@ -171,7 +171,7 @@ class RestrictedSession(Session):
         best = self._plain(x, modes)
         if not np.isfinite(best.value):
             return best, np.eye(len(self.beta)), np.inf
-        estimator = Marginal(self.estimator.method, SOLVE_STEPS, SOLVED)
+        estimator = MaximumLikelihood(self.estimator.method, SOLVE_STEPS, SOLVED)
         integrated = np.isin(np.arange(len(x)), self.beta)
         first = Evaluation(best.sums, Groups())
         state = estimator.init(self.binding.density, self.template, x, first, integrated)
@@ -181,7 +181,7 @@ class RestrictedSession(Session):
             metric[block] = inverse
             state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.renew(state.bfgs, metric))
         if told:
-            self.tell_inner("PNLS", "init", 0)
+            self.notify_inner("PNLS", "init", 0)
         tries = 0
         while not estimator.terminate(state):
             tries += 1
@@ -190,9 +190,9 @@ class RestrictedSession(Session):
             state = estimator.tell(state, Evaluation(result.sums, Groups()), self.many and inverse is None)
             best = result if int(state.bfgs.iterations) > before else best
             if told:
-                self.tell_inner("PNLS", "iter", tries, result, result.x)
+                self.notify_inner("PNLS", "iter", tries, result, result.x)
         if told:
-            self.tell_inner("PNLS", "done", tries, best, best.x)
+            self.notify_inner("PNLS", "done", tries, best, best.x)
         return best, np.asarray(state.bfgs.inverse)[block], float(state.bfgs.decrement)
 
     def _with_integral(self, plain: Outcome, metric: np.ndarray, fine: bool) -> RestrictedOutcome:
@@ -204,7 +204,7 @@ class RestrictedSession(Session):
             x[beta] += shift
             return self._plain(x, plain.modes).sums.gradient
 
-        found = bend(gradient, score, beta, metric, fine)
+        found = logdet_derivative(gradient, score, beta, metric, fine)
         names = [self.binding.packed_names[k] for k in beta]
         singular = singular_directions(found.hessian, names)
         if not found.positive or singular:
@@ -224,7 +224,7 @@ class RestrictedSession(Session):
         return RestrictedOutcome(plain, sums, integral)
 
 
-def _integral(found: Bend, beta: np.ndarray) -> Integral:
+def _integral(found: LogdetDerivative, beta: np.ndarray) -> Integral:
     follow = -np.linalg.solve(found.hessian, found.mixed.T)
     # Variances at zero have no derivatives, and beta^ none in them.
     follow = np.where(np.isfinite(follow), follow, 0.0)
@@ -235,18 +235,18 @@ def _integral(found: Bend, beta: np.ndarray) -> Integral:
     return Integral(found.hessian, follow, term, slope)
 
 
-def _spoiled(sums: Sums) -> Sums:
+def _spoiled(sums: ObjectiveSums) -> ObjectiveSums:
     """Sums without a value, which a minimiser refuses."""
     return dataclasses.replace(sums, value=np.asarray(np.inf), log_likelihood=np.asarray(-np.inf))
 
 
 def unrestricted_start(
-    binding: Binding, estimator: AbstractEstimator, params: Params, placed: Placed
+    binding: Binding, estimator: AbstractEstimator, params: Params, placed: PlacedProblem
 ) -> tuple[Params, str, Session]:
     """Params near the maximum of the rung's own likelihood, a sentence for the record, and the Session that led there:
     an evaluation of the restricted likelihood costs twenty or more of the rung, and this spares most of them. Callbacks
     are not told. The sentence is empty, and `params` come back, where the start is not finite."""
-    session = Session(binding, Marginal(estimator.method, estimator.max_iterations, NEAR), params, (), placed)
+    session = Session(binding, MaximumLikelihood(estimator.method, estimator.max_iterations, NEAR), params, (), placed)
     if not np.isfinite(session.best.value):
         return params, "", session
     try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnlme.errors import some
 from jaxnlme.estimators.core.record import totals, versions
-from jaxnlme.estimators.marginal.convergence import Verdict
+from jaxnlme.estimators.marginal.convergence import Convergence
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.results.inference import information
@@ -17,7 +17,7 @@ from jaxnlme.results.record import Fit, FitStatus
 
 def record(
     session: Session,
-    verdict: Verdict,
+    verdict: Convergence,
     left_out: list[tuple[Any, str]],
     notes: list[str],
     options: dict[str, Any],

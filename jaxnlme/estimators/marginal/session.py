@@ -10,14 +10,14 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.callbacks import NO_INNER, Audience, Callback, Inner, Iteration
-from jaxnlme.estimators.core.checkpoint import Checkpoint, Standing
+from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, Inner, Iteration
+from jaxnlme.estimators.core.checkpoint import Checkpoint, RunState
 from jaxnlme.estimators.core.objective import Evaluation, Groups
 from jaxnlme.estimators.marginal.evaluations import Evaluations, Outcome
-from jaxnlme.estimators.marginal.method import Marginal, MarginalState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 
@@ -40,11 +40,11 @@ class Session(Evaluations):
         estimator: AbstractEstimator,
         params: Params,
         callbacks: Sequence[Callback],
-        placed: Placed,
+        placed: PlacedProblem,
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__(binding, estimator, params, placed)
-        self.audience = Audience(callbacks, placed.processes)
+        self.callbacks = Callbacks(callbacks, placed.processes)
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.iterations = 0
@@ -54,12 +54,12 @@ class Session(Evaluations):
         # An inverse Hessian (n, n) for the next minimisation to begin with, where one is known.
         self.metric: np.ndarray | None = None
         # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
-        self.collapsed: set[int] = set()
+        self.zeroed: set[int] = set()
         self.kept: set[int] = set()
         self.checkpoint = checkpoint
-        standing = None if checkpoint is None else checkpoint.standing
-        self.resumed = standing is not None
-        modes = self.zero_modes() if standing is None else self._restore(standing)
+        run_state = None if checkpoint is None else checkpoint.run_state
+        self.resumed = run_state is not None
+        modes = self.zero_modes() if run_state is None else self._restore(run_state)
         self.best = self.evaluate(self.x, modes)
         self.x = self.best.x
 
@@ -69,7 +69,7 @@ class Session(Evaluations):
         return self.estimator.restricted
 
     @property
-    def faults(self) -> list[str]:
+    def objective_failures(self) -> list[str]:
         """Sentences on what is wrong with the best point beside what every fit is asked; none here."""
         return []
 
@@ -90,10 +90,10 @@ class Session(Evaluations):
         self.resumed = False
         if state is not None:
             # A step further than where the file was written.
-            estimator = Marginal(method, left + int(state.bfgs.iterations), tolerance)
+            estimator = MaximumLikelihood(method, left + int(state.bfgs.iterations), tolerance)
             trial, over = _look(estimator, state)
         else:
-            estimator = Marginal(method, left, tolerance)
+            estimator = MaximumLikelihood(method, left, tolerance)
             first = Evaluation(self.best.sums, Groups())
             start = (self.binding.density, self.template, self.x, first, self.free)
             state, trial, over = _init(estimator, *start, self.metric)
@@ -103,25 +103,25 @@ class Session(Evaluations):
             self._report()
         self._descend(estimator, state, trial, over)
 
-    def _descend(self, estimator: Marginal, state: MarginalState, trial: Any, over: Any) -> None:
+    def _descend(self, estimator: MaximumLikelihood, state: MaximumLikelihoodState, trial: Any, over: Any) -> None:
         """The iterations of `minimise`."""
         tries = 0
         while not (bool(over) or self.stopped or self.leaving(state, tries)):
             if not tries:
-                self.tell_inner(self.minimiser, "init", 0)
+                self.notify_inner(self.minimiser, "init", 0)
             tries += 1
             result = self.searched(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
             state, trial, over = _tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
-            self.tell_inner(self.minimiser, "iter", tries, result, result.x)
+            self.notify_inner(self.minimiser, "iter", tries, result, result.x)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
                 self._take(state, result)
-                self.tell_inner(self.minimiser, "done", tries)
+                self.notify_inner(self.minimiser, "done", tries)
                 self._report()
                 tries = 0
 
-    def leaving(self, state: MarginalState, rejected: int) -> bool:
+    def leaving(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         """Whether `minimise` has done what it can, after so many rejected points."""
         return False
 
@@ -136,9 +136,9 @@ class Session(Evaluations):
 
     def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
         """`evaluate`, the search of the modes one step at a time where a callback wants to see it."""
-        if not self.audience.every_stage or not self.estimator.method.at_mode:
+        if not self.callbacks.every_stage or not self.estimator.method.at_mode:
             return self.evaluate(x, modes)
-        self.tell_inner("PNLS", "init", 0)
+        self.notify_inner("PNLS", "init", 0)
         most, k, found, steps = int(self.estimator.method.search.steps), 0, False, 2
         while not found:
             k += 1
@@ -146,10 +146,10 @@ class Session(Evaluations):
             # A step that was too long is shortened within a search: where none was taken, the next search is longer.
             still = np.array_equal(self.placed.own(outcome.modes), self.placed.own(modes))
             steps, modes = min(2 * steps if self.processes.all(still) else 2, most), outcome.modes
-            self.tell_inner("PNLS", "iter", k, outcome, x)
+            self.notify_inner("PNLS", "iter", k, outcome, x)
             found = self.processes.all(not (outcome.own.status == Status.mode_not_found).any())
             found |= self.stopped or k == most
-        self.tell_inner("PNLS", "done", k, outcome, x)
+        self.notify_inner("PNLS", "done", k, outcome, x)
         return outcome
 
     @property
@@ -159,7 +159,7 @@ class Session(Evaluations):
             return False
         return not float(self.state.bfgs.decrement) < float(self.estimator.tolerance)
 
-    def _take(self, state: MarginalState, result: Outcome) -> None:
+    def _take(self, state: MaximumLikelihoodState, result: Outcome) -> None:
         self.best, self.x = result, result.x
         self.state = eqx.tree_at(lambda s: s.bfgs.x, state, result.x)
 
@@ -171,20 +171,20 @@ class Session(Evaluations):
                 for name in ("iteration", "evaluations", "log_likelihood", "expected_gain", "seconds")
             }
         )
-        self.stopped = self.stopped or self.audience.tell(entry)
+        self.stopped = self.stopped or self.callbacks.notify(entry)
         if self.checkpoint is not None and self.checkpoint.due():
             self.processes.together(self.save)
 
-    def tell_inner(self, procedure: str, state: str, iteration: int, outcome: Outcome | None = None, x: Any = None):
+    def notify_inner(self, procedure: str, state: str, iteration: int, outcome: Outcome | None = None, x: Any = None):
         """Tells of an inner minimiser, at the point `x` (n,) where `outcome` was found (None: the best)."""
-        if self.audience.every_stage and not self.stopped:
+        if self.callbacks.every_stage and not self.stopped:
             entry = self._entry("iter" if self.history else "init", Inner(procedure, state, iteration), outcome, x)
-            self.stopped = self.audience.tell(entry)
+            self.stopped = self.callbacks.notify(entry)
 
-    def tell_end(self) -> None:
+    def notify_end(self) -> None:
         """Tells that the fit has ended."""
-        if self.audience.every_stage:
-            self.audience.tell(self._entry("done"))
+        if self.callbacks.every_stage:
+            self.callbacks.notify(self._entry("done"))
 
     def _entry(self, state: str, inner: Inner = NO_INNER, outcome: Outcome | None = None, x: Any = None) -> Iteration:
         gain = float("nan") if self.state is None else float(self.state.bfgs.decrement)
@@ -206,12 +206,12 @@ class Session(Evaluations):
         if self.checkpoint is None:
             return
         ours = self.state is not None and np.array_equal(np.asarray(self.state.bfgs.x), self.x)
-        standing = Standing(
+        run_state = RunState(
             self.x,
             self.placed.own(self.best.modes),
             self.free,
             self.state if ours else None,
-            sorted(self.collapsed),
+            sorted(self.zeroed),
             sorted(self.kept),
             self.iterations,
             self.evaluations,
@@ -219,16 +219,16 @@ class Session(Evaluations):
             self.history,
             finished,
         )
-        self.checkpoint.write(standing)
+        self.checkpoint.write(run_state)
 
-    def _restore(self, standing: Standing) -> list[Any]:
+    def _restore(self, run_state: RunState) -> list[Any]:
         """Goes back to where a checkpoint stands; the modes to evaluate its point from."""
-        self.x, self.free, self.state = standing.x, standing.free, standing.state
-        self.collapsed, self.kept = set(standing.collapsed), set(standing.kept)
-        self.iterations, self.evaluations = standing.iterations, standing.evaluations
-        self.history = list(standing.history)
-        self.started -= standing.seconds
-        return self.modes_from(standing.modes)
+        self.x, self.free, self.state = run_state.x, run_state.free, run_state.state
+        self.zeroed, self.kept = set(run_state.zeroed), set(run_state.kept)
+        self.iterations, self.evaluations = run_state.iterations, run_state.evaluations
+        self.history = list(run_state.history)
+        self.started -= run_state.seconds
+        return self.modes_from(run_state.modes)
 
 
 # The minimiser's own steps are numpy on the host: a handful of numbers, and nothing to compile. What is not finite is
@@ -237,7 +237,7 @@ class Session(Evaluations):
 
 @np.errstate(all="ignore")
 def _init(
-    estimator: Marginal,
+    estimator: MaximumLikelihood,
     density: Density,
     template: Params,
     x: np.ndarray,
@@ -252,11 +252,11 @@ def _init(
 
 
 @np.errstate(all="ignore")
-def _tell(estimator: Marginal, state: MarginalState, result: Evaluation, many: bool):
+def _tell(estimator: MaximumLikelihood, state: MaximumLikelihoodState, result: Evaluation, many: bool):
     state = estimator.tell(state, result, many)
     return state, estimator.trial(state), estimator.terminate(state)
 
 
 @np.errstate(all="ignore")
-def _look(estimator: Marginal, state: MarginalState):
+def _look(estimator: MaximumLikelihood, state: MaximumLikelihoodState):
     return estimator.trial(state), estimator.terminate(state)

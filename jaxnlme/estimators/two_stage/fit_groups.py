@@ -8,15 +8,23 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.dry_run import place
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.two_stage.group_fits import GroupFits
 from jaxnlme.estimators.two_stage.population import second_stage
 from jaxnlme.estimators.two_stage.population import start_params as population_params
-from jaxnlme.estimators.two_stage.search import ROUNDS, SETTLED, Ends, begin, one_scale, search, shared_error
-from jaxnlme.estimators.two_stage.single_group import Alone, alone, matrices
+from jaxnlme.estimators.two_stage.search import (
+    ROUNDS,
+    SETTLED,
+    GroupOptima,
+    initial_values,
+    one_scale,
+    search_groups,
+    shared_error,
+)
+from jaxnlme.estimators.two_stage.single_group import SingleGroup, matrices, single_group
 from jaxnlme.estimators.two_stage.status import GroupStatus, singular
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
@@ -58,7 +66,7 @@ def fit_groups(
         raise OptionError(f"max_steps must be a whole number >= 1; received {max_steps!r}.")
     with x64():
         binding = bind(model, data)
-        own = alone(binding)
+        own = single_group(binding)
         params = start_params(binding, start)
         placed, found = place(binding, params, None, None)
         given = start if isinstance(start, Mapping) else ()
@@ -72,15 +80,15 @@ def fit_groups(
 
 
 def groups_start(
-    binding: Binding, params: Params, given: Collection[str] = (), placed: Placed | None = None
+    binding: Binding, params: Params, given: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
     """Params from fits of single groups (see `GroupFits.start`), and a sentence for the record. What is fixed, and
     error parameters named in `given`, stay.
 
     **Errors:** ModelError where the design has no single groups' parameters.
     """
-    placed = Placed(binding.problem, grid=False) if placed is None else placed
-    fits = _fit(binding, placed, alone(binding), params, 200, [])
+    placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
+    fits = _fit(binding, placed, single_group(binding), params, 200, [])
     labels = [str(label) for label in binding.data.labels[~fits.usable & (binding.data.weights != 0)]]
     failed = [label for own in placed.processes.everyone(labels) for label in own]
     left = f" Left out of the averages, because they could not be fitted alone: group {some(failed)}." if failed else ""
@@ -99,13 +107,15 @@ def groups_start(
     return Params(found.beta, found.covariance, error, found.free), sentence
 
 
-def _fit(binding: Binding, placed: Placed, own: Alone, params: Params, max_steps: int, notes: list[str]) -> GroupFits:
+def _fit(
+    binding: Binding, placed: PlacedProblem, own: SingleGroup, params: Params, max_steps: int, notes: list[str]
+) -> GroupFits:
     """Rounds of group fits and of the residual model that they share."""
-    gaussian = binding.density.error.gaussian_face
+    gaussian = binding.density.error.has_gaussian_moments
     observed = binding.data.observed.sum(axis=1)
     p = len(own.names)
     enough = observed > p if gaussian else observed >= p
-    ends = _search_twice(placed, own, params, begin(placed, own, params), enough, max_steps)
+    ends = _search_twice(placed, own, params, initial_values(placed, own, params), enough, max_steps)
     free = ~binding.fixed[len(binding.fixed) - len(binding.density.error_names) :]
     single = one_scale(binding.density.error)
     if free.any() and not single:
@@ -129,7 +139,7 @@ def _fit(binding: Binding, placed: Placed, own: Alone, params: Params, max_steps
         notes.append("The model's priors took no part.")
     return GroupFits(
         binding=binding,
-        alone=own,
+        single_group=own,
         params=params,
         own=ends.own,
         curvature=ends.curvature,
@@ -145,16 +155,16 @@ def _fit(binding: Binding, placed: Placed, own: Alone, params: Params, max_steps
 
 
 def _search_twice(
-    placed: Placed, own: Alone, params: Params, start: np.ndarray, enough: np.ndarray, max_steps: int
-) -> Ends:
+    placed: PlacedProblem, own: SingleGroup, params: Params, start: np.ndarray, enough: np.ndarray, max_steps: int
+) -> GroupOptima:
     """A search of all groups, and one more from the others' median for those that failed."""
-    ends = search(placed, own, params, start, max_steps)
+    ends = search_groups(placed, own, params, start, max_steps)
     good = ends.converged & ends.finite & enough & ~ends.fading.any(axis=1)
     processes = placed.processes
     if not processes.any((enough & ~good).any()) or not processes.any(good.any()):
         return ends
     middle = np.median(processes.concatenate(ends.own[good]), axis=0)
-    again = search(placed, own, params, np.where(good[:, None], ends.own, middle), max_steps)
+    again = search_groups(placed, own, params, np.where(good[:, None], ends.own, middle), max_steps)
     better = ~good & again.converged & again.finite & ~again.fading.any(axis=1)
     better |= ~ends.finite & again.finite
 
@@ -162,12 +172,14 @@ def _search_twice(
         new, old = getattr(again, name), getattr(ends, name)
         return np.where(better.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-    picked = Ends(*(chosen(name) for name in ("own", "curvature", "squares", "converged", "fading", "finite", "steps")))
+    picked = GroupOptima(
+        *(chosen(name) for name in ("own", "curvature", "squares", "converged", "fading", "finite", "steps"))
+    )
     picked.steps = np.where(~good, ends.steps + again.steps, ends.steps)
     return picked
 
 
-def _codes(ends: Ends, enough: np.ndarray, observed: np.ndarray) -> np.ndarray:
+def _codes(ends: GroupOptima, enough: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """A GroupStatus for each group (groups,)."""
     code = np.where(ends.converged, GroupStatus.ok, GroupStatus.not_converged)
     code = np.where(ends.fading.any(axis=1), GroupStatus.run_off, code)

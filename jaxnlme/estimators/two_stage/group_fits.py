@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, some
-from jaxnlme.estimators.two_stage.population import Stage, second_stage, start_params
-from jaxnlme.estimators.two_stage.single_group import Alone
+from jaxnlme.estimators.two_stage.population import Population, second_stage, start_params
+from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.estimators.two_stage.status import PLURAL, GroupStatus, singular_sentence
 from jaxnlme.model.params import Params
-from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +26,10 @@ SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class GroupFits(Told):
+class GroupFits(Printable):
     """Fits of single groups without random effects.
 
-    **Fields:** `binding` (model, data); `alone`, which parameters a group has; `params`: what is held, and the error
+    **Fields:** `binding` (model, data); `single_group`, which parameters a group has; `params`: what is held, and the error
     parameters that the groups share; `own` (groups, own), where the searches ended, on the transformed scale;
     `curvature` (groups, own, own) of minus the log-likelihood; `squares` (groups,), the sum of (residual / scale)^2;
     `code` (groups,), a GroupStatus; `fading` (groups, own), parameters whose curvature vanishes where the search ended,
@@ -39,7 +39,7 @@ class GroupFits(Told):
     """
 
     binding: Binding
-    alone: Alone
+    single_group: SingleGroup
     params: Params
     own: np.ndarray
     curvature: np.ndarray
@@ -82,11 +82,11 @@ class GroupFits(Told):
         )
 
     def _sentence(self, k: int) -> str:
-        p, n = len(self.alone.names), int(self._observed[k])
+        p, n = len(self.single_group.names), int(self._observed[k])
         code = GroupStatus(int(self.code[k]))
         if code == GroupStatus.singular:
-            return singular_sentence(self.alone.names, self.curvature[k])
-        ran = [f"{self.alone.names[j]} runs off (to {self.own[k, j]:.3g})" for j in np.flatnonzero(self.fading[k])]
+            return singular_sentence(self.single_group.names, self.curvature[k])
+        ran = [f"{self.single_group.names[j]} runs off (to {self.own[k, j]:.3g})" for j in np.flatnonzero(self.fading[k])]
         return {
             GroupStatus.ok: "Converged.",
             GroupStatus.no_observations: "The group has no observed response.",
@@ -107,7 +107,7 @@ class GroupFits(Told):
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """How many groups were fitted, which were not and why, and what else is worth saying."""
         done, m = int(self.usable.sum()), len(self.code)
-        out = [f"{done} of {m} groups were fitted by themselves, {len(self.alone.names)} parameters each."]
+        out = [f"{done} of {m} groups were fitted by themselves, {len(self.single_group.names)} parameters each."]
         for code in sorted(set(self.code.tolist()) - {int(GroupStatus.ok)}):
             which = np.flatnonzero(self.code == code)
             labels = some([str(label) for label in self.binding.data.labels[which]])
@@ -200,13 +200,13 @@ class GroupFits(Told):
                 f"value{end}": self._natural(columns[name])
                 for end, name in (("", "estimate"), ("_lower", "lower"), ("_upper", "upper"))
             }
-        index = pd.MultiIndex.from_product([self._index, list(self.alone.names)], names=[self._index.name, "parameter"])
+        index = pd.MultiIndex.from_product([self._index, list(self.single_group.names)], names=[self._index.name, "parameter"])
         return pd.DataFrame({name: part.ravel() for name, part in columns.items()}, index=index)
 
     # --- for a mixed fit ---
 
     @functools.cached_property
-    def _stage(self) -> Stage:
+    def _stage(self) -> Population:
         """The population behind the groups."""
         return second_stage(self)
 
@@ -246,14 +246,14 @@ class GroupFits(Told):
         ]
         part = "" if shown == len(values) else f", {shown} of {len(values)} groups"
         scale = str(sigma.name) if self.single_scale else "factor"
-        return [Table(f"Estimates on their natural scale{part}", ("", *self.alone.names, scale, "status"), rows)]
+        return [Table(f"Estimates on their natural scale{part}", ("", *self.single_group.names, scale, "status"), rows)]
 
     # --- helpers ---
 
     @property
     def df(self) -> np.ndarray:
         """Observations minus parameters (groups,)."""
-        return self._observed - len(self.alone.names)
+        return self._observed - len(self.single_group.names)
 
     @property
     def _observed(self) -> np.ndarray:
@@ -261,7 +261,7 @@ class GroupFits(Told):
 
     @property
     def gaussian(self) -> bool:
-        return self.binding.density.error.gaussian_face
+        return self.binding.density.error.has_gaussian_moments
 
     @property
     def scale_level(self) -> float:
@@ -275,11 +275,11 @@ class GroupFits(Told):
         return pd.Index(self.binding.data.labels, name=self.binding.data.group_name)
 
     def _natural(self, own: np.ndarray) -> np.ndarray:
-        columns = [own[:, k] if t is None else t.to_natural(own[:, k]) for k, t in enumerate(self.alone.transforms)]
+        columns = [own[:, k] if t is None else t.to_natural(own[:, k]) for k, t in enumerate(self.single_group.transforms)]
         return np.stack(columns, axis=1)
 
     def _table(self, values: np.ndarray) -> pd.DataFrame:
         import pandas as pd
 
         shown = np.where(self.usable[:, None], values, np.nan)
-        return pd.DataFrame(shown, index=self._index, columns=list(self.alone.names))
+        return pd.DataFrame(shown, index=self._index, columns=list(self.single_group.names))

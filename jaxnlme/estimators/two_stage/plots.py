@@ -36,7 +36,7 @@ class GroupPlots:
         **Returns:** the axes (parameters,).
         """
         fits = self.fits
-        names = fits.alone.names
+        names = fits.single_group.names
         labels = [str(label) for label in fits.binding.data.labels[:MOST_GROUPS]]
         m, p = len(labels), len(names)
         table = fits.intervals(level, pooled=pooled).to_numpy().reshape(-1, p, 7)[:m]
@@ -53,7 +53,7 @@ class GroupPlots:
                 panel.set_xlim(*_limits(estimate[drawn], lower[drawn], upper[drawn]))
             across = panel.get_yaxis_transform()  # at the left edge of the panel, in the group's row
             panel.plot(np.full(m, 0.03)[~drawn], rows[~drawn], "x", ms=5, color=VERMILLION, transform=across)
-            scale = fits.alone.transforms[k]
+            scale = fits.single_group.transforms[k]
             shown = name if scale is None or scale.name == "identity" else f"{name} ({scale.name})"
             panel.set(xlabel=shown, ylim=(-0.7, m - 0.3))
             panel.set_yticks(rows, labels if k == 0 or ax is not None else [""] * m)

@@ -21,7 +21,7 @@ LEAST_SD, MOST_CORRELATION = 0.3, 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Population:
     """`beta` (fixed,); `spread` (own, own), the covariance between groups; `sampling` (own,), the median sampling
     variance of a group; `outlying`, labels of the groups set aside; `count` of those used; `sd`, the residual SD
     pooled over groups (a factor where the residual model has several parameters), NaN without a Gaussian face."""
@@ -39,7 +39,7 @@ def own_arrays(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def second_stage(fits: GroupFits, gather: Callable[[np.ndarray], np.ndarray] = own_arrays) -> Stage:
+def second_stage(fits: GroupFits, gather: Callable[[np.ndarray], np.ndarray] = own_arrays) -> Population:
     """The two-stage estimate of the population; `gather` puts the arrays of every process together.
 
     **Errors:** FitError where fewer than two groups were fitted.
@@ -54,10 +54,10 @@ def second_stage(fits: GroupFits, gather: Callable[[np.ndarray], np.ndarray] = o
     free = ~fits.binding.fixed[: designs.shape[2]] & (designs != 0).any(axis=(0, 1))
     beta, spread, outlying = two_stage(own, sampling, designs, np.asarray(fits.params.beta, float), free)
     middle = np.median(np.einsum("ikk->ik", sampling), axis=0)
-    return Stage(beta, spread, middle, tuple(labels[outlying].tolist()), int((~outlying).sum()), sd)
+    return Population(beta, spread, middle, tuple(labels[outlying].tolist()), int((~outlying).sum()), sd)
 
 
-def start_params(fits: GroupFits, stage: Stage) -> Params:
+def start_params(fits: GroupFits, stage: Population) -> Params:
     """Params of the mixed model at a two-stage estimate; fixed entries stay as they are."""
     density, fixed = fits.binding.density, fits.binding.fixed
     first, last = len(density.beta_names), len(fixed) - len(density.error_names)
@@ -70,7 +70,7 @@ def start_params(fits: GroupFits, stage: Stage) -> Params:
     return Params(stage.beta, theta, error, fits.params.free)
 
 
-def _psi(fits: GroupFits, stage: Stage) -> np.ndarray:
+def _psi(fits: GroupFits, stage: Population) -> np.ndarray:
     """Psi (random, random) from the spread of the groups, away from its boundaries."""
     back = np.linalg.pinv(fits.effects.mean(axis=0))
     psi = back @ stage.spread @ back.T

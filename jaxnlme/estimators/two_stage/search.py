@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
-from jaxnlme.estimators.two_stage.single_group import Alone
+from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
@@ -39,7 +39,7 @@ EXACT = 1e-10
 
 
 @dataclasses.dataclass
-class Ends:
+class GroupOptima:
     """Where the searches of all groups ended (numpy): `own` (groups, own); `curvature` (groups, own, own) of minus the
     log-likelihood, Fisher's information at s_i^2 = squares / n_i where the residual is Gaussian; `squares` (groups,),
     sum of (residual / scale)^2; `converged`; `fading` (groups, own), where that was on the way to infinity: the
@@ -54,52 +54,56 @@ class Ends:
     steps: np.ndarray
 
 
-def begin(placed: Placed, alone: Alone, params: Params) -> np.ndarray:
+def initial_values(placed: PlacedProblem, single_group: SingleGroup, params: Params) -> np.ndarray:
     """The own parameters (groups, own) that `params` imply with random effects zero."""
-    return placed.own(placed.run(_begin, (alone, params), once=True)[1])
+    return placed.own(placed.run(_begin, (single_group, params), once=True)[1])
 
 
-def search(placed: Placed, alone: Alone, params: Params, start: np.ndarray, max_steps: int) -> Ends:
+def search_groups(
+    placed: PlacedProblem, single_group: SingleGroup, params: Params, start: np.ndarray, max_steps: int
+) -> GroupOptima:
     """Fits every group from its `start` (groups, own), each with its own steps and its own end."""
 
     def run(start: np.ndarray, bound: int) -> Any:
         # The bound is an array: the program would be made anew for another number.
-        _, pieces = placed.run(_search, (alone, params, np.asarray(bound)), placed.spread(start))
+        _, pieces = placed.run(_search, (single_group, params, np.asarray(bound)), placed.spread(start))
         return jax.tree.map(lambda *parts: placed.own(parts), *pieces)
 
     found = run(start, max_steps)
     # The curvature was taken before the last step; one evaluation more has it after.
     before, after = (np.einsum("ikk->ik", at.curvature) for at in (found, run(found.x, 1)))
     fading = found.converged[:, None] & (after < (1.0 - FADING) * before)
-    return Ends(found.x, found.curvature, found.extra, found.converged, fading, found.finite, found.steps)
+    return GroupOptima(found.x, found.curvature, found.extra, found.converged, fading, found.finite, found.steps)
 
 
-def _begin(problem: Problem, shared: tuple[Alone, Params], _: Any) -> tuple[Any, Any]:
-    alone, params = shared
-    return (), problem.map(lambda group: alone.start(params, group))
+def _begin(problem: Problem, shared: tuple[SingleGroup, Params], _: Any) -> tuple[Any, Any]:
+    single_group, params = shared
+    return (), problem.map(lambda group: single_group.start(params, group))
 
 
-def _search(problem: Problem, shared: tuple[Alone, Params, Any], start: Any) -> tuple[Any, Damped]:
-    alone, params, max_steps = shared
+def _search(problem: Problem, shared: tuple[SingleGroup, Params, Any], start: Any) -> tuple[Any, Damped]:
+    single_group, params, max_steps = shared
     density = problem.density
 
     def one(group: Group, start: Vector) -> Damped:
-        if density.error.gaussian_face:
-            floor = _floor(density, alone, params, group, start)
+        if density.error.has_gaussian_moments:
+            floor = _floor(density, single_group, params, group, start)
 
             def expand(own):
-                return _profile(density, alone, params, group, own, floor)
+                return _profile(density, single_group, params, group, own, floor)
         else:
 
             def expand(own):
-                return _exact(density, alone, params, group, own)
+                return _exact(density, single_group, params, group, own)
 
         return damped_newton(expand, start, max_steps, TOLERANCE)
 
     return (), problem.map(one, start)
 
 
-def _profile(density: Density, alone: Alone, params: Params, group: Group, own: Vector, floor: Any) -> tuple:
+def _profile(
+    density: Density, single_group: SingleGroup, params: Params, group: Group, own: Vector, floor: Any
+) -> tuple:
     """Minus the log-likelihood of a group with its s profiled out, up to a constant: n/2 log sum u^2 + sum log scale,
     u = residual / scale; its gradient and Fisher's information. With a constant scale that is least squares.
 
@@ -109,7 +113,7 @@ def _profile(density: Density, alone: Alone, params: Params, group: Group, own: 
     n = jnp.maximum(jnp.sum(seen), 1)
 
     def parts(own):
-        f = alone.predict(density, params, own, group)
+        f = single_group.predict(density, params, own, group)
         residual, scale, _ = density.error.moments(f, f, params.error, group)
         return (residual, jnp.log(scale)), (residual, scale)
 
@@ -125,9 +129,9 @@ def _profile(density: Density, alone: Alone, params: Params, group: Group, own: 
     return value, gradient, slopes.T @ slopes / variance + 2.0 * centred.T @ centred, n * variance
 
 
-def _floor(density: Density, alone: Alone, params: Params, group: Group, start: Vector) -> Any:
+def _floor(density: Density, single_group: SingleGroup, params: Params, group: Group, start: Vector) -> Any:
     """The least s^2 of a group, so that one which the model fits exactly ends: a rounding error of the spread of y."""
-    f = alone.predict(density, params, start, group)
+    f = single_group.predict(density, params, start, group)
     seen = group.x.observed
     mean = jnp.sum(jnp.where(seen, group.y, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
     residual, scale, _ = density.error.moments(jnp.full_like(group.y, mean), f, params.error, group)
@@ -135,11 +139,11 @@ def _floor(density: Density, alone: Alone, params: Params, group: Group, start: 
     return EXACT**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
 
 
-def _exact(density: Density, alone: Alone, params: Params, group: Group, own: Vector) -> tuple:
+def _exact(density: Density, single_group: SingleGroup, params: Params, group: Group, own: Vector) -> tuple:
     """Minus the log-likelihood of any other outcome, with its gradient and Hessian."""
 
     def loss(own):
-        f = alone.predict(density, params, own, group)
+        f = single_group.predict(density, params, own, group)
         return -density.error.log_density(f, f, params.error, group)
 
     def slope(own):
@@ -167,7 +171,12 @@ def one_scale(error: AbstractError) -> bool:
 
 
 def shared_error(
-    placed: Placed, binding: Binding, alone: Alone, params: Params, ends: Ends, usable: np.ndarray
+    placed: PlacedProblem,
+    binding: Binding,
+    single_group: SingleGroup,
+    params: Params,
+    ends: GroupOptima,
+    usable: np.ndarray,
 ) -> np.ndarray:
     """The error parameters (error,) that make the residuals of the `usable` groups (groups,) most likely, at the
     groups' own estimates and with one scale for all (groups of weight zero not counted); a Gaussian variance counts
@@ -181,7 +190,7 @@ def shared_error(
     moving = ~binding.fixed[len(binding.fixed) - len(np.asarray(params.error)) :]
     rows = sum(placed.processes.everyone(float(np.sum(binding.data.observed[usable]))))
     groups = sum(placed.processes.everyone(float(np.sum(usable))))
-    factor = rows / (rows - groups * p) if density.error.gaussian_face else 1.0
+    factor = rows / (rows - groups * p) if density.error.has_gaussian_moments else 1.0
     given = list(zip(placed.spread(ends.own), placed.spread(usable), strict=True))
     start = np.asarray(params.error, float)
 
@@ -189,7 +198,7 @@ def shared_error(
         error = start.copy()
         error[moving] = free
         at = Params(params.beta, params.covariance, error, params.free)
-        (value, gradient), _ = placed.run(_error_loss, (alone, at, np.asarray(factor)), given)
+        (value, gradient), _ = placed.run(_error_loss, (single_group, at, np.asarray(factor)), given)
         return float(value), np.asarray(gradient)[moving]
 
     bounds = [(value - REACH, value + REACH) for value in start[moving]]
@@ -201,16 +210,16 @@ def shared_error(
     return error
 
 
-def _error_loss(problem: Problem, shared: tuple[Alone, Params, Any], given: tuple[Any, Any]) -> tuple[Any, Any]:
-    alone, params, factor = shared
+def _error_loss(problem: Problem, shared: tuple[SingleGroup, Params, Any], given: tuple[Any, Any]) -> tuple[Any, Any]:
+    single_group, params, factor = shared
     density = problem.density
 
     def total(error):
         at = Params(params.beta, params.covariance, error, params.free)
 
         def one(group: Group, own: Vector, use: Any, weight: Any) -> Any:
-            f = alone.predict(density, at, own, group)
-            if not density.error.gaussian_face:
+            f = single_group.predict(density, at, own, group)
+            if not density.error.has_gaussian_moments:
                 value = -density.error.log_density(f, f, error, group)
             else:
                 residual, scale, slope = density.error.moments(f, f, error, group)

@@ -18,7 +18,7 @@ from jaxnlme.records import Record
 from jaxnlme.typing import Vector
 
 
-class Alone(eqx.Module):
+class SingleGroup(eqx.Module):
     """The parameters of one group fitted on its own: `own` (own,), on the transformed scale.
 
     Of xb_i = A_i beta + B_i b_i, a row without anything that varies within the group is one number of the group, xb_i
@@ -61,7 +61,7 @@ class Alone(eqx.Module):
         return density.structural(params.free, phi, group.x, group.v)
 
 
-def alone(binding: Binding) -> Alone:
+def single_group(binding: Binding) -> SingleGroup:
     """What single groups of a binding estimate.
 
     **Errors:** ModelError where a random design varies within groups, or nothing is left to estimate.
@@ -79,7 +79,7 @@ def alone(binding: Binding) -> Alone:
     return found
 
 
-def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -> Alone:
+def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -> SingleGroup:
     within = {c for c, column in enumerate(binding.problem.buckets[0].covariates) if np.ndim(column) == 2}
     names: list[str] = []
     transforms: list[Any] = []
@@ -116,7 +116,7 @@ def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -
                 effects.append(())
             own[row].append((coefficients[index], constant, column))
     beta, p = individual.fixed.columns, len(names)
-    return Alone(
+    return SingleGroup(
         tuple(names),
         tuple(transforms),
         (),
@@ -127,7 +127,7 @@ def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -
     )
 
 
-def _function(binding: Binding, individual: FunctionIndividual, fixed: np.ndarray) -> Alone:
+def _function(binding: Binding, individual: FunctionIndividual, fixed: np.ndarray) -> SingleGroup:
     names = binding.density.beta_names
     chosen = tuple(k for k, name in enumerate(names) if not fixed[k] or name in individual.effects)
     at = {name: k for k, name in enumerate(individual.effects)}
@@ -138,7 +138,7 @@ def _function(binding: Binding, individual: FunctionIndividual, fixed: np.ndarra
     )
     own = tuple(names[k] for k in chosen)
     transforms = tuple(individual.transforms[k] for k in chosen)
-    return Alone(
+    return SingleGroup(
         own, transforms, chosen, none, none, Design(begin, len(names)), Design(effects, len(individual.effects))
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.errors import some
-from jaxnlme.results.display import Table, Told, number
+from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNLIKELY = 0.05
 
 
-class GroupSummary(Told):
+class GroupSummary(Printable):
     """The variation of each parameter between groups (of weight other than zero) against the error of its estimates.
 
     `table`, a row a parameter: `mean` and `sd` of the estimates on the transformed scale, their mean standard error
@@ -42,7 +42,9 @@ class GroupSummary(Told):
         use = fits.counted
         own = fits.own[use]
         se = fits.standard_errors.to_numpy()[use]
-        pooled = np.sqrt(np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.gaussian_face)[use]))
+        pooled = np.sqrt(
+            np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.has_gaussian_moments)[use])
+        )
         ends = self._intervals[["lower", "upper"]].to_numpy().reshape(len(use), -1, 2)[use]
         sd = np.std(own, axis=0, ddof=1) if len(own) > 1 else np.full(own.shape[1], np.nan)
         mean = own.mean(axis=0) if len(own) else sd
@@ -56,7 +58,7 @@ class GroupSummary(Told):
                 "overlap%": [100.0 * overlap(*ends[:, k].T) for k in range(own.shape[1])],
                 "p": [self._equal(own[:, k], pooled[:, k]) for k in range(own.shape[1])],
             },
-            index=pd.Index(fits.alone.names, name="parameter"),
+            index=pd.Index(fits.single_group.names, name="parameter"),
         )
 
     def _equal(self, own: np.ndarray, se: np.ndarray) -> float:
@@ -68,7 +70,7 @@ class GroupSummary(Told):
             return np.nan
         weight = 1.0 / se**2
         q = float(np.sum(weight * (own - np.sum(weight * own) / np.sum(weight)) ** 2))
-        if not self.fits.binding.density.error.gaussian_face:
+        if not self.fits.binding.density.error.has_gaussian_moments:
             return float(chi2.sf(q, m - 1))
         return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.counted].sum())))
 

@@ -151,7 +151,7 @@ def _methods(names: list[str], agq_nodes: int | None, given: dict[str, int]) -> 
     """
     from jaxnlme.errors import OptionError
     from jaxnlme.fitting.fit import LINEARISED, STOCHASTIC
-    from jaxnlme.likelihood.approximations import AGQ, rung
+    from jaxnlme.likelihood.approximations import AGQ, approximation
 
     said = f"the method here is {', '.join(names)}."
     drawing = [name.lower() in STOCHASTIC for name in names]
@@ -170,7 +170,7 @@ def _methods(names: list[str], agq_nodes: int | None, given: dict[str, int]) -> 
         elif name.lower() == "agq" and agq_nodes is not None:
             methods.append(AGQ(agq_nodes))
         else:
-            methods.append(name if name.lower() in LINEARISED else rung(name, [*LINEARISED, *STOCHASTIC]))
+            methods.append(name if name.lower() in LINEARISED else approximation(name, [*LINEARISED, *STOCHASTIC]))
     return methods, own
 
 

@@ -46,7 +46,7 @@ class AbstractCovariance(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def collapses(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
+    def log_scales(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
         """How a variance can go to zero: for each entry of theta that is the log of a factor's diagonal, the triple
         (its index, the effects concerned, the other entries of theta that then have no effect)."""
 

@@ -75,10 +75,10 @@ class Blocks(AbstractCovariance):
         )
 
     @property
-    def collapses(self):
+    def log_scales(self):
         out = []
         for start, effects, part, _ in self._pieces(np.zeros(self.n_unconstrained)):
-            for index, which, others in part.collapses:
+            for index, which, others in part.log_scales:
                 out.append((start + index, tuple(int(effects[k]) for k in which), tuple(start + o for o in others)))
         return tuple(out)
 

@@ -57,9 +57,9 @@ class PairFirst(AbstractCovariance):
         return theta
 
     @property
-    def collapses(self):
+    def log_scales(self):
         # The first two rows vanish with their standard deviations; atanh(r) is then without effect for either.
-        plain = self._plain.collapses
+        plain = self._plain.log_scales
         if self.size < 2:
             return plain
         index, effects, others = plain[1]
@@ -97,8 +97,8 @@ class Ordered(AbstractCovariance):
         return self.inner.from_matrix(places.T @ np.asarray(psi, float) @ places)
 
     @property
-    def collapses(self):
-        return self.inner.collapses
+    def log_scales(self):
+        return self.inner.log_scales
 
     @property
     def related(self):

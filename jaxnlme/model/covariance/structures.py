@@ -46,7 +46,7 @@ class Diagonal(AbstractCovariance):
         return 0.5 * jnp.log(jnp.diagonal(moment))
 
     @property
-    def collapses(self):
+    def log_scales(self):
         return tuple((k, (k,), ()) for k in range(self.size))
 
     @property
@@ -85,7 +85,7 @@ class LogCholesky(AbstractCovariance):
         return jnp.concatenate([jnp.log(jnp.diagonal(lower)), lower[np.tril_indices(self.size, -1)]])
 
     @property
-    def collapses(self):
+    def log_scales(self):
         rows, columns = np.tril_indices(self.size, -1)
         below = [tuple(int(self.size + i) for i in np.flatnonzero(columns == k)) for k in range(self.size)]
         return tuple((k, (k,), below[k]) for k in range(self.size))
@@ -144,7 +144,7 @@ class LogMatrix(AbstractCovariance):
         return log[np.triu_indices(self.size)]
 
     @property
-    def collapses(self):
+    def log_scales(self):
         return ()
 
     @property
@@ -178,7 +178,7 @@ class MultipleOfIdentity(AbstractCovariance):
         return 0.5 * jnp.log(jnp.mean(jnp.diagonal(moment), keepdims=True))
 
     @property
-    def collapses(self):
+    def log_scales(self):
         return ((0, tuple(range(self.size)), ()),)
 
     @property
@@ -230,7 +230,7 @@ class CompoundSymmetry(AbstractCovariance):
         return jnp.stack([0.5 * jnp.log(variance), jnp.log(share / (1.0 - share))])
 
     @property
-    def collapses(self):
+    def log_scales(self):
         return ((0, tuple(range(self.size)), (1,)),)
 
     @property

@@ -63,7 +63,7 @@ class AbstractError(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def gaussian_face(self) -> bool:
+    def has_gaussian_moments(self) -> bool:
         """Whether `moments` exists, which Gauss-Newton curvatures and linearisations need."""
 
     @abc.abstractmethod
@@ -115,7 +115,7 @@ class GaussianError(AbstractError):
         return f"h(y) = h(f) + ({scale}) e, h = {self.response.name}"
 
     @property
-    def gaussian_face(self) -> bool:
+    def has_gaussian_moments(self) -> bool:
         return True
 
     @property
@@ -214,7 +214,7 @@ class GroupLogLikelihood(AbstractError):
         return f"log p(y | f) = {getattr(self.density, '__name__', 'user function')}(y, f, p, x, v)"
 
     @property
-    def gaussian_face(self) -> bool:
+    def has_gaussian_moments(self) -> bool:
         return False
 
     def log_density(self, prediction, scale_prediction, theta, group):

@@ -128,7 +128,7 @@ def sharded_problem():
     """The pure functions where a user deals out the Problem himself; and what each device holds of a placed one."""
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from jaxnlme.binding.placement import Placed
+    from jaxnlme.binding.placement import PlacedProblem
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("groups",))
     sharding = NamedSharding(mesh, PartitionSpec("groups"))
@@ -141,9 +141,9 @@ def sharded_problem():
         ends = [jn.estimate(None, binding.start, p, "focei", max_iterations=30) for p in (problem, apart)]
         values += [float(end.log_likelihood) for end in ends]
         bound = jn.bind(model(), data(groups=40), buckets=3)
-        placed = Placed(bound.problem, mesh)
+        placed = PlacedProblem(bound.problem, mesh)
         sums, groups = placed.run(_rows_seen, ())
-        alone = Placed(bound.problem)
+        alone = PlacedProblem(bound.problem)
         found = {
             "values": values,
             "rows": [float(np.asarray(sums)), bound.data.n_obs],
@@ -176,7 +176,7 @@ def one_of_two(index, address):
     found["left out"] = told(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
     found["saem"] = told(drawn(own, devices="all", chunk_groups=5))
     begun = jn.fit(model(), data(own, bad=True), "focei", devices="all")
-    found["stillborn"] = list(begun.status.sentences)
+    found["failed_start"] = list(begun.status.sentences)
     stops = {"asked": False}
 
     def stop(iteration):

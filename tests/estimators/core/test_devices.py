@@ -124,7 +124,7 @@ def test_a_bad_group_of_one_process(devices, processes):
     for found in processes:
         assert_same(found["left out"], devices["left out"])
         assert "Left out at your request: group 4." in found["left out"]["status"]
-        assert "for group 4. Mend the model" in found["stillborn"][1]
+        assert "for group 4. Mend the model" in found["failed_start"][1]
     assert 4 not in processes[0]["left out"]["labels"] and len(processes[1]["left out"]["labels"]) == 9
 
 

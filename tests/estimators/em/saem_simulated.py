@@ -140,8 +140,8 @@ def infusion(phi, x, v):
     middle = third + 2.0 * radius * jnp.cos(angle - 2.0 * jnp.pi / 3.0)
     rates = jnp.stack([largest, middle, q / (largest * middle)])
     share = (k21 - rates) * (k31 - rates) / ((jnp.roll(rates, -1) - rates) * (jnp.roll(rates, -2) - rates))
-    running, since = jnp.minimum(x.time, v.duration), jnp.maximum(x.time - v.duration, 0.0)
-    decay = -jnp.expm1(-jnp.outer(running, rates)) * jnp.exp(-jnp.outer(since, rates))
+    em_state, since = jnp.minimum(x.time, v.duration), jnp.maximum(x.time - v.duration, 0.0)
+    decay = -jnp.expm1(-jnp.outer(em_state, rates)) * jnp.exp(-jnp.outer(since, rates))
     return v.dose / (v.duration * phi.V1) * (decay @ (share / rates))
 
 
@@ -183,8 +183,8 @@ def infusion_by_eigenvectors(phi: dict[str, float], time: np.ndarray) -> np.ndar
     flows[0, 2] = flows[2, 0] = phi["Q3"]
     leaving = flows.sum(1) + np.array([phi["CL"], 0.0, 0.0])
     rates, vectors = np.linalg.eigh((np.diag(leaving) - flows) / np.sqrt(np.outer(volumes, volumes)))
-    running, since = np.minimum(time, DURATION)[:, None], np.maximum(time - DURATION, 0.0)[:, None]
-    amounts = -np.expm1(-rates * running) / rates * np.exp(-rates * since)
+    em_state, since = np.minimum(time, DURATION)[:, None], np.maximum(time - DURATION, 0.0)[:, None]
+    amounts = -np.expm1(-rates * em_state) / rates * np.exp(-rates * since)
     return DOSE / DURATION / volumes[0] * amounts @ vectors[0] ** 2
 
 

@@ -11,8 +11,8 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.estimators.em import boundary as edge
 from jaxnlme.estimators.em import boundary_moves as vanishing
-from jaxnlme.estimators.em.boundary import Slope, onto
-from jaxnlme.estimators.em.boundary_moves import anchors
+from jaxnlme.estimators.em.boundary import Slope, project_to_face
+from jaxnlme.estimators.em.boundary_moves import informative_effects
 from jaxnlme.estimators.em.sufficient_statistics import layout
 from tests.estimators import catalogue
 
@@ -205,7 +205,7 @@ def test_a_block_loses_the_direction_with_the_least_variance():
     density, where = binding.density, layout(binding, "auto")
     lower = np.array([[0.3, 0.0, 0.0], [0.05, 0.01, 0.0], [0.1, 0.2, 0.003]])
     packed = np.concatenate([np.zeros(3), density.covariance.from_matrix(lower @ lower.T), np.zeros(1)])
-    found, held = onto(where, density, packed, {4})
+    found, held = project_to_face(where, density, packed, {4})
     psi = np.asarray(density.covariance.psi(jnp.asarray(found[3:9])))
     assert held == {5} and found[5] == -np.inf
     np.testing.assert_allclose(psi, lower @ lower.T, atol=2e-4)  # what the direction had: some 0.01 ** 2
@@ -219,10 +219,10 @@ def three():
 
 def test_scores_are_taken_at_effects_that_are_observed():
     lower = np.array([[0.3, 0.0, 0.0], [0.05, 0.01, 0.0], [0.1, 0.2, 0.0]])
-    assert anchors(lower, np.array([0.9, 0.1, 0.8])) == ((0, 2), (0, 1))  # the second is hardly observed
+    assert informative_effects(lower, np.array([0.9, 0.1, 0.8])) == ((0, 2), (0, 1))  # the second is hardly observed
     lower[1, 1] = 0.002
-    assert anchors(lower, np.array([0.5, 0.9, 0.1])) == ((1,), (0,))  # the first is nearly a function of it
-    assert anchors(np.diag([0.3, 0.0]), np.array([0.9, 0.0])) == ((0,), (0,))
+    assert informative_effects(lower, np.array([0.5, 0.9, 0.1])) == ((1,), (0,))  # the first is nearly a function of it
+    assert informative_effects(np.diag([0.3, 0.0]), np.array([0.9, 0.0])) == ((0,), (0,))
 
 
 def test_the_slope_along_psi(monkeypatch):
@@ -251,7 +251,7 @@ def test_the_slope_along_psi(monkeypatch):
 @pytest.mark.parametrize(("mean", "rises", "told"), [(-3.0, False, True), (-1.0, False, False), (5.0, True, True)])
 def test_what_a_slope_tells(mean, rises, told):
     slope = Slope(mean, 1.0)
-    assert slope.rises == rises and slope.told == told
+    assert slope.increases == rises and slope.is_clear == told
 
 
 def test_going_on_from_a_file(tmp_path):

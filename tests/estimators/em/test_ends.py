@@ -11,14 +11,14 @@ import jaxnlme as jn
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core import checkpoint
 from jaxnlme.estimators.em import post_estimation as afterwards
-from jaxnlme.estimators.em.convergence import disagreement
-from jaxnlme.estimators.em.louis import Settled
+from jaxnlme.estimators.em.convergence import replicate_disagreement
+from jaxnlme.estimators.em.louis import ScoreAndInformation
 from tests.estimators.em.test_manners import MODEL, QUICK, Every, data
 
 SHORT = jn.SAEM(**QUICK | {"max_iterations": 400, "tolerance": 0.5})
 
 
-@pytest.mark.parametrize("where", ["stand", "_draws", "_likelihood", "_information"])
+@pytest.mark.parametrize("where", ["equilibrate", "_draws", "_likelihood", "_information"])
 def test_an_interrupt_at_the_end_keeps_the_estimates(monkeypatch, where):
     expected = jn.fit(MODEL, data(), SHORT)
 
@@ -59,20 +59,20 @@ def settled(at, noise=0.01):
     batches -= batches.mean(axis=0)
     outer, none = np.zeros((20, n, n)), np.zeros((0, n))
     square = np.zeros(n), np.eye(n), np.ones(n), outer
-    return Settled(np.asarray(at, float), np.arange(n), *square, batches, 20, 20, none, outer, outer, True)
+    return ScoreAndInformation(np.asarray(at, float), np.arange(n), *square, batches, 20, 20, none, outer, outer, True)
 
 
 def test_replicates_that_disagree():
     unknown, names = np.full(2, np.nan), ["a", "b"]
     near, far = [settled([1.0, 2.0]), settled([1.0, 2.02])], [settled([1.0, 2.0]), settled([1.0, 3.0])]
-    assert disagreement(near, unknown, unknown, 0, names) == []
-    (sentence,) = disagreement(far, unknown, unknown, 0, names)
+    assert replicate_disagreement(near, unknown, unknown, 0, names) == []
+    (sentence,) = replicate_disagreement(far, unknown, unknown, 0, names)
     assert "R-hat of b" in sentence and "likelihood than 'none'" in sentence
-    (sentence,) = disagreement(far, np.array([-10.0, -20.0]), np.zeros(2), 0, names)
+    (sentence,) = replicate_disagreement(far, np.array([-10.0, -20.0]), np.zeros(2), 0, names)
     assert "one alone" in sentence and "-20.00" in sentence
-    (sentence,) = disagreement(far, np.array([-10.0, np.nan]), np.zeros(2), 0, names)
+    (sentence,) = replicate_disagreement(far, np.array([-10.0, np.nan]), np.zeros(2), 0, names)
     assert "without a log-likelihood" in sentence
-    assert disagreement(far, np.array([-10.0, -10.1]), np.zeros(2), 0, names) == []
+    assert replicate_disagreement(far, np.array([-10.0, -10.1]), np.zeros(2), 0, names) == []
 
 
 def test_a_likelihood_that_is_not_finite(monkeypatch):

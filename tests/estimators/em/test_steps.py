@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.em.m_step import Control, Running, Simulated, maximise
+from jaxnlme.estimators.em.m_step import Control, EMState, Simulated, maximise
 from jaxnlme.estimators.em.sufficient_statistics import Statistics, expected, layout, of_effects, of_error, weighted
 from tests.problems import COVARIANCES, cheap, linear
 
@@ -101,7 +101,7 @@ def at_the_end(where, density, template, begin, fresh, control):
         return expected(where, density, template, packed, fresh.statistics) + density.log_prior(template.unpack(packed))
 
     run = jax.lax.fori_loop(
-        0, 200, lambda _, running: maximise(where, density, template, running, fresh, control), begin
+        0, 200, lambda _, em_state: maximise(where, density, template, em_state, fresh, control), begin
     )
     return run.packed, jax.grad(value)(run.packed), jax.hessian(value)(run.packed)
 
@@ -113,7 +113,7 @@ def maximised(binding, m_step):
     zero = np.zeros
     fresh = Simulated(stats, zero(len(where.scored)), np.eye(g), None, zero(1), 1.0)
     start = np.asarray(binding.start.pack(), float)
-    begin = Running(start, jax.tree.map(jnp.zeros_like, stats), zero((g, g)))
+    begin = EMState(start, jax.tree.map(jnp.zeros_like, stats), zero((g, g)))
     control = Control(0, 1.0, True, 0.0, False, 0.0, False, False)
     packed, slope, hessian = at_the_end(where, binding.density, binding.start, begin, fresh, control)
     moves = np.array([k for k in range(where.n) if where.free[k] and k not in where.scored])
@@ -188,7 +188,7 @@ def test_annealing_holds_variances_up():
     where = layout(binding, "auto")
     stats = summed(binding, where, effects(binding))
     fresh = Simulated(stats, np.zeros(0), np.zeros((0, 0)), None, np.zeros(1), 1.0)
-    begin = Running(jnp.asarray(binding.start.pack()), jax.tree.map(jnp.zeros_like, stats), np.zeros((0, 0)))
+    begin = EMState(jnp.asarray(binding.start.pack()), jax.tree.map(jnp.zeros_like, stats), np.zeros((0, 0)))
     controls = [Control(0, 1.0, True, share, False, 0.0, False, False) for share in (0.9, 0.0)]
     held, free = (
         binding.start.unpack(maximise(where, binding.density, binding.start, begin, fresh, control).packed)

@@ -20,9 +20,9 @@ import pandas as pd
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.dry_run import place
-from jaxnlme.estimators.lindstrom_bates.alternation import Alternating, AlternatingSession
+from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates, LindstromBatesSession
 from jaxnlme.estimators.marginal.algorithm import finish
-from jaxnlme.estimators.marginal.boundary import at_boundary, fix_collapsed
+from jaxnlme.estimators.marginal.boundary import at_boundary, fix_zeroed
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME
 from jaxnlme.precision import x64
 from tests.estimators import catalogue
@@ -208,7 +208,7 @@ def theirs(reference: Path, name: str) -> Theirs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class RunState:
     """A point as the alternation sees it: `log_likelihood` of the model linearised there, `residual`, the most that an
     alternation would move an entry, in standard errors of the linearised model."""
 
@@ -218,36 +218,36 @@ class Standing:
 
 def _session(
     one: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None, held: int | None = None
-) -> AlternatingSession:
+) -> LindstromBatesSession:
     """A session of the alternation at `params`, the entry `held` of the packed vector kept where it is."""
     binding = bind(one.model, one.data)
     if held is not None:
         binding = dataclasses.replace(binding, fixed=binding.fixed | (np.arange(len(binding.fixed)) == held))
     placed, _ = place(binding, params, None, None)
-    session = AlternatingSession(binding, Alternating(RELME() if restricted else LME()), params, [], placed)
+    session = LindstromBatesSession(binding, LindstromBates(RELME() if restricted else LME()), params, [], placed)
     if modes is not None:
         session.best = session.evaluate(session.x, session.modes_from(modes))
     return session
 
 
-def standing(one: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None = None) -> Standing:
+def standing(one: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None = None) -> RunState:
     """What the linearised model says at `params`, random effects searched from `modes` (groups, random), or from zero;
     zero variances stay out of the residual."""
     with x64():
         session = _session(one, params, restricted, modes)
-        fix_collapsed(session, at_boundary(session))
+        fix_zeroed(session, at_boundary(session))
         active = np.flatnonzero(session.free)
         inverse = np.linalg.inv(session.hessian(active))
         moves = inverse @ np.asarray(session.best.sums.gradient)[active]
         residual = np.max(np.abs(moves) / np.sqrt(np.abs(np.diag(inverse))))
-        return Standing(float(session.best.sums.log_likelihood), float(residual))
+        return RunState(float(session.best.sums.log_likelihood), float(residual))
 
 
 def zero_places(fit: jn.Fit) -> list[int]:
     """Packed places of the zeros on the diagonal of psi's factor: of variances, and of conditional ones."""
     first = len(fit.binding.density.beta_names)
     theta = np.asarray(fit.params.covariance)
-    return [first + k for k, _, _ in fit.binding.density.covariance.collapses if theta[k] == -np.inf]
+    return [first + k for k, _, _ in fit.binding.density.covariance.log_scales if theta[k] == -np.inf]
 
 
 def held(one: Problem, fit: jn.Fit, place: int, sd: float, restricted: bool) -> tuple[float, float, bool]:

@@ -134,16 +134,16 @@ def test_modes_follow_when_psi_is_factored_afresh():
     """A null pivot with entries below it is the same psi in another factor: its effects are the same b, and a search
     from their old coordinates would begin anywhere."""
     from jaxnlme.binding.bind import bind
-    from jaxnlme.binding.placement import Placed
+    from jaxnlme.binding.placement import PlacedProblem
     from jaxnlme.binding.user_scale import psi_of
-    from jaxnlme.estimators.marginal.method import Marginal
+    from jaxnlme.estimators.marginal.method import MaximumLikelihood
     from jaxnlme.estimators.marginal.session import Session
 
     model, data = catalogue.oral(covariance="full"), catalogue.theophylline_mg()
     binding = bind(model, data)
     theta = np.array([-20.0, -1.5, -2.0, 0.2, 0.1, 0.05])  # log diagonal, then rows of the triangle
     params = jn.Params(binding.start.beta, theta, binding.start.error, None)
-    session = Session(binding, Marginal(jn.FOCEI()), params, [], Placed(binding.problem))
+    session = Session(binding, MaximumLikelihood(jn.FOCEI()), params, [], PlacedProblem(binding.problem))
     x = session.x.copy()
     gone = np.where(theta == -20.0, -np.inf, theta)  # exp(-20) is zero for every purpose
     x[3:9] = binding.density.covariance.from_matrix(psi_of(binding.density, gone))

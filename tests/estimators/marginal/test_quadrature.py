@@ -13,7 +13,7 @@ import jaxnlme as jn
 from tests.estimators import catalogue
 
 ONE_EFFECT = ["CO2_asympOff_Asym", "Orange_logis_Asym", "Orange_logis_xmid", "Theoph_ssfol_lKa_only"]
-RUNGS = {1: jn.Laplace(), 15: jn.AGQ(15), 51: jn.AGQ(51)}
+APPROXIMATIONS = {1: jn.Laplace(), 15: jn.AGQ(15), 51: jn.AGQ(51)}
 
 
 @functools.cache
@@ -21,13 +21,13 @@ def one_effect(reference, name):
     return catalogue.from_r(name, catalogue.record(reference, f"{name}_ML")["start"])
 
 
-@pytest.mark.parametrize("nodes", RUNGS)
+@pytest.mark.parametrize("nodes", APPROXIMATIONS)
 @pytest.mark.parametrize("name", ONE_EFFECT)
 def test_one_effect(reference, name, nodes):
     """Brute force by the same rule: adaptive Gauss-Hermite with the exact Hessian, maximised by nlminb."""
     theirs = catalogue.record(reference, f"{name}_ownAGQ{nodes}")
     model, data = one_effect(reference, name)
-    fit = jn.fit(model, data, RUNGS[nodes])
+    fit = jn.fit(model, data, APPROXIMATIONS[nodes])
     assert fit.converged, fit.status
     # nlminb stops within a relative 1e-10 of the maximum, on a likelihood of size 200.
     assert fit.log_likelihood == pytest.approx(theirs["logLik"], abs=1e-6)

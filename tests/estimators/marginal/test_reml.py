@@ -11,8 +11,8 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
-from jaxnlme.binding.placement import Placed
-from jaxnlme.estimators.marginal.method import Restricted
+from jaxnlme.binding.placement import PlacedProblem
+from jaxnlme.estimators.marginal.method import REML
 from jaxnlme.estimators.marginal.reml import RestrictedSession
 from jaxnlme.model.residual_error.base import ErrorParameter
 from tests import problems
@@ -21,10 +21,12 @@ from tests.estimators import catalogue
 LINEAR = [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace()]
 
 
-def session_of(model, data, rung, changes=None):
+def session_of(model, data, approximation, changes=None):
     """A session that stands at the model's starts, psi and error parameters changed by name."""
     binding = bind(model, data)
-    return RestrictedSession(binding, Restricted(rung), binding.params(changes or {}), (), Placed(binding.problem))
+    return RestrictedSession(
+        binding, REML(approximation), binding.params(changes or {}), (), PlacedProblem(binding.problem)
+    )
 
 
 # ---- linear models
@@ -74,11 +76,11 @@ def closed_form(theta):
     return value, beta, information, gradient, -curvature
 
 
-@pytest.mark.parametrize("rung", LINEAR, ids=lambda rung: rung.name)
-def test_exact_for_linear_models(rung):
+@pytest.mark.parametrize("approximation", LINEAR, ids=lambda approximation: approximation.name)
+def test_exact_for_linear_models(approximation):
     """Value, estimates, maximum and information of the closed form; weights count groups."""
     model, data, _ = lines()
-    fit = jn.fit(model, data, rung, restricted=True)
+    fit = jn.fit(model, data, approximation, restricted=True)
     assert fit.converged, fit.status
     theta = fit.params.pack()[2:]
     value, beta, information, slope, curvature = closed_form(theta)
@@ -191,29 +193,29 @@ def rates(groups):
     return model, jn.GroupedData.from_arrays(y, group, {"t": t})
 
 
-def missed(rung, groups):
+def missed(approximation, groups):
     """What l_R at the starting theta differs from the integral over beta by quadrature of exp l(beta, theta)."""
-    session = session_of(*rates(groups), rung, {"a": 0.3})
-    return float(session.best.sums.log_likelihood) - quadrature(session, rung)
+    session = session_of(*rates(groups), approximation, {"a": 0.3})
+    return float(session.best.sums.log_likelihood) - quadrature(session, approximation)
 
 
-def quadrature(session, rung):
+def quadrature(session, approximation):
     """log of the integral over the first beta of exp l(beta, theta) at the session's theta."""
     best = session.best
     se = float(np.linalg.inv(best.integral.information)[0, 0] ** 0.5)
     nodes = np.linspace(-9.0, 9.0, 181)
     batch = np.tile(best.x, (len(nodes), 1))
     batch[:, 0] += se * nodes
-    values = np.asarray(problems.totals(session.binding.problem, rung, session.template, batch))
+    values = np.asarray(problems.totals(session.binding.problem, approximation, session.template, batch))
     # The trapezoidal rule is exact to rounding for a smooth function that has vanished at both ends.
     top = values.max()
     return top + np.log(np.sum(np.exp(values - top)) * se * (nodes[1] - nodes[0]))
 
 
-@pytest.mark.parametrize("rung", [jn.FOCEI(), jn.Laplace()], ids=lambda rung: rung.name)
-def test_integral_over_beta(rung):
+@pytest.mark.parametrize("approximation", [jn.FOCEI(), jn.Laplace()], ids=lambda approximation: approximation.name)
+def test_integral_over_beta(approximation):
     """Laplace's error is of order 1 / groups: small at ten (5e-6 here), a tenth of that at a hundred."""
-    few, many = missed(rung, 10), missed(rung, 100)
+    few, many = missed(approximation, 10), missed(approximation, 100)
     assert 1e-6 < abs(few) < 1e-4
     assert 5.0 < few / many < 20.0
 
@@ -254,9 +256,11 @@ def test_gradient_of_every_error_model(name):
     np.testing.assert_allclose(gradient[at], slope, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rung", [jn.FO(), jn.FOCE(), jn.Laplace()], ids=lambda rung: rung.name)
-def test_gradient_of_other_rungs(rung):
-    session = session_of(problems.decay_model(), problems.decay_data(), rung)
+@pytest.mark.parametrize(
+    "approximation", [jn.FO(), jn.FOCE(), jn.Laplace()], ids=lambda approximation: approximation.name
+)
+def test_gradient_of_other_rungs(approximation):
+    session = session_of(problems.decay_model(), problems.decay_data(), approximation)
     at, slope = total_slope(session)
     np.testing.assert_allclose(session.best.sums.gradient[at], slope, rtol=1e-5, atol=1e-5)
 
@@ -289,9 +293,9 @@ def test_nonlinear_fits_start_anywhere(reference):
 def test_refusals():
     data = problems.linear_data()
     model = problems.linear_model()
-    for rung in ("agq", "is", jn.AGQ(1)):
+    for approximation in ("agq", "is", jn.AGQ(1)):
         with pytest.raises(jn.OptionError, match="Laplace's method"):
-            jn.fit(model, data, rung, restricted=True)
+            jn.fit(model, data, approximation, restricted=True)
     with pytest.raises(jn.OptionError, match="restricted form of 'lme' is 'relme'"):
         jn.fit(model, data, "lme", restricted=True)
     with pytest.raises(jn.OptionError, match="must be True or False; received 1"):

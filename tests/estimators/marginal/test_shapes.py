@@ -8,7 +8,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 
 calls = 0
 # What the dry run's look at shapes may call f for: the prediction, and the log-density (FOCE asks for its scale too).
@@ -97,8 +97,10 @@ def test_padding_changes_rounding_only(method, monkeypatch):
     """The padded fit equals the fit of the same groups as they are."""
     table = data(18, 5)
     padded = jn.fit(model(), table, method)
-    plain = Placed.__init__
-    monkeypatch.setattr(Placed, "__init__", lambda self, *given, **kw: plain(self, *given, **(kw | {"grid": False})))
+    plain = PlacedProblem.__init__
+    monkeypatch.setattr(
+        PlacedProblem, "__init__", lambda self, *given, **kw: plain(self, *given, **(kw | {"grid": False}))
+    )
     bare = jn.fit(model(), table, method)
     for name in ("log_likelihood", "group_log_likelihood", "modes", "curvature"):
         np.testing.assert_allclose(getattr(padded, name), getattr(bare, name), rtol=1e-9, atol=1e-9)
@@ -111,7 +113,7 @@ def test_padding_changes_rounding_only(method, monkeypatch):
 def test_places(buckets, chunk):
     """Every group has one place, in the order of the data; stand-ins weigh nothing and rows are masked."""
     binding = bind(model(), data(19, 9), buckets=buckets)
-    placed = Placed(binding.problem, chunk=chunk)
+    placed = PlacedProblem(binding.problem, chunk=chunk)
     values = np.arange(19.0)
     assert placed.own(placed.spread(values)).tolist() == values.tolist()
     sums, groups = placed.run(_rows_seen, ())

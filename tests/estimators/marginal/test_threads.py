@@ -9,7 +9,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
-from jaxnlme.binding.placement import Placed
+from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.numerics.threads import at_a_time
 from tests.problems import decay_data, decay_model
 
@@ -24,10 +24,10 @@ def test_a_fit_by_three_threads(three_threads: None, monkeypatch: pytest.MonkeyP
     """The path of the minimiser, modes, likelihoods of groups and predictions."""
     model = decay_model("diagonal", jn.error.proportional(0.1))
     data = decay_data()
-    assert len(Placed(bind(model, data).problem).pieces) == 2  # two groups each: the third thread has none
+    assert len(PlacedProblem(bind(model, data).problem).pieces) == 2  # two groups each: the third thread has none
     shared = jn.fit(model, data, "focei", max_iterations=15)
     monkeypatch.undo()
-    assert len(Placed(bind(model, data).problem).pieces) == 1
+    assert len(PlacedProblem(bind(model, data).problem).pieces) == 1
     alone = jn.fit(model, data, "focei", max_iterations=15)
     # The same sums in another order, along the same path.
     np.testing.assert_allclose(shared.params.pack(), alone.params.pack(), rtol=1e-7, atol=1e-7)
@@ -62,7 +62,7 @@ def test_shapes_stay_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     def shapes(groups):
         t = np.tile(np.linspace(0.1, 2.0, 5), groups)
         data = jn.GroupedData.from_arrays(np.exp(-t), np.repeat(np.arange(groups), 5), {"t": t, "kind": 0 * t})
-        pieces = Placed(bind(decay_model("diagonal"), data).problem).pieces
+        pieces = PlacedProblem(bind(decay_model("diagonal"), data).problem).pieces
         return [len(piece.source) for piece in pieces]
 
     assert shapes(90) == shapes(91) == shapes(96) and len(shapes(90)) == 2

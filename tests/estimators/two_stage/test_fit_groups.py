@@ -409,5 +409,5 @@ def test_a_fit_starts_from_its_groups() -> None:
     assert chunked.values == pytest.approx(fit.values, rel=1e-8)
     assert fit.data.n_groups == 50
     short = data.select(np.arange(data.n_groups) < 1)
-    alone = jn.fit(model, short, "fo", starts="groups", **options)
-    assert "fewer than two" in str(alone.status) and alone.values["Asym"] == 300.0
+    single_group = jn.fit(model, short, "fo", starts="groups", **options)
+    assert "fewer than two" in str(single_group.status) and single_group.values["Asym"] == 300.0

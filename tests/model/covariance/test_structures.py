@@ -74,7 +74,7 @@ def test_singular_matrix_of_rank_one() -> None:
 @pytest.mark.parametrize("name", ["diagonal", "full", "blocks", "interleaved"])
 def test_collapsing_entries_remove_their_effects(name: str) -> None:
     family = covariance(COVARIANCES[name][0], EFFECTS)
-    for index, effects, without_effect in family.collapses:
+    for index, effects, without_effect in family.log_scales:
         theta = family.from_matrix(COVARIANCES[name][1])
         theta[index] = -np.inf
         changed = theta.copy()
