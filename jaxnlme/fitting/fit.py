@@ -1,48 +1,31 @@
-"""`fit`: the door from model and data to a Fit."""
+"""`fit`, from model and data to a Fit; and `Fit`, the record of an estimation with what may be asked of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from jaxnlme.binding.bind import Binding
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
-from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.callbacks import Callback
-from jaxnlme.estimators.core.checkpoint import Checkpoint
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.core.progress import Progress
-from jaxnlme.estimators.core.record import failed_start
-from jaxnlme.estimators.em.imp import IMP
-from jaxnlme.estimators.em.pipeline import stochastic_fit
-from jaxnlme.estimators.em.saem import SAEM, AbstractStochastic
-from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates, LindstromBatesSession
-from jaxnlme.estimators.marginal.algorithm import finish
-from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood, restrict
-from jaxnlme.estimators.marginal.reml import RestrictedSession, unrestricted_start
-from jaxnlme.estimators.marginal.result import record
-from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.setup import STARTS, set_up
-from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
-from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised
+from jaxnlme.estimators.marginal.method import restrict
+from jaxnlme.estimators.pipeline import MAX_ITERATIONS, TOLERANCE, Method, as_estimator, run_in_sequence
+from jaxnlme.estimators.setup import STARTS
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.compiling import clock, compile_clock
-from jaxnlme.numerics.devices import Devices, Processes, mesh_of
-from jaxnlme.precision import x64
-from jaxnlme.results.record import Fit
+from jaxnlme.numerics.devices import Devices, mesh_of
+from jaxnlme.results.record import FitRecord
 
-Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
-_SESSIONS: dict[type, type[Session]] = {LindstromBates: LindstromBatesSession, REML: RestrictedSession}
-MAX_ITERATIONS, TOLERANCE = 500, 1e-8
-LINEARISED = {"lme": LME, "relme": RELME}
-STOCHASTIC = {"saem": SAEM, "imp": IMP}
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxnlme.refits.bootstrap import Bootstrap
+    from jaxnlme.refits.jackknife import Jackknife
+    from jaxnlme.refits.multistart import Multistart
+    from jaxnlme.refits.profile import Profile
 
 
 def fit(
@@ -100,130 +83,84 @@ def fit(
       "PATH.2", ...
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
-    **Errors:** DataError, ModelError, OptionError for faults found before iterating.
+    **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     if on_bad_group not in ("stop", "leave out"):
         raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
     if starts not in (None, *STARTS):
         raise OptionError(f"starts must be None, 'pooled' or 'groups'; received {starts!r}.")
-    methods = list(method) if isinstance(method, (list, tuple)) else [method]
+    methods: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
-    mesh = mesh_of(devices)
-    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, None)
     if not isinstance(restricted, bool):
         raise OptionError(f"restricted must be True or False; received {restricted!r}.")
     if checkpoint is not None and not isinstance(checkpoint, (str, Path)):
         raise OptionError(f"checkpoint is the path of a file, or None; received {checkpoint!r}.")
-    for number, one in enumerate(methods):
-        last = number == len(methods) - 1
-        estimator = _estimator(one, max_iterations, tolerance)  # pyright: ignore[reportArgumentType]
-        if restricted and last:
-            estimator = restrict(estimator)
-        path = None if checkpoint is None else Path(f"{checkpoint}.{number + 1}" if len(methods) > 1 else checkpoint)
-        plan = dataclasses.replace(plan, standard_errors=standard_errors and last, checkpoint=path)
-        result = _fit_one(model, data, estimator, plan)
-        # A stochastic method may have been told to leave the likelihood out.
-        left_out = isinstance(estimator, AbstractStochastic) and estimator.likelihood == "none" and result.sampling
-        if result.interrupted or result.stopped or not (left_out or np.isfinite(result.log_likelihood)):
-            break
-        plan = dataclasses.replace(plan, start=result, starts=None)
+    path = None if checkpoint is None else Path(checkpoint)
+    mesh = mesh_of(devices)
+    estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
+    if restricted:
+        estimators[-1] = restrict(estimators[-1])
+    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, path)
+    result = Fit.from_record(run_in_sequence(model, data, estimators, plan))
     return result.throw() if throw else result
 
 
-def _estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
-    if isinstance(method, str) and method.lower() in STOCHASTIC:
-        method = STOCHASTIC[method.lower()]()
-    if isinstance(method, AbstractEstimator):
-        if (max_iterations, tolerance) != (MAX_ITERATIONS, TOLERANCE):
-            raise OptionError(
-                f"{type(method).__name__} has max_iterations and tolerance of its own; give them there, or name the "
-                "method itself."
-            )
-        return method
-    if not max_iterations >= 0 or not tolerance > 0:
-        raise OptionError(
-            f"max_iterations must be >= 0 and tolerance > 0; received {max_iterations!r} and {tolerance!r}."
-        )
-    if isinstance(method, str) and method.lower() in LINEARISED:
-        method = LINEARISED[method.lower()]()
-    if isinstance(method, Linearised):
-        return LindstromBates(method, int(max_iterations), float(tolerance))
-    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fit(FitRecord):
+    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables."""
 
+    @classmethod
+    def from_record(cls, record: FitRecord) -> Fit:
+        """The Fit with the fields of `record`."""
+        return cls(**{field.name: getattr(record, field.name) for field in dataclasses.fields(FitRecord)})
 
-def _fit_one(model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan) -> Fit:
-    if isinstance(estimator, AbstractStochastic):
-        return stochastic_fit(model, data, estimator, plan)
-    timings: dict[str, float] = {}
-    began = time.perf_counter()
-    with x64(), compile_clock(timings):
-        processes = Processes(plan.mesh)
-        setup = set_up(model, data, estimator, plan.start, plan, processes, timings)
-        binding, params, placed, finite = setup.binding, setup.params, setup.placed, setup.finite
-        checkpoint = _checkpoint(plan, binding, estimator, params, processes)
-        left_out: list[tuple[Any, str]] = []
-        notes: list[str] = []
-        starts = plan.starts
-        led = isinstance(estimator, REML) and not isinstance(plan.start, Fit)
-        if checkpoint is not None and checkpoint.run_state is not None:
-            finite, starts, led = finite & checkpoint.rest, None, False
-            notes.append(_resumed(checkpoint))
-        session, leader = None, None
-        line = Progress(plan.progress if processes.index == 0 else False, estimator.name)
-        while session is None:
-            if not processes.all(finite.all()):
-                if plan.on_bad_group == "stop" or not processes.all(finite.any()):
-                    options = plan.options(estimator)
-                    return failed_start(binding, estimator, params, finite, options, timings, processes)
-                if checkpoint is not None:
-                    checkpoint.leave_out(finite)
-                setup, lost = dataclasses.replace(setup, finite=finite).without_lost(processes)
-                left_out += lost
-                binding, placed = setup.binding, setup.placed
-            if starts is not None:
-                with clock(timings, "starts"):
-                    params, sentence = STARTS[starts](binding, params, setup.given, placed)
-                notes, starts = [*notes, sentence], None
-            if led:
-                with clock(timings, "starts"):
-                    params, sentence, leader = unrestricted_start(binding, estimator, params, placed)
-                notes, led = ([*notes, sentence], False) if sentence else (notes, True)
-            with clock(timings, "first evaluation"):
-                session = _SESSIONS.get(type(estimator), Session)(
-                    binding, estimator, params, [*plan.callbacks, line], placed, checkpoint
-                )
-            if leader is not None and isinstance(session, RestrictedSession):
-                session.follow(leader)
-            own = session.best.own
-            finite = np.isfinite(own.values) & np.isfinite(own.scores).all(1)
-            finite |= binding.data.weights == 0
-            if not processes.all(finite.all()):
-                session = None
-        with clock(timings, "optimise"):
-            verdict = finish(session, plan.standard_errors)
-            session.notify_end()
-            line.close()
-        result = record(session, verdict, left_out, notes, plan.options(estimator), timings)
-    timings["total"] = time.perf_counter() - began
-    return result
+    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
+        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
+        from jaxnlme.diagnostics.residuals import residuals
 
+        return residuals(self, kinds)
 
-def _checkpoint(
-    plan: Plan, binding: Binding, estimator: AbstractEstimator, params: Params, processes: Processes
-) -> Checkpoint | None:
-    if plan.checkpoint is None:
-        return None
-    found = Checkpoint(plan.checkpoint, binding, estimator, params, processes)
-    if found.run_state is not None and plan.on_bad_group == "stop" and not processes.all(found.rest.all()):
-        raise OptionError(
-            f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."
-        )
-    return found
+    def update(self, **changes: Any) -> Fit:
+        """The model with a change, fitted again from the estimates, as in `fit.update(drop="vol")`; see
+        `jaxnlme.fitting.update.update`."""
+        from jaxnlme.fitting.update import update
 
+        return update(self, **changes)
 
-def _resumed(checkpoint: Checkpoint) -> str:
-    run_state = checkpoint.run_state
-    assert run_state is not None
-    ended = ", where it had ended" if run_state.finished else ""
-    return f"Resumed from {checkpoint.path} after {run_state.iterations} iterations{ended}."
+    def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        from jaxnlme.refits.bootstrap import bootstrap
+
+        return bootstrap(self, n, **options)
+
+    def jackknife(self, **options: Any) -> Jackknife:
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        from jaxnlme.refits.jackknife import jackknife
+
+        return jackknife(self, **options)
+
+    def multistart(self, n: int = 64, **options: Any) -> Multistart:
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        from jaxnlme.refits.multistart import multistart
+
+        return multistart(self, n, refit=fit, **options)
+
+    def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        from jaxnlme.refits.profile import profile
+
+        return profile(self, names, **options)
+
+    @property
+    def plot(self) -> Any:
+        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        from jaxnlme.diagnostics.plots import Plots
+
+        return Plots(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
+        from jaxnlme.fitting.storage import save
+
+        return save(self, path)

@@ -1,12 +1,10 @@
-"""Fit: the frozen record of an estimation, and what may be asked of it."""
+"""The frozen record of an estimation: its fields, and the tables and predictions that follow from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -22,10 +20,6 @@ from jaxnlme.results.inference import Information, estimates_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.refits.bootstrap import Bootstrap
-    from jaxnlme.refits.jackknife import Jackknife
-    from jaxnlme.refits.multistart import Multistart
-    from jaxnlme.refits.profile import Profile
     from jaxnlme.results.stochastic import Sampling
 
 
@@ -66,7 +60,7 @@ class FitStatus:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
+class FitRecord:
     """An estimation's outcome. What was not computed is None.
 
     **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
@@ -128,7 +122,7 @@ class Fit:
             return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
         return int(self.history[-1]["iteration"]) if self.history else 0
 
-    def throw(self) -> Fit:
+    def throw(self) -> Self:
         """This fit, if it converged. **Errors:** FitError with the status otherwise."""
         if not self.converged:
             raise FitError(str(self.status), self)
@@ -262,7 +256,7 @@ class Fit:
         """NONMEM's objective: -2 log L - N log(2 pi), N the number of responses as in `bic`."""
         return self.criteria.objective
 
-    # --- what needs later rooms ---
+    # --- tables and predictions ---
 
     def summary(self) -> Any:
         """The fit in a page: text when printed, HTML in a notebook."""
@@ -287,56 +281,6 @@ class Fit:
         from jaxnlme.results.simulate import simulate
 
         return simulate(self, n, key, data)
-
-    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
-        from jaxnlme.diagnostics.residuals import residuals
-
-        return residuals(self, kinds)
-
-    def update(self, **changes: Any) -> Fit:
-        """The model with a change, fitted again from the estimates, as in `fit.update(drop="vol")`; see
-        `jaxnlme.fitting.update.update`."""
-        from jaxnlme.fitting.update import update
-
-        return update(self, **changes)
-
-    def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
-        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
-        from jaxnlme.refits.bootstrap import bootstrap
-
-        return bootstrap(self, n, **options)
-
-    def jackknife(self, **options: Any) -> Jackknife:
-        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
-        from jaxnlme.refits.jackknife import jackknife
-
-        return jackknife(self, **options)
-
-    def multistart(self, n: int = 64, **options: Any) -> Multistart:
-        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
-        from jaxnlme.refits.multistart import multistart
-
-        return multistart(self, n, **options)
-
-    def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
-        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
-        from jaxnlme.refits.profile import profile
-
-        return profile(self, names, **options)
-
-    @property
-    def plot(self) -> Any:
-        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
-        from jaxnlme.diagnostics.plots import Plots
-
-        return Plots(self)
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
-        from jaxnlme.fitting.storage import save
-
-        return save(self, path)
 
     def __repr__(self) -> str:
         verdict = "converged" if self.converged else "NOT CONVERGED"

@@ -1,0 +1,182 @@
+"""A fit that maximises an objective over all groups, from model and data to a record.
+
+1. Bind the model to the data, check it and place the groups (`set_up`); read the checkpoint, where there is one.
+2. Where groups are not finite at the start: stop with a record that names them, or leave them out, as the user chose.
+3. Move the start to where `starts="pooled"` or `starts="groups"` lead.
+4. Evaluate the objective at the start. Where groups are not finite there: 2 again.
+5. Maximise, check the end (`algorithm.finish`), and make the record (`result.record`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.binding.bind import Binding
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.estimators.core.checkpoint import Checkpoint
+from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.core.progress import Progress
+from jaxnlme.estimators.core.record import failed_start
+from jaxnlme.estimators.marginal.algorithm import run_to_convergence
+from jaxnlme.estimators.marginal.result import record
+from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.setup import STARTS, Setup, set_up
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.compiling import clock, compile_clock
+from jaxnlme.numerics.devices import Processes
+from jaxnlme.precision import x64
+from jaxnlme.results.record import FitRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """All that a session starts from: `binding`, `estimator`, `params` to start at, `callbacks`, `placed` groups and
+    `checkpoint`; `is_new`: no earlier fit led to `params`, neither in the checkpoint nor as the start."""
+
+    binding: Binding
+    estimator: AbstractEstimator
+    params: Params
+    callbacks: list[Any]
+    placed: Any
+    checkpoint: Checkpoint | None
+    is_new: bool
+
+
+def open_session(opening: Opening) -> tuple[Session, list[str]]:
+    """The Session of a likelihood approximation at its start, and sentences for the record: none."""
+    return session_at(Session, opening), []
+
+
+def session_at(kind: type[Session], opening: Opening, params: Params | None = None) -> Session:
+    """A session of a `kind`, at other `params` than the opening's where they are given."""
+    start = opening.params if params is None else params
+    return kind(opening.binding, opening.estimator, start, opening.callbacks, opening.placed, opening.checkpoint)
+
+
+def run(
+    model: NLMEModel,
+    data: GroupedData,
+    estimator: AbstractEstimator,
+    plan: Plan,
+    opener: Callable[[Opening], tuple[Session, list[str]]] = open_session,
+) -> FitRecord:
+    """The record of a fit by `estimator`.
+
+    **Arguments:** `plan`: the options of `fit`; `opener`: makes the session of a method at its start, with sentences
+    for the record.
+    **Raises:** DataError, ModelError, OptionError for errors found before iterating.
+    """
+    timings: dict[str, float] = {}
+    began = time.perf_counter()
+    with x64(), compile_clock(timings):
+        processes = Processes(plan.mesh)
+        line = Progress(plan.progress if processes.index == 0 else False, estimator.name)
+        opened = _Start(model, data, estimator, plan, processes, timings).open(opener, line)
+        if isinstance(opened, FitRecord):
+            return opened
+        session, start = opened
+        with clock(timings, "optimise"):
+            convergence = run_to_convergence(session, plan.standard_errors)
+            session.notify_end()
+            line.close()
+        result = record(session, convergence, start.left_out, start.notes, plan.options(estimator), timings)
+    timings["total"] = time.perf_counter() - began
+    return result
+
+
+class _Start:
+    """Steps 1 to 4: `setup` of the groups that are still there, `params`, labels `left_out` with the reason, `notes`
+    for the record, and the kind of start that is still to be tried (`starts`)."""
+
+    def __init__(
+        self,
+        model: NLMEModel,
+        data: GroupedData,
+        estimator: AbstractEstimator,
+        plan: Plan,
+        processes: Processes,
+        timings: dict[str, float],
+    ):
+        self.estimator, self.plan, self.processes, self.timings = estimator, plan, processes, timings
+        self.setup: Setup = set_up(model, data, estimator, plan.start, plan, processes, timings)
+        self.params, self.finite = self.setup.params, self.setup.finite
+        self.left_out: list[tuple[Any, str]] = []
+        self.notes: list[str] = []
+        self.starts = plan.starts
+        self.is_new = not isinstance(plan.start, FitRecord)
+        self.checkpoint = self._read_checkpoint()
+        if self.checkpoint is not None and self.checkpoint.run_state is not None:
+            self.finite, self.starts, self.is_new = self.finite & self.checkpoint.rest, None, False
+            self.notes.append(_resumed(self.checkpoint))
+
+    def open(
+        self, opener: Callable[[Opening], tuple[Session, list[str]]], line: Progress
+    ) -> tuple[Session, _Start] | FitRecord:
+        """The session at a start where every group that remains is finite; the record of a fit that did not begin where
+        there is none."""
+        while True:
+            if not self.processes.all(self.finite.all()):
+                if self.plan.on_bad_group == "stop" or not self.processes.all(self.finite.any()):
+                    options = self.plan.options(self.estimator)
+                    binding = self.setup.binding
+                    return failed_start(
+                        binding, self.estimator, self.params, self.finite, options, self.timings, self.processes
+                    )
+                self._leave_out()
+            self._move()
+            binding, placed = self.setup.binding, self.setup.placed
+            callbacks = [*self.plan.callbacks, line]
+            with clock(self.timings, "first evaluation"):
+                session, notes = opener(
+                    Opening(binding, self.estimator, self.params, callbacks, placed, self.checkpoint, self.is_new)
+                )
+            groups = session.best.local_groups
+            self.finite = np.isfinite(groups.values) & np.isfinite(groups.scores).all(1)
+            self.finite |= binding.data.weights == 0
+            if self.processes.all(self.finite.all()):
+                self.notes += notes
+                return session, self
+
+    def _leave_out(self) -> None:
+        """Goes on without the groups that are not finite."""
+        if self.checkpoint is not None:
+            self.checkpoint.leave_out(self.finite)
+        self.setup, lost = dataclasses.replace(self.setup, finite=self.finite).without_lost(self.processes)
+        self.left_out += lost
+
+    def _move(self) -> None:
+        """Moves the start as `starts` asks, once."""
+        if self.starts is None:
+            return
+        with clock(self.timings, "starts"):
+            self.params, sentence = STARTS[self.starts](
+                self.setup.binding, self.params, self.setup.given, self.setup.placed
+            )
+        self.notes.append(sentence)
+        self.starts = None
+
+    def _read_checkpoint(self) -> Checkpoint | None:
+        if self.plan.checkpoint is None:
+            return None
+        found = Checkpoint(self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes)
+        went_on_without = found.run_state is not None and not self.processes.all(found.rest.all())
+        if went_on_without and self.plan.on_bad_group == "stop":
+            raise OptionError(
+                f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."
+            )
+        return found
+
+
+def _resumed(checkpoint: Checkpoint) -> str:
+    state = checkpoint.run_state
+    assert state is not None
+    ended = ", where it had ended" if state.finished else ""
+    return f"Resumed from {checkpoint.path} after {state.iterations} iterations{ended}."

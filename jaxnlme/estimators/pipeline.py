@@ -1,0 +1,75 @@
+"""From what a user calls a method to an estimator, and a sequence of estimators to one record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.em.imp import IMP
+from jaxnlme.estimators.em.saem import SAEM
+from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
+from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.results.record import FitRecord
+
+Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
+MAX_ITERATIONS, TOLERANCE = 500, 1e-8
+LINEARISED = {"lme": LME, "relme": RELME}
+STOCHASTIC = {"saem": SAEM, "imp": IMP}
+
+
+def as_estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
+    """The estimator of a `method` as `fit` takes one.
+
+    **Raises:** OptionError for an unknown method, numbers out of range, or numbers beside an estimator of its own.
+    """
+    if isinstance(method, str) and method.lower() in STOCHASTIC:
+        method = STOCHASTIC[method.lower()]()
+    if isinstance(method, AbstractEstimator):
+        if (max_iterations, tolerance) != (MAX_ITERATIONS, TOLERANCE):
+            raise OptionError(
+                f"{type(method).__name__} has max_iterations and tolerance of its own; give them there, or name the "
+                "method itself."
+            )
+        return method
+    if not max_iterations >= 0 or not tolerance > 0:
+        raise OptionError(
+            f"max_iterations must be >= 0 and tolerance > 0; received {max_iterations!r} and {tolerance!r}."
+        )
+    if isinstance(method, str) and method.lower() in LINEARISED:
+        method = LINEARISED[method.lower()]()
+    if isinstance(method, Linearised):
+        return LindstromBates(method, int(max_iterations), float(tolerance))
+    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
+
+
+def run_in_sequence(
+    model: NLMEModel, data: GroupedData, estimators: Sequence[AbstractEstimator], plan: Plan
+) -> FitRecord:
+    """The record of the last of `estimators`, each starting where the one before ended.
+
+    Standard errors are computed by the last one alone; the checkpoints of several are "PATH.1", "PATH.2", ... A run
+    that was interrupted or stopped, or that has no finite log-likelihood although it computes one, ends the sequence.
+    """
+    several = len(estimators) > 1
+    for number, estimator in enumerate(estimators, 1):
+        path = plan.checkpoint
+        if path is not None and several:
+            path = Path(f"{path}.{number}")
+        last = number == len(estimators)
+        step = dataclasses.replace(plan, standard_errors=plan.standard_errors and last, checkpoint=path)
+        result = estimator.run(model, data, step)
+        began = np.isfinite(result.log_likelihood) or (result.sampling is not None and estimator.omits_likelihood)
+        if result.interrupted or result.stopped or not began:
+            break
+        plan = dataclasses.replace(plan, start=result, starts=None)
+    return result
