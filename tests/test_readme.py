@@ -18,8 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """(line, text) of every fenced block of a page in `language`."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+    matches = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in matches]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -44,10 +44,10 @@ def test_shell_lines_are_supported() -> None:
     assert set(extras) <= set(project["optional-dependencies"])
     assert "-n 2" in shell and "pytest-xdist" in project["optional-dependencies"]["test"]
     assert "jaxnlme" in project["scripts"]
-    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     named = {word for page in PAGES for word in re.findall(r"`jaxnlme (\w+)", page.read_text(encoding="utf-8"))}
     named |= set(re.findall(r"bin/jaxnlme (\w+)", shell))
-    assert named == known
+    assert named == commands
     version = project["requires-python"].removeprefix(">=")
     assert f"Python {version} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -62,11 +62,11 @@ def test_the_picture_is_what_its_script_draws(tmp_path: Path) -> None:
     import matplotlib.image
 
     draw = runpy.run_path(str(ROOT / "docs" / "make_images.py"))["main"]
-    for made in draw(tmp_path):
-        kept = ROOT / "docs" / "images" / made.name
-        assert kept.exists(), f"run docs/make_images.py: {kept.name} is missing"
-        height, width = matplotlib.image.imread(made).shape[:2]
-        assert matplotlib.image.imread(kept).shape[1] == pytest.approx(width, rel=0.05)
-        assert matplotlib.image.imread(kept).shape[0] == pytest.approx(height, rel=0.05)
+    for drawn in draw(tmp_path):
+        stored = ROOT / "docs" / "images" / drawn.name
+        assert stored.exists(), f"run docs/make_images.py: {stored.name} is missing"
+        height, width = matplotlib.image.imread(drawn).shape[:2]
+        assert matplotlib.image.imread(stored).shape[1] == pytest.approx(width, rel=0.05)
+        assert matplotlib.image.imread(stored).shape[0] == pytest.approx(height, rel=0.05)
         # The letters depend on the fonts of the machine, the curves do not.
-        assert kept.stat().st_size == pytest.approx(made.stat().st_size, rel=0.3)
+        assert stored.stat().st_size == pytest.approx(drawn.stat().st_size, rel=0.3)

@@ -1,4 +1,4 @@
-"""`Fit.update`: a fit's model with a change or two, fitted again from the estimates."""
+"""`Fit.update`: fit a changed model, starting from the estimates of an earlier fit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.marginal.method import REML
-from jaxnlme.fitting.fit import fit as fit_again
-from jaxnlme.fitting.model_changes import Change
+from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.fit import fit as fit_model
+from jaxnlme.fitting.model_changes import ModelChange
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import require_estimates
-from jaxnlme.results.record import Fit
 
-# An SD that was estimated as zero starts again at this share of its default start.
-OPENED = 0.3
-# Options that a fit keeps on record and an update takes over.
-KEPT = ("standard_errors", "on_bad_group", "devices", "chunk_groups")
+# Starting value of an SD that was estimated as zero, relative to its default start.
+RESTART_SD_FRACTION = 0.3
+# Options recorded in a fit that an update uses again.
+INHERITED_OPTIONS = ("standard_errors", "on_bad_group", "devices", "chunk_groups")
 
 
 def update(
@@ -40,76 +40,81 @@ def update(
     method: Any = None,
     **options: Any,
 ) -> Fit:
-    """The fit's model with some changes, fitted again from the estimates.
+    """Change the model, data, method or options of a fit, and fit again from its estimates.
 
     **Arguments:**
 
     - `random`: the parameters that have a random effect, all of them; `drop`: random effects to leave out ("vol"), or
       covariates ("cl ~ log(Wt / 70)"), by the names in `fit.estimates`.
-    - `covariance`, `error`: as in NLMEModel. A covariance given by blocks, a pattern or a family object keeps what
-      concerns the effects that remain; a new effect stands by itself.
+    - `covariance`, `error`: as in NLMEModel. A covariance given by blocks, a pattern or a family object is restricted
+      to the effects that remain; a new effect is independent of the others.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.
-    - `data`, `method`, and every option of `fit`, among them `start`: values by name that replace estimates. What is
-      not named stays as the fit had it (`callbacks`, `progress`, `throw` and `checkpoint` are never taken over). So a
-      restricted fit stays restricted by another method, too, unless `restricted=False` (or "lme" after "relme").
+    - `data`, `method`, and every option of `fit`, among them `start`: values by name that replace estimates. Anything
+      not named stays as in the fit (except `callbacks`, `progress`, `throw` and `checkpoint`, never taken over).
+      A restricted fit stays restricted by another method, too, unless `restricted=False` (or "lme" after "relme").
 
-    Where it starts: values of parameters that remain are the estimates; psi is that of the effects that remain, as near
-    as the covariance allows; new ones have the model's starts, SDs estimated as zero a small one. `start=` a Params or
-    a Fit, or `starts=`, begins there instead. Priors on values that are gone are gone.
+    Starting values: the estimates of the parameters that remain; psi of the effects that remain, or the nearest member
+    of the new covariance; the model's starts for new parameters; a small positive value for SDs estimated as zero.
+    `start=` a Params or a Fit, or `starts=`, replaces them all. Priors on quantities that were removed are dropped.
 
     **Returns:** a Fit.
-    **Errors:** OptionError for names that the model does not have, and where a design or a function of the user's own
-    says what the effects are: it has to be changed by hand. FitError where the fit has no estimates.
+    **Raises:** OptionError for names that the model does not have, and for effects defined by the user's design or
+    individual-parameter function, which has to be changed in the model. FitError where the fit has no estimates.
     """
-    known = list(inspect.signature(fit_again).parameters)[2:]
+    option_names = list(inspect.signature(fit_model).parameters)[2:]
     for name in options:
-        if name not in known:
-            more = ["data", "random", "drop", "covariance", "covariates", "error"]
-            raise OptionError(f"update has no option {name!r}; {near_matches(name, [*known, *more])}")
+        if name not in option_names:
+            further_names = ["data", "random", "drop", "covariance", "covariates", "error"]
+            raise OptionError(f"update has no option {name!r}; {near_matches(name, [*option_names, *further_names])}")
     require_estimates(fit)
     dropped = [] if drop is None else [drop] if isinstance(drop, str) else list(drop)
-    wanted = None if random is None else [random] if isinstance(random, str) else list(random)
-    both = [name for name in dropped if wanted is not None and name in wanted]
-    if both:
-        raise OptionError(f"{both[0]!r} stands in drop= and in random=; name it in one of them.")
-    change = Change(fit)
+    random_names = None if random is None else [random] if isinstance(random, str) else list(random)
+    named_twice = [name for name in dropped if random_names is not None and name in random_names]
+    if named_twice:
+        raise OptionError(f"{named_twice[0]!r} is named in drop= and in random=; name it in one of them.")
+    change = ModelChange(fit)
     change.drop(dropped)
     if covariates is not None:
         change.covariates(covariates)
-    if wanted is not None:
-        change.random(wanted)
+    if random_names is not None:
+        change.random(random_names)
     model = change.model(covariance, error)
     data = fit.data if data is None else data
-    asked = "restricted" in options
+    restricted_given = "restricted" in options
     estimator = _estimator(fit, method, options)
-    given = dict(options)
-    options = {name: fit.options[name] for name in KEPT if name in fit.options} | options
-    if "devices" not in given and options.get("devices") is not None:
+    user_options = dict(options)
+    options = {name: fit.options[name] for name in INHERITED_OPTIONS if name in fit.options} | options
+    if "devices" not in user_options and options.get("devices") is not None:
         options["devices"] = min(options["devices"], len(jax.local_devices()))  # as many as this machine has
     start = options.get("start")
     if options.get("starts") is None and (start is None or isinstance(start, Mapping)):
         options["start"] = _start(fit, bind(model, data), change, error) | dict(start or {})
     try:
-        return fit_again(model, data, estimator, **options)
+        return fit_model(model, data, estimator, **options)
     except OptionError as error:
-        if asked or not options.get("restricted") or not str(error).startswith("restricted=True"):
+        if restricted_given or not options.get("restricted") or not str(error).startswith("restricted=True"):
             raise
         raise OptionError(
             f"the fit is of a restricted likelihood ({fit.estimator.name}), and an update keeps restricted=True, which "
-            "this method does not take: say restricted=False beside it, or method='relme' for the restricted form of "
+            "this method does not take: pass restricted=False with it, or method='relme' for the restricted form of "
             f"'lme'. ({error})"
         ) from None
 
 
 def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
-    """The fit's estimator with other numbers of `options` (taken out there), or the `method` asked for."""
+    """The fit's estimator with the tolerance and iterations in `options`, which are removed there; or `method`, if
+    given.
+
+    Sets `restricted` in `options` where the new fit is to stay restricted.  **Raises:** OptionError for
+    restricted=False without a method that allows it.
+    """
     names = ("max_iterations", "tolerance")
     if isinstance(fit.estimator, REML):
-        # Restricted as it was, also by another method.
+        # The fit stays restricted, also by another method.
         if options.setdefault("restricted", True) is False and method is None:
             method = fit.estimator.method
     elif fit.restricted and method is not None:
-        # Of 'lme' and 'relme' the name itself says which; any other method stays restricted.
+        # 'lme' and 'relme' determine it by their names; any other method stays restricted.
         last = method[-1] if isinstance(method, (list, tuple)) and method else method
         if not (isinstance(last, Linearised) or str(last).lower() == "lme"):
             options.setdefault("restricted", True)
@@ -119,40 +124,41 @@ def _estimator(fit: Fit, method: Any, options: dict[str, Any]) -> Any:
         for name in names:
             options.setdefault(name, fit.options[name])
         return method
-    changed = {name: options.pop(name) for name in names if name in options}
-    return dataclasses.replace(fit.estimator, **changed) if changed else fit.estimator
+    new_settings = {name: options.pop(name) for name in names if name in options}
+    return dataclasses.replace(fit.estimator, **new_settings) if new_settings else fit.estimator
 
 
-def _start(fit: Fit, binding: Binding, change: Change, error: Any) -> dict[str, float]:
-    """Starting values by name: the estimates of what remains. A residual model that is new is left out, for `fit` to
-    scale it to the data."""
+def _start(fit: Fit, binding: Binding, change: ModelChange, error: Any) -> dict[str, float]:
+    """Starting values by name: estimates of the parameters that remain. Those of a new residual model are left out:
+    `fit` scales them to the data."""
     old, density = fit.values, binding.density
-    carried = [*density.beta_names, *(() if error is not None else density.error_names)]
-    named = {name: old[name] for name in carried if name in old}
-    params = binding.params(named)
+    parameter_names = [*density.beta_names, *(() if error is not None else density.error_names)]
+    values_by_name = {name: old[name] for name in parameter_names if name in old}
+    params = binding.params(values_by_name)
     theta = np.asarray(params.covariance, float)
     if density.n_effects:
         with x64():
             theta = density.covariance.from_matrix(_psi(fit, binding, change))
     values = binding.values(Params(params.beta, theta, params.error, params.free))
-    spreads = density.reported_names[len(density.beta_names) : len(values) - len(density.error_names)]
-    return {name: values[name] for name in (*density.beta_names, *spreads)} | named
+    covariance_names = density.reported_names[len(density.beta_names) : len(values) - len(density.error_names)]
+    return {name: values[name] for name in (*density.beta_names, *covariance_names)} | values_by_name
 
 
-def _psi(fit: Fit, binding: Binding, change: Change) -> np.ndarray:
-    """Psi (random, random) of the effects that remain, new ones and those at zero at starts of their own."""
+def _psi(fit: Fit, binding: Binding, change: ModelChange) -> np.ndarray:
+    """Starting psi (random, random): the estimate for effects that remain, starting SDs for new effects and those at
+    zero."""
     sd = np.sqrt(np.diag(_default_psi(binding)))
-    kept = np.asarray(change.kept, int)
+    kept = np.asarray(change.kept_effects, int)
     psi = np.diag(sd**2)
-    at = np.flatnonzero(kept >= 0)
-    found = fit.psi.to_numpy()[np.ix_(kept[at], kept[at])]
+    remaining = np.flatnonzero(kept >= 0)
+    old_psi = fit.psi.to_numpy()[np.ix_(kept[remaining], kept[remaining])]
     if binding.model.fix_psi:
-        return found
-    psi[np.ix_(at, at)] = found
+        return old_psi
+    psi[np.ix_(remaining, remaining)] = old_psi
     zero = np.diag(psi) <= 0
     psi[zero, :] = psi[:, zero] = 0.0
-    psi[zero, zero] = (OPENED * sd[zero]) ** 2
-    # A singular psi would start at its boundary as well.
+    psi[zero, zero] = (RESTART_SD_FRACTION * sd[zero]) ** 2
+    # A psi that is nearly singular is moved into the interior: it would start on its boundary.
     unit = np.sqrt(np.diag(psi))
     if np.linalg.eigvalsh(psi / np.outer(unit, unit))[0] < 1e-6:
         psi = 0.95 * psi + 0.05 * np.diag(np.diag(psi))

@@ -1,1 +1,1 @@
-"""Doors other than Python: the command line, its reports, the demo, and the cache of compiled programs."""
+"""Entry points beside `jn.fit`: the command line, MATLAB's nlmefit and nlmefitsa; the cache of compiled programs."""

@@ -10,14 +10,14 @@ from jaxnlme.errors import OptionError
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> Path:
-    """Keeps compiled programs on disk from here on: one call, at the top of a script or a notebook.
+    """Keep compiled programs on disk from here on: one call, at the top of a script or a notebook.
 
-    The command line does it by itself; importing jaxnlme does not. A program is found again for the same model, shapes,
+    The command line does it by itself; importing jaxnlme does not. A program is reused for the same model, shapes,
     device and versions of JAX; the folder may be deleted at any time.
 
     **Arguments:** `path`: the folder. None takes what JAX is already set to (environment variable
     JAX_COMPILATION_CACHE_DIR), else `jaxnlme/jax` in the user's cache folder (XDG_CACHE_HOME, or ~/.cache).
-    **Returns:** the folder, which exists.  **Errors:** OptionError where it cannot be made.
+    **Returns:** the folder, which exists.  **Raises:** OptionError where it cannot be made.
     """
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
@@ -27,9 +27,9 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"the compilation cache folder {folder} cannot be made: {error}.") from error
-    if _set_folder() != str(folder):
+    if _configured_folder() != str(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        reset_cache()  # JAX settles at the first compilation whether it has a cache; this makes it ask again
+        reset_cache()  # JAX reads the setting only at the first compilation; this makes it read it again
     # A fit is many small programs; most compile in less than the second from which JAX keeps one by default.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -37,10 +37,10 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path:
 
 
 def compilation_cache_folder() -> Path:
-    """The folder that `enable_compilation_cache()` takes; nothing is made."""
-    already = _set_folder()
-    if already:
-        return Path(already).expanduser()
+    """The folder that `enable_compilation_cache()` uses by default; it is not created here."""
+    configured = _configured_folder()
+    if configured:
+        return Path(configured).expanduser()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).expanduser()
     home = os.environ.get("XDG_CACHE_HOME", "")
@@ -49,8 +49,8 @@ def compilation_cache_folder() -> Path:
     return base / "jaxnlme" / "jax"
 
 
-def _set_folder() -> str | None:
-    """JAX's own setting."""
+def _configured_folder() -> str | None:
+    """The folder that JAX is set to, None if it keeps no cache on disk."""
     import jax
 
     config: Any = jax.config  # JAX adds its settings at run time

@@ -1,5 +1,5 @@
-"""fit.update: what changes, what stays, where it starts, and what it refuses. Most tests look at what `fit` is called
-with, and update a Fit that holds a model's starting values; two fit."""
+"""fit.update: what changes, what stays, its starting values and refusals. Most tests look at the arguments with which
+`fit` is called, and update a Fit that holds a model's starting values; two fit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.fitting import update as updating
+from jaxnlme.fitting import update as update_module
 from tests import problems
 from tests.results.conftest import MODEL
 
 
 class Called:
-    """What an update would fit."""
+    """The arguments with which an update calls `fit`."""
 
     def __init__(self, model, data, estimator, **options):
         self.model, self.data, self.estimator, self.options = model, data, estimator, options
@@ -35,14 +35,14 @@ class Called:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch):
-    """`fit` with the signature of its own, noting the call."""
-    real = updating.fit_again
+    """Replace `fit` by a function of the same signature that records the call."""
+    real = update_module.fit_model
 
     def instead(*args, **options):
         return Called(*args, **options)
 
     instead.__signature__ = inspect.signature(real)
-    monkeypatch.setattr(updating, "fit_again", instead)
+    monkeypatch.setattr(update_module, "fit_model", instead)
 
 
 def held(fit: jn.Fit, model: jn.NLMEModel, data: jn.GroupedData, values: dict | None = None) -> jn.Fit:
@@ -78,7 +78,7 @@ def test_dropping_an_effect_refits_from_the_estimates(fit: jn.Fit) -> None:
 def test_a_wider_covariance_is_no_worse(fit: jn.Fit) -> None:
     wider = fit.update(covariance="full")
     assert wider.converged and wider.log_likelihood > fit.log_likelihood + 1.0
-    # It began at the fit's estimates: the first entry of its history.
+    # It started from the estimates of the fit: the first entry of its history.
     assert wider.history[0]["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_effects_and_their_psi(full: jn.Fit) -> None:
 
 @pytest.mark.usefixtures("called")
 @pytest.mark.parametrize(
-    ("spec", "left"),
+    ("spec", "remaining"),
     [
         ([["b", "a"], ["c"]], [["b"], ["c"]]),
         (np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]]), np.eye(2)),
@@ -128,10 +128,10 @@ def test_effects_and_their_psi(full: jn.Fit) -> None:
         (jn.covariances.Diagonal(3), "diagonal"),
     ],
 )
-def test_a_covariance_keeps_what_remains(fit: jn.Fit, spec: object, left: object) -> None:
+def test_a_covariance_keeps_what_remains(fit: jn.Fit, spec: object, remaining: object) -> None:
     start = held(fit, problems.linear_model(spec), problems.linear_data())
-    got = start.update(drop="a").model.covariance
-    assert (np.asarray(got, object) == np.asarray(left, object)).all()
+    covariance = start.update(drop="a").model.covariance
+    assert (np.asarray(covariance, object) == np.asarray(remaining, object)).all()
 
 
 @pytest.mark.usefixtures("called")
@@ -153,7 +153,7 @@ def test_new_effects_covariates_and_errors(fit: jn.Fit) -> None:
 
 
 @pytest.mark.usefixtures("called")
-def test_an_sd_at_zero_is_opened_again(full: jn.Fit) -> None:
+def test_an_sd_at_zero_restarts_positive(full: jn.Fit) -> None:
     at_zero = held(full, full.model, full.data, {"sd(b)": 0.0, "corr(a, b)": 0.0, "corr(b, c)": 0.0})
     assert at_zero.values["sd(b)"] == 0.0
     start = at_zero.update().start
@@ -181,8 +181,8 @@ def test_explicit_designs(full: jn.Fit) -> None:
     assert shared.update(drop="b0").model.random_design is None
     blocks = [["mu", "b1"], ["b2"]]
     three = jn.NLMEModel(one_of_two, parameters, blocks, random_design=[[1.0, 1.0, 1.0], [0.0, 0.3, 0.4]])
-    left = held(full, three, full.data, {"sd(b1)": 0.4}).update(drop="mu")  # b1 and b2 are b0 and b1 then
-    assert left.start["sd(b0)"] == pytest.approx(0.4) and "corr(b0, b1)" not in left.start
+    remaining = held(full, three, full.data, {"sd(b1)": 0.4}).update(drop="mu")  # b1 and b2 are b0 and b1 then
+    assert remaining.start["sd(b0)"] == pytest.approx(0.4) and "corr(b0, b1)" not in remaining.start
     fixed = jn.NLMEModel(one_of_two, parameters, fixed_design=np.eye(2), beta=[1.0, 0.5], random_design=[[1.0], [0.0]])
     fixed_fit = held(full, fixed, full.data)
     with pytest.raises(jn.OptionError, match="column of fixed_design"):
@@ -230,6 +230,6 @@ def test_refusals(fit: jn.Fit, full: jn.Fit) -> None:
     two = held(fit, jn.NLMEModel(problems.linear, full.update(drop="b").model.parameters), full.data)
     with pytest.raises(jn.OptionError, match="it has no random effect; those of this model: a and c"):
         two.update(drop="b")
-    unborn = jn.fit(MODEL, fit.data, "focei", start={"cl": 1e-300, "vol": 1e-300})
+    failed = jn.fit(MODEL, fit.data, "focei", start={"cl": 1e-300, "vol": 1e-300})
     with pytest.raises(jn.FitError, match="no estimates"):
-        unborn.update(drop="vol")
+        failed.update(drop="vol")

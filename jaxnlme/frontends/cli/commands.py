@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+    from jaxnlme.fitting.fit import Fit
 
 app = typer.Typer(
     help="Nonlinear mixed-effects models in JAX.",
@@ -22,11 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile afresh; leave the user's cache folder alone.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile afresh, without the cache folder.")]
 
 
 def main() -> None:
-    """The entry point of the `jaxnlme` command."""
+    """Run the `jaxnlme` command."""
     app()
 
 
@@ -36,7 +36,7 @@ def demo(
     no_cache: NoCache = False,
 ) -> None:
     """Fit theophylline in 12 subjects (ships with the package): print the summary and write a report."""
-    with _faults():
+    with _exit_codes():
         _cache(no_cache)
         from jaxnlme.fitting.fit import fit
         from jaxnlme.frontends.cli.demo import theophylline
@@ -101,24 +101,25 @@ def fit_command(
     no_cache: NoCache = False,
 ) -> None:
     """Fit a model file to a table and write summary, estimates, random effects, the fit and pictures."""
-    with _faults(model):
+    with _exit_codes(model):
         _cache(no_cache)
         from jaxnlme.fitting.fit import fit
         from jaxnlme.frontends.cli.model_file import data_of, load_model_file, model_of
 
-        drawn = {"max_iterations": max_iterations, "replicates": replicates, "seed": seed}
-        methods, own = _methods(_split(method), agq_nodes, {k: v for k, v in drawn.items() if v is not None})
+        options = {"max_iterations": max_iterations, "replicates": replicates, "seed": seed}
+        options_given = {name: value for name, value in options.items() if value is not None}
+        methods, fit_options = _methods(_split(method), agq_nodes, options_given)
         module = load_model_file(model)
-        declared = model_of(module, model)
+        nlme_model = model_of(module, model)
         data = data_of(module, model, table, {"group": group, "y": y, "x": _split(x), "v": _split(v)})
         result = fit(
-            declared,
+            nlme_model,
             data,
             methods,
             restricted=restricted,
             starts=starts,
             on_bad_group="leave out" if leave_out_bad_groups else "stop",
-            **own,
+            **fit_options,
         )
         _finish(result, out)
 
@@ -126,7 +127,7 @@ def fit_command(
 @app.command()
 def doctor(no_cache: NoCache = False) -> None:
     """Print devices, precision, versions and the compilation cache, and time a small fit."""
-    with _faults():
+    with _exit_codes():
         from jaxnlme.frontends.cli.doctor import examine
 
         for line in examine(_cache(no_cache)):
@@ -134,6 +135,7 @@ def doctor(no_cache: NoCache = False) -> None:
 
 
 def _cache(off: bool) -> Path | None:
+    """Enable the compilation cache unless it is `off`: its folder, or None."""
     from jaxnlme.frontends.cache import enable_compilation_cache
 
     return None if off else enable_compilation_cache()
@@ -144,37 +146,40 @@ def _split(names: list[str]) -> list[str]:
     return [part.strip() for name in names for part in name.split(",") if part.strip()]
 
 
-def _methods(names: list[str], agq_nodes: int | None, given: dict[str, int]) -> tuple[list, dict[str, Any]]:
-    """The methods, and what remains of the options that were `given` for `fit` itself.
+def _methods(names: list[str], agq_nodes: int | None, options_given: dict[str, int]) -> tuple[list, dict[str, Any]]:
+    """The methods, and the options among `options_given` that are passed to `fit` itself.
 
-    **Errors:** OptionError for unknown methods, and for options that go with none of those named, or with some alone.
+    **Arguments:** `names`: methods in turn; `agq_nodes`: nodes per random effect of adaptive quadrature, or None;
+    `options_given`: max_iterations, replicates and seed where the user gave them.
+    **Raises:** OptionError for unknown methods, and for options that apply to none, or not to all, of the methods.
     """
     from jaxnlme.errors import OptionError
-    from jaxnlme.fitting.fit import LINEARISED, STOCHASTIC
+    from jaxnlme.estimators.pipeline import LINEARISED, STOCHASTIC
     from jaxnlme.likelihood.approximations import AGQ, approximation
 
-    said = f"the method here is {', '.join(names)}."
-    drawing = [name.lower() in STOCHASTIC for name in names]
+    method_named = f"the method here is {', '.join(names)}."
+    simulates = [name.lower() in STOCHASTIC for name in names]
     if agq_nodes is not None and not any(name.lower() == "agq" for name in names):
-        raise OptionError(f"--agq-nodes goes with --method agq; {said}")
+        raise OptionError(f"--agq-nodes goes with --method agq; {method_named}")
     for option in ("replicates", "seed"):
-        if option in given and not any(drawing):
-            raise OptionError(f"--{option} goes with --method saem or imp; {said}")
-    if "max_iterations" in given and any(drawing) and not all(drawing):
-        raise OptionError(f"--max-iterations of saem or imp and of a minimiser are not the same; {said}")
-    own = {} if any(drawing) else given
+        if option in options_given and not any(simulates):
+            raise OptionError(f"--{option} goes with --method saem or imp; {method_named}")
+    if "max_iterations" in options_given and any(simulates) and not all(simulates):
+        raise OptionError(f"--max-iterations of saem or imp and of a minimiser are not the same; {method_named}")
+    fit_options = {} if any(simulates) else options_given
     methods = []
-    for name, draws in zip(names, drawing, strict=True):
-        if draws:
-            methods.append(STOCHASTIC[name.lower()](**given))
+    for name, is_simulation in zip(names, simulates, strict=True):
+        if is_simulation:
+            methods.append(STOCHASTIC[name.lower()](**options_given))
         elif name.lower() == "agq" and agq_nodes is not None:
             methods.append(AGQ(agq_nodes))
         else:
             methods.append(name if name.lower() in LINEARISED else approximation(name, [*LINEARISED, *STOCHASTIC]))
-    return methods, own
+    return methods, fit_options
 
 
 def _finish(result: Fit, out: Path) -> None:
+    """Print the summary and write the report; exit with code 1 if the fit did not converge."""
     from jaxnlme.frontends.cli.report import write_report
 
     typer.echo(str(result.summary()))
@@ -187,8 +192,8 @@ def _finish(result: Fit, out: Path) -> None:
 
 
 @contextmanager
-def _faults(model: Path | None = None) -> Iterator[None]:
-    """Our own refusals as one message, the user's errors as their traceback; both end with exit code 2."""
+def _exit_codes(model: Path | None = None) -> Iterator[None]:
+    """Refusals are printed as one message, errors of the user's code with their traceback; both exit with code 2."""
     from jaxnlme.errors import JaxnlmeError
 
     try:
@@ -206,6 +211,6 @@ def _faults(model: Path | None = None) -> Iterator[None]:
 
         text = None if model is None else user_traceback(error, model)
         if text is None:
-            raise  # neither a refusal nor the user's: a fault of ours, shown in full
+            raise  # neither a refusal nor an error of the user's code: a bug in jaxnlme, shown in full
         typer.echo(f"jaxnlme: the code in {model} raised an error.\n{text}", err=True)
         raise typer.Exit(2) from None

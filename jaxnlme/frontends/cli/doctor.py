@@ -1,4 +1,4 @@
-"""`jaxnlme doctor`: what this installation runs on, and how long a small fit takes."""
+"""`jaxnlme doctor`: devices, versions and precision of this installation, and the time of a small fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = (
 
 
 def examine(cache: Path | None) -> Iterator[str]:
-    """Lines of the report, as they come; `cache` is the compilation cache in use, if any."""
+    """Lines of the report, one at a time; `cache` is the folder of the compilation cache, None if it is off."""
     import jax
 
     yield f"python      {platform.python_version()}, {sys.executable}"
@@ -63,13 +63,13 @@ def _timed_fit() -> str:
     from jaxnlme.fitting.fit import fit
     from jaxnlme.frontends.cli.demo import theophylline
 
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     result = fit(*theophylline(), "focei", progress=False)
-    total = time.perf_counter() - began
+    total = time.perf_counter() - start_time
     trace, compiling = (result.timings.get(name, 0.0) for name in ("trace", "compile"))
-    rest = max(total - trace - compiling, 0.0)
-    verdict = "converged" if result.converged else "NOT CONVERGED"
+    running = max(total - trace - compiling, 0.0)
+    outcome = "converged" if result.converged else "NOT CONVERGED"
     return (
-        f"fit         theophylline, FOCEI: {verdict} in {total:.2f} s (tracing {trace:.2f}, compiling or reading the "
-        f"cache {compiling:.2f}, running {rest:.2f})"
+        f"fit         theophylline, FOCEI: {outcome} in {total:.2f} s (tracing {trace:.2f}, compiling or reading the "
+        f"cache {compiling:.2f}, running {running:.2f})"
     )

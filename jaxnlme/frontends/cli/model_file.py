@@ -1,4 +1,4 @@
-"""What a model file holds: `model`, and how to read the table that comes with it."""
+"""Model files: Python files that define `model` and how to read the table it is fitted to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ROLES = ("group", "y", "x", "v", "weights")
 
 
 class UserCodeError(JaxnlmeError):
-    """An error of the user's own code; the message is its traceback, from the user's first line on."""
+    """An error raised by the user's code; the message is its traceback, from the user's first line on."""
 
 
 def load_model_file(path: Path) -> ModuleType:
-    """Executes a Python file as a module of its own, in 64-bit floats, with its folder importable.
+    """Execute a Python file as a module, in 64-bit floats, with its folder importable.
 
     Functions defined in it are saved with a fit by value; modules that it imports from its folder are not.
-    **Errors:** UserCodeError, with the traceback, where the file's code raises.
+    **Raises:** UserCodeError, with the traceback, where the file's code raises.
     """
     import importlib.util
 
@@ -45,7 +45,7 @@ def load_model_file(path: Path) -> ModuleType:
     except JaxnlmeError:
         raise
     except Exception as error:
-        raise UserCodeError(_told(error, path)) from error
+        raise UserCodeError(_error_message(error, path)) from error
     cloudpickle.register_pickle_by_value(module)
     return module
 
@@ -57,14 +57,14 @@ def _loader(name: str, path: Path) -> Any:
 
 
 def model_of(module: ModuleType, path: Path) -> Any:
-    """`model` of a model file.  **Errors:** OptionError where it is missing or something else."""
+    """`model` of a model file.  **Raises:** OptionError where it is missing or is not an NLMEModel."""
     from jaxnlme.model.model import NLMEModel
 
-    found = getattr(module, "model", None)
-    if isinstance(found, NLMEModel):
-        return found
-    if found is not None:
-        raise OptionError(f"{path}: model must be a jn.NLMEModel; it is a {type(found).__name__}.")
+    model = getattr(module, "model", None)
+    if isinstance(model, NLMEModel):
+        return model
+    if model is not None:
+        raise OptionError(f"{path}: model must be a jn.NLMEModel; it is a {type(model).__name__}.")
     public = [name for name in vars(module) if not name.startswith("_")]
     hint = near_matches("model", public) if public else "it defines nothing."
     raise OptionError(f"{path} defines no name `model`, expected a jn.NLMEModel; {hint}")
@@ -73,22 +73,23 @@ def model_of(module: ModuleType, path: Path) -> Any:
 def data_of(module: ModuleType, path: Path, table: Path, overrides: Mapping[str, Any]) -> Any:
     """The GroupedData of `table`, read as the model file says: by `load(path)`, or by the column names in `data`.
 
-    **Arguments:** `overrides`: roles (group, y, x, v) given on the command line; None and () are not given.
-    **Errors:** OptionError for missing names, DataError for the table, UserCodeError from `load`.
+    **Arguments:** `overrides`: roles (group, y, x, v) from the command line; None and () where the option was left out.
+    **Raises:** OptionError for missing names, DataError for the table, UserCodeError from `load`.
     """
     from jaxnlme.data.grouped import GroupedData
 
-    given = {role: value for role, value in overrides.items() if value}
+    overridden = {role: value for role, value in overrides.items() if value}
     load = getattr(module, "load", None)
     if callable(load):
-        if given:
-            raise OptionError(f"{path} reads the table by its own load(path): --{', --'.join(given)} would be ignored.")
+        if overridden:
+            ignored = ", --".join(overridden)
+            raise OptionError(f"{path} reads the table by its own load(path): --{ignored} would be ignored.")
         try:
             out = load(table)
         except JaxnlmeError:
             raise
         except Exception as error:
-            raise UserCodeError(_told(error, path)) from error
+            raise UserCodeError(_error_message(error, path)) from error
         if not isinstance(out, GroupedData):
             raise OptionError(f"{path}: load(path) must return a jn.GroupedData; it returned a {type(out).__name__}.")
         return out
@@ -101,7 +102,7 @@ def data_of(module: ModuleType, path: Path, table: Path, overrides: Mapping[str,
     for role in roles:
         if role not in _ROLES:
             raise OptionError(f"{path}: data has an unknown entry {role!r}; {near_matches(str(role), _ROLES)}")
-    roles = dict(roles) | given
+    roles = dict(roles) | overridden
     missing = [role for role in ("group", "y") if role not in roles]
     if missing:
         raise OptionError(
@@ -129,14 +130,14 @@ def _read(table: Path, roles: Mapping[str, Any]) -> Any:
 
 
 def user_traceback(error: BaseException, path: Path) -> str | None:
-    """The traceback of `error` with the frames of the user's folder alone; None where none is theirs."""
+    """The traceback of `error` with only the frames in the folder of `path`; None if there are none."""
     folder = path.resolve().parent
-    own = Path(__file__).resolve().parents[2]
+    package = Path(__file__).resolve().parents[2]
     frames = []
     for frame in traceback.extract_tb(error.__traceback__):
         file = Path(frame.filename)
-        theirs = file.is_absolute() and folder in file.parents and own not in file.parents
-        if theirs and "site-packages" not in file.parts:
+        from_user = file.is_absolute() and folder in file.parents and package not in file.parents
+        if from_user and "site-packages" not in file.parts:
             frames.append(frame)
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error)).rstrip()
@@ -146,6 +147,6 @@ def user_traceback(error: BaseException, path: Path) -> str | None:
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _error_message(error: BaseException, path: Path) -> str:
     text = user_traceback(error, path) or "".join(traceback.format_exception(error)).rstrip()
     return f"the code in {path} raised an error.\n{text}"

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+    from jaxnlme.fitting.fit import Fit
 
 PICTURES = ("individual_fits", "observed_predicted", "residuals")
-# What a fit by simulation adds to them.
+# Further pictures of a fit by simulation (SAEM, IMP).
 SIMULATED = ("trajectories", "individual_parameters")
 
 
 def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> tuple[list[Path], str | None]:
-    """Writes `fit` into `folder`, which is made: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and, where
-    matplotlib is there, one PNG for each of `pictures` (methods of `fit.plot`); of a fit by simulation trajectories and
-    individual parameters, too.
+    """Write `fit` into `folder`, which is created: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and,
+    where matplotlib is installed, one PNG for each of `pictures`; for SAEM and IMP also trajectories and individual
+    parameters.
 
-    A fit that did not begin has no estimates: it leaves summary.txt and fit.jaxnlme.
+    A fit that could not start has no estimates: only summary.txt and fit.jaxnlme are written.
+    **Arguments:** `pictures`: names of methods of `fit.plot`.
     **Returns:** the files, and a sentence about pictures that were left out, or None.
     """
     folder.mkdir(parents=True, exist_ok=True)

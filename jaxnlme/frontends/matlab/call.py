@@ -1,5 +1,4 @@
-"""What every door in the manner of MATLAB's toolbox does: arguments checked, the model built and fitted, the verdict
-said."""
+"""Steps that nlmefit and nlmefitsa share: check the arguments, build and fit the model, report the outcome."""
 
 from __future__ import annotations
 
@@ -15,10 +14,11 @@ import numpy as np
 
 from jaxnlme.data._rows import name_rows
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError
+from jaxnlme.fitting.fit import Fit
 from jaxnlme.fitting.fit import fit as native_fit
 from jaxnlme.frontends.matlab.data import MatlabData, matlab_data
 from jaxnlme.frontends.matlab.designs import Designs, designs
-from jaxnlme.frontends.matlab.index_check import check_reads
+from jaxnlme.frontends.matlab.index_check import check_phi_indices
 from jaxnlme.frontends.matlab.model_function import model_function
 from jaxnlme.frontends.matlab.options import Statset, StatsetSA, choice, positive
 from jaxnlme.frontends.matlab.output_functions import Display, OutputFunctions, ValuesDisplay
@@ -27,11 +27,10 @@ from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.families import NAMED
 from jaxnlme.precision import x64
-from jaxnlme.results.record import Fit
 
 ERRORS = ("constant", "proportional", "combined", "exponential")
-# The arguments that the doors share, with their defaults: None stands for what `designs` makes of it.
-SHARED = {
+# Name-value arguments that nlmefit and nlmefitsa share, with their defaults; None: `designs` chooses.
+SHARED_DEFAULTS = {
     "FEParamsSelect": None,
     "FEConstDesign": None,
     "FEGroupDesign": None,
@@ -49,73 +48,76 @@ SHARED = {
 }
 
 
-def checked(
-    given: Mapping[str, Any],
+def checked_call(
+    arguments: Mapping[str, Any],
     X: Any,
     y: Any,
     group: Any,
     V: Any,
     modelfun: Any,
     beta0: Any,
-    said: Statset | StatsetSA,
-    wide: float = 1.0,
+    settings: Statset | StatsetSA,
+    sd_factor: float = 1.0,
 ) -> Call:
-    """The call that the arguments make, `given` the name-value arguments with their defaults, psi starting `wide` times
-    as wide as `jn.fit` has it where nobody says otherwise.
+    """Check the arguments of nlmefit or nlmefitsa and collect them in a `Call`.
 
-    **Errors:** OptionError, DataError, ModelError naming the argument, what was expected and what was received.
+    **Arguments:** `arguments`: the name-value arguments with their defaults; `X` to `beta0`: as in `nlmefit`;
+    `settings`: the checked Options; `sd_factor`: starting SDs of the random effects, where no Cov0 is given, relative
+    to those of `jn.fit`.
+    **Returns:** the Call.
+    **Raises:** OptionError, DataError, ModelError naming the argument, what was expected and what was received.
     """
-    error = _error(given)
-    choice("OptimFun", given["OptimFun"], ("fminsearch", "fminunc"))
+    error = _error(arguments)
+    choice("OptimFun", arguments["OptimFun"], ("fminsearch", "fminunc"))
     data = matlab_data(X, y, group, V)
     if error.name == "exponential":
         _positive(data)
-    vectorization = choice("Vectorization", given["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
+    vectorization = choice("Vectorization", arguments["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
     structure = model_function(modelfun, vectorization, data.shapes)
-    wanted = dataclasses.replace(designs(given, beta0, data), wide=wide)
-    check_reads(structure, wanted, data)
-    return Call(data, structure, wanted, error, said)
+    model_designs = dataclasses.replace(designs(arguments, beta0, data), sd_factor=sd_factor)
+    check_phi_indices(structure, model_designs, data)
+    return Call(data, structure, model_designs, error, settings)
 
 
-def _error(given: Mapping[str, Any]) -> GaussianError:
-    """The residual model, its parameters starting where ErrorParameters says, if it is given."""
-    name = choice("ErrorModel", given["ErrorModel"], ERRORS)
-    starts = given.get("ErrorParameters")
-    if starts is None:
+def _error(arguments: Mapping[str, Any]) -> GaussianError:
+    """The residual model, with ErrorParameters as the starting values of its parameters where they are given."""
+    name = choice("ErrorModel", arguments["ErrorModel"], ERRORS)
+    start_values = arguments.get("ErrorParameters")
+    if start_values is None:
         return NAMED[name]()
-    words = {"proportional": ("b",), "combined": ("a", "b")}.get(name, ("a",))
-    values = np.atleast_1d(np.asarray(starts, object)).reshape(-1).tolist()
-    if len(values) != len(words):
+    names = {"proportional": ("b",), "combined": ("a", "b")}.get(name, ("a",))
+    values = np.atleast_1d(np.asarray(start_values, object)).reshape(-1).tolist()
+    if len(values) != len(names):
         raise OptionError(
-            f"ErrorParameters must hold {len(words)} for ErrorModel {name!r}, {' and '.join(words)}; received "
-            f"{starts!r}."
+            f"ErrorParameters must hold {len(names)} for ErrorModel {name!r}, {' and '.join(names)}; received "
+            f"{start_values!r}."
         )
     return NAMED[name](*(positive("ErrorParameters", value) for value in values))
 
 
 def _positive(data: MatlabData) -> None:
-    """**Errors:** DataError with the rows, counted as in X, whose response has no logarithm."""
+    """Require positive responses.  **Raises:** DataError with the rows of X whose response is zero or negative."""
     table = data.data
     bad = np.sort(table.row_index[table.observed & ~(table.y > 0)])
     if len(bad):
         raise DataError(
             f"ErrorModel 'exponential', y = f exp(a e), needs positive responses; y is zero or negative in "
-            f"{name_rows(bad)}. Mend or leave out those rows, or choose another ErrorModel."
+            f"{name_rows(bad)}. Correct or leave out those rows, or choose another ErrorModel."
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """A checked call of a door: what all of its fits have in common."""
+    """A checked call of nlmefit or nlmefitsa: data, structural model, designs, residual model and Options."""
 
     data: MatlabData
     structure: Any
     designs: Designs
     error: GaussianError
-    said: Statset | StatsetSA
+    settings: Statset | StatsetSA
 
     def model(self, family: AbstractCovariance) -> NLMEModel:
-        """The model with psi of a `family`."""
+        """The model whose psi is of the covariance `family`."""
         return NLMEModel(
             self.structure,
             self.designs.parameters,
@@ -128,28 +130,30 @@ class Call:
         )
 
     def fit(self, model: NLMEModel, method: Any, callbacks: list[Any], **options: Any) -> Fit:
-        """`jn.fit` with what Options say, in the words of the doors.
+        """Fit by `jn.fit` as Options ask, with error messages in MATLAB's terms.
 
-        **Errors:** ModelError where the model mixes rows, or, with the rows of X, is not finite at the start; FitError
-        with the status of a fit that could not begin for other reasons.
+        **Arguments:** `model`: from `Call.model`; `method`, `callbacks`, `options`: as in `jn.fit`.
+        **Returns:** the fit, converged or not.
+        **Raises:** ModelError where the model mixes rows, or, with the rows of X, is not finite at the start; FitError
+        with the status of a fit that could not start for other reasons.
         """
-        with self.own_words():
+        with self.matlab_messages():
             fit = native_fit(
                 model,
                 self.data.data,
                 method,
                 callbacks=callbacks,
                 progress=False,
-                on_bad_group="stop" if self.said.FunValCheck else "leave out",
+                on_bad_group="stop" if self.settings.FunValCheck else "leave out",
                 **options,
             )
         if not np.isfinite(fit.params.beta).all():
-            self._not_begun(fit)
+            self._raise_failed_start(fit)
         return fit
 
     @contextlib.contextmanager
-    def own_words(self) -> Iterator[None]:
-        """Inside, what `jn.fit` says of padding is said as it concerns a modelfun."""
+    def matlab_messages(self) -> Iterator[None]:
+        """Context in which the error of `jn.fit` about padding is raised in terms of modelfun."""
         try:
             yield
         except ModelError as error:
@@ -161,32 +165,37 @@ class Call:
                 "doses and the like use V, or jn.fit, whose x.mask marks the real rows."
             ) from error
 
-    def _not_begun(self, fit: Fit) -> None:
-        """Raises with the rows where the model is not finite at the start, or with the status of the fit."""
+    def _raise_failed_start(self, fit: Fit) -> None:
+        """Raise with the rows where the model is not finite at the start, or else with the status of the fit."""
         rows = _rows_not_finite(fit)
         if not rows:
             raise FitError(str(fit.status), fit)
         raise ModelError(
-            f"modelfun is not finite in {name_rows(np.array(rows))} of X at beta0, with random effects zero. Start "
-            "elsewhere, mend the model or those rows; Options.FunValCheck = 'off' goes on without their groups."
+            f"modelfun is not finite in {name_rows(np.array(rows))} of X at beta0, with random effects zero. "
+            "Give other starting values, or correct the model or those rows; Options.FunValCheck = 'off' leaves their "
+            "groups out."
         )
 
 
-def listeners(said: Statset | StatsetSA, tell: OutputFunctions) -> list[Any]:
-    """The callbacks of a fit that is told to `tell` and shown as Options.Display says."""
-    shown = [Display() if isinstance(said, Statset) else ValuesDisplay()] if said.Display == "iter" else []
-    return ([tell] if tell.functions else []) + shown
+def fit_callbacks(settings: Statset | StatsetSA, output_functions: OutputFunctions) -> list[Any]:
+    """Callbacks of the fit: the output functions, if there are any, and the display that Options.Display asks for."""
+    displays = [Display() if isinstance(settings, Statset) else ValuesDisplay()] if settings.Display == "iter" else []
+    return ([output_functions] if output_functions.functions else []) + displays
 
 
-def verdict(door: str, fit: Fit, said: Statset | StatsetSA, interrupted: bool) -> Fit:
-    """The fit as a door hands it over: marked where an output function interrupted it at its end, printed as
-    Options.Display says, with a warning where it did not converge."""
+def report_outcome(function: str, fit: Fit, settings: Statset | StatsetSA, interrupted: bool) -> Fit:
+    """The fit, marked as interrupted if an output function did so at the end; print its status as Options.Display asks,
+    and warn where the fit did not converge.
+
+    **Arguments:** `function`: the name that opens the warning; `fit`; `settings`: the checked Options; `interrupted`:
+    True if an output function raised KeyboardInterrupt at "done".
+    """
     if interrupted:
         fit = dataclasses.replace(fit, interrupted=True)
-    if said.Display != "off":
+    if settings.Display != "off":
         print(fit.status)
     if not fit.converged and not fit.stopped and not fit.interrupted:
-        warnings.warn(f"{door}: {fit.status}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{function}: {fit.status}", RuntimeWarning, stacklevel=3)
     return fit
 
 
@@ -195,10 +204,10 @@ def _rows_not_finite(fit: Fit) -> list[int]:
     density, start = fit.binding.density, fit.binding.start
     rows: list[int] = []
     with x64():
-        for bucket, which in zip(fit.binding.problem.buckets, fit.binding.bucket_groups, strict=True):
-            for place, index in enumerate(which):
-                group = jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf[place]), bucket)
+        for bucket, groups in zip(fit.binding.problem.buckets, fit.binding.bucket_groups, strict=True):
+            for slot, group_index in enumerate(groups):
+                group = jax.tree.map(lambda leaf, slot=slot: jnp.asarray(leaf[slot]), bucket)
                 f = np.asarray(density.predict(start, jnp.zeros(density.n_effects), group))
                 bad = np.asarray(group.x.observed) & ~np.isfinite(f)
-                rows += fit.data.row_index[index, : len(bad)][bad].tolist()
+                rows += fit.data.row_index[group_index, : len(bad)][bad].tolist()
     return sorted(rows)

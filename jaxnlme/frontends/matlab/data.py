@@ -1,4 +1,4 @@
-"""X, y, group and V as MATLAB users hold them, as GroupedData with the groups in the order of grp2idx."""
+"""X, y, group and V as in MATLAB's calls, read into GroupedData with the groups in the order of grp2idx."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jaxnlme.data._columns import column_names, read_column, read_labels
 from jaxnlme.data._rows import name_groups
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, some
-from jaxnlme.records import TAKEN_IN_ROWS
+from jaxnlme.records import RESERVED_IN_ROWS
 
-# Where arrays of V differ in shape, modelfun is evaluated once a shape for every group: no more than this many.
+# Number of different array shapes in V that is allowed: modelfun is evaluated for every group once per shape.
 MOST_SHAPES = 8
 # The table of GroupedData that holds the numbers of V, and its column.
 TABLE, VALUE = "V", "value"
@@ -24,11 +24,11 @@ TABLE, VALUE = "V", "value"
 @dataclasses.dataclass(frozen=True, eq=False)
 class MatlabData:
     """`data`, its groups in the order of grp2idx, its rows numbered as in X and y; `shapes`, the distinct shapes of
-    what modelfun gets as vfun, () where V is empty.
+    the arrays that modelfun gets as vfun, () where V is empty.
 
     The table "V" holds for each group one number that says which shape is its own, then a block of numbers for every
     shape: the group's own, or, in the blocks of the other shapes, those of the first group that has the shape, so that
-    modelfun meets sound numbers in every block.
+    modelfun receives finite numbers in every block.
     """
 
     data: GroupedData
@@ -47,21 +47,22 @@ class MatlabData:
 
 
 def matlab_data(X: Any, y: Any, group: Any, V: Any) -> MatlabData:
-    """What the doors fit.
+    """Read X, y, group and V into the data that nlmefit and nlmefitsa fit.
 
     **Arguments:** `X` (N, H), or (N,) for one predictor, or a data frame; `y` (N,) or (N, 1), NaN where missing: such a
     row keeps its place in X and in the residuals (NaN there), and adds nothing to the likelihood; `group` (N,):
     numbers, text or categories; `V`: (M, G), (M,), M arrays, a data frame of M rows, or a dictionary from group label
     to array or data frame; None or empty if none.
-    **Errors:** DataError naming what was expected and received, and rows where values are missing.
+    **Returns:** a MatlabData.
+    **Raises:** DataError naming what was expected and received, and rows where values are missing.
     """
     y = _vector(y, "y")
     group = _vector(group, "group")
     columns = _predictors(X)
     lengths = {"y": len(y), "group": len(group), "X": len(next(iter(columns.values())))}
     if len(set(lengths.values())) > 1:
-        said = some([f"{name} has {length} rows" for name, length in lengths.items()])
-        raise DataError(f"{said}: expected one row of X and one group label for every response.")
+        lengths_found = some([f"{name} has {length} rows" for name, length in lengths.items()])
+        raise DataError(f"{lengths_found}: expected one row of X and one group label for every response.")
     data = GroupedData.from_arrays(y, group, columns)
     data = data.select(grp2idx_order(group, data.labels.tolist()))
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -77,20 +78,20 @@ def grp2idx_order(group: Any, labels: Sequence[Any]) -> np.ndarray:
     ascending, categories in theirs (those without rows left out), anything else by first appearance."""
     categories = getattr(getattr(group, "dtype", None), "categories", None)
     if categories is not None:
-        place = {label: k for k, label in enumerate(list(categories))}
-        # A categorical of polars keeps no order of its own.
-        if all(label in place for label in labels):
-            return np.argsort([place[label] for label in labels], kind="stable")
+        rank = {label: k for k, label in enumerate(list(categories))}
+        # A categorical of polars does not store an order.
+        if all(label in rank for label in labels):
+            return np.argsort([rank[label] for label in labels], kind="stable")
     if all(isinstance(label, (numbers.Real, np.bool_)) for label in labels):
         return np.argsort(np.array(labels, float), kind="stable")
     return np.arange(len(labels))
 
 
 def _vector(values: Any, name: str) -> Any:
-    """A column (N,); (N, 1) matrices and data frames of one column are columns, too."""
-    listed = isinstance(values, (list, tuple))
-    shape = (len(values),) if listed else np.shape(values)
-    if not listed and len(shape) == 2 and shape[1] == 1:
+    """`values` as a vector (N,); matrices (N, 1) and data frames of one column are accepted, too."""
+    is_list = isinstance(values, (list, tuple))
+    shape = (len(values),) if is_list else np.shape(values)
+    if not is_list and len(shape) == 2 and shape[1] == 1:
         return _nth(values, None, 0) if hasattr(values, "iloc") else np.asarray(values)[:, 0]
     if len(shape) != 1 or isinstance(values, (str, Mapping)):
         raise DataError(f"{name} has shape {shape}; expected a vector, one entry per row of X.")
@@ -108,7 +109,7 @@ def _predictors(X: Any) -> dict[str, Any]:
     """The columns of X by name: those of a data frame where a model could read them, x0, x1, ... otherwise."""
     if isinstance(X, Mapping) or (hasattr(X, "columns") and hasattr(X, "__getitem__")):
         names = column_names(X)
-        readable = all(isinstance(n, str) and n not in (*TAKEN_IN_ROWS, TABLE, "y", "group") for n in names)
+        readable = all(isinstance(n, str) and n not in (*RESERVED_IN_ROWS, TABLE, "y", "group") for n in names)
         readable = readable and len(set(names)) == len(names)
         columns = {name if readable else f"x{k}": _nth(X, name, k) for k, name in enumerate(names)}
     else:

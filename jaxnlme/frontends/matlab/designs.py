@@ -1,4 +1,4 @@
-"""The design, pattern and transform arguments of the MATLAB doors as what NLMEModel takes."""
+"""Design, CovPattern and ParamTransform arguments of nlmefit and nlmefitsa, converted to arguments of NLMEModel."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RANDOM = ("REParamsSelect", "REConstDesign", "REGroupDesign", "REObsDesign")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Designs:
-    """phi = h(A beta + B b) as NLMEModel takes it.
+    """Designs, transforms and starting values of phi = h(A beta + B b), in the layout of NLMEModel.
 
     `fixed`, `random`: A and B, (phi, k), (groups, phi, k) or (groups, obs, phi, k); `beta` (F,), the start; `pattern`
-    (R, R), the entries of psi that are not zero; `transforms`, h of each parameter; `cov0` (R, R), the start of psi
-    that was asked for, None for the default, whose SDs are `wide` times those of `jn.fit`; `parameters` and `psi` (R,
-    R), the starting covariance, follow from these.
+    (R, R), the entries of psi that are not zero; `transforms`, h of each parameter; `cov0` (R, R), the start of psi if
+    Cov0 is given, None for the default, whose SDs are `sd_factor` times those of `jn.fit`. The properties `parameters`
+    and `psi` (R, R), the starting covariance, follow from these.
     """
 
     fixed: np.ndarray
@@ -37,7 +37,7 @@ class Designs:
     pattern: np.ndarray
     transforms: tuple[AbstractTransform, ...]
     cov0: np.ndarray | None = None
-    wide: float = 1.0
+    sd_factor: float = 1.0
 
     def covariance(self, parametrization: str) -> AbstractCovariance:
         """The family of psi by CovParameterization: full blocks by their matrix logarithm or their Cholesky factor."""
@@ -48,7 +48,7 @@ class Designs:
 
     @property
     def parameters(self) -> list[Parameter]:
-        """One a parameter, its start where the typical group begins."""
+        """One Parameter for each entry of phi; its start is that of the group with the average design."""
         typical = np.mean(self.fixed, axis=tuple(range(self.fixed.ndim - 2))) @ self.beta
         out = []
         for k, (value, h) in enumerate(zip(typical, self.transforms, strict=True)):
@@ -57,38 +57,44 @@ class Designs:
 
     @property
     def psi(self) -> np.ndarray:
-        """Where psi starts: `cov0`, or diagonal, each effect as wide as the parameters it serves, by the size of its
-        entries in B. A parameter is 0.5 wide on a transformed scale, 0.3 of its typical value otherwise, times `wide`.
+        """Starting value of psi: `cov0`, or diagonal.
+
+        The SD of an effect is the smallest, over the parameters it enters, of the parameter's SD divided by the root
+        mean square of the effect's entries in B. A parameter's SD is 0.5 on a transformed scale and 0.3 of its typical
+        value otherwise. All are multiplied by `sd_factor`.
         """
         if self.cov0 is not None:
             return self.cov0
         sds = np.array([p.sd_start for p in self.parameters])
         size = np.sqrt(np.mean(self.random**2, axis=tuple(range(self.random.ndim - 2))))
-        wide = np.where(size > 0, sds[:, None] / np.where(size > 0, size, 1.0), np.inf)
-        sd = np.min(wide, axis=0, initial=np.inf)
-        return np.diag((self.wide * np.where(np.isfinite(sd), sd, 1.0)) ** 2)
+        candidates = np.where(size > 0, sds[:, None] / np.where(size > 0, size, 1.0), np.inf)
+        sd = np.min(candidates, axis=0, initial=np.inf)
+        return np.diag((self.sd_factor * np.where(np.isfinite(sd), sd, 1.0)) ** 2)
 
 
-def designs(given: Mapping[str, Any], beta0: Any, data: MatlabData) -> Designs:
-    """The designs that the name-value arguments `given` say.
+def designs(arguments: Mapping[str, Any], beta0: Any, data: MatlabData) -> Designs:
+    """Read designs, transforms and starting values from the name-value arguments.
 
-    **Arguments:** `beta0` (F,) or (F, 1).
-    **Errors:** OptionError naming the argument, the shape expected and the shape received.
+    **Arguments:** `arguments`: name-value arguments with their defaults; `beta0` (F,) or (F, 1); `data`.
+    **Returns:** a Designs.
+    **Raises:** OptionError naming the argument, the shape expected and the shape received.
     """
     beta = _beta(beta0)
-    fixed, random = _the_one(given, FIXED), _the_one(given, RANDOM)
-    n_phi = _count(given, fixed, random, len(beta))
-    A, said = _design(fixed, given, n_phi, data)
-    B, _ = _design(random, given, n_phi, data)
+    fixed, random = _exclusive(arguments, FIXED), _exclusive(arguments, RANDOM)
+    n_phi = _count(arguments, fixed, random, len(beta))
+    A, columns = _design(fixed, arguments, n_phi, data)
+    B, _ = _design(random, arguments, n_phi, data)
     if A.shape[-1] != len(beta):
-        raise OptionError(f"beta0 has length {len(beta)}; expected {A.shape[-1]}, {said}.")
+        raise OptionError(f"beta0 has length {len(beta)}; expected {A.shape[-1]}, {columns}.")
     if B.shape[-1] == 0:
         raise OptionError(f"{random} leaves no random effect; expected at least one (jn.fit takes models without).")
-    pattern = _pattern(given["CovPattern"], B.shape[-1])
-    return Designs(A, B, beta, pattern, _transforms(given["ParamTransform"], n_phi), _cov0(given.get("Cov0"), pattern))
+    pattern = _pattern(arguments["CovPattern"], B.shape[-1])
+    transforms, cov0 = _transforms(arguments["ParamTransform"], n_phi), _cov0(arguments.get("Cov0"), pattern)
+    return Designs(A, B, beta, pattern, transforms, cov0)
 
 
 def _beta(beta0: Any) -> np.ndarray:
+    """Check `beta0`, return it as a vector (F,).  **Raises:** OptionError where it is not one of finite numbers."""
     try:
         beta = np.asarray(beta0, float)
     except (TypeError, ValueError):
@@ -101,44 +107,47 @@ def _beta(beta0: Any) -> np.ndarray:
     return beta
 
 
-def _the_one(given: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """Which of the arguments was given; they exclude each other."""
-    found = [name for name in names if given[name] is not None]
-    if len(found) > 1:
-        raise OptionError(f"{some(found)} were given; at most one of {some(names)} may be.")
-    return found[0] if found else None
+def _exclusive(arguments: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The given one of the mutually exclusive arguments `names`, or None.  **Raises:** OptionError for several."""
+    names_given = [name for name in names if arguments[name] is not None]
+    if len(names_given) > 1:
+        raise OptionError(f"{some(names_given)} were given; at most one of {some(names)} may be.")
+    return names_given[0] if names_given else None
 
 
-def _count(given: Mapping[str, Any], fixed: str | None, random: str | None, n_beta: int) -> int:
-    """P, the number of parameters: as the designs, masks and ParamTransform say; indices say no more than how many
-    there are at least, and the length of beta0 counts where there is nothing else to go by."""
+def _count(arguments: Mapping[str, Any], fixed: str | None, random: str | None, n_beta: int) -> int:
+    """P, the number of parameters: given by designs, masks and ParamTransform; indices give a lower bound only, and the
+    length of beta0 is used where no argument determines P.
+
+    **Raises:** OptionError where the arguments contradict each other.
+    """
     exact: dict[str, int] = {}
     least: dict[str, int] = {}
     for name in (fixed, random):
         if name is None:
             continue
-        value = np.asarray(given[name])
+        value = np.asarray(arguments[name])
         if not name.endswith("Select"):
             exact[name] = value.shape[0] if value.ndim else 0
         elif value.dtype == bool:
             exact[name] = value.size
         else:
             least[name] = _indices(name, value).max(initial=-1) + 1
-    if given["ParamTransform"] is not None:
-        if np.ndim(np.asarray(given["ParamTransform"], object)) == 0 and n_beta > 1:
+    if arguments["ParamTransform"] is not None:
+        if np.ndim(np.asarray(arguments["ParamTransform"], object)) == 0 and n_beta > 1:
             raise OptionError(
                 f"ParamTransform must be a vector with an entry for each parameter, such as [0, 1]; received "
-                f"{given['ParamTransform']!r}."
+                f"{arguments['ParamTransform']!r}."
             )
-        exact["ParamTransform"] = len(np.atleast_1d(np.asarray(given["ParamTransform"], object)))
+        exact["ParamTransform"] = len(np.atleast_1d(np.asarray(arguments["ParamTransform"], object)))
     if fixed is None and len(set(exact.values()) | {n_beta}) > 1:
-        told = some([f"{name} says {n}" for name, n in exact.items()])
+        claims = some([f"{name} says {n}" for name, n in exact.items()])
         raise OptionError(
-            f"beta0 has length {n_beta}, and {told}: without an FE argument every parameter has one fixed effect."
+            f"beta0 has length {n_beta}, and {claims}: without an FE argument every parameter has one fixed effect."
         )
     if len(set(exact.values())) > 1:
-        told = some([f"{name} says {n}" for name, n in exact.items()])
-        raise OptionError(f"the number of parameters, P, is not clear: {told}.")
+        claims = some([f"{name} says {n}" for name, n in exact.items()])
+        raise OptionError(f"the number of parameters, P, is not clear: {claims}.")
     n_phi = next(iter(exact.values())) if exact else n_beta if fixed is None else max(least.values())
     for name, n in least.items():
         if n > n_phi:
@@ -149,7 +158,7 @@ def _count(given: Mapping[str, Any], fixed: str | None, random: str | None, n_be
 
 
 def _indices(name: str, value: np.ndarray) -> np.ndarray:
-    """Positions counted from 0. **Errors:** OptionError where they are none."""
+    """Positions counted from 0.  **Raises:** OptionError where `value` does not hold distinct whole numbers >= 0."""
     flat = value.reshape(-1)
     whole = flat.size == 0 or (flat.dtype.kind in "iuf" and np.array_equal(flat, np.round(flat)) and (flat >= 0).all())
     if not whole or len(np.unique(flat)) != flat.size:
@@ -160,11 +169,11 @@ def _indices(name: str, value: np.ndarray) -> np.ndarray:
     return flat.astype(int)
 
 
-def _design(name: str | None, given: Mapping[str, Any], n_phi: int, data: MatlabData) -> tuple[np.ndarray, str]:
-    """A design in our layout, and what it says of its columns."""
+def _design(name: str | None, arguments: Mapping[str, Any], n_phi: int, data: MatlabData) -> tuple[np.ndarray, str]:
+    """The design in the layout of NLMEModel, and the number of columns it implies in words for messages."""
     if name is None:
         return np.eye(n_phi), "one start for each parameter"
-    value = np.asarray(given[name])
+    value = np.asarray(arguments[name])
     if name.endswith("Select"):
         chosen = np.flatnonzero(value) if value.dtype == bool else _indices(name, value)
         return np.eye(n_phi)[:, chosen], f"one start for each parameter in {name}"
@@ -180,22 +189,25 @@ def _design(name: str | None, given: Mapping[str, Any], n_phi: int, data: Matlab
         raise OptionError(f"{name} has shape {value.shape}; expected {expected}{meaning}.")
     if not np.isfinite(value).all():
         raise OptionError(f"{name} has {int((~np.isfinite(value)).sum())} entries that are not finite.")
-    said = f"one start for each column of {name} {value.shape}"
+    columns = f"one start for each column of {name} {value.shape}"
     if not pages:
-        return value, said
+        return value, columns
     pages_first = np.moveaxis(value, -1, 0)
-    return (pages_first if name.endswith("GroupDesign") else pages_first[data.source]), said
+    return (pages_first if name.endswith("GroupDesign") else pages_first[data.source]), columns
 
 
-def _pattern(given: Any, n: int) -> np.ndarray:
-    """CovPattern as truth values (R, R): the diagonal, and what is not zero beside it, or equal labels. NLMEModel's
-    family completes it to a block diagonal."""
-    if given is None:
+def _pattern(cov_pattern: Any, n: int) -> np.ndarray:
+    """CovPattern as truth values (R, R), from zeros and ones or from labels of blocks; the diagonal is always true. The
+    covariance family completes it to a block diagonal.
+
+    **Raises:** OptionError for another shape, other values or a pattern that is not symmetric.
+    """
+    if cov_pattern is None:
         return np.eye(n, dtype=bool)
-    pattern = np.asarray(given)
-    if isinstance(given, str):
+    pattern = np.asarray(cov_pattern)
+    if isinstance(cov_pattern, str):
         raise OptionError(
-            f"CovPattern must be an array; received {given!r}. Expected ({n}, {n}), a pattern of zeros and ones "
+            f"CovPattern must be an array; received {cov_pattern!r}. Expected ({n}, {n}), a pattern of zeros and ones "
             f"(np.ones(({n}, {n})) for a full psi), or ({n},), a label for each random effect."
         )
     if pattern.shape in ((n,), (1, n)) and pattern.shape != (n, n):
@@ -211,9 +223,9 @@ def _pattern(given: Any, n: int) -> np.ndarray:
     if pattern.dtype != bool and not (pattern.dtype.kind in "iuf" and np.isin(pattern, (0, 1)).all()):
         raise OptionError(f"CovPattern must hold zeros and ones; received {np.unique(pattern).tolist()[:5]}.")
     pattern = pattern.astype(bool)
-    odd = np.argwhere(pattern != pattern.T)
-    if len(odd):
-        j, k = odd[0]
+    offending = np.argwhere(pattern != pattern.T)
+    if len(offending):
+        j, k = offending[0]
         raise OptionError(
             f"CovPattern cannot be completed to a block diagonal: it is not symmetric, entry ({j}, {k}) is "
             f"{int(pattern[j, k])} and ({k}, {j}) is {int(pattern[k, j])}."
@@ -221,20 +233,20 @@ def _pattern(given: Any, n: int) -> np.ndarray:
     return pattern | np.eye(n, dtype=bool)
 
 
-def _cov0(given: Any, pattern: np.ndarray) -> np.ndarray | None:
-    """The start of psi (R, R), None where none was given.
+def _cov0(cov0: Any, pattern: np.ndarray) -> np.ndarray | None:
+    """Cov0, the start of psi (R, R); None where it was not given.
 
-    **Errors:** OptionError where it is not symmetric and positive definite, or has entries that psi does not.
+    **Raises:** OptionError where it is not symmetric and positive definite, or not zero where psi is.
     """
-    if given is None:
+    if cov0 is None:
         return None
     n = len(pattern)
-    matrix = np.asarray(given)
+    matrix = np.asarray(cov0)
     if matrix.shape != (n, n) and not (n == 1 and matrix.size == 1):
         raise OptionError(f"Cov0 has shape {matrix.shape}; expected ({n}, {n}), a start for psi.")
     matrix = np.asarray(matrix.reshape(n, n), float) if matrix.dtype.kind in "biuf" else np.full((n, n), np.nan)
     if not np.isfinite(matrix).all():
-        raise OptionError(f"Cov0 must hold finite numbers; received {np.asarray(given).tolist()}.")
+        raise OptionError(f"Cov0 must hold finite numbers; received {np.asarray(cov0).tolist()}.")
     sd = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     if (sd == 0).any() or (np.abs(matrix - matrix.T) > 1e-8 * np.outer(sd, sd)).any():
         raise OptionError(f"Cov0 must be symmetric with positive variances; received {matrix.tolist()}.")
@@ -244,11 +256,11 @@ def _cov0(given: Any, pattern: np.ndarray) -> np.ndarray | None:
             f"Cov0 must be positive definite; the least eigenvalue of its correlations is {least:.3g}. Received "
             f"{matrix.tolist()}."
         )
-    # Effects that a chain of ones joins are in one block.
+    # Effects connected by a chain of ones belong to one block.
     joined = np.linalg.matrix_power(pattern.astype(float), n) > 0
-    odd = np.argwhere((matrix != 0) & ~joined)
-    if len(odd):
-        j, k = odd[0]
+    offending = np.argwhere((matrix != 0) & ~joined)
+    if len(offending):
+        j, k = offending[0]
         raise OptionError(
             f"Cov0 has {matrix[j, k]:g} in entry ({j}, {k}), where psi is zero by CovPattern (diagonal by default); "
             f"give zero there, or CovPattern=np.ones(({n}, {n})) for a full psi."
@@ -256,11 +268,11 @@ def _cov0(given: Any, pattern: np.ndarray) -> np.ndarray | None:
     return (matrix + matrix.T) / 2.0
 
 
-def _transforms(given: Any, n_phi: int) -> tuple[AbstractTransform, ...]:
+def _transforms(param_transform: Any, n_phi: int) -> tuple[AbstractTransform, ...]:
     """ParamTransform as transforms, from codes 0 to 3 or names."""
-    if given is None:
+    if param_transform is None:
         return (transform("identity"),) * n_phi
-    entries = np.atleast_1d(np.asarray(given, object)).reshape(-1).tolist()
+    entries = np.atleast_1d(np.asarray(param_transform, object)).reshape(-1).tolist()
     names = []
     for entry in entries:
         if isinstance(entry, str):

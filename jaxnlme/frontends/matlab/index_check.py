@@ -1,4 +1,4 @@
-"""Does modelfun read a phi that is not there? JAX answers phi[k] beyond the end with the last entry, without a word."""
+"""Check for modelfun reading phi[k] with k >= P: JAX returns the last entry for an index beyond the end, no error."""
 
 from __future__ import annotations
 
@@ -15,44 +15,47 @@ from jaxnlme.frontends.matlab.designs import Designs
 from jaxnlme.frontends.matlab.model_function import ModelFunction
 from jaxnlme.precision import x64
 
-# Rows that are asked: one alone may not tell (a rate has no effect at time zero).
-ROWS = 8
-# Entries that a longer phi has beyond P. Two lengths tell phi[2] from phi[-1], which moves with the end.
-LONGER, LONGEST = 8, 16
-# A change of a quarter that moves a prediction by less than this share is rounding.
+# Rows at which predictions are compared: a single one may not show an effect (a rate has none at time zero).
+N_ROWS = 8
+# Numbers of entries added to phi. Two lengths distinguish phi[2] from phi[-1], whose position depends on the length.
+EXTRA_SHORT, EXTRA_LONG = 8, 16
+# Relative change of a prediction that is taken for rounding when an entry of phi changes by a quarter.
 ROUNDING = 1e-9
 
 
-class _TakesNoLongerPhi(Exception):
-    """modelfun failed on a phi that is longer than it is, which says nothing of how it does on its own."""
+class _LongerPhiRejected(Exception):
+    """modelfun raised an error for a phi with additional entries; it may still be valid for phi itself."""
 
 
-def check_reads(structure: ModelFunction, designs: Designs, data: MatlabData) -> None:
-    """Looks at which entries move the predictions of a few rows when phi is handed over longer than it is.
+def check_phi_indices(structure: ModelFunction, designs: Designs, data: MatlabData) -> None:
+    """Refuse a modelfun that reads phi[k] with k >= P, the number of parameters.
 
-    An entry at or beyond P that is read at the same position from the start in two lengths is an index out of range,
-    if every entry that is read is explained so or as the same position from the end; whatever else modelfun does with
-    the length of phi (sums, halves, strides) leaves its reads unjudged, and so does a modelfun that takes no longer
-    phi.
+    modelfun is evaluated at a few rows with entries appended to phi, in two lengths, and each appended entry is changed
+    by a quarter. An entry that alters a prediction at the same position from the start in both lengths is an index out
+    of range, provided that every entry with an effect is explained in this way or as the same position from the end.
+    Other uses of the length of phi (sums, halves, strides), and a modelfun that does not accept a longer phi, are not
+    refused.
 
-    **Errors:** ModelError naming the first such entry and P.
+    **Arguments:** `structure`: modelfun as a structural model; `designs`, `data`: of the same call.
+    **Raises:** ModelError naming the first such entry and P.
     """
     n_phi = len(designs.transforms)
     try:
         with x64():
-            found = _out_of_range(structure, designs, data, n_phi)
-    except _TakesNoLongerPhi:
+            index = _out_of_range(structure, designs, data, n_phi)
+    except _LongerPhiRejected:
         return
-    if found is not None:
+    if index is not None:
         raise ModelError(
-            f"modelfun reads phi[{found}], and beta0 and the designs give {n_phi} parameters, phi[0] to "
-            f"phi[{n_phi - 1}]; JAX would hand over the last one instead. Give a start for every parameter."
+            f"modelfun reads phi[{index}], and beta0 and the designs give {n_phi} parameters, phi[0] to "
+            f"phi[{n_phi - 1}]; JAX would return the last one instead. Give a start for every parameter."
         )
 
 
 def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, n_phi: int) -> int | None:
+    """The smallest index k >= `n_phi` that modelfun is found to read, or None."""
     table = data.data
-    slots = np.minimum(np.arange(ROWS), table.sizes[0] - 1)
+    slots = np.minimum(np.arange(N_ROWS), table.sizes[0] - 1)
     xfun = jnp.asarray(np.stack([column[0, slots] for column in table.x.values()], axis=-1))
     vfun: tuple[Any, ...] = ()
     if data.shapes:
@@ -60,29 +63,29 @@ def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, 
         shape = data.shapes[0]
         vfun = (jnp.asarray(table.tables[TABLE][0][VALUE][0, 1 : 1 + int(np.prod(shape))].reshape(shape)),)
     typical = np.mean(designs.fixed, axis=tuple(range(designs.fixed.ndim - 2))) @ designs.beta
-    known = np.array([float(h.to_natural(float(xb))) for xb, h in zip(typical, designs.transforms, strict=True)])
-    extra = 0.5 + 0.07 * np.arange(LONGEST)
+    typical_phi = np.array([float(h.to_natural(float(xb))) for xb, h in zip(typical, designs.transforms, strict=True)])
+    extra = 0.5 + 0.07 * np.arange(EXTRA_LONG)
     varying = max(designs.fixed.ndim, designs.random.ndim) == 4 and not structure.by_row
-    lengths = (n_phi + LONGER, n_phi + LONGEST)
-    phis = [np.concatenate([known, extra[: length - n_phi]]) for length in lengths]
-    changed = [np.where(np.arange(length) >= n_phi, 1.25 * phi, phi) for phi, length in zip(phis, lengths, strict=True)]
+    lengths = (n_phi + EXTRA_SHORT, n_phi + EXTRA_LONG)
+    phis = [np.concatenate([typical_phi, extra[: length - n_phi]]) for length in lengths]
+    changed_phis = [np.where(np.arange(len(phi)) >= n_phi, 1.25 * phi, phi) for phi in phis]
 
     def values(rows: list[np.ndarray]) -> np.ndarray:
         try:
             return np.asarray(_values(structure, jnp.asarray(np.stack(rows)), xfun, vfun, varying))
-        except Exception as error:  # whatever a user's function raises; its faults the dry run names
-            raise _TakesNoLongerPhi from error
+        except Exception as error:  # whatever a user's function raises; the dry run reports its errors
+            raise _LongerPhiRejected from error
 
-    if not _moved(values([phis[0], changed[0]])).any():
+    if not _changes_predictions(values([phis[0], changed_phis[0]])).any():
         return None
-    reads = []
-    for phi, other in zip(phis, changed, strict=True):
-        one_by_one = [np.where(np.arange(len(phi)) == k, other, phi) for k in range(n_phi, len(phi))]
-        reads.append({n_phi + int(k) for k in np.flatnonzero(_moved(values([phi, *one_by_one])))})
-    shift = LONGEST - LONGER
-    from_start = reads[0] & reads[1]
-    from_end = {k for k in reads[0] if k + shift in reads[1]}
-    explained = reads[0] <= from_start | from_end and reads[1] <= from_start | {k + shift for k in from_end}
+    positions = []
+    for phi, changed_phi in zip(phis, changed_phis, strict=True):
+        one_by_one = [np.where(np.arange(len(phi)) == k, changed_phi, phi) for k in range(n_phi, len(phi))]
+        positions.append({n_phi + int(k) for k in np.flatnonzero(_changes_predictions(values([phi, *one_by_one])))})
+    shift = EXTRA_LONG - EXTRA_SHORT
+    from_start = positions[0] & positions[1]
+    from_end = {k for k in positions[0] if k + shift in positions[1]}
+    explained = positions[0] <= from_start | from_end and positions[1] <= from_start | {k + shift for k in from_end}
     beyond = from_start - from_end
     return min(beyond) if explained and beyond else None
 
@@ -91,13 +94,13 @@ def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, 
 def _values(structure: ModelFunction, phis: Any, xfun: Any, vfun: tuple[Any, ...], varying: bool) -> Any:
     """Predictions (vectors of phi, rows)."""
 
-    def one(phi: Any, row: Any) -> Any:
+    def per_row(phi: Any, row: Any) -> Any:
         return jnp.asarray(structure.fn(phi[None, :] if varying else phi, row[None, :], *vfun)).reshape(())
 
-    return jax.vmap(lambda phi: jax.vmap(lambda row: one(phi, row))(xfun))(phis)
+    return jax.vmap(lambda phi: jax.vmap(lambda row: per_row(phi, row))(xfun))(phis)
 
 
-def _moved(values: np.ndarray) -> np.ndarray:
-    """Which vectors give other predictions than the first of them; what is not finite does not tell."""
+def _changes_predictions(values: np.ndarray) -> np.ndarray:
+    """For each vector of phi after the first, True if it changes a prediction; a NaN difference counts as no change."""
     with np.errstate(invalid="ignore", over="ignore"):
         return (np.abs(values[1:] - values[0]) > ROUNDING * np.abs(values[0])).any(axis=1)

@@ -1,4 +1,4 @@
-"""nlmefitoutputfcn: a plot of beta, diag(Psi) and, where it is known, the log-likelihood while a fit runs."""
+"""nlmefitoutputfcn: a plot of beta, diag(Psi) and, where it is computed, the log-likelihood while a fit runs."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from jaxnlme.diagnostics.drawing import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Iteration
 
-# A picture is drawn at most so often (seconds); files and notebooks take longer to draw than windows.
-APART = {"window": 0.05, "axes": 0.05, "notebook": 0.5, "file": 1.0}
-# How the names of matplotlib's backends with windows begin.
+# Minimum time between two drawings, in seconds; files and notebooks take longer to draw than windows.
+MINIMUM_INTERVAL = {"window": 0.05, "axes": 0.05, "notebook": 0.5, "file": 1.0}
+# Beginnings of the names of matplotlib backends that open windows.
 WINDOWS = ("qt", "tk", "gtk", "wx", "macosx", "webagg", "nbagg", "notebook", "widget")
 
 
 class LivePlot:
     """An output function (beta, status, state) -> stop that plots each element of beta, each of diag(Psi) and the
-    log-likelihood against the iteration, a panel each. Under SAEM, which does not know it, there is no panel for it.
-    It is a callback of `jn.fit`, too, and panels then have the names of the parameters.
+    log-likelihood against the iteration, one panel each. SAEM does not compute the log-likelihood while it runs: it has
+    no such panel. The plot is also a callback of `jn.fit`; the panels then have the names of the parameters.
 
     In a window the plot is live, and closing it stops the fit; in a notebook the display is updated in place; without
-    either it is drawn to a file, "nlmefit.png" in the working directory. Every fit ("init") has a picture of its own,
-    also beside others in other threads, unless `path` or `axes` are the same.
+    either it is drawn to a file, "nlmefit.png" in the working directory. Every fit ("init") has a figure of its own, as
+    do fits in other threads, unless `path` or `axes` are the same.
 
     **Arguments:** `path`: draw to this file, whatever the display. `axes`: draw into these matplotlib axes, one for
     each panel (F + R + 1); closing their figure stops the fit.
-    **Errors:** OptionError for another number of axes; ImportError naming the extra to install where matplotlib is
+    **Raises:** OptionError for another number of axes; ImportError naming the extra to install where matplotlib is
     missing.
     """
 
-    # As a callback: the beginning and the end are told as well.
+    # As a callback of `jn.fit`: called at the start, for inner iterations and at the end, too.
     every_stage = True
 
     def __init__(self, path: str | Path | None = None, axes: Any = None):
         if path is not None and axes is not None:
-            raise OptionError("give path or axes: a plot in axes of yours is saved by you.")
-        self.path, self.given = None if path is None else Path(path), axes
-        # A fit calls its functions from the thread it runs in.
-        self._here = threading.local()
+            raise OptionError("give path or axes, not both: a plot in your own axes is saved by you.")
+        self.path, self.user_axes = None if path is None else Path(path), axes
+        # A fit calls its output functions from the thread in which it runs.
+        self._this_thread = threading.local()
 
     @property
     def axes(self) -> list[Any]:
@@ -56,10 +56,10 @@ class LivePlot:
 
     @property
     def _picture(self) -> _Picture | None:
-        return getattr(self._here, "picture", None)
+        return getattr(self._this_thread, "picture", None)
 
     def __call__(self, beta: Any, status: Any = None, state: str = "iter") -> bool:
-        """Takes up one stage of a fit, (beta, status, state) or an Iteration alone; True once the figure was closed."""
+        """Plot one stage of a fit, given as (beta, status, state) or as an Iteration; True if the figure was closed."""
         names: tuple[str, ...] = ()
         if isinstance(beta, Iteration):
             density, state = beta.binding.density, beta.state
@@ -67,36 +67,36 @@ class LivePlot:
             beta, status = np.asarray(beta.params.beta, float), _status(beta)
         outer = status["inner"]["procedure"] == "none"
         if outer and state == "init":
-            self._here.picture = None  # not the last fit's, should this one be refused
-            self._here.picture = _Picture(self.path, self.given, beta, status, names)
+            self._this_thread.picture = None  # drop the last fit's figure, also if making this one raises
+            self._this_thread.picture = _Picture(self.path, self.user_axes, beta, status, names)
         picture = self._picture
         if picture is None:
             return False
         if outer and not picture.closed():
-            picture.take(beta, status, state)
+            picture.add_point(beta, status, state)
         return picture.closed()
 
 
 class _Picture:
-    """The figure of one fit: `axes`, its panels, and the points drawn there.
+    """The figure of one fit: its panels `axes` and the points drawn so far.
 
-    **Arguments:** `path` and `given` axes, of LivePlot; `beta` (F,) and `status` of the first stage; `names` of beta
-    and diag(Psi), numbers where there are none.
+    **Arguments:** `path` and `user_axes`: of LivePlot; `beta` (F,) and `status`: of the first stage; `names`: of beta
+    and diag(Psi), empty for numbered titles.
     """
 
-    def __init__(self, path: Path | None, given: Any, beta: Any, status: Any, names: tuple[str, ...] = ()):
-        self.path, self.given = path, given
+    def __init__(self, path: Path | None, user_axes: Any, beta: Any, status: Any, names: tuple[str, ...] = ()):
+        self.path, self.user_axes = path, user_axes
         self._iterations: list[float] = []
         self._points: list[list[float]] = []
         self._handle: Any = None
         self._drawn = -np.inf
-        self._was_closed = False
+        self._closed_by_user = False
         fval = status.get("fval")
         numbered = [f"beta[{k}]" for k in range(len(np.ravel(beta)))]
         numbered += [f"Psi[{k}, {k}]" for k in range(np.shape(status["Psi"])[0])]
         titles = list(names) or numbered
         titles += ["log-likelihood"] * (fval is not None and bool(np.isfinite(fval)))
-        self._mode = "axes" if given is not None else "file" if path is not None else _display()
+        self._mode = "axes" if user_axes is not None else "file" if path is not None else _display()
         self._figure, self.axes = self._panels(len(titles))
         self._lines: list[Any] = []
         for axis, title in zip(self.axes, titles, strict=True):
@@ -105,28 +105,28 @@ class _Picture:
             self._lines += axis.plot([], [], color="#0072B2", marker=".", linewidth=1.0)
         self._figure.canvas.mpl_connect("close_event", self._on_close)
 
-    def take(self, beta: Any, status: Any, state: str) -> None:
-        """Adds the point of a stage, and draws where it is time to."""
+    def add_point(self, beta: Any, status: Any, state: str) -> None:
+        """Add the point of a stage; draw at the end, or if the minimum interval has passed."""
         fval = status.get("fval")
         values = [*np.asarray(beta, float).reshape(-1), *np.diag(np.asarray(status["Psi"], float))]
-        if self._iterations and self._iterations[-1] == status["iteration"]:  # the end is that of the last iteration
+        if self._iterations and self._iterations[-1] == status["iteration"]:  # "done" repeats the last iteration
             self._iterations.pop()
             self._points.pop()
         self._iterations.append(status["iteration"])
         self._points.append([*values, np.nan if fval is None else float(fval)])
-        if state == "done" or time.monotonic() - self._drawn >= APART[self._mode]:
+        if state == "done" or time.monotonic() - self._drawn >= MINIMUM_INTERVAL[self._mode]:
             self._draw()
 
     def closed(self) -> bool:
-        """Whether the user closed the figure."""
-        if self._was_closed or self._mode not in ("window", "axes"):
-            return self._was_closed
+        """True if the user closed the figure."""
+        if self._closed_by_user or self._mode not in ("window", "axes"):
+            return self._closed_by_user
         number = getattr(self._figure, "number", None)
         return number is not None and not pyplot().fignum_exists(number)
 
     def _panels(self, count: int) -> tuple[Any, list[Any]]:
-        if self.given is not None:
-            axes = list(np.ravel(np.asarray(self.given, dtype=object)))
+        if self.user_axes is not None:
+            axes = list(np.ravel(np.asarray(self.user_axes, dtype=object)))
             if len(axes) != count:
                 raise OptionError(f"axes holds {len(axes)} axes; expected {count}, one for each panel.")
             return axes[0].figure, axes
@@ -139,7 +139,7 @@ class _Picture:
             pyplot()
             from matplotlib.figure import Figure
 
-            # Not one of pyplot's figures: those a notebook shows a second time at the end of the cell.
+            # Not a pyplot figure: notebooks show those a second time at the end of the cell.
             figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for empty in panels[count:]:
@@ -169,7 +169,7 @@ class _Picture:
         self._drawn = time.monotonic()
 
     def _show(self) -> None:
-        """The figure as a picture in the cell's output, in the place of the one before."""
+        """Show the figure in the cell's output, replacing the previous one."""
         import io
 
         from IPython.display import Image, display
@@ -183,18 +183,18 @@ class _Picture:
             self._handle.update(picture)
 
     def _on_close(self, event: Any) -> None:
-        self._was_closed = True
+        self._closed_by_user = True
 
 
 def _status(entry: Iteration) -> dict[str, Any]:
-    """What the plot reads of an output function's `status`."""
+    """The fields of an output function's `status` that the plot reads."""
     psi = psi_of(entry.binding.density, np.asarray(entry.params.covariance))
     inner = {"procedure": entry.inner.procedure}
     return {"iteration": entry.iteration, "inner": inner, "fval": entry.log_likelihood, "Psi": psi}
 
 
 def _display() -> str:
-    """How pictures are shown here: "window", "notebook" or "file"."""
+    """The display in use: "window", "notebook" or "file"."""
     backend = str(pyplot().get_backend()).lower()
     if backend.startswith(WINDOWS) or "ipympl" in backend:
         return "window"
@@ -202,11 +202,11 @@ def _display() -> str:
 
 
 def default_output_functions() -> tuple[Callable, ...]:
-    """The output functions of a door that plots unless told otherwise: `nlmefitoutputfcn` where its picture is seen at
-    once, in a notebook or a window; none where it would be a file, or matplotlib is missing."""
+    """Output functions of nlmefitsa where Options.OutputFcn is not given: `nlmefitoutputfcn` in a notebook or with a
+    window system; none where the plot would be a file, or matplotlib is missing."""
     desktop = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     if not desktop and "IPython" not in sys.modules:
-        return ()  # asking matplotlib costs its import
+        return ()  # before the import of matplotlib, which takes time
     try:
         return () if _display() == "file" else (nlmefitoutputfcn,)
     except MissingPlotLibrary:
@@ -215,14 +215,14 @@ def default_output_functions() -> tuple[Callable, ...]:
 
 class _OutputFcn(LivePlot):
     """`jaxnlme.nlmefitoutputfcn`: pass it as Options={"OutputFcn": jn.nlmefitoutputfcn}. `to_file(path)` and
-    `into(axes)` give others like it that draw there."""
+    `into(axes)` return plots that draw to a file or into given axes."""
 
     def to_file(self, path: str | Path) -> LivePlot:
         """The same plot, drawn to a file."""
         return LivePlot(path)
 
     def into(self, axes: Any) -> LivePlot:
-        """The same plot, drawn into axes of yours, F + R + 1 of them."""
+        """The same plot, drawn into the given matplotlib axes, F + R + 1 of them."""
         return LivePlot(axes=axes)
 
 

@@ -1,4 +1,4 @@
-"""modelfun(phi, xfun, vfun) of a MATLAB user as the structural model f(phi, x, v) of one group."""
+"""modelfun(phi, xfun, vfun) as in MATLAB's calls, wrapped as the structural model f(phi, x, v) of one group."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jaxnlme.frontends.matlab.data import TABLE, VALUE
 
 @dataclasses.dataclass(frozen=True)
 class ModelFunction:
-    """f(phi, x, v) of one group that calls `fn`, the user's modelfun.
+    """The structural model f(phi, x, v) of one group that calls `fn`, the user's modelfun.
 
-    `by_row`: once for every observation, xfun (1, H) and phi (P,) ('SinglePhi'); otherwise once with the rows of the
-    group, xfun (n, H) and phi (P,), or (n, P) where a design varies by observation. `shapes`: the shapes of vfun. Two
-    of the same function, calls and shapes are equal, so that their fits share compiled programs.
+    `by_row`: True to call it once for every observation, xfun (1, H) and phi (P,) ('SinglePhi'); False to call it once
+    with the rows of the group, xfun (n, H) and phi (P,), or (n, P) where a design varies by observation. `shapes`: the
+    shapes of vfun. Instances with equal fields are equal, so that their fits share compiled programs.
     """
 
     fn: Callable
@@ -30,7 +30,7 @@ class ModelFunction:
 
     @property
     def __name__(self) -> str:
-        """The name that summaries show."""
+        """The name shown in summaries."""
         return getattr(self.fn, "__name__", type(self.fn).__name__)
 
     def __call__(self, phi: Any, x: Any, v: Any) -> Any:
@@ -44,18 +44,18 @@ class ModelFunction:
         call = self._each_row if self.by_row else self._rows
         if not self.shapes:
             return call(vector, xfun, varying, ())
-        own, begin, out = v[TABLE][VALUE][0], 1, None
+        shape_number, offset, out = v[TABLE][VALUE][0], 1, None
         for number, shape in enumerate(self.shapes):
             size = int(np.prod(shape))
-            vfun = v[TABLE][VALUE][begin : begin + size].reshape(shape)
-            begin += size
-            found = call(vector, xfun, varying, (vfun,))
-            out = found if out is None else jnp.where(own == number, found, out)
+            vfun = v[TABLE][VALUE][offset : offset + size].reshape(shape)
+            offset += size
+            predictions = call(vector, xfun, varying, (vfun,))
+            out = predictions if out is None else jnp.where(shape_number == number, predictions, out)
         return out
 
     def _each_row(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
-        def one(phi, row):
-            out = self._ask(phi, row[None, :], vfun)
+        def per_row(phi, row):
+            out = self._evaluate(phi, row[None, :], vfun)
             if out.size != 1:
                 raise ModelError(
                     f"modelfun returned shape {out.shape} for one observation (Vectorization 'SinglePhi': phi "
@@ -63,9 +63,9 @@ class ModelFunction:
                 )
             return out.reshape(())
 
-        return jax.vmap(one, in_axes=(0 if varying else None, 0))(phi, xfun)
+        return jax.vmap(per_row, in_axes=(0 if varying else None, 0))(phi, xfun)
 
-    def _ask(self, phi: Any, xfun: Any, vfun: tuple[Any, ...]) -> Any:
+    def _evaluate(self, phi: Any, xfun: Any, vfun: tuple[Any, ...]) -> Any:
         try:
             return jnp.asarray(self.fn(phi, xfun, *vfun))
         except IndexError as error:
@@ -79,7 +79,7 @@ class ModelFunction:
             ) from error
 
     def _rows(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
-        out, rows = self._ask(phi, xfun, vfun), xfun.shape[0]
+        out, rows = self._evaluate(phi, xfun, vfun), xfun.shape[0]
         if out.size == 1:
             return jnp.broadcast_to(out.reshape(()), (rows,))
         if out.shape not in ((rows,), (rows, 1)):
@@ -91,12 +91,15 @@ class ModelFunction:
 
 
 def model_function(fn: Any, vectorization: str, shapes: tuple[tuple[int, ...], ...]) -> ModelFunction:
-    """The structural model of `fn` under a Vectorization.
+    """The structural model that calls `fn` as Vectorization asks.
 
-    **Errors:** ModelError where `fn` is not a function of (phi, xfun), or of (phi, xfun, vfun) with V.
+    **Arguments:** `fn`: modelfun; `vectorization`: "SinglePhi", "SingleGroup" or "Full"; `shapes`: the distinct shapes
+    of the groups' arrays in V, () without V.
+    **Returns:** a ModelFunction.
+    **Raises:** ModelError where `fn` is not a function of (phi, xfun), or of (phi, xfun, vfun) with V.
     """
     arguments = "(phi, xfun, vfun)" if shapes else "(phi, xfun)"
-    why = "" if shapes else ", because V is empty"
+    reason = "" if shapes else ", because V is empty"
     if not callable(fn):
         raise ModelError(f"modelfun must be a function of {arguments}; received {type(fn).__name__}.")
     try:
@@ -111,5 +114,5 @@ def model_function(fn: Any, vectorization: str, shapes: tuple[tuple[int, ...], .
             signature.bind(*(None,) * (3 if shapes else 2))
         except TypeError:
             name = getattr(fn, "__name__", "it")
-            raise ModelError(f"modelfun must take {arguments}{why}; {name} takes {signature}.") from None
+            raise ModelError(f"modelfun must take {arguments}{reason}; {name} takes {signature}.") from None
     return ModelFunction(fn, vectorization == "SinglePhi", shapes)

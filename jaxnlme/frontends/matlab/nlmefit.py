@@ -1,4 +1,4 @@
-"""nlmefit in the manner of MATLAB's Statistics and Machine Learning Toolbox."""
+"""nlmefit, called as in MATLAB's Statistics and Machine Learning Toolbox."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.errors import FitError, ModelError, OptionError
-from jaxnlme.frontends.matlab.call import SHARED, Call, checked, listeners, verdict
+from jaxnlme.fitting.fit import Fit
+from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, Call, checked_call, fit_callbacks, report_outcome
 from jaxnlme.frontends.matlab.options import Statset, choice, name_values, on_off, statset
 from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.outputs import outputs
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogMatrix
 from jaxnlme.model.params import Params
-from jaxnlme.results.record import Fit
 
-NLMEFIT = SHARED | {
+NLMEFIT_DEFAULTS = SHARED_DEFAULTS | {
     "ApproximationType": "LME",
     "CovParameterization": None,
     "CovParametrization": None,
@@ -28,17 +28,19 @@ _OF_NLMEFITSA = (
     "Cov0", "ComputeStdErrors", "ErrorParameters", "LogLikMethod", "NBurnIn", "NChains", "NIterations",
     "NMCMCIterations", "Replicates",
 )  # fmt: skip
-ELSEWHERE = {name: f"{name!r} is an argument of nlmefitsa; nlmefit has none of that name." for name in _OF_NLMEFITSA}
-FIELDS_ELSEWHERE = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
-# Smallest eigenvalue of psi, effects scaled by their SDs or starting SDs, below which a fit by matrix logarithm that
-# did not converge is taken to be on its way to a singular psi, and below which any is.
-NEAR, AT = 1e-3, 1e-8
+REFUSED_ARGUMENTS = {
+    name: f"{name!r} is an argument of nlmefitsa; nlmefit has none of that name." for name in _OF_NLMEFITSA
+}
+REFUSED_FIELDS = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
+# Smallest eigenvalue of psi, with effects scaled by the larger of their SD and starting SD, below which psi is taken to
+# be singular: the first if the fit by matrix logarithm did not converge, the second if it did.
+NEARLY_SINGULAR, SINGULAR = 1e-3, 1e-8
 
 
 def nlmefit(
     X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
-    """Fits a nonlinear mixed-effects model by an approximated marginal likelihood, as MATLAB's nlmefit is called.
+    """Fit a nonlinear mixed-effects model by an approximate marginal likelihood; arguments as of MATLAB's nlmefit.
 
     y_ij = f(phi_i, x_ij, v_i) + error, phi_i = h(A_i beta + B_i b_i), b_i ~ N(0, psi). All indices count from 0.
 
@@ -49,7 +51,7 @@ def nlmefit(
       by first appearance, pandas categoricals by category. `V` (M, G), (M,), a list of M arrays or a dictionary from
       label to array: group-level predictors in that order; None or [] if there are none.
     - `modelfun(phi, xfun, vfun)`, `modelfun(phi, xfun)` without V: pure JAX. phi is (P,), or (n, P) where a design
-      varies by observation and the call has n rows; phi[k] with k >= P, which JAX clamps, is refused where it is seen;
+      varies by observation and the call has n rows; phi[k] with k >= P, which JAX clamps, is refused where detected;
       xfun is (n, H), vfun the group's row or array of V.
     - `beta0` (F,): starts, on the transformed scale.
     - `FEParamsSelect`, `REParamsSelect`: indices or truth values of the parameters with a fixed or random effect, by
@@ -57,7 +59,7 @@ def nlmefit(
       `REGroupDesign`, `REObsDesign` with R columns: B. One of the four at most, for A and for B.
     - `CovPattern`: (R, R) zeros and ones, completed to a block diagonal, or (R,) labels of blocks; psi is diagonal by
       default. `CovParameterization`: full blocks by "logm" (matrix logarithm) or "chol"; the optimum is the same. Where
-      psi becomes singular, which "logm" cannot hold, the fit goes on by "chol", and its status says so.
+      psi becomes singular, which "logm" cannot represent, the fit is continued by "chol", and its status reports it.
     - `ApproximationType`: "LME", "RELME", "FO", "FOCE"; "FOCE" takes the residual scale at the conditional modes where
       it depends on the prediction (our "focei"), as it expands the model there.
     - `ErrorModel`: "constant" y = f + a e, "proportional" y = f + b |f| e, "combined" y = f + (a + b |f|) e,
@@ -69,7 +71,7 @@ def nlmefit(
     - `Options`: a dictionary or record of statset fields: `TolX` and `TolFun` (1e-4 each; together a tolerance of
       min(1e-4 TolFun, TolX^2) on the log-likelihood still to be gained, never above 1e-6), `MaxIter` (200), `Display`
       ("off", "final", "iter"), `FunValCheck` ("on" refuses a model that is not finite at the start, naming the rows;
-      "off" goes on without those groups), `OutputFcn` (a function (beta, status, state) -> stop, or a list of them),
+      "off" leaves those groups out), `OutputFcn` (a function (beta, status, state) -> stop, or a list of them),
       `DerivStep` (no effect: derivatives are exact).
 
     **Returns:** `beta` (F,), `psi` (R, R), `stats`, `b` (R, M) in group order. `stats` has, with k = number of
@@ -84,19 +86,19 @@ def nlmefit(
       vary;
     - `converged`, and `fit`, the `jaxnlme.Fit` with `fit.status`, plots, predictions and the rest.
 
-    **Errors:** OptionError, DataError, ModelError for faults of the call, naming the argument, what was expected and
-    what was received; FitError where the fit could not begin. A fit that did not converge warns with its status.
+    **Raises:** OptionError, DataError, ModelError for errors in the call, naming the argument, what was expected and
+    what was received; FitError where the fit could not start. A fit that did not converge warns with its status.
     **Source:** the formulas agree with the published output of the indomethacin example in the MathWorks documentation
     (dfe 57, logl 54.5882, mse 0.0066, rmse 0.0787, aic -91.1765, bic -93.0506 for N = 66, M = 6, k = 9).
     """
-    given = name_values(options, NLMEFIT, ELSEWHERE)
-    said = statset(given["Options"], Statset, FIELDS_ELSEWHERE)
-    parametrization = _parametrization(given)
-    approximation = choice("ApproximationType", given["ApproximationType"], ("LME", "RELME", "FO", "FOCE"))
-    pooled = on_off("RefineBeta0", given["RefineBeta0"])
-    call = checked(given, X, y, group, V, modelfun, beta0, said)
-    tell = OutputFunctions(said.OutputFcn, parametrization)
-    callbacks = listeners(said, tell)
+    arguments = name_values(options, NLMEFIT_DEFAULTS, REFUSED_ARGUMENTS)
+    settings = statset(arguments["Options"], Statset, REFUSED_FIELDS)
+    parametrization = _parametrization(arguments)
+    approximation = choice("ApproximationType", arguments["ApproximationType"], ("LME", "RELME", "FO", "FOCE"))
+    pooled = on_off("RefineBeta0", arguments["RefineBeta0"])
+    call = checked_call(arguments, X, y, group, V, modelfun, beta0, settings)
+    output_functions = OutputFunctions(settings.OutputFcn, parametrization)
+    callbacks = fit_callbacks(settings, output_functions)
 
     def run(family: AbstractCovariance, start: Params | None = None) -> Fit:
         return call.fit(
@@ -105,66 +107,70 @@ def nlmefit(
             callbacks,
             start=start,
             starts="pooled" if pooled and start is None else None,
-            max_iterations=said.MaxIter,
-            tolerance=said.tolerance,
+            max_iterations=settings.MaxIter,
+            tolerance=settings.tolerance,
         )
 
     try:
         fit = run(call.designs.covariance(parametrization))
-        fit = _past_singular(call, fit, run, tell)
+        fit = _continue_by_cholesky(call, fit, run, output_functions)
     finally:
-        interrupted = tell.close()
-    return outputs(verdict("nlmefit", fit, said, interrupted), call.data)
+        interrupted = output_functions.close()
+    return outputs(report_outcome("nlmefit", fit, settings, interrupted), call.data)
 
 
-def _parametrization(given: Mapping[str, Any]) -> str:
-    both = [name for name in ("CovParameterization", "CovParametrization") if given[name] is not None]
-    if len(both) == 2:
+def _parametrization(arguments: Mapping[str, Any]) -> str:
+    spellings = [name for name in ("CovParameterization", "CovParametrization") if arguments[name] is not None]
+    if len(spellings) == 2:
         raise OptionError("CovParameterization and CovParametrization are one argument in two spellings; give one.")
-    return choice(both[0], given[both[0]], ("logm", "chol")) if both else "logm"
+    return choice(spellings[0], arguments[spellings[0]], ("logm", "chol")) if spellings else "logm"
 
 
 def _method(approximation: str, error: str) -> str:
-    """The method of `jn.fit`. 'FOCE' expands at the conditional modes, so a scale that depends on the prediction is
-    taken there as well; where it is constant the two rungs are one."""
+    """The method of `jn.fit`. 'FOCE' expands at the conditional modes, so a residual scale that depends on the
+    prediction is evaluated there, too ("focei"); where it is constant, "foce" and "focei" are the same approximation.
+    """
     constant = error in ("constant", "exponential")
     return {"LME": "lme", "RELME": "relme", "FO": "fo", "FOCE": "foce" if constant else "focei"}[approximation]
 
 
-def _past_singular(call: Call, fit: Fit, run: Callable[..., Fit], tell: OutputFunctions) -> Fit:
-    """The fit, or, where a matrix logarithm ran into a singular psi, one that goes on by Cholesky factors. Where that
-    one cannot begin, the model being flat or not finite where the first one ended, the first one, which says so."""
+def _continue_by_cholesky(call: Call, fit: Fit, run: Callable[..., Fit], output_functions: OutputFunctions) -> Fit:
+    """Continue a fit by matrix logarithm whose psi became singular, by Cholesky factors, from where it ended.
+
+    **Returns:** the continued fit; `fit` itself if its psi is not singular; `fit` with a sentence in its status if the
+    continued fit cannot start, because the model is flat or not finite there.
+    """
     family = fit.binding.density.covariance
     parts = family.parts if isinstance(family, Blocks) else ((range(family.size), family),)
-    held = [list(effects) for effects, part in parts if isinstance(part, LogMatrix)]
-    if not held or fit.stopped or fit.interrupted:
+    logm_blocks = [list(effects) for effects, part in parts if isinstance(part, LogMatrix)]
+    if not logm_blocks or fit.stopped or fit.interrupted:
         return fit
     psi = fit.psi.to_numpy(dtype=float)
     if not all(np.isfinite(values).all() for values in (psi, fit.params.beta, fit.params.error)):
         return fit
     scale = np.sqrt(np.maximum(np.diag(psi), np.diag(call.designs.psi)))
     unit = psi / np.outer(scale, scale)
-    # Another block may be singular, a single effect of variance zero: the logarithm held its own.
-    least = min(float(np.linalg.eigvalsh(unit[np.ix_(block, block)])[0]) for block in held)
-    if not least < (AT if fit.converged else NEAR):
+    # Only the blocks by matrix logarithm: another block, such as a single effect of variance zero, may be singular.
+    smallest_eigenvalue = min(float(np.linalg.eigvalsh(unit[np.ix_(block, block)])[0]) for block in logm_blocks)
+    if not smallest_eigenvalue < (SINGULAR if fit.converged else NEARLY_SINGULAR):
         return fit
-    other = call.designs.covariance("chol")
-    start = Params(fit.params.beta, other.from_matrix(psi), fit.params.error, None)
-    told = tell.last
-    close = "CovParameterization 'logm' cannot hold a singular psi, and this one came close to it: "
+    cholesky_family = call.designs.covariance("chol")
+    start = Params(fit.params.beta, cholesky_family.from_matrix(psi), fit.params.error, None)
+    last_reported = output_functions.last
+    reason = "CovParameterization 'logm' cannot represent a singular psi, and this one came close to it: "
     try:
-        again = run(other, start)
+        continued = run(cholesky_family, start)
     except (ModelError, FitError):
-        if tell.last is not told:  # it had begun: the error is an output function's own
+        if output_functions.last is not last_reported:  # it had started: an output function raised
             raise
-        return _saying(
+        return _with_sentence(
             fit,
-            f"{close}going on by 'chol' could not begin, because the model is flat or not finite where this fit ended. "
-            "Start elsewhere, or ask for CovParameterization 'chol' from the start.",
+            f"{reason}a fit by 'chol' could not start from there, because the model is flat or not finite where this "
+            "fit ended. Give other starting values, or CovParameterization 'chol' from the start.",
         )
-    return _saying(again, f"{close}the fit went on from there by 'chol'.")
+    return _with_sentence(continued, f"{reason}the fit was continued from there by 'chol'.")
 
 
-def _saying(fit: Fit, sentence: str) -> Fit:
+def _with_sentence(fit: Fit, sentence: str) -> Fit:
     """The fit with one more sentence in its status."""
     return dataclasses.replace(fit, status=dataclasses.replace(fit.status, sentences=(*fit.status.sentences, sentence)))

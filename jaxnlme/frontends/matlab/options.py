@@ -1,4 +1,4 @@
-"""Name-value arguments and the Options record of the MATLAB doors: MATLAB's spelling, all else refused by name."""
+"""Name-value arguments and the Options record of nlmefit and nlmefitsa: MATLAB's spelling, all else refused by name."""
 
 from __future__ import annotations
 
@@ -12,50 +12,53 @@ from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.precision import x64
 from jaxnlme.results.simulate import as_key
 
-# What `jn.fit` takes as its tolerance where a step is expected to gain less, in log-likelihood units: TolFun is about
-# what is left to gain, of which a quasi-Newton step sees the last part early, so a share of it; never so loose that
-# fits could not be told converged.
-SHARE_OF_TOLFUN, LOOSEST, TIGHTEST = 1e-4, 1e-6, 1e-13
-# What `jn.SAEM` takes as its tolerance, the Monte Carlo error as a share of the standard error: so many TolX, which
-# makes 0.05 of the 1e-4 of MATLAB's scripts, within bounds: a tenth of an error costs a hundred times the iterations.
-SHARES_OF_TOLX, LEAST_SHARE, LARGEST_SHARE = 500.0, 0.01, 0.2
+# The tolerance of `jn.fit` is the expected gain of a further step, in log-likelihood units. A quasi-Newton step
+# underestimates the gain that remains, hence a fraction of TolFun. Bounds: above this gain no fit counts as converged;
+# below it there is only rounding.
+TOLERANCE_PER_TOLFUN, LARGEST_TOLERANCE, SMALLEST_TOLERANCE = 1e-4, 1e-6, 1e-13
+# The tolerance of `jn.SAEM` is the ratio of Monte Carlo error to standard error. This multiple of TolX is 0.05 for the
+# 1e-4 of MATLAB's scripts; bounded, because a tenth of the Monte Carlo error takes a hundred times the iterations.
+MC_RATIO_PER_TOLX, SMALLEST_MC_RATIO, LARGEST_MC_RATIO = 500.0, 0.01, 0.2
 
 
-def name_values(given: Mapping[str, Any], known: Mapping[str, Any], elsewhere: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments `given` with the defaults of `known`.
+def name_values(
+    arguments: Mapping[str, Any], defaults: Mapping[str, Any], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """The name-value `arguments`, completed by `defaults`.
 
-    **Arguments:** `elsewhere`: names that MATLAB has, and this door not, to a sentence that says why.
-    **Errors:** OptionError for an unknown name, with the near matches; spelling counts.
+    **Arguments:** `arguments`: as the user gave them; `defaults`: of all names that are accepted; `refused`: names that
+    MATLAB has and this function does not accept, to a sentence with the reason.
+    **Raises:** OptionError for an unknown name, with the near matches; case matters.
     """
-    out = dict(known)
-    for name, value in given.items():
-        if name in elsewhere:
-            raise OptionError(elsewhere[name])
-        if name not in known:
-            raise OptionError(f"{name!r} is not a name-value argument; {near_matches(name, known)}")
-        out[name] = known[name] if _empty(value) and not name.endswith("ParamsSelect") else value
+    out = dict(defaults)
+    for name, value in arguments.items():
+        if name in refused:
+            raise OptionError(refused[name])
+        if name not in defaults:
+            raise OptionError(f"{name!r} is not a name-value argument; {near_matches(name, defaults)}")
+        out[name] = defaults[name] if _empty(value) and not name.endswith("ParamsSelect") else value
     return out
 
 
 def _empty(value: Any) -> bool:
-    """MATLAB's [] stands for the default."""
+    """True for None and MATLAB's [], which mean the default."""
     return value is None or (isinstance(value, (list, tuple)) and len(value) == 0)
 
 
-def choice(name: str, value: Any, words: Sequence[str]) -> str:
-    """One of `words`, in any case. **Errors:** OptionError naming them."""
-    for word in words:
-        if isinstance(value, str) and value.lower() == word.lower():
-            return word
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """`value` as one of `options`, whatever its case.  **Raises:** OptionError naming the options."""
+    for option in options:
+        if isinstance(value, str) and value.lower() == option.lower():
+            return option
     raise OptionError(
-        f"{name} must be one of {', '.join(map(repr, words))}; received {value!r}"
-        + (f", {near_matches(value, words)}" if isinstance(value, str) else ".")
+        f"{name} must be one of {', '.join(map(repr, options))}; received {value!r}"
+        + (f", {near_matches(value, options)}" if isinstance(value, str) else ".")
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Statset:
-    """The Options of a door, checked: `TolX`, `TolFun`, `MaxIter`, `Display` ("off", "final", "iter"), `FunValCheck`
+    """The checked Options of nlmefit: `TolX`, `TolFun`, `MaxIter`, `Display` ("off", "final", "iter"), `FunValCheck`
     (bool), `OutputFcn` (a tuple of functions), `DerivStep` (checked and without effect: derivatives are exact)."""
 
     TolX: float = 1e-4
@@ -70,15 +73,15 @@ class Statset:
     def tolerance(self) -> float:
         """The `tolerance` of `jn.fit`: min(1e-4 TolFun, TolX^2), within 1e-13 and 1e-6. A step of TolX standard errors
         gains about TolX^2 / 2 log-likelihood units; both defaults give 1e-8, the default of `jn.fit`."""
-        wanted = min(SHARE_OF_TOLFUN * self.TolFun, self.TolX**2)
-        return float(np.clip(wanted, TIGHTEST, LOOSEST))
+        requested = min(TOLERANCE_PER_TOLFUN * self.TolFun, self.TolX**2)
+        return float(np.clip(requested, SMALLEST_TOLERANCE, LARGEST_TOLERANCE))
 
 
 @dataclasses.dataclass(frozen=True)
 class StatsetSA:
-    """The Options of nlmefitsa, checked: as `Statset`, but that `OutputFcn` is None where nothing was said of it, which
-    stands for the live plot; `MaxIter` (None: the default of `jn.SAEM`) bounds the iterations, extensions included;
-    `Streams` is a seed or a JAX key."""
+    """The checked Options of nlmefitsa: as `Statset`, except that `OutputFcn` is None where it was not given, which
+    means the live plot; `MaxIter` (None: the default of `jn.SAEM`) bounds the iterations, extensions included;
+    `Streams` is a seed or a JAX key; there is no TolFun."""
 
     TolX: float = 1e-4
     MaxIter: int | None = None
@@ -91,76 +94,77 @@ class StatsetSA:
     @property
     def tolerance(self) -> float:
         """The `tolerance` of `jn.SAEM`: 500 TolX, within 0.01 and 0.2."""
-        return float(np.clip(SHARES_OF_TOLX * self.TolX, LEAST_SHARE, LARGEST_SHARE))
+        return float(np.clip(MC_RATIO_PER_TOLX * self.TolX, SMALLEST_MC_RATIO, LARGEST_MC_RATIO))
 
 
 Options = TypeVar("Options", Statset, StatsetSA)
 
 
-def statset(given: Any, kind: type[Options] = Statset, elsewhere: Mapping[str, str] | None = None) -> Options:
-    """The checked Options from a dictionary or a record with the field names of statset.
+def statset(record: Any, kind: type[Options] = Statset, refused: Mapping[str, str] | None = None) -> Options:
+    """Check Options given as a dictionary or a record with the field names of statset.
 
-    **Arguments:** `kind`: the fields of the door; `elsewhere`: fields that MATLAB has, and this door not, to a sentence
-    that says why.
-    **Errors:** OptionError naming the field, what was expected and what was received.
+    **Arguments:** `record`: Options as given; `kind`: Statset for nlmefit, StatsetSA for nlmefitsa; `refused`: fields
+    that MATLAB has and this function does not accept, to a sentence with the reason.
+    **Returns:** a `kind`.
+    **Raises:** OptionError naming the field, what was expected and what was received.
     """
-    if given is None:
+    if record is None:
         return kind()
-    if isinstance(given, kind):
-        return given
-    if isinstance(given, Mapping):
-        fields = dict(given)
-    elif hasattr(given, "__dict__") and not callable(given):
-        fields = dict(vars(given))
-    elif hasattr(given, "_asdict"):
-        fields = given._asdict()
+    if isinstance(record, kind):
+        return record
+    if isinstance(record, Mapping):
+        fields = dict(record)
+    elif hasattr(record, "__dict__") and not callable(record):
+        fields = dict(vars(record))
+    elif hasattr(record, "_asdict"):
+        fields = record._asdict()
     else:
-        raise OptionError(f"Options must be a dictionary or a record of fields; received {type(given).__name__}.")
-    known = [field.name for field in dataclasses.fields(kind)]
+        raise OptionError(f"Options must be a dictionary or a record of fields; received {type(record).__name__}.")
+    names = [field.name for field in dataclasses.fields(kind)]
     out: dict[str, Any] = {}
     for name, value in fields.items():
-        if elsewhere and name in elsewhere and not _empty(value):
-            raise OptionError(elsewhere[name])
-        if name not in known and not (elsewhere and name in elsewhere):
-            raise OptionError(f"Options has no field {name!r}; {near_matches(str(name), known)}")
+        if refused and name in refused and not _empty(value):
+            raise OptionError(refused[name])
+        if name not in names and not (refused and name in refused):
+            raise OptionError(f"Options has no field {name!r}; {near_matches(str(name), names)}")
         if name == "OutputFcn" and _empty(value):
-            out[name] = ()  # said, and empty: silence, also where the default is a plot
+            out[name] = ()  # given and empty: no function, also where the default is a plot
         elif not _empty(value):
             out[name] = _READERS[name](f"Options.{name}", value)
     return kind(**out)
 
 
 def positive(name: str, value: Any) -> float:
-    """A positive number."""
-    found = _number(value)
-    if not found > 0:
+    """`value` as a positive float.  **Raises:** OptionError naming the argument."""
+    number = _number(value)
+    if not number > 0:
         raise OptionError(f"{name} must be a positive number; received {value!r}.")
-    return found
+    return number
 
 
 def count(name: str, value: Any, least: int = 0) -> int:
-    """A whole number, at least `least`."""
-    found = _number(value)
-    if not (found >= least and found.is_integer()):
+    """`value` as a whole number, at least `least`.  **Raises:** OptionError naming the argument."""
+    number = _number(value)
+    if not (number >= least and number.is_integer()):
         raise OptionError(f"{name} must be a whole number, at least {least}; received {value!r}.")
-    return int(found)
+    return int(number)
 
 
 def _number(value: Any) -> float:
     """A finite number as a float; NaN for anything else."""
     array = np.asarray(value)
-    fine = array.dtype.kind in "iuf" and array.ndim == 0 and np.isfinite(array)
-    return float(array) if fine else float("nan")
+    is_number = array.dtype.kind in "iuf" and array.ndim == 0 and np.isfinite(array)
+    return float(array) if is_number else float("nan")
 
 
-def _steps(name: str, value: Any) -> Any:
+def _derivative_steps(name: str, value: Any) -> Any:
     steps = np.asarray(value)
     if steps.dtype.kind not in "iuf" or steps.ndim > 1 or not (steps > 0).all():
         raise OptionError(f"{name} must be a positive number, or one for each parameter; received {value!r}.")
     return value
 
 
-def _stream(name: str, value: Any) -> Any:
+def _seed(name: str, value: Any) -> Any:
     try:
         with x64():
             as_key(value)
@@ -170,18 +174,18 @@ def _stream(name: str, value: Any) -> Any:
 
 
 def on_off(name: str, value: Any) -> bool:
-    """'on' or 'off', or a truth value, as a truth value."""
+    """'on', 'off' or a truth value as a truth value.  **Raises:** OptionError naming the argument."""
     return bool(value) if isinstance(value, (bool, np.bool_)) else choice(name, value, ("on", "off")) == "on"
 
 
 def _functions(name: str, value: Any) -> tuple[Callable, ...]:
-    listed = list(value) if isinstance(value, (list, tuple)) else [value]
-    for entry in listed:
+    functions = list(value) if isinstance(value, (list, tuple)) else [value]
+    for entry in functions:
         if not callable(entry):
             raise OptionError(
                 f"{name} must be a function (beta, status, state) -> stop, or a list of them; received {entry!r}."
             )
-    return tuple(listed)
+    return tuple(functions)
 
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
@@ -191,6 +195,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "Display": lambda name, value: choice(name, value, ("off", "final", "iter")),
     "FunValCheck": on_off,
     "OutputFcn": _functions,
-    "DerivStep": _steps,
-    "Streams": _stream,
+    "DerivStep": _derivative_steps,
+    "Streams": _seed,
 }

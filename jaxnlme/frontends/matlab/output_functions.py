@@ -1,4 +1,4 @@
-"""Output functions in MATLAB's form, stop = outfun(beta, status, state), as callbacks of a fit."""
+"""Output functions in MATLAB's form, stop = outfun(beta, status, state), as callbacks of `jn.fit`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from jaxnlme.model.params import Params
 
 
 def status_of(entry: Iteration, parametrization: str) -> Struct:
-    """The `status` of an output function: `procedure` "ALT", "LAP" or "SAEM", `iteration` from 0 (burn-in before it,
-    negative), `inner` (`procedure`, `state`, `iteration`), `fval` (log-likelihood; NaN under SAEM), `Psi` (R, R),
-    `theta` (its parameters, see `parametrized`), `mse`; under SAEM `replicate`, the one that is told of, the first.
+    """The `status` passed to an output function: `procedure` "ALT", "LAP" or "SAEM", `iteration` from 0 (negative
+    during burn-in), `inner` (`procedure`, `state`, `iteration`), `fval` (log-likelihood; NaN under SAEM), `Psi` (R, R),
+    `theta` (its parameters, see `parametrized`), `mse`; under SAEM `replicate`, always the first, 0.
+
+    **Arguments:** `entry`: the iteration as `jn.fit` reports it; `parametrization`: "logm" or "chol".
     """
     psi = psi_of(entry.binding.density, np.asarray(entry.params.covariance))
     mse = mean_square(entry.binding, entry.params)
@@ -43,8 +45,10 @@ class OutputFunctions:
     """Output functions as one callback of `jn.fit`: each is called at every stage with beta (F,), status and state
     ("init", "iter", "done"), and one that returns a true value stops the fit.
 
-    Where a door makes several fits in a row, the stages are those of one: a later "init" is left out, iterations count
-    on, and "done" is told by `close`, which the door calls however the fits end.
+    Where nlmefit makes two fits in a row, the functions are called as for a single one: the second "init" is left out,
+    the iteration count continues, and the calls with "done" are made by `close`, to be called however the fits end.
+
+    **Arguments:** `functions`: output functions; `parametrization`: "logm" or "chol", of `status.theta`.
     """
 
     every_stage = True
@@ -56,54 +60,54 @@ class OutputFunctions:
         self._offset = 0
 
     def __call__(self, entry: Iteration) -> bool:
-        """Tells the functions; True where one of them stops the fit."""
-        again = entry.state == "init" and self.last is not None
-        if again and self.last is not None:
+        """Call the functions with `entry`; True if one of them stops the fit."""
+        later_start = entry.state == "init" and self.last is not None
+        if later_start and self.last is not None:
             self._offset = self.last.iteration
         entry = dataclasses.replace(entry, iteration=entry.iteration + self._offset)
         self.last = entry
-        return False if again or entry.state == "done" else self._tell(entry, entry.state)
+        return False if later_start or entry.state == "done" else self._call_functions(entry, entry.state)
 
-    def ends_at(self, params: Params) -> None:
-        """Says where the fit ended, if that is not where it was told of last."""
+    def set_final_params(self, params: Params) -> None:
+        """Set the parameters that `close` passes to the functions, if they differ from those of the last iteration."""
         if self.last is not None:
             self.last = dataclasses.replace(self.last, params=params)
 
     def close(self) -> bool:
-        """Tells "done", at the last point; True where a function answers with KeyboardInterrupt, which ends a fit but
-        does not lose it."""
+        """Call the functions with "done" and the last parameters; True if one raises KeyboardInterrupt, which marks the
+        fit as interrupted but does not discard it."""
         if self.last is None:
             return False
         interrupted = False
         for fn in self.functions:
             try:
-                self._tell(self.last, "done", (fn,))
+                self._call_functions(self.last, "done", (fn,))
             except KeyboardInterrupt:
                 interrupted = True
         return interrupted
 
-    def _tell(self, entry: Iteration, state: str, functions: Sequence[Callable] | None = None) -> bool:
+    def _call_functions(self, entry: Iteration, state: str, functions: Sequence[Callable] | None = None) -> bool:
         beta = np.array(entry.params.beta, float)
         functions = self.functions if functions is None else functions
-        # All of them are called: one that stops the fit must not keep a plot from its last point.
-        return any([_stops(fn(beta.copy(), status_of(entry, self.parametrization), state)) for fn in functions])
+        # All functions are called, also after one that stops the fit: a plot then shows the last point, too.
+        return any([_asks_to_stop(fn(beta.copy(), status_of(entry, self.parametrization), state)) for fn in functions])
 
 
-def _stops(answer: Any) -> bool:
-    return False if answer is None else bool(np.all(answer))
+def _asks_to_stop(returned: Any) -> bool:
+    return False if returned is None else bool(np.all(returned))
 
 
 class Display:
-    """The callback behind Options.Display = 'iter': a line an iteration on standard output."""
+    """The callback for Options.Display = 'iter' of nlmefit: one line per iteration on standard output."""
 
     def __init__(self) -> None:
-        self._headed = False
+        self._header_printed = False
 
     def __call__(self, entry: Iteration) -> bool:
-        """Prints the line; never stops the fit."""
-        if not self._headed:
+        """Print the line; False, it never stops the fit."""
+        if not self._header_printed:
             print(f"{'iteration':>10} {'log-likelihood':>16} {'gain to come':>14} {'seconds':>9}")
-            self._headed = True
+            self._header_printed = True
         gain = f"{entry.expected_gain:.1e}" if np.isfinite(entry.expected_gain) else ""
         print(f"{entry.iteration:>10} {entry.log_likelihood:>16.6f} {gain:>14} {entry.seconds:>9.1f}")
         sys.stdout.flush()
@@ -111,21 +115,23 @@ class Display:
 
 
 class ValuesDisplay:
-    """The callback behind Options.Display = 'iter' where the likelihood is not known: a line of values an iteration."""
+    """The callback for Options.Display = 'iter' of nlmefitsa: parameter values, one line per iteration, because the
+    likelihood is not computed."""
 
-    MOST = 8
+    MOST_VALUES = 8
 
     def __init__(self) -> None:
-        self._headed = False
+        self._header_printed = False
 
     def __call__(self, entry: Iteration) -> bool:
-        """Prints the line; never stops the fit."""
+        """Print the line; False, it never stops the fit."""
         values = entry.values
-        rest = " ..." * (len(values) > self.MOST)
-        if not self._headed:
-            print(f"{'iteration':>10} {'seconds':>9}" + "".join(f" {n:>14}" for n in [*values][: self.MOST]) + rest)
-            self._headed = True
-        shown = "".join(f" {value:>14.6g}" for value in [*values.values()][: self.MOST])
-        print(f"{entry.iteration:>10} {entry.seconds:>9.1f}{shown}{rest}")
+        ellipsis = " ..." * (len(values) > self.MOST_VALUES)
+        if not self._header_printed:
+            names = "".join(f" {name:>14}" for name in [*values][: self.MOST_VALUES])
+            print(f"{'iteration':>10} {'seconds':>9}{names}{ellipsis}")
+            self._header_printed = True
+        columns = "".join(f" {value:>14.6g}" for value in [*values.values()][: self.MOST_VALUES])
+        print(f"{entry.iteration:>10} {entry.seconds:>9.1f}{columns}{ellipsis}")
         sys.stdout.flush()
         return False

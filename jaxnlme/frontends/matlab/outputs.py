@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.fitting.fit import Fit
 from jaxnlme.frontends.matlab.data import MatlabData
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.params import Params
-from jaxnlme.results.record import Fit
 
 RESIDUALS = ("pres", "ires", "pwres", "iwres", "cwres")
 
 
 def outputs(fit: Fit, data: MatlabData) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
-    """beta (F,), psi (R, R), stats and b (R, M) of a fit; groups that the fit left out have NaN in b."""
+    """beta (F,), psi (R, R), stats and b (R, M) of `fit`, groups ordered as in `data`, NaN for groups left out."""
     beta, psi = np.array(fit.params.beta, float), fit.psi.to_numpy(dtype=float)
     b = np.full((len(psi), data.data.n_groups), np.nan)
-    position = {label: k for k, label in enumerate(data.data.labels.tolist())}
-    b[:, [position[label] for label in fit.data.labels.tolist()]] = fit.random_effects.to_numpy(dtype=float).T
+    column = {label: k for k, label in enumerate(data.data.labels.tolist())}
+    b[:, [column[label] for label in fit.data.labels.tolist()]] = fit.random_effects.to_numpy(dtype=float).T
     return beta, psi, stats(fit, data), b
 
 
 def stats(fit: Fit, data: MatlabData) -> Struct:
-    """The record of a fit; `jaxnlme.nlmefit` says what each field is."""
+    """The record `stats` of a fit; its fields are described in `jaxnlme.nlmefit`."""
     residuals = _residuals(fit, data)
     count = fit.criteria.n_parameters
     dfe = int(fit.data.n_obs) - count
@@ -59,7 +59,8 @@ def mean_square(binding: Binding, params: Params) -> float:
 
 
 def parametrized(psi: np.ndarray, mse: float, parametrization: str) -> np.ndarray:
-    """The upper triangle, by rows, of log(psi / mse) ("logm") or of the upper Cholesky factor of psi / mse ("chol").
+    """`status.theta`: the upper triangle, by rows, of log(psi / mse) ("logm") or of the upper Cholesky factor of psi /
+    mse ("chol").
 
     A singular psi has NaN in the logarithm's block of the singular effects, -inf on the diagonal where it is diagonal.
     """
@@ -75,7 +76,7 @@ def parametrized(psi: np.ndarray, mse: float, parametrization: str) -> np.ndarra
             values, vectors = np.linalg.eigh(scaled)
             matrix = (vectors * np.log(np.where(values > 0, values, np.nan))) @ vectors.T
         else:
-            # The triangular factor of any root of psi: a singular psi has one, too.
+            # Triangular factor of a square root of psi, by QR: exists for a singular psi, too.
             values, vectors = np.linalg.eigh(scaled)
             upper = np.linalg.qr(np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T, mode="r")
             matrix = upper * np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None]
@@ -97,30 +98,30 @@ def _residuals(fit: Fit, data: MatlabData) -> dict[str, np.ndarray]:
 def _standard_errors(fit: Fit) -> dict[str, Any]:
     """`sebeta`, `covb`, `sepsi`, `seerrorparam`, `cov`: None where the fit has no (positive definite) information."""
     names = ("sebeta", "covb", "sepsi", "seerrorparam", "cov")
-    reported = None if fit.information is None else fit.information.reported_matrix()
-    if fit.information is None or reported is None:
+    reported_cov = None if fit.information is None else fit.information.reported_matrix()
+    if fit.information is None or reported_cov is None:
         return dict.fromkeys(names)
     import pandas as pd
 
-    density, value = fit.binding.density, fit.information.reported
-    n_beta, n, related = len(density.beta_names), density.n_effects, density.covariance.related
-    sd = value[n_beta : n_beta + n]
-    correlation = dict(zip(related, value[n_beta + n :], strict=False))
-    entries = [(k, k) for k in range(n)] + list(related)
+    density, reported_values = fit.binding.density, fit.information.reported
+    n_beta, n, pairs = len(density.beta_names), density.n_effects, density.covariance.correlated_pairs
+    sd = reported_values[n_beta : n_beta + n]
+    correlation = dict(zip(pairs, reported_values[n_beta + n :], strict=False))
+    entries = [(k, k) for k in range(n)] + list(pairs)
     n_error = len(density.error.parameters)
     # From SDs and correlations to variances and covariances: psi_jk = r_jk sd_j sd_k.
-    slope = np.zeros((n_beta + len(entries) + n_error, len(value)))
-    slope[:n_beta, :n_beta] = np.eye(n_beta)
-    slope[len(slope) - n_error :, len(value) - n_error :] = np.eye(n_error)
+    jacobian = np.zeros((n_beta + len(entries) + n_error, len(reported_values)))
+    jacobian[:n_beta, :n_beta] = np.eye(n_beta)
+    jacobian[len(jacobian) - n_error :, len(reported_values) - n_error :] = np.eye(n_error)
     for row, (j, k) in enumerate(entries, n_beta):
         r = correlation.get((j, k), 1.0)
-        slope[row, n_beta + j] += r * sd[k]
-        slope[row, n_beta + k] += r * sd[j]
+        jacobian[row, n_beta + j] += r * sd[k]
+        jacobian[row, n_beta + k] += r * sd[j]
         if j != k:
-            slope[row, row] = sd[j] * sd[k]  # the correlations stand in the order of `related`
-    cov = slope @ reported @ slope.T
+            jacobian[row, row] = sd[j] * sd[k]  # correlations are in the order of `pairs`
+    cov = jacobian @ reported_cov @ jacobian.T
     se = np.sqrt(np.maximum(np.diag(cov), 0.0))
-    # What did not move, or a variance at zero, has no standard error.
+    # A parameter that was fixed, or a variance of zero, has no standard error.
     se = np.where(se > 0, se, np.nan)
     sepsi = np.full((n, n), np.nan)
     for row, (j, k) in enumerate(entries, n_beta):
@@ -128,5 +129,5 @@ def _standard_errors(fit: Fit) -> dict[str, Any]:
     labels = [f"beta[{k}]" for k in range(n_beta)] + [f"psi[{j}, {k}]" for j, k in entries]
     labels += [entry.name for entry in density.error.parameters]
     table = pd.DataFrame(cov, index=labels, columns=labels)
-    found = (se[:n_beta], cov[:n_beta, :n_beta], sepsi, se[len(se) - n_error :], table)
-    return dict(zip(names, found, strict=True))
+    values = (se[:n_beta], cov[:n_beta, :n_beta], sepsi, se[len(se) - n_error :], table)
+    return dict(zip(names, values, strict=True))

@@ -7,28 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.fitting.fit import Fit
 from jaxnlme.frontends.matlab.data import MatlabData
 from jaxnlme.frontends.matlab.outputs import RESIDUALS, outputs
 from jaxnlme.frontends.matlab.struct import Struct
-from jaxnlme.results.record import Fit
 
 CRITERIA = ("logl", "logl_se", "aic", "bic")
-# Fields of stats that differ between replicates.
-EACH = (*CRITERIA, "mse", "rmse", "errorparam", "sebeta", "covb", "sepsi", "seerrorparam", *RESIDUALS)
+# Fields of stats with a trailing axis over replicates.
+REPLICATE_FIELDS = (*CRITERIA, "mse", "rmse", "errorparam", "sebeta", "covb", "sepsi", "seerrorparam", *RESIDUALS)
 
 
 def replicate_outputs(fit: Fit, data: MatlabData) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
-    """beta, psi, stats and b of a fit by SAEM, with a trailing axis where there are several replicates."""
+    """beta, psi, stats and b of `fit` by SAEM, groups ordered as in `data`; a trailing axis over replicates."""
     sampling = fit.sampling
     records = () if sampling is None else sampling.replicates
     fits = [fit] if len(records) < 2 else [_of_replicate(fit, record) for record in records]
-    found = [outputs(one, data) for one in fits]
-    each = [dict(stats) for _, _, stats, _ in found]
-    for stats, record in zip(each, records or [None], strict=True):
-        drawn = sampling is not None and sampling.likelihood == "is"
-        stats["logl_se"] = record.log_likelihood_se if drawn and record is not None else None
+    all_outputs = [outputs(replicate_fit, data) for replicate_fit in fits]
+    all_stats = [dict(stats) for _, _, stats, _ in all_outputs]
+    for stats, record in zip(all_stats, records or [None], strict=True):
+        by_importance_sampling = sampling is not None and sampling.likelihood == "is"
+        stats["logl_se"] = record.log_likelihood_se if by_importance_sampling and record is not None else None
     best = 0 if sampling is None else sampling.best
-    after = {
+    last_fields = {
         "best": best,
         "spread": None if sampling is None else sampling.spread_of_replicates,
         "rhat": None if sampling is None else sampling.rhat,
@@ -36,20 +36,20 @@ def replicate_outputs(fit: Fit, data: MatlabData) -> tuple[np.ndarray, np.ndarra
         "fit": fit,
     }
     fields = {}
-    for name in ["logl", "logl_se", *(name for name in each[0] if name not in ("logl", "logl_se", *after))]:
-        values = [stats[name] for stats in each]
-        fields[name] = _stacked(values) if len(fits) > 1 and name in EACH else values[best]
+    for name in ["logl", "logl_se", *(name for name in all_stats[0] if name not in ("logl", "logl_se", *last_fields))]:
+        values = [stats[name] for stats in all_stats]
+        fields[name] = _stacked(values) if len(fits) > 1 and name in REPLICATE_FIELDS else values[best]
         if name in CRITERIA and (fields[name] is None or not np.isfinite(fields[name]).any()):
             fields[name] = None  # what was not computed
-    beta, psi, _, b = found[0]
+    beta, psi, _, b = all_outputs[0]
     if len(fits) > 1:
-        betas, psis, _, bs = zip(*found, strict=True)
+        betas, psis, _, bs = zip(*all_outputs, strict=True)
         beta, psi, b = (np.stack(parts, axis=-1) for parts in (betas, psis, bs))
-    return beta, psi, Struct("stats", fields | after), b
+    return beta, psi, Struct("stats", fields | last_fields), b
 
 
 def _of_replicate(fit: Fit, record: Any) -> Fit:
-    """The fit as it would be with one of its replicates for the best."""
+    """The fit with the results of one of its replicates, `record`, in place of the best one."""
     return dataclasses.replace(
         fit,
         params=record.params,

@@ -1,4 +1,4 @@
-"""The arguments of nlmefitsa that steer its simulation, as jn.SAEM and the starts of its replicates."""
+"""Simulation arguments of nlmefitsa, converted to a jn.SAEM and the starting values of its replicates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import bind
-from jaxnlme.binding.dry_run import dry_run, place
+from jaxnlme.binding.dry_run import dry_run, place_and_check
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.starting_values import scaled_error_start
 from jaxnlme.estimators.em.saem import SAEM
@@ -20,7 +20,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.sampling.metropolis import Moves
 
-SIMULATION = {
+SIMULATION_DEFAULTS = {
     "LogLikMethod": "is",
     "NBurnIn": 5,
     "NChains": None,
@@ -31,45 +31,50 @@ SIMULATION = {
 LIKELIHOODS = ("is", "gq", "lin", "none")
 
 
-def saem(given: Mapping[str, Any], said: StatsetSA, replicates: int) -> SAEM:
-    """The estimator that the name-value arguments `given` and Options say.
+def saem(arguments: Mapping[str, Any], settings: StatsetSA, replicates: int) -> SAEM:
+    """The estimator that the name-value arguments and Options describe.
 
-    **Errors:** OptionError naming the argument, what was expected and what was received.
+    **Arguments:** `arguments`: name-value arguments with their defaults; `settings`: the checked Options; `replicates`:
+    their number.
+    **Returns:** a SAEM.
+    **Raises:** OptionError naming the argument, what was expected and what was received.
     """
-    iterations = _counts("NIterations", given["NIterations"], (1, 3), "a number, or one for each of the three phases")
+    iterations = _counts(
+        "NIterations", arguments["NIterations"], (1, 3), "a number, or one for each of the three phases"
+    )
     if not sum(iterations):
         raise OptionError("NIterations must leave at least one iteration; received zeros.")
-    planned: Any = iterations if len(iterations) == 3 else iterations[0]
-    # Judging the estimates takes iterations, too.
-    most = max(SAEM().max_iterations, 2 * sum(iterations)) if said.MaxIter is None else said.MaxIter
-    if most < sum(iterations):
+    planned_iterations: Any = iterations if len(iterations) == 3 else iterations[0]
+    # The convergence assessment after the planned iterations takes iterations, too.
+    max_iterations = max(SAEM().max_iterations, 2 * sum(iterations)) if settings.MaxIter is None else settings.MaxIter
+    if max_iterations < sum(iterations):
         raise OptionError(
-            f"Options.MaxIter is {most}, fewer than the {sum(iterations)} iterations of NIterations; it bounds them "
-            "and those after them that judge the estimates."
+            f"Options.MaxIter is {max_iterations}, fewer than the {sum(iterations)} iterations of NIterations; it "
+            "bounds them and those of the convergence assessment after them."
         )
     return SAEM(
-        iterations=planned,
-        burn_in=count("NBurnIn", given["NBurnIn"]),
-        chains=None if given["NChains"] is None else count("NChains", given["NChains"], 1),
-        moves=_moves(given["NMCMCIterations"]),
+        iterations=planned_iterations,
+        burn_in=count("NBurnIn", arguments["NBurnIn"]),
+        chains=None if arguments["NChains"] is None else count("NChains", arguments["NChains"], 1),
+        moves=_moves(arguments["NMCMCIterations"]),
         replicates=replicates,
-        seed=said.Streams,
-        likelihood=choice("LogLikMethod", given["LogLikMethod"], LIKELIHOODS),
-        tolerance=said.tolerance,
-        max_iterations=most,
+        seed=settings.Streams,
+        likelihood=choice("LogLikMethod", arguments["LogLikMethod"], LIKELIHOODS),
+        tolerance=settings.tolerance,
+        max_iterations=max_iterations,
     )
 
 
-def _moves(given: Any) -> Moves:
-    """MATLAB's three kernels: draws from the population, single coordinates, blocks of coordinates. A fourth number is
-    of the kernel that proposes from the conditional modes, which MATLAB does not have."""
+def _moves(updates: Any) -> Moves:
+    """Updates per iteration of MATLAB's three kernels: draws from the population, single coordinates, blocks of
+    coordinates. A fourth number is for the kernel that proposes around the conditional modes, which MATLAB lacks."""
     meaning = "a number for all, or one for each of full multivariate, single-coordinate and multi-coordinate updates"
-    numbers = _counts("NMCMCIterations", given, (1, 3, 4), f"{meaning}, and a fourth for draws about the modes")
-    numbers = numbers * 3 if len(numbers) == 1 else numbers
-    population, coordinates, blocks = numbers[0], numbers[1], numbers[2]
-    mode = {"mode": numbers[3]} if len(numbers) == 4 else {}
+    counts = _counts("NMCMCIterations", updates, (1, 3, 4), f"{meaning}, and a fourth for draws about the modes")
+    counts = counts * 3 if len(counts) == 1 else counts
+    population, coordinates, blocks = counts[0], counts[1], counts[2]
+    mode = {"mode": counts[3]} if len(counts) == 4 else {}
     if not population + coordinates + blocks + mode.get("mode", 0):
-        raise OptionError(f"NMCMCIterations must leave at least one update; received {given!r}.")
+        raise OptionError(f"NMCMCIterations must leave at least one update; received {updates!r}.")
     return Moves(population=population, walk=0, coordinates=coordinates, blocks=blocks, **mode)
 
 
@@ -81,12 +86,12 @@ def _counts(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> tu
     return tuple(count(name, entry) for entry in entries)
 
 
-def start_columns(beta0: Any, given: Mapping[str, Any]) -> tuple[np.ndarray, int]:
-    """The starts (F, columns) in `beta0`, and the number of replicates.
+def start_columns(beta0: Any, arguments: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    """The starting values (F, columns) in `beta0`, and the number of replicates.
 
-    **Arguments:** `beta0` (F,), (F, 1) or (1, F): one start; (F, REPS): one a replicate, and (1, REPS) where the
-    designs say that there is one fixed effect.
-    **Errors:** OptionError where `Replicates` does not go with the columns.
+    **Arguments:** `beta0` (F,), (F, 1) or (1, F): one start; (F, REPS): one per replicate, and (1, REPS) where there is
+    a single fixed effect according to the designs; `arguments`: name-value arguments with their defaults.
+    **Raises:** OptionError where `Replicates` does not go with the columns.
     """
     try:
         starts = np.asarray(beta0, float)
@@ -96,10 +101,10 @@ def start_columns(beta0: Any, given: Mapping[str, Any]) -> tuple[np.ndarray, int
         raise OptionError(f"beta0 has shape {starts.shape}; expected (F,), or (F, REPS) with one start a replicate.")
     if not np.isfinite(starts).all():
         raise OptionError(f"beta0 must be finite; received {starts.tolist()}.")
-    if starts.ndim < 2 or (starts.shape[0] == 1 and _said_fixed(given) != 1):
+    if starts.ndim < 2 or (starts.shape[0] == 1 and _number_of_fixed_effects(arguments) != 1):
         starts = starts.reshape(-1, 1)
     columns = starts.shape[1]
-    replicates = columns if given["Replicates"] is None else count("Replicates", given["Replicates"], 1)
+    replicates = columns if arguments["Replicates"] is None else count("Replicates", arguments["Replicates"], 1)
     if columns > 1 and replicates != columns:
         raise OptionError(
             f"Replicates is {replicates}, and beta0 has {columns} columns, one start a replicate; leave Replicates "
@@ -108,35 +113,36 @@ def start_columns(beta0: Any, given: Mapping[str, Any]) -> tuple[np.ndarray, int
     return starts, replicates
 
 
-def _said_fixed(given: Mapping[str, Any]) -> int | None:
-    """F where the arguments say it without beta0."""
+def _number_of_fixed_effects(arguments: Mapping[str, Any]) -> int | None:
+    """F, the number of fixed effects, where it follows from the arguments without beta0; else None."""
     for name in ("FEConstDesign", "FEGroupDesign", "FEObsDesign"):
-        if np.ndim(given[name]) > 1:
-            return np.shape(given[name])[1]
-    if given["FEParamsSelect"] is not None:
-        chosen = np.asarray(given["FEParamsSelect"])
+        if np.ndim(arguments[name]) > 1:
+            return np.shape(arguments[name])[1]
+    if arguments["FEParamsSelect"] is not None:
+        chosen = np.asarray(arguments["FEParamsSelect"])
         return int(chosen.sum()) if chosen.dtype == bool else chosen.size
-    return None if given["ParamTransform"] is None else np.size(given["ParamTransform"])
+    return None if arguments["ParamTransform"] is None else np.size(arguments["ParamTransform"])
 
 
 def replicate_starts(call: Call, family: AbstractCovariance, columns: np.ndarray) -> list[Params] | None:
-    """Where each replicate starts, of starts (F, columns) for beta; None for one column, the model's own start.
-    Residual scales that nobody gave are those of the misfit at each start, as `jn.fit` takes them for its own.
+    """Starting values of each replicate; None for a single column, where the model's own start is used. Error
+    parameters that were not given are computed from the misfit at each start, as `jn.fit` does.
 
-    **Errors:** as `Call.fit`.
+    **Arguments:** `call`: the checked call; `family`: the covariance of psi; `columns` (F, columns): starts of beta.
+    **Raises:** as `Call.fit`.
     """
     if columns.shape[1] == 1:
         return None
     starts: list[Params] = []
-    with x64(), call.own_words():
+    with x64(), call.matlab_messages():
         binding = bind(call.model(family), call.data.data)
         placed = None
         for column in columns.T:
             psi = dataclasses.replace(call.designs, beta=column).psi
             params = Params(column, family.from_matrix(psi), binding.start.error, binding.start.free)
             if placed is None:
-                placed, found = place(binding, params, None, None)
+                placed, start_check = place_and_check(binding, params, None, None)
             else:
-                found = dry_run(binding, params, placed)
-            starts.append(scaled_error_start(binding, params, found.misfit))
+                start_check = dry_run(binding, params, placed)
+            starts.append(scaled_error_start(binding, params, start_check.misfit))
     return starts

@@ -1,4 +1,4 @@
-"""A record in the manner of a MATLAB struct: what the doors return and what output functions are told."""
+"""A record like a MATLAB struct: `stats`, returned by nlmefit and nlmefitsa, and `status` of output functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jaxnlme.results.display import Table, html_table, number, text_pairs
 class Struct(Mapping):
     """Named fields in a fixed order, readable as `record.name` and `record["name"]`; `dict(record)` copies it.
 
-    **Arguments:** `what`: the word for the record in messages; `fields`: name to value.
-    **Errors:** AttributeError or KeyError with the near matches for an unknown name; AttributeError where one is set.
+    **Arguments:** `title`: the name of the record in messages; `fields`: name to value.
+    **Raises:** AttributeError or KeyError with the near matches for an unknown name; AttributeError where one is set.
     """
 
-    def __init__(self, what: str, fields: Mapping[str, Any]):
-        self.__dict__["_what"] = what
+    def __init__(self, title: str, fields: Mapping[str, Any]):
+        self.__dict__["_title"] = title
         self.__dict__["_fields"] = dict(fields)
 
     def __getattr__(self, name: str) -> Any:
@@ -31,7 +31,7 @@ class Struct(Mapping):
             raise AttributeError(self._unknown(name)) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{self._what} is a record of what was found; change a copy, dict({self._what}).")
+        raise AttributeError(f"{self._title} is a read-only record of results; change a copy, dict({self._title}).")
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._fields:
@@ -48,20 +48,20 @@ class Struct(Mapping):
         return [*super().__dir__(), *self._fields]
 
     def _unknown(self, name: str) -> str:
-        return f"{self._what} has no field {name!r}; {near_matches(name, self._fields)}"
+        return f"{self._title} has no field {name!r}; {near_matches(name, self._fields)}"
 
     def _pairs(self) -> list[tuple[str, str]]:
-        return [(name, _in_words(value)) for name, value in self._fields.items()]
+        return [(name, _on_one_line(value)) for name, value in self._fields.items()]
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self._what}:", *("  " + line for line in text_pairs(self._pairs()))])
+        return "\n".join([f"{self._title}:", *("  " + line for line in text_pairs(self._pairs()))])
 
     def _repr_html_(self) -> str:
-        return html_table(Table(self._what, (), self._pairs()))
+        return html_table(Table(self._title, (), self._pairs()))
 
 
-def _in_words(value: Any) -> str:
-    """A field on one line: numbers with five digits, small arrays in full, of others the shape."""
+def _on_one_line(value: Any) -> str:
+    """A field on one line: numbers with five digits, small arrays in full, the shape of others."""
     if isinstance(value, (bool, np.bool_, int, str)) or value is None:
         return str(value)
     if isinstance(value, (float, np.floating)):

@@ -133,10 +133,10 @@ def test_columns_of_the_command_line_win_over_the_file(folder):
 def test_every_method_and_start_of_fit_is_there(folder):
     result = fit(folder, "--method", "relme", "--starts", "groups")
     assert result.exit_code == 0, result.output
-    words = " ".join(result.output.split())
-    assert "RELME, restricted likelihood" in words and "Started from fits of 5 single groups" in words
-    told = call("fit", "--help").output
-    assert "lme" in told and "pooled|groups" in told
+    output = " ".join(result.output.split())
+    assert "RELME, restricted likelihood" in output and "Started from fits of 5 single groups" in output
+    help_text = call("fit", "--help").output
+    assert "lme" in help_text and "pooled|groups" in help_text
 
 
 def test_load_of_the_model_file_reads_the_table(folder):

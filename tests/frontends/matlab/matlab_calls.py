@@ -1,5 +1,5 @@
-"""What the tests of the MATLAB doors share: one small table, model functions at module level (so that programs are
-compiled once), and a call that is short."""
+"""Helpers of the tests of nlmefit and nlmefitsa: one small table, model functions at module level (so that programs are
+compiled once), and short calls."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def native_decay(phi, x):
 
 
 def call(**options: Any) -> Any:
-    """`jn.nlmefit` on the table; positional arguments by their names, ApproximationType 'FOCE' unless said."""
+    """`jn.nlmefit` on the table; positional arguments by their names, ApproximationType 'FOCE' by default."""
     arguments = {"X": TIME, "y": Y, "group": GROUP, "V": None, "modelfun": decay, "beta0": START}
     return jn.nlmefit(**(arguments | {"ApproximationType": "FOCE"} | options))
 
 
 def call_sa(**options: Any) -> Any:
-    """`jn.nlmefitsa` on the table, without its plot unless Options are said."""
+    """`jn.nlmefitsa` on the table, without its plot unless Options are given."""
     arguments = {"X": TIME, "y": Y, "group": GROUP, "V": None, "modelfun": decay, "beta0": START}
     return jn.nlmefitsa(**(arguments | {"Options": {"OutputFcn": None}} | options))
 
@@ -75,14 +75,14 @@ def group_designs() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Recorder:
-    """An output function that keeps what it is told, and stops the fit in an iteration."""
+    """An output function that records its calls, and stops the fit at an iteration."""
 
     def __init__(self, stop_at: float = np.inf):
-        self.told: list[tuple[np.ndarray, Any, str]] = []
+        self.calls: list[tuple[np.ndarray, Any, str]] = []
         self.stop_at = stop_at
 
     def __call__(self, beta: np.ndarray, status: Any, state: str) -> bool:
-        self.told.append((beta, status, state))
+        self.calls.append((beta, status, state))
         return status.inner.procedure == "none" and status.iteration >= self.stop_at
 
 

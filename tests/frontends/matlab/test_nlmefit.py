@@ -1,4 +1,4 @@
-"""nlmefit: every argument of MATLAB's table through the door, against the same model written natively."""
+"""nlmefit: every argument of MATLAB's table, against the same model fitted by `jn.fit`."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SAME = {"rel": 1e-4, "abs": 1e-5}
 SAME_LOGL = 1e-7
 
 
-def same(one, other) -> None:
-    """Two calls of the door found the same maximum."""
-    assert one[2].logl == pytest.approx(other[2].logl, abs=SAME_LOGL)
+def same(first, second) -> None:
+    """Two calls of nlmefit found the same maximum."""
+    assert first[2].logl == pytest.approx(second[2].logl, abs=SAME_LOGL)
     for k in (0, 1, 3):
-        assert one[k] == pytest.approx(other[k], **SAME)
+        assert first[k] == pytest.approx(second[k], **SAME)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_shapes_and_fields(plain) -> None:
         _ = stats.rsme
     with pytest.raises(KeyError, match="did you mean 'errorparam'"):
         _ = stats["errorparams"]
-    with pytest.raises(AttributeError, match="record of what was found"):
+    with pytest.raises(AttributeError, match="read-only record of results"):
         stats.bic = 0.0
     assert "logl" in repr(stats) and "<table" in stats._repr_html_()
 
@@ -108,9 +108,9 @@ def test_standard_errors_are_those_of_the_fit(full) -> None:
         return v[names[2]] * v[names[0]] * v[names[1]]
 
     slope = [(covariance(values | {n: values[n] + 1e-6}) - covariance(values)) / 1e-6 for n in names]
-    wanted = np.sqrt(slope @ reported.loc[names, names].to_numpy() @ slope)
-    assert stats.sepsi[0, 1] == pytest.approx(wanted, rel=1e-4)  # first-order differences
-    assert stats.cov.loc["psi[0, 1]", "psi[0, 1]"] == pytest.approx(wanted**2, rel=1e-3)
+    expected = np.sqrt(slope @ reported.loc[names, names].to_numpy() @ slope)
+    assert stats.sepsi[0, 1] == pytest.approx(expected, rel=1e-4)  # first-order differences
+    assert stats.cov.loc["psi[0, 1]", "psi[0, 1]"] == pytest.approx(expected**2, rel=1e-3)
 
 
 def biexponential(phi, t):
@@ -280,20 +280,20 @@ def test_patterns_are_completed_to_blocks() -> None:
     """A chain 0-2-3 joins three effects; labels say the same."""
     from jaxnlme.frontends.matlab.data import matlab_data
     from jaxnlme.frontends.matlab.designs import designs
-    from jaxnlme.frontends.matlab.nlmefit import NLMEFIT
+    from jaxnlme.frontends.matlab.nlmefit import NLMEFIT_DEFAULTS
 
     data = matlab_data(TIME, Y, GROUP, None)
     chain = np.eye(4)
     chain[0, 2] = chain[2, 0] = chain[2, 3] = chain[3, 2] = 1
     for pattern in (chain, chain - np.eye(4), ["a", "b", "a", "a"], np.array([[1, 7, 1, 1]])):
-        made = designs(dict(NLMEFIT) | {"CovPattern": pattern}, np.ones(4), data)
+        made = designs(dict(NLMEFIT_DEFAULTS) | {"CovPattern": pattern}, np.ones(4), data)
         family = made.covariance("logm")
         assert isinstance(family, Blocks)
         assert [effects for effects, _ in family.parts] == [(0, 2, 3), (1,)]
 
 
-def test_a_singular_psi_goes_on_by_chol() -> None:
-    """Both effects driven by one: 'logm' has no singular psi, and the fit ends where 'chol' does."""
+def test_a_singular_psi_is_continued_by_chol() -> None:
+    """Both effects driven by one: 'logm' cannot represent a singular psi, and the fit ends where 'chol' does."""
     rng = np.random.default_rng(3)
     u = rng.normal(size=GROUPS)
     y = (5.0 + 0.8 * u[GROUP]) * np.exp(-TIME) + 0.15 * rng.normal(size=N)
@@ -301,12 +301,12 @@ def test_a_singular_psi_goes_on_by_chol() -> None:
     assert np.linalg.eigvalsh(chol[1])[0] == pytest.approx(0.0, abs=1e-12)
     assert logm[2].logl == pytest.approx(chol[2].logl, abs=SAME_LOGL)
     assert logm[1] == pytest.approx(chol[1], rel=1e-3, abs=1e-5)  # psi is flat in its correlation there
-    assert "went on from there by 'chol'" in str(logm[2].fit.status)
-    assert "went on" not in str(chol[2].fit.status)
+    assert "was continued from there by 'chol'" in str(logm[2].fit.status)
+    assert "was continued" not in str(chol[2].fit.status)
 
 
-def test_a_fit_that_cannot_go_on_by_chol_is_returned() -> None:
-    """From this start one rate runs off and the model is flat there: no place to begin a fit, nor one to lose it."""
+def test_a_fit_that_cannot_be_continued_by_chol_is_returned() -> None:
+    """From this start one rate diverges and the model is flat there: no fit can start from it."""
     d = jn.datasets.indomethacin()
 
     def biexponential(phi, t):
@@ -319,11 +319,11 @@ def test_a_fit_that_cannot_go_on_by_chol_is_returned() -> None:
             ParamTransform=[0, 1, 0, 1], CovPattern=np.ones((3, 3)), ErrorModel="proportional",
         )  # fmt: skip
     assert beta.shape == (4,) and not stats.converged
-    assert "going on by 'chol' could not begin" in str(stats.fit.status)
+    assert "a fit by 'chol' could not start" in str(stats.fit.status)
 
 
-def test_logm_is_not_blamed_for_another_block() -> None:
-    """CovPattern [0, 0, 1]: two effects by matrix logarithm that are well apart, a third of variance zero by itself."""
+def test_a_variance_of_zero_in_another_block_does_not_concern_logm() -> None:
+    """CovPattern [0, 0, 1]: two effects by matrix logarithm with a regular psi, a third of variance zero by itself."""
     rng = np.random.default_rng(5)
     b = rng.normal(size=(2, GROUPS)) * [[0.8], [0.3]]
     y = (5.0 + b[0][GROUP]) * np.exp(-TIME) + 1.0 + b[1][GROUP] + 0.05 * np.asarray(TIME)
@@ -332,9 +332,9 @@ def test_logm_is_not_blamed_for_another_block() -> None:
     def tilted(phi, x):
         return phi[0] * jnp.exp(-x[:, 0]) + phi[1] + phi[2] * x[:, 0]
 
-    found = jn.nlmefit(TIME, y, GROUP, None, tilted, [5.0, 1.0, 0.05], CovPattern=[0, 0, 1])
-    assert found[1][2, 2] == 0.0 and np.linalg.eigvalsh(found[1][:2, :2])[0] > 0.01
-    assert found[2].converged and "went on" not in str(found[2].fit.status)
+    result = jn.nlmefit(TIME, y, GROUP, None, tilted, [5.0, 1.0, 0.05], CovPattern=[0, 0, 1])
+    assert result[1][2, 2] == 0.0 and np.linalg.eigvalsh(result[1][:2, :2])[0] > 0.01
+    assert result[2].converged and "was continued" not in str(result[2].fit.status)
 
 
 # ---- likelihoods, error models, transforms

@@ -10,9 +10,9 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.frontends.matlab.data import matlab_data
 from jaxnlme.frontends.matlab.designs import designs
-from jaxnlme.frontends.matlab.index_check import check_reads
+from jaxnlme.frontends.matlab.index_check import check_phi_indices
 from jaxnlme.frontends.matlab.model_function import model_function
-from jaxnlme.frontends.matlab.nlmefit import NLMEFIT
+from jaxnlme.frontends.matlab.nlmefit import NLMEFIT_DEFAULTS
 from jaxnlme.frontends.matlab.options import Statset, statset
 from tests.frontends.matlab.matlab_calls import COVARIATE, GROUP, GROUPS, START, TIME, N, Y, call, decay_with_size
 
@@ -134,7 +134,7 @@ def test_models_are_refused(arguments, message: str) -> None:
         call(**arguments)
 
 
-READS = [
+PHI_INDICES = [
     (lambda phi, x: phi[0] * jnp.exp(-phi[2] * x[:, 0]), 2),
     (lambda phi, x: phi[0] * jnp.exp(-phi[3] * x[:, 0]) + phi[-1], 3),
     (lambda phi, x: phi[0] * jnp.exp(-phi[1] * x[:, 0]) + phi[-1], None),
@@ -145,23 +145,23 @@ READS = [
 ]
 
 
-@pytest.mark.parametrize(("fn", "found"), READS)
+@pytest.mark.parametrize(("fn", "index"), PHI_INDICES)
 @pytest.mark.parametrize("by", ["constant", "group", "observation"])
-def test_a_phi_that_is_not_there_is_named(fn, found: int | None, by: str) -> None:
-    """phi[2] of two parameters; not phi[-1], sums, strides, halves, nor what takes no longer phi."""
-    given = {"FEObsDesign": np.repeat(np.eye(2)[:, :, None], N, 2)} if by == "observation" else {}
+def test_an_index_beyond_phi_is_named(fn, index: int | None, by: str) -> None:
+    """phi[2] of two parameters is refused; phi[-1], sums, strides, halves and a fixed length of phi are not."""
+    arguments = {"FEObsDesign": np.repeat(np.eye(2)[:, :, None], N, 2)} if by == "observation" else {}
     vectorization = "SinglePhi" if by == "constant" else "SingleGroup"
     model = (lambda phi, x: fn(phi[0], x)) if by == "observation" else fn
     data = matlab_data(TIME, Y, GROUP, None)
-    wanted = designs(NLMEFIT | given, START, data)
+    model_designs = designs(NLMEFIT_DEFAULTS | arguments, START, data)
     structure = model_function(model, vectorization, data.shapes)
-    if found is None:
-        return check_reads(structure, wanted, data)
-    with pytest.raises(jn.ModelError, match=rf"modelfun reads phi\[{found}\], .* give 2 parameters"):
-        check_reads(structure, wanted, data)
+    if index is None:
+        return check_phi_indices(structure, model_designs, data)
+    with pytest.raises(jn.ModelError, match=rf"modelfun reads phi\[{index}\], .* give 2 parameters"):
+        check_phi_indices(structure, model_designs, data)
 
 
-def test_the_door_refuses_a_short_beta0() -> None:
+def test_a_short_beta0_is_refused() -> None:
     with pytest.raises(jn.ModelError, match=r"modelfun reads phi\[1\], .* give 1 parameters"):
         call(beta0=[4.0])
     with pytest.raises(jn.ModelError, match=r"modelfun reads phi\[1\]"):
@@ -171,6 +171,6 @@ def test_the_door_refuses_a_short_beta0() -> None:
 def test_the_defaults_of_statset() -> None:
     assert statset(None) == Statset() == statset({"TolX": None, "OutputFcn": []})
     assert Statset().tolerance == pytest.approx(1e-8)
-    # Never so loose that a fit could not be told converged, nor below rounding.
+    # Within bounds: a fit can count as converged, and the tolerance is above rounding.
     assert Statset(TolFun=10.0, TolX=1.0).tolerance == 1e-6
     assert Statset(TolFun=1e-30).tolerance == 1e-13

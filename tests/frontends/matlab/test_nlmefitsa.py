@@ -1,4 +1,4 @@
-"""nlmefitsa: estimates beside adaptive quadrature, replicates, seeds, designs, and what output functions are told."""
+"""nlmefitsa: estimates beside adaptive quadrature, replicates, seeds, designs, and calls of output functions."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from tests.frontends.matlab.matlab_calls import (
 matplotlib.use("Agg")
 
 COLUMNS = np.stack([START, 1.25 * START, [5.5, 1.3]], axis=1)
-# A fit stops where its Monte Carlo standard errors are this share of its standard errors.
-SHARE = 0.05
-SILENT = {"OutputFcn": None}
+# A fit stops where its Monte Carlo standard errors are at most this fraction of its standard errors.
+MC_ERROR_RATIO = 0.05
+NO_FUNCTION = {"OutputFcn": None}
 # Enough for what does not depend on the estimates.
-SHORT = {"NIterations": [6, 4, 4], "LogLikMethod": "none", "Options": SILENT | {"MaxIter": 14}}
+SHORT = {"NIterations": [6, 4, 4], "LogLikMethod": "none", "Options": NO_FUNCTION | {"MaxIter": 14}}
 
 
 def short(**options: Any) -> Any:
-    """A call of a few iterations, whose verdict is not asked."""
+    """A call of a few iterations, whose convergence does not matter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return call_sa(**(SHORT | options))
@@ -49,15 +49,15 @@ def short(**options: Any) -> Any:
 
 def near_the_maximum(stats: Any, nodes: int = 7) -> jn.Fit:
     """The maximum by quadrature, once every estimate is found to lie within five Monte Carlo standard errors of it, as
-    large as the fit may at most have them, and the likelihood to be what it says."""
+    large as the fit may at most have them, and the likelihood to be as reported."""
     fit = stats.fit
     best = jn.fit(fit.model, fit.data, jn.AGQ(nodes), start=fit.params)
     assert best.converged and best.information is not None
     se = np.sqrt(np.diag(best.information.covariance))
     off = (fit.params.pack() - best.params.pack())[best.information.active] / se
-    assert off == pytest.approx(0.0, abs=5 * SHARE)
+    assert off == pytest.approx(0.0, abs=5 * MC_ERROR_RATIO)
     # k parameters that are so far off lose this much at most.
-    allowed = len(se) * (5 * SHARE) ** 2 / 2.0
+    allowed = len(se) * (5 * MC_ERROR_RATIO) ** 2 / 2.0
     error = 0.0 if stats.logl_se is None else 5 * np.max(stats.logl_se)
     assert -allowed - error < fit.log_likelihood - best.log_likelihood < error + 1e-6
     return best
@@ -107,7 +107,7 @@ def test_estimates_are_those_of_quadrature(plain) -> None:
     assert plain[2].seerrorparam == pytest.approx(best.estimates["se"][-1:].to_numpy(), rel=0.15)
 
 
-def test_what_is_not_asked_is_none() -> None:
+def test_what_is_not_requested_is_none() -> None:
     stats = short()[2]
     for name in ("logl", "logl_se", "aic", "bic", "sebeta", "covb", "sepsi", "seerrorparam", "cov"):
         assert stats[name] is None
@@ -115,8 +115,8 @@ def test_what_is_not_asked_is_none() -> None:
 
 
 def test_an_unfinished_run_warns() -> None:
-    """Three iterations from far away."""
-    options = {"NIterations": [1, 1, 1], "LogLikMethod": "none", "Options": SILENT | {"MaxIter": 3}}
+    """Three iterations from starting values far from the maximum."""
+    options = {"NIterations": [1, 1, 1], "LogLikMethod": "none", "Options": NO_FUNCTION | {"MaxIter": 3}}
     with pytest.warns(RuntimeWarning, match="nlmefitsa: NOT CONVERGED"):
         stats = call_sa(beta0=[1.0, 3.0], **options)[2]
     assert not stats.converged
@@ -124,7 +124,7 @@ def test_an_unfinished_run_warns() -> None:
 
 def test_ways_to_the_likelihood_agree() -> None:
     """The same run, whose likelihood is then computed in three ways; the model is mildly nonlinear."""
-    run = {"NIterations": 100, "Options": SILENT | {"TolX": 1e-3}}
+    run = {"NIterations": 100, "Options": NO_FUNCTION | {"TolX": 1e-3}}
     drawn, nodes, linear = (call_sa(**run, LogLikMethod=name)[2] for name in ("is", "gq", "lin"))
     assert nodes.logl_se is None and linear.logl_se is None
     assert drawn.logl == pytest.approx(nodes.logl, abs=4 * drawn.logl_se + 1e-3)
@@ -136,19 +136,21 @@ def test_ways_to_the_likelihood_agree() -> None:
 
 
 def test_the_same_seed_the_same_numbers() -> None:
-    first, again, other = (short(Options=SILENT | {"MaxIter": 14, "Streams": s}) for s in (5, jax.random.key(5), 6))
+    first, again, other = (
+        short(Options=NO_FUNCTION | {"MaxIter": 14, "Streams": s}) for s in (5, jax.random.key(5), 6)
+    )
     assert first[0] == pytest.approx(again[0], rel=1e-12)
     assert np.abs(first[0] - other[0]).max() > 1e-6
-    assert short()[0] == pytest.approx(short(Options=SILENT | {"MaxIter": 14, "Streams": 0})[0], rel=1e-12)
+    assert short()[0] == pytest.approx(short(Options=NO_FUNCTION | {"MaxIter": 14, "Streams": 0})[0], rel=1e-12)
 
 
-def test_starts_are_those_asked_for() -> None:
-    """What functions are told before the first iteration."""
-    told = []
+def test_starts_are_those_given() -> None:
+    """Arguments of the output function before the first iteration."""
+    calls = []
     cov0 = np.array([[0.5, 0.05], [0.05, 0.1]])
-    options = {"MaxIter": 14, "OutputFcn": lambda beta, status, state: told.append((beta, status, state))}
+    options = {"MaxIter": 14, "OutputFcn": lambda beta, status, state: calls.append((beta, status, state))}
     short(Cov0=cov0, CovPattern=[1, 1], ErrorParameters=0.4, Options=options)
-    beta, status, state = told[0]
+    beta, status, state = calls[0]
     assert state == "init" and beta == pytest.approx(START)
     assert status.Psi == pytest.approx(cov0) and status.mse == pytest.approx(0.16)
     assert status.theta == pytest.approx(scipy.linalg.logm(cov0 / 0.16)[np.triu_indices(2)])
@@ -178,8 +180,8 @@ def test_replicates_agree(three) -> None:
     assert stats.converged
     near_the_maximum(stats)
     # Each is within 0.05 standard errors of the maximum, give or take five such errors of two.
-    assert np.ptp(beta, axis=1) / stats.sebeta[:, stats.best] == pytest.approx(0.0, abs=10 * SHARE)
-    assert np.unique(beta[0]).size == 3  # and they are three
+    assert np.ptp(beta, axis=1) / stats.sebeta[:, stats.best] == pytest.approx(0.0, abs=10 * MC_ERROR_RATIO)
+    assert np.unique(beta[0]).size == 3  # and they differ
     assert (stats.rhat < 1.2).all()
 
 
@@ -199,52 +201,52 @@ def test_a_single_effect_in_a_row_of_starts() -> None:
 # ---- output functions
 
 
-def test_burn_in_is_told_by_negative_iterations() -> None:
-    seen = Recorder()
-    beta, psi, stats, b = short(NBurnIn=3, Options={"MaxIter": 14, "OutputFcn": seen})
-    states = [state for _, _, state in seen.told]
+def test_burn_in_has_negative_iterations() -> None:
+    recorder = Recorder()
+    beta, psi, stats, b = short(NBurnIn=3, Options={"MaxIter": 14, "OutputFcn": recorder})
+    states = [state for _, _, state in recorder.calls]
     assert states[0] == "init" and states[-1] == "done" and set(states[1:-1]) == {"iter"}
-    steps = [(beta, status) for beta, status, state in seen.told if state == "iter"]
+    steps = [(beta, status) for beta, status, state in recorder.calls if state == "iter"]
     assert [status.iteration for _, status in steps] == [*range(-3, len(steps) - 3)] and len(steps) >= 17
-    for told, status in steps[:3]:  # nothing is updated while it burns in
-        assert told == pytest.approx(START) and status.Psi == pytest.approx(seen.told[0][1].Psi)
+    for beta_then, status in steps[:3]:  # nothing is updated during burn-in
+        assert beta_then == pytest.approx(START) and status.Psi == pytest.approx(recorder.calls[0][1].Psi)
     assert np.abs(steps[3][0] - START).max() > 1e-6
-    for _, status, _ in seen.told:
+    for _, status, _ in recorder.calls:
         assert status.procedure == "SAEM" and status.replicate == 0 and np.isnan(status.fval)
         assert status.inner.procedure == "none" and status.Psi.shape == (2, 2) and status.theta.shape == (3,)
-    assert seen.told[-1][0] == pytest.approx(beta) and seen.told[-1][1]["Psi"] == pytest.approx(psi)
-    assert seen.told[-1][1].mse == pytest.approx(stats.mse)
+    assert recorder.calls[-1][0] == pytest.approx(beta) and recorder.calls[-1][1]["Psi"] == pytest.approx(psi)
+    assert recorder.calls[-1][1].mse == pytest.approx(stats.mse)
 
 
 def test_a_function_stops_the_fit() -> None:
-    seen, other = Recorder(stop_at=5), Recorder()
-    beta, psi, stats, b = call_sa(Options={"OutputFcn": [seen, other]})
+    recorder, other = Recorder(stop_at=5), Recorder()
+    beta, psi, stats, b = call_sa(Options={"OutputFcn": [recorder, other]})
     assert stats.fit.stopped and not stats.converged
-    assert seen.told[-1][1].iteration == 5 and other.told[-1][2] == "done"
+    assert recorder.calls[-1][1].iteration == 5 and other.calls[-1][2] == "done"
     assert beta.shape == (2,) and np.isfinite(stats.rmse)
 
 
 def test_errors_of_a_function_surface() -> None:
-    seen = Recorder()
+    recorder = Recorder()
 
     def broken(beta, status, state):
         if status.iteration == 1 and state == "iter":
             raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        short(Options={"MaxIter": 14, "OutputFcn": [seen, broken]})
-    assert seen.told[-1][2] == "done"
+        short(Options={"MaxIter": 14, "OutputFcn": [recorder, broken]})
+    assert recorder.calls[-1][2] == "done"
 
 
 def test_the_default_plot_is_drawn_where_it_is_seen(monkeypatch) -> None:
-    """Four panels: the likelihood is not known."""
-    seen = Recorder()
-    monkeypatch.setattr("jaxnlme.frontends.matlab.nlmefitsa.default_output_functions", lambda: (seen,))
+    """Four panels: the likelihood is not computed."""
+    recorder = Recorder()
+    monkeypatch.setattr("jaxnlme.frontends.matlab.nlmefitsa.default_output_functions", lambda: (recorder,))
     short(Options={"MaxIter": 14})
-    assert len(seen.told) > 14
-    seen.told.clear()
+    assert len(recorder.calls) > 14
+    recorder.calls.clear()
     short(Options={"MaxIter": 14, "OutputFcn": []})
-    assert not seen.told
+    assert not recorder.calls
 
 
 def test_the_plot_has_no_panel_for_the_likelihood(tmp_path) -> None:
@@ -276,9 +278,9 @@ def test_designs_that_matlab_s_nlmefitsa_refuses() -> None:
 
 def test_group_designs_and_V() -> None:
     A, B = group_designs()
-    found = call_sa(FEGroupDesign=A, REGroupDesign=B, beta0=[4.0, 0.8, 0.0], V=COVARIATE, modelfun=decay_with_size)
-    assert found[2].converged
-    near_the_maximum(found[2])
+    result = call_sa(FEGroupDesign=A, REGroupDesign=B, beta0=[4.0, 0.8, 0.0], V=COVARIATE, modelfun=decay_with_size)
+    assert result[2].converged
+    near_the_maximum(result[2])
 
 
 def test_one_random_effect_and_one_that_is_shared() -> None:
@@ -317,8 +319,8 @@ def test_error_models_and_transforms(error: str, codes) -> None:
 
 def test_vectorization_changes_nothing() -> None:
     """One stream of random numbers, one set of operations in another order."""
-    one, rows = short()[0], short(Vectorization="SingleGroup")[0]
-    assert one == pytest.approx(rows, rel=1e-8)
+    by_row, by_group = short()[0], short(Vectorization="SingleGroup")[0]
+    assert by_row == pytest.approx(by_group, rel=1e-8)
 
 
 def test_a_group_without_responses_has_effects_of_zero() -> None:
@@ -334,7 +336,7 @@ def test_fun_val_check() -> None:
     x[third[:2]] = -1e4
     with pytest.raises(jn.ModelError, match=f"not finite in rows {third[0] + 1} and {third[1] + 1} of X"):
         call_sa(X=x)
-    beta, psi, stats, b = short(X=x, Options=SILENT | {"MaxIter": 14, "FunValCheck": "off"})
+    beta, psi, stats, b = short(X=x, Options=NO_FUNCTION | {"MaxIter": 14, "FunValCheck": "off"})
     assert "Left out at your request: group 2" in str(stats.fit.status)
     assert np.isnan(b[:, 2]).all() and np.isfinite(np.delete(b, 2, axis=1)).all()
     assert stats.dfe == N - SIZES[2] - 5
@@ -387,11 +389,11 @@ def test_theophylline_beside_quadrature(reference) -> None:
     truth = json.loads((reference / "saemix" / "theo_true_mle.json").read_text())["theo_nocov_constant"]
     beta, psi, stats, b = jn.nlmefitsa(
         d[["Dose", "Time"]], d["Concentration"], d["Id"], None, theophylline, np.log([1.0, 20.0, 0.5]),
-        ParamTransform=[1, 1, 1], Cov0=np.eye(3), Options=SILENT, ComputeStdErrors=True,
+        ParamTransform=[1, 1, 1], Cov0=np.eye(3), Options=NO_FUNCTION, ComputeStdErrors=True,
     )  # fmt: skip
     assert stats.converged
-    wanted = np.log([truth["ka"], truth["V"], truth["CL"]])
-    assert np.abs(beta - wanted) / stats.sebeta == pytest.approx(0.0, abs=5 * SHARE)
-    assert np.abs(np.diag(psi) - truth["omega"]) / np.diag(stats.sepsi) == pytest.approx(0.0, abs=5 * SHARE)
-    allowed = 7 * (5 * SHARE) ** 2 / 2 + 5 * stats.logl_se
+    expected = np.log([truth["ka"], truth["V"], truth["CL"]])
+    assert np.abs(beta - expected) / stats.sebeta == pytest.approx(0.0, abs=5 * MC_ERROR_RATIO)
+    assert np.abs(np.diag(psi) - truth["omega"]) / np.diag(stats.sepsi) == pytest.approx(0.0, abs=5 * MC_ERROR_RATIO)
+    allowed = 7 * (5 * MC_ERROR_RATIO) ** 2 / 2 + 5 * stats.logl_se
     assert stats.logl == pytest.approx(-truth["minus2LL"] / 2, abs=allowed)

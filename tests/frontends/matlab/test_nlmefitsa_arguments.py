@@ -1,4 +1,4 @@
-"""nlmefitsa's arguments: what is refused, in which words, and what jn.SAEM is asked for."""
+"""nlmefitsa's arguments: refusals and their messages, and the jn.SAEM that they make."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.em.pipeline import WIDER
+from jaxnlme.estimators.em.pipeline import START_SD_FACTOR
 from jaxnlme.frontends.matlab import live_plot
-from jaxnlme.frontends.matlab.call import checked
-from jaxnlme.frontends.matlab.nlmefitsa import NLMEFITSA
+from jaxnlme.frontends.matlab.call import checked_call
+from jaxnlme.frontends.matlab.nlmefitsa import NLMEFITSA_DEFAULTS
 from jaxnlme.frontends.matlab.options import StatsetSA, name_values, statset
 from jaxnlme.frontends.matlab.saem_options import replicate_starts, saem, start_columns
 from tests.frontends.matlab.matlab_calls import GROUP, START, TIME, N, Y, call, call_sa, decay
@@ -73,7 +73,7 @@ def test_nlmefit_has_no_streams() -> None:
         call(Options={"Streams": 3})
 
 
-def test_what_every_door_refuses() -> None:
+def test_refusals_shared_with_nlmefit() -> None:
     with pytest.raises(jn.DataError, match="y has"):
         call_sa(y=Y[:-1])
     with pytest.raises(jn.DataError, match="positive responses"):
@@ -82,17 +82,17 @@ def test_what_every_door_refuses() -> None:
         call_sa(modelfun=3)
 
 
-# ---- what SAEM is asked for
+# ---- the SAEM that arguments make
 
 
-def asked(replicates: int = 1, **options) -> jn.SAEM:
-    """The estimator that arguments make."""
-    given = name_values(options, NLMEFITSA, {})
-    return saem(given, statset(given["Options"], StatsetSA), replicates)
+def estimator(replicates: int = 1, **options) -> jn.SAEM:
+    """The estimator that the arguments make."""
+    arguments = name_values(options, NLMEFITSA_DEFAULTS, {})
+    return saem(arguments, statset(arguments["Options"], StatsetSA), replicates)
 
 
 def test_the_defaults_are_matlab_s() -> None:
-    method = asked()
+    method = estimator()
     assert method.iterations == (150, 150, 100) and method.burn_in == 5 and method.chains is None
     assert method.moves == jn.Moves(population=2, walk=0, coordinates=2, blocks=2)
     assert method.moves.mode > 0  # our own kernel beside MATLAB's three
@@ -103,7 +103,7 @@ def test_the_defaults_are_matlab_s() -> None:
 
 def test_numbers_reach_the_estimator() -> None:
     key = jax.random.key(3)
-    method = asked(
+    method = estimator(
         replicates=4, NBurnIn=0, NChains=7, NIterations=np.array([[10, 20, 30]]), NMCMCIterations=[1, 0, 3, 0],
         LogLikMethod="GQ", Options={"Streams": key, "TolX": 2e-4, "MaxIter": 60},
     )  # fmt: skip
@@ -111,12 +111,12 @@ def test_numbers_reach_the_estimator() -> None:
     assert method.moves == jn.Moves(population=1, walk=0, coordinates=0, blocks=3, mode=0)
     assert method.likelihood == "gq" and method.seed == jn.SAEM(seed=key).seed
     assert float(method.tolerance) == pytest.approx(0.1) and int(method.max_iterations) == 60
-    assert asked(NIterations=80).iterations == asked(NIterations=[80]).iterations
-    assert asked(NMCMCIterations=3).moves == asked(NMCMCIterations=[3, 3, 3]).moves
-    assert int(asked(NIterations=[3000, 3000, 100]).max_iterations) >= 6100
+    assert estimator(NIterations=80).iterations == estimator(NIterations=[80]).iterations
+    assert estimator(NMCMCIterations=3).moves == estimator(NMCMCIterations=[3, 3, 3]).moves
+    assert int(estimator(NIterations=[3000, 3000, 100]).max_iterations) >= 6100
 
 
-def test_tolx_is_a_share_of_the_standard_error() -> None:
+def test_tolx_is_a_fraction_of_the_standard_error() -> None:
     """500 TolX, within bounds; [] is the default."""
     assert [statset({"TolX": x}, StatsetSA).tolerance for x in (1e-9, 1e-4, 1.0, None)] == pytest.approx(
         [0.01, 0.05, 0.2, 0.05]
@@ -124,19 +124,19 @@ def test_tolx_is_a_share_of_the_standard_error() -> None:
 
 
 def columns_of(beta0, **options) -> tuple[np.ndarray, int]:
-    return start_columns(beta0, name_values(options, NLMEFITSA, {}))
+    return start_columns(beta0, name_values(options, NLMEFITSA_DEFAULTS, {}))
 
 
 def test_columns_of_beta0_are_replicates() -> None:
-    for one in (START, START.tolist(), START[:, None], START[None, :]):
-        starts, replicates = columns_of(one)
+    for beta0 in (START, START.tolist(), START[:, None], START[None, :]):
+        starts, replicates = columns_of(beta0)
         assert starts.shape == (2, 1) and replicates == 1
     assert columns_of(START, Replicates=3)[1] == 3
     starts, replicates = columns_of(COLUMNS)
     assert (starts == COLUMNS).all() and replicates == 3 == columns_of(COLUMNS, Replicates=3)[1]
     # A row is one start, unless there is one fixed effect.
-    for said in ({"FEParamsSelect": [1]}, {"FEParamsSelect": [False, True]}, {"FEConstDesign": [[0], [1]]}):
-        assert columns_of([[1.0, 2.0, 3.0]], **said)[0].shape == (1, 3)
+    for designs_given in ({"FEParamsSelect": [1]}, {"FEParamsSelect": [False, True]}, {"FEConstDesign": [[0], [1]]}):
+        assert columns_of([[1.0, 2.0, 3.0]], **designs_given)[0].shape == (1, 3)
     assert columns_of([[1.0, 2.0, 3.0]], ParamTransform=[0, 0, 0])[0].shape == (3, 1)
 
 
@@ -145,19 +145,19 @@ def test_columns_of_beta0_are_replicates() -> None:
 
 def made(**options):
     """The checked call of arguments, and its columns."""
-    given = name_values({k: v for k, v in options.items() if k != "beta0"}, NLMEFITSA, {})
-    starts, _ = start_columns(options.get("beta0", START), given)
-    return checked(given, TIME, Y, GROUP, None, decay, starts[:, 0], statset(None, StatsetSA), WIDER), starts
+    arguments = name_values({k: v for k, v in options.items() if k != "beta0"}, NLMEFITSA_DEFAULTS, {})
+    starts, _ = start_columns(options.get("beta0", START), arguments)
+    return checked_call(arguments, TIME, Y, GROUP, None, decay, starts[:, 0], statset(None, StatsetSA), START_SD_FACTOR), starts
 
 
-def test_psi_starts_at_cov0_or_where_beta0_says() -> None:
+def test_psi_starts_at_cov0_or_follows_from_beta0() -> None:
     call, _ = made(beta0=[4.0, -0.5], ParamTransform=[0, 1])
     assert call.designs.psi == pytest.approx(np.diag([2.4, 1.0]) ** 2)
-    wanted = np.array([[0.5, 0.1], [0.1, 0.2]])
-    call, _ = made(Cov0=wanted, CovPattern=[1, 1])
+    expected = np.array([[0.5, 0.1], [0.1, 0.2]])
+    call, _ = made(Cov0=expected, CovPattern=[1, 1])
     binding = jn.bind(call.model(call.designs.covariance("chol")), call.data.data)
     lower = np.asarray(binding.density.covariance.factor(np.asarray(binding.start.covariance)))
-    assert lower @ lower.T == pytest.approx(wanted)
+    assert lower @ lower.T == pytest.approx(expected)
     assert made(Cov0=0.3, REParamsSelect=[1])[0].designs.psi == pytest.approx(np.array([[0.3]]))
 
 
@@ -165,13 +165,13 @@ def test_effects_that_a_chain_joins_may_vary_together() -> None:
     """CovPattern 0-1, 1-2 is completed to a full block, so Cov0 may have an entry for 0-2."""
     chain = [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
     start = 0.2 * np.eye(3) + 0.1
-    given = name_values({"CovPattern": chain, "Cov0": start}, NLMEFITSA, {})
+    arguments = name_values({"CovPattern": chain, "Cov0": start}, NLMEFITSA_DEFAULTS, {})
     data, three = statset(None, StatsetSA), np.array([4.0, 0.8, 0.1])
 
     def shifted(phi, x):
         return decay(phi, x) + phi[2]
 
-    assert checked(given, TIME, Y, GROUP, None, shifted, three, data).designs.psi == pytest.approx(start)
+    assert checked_call(arguments, TIME, Y, GROUP, None, shifted, three, data).designs.psi == pytest.approx(start)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +179,14 @@ def test_effects_that_a_chain_joins_may_vary_together() -> None:
     [("constant", 0.3, "a"), ("proportional", [0.3], "b"), ("combined", [0.1, 0.3], "ab"), ("exponential", 0.3, "a")],
 )
 def test_error_parameters_are_starts(error: str, starts, names: str) -> None:
-    given = name_values({"ErrorModel": error, "ErrorParameters": starts}, NLMEFITSA, {})
-    made = checked(given, TIME, np.abs(Y), GROUP, None, decay, START, statset(None, StatsetSA)).error
+    arguments = name_values({"ErrorModel": error, "ErrorParameters": starts}, NLMEFITSA_DEFAULTS, {})
+    made = checked_call(arguments, TIME, np.abs(Y), GROUP, None, decay, START, statset(None, StatsetSA)).error
     assert "".join(entry.name for entry in made.parameters) == names and made.name == error
     assert [float(entry.start) for entry in made.parameters] == pytest.approx(np.ravel(starts))
     assert not any(entry.automatic for entry in made.parameters)
 
 
-def test_each_column_has_the_start_that_it_would_have_alone() -> None:
+def test_each_column_has_the_start_of_a_single_fit() -> None:
     call, starts = made(beta0=COLUMNS)
     family = call.designs.covariance("chol")
     params = replicate_starts(call, family, starts)
@@ -197,8 +197,8 @@ def test_each_column_has_the_start_that_it_would_have_alone() -> None:
         sd = np.diag(np.asarray(family.factor(np.asarray(start.covariance))))
         assert sd == pytest.approx(0.6 * column)
         assert np.exp(start.error) == pytest.approx(np.sqrt(np.mean(residual**2)))
-    given, starts = made(beta0=COLUMNS, ErrorParameters=0.3, Cov0=0.25 * EYE)
-    for start in replicate_starts(given, family, starts) or ():
+    call_with_starts, starts = made(beta0=COLUMNS, ErrorParameters=0.3, Cov0=0.25 * EYE)
+    for start in replicate_starts(call_with_starts, family, starts) or ():
         assert np.exp(start.error) == pytest.approx(0.3)
         assert np.diag(np.asarray(family.factor(np.asarray(start.covariance)))) == pytest.approx(0.5)
     assert replicate_starts(call, family, COLUMNS[:, :1]) is None
@@ -220,7 +220,7 @@ def test_the_plot_is_on_where_it_is_seen(monkeypatch) -> None:
     assert live_plot.default_output_functions() == ()
 
 
-def test_nothing_said_of_output_functions_is_not_silence() -> None:
+def test_output_functions_not_given_differ_from_none() -> None:
     assert statset(None, StatsetSA).OutputFcn is None and statset({"TolX": 1e-4}, StatsetSA).OutputFcn is None
     assert statset({"OutputFcn": None}, StatsetSA).OutputFcn == () == statset({"OutputFcn": []}, StatsetSA).OutputFcn
     assert statset({"OutputFcn": print}, StatsetSA).OutputFcn == (print,)

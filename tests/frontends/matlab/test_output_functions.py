@@ -1,4 +1,4 @@
-"""Output functions: what they are told, how they stop a fit, and the plot that ships."""
+"""Output functions: their calls, how they stop a fit, and the plot that ships."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import scipy.linalg
 
 import jaxnlme as jn
+from jaxnlme.frontends.matlab import live_plot
 from jaxnlme.frontends.matlab.live_plot import LivePlot
 from jaxnlme.frontends.matlab.outputs import parametrized
 from tests import simulated_fits
@@ -28,30 +29,30 @@ def growth(phi, x):
 
 def trees(**options: Any) -> Any:
     frame = jn.datasets.orange()
-    given = {"REParamsSelect": [0], "ApproximationType": "FOCE"} | options
-    return jn.nlmefit(frame["age"], frame["circumference"], frame["Tree"], None, growth, [100, 500, 200], **given)
+    arguments = {"REParamsSelect": [0], "ApproximationType": "FOCE"} | options
+    return jn.nlmefit(frame["age"], frame["circumference"], frame["Tree"], None, growth, [100, 500, 200], **arguments)
 
 
 @pytest.mark.parametrize(("method", "procedure", "inner"), [("FOCE", "LAP", "PLM"), ("LME", "ALT", "LME")])
 def test_stages_and_status(method: str, procedure: str, inner: str) -> None:
-    seen = Recorder()
-    beta, psi, stats, b = call(ApproximationType=method, Options={"OutputFcn": seen}, CovPattern=[1, 1])
-    states = [state for _, _, state in seen.told]
+    recorder = Recorder()
+    beta, psi, stats, b = call(ApproximationType=method, Options={"OutputFcn": recorder}, CovPattern=[1, 1])
+    states = [state for _, _, state in recorder.calls]
     assert states[0] == "init" and states[-1] == "done"
     assert set(states[1:-1]) == {"iter"} and states.count("init") == states.count("done") == 1
-    assert {status.procedure for _, status, _ in seen.told} == {procedure}
-    outer = [status for _, status, _ in seen.told if status.inner.procedure == "none"]
+    assert {status.procedure for _, status, _ in recorder.calls} == {procedure}
+    outer = [status for _, status, _ in recorder.calls if status.inner.procedure == "none"]
     iterations = [status.iteration for status in outer]
     assert iterations[0] == 0 and iterations == sorted(iterations)
     assert all(s.inner.state == "none" and np.isnan(s.inner.iteration) for s in outer)
-    inside = [status.inner for _, status, _ in seen.told if status.inner.procedure != "none"]
+    inside = [status.inner for _, status, _ in recorder.calls if status.inner.procedure != "none"]
     assert {stage.procedure for stage in inside} == {"PNLS", inner}
     assert {stage.state for stage in inside} == {"init", "iter", "done"}
-    last_beta, last, _ = seen.told[-1]
+    last_beta, last, _ = recorder.calls[-1]
     assert last_beta == pytest.approx(beta) and last["Psi"] == pytest.approx(psi)
     assert last.fval == pytest.approx(stats.logl) and last.mse == pytest.approx(stats.mse)
-    wanted = scipy.linalg.logm(psi / stats.mse)[np.triu_indices(2)]
-    assert last.theta == pytest.approx(wanted, abs=1e-9)
+    expected = scipy.linalg.logm(psi / stats.mse)[np.triu_indices(2)]
+    assert last.theta == pytest.approx(expected, abs=1e-9)
 
 
 def test_theta_is_the_triangle_of_the_parametrisation() -> None:
@@ -80,15 +81,15 @@ def test_the_page_s_example_stops_the_fit() -> None:
     assert beta.shape == (3,) and b.shape == (1, 5) and stats.covb is None
 
 
-def test_several_functions_all_hear_the_last_stage() -> None:
+def test_several_functions_are_all_called_at_the_last_stage() -> None:
     first, second = Recorder(), Recorder(stop_at=1)
     stats = call(Options={"OutputFcn": [second, first]})[2]
     assert stats.fit.stopped
-    assert len(first.told) == len(second.told)
-    assert [state for _, _, state in first.told][-1] == "done"
+    assert len(first.calls) == len(second.calls)
+    assert [state for _, _, state in first.calls][-1] == "done"
 
 
-def test_what_a_function_is_given_is_its_own() -> None:
+def test_a_function_gets_copies() -> None:
     """Writing into beta does not reach the fit, and returning nothing does not stop it."""
 
     def spoil(beta, status, state):
@@ -98,44 +99,44 @@ def test_what_a_function_is_given_is_its_own() -> None:
     assert stats.converged and stats.logl == pytest.approx(call()[2].logl, abs=1e-7)  # the same tolerance
 
 
-def test_errors_of_a_function_surface_and_the_others_hear_the_end() -> None:
-    seen = Recorder()
+def test_errors_of_a_function_are_raised_and_the_others_get_done() -> None:
+    recorder = Recorder()
 
     def broken(beta, status, state):
         if status.iteration == 1 and state == "iter":
             raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        call(Options={"OutputFcn": [seen, broken]})
-    assert seen.told[-1][2] == "done"
+        call(Options={"OutputFcn": [recorder, broken]})
+    assert recorder.calls[-1][2] == "done"
 
 
 @pytest.mark.parametrize("when", ["init", "iter", "done"])
 def test_an_interrupted_fit_is_not_lost(when: str) -> None:
-    """Also where the function interrupts again as it is told of the end; the others hear the end."""
-    seen = Recorder()
+    """Also where the function interrupts again at "done"; the others are called with "done"."""
+    recorder = Recorder()
 
     def interrupt(beta, status, state):
         if state in (when, "done"):
             raise KeyboardInterrupt
 
-    beta, _, stats, _ = call(Options={"OutputFcn": [interrupt, seen]})
+    beta, _, stats, _ = call(Options={"OutputFcn": [interrupt, recorder]})
     assert stats.fit.interrupted and np.isfinite(beta).all()
     assert stats.converged == (when == "done")
-    assert seen.told[-1][2] == "done"
+    assert recorder.calls[-1][2] == "done"
 
 
-def test_a_fit_that_goes_on_by_chol_is_one_to_its_functions() -> None:
+def test_a_fit_continued_by_chol_is_one_fit_for_its_functions() -> None:
     from tests.frontends.matlab.matlab_calls import GROUP, GROUPS, TIME, N
 
     rng = np.random.default_rng(3)
     y = (5.0 + 0.8 * rng.normal(size=GROUPS)[GROUP]) * np.exp(-TIME) + 0.15 * rng.normal(size=N)
-    seen = Recorder()
-    stats = call(y=y, CovPattern=[0, 0], Options={"OutputFcn": seen})[2]
-    assert "went on" in str(stats.fit.status)
-    states = [state for _, _, state in seen.told]
+    recorder = Recorder()
+    stats = call(y=y, CovPattern=[0, 0], Options={"OutputFcn": recorder})[2]
+    assert "was continued" in str(stats.fit.status)
+    states = [state for _, _, state in recorder.calls]
     assert states.count("init") == states.count("done") == 1
-    iterations = [status.iteration for _, status, _ in seen.told if status.inner.procedure == "none"]
+    iterations = [status.iteration for _, status, _ in recorder.calls if status.inner.procedure == "none"]
     assert iterations == sorted(iterations)
 
 
@@ -165,7 +166,7 @@ def test_the_plot_is_a_callback_of_fit(method, tmp_path: Path) -> None:
     titles = ["a", "c", "variance of a", "variance of c"] + ["log-likelihood"] * (method == "focei")
     assert [panel.get_title() for panel in live.axes] == titles
     (line,) = live.axes[1].get_lines()
-    # What follows the iterations (the last step of SAEM) is within the limit that the verdict has for it.
+    # The step after the iterations (the last one of SAEM) is within the limit of the convergence criterion.
     assert line.get_ydata()[-1] == pytest.approx(fit.params.beta[1], abs=0.2 * fit.estimates.loc["c", "se"])
     assert len(line.get_xdata()) > 3 and (tmp_path / "fit.png").stat().st_size > 10_000
 
@@ -200,21 +201,21 @@ def test_the_plot_draws_into_axes_and_closing_stops_the_fit() -> None:
 
 
 def test_fits_in_threads_have_pictures_of_their_own(tmp_path: Path, monkeypatch) -> None:
-    """One plot object, told in turn of two fits with other numbers of parameters."""
+    """One plot object, called in alternation by two fits with different numbers of parameters."""
     monkeypatch.chdir(tmp_path)
-    plot, turn = jn.nlmefitoutputfcn, threading.Barrier(2)
+    plot, barrier = jn.nlmefitoutputfcn, threading.Barrier(2)
 
     def follow(size: int) -> list[list[float]]:
         for iteration, state in enumerate(("init", "iter", "iter", "done")):
-            turn.wait(timeout=60)
+            barrier.wait(timeout=60)
             status = {"inner": {"procedure": "none"}, "iteration": iteration, "fval": -size, "Psi": np.eye(size)}
             assert not plot(np.full(size, 10.0 * size + iteration), status, state)
         return [line.tolist() for line in lines(plot)]
 
     with ThreadPoolExecutor(2) as pool:
-        for size, found in zip((1, 2), pool.map(follow, (1, 2)), strict=True):
+        for size, result in zip((1, 2), pool.map(follow, (1, 2)), strict=True):
             beta = [10.0 * size + iteration for iteration in range(4)]
-            assert found == [beta] * size + [[1.0] * 4] * size + [[-size] * 4]
+            assert result == [beta] * size + [[1.0] * 4] * size + [[-size] * 4]
 
 
 def test_in_a_window_the_plot_is_live(monkeypatch) -> None:
@@ -254,6 +255,6 @@ def test_in_a_notebook_one_display_is_updated(monkeypatch) -> None:
     assert IPython.__version__
     monkeypatch.setattr(shown, "display", display)
     monkeypatch.setattr("jaxnlme.frontends.matlab.live_plot._display", lambda: "notebook")
-    monkeypatch.setitem(__import__("jaxnlme.frontends.matlab.live_plot", fromlist=["APART"]).APART, "notebook", 0.0)
+    monkeypatch.setitem(live_plot.MINIMUM_INTERVAL, "notebook", 0.0)
     assert call(Options={"OutputFcn": LivePlot()}, beta0=START)[2].converged
     assert pictures[0] == "display" and set(pictures[1:]) == {"update"} and len(pictures) > 3
