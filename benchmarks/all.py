@@ -1,11 +1,11 @@
-"""Everything that the page shows, in order: about an hour and a half on two quiet cores.
+"""Everything that the page shows, in order: about an hour and a half on two idle cores.
 
     python benchmarks/all.py              # then look at benchmarks/README.md
     python benchmarks/all.py --quick      # about eight minutes, small sizes, into benchmarks/quick/ (not kept by git)
     python benchmarks/all.py --only units scaling
 
-Each step is a process of its own that rewrites its results file after every row: an interrupted run keeps what it has,
-a step that fails stops no other, and `--only` goes on where it ended. The report is written last, from what is there.
+Each step is a process of its own that rewrites its results file after every row: an interrupted run loses no
+finished row, a step that fails stops no other, and `--only` continues with the steps named. The report comes last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # name: arguments of the full run, arguments of the quick one
 STEPS: dict[str, tuple[str, str]] = {
-    "first_fit": ("--repeats 3", "--repeats 1 --rungs focei fo"),
+    "first_fit": ("--repeats 3", "--repeats 1 --approximations focei fo"),
     "run": ("--repeats 2", "--quick"),
     "references": ("--repeats 2", "--quick"),
     "saem": ("--repeats 2", "--quick"),

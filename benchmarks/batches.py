@@ -4,7 +4,7 @@
 
 500 bootstrap fits of 12 groups against one fit of 6,000 groups (500 copies of the table), and 64 starts against one fit
 of 768 groups, in one process, compiling apart (second and later calls). The large fit does all that `jn.fit` does,
-standard errors included; the bootstrap the refits alone. Writes results/batches.json and prints a table: process time
+standard errors included; the bootstrap only the refits. Writes results/batches.json and prints a table: process time
 (CPU seconds), since the machine may be shared, and wall time; medians.
 """
 
@@ -67,28 +67,28 @@ def measure(covariance: str, repeats: int, fits: tuple[int, int]) -> Iterator[di
         ("bootstrap", lambda: fit.bootstrap(fits[0], progress=False), fits[0]),
         ("multistart", lambda: fit.multistart(fits[1], progress=False), fits[1]),
     ):
-        many, found = timed(batch, repeats)
+        batch_seconds, refits = timed(batch, repeats)
         large = stacked(data, n)
-        one, whole = timed(lambda large=large: jn.fit(model, large, "focei", progress=False), repeats)
-        status = found.replicates["status"] if name == "bootstrap" else found.starts["status"]
+        one_fit, large_fit = timed(lambda large=large: jn.fit(model, large, "focei", progress=False), repeats)
+        status = refits.replicates["status"] if name == "bootstrap" else refits.starts["status"]
         yield {
             "batch": name,
             "psi": covariance,
             "fits": n,
             "groups": large.n_groups,
             "converged": int((status == "converged").sum()),
-            "large_converged": bool(whole.converged),
+            "large_converged": bool(large_fit.converged),
             # Equal likelihoods are compared: n times that of the table.
-            "large_log_likelihood": whole.log_likelihood,
+            "large_log_likelihood": large_fit.log_likelihood,
             "expected_log_likelihood": n * fit.log_likelihood,
-            "many": many,
-            "one": one,
-            "ratio_cpu": many["cpu_s"] / one["cpu_s"],
-            "ratio_wall": many["wall_s"] / one["wall_s"],
+            "many": batch_seconds,
+            "one": one_fit,
+            "ratio_cpu": batch_seconds["cpu_s"] / one_fit["cpu_s"],
+            "ratio_wall": batch_seconds["wall_s"] / one_fit["wall_s"],
         }
 
 
-def say(row: dict[str, Any]) -> str:
+def as_line(row: dict[str, Any]) -> str:
     """One line for the terminal."""
     return (
         f"{row['batch']:12s}{row['psi']:10s}{row['fits']:6d}{row['converged']:7d}{row['many']['cpu_s']:9.2f}"
@@ -108,7 +108,7 @@ def main() -> None:
     for covariance in ("diagonal", "full"):
         for row in measure(covariance, options.repeats, tuple(options.fits)):
             results.add(row)
-            print(say(row), flush=True)
+            print(as_line(row), flush=True)
 
 
 if __name__ == "__main__":

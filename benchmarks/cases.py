@@ -52,7 +52,7 @@ def theophylline(folder: Path, psi: str = "diagonal", from_zero: bool = True) ->
 
 def simulated(folder: Path, groups: int, psi: str, effects: int = 3, other: bool = True) -> Case:
     """Simulated subjects (simulate.py, in a process of its own so that this one stays small); without an `other` table,
-    the same stands in for it. With fewer than three `effects`, the others' standard deviations are zero."""
+    `table` itself takes its place. With fewer than three `effects`, the others' standard deviations are zero."""
     paths = []
     seeds = [("", ()), ("_other", ("--seed", str(OTHER_SEED)))]
     for label, seed in seeds if other else seeds[:1]:

@@ -1,4 +1,4 @@
-"""The programs that are timed: how each is called, and whether it is there. Standard library only."""
+"""The programs that are timed: their command lines, and whether they are installed. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ PEERS_PYTHON = "JAXNLME_PEERS_PYTHON"  # environment variable: the Python that h
 
 
 @dataclass(frozen=True)
-class Own:
+class OurMethod:
     """A method of ours that is timed, and the largest number of groups of a case where it is."""
 
     method: str
     largest: int = 10_000
 
 
-OURS = {"jaxnlme": Own("focei"), "jaxnlme-lme": Own("lme"), "jaxnlme-foce": Own("foce", 1000)}
+OURS = {"jaxnlme": OurMethod("focei"), "jaxnlme-lme": OurMethod("lme"), "jaxnlme-foce": OurMethod("foce", 1000)}
 
 
 @dataclass(frozen=True)
 class Peer:
     """A program beside ours: its script under peers/, the option that follows the starts, the package it needs, the
-    largest number of groups that it is asked to fit, and whether it is also asked for two fits in one process: that is
-    worth it where a fit takes milliseconds, of which the first call of everything is a part."""
+    largest number of groups of a case that it fits, and whether it also runs two fits in one process: that matters
+    where a fit takes milliseconds, to which the first call of every function contributes."""
 
     script: str
     option: str
@@ -95,22 +95,22 @@ def peers_python() -> str:
 
 def missing(names: list[str]) -> dict[str, str]:
     """The peers that cannot run here, each with the reason."""
-    reasons = {package: why_not(package) for package in {PEERS[name].package for name in names}}
+    reasons = {package: reason_missing(package) for package in {PEERS[name].package for name in names}}
     return {name: reason for name in names if (reason := reasons[PEERS[name].package])}
 
 
-def why_not(package: str) -> str | None:
-    """Why a peer's package cannot be used here; None where it can."""
+def reason_missing(package: str) -> str | None:
+    """The reason why a peer's package cannot be used here; None where it can."""
     if package in ("nlme", "lme4"):
         if shutil.which("Rscript") is None:
             return "Rscript is not on the path"
-        ask = ["Rscript", "-e", f"quit(status = !all(sapply(c('{package}', 'jsonlite'), requireNamespace)))"]
+        check = ["Rscript", "-e", f"quit(status = !all(sapply(c('{package}', 'jsonlite'), requireNamespace)))"]
         hint = "the R packages {0} and jsonlite are not installed"
     else:
-        ask = [peers_python(), "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec('{package}') is None)"]
+        check = [peers_python(), "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec('{package}') is None)"]
         hint = f"{{0}} is not installed for {peers_python()} (`pip install {{0}}`, or set {PEERS_PYTHON})"
     try:
-        done = subprocess.run(ask, capture_output=True, check=False)
+        done = subprocess.run(check, capture_output=True, check=False)
     except OSError:
-        return f"{ask[0]} cannot be run"
+        return f"{check[0]} cannot be run"
     return None if done.returncode == 0 else hint.format(package)

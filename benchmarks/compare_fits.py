@@ -4,10 +4,10 @@
     python benchmarks/compare_fits.py save after.npz             # with another
     python benchmarks/compare_fits.py compare before.npz after.npz [--bits]
 
-`save` writes log-likelihood, verdict, estimates, standard errors, psi and random effects of every fit (or the table of
-a refit). `compare` prints a line per fit. With `--bits` every number must be the same to the last bit; without it,
+`save` writes log-likelihood, convergence, estimates, standard errors, psi and random effects of every fit (or the table
+of a refit). `compare` prints a line per fit. With `--bits` every number must be the same to the last bit; without it,
 log-likelihoods to 1e-10 relative and estimates and standard errors to 1e-6 standard errors. The exit code is 1 where a
-fit differs. The script uses public names alone, so that it runs with either version.
+fit differs. The script uses only public names, so that it runs with either version.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def lines(slope_sd: float = 0.0) -> tuple[Any, Any]:
 
 
 def numbers(fit: Any) -> dict[str, np.ndarray]:
-    """What a fit is compared by."""
+    """The numbers by which a fit is compared."""
     return {
         "log_likelihood": np.asarray(fit.log_likelihood, float),
         "converged": np.asarray(fit.converged),
@@ -132,7 +132,7 @@ def focei() -> Any:
 
 
 def matlab(call: Callable[..., Any], **options: Any) -> dict[str, np.ndarray]:
-    """MATLAB's entry points on theophylline's times."""
+    """nlmefit or nlmefitsa on theophylline."""
     frame = jn.datasets.theophylline()
     beta, psi, _, b = call(
         frame[["Time"]].to_numpy(),
@@ -205,41 +205,41 @@ FITS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
 
 
 def save(path: str, only: list[str] | None) -> None:
-    """Runs the fits and writes their numbers."""
-    kept = {}
+    """Run the fits and write their numbers."""
+    arrays_by_name = {}
     for name in only or FITS:
         for key, value in FITS[name]().items():
-            kept[f"{name}|{key}"] = value
+            arrays_by_name[f"{name}|{key}"] = value
         print(name, flush=True)
-    np.savez(path, **kept)
+    np.savez(path, **arrays_by_name)
 
 
 def differs(before: dict[str, np.ndarray], after: dict[str, np.ndarray], bits: bool) -> list[str]:
-    """What differs between two records of one fit."""
+    """Differences between two records of one fit, in words; empty if there are none."""
     if before.keys() != after.keys():
         return [f"kept {sorted(before)} before and {sorted(after)} after"]
-    said = []
+    differences = []
     for name, value in before.items():
         if value.shape != after[name].shape:
-            said.append(f"{name}: shape {value.shape} before, {after[name].shape} after")
+            differences.append(f"{name}: shape {value.shape} before, {after[name].shape} after")
         elif bits or name == "converged":
             if not np.array_equal(value, after[name], equal_nan=value.dtype.kind == "f"):
-                said.append(f"{name}: not the same bits, {_largest(value, after[name]):.1e} apart")
+                differences.append(f"{name}: not the same bits, {_largest(value, after[name]):.1e} apart")
         else:
             scale, limit = _scale(name, value, before)
-            apart = _largest(value / scale, after[name] / scale)
-            if not apart <= limit:
-                said.append(f"{name}: {apart:.1e} apart (limit {limit:.0e})")
-    return said
+            distance = _largest(value / scale, after[name] / scale)
+            if not distance <= limit:
+                differences.append(f"{name}: {distance:.1e} apart (limit {limit:.0e})")
+    return differences
 
 
 def _largest(value: np.ndarray, other: np.ndarray) -> float:
-    apart = np.abs(value - other)[~(np.isnan(value) & np.isnan(other))]
-    return float(apart.max()) if apart.size else 0.0
+    distance = np.abs(value - other)[~(np.isnan(value) & np.isnan(other))]
+    return float(distance.max()) if distance.size else 0.0
 
 
 def _scale(name: str, value: np.ndarray, before: dict[str, np.ndarray]) -> tuple[np.ndarray | float, float]:
-    """What a difference is measured in, and its limit."""
+    """The scale by which a difference is divided, and the limit of the quotient."""
     if name.endswith("log_likelihood"):
         return max(1.0, float(np.abs(value))), LOG_LIKELIHOOD_LIMIT
     if name.endswith(("estimate", "se")):
@@ -249,19 +249,21 @@ def _scale(name: str, value: np.ndarray, before: dict[str, np.ndarray]) -> tuple
 
 
 def compare(before_path: str, after_path: str, bits: bool) -> int:
-    """Prints a line per fit; the number of fits that differ."""
+    """Print a line per fit; the number of fits that differ."""
     records: list[dict[str, dict[str, np.ndarray]]] = [{}, {}]
     for record, path in zip(records, (before_path, after_path), strict=True):
         with np.load(path) as arrays:
             for key in arrays.files:
-                name, what = key.split("|")
-                record.setdefault(name, {})[what] = arrays[key]
+                name, quantity = key.split("|")
+                record.setdefault(name, {})[quantity] = arrays[key]
     before, after = records
     failed = 0
     for name in before | after:
-        said = differs(before[name], after[name], bits) if name in before and name in after else ["in one file only"]
-        failed += bool(said)
-        print(f"{name}: {'; '.join(said) or 'same'}")
+        differences = (
+            differs(before[name], after[name], bits) if name in before and name in after else ["in one file only"]
+        )
+        failed += bool(differences)
+        print(f"{name}: {'; '.join(differences) or 'same'}")
     print(f"{len(before | after) - failed} of {len(before | after)} fits are the same")
     return failed
 

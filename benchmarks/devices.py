@@ -3,8 +3,8 @@
     python benchmarks/devices.py [--groups 100000] [--repeats 3]
 
 FOCEI on simulated one-compartment data (11 observations a subject). Every row is a process (or two) of its own, with
-`jax_num_cpu_devices` as given: devices of one CPU share its cores, so the rows show what dealing groups out costs and
-what each device holds, not what more hardware would gain. "in shapes" are the bytes a device holds of the data, "at
+`jax_num_cpu_devices` as given: devices of one CPU share its cores, so the rows show the cost of distributing groups and
+the memory of each device, not what more hardware would gain. "in shapes" are the bytes a device holds of the data, "at
 work" what the compiled evaluation needs beside them (XLA's own account). Writes results/devices.json.
 """
 
@@ -38,7 +38,7 @@ ROWS: list[tuple[str, int, int, dict[str, Any]]] = [
 
 
 def work(number: int, groups: int, repeats: int, index: int, address: str) -> dict[str, Any]:
-    """What one process of row `number` measures."""
+    """Measurements of one process of row `number`."""
     _, devices, processes, options = ROWS[number]
     import jax
 
@@ -93,7 +93,7 @@ def evaluation(model: Any, data: Any, options: dict[str, Any], repeats: int) -> 
 
 
 def row(number: int, groups: int, repeats: int) -> dict[str, Any]:
-    """Runs the processes of one row; times are the slowest process's, CPU seconds those of all."""
+    """Run the processes of one row; times are the slowest process's, CPU seconds those of all."""
     name, devices, processes, options = ROWS[number]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,18 +107,18 @@ def row(number: int, groups: int, repeats: int) -> dict[str, Any]:
         ]
         if any(process.wait() for process in started):
             raise SystemExit(f"row {name!r} failed")
-        found = [json.loads(path.read_text()) for path in paths]
-    first = found[0]
+        outputs = [json.loads(path.read_text()) for path in paths]
+    first = outputs[0]
     return first | {
         "name": name,
         "devices": devices * processes,
         "processes": processes,
         "options": options,
-        "evaluation_wall": max(one["evaluation_wall"] for one in found),
-        "evaluation_cpu": sum(one["evaluation_cpu"] for one in found),
-        "fit_wall": max(one["fit_wall"] for one in found),
-        "fit_cpu": sum(one["fit_cpu"] for one in found),
-        "agree": all(one["estimates"] == first["estimates"] for one in found),
+        "evaluation_wall": max(output["evaluation_wall"] for output in outputs),
+        "evaluation_cpu": sum(output["evaluation_cpu"] for output in outputs),
+        "fit_wall": max(output["fit_wall"] for output in outputs),
+        "fit_cpu": sum(output["fit_cpu"] for output in outputs),
+        "agree": all(output["estimates"] == first["estimates"] for output in outputs),
     }
 
 
@@ -126,8 +126,8 @@ def main() -> None:
     """All rows, or one process of one row."""
     if sys.argv[1:2] == ["--work"]:
         number, groups, repeats, index, address, path = sys.argv[2:]
-        found = work(int(number), int(groups), int(repeats), int(index), address)
-        Path(path).write_text(json.dumps(found))
+        outputs = work(int(number), int(groups), int(repeats), int(index), address)
+        Path(path).write_text(json.dumps(outputs))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=100_000)
@@ -138,10 +138,13 @@ def main() -> None:
     sizes = {"groups": arguments.groups, "repeats": arguments.repeats}
     results = Record(arguments.folder / "devices.json", {}, **sizes)
     for number in arguments.rows:
-        one = row(number, arguments.groups, arguments.repeats)
-        results.content["about"] = one.pop("about")
-        results.add(one)
-        print(f"{one['name']}: {one['evaluation_wall']:.2f} s an evaluation, {one['fit_wall']:.2f} s a fit", flush=True)
+        output = row(number, arguments.groups, arguments.repeats)
+        results.content["about"] = output.pop("about")
+        results.add(output)
+        print(
+            f"{output['name']}: {output['evaluation_wall']:.2f} s an evaluation, {output['fit_wall']:.2f} s a fit",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

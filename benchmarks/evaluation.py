@@ -1,4 +1,4 @@
-"""One objective-and-gradient at a time: the only script here that reaches behind the public doors of jaxnlme.
+"""One objective-and-gradient at a time: the only script here that uses internals of jaxnlme.
 
 The problems are simulated in memory and bound as `jn.fit` binds them; the compiled program is the one that a fit runs.
 Searches of modes start where the last ones ended, at parameters a small step away, as in the middle of a fit.
@@ -26,7 +26,7 @@ import simulate  # noqa: E402
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.binding.bind import Binding, bind  # noqa: E402
 from jaxnlme.binding.placement import PlacedProblem, _program  # noqa: E402
-from jaxnlme.estimators.core.objective import flatten, share  # noqa: E402
+from jaxnlme.estimators.core.objective import flatten, partial_sums  # noqa: E402
 from jaxnlme.likelihood.approximations import approximation  # noqa: E402
 from jaxnlme.numerics.compiling import compiled  # noqa: E402
 
@@ -68,14 +68,14 @@ def seconds(fn: Callable[[int], Any], repeats: int) -> Seconds:
     return statistics.median(wall), statistics.median(cpu)
 
 
-def model_alone(problem: Any, params: Any, z: Any) -> tuple[Any, list[Any]]:
+def model_only(problem: Any, params: Any, z: Any) -> tuple[Any, list[Any]]:
     """Predictions of every group at `z`, as `PlacedProblem.run` asks for them: nothing to add up, one pytree a bucket."""
     return jnp.zeros(()), problem.map(lambda group, z: problem.density.predict(params, z, group), z)
 
 
 class Evaluations:
     """A model bound to data and laid out as `jn.fit` does it (padded, and dealt out to the cores of a CPU), and its two
-    programs: the model alone, and the objective with its gradient."""
+    programs: the model only, and the objective with its gradient."""
 
     def __init__(self, model: jn.NLMEModel, data: jn.GroupedData, method: Any = "focei", **layout: Any):
         self.binding: Binding = bind(model, data)
@@ -86,29 +86,29 @@ class Evaluations:
         self.x = np.asarray(flatten(self.params))
 
     def modes(self) -> list[Any]:
-        """Where a search begins that knows nothing."""
-        return self.placed.spread(np.zeros((self.placed.n_groups, self.effects)))
+        """Starting modes without earlier ones: zero for every group."""
+        return self.placed.scatter(np.zeros((self.placed.n_groups, self.effects)))
 
     def run(self, shift: float, modes: list[Any]) -> list[Any]:
-        """One objective-and-gradient, from `modes` to the modes that were found."""
-        _, groups = self.placed.run(share, (self.method, self.params, self.x * (1 + shift)), modes)
+        """One objective-and-gradient, from `modes`; the modes found."""
+        _, groups = self.placed.run(partial_sums, (self.method, self.params, self.x * (1 + shift)), modes)
         return [piece.modes for piece in groups]
 
-    def model_alone(self, repeats: int) -> Seconds:
+    def model_only(self, repeats: int) -> Seconds:
         """Seconds of one evaluation of the model over all data."""
         z = self.modes()
-        return seconds(lambda k: self.placed.run(model_alone, self.params, z)[1], repeats)
+        return seconds(lambda k: self.placed.run(model_only, self.params, z)[1], repeats)
 
     def objective(self, repeats: int, step: float = STEP) -> Seconds:
         """Seconds of one objective-and-gradient with warm modes; `step` 0 stays at the same point."""
         modes = self.run(0.0, self.modes())
 
-        def one(k):
+        def one_evaluation(k):
             nonlocal modes
             modes = self.run(step * (k % 2), modes)
             return modes
 
-        return seconds(one, repeats)
+        return seconds(one_evaluation, repeats)
 
     def cold(self, repeats: int) -> Seconds:
         """Seconds of one objective-and-gradient whose searches begin at z = 0."""
@@ -121,8 +121,8 @@ class Evaluations:
 
     def lowered(self) -> Any:
         """The lowered program of the objective and its gradient, for one piece."""
-        program = compiled(_program(share, self.placed.mesh), self.placed.n_rows)
-        modes = self.placed.put(self.modes()[0])
+        program = compiled(_program(partial_sums, self.placed.mesh), self.placed.n_rows)
+        modes = self.placed.to_devices(self.modes()[0])
         return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)
 
 

@@ -1,11 +1,12 @@
-"""Time to the first fit: theophylline with standard errors as a cold process, from import to summary, for every rung.
+"""Time to the first fit: theophylline with standard errors as a cold process, from import to summary, for every
+likelihood approximation.
 
-    python benchmarks/first_fit.py [--repeats 3] [--rungs focei laplace]
+    python benchmarks/first_fit.py [--repeats 3] [--approximations focei laplace]
 
-Every rung is a process with an empty compilation cache, one with a warm cache, and one of two fits (for its second:
-other data of the same shape; once for the rungs after the first). Beside them, in the same round, the import floor,
-`Rscript` doing the nlme fit, and an `Rscript` that does it twice. Then the lines of StableHLO of each rung's objective
-and gradient, by structure of Psi. Writes results/first_fit.json. Standard
+Every approximation is timed in a process with an empty compilation cache, in one with a warm cache, and in one of two
+fits (for its second: other data of the same shape; once for the approximations after the first). In the same round are
+run the import floor, `Rscript` doing the nlme fit, and an `Rscript` that does it twice. Then the lines of StableHLO of
+each approximation's objective and gradient are counted, by structure of Psi. Writes results/first_fit.json. Standard
 library only.
 """
 
@@ -28,8 +29,8 @@ APPROXIMATIONS = ("focei", "fo", "foce", "laplace", "agq3", "is")
 LIMIT = 300.0
 
 
-def approximation(case: Case, method: str, folder: Path, twice: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One round of a rung: (cache, record); `twice`: with the process of two fits."""
+def one_round(case: Case, method: str, folder: Path, twice: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One round of a likelihood approximation: (cache, record); `twice`: with the process of two fits."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         environment = commands.cache_environment(Path(cache))
         yield "empty", timed(commands.fit_command(case, method), LIMIT, environment)
@@ -38,7 +39,7 @@ def approximation(case: Case, method: str, folder: Path, twice: bool) -> Iterato
             yield "two fits", timed(commands.fit_command(case, method, second=True), LIMIT, environment)
 
 
-def others(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def floor_and_nlme(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """One round of the import floor and of nlme: (program, record)."""
     environment = commands.cache_environment(folder / "floor-cache")
     yield "floor", timed(commands.floor_command(), LIMIT, environment)
@@ -51,7 +52,7 @@ def others(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rungs", nargs="+", choices=APPROXIMATIONS, default=list(APPROXIMATIONS))
+    parser.add_argument("--approximations", nargs="+", choices=APPROXIMATIONS, default=list(APPROXIMATIONS))
     add_folder(parser)
     arguments = parser.parse_args()
     absent = commands.missing(["nlme"])
@@ -63,19 +64,21 @@ def main() -> None:
             timed(commands.floor_command(), LIMIT, commands.cache_environment(folder / "floor-cache"))
         timed([sys.executable, "-c", "import jaxnlme"], LIMIT, commands.cache_environment(folder / "floor-cache"))
         for repeat in range(arguments.repeats):
-            for program, record in others(case, folder):
+            for program, record in floor_and_nlme(case, folder):
                 note(results, {"program": program, "repeat": repeat} | record)
             for method in arguments.approximations:
-                for cache, record in approximation(case, method, folder, method == APPROXIMATIONS[0] or repeat == 0):
+                for cache, record in one_round(case, method, folder, method == APPROXIMATIONS[0] or repeat == 0):
                     note(results, {"program": method, "cache": cache, "repeat": repeat} | record)
-        counted = timed([sys.executable, str(HERE / "program_lines.py"), "--rungs", *arguments.approximations], LIMIT)
-        results.content["programs"] = (counted["said"] or {}).get("programs", [])
+        line_counts = timed(
+            [sys.executable, str(HERE / "program_lines.py"), "--approximations", *arguments.approximations], LIMIT
+        )
+        results.content["programs"] = (line_counts["said"] or {}).get("programs", [])
         results.write()
     print(f"wrote {results.path}")
 
 
 def note(results: Record, row: dict[str, Any]) -> None:
-    """Keeps a row and says it."""
+    """Add a row to the results and print it."""
     results.add(row)
     name = f"{row['program']} {row.get('cache', '')}".strip()
     print(f"{name} #{row['repeat']}: {row['status']}, {row['cpu']:.2f} CPU s, {row['wall']:.2f} wall s", flush=True)

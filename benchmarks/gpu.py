@@ -1,11 +1,11 @@
-"""Everything that a GPU could make faster, on the accelerator that JAX finds, in float64, in one process.
+"""Timings on the accelerator that JAX finds, in float64, in one process.
 
     pip install -e . "jax[cuda12]"
     python benchmarks/gpu.py
 
 Units and cost of an objective-and-gradient, the scaling axes, fits of simulated tables (our side only) and batches, as
 in units.py, scaling.py, run.py and batches.py. Writes results/gpu-<device>.json after every row; where JAX finds no
-accelerator the script says so and ends.
+accelerator the script ends with a message.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def cost(small: bool) -> Iterator[Row]:
     """Rows of units.py."""
     for effects, shape in units.EFFECTS.items():
         for groups in (100, 200) if small else (1000, 10_000, 100_000, 1_000_000):
-            found = units.measure(groups, *shape, 3 if small else 20, "focei")
-            yield {"effects": effects, "groups": groups} | found
+            measured = units.measure(groups, *shape, 3 if small else 20, "focei")
+            yield {"effects": effects, "groups": groups} | measured
 
 
 def growth(small: bool) -> Iterator[Row]:
@@ -50,18 +50,18 @@ def growth(small: bool) -> Iterator[Row]:
 
 
 def fits(small: bool) -> Iterator[Row]:
-    """Simulated tables, the second of two fits in the process, judged by referee.py."""
+    """Simulated tables, the second of two fits in the process, with the log-likelihood of referee.py."""
     for groups in (50,) if small else (100, 1000, 10_000, 100_000):
         for psi in STRUCTURES:
             model, data = oral_model(3, psi), oral_data(groups, psi=psi)
-            found = timed_fit(model, oral_data(groups, psi=psi, seed=1), data)
-            yield {"groups": groups, "psi": psi} | found | {"referee": referee(model, data, groups, psi)}
+            measured = timed_fit(model, oral_data(groups, psi=psi, seed=1), data)
+            yield {"groups": groups, "psi": psi} | measured | {"referee": referee(model, data, groups, psi)}
 
 
 def referee(model: jn.NLMEModel, data: jn.GroupedData, groups: int, psi: str) -> float | None:
     """The referee's log-likelihood of a fit of `data`, which are simulate.py's, with all digits."""
     fit = jn.fit(model, data, "focei", progress=False, standard_errors=False)
-    said = {
+    estimates = {
         "beta": [float(np.log(fit.values[name])) for name in simulate.TRUTH],
         "psi": np.asarray(fit.psi).tolist(),
         "sigma": fit.values["a"],
@@ -69,8 +69,8 @@ def referee(model: jn.NLMEModel, data: jn.GroupedData, groups: int, psi: str) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         simulate.write(path, simulate.simulate(groups, psi), decimals=15)
-        ask = [sys.executable, str(HERE / "referee.py"), str(path), json.dumps(said)]
-        done = subprocess.run(ask, capture_output=True, text=True, check=False)
+        command = [sys.executable, str(HERE / "referee.py"), str(path), json.dumps(estimates)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     return json.loads(done.stdout)["log_likelihood"] if done.returncode == 0 else None
 
 

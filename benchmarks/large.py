@@ -3,7 +3,7 @@
     python benchmarks/large.py [--groups 100000] [--effects 2]
 
 Each process reads the table from a CSV file (11 rows a subject), fits it by FOCEI with standard errors and prints a
-summary; said are seconds, where they go, peak memory and the log-likelihood that referee.py gives to the estimates.
+summary; recorded are seconds by step, peak memory and the log-likelihood of referee.py at the estimates.
 Writes results/large.json. Standard library only.
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--psi", choices=("diagonal", "full"), default="diagonal")
     add_folder(parser)
     arguments = parser.parse_args()
-    results, judged = Record(arguments.folder / "large.json", about()), Referee()
+    results, referee = Record(arguments.folder / "large.json", about()), Referee()
     with tempfile.TemporaryDirectory(prefix="jaxnlme-benchmark-") as scratch:
         for groups in arguments.groups:
             case = simulated(Path(scratch), groups, arguments.psi, arguments.effects, other=False)
@@ -36,9 +36,9 @@ def main() -> None:
             for cache in ("empty", "warm"):
                 record = timed(commands.fit_command(case), JAX_LIMIT, environment)
                 labels = {"groups": groups, "effects": arguments.effects, "psi": arguments.psi, "cache": cache}
-                results.add(labels | record | {"referee": judged(case, record)})
-                told = f"{groups} groups, {arguments.effects} effects, {cache} cache: {record['status']}"
-                print(f"{told}, {record['wall']:.1f} wall s, {record['peak_rss_mb']:.0f} MB", flush=True)
+                results.add(labels | record | {"referee": referee(case, record)})
+                message = f"{groups} groups, {arguments.effects} effects, {cache} cache: {record['status']}"
+                print(f"{message}, {record['wall']:.1f} wall s, {record['peak_rss_mb']:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run one program as a process of its own and say what it cost: CPU, wall, peak memory, outcome, its JSON line."""
+"""Run one program as a process of its own and record its cost: CPU, wall, peak memory, outcome, its JSON line."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def last_json(text: str) -> dict[str, Any] | None:
     return None
 
 
-def reached(said: dict[str, Any]) -> dict[str, Any]:
-    """What a program of ours or a peer says of the last table that it fitted: estimates and log-likelihood."""
-    ours = said["fit"] if "log_likelihood" in said.get("fit", {}) else said
-    return said.get("second") or ours
+def reached(printed: dict[str, Any]) -> dict[str, Any]:
+    """Estimates and log-likelihood that a program, ours or a peer, printed for the last table that it fitted."""
+    ours = printed["fit"] if "log_likelihood" in printed.get("fit", {}) else printed
+    return printed.get("second") or ours
 
 
 def timed(command: list[str], limit: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run `command` to its end or to `limit` seconds and return its record.
 
     **Returns:** `status` ("ok", "failed" or "timeout"), `cpu` and `wall` seconds of the whole process and of the
-    children it waited for, `peak_rss_mb`, `said` (its JSON line) and, unless all went well, `stderr` (the tail). A
-    program that ends with 0 and says an `error`, or says no JSON at all, has failed.
+    children it waited for, `peak_rss_mb`, `printed` (its JSON line) and, unless all went well, `stderr` (the tail). A
+    program that exits with 0 but prints an `error`, or no JSON, has failed.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.perf_counter()
@@ -52,12 +52,12 @@ def timed(command: list[str], limit: float, environment: dict[str, str] | None =
         _, state, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         timer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(state)  # wait4 took it: Popen must not wait again
+        process.returncode = os.waitstatus_to_exitcode(state)  # wait4 has reaped it: Popen must not wait again
         out.seek(0), err.seek(0)
-        said, complaint = last_json(out.read().decode(errors="replace")), err.read().decode(errors="replace")
+        printed, messages = last_json(out.read().decode(errors="replace")), err.read().decode(errors="replace")
     if late.is_set():
         status = "timeout"
-    elif process.returncode != 0 or said is None or said.get("error"):
+    elif process.returncode != 0 or printed is None or printed.get("error"):
         status = "failed"
     else:
         status = "ok"
@@ -67,6 +67,6 @@ def timed(command: list[str], limit: float, environment: dict[str, str] | None =
         "cpu": usage.ru_utime + usage.ru_stime,
         "wall": wall,
         "peak_rss_mb": usage.ru_maxrss / 1024,  # kilobytes on Linux
-        "said": said,
-        "stderr": None if status == "ok" else complaint[-2000:],
+        "said": printed,
+        "stderr": None if status == "ok" else messages[-2000:],
     }

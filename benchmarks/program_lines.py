@@ -1,6 +1,7 @@
-"""Lines of StableHLO of the objective-and-gradient program, by rung and structure of Psi: compiling grows with it.
+"""Lines of StableHLO of the objective-and-gradient program, by likelihood approximation and structure of
+Psi: compilation time grows with it.
 
-    python benchmarks/program_lines.py [--rungs focei laplace]
+    python benchmarks/program_lines.py [--approximations focei laplace]
 
 The model is the one-compartment model with three random effects. Nothing is compiled. Prints one JSON object; the
 number does not depend on the size of the data.
@@ -19,7 +20,7 @@ from worker import method_of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rungs", nargs="+", default=["focei", "fo", "foce", "laplace", "agq3", "is"])
+    parser.add_argument("--approximations", nargs="+", default=["focei", "fo", "foce", "laplace", "agq3", "is"])
     rows = []
     data = oral_data(12)
     for method in parser.parse_args().approximations:

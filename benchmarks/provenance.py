@@ -1,4 +1,4 @@
-"""Where and when a benchmark ran: machine, day, commit and versions. Standard library only."""
+"""Provenance of a benchmark: machine, day, commit and versions. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def git(*arguments: str) -> str | None:
-    """What git says, or None outside a repository or before its first commit."""
+    """Output of a git command, or None outside a repository or before its first commit."""
     done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 

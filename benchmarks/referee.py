@@ -2,7 +2,7 @@
 itself by adaptive Gauss-Hermite quadrature, for the programs that maximise that.
 
 nlme reports the likelihood of its linearised model and nlmer its own Laplace approximation, so their reported numbers
-cannot be laid beside ours. This referee shares no code with any of them: plain numpy, the modes by damped
+cannot be compared with ours. This referee shares no code with any of them: plain numpy, the modes by damped
 Gauss-Newton from z = 0, derivatives of f by the complex step.
 
     log L = sum_i  - n/2 log(2 pi sigma^2) - |y - f(L z)|^2 / (2 sigma^2) - z'z/2 - 1/2 log det(I + J'J / sigma^2)
@@ -82,14 +82,14 @@ def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float, n
         score, hessian = expansion(z[searching], searching)
         damped = hessian + damping[searching, None, None] * identity
         step = np.linalg.solve(damped, score[:, :, None])[:, :, 0]
-        arrived = np.sum(score * step, axis=1) < DECREMENT  # and takes this last step
+        converged = np.sum(score * step, axis=1) < DECREMENT  # and takes this last step
         trial = z[searching] + step
         with np.errstate(all="ignore"):
             proposed = joint(trial, searching)
-        better = arrived | (proposed <= value[searching])
+        better = converged | (proposed <= value[searching])
         z[searching[better]], value[searching[better]] = trial[better], proposed[better]
         damping[searching] = np.maximum(damping[searching] * np.where(better, 0.1, 10.0), 1e-12)
-        searching = searching[~arrived]
+        searching = searching[~converged]
         if not len(searching):
             break
     score, hessian = expansion(z)
@@ -98,14 +98,14 @@ def log_likelihood(path: str, beta: np.ndarray, psi: np.ndarray, sigma: float, n
 
 
 def main() -> None:
-    """Judge the estimates given as JSON."""
+    """Print the log-likelihood at the estimates given as JSON."""
     estimates, nodes = json.loads(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1
     several = isinstance(estimates, list)
-    judged = [
-        log_likelihood(sys.argv[1], np.array(one["beta"]), np.array(one["psi"]), float(one["sigma"]), nodes)
-        for one in (estimates if several else [estimates])
+    evaluated = [
+        log_likelihood(sys.argv[1], np.array(entry["beta"]), np.array(entry["psi"]), float(entry["sigma"]), nodes)
+        for entry in (estimates if several else [estimates])
     ]
-    values, scores = map(list, zip(*judged, strict=True))
+    values, scores = map(list, zip(*evaluated, strict=True))
     print(json.dumps({"log_likelihood": values if several else values[0], "largest_score": max(scores)}))
 
 

@@ -5,8 +5,8 @@
 Published tables with the functions that R ships for them, the same start values for all. Every fit is a process: ours
 with an empty compilation cache and with a warm one; and, for a fit with everything compiled and loaded, all programs
 once more as the second fit of a process, whose first is of the same table with other responses (1 % noise, seeded).
-Then what MATLAB's nlmefit takes and pynlme refuses, by calling both doors (refusals.py). Writes results/references.json
-after every process. Standard library only.
+Then arguments of MATLAB's nlmefit that jaxnlme accepts and pynlme refuses, by calling both (refusals.py). Writes
+results/references.json after every process. Standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PEERS = {
     "pynlme": ("references_peer.py", "pynlme", METHODS),
     "pynlme-matlab": ("references_peer.py", "pynlme", ("lme",)),
 }
-DOORS = ("jaxnlme", "pynlme")
+COMPARED_PACKAGES = ("jaxnlme", "pynlme")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def written(case: Reference, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def asked(case: Reference, program: str, method: str, tables: list[Path]) -> str:
-    """What a program reads: the case as JSON, with the tables to fit one after the other."""
-    said = {"tables": list(map(str, tables)), "function": case.function, "x": list(case.x), "starts": case.starts}
-    return json.dumps(said | {"random": case.random, "psi": case.psi, "method": method, "program": program})
+def request(case: Reference, program: str, method: str, tables: list[Path]) -> str:
+    """The JSON that a program reads: the case, with the tables to fit one after the other."""
+    content = {"tables": list(map(str, tables)), "function": case.function, "x": list(case.x), "starts": case.starts}
+    return json.dumps(content | {"random": case.random, "psi": case.psi, "method": method, "program": program})
 
 
 def programs(case: Reference, peers: list[str], folder: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -118,24 +118,24 @@ def programs(case: Reference, peers: list[str], folder: Path) -> Iterator[tuple[
         ours = [sys.executable, str(HERE / "references_worker.py")]
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             environment = commands.cache_environment(Path(cache))
-            for kind, what in (("empty", once), ("warm", once), ("two fits", twice)):
-                told = asked(case, "jaxnlme", method, what)
-                yield "jaxnlme", method, kind, timed([*ours, told], LIMIT, environment)
+            for kind, tables in (("empty", once), ("warm", once), ("two fits", twice)):
+                argument = request(case, "jaxnlme", method, tables)
+                yield "jaxnlme", method, kind, timed([*ours, argument], LIMIT, environment)
         for peer in peers:
             script, _, methods = PEERS[peer]
-            for kind, what in (("once", once), ("two fits", twice)) if method in methods else ():
-                told = asked(case, peer, method, what)
-                yield peer, method, kind, timed([*commands.script(script), told], LIMIT)
+            for kind, tables in (("once", once), ("two fits", twice)) if method in methods else ():
+                argument = request(case, peer, method, tables)
+                yield peer, method, kind, timed([*commands.script(script), argument], LIMIT)
 
 
 def refusals(absent: dict[str, str], function: str = "nlmefit") -> dict[str, Any]:
-    """What each door says to calls of MATLAB's manual."""
-    found = {}
-    for door in DOORS:
-        if door not in absent:
-            python = commands.peers_python() if door == "pynlme" else sys.executable
-            found[door] = timed([python, str(HERE / "refusals.py"), door, function], LIMIT)["said"]
-    return found
+    """Outcomes of calls from MATLAB's manual, by package."""
+    outcomes = {}
+    for package in COMPARED_PACKAGES:
+        if package not in absent:
+            python = commands.peers_python() if package == "pynlme" else sys.executable
+            outcomes[package] = timed([python, str(HERE / "refusals.py"), package, function], LIMIT)["said"]
+    return outcomes
 
 
 def main() -> None:
@@ -147,7 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.cases, arguments.repeats = list(QUICK), 1
-    absent = {name: reason for name, (_, package, _) in PEERS.items() if (reason := commands.why_not(package))}
+    absent = {name: reason for name, (_, package, _) in PEERS.items() if (reason := commands.reason_missing(package))}
     for peer, reason in absent.items():
         print(f"{peer} is left out: {reason}", flush=True)
     peers = [peer for peer in PEERS if peer not in absent]
@@ -161,8 +161,8 @@ def main() -> None:
                 for program, method, kind, record in programs(REFERENCES[name], peers, Path(scratch)):
                     labels = {"case": name, "program": program, "method": method, "kind": kind, "repeat": repeat}
                     results.add(labels | record)
-                    told = f"{name} {program} {method} {kind} #{repeat}: {record['status']}"
-                    print(f"{told}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
+                    message = f"{name} {program} {method} {kind} #{repeat}: {record['status']}"
+                    print(f"{message}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
     results.content["refusals"] = refusals(absent)
     results.write()
     print(f"wrote {results.path}")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def outcome(fit: Any) -> dict[str, Any]:
-    """What a fit reached."""
+    """Results of a fit as plain numbers."""
     import numpy as np
 
     return {
@@ -34,7 +34,7 @@ def outcome(fit: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     with phase("import"):
         import jax
         import jaxlib
@@ -42,20 +42,22 @@ def main() -> None:
 
         import jaxnlme as jn
         from tests.estimators.catalogue import FUNCTIONS
-    parameters = [jn.Parameter(name, start, random=name in asked["random"]) for name, start in asked["starts"].items()]
-    model = jn.NLMEModel(FUNCTIONS[asked["function"]], parameters, covariance=asked["psi"], error="constant")
-    said: dict[str, Any] = {}
-    for key, path in zip(("fit", "second"), asked["tables"], strict=False):
+    parameters = [
+        jn.Parameter(name, start, random=name in request["random"]) for name, start in request["starts"].items()
+    ]
+    model = jn.NLMEModel(FUNCTIONS[request["function"]], parameters, covariance=request["psi"], error="constant")
+    output: dict[str, Any] = {}
+    for key, path in zip(("fit", "second"), request["tables"], strict=False):
         label = "" if key == "fit" else "second_"
         with phase(f"{label}data"):
-            data = jn.GroupedData.from_frame(pd.read_csv(path), group="group", y="y", x=asked["x"])
+            data = jn.GroupedData.from_frame(pd.read_csv(path), group="group", y="y", x=request["x"])
         with phase(f"{label}fit"):
-            fit = jn.fit(model, data, asked["method"])
+            fit = jn.fit(model, data, request["method"])
         with phase(f"{label}summary"):
             str(fit.summary())
-        said[key] = outcome(fit)
-    said |= {"phases": PHASES, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    print(json.dumps(said | {"versions": versions(jax, jaxlib, pd, jn), "dtype": "float64"}))
+        output[key] = outcome(fit)
+    output |= {"phases": PHASES, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    print(json.dumps(output | {"versions": versions(jax, jaxlib, pd, jn), "dtype": "float64"}))
 
 
 if __name__ == "__main__":

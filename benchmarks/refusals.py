@@ -1,4 +1,4 @@
-"""Arguments of MATLAB's nlmefit or nlmefitsa handed to one of the two doors in Python, and what came of each call.
+"""Arguments of MATLAB's nlmefit or nlmefitsa passed to one of the two packages in Python, and the outcome of each call.
 
     python benchmarks/refusals.py jaxnlme|pynlme [nlmefit|nlmefitsa]
 
@@ -23,28 +23,28 @@ BLOCKS = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
 SHARED = np.array([[1, 0], [0, 1], [1, 0], [0, 0]])  # one effect moves A1 and A2
 
 
-def go_on(beta: Any, status: Any, state: Any) -> bool:
-    """An output function that looks and lets the fit go on."""
+def never_stop(beta: Any, status: Any, state: Any) -> bool:
+    """An output function that never stops the fit."""
     return False
 
 
 def of_nlmefit(rows: int, groups: int) -> dict[str, dict[str, Any]]:
-    """Name-value arguments by what is tried; designs by observation are identities, repeated."""
+    """Name-value arguments by what they test; designs by observation are identities, repeated."""
     every = np.repeat(np.eye(4)[:, :, None], rows, axis=2)
     return {
         "no further argument": VARYING,
         "FEObsDesign": VARYING | {"FEObsDesign": every},
         "REObsDesign": {"REObsDesign": every[:, :3]},
         "CovPattern of two blocks": VARYING | {"CovPattern": BLOCKS},
-        "Options.OutputFcn": VARYING | {"Options": {"OutputFcn": go_on}},
+        "Options.OutputFcn": VARYING | {"Options": {"OutputFcn": never_stop}},
         "Options.FunValCheck": VARYING | {"Options": {"FunValCheck": "on"}},
         "OptimFun 'fminunc'": VARYING | {"OptimFun": "fminunc"},
     }
 
 
 def of_nlmefitsa(rows: int, groups: int) -> dict[str, dict[str, Any]]:
-    """As `of_nlmefit`, with the likelihood by importance sampling where nothing else is tried; the design by group
-    makes effects from 0.9 to 1.1 times as wide. `beta0` stands for the argument of that place."""
+    """As `of_nlmefit`, with the likelihood by importance sampling where nothing else is tested; the design by group
+    makes effects with 0.9 to 1.1 times the SD. `beta0` replaces the positional argument."""
     every = np.repeat(np.eye(4)[:, :, None], rows, axis=2)
     by_group = np.eye(4)[:, :3, None] * np.linspace(0.9, 1.1, groups)
     sampled = {"LogLikMethod": "is"}
@@ -65,7 +65,7 @@ def of_nlmefitsa(rows: int, groups: int) -> dict[str, dict[str, Any]]:
         "REGroupDesign that varies": sampled | {"REGroupDesign": by_group},
         "an effect on two parameters": sampled | {"REConstDesign": SHARED},
         "CovPattern of two blocks": plain | {"CovPattern": BLOCKS},
-        "Options.OutputFcn": plain | {"Options": {"OutputFcn": go_on}},
+        "Options.OutputFcn": plain | {"Options": {"OutputFcn": never_stop}},
         "Options.Streams": plain | {"Options": {"Streams": 1}},
         "Options.FunValCheck": plain | {"Options": {"FunValCheck": "on"}},
         "Options.DerivStep": plain | {"Options": {"DerivStep": 1e-4}},
@@ -75,9 +75,9 @@ def of_nlmefitsa(rows: int, groups: int) -> dict[str, dict[str, Any]]:
 CALLS = {"nlmefit": of_nlmefit, "nlmefitsa": of_nlmefitsa}
 
 
-def door(package: str, function: str) -> tuple[Any, Any, dict[str, Any]]:
-    """The function, the array library that its models are written in, and what it needs to give the same numbers
-    again."""
+def function_of(package: str, function: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The function, the array library that its models are written in, and the arguments that make it
+    reproducible."""
     if package == "jaxnlme":
         import jax.numpy as jnp
 
@@ -92,7 +92,7 @@ def door(package: str, function: str) -> tuple[Any, Any, dict[str, Any]]:
 
 def main() -> None:
     package, function, *_ = [*sys.argv[1:], "nlmefit"]
-    call, xp, settled = door(package, function)
+    call, xp, reproducible = function_of(package, function)
 
     def curve(phi, x):
         time = x[:, 0]
@@ -101,15 +101,15 @@ def main() -> None:
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     time, conc, subject = (np.array([float(row[name]) for row in rows]) for name in ("time", "conc", "Subject"))
-    said = {}
+    outcomes = {}
     for name, options in CALLS[function](len(rows), len(set(subject))).items():
-        given = settled | options
+        arguments = reproducible | options
         try:
-            found = call(time[:, None], conc, subject, None, curve, given.pop("beta0", STARTS), **given)
-            said[name] = {"log_likelihood": float(np.max(found[2].logl))}
+            result = call(time[:, None], conc, subject, None, curve, arguments.pop("beta0", STARTS), **arguments)
+            outcomes[name] = {"log_likelihood": float(np.max(result[2].logl))}
         except Exception as error:
-            said[name] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-    print(json.dumps({"calls": said}))
+            outcomes[name] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+    print(json.dumps({"calls": outcomes}))
 
 
 if __name__ == "__main__":

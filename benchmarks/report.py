@@ -1,4 +1,4 @@
-"""Write the tables and plots of benchmarks/README.md from the results files that are there.
+"""Write the tables and plots of benchmarks/README.md from the existing results files.
 
     python benchmarks/report.py [--folder results] [--page README.md]
 
@@ -44,9 +44,9 @@ def read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def pictures(found: list[Path], page: Path) -> list[str]:
+def pictures(paths: list[Path], page: Path) -> list[str]:
     """Markdown of plots, by their paths from the page."""
-    return [f"![{path.stem}]({path.relative_to(page.parent)})" for path in found]
+    return [f"![{path.stem}]({path.relative_to(page.parent)})" for path in paths]
 
 
 def sections(folder: Path, page: Path) -> list[str]:

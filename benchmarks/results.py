@@ -1,4 +1,4 @@
-"""Where results go: one JSON file a script, rewritten after every row, so that an interrupted run keeps what it has."""
+"""Results files: one JSON file per script, rewritten after every row, so that an interrupted run loses no row."""
 
 from __future__ import annotations
 

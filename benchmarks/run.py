@@ -3,7 +3,7 @@
     python benchmarks/run.py [--quick] [--sizes 100 1000 10000] [--repeats 2] [--peers nlme nlmer]
 
 Theophylline and simulated tables are fitted by jaxnlme with an empty persistent compilation cache and with a warm one.
-Repeats are interleaved, so that a busy minute of the machine does not fall on one program alone. Writes
+Repeats are interleaved, so that a busy minute of the machine does not fall on a single program. Writes
 results/fits.json after every process. Standard library only, so that this process is small: the peak memory that Linux
 reports for a child starts from its parent's.
 """
@@ -33,15 +33,15 @@ QUICK = ("nlme", "nlmer", "pynlme-r", "pynlme-foce", "numpyro-nuts")
 
 def ours(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Our side of a case, by each method: an empty cache, a warm one, and the second fit of a process."""
-    for name, own in commands.OURS.items():
-        if case.groups > own.largest:
+    for name, method in commands.OURS.items():
+        if case.groups > method.largest:
             continue
         cache = Path(tempfile.mkdtemp(dir=folder))
         environment = commands.cache_environment(cache)
-        once = commands.fit_command(case, own.method)
+        once = commands.fit_command(case, method.method)
         yield name, timed(once, JAX_LIMIT, environment)
         yield f"{name}-warm-cache", timed(once, JAX_LIMIT, environment)
-        twice = commands.fit_command(case, own.method, second=True)
+        twice = commands.fit_command(case, method.method, second=True)
         yield name + commands.TWO_FITS, timed(twice, JAX_LIMIT, environment)
         shutil.rmtree(cache, ignore_errors=True)
     floor = commands.cache_environment(folder / "floor-cache")
@@ -59,37 +59,37 @@ def programs(case: Case, peers: list[str], folder: Path, limit: float) -> Iterat
 
 
 class Referee:
-    """Log-likelihoods by referee.py; estimates that a program repeats to the last digit are judged once."""
+    """Log-likelihoods by referee.py; estimates that a program repeats to the last digit are evaluated once."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, str], float | None] = {}
+        self.values: dict[tuple[str, str], float | None] = {}
 
     def __call__(self, case: Case, record: dict[str, Any]) -> float | None:
-        """The log-likelihood of what a process estimated, or None where it said no estimates."""
-        found = reached(record["said"] or {})
-        if record["status"] != "ok" or any(found.get(name) is None for name in ("beta", "psi", "sigma")):
+        """The log-likelihood of what a process estimated, or None where it printed no estimates."""
+        estimates = reached(record["said"] or {})
+        if record["status"] != "ok" or any(estimates.get(name) is None for name in ("beta", "psi", "sigma")):
             return None
-        key = (str(case.table), json.dumps({name: found[name] for name in ("beta", "psi", "sigma")}))
-        if key not in self.known:
-            judged = timed([sys.executable, str(HERE / "referee.py"), *key], 300.0)
-            self.known[key] = judged["said"]["log_likelihood"] if judged["status"] == "ok" else None
-        return self.known[key]
+        key = (str(case.table), json.dumps({name: estimates[name] for name in ("beta", "psi", "sigma")}))
+        if key not in self.values:
+            referee = timed([sys.executable, str(HERE / "referee.py"), *key], 300.0)
+            self.values[key] = referee["said"]["log_likelihood"] if referee["status"] == "ok" else None
+        return self.values[key]
 
 
 def measure(case: Case, arguments: argparse.Namespace, folder: Path, results: Record) -> None:
     """All repeats of one case."""
-    peers, judged = list(arguments.peers), Referee()
+    peers, referee = list(arguments.peers), Referee()
     for repeat in range(arguments.repeats):
         for program, record in programs(case, peers, folder, arguments.limit):
             labels = {"case": case.name, "groups": case.groups, "psi": case.psi, "starts": case.starts}
-            results.add({**labels, "program": program, "repeat": repeat, **record, "referee": judged(case, record)})
-            told = f"{case.name} {case.groups} {case.psi} {program} #{repeat}: {record['status']}"
-            print(f"{told}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
-        slow = {r["program"] for r in results.rows if r["wall"] > SLOW and _same(r, case)}
+            results.add({**labels, "program": program, "repeat": repeat, **record, "referee": referee(case, record)})
+            message = f"{case.name} {case.groups} {case.psi} {program} #{repeat}: {record['status']}"
+            print(f"{message}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
+        slow = {r["program"] for r in results.rows if r["wall"] > SLOW and _is_of_case(r, case)}
         peers = [peer for peer in peers if peer not in slow]
 
 
-def _same(record: dict[str, Any], case: Case) -> bool:
+def _is_of_case(record: dict[str, Any], case: Case) -> bool:
     return (record["case"], record["groups"], record["psi"]) == (case.name, case.groups, case.psi)
 
 

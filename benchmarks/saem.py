@@ -1,15 +1,15 @@
-"""SAEM side by side: ours, pynlme's, and R's nlme on the same models; what a fit takes, and what the time buys.
+"""SAEM side by side: ours, pynlme's, and R's nlme on the same models; the time of a fit, and its precision.
 
     python benchmarks/saem.py [--quick] [--sizes 100 1000 10000] [--repeats 2] [--peers pynlme nlme]
 
 Theophylline (saemix's 120 rows) and simulated tables, each program by its defaults: "all", with standard errors and the
-log-likelihood by importance sampling, and "alone", estimates only; ours once more by pynlme's schedule. Cold processes,
-with an empty compilation cache and with a warm one; and a process that has fitted another table first and then fits
-this one from several seeds, for seconds with everything compiled, and for the Monte Carlo error, the spread over seeds.
-The referee integrates the likelihood at all estimates by quadrature; the maximum beside them is that of our AGQ fit.
-Last, the cost of one of our iterations, a group and a chain, from runs of different length; and what MATLAB's nlmefitsa
-takes, by calling both doors (refusals.py). saemix's seconds are those on record in the folder named by
-JAXNLME_REFERENCE. Writes results/saem_fits.json after every process. Standard library only.
+log-likelihood by importance sampling, and "estimates", estimates only; ours once more by pynlme's schedule. Cold
+processes, with an empty compilation cache and with a warm one; and a process that has fitted another table first and
+then fits this one from several seeds, for seconds with everything compiled, and for the Monte Carlo error, the spread
+over seeds. The referee integrates the likelihood at all estimates by quadrature; the maximum beside them is that of our
+AGQ fit. Last, the cost of one of our iterations, a group and a chain, from runs of different length; and the arguments
+of MATLAB's nlmefitsa that jaxnlme and pynlme accept (refusals.py). saemix's seconds are those recorded in the folder
+named by JAXNLME_REFERENCE. Writes results/saem_fits.json after every process. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REFERENCE = Path(os.environ.get("JAXNLME_REFERENCE") or HERE.parent.parent / "sh
 ITERATIONS, BURN_IN = (150, 150, 100), 5  # pynlme's defaults, which are MATLAB's
 LIMIT = 900.0
 SLOW = 60.0  # wall seconds: a program with a process slower than this on a case is not repeated
-FEW = 3  # seeds where the seconds alone are wanted
+FEW = 3  # number of seeds where only the seconds matter
 NODES = 9  # of the referee, a dimension: 0.001 from 19 of them at 100 subjects
 PEERS = ("pynlme", "nlme")
 # groups of a cost: iterations of the shorter and of the longer run
@@ -59,67 +59,67 @@ def chains(groups: int) -> int:
 
 
 def seeds(groups: int) -> int:
-    """How many seeds are worth their time."""
+    """Number of seeds, by the time of a fit."""
     return 10 if groups <= 100 else 5 if groups <= 1000 else 2
 
 
-def asked(case: Case, work: str, fits: int = 1, second: bool = False, **more: Any) -> str:
-    """What a worker reads: the tables, the `work`, and how many `fits` of the last table, one a seed. `second`: the
-    case's other table comes first."""
+def request_of(case: Case, work: str, fits: int = 1, second: bool = False, **further: Any) -> str:
+    """The JSON that a worker reads: the tables, the `work`, and the number of `fits` of the last table, one per seed.
+    `second`: the case's other table comes first."""
     tables = [str(case.other), str(case.table)] if second else [str(case.table)]
-    said = {"tables": tables, "work": work, "fits": fits, "psi": case.psi, "starts": case.starts}
-    said |= {"chains": chains(case.groups), "iterations": ITERATIONS, "burn_in": BURN_IN}
-    return json.dumps(said | more)
+    content = {"tables": tables, "work": work, "fits": fits, "psi": case.psi, "starts": case.starts}
+    content |= {"chains": chains(case.groups), "iterations": ITERATIONS, "burn_in": BURN_IN}
+    return json.dumps(content | further)
 
 
-def own(case: Case, program: str, kind: str, told: str, cache: Path) -> Run:
+def our_run(case: Case, program: str, kind: str, request: str, cache: Path) -> Run:
     """A process of ours with its compilation cache."""
-    command = [sys.executable, str(HERE / "saem_worker.py"), told]
+    command = [sys.executable, str(HERE / "saem_worker.py"), request]
     return Run(f"jaxnlme-{program}", kind, command, commands.cache_environment(cache))
 
 
-def ours(case: Case, folder: Path, several: int) -> Iterator[Run]:
-    """Our side of a case. A round of "empty" and "warm" has a cache of its own; the others share one."""
+def our_runs(case: Case, folder: Path, several: int) -> Iterator[Run]:
+    """jaxnlme on a case. A round of "empty" and "warm" has a cache of its own; the others share one."""
     shared, cache = folder / "shared-cache", Path(tempfile.mkdtemp(dir=folder))
     for kind in ("empty", "warm"):
-        yield own(case, "all", kind, asked(case, "all"), cache)
-    # The estimates of "all" are those of "alone": few seeds, for the seconds.
-    for work, fits in (("all", min(several, FEW)), ("alone", several), ("schedule", several)):
-        yield own(case, work, "two fits", asked(case, work, fits, second=True), shared)
+        yield our_run(case, "all", kind, request_of(case, "all"), cache)
+    # The estimates of "all" are those of "estimates": few seeds, for the seconds.
+    for work, fits in (("all", min(several, FEW)), ("estimates", several), ("schedule", several)):
+        yield our_run(case, work, "two fits", request_of(case, work, fits, second=True), shared)
 
 
-def theirs(case: Case, peers: list[str], several: int) -> Iterator[Run]:
+def peer_runs(case: Case, peers: list[str], several: int) -> Iterator[Run]:
     """The peers on a case."""
     if "pynlme" in peers:
         script = commands.script("saem_peer.py")
         few = 1 if case.groups > 1000 else min(several, FEW)
-        yield Run("pynlme-all", "once", [*script, asked(case, "all")])
-        yield Run("pynlme-all", "two fits", [*script, asked(case, "all", few, second=True)])
-        yield Run("pynlme-alone", "two fits", [*script, asked(case, "alone", several, second=True)])
+        yield Run("pynlme-all", "once", [*script, request_of(case, "all")])
+        yield Run("pynlme-all", "two fits", [*script, request_of(case, "all", few, second=True)])
+        yield Run("pynlme-estimates", "two fits", [*script, request_of(case, "estimates", several, second=True)])
     if "nlme" in peers:
         once = commands.peer_command(case, "nlme")
         yield Run("nlme", "once", once)
         yield Run("nlme", "two fits", [*once[:-1], "twice"])
 
 
-def fits_of(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a process says of its fits of the case's table, one a seed; nlme's says of one."""
-    return said.get("fits") or ([said] if "beta" in said else [])
+def fits_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The fits of the case's table in the output of a process, one per seed; of nlme a single one."""
+    return content.get("fits") or ([content] if "beta" in content else [])
 
 
-def judged(case: Case, record: dict[str, Any]) -> list[float] | None:
+def referee_values(case: Case, record: dict[str, Any]) -> list[float] | None:
     """The exact log-likelihood at the estimates of every fit of a process, None where there are none."""
     fits = fits_of(record["said"] or {})
     if record["status"] != "ok" or not fits:
         return None
     estimates = json.dumps([{name: fit[name] for name in ("beta", "psi", "sigma")} for fit in fits])
-    told = timed([sys.executable, str(HERE / "referee.py"), str(case.table), estimates, str(NODES)], LIMIT)
-    return told["said"]["log_likelihood"] if told["status"] == "ok" else None
+    evaluated = timed([sys.executable, str(HERE / "referee.py"), str(case.table), estimates, str(NODES)], LIMIT)
+    return evaluated["said"]["log_likelihood"] if evaluated["status"] == "ok" else None
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:
     """saemix's fits of theophylline with a constant error (the documented example, then the study of its seeds):
-    settings, seconds, and estimates as the others say them; None without the folder."""
+    settings, seconds, and estimates in the form of the others; None without the folder."""
     documented, spread = folder / "saemix" / "theo_nocov_constant.json", folder / "saemix" / "seed_spread.json"
     if not documented.exists() or not spread.exists():
         return None
@@ -136,30 +136,30 @@ def recorded(folder: Path) -> dict[str, Any] | None:
             "seconds": run["seconds"],
         }
 
-    said = {"program": example["package"], "r": example["R"], "chains": example["nb_chains_used"]}
-    return said | {"iterations": sum(example["nbiter"]), "fits": [fit(run) for run in (example, *others)]}
+    content = {"program": example["package"], "r": example["R"], "chains": example["nb_chains_used"]}
+    return content | {"iterations": sum(example["nbiter"]), "fits": [fit(run) for run in (example, *others)]}
 
 
 def note(results: Record, case: Case, run: Run, repeat: int) -> dict[str, Any]:
-    """Times a process, keeps its row and says it."""
+    """Time a process, add its row to the results and print it."""
     record = timed(run.command, LIMIT, run.environment)
     labels = {"case": case.name, "groups": case.groups, "psi": case.psi, "chains": chains(case.groups)}
     labels |= {"program": run.program, "kind": run.kind, "repeat": repeat}
-    results.add(labels | record | {"referee": judged(case, record)})
-    told = f"{case.name} {case.groups} {case.psi} {run.program} {run.kind} #{repeat}: {record['status']}"
-    print(f"{told}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
+    results.add(labels | record | {"referee": referee_values(case, record)})
+    message = f"{case.name} {case.groups} {case.psi} {run.program} {run.kind} #{repeat}: {record['status']}"
+    print(f"{message}, {record['cpu']:.2f} CPU s, {record['wall']:.2f} wall s", flush=True)
     return record
 
 
 def measure(case: Case, arguments: argparse.Namespace, folder: Path, results: Record) -> None:
     """The maximum of a case, saemix's fits where they are of this case, and all repeats of the programs."""
-    note(results, case, own(case, "maximum", "once", asked(case, "maximum"), folder / "shared-cache"), 0)
+    note(results, case, our_run(case, "maximum", "once", request_of(case, "maximum"), folder / "shared-cache"), 0)
     saemix = results.content["recorded"]
     if saemix and (case.name, case.psi) == ("theophylline", "diagonal"):
-        saemix["referee"] = judged(case, {"status": "ok", "said": saemix})
+        saemix["referee"] = referee_values(case, {"status": "ok", "said": saemix})
     several, slow = arguments.seeds or seeds(case.groups), set()
     for repeat in range(arguments.repeats):
-        for run in (*ours(case, folder, several), *theirs(case, arguments.peers, several)):
+        for run in (*our_runs(case, folder, several), *peer_runs(case, arguments.peers, several)):
             if repeat and run.program in slow:
                 continue
             if note(results, case, run, repeat)["wall"] > SLOW:
@@ -169,8 +169,8 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path, results: Re
 def cost(groups: int, arguments: argparse.Namespace, folder: Path, results: Record) -> None:
     """Two runs of different length, everything compiled."""
     case = simulated(folder, groups, "full", other=False)
-    more = asked(case, "cost", arguments.repeats, lengths=LENGTHS[groups])
-    note(results, case, own(case, "cost", "two lengths", more, folder / "shared-cache"), 0)
+    further = request_of(case, "cost", arguments.repeats, lengths=LENGTHS[groups])
+    note(results, case, our_run(case, "cost", "two lengths", further, folder / "shared-cache"), 0)
 
 
 def main() -> None:
@@ -187,7 +187,7 @@ def main() -> None:
     if arguments.quick:
         arguments.sizes, arguments.structures, arguments.repeats, arguments.costs = [100], ["diagonal"], 1, [100, 1000]
         arguments.seeds = 3
-    absent = {peer: reason for peer in arguments.peers if (reason := commands.why_not(peer))}
+    absent = {peer: reason for peer in arguments.peers if (reason := commands.reason_missing(peer))}
     for peer, reason in absent.items():
         print(f"{peer} is left out: {reason}", flush=True)
     arguments.peers = [peer for peer in arguments.peers if peer not in absent]

@@ -1,4 +1,4 @@
-"""What the SAEM study's parts share: the cases by name, and the two results files."""
+"""Parts shared by the scripts of the SAEM study: the cases by name, and the two results files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from results import Record  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.numerics.quadrature import MAX_NODES  # noqa: E402
-from tests.estimators import saem_problems, saem_simulated  # noqa: E402
+from tests.estimators.em import saem_problems, saem_simulated  # noqa: E402
 
 REFERENCE = Path(os.environ.get("JAXNLME_REFERENCE") or HERE.parent.parent / "shared" / "reference")
 TARGETS, STUDY = "saem_targets.json", "saem.json"
@@ -43,13 +43,13 @@ def makers(only: Sequence[str] | None) -> dict[str, Maker]:
     return {name: make for name, make in out.items() if not only or any(part in name for part in only)}
 
 
-def open_record(path: Path, redone: Sequence[str]) -> Record:
-    """A results file that keeps its earlier rows, but for those of the cases `redone`."""
+def open_record(path: Path, repeated: Sequence[str]) -> Record:
+    """A results file that keeps its earlier rows, but for those of the cases `repeated`."""
     rows = read(path)
     with jax.enable_x64(True):
         about = about_this_process()
     record = Record(path, about)
-    record.rows += [row for row in rows if row["case"] not in redone]
+    record.rows += [row for row in rows if row["case"] not in repeated]
     return record
 
 
@@ -65,13 +65,13 @@ def _log_likelihood(
     return jn.log_likelihood(None, params, problem, method, modes=modes)
 
 
-def minus_two_log_likelihood(one: saem_problems.Case, params: jn.Params, nodes: int, modes: Any = None) -> float:
+def minus_two_log_likelihood(case: saem_problems.Case, params: jn.Params, nodes: int, modes: Any = None) -> float:
     """-2 log L by quadrature with `nodes` an effect, the groups' modes searched from `modes` (groups, random); of
     `KINKED` cases, with `nodes` between two kinks."""
     with jax.enable_x64(True):
-        problem, params = jax.tree.map(jax.numpy.asarray, (jn.bind(one.model, one.data).problem, params))
-        if one.name in KINKED:
-            return float(saem_plateau.minus_two_log_likelihood(problem, params, saem_plateau.doses(one.data), nodes))
+        problem, params = jax.tree.map(jax.numpy.asarray, (jn.bind(case.model, case.data).problem, params))
+        if case.name in KINKED:
+            return float(saem_plateau.minus_two_log_likelihood(problem, params, saem_plateau.doses(case.data), nodes))
         return -2.0 * float(_log_likelihood(problem, params, jn.AGQ(nodes), modes))
 
 

@@ -1,4 +1,4 @@
-"""The exact likelihood of saemix's yield example, whose kink no Gauss-Hermite rule likes.
+"""The exact likelihood of saemix's yield example, whose kink makes Gauss-Hermite quadrature inaccurate.
 
     y = Ymax + slope min(dose - Xmax, 0) + a e
 
@@ -42,19 +42,19 @@ def minus_two_log_likelihood(problem: jn.Problem, params: jn.Params, kinks: np.n
     log_weights = log_weights - 0.5 * nodes**2 - 0.5 * jnp.log(2.0 * jnp.pi)
     scales, centre = jnp.stack([sd[0], sd[2]]), jnp.stack([params.beta[0], params.beta[2]])
 
-    def given(u, y, dose, seen):
+    def conditional_log_density(u, y, dose, observed):
         ramp = jnp.minimum(dose - params.beta[1] - sd[1] * u, 0.0)
-        design = jnp.where(seen[:, None], jnp.stack([jnp.ones_like(ramp), ramp], axis=1), 0.0)
-        residual = jnp.where(seen, y - design @ centre, 0.0) / a
+        design = jnp.where(observed[:, None], jnp.stack([jnp.ones_like(ramp), ramp], axis=1), 0.0)
+        residual = jnp.where(observed, y - design @ centre, 0.0) / a
         loaded = design * jnp.broadcast_to(scales, design.shape) / a
         factor = jnp.linalg.cholesky(jnp.eye(2) + loaded.T @ loaded)
         explained = jax.scipy.linalg.solve_triangular(factor, loaded.T @ residual, lower=True)
-        determinant = jnp.sum(jnp.log(jnp.diag(factor))) + jnp.sum(seen) * jnp.log(a * jnp.sqrt(2.0 * jnp.pi))
+        determinant = jnp.sum(jnp.log(jnp.diag(factor))) + jnp.sum(observed) * jnp.log(a * jnp.sqrt(2.0 * jnp.pi))
         return -0.5 * (jnp.sum(residual**2) - jnp.sum(explained**2)) - determinant
 
-    def group(one, _):
-        each = jax.vmap(lambda u: given(u, one.y, one.x.dose, one.x.observed))(nodes)
-        return jax.scipy.special.logsumexp(each + log_weights)
+    def group(data, _):
+        values = jax.vmap(lambda u: conditional_log_density(u, data.y, data.x.dose, data.x.observed))(nodes)
+        return jax.scipy.special.logsumexp(values + log_weights)
 
     return -2.0 * jnp.sum(problem.map(group, jnp.zeros(problem.n_groups)))
 
@@ -82,14 +82,14 @@ def _maximum(fit: jn.Fit) -> dict[str, Any]:
 
     start = np.asarray(template.pack())
     scale = 1.0 / np.maximum(np.abs(start), 1e-3)  # Xmax is 100, slope 0.03
-    found = minimize(
+    optimum = minimize(
         lambda x: tuple(np.asarray(part, float) for part in _scaled(both, x, scale)),
         start * scale,
         jac=True,
         method="BFGS",
         options={"gtol": 1e-6},
     )
-    packed = found.x / scale
+    packed = optimum.x / scale
     steps = 1e-4 / scale
     hessian = np.stack(
         [
@@ -105,8 +105,8 @@ def _maximum(fit: jn.Fit) -> dict[str, Any]:
     errors = np.sqrt(np.diag(jacobian @ covariance @ jacobian.T))
     return {
         "params": params,
-        "minus2LL": float(found.fun),
-        "largest_slope": float(np.max(np.abs(found.jac))),
+        "minus2LL": float(optimum.fun),
+        "largest_slope": float(np.max(np.abs(optimum.jac))),
         "estimates": {
             name: {"estimate": float(value), "se": float(error)}
             for name, value, error in zip(density.reported_names, values, errors, strict=True)

@@ -1,9 +1,9 @@
-"""How time grows: with groups, observations a group, correlated random effects, and fits in a batch.
+"""Growth of time with groups, observations a group, correlated random effects, and fits in a batch.
 
     python benchmarks/scaling.py [--small] [--repeats 10]
 
-FOCEI on simulated data with a full Psi. Every row says the seconds of one objective-and-gradient with warm modes and of
-a fit with everything compiled (the second of two in the process, of other data). Groups and observations: the
+FOCEI on simulated data with a full Psi. Every row holds the seconds of one objective-and-gradient with warm modes and
+of a fit with everything compiled (the second of two in the process, of other data). Groups and observations: the
 one-compartment model with three effects; effects: a sum of two exponentials with four parameters, of which one to four
 vary. Batches: bootstrap fits of theophylline. One axis moves at a time. Writes results/scaling.json.
 """
@@ -75,11 +75,11 @@ def batch(fits: int) -> dict[str, Any]:
     fit = jn.fit(*theophylline(), "focei", progress=False)
     fit.bootstrap(fits, progress=False)
     wall, cpu = time.perf_counter(), time.process_time()
-    found = fit.bootstrap(fits, progress=False)
+    measured = fit.bootstrap(fits, progress=False)
     return {
         "fit_wall": time.perf_counter() - wall,
         "fit_cpu": time.process_time() - cpu,
-        "converged": int((found.replicates["status"] == "converged").sum()),
+        "converged": int((measured.replicates["status"] == "converged").sum()),
     }
 
 
@@ -87,11 +87,11 @@ def rows(sizes: dict[str, list[int]], groups: int, repeats: int) -> Iterator[dic
     """All rows, one at a time."""
     for axis, values in sizes.items():
         for value in values:
-            found = batch(value) if axis == "batch" else point(axis, value, groups, repeats)
-            yield {"axis": axis, "value": value} | found
+            measured = batch(value) if axis == "batch" else point(axis, value, groups, repeats)
+            yield {"axis": axis, "value": value} | measured
 
 
-def say(row: dict[str, Any]) -> str:
+def as_line(row: dict[str, Any]) -> str:
     """One line for the terminal."""
     objective = f"{1e3 * row['objective_wall']:9.2f} ms an objective, " if "objective_wall" in row else ""
     return f"{row['axis']:13s}{row['value']:7d}: {objective}{row['fit_wall']:8.3f} s a fit (CPU {row['fit_cpu']:.3f})"
@@ -109,7 +109,7 @@ def main() -> None:
     results = Record(options.folder / "scaling.json", about_this_process(), groups=groups)
     for row in rows(sizes, groups, options.repeats):
         results.add(row)
-        print(say(row), flush=True)
+        print(as_line(row), flush=True)
 
 
 if __name__ == "__main__":

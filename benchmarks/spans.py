@@ -1,4 +1,4 @@
-"""Where the wall seconds of a fit go: JAX's own report of tracing, lowering and compiling, with nothing counted twice.
+"""Wall seconds of a fit by step: JAX's own report of tracing, lowering and compiling, with nothing counted twice.
 
 Traces are nested, and threads may compile while another traces: every instant is given to one kind only, compiling
 before lowering before tracing.
@@ -17,19 +17,19 @@ Interval = tuple[float, float]
 
 
 class Spans:
-    """Listens to JAX from here on; times are those of `time.time()`."""
+    """Record JAX's monitoring events from here on; times are those of `time.time()`."""
 
     def __init__(self) -> None:
         import jax
 
-        self.found: dict[str, list[Interval]] = {kind: [] for kind in KINDS.values()}
+        self.intervals: dict[str, list[Interval]] = {kind: [] for kind in KINDS.values()}
         self.cached = {"hits": 0, "misses": 0}
         jax.monitoring.register_event_time_span_listener(self._span)
         jax.monitoring.register_event_listener(self._event)
 
     def _span(self, event: str, start: float, end: float, **_: Any) -> None:
         if event in KINDS:
-            self.found[KINDS[event]].append((start, end))
+            self.intervals[KINDS[event]].append((start, end))
 
     def _event(self, event: str, **_: Any) -> None:
         for name in self.cached:
@@ -37,35 +37,35 @@ class Spans:
 
     def profile(self, fit: Interval, timings: dict[str, float]) -> dict[str, float]:
         """Wall seconds of a fit that lasted from `fit[0]` to `fit[1]`: the dry run ("check", with the tracing and
-        compiling it asks for), then "trace", "lower" and "compile" of the rest, and "run", what is left; and the number
-        of "programs" compiled or read."""
+        compiling it asks for), then "trace", "lower" and "compile" of the rest, and "run", the remainder; and the
+        number of "programs" compiled or read."""
         begun = fit[0] + timings.get("bind", 0.0)
         rest = (begun + timings.get("check", 0.0), fit[1])
         profile, taken = {"check": rest[0] - begun}, []
         for kind in KINDS.values():
-            wider = merged([*taken, *(clip for one in self.found[kind] if (clip := cut(one, rest)))])
+            wider = merged([*taken, *(clip for interval in self.intervals[kind] if (clip := cut(interval, rest)))])
             profile[kind] = length(wider) - length(taken)
             taken = wider
         profile["run"] = fit[1] - fit[0] - sum(profile.values())
-        inside = [one for one in self.found["compile"] if cut(one, fit)]
+        inside = [interval for interval in self.intervals["compile"] if cut(interval, fit)]
         return profile | {"programs": len(inside)}
 
 
-def cut(one: Interval, to: Interval) -> Interval | None:
+def cut(interval: Interval, window: Interval) -> Interval | None:
     """The part of an interval that lies within another, None where there is none."""
-    start, end = max(one[0], to[0]), min(one[1], to[1])
+    start, end = max(interval[0], window[0]), min(interval[1], window[1])
     return (start, end) if end > start else None
 
 
 def merged(intervals: list[Interval]) -> list[Interval]:
     """The same instants in intervals that do not overlap."""
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     for start, end in sorted(intervals):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if intervals and start <= intervals[-1][1]:
+            intervals[-1] = (intervals[-1][0], max(intervals[-1][1], end))
         else:
-            found.append((start, end))
-    return found
+            intervals.append((start, end))
+    return intervals
 
 
 def length(intervals: list[Interval]) -> float:

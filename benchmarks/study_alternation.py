@@ -1,4 +1,4 @@
-"""Models that R's nlme gives up, or whose psi is singular: our fixed points, and how the likelihood falls along the
+"""Models that R's nlme fails to fit, or whose psi is singular: our fixed points, and how the likelihood falls along the
 directions in which psi is singular there.
 
     JAXNLME_REFERENCE=... python benchmarks/study_alternation.py
@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 jax.config.update("jax_enable_x64", True)
 
 import jaxnlme as jn  # noqa: E402
-from tests.estimators import nlme_fits as fits  # noqa: E402
+from tests.estimators.lindstrom_bates import nlme_fits as fits  # noqa: E402
 
 REFERENCE = Path(os.environ.get("JAXNLME_REFERENCE") or HERE.parent.parent / "shared" / "reference")
 COLUMNS = (
@@ -70,30 +70,30 @@ MODELS = [
     "Theoph_ssfol_lKa_only_ML",
 ]
 # Held SDs, as shares of the typical value; of the effect's own SD where it is only the conditional one that is zero.
-SHARES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+FRACTIONS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def rows(name: str) -> Iterator[dict[str, object]]:
-    """The fixed point of one model, and what lies around it in the directions that are zero there."""
+    """The fixed point of one model, and points around it in the directions in which psi is zero there."""
     status = fits.catalogue.record(REFERENCE, name)["status"]
     restricted = name.endswith("_REML")
-    one = fits.problem(fits.base(name))
-    fit = jn.fit(one.model, one.data, "relme" if restricted else "lme", start=fits.given_start(REFERENCE, name))
+    problem = fits.problem(fits.base(name))
+    fit = jn.fit(problem.model, problem.data, "relme" if restricted else "lme", start=fits.given_start(REFERENCE, name))
     common = {"model": fits.base(name), "method": fit.options["method"], "nlme": status}
     yield common | {
         "direction": "converged" if fit.converged else "NOT CONVERGED",
         "log_likelihood": f"{fit.log_likelihood:.6f}",
-        "residual": f"{fits.standing(one, fit.params, restricted, fit.modes).residual:.1e}",
+        "residual": f"{fits.standing(problem, fit.params, restricted, fit.modes).residual:.1e}",
         "evaluations": fit.timings["evaluations"],
     }
     for place in fits.zero_places(fit):
         label = fit.binding.packed_names[place].removeprefix("log ")
         effect = label.removeprefix("sd(").removesuffix(")")
-        own = float(np.sqrt(fit.psi.loc[effect, effect]))
-        conditional = own > 0.0
-        for share in SHARES:
-            sd = share * (own if conditional else abs(fit.beta[effect]))
-            value, score, found = fits.held(one, fit, place, sd, restricted)
+        effect_sd = float(np.sqrt(fit.psi.loc[effect, effect]))
+        conditional = effect_sd > 0.0
+        for fraction in FRACTIONS:
+            sd = fraction * (effect_sd if conditional else abs(fit.beta[effect]))
+            value, score, found = fits.held(problem, fit, place, sd, restricted)
             if not found:
                 continue
             yield common | {

@@ -44,7 +44,7 @@ def one_compartment(phi, x):
     return x.Dose * phi.ka / (phi.vol * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
 
 
-def drawn(sets: int, groups: int, psi: str) -> tuple[jn.GroupedData, np.ndarray]:
+def simulated_sets(sets: int, groups: int, psi: str) -> tuple[jn.GroupedData, np.ndarray]:
     """The design, and responses (sets, groups, obs)."""
     table = simulate.simulate(groups, psi, SEED)
     data = jn.GroupedData.from_arrays(table[:, 3], table[:, 0], {"Time": table[:, 1], "Dose": table[:, 2]})
@@ -52,7 +52,7 @@ def drawn(sets: int, groups: int, psi: str) -> tuple[jn.GroupedData, np.ndarray]
     b = rng.standard_normal((sets, groups, 3)) @ np.linalg.cholesky(simulate.covariance(psi)).T
     xb = np.log(list(simulate.TRUTH.values())) + b
     dose = data.x["Dose"][:, :1]
-    f = np.stack([simulate.concentration(one, simulate.TIMES, dose) for one in xb])
+    f = np.stack([simulate.concentration(xb_of_set, simulate.TIMES, dose) for xb_of_set in xb])
     return data, f + simulate.SIGMA * rng.standard_normal(f.shape)
 
 
@@ -74,7 +74,7 @@ def band(sets: int, parameters: int) -> tuple[float, float]:
     return float(binom.ppf(tail, sets, LEVEL) / sets), float(binom.ppf(1.0 - tail, sets, LEVEL) / sets)
 
 
-def summed_up(tables: list[pd.DataFrame], true: dict[str, float]) -> dict[str, Any]:
+def summarise(tables: list[pd.DataFrame], true: dict[str, float]) -> dict[str, Any]:
     """Coverage and calibration by parameter: `coverage`, an interval that is not there counted as a miss;
     `missed_low` and `missed_high`, intervals below and above the truth; `bias`, of the mean estimate in the estimates'
     SD; `calibration`, mean standard error over that SD."""
@@ -96,20 +96,20 @@ def summed_up(tables: list[pd.DataFrame], true: dict[str, float]) -> dict[str, A
 
 def study(sets: int, groups: int, psi: str) -> dict[str, Any]:
     """One model's row."""
-    data, responses = drawn(sets, groups, psi)
+    data, responses = simulated_sets(sets, groups, psi)
     parameters = [jn.Parameter(name, value, transform="log", random=True) for name, value in STARTS.items()]
     model = jn.NLMEModel(one_compartment, parameters, covariance=psi, error="constant")
-    began, spent = time.perf_counter(), time.process_time()
+    start_time, spent = time.perf_counter(), time.process_time()
     many = jn.fit_many(model, data, responses, jn.SAEM(likelihood="none", seed=SEED))
-    seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - spent}
-    tables = {what: [many.table(k, what, LEVEL) for k in range(sets)] for what in METHODS[:2]}
+    seconds = {"wall": time.perf_counter() - start_time, "cpu": time.process_time() - spent}
+    tables = {source: [many.table(k, source, LEVEL) for k in range(sets)] for source in METHODS[:2]}
     fits = [jn.fit(model, dataclasses.replace(data, y=y), "focei", progress=False) for y in responses]
     tables["focei"] = [fit.estimates for fit in fits]
-    ours, theirs = (np.array([table["estimate"] for table in tables[what]]) for what in ("louis", "focei"))
+    ours, theirs = (np.array([table["estimate"] for table in tables[source]]) for source in ("louis", "focei"))
     se = np.array([table["se"] for table in tables["louis"]])
     names = list(tables["louis"][0].index)
-    share = (many.monte_carlo_se / many.standard_errors("louis")).max(axis=1)
-    found = {what: summed_up(of, truth(psi)) for what, of in tables.items()}
+    mc_error_ratio = (many.monte_carlo_se / many.standard_errors("louis")).max(axis=1)
+    summaries = {source: summarise(of, truth(psi)) for source, of in tables.items()}
     low, high = band(sets, len(names))
     return {
         "psi": psi,
@@ -121,17 +121,17 @@ def study(sets: int, groups: int, psi: str) -> dict[str, Any]:
         "not_converged": {k: list(fit.status.sentences) for k, fit in enumerate(many.fits) if not fit.converged},
         "seconds": seconds,
         "iterations": float(np.median([fit.timings["iterations"] for fit in many.fits])),
-        "monte_carlo_share": float(share.max()),
+        "monte_carlo_share": float(mc_error_ratio.max()),
         "from_focei": dict(zip(names, np.nanmean((ours - theirs) / se, axis=0).tolist(), strict=True)),
-        "methods": found,
+        "methods": summaries,
         "outside": {
-            what: [name for name, share in one["coverage"].items() if not low <= share <= high]
-            for what, one in found.items()
+            source: [name for name, coverage in summary["coverage"].items() if not low <= coverage <= high]
+            for source, summary in summaries.items()
         },
     }
 
 
-def say(row: dict[str, Any]) -> None:
+def print_row(row: dict[str, Any]) -> None:
     """A row for the terminal."""
     print(
         f"{row['psi']}: {row['converged']} of {row['sets']} converged, {row['seconds']['cpu']:.0f} CPU s; band", end=""
@@ -158,7 +158,7 @@ def main() -> None:
     for psi in options.psi:
         row = study(options.sets, options.groups, psi)
         results.add(row)
-        say(row)
+        print_row(row)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SAEM against the exact maxima: where its estimates end over many seeds, and whether its own errors say so.
+"""SAEM against the exact maxima: where its estimates end over many seeds, and whether its stated errors agree.
 
     JAXNLME_REFERENCE=... python benchmarks/study_saem.py --targets [--only theo pd1]
     JAXNLME_REFERENCE=... python benchmarks/study_saem.py [--seeds 10] [--only theo pd1]
@@ -14,10 +14,10 @@ quadrature. The study itself writes results/saem.json, a row a case and seed, an
 - `se ratio`: mean standard error over the target's, smallest and largest;
 - `below`: -2 log L by quadrature at our estimates less the target's, mean and largest;
 - `IS - AGQ`: of -2 log L at our estimates, in stated errors, root mean square (about 1) and largest;
-- the share of fits that called themselves converged, and seconds (first seed, with compilation; median of the rest).
+- the fraction of fits with `converged` true, and seconds (first seed, with compilation; median of the rest).
 
 `--only` keeps the other cases' rows. A parameter without a standard error at the target (a variance of zero, a
-correlation of one) is left out of the comparison and counted in `edges`.
+correlation of one) is left out of the comparison and counted in `without se`.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ COLUMNS = (
     "worst",
     "spread / se",
     "se ratio",
-    "edges",
+    "without se",
     "below",
     "IS - AGQ",
     "seconds",
-    "verdict",
+    "outcome",
 )
 
 
-def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
-    """A fit by SAEM as a row. A fault of the program is a row as well: the study goes on."""
-    row: dict[str, Any] = {"case": one.name, "seed": seed}
+def run_one(case: Case, seed: int, nodes: int) -> dict[str, Any]:
+    """A fit by SAEM as a row. An exception makes a row, too: the study continues."""
+    row: dict[str, Any] = {"case": case.name, "seed": seed}
     began = time.perf_counter()
     try:
-        fit = jn.fit(one.model, one.data, jn.SAEM(seed=seed))
+        fit = jn.fit(case.model, case.data, jn.SAEM(seed=seed))
     except Exception:
-        return row | {"fault": traceback.format_exc().strip().splitlines()[-1]}
+        return row | {"error": traceback.format_exc().strip().splitlines()[-1]}
     row["seconds"] = time.perf_counter() - began
     errors = fit.sampling.monte_carlo_se
     row |= {
@@ -74,7 +74,7 @@ def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
         "estimates": shared.estimates(fit),
         "minus2LL_is": shared.number(-2.0 * fit.log_likelihood),
         "minus2LL_is_se": shared.number(2.0 * fit.sampling.log_likelihood_se),
-        "minus2LL_agq": shared.number(shared.minus_two_log_likelihood(one, fit.params, nodes, fit.modes)),
+        "minus2LL_agq": shared.number(shared.minus_two_log_likelihood(case, fit.params, nodes, fit.modes)),
         "monte_carlo_se": None if errors is None else {name: shared.number(value) for name, value in errors.items()},
         "timings": {name: float(value) for name, value in fit.timings.items()},
     }
@@ -83,24 +83,24 @@ def run_one(one: Case, seed: int, nodes: int) -> dict[str, Any]:
 
 def summary(name: str, rows: list[dict[str, Any]], target: dict[str, Any]) -> dict[str, Any]:
     """The numbers of the table for one case; `rows` of its seeds."""
-    done = [row for row in rows if "fault" not in row]
+    done = [row for row in rows if "error" not in row]
     out: dict[str, Any] = {
         "case": name,
         "seeds": len(rows),
-        "faults": sorted({r["fault"] for r in rows if "fault" in r}),
+        "errors": sorted({r["error"] for r in rows if "error" in r}),
     }
     if not done:
         return out
-    known = {k: v for k, v in target["estimates"].items() if v["estimate"] is not None and v["se"]}
-    found = np.array([[row["estimates"][k]["estimate"] for k in known] for row in done], float)
-    errors = np.array([[row["estimates"][k]["se"] for k in known] for row in done], float)
-    goal = np.array([v["estimate"] for v in known.values()])
-    se = np.array([v["se"] for v in known.values()])
-    bias = np.mean(found, 0) - goal
-    spread = np.std(found, 0, ddof=1) if len(done) > 1 else np.full(len(goal), np.nan)
+    targets = {k: v for k, v in target["estimates"].items() if v["estimate"] is not None and v["se"]}
+    estimates = np.array([[row["estimates"][k]["estimate"] for k in targets] for row in done], float)
+    errors = np.array([[row["estimates"][k]["se"] for k in targets] for row in done], float)
+    goal = np.array([v["estimate"] for v in targets.values()])
+    se = np.array([v["se"] for v in targets.values()])
+    bias = np.mean(estimates, 0) - goal
+    spread = np.std(estimates, 0, ddof=1) if len(done) > 1 else np.full(len(goal), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         in_monte_carlo = bias / (spread / np.sqrt(len(done)))
-    names = list(known)
+    names = list(targets)
     gap = _column(done, "minus2LL_is") - _column(done, "minus2LL_agq")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = gap / _column(done, "minus2LL_is_se")
@@ -111,7 +111,7 @@ def summary(name: str, rows: list[dict[str, Any]], target: dict[str, Any]) -> di
         "bias_in_monte_carlo_se": dict(zip(names, map(shared.number, in_monte_carlo), strict=True)),
         "spread": dict(zip(names, map(shared.number, spread / se), strict=True)),
         "se_ratio": dict(zip(names, map(shared.number, np.mean(errors, 0) / se), strict=True)),
-        "edges": len(target["estimates"]) - len(known),
+        "without se": len(target["estimates"]) - len(targets),
         "below": below.tolist(),
         "gap_in_stated_errors": list(map(shared.number, ratio)),
         "seconds": [row["seconds"] for row in done],
@@ -122,37 +122,42 @@ def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([row[name] for row in rows], float)
 
 
-def cells(found: dict[str, Any]) -> list[str]:
+def cells(case_summary: dict[str, Any]) -> list[str]:
     """A summary as a row of the table."""
-    if "bias" not in found:
-        return [found["case"], str(found["seeds"]), *[""] * (len(COLUMNS) - 3), "; ".join(found["faults"])]
-    bias, in_mc = _largest(found["bias"]), _largest(found["bias_in_monte_carlo_se"])
-    ratios = [value for value in found["se_ratio"].values() if value is not None]
-    gaps = np.array([value for value in found["gap_in_stated_errors"] if value is not None])
-    below, seconds = np.array(found["below"]), found["seconds"]
+    if "bias" not in case_summary:
+        return [
+            case_summary["case"],
+            str(case_summary["seeds"]),
+            *[""] * (len(COLUMNS) - 3),
+            "; ".join(case_summary["errors"]),
+        ]
+    bias, in_mc = _largest(case_summary["bias"]), _largest(case_summary["bias_in_monte_carlo_se"])
+    ratios = [value for value in case_summary["se_ratio"].values() if value is not None]
+    gaps = np.array([value for value in case_summary["gap_in_stated_errors"] if value is not None])
+    below, seconds = np.array(case_summary["below"]), case_summary["seconds"]
     within = abs(bias[1]) <= BIAS_LIMIT and not abs(in_mc[1]) > MONTE_CARLO_LIMIT
     return [
-        found["case"],
-        str(found["seeds"]),
-        f"{found['converged']:.0%}",
+        case_summary["case"],
+        str(case_summary["seeds"]),
+        f"{case_summary['converged']:.0%}",
         f"{bias[1]:+.3f}",
         bias[0],
         f"{in_mc[1]:+.1f}",
         in_mc[0],
-        f"{abs(_largest(found['spread'])[1]):.3f}",
+        f"{abs(_largest(case_summary['spread'])[1]):.3f}",
         f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "none",
-        str(found["edges"]),
+        str(case_summary["without se"]),
         f"{below.mean():+.4f}, {below.max():+.4f}",
         f"{np.sqrt(np.mean(gaps**2)):.2f}, {np.abs(gaps).max():.2f}" if len(gaps) else "none",
         f"{seconds[0]:.1f}, {np.median(seconds[1:] or seconds):.1f}",
-        "; ".join([*([] if within else ["outside"]), *found["faults"]]) or "within",
+        "; ".join([*([] if within else ["outside"]), *case_summary["errors"]]) or "within",
     ]
 
 
 def _largest(values: dict[str, float | None]) -> tuple[str, float]:
-    known = {name: value for name, value in values.items() if value is not None}
-    name = max(known, key=lambda name: abs(known[name]), default="")
-    return name, known.get(name, float("nan"))
+    present = {name: value for name, value in values.items() if value is not None}
+    name = max(present, key=lambda name: abs(present[name]), default="")
+    return name, present.get(name, float("nan"))
 
 
 def print_table(folder: Path) -> None:
@@ -161,8 +166,8 @@ def print_table(folder: Path) -> None:
     rows = shared.read(folder / shared.STUDY)
     print("| " + " | ".join(COLUMNS) + " |\n|" + " :-- |" * len(COLUMNS))
     for name in dict.fromkeys(row["case"] for row in rows):
-        found = summary(name, [row for row in rows if row["case"] == name], targets[name])
-        print("| " + " | ".join(cells(found)) + " |")
+        case_summary = summary(name, [row for row in rows if row["case"] == name], targets[name])
+        print("| " + " | ".join(cells(case_summary)) + " |")
 
 
 def study(folder: Path, only: list[str] | None, seeds: int) -> None:
@@ -174,11 +179,11 @@ def study(folder: Path, only: list[str] | None, seeds: int) -> None:
         sys.exit(f"no targets for {', '.join(missing)}: run with --targets first")
     record = shared.open_record(folder / shared.STUDY, list(cases))
     for name, maker in cases.items():
-        one, target = maker(), targets[name]
+        case, target = maker(), targets[name]
         for seed in range(seeds):
-            record.add(run_one(one, seed, target["nodes"] or target["nodes_finer"]))
-        found = summary(name, [row for row in record.rows if row["case"] == name], target)
-        print(" | ".join(cells(found)), flush=True)
+            record.add(run_one(case, seed, target["nodes"] or target["nodes_finer"]))
+        case_summary = summary(name, [row for row in record.rows if row["case"] == name], target)
+        print(" | ".join(cells(case_summary)), flush=True)
 
 
 def main() -> None:

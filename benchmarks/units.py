@@ -1,11 +1,11 @@
-"""What one objective-and-gradient costs, in units of one evaluation of the model over all data.
+"""Cost of one objective-and-gradient, in units of one evaluation of the model over all data.
 
     python benchmarks/units.py [--groups 1000 10000 100000] [--repeats 20]
 
 FOCEI on simulated one-compartment data (11 observations a subject) with warm modes: the searches start where the last
 ones ended, at parameters a small step away, as in the middle of a fit. Model and objective are laid out alike, on all
-cores. Below some 10,000 groups the model alone is mostly the overhead of a call, and units look better than they are.
-Writes results/units.json and prints a table.
+cores. Below some 10,000 groups the time of the model is mostly the overhead of a call, so that the ratio is too
+favourable. Writes results/units.json and prints a table.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ EFFECTS = {"2 effects, diagonal": (2, "diagonal"), "3 effects, full": (3, "full"
 
 
 def measure(groups: int, effects: int, psi: str, repeats: int, method: str) -> dict[str, float]:
-    """Seconds of the model alone, of the objective with its gradient, and of the latter at the same point again."""
+    """Seconds of the model, of the objective with its gradient, and of the latter at the same point again."""
     evaluations = Evaluations(oral_model(effects, psi), oral_data(groups, effects), method)
-    found = {
-        "unit": evaluations.model_alone(max(repeats, 300_000 // groups)),  # as long, however small
+    measured = {
+        "unit": evaluations.model_only(max(repeats, 300_000 // groups)),  # as long, however small
         "objective": evaluations.objective(repeats),
         "same_point": evaluations.objective(repeats, step=0.0),
     }
     return {
         f"{name}_{clock}": value
-        for name, pair in found.items()
+        for name, pair in measured.items()
         for clock, value in zip(("wall", "cpu"), pair, strict=True)
     }
 
 
-def say(row: dict[str, Any]) -> str:
+def as_line(row: dict[str, Any]) -> str:
     """One line for the terminal."""
     units = row["objective_wall"] / row["unit_wall"]
     return (
@@ -57,9 +57,9 @@ def main() -> None:
     results = Record(options.folder / "units.json", about_this_process(), repeats=options.repeats)
     for name in options.effects:
         for groups in options.groups:
-            found = measure(groups, *EFFECTS[name], options.repeats, options.method)
-            results.add({"effects": name, "groups": groups, "method": options.method} | found)
-            print(say(results.rows[-1]), flush=True)
+            measured = measure(groups, *EFFECTS[name], options.repeats, options.method)
+            results.add({"effects": name, "groups": groups, "method": options.method} | measured)
+            print(as_line(results.rows[-1]), flush=True)
 
 
 if __name__ == "__main__":

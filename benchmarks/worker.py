@@ -1,7 +1,7 @@
-"""What is timed on our side: a process that imports jaxnlme, fits one table and prints its phases as JSON.
+"""The jaxnlme process that is timed: imports jaxnlme, fits one table and prints its phases as JSON.
 
     python benchmarks/worker.py --data other.csv --second table.csv --psi diagonal --starts 1.5 2.8 32 --method agq3
-    python benchmarks/worker.py --floor      # imports the libraries and compiles one addition: what no fit can undercut
+    python benchmarks/worker.py --floor      # imports the libraries and compiles one addition: lower bound of any fit
 
 `--second` is another table of the same shape, fitted afterwards in the same process: its program is compiled already.
 """
@@ -77,25 +77,25 @@ def estimates(fit: Any) -> dict[str, Any]:
 
 
 def outcome(fit: Any) -> dict[str, Any]:
-    """What a fit reached, as plain numbers; what cannot be read is said, never guessed."""
-    said: dict[str, Any] = {
+    """Results of a fit as plain numbers."""
+    output: dict[str, Any] = {
         "log_likelihood": float(fit.log_likelihood),
         "converged": bool(fit.converged),
         "status": str(getattr(fit, "status", "")),
         "timings": {k: float(v) for k, v in dict(fit.timings).items() if isinstance(v, (int, float))},
     }
-    return said | estimates(fit)
+    return output | estimates(fit)
 
 
 def method_of(name: str) -> Any:
-    """A rung by its name, or "agq3"."""
+    """A likelihood approximation by its name; "agq3" is AGQ(3)."""
     import jaxnlme as jn
 
     return jn.AGQ(int(name[3:])) if name.startswith("agq") and name != "agq" else name
 
 
 def fit_one(path: str, model: Any, arguments: argparse.Namespace, spans: Spans, label: str) -> dict[str, Any]:
-    """From a CSV file to the summary, and what was reached."""
+    """One fit from a CSV file to the summary: its results and profile."""
     import pandas as pd
 
     import jaxnlme as jn
@@ -108,7 +108,7 @@ def fit_one(path: str, model: Any, arguments: argparse.Namespace, spans: Spans, 
         fit = jn.fit(model, data, method_of(arguments.method))
     ended = time.time()
     with phase(f"{label}summary"):
-        str(fit.summary())  # what a user asks for first; with the standard errors
+        str(fit.summary())  # the first thing a user prints; with standard errors
     return outcome(fit) | {"profile": spans.profile((began, ended), fit.timings)}
 
 
@@ -130,14 +130,14 @@ def fit_tables(arguments: argparse.Namespace) -> dict[str, Any]:
         for k, (name, start) in enumerate(zip(NAMES, arguments.starts, strict=True))
     ]
     model = jn.NLMEModel(one_compartment, parameters=parameters, covariance=arguments.psi, error="constant")
-    said: dict[str, Any] = {"fit": fit_one(arguments.data, model, arguments, spans, "")}
+    output: dict[str, Any] = {"fit": fit_one(arguments.data, model, arguments, spans, "")}
     if arguments.second:
-        said["second"] = fit_one(arguments.second, model, arguments, spans, "second_")
-    return said | {
+        output["second"] = fit_one(arguments.second, model, arguments, spans, "second_")
+    return output | {
         "versions": versions(jax, jaxlib, numpy, pd, jn),
         "device": devices,
         "platform": jax.default_backend(),
-        "dtype": "float64",  # the front door's scoped precision
+        "dtype": "float64",  # the precision of `jn.fit`
         "cache": spans.cached,
     }
 
@@ -151,12 +151,14 @@ def main() -> None:
     parser.add_argument("--psi", choices=("diagonal", "full"), default="diagonal")
     parser.add_argument("--starts", type=float, nargs=3, default=(1.5, 2.8, 32.0), metavar=("KA", "CL", "VOL"))
     parser.add_argument("--effects", type=int, choices=(1, 2, 3), default=3, help="ka, cl, vol in this order vary")
-    parser.add_argument("--method", default="focei", help="a rung by its name; agq3 for three nodes")
+    parser.add_argument(
+        "--method", default="focei", help="a likelihood approximation by its name; agq3 for three nodes"
+    )
     arguments = parser.parse_args()
-    said = floor() if arguments.floor else fit_tables(arguments)
-    said["phases"] = PHASES
-    said["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(said))
+    output = floor() if arguments.floor else fit_tables(arguments)
+    output["phases"] = PHASES
+    output["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-# What both peers share: the model with its analytic gradient, the table, the start values and the JSON line.
+# Parts shared by the peers in R: the model with its analytic gradient, the table, the start values and the JSON line.
 #   Rscript PEER.R DATA.csv diagonal|full KA CL VOL [OPTIMISER|plain|twice]
 # DATA.csv has columns Subject, Time, Dose (mg), conc. The three numbers are the starting fixed effects on the natural
-# scale. The last line of the output is one JSON object; seconds are of the fit alone, without starting R, loading the package and reading the table.
+# scale. The last line of the output is one JSON object; seconds are of the fit only, without starting R, loading the package and reading the table.
 
 arguments <- commandArgs(trailingOnly = TRUE)
 stopifnot(length(arguments) >= 5, arguments[2] %in% c("diagonal", "full"))

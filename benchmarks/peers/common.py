@@ -1,8 +1,8 @@
-"""What the peers in Python share: the arguments, the table and the JSON line, as common.R for those in R.
+"""Parts shared by the peers in Python: the arguments, the table and the JSON line, as common.R for those in R.
 
     python PEER.py DATA.csv diagonal|full KA CL VOL [OPTION [SECOND.csv]]
 
-The three numbers are the starting fixed effects on the natural scale. Seconds are of the fit alone, without starting
+The three numbers are the starting fixed effects on the natural scale. Seconds are of the fit only, without starting
 Python, the imports and reading the table; with a second table, also of its fit, in a process that has done one. The
 last line of the output is one JSON object.
 """
@@ -42,22 +42,22 @@ class Arguments:
 
 
 def clocked(fit: Callable[[Any], dict[str, Any]], table: Any) -> dict[str, Any]:
-    """What `fit` returns for a table, with its seconds (`fit`), what it warned of (`warnings`), and `converged` false
-    where it warned of that."""
+    """The results of `fit` for a table, with its seconds (`fit`), its warnings (`warnings`), and `converged` False
+    where a warning reports that."""
     cpu, wall = time.process_time(), time.perf_counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        found = fit(table)
+        results = fit(table)
     spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     messages = sorted({str(w.message)[:300] for w in warned})
-    told = {"converged": False} if any("did not converge" in message for message in messages) else {}
-    return found | told | {"fit": spent, "warnings": messages}
+    convergence = {"converged": False} if any("did not converge" in message for message in messages) else {}
+    return results | convergence | {"fit": spent, "warnings": messages}
 
 
 def report(program: str, arguments: Arguments, fit: Callable[[Table], dict[str, Any]]) -> None:
     """Run `fit`, which returns estimates, on every table given, and print them with its seconds."""
-    said = {"program": program, "version": version(program), "option": arguments.option}
-    said |= {"groups": arguments.table.groups} | clocked(fit, arguments.table)
+    output = {"program": program, "version": version(program), "option": arguments.option}
+    output |= {"groups": arguments.table.groups} | clocked(fit, arguments.table)
     if arguments.second is not None:
-        said["second"] = clocked(fit, arguments.second)
-    print(json.dumps(said))
+        output["second"] = clocked(fit, arguments.second)
+    print(json.dumps(output))

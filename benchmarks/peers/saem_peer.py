@@ -18,11 +18,11 @@ from pynlme import fit_nlme, lindstrom_bates
 from pynlme_peer import concentration
 
 PATTERNS = {"diagonal": np.eye(3), "full": np.ones((3, 3))}
-AFTER = {"alone": {}, "all": {"loglik_method": "is", "compute_std_errors": True}}
+POST_ESTIMATION = {"estimates": {}, "all": {"loglik_method": "is", "compute_std_errors": True}}
 
 
-def fitted(table: Table, asked: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One fit: its seconds and what it reached."""
+def fitted(table: Table, request: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One fit: its seconds and results."""
     cpu, wall = time.process_time(), time.perf_counter()
     beta, psi, stats, _ = fit_nlme(
         np.column_stack([table.time, table.dose]),
@@ -30,22 +30,22 @@ def fitted(table: Table, asked: dict[str, Any], seed: int) -> dict[str, Any]:
         table.group,
         None,
         concentration,
-        np.log(asked["starts"]),
+        np.log(request["starts"]),
         method="SAEM",
         param_transform=[1, 1, 1],
         vectorization="full",
-        cov_pattern=PATTERNS[asked["psi"]],
-        n_iterations=asked["iterations"],
-        n_burn_in=asked["burn_in"],
-        n_chains=asked["chains"],
+        cov_pattern=PATTERNS[request["psi"]],
+        n_iterations=request["iterations"],
+        n_burn_in=request["burn_in"],
+        n_chains=request["chains"],
         random_state=seed,
-        **AFTER[asked["work"]],
+        **POST_ESTIMATION[request["work"]],
     )
     spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     return {
         "seconds": spent,
         "seed": seed,
-        "iterations": sum(asked["iterations"]),
+        "iterations": sum(request["iterations"]),
         "log_likelihood": None if stats.logl is None else float(stats.logl),
         "beta": beta.tolist(),
         "se_beta": None if stats.sebeta is None else stats.sebeta.tolist(),
@@ -55,12 +55,12 @@ def fitted(table: Table, asked: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
-    *others, last = [Table(path) for path in asked["tables"]]
+    request = json.loads(sys.argv[1])
+    *others, last = [Table(path) for path in request["tables"]]
     for table in others:
-        fitted(table, asked, 0)
-    said = {"program": "pynlme", "version": version("pynlme"), "kernels": lindstrom_bates._kernels is not None}
-    print(json.dumps(said | {"fits": [fitted(last, asked, seed) for seed in range(asked["fits"])]}))
+        fitted(table, request, 0)
+    output = {"program": "pynlme", "version": version("pynlme"), "kernels": lindstrom_bates._kernels is not None}
+    print(json.dumps(output | {"fits": [fitted(last, request, seed) for seed in range(request["fits"])]}))
 
 
 if __name__ == "__main__":

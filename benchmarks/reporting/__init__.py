@@ -1,1 +1,1 @@
-"""What report.py puts on the page: one module a section, each from one results file."""
+"""Sections of the page that report.py writes: one module per section, each from one results file."""

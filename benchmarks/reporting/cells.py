@@ -43,12 +43,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
-def verdict(records: list[Record]) -> str:
-    """ "ok", or what went wrong in the runs of one program."""
+def outcome_of(records: list[Record]) -> str:
+    """ "ok", or the failure of the runs of one program, in words."""
     bad = [record["status"] for record in records if record["status"] != "ok"]
     if bad:
-        complaint = (records[0].get("stderr") or "").strip().splitlines()[-1:] if "failed" in bad else []
-        reason = dig(records[0], "said", "error") or next(iter(complaint), None)
+        message = (records[0].get("stderr") or "").strip().splitlines()[-1:] if "failed" in bad else []
+        reason = dig(records[0], "said", "error") or next(iter(message), None)
         return f"{bad[0]} ({len(bad)} of {len(records)})" + (f": {reason}" if isinstance(reason, str) else "")
     paths = (("fit", "converged"), ("converged",), ("second", "converged"))
     converged = [dig(record, "said", *path) for record in records for path in paths]
@@ -60,12 +60,12 @@ def origin(results: Record, name: str) -> str:
     about, runs = results["about"], results.get("runs", results.get("rows", []))
     machine, versions = about["machine"], dict(about.get("versions") or {})
     for run in runs:
-        said = dig(run, "said") or {}
-        versions |= said.get("versions") or {}
-        if said.get("r"):
-            versions["R"] = said["r"]
-        if said.get("program"):
-            versions[said["program"]] = said["version"]
+        output = dig(run, "said") or {}
+        versions |= output.get("versions") or {}
+        if output.get("r"):
+            versions["R"] = output["r"]
+        if output.get("program"):
+            versions[output["program"]] = output["version"]
     device = about.get("device") or next((d for run in runs if (d := dig(run, "said", "device"))), ["cpu"])
     dtype = about.get("dtype") or next((d for run in runs if (d := dig(run, "said", "dtype"))), "float64")
     commit = (about["commit"] or "none")[:12] + (" with uncommitted changes" if about["uncommitted"] else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from commands import TWO_FITS
 
 from reporting import targets
-from reporting.cells import Record, middle, origin, show, table, times, verdict
+from reporting.cells import Record, middle, origin, outcome_of, show, table, times
 
 NAMES = {
     "jaxnlme": "jaxnlme FOCEI, empty cache",
@@ -29,8 +29,8 @@ AGAINST = ("nlme", "nlmer", "pynlme-r")  # ratios of CPU seconds to these
 
 
 def fit_seconds(program: str, groups: dict[str, list[Record]], clock: str) -> float | None:
-    """Seconds of a fit alone: the second of a process of two, in which ours has everything compiled; else, for a peer,
-    its own clock of its first."""
+    """Seconds of a fit without its process: the second fit of a process, in which ours has everything compiled; else,
+    for a peer, its own clock of its first fit."""
     twice = groups.get(program + TWO_FITS, [])
     if program.startswith("jaxnlme"):
         return middle(twice, "said", "phases", "second_fit", clock)
@@ -39,8 +39,8 @@ def fit_seconds(program: str, groups: dict[str, list[Record]], clock: str) -> fl
 
 def comparison(groups: dict[str, list[Record]]) -> str:
     """Programs of one case, side by side."""
-    peers = {p: middle(groups[p], "cpu") for p in AGAINST if p in groups and verdict(groups[p]) == "ok"}
-    header = ["program", "CPU s", "wall s", "fit alone: CPU s", "wall s", "peak MB", "its log L", "referee log L"]
+    peers = {p: middle(groups[p], "cpu") for p in AGAINST if p in groups and outcome_of(groups[p]) == "ok"}
+    header = ["program", "CPU s", "wall s", "fit only: CPU s", "wall s", "peak MB", "its log L", "referee log L"]
     header += ["outcome", *(f"CPU / {peer}" for peer in peers)]
     rows = []
     for program, records in groups.items():
@@ -50,9 +50,9 @@ def comparison(groups: dict[str, list[Record]]) -> str:
         row = [NAMES[program], show(cpu), show(middle(records, "wall"))]
         row += [show(fit_seconds(program, groups, clock)) for clock in ("cpu", "wall")]
         row.append(show(middle(records, "peak_rss_mb"), 0))
-        own = ("fit",) if program.startswith("jaxnlme") else ()
-        row += [show(middle(records, "said", *own, "log_likelihood"), 3), show(middle(records, "referee"), 3)]
-        rows.append([*row, verdict(records), *(times(cpu, peer) for peer in peers.values())])
+        path = ("fit",) if program.startswith("jaxnlme") else ()
+        row += [show(middle(records, "said", *path, "log_likelihood"), 3), show(middle(records, "referee"), 3)]
+        rows.append([*row, outcome_of(records), *(times(cpu, peer) for peer in peers.values())])
     return table(header, rows)
 
 
@@ -72,7 +72,7 @@ def section(results: Record, name: str, title: str = "### Beside other programs"
     parts = [title, origin(results, name), limits]
     parts += [f"{NAMES[peer]} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
     if with_targets:
-        parts += ["#### Targets", targets.SAID, targets.compared(cases)]
+        parts += ["#### Targets", targets.EXPLANATION, targets.compared(cases)]
     for (case, count, psi), groups in cases.items():
         parts += [f"#### {case.capitalize()}, {count:,} groups, {psi} Psi", comparison(groups)]
     return "\n\n".join(parts)

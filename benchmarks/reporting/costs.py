@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reporting.cells import Record, middle, origin, show, table, times, verdict
+from reporting.cells import Record, middle, origin, outcome_of, show, table, times
 
 UNIT_TARGETS = {"2 effects, diagonal": 40, "3 effects, full": 70}
 GROWTH_TARGET = 1.1  # cost a group at 100,000 groups over that at 1,000
@@ -14,21 +14,21 @@ def large(results: Record, name: str) -> str:
     header = ["subjects", "effects", "cache", "wall s", "CPU s", "fit, wall s", "of it running", "peak MB", "log L"]
     rows = []
     for row in results["rows"]:
-        one = [row]
+        single = [row]
         cells = [f"{row['groups']:,}", f"{row['effects']}, {row['psi']}", row["cache"]]
-        cells += [show(row["wall"]), show(row["cpu"]), show(middle(one, "said", "phases", "fit", "wall"))]
-        cells += [show(middle(one, "said", "fit", "profile", "run")), show(row["peak_rss_mb"], 0)]
-        cells += [show(middle(one, "said", "fit", "log_likelihood"), 3), show(row["referee"], 3), verdict(one)]
+        cells += [show(row["wall"]), show(row["cpu"]), show(middle(single, "said", "phases", "fit", "wall"))]
+        cells += [show(middle(single, "said", "fit", "profile", "run")), show(row["peak_rss_mb"], 0)]
+        cells += [show(middle(single, "said", "fit", "log_likelihood"), 3), show(row["referee"], 3), outcome_of(single)]
         rows.append(cells)
-    said = f"FOCEI with standard errors, from a CSV file to the summary; {LARGE_TARGETS}."
+    explanation = f"FOCEI with standard errors, from a CSV file to the summary; {LARGE_TARGETS}."
     return "\n\n".join(
-        ["### Large tables", origin(results, name), said, table([*header, "referee log L", "outcome"], rows)]
+        ["### Large tables", origin(results, name), explanation, table([*header, "referee log L", "outcome"], rows)]
     )
 
 
 def units_table(rows: list[Record]) -> str:
     """Units and microseconds a group, and the growth from the smallest number of groups of the same effects."""
-    header = ["effects", "groups", "model alone, ms", "objective and gradient, ms", "units, CPU", "units, wall"]
+    header = ["effects", "groups", "model only, ms", "objective and gradient, ms", "units, CPU", "units, wall"]
     header += ["target", "CPU us a group", "wall us a group", "CPU a group / smallest"]
     body = []
     for row in rows:
@@ -52,12 +52,12 @@ def units_table(rows: list[Record]) -> str:
 
 def units(results: Record, name: str) -> str:
     """The cost of one objective-and-gradient."""
-    said = (
-        "One unit is one evaluation of the model over all data, laid out like the objective. The model alone is mostly "
+    explanation = (
+        "One unit is one evaluation of the model over all data, laid out like the objective. The model takes mostly "
         "call overhead below some 10,000 groups. Cost a group at 100,000 groups over that at 1,000: target "
         f"{GROWTH_TARGET}."
     )
-    parts = ["### One objective and gradient", origin(results, name), said, units_table(results["rows"])]
+    parts = ["### One objective and gradient", origin(results, name), explanation, units_table(results["rows"])]
     return "\n\n".join(parts)
 
 
@@ -66,22 +66,22 @@ def scaling_table(rows: list[Record]) -> str:
     header = ["axis", "at", "objective and gradient, ms", "CPU ms", "fit, wall s", "CPU s", "evaluations", "log L"]
     body = []
     for row in rows:
-        one = [row]
-        milli = [middle(one, f"objective_{clock}") for clock in ("wall", "cpu")]
+        single = [row]
+        milli = [middle(single, f"objective_{clock}") for clock in ("wall", "cpu")]
         cells = [row["axis"], f"{row['value']:,}", *(show(None if m is None else 1e3 * m) for m in milli)]
-        cells += [show(row["fit_wall"], 3), show(row["fit_cpu"], 3), show(middle(one, "evaluations"), 0)]
-        body.append([*cells, show(middle(one, "log_likelihood"), 3)])
+        cells += [show(row["fit_wall"], 3), show(row["fit_cpu"], 3), show(middle(single, "evaluations"), 0)]
+        body.append([*cells, show(middle(single, "log_likelihood"), 3)])
     return table(header, body)
 
 
 def scaling(results: Record, name: str) -> str:
-    """How time grows; the plots are put in by report.py."""
-    said = (
+    """Growth of time; report.py adds the plots."""
+    explanation = (
         f"One axis moves at a time, the others stay at {results['groups']:,} groups, 11 observations a group (12 where "
         "effects move) and 3 correlated effects. A fit has everything compiled; a batch is so many bootstrap fits of "
         "theophylline."
     )
-    return "\n\n".join(["### Scaling", origin(results, name), said, scaling_table(results["rows"])])
+    return "\n\n".join(["### Scaling", origin(results, name), explanation, scaling_table(results["rows"])])
 
 
 def batches_table(rows: list[Record]) -> str:
@@ -98,11 +98,11 @@ def batches_table(rows: list[Record]) -> str:
 
 def batches(results: Record, name: str) -> str:
     """Batches of fits."""
-    said = (
+    explanation = (
         "Many small fits in one batch beside one large fit of as many groups, all compiled; target of the ratio "
         f"{results['target_ratio']:g}."
     )
-    return "\n\n".join(["### Batches of fits", origin(results, name), said, batches_table(results["rows"])])
+    return "\n\n".join(["### Batches of fits", origin(results, name), explanation, batches_table(results["rows"])])
 
 
 def devices(results: Record, name: str) -> str:
@@ -110,23 +110,23 @@ def devices(results: Record, name: str) -> str:
     rows = results["rows"]
     header = ["", "evaluation, wall s", "CPU s", "fit, wall s", "CPU s", "MB a device, in shapes", "at work", "log L"]
     body = []
-    for one in rows:
+    for row in rows:
         pairs = [
             abs(a - b)
             for name in ("estimates", "se")
-            for a, b in zip(one[name], rows[0][name], strict=True)
+            for a, b in zip(row[name], rows[0][name], strict=True)
             if a == a  # NaN where nothing was estimated
         ]
         clocks = ("evaluation_wall", "evaluation_cpu", "fit_wall", "fit_cpu")
-        cells = [one["name"], *(show(one[clock]) for clock in clocks)]
-        cells += [show(max(one["bytes_held"].values()) / 1e6), show(one["bytes_at_work"] / 1e6, 1)]
-        body.append([*cells, show(one["log_likelihood"], 3), f"{max(pairs):.1e}"])
-    said = (
-        f"{results['groups']:,} simulated subjects. Devices of one CPU share its cores, so the rows show what dealing "
-        "groups out costs and what a device holds. The last column is the largest difference of an estimate or "
+        cells = [row["name"], *(show(row[clock]) for clock in clocks)]
+        cells += [show(max(row["bytes_held"].values()) / 1e6), show(row["bytes_at_work"] / 1e6, 1)]
+        body.append([*cells, show(row["log_likelihood"], 3), f"{max(pairs):.1e}"])
+    explanation = (
+        f"{results['groups']:,} simulated subjects. Devices of one CPU share its cores, so the rows show the cost of "
+        "distributing groups and the memory of a device. The last column is the largest difference of an estimate or "
         "standard error from the first row."
     )
-    parts = ["### Devices, processes, chunks", origin(results, name), said, table([*header, "difference"], body)]
+    parts = ["### Devices, processes, chunks", origin(results, name), explanation, table([*header, "difference"], body)]
     return "\n\n".join(parts)
 
 
@@ -142,7 +142,7 @@ def saem_table(rows: list[Record]) -> str:
 
 
 def gpu(results: Record, name: str) -> str:
-    """What gpu.py measured on one device."""
+    """Results of gpu.py on one device."""
     stages: dict[str, list[Record]] = {}
     for row in results["rows"]:
         stages.setdefault(row["stage"], []).append(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reporting.cells import Record, dig, less, middle, origin, show, table, verdict
+from reporting.cells import Record, dig, less, middle, origin, outcome_of, show, table
 
 NAMES = {
     "fo": "FO",
@@ -41,7 +41,8 @@ def section(results: Record, name: str) -> str:
 
     floor = of("floor")
     methods = [m for m in NAMES if of(m, "empty")]
-    lines = {(r["approximation"], r["psi"]): r["lines"] for r in results.get("programs", [])}
+    # "rung" is the key of results before version 0.2.0.
+    lines = {(r.get("approximation", r.get("rung")), r["psi"]): r["lines"] for r in results.get("programs", [])}
     parts = ["### Time to the first fit", origin(results, name), whole(methods, of, floor, lines)]
     if "focei" in methods:
         reached = [
@@ -50,13 +51,13 @@ def section(results: Record, name: str) -> str:
             for cache, target in TARGETS.items()
         ]
         parts.append(f"FOCEI over the import floor: {', '.join(reached)}.")
-        parts += ["Where the wall seconds of the FOCEI process go:", profile(of), again(of)]
+        parts += ["Where the wall seconds of the FOCEI process go:", profile(of), second_fits(of)]
     parts += [f"{peer} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
     return "\n\n".join(parts)
 
 
 def whole(methods: list[str], of, floor: list[Record], lines: dict[tuple[str, str], int]) -> str:
-    """Every rung as a process, beside the floor and nlme."""
+    """Every likelihood approximation as a process, beside the floor and nlme."""
     header = ["process", "wall s, empty cache", "over the floor", "wall s, warm", "over the floor", "CPU s, empty"]
     header += ["CPU s, warm", "log L", "evaluations", "HLO lines, diagonal", "full", "outcome"]
     body = []
@@ -69,7 +70,7 @@ def whole(methods: list[str], of, floor: list[Record], lines: dict[tuple[str, st
         cells += [show(middle(empty, "said", "fit", "log_likelihood"), 3)]
         cells += [show(middle(empty, "said", "fit", "timings", "evaluations"), 0)]
         cells += [show(lines.get((method, psi)), 0) for psi in ("diagonal", "full")]
-        body.append([*cells, verdict(empty + warm)])
+        body.append([*cells, outcome_of(empty + warm)])
     body.append(_other("import floor: the same libraries, one jitted addition", floor))
     if of("nlme"):
         body.append(_other("`Rscript`: nlme, ML, analytic gradient", of("nlme")))
@@ -79,25 +80,25 @@ def whole(methods: list[str], of, floor: list[Record], lines: dict[tuple[str, st
 def _other(label: str, runs: list[Record]) -> list[str]:
     """The row of a process without a cache of ours."""
     cells = [label, show(middle(runs, "wall")), "–", "–", "–", show(middle(runs, "cpu")), "–"]
-    return [*cells, show(middle(runs, "said", "log_likelihood"), 3), "–", "–", "–", verdict(runs)]
+    return [*cells, show(middle(runs, "said", "log_likelihood"), 3), "–", "–", "–", outcome_of(runs)]
 
 
 def profile(of) -> str:
     """Wall seconds by step, with an empty and with a warm cache; the rest is the interpreter's start and end."""
     columns = [of("focei", cache) for cache in ("empty", "warm")]
-    body, known = [], [0.0, 0.0]
+    body, accounted = [], [0.0, 0.0]
     for label, path in STEPS:
-        found = [middle(runs, "said", *path) for runs in columns]
-        known = [a + (b or 0.0) for a, b in zip(known, found, strict=True)]
-        body.append([label, *(show(x, 3) for x in found)])
+        step_seconds = [middle(runs, "said", *path) for runs in columns]
+        accounted = [a + (b or 0.0) for a, b in zip(accounted, step_seconds, strict=True)]
+        body.append([label, *(show(x, 3) for x in step_seconds)])
     walls = [middle(runs, "wall") for runs in columns]
-    body.append(["interpreter, start and end", *(show(less(w, k), 3) for w, k in zip(walls, known, strict=True))])
+    body.append(["interpreter, start and end", *(show(less(w, k), 3) for w, k in zip(walls, accounted, strict=True))])
     body.append(["whole process", *(show(w, 3) for w in walls)])
     programs = [show(middle(runs, "said", "fit", "profile", "programs"), 0) for runs in columns]
     return table(["step, wall s", "empty cache", "warm cache"], [*body, ["programs compiled or read", *programs]])
 
 
-def again(of) -> str:
+def second_fits(of) -> str:
     """The second fit of a process, and nlme's."""
     header = ["second fit in a process, theophylline", "CPU s", "wall s"]
     body = []

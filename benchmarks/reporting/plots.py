@@ -22,17 +22,17 @@ def scaling(results: Record, folder: Path) -> list[Path]:
         ("objective_wall", 1e3, "objective and gradient, ms", "scaling-objective.svg"),
         ("fit_wall", 1.0, "fit, s", "scaling-fit.svg"),
     ):
-        found = {axis: [r for r in results["rows"] if r["axis"] == axis and key in r] for axis in AXES}
-        found = {axis: rows for axis, rows in found.items() if rows}
-        if found:
-            plots.append(draw(found, key, factor, unit, folder / name))
+        rows_by_axis = {axis: [r for r in results["rows"] if r["axis"] == axis and key in r] for axis in AXES}
+        rows_by_axis = {axis: rows for axis, rows in rows_by_axis.items() if rows}
+        if rows_by_axis:
+            plots.append(draw(rows_by_axis, key, factor, unit, folder / name))
     return plots
 
 
-def draw(found: dict[str, list[Record]], key: str, factor: float, unit: str, path: Path) -> Path:
+def draw(rows_by_axis: dict[str, list[Record]], key: str, factor: float, unit: str, path: Path) -> Path:
     """One panel an axis: wall and CPU time."""
-    figure, panels = canvas(len(found))
-    for panel, (axis, rows) in zip(panels, found.items(), strict=True):
+    figure, panels = canvas(len(rows_by_axis))
+    for panel, (axis, rows) in zip(panels, rows_by_axis.items(), strict=True):
         at = [r["value"] for r in rows]
         panel.plot(at, [factor * r[key] for r in rows], "o-", label="wall")
         panel.plot(at, [factor * r[key.replace("wall", "cpu")] for r in rows], "s--", label="CPU")

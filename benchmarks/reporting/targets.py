@@ -1,4 +1,4 @@
-"""What we have set ourselves beside pynlme and nlme: ratios of seconds at equal likelihood, met or missed."""
+"""Targets for the comparison with pynlme and nlme: ratios of seconds at equal likelihood, met or missed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from commands import TWO_FITS
 from processes import reached
 
-from reporting.cells import Record, middle, show, table, times, verdict
+from reporting.cells import Record, middle, outcome_of, show, table, times
 
-SAID = (
+EXPLANATION = (
     "Seconds of theirs over ours; a target is met where both clocks meet it, and where our log-likelihood, by each "
     "program's own account and by the referee's, is below theirs by no more than 0.01 or one part in a million: the "
     "linearised likelihood is not maximised by its fixed point, and every program stops a little away from it. In a "
     "process: our second fit, beside pynlme's second where it is an LME, and the first of nlme and of pynlme's FOCE."
 )
-SLACK, SHARE = 0.01, 1e-6  # how far below theirs our log-likelihood may be: absolute, and of its size
+SLACK, RELATIVE_SLACK = 0.01, 1e-6  # how far below theirs our log-likelihood may be: absolute, and of its size
 Clocks = tuple[str, ...]  # where a record keeps its seconds, without the clock's name
 WHOLE: Clocks = ()
 SECOND_OURS: Clocks = ("said", "phases", "second_fit")
@@ -26,7 +26,7 @@ SECOND, FIRST = ("said", "second", "fit"), ("said", "fit")
 class Target:
     """Seconds of `theirs` over those of `ours`, at least `ratio`, for simulated tables of so many `groups`."""
 
-    words: str
+    description: str
     ours: tuple[str, Clocks]
     theirs: tuple[str, Clocks]
     psis: tuple[str, ...]
@@ -64,34 +64,38 @@ def compared(cases: dict[tuple, dict[str, list[Record]]]) -> str:
 
 
 def _row(target: Target, psi: str, programs: dict[str, list[Record]]) -> list[str]:
-    (own, own_clock), (peer, peer_clock) = target.ours, target.theirs
-    ours, theirs = programs.get(own, []), programs.get(peer, [])
+    (our_program, own_clock), (peer, peer_clock) = target.ours, target.theirs
+    ours, theirs = programs.get(our_program, []), programs.get(peer, [])
     seconds = {
         clock: (middle(theirs, *peer_clock, clock), middle(ours, *own_clock, clock)) for clock in ("cpu", "wall")
     }
-    told = [[reached(record["said"] or {}) for record in records] for records in (ours, theirs)]
+    results = [[reached(record["said"] or {}) for record in records] for records in (ours, theirs)]
     gaps = [
-        tuple(middle(records, "log_likelihood") for records in told),
+        tuple(middle(records, "log_likelihood") for records in results),
         (middle(ours, "referee"), middle(theirs, "referee")),
     ]
-    cells = [target.words, f"{target.groups:,}", psi]
+    cells = [target.description, f"{target.groups:,}", psi]
     cells += [show(seconds[clock][side], 3) for side in (0, 1) for clock in ("cpu", "wall")]
     cells += [times(*seconds[clock]) for clock in ("cpu", "wall")]
     cells.append(f"{target.ratio:g}")
     cells += ["–" if None in gap else f"{gap[0] - gap[1]:+.4f}" for gap in gaps]
-    return [*cells, _judged(target.ratio, ours, theirs, list(seconds.values()), gaps)]
+    return [*cells, _outcome(target.ratio, ours, theirs, list(seconds.values()), gaps)]
 
 
-def _judged(ratio: float, ours: list[Record], theirs: list[Record], seconds: list[tuple], gaps: list[tuple]) -> str:
-    """ "met", "missed", or why neither can be said."""
+def _outcome(ratio: float, ours: list[Record], theirs: list[Record], seconds: list[tuple], gaps: list[tuple]) -> str:
+    """ "met", "missed", or the reason why neither applies."""
     if not ours or not theirs:
         return "not measured"
-    if verdict(ours) != "ok":
-        return f"missed: ours {verdict(ours)}"
-    if verdict(theirs) != "ok":
-        return f"theirs {verdict(theirs)}"
+    if outcome_of(ours) != "ok":
+        return f"missed: ours {outcome_of(ours)}"
+    if outcome_of(theirs) != "ok":
+        return f"theirs {outcome_of(theirs)}"
     if any(None in pair for pair in [*seconds, *gaps]):
         return "not measured"
-    if any(own < other - max(SLACK, SHARE * abs(other)) for own, other in gaps):
+    if any(our_log_l < their_log_l - max(SLACK, RELATIVE_SLACK * abs(their_log_l)) for our_log_l, their_log_l in gaps):
         return "missed: log L lower"
-    return "**met**" if all(other >= ratio * own for other, own in seconds) else "**missed**"
+    return (
+        "**met**"
+        if all(their_seconds >= ratio * our_seconds for their_seconds, our_seconds in seconds)
+        else "**missed**"
+    )
