@@ -1,4 +1,4 @@
-"""GroupFits: what fits of single groups found, and the starting values they give a mixed fit."""
+"""GroupFits: estimates of single groups, and the starting values of a mixed fit that follow from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, some
-from jaxnlme.estimators.two_stage.population import Population, second_stage, start_params
+from jaxnlme.estimators.two_stage.population import Population, estimate_population, one_process, population_params
 from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.estimators.two_stage.status import PLURAL, GroupStatus, singular_sentence
 from jaxnlme.model.params import Params
@@ -22,46 +22,49 @@ if TYPE_CHECKING:
 
     from jaxnlme.estimators.two_stage.summary import GroupSummary
 
-SHOWN = 12
+# Groups in the printed table.
+GROUPS_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GroupFits(Printable):
     """Fits of single groups without random effects.
 
-    **Fields:** `binding` (model, data); `single_group`, which parameters a group has; `params`: what is held, and the error
-    parameters that the groups share; `own` (groups, own), where the searches ended, on the transformed scale;
-    `curvature` (groups, own, own) of minus the log-likelihood; `squares` (groups,), the sum of (residual / scale)^2;
-    `code` (groups,), a GroupStatus; `fading` (groups, own), parameters whose curvature vanishes where the search ended,
-    as on the way to infinity; `steps` of each search; `single_scale`: the residual model has one parameter, a factor of
-    its scale; `designs` A (groups, own, fixed) and `effects` B (groups, own, random) of own = A beta + B b;
-    `notes`, sentences.
+    **Fields:** `binding` (model, data); `single_group`: the model of one group, whose parameters have the axis
+    `params`; `params`: values that are not estimated, and the error parameters common to all groups; `group_params`
+    (groups, params): end points of the searches, on the transformed scale; `curvature` (groups, params, params), minus
+    the Hessian of the log-likelihood; `squares` (groups,), the sum of (residual / scale)^2; `code` (groups,), a
+    GroupStatus; `diverging` (groups, params) bool: parameters on the way to infinity, in which the curvature vanishes;
+    `steps` (groups,) of the searches; `single_scale`: the residual model has one parameter, a factor of its SD;
+    `fixed_designs` A (groups, params, fixed) and `random_designs` B (groups, params, random) of
+    group_params = A beta + B b; `notes`: sentences.
     """
 
     binding: Binding
     single_group: SingleGroup
     params: Params
-    own: np.ndarray
+    group_params: np.ndarray
     curvature: np.ndarray
     squares: np.ndarray
     code: np.ndarray
-    fading: np.ndarray
+    diverging: np.ndarray
     steps: np.ndarray
     single_scale: bool
-    designs: np.ndarray
-    effects: np.ndarray
+    fixed_designs: np.ndarray
+    random_designs: np.ndarray
     notes: tuple[str, ...]
 
-    # --- how it went ---
+    # --- status ---
 
     @property
     def usable(self) -> np.ndarray:
-        """Which groups have estimates (groups,) bool."""
+        """True (groups,) for groups that have estimates."""
         return self.code == GroupStatus.ok
 
     @property
-    def counted(self) -> np.ndarray:
-        """Which groups speak for the population (groups,) bool: those with estimates whose weight is not zero."""
+    def contributing(self) -> np.ndarray:
+        """True (groups,) for groups that enter the population estimates: with estimates, and a weight other than
+        zero."""
         return self.usable & (self.binding.data.weights != 0)
 
     @functools.cached_property
@@ -82,37 +85,40 @@ class GroupFits(Printable):
         )
 
     def _sentence(self, k: int) -> str:
+        """The status of group number k as a sentence."""
         p, n = len(self.single_group.names), int(self._observed[k])
         code = GroupStatus(int(self.code[k]))
         if code == GroupStatus.singular:
             return singular_sentence(self.single_group.names, self.curvature[k])
-        ran = [f"{self.single_group.names[j]} runs off (to {self.own[k, j]:.3g})" for j in np.flatnonzero(self.fading[k])]
+        names = self.single_group.names
+        diverging = [f"{names[j]} ({self.group_params[k, j]:.3g})" for j in np.flatnonzero(self.diverging[k])]
         return {
             GroupStatus.ok: "Converged.",
             GroupStatus.no_observations: "The group has no observed response.",
             GroupStatus.too_few_rows: f"{n} observations are too few for {p} parameters"
             + (" and a residual SD." if self.gaussian else "."),
-            GroupStatus.non_finite: "The model is not finite for this group where its search began; start elsewhere.",
+            GroupStatus.non_finite: ("The model is not finite for this group at the starting values; try other ones."),
             GroupStatus.not_converged: (
-                f"No maximum was found in {int(self.steps[k])} steps: the estimates may run off to infinity; start "
-                "elsewhere, or raise max_steps."
+                f"No maximum was found in {int(self.steps[k])} steps: the estimates may diverge to infinity; try other "
+                "starting values, or raise max_steps."
             ),
-            GroupStatus.run_off: (
-                f"The likelihood still rises as {' and '.join(ran)} on the transformed scale: its rows have no maximum "
-                "there (all counts zero, say)."
+            GroupStatus.diverging: (
+                f"The likelihood still increases where the search ended, at {' and '.join(diverging)} on the "
+                "transformed scale, and the curvature vanishes: there is no finite maximum (as where all counts "
+                "are zero)."
             ),
         }[code]
 
     @property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How many groups were fitted, which were not and why, and what else is worth saying."""
+        """Number of groups fitted, the groups that were not and the reasons, and `notes`."""
         done, m = int(self.usable.sum()), len(self.code)
         out = [f"{done} of {m} groups were fitted by themselves, {len(self.single_group.names)} parameters each."]
         for code in sorted(set(self.code.tolist()) - {int(GroupStatus.ok)}):
             which = np.flatnonzero(self.code == code)
             labels = some([str(label) for label in self.binding.data.labels[which]])
-            said = self._sentence(int(which[0])) if len(which) == 1 else PLURAL[GroupStatus(code)]
-            out.append(f"Not fitted: group {labels}. {said}")
+            reason = self._sentence(int(which[0])) if len(which) == 1 else PLURAL[GroupStatus(code)]
+            out.append(f"Not fitted: group {labels}. {reason}")
         return (*out, *self.notes)
 
     # --- estimates ---
@@ -120,67 +126,70 @@ class GroupFits(Printable):
     @functools.cached_property
     def estimates(self) -> pd.DataFrame:
         """A row per group, a column per parameter, on the transformed scale; NaN where the group was not fitted."""
-        return self._table(self.own)
+        return self._table(self.group_params)
 
     @functools.cached_property
     def values(self) -> pd.DataFrame:
         """The estimates on their natural scale."""
         with np.errstate(over="ignore", under="ignore"):
-            return self._table(self._natural(self.own))
+            return self._table(self._natural(self.group_params))
 
     @functools.cached_property
     def standard_errors(self) -> pd.DataFrame:
-        """Standard errors on the transformed scale, from each group's own residual SD."""
+        """Standard errors on the transformed scale, from the residual SD of each group."""
         return self._table(np.sqrt(np.einsum("ikk->ik", self.covariances())))
 
     def covariances(self, pooled: bool = False) -> np.ndarray:
-        """Covariance matrices of the estimates (groups, own, own), NaN where a group was not fitted.
+        """Covariance matrices of the estimates (groups, params, params), NaN where a group was not fitted.
 
-        `pooled`: from the residual SD pooled over groups, as nlsList has it, instead of the group's own.
+        **Arguments:** `pooled`: with the residual SD pooled over groups, as in nlsList, in the place of each group's.
         """
-        return self.covariances_at(self.pooled_sigma / self.scale_level) if pooled else self.covariances_at(None)
+        return self.covariances_at(self.pooled_sigma / self.reference_sd) if pooled else self.covariances_at(None)
 
-    def covariances_at(self, common: float | None) -> np.ndarray:
+    def covariances_at(self, scale_factor: float | None) -> np.ndarray:
+        """Covariance matrices (groups, params, params) with the same `scale_factor` s of the residual SD for all
+        groups, or with each group's own where None; NaN where a group was not fitted."""
         out = np.full(self.curvature.shape, np.nan)
         use = self.usable
         out[use] = np.linalg.inv(self.curvature[use])
         if self.gaussian:
-            variance = self.squares[use] / self.df[use] if common is None else common**2
+            variance = self.squares[use] / self.df[use] if scale_factor is None else scale_factor**2
             out[use] *= (variance / (self.squares[use] / self._observed[use]))[..., None, None]
         return out
 
     @functools.cached_property
     def sigma(self) -> pd.Series:
-        """The residual SD of each group, with n - p degrees of freedom: its own value of the residual model's parameter
-        where that has one, else the factor of the scale that the groups share (near 1). NaN without a Gaussian face."""
+        """Residual SD of each group with n - p degrees of freedom: the residual model's parameter where it has one
+        (`single_scale`), else the factor (near 1) of the SD that the groups share. NaN without Gaussian moments."""
         import pandas as pd
 
-        found = np.full(len(self.code), np.nan)
+        sigma = np.full(len(self.code), np.nan)
         if self.gaussian:
-            found[self.usable] = self.scale_level * np.sqrt(self.squares[self.usable] / self.df[self.usable])
+            sigma[self.usable] = self.reference_sd * np.sqrt(self.squares[self.usable] / self.df[self.usable])
         name = self.binding.density.error_names[0] if self.single_scale else "factor of the residual SD"
-        return pd.Series(found, index=self._index, name=name)
+        return pd.Series(sigma, index=self._index, name=name)
 
     @property
     def pooled_sigma(self) -> float:
-        """The same for all groups of weight other than zero together: squares and degrees of freedom added up. NaN
-        where there is none."""
-        return self.pooled_over(lambda values: values)
+        """`sigma` pooled over the groups of weight other than zero: their sums of squares and degrees of freedom are
+        added. NaN where there is none."""
+        return self.pooled_over(one_process)
 
     def pooled_over(self, gather: Callable[[np.ndarray], np.ndarray]) -> float:
+        """`pooled_sigma` over the groups of all processes, whose arrays `gather` concatenates."""
         if not self.gaussian:
             return np.nan
-        squares, df = (float(np.sum(gather(part[self.counted]))) for part in (self.squares, self.df))
-        return self.scale_level * float(np.sqrt(squares / df)) if df > 0 else np.nan
+        squares, df = (float(np.sum(gather(part[self.contributing]))) for part in (self.squares, self.df))
+        return self.reference_sd * float(np.sqrt(squares / df)) if df > 0 else np.nan
 
     def intervals(self, level: float = 0.95, *, pooled: bool = False) -> pd.DataFrame:
         """Intervals for each group and parameter, from t with n_i - p degrees of freedom.
 
-        **Arguments:** `level`; `pooled`: with the residual SD pooled over groups and its degrees of freedom, as nlsList
-        has it. Without a Gaussian face quantiles are normal.
+        **Arguments:** `level`; `pooled`: with the residual SD pooled over groups and its degrees of freedom, as in
+        nlsList. Without Gaussian moments the quantiles are normal.
         **Returns:** rows (group, parameter): `estimate`, `se`, `lower`, `upper` on the transformed scale, `value`,
         `value_lower`, `value_upper` on the natural one.
-        **Errors:** OptionError for a level outside (0, 1).
+        **Raises:** OptionError for a level outside (0, 1).
         """
         import pandas as pd
         from scipy.stats import t
@@ -190,56 +199,58 @@ class GroupFits(Printable):
         se = np.sqrt(np.einsum("ikk->ik", self.covariances(pooled)))
         df = np.full(len(se), np.inf)
         if self.gaussian:
-            df = np.full(len(se), float(self.df[self.counted].sum())) if pooled else self.df.astype(float)
+            df = np.full(len(se), float(self.df[self.contributing].sum())) if pooled else self.df.astype(float)
         df = np.where(self.usable, df, np.inf)
         reach = t.ppf(0.5 + level / 2.0, df)[:, None] * se
-        own = self.estimates.to_numpy()
-        columns = {"estimate": own, "se": se, "lower": own - reach, "upper": own + reach}
+        estimate = self.estimates.to_numpy()
+        columns = {"estimate": estimate, "se": se, "lower": estimate - reach, "upper": estimate + reach}
         with np.errstate(over="ignore", under="ignore"):
             columns |= {
                 f"value{end}": self._natural(columns[name])
                 for end, name in (("", "estimate"), ("_lower", "lower"), ("_upper", "upper"))
             }
-        index = pd.MultiIndex.from_product([self._index, list(self.single_group.names)], names=[self._index.name, "parameter"])
+        index = pd.MultiIndex.from_product(
+            [self._index, list(self.single_group.names)], names=[self._index.name, "parameter"]
+        )
         return pd.DataFrame({name: part.ravel() for name, part in columns.items()}, index=index)
 
     # --- for a mixed fit ---
 
     @functools.cached_property
-    def _stage(self) -> Population:
-        """The population behind the groups."""
-        return second_stage(self)
+    def _population(self) -> Population:
+        """Two-stage estimate of the population."""
+        return estimate_population(self)
 
     def start(self) -> dict[str, float]:
         """Starting values of the mixed model by name, for `jn.fit(model, data, start=...)`.
 
-        Beta and psi are the two-stage estimate (`results.two_stage`): means on the transformed scale (regressions on
-        the covariates, where there are any), and what varies between groups beyond the error of their estimates. Groups
-        far from the others are set aside, SDs and correlations kept off their boundaries. The residual scale is the
-        pooled one.
+        Beta and psi are the two-stage estimate (see `population.two_stage`): means on the transformed scale
+        (regressions on the covariates, where there are any), and the variation between groups beyond the error of
+        their estimates. Outlying groups are excluded, SDs and correlations kept off the boundary. The residual scale is
+        the pooled one.
 
-        **Errors:** FitError where fewer than two groups were fitted.
+        **Raises:** FitError where fewer than two groups were fitted.
         """
-        return self.binding.values(start_params(self, self._stage))
+        return self.binding.values(population_params(self, self._population))
 
-    # --- pages and pictures ---
+    # --- summary and plots ---
 
     def summary(self, level: float = 0.95) -> GroupSummary:
-        """Which parameters vary between groups; see GroupSummary."""
+        """Variation of the parameters between groups, with intervals at `level`; see GroupSummary."""
         from jaxnlme.estimators.two_stage.summary import GroupSummary
 
         return GroupSummary(self, level)
 
     @property
     def plot(self) -> Any:
-        """Pictures: `.plot.intervals()`; needs matplotlib."""
+        """Plots: `.plot.intervals()`; needs matplotlib."""
         from jaxnlme.estimators.two_stage.plots import GroupPlots
 
         return GroupPlots(self)
 
     def _tables(self) -> list[Table]:
         values, sigma = self.values, self.sigma
-        shown = min(len(values), SHOWN)
+        shown = min(len(values), GROUPS_SHOWN)
         rows = [
             [str(label), *(number(v) for v in row), number(sigma.iloc[k]), GroupStatus(int(self.code[k])).name]
             for k, (label, row) in enumerate(zip(values.index[:shown], values.to_numpy()[:shown], strict=True))
@@ -252,7 +263,7 @@ class GroupFits(Printable):
 
     @property
     def df(self) -> np.ndarray:
-        """Observations minus parameters (groups,)."""
+        """Degrees of freedom (groups,): observations minus parameters."""
         return self._observed - len(self.single_group.names)
 
     @property
@@ -261,11 +272,13 @@ class GroupFits(Printable):
 
     @property
     def gaussian(self) -> bool:
+        """True if the outcome has Gaussian moments (a mean and a residual SD)."""
         return self.binding.density.error.has_gaussian_moments
 
     @property
-    def scale_level(self) -> float:
-        """The natural value of the one error parameter at which scales were computed; 1 where there are several."""
+    def reference_sd(self) -> float:
+        """Value of the one error parameter at which the scales in `squares` were computed; 1 where there are
+        several."""
         return float(np.exp(np.asarray(self.params.error)[0])) if self.single_scale else 1.0
 
     @property
@@ -274,8 +287,12 @@ class GroupFits(Printable):
 
         return pd.Index(self.binding.data.labels, name=self.binding.data.group_name)
 
-    def _natural(self, own: np.ndarray) -> np.ndarray:
-        columns = [own[:, k] if t is None else t.to_natural(own[:, k]) for k, t in enumerate(self.single_group.transforms)]
+    def _natural(self, group_params: np.ndarray) -> np.ndarray:
+        """Group parameters (groups, params) on their natural scale."""
+        columns = [
+            group_params[:, k] if transform is None else transform.to_natural(group_params[:, k])
+            for k, transform in enumerate(self.single_group.transforms)
+        ]
         return np.stack(columns, axis=1)
 
     def _table(self, values: np.ndarray) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Pictures of fits of single groups."""
+"""Plots of fits of single groups."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from jaxnlme.estimators.two_stage.group_fits import GroupFits
 
 MOST_GROUPS = 60
-# An axis reaches so many times the range of the estimates: one group that tells nothing must not flatten the others.
-WIDE = 3.0
+# Limits of an axis, in multiples of the central range of intervals: a group without information, whose interval is very
+# wide, must not compress the others.
+AXIS_REACH = 3.0
 
 
 class GroupPlots:
-    """The pictures of GroupFits, as `fits.plot`.
+    """Plots of GroupFits, as `fits.plot`.
 
-    **Errors:** ImportError naming the extra to install, where matplotlib is missing.
+    **Raises:** ImportError naming the extra to install, where matplotlib is missing.
     """
 
     def __init__(self, fits: GroupFits):
@@ -28,12 +29,14 @@ class GroupPlots:
         self.fits = fits
 
     def intervals(self, level: float = 0.95, *, pooled: bool = False, ax: Any = None) -> np.ndarray:
-        """A panel a parameter, a row a group: estimate and interval on the transformed scale, over the line of the
-        parameter's median. A group that was not fitted has a cross at the left; intervals that leave a panel go on.
+        """Estimates and intervals on the transformed scale: a panel per parameter, a row per group, and a line at the
+        median over groups. A group that was not fitted has a cross on the left side of the panel; an interval beyond
+        the limits of the axis is cut off.
 
-        **Arguments:** `level`, `pooled` as in `GroupFits.intervals`; `ax`: one axes a parameter. Of more than 60 groups
-        the first 60 are drawn.
+        **Arguments:** `level`, `pooled` as in `GroupFits.intervals`; `ax`: one axes per parameter. Of more than 60
+        groups the first 60 are drawn.
         **Returns:** the axes (parameters,).
+        **Raises:** OptionError where `ax` holds another number of axes.
         """
         fits = self.fits
         names = fits.single_group.names
@@ -44,15 +47,15 @@ class GroupPlots:
         rows = np.arange(m)[::-1]
         for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
             estimate, _, lower, upper = table[:, k, :4].T
-            drawn = np.isfinite(estimate)
-            if drawn.any():
-                middle = np.median(estimate[drawn])
+            fitted = np.isfinite(estimate)
+            if fitted.any():
+                middle = np.median(estimate[fitted])
                 panel.axvline(middle, color=PALE, lw=1.0, ls="--", zorder=1)
-                panel.hlines(rows[drawn], lower[drawn], upper[drawn], color=BLUE, lw=1.6)
-                panel.plot(estimate[drawn], rows[drawn], "o", ms=4.5, color=INK, mec="white", mew=0.5)
-                panel.set_xlim(*_limits(estimate[drawn], lower[drawn], upper[drawn]))
-            across = panel.get_yaxis_transform()  # at the left edge of the panel, in the group's row
-            panel.plot(np.full(m, 0.03)[~drawn], rows[~drawn], "x", ms=5, color=VERMILLION, transform=across)
+                panel.hlines(rows[fitted], lower[fitted], upper[fitted], color=BLUE, lw=1.6)
+                panel.plot(estimate[fitted], rows[fitted], "o", ms=4.5, color=INK, mec="white", mew=0.5)
+                panel.set_xlim(*_limits(estimate[fitted], lower[fitted], upper[fitted]))
+            across = panel.get_yaxis_transform()  # x as a fraction of the panel's width, y the group's row
+            panel.plot(np.full(m, 0.03)[~fitted], rows[~fitted], "x", ms=5, color=VERMILLION, transform=across)
             scale = fits.single_group.transforms[k]
             shown = name if scale is None or scale.name == "identity" else f"{name} ({scale.name})"
             panel.set(xlabel=shown, ylim=(-0.7, m - 0.3))
@@ -73,14 +76,15 @@ class GroupPlots:
             return axes.ravel()
         axes = np.ravel(np.asarray(ax, dtype=object))
         if len(axes) != count:
-            raise OptionError(f"this picture has {count} panels; ax holds {len(axes)} axes.")
+            raise OptionError(f"this plot has {count} panels; ax holds {len(axes)} axes.")
         return axes
 
 
 def _limits(estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[float, float]:
-    """The ends of an axis: all intervals, or what the middle half of the estimates and intervals needs."""
+    """Limits of an axis: all intervals, but at most AXIS_REACH times the range from the lower quartile of the lower
+    ends to the upper quartile of the upper ends beyond it."""
     low, high = np.nanquantile(lower, 0.25), np.nanquantile(upper, 0.75)
-    reach = WIDE * max(high - low, 1e-12)
+    reach = AXIS_REACH * max(high - low, 1e-12)
     low, high = max(float(np.min(lower)), low - reach), min(float(np.max(upper)), high + reach)
     margin = 0.05 * (high - low or 1.0)
     return low - margin, high + margin

@@ -1,8 +1,13 @@
-"""Each group fitted by itself: the search of all groups as one batched program, and the residual model that they share.
+"""Maximum likelihood of every group by itself, all groups as one batched program, and the residual model they share.
 
-With a Gaussian residual, group i has the standard deviation s_i scale(f; error parameters): s_i is its own and is
-profiled out, the error parameters hold the shape of the residual model, which no single group tells (the ratio of two
-parts, an exponent), and are estimated from the residuals of all groups.
+With a Gaussian residual, group i has the residual standard deviation s_i scale(f; error parameters):
+
+1. s_i belongs to group i and is profiled out of its likelihood, together with the search for its parameters;
+2. the error parameters (the ratio of two parts of the variance, an exponent) are common to all groups, since no single
+   group has enough data for them, and are estimated from the residuals of all groups (`shared_error`);
+3. steps 1 and 2 alternate (`fit_groups`).
+
+The parameters of one group are called `group_params` (params,), see `SingleGroup`.
 """
 
 from __future__ import annotations
@@ -22,143 +27,166 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.transforms import Log
-from jaxnlme.numerics.levenberg_marquardt import Damped, damped_newton
+from jaxnlme.numerics.levenberg_marquardt import LevenbergMarquardtResult, levenberg_marquardt
 from jaxnlme.typing import Vector
 
-# Log-likelihood units that a step must still gain: estimates are within a millionth of a standard error then.
+# Predicted gain of a further step at which a search ends, in log-likelihood units: the estimates are then within about
+# a millionth of a standard error of the maximum.
 TOLERANCE = 1e-12
-# A last step of so little gain leaves the curvature as it was, in shares of it, unless the end lies at infinity: on an
-# exponential tail, where every step is as long as the one before, it falls by a factor e.
-FADING = 0.05
-# Rounds of group fits and residual model, and the change of the latter's parameters below which they end.
-ROUNDS, SETTLED = 20, 1e-5
-# How far an error parameter may move from its start, on its unconstrained scale: a factor of 20,000.
-REACH = 10.0
-# A residual SD below this share of the spread of y is rounding.
-EXACT = 1e-10
+# Relative decrease of the curvature over the last step above which a parameter is taken to diverge. Near a maximum a
+# step of so little gain leaves the curvature as it was; on an exponential tail, where the likelihood increases all the
+# way to infinity, the curvature falls by a factor e in every step.
+CURVATURE_DROP = 0.05
+# Most alternations of group fits and shared residual model, and the largest change of the error parameters
+# (unconstrained scale) at which the alternation ends.
+ERROR_ROUNDS, ERROR_CHANGE = 20, 1e-5
+# Bound on the change of an error parameter from its start, on its unconstrained scale: a factor of 20,000.
+LARGEST_ERROR_MOVE = 10.0
+# Residual SD, as a fraction of the spread of y, below which a residual is rounding error.
+ROUNDING_SD = 1e-10
 
 
 @dataclasses.dataclass
 class GroupOptima:
-    """Where the searches of all groups ended (numpy): `own` (groups, own); `curvature` (groups, own, own) of minus the
-    log-likelihood, Fisher's information at s_i^2 = squares / n_i where the residual is Gaussian; `squares` (groups,),
-    sum of (residual / scale)^2; `converged`; `fading` (groups, own), where that was on the way to infinity: the
-    curvature in the parameter vanishes; `finite`; `steps`."""
+    """End points of the searches of all groups (numpy).
 
-    own: np.ndarray
+    **Fields:** `group_params` (groups, params); `curvature` (groups, params, params), minus the Hessian of the
+    log-likelihood, or Fisher's information at s_i^2 = squares / n_i where the residual is Gaussian; `squares`
+    (groups,), the sum of (residual / scale)^2; `converged` (groups,) bool; `diverging` (groups, params) bool:
+    parameters on the way to infinity, in which the curvature vanishes; `finite` (groups,) bool, false where the model
+    was not finite at the start; `steps` (groups,) taken.
+    """
+
+    group_params: np.ndarray
     curvature: np.ndarray
     squares: np.ndarray
     converged: np.ndarray
-    fading: np.ndarray
+    diverging: np.ndarray
     finite: np.ndarray
     steps: np.ndarray
 
 
 def initial_values(placed: PlacedProblem, single_group: SingleGroup, params: Params) -> np.ndarray:
-    """The own parameters (groups, own) that `params` imply with random effects zero."""
-    return placed.own(placed.run(_begin, (single_group, params), once=True)[1])
+    """The group parameters (groups, params) that `params` imply with random effects zero."""
+    return placed.collect(placed.run(_initial_values, (single_group, params), once=True)[1])
 
 
 def search_groups(
     placed: PlacedProblem, single_group: SingleGroup, params: Params, start: np.ndarray, max_steps: int
 ) -> GroupOptima:
-    """Fits every group from its `start` (groups, own), each with its own steps and its own end."""
+    """Maximise the likelihood of every group by itself.
+
+    **Arguments:** `start` (groups, params); `max_steps`, a bound on the evaluations of each group's search.
+    **Returns:** GroupOptima; each group ends by its own criterion.
+    """
 
     def run(start: np.ndarray, bound: int) -> Any:
-        # The bound is an array: the program would be made anew for another number.
-        _, pieces = placed.run(_search, (single_group, params, np.asarray(bound)), placed.spread(start))
-        return jax.tree.map(lambda *parts: placed.own(parts), *pieces)
+        # The bound is passed as an array: as a number, each value would need a new compilation.
+        _, pieces = placed.run(_search_piece, (single_group, params, np.asarray(bound)), placed.scatter(start))
+        return jax.tree.map(lambda *parts: placed.collect(parts), *pieces)
 
-    found = run(start, max_steps)
-    # The curvature was taken before the last step; one evaluation more has it after.
-    before, after = (np.einsum("ikk->ik", at.curvature) for at in (found, run(found.x, 1)))
-    fading = found.converged[:, None] & (after < (1.0 - FADING) * before)
-    return GroupOptima(found.x, found.curvature, found.extra, found.converged, fading, found.finite, found.steps)
+    result = run(start, max_steps)
+    # The curvature was evaluated before the last step; a further evaluation gives it after that step.
+    before, after = (np.einsum("ikk->ik", end.curvature) for end in (result, run(result.x, 1)))
+    diverging = result.converged[:, None] & (after < (1.0 - CURVATURE_DROP) * before)
+    return GroupOptima(
+        result.x, result.curvature, result.extra, result.converged, diverging, result.finite, result.steps
+    )
 
 
-def _begin(problem: Problem, shared: tuple[SingleGroup, Params], _: Any) -> tuple[Any, Any]:
+def _initial_values(problem: Problem, shared: tuple[SingleGroup, Params], _: Any) -> tuple[Any, Any]:
     single_group, params = shared
     return (), problem.map(lambda group: single_group.start(params, group))
 
 
-def _search(problem: Problem, shared: tuple[SingleGroup, Params, Any], start: Any) -> tuple[Any, Damped]:
+def _search_piece(
+    problem: Problem, shared: tuple[SingleGroup, Params, Any], start: Any
+) -> tuple[Any, LevenbergMarquardtResult]:
+    """Levenberg-Marquardt search of every group of a piece from `start` (groups, params)."""
     single_group, params, max_steps = shared
     density = problem.density
 
-    def one(group: Group, start: Vector) -> Damped:
+    def per_group(group: Group, start: Vector) -> LevenbergMarquardtResult:
         if density.error.has_gaussian_moments:
-            floor = _floor(density, single_group, params, group, start)
+            floor = _least_variance(density, single_group, params, group, start)
 
-            def expand(own):
-                return _profile(density, single_group, params, group, own, floor)
+            def expand(group_params):
+                return _profiled_objective(density, single_group, params, group, group_params, floor)
         else:
 
-            def expand(own):
-                return _exact(density, single_group, params, group, own)
+            def expand(group_params):
+                return _objective(density, single_group, params, group, group_params)
 
-        return damped_newton(expand, start, max_steps, TOLERANCE)
+        return levenberg_marquardt(expand, start, max_steps, TOLERANCE)
 
-    return (), problem.map(one, start)
+    return (), problem.map(per_group, start)
 
 
-def _profile(
-    density: Density, single_group: SingleGroup, params: Params, group: Group, own: Vector, floor: Any
+def _profiled_objective(
+    density: Density, single_group: SingleGroup, params: Params, group: Group, group_params: Vector, floor: Any
 ) -> tuple:
-    """Minus the log-likelihood of a group with its s profiled out, up to a constant: n/2 log sum u^2 + sum log scale,
-    u = residual / scale; its gradient and Fisher's information. With a constant scale that is least squares.
+    """Minus the log-likelihood of a group with s profiled out, up to a constant: n/2 log sum u^2 + sum log scale with
+    u = residual / scale. With a constant scale this is least squares.
 
+    **Arguments:** `floor`: the least s^2 (see `_least_variance`).
+    **Returns:** the value, its gradient (params,), Fisher's information (params, params) and sum u^2.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, section 2.3.
     """
-    seen = group.x.observed
-    n = jnp.maximum(jnp.sum(seen), 1)
+    observed = group.x.observed
+    n = jnp.maximum(jnp.sum(observed), 1)
 
-    def parts(own):
-        f = single_group.predict(density, params, own, group)
+    def residual_and_log_scale(group_params):
+        f = single_group.predict(density, params, group_params, group)
         residual, scale, _ = density.error.moments(f, f, params.error, group)
         return (residual, jnp.log(scale)), (residual, scale)
 
-    (slopes, log_slopes), (residual, scale) = jax.jacfwd(parts, has_aux=True)(own)
+    (slopes, log_slopes), (residual, scale) = jax.jacfwd(residual_and_log_scale, has_aux=True)(group_params)
     u = residual / scale
     squares = jnp.sum(u**2)
     variance = squares / n + floor
     slopes = slopes / scale[:, None]
-    turned = slopes - u[:, None] * log_slopes
-    centred = jnp.where(seen[:, None], log_slopes - jnp.sum(log_slopes, axis=0, keepdims=True) / n, 0.0)
+    u_slopes = slopes - u[:, None] * log_slopes
+    centred = jnp.where(observed[:, None], log_slopes - jnp.sum(log_slopes, axis=0, keepdims=True) / n, 0.0)
     value = 0.5 * n * jnp.log(variance) + jnp.sum(jnp.log(scale))
-    gradient = u @ turned / variance + jnp.sum(log_slopes, axis=0)
+    gradient = u @ u_slopes / variance + jnp.sum(log_slopes, axis=0)
     return value, gradient, slopes.T @ slopes / variance + 2.0 * centred.T @ centred, n * variance
 
 
-def _floor(density: Density, single_group: SingleGroup, params: Params, group: Group, start: Vector) -> Any:
-    """The least s^2 of a group, so that one which the model fits exactly ends: a rounding error of the spread of y."""
+def _least_variance(density: Density, single_group: SingleGroup, params: Params, group: Group, start: Vector) -> Any:
+    """Lower bound of s^2 for a group, the square of a rounding error of the spread of y, so that the search ends where
+    the model fits a group exactly."""
     f = single_group.predict(density, params, start, group)
-    seen = group.x.observed
-    mean = jnp.sum(jnp.where(seen, group.y, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+    observed = group.x.observed
+    mean = jnp.sum(jnp.where(observed, group.y, 0.0)) / jnp.maximum(jnp.sum(observed), 1)
     residual, scale, _ = density.error.moments(jnp.full_like(group.y, mean), f, params.error, group)
     spread = jnp.sum((residual / scale) ** 2)
-    return EXACT**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
+    return ROUNDING_SD**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
 
 
-def _exact(density: Density, single_group: SingleGroup, params: Params, group: Group, own: Vector) -> tuple:
-    """Minus the log-likelihood of any other outcome, with its gradient and Hessian."""
+def _objective(
+    density: Density, single_group: SingleGroup, params: Params, group: Group, group_params: Vector
+) -> tuple:
+    """Minus the log-likelihood of an outcome without Gaussian moments, its gradient (params,) and Hessian
+    (params, params), and zero in the place of a sum of squares."""
 
-    def loss(own):
-        f = single_group.predict(density, params, own, group)
+    def loss(group_params):
+        f = single_group.predict(density, params, group_params, group)
         return -density.error.log_density(f, f, params.error, group)
 
-    def slope(own):
-        value, gradient = jax.value_and_grad(loss)(own)
+    def slope(group_params):
+        value, gradient = jax.value_and_grad(loss)(group_params)
         return gradient, (value, gradient)
 
-    hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(own)
+    hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(group_params)
     return value, gradient, hessian, jnp.zeros(())
 
 
 # --- the residual model that the groups share ---
 
 
-def one_scale(error: AbstractError) -> bool:
-    """Whether the error parameter is one factor of the scale, so that a group's own s is all there is to it."""
+def has_single_scale(error: AbstractError) -> bool:
+    """True if the residual model has one parameter and that is a factor of the residual SD: the SD of each group then
+    takes its place, and the groups share nothing."""
     if not isinstance(error, GaussianError) or len(error.parameters) != 1:
         return False
     (parameter,) = error.parameters
@@ -175,60 +203,63 @@ def shared_error(
     binding: Binding,
     single_group: SingleGroup,
     params: Params,
-    ends: GroupOptima,
+    optima: GroupOptima,
     usable: np.ndarray,
 ) -> np.ndarray:
-    """The error parameters (error,) that make the residuals of the `usable` groups (groups,) most likely, at the
-    groups' own estimates and with one scale for all (groups of weight zero not counted); a Gaussian variance counts
-    N - (parameters of the groups) degrees of freedom.
+    """Pseudo-likelihood estimate of the error parameters (error,), unconstrained scale, from the residuals of the
+    `usable` groups (groups,) bool at their own estimates, with one scale for all. Groups of weight zero do not enter; a
+    Gaussian variance has N - (parameters of the groups) degrees of freedom.
 
     **Source:** Davidian and Giltinan (1995), section 5.2.3 (pseudo-likelihood, pooled over individuals).
     """
     from scipy.optimize import minimize
 
-    density, p = binding.density, ends.own.shape[1]
+    density, p = binding.density, optima.group_params.shape[1]
     moving = ~binding.fixed[len(binding.fixed) - len(np.asarray(params.error)) :]
-    rows = sum(placed.processes.everyone(float(np.sum(binding.data.observed[usable]))))
-    groups = sum(placed.processes.everyone(float(np.sum(usable))))
+    rows = sum(placed.processes.gather(float(np.sum(binding.data.observed[usable]))))
+    groups = sum(placed.processes.gather(float(np.sum(usable))))
     factor = rows / (rows - groups * p) if density.error.has_gaussian_moments else 1.0
-    given = list(zip(placed.spread(ends.own), placed.spread(usable), strict=True))
+    per_group = list(zip(placed.scatter(optima.group_params), placed.scatter(usable), strict=True))
     start = np.asarray(params.error, float)
 
     def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
         error = start.copy()
         error[moving] = free
-        at = Params(params.beta, params.covariance, error, params.free)
-        (value, gradient), _ = placed.run(_error_loss, (single_group, at, np.asarray(factor)), given)
+        trial = Params(params.beta, params.covariance, error, params.free)
+        (value, gradient), _ = placed.run(_error_objective, (single_group, trial, np.asarray(factor)), per_group)
         return float(value), np.asarray(gradient)[moving]
 
-    bounds = [(value - REACH, value + REACH) for value in start[moving]]
+    bounds = [(value - LARGEST_ERROR_MOVE, value + LARGEST_ERROR_MOVE) for value in start[moving]]
     with np.errstate(all="ignore"):
-        found = minimize(loss, start[moving], jac=True, method="L-BFGS-B", bounds=bounds)
+        minimum = minimize(loss, start[moving], jac=True, method="L-BFGS-B", bounds=bounds)
     error = start.copy()
-    if np.isfinite(found.fun):
-        error[moving] = found.x
+    if np.isfinite(minimum.fun):
+        error[moving] = minimum.x
     return error
 
 
-def _error_loss(problem: Problem, shared: tuple[SingleGroup, Params, Any], given: tuple[Any, Any]) -> tuple[Any, Any]:
+def _error_objective(
+    problem: Problem, shared: tuple[SingleGroup, Params, Any], group_params_and_use: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """Minus the pooled log pseudo-likelihood of the error parameters and its gradient (error,), sums over groups."""
     single_group, params, factor = shared
     density = problem.density
 
     def total(error):
-        at = Params(params.beta, params.covariance, error, params.free)
+        trial = Params(params.beta, params.covariance, error, params.free)
 
-        def one(group: Group, own: Vector, use: Any, weight: Any) -> Any:
-            f = single_group.predict(density, at, own, group)
+        def per_group(group: Group, group_params: Vector, use: Any, weight: Any) -> Any:
+            f = single_group.predict(density, trial, group_params, group)
             if not density.error.has_gaussian_moments:
                 value = -density.error.log_density(f, f, error, group)
             else:
                 residual, scale, slope = density.error.moments(f, f, error, group)
                 value = jnp.sum(jnp.log(scale) - slope + 0.5 * factor * (residual / scale) ** 2)
-            return jnp.where(use & (weight != 0), value, 0.0)  # stand-ins have no weight
+            return jnp.where(use & (weight != 0), value, 0.0)  # padding groups have weight zero
 
-        value = jnp.sum(problem.map(one, *given, problem.weights))
+        value = jnp.sum(problem.map(per_group, *group_params_and_use, problem.weights))
         return value, value
 
-    # Forward derivatives: what is not finite in a group that is left out stays there.
+    # Forward mode: derivatives that are not finite in an excluded group do not reach the sum.
     gradient, value = jax.jacfwd(total, has_aux=True)(params.error)
     return (value, gradient), ()

@@ -1,4 +1,5 @@
-"""What a single group tells by itself: its own parameters on the transformed scale, without random effects."""
+"""The model of one group by itself: parameters on the transformed scale that its data can determine, no random
+effects."""
 
 from __future__ import annotations
 
@@ -19,90 +20,92 @@ from jaxnlme.typing import Vector
 
 
 class SingleGroup(eqx.Module):
-    """The parameters of one group fitted on its own: `own` (own,), on the transformed scale.
+    """Model of one group by itself, with parameters `group_params` (params,) on the transformed scale.
 
-    Of xb_i = A_i beta + B_i b_i, a row without anything that varies within the group is one number of the group, xb_i
-    itself: typical value, group-level covariates and random effect cannot be told apart there, and are not. The
-    coefficient of a column that varies within groups is an own parameter too. A row without a random effect whose
-    coefficients are all fixed stays at its start. Where an individual-parameter function replaces the design, the own
-    parameters are its beta, with b = 0.
+    Of xb_i = A_i beta + B_i b_i, a row that is constant within the group is one number, the sum of typical value,
+    group-level covariates and random effect, which one group cannot separate: that number is the parameter. The
+    coefficient of a column that varies within groups is a parameter too. A row without a random effect whose
+    coefficients are all fixed stays at its start. With an individual-parameter function the parameters are its beta,
+    with b = 0.
 
-    **Fields:** `names` of the own parameters; `chosen`, for a function the beta they stand for; `held`, `own`: the
-    parts of xb (phi rows) from beta and from the own parameters; `begin`, the own parameters (rows) from beta;
-    `effects`, the same rows of B.
+    **Fields:** `names` and `transforms` (params,) of the parameters; `beta_index`: with an individual-parameter
+    function, the positions of `group_params` in beta; `held`: design of the part of xb (phi rows) that comes from beta
+    and is not estimated; `estimated`: design of the part that comes from `group_params`; `fixed_design` A and
+    `random_design` B (params rows) of group_params = A beta + B b.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
     transforms: tuple[Any, ...] = eqx.field(static=True)
-    chosen: tuple[int, ...] = eqx.field(static=True)
+    beta_index: tuple[int, ...] = eqx.field(static=True)
     held: Design
-    own: Design
-    begin: Design
-    effects: Design
+    estimated: Design
+    fixed_design: Design
+    random_design: Design
 
     def start(self, params: Params, group: Group) -> Vector:
-        """The own parameters (own,) that `params` imply with random effects zero."""
-        return jnp.stack(self.begin.apply(params.beta, group.covariates))
+        """The group parameters (params,) that `params` imply with random effects zero."""
+        return jnp.stack(self.fixed_design.apply(params.beta, group.covariates))
 
-    def predict(self, density: Density, params: Params, own: Vector, group: Group) -> Any:
-        """f(phi, x, v) of one group with parameters `own` (own,); what is held comes from `params`."""
+    def predict(self, density: Density, params: Params, group_params: Vector, group: Group) -> Any:
+        """f(phi, x, v) of one group at `group_params` (params,); whatever is not estimated comes from `params`."""
         individual = density.individual
         if isinstance(individual, LinearIndividual):
             parts = zip(
                 individual.transforms,
                 self.held.apply(params.beta, group.covariates),
-                self.own.apply(own, group.covariates),
+                self.estimated.apply(group_params, group.covariates),
                 strict=True,
             )
             phi = Record(individual.names, tuple(t.to_natural(a + b) for t, a, b in parts), "parameter")
         else:
-            beta = params.beta.at[np.array(self.chosen)].set(own)
+            beta = params.beta.at[np.array(self.beta_index)].set(group_params)
             phi = individual.phi(beta, jnp.zeros(density.n_effects), group)
         return density.structural(params.free, phi, group.x, group.v)
 
 
 def single_group(binding: Binding) -> SingleGroup:
-    """What single groups of a binding estimate.
+    """The SingleGroup of a binding.
 
-    **Errors:** ModelError where a random design varies within groups, or nothing is left to estimate.
+    **Raises:** ModelError where a random design varies within groups, or there is nothing to estimate.
     """
     density = binding.density
     fixed = binding.fixed[: len(density.beta_names)]
     individual = density.individual
     if isinstance(individual, LinearIndividual):
-        found = _linear(binding, individual, fixed)
+        model = _linear(binding, individual, fixed)
     else:
         assert isinstance(individual, FunctionIndividual)
-        found = _function(binding, individual, fixed)
-    if not found.names:
+        model = _function(binding, individual, fixed)
+    if not model.names:
         raise ModelError("every parameter is fixed and none has a random effect: single groups have nothing to fit.")
-    return found
+    return model
 
 
 def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -> SingleGroup:
+    """The SingleGroup of xb = A beta + B b; `fixed` (fixed,) bool."""
     within = {c for c, column in enumerate(binding.problem.buckets[0].covariates) if np.ndim(column) == 2}
     names: list[str] = []
     transforms: list[Any] = []
     held: list[tuple[Term, ...]] = []
-    own: list[list[Term]] = []
-    begin: list[tuple[Term, ...]] = []
-    effects: list[tuple[Term, ...]] = []
+    estimated: list[list[Term]] = []
+    fixed_design: list[tuple[Term, ...]] = []
+    random_design: list[tuple[Term, ...]] = []
     rows = zip(individual.names, individual.transforms, individual.fixed.terms, individual.random.terms, strict=True)
     for name, transform, terms, random in rows:
         if any(column in within for _, _, column in random):
             raise ModelError(
-                f"parameter {name!r}: random_design varies within groups, and a group by itself cannot tell effects of "
-                "its rows from its parameters. Fit the groups of a model without it."
+                f"parameter {name!r}: random_design varies within groups, and the data of one group cannot separate "
+                "such effects from its parameters. Fit the groups of a model without it."
             )
-        level = tuple(term for term in terms if term[2] not in within)
-        estimated = bool(random) or not all(fixed[index] for index, _, _ in level)
-        held.append(tuple(term for term in terms if fixed[term[0]] and (term[2] in within or not estimated)))
-        own.append([(len(names), 1.0, None)] if estimated else [])
-        if estimated:
+        constant_terms = tuple(term for term in terms if term[2] not in within)
+        is_estimated = bool(random) or not all(fixed[index] for index, _, _ in constant_terms)
+        held.append(tuple(term for term in terms if fixed[term[0]] and (term[2] in within or not is_estimated)))
+        estimated.append([(len(names), 1.0, None)] if is_estimated else [])
+        if is_estimated:
             names.append(name)
             transforms.append(transform)
-            begin.append(level)
-            effects.append(random)
+            fixed_design.append(constant_terms)
+            random_design.append(random)
     coefficients: dict[int, int] = {}
     for row, terms in enumerate(individual.fixed.terms):
         for index, constant, column in terms:
@@ -112,39 +115,44 @@ def _linear(binding: Binding, individual: LinearIndividual, fixed: np.ndarray) -
                 coefficients[index] = len(names)
                 names.append(binding.density.beta_names[index])
                 transforms.append(None)
-                begin.append(((index, 1.0, None),))
-                effects.append(())
-            own[row].append((coefficients[index], constant, column))
+                fixed_design.append(((index, 1.0, None),))
+                random_design.append(())
+            estimated[row].append((coefficients[index], constant, column))
     beta, p = individual.fixed.columns, len(names)
     return SingleGroup(
         tuple(names),
         tuple(transforms),
         (),
         Design(tuple(held), beta),
-        Design(tuple(tuple(terms) for terms in own), p),
-        Design(tuple(begin), beta),
-        Design(tuple(effects), individual.random.columns),
+        Design(tuple(tuple(terms) for terms in estimated), p),
+        Design(tuple(fixed_design), beta),
+        Design(tuple(random_design), individual.random.columns),
     )
 
 
 def _function(binding: Binding, individual: FunctionIndividual, fixed: np.ndarray) -> SingleGroup:
-    names = binding.density.beta_names
-    chosen = tuple(k for k, name in enumerate(names) if not fixed[k] or name in individual.effects)
-    at = {name: k for k, name in enumerate(individual.effects)}
+    """The SingleGroup of an individual-parameter function; `fixed` (fixed,) bool."""
+    beta_names = binding.density.beta_names
+    beta_index = tuple(k for k, name in enumerate(beta_names) if not fixed[k] or name in individual.effects)
+    position = {name: k for k, name in enumerate(individual.effects)}
     none = Design((), 0)
-    begin: tuple[tuple[Term, ...], ...] = tuple(((k, 1.0, None),) for k in chosen)
-    effects: tuple[tuple[Term, ...], ...] = tuple(
-        ((at[names[k]], 1.0, None),) if names[k] in at else () for k in chosen
+    fixed_design: tuple[tuple[Term, ...], ...] = tuple(((k, 1.0, None),) for k in beta_index)
+    random_design: tuple[tuple[Term, ...], ...] = tuple(
+        ((position[beta_names[k]], 1.0, None),) if beta_names[k] in position else () for k in beta_index
     )
-    own = tuple(names[k] for k in chosen)
-    transforms = tuple(individual.transforms[k] for k in chosen)
     return SingleGroup(
-        own, transforms, chosen, none, none, Design(begin, len(names)), Design(effects, len(individual.effects))
+        tuple(beta_names[k] for k in beta_index),
+        tuple(individual.transforms[k] for k in beta_index),
+        beta_index,
+        none,
+        none,
+        Design(fixed_design, len(beta_names)),
+        Design(random_design, len(individual.effects)),
     )
 
 
 def matrices(design: Design, binding: Binding) -> np.ndarray:
-    """A design without columns that vary within groups, written out: (groups, rows, columns), on the host."""
+    """The matrices (groups, rows, columns) of a design without columns that vary within groups, on the host."""
     problem = binding.problem
     columns = [
         np.concatenate([np.asarray(bucket.covariates[c]) for bucket in problem.buckets])[problem.order]

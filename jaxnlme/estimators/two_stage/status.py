@@ -1,4 +1,4 @@
-"""How the fits of single groups ended, in words."""
+"""Outcome of the fit of a single group: status codes and their sentences."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxnlme.results.inference import direction_words
 
-# A direction whose curvature, in units of the parameters' own, is below this is not told by the group.
-SINGULAR = 1e-12
+# Smallest eigenvalue of a curvature scaled to unit diagonal; below it the group has no information on the eigenvector.
+SINGULAR_EIGENVALUE = 1e-12
 
 
 class GroupStatus(enum.IntEnum):
-    """How the fit of a single group ended."""
+    """Outcome of the fit of a single group."""
 
     ok = 0
     no_observations = 1
@@ -23,16 +23,18 @@ class GroupStatus(enum.IntEnum):
     non_finite = 3
     singular = 4
     not_converged = 5
-    run_off = 6
+    diverging = 6
 
 
 def singular(curvature: np.ndarray) -> np.ndarray:
-    """Which matrices (groups, n, n) are not positive definite beyond rounding, in units where their diagonal is one."""
-    return ~(_scaled(curvature)[0][:, 0] > SINGULAR)
+    """True (groups,) for each matrix of `curvature` (groups, n, n) that, scaled to unit diagonal, is not positive
+    definite beyond rounding."""
+    return ~(_scaled(curvature)[0][:, 0] > SINGULAR_EIGENVALUE)
 
 
 def _scaled(curvature: np.ndarray) -> tuple[Any, Any]:
-    """Eigenvalues (groups, n) and vectors in units where the diagonal is one; NaN becomes a zero matrix."""
+    """Eigenvalues (groups, n) and eigenvectors of the matrices scaled to unit diagonal; a matrix with NaN becomes
+    zero."""
     finite: Any = np.isfinite(curvature).all(axis=(1, 2))
     matrix = np.where(finite[:, None, None], curvature, 0.0)
     scale = np.sqrt(np.abs(np.einsum("ikk->ik", matrix)))
@@ -41,25 +43,31 @@ def _scaled(curvature: np.ndarray) -> tuple[Any, Any]:
 
 
 def singular_sentence(names: Sequence[str], curvature: np.ndarray) -> str:
-    """What a group with a singular `curvature` (own, own) does not tell of the parameters `names`."""
+    """Sentence naming the direction in the parameters `names` that a group with a singular `curvature` (params, params)
+    does not determine."""
     vector = _scaled(curvature[None])[1][0, :, 0].tolist()
-    shares = sorted(zip(names, vector, strict=True), key=lambda pair: -abs(pair[1]))
-    told = {name: share for name, share in shares if abs(share) > 0.1}
-    if len(told) == 1:
-        return f"Its rows carry no information on {next(iter(told))} where the search ended; start elsewhere."
+    coefficients = sorted(zip(names, vector, strict=True), key=lambda pair: -abs(pair[1]))
+    direction = {name: coefficient for name, coefficient in coefficients if abs(coefficient) > 0.1}
+    if len(direction) == 1:
+        return (
+            f"The group's data carry no information on {next(iter(direction))} where the search ended; try other "
+            "starting values."
+        )
     return (
-        f"Its rows carry no information along the direction {direction_words(told)} (shares of standardised "
-        "parameters): they cannot be told apart where the search ended; starts='pooled' or other starts may lead "
-        "elsewhere."
+        f"The group's data carry no information along the direction {direction_words(direction)} (coefficients of "
+        "standardised parameters): these parameters cannot be distinguished where the search ended; try "
+        "starts='pooled' or other starting values."
     )
 
 
-# Of several groups at once.
+# Sentences for several groups with the same status.
 PLURAL = {
     GroupStatus.no_observations: "They have no observed response.",
     GroupStatus.too_few_rows: "They have too few observations for the parameters.",
-    GroupStatus.non_finite: "The model is not finite for them where their search began; start elsewhere.",
-    GroupStatus.singular: "Some parameters cannot be told apart in them (`status` says which).",
-    GroupStatus.not_converged: "No maximum was found; the estimates may run off to infinity.",
-    GroupStatus.run_off: "The likelihood rises without end as parameters run off to infinity (`status` says which).",
+    GroupStatus.non_finite: "The model is not finite for them at the starting values; try other ones.",
+    GroupStatus.singular: "Their data do not distinguish some of the parameters (`status` names them).",
+    GroupStatus.not_converged: "No maximum was found; the estimates may diverge to infinity.",
+    GroupStatus.diverging: (
+        "The likelihood increases without bound as parameters diverge to infinity (`status` names them)."
+    ),
 }

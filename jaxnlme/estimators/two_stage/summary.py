@@ -1,4 +1,4 @@
-"""Which parameters vary between groups: fits of single groups on a page."""
+"""Summary of fits of single groups: the variation of each parameter between groups."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
     from jaxnlme.estimators.two_stage.group_fits import GroupFits
 
-# Probability below which equal parameters are not believed.
-UNLIKELY = 0.05
+# p-value below which a parameter is reported to vary between groups.
+SIGNIFICANCE = 0.05
 
 
 class GroupSummary(Printable):
-    """The variation of each parameter between groups (of weight other than zero) against the error of its estimates.
+    """Variation of each parameter between groups (of weight other than zero), compared with the error of its estimates.
 
-    `table`, a row a parameter: `mean` and `sd` of the estimates on the transformed scale, their mean standard error
-    `mean se`; `ratio` of the two; `overlap%`, the share of pairs of groups whose intervals at `level` overlap; `p`, the
-    probability of such variation (or more) if the parameter were the same in all groups, by Cochran's sum of squares
-    weighted by precision, with the residual SD pooled (F distribution; chi-squared without a Gaussian face).
+    `table`, a row per parameter: `mean` and `sd` of the estimates on the transformed scale; their mean standard error
+    `mean se`; `ratio` = sd / mean se; `overlap%`, the percentage of pairs of groups whose intervals at `level` overlap;
+    `p`, the p-value of the hypothesis that the parameter is the same in all groups, from Cochran's sum of squares
+    weighted by precision, with the residual SD pooled (F distribution; chi-squared without Gaussian moments).
+
+    **Arguments:** `fits`; `level` of the intervals.
 
     **Source:** Cochran (1954), Biometrics 10, 101-129.
     """
@@ -36,69 +38,70 @@ class GroupSummary(Printable):
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
+        """One row per parameter: `mean`, `sd`, `mean se`, `ratio`, `overlap%`, `p`."""
         import pandas as pd
 
         fits = self.fits
-        use = fits.counted
-        own = fits.own[use]
+        use = fits.contributing
+        estimates = fits.group_params[use]
         se = fits.standard_errors.to_numpy()[use]
         pooled = np.sqrt(
             np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.has_gaussian_moments)[use])
         )
-        ends = self._intervals[["lower", "upper"]].to_numpy().reshape(len(use), -1, 2)[use]
-        sd = np.std(own, axis=0, ddof=1) if len(own) > 1 else np.full(own.shape[1], np.nan)
-        mean = own.mean(axis=0) if len(own) else sd
-        mean_se = se.mean(axis=0) if len(own) else sd
+        limits = self._intervals[["lower", "upper"]].to_numpy().reshape(len(use), -1, 2)[use]
+        sd = np.std(estimates, axis=0, ddof=1) if len(estimates) > 1 else np.full(estimates.shape[1], np.nan)
+        mean = estimates.mean(axis=0) if len(estimates) else sd
+        mean_se = se.mean(axis=0) if len(estimates) else sd
         return pd.DataFrame(
             {
                 "mean": mean,
                 "sd": sd,
                 "mean se": mean_se,
                 "ratio": sd / mean_se,
-                "overlap%": [100.0 * overlap(*ends[:, k].T) for k in range(own.shape[1])],
-                "p": [self._equal(own[:, k], pooled[:, k]) for k in range(own.shape[1])],
+                "overlap%": [100.0 * overlap(*limits[:, k].T) for k in range(estimates.shape[1])],
+                "p": [self._p_value(estimates[:, k], pooled[:, k]) for k in range(estimates.shape[1])],
             },
             index=pd.Index(fits.single_group.names, name="parameter"),
         )
 
-    def _equal(self, own: np.ndarray, se: np.ndarray) -> float:
-        """The probability of estimates (groups,) at least as different, were they of one value."""
+    def _p_value(self, estimates: np.ndarray, se: np.ndarray) -> float:
+        """p-value of Cochran's test that `estimates` (groups,) with standard errors `se` (groups,) have one mean."""
         from scipy.stats import chi2, f
 
-        m = len(own)
+        m = len(estimates)
         if m < 2:
             return np.nan
         weight = 1.0 / se**2
-        q = float(np.sum(weight * (own - np.sum(weight * own) / np.sum(weight)) ** 2))
+        q = float(np.sum(weight * (estimates - np.sum(weight * estimates) / np.sum(weight)) ** 2))
         if not self.fits.binding.density.error.has_gaussian_moments:
             return float(chi2.sf(q, m - 1))
-        return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.counted].sum())))
+        return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.contributing].sum())))
 
     @property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the table says, after how the fits went."""
+        """The sentences of the fits, then the parameters that vary between groups and those that do not."""
         p = self.table["p"]
-        varying = [str(name) for name in p.index if p[name] < UNLIKELY]
-        steady = [str(name) for name in p.index if not p[name] < UNLIKELY]
-        said = []
+        varying = [str(name) for name in p.index if p[name] < SIGNIFICANCE]
+        constant = [str(name) for name in p.index if not p[name] < SIGNIFICANCE]
+        conclusions = []
         if p.isna().all():
-            said.append("Fewer than two groups were fitted: nothing can be said of variation between groups.")
+            conclusions.append("Fewer than two groups were fitted: the variation between groups cannot be assessed.")
         else:
             if varying:
-                one = len(varying) == 1
-                said.append(
-                    f"{some(varying, 8)} {'varies' if one else 'vary'} more between groups than the error of the "
-                    f"estimates explains: {'a candidate' if one else 'candidates'} for random effects."
+                single = len(varying) == 1
+                conclusions.append(
+                    f"{some(varying, 8)} {'varies' if single else 'vary'} more between groups than the error of the "
+                    f"estimates explains: {'a candidate' if single else 'candidates'} for random effects."
                 )
-            if steady:
-                one = len(steady) == 1
-                said.append(
-                    f"{some(steady, 8)} {'does' if one else 'do'} not: one value for all groups may do."
+            if constant:
+                single = len(constant) == 1
+                conclusions.append(
+                    f"{some(constant, 8)} {'does' if single else 'do'} not: one value for all groups may suffice."
                     if varying
-                    else f"No parameter ({some(steady, 8)}) varies more between groups than the error of the estimates "
-                    "explains."
+                    else f"No parameter ({some(constant, 8)}) varies more between groups than the error of the "
+                    "estimates explains."
                 )
-        return (*self.fits.sentences, *said)
+        return (*self.fits.sentences, *conclusions)
 
     def _tables(self) -> list[Table]:
         rows = [
@@ -114,10 +117,11 @@ class GroupSummary(Printable):
 
 
 def overlap(lower: np.ndarray, upper: np.ndarray) -> float:
-    """The share of pairs of intervals [lower, upper] (groups,) that have a point in common; NaN for fewer than two."""
+    """Fraction of the pairs of intervals [lower, upper] (groups,) that have a point in common; NaN for fewer than
+    two."""
     m = len(lower)
     if m < 2:
         return np.nan
-    # A pair is apart where one ends before the other begins, which is counted once.
-    apart = int(np.searchsorted(np.sort(upper), np.sort(lower), side="left").sum())
-    return 1.0 - apart / (m * (m - 1) / 2)
+    # Two intervals are disjoint where one ends before the other begins, which counts each such pair once.
+    disjoint = int(np.searchsorted(np.sort(upper), np.sort(lower), side="left").sum())
+    return 1.0 - disjoint / (m * (m - 1) / 2)

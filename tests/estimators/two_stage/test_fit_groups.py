@@ -13,7 +13,7 @@ from scipy.stats import t
 import jaxnlme as jn
 from jaxnlme.estimators.two_stage.population import two_stage
 from jaxnlme.estimators.two_stage.summary import overlap
-from jaxnlme.numerics.levenberg_marquardt import damped_newton
+from jaxnlme.numerics.levenberg_marquardt import levenberg_marquardt
 from tests.estimators import catalogue
 
 R_FITS = {
@@ -36,19 +36,19 @@ def from_r(name: str) -> tuple[jn.NLMEModel, jn.GroupedData]:
 def test_nlslist(name: str, reference) -> None:
     """R stops at a relative offset of 1e-5, so its estimates are within about 1e-5 sqrt(p) standard errors; its pooled
     SD then agrees to the square of that. The same groups fail (three chicks, ChickWeight)."""
-    found = catalogue.record(reference, f"{name}_nlsList")
+    expected = catalogue.record(reference, f"{name}_nlsList")
     fits = jn.fit_groups(*from_r(name))
-    coefficients = dict(found["coef_per_group"])
+    coefficients = dict(expected["coef_per_group"])
     labels = coefficients.pop("groups")
-    theirs = pd.DataFrame(coefficients, index=labels, dtype=float)
+    of_r = pd.DataFrame(coefficients, index=labels, dtype=float)
     ours = fits.estimates.set_axis([str(label) for label in fits.estimates.index]).loc[labels]
     se = fits.standard_errors.to_numpy()[[list(map(str, fits.estimates.index)).index(label) for label in labels]]
-    np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
-    assert np.nanmax(np.abs((ours - theirs).to_numpy()) / se) < 1e-4
-    assert fits.pooled_sigma == pytest.approx(found["pooled_sigma"], rel=1e-8)
-    assert fits.status["df"].sum() == found["pooled_df"]
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(of_r))
+    assert np.nanmax(np.abs((ours - of_r).to_numpy()) / se) < 1e-4
+    assert fits.pooled_sigma == pytest.approx(expected["pooled_sigma"], rel=1e-8)
+    assert fits.status["df"].sum() == expected["pooled_df"]
     failed = fits.status.index[fits.status["status"] != "ok"]
-    assert sorted(map(str, failed)) == sorted(map(str, found["failed_groups"]))
+    assert sorted(map(str, failed)) == sorted(map(str, expected["failed_groups"]))
     assert fits.start()["a"] == pytest.approx(fits.pooled_sigma)
 
 
@@ -78,7 +78,7 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def test_straight_lines_are_least_squares() -> None:
-    """Linear models have a closed form; a group-level covariate is part of the group's own parameter, the coefficient
+    """Linear models have a closed form; a group-level covariate is part of the group's parameter, the coefficient
     of one that varies within groups is a parameter of each group."""
     frame = lines()
     data = grouped(frame)
@@ -109,12 +109,12 @@ def rooted(phi, x):
     return phi.mu + phi.slope * x.t + jnp.sqrt(x.c)
 
 
-def test_one_bad_group_touches_no_other() -> None:
+def test_a_group_that_cannot_be_fitted_does_not_affect_the_others() -> None:
     frame = lines()
     frame["c"] = 0.0
     clean = jn.fit_groups(jn.NLMEModel(rooted, [*line_model().parameters]), grouped(frame))
     bad = frame.copy()
-    bad.loc[bad.g == 1, "t"] = 2.0  # slope and level cannot be told apart
+    bad.loc[bad.g == 1, "t"] = 2.0  # slope and level cannot be distinguished
     bad.loc[bad.g == 3, "c"] = -1.0  # not finite
     bad.loc[bad.index[bad.g == 5][2:], "y"] = np.nan  # two rows
     bad.loc[bad.g == 6, "y"] = np.nan
@@ -139,7 +139,7 @@ def test_one_bad_group_touches_no_other() -> None:
     assert "raise max_steps" in few.status["sentence"][0]
     with pytest.raises(jn.FitError, match="two fitted groups"):
         few.start()
-    assert "nothing can be said" in str(few.summary())
+    assert "cannot be assessed" in str(few.summary())
 
 
 def curve(rng: np.random.Generator, b: float) -> pd.DataFrame:
@@ -175,8 +175,9 @@ def test_a_proportional_error_is_the_maximum_of_each_likelihood() -> None:
 
 
 def test_groups_share_the_shape_of_a_residual_model() -> None:
-    """The two parts of a combined error: the groups' estimates maximise their likelihoods at the common parts (own
-    factor), the common parts maximise the pooled pseudo-likelihood there. Checked against numpy at the end."""
+    """The two parts of a combined error: the groups' estimates maximise their likelihoods at the common parts (with a
+    factor of each group), the common parts maximise the pooled pseudo-likelihood there. Checked against numpy at the
+    end."""
     frame = curve(np.random.default_rng(3), 0.1)
     fits = jn.fit_groups(jn.NLMEModel(decline, DECLINE, error="combined"), grouped(frame))
     assert fits.usable.all()
@@ -195,12 +196,12 @@ def test_groups_share_the_shape_of_a_residual_model() -> None:
     assert np.abs(slopes).max() < 1e-2  # log-likelihood units a factor e: the alternation ends near, not at, its end
     for label, rows in frame.groupby("g"):
 
-        def own(p, rows=rows):
+        def profiled(p, rows=rows):
             f = np.exp(p[0] - np.exp(p[1]) * rows.t) + 1.0
             return 6.0 * np.log(np.sum(((rows.y - f) / (a + b * f)) ** 2)) + np.sum(np.log(a + b * f))
 
         at = fits.estimates.loc[label].to_numpy()
-        slope = [(own(at + h) - own(at - h)) / 2e-5 for h in 1e-5 * np.eye(2)]
+        slope = [(profiled(at + h) - profiled(at - h)) / 2e-5 for h in 1e-5 * np.eye(2)]
         assert np.abs(slope).max() < 1e-3
 
 
@@ -241,19 +242,19 @@ def log_line(phi, x):
     return phi.mu + phi.slope * x.t
 
 
-def test_a_likelihood_that_rises_without_end_has_no_estimate() -> None:
-    """Groups of zero counts: log rates run to minus infinity, where the search's gain of a step vanishes though the
-    curvature does as well. With a slope, counts at time zero alone leave the level and let the slope run off."""
+def test_a_likelihood_without_finite_maximum_has_no_estimate() -> None:
+    """Groups of zero counts: the log rate diverges to minus infinity, where the gain of a step vanishes, but so does
+    the curvature. With a slope, and counts at time zero only, the level is finite and the slope diverges."""
     frame = lines()
     frame["y"] = np.random.default_rng(1).poisson(np.exp(0.3 * frame.w + 1.0))
     frame.loc[frame.g == 2, "y"] = 0
     fits = jn.fit_groups(COUNTS, grouped(frame))
     assert fits.status["status"].drop(2).eq("ok").all()
-    assert fits.status.loc[2, "status"] == "run_off"
+    assert fits.status.loc[2, "status"] == "diverging"
     sentence = fits.status.loc[2, "sentence"]
-    assert "The likelihood still rises as mu runs off (to -" in sentence
+    assert "The likelihood still increases where the search ended, at mu (-" in sentence
     assert np.isnan(fits.estimates.loc[2, "mu"]) and np.isnan(fits.standard_errors.loc[2, "mu"])
-    assert "Not fitted: group 2. The likelihood still rises" in str(fits)
+    assert "Not fitted: group 2. The likelihood still increases" in str(fits)
     start = fits.start()
     assert start["sd(mu)"] < 2.0  # log means of the seven others have an SD below one
     frame["t"] = frame.groupby("g").cumcount()
@@ -262,11 +263,11 @@ def test_a_likelihood_that_rises_without_end_has_no_estimate() -> None:
     parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.0)]
     two = jn.fit_groups(jn.NLMEModel(log_line, parameters, error=jn.GroupLogLikelihood(poisson)), grouped(frame))
     assert two.status["status"].drop(5).eq("ok").all()
-    assert two.status.loc[5, "status"] == "run_off"
-    assert "as slope runs off" in two.status.loc[5, "sentence"]
+    assert two.status.loc[5, "status"] == "diverging"
+    assert "ended, at slope (" in two.status.loc[5, "sentence"]
 
 
-def test_what_is_held_and_what_is_refused() -> None:
+def test_fixed_parameters_and_refused_models() -> None:
     data = grouped(lines())
     held = jn.NLMEModel(catalogue.line, [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 1.0, fix=True)])
     fits = jn.fit_groups(held, data)
@@ -276,10 +277,10 @@ def test_what_is_held_and_what_is_refused() -> None:
     np.testing.assert_allclose(fits.estimates["mu"], means, rtol=1e-9)
     assert fits.start()["slope"] == 1.0
 
-    def own(beta, b, v):
+    def individual(beta, b, v):
         return {"mu": beta.mu + b.mu, "slope": beta.slope}
 
-    function = jn.NLMEModel(catalogue.line, [*line_model().parameters], individual=own)
+    function = jn.NLMEModel(catalogue.line, [*line_model().parameters], individual=individual)
     np.testing.assert_allclose(jn.fit_groups(function, data).estimates, jn.fit_groups(line_model(), data).estimates)
 
     shared = jn.NLMEModel(
@@ -304,18 +305,18 @@ def test_what_is_held_and_what_is_refused() -> None:
         fits.intervals(95)
 
 
-def test_summary_says_what_varies() -> None:
-    """Where nothing varies the table's p-values are those of an F test of common values; a seed where chance does not
-    make one small. Where the level varies by far it is named."""
+def test_summary_names_the_parameters_that_vary() -> None:
+    """If nothing varies, the p-values of the table are those of an F test of common values (a seed for which none is
+    small by chance); a level that varies by far is named."""
     varied = jn.fit_groups(line_model(), grouped(lines(spread=3.0).assign(y=lambda d: d.y - 0.5 * d.c))).summary()
     assert varied.table.loc["mu", "p"] < 1e-6
     assert varied.table.loc["mu", "ratio"] > 3.0
     text = " ".join(str(varied).split())
     assert "mu" in text and "for random effects." in text and "sd between" in text
     rng = np.random.default_rng(5)
-    steady = lines()
-    steady["y"] = 1.0 + steady.t + rng.normal(size=len(steady))
-    fits = jn.fit_groups(line_model(), grouped(steady))
+    constant = lines()
+    constant["y"] = 1.0 + constant.t + rng.normal(size=len(constant))
+    fits = jn.fit_groups(line_model(), grouped(constant))
     table = fits.summary().table
     assert (table["p"] > 0.05).all()
     assert "No parameter (mu and slope) varies more" in str(fits.summary())
@@ -323,23 +324,23 @@ def test_summary_says_what_varies() -> None:
 
 
 def test_groups_of_weight_zero_do_not_count() -> None:
-    """One group of ten is a thousand times as wild, and has weight zero: the population is that of the nine others. It
-    has estimates of its own all the same."""
+    """One group of ten varies a thousand times as much, and has weight zero: the population is that of the nine others.
+    It has estimates all the same."""
     frame = lines(groups=10).assign(weight=1.0)
-    wild = frame.g == 3
-    frame.loc[wild, "weight"] = 0.0
-    frame.loc[wild, "y"] *= 1000.0
+    variable = frame.g == 3
+    frame.loc[variable, "weight"] = 0.0
+    frame.loc[variable, "y"] *= 1000.0
 
     def fits_of(rows: pd.DataFrame) -> jn.GroupFits:
         return jn.fit_groups(line_model(), jn.GroupedData.from_frame(rows, "g", "y", ["t", "c"], "w", "weight"))
 
-    fits, without = fits_of(frame), fits_of(frame[~wild])
+    fits, without = fits_of(frame), fits_of(frame[~variable])
     assert fits.usable.all() and fits.sigma[3] > 100.0
     assert fits.pooled_sigma == pytest.approx(without.pooled_sigma, rel=1e-9)
     assert fits.start() == pytest.approx(without.start(), rel=1e-9)
     pd.testing.assert_frame_equal(fits.summary().table, without.summary().table, rtol=1e-9)
     others = [label for label in range(10) if label != 3]
-    pooled = [found.intervals(pooled=True).loc[others] for found in (fits, without)]
+    pooled = [each.intervals(pooled=True).loc[others] for each in (fits, without)]
     np.testing.assert_allclose(*(table.to_numpy() for table in pooled), rtol=1e-9)
 
 
@@ -353,8 +354,8 @@ def test_overlap_counts_pairs() -> None:
 
 
 def test_two_stages_recover_a_population_with_outliers() -> None:
-    """300 groups, a third of which tell next to nothing, and six far off: means within four standard errors, SDs within
-    a quarter. The covariance of the estimates is off by a factor of thousands."""
+    """300 groups, a third of which have next to no information, and six outliers: means within four standard errors,
+    SDs within a quarter. The covariance of the estimates is off by a factor of thousands."""
     rng = np.random.default_rng(7)
     m = 300
     psi = np.array([[0.09, 0.03], [0.03, 0.04]])
@@ -364,36 +365,36 @@ def test_two_stages_recover_a_population_with_outliers() -> None:
     a = np.zeros((m, 2, 3))
     a[:, 0, 0] = a[:, 1, 1] = 1.0
     a[:, 0, 2] = covariate
-    own = a @ np.array([1.0, -2.0, 0.4]) + rng.multivariate_normal([0, 0], psi, m)
-    own += np.einsum("ikl,il->ik", np.sqrt(v), rng.normal(size=(m, 2)))
-    own[1:19:3] += 40.0
-    beta, spread, outlying = two_stage(own, v, a, np.array([0.0, 0.0, 0.0]), np.ones(3, bool))
+    estimates = a @ np.array([1.0, -2.0, 0.4]) + rng.multivariate_normal([0, 0], psi, m)
+    estimates += np.einsum("ikl,il->ik", np.sqrt(v), rng.normal(size=(m, 2)))
+    estimates[1:19:3] += 40.0
+    beta, spread, outlying = two_stage(estimates, v, a, np.array([0.0, 0.0, 0.0]), np.ones(3, bool))
     assert np.flatnonzero(outlying).tolist() == list(range(1, 19, 3))
     np.testing.assert_allclose(beta, [1.0, -2.0, 0.4], atol=4 * np.sqrt(0.1 / 200))
     np.testing.assert_allclose(np.sqrt(np.diag(spread)), np.sqrt(np.diag(psi)), rtol=0.25)
     assert np.linalg.eigvalsh(spread)[0] >= 0.0
-    kept = two_stage(own, v, a, np.array([0.0, 0.0, 0.4]), np.array([True, True, False]))[0]
+    kept = two_stage(estimates, v, a, np.array([0.0, 0.0, 0.4]), np.array([True, True, False]))[0]
     assert kept[2] == 0.4
 
 
-def test_damped_newton_follows_a_curved_valley() -> None:
+def test_levenberg_marquardt_follows_a_curved_valley() -> None:
     """Rosenbrock's function by Gauss-Newton, and its minimum by the relative offset's ending; a start that is not
-    finite says so."""
+    finite is reported."""
 
     def expand(x):
         r = jnp.stack([10.0 * (x[1] - x[0] ** 2), 1.0 - x[0]]) + 0.0 * jnp.sqrt(x[0] + 5.0)
         j = jnp.array([[-20.0 * x[0], 10.0], [-1.0, 0.0]])
         return 0.5 * jnp.sum(r**2), j.T @ r, j.T @ j, jnp.sum(r**2)
 
-    end = jax.vmap(lambda x: damped_newton(expand, x, 200, 1e-20))(jnp.array([[-1.2, 1.0], [-9.0, 1.0]]))
+    end = jax.vmap(lambda x: levenberg_marquardt(expand, x, 200, 1e-20))(jnp.array([[-1.2, 1.0], [-9.0, 1.0]]))
     np.testing.assert_allclose(end.x[0], [1.0, 1.0], atol=1e-9)
     assert end.converged.tolist() == [True, False] and end.finite.tolist() == [True, False]
     assert int(end.steps[0]) < 100
 
 
 def test_a_fit_starts_from_its_groups() -> None:
-    """Chicks: three cannot be fitted alone and are left out of the averages; the fit has all fifty, and no fewer
-    log-likelihood units than from a start by hand."""
+    """Chicks: three cannot be fitted by themselves and are left out of the averages; the fit has all fifty, and no
+    fewer log-likelihood units than from a start by hand."""
     name = "ChickWeight_logis"
     model, data = from_r(name)
     options = {"standard_errors": False, "max_iterations": 0}
@@ -409,5 +410,5 @@ def test_a_fit_starts_from_its_groups() -> None:
     assert chunked.values == pytest.approx(fit.values, rel=1e-8)
     assert fit.data.n_groups == 50
     short = data.select(np.arange(data.n_groups) < 1)
-    single_group = jn.fit(model, short, "fo", starts="groups", **options)
-    assert "fewer than two" in str(single_group.status) and single_group.values["Asym"] == 300.0
+    failed = jn.fit(model, short, "fo", starts="groups", **options)
+    assert "fewer than two" in str(failed.status) and failed.values["Asym"] == 300.0

@@ -1,4 +1,4 @@
-"""The picture of single groups' intervals draws what they hold."""
+"""The plot of the intervals of single groups shows the values of `GroupFits.intervals`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_intervals_of_groups(fits: jn.GroupFits) -> None:
         median, dots, crosses = ax.get_lines()
         np.testing.assert_array_equal(dots.get_xdata(), rows["estimate"])
         assert len(crosses.get_ydata()) == 3
-        # Chick 39's asymptote is 8,474 +- 35,000: it leaves the panel rather than flatten the others.
+        # Chick 39's asymptote is 8,474 +- 35,000: it extends beyond the panel instead of compressing the others.
         low, high = ax.get_xlim()
         assert low < median.get_xdata()[0] < high < 5_000
     labels = [tick.get_text() for tick in axes[0].get_yticklabels()]
@@ -50,11 +50,11 @@ def test_intervals_of_groups(fits: jn.GroupFits) -> None:
     axes[0].figure.canvas.draw()
 
 
-def test_axes_of_the_users(fits: jn.GroupFits) -> None:
+def test_axes_passed_by_the_user(fits: jn.GroupFits) -> None:
     import matplotlib.pyplot as plt
 
-    _, given = plt.subplots(3, 1)
-    drawn = fits.plot.intervals(pooled=True, ax=given)
-    assert list(drawn) == list(given) and given[0].figure.get_suptitle() == ""
+    _, panels = plt.subplots(3, 1)
+    drawn = fits.plot.intervals(pooled=True, ax=panels)
+    assert list(drawn) == list(panels) and panels[0].figure.get_suptitle() == ""
     with pytest.raises(jn.OptionError, match="3 panels"):
-        fits.plot.intervals(ax=given[:2])
+        fits.plot.intervals(ax=panels[:2])
