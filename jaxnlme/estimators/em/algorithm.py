@@ -1,4 +1,29 @@
-"""From the first iteration of a stochastic fit to its end: phases, settling rounds, extensions, the verdict."""
+"""Outer algorithm of a stochastic fit: scheduled phases, then Newton rounds until the maximum is known well enough.
+
+Notation: theta, the free packed parameters; s(theta), the mean complete score, which is the score of the log-likelihood
+(Fisher's identity); I(theta), the observed information by Louis' identity; V, the Monte Carlo covariance of the mean
+score by batch means (see `louis.py`).
+
+1. Run the scheduled phases of the method (SAEM: burn-in, annealing, full steps, decreasing steps; IMP: full and
+   decreasing steps). Fit the coefficients of the control variates to the scores of their last iterations.
+2. Round: hold theta fixed; equilibrate the chains (`EQUILIBRATION_ITERATIONS`); then sample scores in batches, with
+   s, I and V computed after each batch, until the round is decided (`_sample_until_decided`):
+   a. psi approaches a boundary, or the model is not twice differentiable there; or
+   b. the Newton step d = I^-1 s is significant beside its Monte Carlo error (diag(I^-1 V I^-1))^1/2; or
+   c. d is not significant, and the Monte Carlo errors of estimates and standard errors are within their limits; or
+   d. the iterations are used up: the run ends.
+   Control variates are fitted anew to the draws of the round where that helps.
+3. Boundary moves (`boundary_moves.py`), the first that applies, each followed by another round: psi moves to the
+   boundary; leaves the boundary; small scales are restarted from above; a singular psi is rotated.
+4. If d is not significant and no move applies: end, at theta + d (taken in `result.py`).
+5. Otherwise move: theta + d, shortened to `LONGEST_STEP` standard errors; on the boundary of psi, where I is not
+   positive definite, an uphill step. In the interior, after `MAX_NEWTON_STEPS` moves or where I is not positive
+   definite, add a phase of averaging instead. Go to 2.
+
+**Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the phases; Louis
+(1982), Journal of the Royal Statistical Society B 44, 226-233, and Gu and Kong (1998), PNAS 95, 7270-7274, for Newton
+steps from draws.
+"""
 
 from __future__ import annotations
 
@@ -14,255 +39,319 @@ from jaxnlme.estimators.em.boundary_moves import (
     move_to_boundary,
     restart_small_scales,
     rotate_singular_psi,
-    scales,
+    scale_entries,
     start_at_boundary,
     uphill_point,
 )
 from jaxnlme.estimators.em.e_step import IterationTrace
 from jaxnlme.estimators.em.louis import BATCHES, ScoreAndInformation, louis_estimate
-from jaxnlme.estimators.em.m_step import Schedule, Simulated
-from jaxnlme.estimators.em.phases import EXTENSION, add_averaging, equilibrate, iterations_left, sample_scores
+from jaxnlme.estimators.em.m_step import Schedule, SimulationSums
+from jaxnlme.estimators.em.phases import (
+    ADDED_AVERAGING_ITERATIONS,
+    add_averaging,
+    equilibrate,
+    iterations_remaining,
+    sample_scores,
+)
 from jaxnlme.estimators.em.run import NonFiniteParameters, Run
 
-# A settling run: iterations that go before it while the chains find the new parameters, and those that count.
-WARM, FIRST, MOST_FIRST = 10, 2 * BATCHES, 500
-# What a Newton step may leave of the way, as a share of the Monte Carlo error of where it leads and of what is allowed.
-LEFT, LEAST = 0.2, 0.02
-# Monte Carlo errors of standard errors, as a share of them: beyond the first, or without an inverse of the information,
-# no step is taken before so many settling iterations; the second is what they end with, or after so many.
-VAGUE, PATIENCE = 0.2, 400
-SHARP, LONGEST_LOOK = 0.05, 2000
-# Steps of so many Monte Carlo errors are no noise, that of the step before them included. Before control variates take
-# most of the noise off, only a maximum this far off, in standard errors, is worth a step.
-CLEAR, FAR = 4.0, 0.5
-# The longest step between settling runs, in standard errors.
-STRIDE = 1.0
-# The same in standard errors of the complete data.
-MOST_COMPLETE = 10.0
-# Settling runs that find the maximum elsewhere before phases of averaging are added, and how often these are added
-# where the information has no inverse (at the edge of psi: pushes uphill).
-ROUNDS, SINGULAR_TRIES, PUSHES = 5, 2, 10
+# Iterations of a round before its scores are summed, while the chains adapt to the new parameters.
+EQUILIBRATION_ITERATIONS = 10
+# Score iterations of a batch: at least (two for each of the batches of the batch means), and at most in the first batch
+# of a round, which is a quarter of those of the round before.
+MIN_SCORE_ITERATIONS, MAX_INITIAL_ITERATIONS = 2 * BATCHES, 500
+# What the last Newton step may leave of the distance to the maximum: as a fraction of the Monte Carlo error of its end
+# point, and as a fraction of the tolerance; the larger one counts.
+REMAINDER_PER_MC_ERROR, REMAINDER_PER_TOLERANCE = 0.2, 0.02
+# The information is uncertain if the Monte Carlo error of a standard error is more than this fraction of it (or the
+# information is not positive definite): no step is taken then before this many score iterations.
+UNCERTAIN_SE_ERROR, UNCERTAIN_ITERATIONS = 0.2, 400
+# Standard errors are final if their Monte Carlo error is below this fraction, or after this many score iterations.
+SE_ERROR_LIMIT, MAX_SE_ITERATIONS = 0.05, 2000
+# A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before it.
+SIGNIFICANT_MC_ERRORS = 4.0
+# Before control variates reduce the Monte Carlo error, only a step longer than this, in standard errors, is taken.
+LARGE_STEP = 0.5
+# Longest step between rounds, in standard errors; and in standard errors that complete data would give.
+LONGEST_STEP, LONGEST_COMPLETE_STEP = 1.0, 10.0
+# Newton steps after which a phase of averaging is added.
+MAX_NEWTON_STEPS = 5
+# Rounds without a positive definite information: phases of averaging added for them in the interior, and uphill steps
+# on the boundary of psi.
+MAX_SINGULAR_ROUNDS, MAX_UPHILL_STEPS = 2, 10
 
 
 @dataclasses.dataclass
 class RunOutcome:
-    """How a stochastic run ended: `louis`, one a replicate (None where it did not come to that); `broken`, the
-    phase in which parameters stopped being finite."""
+    """Outcome of a stochastic run: `estimates`, score and information of each replicate in the last round (None if no
+    round was reached); `non_finite_phase`, name of the phase in which parameters stopped being finite (None: in
+    none)."""
 
-    louis: list[ScoreAndInformation] | None = None
-    broken: str | None = None
+    estimates: list[ScoreAndInformation] | None = None
+    non_finite_phase: str | None = None
 
 
 def run_algorithm(run: Run) -> RunOutcome:
-    """Runs a fit to its end; Ctrl-C leaves it where it is, with `run.interrupted`."""
+    """Run a fit to its end (steps 1 to 5 of the module).
+
+    Ctrl-C ends it at its current parameters, with `run.interrupted` set; so does a callback, with `run.stopped`.
+
+    **Returns:** the RunOutcome. **Raises:** what the model or a callback raises, after the checkpoint is written.
+    """
     outcome = RunOutcome()
     try:
         if run.iteration == 0:
             run.notify("init")
         schedule = run.estimator.schedule(run.warm)
-        settling = run.outer_state.first > 0  # where a run goes on from a file
-        if not settling and not (run.iteration == 0 and start_at_boundary(run)):
-            _phases(run, schedule)
+        resumes_in_round = run.outer_state.initial_iterations > 0  # from a checkpoint
+        if not resumes_in_round and not (run.iteration == 0 and start_at_boundary(run)):
+            _scheduled_phases(run, schedule)
         if not run.stopped:
             _newton_phase(run, outcome)
     except KeyboardInterrupt:
         run.save_interrupted()
         run.interrupted = True
-    except NonFiniteParameters as broken:
-        outcome.broken = str(broken)
+    except NonFiniteParameters as error:
+        outcome.non_finite_phase = str(error)
     except BaseException:
         run.save_interrupted()
         raise
     return outcome
 
 
-def _phases(run: Run, schedule: Schedule) -> None:
-    """The phases of a schedule, as far as they are left, and the control variates of their last draws."""
-    for phase, part in _by_phase(run, jax.tree.map(lambda leaf: leaf[run.iteration :], schedule)):
+def _scheduled_phases(run: Run, schedule: Schedule) -> None:
+    """Step 1: the iterations of `schedule` that are not done yet, and control variates from their last draws."""
+    for phase, part in _split_by_phase(run, jax.tree.map(lambda leaf: leaf[run.iteration :], schedule)):
         run.iterate(part, phase)
         if run.stopped:
             return
     run.fit_control_variates(int(schedule.sum_scores.sum()))
 
 
-def _by_phase(run: Run, schedule: Schedule):
-    """The Controls of each phase that is left."""
+def _split_by_phase(run: Run, schedule: Schedule):
+    """Name and Schedule of each phase that has iterations in `schedule`, in order."""
     steps = schedule.iteration - run.estimator.burn_in
     names = np.full(len(steps), "burn-in", object)
     for name, (first, last) in run.phases.items():
         names[(steps >= first) & (steps <= last)] = name
     for name in dict.fromkeys(names):
-        which = names == name
-        yield name, jax.tree.map(lambda leaf, which=which: leaf[which], schedule)
+        in_phase = names == name
+        yield name, jax.tree.map(lambda leaf, in_phase=in_phase: leaf[in_phase], schedule)
 
 
 def _newton_phase(run: Run, outcome: RunOutcome) -> None:
-    """Settling runs until the maximum is near and known well enough, or the iterations are used up.
-
-    Where the step to the maximum stands out of its noise, the parameters move along it; where it does not, the chains
-    are listened to for longer.
-    """
-    course = run.outer_state
-    course.first = max(course.first, FIRST)
+    """Steps 2 to 5: rounds at fixed parameters, with moves between them, until no move applies or the iterations are
+    used up. `outcome.estimates` are those of the last round."""
+    state = run.outer_state
+    state.initial_iterations = max(state.initial_iterations, MIN_SCORE_ITERATIONS)
     while not run.stopped:
+        # Step 2.
         run.save_point()
-        equilibrate(run, WARM)
-        run.restart_sums()
-        if not _sample_until_decided(run, outcome, course.first):
+        equilibrate(run, EQUILIBRATION_ITERATIONS)
+        run.reset_sums()
+        if not _sample_until_decided(run, outcome, state.initial_iterations):
             return
-        found = outcome.louis
-        assert found is not None
-        if move_to_boundary(run, found):
+        estimates = outcome.estimates
+        assert estimates is not None
+        # Step 3.
+        if move_to_boundary(run, estimates):
             continue
-        settled_down = not any(significantly_off_maximum(run, one) for one in _deciding_replicates(found))
-        # Away from the maximum at the edge its slope says nothing, and is asked only where no step leads there.
-        lost = course.rounds >= ROUNDS or not any(one.positive_definite and one.twice_differentiable for one in found)
-        if (settled_down or lost) and leave_boundary(run, found, settled_down):
+        at_maximum = not any(significantly_off_maximum(run, estimate) for estimate in _deciding_replicates(estimates))
+        # Far from the maximum on the boundary, the slope into the interior is no evidence; it counts at that maximum,
+        # or where no Newton step leads there.
+        no_newton_step = state.newton_steps >= MAX_NEWTON_STEPS or not any(
+            estimate.positive_definite and estimate.twice_differentiable for estimate in estimates
+        )
+        if (at_maximum or no_newton_step) and leave_boundary(run, estimates, at_maximum):
             continue
-        if (settled_down or course.singular == SINGULAR_TRIES) and restart_small_scales(run, found):
+        if (at_maximum or state.singular_rounds == MAX_SINGULAR_ROUNDS) and restart_small_scales(run, estimates):
             continue
-        if settled_down and rotate_singular_psi(run, found):
+        if at_maximum and rotate_singular_psi(run, estimates):
             continue
-        if settled_down:
+        # Step 4.
+        if at_maximum:
             return
-        course.first = max(course.first, min(found[0].iterations // 4, MOST_FIRST))
-        course.rounds += 1
-        moving = course.rounds <= ROUNDS or run.layout.whitened
-        if not any(one.positive_definite for one in found):
-            # No step can be trusted: averaging alone goes on, or where there is none, a push uphill.
-            moving, course.singular = run.layout.whitened, course.singular + 1
-            if course.singular > (PUSHES if run.layout.whitened else SINGULAR_TRIES):
+        # Step 5.
+        state.initial_iterations = max(
+            state.initial_iterations, min(estimates[0].iterations // 4, MAX_INITIAL_ITERATIONS)
+        )
+        state.newton_steps += 1
+        take_step = state.newton_steps <= MAX_NEWTON_STEPS or run.layout.whitened
+        if not any(estimate.positive_definite for estimate in estimates):
+            # There is no Newton step: averaging in the interior, and on the boundary, which has none, an uphill step.
+            take_step, state.singular_rounds = run.layout.whitened, state.singular_rounds + 1
+            if state.singular_rounds > (MAX_UPHILL_STEPS if run.layout.whitened else MAX_SINGULAR_ROUNDS):
                 return
-        if iterations_left(run) < WARM + course.first + (0 if moving else sum(EXTENSION)):
+        needed = EQUILIBRATION_ITERATIONS + state.initial_iterations
+        if iterations_remaining(run) < needed + (0 if take_step else sum(ADDED_AVERAGING_ITERATIONS)):
             return
-        if moving:
-            whitened = run.layout.whitened
+        if take_step:
+            on_boundary = run.layout.whitened
             run.set_parameters(
                 np.stack(
                     [
-                        uphill_point(run, one) if whitened and not one.positive_definite else newton_point(one)
-                        for one in found
+                        uphill_point(run, estimate)
+                        if on_boundary and not estimate.positive_definite
+                        else newton_point(estimate)
+                        for estimate in estimates
                     ]
                 )
             )
         else:
-            add_averaging(run, afresh=False)
-            course.rounds = 0
+            add_averaging(run, full_steps_first=False)
+            state.newton_steps = 0
 
 
-def _sample_until_decided(run: Run, outcome: RunOutcome, first: int) -> bool:
-    """Settling iterations where the run stands, `first` of them at first, until it is clear that the maximum is
-    elsewhere or how near it is; `outcome.louis` is what they told. False where the run was stopped, or its iterations
-    used up, before."""
+def _sample_until_decided(run: Run, outcome: RunOutcome, initial_iterations: int) -> bool:
+    """Sample scores at the current parameters until the round is decided (step 2, a to c).
+
+    **Arguments:** `initial_iterations` of the first batch; `outcome`, whose `estimates` are set after each batch.
+    **Returns:** False if the run was stopped, or its iterations were used up, before that.
+    """
     tolerance = float(run.estimator.tolerance)
-    # Control variates of an earlier settling run are in use from the beginning.
-    since, fresh = (0 if run.has_control_variates else None), False
-    traces = sample_scores(run, first)
+    # The first score iteration in which control variates are used (None: not yet). Those of an earlier round are used
+    # from the beginning.
+    control_variates_from, refitted = (0 if run.has_control_variates else None), False
+    traces = sample_scores(run, initial_iterations)
     while not run.stopped:
-        found = outcome.louis = _louis_estimates(run, traces, since)
-        judges, heard = _deciding_replicates(found), found[0].n_iterations
-        if approached_boundary(run, found) is not None or not all(one.twice_differentiable for one in found):
-            return True
-        # What has no inverse may be noise. At the edge of psi, where it has none far from the maximum, pushes follow.
-        patience = 2 * first if run.layout.whitened else PATIENCE
-        doubtful = any(not one.se_mc_error <= VAGUE for one in found) and heard < patience
-        if not doubtful and any(
-            significantly_off_maximum(run, one) and (since is not None or one.distance > FAR) for one in judges
+        estimates = outcome.estimates = _louis_estimates(run, traces, control_variates_from)
+        deciding, n_iterations = _deciding_replicates(estimates), estimates[0].n_iterations
+        if approached_boundary(run, estimates) is not None or not all(
+            estimate.twice_differentiable for estimate in estimates
         ):
             return True
-        # Without control variates batches are too short for the memory of the chains at first.
-        steady = since is not None or heard >= PATIENCE
-        sharp = steady and (all(one.se_mc_error <= SHARP for one in judges) or heard >= LONGEST_LOOK)
-        clear = direction_is_clear(run, judges) or heard >= LONGEST_LOOK
-        if sharp and clear and not doubtful and all(one.mc_error_ratio <= tolerance for one in judges):
-            return True
-        # The first draws say how to make the most of the next ones.
-        needed = _needed(found if doubtful else judges, tolerance)
-        anew = (
-            not fresh
-            and (since is None or any(one.mc_error_ratio > tolerance for one in judges))
-            and run.fit_control_variates(heard)
+        # An information that is not positive definite may be due to noise. On the boundary of psi, where it often is so
+        # far from the maximum, an uphill step follows sooner.
+        uncertain_until = 2 * initial_iterations if run.layout.whitened else UNCERTAIN_ITERATIONS
+        uncertain = (
+            any(not estimate.se_mc_error <= UNCERTAIN_SE_ERROR for estimate in estimates)
+            and n_iterations < uncertain_until
         )
-        more = min(first if anew else needed, iterations_left(run))
-        if more < 1:
+        if not uncertain and any(
+            significantly_off_maximum(run, estimate)
+            and (control_variates_from is not None or estimate.distance > LARGE_STEP)
+            for estimate in deciding
+        ):
+            return True
+        # Without control variates the first batches are too short beside the autocorrelation time of the chains.
+        batches_long_enough = control_variates_from is not None or n_iterations >= UNCERTAIN_ITERATIONS
+        se_final = batches_long_enough and (
+            all(estimate.se_mc_error <= SE_ERROR_LIMIT for estimate in deciding) or n_iterations >= MAX_SE_ITERATIONS
+        )
+        direction_final = direction_is_clear(run, deciding) or n_iterations >= MAX_SE_ITERATIONS
+        if (
+            se_final
+            and direction_final
+            and not uncertain
+            and all(estimate.mc_error_ratio <= tolerance for estimate in deciding)
+        ):
+            return True
+        # Control variates are fitted to the first draws of a round, once, if the next batch then needs fewer of them.
+        needed = _iterations_needed(estimates if uncertain else deciding, tolerance)
+        refit = (
+            not refitted
+            and (control_variates_from is None or any(estimate.mc_error_ratio > tolerance for estimate in deciding))
+            and run.fit_control_variates(n_iterations)
+        )
+        count = min(initial_iterations if refit else needed, iterations_remaining(run))
+        if count < 1:
             return False
-        if anew:
-            # Fixed before the draws that they are used on, better ones and those before them are as right.
-            since, fresh = (heard if since is None else since), True
-        traces += sample_scores(run, more)
+        if refit:
+            # Coefficients fixed before the draws that they are applied to leave the mean unbiased, earlier ones too.
+            control_variates_from = n_iterations if control_variates_from is None else control_variates_from
+            refitted = True
+        traces += sample_scores(run, count)
     return False
 
 
-def _deciding_replicates(found: list[ScoreAndInformation]) -> list[ScoreAndInformation]:
-    """The replicates that say when to go on: those whose information has an inverse, where there are any; the others
-    hold nobody up."""
-    return [one for one in found if one.positive_definite] or found
+def _deciding_replicates(estimates: list[ScoreAndInformation]) -> list[ScoreAndInformation]:
+    """Replicates used by the stopping rule: those with positive definite observed information, or all if there are
+    none."""
+    return [estimate for estimate in estimates if estimate.positive_definite] or estimates
 
 
-def significantly_off_maximum(run: Run, one: ScoreAndInformation) -> bool:
-    """Whether the maximum is elsewhere beyond doubt: in some entry farther than the noise, and so far that what a
-    Newton step leaves counts beside it. That is of the order of its square, and its share of what is not known of the
-    information."""
-    if not one.positive_definite:
+def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
+    """True if the maximum is away from the parameters of a replicate, beyond Monte Carlo error, and so far that the
+    last Newton step would leave too much of the distance; also if the information is not positive definite.
+
+    With x the longest significant step in standard errors, a Newton step leaves about c x^2 (c a bound on the relative
+    change of the curvature along it), and 2 e x of it where the information has a relative error of 2 e.
+    """
+    if not estimate.positive_definite:
         return True
-    step = np.abs(one.step)
-    clear = step > CLEAR * one.monte_carlo_se
-    far = float(np.max((step / one.se)[clear], initial=0.0))
+    step = np.abs(estimate.step)
+    significant = step > SIGNIFICANT_MC_ERRORS * estimate.monte_carlo_se
+    distance = float(np.max((step / estimate.se)[significant], initial=0.0))
     tolerance = float(run.estimator.tolerance)
-    # A logarithm of which little is known bends the more.
-    bend = 1.0 + 2.0 * float(np.max(one.se[np.isin(one.active, scales(run))], initial=0.0))
-    return far > tolerance or far * (bend * far + 2.0 * one.se_mc_error) > max(
-        LEFT * one.mc_error_ratio, LEAST * tolerance
+    # The log-likelihood is the farther from quadratic, the larger the standard error of a log standard deviation.
+    curvature_change = 1.0 + 2.0 * float(np.max(estimate.se[np.isin(estimate.active, scale_entries(run))], initial=0.0))
+    return distance > tolerance or distance * (curvature_change * distance + 2.0 * estimate.se_mc_error) > max(
+        REMAINDER_PER_MC_ERROR * estimate.mc_error_ratio, REMAINDER_PER_TOLERANCE * tolerance
     )
 
 
-def _needed(found: list[ScoreAndInformation], tolerance: float) -> int:
-    """How many more iterations bring the noise of estimates and standard errors down to what is asked for, as many as
-    there are at most: what is known of the noise is noisy itself."""
-    have = found[0].n_iterations
-    noise = max(max(one.mc_error_ratio / tolerance, one.se_mc_error / SHARP) for one in found)
-    return int(np.clip(1.1 * have * noise**2 - have, FIRST, max(have, FIRST)))
+def _iterations_needed(estimates: list[ScoreAndInformation], tolerance: float) -> int:
+    """Number of further score iterations that bring the Monte Carlo errors of estimates and standard errors to their
+    limits, at most as many as there are: the Monte Carlo errors are themselves estimated with error."""
+    n_iterations = estimates[0].n_iterations
+    ratio = max(
+        max(estimate.mc_error_ratio / tolerance, estimate.se_mc_error / SE_ERROR_LIMIT) for estimate in estimates
+    )
+    return int(
+        np.clip(
+            1.1 * n_iterations * ratio**2 - n_iterations, MIN_SCORE_ITERATIONS, max(n_iterations, MIN_SCORE_ITERATIONS)
+        )
+    )
 
 
-def newton_point(one: ScoreAndInformation) -> np.ndarray:
-    """Where a replicate goes on from (packed,): the maximum that its step points at, or as far as it trusts it."""
-    if not one.positive_definite:
-        return one.packed
-    # Where next to nothing is observed, the standard error is noise: what complete data would leave counts as well.
-    trusted = one.se * np.minimum(1.0, MOST_COMPLETE * np.sqrt(np.maximum(one.observed_fraction, 0.0)))
-    length = np.max(np.abs(one.step) / np.maximum(trusted, 1e-300), initial=0.0)
-    out = one.packed.copy()
-    out[one.active] += one.step * min(1.0, STRIDE / max(length, 1e-300))
+def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
+    """Parameters (packed,) after a Newton step d = I^-1 s, shortened to `LONGEST_STEP` standard errors; the same
+    parameters if the information is not positive definite."""
+    if not estimate.positive_definite:
+        return estimate.packed
+    # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
+    # the step as well.
+    trusted = estimate.se * np.minimum(
+        1.0, LONGEST_COMPLETE_STEP * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+    )
+    length = np.max(np.abs(estimate.step) / np.maximum(trusted, 1e-300), initial=0.0)
+    out = estimate.packed.copy()
+    out[estimate.active] += estimate.step * min(1.0, LONGEST_STEP / max(length, 1e-300))
     return out
 
 
-def _total(traces: list[IterationTrace]) -> Simulated:
-    """The Simulated of all iterations (iterations, replicates, ...)."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(trace.simulated for trace in traces))
+def _concatenated(traces: list[IterationTrace]) -> SimulationSums:
+    """Sums of all iterations of the traces, leaves (iterations, replicates, ...)."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(trace.simulation_sums for trace in traces))
 
 
-def _louis_estimates(run: Run, traces: list[IterationTrace], since: int | None) -> list[ScoreAndInformation]:
-    """What the settling iterations so far told of each replicate, with control variates from the iteration `since` on
-    (None: without)."""
-    sums, own = _total(traces), run.sums()
-    control_coefficients = run.to_host([chain_states.control_coefficients for chain_states in run.chain_states])
+def _louis_estimates(
+    run: Run, traces: list[IterationTrace], control_variates_from: int | None
+) -> list[ScoreAndInformation]:
+    """Score, observed information and their Monte Carlo errors of each replicate, from the score iterations so far,
+    with control variates from the iteration `control_variates_from` on (None: without)."""
+    simulated, group_sums = _concatenated(traces), run.score_sums()
+    control_coefficients = run.to_host([chunk.control_coefficients for chunk in run.chain_states])
     data = run.binding.data
     weights = np.where(data.observed.any(axis=1), data.weights, 0.0)
     out = []
     for r in range(run.replicates):
         packed = np.asarray(run.em_state.packed)[r]
-        trace = jax.tree.map(lambda leaf, r=r: leaf[:, r], sums)
-        heard = len(trace.score_sums.score)
-        groups = jax.tree.map(lambda leaf, r=r, heard=heard: leaf[:, r] / heard, own)
-        known = (
-            run.binding.density,
-            run.template,
-            run.layout,
-            packed,
-            trace,
-            groups,
-            control_coefficients[:, r],
-            weights,
+        sums = jax.tree.map(lambda leaf, r=r: leaf[:, r], simulated)
+        n_iterations = len(sums.score_sums.score)
+        group_means = jax.tree.map(lambda leaf, r=r, n=n_iterations: leaf[:, r] / n, group_sums)
+        out.append(
+            louis_estimate(
+                run.binding.density,
+                run.template,
+                run.layout,
+                packed,
+                sums,
+                group_means,
+                control_coefficients[:, r],
+                weights,
+                control_variates_from,
+                run.placed.processes,
+            )
         )
-        out.append(louis_estimate(*known, since, run.placed.processes))
     return out

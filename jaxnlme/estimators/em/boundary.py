@@ -1,14 +1,23 @@
-"""Psi at the edge of what it can be: variances of zero and correlations of one, as answers of a stochastic run.
+"""Psi on the boundary of the parameter space: variances of zero and correlations of plus or minus one.
 
-There the chains hold the whitened effects z (`statistics.whitened`), whose scores stay finite where those of b do not.
-Whether the likelihood falls from the edge inwards is told by its slope along psi,
+On the boundary the chains hold the whitened effects z, b = L z with psi = L L', because the scores of z stay finite
+where those of b do not (`sufficient_statistics.whitened_layout`). With g_i and H_i the gradient and the Hessian of
+log p(y_i | b_i) in b_i, w_i the weight of group i, and expectations over the conditional distribution given y_i:
 
-    d log L / d psi = G,  G = (1/2) sum_i w_i E[H_i + g_i g_i' | y_i],
+1. Nearly on the boundary (`nearly_dependent`): the conditional variance L_kk^2 of effect k given the effects before it
+   is a small fraction of psi_kk.
+2. Projection onto a face (`project_to_face`): psi loses as many directions as scales are set to zero, in each
+   unstructured block those with the smallest eigenvalues of its correlation matrix. The entries that then have no
+   effect are held fixed.
+3. Slope into the interior (`slopes`): differentiating the Gaussian integral over b along psi gives
 
-g_i and H_i the gradient and Hessian of log p(y_i | b_i) in b_i (differentiate the Gaussian integral over b along psi):
-at a maximum v' G v <= 0 for every direction v along which psi has no variance. Where a triangular factor L has a zero
-before its last column, its entries do not move psi in every direction of its rank; the slope along an entry L_ij above
-the diagonal, sum_i w_i E[g_i z_j | y_i], tells whether the likelihood rises there: then psi turns.
+       d log L / d psi = G,  G = (1/2) sum_i w_i E[H_i + g_i g_i' | y_i].
+
+   At a maximum on the boundary v' G v <= 0 for every direction v along which psi has no variance. The direction with
+   the largest v' G v is used in unstructured blocks.
+4. Rotation (`rotate`): if a triangular L has a zero on its diagonal before its last column, its entries reach only some
+   of the matrices of its rank. The slope along an entry L_ij above the diagonal, sum_i w_i E[g_i z_j | y_i], shows
+   whether the log-likelihood increases along the others; if so, psi is rotated that way.
 """
 
 from __future__ import annotations
@@ -23,43 +32,49 @@ from jaxnlme.estimators.em.louis import ScoreAndInformation, mean_and_error
 from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout
 from jaxnlme.model.density import Density
 
-# A share of an effect's variance that is its own, below which its correlations with those before it may be at their
-# edge: twice what the M-step leaves; and where the information has no inverse (one correlation of 0.97) after so many
-# settling iterations.
-NARROW, BLIND, ENOUGH = 0.01, 0.06, 160
-# Eigenvalues of correlations below this are none; and by how much psi turns, as a share of its standard deviations.
-RANK, TURN = 1e-10, 0.3
-# Slopes of more than this many of their Monte Carlo errors rise; of less than this many negative ones, fall.
-RISES, FALLS = 4.0, 2.0
+# Conditional variance of an effect given those before it, as a fraction of its variance, at or below which psi may be
+# on the boundary: twice the limit of the M-step (`m_step`); and, if the information is not positive definite after this
+# many score iterations, the fraction that goes with a correlation of 0.97.
+DEPENDENT_FRACTION, DEPENDENT_FRACTION_SINGULAR, MIN_ITERATIONS_SINGULAR = 0.01, 0.06, 160
+# Eigenvalues of a correlation matrix at or below this are zero.
+RANK_TOLERANCE = 1e-10
+# Size of a rotation: the new entry of L, as a fraction of the standard deviation of the effect in its row.
+ROTATION_FRACTION = 0.3
+# A slope is positive beyond this many of its Monte Carlo errors, and negative beyond this many.
+POSITIVE_MC_ERRORS, NEGATIVE_MC_ERRORS = 4.0, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """The slope of the log-likelihood along a direction into the inside, and its Monte Carlo error."""
+    """Slope of the log-likelihood along a direction of psi into the interior: `mean` and its Monte Carlo `error`."""
 
     mean: float
     error: float
 
     @property
     def increases(self) -> bool:
-        """Whether the maximum is not at the edge, beyond doubt."""
-        return self.mean > RISES * self.error
+        """True if the slope is significantly positive: the maximum is not on this face of the boundary."""
+        return self.mean > POSITIVE_MC_ERRORS * self.error
 
     @property
     def is_clear(self) -> bool:
-        """Whether it is clear which of both holds."""
-        return self.increases or self.mean < -FALLS * self.error
+        """True if the sign of the slope is significant."""
+        return self.increases or self.mean < -NEGATIVE_MC_ERRORS * self.error
 
 
-def nearly_dependent(layout: ParameterLayout, density: Density, one: ScoreAndInformation) -> set[int]:
-    """Packed entries of the scales of effects that are all but functions of those before them."""
-    limit = NARROW if one.positive_definite or one.n_iterations < ENOUGH else BLIND
-    theta = layout.theta(one.packed)
+def nearly_dependent(layout: ParameterLayout, density: Density, estimate: ScoreAndInformation) -> set[int]:
+    """Packed entries of the scales of effects that are nearly linear functions of the effects before them."""
+    limit = (
+        DEPENDENT_FRACTION
+        if estimate.positive_definite or estimate.n_iterations < MIN_ITERATIONS_SINGULAR
+        else DEPENDENT_FRACTION_SINGULAR
+    )
+    theta = layout.theta(estimate.packed)
     variances = np.diag(psi_of(density, theta))
     return {
         layout.beta + index
         for index, effects, _ in density.covariance.log_scales
-        if _within(density, effects)
+        if _in_unstructured_block(density, effects)
         and np.isfinite(theta[index])
         and np.exp(2.0 * theta[index]) <= limit * variances[effects[0]]
     }
@@ -68,119 +83,132 @@ def nearly_dependent(layout: ParameterLayout, density: Density, one: ScoreAndInf
 def project_to_face(
     layout: ParameterLayout, density: Density, packed: np.ndarray, scales: set[int]
 ) -> tuple[np.ndarray, frozenset[int]] | None:
-    """`packed` (packed,) with some scales exactly zero, and the entries that are then held: those, and what has no
-    effect beside them. None where the user fixed one of these.
+    """Parameters with some scales set to exactly zero: psi projected onto a face of its boundary.
 
-    An unstructured block loses as many directions as scales, those with the least variance in the unit of its standard
-    deviations: the last effects are functions of the others then, which leaves entries for every psi of that rank."""
+    An unstructured block loses as many directions as scales are zero, those with the smallest eigenvalues of its
+    correlation matrix; its last effects are linear functions of the others then, so that the remaining entries reach
+    every psi of that rank.
+
+    **Arguments:** `packed` (packed,); `scales`: packed entries of the scales to set to zero, beside those that are.
+    **Returns:** the parameters (packed,), and the entries to hold fixed: the zero scales, and those that have no effect
+    beside them. None if no scale is zero, or the user fixed one of these entries.
+    """
     x = packed.copy()
     x[sorted(scales)] = -np.inf
     theta, psi = layout.theta(x), psi_of(density, layout.theta(packed))
-    for block, zeros in _blocks(density, theta):
-        own = np.ix_(block, block)
-        sd, values, vectors = _spectrum(psi[own])
-        values[:zeros] = 0.0
-        psi[own] = np.outer(sd, sd) * ((vectors * values) @ vectors.T)
+    for block, n_zeros in _singular_blocks(density, theta):
+        within = np.ix_(block, block)
+        sd, values, vectors = _eigen_decomposition(psi[within])
+        values[:n_zeros] = 0.0
+        psi[within] = np.outer(sd, sd) * ((vectors * values) @ vectors.T)
     for index, effects, _ in density.covariance.log_scales:
-        if theta[index] == -np.inf and not _within(density, effects):
+        if theta[index] == -np.inf and not _in_unstructured_block(density, effects):
             psi[np.ix_(effects, effects)] = 0.0
     theta[:] = density.covariance.from_matrix(psi)
     held: set[int] = set()
-    for index, _, others in density.covariance.log_scales:
+    for index, _, shape_entries in density.covariance.log_scales:
         if theta[index] == -np.inf:
-            held |= {layout.beta + index, *(layout.beta + other for other in others)}
+            held |= {layout.beta + index, *(layout.beta + entry for entry in shape_entries)}
     return (x, frozenset(held)) if held and all(layout.free[k] for k in held) else None
 
 
-def slopes(layout: ParameterLayout, density: Density, one: ScoreAndInformation) -> list[Slope]:
-    """Slopes of the log-likelihood along every direction that could be the steepest, at psi of `one`."""
+def slopes(layout: ParameterLayout, density: Density, estimate: ScoreAndInformation) -> list[Slope]:
+    """Slopes of the log-likelihood from psi of `estimate` into the interior, tr(G D), along the candidates D for the
+    steepest direction."""
     out = []
-    for direction in _directions(density, layout.theta(one.packed), one.psi_slopes.mean(axis=0)):
-        mean, error = mean_and_error(np.einsum("bij,ij->b", one.psi_slopes, direction))
+    for direction in _inward_directions(density, layout.theta(estimate.packed), estimate.psi_slopes.mean(axis=0)):
+        mean, error = mean_and_error(np.einsum("bij,ij->b", estimate.psi_slopes, direction))
         out.append(Slope(float(mean), float(error)))
     return out
 
 
-def rotate(layout: ParameterLayout, density: Density, one: ScoreAndInformation, usual: np.ndarray) -> np.ndarray | None:
-    """`one.packed` (packed,) with a psi of the same rank, turned towards where the likelihood rises; None where it
-    rises nowhere beyond noise: along entries above the diagonal of its factor, which a triangular one does not have.
-    **Arguments:** `usual` (random,), standard deviations of effects that have none."""
-    theta = layout.theta(one.packed)
+def rotate(
+    layout: ParameterLayout, density: Density, estimate: ScoreAndInformation, typical_sd: np.ndarray
+) -> np.ndarray | None:
+    """Parameters with a psi of the same rank, rotated along the entries above the diagonal of its factor L along which
+    the log-likelihood significantly changes.
+
+    **Arguments:** `typical_sd` (random,): standard deviations used for effects that have none.
+    **Returns:** parameters (packed,); None if no slope is significant.
+    """
+    theta = layout.theta(estimate.packed)
     lower = np.array(density.covariance.factor(theta), float)
     sd = np.sqrt(np.sum(lower**2, axis=1))
-    sd = np.where(sd > 0, sd, usual)
-    mean, error = mean_and_error(one.factor_slopes)
+    sd = np.where(sd > 0, sd, typical_sd)
+    mean, error = mean_and_error(estimate.factor_slopes)
     rotated = False
-    for block, _ in _blocks(density, theta):
-        for place, i in enumerate(block):
-            for j in block[place + 1 :]:
-                if lower[i, i] == 0.0 and lower[j, j] != 0.0 and abs(mean[i, j]) > RISES * error[i, j]:
-                    lower[i, j] = TURN * sd[i] * np.sign(mean[i, j])
+    for block, _ in _singular_blocks(density, theta):
+        for position, i in enumerate(block):
+            for j in block[position + 1 :]:
+                significant = abs(mean[i, j]) > POSITIVE_MC_ERRORS * error[i, j]
+                if lower[i, i] == 0.0 and lower[j, j] != 0.0 and significant:
+                    lower[i, j] = ROTATION_FRACTION * sd[i] * np.sign(mean[i, j])
                     rotated = True
     if not rotated:
         return None
-    out = one.packed.copy()
+    out = estimate.packed.copy()
     layout.theta(out)[:] = density.covariance.from_matrix(lower @ lower.T)
     return out
 
 
-def _within(density: Density, effects: tuple[int, ...]) -> bool:
-    """Whether a scale is of one effect of an unstructured block."""
-    return len(effects) == 1 and any(effects[0] in pair for pair in density.covariance.related)
+def _in_unstructured_block(density: Density, effects: tuple[int, ...]) -> bool:
+    """True if the scale of `effects` belongs to one effect of an unstructured block."""
+    return len(effects) == 1 and any(effects[0] in pair for pair in density.covariance.correlated_pairs)
 
 
-def _blocks(density: Density, theta: np.ndarray) -> list[tuple[list[int], int]]:
-    """The effects of each unstructured block in which scales are zero, and how many are."""
-    zeros: dict[tuple[int, ...], int] = {}
+def _singular_blocks(density: Density, theta: np.ndarray) -> list[tuple[list[int], int]]:
+    """The effects of each unstructured block with scales of zero at `theta`, and the number of these scales."""
+    n_zeros: dict[tuple[int, ...], int] = {}
     for index, effects, _ in density.covariance.log_scales:
-        if theta[index] == -np.inf and _within(density, effects):
-            block = tuple(sorted(_together(density.covariance.related, set(effects))))
-            zeros[block] = zeros.get(block, 0) + 1
-    return [(list(block), count) for block, count in zeros.items()]
+        if theta[index] == -np.inf and _in_unstructured_block(density, effects):
+            block = tuple(sorted(_block_of(density.covariance.correlated_pairs, set(effects))))
+            n_zeros[block] = n_zeros.get(block, 0) + 1
+    return [(list(block), count) for block, count in n_zeros.items()]
 
 
-def _spectrum(psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standard deviations (n,), ones where they are zero, and eigenvalues and -vectors in their unit."""
+def _eigen_decomposition(psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standard deviations (n,) of psi (n, n), ones where they are zero, and the eigenvalues (ascending) and
+    eigenvectors of psi in units of these."""
     sd = np.sqrt(np.diag(psi))
     sd = np.where(sd > 0, sd, 1.0)
     values, vectors = np.linalg.eigh(psi / np.outer(sd, sd))
     return sd, values, vectors
 
 
-def _directions(density: Density, theta: np.ndarray, pull: np.ndarray) -> list[np.ndarray]:
-    """Changes of psi (random, random), positive semidefinite, of trace one."""
+def _inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarray) -> list[np.ndarray]:
+    """Changes D of psi (random, random) into the interior, positive semidefinite, of trace one; `psi_slope` is G."""
     covariance, n = density.covariance, density.n_effects
     psi = psi_of(density, theta)
-    out = [_steepest(psi, pull, block) for block, _ in _blocks(density, theta)]
-    for index, effects, others in covariance.log_scales:
-        if theta[index] != -np.inf or _within(density, effects):
+    out = [_steepest_direction(psi, psi_slope, block) for block, _ in _singular_blocks(density, theta)]
+    for index, effects, shape_entries in covariance.log_scales:
+        if theta[index] != -np.inf or _in_unstructured_block(density, effects):
             continue
-        # Members of the family that differ in what the scale takes along.
-        for value in (-8.0, 0.0, 8.0) if others else (0.0,):
+        # A structured block may open with any of its shapes (such as correlations): both extremes and the middle.
+        for value in (-8.0, 0.0, 8.0) if shape_entries else (0.0,):
             x = np.where(np.isfinite(theta), theta, 0.0)
-            x[index], x[list(others)] = 0.0, value
-            own = np.ix_(effects, effects)
+            x[index], x[list(shape_entries)] = 0.0, value
+            within = np.ix_(effects, effects)
             change = np.zeros((n, n))
-            change[own] = psi_of(density, x)[own]
+            change[within] = psi_of(density, x)[within]
             out.append(change / np.trace(change))
     return out
 
 
-def _together(related: Any, block: set[int]) -> set[int]:
-    """The effects of the blocks that those of `block` are in."""
+def _block_of(related: Any, effects: set[int]) -> set[int]:
+    """All effects connected to `effects` by the pairs `related`."""
     grown = True
     while grown:
-        wider = block | {k for pair in related if block & set(pair) for k in pair}
-        block, grown = wider, wider != block
-    return block
+        wider = effects | {k for pair in related if effects & set(pair) for k in pair}
+        effects, grown = wider, wider != effects
+    return effects
 
 
-def _steepest(psi: np.ndarray, pull: np.ndarray, block: list[int]) -> np.ndarray:
-    """v v', v the direction of a block without variance along which the log-likelihood rises most."""
-    own = np.ix_(block, block)
-    sd, values, vectors = _spectrum(psi[own])
-    empty = vectors[:, values <= RANK] / sd[:, None]
-    _, mixed = np.linalg.eigh(empty.T @ pull[own] @ empty)
+def _steepest_direction(psi: np.ndarray, psi_slope: np.ndarray, block: list[int]) -> np.ndarray:
+    """v v' / v'v, v the direction of a block without variance with the largest v' G v, G the `psi_slope`."""
+    within = np.ix_(block, block)
+    sd, values, vectors = _eigen_decomposition(psi[within])
+    null_space = vectors[:, values <= RANK_TOLERANCE] / sd[:, None]
+    _, combinations = np.linalg.eigh(null_space.T @ psi_slope[within] @ null_space)
     v = np.zeros(len(psi))
-    v[block] = empty @ mixed[:, -1]
+    v[block] = null_space @ combinations[:, -1]
     return np.outer(v, v) / (v @ v)

@@ -1,35 +1,56 @@
-"""Scales that vanish under a stochastic fit: tried from above, or psi put at its edge, and taken off it again."""
+"""Moves of a stochastic fit to the boundary of psi, along it, and off it.
+
+psi = L L' with scales s_k (standard deviations or diagonal entries of L); a scale of zero puts psi on a face of its
+boundary. The score in log s_k tends to zero as s_k does, whatever the data say, so that Newton steps cannot decide
+whether the maximum is there. The moves, in the order in which `algorithm._newton_phase` tries them after each round:
+
+1. `move_to_boundary`: where all replicates approach the same face, the scales concerned are set to zero exactly
+   (`boundary.project_to_face`); chains of z start anew there, and the other parameters are estimated on the face.
+2. `leave_boundary`: if the slope of the log-likelihood into the interior is significantly positive
+   (`boundary.slopes`), or the model has kinks, psi goes back into the interior. A face left at its own maximum, or for
+   the second time, is excluded from then on.
+3. `restart_small_scales`: scales that have become negligible in the interior are put back to a quarter of their start,
+   once each; they come down again if the maximum is at zero.
+4. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
+
+`start_at_boundary` begins a run at the boundary on which an earlier fit ended. `uphill_point` is the step used between
+rounds on the boundary where the information is not positive definite.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.em.boundary import ENOUGH, nearly_dependent, project_to_face, rotate, slopes
+from jaxnlme.estimators.em.boundary import MIN_ITERATIONS_SINGULAR, nearly_dependent, project_to_face, rotate, slopes
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.phases import EXTENSION, add_averaging, equilibrate, iterations_left
+from jaxnlme.estimators.em.phases import ADDED_AVERAGING_ITERATIONS, add_averaging, equilibrate, iterations_remaining
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, whitened
+from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, whitened_layout
 from jaxnlme.model.transforms import Log
 
-# A scale vanishes where it fell by so much on its log scale, less than this share of it is observed, and the standard
-# error of its logarithm is no less than this.
-FALLEN, TOLD, KNOWN = 2.0, 0.1, 0.5
-# How far below its start, on its log scale, it is tried again: starts are wide, and without annealing too wide.
-RAISED = 1.4
-# A push uphill: the least curvature, as a share of that of complete data, and the longest step of a log scale.
-SOFT, PUSH = 0.02, 0.7
-# The share of an effect that must be observed for scores at its xi, and the least singular value of such effects.
-SEEN, APART = 0.3, 0.1
-# How often a singular psi turns, and the share of an effect's usual SD that it turns by where it has none.
-TURNS, SHARE = 5, 0.3
-# Iterations in which chains arrive that begin anew; and the least that must be left for anything to come of it.
-ARRIVE, WORTH = 50, 100
+# A scale is vanishing if its logarithm fell by more than this from its start, less than this fraction of its complete
+# information is observed, and its logarithm has a standard error of at least this.
+VANISHING_DECREASE, VANISHING_OBSERVED_FRACTION, VANISHING_SE = 2.0, 0.1, 0.5
+# A vanishing scale restarts this far below its start, on the log scale (a quarter of it): starting values are wide, and
+# without annealing too wide.
+RESTART_DECREASE = 1.4
+# An uphill step: the smallest curvature, as a fraction of that of complete data, and the longest step of a log scale.
+MIN_CURVATURE_FRACTION, LONGEST_LOG_SCALE_STEP = 0.02, 0.7
+# Scores are taken at fixed xi of effects of whose variance at least this fraction is observed, and which are linearly
+# independent: the smallest singular value of their correlation factor.
+INFORMATIVE_FRACTION, MIN_SINGULAR_VALUE = 0.3, 0.1
+# Rotations of a singular psi at most; and the fraction of an effect's starting SD by which it is rotated if its own SD
+# is zero.
+MAX_ROTATIONS, ROTATION_SD_FRACTION = 5, 0.3
+# Iterations of equilibration for chains that start anew; and the fewest iterations after them that make a move
+# worthwhile.
+RESTART_ITERATIONS, MIN_ITERATIONS_AFTER_MOVE = 50, 100
 
 
-def scales(run: Run) -> list[int]:
-    """Packed entries that are logarithms of standard deviations of effects, or of residual scales, where the user did
-    not fix them."""
+def scale_entries(run: Run) -> list[int]:
+    """Packed entries that are logarithms of scales: standard deviations of effects (or diagonal entries of L), and
+    residual scales; those that the user fixed are not included."""
     density, layout = run.binding.density, run.interior_layout
     out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
     if density.error.has_gaussian_moments:
@@ -38,202 +59,251 @@ def scales(run: Run) -> list[int]:
     return [k for k in out if layout.free[k]]
 
 
-def vanishing(run: Run, one: ScoreAndInformation, k: int) -> bool:
-    """Whether a scale, by its packed entry, is far below where it started and next to nothing is observed of it."""
-    if k not in one.active or run.layout.whitened:  # zero already, or looked at without its own scores
+def is_vanishing(run: Run, estimate: ScoreAndInformation, k: int) -> bool:
+    """True if the scale at the packed entry `k` is far below its start and almost nothing is observed of it."""
+    if k not in estimate.active or run.layout.whitened:  # zero already; or scored at fixed z, not at fixed xi
         return False
-    place = one.active.tolist().index(k)
-    # A fit may go on from one in which the scale vanished: the model's own start counts as well.
-    fallen = max(run.starts[0][k], run.model_start[k]) - one.packed[k] > FALLEN
-    return bool(fallen and not one.observed_fraction[place] > TOLD and not one.se[place] < KNOWN)
+    position = estimate.active.tolist().index(k)
+    # A fit may continue from one in which the scale had vanished: the model's own start counts as well.
+    decrease = max(run.starts[0][k], run.model_start[k]) - estimate.packed[k]
+    return bool(
+        decrease > VANISHING_DECREASE
+        and not estimate.observed_fraction[position] > VANISHING_OBSERVED_FRACTION
+        and not estimate.se[position] < VANISHING_SE
+    )
 
 
-def restart_small_scales(run: Run, found: list[ScoreAndInformation]) -> bool:
-    """Puts scales that vanish in any replicate to a quarter of what they started from, each once, and lets the phases
-    go on from there; whether it did. Zero is a root of the score in log s whatever the data say: whether it is the
-    maximum shows from above."""
-    if iterations_left(run) < WORTH + sum(EXTENSION):
+def restart_small_scales(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """Put scales that vanish in any replicate to a quarter of their start, each scale once, and add averaging from
+    there. The score in log s is zero at s = 0 whatever the data say; from above, a scale comes down again only if the
+    maximum is there.
+
+    **Returns:** True if any scale was restarted.
+    """
+    if iterations_remaining(run) < MIN_ITERATIONS_AFTER_MOVE + sum(ADDED_AVERAGING_ITERATIONS):
         return False
-    packed, raised = np.array(run.em_state.packed), run.outer_state.raised
-    for place, k in enumerate(scales(run)):
-        if not raised >> place & 1 and any(vanishing(run, one, k) for one in found):
-            packed[:, k] = np.maximum(packed[:, k], np.maximum(run.starts[:, k], run.model_start[k]) - RAISED)
-            run.outer_state.raised |= 1 << place
-    if run.outer_state.raised == raised:
+    packed, restarted_before = np.array(run.em_state.packed), run.outer_state.restarted_scales
+    for bit, k in enumerate(scale_entries(run)):
+        if not restarted_before >> bit & 1 and any(is_vanishing(run, estimate, k) for estimate in estimates):
+            start = np.maximum(run.starts[:, k], run.model_start[k])
+            packed[:, k] = np.maximum(packed[:, k], start - RESTART_DECREASE)
+            run.outer_state.restarted_scales |= 1 << bit
+    if run.outer_state.restarted_scales == restarted_before:
         return False
     run.set_parameters(packed)
-    add_averaging(run, afresh=True)
-    run.outer_state.rounds = run.outer_state.singular = 0
+    add_averaging(run, full_steps_first=True)
+    run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
     return True
 
 
-def approached_boundary(run: Run, found: list[ScoreAndInformation]) -> tuple[np.ndarray, frozenset[int]] | None:
-    """The edge of what psi can be that the replicates run into: where they are then (replicates, packed), and the
-    entries held there. None where they run into none, or not all into the same."""
+def approached_boundary(run: Run, estimates: list[ScoreAndInformation]) -> tuple[np.ndarray, frozenset[int]] | None:
+    """The face of the boundary of psi that the replicates approach.
+
+    **Returns:** their parameters projected onto it (replicates, packed), and the entries held fixed there; None if a
+    replicate approaches no face, if they approach different ones, if all scales held there are excluded
+    (`OuterState.excluded_faces`), if the model has priors, or if too few iterations remain.
+    """
     density = run.binding.density
-    if density.priors or iterations_left(run) < ARRIVE + WORTH:
+    if density.priors or iterations_remaining(run) < RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE:
         return None
-    of_effects = {run.layout.beta + index for index, _, _ in density.covariance.log_scales}
-    ends = []
-    for one in found:
-        # Where an effect is all but a function of others, nothing is observed of one of them given the rest.
-        new = nearly_dependent(run.layout, density, one)
-        sure = one.positive_definite or one.n_iterations >= ENOUGH
-        new = new or {k for k in scales(run) if sure and k in of_effects and vanishing(run, one, k)}
-        ends.append(project_to_face(run.interior_layout, density, one.packed, new) if new else None)
-    end = _common(ends)
-    barred = {k for place, k in enumerate(scales(run)) if run.outer_state.barred >> place & 1}
-    return None if end is None or barred.issuperset(end[1] & set(scales(run))) else end
+    effect_scales = {run.layout.beta + index for index, _, _ in density.covariance.log_scales}
+    projections = []
+    for estimate in estimates:
+        # Where an effect is nearly a function of others, its conditional variance vanishes although much may be
+        # observed of its marginal one.
+        to_zero = nearly_dependent(run.layout, density, estimate)
+        reliable = estimate.positive_definite or estimate.n_iterations >= MIN_ITERATIONS_SINGULAR
+        to_zero = to_zero or {
+            k for k in scale_entries(run) if reliable and k in effect_scales and is_vanishing(run, estimate, k)
+        }
+        projections.append(project_to_face(run.interior_layout, density, estimate.packed, to_zero) if to_zero else None)
+    face = _common_face(projections)
+    excluded = {k for bit, k in enumerate(scale_entries(run)) if run.outer_state.excluded_faces >> bit & 1}
+    return None if face is None or excluded.issuperset(face[1] & set(scale_entries(run))) else face
 
 
-def _common(ends: list[tuple[np.ndarray, frozenset[int]] | None]) -> tuple[np.ndarray, frozenset[int]] | None:
-    """What `project_to_face` says of every replicate, stacked, where they are all held by the same entries."""
-    known = [end for end in ends if end is not None]
-    if len(known) < len(ends) or any(held != known[0][1] for _, held in known):
+def _common_face(
+    projections: list[tuple[np.ndarray, frozenset[int]] | None],
+) -> tuple[np.ndarray, frozenset[int]] | None:
+    """The results of `project_to_face` of all replicates, stacked, if they all hold the same entries; otherwise
+    None."""
+    on_faces = [projection for projection in projections if projection is not None]
+    if len(on_faces) < len(projections) or any(held != on_faces[0][1] for _, held in on_faces):
         return None
-    return np.stack([packed for packed, _ in known]), known[0][1]
+    return np.stack([packed for packed, _ in on_faces]), on_faces[0][1]
 
 
 def start_at_boundary(run: Run) -> bool:
-    """Puts the one replicate at the edge of psi that the fit ended at which it starts from; whether it ended at one."""
+    """Put the (only) replicate on the boundary of psi where the earlier fit ended that the run starts from; False if it
+    did not end on the boundary, or the user fixed an entry that would be held there."""
     if run.boundary_start is None:
         return False
-    end = project_to_face(run.interior_layout, run.binding.density, run.boundary_start, set())
-    if end is None:
+    face = project_to_face(run.interior_layout, run.binding.density, run.boundary_start, set())
+    if face is None:
         return False
-    packed, held = end
+    packed, held = face
     run.outer_state.started_at_boundary = 1
-    _begin_at(run, held, packed[None], 0)
+    _restart_whitened(run, held, packed[None], 0)
     return True
 
 
-def move_to_boundary(run: Run, found: list[ScoreAndInformation]) -> bool:
-    """Puts psi at the edge that the replicates run into; whether there was one."""
-    end = approached_boundary(run, found)
-    if end is None:
+def move_to_boundary(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """Put psi on the face of its boundary that the replicates approach; False if there is none."""
+    face = approached_boundary(run, estimates)
+    if face is None:
         return False
-    packed, held = end
+    packed, held = face
     if not run.layout.whitened:
         run.interior_point = np.array(run.em_state.packed)
-    _begin_at(run, held, packed, found[0].n_iterations)
+    _restart_whitened(run, held, packed, estimates[0].n_iterations)
     return True
 
 
-def increases_inwards(run: Run, found: list[ScoreAndInformation]) -> bool:
-    """Whether psi is at an edge from which the likelihood rises inwards."""
+def increases_inwards(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """True if psi is on the boundary and the log-likelihood significantly increases into the interior, in any
+    replicate."""
     density = run.binding.density
     return run.layout.whitened and any(
-        slope.increases for one in found for slope in slopes(run.interior_layout, density, one)
+        slope.increases for estimate in estimates for slope in slopes(run.interior_layout, density, estimate)
     )
 
 
-def direction_is_clear(run: Run, found: list[ScoreAndInformation]) -> bool:
-    """Whether it is clear which way the likelihood goes from the edge, where psi is at one."""
+def direction_is_clear(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """True if psi is in the interior, or the signs of all slopes from the boundary into the interior are
+    significant."""
     density = run.binding.density
     return not run.layout.whitened or all(
-        s.is_clear for one in found for s in slopes(run.interior_layout, density, one)
+        slope.is_clear for estimate in estimates for slope in slopes(run.interior_layout, density, estimate)
     )
 
 
-def leave_boundary(run: Run, found: list[ScoreAndInformation], for_good: bool) -> bool:
-    """Takes psi off an edge where the likelihood rises from there inwards, or where second derivatives cannot tell;
-    whether it did. `for_good`: it rises from the maximum there, and the edge is barred, as it is where it is left for
-    the second time. Where the run came to that maximum by itself it is near to its own, and chains hold z still."""
-    kinked = not all(one.twice_differentiable for one in found)
-    if not (kinked or increases_inwards(run, found)) or iterations_left(run) < ARRIVE + WORTH + sum(EXTENSION):
+def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: bool) -> bool:
+    """Take psi off the boundary where the log-likelihood increases into the interior, or where the model has kinks and
+    its second derivatives are no evidence.
+
+    A face is excluded from later moves if psi leaves it at its own maximum, because of kinks, or after an earlier exit.
+    A run that came to such a maximum by itself has parameters near to it in the interior, too: chains of z then start
+    anew there without added averaging.
+
+    **Arguments:** `at_maximum`: the other parameters are at their maximum on the face.
+    **Returns:** True if psi left the boundary.
+    """
+    kinked = not all(estimate.twice_differentiable for estimate in estimates)
+    needed = RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE + sum(ADDED_AVERAGING_ITERATIONS)
+    if not (kinked or increases_inwards(run, estimates)) or iterations_remaining(run) < needed:
         return False
-    near = for_good and not kinked and not run.outer_state.started_at_boundary
-    for_good = for_good or kinked or run.outer_state.left > 0
-    run.outer_state.left += 1
-    for place, k in enumerate(scales(run)):
-        run.outer_state.barred |= int(kinked or (for_good and not run.layout.free[k])) << place
-    if near:
-        _begin_at(run, frozenset(), run.interior_point, found[0].n_iterations)
+    near_interior_maximum = at_maximum and not kinked and not run.outer_state.started_at_boundary
+    exclude = at_maximum or kinked or run.outer_state.boundary_exits > 0
+    run.outer_state.boundary_exits += 1
+    for bit, k in enumerate(scale_entries(run)):
+        run.outer_state.excluded_faces |= int(kinked or (exclude and not run.layout.free[k])) << bit
+    if near_interior_maximum:
+        _restart_whitened(run, frozenset(), run.interior_point, estimates[0].n_iterations)
         return True
-    _arrive(run, run.interior_layout, run.interior_point)
-    add_averaging(run, afresh=True)
+    _restart_chains(run, run.interior_layout, run.interior_point)
+    add_averaging(run, full_steps_first=True)
     return True
 
 
-def rotate_singular_psi(run: Run, found: list[ScoreAndInformation]) -> bool:
-    """Turns a singular psi of every replicate whose likelihood rises that way; whether it did."""
-    density, course = run.binding.density, run.outer_state
-    if not run.layout.whitened or course.rotations >= TURNS or iterations_left(run) < ARRIVE + WORTH:
+def rotate_singular_psi(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """Rotate a singular psi of every replicate whose log-likelihood increases that way; False if it does in none, if
+    psi is not singular, or if the allowed rotations or iterations are used up."""
+    density, state = run.binding.density, run.outer_state
+    if (
+        not run.layout.whitened
+        or state.rotations >= MAX_ROTATIONS
+        or iterations_remaining(run) < RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE
+    ):
         return False
-    usual = SHARE * np.sqrt(np.diag(psi_of(density, run.interior_layout.theta(run.model_start))))
-    turns = [rotate(run.interior_layout, density, one, usual) for one in found]
-    if all(packed is None for packed in turns):
+    start_variances = np.diag(psi_of(density, run.interior_layout.theta(run.model_start)))
+    typical_sd = ROTATION_SD_FRACTION * np.sqrt(start_variances)
+    rotations = [rotate(run.interior_layout, density, estimate, typical_sd) for estimate in estimates]
+    if all(packed is None for packed in rotations):
         return False
-    rotated = [one.packed if packed is None else packed for one, packed in zip(found, turns, strict=True)]
-    end = _common([project_to_face(run.interior_layout, density, packed, set()) for packed in rotated])
-    if end is None:
+    rotated = [
+        estimate.packed if packed is None else packed for estimate, packed in zip(estimates, rotations, strict=True)
+    ]
+    face = _common_face([project_to_face(run.interior_layout, density, packed, set()) for packed in rotated])
+    if face is None:
         return False
-    course.rotations += 1
-    _begin_at(run, end[1], end[0], found[0].n_iterations)
+    state.rotations += 1
+    _restart_whitened(run, face[1], face[0], estimates[0].n_iterations)
     return True
 
 
-def uphill_point(run: Run, one: ScoreAndInformation) -> np.ndarray:
-    """Where a replicate goes on from (packed,) whose information has no inverse: uphill, no further than trusted."""
-    out = one.packed.copy()
-    unit = np.sqrt(
-        np.maximum(
-            np.abs(np.diag(one.information) / np.where(one.observed_fraction == 0, 1.0, one.observed_fraction)), 1e-300
-        )
+def uphill_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
+    """Parameters (packed,) after a step along which the log-likelihood increases, for an information that is not
+    positive definite: the Newton step with the eigenvalues of the information, in units of the complete one, replaced
+    by their absolute values, `MIN_CURVATURE_FRACTION` at least, and its length limited."""
+    out = estimate.packed.copy()
+    observed = np.where(estimate.observed_fraction == 0, 1.0, estimate.observed_fraction)
+    unit = np.sqrt(np.maximum(np.abs(np.diag(estimate.information) / observed), 1e-300))
+    values, vectors = np.linalg.eigh(estimate.information / np.outer(unit, unit))
+    curvatures = np.maximum(np.abs(values), MIN_CURVATURE_FRACTION)
+    step = vectors @ ((vectors.T @ (estimate.score / unit)) / curvatures) / unit
+    longest = np.where(
+        np.isin(estimate.active, scale_entries(run)), LONGEST_LOG_SCALE_STEP, 1.0 / (MIN_CURVATURE_FRACTION * unit)
     )
-    values, vectors = np.linalg.eigh(one.information / np.outer(unit, unit))
-    bend = np.maximum(np.abs(values), SOFT)
-    step = vectors @ ((vectors.T @ (one.score / unit)) / bend) / unit
-    longest = np.where(np.isin(one.active, scales(run)), PUSH, 1.0 / (SOFT * unit))
-    out[one.active] += step / max(1.0, np.max(np.abs(step) / longest, initial=0.0))
+    out[estimate.active] += step / max(1.0, np.max(np.abs(step) / longest, initial=0.0))
     return out
 
 
-def _begin_at(run: Run, held: frozenset[int], packed: np.ndarray, heard: int) -> None:
-    """Lets chains of z begin anew at `packed` (replicates, packed), some entries `held`; `heard`: iterations behind the
-    run's sums."""
+def _restart_whitened(run: Run, held: frozenset[int], packed: np.ndarray, n_iterations: int) -> None:
+    """Start chains of z anew at `packed` (replicates, packed), with the entries `held` fixed; `n_iterations`: score
+    iterations in the run's sums."""
     lower = np.asarray(run.binding.density.covariance.factor(run.interior_layout.theta(packed[0])), float)
-    _arrive(run, whitened(run.interior_layout, held, *informative_effects(lower, _observed(run, heard))), packed)
+    rows, columns = informative_effects(lower, _observed_fractions(run, n_iterations))
+    _restart_chains(run, whitened_layout(run.interior_layout, held, rows, columns), packed)
 
 
-def _arrive(run: Run, layout: ParameterLayout, packed: np.ndarray) -> None:
-    """Puts the replicates at `packed` (replicates, packed) under a layout, and lets chains that begin anew arrive."""
+def _restart_chains(run: Run, layout: ParameterLayout, packed: np.ndarray) -> None:
+    """Put the replicates at `packed` (replicates, packed) under a layout, and equilibrate new chains there."""
     run.reset_layout(layout, packed)
-    equilibrate(run, ARRIVE, begin=True)
-    run.outer_state.rounds = run.outer_state.singular = 0
+    equilibrate(run, RESTART_ITERATIONS, restart=True)
+    run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
 
 
-def _observed(run: Run, heard: int) -> np.ndarray:
-    """The share of each effect's variance that the data leave none of, in the mean over groups (random,); one, where
-    nothing was heard."""
+def _observed_fractions(run: Run, n_iterations: int) -> np.ndarray:
+    """One minus the mean conditional variance of each effect given the data, as a fraction of its variance in psi
+    (random,), for the first replicate; zero for effects of variance zero; one without iterations in the sums."""
     density, q = run.binding.density, run.binding.density.n_effects
-    if not heard:
+    if not n_iterations:
         return np.ones(q)
-    sums = run.sums()
-    first, second = sums.first[:, 0] / heard, sums.second[:, 0] / heard
-    spread = np.sum(second - first[:, :, None] * first[:, None, :], axis=0)
-    spread = run.placed.processes.total(spread) / run.placed.n_all
+    sums = run.score_sums()
+    first, second = sums.first_moment[:, 0] / n_iterations, sums.second_moment[:, 0] / n_iterations
+    conditional = np.sum(second - first[:, :, None] * first[:, None, :], axis=0)
+    conditional = run.placed.processes.total(conditional) / run.placed.n_groups_all
     theta = run.params().covariance
     lower = np.asarray(density.covariance.factor(np.asarray(theta)), float)
-    unknown = np.diag(lower @ spread @ lower.T if run.layout.whitened else spread)
+    conditional_variance = np.diag(lower @ conditional @ lower.T if run.layout.whitened else conditional)
     variance = np.diag(lower @ lower.T)
-    return 1.0 - np.where(variance > 0, unknown / np.where(variance > 0, variance, 1.0), 1.0)
+    return 1.0 - np.where(variance > 0, conditional_variance / np.where(variance > 0, variance, 1.0), 1.0)
 
 
 def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The rows and columns of a `whitened` layout, for a factor `lower` (random, random) of psi: effects of which
-    enough is `observed` (random,), the best first, and none that is a function of those before it."""
+    """Effects at whose fixed xi the scores of a `whitened` layout are taken, and as many coordinates of z.
+
+    Effects enter in descending order of `observed`, if it exceeds `INFORMATIVE_FRACTION` and they are not nearly linear
+    functions of those before them. The coordinates are chosen by pivoting on the columns of their rows of L.
+
+    **Arguments:** `lower` (random, random), a factor L of psi; `observed` (random,), observed fractions.
+    **Returns:** rows and columns of L.
+    """
     sd = np.sqrt(np.sum(lower**2, axis=1))
     unit = lower / np.where(sd > 0, sd, 1.0)[:, None]
     rows: list[int] = []
     for k in np.argsort(-observed):
-        if observed[k] > SEEN and np.linalg.svd(unit[[*rows, k]], compute_uv=False)[-1] > APART:
+        independent = (
+            observed[k] > INFORMATIVE_FRACTION
+            and np.linalg.svd(unit[[*rows, k]], compute_uv=False)[-1] > MIN_SINGULAR_VALUE
+        )
+        if independent:
             rows.append(int(k))
     columns: list[int] = []
-    rest = unit[rows].copy()
-    for _ in rows:  # those that tell these effects apart, the largest first
-        best = int(np.argmax(np.sum(rest**2, axis=0)))
-        columns.append(best)
-        along = rest[:, best] / np.linalg.norm(rest[:, best])
-        rest = rest - np.outer(along, along @ rest)
+    remainder = unit[rows].copy()
+    for _ in rows:  # the column with the largest remaining norm first
+        pivot = int(np.argmax(np.sum(remainder**2, axis=0)))
+        columns.append(pivot)
+        along = remainder[:, pivot] / np.linalg.norm(remainder[:, pivot])
+        remainder = remainder - np.outer(along, along @ remainder)
     return tuple(rows), tuple(columns)

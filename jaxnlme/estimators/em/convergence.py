@@ -1,4 +1,5 @@
-"""What speaks against the estimates of a stochastic run, in sentences."""
+"""Convergence assessment of a stochastic run: sentences on every criterion that its estimates do not meet, and the
+table of Monte Carlo errors."""
 
 from __future__ import annotations
 
@@ -11,216 +12,239 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome, significantly_off_maximum
-from jaxnlme.estimators.em.boundary_moves import direction_is_clear, increases_inwards, vanishing
+from jaxnlme.estimators.em.boundary_moves import direction_is_clear, increases_inwards, is_vanishing
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.results.inference import direction_words, singular_directions
-from jaxnlme.results.stochastic import reached
+from jaxnlme.results.stochastic import reached_best
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# A drift beyond this many of its standard errors, in any parameter, is no accident: with twenty parameters one in 4,000
-# where both halves vary alike (t with 18 degrees of freedom), one in 250 at the worst (9).
-DRIFT = 6.0
-# A standard error of a log standard deviation beyond which its variance may as well be zero.
-FLAT = 2.0
-# A correlation beyond this is at its edge.
-TOGETHER = 0.97
+# Limit of Geweke's statistic |z|. With twenty parameters it is exceeded by chance in one run of 4,000 if both halves
+# have the same variance (t with 18 degrees of freedom), in one of 250 at the worst (9 degrees of freedom).
+GEWEKE_LIMIT = 6.0
+# A log standard deviation with a standard error beyond this is not distinguished from minus infinity (a variance of
+# zero).
+INDISTINGUISHABLE_SE = 2.0
+# A correlation beyond this, in absolute value, is reported as near the boundary.
+NEAR_ONE_CORRELATION = 0.97
 
 
-def convergence_failures(run: Run, outcome: RunOutcome, one: ScoreAndInformation | None) -> list[str]:
-    """Why the estimates of a replicate do not count as converged; none where they do."""
+def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInformation | None) -> list[str]:
+    """Reasons why the estimates of a replicate do not count as converged; an empty list if they do.
+
+    **Arguments:** `estimate`: score and information of the last round; None if the run ended before one was complete.
+    **Returns:** sentences with the parameter, the limit and a remedy.
+    """
     estimator = run.estimator
-    if run.interrupted and one is not None:
-        return ["Interrupted by the user at the end: what was to be computed at the estimates is left out."]
+    if run.interrupted and estimate is not None:
+        return ["Interrupted by the user at the end: the computations at the estimates are incomplete."]
     if run.interrupted:
-        return ["Interrupted by the user: this is where the run stood, not a maximum."]
+        return ["Interrupted by the user: these are the parameters of that iteration, not a maximum."]
     if run.stopped:
-        return ["Stopped by a callback: this is where the run stood, not a maximum."]
-    if outcome.broken is not None:
-        lost = run.gather([str(label) for label in run.lost()])
-        where = f" No draw of group {some(lost)} has a finite density." if lost else ""
+        return ["Stopped by a callback: these are the parameters of that iteration, not a maximum."]
+    if outcome.non_finite_phase is not None:
+        labels = run.gather([str(label) for label in run.groups_without_density()])
+        of_groups = f" No draw of group {some(labels)} has a finite density." if labels else ""
         return [
-            f"The parameters stopped being finite in iteration {run.steps} ({outcome.broken}).{where} Start elsewhere, "
-            "or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument helps)."
+            f"The parameters stopped being finite in iteration {run.iterations_after_burn_in} "
+            f"({outcome.non_finite_phase}).{of_groups} Try other starting values, or look for overflow, 0/0 or log(0) "
+            "in the model (jnp.where on the argument helps)."
         ]
-    if one is None:
-        return ["The run ended before its estimates could be judged; allow more iterations."]
-    names = [run.binding.packed_names[k] for k in one.active]
+    if estimate is None:
+        return ["The run ended before convergence could be assessed; allow more iterations."]
+    names = [run.binding.packed_names[k] for k in estimate.active]
+    remedy = f"allow more iterations (max_iterations is {int(estimator.max_iterations)}), or use other starting values."
     out = []
-    singular = singular_directions(one.information, names)
+    singular = singular_directions(estimate.information, names)
     if singular:
         directions = some([direction_words(direction) for direction in singular], 3)
         out.append(
-            f"The draws find no information along {directions} (shares of standardised parameters). Where the run "
-            "ended at the maximum the data carry none: fix one of these, drop an effect, or use a simpler covariance. "
-            "Where it ended before (a start far off, few iterations) or with few draws, more iterations or more "
-            "chains help."
+            f"The observed information is not positive definite along {directions} (weights of standardised "
+            "parameters). If the run ended at the maximum, the data carry no information there: fix one of these "
+            "parameters, drop an effect, or use a simpler covariance. If it ended before (distant starting values, few "
+            "iterations) or with few draws, more iterations or more chains help."
         )
-    if increases_inwards(run, [one]):
+    if increases_inwards(run, [estimate]):
         out.append(
-            "Psi was put at the edge of what it can be, and the likelihood rises from there inwards: allow more "
-            f"iterations (max_iterations is {int(estimator.max_iterations)}), or start elsewhere."
+            "Psi is singular (on the boundary), and the log-likelihood increases towards the interior: " + remedy
         )
-    if not one.twice_differentiable:
+    if not estimate.twice_differentiable:
         out.append(
-            "Psi was put at the edge of what it can be, and the model has kinks, so that its second derivatives do not "
-            f"tell what is beyond: allow more iterations (max_iterations is {int(estimator.max_iterations)}), or start "
-            "elsewhere."
+            "Psi is singular (on the boundary), and the model has kinks, so that its second derivatives do not show "
+            "whether the log-likelihood increases towards the interior: " + remedy
         )
-    out += _near_singular(run, one)
-    if not singular and significantly_off_maximum(run, one):
-        worst = int(np.argmax(np.abs(one.step) / one.se))
+    out += _correlations_near_one(run, estimate)
+    if not singular and significantly_off_maximum(run, estimate):
+        worst = int(np.argmax(np.abs(estimate.step) / estimate.se))
         out.append(
-            f"Not there yet: the score says that {names[worst]} is {one.distance:.2g} standard errors from the "
-            "maximum, beyond noise, farther than a last step leads. Allow more iterations (max_iterations is "
-            f"{int(estimator.max_iterations)}), or start elsewhere."
+            f"Not at the maximum: by the score, {names[worst]} is {estimate.distance:.2g} standard errors from it, "
+            "more than its Monte Carlo error and too far for a last Newton step: " + remedy
         )
-    elif not singular and one.mc_error_ratio > estimator.tolerance:
-        worst = int(np.argmax(one.monte_carlo_se / one.se))
+    elif not singular and estimate.mc_error_ratio > estimator.tolerance:
+        worst = int(np.argmax(estimate.monte_carlo_se / estimate.se))
         out.append(
-            f"The Monte Carlo error of {names[worst]} is {one.mc_error_ratio:.2g} of its standard error (tolerance "
-            f"{estimator.tolerance:g}): allow more iterations (max_iterations is {int(estimator.max_iterations)}) or "
-            f"{estimator.remedies[0]}."
+            f"The Monte Carlo error of {names[worst]} is {estimate.mc_error_ratio:.2g} of its standard error "
+            f"(tolerance {estimator.tolerance:g}): allow more iterations (max_iterations is "
+            f"{int(estimator.max_iterations)}) or {estimator.remedies[0]}."
         )
-    drifting = np.flatnonzero(np.abs(one.geweke_z) > DRIFT)
+    drifting = np.flatnonzero(np.abs(estimate.geweke_z) > GEWEKE_LIMIT)
     if len(drifting):
         out.append(
-            f"The draws had not settled: the scores of {some([names[k] for k in drifting])} differ between the two "
-            f"halves of the last phase by more than their noise. Allow more iterations, or {estimator.remedies[1]}."
+            f"The chains are not stationary (Geweke's test): the mean scores of {some([names[k] for k in drifting])} "
+            "differ between the two halves of the last draws by more than their Monte Carlo error. Allow more "
+            f"iterations, or {estimator.remedies[1]}."
         )
-    memory = run.to_host([chain_states.chains.memory for chain_states in run.chain_states])
-    return out + run.gather(estimator.complaints(memory, run.binding.data.labels))
+    sampler_states = run.to_host([chunk.chains.sampler_state for chunk in run.chain_states])
+    return out + run.gather(estimator.sampling_problems(sampler_states, run.binding.data.labels))
 
 
-def _near_singular(run: Run, one: ScoreAndInformation) -> list[str]:
-    """A sentence on correlations at one, where the information has no inverse for them."""
+def _correlations_near_one(run: Run, estimate: ScoreAndInformation) -> list[str]:
+    """A sentence on correlations near plus or minus one, if the information is not positive definite."""
     density = run.binding.density
-    if one.positive_definite or not density.covariance.related:
+    if estimate.positive_definite or not density.covariance.correlated_pairs:
         return []
-    psi = psi_of(density, run.template.unpack(one.packed).covariance)
+    psi = psi_of(density, run.template.unpack(estimate.packed).covariance)
     sd = np.sqrt(np.diag(psi))
     pairs = [
         f"{density.effect_names[j]} and {density.effect_names[k]} ({psi[j, k] / (sd[j] * sd[k]):.3f})"
-        for j, k in density.covariance.related
-        if abs(psi[j, k]) > TOGETHER * sd[j] * sd[k]
+        for j, k in density.covariance.correlated_pairs
+        if abs(psi[j, k]) > NEAR_ONE_CORRELATION * sd[j] * sd[k]
     ]
     if not pairs:
         return []
     return [
-        f"The random effects of {some(pairs)} are all but one: their correlation goes to the edge of what psi can be. "
-        "Leave out one of them or their correlation."
+        f"The random effects of {some(pairs)} are nearly linearly dependent: their correlation approaches the boundary "
+        "of psi. Leave out one of them or their correlation."
     ]
 
 
-def zero_variance_notes(run: Run, one: ScoreAndInformation) -> list[str]:
-    """Sentences on variances that are zero."""
-    out = zero_sentences(run.binding.density, run.interior_layout.theta(one.packed), set(run.fixed_at_boundary))
-    if out and not direction_is_clear(run, [one]):
+def zero_variance_notes(run: Run, estimate: ScoreAndInformation) -> list[str]:
+    """Sentences on variances that are estimated as zero."""
+    out = zero_sentences(run.binding.density, run.interior_layout.theta(estimate.packed), set(run.fixed_at_boundary))
+    if out and not direction_is_clear(run, [estimate]):
         out.append(
-            "How the likelihood goes from there is within the noise of the draws: a small variance may fit as well."
+            "The slope of the log-likelihood from there into the interior is within its Monte Carlo error: a small "
+            "variance may fit as well."
         )
     return out
 
 
-def flat_variances(run: Run, one: ScoreAndInformation | None) -> list[str]:
-    """Sentences on standard deviations that the data do not tell from zero."""
-    if one is None:
+def undetermined_variance_notes(run: Run, estimate: ScoreAndInformation | None) -> list[str]:
+    """Sentences on positive variances that the data do not distinguish from zero."""
+    if estimate is None:
         return []
     density = run.binding.density
     first = len(density.beta_names)
-    se = dict(zip(one.active.tolist(), one.se, strict=True))
+    se = dict(zip(estimate.active.tolist(), estimate.se, strict=True))
     out = []
     for index, effects, _ in density.covariance.log_scales:
         k = first + index
-        if k in se and (vanishing(run, one, k) or se[k] > FLAT):
+        if k in se and (is_vanishing(run, estimate, k) or se[k] > INDISTINGUISHABLE_SE):
             names = ", ".join(density.effect_names[k] for k in effects)
             out.append(
-                f"The data do not tell the variance of the random effect of {names} from zero (given the effects "
-                "before it, where psi is full): the effect may be dropped. Other estimates hold it where it is, and "
-                "may be a small part of a standard error from where they are with none."
+                f"The data do not distinguish the variance of the random effect of {names} from zero (given the "
+                "effects before it, if psi is unstructured): the effect may be dropped. The other estimates are those "
+                "for its value here, and may differ by a small fraction of a standard error from those without it."
             )
     return out
 
 
-# ---- replicates side by side, and the table of Monte Carlo errors
+# ---- replicates, and the table of Monte Carlo errors
 
-# A share of a standard error that is within the noise of a batch, whatever its draws say.
-NEGLIGIBLE = 0.1
+# Differences between replicates below this fraction of a standard error count as Monte Carlo error.
+NEGLIGIBLE_SE_FRACTION = 0.1
 # Replicates with a larger R-hat are at different maxima: Brooks and Gelman (1998), Journal of Computational and
 # Graphical Statistics 7, 434-455.
-APART = 1.2
+RHAT_LIMIT = 1.2
 
 
 def errors_table(
-    assessed: Sequence[ScoreAndInformation], best: int, packed: np.ndarray, names: Sequence[str]
+    estimates: Sequence[ScoreAndInformation], best: int, packed: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
-    """Monte Carlo errors by packed parameter of the replicates at `packed` (replicates, packed)."""
+    """Monte Carlo errors by packed parameter.
+
+    **Arguments:** `estimates`, score and information of each replicate; `best`, number of the replicate reported;
+    `packed` (replicates, packed), final parameters; `names` (packed,).
+    **Returns:** a table with the rows of the active parameters and the columns `estimate`, `se`, `monte carlo se`,
+    `last step`, `drift` (Geweke's z) and, with several replicates, `rhat` and `spread` (their standard deviation).
+    """
     import pandas as pd
 
-    one = assessed[best]
+    estimate = estimates[best]
     table = pd.DataFrame(
         {
-            "estimate": packed[best][one.active],
-            "se": one.se,
-            "monte carlo se": one.monte_carlo_se,
-            "last step": one.step,
-            "drift": one.geweke_z,
+            "estimate": packed[best][estimate.active],
+            "se": estimate.se,
+            "monte carlo se": estimate.monte_carlo_se,
+            "last step": estimate.step,
+            "geweke z": estimate.geweke_z,
         },
-        index=pd.Index([names[k] for k in one.active], name="parameter"),
+        index=pd.Index([names[k] for k in estimate.active], name="parameter"),
     )
-    if len(assessed) > 1:
-        table["rhat"] = _scale(assessed, one)
-        table["spread"] = packed[:, one.active].std(axis=0, ddof=1)
+    if len(estimates) > 1:
+        table["rhat"] = _rhat(estimates, estimate)
+        table["spread"] = packed[:, estimate.active].std(axis=0, ddof=1)
     return table
 
 
-def potential_scale(estimates: np.ndarray, se: np.ndarray) -> np.ndarray:
-    """Potential scale reduction (active,) of what batches of several runs take the maximum for (replicates, batches,
-    active): one where runs differ by no more than their noise, or by a small part of the standard errors `se`
-    (active,), which is as far as a last Newton step may be off.
+def potential_scale_reduction(maxima: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Potential scale reduction (R-hat) of the maxima that batches of draws of several replicates point to.
 
-    **Source:** Gelman and Rubin (1992), Statistical Science 7, 457-472."""
-    n = estimates.shape[1]
-    within = estimates.var(axis=1, ddof=1).mean(axis=0) + (NEGLIGIBLE * se) ** 2
-    between = estimates.mean(axis=1).var(axis=0, ddof=1)
+    One if replicates differ by no more than their Monte Carlo error, or by a small fraction of the standard errors,
+    which is as far as a last Newton step may be off.
+
+    **Arguments:** `maxima` (replicates, batches, active); `se` (active,), standard errors.
+    **Returns:** R-hat (active,). **Source:** Gelman and Rubin (1992), Statistical Science 7, 457-472.
+    """
+    n = maxima.shape[1]
+    within = maxima.var(axis=1, ddof=1).mean(axis=0) + (NEGLIGIBLE_SE_FRACTION * se) ** 2
+    between = maxima.mean(axis=1).var(axis=0, ddof=1)
     with np.errstate(all="ignore"):
         return np.sqrt((n - 1) / n + between / within)
 
 
-def _scale(assessed: Sequence[ScoreAndInformation], best: ScoreAndInformation) -> np.ndarray:
-    """`potential_scale` of the replicates that have an information; NaN where the best has none, or no other."""
-    regular = [one.estimates for one in assessed if one.positive_definite]
-    if not best.positive_definite or len(regular) < 2:
+def _rhat(estimates: Sequence[ScoreAndInformation], best: ScoreAndInformation) -> np.ndarray:
+    """`potential_scale_reduction` (active,) of the replicates with a positive definite information; NaN if `best` has
+    none, or no other replicate has."""
+    maxima = [estimate.estimates for estimate in estimates if estimate.positive_definite]
+    if not best.positive_definite or len(maxima) < 2:
         return np.full(len(best.active), np.nan)
-    return potential_scale(np.stack(regular), best.se)
+    return potential_scale_reduction(np.stack(maxima), best.se)
 
 
 def replicate_disagreement(
-    assessed: Sequence[ScoreAndInformation], values: np.ndarray, errors: np.ndarray, best: int, names: Sequence[str]
+    estimates: Sequence[ScoreAndInformation],
+    log_likelihoods: np.ndarray,
+    errors: np.ndarray,
+    best: int,
+    names: Sequence[str],
 ) -> list[str]:
-    """A sentence where the best of several replicates may not be the best there is: it reached its maximum alone, or,
-    where no log-likelihood tells which is best, they ended apart.
+    """A sentence if the best of several replicates may not be at the global maximum: no other one reached its
+    log-likelihood, or, if log-likelihoods were not computed, they ended at different parameters.
 
-    **Arguments:** log-likelihoods `values` (replicates,) with their Monte Carlo `errors`; `names` (active,)."""
-    if len(assessed) < 2:
+    **Arguments:** `log_likelihoods` (replicates,) with their Monte Carlo `errors`; `best`, number of the best
+    replicate; `names` (active,).
+    """
+    if len(estimates) < 2:
         return []
-    if np.isfinite(values).any():
-        if reached(values, errors, best).sum() > 1:
+    if np.isfinite(log_likelihoods).any():
+        if reached_best(log_likelihoods, errors, best).sum() > 1:
             return []
-        others = np.delete(values, best)
+        others = np.delete(log_likelihoods, best)
         others = others[np.isfinite(others)]
-        ended = f"with log-likelihoods of {others.max():.2f} and less" if len(others) else "without a log-likelihood"
+        ended = f"with log-likelihoods of {others.max():.2f} or less" if len(others) else "without a log-likelihood"
         return [
-            f"Of {len(assessed)} replicates one alone reached this maximum; the others ended {ended}. There may be "
-            "better ones: start elsewhere, or run more."
+            f"Of {len(estimates)} replicates only one reached this maximum; the others ended {ended}. There may be "
+            "better ones: use other starting values, or more replicates."
         ]
-    scale = _scale(assessed, assessed[best])
-    if not (scale > APART).any():
+    rhat = _rhat(estimates, estimates[best])
+    if not (rhat > RHAT_LIMIT).any():
         return []
-    worst = int(np.nanargmax(scale))
+    worst = int(np.nanargmax(rhat))
     return [
-        f"The {len(assessed)} replicates ended apart (R-hat of {names[worst]} is {scale[worst]:.3g}, limit {APART:g}), "
-        "and without log-likelihoods nothing tells which is best: choose another likelihood than 'none'."
+        f"The {len(estimates)} replicates ended at different parameters (R-hat of {names[worst]} is {rhat[worst]:.3g}, "
+        f"limit {RHAT_LIMIT:g}), and without log-likelihoods the best one is not known: choose another likelihood than "
+        "'none'."
     ]

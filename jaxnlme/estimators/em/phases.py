@@ -1,4 +1,5 @@
-"""Stretches of iterations of a stochastic fit at parameters that stand still, and the phases that are added."""
+"""Segments of iterations that the outer algorithm of a stochastic fit adds after the scheduled phases: equilibration
+and score sampling at fixed parameters, and added averaging."""
 
 from __future__ import annotations
 
@@ -8,51 +9,73 @@ import numpy as np
 
 from jaxnlme.estimators.em.e_step import IterationTrace
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.saem import gains, tuning
+from jaxnlme.estimators.em.run import ADDED_AVERAGING, FIXED_PARAMETERS, Run
+from jaxnlme.estimators.em.saem import gains, tuning_gains
 
-EXTENSION = (50, 100)
-# An extension that goes on from what is remembered has steps as if it had begun so many iterations ago.
-AGO = 10
+# Iterations of an added averaging: with full steps (gain 1), and with decreasing steps.
+ADDED_AVERAGING_ITERATIONS = (50, 100)
+# Added averaging that continues from the averaged statistics has gains as if it had begun this many iterations ago: a
+# first gain of one would discard the statistics.
+CONTINUED_GAIN_OFFSET = 10
 
 
-def iterations_left(run: Run) -> int:
-    """Iterations that may still be made."""
-    return max(int(run.estimator.max_iterations) - run.steps, 0)
+def iterations_remaining(run: Run) -> int:
+    """Number of iterations that `max_iterations` still allows (burn-in is not counted)."""
+    return max(int(run.estimator.max_iterations) - run.iterations_after_burn_in, 0)
 
 
 def fixed_parameter_schedule(run: Run, count: int, **changes: Any) -> Schedule:
-    """Controls of the next `count` iterations of a run, at fixed parameters."""
-    base = {"gain": 0.0, "update": False, "annealing": 0.0, "refresh": False, "tune": 0.0, "sum_scores": False}
-    base |= {"begin": False} | changes
+    """Schedule of the next `count` iterations of a run at fixed parameters.
+
+    **Arguments:** `changes`: fields of `Schedule` with other values than "nothing is updated": scalars or (count,).
+    **Returns:** a Schedule of numpy arrays (count,).
+    """
+    base = {
+        "gain": 0.0,
+        "update": False,
+        "annealing": 0.0,
+        "search_modes": False,
+        "tuning_gain": 0.0,
+        "sum_scores": False,
+    }
+    base |= {"reset_chains": False} | changes
     return Schedule(
         iteration=run.iteration + np.arange(count),
         **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
     )
 
 
-def equilibrate(run: Run, count: int, anew: bool = True, begin: bool = False) -> None:
-    """Lets the chains go on at parameters that stand still; `anew`: find modes and tune scales for them first; `begin`:
-    put them at the mean of their population before."""
-    # Scales of chains that begin are tuned as at a run's beginning.
-    since = np.arange(count) + (0 if begin else run.iteration)
-    own = fixed_parameter_schedule(run, count, tune=tuning(since) if anew else 0.0)
-    own.refresh[0], own.begin[0] = anew, begin
-    run.iterate(own, "settling")
+def equilibrate(run: Run, count: int, adapt: bool = True, restart: bool = False) -> None:
+    """Run the chains for `count` iterations at fixed parameters, without summing scores.
+
+    **Arguments:** `adapt`: search the conditional modes first and tune the scales of the kernels; `restart`: put the
+    chains at the mean of their population first.
+    **Raises:** NonFiniteParameters as `Run.iterate`.
+    """
+    # The kernels of restarted chains are tuned as fast as at the beginning of a run.
+    tuning_clock = np.arange(count) + (0 if restart else run.iteration)
+    schedule = fixed_parameter_schedule(run, count, tuning_gain=tuning_gains(tuning_clock) if adapt else 0.0)
+    schedule.search_modes[0], schedule.reset_chains[0] = adapt, restart
+    run.iterate(schedule, FIXED_PARAMETERS)
 
 
 def sample_scores(run: Run, count: int) -> list[IterationTrace]:
-    """Settling iterations at the parameters where the run stands."""
-    return run.iterate(fixed_parameter_schedule(run, count, sum_scores=True), "settling", keep_traces=True)
+    """Run `count` iterations at the current parameters that sum complete scores; returns their traces, block by
+    block."""
+    return run.iterate(fixed_parameter_schedule(run, count, sum_scores=True), FIXED_PARAMETERS, keep_traces=True)
 
 
-def add_averaging(run: Run, afresh: bool) -> None:
-    """Further averaging: with full steps first where it begins `afresh`, else from what the run remembers, which steps
-    of single draws would throw away."""
-    total = sum(EXTENSION)
+def add_averaging(run: Run, full_steps_first: bool) -> None:
+    """Add a phase of stochastic approximation (`ADDED_AVERAGING_ITERATIONS`) after the scheduled ones.
+
+    **Arguments:** `full_steps_first`: begin with full steps, as a new run does; otherwise all gains are below one and
+    continue from the averaged statistics.
+    **Raises:** NonFiniteParameters as `Run.iterate`.
+    """
+    total = sum(ADDED_AVERAGING_ITERATIONS)
     k = np.arange(total)
-    gain = gains(k, EXTENSION[0] if afresh else -AGO)
-    own = fixed_parameter_schedule(run, total, update=True, gain=gain, tune=tuning(run.iteration + k))
-    own.refresh[:] = k % 10 == 0
-    run.iterate(own, "extension")
-    run.outer_state.extensions += 1
+    gain = gains(k, ADDED_AVERAGING_ITERATIONS[0] if full_steps_first else -CONTINUED_GAIN_OFFSET)
+    schedule = fixed_parameter_schedule(run, total, update=True, gain=gain, tuning_gain=tuning_gains(run.iteration + k))
+    schedule.search_modes[:] = k % 10 == 0
+    run.iterate(schedule, ADDED_AVERAGING)
+    run.outer_state.averaging_phases += 1

@@ -1,4 +1,12 @@
-"""Fits by simulation: from model and data through a run of SAEM or its kin to a Fit."""
+"""A stochastic fit, from model and data through a run of SAEM or IMP to a record.
+
+1. Bind the model to the data, check it and place the groups (`set_up`).
+2. If groups are not finite at the start: stop with a record that names them, or leave them out, as the user chose.
+3. Starting values suited to simulation: residual scales no larger than the responses vary, standard deviations
+   widened, a singular psi moved into the interior, or kept on the boundary if an earlier fit ended there; dispersed
+   starts for further replicates.
+4. Run (`algorithm.run_algorithm`) and make the record (`result.to_record`).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +35,15 @@ from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
-from jaxnlme.results.record import Fit
+from jaxnlme.results.record import FitRecord
 
-# Chains find their way from wide populations more easily than into them: SDs that nobody gave start this many times
-# wider, and annealing narrows them.
-WIDER = 2.0
-# A variance that an earlier fit put at zero starts at this share of the model's own start.
-FREED = 0.1
-# Correlations of a psi that is singular start at this share of what they were.
-TOWARDS = 0.95
+# Standard deviations that the user did not give start this many times larger: chains converge faster from a population
+# that is too wide than from one that is too narrow, and annealing reduces it.
+START_SD_FACTOR = 2.0
+# A standard deviation that an earlier fit set to zero starts at this fraction of the model's own start.
+REOPENED_SD_FRACTION = 0.1
+# Correlations of a singular psi start at this fraction of their values.
+CORRELATION_FRACTION = 0.95
 
 
 def stochastic_fit(
@@ -43,111 +51,133 @@ def stochastic_fit(
     data: GroupedData,
     estimator: AbstractStochastic,
     plan: Any,
-    em_state: Callable[..., Run] = Run,
-) -> Fit:
-    """A fit by simulation; `fit` says what the options of `plan` are; `em_state` makes the Run.
+    make_run: Callable[..., Run] = Run,
+) -> FitRecord:
+    """Fit a model by a method that draws the random effects.
 
-    **Errors:** as `fit`.
+    **Arguments:** `plan`: options of `fit`, resolved; `make_run`: class or function that makes the Run.
+    **Returns:** the FitRecord. **Raises:** as `fit`.
     """
     timings: dict[str, float] = {}
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        several = isinstance(plan.start, (list, tuple))
-        start = plan.start[0] if several else plan.start
+        several_starts = isinstance(plan.start, (list, tuple))
+        start = plan.start[0] if several_starts else plan.start
         setup = set_up(model, data, estimator, start, plan, processes, timings)
         binding, params, finite = setup.binding, setup.params, setup.finite
-        if setup.own:
-            params = no_wider(binding, params, setup.given, processes)
+        if setup.default_starts:
+            params = limit_residual_scale(binding, params, setup.named_starts, processes)
         left_out: list[tuple[Any, str]] = []
         notes: list[str] = []
         if not processes.all(finite.all()):
             if plan.on_bad_group == "stop" or not processes.all(finite.any()):
                 return failed_start(binding, estimator, params, finite, plan.options(estimator), timings, processes)
-            setup, left_out = setup.without_lost(processes)
+            setup, left_out = setup.without_failed_groups(processes)
             binding = setup.binding
         if plan.starts is not None:
-            params, sentence = STARTS[plan.starts](binding, params, setup.given, setup.placed)
+            params, sentence = STARTS[plan.starts](binding, params, setup.named_starts, setup.placed)
             notes.append(sentence)
-        warm = all(isinstance(one, Fit) for one in plan.start) if several else isinstance(start, Fit)
-        # A model with priors is kept off the edge, where densities of standard deviations may be zero; replicates start
-        # dispersed, which one edge does not let them.
-        alone = warm and not several and estimator.replicates == 1
-        at_edge = alone and not binding.density.priors and _singular(binding, params)
-        boundary_start = np.asarray(params.pack(), float) if at_edge else None
-        params, sentences = _ready(binding, params, start) if boundary_start is None else (_inside(binding, params), [])
-        notes += sentences
-        starts = _every_start(binding, params, plan.start if several else None, estimator)
+        warm = (
+            all(isinstance(entry, FitRecord) for entry in plan.start)
+            if several_starts
+            else isinstance(start, FitRecord)
+        )
+        # A singular psi of an earlier fit is kept only without priors, whose density of a standard deviation may be
+        # zero at zero, and for a single replicate: several start dispersed, in the interior.
+        single_warm_start = warm and not several_starts and estimator.replicates == 1
+        keeps_boundary = single_warm_start and not binding.density.priors and _is_singular_and_free(binding, params)
+        boundary_start = np.asarray(params.pack(), float) if keeps_boundary else None
+        if boundary_start is None:
+            params, sentences = _simulation_start(binding, params, start)
+            notes += sentences
+        else:
+            params = _moved_inside(binding, params)
+        starts = _replicate_starts(binding, params, plan.start if several_starts else None, estimator)
         line = ProgressLine(plan.progress if processes.index == 0 else False)
         checkpoint = None
         if plan.checkpoint is not None:
             checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
             notes += checkpoint.resumed
         with clock(timings, "run"):
-            told = plan.callbacks, line.show, checkpoint
-            run = em_state(binding, estimator, starts, setup.placed, warm, *told, boundary_start)
+            run = make_run(
+                binding, estimator, starts, setup.placed, warm, plan.callbacks, line.show, checkpoint, boundary_start
+            )
             outcome = run_algorithm(run)
             line.close()
         result = to_record(run, outcome, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
-    timings["total"] = time.perf_counter() - began
+    timings["total"] = time.perf_counter() - start_time
     return result
 
 
-def _singular(binding: Binding, params: Params) -> bool:
-    """Whether psi is singular, and its parameters free."""
-    return _null_scale(binding, params) and not binding.model.fix_psi
+def _is_singular_and_free(binding: Binding, params: Params) -> bool:
+    """True if psi is singular and not fixed by the user."""
+    return _is_singular(binding, params) and not binding.model.fix_psi
 
 
-def _null_scale(binding: Binding, params: Params) -> bool:
-    """Whether psi is singular."""
+def _is_singular(binding: Binding, params: Params) -> bool:
+    """True if psi is singular: a scale of zero."""
     theta = np.asarray(params.covariance, float)
     return any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.log_scales)
 
 
-def _inside(binding: Binding, params: Params) -> Params:
-    """The same with a psi a little inside of its edge."""
+def _moved_inside(binding: Binding, params: Params) -> Params:
+    """Params with psi moved from its boundary into the interior: small variances in place of zeros, correlations
+    reduced."""
     density = binding.density
     psi = psi_of(density, np.asarray(params.covariance, float))
-    usual = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
-    freed = FREED**2 * np.where(usual > 0, usual, 1.0)
-    variances = np.diag(psi) + np.where(np.diag(psi) <= 0, freed, 0.0)
-    psi = TOWARDS * psi + np.diag(variances - TOWARDS * np.diag(psi))
+    start_variances = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
+    reopened = REOPENED_SD_FRACTION**2 * np.where(start_variances > 0, start_variances, 1.0)
+    variances = np.diag(psi) + np.where(np.diag(psi) <= 0, reopened, 0.0)
+    psi = CORRELATION_FRACTION * psi + np.diag(variances - CORRELATION_FRACTION * np.diag(psi))
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free)
 
 
-def _ready(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
-    """Params that a simulation can begin at: SDs that nobody gave made wider, a singular psi moved inside; and
-    sentences on what was changed."""
+def _simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
+    """Starting values suited to simulation: standard deviations that the user did not give widened, a singular psi
+    moved into the interior.
+
+    **Arguments:** `start` as the user gave it. **Returns:** Params, and sentences on psi if it was moved.
+    **Raises:** OptionError if psi is fixed and singular.
+    """
     density = binding.density
     psi = psi_of(density, np.asarray(params.covariance, float))
-    zero = np.diag(psi) <= 0
-    names = ", ".join(name for name, at in zip(density.effect_names, zero, strict=True) if at)
-    if zero.any() and binding.model.fix_psi:
+    is_zero = np.diag(psi) <= 0
+    names = ", ".join(name for name, zero in zip(density.effect_names, is_zero, strict=True) if zero)
+    if is_zero.any() and binding.model.fix_psi:
         raise OptionError(
             f"psi is fixed with a variance of zero for {names}, where there is nothing to draw; leave the effect out, "
             "or fit the model by 'focei' or 'laplace'."
         )
-    if binding.model.fix_psi and _null_scale(binding, params):
+    if binding.model.fix_psi and _is_singular(binding, params):
         raise OptionError(
             "psi is fixed where it is singular (a correlation of one), and the complete data have no density there; "
             "leave an effect out, or fit the model by 'focei' or 'laplace'."
         )
-    if _singular(binding, params):
-        what = f"The variance of {names} started above zero" if names else "Psi started inside of its edge"
-        return _inside(binding, params), [f"{what}, where a simulation can begin."]
-    said = isinstance(start, Mapping) and any(name.startswith(("sd(", "corr(")) for name in start)
-    own = start is None or (isinstance(start, Mapping) and not said)
-    if not own or binding.model.psi is not None or binding.model.fix_psi:
+    if _is_singular_and_free(binding, params):
+        sentence = (
+            f"The variance of {names} was zero in the start and begins above zero: draws need a positive variance."
+            if names
+            else "Psi was singular in the start and begins positive definite, as draws need it."
+        )
+        return _moved_inside(binding, params), [sentence]
+    names_psi = isinstance(start, Mapping) and any(name.startswith(("sd(", "corr(")) for name in start)
+    model_psi = start is None or (isinstance(start, Mapping) and not names_psi)
+    if not model_psi or binding.model.psi is not None or binding.model.fix_psi:
         return params, []
-    given = {p.name for p in binding.model.parameters if p.sd is not None}
-    wide = np.array([1.0 if name in given else WIDER for name in density.effect_names])
-    psi = psi * np.outer(wide, wide)
+    with_sd = {p.name for p in binding.model.parameters if p.sd is not None}
+    factors = np.array([1.0 if name in with_sd else START_SD_FACTOR for name in density.effect_names])
+    psi = psi * np.outer(factors, factors)
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
 
 
-def no_wider(binding: Binding, params: Params, given: Any, processes: Processes) -> Params:
-    """Residual scales, where the user gave none, no larger than the responses of every process vary: a start far off
-    would explain everything by noise, and the chains would wander."""
+def limit_residual_scale(binding: Binding, params: Params, given: Any, processes: Processes) -> Params:
+    """Params with residual scales reduced so that the residual standard deviation is no larger than that of the
+    responses of all processes: from distant starting values, everything would be attributed to residual error, and the
+    chains would not concentrate.
+
+    **Arguments:** `given`: names of parameters whose starting values the user gave; these are kept.
+    """
     density, data = binding.density, binding.data
     if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
         return params
@@ -159,24 +189,27 @@ def no_wider(binding: Binding, params: Params, given: Any, processes: Processes)
     real = np.asarray(density.error.response.to_real(y))
     sums = [len(y), real.sum(), np.broadcast_to(scale**2, y.shape).sum()]
     n, total, squares = processes.total(np.array(sums))
-    widest = np.sqrt(processes.total(np.sum((real - total / n) ** 2)) / n)
-    usual = np.sqrt(squares / n)
-    if not (np.isfinite(usual) and 0.0 < widest < usual):
+    response_sd = np.sqrt(processes.total(np.sum((real - total / n) ** 2)) / n)
+    residual_sd = np.sqrt(squares / n)
+    if not (np.isfinite(residual_sd) and 0.0 < response_sd < residual_sd):
         return params
-    error = np.asarray(params.error) + np.where(automatic, np.log(widest / usual), 0.0)
+    error = np.asarray(params.error) + np.where(automatic, np.log(response_sd / residual_sd), 0.0)
     return Params(params.beta, params.covariance, error, params.free)
 
 
-def _every_start(
-    binding: Binding, params: Params, given: Sequence[Any] | None, estimator: AbstractStochastic
+def _replicate_starts(
+    binding: Binding, params: Params, user_starts: Sequence[Any] | None, estimator: AbstractStochastic
 ) -> list[Params]:
-    """Where each replicate starts: those given, and around the first one for the others.
+    """Params of each replicate: those that the user gave, and dispersed ones around the first for the others.
 
-    **Errors:** OptionError where more starts are given than there are replicates.
+    **Raises:** OptionError if there are more starts than replicates.
     """
-    starts = [params] if given is None else [_ready(binding, start_params(binding, one), one)[0] for one in given]
-    if given is not None and len(given) > max(estimator.replicates, 1):
-        raise OptionError(f"start has {len(given)} entries for {estimator.replicates} replicates.")
+    if user_starts is None:
+        starts = [params]
+    else:
+        starts = [_simulation_start(binding, start_params(binding, start), start)[0] for start in user_starts]
+    if user_starts is not None and len(user_starts) > max(estimator.replicates, 1):
+        raise OptionError(f"start has {len(user_starts)} entries for {estimator.replicates} replicates.")
     seed = estimator.seed if isinstance(estimator.seed, tuple) else (abs(estimator.seed),)
     for number in range(len(starts), estimator.replicates):
         starts.append(_dispersed(binding, starts[0], np.random.default_rng([*seed, number])))
@@ -184,15 +217,17 @@ def _every_start(
 
 
 def _dispersed(binding: Binding, params: Params, random: np.random.Generator) -> Params:
-    """A start apart from `params`: beta by its random effect's starting SD, or by 0.3 of its size; SDs and residual
-    scales by half on their log scales; what is fixed stays."""
+    """Random Params around `params`: normal with the starting SD of its random effect for an entry of beta, or 0.3 of
+    its absolute value; with SD 0.5 for log standard deviations and residual parameters on their unconstrained scales;
+    what is fixed stays."""
     density = binding.density
     beta, theta, error = (np.array(part, float) for part in (params.beta, params.covariance, params.error))
     sd = dict(zip(density.effect_names, np.sqrt(np.diag(psi_of(density, theta))), strict=True))
     width = np.array([sd.get(name, 0.3 * abs(b) or 0.1) for name, b in zip(density.beta_names, beta, strict=True)])
-    logs = np.zeros(len(theta))
-    logs[[index for index, _, _ in density.covariance.log_scales]] = 0.5
-    moved = np.concatenate([width, logs, np.full(len(error), 0.5)]) * random.standard_normal(len(binding.fixed))
-    packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, moved)
+    scale_width = np.zeros(len(theta))
+    scale_width[[index for index, _, _ in density.covariance.log_scales]] = 0.5
+    widths = np.concatenate([width, scale_width, np.full(len(error), 0.5)])
+    displacement = widths * random.standard_normal(len(binding.fixed))
+    packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, displacement)
     p, c = len(beta), len(theta)
     return Params(packed[:p], packed[p : p + c], packed[p + c :], params.free)

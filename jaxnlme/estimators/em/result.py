@@ -1,4 +1,11 @@
-"""From the end of a stochastic run to a Fit."""
+"""Record of a stochastic run that has ended.
+
+1. Estimates: the parameters of the last round plus the last Newton step, of each replicate; conditional moments of b
+   from the draws of that round.
+2. Post-estimation at the estimates: modes, draws, log-likelihoods, informations (`post_estimation.py`).
+3. The best replicate: the largest log-likelihood, or without these the first with a positive definite information.
+4. Convergence failures of each replicate (`convergence.py`), and the sentences of the best one.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +20,21 @@ from jaxnlme.estimators.em.algorithm import RunOutcome, newton_point
 from jaxnlme.estimators.em.convergence import (
     convergence_failures,
     errors_table,
-    flat_variances,
     replicate_disagreement,
+    undetermined_variance_notes,
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.post_estimation import PostEstimation, go_through, inverse_factor, not_finite
+from jaxnlme.estimators.em.post_estimation import (
+    PostEstimation,
+    fill_post_estimation,
+    inverse_factor,
+    non_finite_sentence,
+)
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.sufficient_statistics import in_words
+from jaxnlme.estimators.em.sufficient_statistics import m_step_description
 from jaxnlme.model.params import Params
-from jaxnlme.results.record import Fit, FitStatus
+from jaxnlme.results.record import FitRecord, FitStatus
 from jaxnlme.results.stochastic import Replicate, Sampling
 
 
@@ -34,91 +46,47 @@ def to_record(
     notes: list[str],
     options: dict[str, Any],
     timings: dict[str, float],
-) -> Fit:
-    """The Fit of a run that ended; the best of its replicates."""
-    binding, estimator, placed = run.binding, run.estimator, run.placed
+) -> FitRecord:
+    """The FitRecord of a run that has ended, with the estimates of the best of its replicates.
+
+    **Arguments:** `with_information`: compute information matrices; `left_out`: labels of groups that were left out,
+    with reasons; `notes`: sentences to add to the status; `options` of the fit, for the record; `timings`, seconds by
+    stage, added to.
+    """
+    binding, estimator = run.binding, run.estimator
     density, data = binding.density, binding.data
-    halted = run.interrupted or run.stopped or outcome.broken is not None
-    # What was judged before a run was broken off belongs to other parameters, or to fewer draws than were summed up.
-    assessed = None if halted else outcome.louis
-    packed = np.asarray(run.em_state.packed).copy() if outcome.broken is None else run.last_finite()
-    if assessed is not None:
-        for r, one in enumerate(assessed):
-            if one.positive_definite:
-                packed[r] = newton_point(one)
-    mean, spread = _conditional(run, assessed)
-    m = data.n_groups
+    # Score and information from before an early end belong to other parameters, or to fewer draws than are summed now.
+    ended_early = run.interrupted or run.stopped or outcome.non_finite_phase is not None
+    estimates = None if ended_early else outcome.estimates
+    packed = _final_parameters(run, outcome, estimates)
+    mean, covariance = _conditional_moments(run, estimates)
     params = [_params(run, packed[r]) for r in range(run.replicates)]
-    if outcome.broken is None:
+    if outcome.non_finite_phase is None:
         run.set_parameters(packed)
-    after = PostEstimation.blank(m, run.replicates, density.n_effects)
+    results = PostEstimation.blank(data.n_groups, run.replicates, density.n_effects)
     try:
-        go_through(run, outcome, after, assessed, params, mean, spread, with_information, timings)
-    except KeyboardInterrupt:  # the estimates stand; what was to come after them is left out
+        fill_post_estimation(run, outcome, results, estimates, params, mean, covariance, with_information, timings)
+    except KeyboardInterrupt:  # the estimates are final; what was not computed yet is left out
         run.interrupted = True
-    values, errors, groups, infos = after.values, after.errors, after.groups, after.infos
-    modes, draws, found = after.modes, after.draws, after.found
-    first = next((r for r, own in enumerate(assessed or []) if own.positive_definite), 0)
-    best = int(np.nanargmax(values)) if np.isfinite(values).any() else first
-    one = None if assessed is None else assessed[best]
-    against = [
-        convergence_failures(run, outcome, None if assessed is None else assessed[r]) for r in range(run.replicates)
+    best = _best_replicate(results, estimates)
+    failures = [
+        convergence_failures(run, outcome, None if estimates is None else estimates[r]) for r in range(run.replicates)
     ]
-    bad = list(against[best])
-    if assessed is not None and not run.interrupted:
-        if estimator.likelihood != "none" and not np.isfinite(values[best]):
-            bad.append(not_finite(run, groups[best]))
-        bad += replicate_disagreement(
-            assessed, values, errors, best, [binding.packed_names[k] for k in assessed[best].active]
-        )
-    sentences = ["NOT CONVERGED.", *bad] if bad else [_converged(run, one)]
-    at_zero = () if one is None else zero_variance_notes(run, one)
-    sentences += [*at_zero, *flat_variances(run, one)]
+    bad = failures[best] + _failures_at_the_estimates(run, results, estimates, best)
+    best_estimate = None if estimates is None else estimates[best]
+    at_zero = () if best_estimate is None else zero_variance_notes(run, best_estimate)
+    sentences = ["NOT CONVERGED.", *bad] if bad else [_converged_sentence(run, best_estimate)]
+    sentences += [*at_zero, *undetermined_variance_notes(run, best_estimate)]
     sentences += notes
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
     sentences += list(data.notes)
-    own = groups[best]
-    status = np.where(data.observed.any(axis=1), Status.ok, Status.no_observations) if own is None else own.status
-    nan = np.full(m, np.nan)
-    variance, ess = (nan, nan) if own is None else (own.variance, own.ess)
-    factor_inverse = inverse_factor(run, params[best])
-    z_modes = modes[:, best]
-    record = Sampling(
-        binding=binding,
-        packed=np.concatenate(run.packed) if run.packed else packed[None],
-        burn_in=estimator.burn_in,
-        phases=run.phases,
-        chains=run.chains,
-        replicates=tuple(
-            Replicate(
-                params[r],
-                binding.values(params[r]),
-                float(values[r]),
-                not against[r],
-                modes[:, r],
-                float(errors[r]),
-                infos[r],
-            )
-            for r in range(run.replicates)
-        ),
-        best=best,
-        m_step=in_words(run.interior_layout, binding),
-        likelihood=estimator.likelihood,
-        log_likelihood_se=float(errors[best]),
-        accept=np.concatenate(run.accepted) if run.accepted else np.zeros((0, run.replicates, 0)),
-        kernels=run.labels,
-        errors=None if assessed is None else errors_table(assessed, best, packed, binding.packed_names),
-        mean=mean[:, best],
-        spread=spread[:, best],
-        draws=draws[:, best],
-    )
-    if not found[:, best].all():
-        # A search that did not arrive leaves the conditional mean, which predictions can stand on as well.
-        z_modes = np.where(found[:, best, None], z_modes, mean[:, best] @ factor_inverse.T)
+    groups = results.groups[best]
+    status = np.where(data.observed.any(axis=1), Status.ok, Status.no_observations) if groups is None else groups.status
+    nan = np.full(data.n_groups, np.nan)
+    variance, ess = (nan, nan) if groups is None else (groups.variance, groups.ess)
     timings["iterations"] = run.iteration
-    prior = float(density.log_prior(params[best])) if density.priors else 0.0
-    return Fit(
+    return FitRecord(
         binding=binding,
         method=estimator.method.name,
         estimator=estimator,
@@ -127,58 +95,155 @@ def to_record(
         interrupted=run.interrupted,
         stopped=run.stopped,
         status=FitStatus(
-            tuple(sentences), data.labels, np.asarray(status), np.zeros(m, int), tuple(left_out), variance, ess
+            tuple(sentences),
+            data.labels,
+            np.asarray(status),
+            np.zeros(data.n_groups, int),
+            tuple(left_out),
+            variance,
+            ess,
         ),
-        modes=z_modes,
-        curvature=after.curvature[:, best],
-        group_log_likelihood=nan if own is None else own.values,
+        modes=_modes(run, results, params[best], mean[:, best], best),
+        curvature=results.curvature[:, best],
+        group_log_likelihood=nan if groups is None else groups.values,
         monte_carlo_variance=variance,
         ess=ess,
-        log_likelihood=float(values[best]),
-        log_prior=prior,
-        information=infos[best],
+        log_likelihood=float(results.log_likelihoods[best]),
+        log_prior=float(density.log_prior(params[best])) if density.priors else 0.0,
+        information=results.informations[best],
         at_zero=tuple(at_zero),
         history=tuple(run.history),
         options=options,
         versions=versions(),
         timings=timings,
         fingerprint=data.fingerprint(),
-        totals=totals(binding, placed.processes),
-        sampling=record,
+        totals=totals(binding, run.placed.processes),
+        sampling=_sampling(run, results, estimates, params, packed, mean, covariance, failures, best),
+    )
+
+
+def _final_parameters(run: Run, outcome: RunOutcome, estimates: list[ScoreAndInformation] | None) -> np.ndarray:
+    """Final parameters (replicates, packed): after the last Newton step where there is one, otherwise the current
+    ones, or the last that were finite."""
+    if outcome.non_finite_phase is not None:
+        return run.last_finite()
+    packed = np.asarray(run.em_state.packed).copy()
+    for r, estimate in enumerate(estimates or []):
+        if estimate.positive_definite:
+            packed[r] = newton_point(estimate)
+    return packed
+
+
+def _best_replicate(results: PostEstimation, estimates: list[ScoreAndInformation] | None) -> int:
+    """Number of the replicate with the largest log-likelihood, or, without log-likelihoods, of the first with a
+    positive definite information (0 if none has one)."""
+    if np.isfinite(results.log_likelihoods).any():
+        return int(np.nanargmax(results.log_likelihoods))
+    return next((r for r, estimate in enumerate(estimates or []) if estimate.positive_definite), 0)
+
+
+def _failures_at_the_estimates(
+    run: Run, results: PostEstimation, estimates: list[ScoreAndInformation] | None, best: int
+) -> list[str]:
+    """Convergence failures of the fit beyond those of its replicates: no finite log-likelihood, and replicates that
+    disagree."""
+    if estimates is None or run.interrupted:
+        return []
+    out = []
+    if run.estimator.likelihood != "none" and not np.isfinite(results.log_likelihoods[best]):
+        out.append(non_finite_sentence(run, results.groups[best]))
+    names = [run.binding.packed_names[k] for k in estimates[best].active]
+    return out + replicate_disagreement(estimates, results.log_likelihoods, results.errors, best, names)
+
+
+def _modes(run: Run, results: PostEstimation, params: Params, mean: np.ndarray, best: int) -> np.ndarray:
+    """Whitened conditional modes (groups, random) of the best replicate, at `params`; the conditional mean (groups,
+    random) of b, whitened, where the search did not converge: predictions may be based on it as well."""
+    modes, found = results.modes[:, best], results.mode_found[:, best]
+    if found.all():
+        return modes
+    return np.where(found[:, None], modes, mean @ inverse_factor(run, params).T)
+
+
+def _sampling(
+    run: Run,
+    results: PostEstimation,
+    estimates: list[ScoreAndInformation] | None,
+    params: list[Params],
+    packed: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    failures: list[list[str]],
+    best: int,
+) -> Sampling:
+    """The Sampling of the record: traces, replicates, Monte Carlo errors, conditional distributions."""
+    binding, estimator = run.binding, run.estimator
+    replicates = tuple(
+        Replicate(
+            params[r],
+            binding.values(params[r]),
+            float(results.log_likelihoods[r]),
+            not failures[r],
+            results.modes[:, r],
+            float(results.errors[r]),
+            results.informations[r],
+        )
+        for r in range(run.replicates)
+    )
+    no_acceptance = np.zeros((0, run.replicates, 0))
+    return Sampling(
+        binding=binding,
+        packed=np.concatenate(run.packed_trace) if run.packed_trace else packed[None],
+        burn_in=estimator.burn_in,
+        phases=run.phases,
+        chains=run.n_chains,
+        replicates=replicates,
+        best=best,
+        m_step=m_step_description(run.interior_layout, binding),
+        likelihood=estimator.likelihood,
+        log_likelihood_se=float(results.errors[best]),
+        accept=np.concatenate(run.acceptance_trace) if run.acceptance_trace else no_acceptance,
+        kernels=run.update_labels,
+        errors=None if estimates is None else errors_table(estimates, best, packed, binding.packed_names),
+        mean=mean[:, best],
+        covariance=covariance[:, best],
+        draws=results.draws[:, best],
     )
 
 
 def _params(run: Run, packed: np.ndarray) -> Params:
+    """Params (numpy) of a packed vector (packed,)."""
     template = run.template
     p, c = len(template.beta), len(template.covariance)
     return Params(packed[:p], packed[p : p + c], packed[p + c :], jax.tree.map(np.asarray, template.free))
 
 
-def _conditional(run: Run, assessed: list[ScoreAndInformation] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Conditional means (groups, replicates, random) and covariances of b from the last settling run; NaN without."""
-    sums = run.sums()
-    first, second = sums.first, sums.second
-    if assessed is None:
+def _conditional_moments(run: Run, estimates: list[ScoreAndInformation] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Conditional means (groups, replicates, random) and covariances (groups, replicates, random, random) of b given y,
+    from the draws of the last round; NaN if it was not completed."""
+    sums = run.score_sums()
+    first, second = sums.first_moment, sums.second_moment
+    if estimates is None:
         return np.full_like(first, np.nan), np.full_like(second, np.nan)
-    n = assessed[0].n_iterations
+    n = estimates[0].n_iterations
     mean = first / n
-    spread = second / n - mean[..., :, None] * mean[..., None, :]
+    covariance = second / n - mean[..., :, None] * mean[..., None, :]
     if run.layout.whitened:
-        factors = [np.asarray(run.params(r).covariance) for r in range(run.replicates)]
-        lower = np.stack([np.asarray(run.binding.density.covariance.factor(theta)) for theta in factors])
-        mean, spread = (lower @ mean[..., None])[..., 0], lower @ spread @ np.swapaxes(lower, -1, -2)
-    return mean, spread
+        thetas = [np.asarray(run.params(r).covariance) for r in range(run.replicates)]
+        lower = np.stack([np.asarray(run.binding.density.covariance.factor(theta)) for theta in thetas])
+        mean, covariance = (lower @ mean[..., None])[..., 0], lower @ covariance @ np.swapaxes(lower, -1, -2)
+    return mean, covariance
 
 
-def _converged(run: Run, one: ScoreAndInformation | None) -> str:
-    assert one is not None
-    words = (
-        f"Converged: by the score at the end the maximum is reached to {one.mc_error_ratio:.2g} standard errors of Monte Carlo "
-        f"error (limit {float(run.estimator.tolerance):g}); the draws do not drift; the information matrix is positive "
-        "definite"
+def _converged_sentence(run: Run, estimate: ScoreAndInformation | None) -> str:
+    assert estimate is not None
+    criteria = (
+        f"Converged: by the score at fixed parameters, the maximum is reached with a Monte Carlo error of "
+        f"{estimate.mc_error_ratio:.2g} standard errors (limit {float(run.estimator.tolerance):g}); the chains are "
+        "stationary (Geweke's test); the information matrix is positive definite"
     )
     if run.replicates > 1:
-        words += f"; {run.replicates} replicates were run"
-    if run.outer_state.extensions:
-        words += f"; phases were added {run.outer_state.extensions} times"
-    return words + "."
+        criteria += f"; {run.replicates} replicates were run"
+    if run.outer_state.averaging_phases:
+        criteria += f"; averaging was added {run.outer_state.averaging_phases} times"
+    return criteria + "."

@@ -1,4 +1,4 @@
-"""What a fit by SAEM says where it does not end as it should; callbacks, interrupts, files; what refuses it."""
+"""SAEM fits that do not converge: messages; callbacks, interrupts, checkpoints; models and options that are refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.core import checkpoint as module
+from jaxnlme.estimators.core import checkpoint
 
-# Few iterations: these fits need not be good. The chains of all of them have one shape.
+# Few iterations: these fits need not be accurate. Their chains have one shape, so that they share compiled programs.
 QUICK = dict(iterations=(10, 10, 10), chains=4, likelihood="none", max_iterations=30)
 
 
@@ -33,8 +33,8 @@ def data():
     return table(columns())
 
 
-def table(given, **options):
-    return jn.GroupedData.from_arrays(given["y"], given["id"], {"t": given["t"]}, **options)
+def table(values, **options):
+    return jn.GroupedData.from_arrays(values["y"], values["id"], {"t": values["t"]}, **options)
 
 
 def model(**changes):
@@ -52,16 +52,16 @@ def whole():
     return fit
 
 
-def test_a_run_too_short_says_so():
+def test_a_short_run_does_not_converge():
     fit = jn.fit(MODEL, data(), jn.SAEM((3, 3, 3), chains=4, max_iterations=15, likelihood="none"))
     assert not fit.converged and fit.status.sentences[0] == "NOT CONVERGED."
-    assert "Not there yet" in fit.status.sentences[1] and "max_iterations is 15" in fit.status.sentences[1]
+    assert "Not at the maximum" in fit.status.sentences[1] and "max_iterations is 15" in fit.status.sentences[1]
     assert np.isnan(fit.log_likelihood) and np.isnan(fit.aic) and np.isnan(fit.bic)
     assert "NOT CONVERGED" in str(fit.summary())
 
 
-class Every:
-    """A callback that is told of the end as well."""
+class EveryStage:
+    """A callback that is called at every stage, the end included."""
 
     every_stage = True
 
@@ -72,33 +72,34 @@ class Every:
         self.states.append(entry.state)
 
 
-def test_callbacks_hear_every_iteration_in_order():
-    seen, every = [], Every()
-    fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK), callbacks=[seen.append, every])
-    assert every.states == ["init", *["iter"] * (len(seen) - 1), "done"]
-    assert [entry.iteration for entry in seen] == [-5, *range(-5, len(seen) - 6)]
-    assert len(seen) > 36 and all(np.isnan(entry.log_likelihood) and entry.procedure == "SAEM" for entry in seen)
-    start = seen[0].params.pack()
-    for entry in seen[1:6]:
+def test_callbacks_are_called_after_each_iteration_in_order():
+    entries, every = [], EveryStage()
+    fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK), callbacks=[entries.append, every])
+    assert every.states == ["init", *["iter"] * (len(entries) - 1), "done"]
+    assert [entry.iteration for entry in entries] == [-5, *range(-5, len(entries) - 6)]
+    assert len(entries) > 36
+    assert all(np.isnan(entry.log_likelihood) and entry.procedure == "SAEM" for entry in entries)
+    start = entries[0].params.pack()
+    for entry in entries[1:6]:
         np.testing.assert_array_equal(entry.params.pack(), start)
-    assert (seen[6].params.pack() != start).all()
+    assert (entries[6].params.pack() != start).all()
     trajectory = fit.sampling.trajectory.loc[0]
     assert trajectory.index[0] == -5 and fit.sampling.phases["decreasing steps"] == (20, 29)
-    np.testing.assert_allclose(seen[20].params.beta, trajectory.loc[14, ["a", "c"]], rtol=1e-12)
+    np.testing.assert_allclose(entries[20].params.beta, trajectory.loc[14, ["a", "c"]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("last", [-3, 4, 33, 45, 75])
 def test_a_callback_stops_the_run(last):
-    """In burn-in, in a phase, before and while scores are summed up: the parameters are where the run stood."""
-    seen = []
+    """In burn-in, in a phase, before and while scores are summed: the parameters are those of that iteration."""
+    entries = []
     fit = jn.fit(
         MODEL, data(), jn.SAEM(**QUICK | {"max_iterations": 500}),
-        callbacks=[lambda entry: seen.append(entry) or entry.iteration >= last],
+        callbacks=[lambda entry: entries.append(entry) or entry.iteration >= last],
     )  # fmt: skip
     assert fit.stopped and not fit.converged and not fit.interrupted
     assert "Stopped by a callback" in fit.status.sentences[1]
-    assert seen[-1].iteration == last
-    np.testing.assert_array_equal(fit.params.pack(), seen[-1].params.pack())
+    assert entries[-1].iteration == last
+    np.testing.assert_array_equal(fit.params.pack(), entries[-1].params.pack())
     assert (
         fit.information is None
         and np.isnan(fit.log_likelihood)
@@ -108,17 +109,17 @@ def test_a_callback_stops_the_run(last):
 
 
 @pytest.mark.parametrize("last", [-5, 4, 45])
-def test_an_interrupt_leaves_the_run_where_it_stood(last):
-    seen = []
+def test_an_interrupt_keeps_the_parameters_of_that_iteration(last):
+    entries = []
 
     def interrupt(entry):
-        seen.append(entry)
+        entries.append(entry)
         if entry.iteration == last and entry.state == "iter":
             raise KeyboardInterrupt
 
     fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK | {"max_iterations": 500}), callbacks=[interrupt])
     assert fit.interrupted and not fit.converged and "Interrupted by the user" in fit.status.sentences[1]
-    np.testing.assert_array_equal(fit.params.pack(), seen[-1].params.pack())
+    np.testing.assert_array_equal(fit.params.pack(), entries[-1].params.pack())
     assert np.isnan(fit.sampling.parameters_mean.to_numpy()).all()
     assert fit.sampling.samples.shape[1] == 0
 
@@ -128,10 +129,10 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("last", [-3, 12, 30, 60, 90])
-def test_a_run_that_was_killed_goes_on(tmp_path, monkeypatch, last):
-    """The same numbers as of a run that nobody killed, whether in a phase or in settling."""
-    monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "SHARE", 1e9)
+def test_a_run_that_was_killed_is_resumed(tmp_path, monkeypatch, last):
+    """The same numbers as of an uninterrupted run, killed in a phase or while scores are summed."""
+    monkeypatch.setattr(checkpoint, "MIN_INTERVAL", 0.0)
+    monkeypatch.setattr(checkpoint, "MAX_WRITING_FRACTION", 1e9)
     method, path = jn.SAEM(**QUICK | {"max_iterations": 400}, seed=2), tmp_path / "run.npz"
 
     def die(entry):
@@ -143,7 +144,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path, monkeypatch, last):
     fit = jn.fit(MODEL, data(), method, checkpoint=path)
     expected = unbroken()
     assert any(sentence.startswith(f"Resumed from {path}") for sentence in fit.status.sentences)
-    # One iteration a call or fifty: the same operations in another program.
+    # One iteration a call or fifty: the same operations in different programs.
     np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)
     np.testing.assert_allclose(fit.information.matrix, expected.information.matrix, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(fit.sampling.packed, expected.sampling.packed, rtol=1e-9, atol=1e-12)
@@ -165,24 +166,25 @@ def test_files_of_other_runs_are_refused(tmp_path):
 
 
 def test_a_group_that_cannot_be_fitted():
-    spoilt = columns()
-    spoilt["t"] = np.where(spoilt["id"] == 4, -1e6, spoilt["t"])
-    fit = jn.fit(MODEL, table(spoilt), jn.SAEM(**QUICK))
+    extreme = columns()
+    extreme["t"] = np.where(extreme["id"] == 4, -1e6, extreme["t"])
+    fit = jn.fit(MODEL, table(extreme), jn.SAEM(**QUICK))
     assert not fit.converged and "for group 4" in " ".join(fit.status.sentences)
-    fit = jn.fit(MODEL, table(spoilt), jn.SAEM(**QUICK), on_bad_group="leave out")
+    fit = jn.fit(MODEL, table(extreme), jn.SAEM(**QUICK), on_bad_group="leave out")
     assert 4 not in fit.data.labels and "Left out at your request: group 4." in fit.status.sentences
 
 
-def test_a_group_that_is_lost_on_the_way():
-    """Finite at the start, not a number for parameters that the run comes to."""
+def test_a_group_that_becomes_non_finite_during_the_run():
+    """Finite at the start, NaN for parameters that the run reaches."""
 
     def fails(phi, x):
         return decline(phi, x) + jnp.where((x.id == 3) & (phi.c < 0.9), jnp.nan, 0.0)
 
-    given = columns()
-    whole = jn.GroupedData.from_arrays(given["y"], given["id"], {"t": given["t"], "id": given["id"].astype(float)})
+    values = columns()
+    inputs = {"t": values["t"], "id": values["id"].astype(float)}
+    with_id = jn.GroupedData.from_arrays(values["y"], values["id"], inputs)
     parameters = [jn.Parameter("a", 2.0, "log", random=True), jn.Parameter("c", 1.0, "log")]
-    fit = jn.fit(jn.NLMEModel(fails, parameters), whole, jn.SAEM((0, 60, 0), chains=4, likelihood="none"))
+    fit = jn.fit(jn.NLMEModel(fails, parameters), with_id, jn.SAEM((0, 60, 0), chains=4, likelihood="none"))
     assert not fit.converged
     assert "group 3" in fit.status.sentences[1] and "stopped being finite" in fit.status.sentences[1]
     assert fit.information is None and "NOT CONVERGED" in str(fit.summary())
@@ -190,24 +192,24 @@ def test_a_group_that_is_lost_on_the_way():
 
 
 def test_groups_without_responses_and_of_weight_zero_change_nothing():
-    """They neither move an estimate nor count, and are named as what they are."""
-    given = columns()
-    more = {name: np.concatenate([values, values[:3]]) for name, values in given.items()}
-    more["id"] = np.where(np.arange(len(more["y"])) >= len(given["y"]), 99, more["id"])
+    """They neither change an estimate nor count as groups."""
+    plain = columns()
+    more = {name: np.concatenate([column, column[:3]]) for name, column in plain.items()}
+    more["id"] = np.where(np.arange(len(more["y"])) >= len(plain["y"]), 99, more["id"])
     method = jn.SAEM(**QUICK)
-    alone = jn.fit(MODEL, data(), method)
-    silent = more | {"y": np.where(more["id"] == 99, np.nan, more["y"])}
-    without = jn.fit(MODEL, table(silent), method)
+    expected = jn.fit(MODEL, data(), method)
+    unobserved = more | {"y": np.where(more["id"] == 99, np.nan, more["y"])}
+    without = jn.fit(MODEL, table(unobserved), method)
     weightless = jn.fit(MODEL, table(more, weights=np.append(np.ones(12), 0.0)), method)
     for fit in (without, weightless):
-        np.testing.assert_allclose(fit.params.pack(), alone.params.pack(), rtol=1e-9)
-        np.testing.assert_allclose(fit.information.matrix, alone.information.matrix, rtol=1e-7, atol=1e-7)
-    # Nothing is known of the group but the population.
+        np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)
+        np.testing.assert_allclose(fit.information.matrix, expected.information.matrix, rtol=1e-7, atol=1e-7)
+    # The conditional distribution of the group without responses is that of the population.
     sd = np.sqrt(np.diag(without.psi))
     np.testing.assert_allclose(without.sampling.effects_sd.loc[99], sd, rtol=0.5)
 
 
-def test_what_is_fixed_stays():
+def test_fixed_parameters_keep_their_values():
     parameters = [jn.Parameter("a", 2.9, "log", random=True, fix=True), jn.Parameter("c", 1.0, "log", random=True)]
     psi = np.diag([0.09, 0.06])
     fixed = jn.NLMEModel(decline, parameters, error=jn.error.constant(0.2), psi=psi, fix_psi=True)
@@ -243,7 +245,7 @@ def test_a_model_without_random_effects():
 
 
 def test_weights_inside_the_model_are_refused():
-    """A free block has no M-step: it would stay at its start unheard."""
+    """A free block has no M-step: it would stay at its start."""
     import equinox as eqx
 
     class Module(eqx.Module):

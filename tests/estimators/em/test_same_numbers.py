@@ -1,4 +1,4 @@
-"""The same seed, the same numbers: groups in another order, in chunks, on one device or on four."""
+"""Reproducibility by seed: the same numbers with groups in another order, in chunks, on one device or on four."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ import pytest
 
 import jaxnlme as jn
 from tests.estimators.core.test_devices import answer
-from tests.estimators.em import test_manners as small
+from tests.estimators.em.test_manners import MODEL, columns, data, table
 
 METHOD = dict(iterations=(15, 15, 15), chains=4, likelihood="none", max_iterations=45, seed=7)
 
 
-def told(way):
-    """Estimates, standard errors and conditional means of a fit in one of several ways, as lists."""
+def numbers(way):
+    """Estimates, parameters after an iteration and conditional means of a fit computed in some `way`, as lists."""
     options = {"chunks": {"chunk_groups": 5}, "devices": {"devices": 4}, "both": {"chunk_groups": 3, "devices": 2}}
-    data = small.data()
+    table_in_order = data()
     if way == "order":
-        given = small.columns()
-        order = np.concatenate([np.flatnonzero(given["id"] == k) for k in [7, 2, 11, 0, 5, 1, 10, 3, 9, 4, 8, 6]])
-        data = small.table({name: values[order] for name, values in given.items()})
-    fit = jn.fit(small.MODEL, data, jn.SAEM(**METHOD), **options.get(way, {}))
+        values = columns()
+        order = np.concatenate([np.flatnonzero(values["id"] == k) for k in [7, 2, 11, 0, 5, 1, 10, 3, 9, 4, 8, 6]])
+        table_in_order = table({name: column[order] for name, column in values.items()})
+    fit = jn.fit(MODEL, table_in_order, jn.SAEM(**METHOD), **options.get(way, {}))
     means = fit.sampling.effects_mean.sort_index().to_numpy()
     return [fit.params.pack().tolist(), fit.sampling.packed[40, 0].tolist(), means.tolist()]
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return told("plain")
+    return numbers("plain")
 
 
-def assert_same(found, expected):
-    # Other orders of the same sums; a chain that a rounding error turns the other way would show as more.
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+def assert_same(actual, expected):
+    # The sums are taken in another order; a proposal accepted or rejected by a rounding error would differ by more.
+    for actual_values, expected_values in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(actual_values, expected_values, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("way", ["order", "chunks"])
 def test_order_and_chunks(plain, way):
-    assert_same(told(way), plain)
+    assert_same(numbers(way), plain)
 
 
 def test_devices(plain, tmp_path):
@@ -52,18 +52,18 @@ def test_devices(plain, tmp_path):
     process = subprocess.Popen(
         [sys.executable, Path(__file__), out], env=environment(), stderr=subprocess.PIPE
     )  # fmt: skip
-    found = answer(process, out)
+    by_way = answer(process, out)
     for way in ("devices", "both"):
-        assert_same(found[way], plain)
+        assert_same(by_way[way], plain)
 
 
 def environment():
     import os
 
-    own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    return own | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    return variables | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 4)
-    Path(sys.argv[1]).write_text(json.dumps({way: told(way) for way in ("devices", "both")}))
+    Path(sys.argv[1]).write_text(json.dumps({way: numbers(way) for way in ("devices", "both")}))
