@@ -1,1 +1,2 @@
-"""Many fits around one: bootstrap, jackknife, multistart and profile likelihood, each a batch in one program."""
+"""Many refits of one fit: bootstrap, jackknife, multistart and profile likelihood, each as a batch in one compiled
+program."""

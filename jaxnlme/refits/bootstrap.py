@@ -1,4 +1,4 @@
-"""The bootstrap: a fit repeated on resampled groups, or on responses drawn from it."""
+"""Bootstrap: refits of resampled groups, or of responses simulated from the fit."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import numpy as np
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jackknife import Jackknife
-from jaxnlme.refits.jobs import NOTHING_SAID, Outcomes, failures, outcome_sentences, reached_maximum
-from jaxnlme.refits.refits import Refits, named_options, whole_number
+from jaxnlme.refits.jackknife import jackknife as run_jackknife
+from jaxnlme.refits.jobs import NO_INFORMATION, Outcomes, failures, outcome_sentences, reached_maximum
+from jaxnlme.refits.refits import Refits, check_option_names, check_whole_number
 from jaxnlme.refits.replicate_table import ReplicateTable
 from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
 from jaxnlme.results.display import Table, number
-from jaxnlme.results.record import Fit
+from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("case", "parametric")
 INTERVALS = ("percentile", "basic", "normal", "bca")
-# Fewer groups than this make few different draws.
+# Number of groups below which the record says that the bootstrap is only a rough guide: few resamples differ.
 FEW_GROUPS = 20
 
 
-@named_options
+@check_option_names
 def bootstrap(
-    fit: Fit,
+    fit: FitRecord,
     n: int = 500,
     *,
     seed: int = 0,
@@ -39,55 +40,61 @@ def bootstrap(
     width: int | None = None,
     progress: bool | None = None,
 ) -> Bootstrap:
-    """`n` refits of a fit, all in one compiled program.
+    """Refit a model to `n` bootstrap samples, all in one compiled program.
 
     **Arguments:**
 
-    - `kind`: "case" draws groups with replacement, as many as there are (those of weight zero aside): a group drawn c
-      times has c times its own weight, so that no data are copied. "parametric" draws responses from the fitted model,
-      those of `fit.simulate(n, seed)`.
-    - `by`: a group-level column within whose levels groups are drawn ("case"), or several, whose levels are crossed.
-    - `seed`: replicate r depends on (seed, r) and the groups' labels alone, not on n, the order of groups or `width`.
-    - `max_iterations` of a refit; `width`: how many run side by side, None chooses by memory; `progress` as in `fit`.
+    - `kind`: "case" resamples groups with replacement, as many as there are (without those of weight zero): the weight
+      of a group drawn c times is multiplied by c, so that no data are copied. "parametric" draws responses from the
+      fitted model, those of `fit.simulate(n, seed)`.
+    - `by`: a group-level column within whose levels groups are resampled ("case"), or several, whose levels are
+      crossed.
+    - `seed`: replicate r depends only on (seed, r) and the groups' labels, not on n, the order of groups or `width`.
+    - `max_iterations` of a refit; `width`: the number of refits at a time, chosen by memory where None; `progress` as
+      in `fit`.
 
-    Refits start from the estimates and conditional modes of the fit, on the default device with all groups at once
-    (the fit's `devices` and `chunk_groups` are not theirs). Variances estimated as zero are opened again.
+    Refits start from the estimates and conditional modes of the fit; variances estimated as zero start from a positive
+    value. They run on the default device with all groups at once, whatever `devices` and `chunk_groups` the fit used.
     **Returns:** a Bootstrap.
-    **Errors:** FitError where the fit did not converge; OptionError; ModelError where responses cannot be drawn.
+    **Raises:** FitError where the fit did not converge; OptionError; ModelError where responses cannot be drawn.
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, Chapman and Hall; for mixed models Thai,
     Mentre, Holford, Veyrat-Follet and Comets (2013), Pharmaceutical Statistics 12, 129-140.
     """
     if kind not in KINDS:
         raise OptionError(f"kind {kind!r} of bootstrap is not known; {near_matches(kind, KINDS)}")
-    n = whole_number("n", n, 2, "the number of replicates")
-    seed = whole_number("seed", seed, 0)
+    n = check_whole_number("n", n, 2, "the number of replicates")
+    seed = check_whole_number("seed", seed, 0)
     if by is not None and kind != "case":
         raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
     refits = Refits(fit, "a bootstrap", max_iterations, width)
     within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
-    own = case_draws(refits, seed, strata_of(fit, within)) if kind == "case" else parametric_draws(refits, seed, n)
+    if kind == "case":
+        overlay = case_draws(refits, seed, strata_of(fit, within))
+    else:
+        overlay = parametric_draws(refits, seed, n)
     out = refits.run(
-        own,
+        overlay,
         np.tile(refits.x, (n, 1)),
-        metrics=refits.metrics,
+        inverse_hessians=refits.inverse_hessians,
         progress=progress,
         name="bootstrap",
     )
     if kind == "case":
-        out = dataclasses.replace(out, identifiable=identifiable(refits, own, n))
+        out = dataclasses.replace(out, identifiable=identifiable(refits, overlay, n))
     return _record(refits, out, kind, seed, within)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Bootstrap(ReplicateTable):
-    """What a bootstrap found. Values are on the scale of `fit.values`: typical values on their natural scale, SDs,
-    correlations, error parameters.
+    """Bootstrap replicates and the statistics that follow from them. Values are on the scale of `fit.values`: typical
+    values on their natural scale, SDs, correlations, error parameters.
 
-    **Fields:** `fit`; `kind`, `seed`, `by`; `replicates`, a row a replicate: the values by name (NaN where the refit
-    failed), `log_likelihood` (of the resampled data), `status`, `iterations`, `evaluations`; `sentences`.
+    **Fields:** `fit`; `kind`, `seed`, `by` as in `bootstrap`; `replicates`, a row per replicate: the values by name
+    (NaN where the refit failed), `log_likelihood` (of the resampled data), `status`, `iterations`, `evaluations`;
+    `sentences`.
     """
 
-    fit: Fit
+    fit: FitRecord
     kind: str
     seed: int
     by: tuple[str, ...]
@@ -95,7 +102,7 @@ class Bootstrap(ReplicateTable):
     sentences: tuple[str, ...]
 
     @property
-    def _rows(self) -> pd.DataFrame:
+    def _refit_table(self) -> pd.DataFrame:
         return self.replicates
 
     @property
@@ -117,10 +124,13 @@ class Bootstrap(ReplicateTable):
         """Confidence intervals, with columns `estimate`, `lower`, `upper`.
 
         With q(p) the quantiles of the replicates, t the estimate, a = (1 - level) / 2: "percentile" q(a), q(1 - a);
-        "basic" 2 t - q(1 - a), 2 t - q(a); "normal" t - bias -+ z se; "bca", corrected for bias and acceleration, the
-        latter from the jackknife (`jackknife`, a record of `fit.jackknife()`, made here where None), for kind "case".
+        "basic" 2 t - q(1 - a), 2 t - q(a); "normal" t - bias -+ z se; "bca", corrected for bias and acceleration,
+        for a bootstrap of kind "case".
 
-        **Errors:** OptionError, for "bca" also where a fit of the jackknife failed, or it is one of another fit.
+        **Arguments:** `level`, a probability; `kind`; `jackknife`: the record of `fit.jackknife()` that gives the
+        acceleration for "bca", computed here where None.
+        **Returns:** a row per value that was not fixed.
+        **Raises:** OptionError, for "bca" also where a fit of the jackknife failed, or it belongs to another fit.
         **Source:** Efron and Tibshirani (1993), chapters 13 and 14 (equations 14.9 to 14.15); Davison and Hinkley
         (1997), Bootstrap Methods and their Application, chapter 5 ("basic").
         """
@@ -133,18 +143,18 @@ class Bootstrap(ReplicateTable):
             raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
         values, estimate = self.values, self.estimates
         if len(values) < 2:
-            raise OptionError("fewer than two replicates converged: there is nothing to take intervals of.")
+            raise OptionError("fewer than two replicates converged: intervals need at least two.")
         low, high = 0.5 - level / 2.0, 0.5 + level / 2.0
         if kind == "normal":
             reach = float(ndtri(high)) * self.se
             lower, upper = estimate - self.bias - reach, estimate - self.bias + reach
         elif kind == "bca":
             if self.kind != "case":
-                raise OptionError("'bca' takes its acceleration from the jackknife, which suits kind='case' alone.")
-            jackknife = self.fit.jackknife(progress=False) if jackknife is None else jackknife
+                raise OptionError("'bca' takes its acceleration from the jackknife, which applies to kind='case' only.")
+            jackknife = run_jackknife(self.fit, progress=False) if jackknife is None else jackknife
             self._check(jackknife)
-            ends = {n: _bca(values[n], estimate[n], jackknife.values[n], (low, high)) for n in self._moving}
-            lower, upper = (pd.Series({name: pair[k] for name, pair in ends.items()}) for k in (0, 1))
+            limits = {n: _bca(values[n], estimate[n], jackknife.values[n], (low, high)) for n in self._free_names}
+            lower, upper = (pd.Series({name: pair[k] for name, pair in limits.items()}) for k in (0, 1))
         else:
             lower, upper = values.quantile(low), values.quantile(high)
             if kind == "basic":
@@ -152,17 +162,17 @@ class Bootstrap(ReplicateTable):
         return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper}).loc[list(estimate.index)]
 
     def _check(self, jackknife: Any) -> None:
-        """Refuses a jackknife that acceleration cannot be taken from."""
-        own, its = self.fit, getattr(jackknife, "fit", None)
-        if not isinstance(jackknife, Jackknife) or its is None:
+        """**Raises:** OptionError for a jackknife that does not give the acceleration of this bootstrap."""
+        fit, deleted_from = self.fit, getattr(jackknife, "fit", None)
+        if not isinstance(jackknife, Jackknife) or deleted_from is None:
             raise OptionError(
-                f"jackknife is a record of fit.jackknife(), or None; received {type(jackknife).__name__}."
+                f"jackknife must be a record of fit.jackknife(), or None; received {type(jackknife).__name__}."
             )
-        same = own.fingerprint == its.fingerprint and own.method == its.method and list(own.values) == list(its.values)
-        if not same or not np.array_equal(list(own.values.values()), list(its.values.values()), equal_nan=True):
-            raise OptionError(
-                "the jackknife is of another fit than this bootstrap; leave it out, or pass fit.jackknife()."
-            )
+        same_data = fit.fingerprint == deleted_from.fingerprint and fit.method == deleted_from.method
+        same = same_data and list(fit.values) == list(deleted_from.values)
+        values, of_jackknife = list(fit.values.values()), list(deleted_from.values.values())
+        if not same or not np.array_equal(values, of_jackknife, equal_nan=True):
+            raise OptionError("the jackknife is of another fit than this bootstrap; omit it, or pass fit.jackknife().")
         failed = [str(label) for label in jackknife.deleted.index[~jackknife.converged]]
         if failed:
             raise OptionError(
@@ -174,12 +184,12 @@ class Bootstrap(ReplicateTable):
     def _tables(self) -> list[Table]:
         rows = []
         enough = len(self.values) > 1
-        ends = self.intervals() if enough else None
-        for name in self._moving:
+        intervals = self.intervals() if enough else None
+        for name in self._free_names:
             cells = [name, number(self.fit.values[name])]
-            if ends is not None:
+            if intervals is not None:
                 cells += [number(self.bias[name]), number(self.se[name])]
-                cells.append(f"[{number(ends.lower[name])}, {number(ends.upper[name])}]")
+                cells.append(f"[{number(intervals.lower[name])}, {number(intervals.upper[name])}]")
             else:
                 cells += ["", "", ""]
             rows.append(cells)
@@ -187,45 +197,49 @@ class Bootstrap(ReplicateTable):
 
 
 def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: tuple[float, float]) -> list[float]:
-    """BCa ends: quantiles at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z0 from the share of replicates below the estimate
-    (ties count half), a from the third moment of the jackknife, `deleted` (groups,)."""
+    """BCa limits: quantiles of the replicates `values` at Phi(z0 + (z0 + z) / (1 - a (z0 + z))) with
+    z = Phi^-1(`probabilities`), z0 from the fraction of replicates below the estimate (ties count half), a from the
+    third moment of the jackknife values `deleted` (groups,)."""
     from scipy.special import ndtr, ndtri
 
     below = float(np.mean(values < estimate) + 0.5 * np.mean(values == estimate))
     z0 = float(ndtri(np.clip(below, 0.5 / len(values), 1.0 - 0.5 / len(values))))
-    gap = np.asarray(deleted.mean() - deleted)
-    square = float(np.sum(gap**2))
-    a = float(np.sum(gap**3)) / (6.0 * square**1.5) if square > 0 else 0.0
-    out = []
+    deviation = np.asarray(deleted.mean() - deleted)
+    square = float(np.sum(deviation**2))
+    a = float(np.sum(deviation**3)) / (6.0 * square**1.5) if square > 0 else 0.0
+    limits = []
     for p in probabilities:
         z = z0 + float(ndtri(p))
-        out.append(float(np.quantile(values, ndtr(z0 + z / (1.0 - a * z)))))
-    return out
+        limits.append(float(np.quantile(values, ndtr(z0 + z / (1.0 - a * z)))))
+    return limits
 
 
 def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, ...]) -> Bootstrap:
+    """The Bootstrap of the outcomes, with its sentences."""
     fit, table = refits.fit, refits.values(out)
     status = outcome_sentences(out)
     table["log_likelihood"] = np.where(reached_maximum(out), out.log_likelihood, np.nan)
     table["status"], table["iterations"], table["evaluations"] = status, out.iterations, out.evaluations
     table.index.name = "replicate"
     ran = int(out.done.sum())
-    drawn = "groups drawn with replacement" if kind == "case" else "responses drawn from the fit"
+    resampling = "groups drawn with replacement" if kind == "case" else "responses drawn from the fit"
     within = f" within levels of {' by '.join(by)}" if by else ""
     good = int(np.sum(status == "converged"))
     sentences = [
-        f"Bootstrap of a fit by {fit.method}: {drawn}{within}, seed {seed}; {good} of {ran} replicates converged."
+        f"Bootstrap of a fit by {fit.method}: {resampling}{within}, seed {seed}; {good} of {ran} replicates converged."
     ]
-    sentences += failures(status, "replicates") + refits.placement
+    sentences += failures(status, "replicates") + refits.device_sentences
     groups = int(np.sum(fit.data.weights != 0))
     if kind == "case" and groups < FEW_GROUPS:
-        sentences.append(f"There are {groups} groups to draw from: with fewer than {FEW_GROUPS} this is a rough guide.")
-    if not by and (status == NOTHING_SAID).any():
-        sentences.append("Drawing within levels of a group-level column (by=) keeps every level in every replicate.")
+        sentences.append(f"There are {groups} groups: with fewer than {FEW_GROUPS} a bootstrap is a rough guide.")
+    if not by and (status == NO_INFORMATION).any():
+        sentences.append("Resampling within the levels of a column (by=) keeps every level in every replicate.")
     if ran and good < 0.9 * ran:
-        sentences.append("So many failed that what the others say may be far off: try a simpler model.")
+        sentences.append(
+            "More than a tenth failed: the statistics of the others may be misleading; try a simpler model."
+        )
     zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]
     if zeros:
         parts = ", ".join(f"{name} in {int((table[name] == 0).sum())}" for name in zeros)
-        sentences.append(f"Estimated as zero: {parts} of them.")
+        sentences.append(f"Estimated as zero: {parts} of the replicates.")
     return Bootstrap(fit, kind, seed, by, table, tuple(sentences))

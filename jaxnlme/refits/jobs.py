@@ -1,4 +1,4 @@
-"""Jobs: the minimisations of a batch, and what came of each."""
+"""Jobs: the minimisations of a batch, their outcomes, and sentences on these."""
 
 from __future__ import annotations
 
@@ -13,74 +13,77 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.marginal.convergence import CONVERGED
 
 
-def nothing(problem: Problem) -> Problem:
-    """The problem with every leaf left out: where jobs put the leaves that are their own."""
+def empty_overlay(problem: Problem) -> Problem:
+    """A Problem with None for every leaf, into which jobs put the leaves that differ between them."""
     return jax.tree.map(lambda leaf: None, problem)
 
 
 @dataclasses.dataclass(frozen=True)
 class Jobs:
-    """Minimisations of one problem.
+    """Minimisations of one problem, whose data or weights may differ between jobs.
 
-    `x` (jobs, n), starts; `free` (jobs, n) bool, entries that move; `own(indices)`: a Problem whose leaves, with a
-    leading axis of jobs, replace those of the common one, None elsewhere (`nothing` makes one without any): weights,
-    responses or whatever differs, made when a lane takes the job; `modes` (groups, random), where all first searches
-    start; `metrics` (k, n, n), inverse Hessians to begin with, None for those made of the groups' scores; `metric`
-    (jobs,), which of them each job takes, the first where None.
+    **Fields:** `x` (jobs, n), starting points; `free` (jobs, n) bool, entries that are not held fixed;
+    `overlay(indices)`: a Problem whose leaves, with a leading axis of jobs, replace those of the common problem, None
+    where the common leaf is used (see `empty_overlay`): weights, responses or whatever differs, made when a slot takes
+    the job; `modes` (groups, random), where the first mode searches of all jobs start; `inverse_hessians` (k, n, n),
+    initial inverse Hessians, None for those computed from the groups' scores; `hessian_index` (jobs,), the initial
+    inverse Hessian of each job, the first where None.
     """
 
     x: np.ndarray
     free: np.ndarray
-    own: Callable[[np.ndarray], Problem]
+    overlay: Callable[[np.ndarray], Problem]
     modes: np.ndarray
-    metrics: np.ndarray | None = None
-    metric: np.ndarray | None = None
+    inverse_hessians: np.ndarray | None = None
+    hessian_index: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """Where jobs ended, a row each; NaN and zero where a job was not run.
+    """Outcomes of jobs, a row per job; NaN and zero for a job that was not run.
 
-    `x` (jobs, n); `value`, the objective (minus log-likelihood and log prior); `log_likelihood`, weighted by the job's
-    own weights; `common`, the log-likelihood by the weights of the common problem at the same point and modes, NaN
-    where a group's mode that counts there was not found; `decrement`, the predicted gain of a further step;
-    `iterations`, `evaluations`; `lost`, the number of groups that count and whose mode was not found; `done` (jobs,)
-    bool: it was run to its end; `identifiable` (jobs,) bool: its data tell every parameter, as far as somebody looked;
-    `interrupted` by Ctrl-C.
+    **Fields:** `x` (jobs, n); `value`, the objective (minus log-likelihood and log prior); `log_likelihood`, with the
+    weights of the job; `full_log_likelihood`, with the weights of the common problem at the same point and modes, NaN
+    where the mode of a group with weight was not found; `decrement`, the predicted gain of a further step
+    (log-likelihood units); `iterations`, `evaluations`; `n_failed_modes`, the number of groups with weight in the job
+    whose mode was not found; `done` (jobs,) bool: the job has ended; `identifiable` (jobs,) bool: false where the data
+    of the job were found not to determine every parameter; `interrupted` by Ctrl-C.
     """
 
     x: np.ndarray
     value: np.ndarray
     log_likelihood: np.ndarray
-    common: np.ndarray
+    full_log_likelihood: np.ndarray
     decrement: np.ndarray
     iterations: np.ndarray
     evaluations: np.ndarray
-    lost: np.ndarray
+    n_failed_modes: np.ndarray
     done: np.ndarray
     identifiable: np.ndarray
     interrupted: bool = False
 
     def rows(self, which: np.ndarray) -> Outcomes:
         """The outcomes of the jobs `which` (indices)."""
-        new: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            new[field.name] = value[which] if isinstance(value, np.ndarray) else value
-        return Outcomes(**new)
+            fields[field.name] = value[which] if isinstance(value, np.ndarray) else value
+        return Outcomes(**fields)
 
     def replaced(self, which: np.ndarray, other: Outcomes) -> Outcomes:
-        """These outcomes with the rows `which` (indices) of `other` (as many rows) in their place."""
-        new: dict[str, Any] = {"interrupted": self.interrupted or other.interrupted}
+        """These outcomes with the rows of `other` in the places `which` (indices)."""
+        fields: dict[str, Any] = {"interrupted": self.interrupted or other.interrupted}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
-                new[field.name] = value.copy()
-                new[field.name][which] = getattr(other, field.name)
-        return Outcomes(**new)
+                fields[field.name] = value.copy()
+                fields[field.name][which] = getattr(other, field.name)
+        return Outcomes(**fields)
 
 
 def blank_outcomes(n_jobs: int, n: int) -> Outcomes:
+    """Outcomes of `n_jobs` jobs with n parameters, none of them run."""
+
     def nan(*shape: int) -> np.ndarray:
         return np.full((n_jobs, *shape), np.nan)
 
@@ -90,41 +93,48 @@ def blank_outcomes(n_jobs: int, n: int) -> Outcomes:
     return Outcomes(nan(n), nan(), nan(), nan(), nan(), zero(), zero(), zero(), zero(bool), ~zero(bool))
 
 
-# ---- how jobs ended, in words
+# ---- outcomes as sentences
 
-# How a refit ended whose groups leave some parameter anywhere (see `identifiable`).
-NOTHING_SAID = "without information on some parameter"
+# Outcome of a refit whose data do not determine every parameter (see `identifiability.identifiable`).
+NO_INFORMATION = "without information on some parameter"
 
 
 def reached_maximum(out: Outcomes) -> np.ndarray:
-    """Which jobs (jobs,) came to a maximum: finite, a predicted gain below 1e-6, every group's mode found, data that
-    tell every parameter."""
-    return out.identifiable & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.lost == 0)
+    """True (jobs,) for jobs that reached a maximum: the objective is finite, the predicted gain of a further step below
+    1e-6, the mode of every group found, and every parameter identifiable."""
+    return (
+        out.identifiable & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.n_failed_modes == 0)
+    )
 
 
 def outcome_sentences(out: Outcomes) -> np.ndarray:
-    """How each job (jobs,) ended, in words."""
+    """The outcome of each job (jobs,) in words: "converged", or what failed."""
     finite = np.isfinite(out.value)
     near = finite & (out.decrement < CONVERGED)
     return np.select(
-        [~out.done, ~finite, ~out.identifiable, near & (out.lost > 0), near],
-        ["not run", "not finite", NOTHING_SAID, "a mode not found", "converged"],
+        [~out.done, ~finite, ~out.identifiable, near & (out.n_failed_modes > 0), near],
+        ["not run", "not finite", NO_INFORMATION, "a mode not found", "converged"],
         "not converged",
     ).astype(object)
 
 
 def failures(status: Any, what: str) -> list[str]:
-    """Sentences on jobs that did not end, none where all did; `status` (jobs,) as `words` gives them."""
+    """Sentences on jobs that failed or were not run, an empty list where all converged.
+
+    **Arguments:** `status` (jobs,), from `outcome_sentences`; `what`: the jobs in the plural, such as "replicates".
+    """
     status = np.asarray(status)
-    bad = [word for word in ("not converged", "not finite", NOTHING_SAID, "a mode not found") if (status == word).any()]
-    out = []
+    failed = [
+        word for word in ("not converged", "not finite", NO_INFORMATION, "a mode not found") if (status == word).any()
+    ]
+    sentences = []
     missing = int(np.sum(status == "not run"))
     if missing:
-        out.append(f"Interrupted: {len(status) - missing} of {len(status)} {what} were run.")
-    if bad:
-        parts = ", ".join(f"{int(np.sum(status == word))} {word}" for word in bad)
-        count = sum(int(np.sum(status == word)) for word in bad)
-        out.append(
-            f"{count} of {len(status) - missing} {what} failed ({parts}); their values are NaN and count in no number."
+        sentences.append(f"Interrupted: {len(status) - missing} of {len(status)} {what} were run.")
+    if failed:
+        parts = ", ".join(f"{int(np.sum(status == word))} {word}" for word in failed)
+        count = sum(int(np.sum(status == word)) for word in failed)
+        sentences.append(
+            f"{count} of {len(status) - missing} {what} failed ({parts}); their values are NaN and enter no statistic."
         )
-    return out
+    return sentences

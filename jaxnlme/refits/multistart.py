@@ -1,34 +1,42 @@
-"""Multistart: fits from many starting points, and the distinct maxima they lead to."""
+"""Multistart: fits from many starting points, and the distinct maxima that they reach."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
-from jaxnlme.refits.jobs import Outcomes, failures, nothing, outcome_sentences, reached_maximum
-from jaxnlme.refits.refits import Refits, named_options, natural_se, opened_variances, packed, whole_number
+from jaxnlme.refits.jobs import Outcomes, empty_overlay, failures, outcome_sentences, reached_maximum
+from jaxnlme.refits.refits import (
+    Refits,
+    check_option_names,
+    check_whole_number,
+    natural_se,
+    pack_on_host,
+    restart_zero_variances,
+)
 from jaxnlme.results.display import Printable, Table, number
-from jaxnlme.results.record import Fit
+from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 AROUND = ("start", "estimates")
-# Ends whose objectives and values differ by less are one maximum: log-likelihood units; a share of a standard error, or
-# of a value where there is none.
-SAME_VALUE, SAME_PLACE = 1e-3, 0.05
-# A better maximum than the fit's is reported from here on, in log-likelihood units.
-BETTER = 1e-4
+# Two fits reached the same maximum if their objectives differ by less than SAME_OBJECTIVE (log-likelihood units) and
+# their values by less than SAME_VALUES (a fraction of the standard error, or of the value where there is none).
+SAME_OBJECTIVE, SAME_VALUES = 1e-3, 0.05
+# Gain over the fit (log-likelihood units) above which a maximum is reported as better.
+BETTER_BY = 1e-4
 
 
-@named_options
+@check_option_names
 def multistart(
-    fit: Fit,
+    fit: FitRecord,
     n: int = 64,
     *,
     spread: float = 1.0,
@@ -37,65 +45,67 @@ def multistart(
     max_iterations: int = 100,
     width: int | None = None,
     progress: bool | None = None,
+    refit: Callable[..., FitRecord],
 ) -> Multistart:
-    """Fits from `n` starting points, all in one compiled program. The fit itself need not have converged.
+    """Fit a model from `n` starting points, all in one compiled program. The fit itself need not have converged.
 
     **Arguments:**
 
     - `around`: "start", the model's starting values (residual scales, where the user gave none, at the fit's), or
       "estimates". The first point is this centre itself.
-    - `spread`: standard deviation of the others on the unconstrained scale: of entries on a log or logit scale as it
-      stands (1: a factor e up or down), of others times their own size. Drawn as a Latin hypercube of normal
-      quantiles.
-    - `seed` of the draws; `max_iterations` of a refit; `width`: how many run side by side; `progress` as in `fit`.
+    - `spread`: standard deviation of the other points on the unconstrained scale, absolute for entries on a log or
+      logit scale (1: a factor e up or down), relative to their size for other entries. The points are a Latin hypercube
+      of normal quantiles.
+    - `seed` of the draws; `max_iterations` of a refit; `width`: the number of refits at a time; `progress` as in `fit`.
+    - `refit`: the function `jn.fit`, which `Multistart.best` calls.
 
-    Conditional modes are searched from zero. The refits run on the default device with all groups at once: the fit's
-    `devices` and `chunk_groups` are those of `best` alone.
+    Mode searches start from zero. The refits run on the default device with all groups at once; only `best` uses the
+    `devices` and `chunk_groups` of the fit.
     **Returns:** a Multistart, whose `best` is a full Fit.
-    **Errors:** OptionError.
+    **Raises:** OptionError.
     **Source:** McKay, Beckman and Conover (1979), Technometrics 21, 239-245 (Latin hypercube sampling).
     """
     if around not in AROUND:
         raise OptionError(f"around={around!r} is not known; {near_matches(around, AROUND)}")
-    n = whole_number("n", n, 1, "the number of starts")
+    n = check_whole_number("n", n, 1, "the number of starts")
     if not 0.0 < spread < np.inf:
         raise OptionError(f"spread must be a positive number; received {spread!r}.")
-    seed = whole_number("seed", seed, 0)
+    seed = check_whole_number("seed", seed, 0)
     refits = Refits(fit, "a multistart", max_iterations, width, converged=False)
     if around == "estimates" and not np.isfinite(fit.log_likelihood):
         raise OptionError("the fit has no estimates to start around; use around='start'.")
     starts = _starts(refits, n, float(spread), around, seed)
     out = refits.run(
-        lambda indices: nothing(refits.problem),
+        lambda indices: empty_overlay(refits.problem),
         starts,
         modes=np.zeros_like(np.asarray(fit.modes)),
         evaluations=80,
         progress=progress,
         name="multistart",
     )
-    return _record(refits, out, starts)
+    return _record(refits, out, starts, refit)
 
 
 def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np.ndarray:
-    """Starting points (n, packed), the centre first."""
+    """Starting points (n, packed), the centre first; arguments as of `multistart`."""
     from scipy.special import ndtri
 
     fit, binding = refits.fit, refits.binding
-    centre = packed(binding.start)
+    centre = pack_on_host(binding.start)
     if np.isfinite(fit.log_likelihood):
-        own = packed(fit.params)
+        estimates = pack_on_host(fit.params)
         automatic = [entry.automatic for entry in binding.density.error.parameters]
-        places = np.arange(refits.dense - len(automatic), refits.dense)[np.array(automatic, bool)]
-        centre[places] = own[places]
-        centre = own if around == "estimates" else centre
-    centre, _ = opened_variances(binding, centre)
+        index = np.arange(refits.dense - len(automatic), refits.dense)[np.array(automatic, bool)]
+        centre[index] = estimates[index]
+        centre = estimates if around == "estimates" else centre
+    centre, _ = restart_zero_variances(binding, centre)
     first = len(binding.density.beta_names)
     unit = np.ones(len(centre))
     for k, transform in enumerate(binding.transforms):
         if transform is None or transform.name == "identity":
             unit[k] = max(abs(centre[k]), 1e-3) if transform is not None else max(abs(centre[k]), 0.5)
     for index, _, others in binding.density.covariance.log_scales:
-        for other in others:  # entries of a factor, in the unit of their effects
+        for other in others:  # entries of a factor have the unit of their effect
             unit[first + other] = np.exp(centre[first + index]) if np.isfinite(centre[first + index]) else 1.0
     unit[refits.dense :] = 0.1 * np.maximum(np.abs(centre[refits.dense :]), 0.1)
     rng = np.random.default_rng(seed)
@@ -109,38 +119,37 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Multistart(Printable):
-    """Where fits from many starts ended.
+    """Maxima reached from many starting points.
 
-    **Fields:** `fit`; `starts`, a row a start: the values it began from ("start of NAME") and ended at, by name,
-    `log_likelihood`, `status`, `maximum` (its row in `maxima`, -1 where it failed), `iterations`; `maxima`, a row a
-    distinct maximum, the highest first: `log_likelihood` (of all groups), `gain` over the fit's own objective
-    (log-likelihood units), `starts` and `share` of the starts that led there, `fit`, whether the fit is this one, and
-    the values; `sentences`; `x` (maxima, n), packed.
+    **Fields:** `fit`; `refit`, the function `jn.fit`; `starts`, a row per start: the values at its start ("start of
+    NAME") and its end, by name, `log_likelihood`, `status`, `maximum` (its row in `maxima`, -1 where it failed),
+    `iterations`; `maxima`, a row per distinct maximum, the highest first: `log_likelihood` (of all groups), `gain` over
+    the objective of the fit (log-likelihood units), number `starts` and fraction `share` of the starts that reached it,
+    `fit`: it is the maximum of the fit, and the values; `sentences`; `x` (maxima, n), packed.
     """
 
-    fit: Fit
+    fit: FitRecord
+    refit: Callable[..., FitRecord]
     starts: pd.DataFrame
     maxima: pd.DataFrame
     sentences: tuple[str, ...]
     x: np.ndarray
 
     @functools.cached_property
-    def best(self) -> Fit:
-        """A full fit from the highest maximum: convergence checked, standard errors and all, on as many devices and in
-        such chunks as the fit; the fit at hand where none is higher.
+    def best(self) -> FitRecord:
+        """Fit from the highest maximum, with convergence checks and standard errors, on as many devices and in chunks
+        as the fit; the fit itself where no maximum is higher.
 
-        **Errors:** OptionError where no start led to a maximum."""
+        **Raises:** OptionError where no start reached a maximum."""
         if not len(self.maxima):
-            raise OptionError("no start led to a maximum: there is no best one.")
-        if self.fit.converged and not self.maxima["gain"].iloc[0] > BETTER:
+            raise OptionError("no start reached a maximum, so there is no best one.")
+        if self.fit.converged and not self.maxima["gain"].iloc[0] > BETTER_BY:
             return self.fit
-        from jaxnlme.fitting.fit import fit as fit_again
-
         start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
-        # As many devices as the fit had, where this machine has them.
+        # As many devices as the fit used, or as this machine has.
         devices, chunk = (self.fit.options.get(name) for name in ("devices", "chunk_groups"))
         devices = None if devices is None else min(devices, len(jax.local_devices()))
-        return fit_again(
+        return self.refit(
             self.fit.model,
             self.fit.data,
             self.fit.estimator,
@@ -162,19 +171,24 @@ class Multistart(Printable):
         return [Table("Maxima, the highest first; values on their natural scale", header, rows)]
 
 
-def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:
+def _record(refits: Refits, out: Outcomes, starts: np.ndarray, refit: Callable[..., FitRecord]) -> Multistart:
+    """The Multistart of the outcomes, with its sentences; `starts` (jobs, n), packed."""
     import pandas as pd
 
     fit, values, good = refits.fit, refits.values(out), reached_maximum(out)
-    own = fit.log_likelihood + fit.log_prior
-    place = _clusters(refits, out, values, good)
+    best = fit.log_likelihood + fit.log_prior
+    maximum = _clusters(refits, out, values, good)
     x, rows = [], []
-    for k in range(int(place.max(initial=-1)) + 1):
-        members = np.flatnonzero(place == k)
+    for k in range(int(maximum.max(initial=-1)) + 1):
+        members = np.flatnonzero(maximum == k)
         top = members[np.argmin(out.value[members])]
         x.append(out.x[top])
-        gain = -float(out.value[top]) - own
-        same = np.isfinite(own) and abs(gain) < SAME_VALUE and _near(refits, values.iloc[top].to_numpy(), _own(fit))
+        gain = -float(out.value[top]) - best
+        same = (
+            np.isfinite(best)
+            and abs(gain) < SAME_OBJECTIVE
+            and _near(refits, values.iloc[top].to_numpy(), _value_array(fit))
+        )
         row = {
             "log_likelihood": float(out.log_likelihood[top]),
             "gain": gain,
@@ -191,74 +205,82 @@ def _record(refits: Refits, out: Outcomes, starts: np.ndarray) -> Multistart:
     )
     table = pd.concat([table, values], axis=1)
     table["log_likelihood"] = np.where(good, out.log_likelihood, np.nan)
-    table["status"], table["maximum"], table["iterations"] = outcome_sentences(out), place, out.iterations
+    table["status"], table["maximum"], table["iterations"] = outcome_sentences(out), maximum, out.iterations
     table["evaluations"] = out.evaluations
     table.index.name = "start"
-    sentences = _sentences(fit, out, maxima, good, table) + refits.placement
-    return Multistart(fit, table, maxima, tuple(sentences), np.array(x))
+    sentences = _sentences(fit, out, maxima, good, table) + refits.device_sentences
+    return Multistart(fit, refit, table, maxima, tuple(sentences), np.array(x))
 
 
-def _own(fit: Fit) -> np.ndarray:
+def _value_array(fit: FitRecord) -> np.ndarray:
+    """The values of the fit (values,)."""
     return np.array(list(fit.values.values()), float)
 
 
 def _near(refits: Refits, a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two ends, as user-scale values (values,), are one place."""
+    """True if the user-scale values `a` and `b` (values,) are the same within SAME_VALUES."""
     fit = refits.fit
     se = np.full(len(a), np.nan) if fit.information is None else natural_se(fit)[list(fit.values)].to_numpy(float)
     scale = np.where(np.isfinite(se), se, np.maximum(np.abs(a), np.abs(b)))
-    return bool(np.all(np.abs(a - b) <= SAME_PLACE * scale + 1e-3 * np.maximum(np.abs(a), np.abs(b)) + 1e-8))
+    return bool(np.all(np.abs(a - b) <= SAME_VALUES * scale + 1e-3 * np.maximum(np.abs(a), np.abs(b)) + 1e-8))
 
 
 def _clusters(refits: Refits, out: Outcomes, values: pd.DataFrame, good: np.ndarray) -> np.ndarray:
-    """The maximum (jobs,) that each job came to, numbered from the highest; -1 where it failed."""
-    place = np.full(len(good), -1)
-    heads: list[int] = []
+    """Number (jobs,) of the maximum that each job reached, 0 for the highest; -1 where it failed.
+
+    **Arguments:** `values`, user-scale, a row per job; `good` (jobs,) bool: the job reached a maximum.
+    """
+    maximum = np.full(len(good), -1)
+    representatives: list[int] = []
     table = values.to_numpy(float)
     for job in sorted(np.flatnonzero(good), key=lambda j: out.value[j]):
-        for k, head in enumerate(heads):
-            if out.value[job] - out.value[head] < SAME_VALUE and _near(refits, table[job], table[head]):
-                place[job] = k
+        for k, other in enumerate(representatives):
+            if out.value[job] - out.value[other] < SAME_OBJECTIVE and _near(refits, table[job], table[other]):
+                maximum[job] = k
                 break
         else:
-            place[job] = len(heads)
-            heads.append(int(job))
-    return place
+            maximum[job] = len(representatives)
+            representatives.append(int(job))
+    return maximum
 
 
-def _sentences(fit: Fit, out: Outcomes, maxima: Any, good: np.ndarray, table: Any) -> list[str]:
+def _sentences(fit: FitRecord, out: Outcomes, maxima: Any, good: np.ndarray, table: Any) -> list[str]:
+    """Sentences on the maxima and their comparison with the fit.
+
+    **Arguments:** `good` (jobs,) bool: the job reached a maximum; `maxima`, `table`: as in Multistart (`starts`).
+    """
     ran = int(out.done.sum())
     distinct = f"{len(maxima)} distinct {'maximum' if len(maxima) == 1 else 'maxima'}"
-    said = [f"Multistart of a fit by {fit.method}: {int(good.sum())} of {ran} starts came to {distinct}."]
-    said += failures(table["status"], "starts")
+    sentences = [f"Multistart of a fit by {fit.method}: {int(good.sum())} of {ran} starts reached {distinct}."]
+    sentences += failures(table["status"], "starts")
     if not len(maxima):
-        return said
+        return sentences
     gain = float(maxima["gain"].iloc[0])
     share = f"reached from {maxima['starts'].iloc[0]} of {ran} starts"
     if not np.isfinite(gain):
-        said.append("The fit has no estimates to compare with.")
-    elif gain > BETTER:
-        said.append(
+        sentences.append("The fit has no estimates to compare with.")
+    elif gain > BETTER_BY:
+        sentences.append(
             f"A BETTER MAXIMUM than the fit's was found, by {gain:.4f} log-likelihood units ({share}): see `.best`."
         )
     elif maxima["fit"].any():
         k = int(np.argmax(maxima["fit"].to_numpy()))
         same = f", and {len(maxima) - 1} lower or equal" if len(maxima) > 1 else ""
-        said.append(
+        sentences.append(
             f"No better maximum than the fit's was found (it was reached from {maxima['starts'].iloc[k]} of {ran} "
             f"starts{same})."
         )
-        ties = int(np.sum((maxima["gain"] > -SAME_VALUE) & ~maxima["fit"]))
+        ties = int(np.sum((maxima["gain"] > -SAME_OBJECTIVE) & ~maxima["fit"]))
         if ties:
-            said.append(
+            sentences.append(
                 f"{ties} other {'maximum is' if ties == 1 else 'maxima are'} as high as the fit's: the data do not "
-                "tell these parameter values apart."
+                "distinguish these parameter values."
             )
-    elif gain > -SAME_VALUE:
-        said.append(
-            f"No start came to the fit's own maximum, but to one that is as high ({share}): the data do not tell these "
-            "parameter values apart."
+    elif gain > -SAME_OBJECTIVE:
+        sentences.append(
+            f"No start reached the fit's maximum, but one that is as high was found ({share}): the data do not "
+            "distinguish these parameter values."
         )
     else:
-        said.append(f"No start came to the fit's own maximum, which is higher by {-gain:.4f} than all that were found.")
-    return said
+        sentences.append(f"No start reached the fit's maximum, which is higher by {-gain:.4f} than all others found.")
+    return sentences

@@ -1,4 +1,5 @@
-"""Reported values as coordinates of the packed vector: which entry, on which scale, after which reordering of psi."""
+"""Reported values as coordinates of the packed vector: the entry, its scale, and the permutation of the effects that
+makes a standard deviation or correlation an entry."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
-from jaxnlme.model.covariance.reordered import leading
+from jaxnlme.model.covariance.reordered import permutation_to_front
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
     Blocks,
@@ -20,7 +21,8 @@ from jaxnlme.model.covariance.structures import (
     MultipleOfIdentity,
 )
 
-REFUSED = (
+# End of the message for a standard deviation or correlation without a coordinate.
+NO_COORDINATE = (
     "its covariance family has no coordinate for it; use 'diagonal', 'full', blocks, 'identity' or 'compound symmetry'"
 )
 
@@ -29,9 +31,9 @@ REFUSED = (
 class Coordinate:
     """One reported value as an entry of the packed vector.
 
-    `name`; `index`, the entry; `to_real`, `to_natural`: the value to the entry and back, increasing; `limits` of the
-    value; `places` (random, random), the reordering of the effects that makes it an entry, None where psi plays no part
-    or needs none.
+    **Fields:** `name`; `index` of the entry; `to_real`, `to_natural`: increasing functions from the value to the entry
+    and back; `limits` of the value; `permutation` (random, random): the permutation matrix of the effects after which
+    the value is an entry, None where none is needed.
     """
 
     name: str
@@ -39,19 +41,20 @@ class Coordinate:
     to_real: Callable[[Any], Any]
     to_natural: Callable[[Any], Any]
     limits: tuple[float, float]
-    places: np.ndarray | None = None
+    permutation: np.ndarray | None = None
 
 
 def coordinate(binding: Binding, name: str) -> Coordinate:
-    """The coordinate of a reported value.
+    """The Coordinate of the reported value `name`.
 
-    **Errors:** OptionError where it is fixed, or its covariance family has none for it."""
+    **Raises:** OptionError where the value is fixed, or its covariance family has no coordinate for it.
+    """
     density = binding.density
     p, n_theta = len(density.beta_names), density.covariance.n_unconstrained
     if name in density.beta_names:
         k = density.beta_names.index(name)
         if binding.fixed[k]:
-            raise OptionError(f"{name!r} is fixed: there is no profile of it.")
+            raise OptionError(f"{name!r} is fixed, so it has no profile.")
         transform = binding.transforms[k]
         if transform is None:
             return Coordinate(name, k, _same, _same, (-np.inf, np.inf))
@@ -59,50 +62,54 @@ def coordinate(binding: Binding, name: str) -> Coordinate:
     if name in density.error_names:
         k = density.error_names.index(name)
         if binding.fixed[p + n_theta + k]:
-            raise OptionError(f"{name!r} is fixed: there is no profile of it.")
+            raise OptionError(f"{name!r} is fixed, so it has no profile.")
         transform = density.error.parameters[k].transform
         return Coordinate(name, p + n_theta + k, transform.to_real, transform.to_natural, transform.domain)
     if binding.fixed[p : p + n_theta].all():
-        raise OptionError(f"{name!r} is fixed: there is no profile of it.")
+        raise OptionError(f"{name!r} is fixed, so it has no profile.")
     effects = density.effect_names
     sds = [f"sd({effect})" for effect in effects]
     q = len(effects)
     if name in sds:
-        found = _sd(density.covariance, sds.index(name), q)
+        entry = _sd(density.covariance, sds.index(name), q)
         scales = (np.log, np.exp, (0.0, np.inf))
     else:
-        pair = next(pair for pair in density.covariance.related if name == _corr(effects, pair))
-        found = _correlation(density.covariance, pair, q)
+        pair = next(pair for pair in density.covariance.correlated_pairs if name == _corr(effects, pair))
+        entry = _correlation(density.covariance, pair, q)
         scales = (np.arctanh, np.tanh, (-1.0, 1.0))
-        if found is not None and isinstance(_part(density.covariance, pair[0]), CompoundSymmetry):
+        if entry is not None and isinstance(_part(density.covariance, pair[0]), CompoundSymmetry):
             low = -1.0 / (_part(density.covariance, pair[0]).size - 1)
             scales = (
                 lambda r: np.log((r - low) / (1.0 - r)),
                 lambda t: low + (1.0 - low) / (1.0 + np.exp(-np.asarray(t, float))),
                 (low, 1.0),
             )
-    if found is None:
-        raise OptionError(f"{name!r} cannot be profiled: {REFUSED}.")
-    index, places = found
-    return Coordinate(name, p + index, *scales, places)
+    if entry is None:
+        raise OptionError(f"{name!r} cannot be profiled: {NO_COORDINATE}.")
+    index, permutation = entry
+    return Coordinate(name, p + index, *scales, permutation)
 
 
 def _same(value: Any) -> Any:
+    """The identity transform."""
     return value
 
 
 def _corr(effects: tuple[str, ...], pair: tuple[int, int]) -> str:
+    """Reported name of the correlation of a pair of effects."""
     return f"corr({effects[pair[0]]}, {effects[pair[1]]})"
 
 
 def _part(family: AbstractCovariance, effect: int) -> Any:
+    """The family of the block with effect number `effect`."""
     if isinstance(family, Blocks):
         return next(part for effects, part in family.parts if effect in effects)
     return family
 
 
 def _block(family: AbstractCovariance, effect: int, q: int) -> tuple[int, tuple[int, ...], Any]:
-    """Where in theta the part with this effect begins, the part's effects, and the part."""
+    """First entry in theta of the block with effect number `effect` (of q), the effects of the block, and its
+    family."""
     if not isinstance(family, Blocks):
         return 0, tuple(range(q)), family
     start = 0
@@ -114,20 +121,22 @@ def _block(family: AbstractCovariance, effect: int, q: int) -> tuple[int, tuple[
 
 
 def _sd(family: AbstractCovariance, effect: int, q: int) -> tuple[int, np.ndarray | None] | None:
+    """Entry of theta and permutation for the SD of effect number `effect` (of q); None where there is none."""
     start, effects, part = _block(family, effect, q)
     if isinstance(part, Diagonal):
         return start + effects.index(effect), None
     if isinstance(part, (MultipleOfIdentity, CompoundSymmetry)):
         return start, None
     if isinstance(part, LogCholesky):
-        return start, leading(q, effects, (effect,))
+        return start, permutation_to_front(q, effects, (effect,))
     return None
 
 
 def _correlation(family: AbstractCovariance, pair: tuple[int, int], q: int) -> tuple[int, np.ndarray | None] | None:
+    """Entry of theta and permutation for the correlation of a pair of the q effects; None where there is none."""
     start, effects, part = _block(family, pair[0], q)
     if isinstance(part, CompoundSymmetry):
         return start + 1, None
     if isinstance(part, LogCholesky):
-        return start + part.size, leading(q, effects, pair)
+        return start + part.size, permutation_to_front(q, effects, pair)
     return None

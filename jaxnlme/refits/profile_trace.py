@@ -1,4 +1,4 @@
-"""One profile as it grows: which points to fit next, where their refits begin, and where the interval ends."""
+"""Profile of one value: the points to fit next, the starting points of their refits, and the interval limits."""
 
 from __future__ import annotations
 
@@ -11,83 +11,91 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.model.covariance.reordered import Ordered
+from jaxnlme.model.covariance.reordered import Permuted
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.refits.profile_coordinate import Coordinate
-from jaxnlme.refits.refits import OPENED, Refits
+from jaxnlme.refits.refits import RESTARTED_SD, Refits
 
-# Multiples of (quantile x standard error) at which a side is looked at: first, and where the end lies further out.
-REACH = 1.25
-FURTHER = ((1.75, 2.5, 3.5), (5.0, 8.0, 12.0))
-# Log standard deviations around their start at which the profile of an SD estimated as zero is looked at, then further.
-FROM_ZERO, FURTHER_FROM_ZERO = (-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0), ((1.5, 2.0, 3.0), (4.0, 5.0, 6.0))
-# The deviance at an end of an interval is right to this much, which is less than 1e-4 of a standard error.
-EXACT = 1e-4
+# Largest distance of the first points from the estimate, and distances of the points of the next rounds where the limit
+# lies farther out, in units of (normal quantile x standard error).
+FIRST_REACH = 1.25
+FURTHER_POINTS = ((1.75, 2.5, 3.5), (5.0, 8.0, 12.0))
+# Points of the profile of an SD estimated as zero: log SDs relative to its start, in the first round and in the
+# next ones where the limit lies farther out.
+ZERO_SD_POINTS, FURTHER_ZERO_SD_POINTS = (-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0), ((1.5, 2.0, 3.0), (4.0, 5.0, 6.0))
+# Largest error of the deviance at an interval limit, less than 1e-4 standard errors of the value.
+DEVIANCE_TOLERANCE = 1e-4
 
 
 def with_family(problem: Problem, family: Any) -> Problem:
-    """The problem with another covariance family, its own for None."""
+    """The problem with the covariance `family` in the place of its own, or unchanged for None."""
     return problem if family is None else eqx.tree_at(lambda p: p.density.covariance, problem, family)
 
 
 class ProfileTrace:
-    """The profile of one value as it grows: points `c` on the coordinate's scale with their `deviance` (NaN where the
-    refit failed) and `x` (packed, in the coordinate's own parametrisation; at the estimates, the first point, with the
-    variances opened that are zero there); where its ends are."""
+    """Profile of one value, to which points are added round by round.
+
+    `c`: the points, on the scale of the coordinate, the estimate first (none for an SD estimated as zero); `deviance`
+    (NaN where the refit failed), `log_likelihood` and `status` there; `x`: the packed vectors there, in the
+    parametrisation of the coordinate; `centre` (n,): the estimates, SDs of zero restarted; `zero`: the value is an SD
+    estimated as zero; `rounds`: the number of rounds requested so far.
+
+    **Arguments:** `inner`: the covariance family whose effects may be permuted, None where no coordinate needs that;
+    `level` of the interval; `points` on each side in the first round.
+    """
 
     def __init__(
         self, refits: Refits, coordinate: Coordinate, inner: AbstractCovariance | None, level: float, points: int
     ):
-        """**Arguments:** `inner`, the family in which full blocks can be reordered, None where none needs to be."""
         from scipy.special import ndtri
 
         self.coordinate = coordinate
         self.quantile = float(ndtri(0.5 + level / 2.0))
         binding, self.family = refits.binding, None
         if inner is not None:
-            places = np.eye(inner.size) if coordinate.places is None else coordinate.places
-            self.family = Ordered(inner.size, inner, binding.density.covariance.related, places)
+            permutation = np.eye(inner.size) if coordinate.permutation is None else coordinate.permutation
+            self.family = Permuted(inner.size, inner, binding.density.covariance.correlated_pairs, permutation)
         self.problem = with_family(refits.problem, self.family)
         self.binding = dataclasses.replace(binding, problem=self.problem)
         first = len(binding.density.beta_names)
         self.theta = slice(first, first + binding.density.covariance.n_unconstrained)
-        self.centre, slope = self._moved(refits.binding, refits.x)
-        assert refits.metrics is not None
-        self.metric = slope @ refits.metrics[0] @ slope.T
+        self.centre, slope = self._reparametrised(refits.binding, refits.x)
+        assert refits.inverse_hessians is not None
+        self.inverse_information = slope @ refits.inverse_hessians[0] @ slope.T
         self.zero = coordinate.name.startswith("sd(") and refits.fit.values[coordinate.name] == 0.0
         k = coordinate.index
         self.start = float(self.centre[k])
-        self.unit = float(np.sqrt(self.metric[k, k])) * self.quantile
+        self.unit = float(np.sqrt(self.inverse_information[k, k])) * self.quantile
         self.c: list[float] = [] if self.zero else [self.start]
         self.deviance: list[float] = [] if self.zero else [0.0]
         self.log_likelihood: list[float] = [] if self.zero else [refits.fit.log_likelihood]
         self.x: list[np.ndarray] = [] if self.zero else [self.centre]
         self.status: list[str] = [] if self.zero else ["converged"]
         self.points = points
-        self.asked = 0
+        self.rounds = 0
 
-    def _moved(self, binding: Binding, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x (n,) in this coordinate's parametrisation, and the derivative (n, n) of that map (central differences of a
-        few powers and logarithms)."""
+    def _reparametrised(self, binding: Binding, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x (n,) in the parametrisation of the coordinate, and the Jacobian (n, n) of that map by central differences
+        of its theta block, which consists of powers and logarithms."""
         if self.family is None:
             return x.copy(), np.eye(len(x))
         family = self.family
 
-        def there(theta):
+        def new_theta(theta):
             return np.asarray(family.from_matrix(psi_of(binding.density, theta)), float)
 
         theta, slope = x[self.theta], np.eye(len(x))
         rows = []
         for k in range(len(theta)):
             step = 1e-5 * np.eye(len(theta))[k] * max(abs(theta[k]), 0.1)
-            rows.append((there(theta + step) - there(theta - step)) / (2.0 * np.sum(step)))
+            rows.append((new_theta(theta + step) - new_theta(theta - step)) / (2.0 * np.sum(step)))
         slope[self.theta, self.theta] = np.array(rows).T
         moved = x.copy()
-        moved[self.theta] = there(theta)
+        moved[self.theta] = new_theta(theta)
         return moved, slope
 
     def side(self, sign: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points of one side with a refit that ended: c and zeta >= 0, outwards."""
+        """Points c below (`sign` -1) or above (1) the estimate whose refit converged, and zeta >= 0 there, outwards."""
         c, deviance = np.array(self.c), np.array(self.deviance)
         use = np.isfinite(deviance) & ((sign * (c - self.start) >= 0) | self.zero)
         order = np.argsort(sign * c[use])
@@ -95,51 +103,53 @@ class ProfileTrace:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The sides that have an end to look for: an SD estimated as zero has no lower one."""
+        """Signs of the sides whose limit is searched for: an SD estimated as zero has no lower one."""
         return (1,) if self.zero else (-1, 1)
 
-    def ask(self) -> np.ndarray:
-        """The next points to evaluate, none where both ends are settled."""
-        first = self.asked == 0
-        self.asked += 1
+    def next_points(self) -> np.ndarray:
+        """The points (k,) of the next round, none where both limits are exact or out of reach."""
+        first = self.rounds == 0
+        self.rounds += 1
         if first and self.zero:
-            return self.start_of_zero() + np.array(FROM_ZERO)
+            return self.initial_log_sd() + np.array(ZERO_SD_POINTS)
         if first:
-            steps = self.unit * REACH * np.arange(1, self.points + 1) / self.points
+            steps = self.unit * FIRST_REACH * np.arange(1, self.points + 1) / self.points
             return self.start + np.concatenate([-steps, steps])
-        out: list[float] = []
+        points: list[float] = []
         for sign in self.sides:
             c, zeta = self.side(sign)
             if not np.any(zeta >= self.quantile):
-                if self.asked - 2 < len(FURTHER):
-                    further = FURTHER_FROM_ZERO if self.zero else FURTHER
-                    steps = np.array(further[self.asked - 2])
-                    base = self.start_of_zero() + steps if self.zero else self.start + sign * steps * self.unit
-                    out += base.tolist()
+                if self.rounds - 2 < len(FURTHER_POINTS):
+                    further = FURTHER_ZERO_SD_POINTS if self.zero else FURTHER_POINTS
+                    steps = np.array(further[self.rounds - 2])
+                    base = self.initial_log_sd() + steps if self.zero else self.start + sign * steps * self.unit
+                    points += base.tolist()
                 continue
-            if np.min(np.abs(zeta**2 - self.quantile**2)) > EXACT:
-                out.append(self._untried(self._crossing(c, zeta), c, zeta))
-        return np.array(out)
+            if np.min(np.abs(zeta**2 - self.quantile**2)) > DEVIANCE_TOLERANCE:
+                points.append(self._avoid_failures(self._crossing(c, zeta), c, zeta))
+        return np.array(points)
 
-    def _untried(self, at: float, c: np.ndarray, zeta: np.ndarray) -> float:
-        """`at`, or where a refit close to it has failed, halfway from there to the last point within."""
+    def _avoid_failures(self, at: float, c: np.ndarray, zeta: np.ndarray) -> float:
+        """The point `at`, or, where a refit close to it has failed, one halfway to the last point inside the interval
+        (repeatedly)."""
         k = int(np.argmax(zeta >= self.quantile))
-        within = c[max(k - 1, 0)]
+        inside = c[max(k - 1, 0)]
         failed = np.array(self.c)[~np.isfinite(self.deviance)]
-        near = 0.01 * abs(at - within)
+        near = 0.01 * abs(at - inside)
         for _ in range(len(failed)):
             if not np.any(np.abs(failed - at) <= near):
                 break
-            at = 0.5 * (at + within)
+            at = 0.5 * (at + inside)
             near *= 0.5
         return float(at)
 
-    def start_of_zero(self) -> float:
-        """Log of the size that an SD estimated as zero was thought to have."""
-        return self.start - np.log(OPENED)
+    def initial_log_sd(self) -> float:
+        """Start of the log SD, for an SD estimated as zero."""
+        return self.start - np.log(RESTARTED_SD)
 
     def _crossing(self, c: np.ndarray, zeta: np.ndarray) -> float:
-        """Where zeta reaches the quantile, by interpolation: cubic where zeta grows throughout, else linear."""
+        """Point at which zeta reaches the quantile, by interpolation: monotone cubic where zeta increases, else
+        linear."""
         from scipy.interpolate import PchipInterpolator
 
         k = int(np.argmax(zeta >= self.quantile))
@@ -147,36 +157,36 @@ class ProfileTrace:
             return float(c[0] - 1.0)
         if len(c) > 2 and (np.diff(zeta) > 0).all():
             return float(PchipInterpolator(zeta, c)(self.quantile))
-        share = (self.quantile - zeta[k - 1]) / (zeta[k] - zeta[k - 1])
-        return float(c[k - 1] + share * (c[k] - c[k - 1]))
+        fraction = (self.quantile - zeta[k - 1]) / (zeta[k] - zeta[k - 1])
+        return float(c[k - 1] + fraction * (c[k] - c[k - 1]))
 
-    def begin(self, c: float) -> np.ndarray:
-        """Where the refit at c starts (n,): from the nearest point at hand along the direction in which the others
-        follow, Sigma[:, k] / Sigma[k, k]."""
+    def starting_point(self, c: float) -> np.ndarray:
+        """Starting point (n,) of the refit at c: the nearest point that converged, moved to c along the regression of
+        the other entries on this one, Sigma[:, k] / Sigma[k, k] with Sigma the inverse information."""
         k = self.coordinate.index
         good = [j for j, d in enumerate(self.deviance) if np.isfinite(d)]
         near = min(good, key=lambda j: abs(self.c[j] - c)) if good else None
         x = (self.centre if near is None else self.x[near]).copy()
         x = np.where(np.isfinite(x), x, self.centre)
         if not self.zero:
-            x += self.metric[:, k] / self.metric[k, k] * (c - x[k])
+            x += self.inverse_information[:, k] / self.inverse_information[k, k] * (c - x[k])
         x[k] = c
         return x
 
-    def end(self, sign: int, interrupted: bool) -> tuple[float, str]:
-        """An end of the interval on the natural scale, and what is to be said of it; NaN where the search of an end was
-        `interrupted`."""
+    def limit(self, sign: int, interrupted: bool) -> tuple[float, str]:
+        """A limit of the interval on the natural scale, and a note on it (may be empty); NaN where the search was
+        `interrupted` before the limit was found."""
         to_natural, limits = self.coordinate.to_natural, self.coordinate.limits
         if self.zero and sign < 0:
             return 0.0, "estimated as zero"
         c, zeta = self.side(sign)
-        word = "lower" if sign < 0 else "upper"
-        if interrupted and not np.any(np.abs(zeta**2 - self.quantile**2) <= EXACT):
-            return np.nan, f"{word} limit: interrupted"
+        side = "lower" if sign < 0 else "upper"
+        if interrupted and not np.any(np.abs(zeta**2 - self.quantile**2) <= DEVIANCE_TOLERANCE):
+            return np.nan, f"{side} limit: interrupted"
         if not np.any(zeta >= self.quantile):
-            return limits[0] if sign < 0 else limits[1], f"{word} limit not reached"
-        gap = np.abs(zeta**2 - self.quantile**2)
-        k = int(np.argmin(gap))
-        if gap[k] <= EXACT:
+            return limits[0] if sign < 0 else limits[1], f"{side} limit not reached"
+        error = np.abs(zeta**2 - self.quantile**2)
+        k = int(np.argmin(error))
+        if error[k] <= DEVIANCE_TOLERANCE:
             return float(to_natural(c[k])), ""
-        return float(to_natural(self._crossing(c, zeta))), f"{word} limit by interpolation only"
+        return float(to_natural(self._crossing(c, zeta))), f"{side} limit by interpolation only"

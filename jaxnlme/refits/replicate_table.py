@@ -1,4 +1,4 @@
-"""What the records with a row a refit have in common."""
+"""Base class of the records with a row per refit."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from jaxnlme.results.display import Printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
 class ReplicateTable(Printable):
-    """A record with a row a refit: the values by name, NaN where the refit failed, and how it ended as `status`."""
+    """Record with a row per refit: the values by name, NaN where the refit failed, and its outcome `status`."""
 
-    fit: Fit
+    fit: FitRecord
 
     @property
     @abc.abstractmethod
-    def _rows(self) -> pd.DataFrame:
+    def _refit_table(self) -> pd.DataFrame:
         """The table of refits."""
 
     @property
     def converged(self) -> pd.Series:
-        """Which refits came to a maximum."""
-        return self._rows["status"] == "converged"
+        """True for refits that reached a maximum."""
+        return self._refit_table["status"] == "converged"
 
     @property
     def values(self) -> pd.DataFrame:
-        """The values of the refits that converged, a column for each that was not fixed."""
-        return self._rows.loc[self.converged, self._moving]
+        """Values of the refits that converged, a column per value that was not fixed."""
+        return self._refit_table.loc[self.converged, self._free_names]
 
     @property
-    def _moving(self) -> list[str]:
+    def _free_names(self) -> list[str]:
+        """Names of the values that were not fixed."""
         fixed = self.fit.estimates["fixed"]
         return [name for name in self.fit.values if not fixed[name]]
 
     @property
     def estimates(self) -> pd.Series:
-        """The fit's own values."""
+        """Values of the fit that was refitted."""
         import pandas as pd
 
-        return pd.Series({name: self.fit.values[name] for name in self._moving}, name="estimate")
+        return pd.Series({name: self.fit.values[name] for name in self._free_names}, name="estimate")

@@ -1,9 +1,15 @@
-"""Lanes: many minimisations of one problem side by side, in one compiled program that is kept busy.
+"""Vectorised minimiser: a fixed number of minimisations of one problem at a time, in one compiled program.
 
-Whole fits differ in how many evaluations they need, and a batch that runs until its slowest member is done wastes most
-of its work. So a fixed number of lanes, the width, advances evaluation by evaluation; a lane that has ended is given
-the next job, whose first evaluation is one like any other. Only the last jobs leave lanes idle, one program serves any
-number of jobs, and what has ended is on the host: Ctrl-C loses no finished fit.
+Fits differ in the number of evaluations they need, and a batch that runs until its slowest fit has converged wastes
+most of its work. Therefore:
+
+1. the batch has `width` slots, each of which holds one job (a minimisation);
+2. one pass evaluates the objective of all slots once and advances each of them (`_advance`);
+3. every few passes the host stores the jobs that have ended and puts the next jobs into their slots (`run_batch`); the
+   first evaluation of a job is an evaluation like any other.
+
+Slots are idle only during the last jobs, one program serves any number of jobs, and finished jobs are on the host, so
+that an interruption (Ctrl-C) loses none of them.
 """
 
 from __future__ import annotations
@@ -28,41 +34,45 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.refits.jobs import Jobs, Outcomes, blank_outcomes
 from jaxnlme.typing import PyTree
 
-# Few widths, so that batches of other sizes share programs.
+# Numbers of slots; few of them, so that batches of other sizes use the same programs.
 WIDTHS = (1, 4, 16, 64)
-# Mode searches pause after so many steps in every lane, and the lanes concerned take them up again in the next pass
-# from where they stand: a slow search (there are some far from a maximum) holds up no other lane. At most so many
-# pauses.
-STEPS, PAUSES = 8, 4
-# What an evaluation may keep per row and lane, and the memory it may fill: a share of a device's own, or so much on a
-# host. (A one-compartment model with three effects keeps 280 bytes on a CPU; large models and integrals keep more.)
+# Steps of the mode searches in one pass, and the largest number of times that a job's evaluation is continued in
+# the next pass from the modes reached so far. A slow mode search, as occurs far from a maximum, then does not delay the
+# other slots.
+MODE_STEPS_PER_PASS, MOST_PAUSES = 8, 4
+# Memory that an evaluation may use per row and slot, in bytes. (A one-compartment model with three effects uses 280
+# bytes on a CPU; large models and integrals use more.)
 BYTES_PER_ROW = 2_000
+# Memory available to a batch: bytes on a host, a fraction of its memory on a device.
 HOST_BYTES, DEVICE_SHARE = 2**30, 0.25
-# A lane whose step was refused this close to its maximum is at the end of what rounding allows.
-CLOSE = 1e-8
-# A minimisation that backtracks more than once a step, all in all, is going nowhere.
+# Predicted gain (log-likelihood units) below which a rejected step ends a job: rounding allows no further progress.
+ROUNDING_GAIN = 1e-8
+# Evaluations, in multiples of the largest number of iterations, after which a job ends: it backtracks in most steps.
 MOST_EVALUATIONS = 3
-# Seconds after which the host looks at the lanes again, also for Ctrl-C.
+# Seconds that one call of the program should take, after which the host refills slots and handles Ctrl-C.
 SECONDS_PER_CALL = 0.5
 
 
 class BatchState(eqx.Module):
-    """What the lanes hold on the device, a leading axis of lanes everywhere: `state` of the minimisation; `running`;
-    `fresh`: the evaluation under way is a job's first; `pauses` of its mode searches so far, and the `modes` that these
-    had reached; `lost` and `common` at the state's point, as in Outcomes."""
+    """State of the slots, a leading axis of slots in every leaf.
+
+    **Fields:** `state` of the minimisations; `running`; `first_evaluation`: the evaluation in progress is the first of
+    a job; `pauses`: how often the evaluation in progress was continued in a next pass, and `modes` reached by then;
+    `n_failed_modes` and `full_log_likelihood` at the current point, as in Outcomes.
+    """
 
     state: MaximumLikelihoodState
     running: Any
-    fresh: Any
+    first_evaluation: Any
     pauses: Any
     modes: Any
-    lost: Any
-    common: Any
+    n_failed_modes: Any
+    full_log_likelihood: Any
 
 
 def width_for(jobs: int, rows: int) -> int:
-    """The number of lanes for `jobs` jobs on `rows` rows each: of WIDTHS the largest that memory holds, and on a host,
-    which computes wide batches hardly faster than narrow ones, that leaves jobs to refill lanes with."""
+    """Number of slots for `jobs` jobs on `rows` rows each: the largest of WIDTHS that memory allows and, on a CPU,
+    which is hardly faster for wide batches than for small ones, that is small enough for slots to be refilled."""
     stats = jax.local_devices()[0].memory_stats() or {}
     memory = DEVICE_SHARE * stats["bytes_limit"] if "bytes_limit" in stats else HOST_BYTES
     most = max(jobs / 2, 1.5 * min(jobs, 16)) if jax.default_backend() == "cpu" else 1.5 * jobs
@@ -82,57 +92,61 @@ def run_batch(
     progress: bool | None = False,
     name: str = "fits",
 ) -> Outcomes:
-    """Runs every job to its end (see `MaximumLikelihood.terminate`), `width` at a time (None: chosen by `width_for`).
-    `expected`: how many jobs the program will serve, these and later ones, of about so many `evaluations` each.
+    """Run every job until it ends (see `MaximumLikelihood.terminate`), inside the 64-bit context.
 
-    A lane that is not finite ends there, and touches no other. Call it inside the 64-bit context. Ctrl-C returns what
-    has ended.
+    **Arguments:** `problem`, `template`: common to all jobs; `width`: the number of slots, by `width_for` where None;
+    `expected`: the number of jobs that the program will serve, in this call and later ones, of about `evaluations`
+    evaluations each; `progress`, `name`: a line that counts finished jobs.
+    **Returns:** Outcomes. A job whose objective is not finite ends without affecting the others; Ctrl-C returns the
+    jobs that have ended, `interrupted` true.
     """
     n_jobs, n = jobs.x.shape
     total = n_jobs if expected is None else expected
     width = width_for(total, problem.n_rows) if width is None else width
     out = blank_outcomes(n_jobs, n)
-    line = CountLine(progress, name, n_jobs)
+    progress_line = CountLine(progress, name, n_jobs)
     shared, template, estimator = on_device((problem, template, estimator))
-    metrics = np.full((1, n, n), np.nan) if jobs.metrics is None else jobs.metrics
-    which = np.zeros(n_jobs, int) if jobs.metric is None else jobs.metric
-    metrics, modes = on_device((np.asarray(metrics, float), np.asarray(jobs.modes, float)))
-    # `compiled` reckons with fifty runs of its program.
+    inverse_hessians = np.full((1, n, n), np.nan) if jobs.inverse_hessians is None else jobs.inverse_hessians
+    hessian_index = np.zeros(n_jobs, int) if jobs.hessian_index is None else jobs.hessian_index
+    inverse_hessians, modes = on_device((np.asarray(inverse_hessians, float), np.asarray(jobs.modes, float)))
+    # `compiled` assumes about fifty runs of a program.
     advance = compiled(_advance, total * evaluations * problem.n_rows // 50)
-    batch = on_device(_blank_state(width, n, modes.shape))
-    held, queue = np.full(width, -1), 0
-    # Lanes without a job hold the first one's numbers, and are never run.
+    batch = on_device(_empty_slots(width, n, modes.shape))
+    job_in_slot, next_job = np.full(width, -1), 0
+    # Slots without a job hold the values of the first one, and are never run.
     rows = np.zeros(width, int)
-    own: PyTree = jax.tree.map(np.array, jobs.own(rows))
+    overlay: PyTree = jax.tree.map(np.array, jobs.overlay(rows))
     x, free = jobs.x[rows].astype(float), jobs.free[rows].astype(bool)
-    limit = 8
+    most_passes = 8
     try:
         while True:
-            idle = np.flatnonzero(held < 0)[: n_jobs - queue]
+            idle = np.flatnonzero(job_in_slot < 0)[: n_jobs - next_job]
             if len(idle):
-                held[idle] = np.arange(queue, queue + len(idle))
-                queue += len(idle)
-                x[idle], free[idle] = jobs.x[held[idle]], jobs.free[held[idle]]
-                _put(own, idle, jobs.own(held[idle]))
-                given = on_device((own, x, free, which[np.maximum(held, 0)]))
-            refill = np.isin(np.arange(width), idle)
+                job_in_slot[idle] = np.arange(next_job, next_job + len(idle))
+                next_job += len(idle)
+                x[idle], free[idle] = jobs.x[job_in_slot[idle]], jobs.free[job_in_slot[idle]]
+                _write_rows(overlay, idle, jobs.overlay(job_in_slot[idle]))
+                per_slot = on_device((overlay, x, free, hessian_index[np.maximum(job_in_slot, 0)]))
+            refilled = np.isin(np.arange(width), idle)
             started = time.perf_counter()
-            # While jobs wait, a sixteenth of the lanes is let idle at most.
-            wanted = max(width // 16, 1) if queue < n_jobs else width
-            bounds = np.array([limit, wanted])  # an array: the compiled program would be made anew for a number
-            batch, passes = advance(estimator, shared, template, metrics, modes, *given, refill, batch, bounds)
+            # While jobs are waiting, at most a sixteenth of the slots may become idle.
+            most_ended = max(width // 16, 1) if next_job < n_jobs else width
+            bounds = np.array([most_passes, most_ended])  # an array: for numbers the program would be compiled anew
+            batch, passes = advance(
+                estimator, shared, template, inverse_hessians, modes, *per_slot, refilled, batch, bounds
+            )
             running = np.asarray(batch.running)
             seconds = (time.perf_counter() - started) / max(int(passes), 1)
-            limit = int(np.clip(SECONDS_PER_CALL / max(seconds, 1e-6), 1, 64))
-            ended = np.flatnonzero(~running & (held >= 0))
-            _store(out, held[ended], ended, batch)
-            held[ended] = -1
-            line.show(int(out.done.sum()))
-            if queue == n_jobs and not running.any():
+            most_passes = int(np.clip(SECONDS_PER_CALL / max(seconds, 1e-6), 1, 64))
+            ended = np.flatnonzero(~running & (job_in_slot >= 0))
+            _store(out, job_in_slot[ended], ended, batch)
+            job_in_slot[ended] = -1
+            progress_line.show(int(out.done.sum()))
+            if next_job == n_jobs and not running.any():
                 break
     except KeyboardInterrupt:
         out = dataclasses.replace(out, interrupted=True)
-    line.close()
+    progress_line.close()
     return out
 
 
@@ -140,124 +154,137 @@ def _advance(
     estimator: MaximumLikelihood,
     shared: Problem,
     template: Params,
-    metrics: Any,
+    inverse_hessians: Any,
     modes: Any,
-    own: Problem,
+    overlay: Problem,
     x: Any,
     free: Any,
-    which: Any,
-    refill: Any,
+    hessian_index: Any,
+    refilled: Any,
     batch: BatchState,
     bounds: Any,
 ) -> tuple[BatchState, Any]:
-    """Up to bounds[0] evaluations of every lane, fewer when bounds[1] lanes have ended; lanes in `refill` begin a job.
+    """At most bounds[0] passes over the slots, fewer as soon as bounds[1] slots have ended; the slots in `refilled`
+    (slots,) bool start a job.
 
-    One evaluation stands in the program: a job's first and those of the search differ in what is made of them."""
+    The program contains one evaluation of the objective: first evaluations and those of line searches differ only in
+    how the result is used.
+
+    **Returns:** the state of the slots, and the number of passes.
+    """
     density = shared.density
     dense = template.pack().shape[0]
     many = shared.n_groups >= GROUPS_PER_PARAMETER * dense
-    counted = shared.weights
-    steps = estimator.method.search.steps
-    paused = eqx.tree_at(lambda e: e.method.search.steps, estimator, jnp.minimum(steps, STEPS))
+    full_weights = shared.weights
+    mode_steps = estimator.method.search.steps
+    interruptible = eqx.tree_at(
+        lambda e: e.method.search.steps, estimator, jnp.minimum(mode_steps, MODE_STEPS_PER_PASS)
+    )
 
-    def evaluate(own, at, z):
-        problem = eqx.combine(own, shared)
-        result = paused.evaluate(problem, template, at, z)
-        ended = (result.status == Status.ok) | (result.status == Status.no_observations)
-        lost = jnp.sum(~ended & (problem.weights != 0))
-        common = jnp.sum(jnp.where(counted == 0, 0.0, counted * result.values))
-        common = jnp.where(jnp.any(~ended & (counted != 0)), jnp.nan, common)
+    def evaluate(overlay, at, z):
+        problem = eqx.combine(overlay, shared)
+        result = interruptible.evaluate(problem, template, at, z)
+        mode_found = (result.status == Status.ok) | (result.status == Status.no_observations)
+        n_failed_modes = jnp.sum(~mode_found & (problem.weights != 0))
+        full_log_likelihood = jnp.sum(jnp.where(full_weights == 0, 0.0, full_weights * result.values))
+        full_log_likelihood = jnp.where(jnp.any(~mode_found & (full_weights != 0)), jnp.nan, full_log_likelihood)
         slow = jnp.any((result.status == Status.mode_not_found) & (problem.weights != 0))
         slow &= jnp.any(jnp.abs(jnp.nan_to_num(result.modes - z)) > 1e-9)
-        return result, lost, common, slow
+        return result, n_failed_modes, full_log_likelihood, slow
 
-    def begin(at, result, free, which):
-        metric = metrics[which]
+    def initial_state(at, result, free, hessian_index):
+        inverse_hessian = inverse_hessians[hessian_index]
         state = estimator.init(density, template, at, result, free)
-        renewed = state.minimiser.renew(state.bfgs, metric)
-        use = jnp.all(jnp.isfinite(metric))
-        bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), renewed, state.bfgs)
+        with_inverse = state.minimiser.with_inverse(state.bfgs, inverse_hessian)
+        use = jnp.all(jnp.isfinite(inverse_hessian))
+        bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), with_inverse, state.bfgs)
         return eqx.tree_at(lambda s: s.bfgs, state, bfgs)
 
-    def pass_(carry):
+    def one_pass(carry):
         batch, count = carry
         state = batch.state
-        trial = _choose(batch.running, jax.vmap(estimator.trial)(state), state.bfgs.x)
-        at = _choose(batch.fresh, x, trial)
-        start = _choose(batch.fresh, jnp.broadcast_to(modes, state.modes.shape), state.modes)
-        start = _choose(batch.pauses > 0, batch.modes, start)
-        result, lost, common, slow = jax.vmap(evaluate)(own, at, start)
-        pause = batch.running & slow & (batch.pauses < PAUSES) & ((batch.pauses + 1) * STEPS < steps)
-        go = batch.running & ~pause
-        told = jax.vmap(lambda state, result: estimator.tell(state, result, many))(state, result)
-        told = _choose(go, told, state)
-        first = batch.fresh & go
+        trial = _select(batch.running, jax.vmap(estimator.trial)(state), state.bfgs.x)
+        at = _select(batch.first_evaluation, x, trial)
+        start = _select(batch.first_evaluation, jnp.broadcast_to(modes, state.modes.shape), state.modes)
+        start = _select(batch.pauses > 0, batch.modes, start)
+        result, n_failed_modes, full_log_likelihood, slow = jax.vmap(evaluate)(overlay, at, start)
+        more_steps = (batch.pauses < MOST_PAUSES) & ((batch.pauses + 1) * MODE_STEPS_PER_PASS < mode_steps)
+        pause = batch.running & slow & more_steps
+        evaluated = batch.running & ~pause
+        updated = jax.vmap(lambda state, result: estimator.update(state, result, many))(state, result)
+        updated = _select(evaluated, updated, state)
+        first = batch.first_evaluation & evaluated
         state = jax.lax.cond(
             jnp.any(first),
-            lambda: _choose(first, jax.vmap(begin)(at, result, free, which), told),
-            lambda: told,
+            lambda: _select(first, jax.vmap(initial_state)(at, result, free, hessian_index), updated),
+            lambda: updated,
         )
-        accepted = first | (go & (state.bfgs.iterations > batch.state.bfgs.iterations))
-        over = jax.vmap(estimator.terminate)(state) | (~accepted & (state.bfgs.decrement < CLOSE))
-        over |= state.bfgs.evaluations >= MOST_EVALUATIONS * estimator.max_iterations
-        lost, common = _choose(accepted, (lost, common), (batch.lost, batch.common))
+        accepted = first | (evaluated & (state.bfgs.iterations > batch.state.bfgs.iterations))
+        ended = jax.vmap(estimator.terminate)(state) | (~accepted & (state.bfgs.decrement < ROUNDING_GAIN))
+        ended |= state.bfgs.evaluations >= MOST_EVALUATIONS * estimator.max_iterations
+        n_failed_modes, full_log_likelihood = _select(
+            accepted, (n_failed_modes, full_log_likelihood), (batch.n_failed_modes, batch.full_log_likelihood)
+        )
         new = BatchState(
             state=state,
-            running=batch.running & ~(over & go),
-            fresh=batch.fresh & pause,
+            running=batch.running & ~(ended & evaluated),
+            first_evaluation=batch.first_evaluation & pause,
             pauses=jnp.where(pause, batch.pauses + 1, 0),
             modes=result.modes,
-            lost=lost,
-            common=common,
+            n_failed_modes=n_failed_modes,
+            full_log_likelihood=full_log_likelihood,
         )
         return new, count + 1
 
-    batch = eqx.tree_at(lambda l: (l.running, l.fresh), batch, (batch.running | refill, batch.fresh | refill))
-    running = jnp.sum(batch.running)
+    batch = eqx.tree_at(
+        lambda b: (b.running, b.first_evaluation), batch, (batch.running | refilled, batch.first_evaluation | refilled)
+    )
+    running_at_start = jnp.sum(batch.running)
 
-    def go_on(carry):
+    def proceed(carry):
         batch, count = carry
-        left = jnp.sum(batch.running)
-        return (left > 0) & (count < bounds[0]) & (running - left < bounds[1])
+        running = jnp.sum(batch.running)
+        return (running > 0) & (count < bounds[0]) & (running_at_start - running < bounds[1])
 
-    return jax.lax.while_loop(go_on, pass_, (batch, jnp.zeros((), int)))
+    return jax.lax.while_loop(proceed, one_pass, (batch, jnp.zeros((), int)))
 
 
-def _choose(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
-    """Lane by lane, `yes` where `mask` (lanes,), else `no`."""
+def _select(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
+    """For each slot `yes` where `mask` (slots,) bool, else `no`."""
 
-    def one(a, b):
+    def per_leaf(a, b):
         return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
 
-    return jax.tree.map(one, yes, no)
+    return jax.tree.map(per_leaf, yes, no)
 
 
-def _put(own: PyTree, batch: np.ndarray, new: PyTree) -> None:
-    """Writes the jobs' own leaves into those that the lanes hold."""
-    for held, leaf in zip(jax.tree.leaves(own), jax.tree.leaves(new), strict=True):
-        held[batch] = leaf
+def _write_rows(overlay: PyTree, slots: np.ndarray, new: PyTree) -> None:
+    """Write the overlays `new` of jobs into the rows `slots` of the overlay of all slots, in place."""
+    for target, source in zip(jax.tree.leaves(overlay), jax.tree.leaves(new), strict=True):
+        target[slots] = source
 
 
-def _store(out: Outcomes, jobs: np.ndarray, batch: np.ndarray, held: BatchState) -> None:
+def _store(out: Outcomes, jobs: np.ndarray, slots: np.ndarray, batch: BatchState) -> None:
+    """Copy the results of `slots` into the rows `jobs` of the outcomes, in place."""
     if not len(jobs):
         return
-    bfgs = held.state.bfgs
+    bfgs = batch.state.bfgs
     for target, source in (
         (out.x, bfgs.x),
         (out.value, bfgs.value),
-        (out.log_likelihood, held.state.log_likelihood),
-        (out.common, held.common),
+        (out.log_likelihood, batch.state.log_likelihood),
+        (out.full_log_likelihood, batch.full_log_likelihood),
         (out.decrement, bfgs.decrement),
         (out.iterations, bfgs.iterations),
         (out.evaluations, bfgs.evaluations),
-        (out.lost, held.lost),
+        (out.n_failed_modes, batch.n_failed_modes),
     ):
-        target[jobs] = np.asarray(source)[batch]
+        target[jobs] = np.asarray(source)[slots]
     out.done[jobs] = True
 
 
-def _blank_state(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
-    """Lanes that hold nothing yet (numpy)."""
+def _empty_slots(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
+    """The state of `width` slots without a job (numpy); `modes`: the shape (groups, random)."""
 
     def zeros(*shape: int, dtype: Any = float) -> Any:
         return np.zeros((width, *shape), dtype)
@@ -279,9 +306,9 @@ def _blank_state(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
     return BatchState(
         state=state,
         running=zeros(dtype=bool),
-        fresh=zeros(dtype=bool),
+        first_evaluation=zeros(dtype=bool),
         pauses=zeros(dtype=int),
         modes=zeros(*modes),
-        lost=zeros(dtype=int),
-        common=zeros(),
+        n_failed_modes=zeros(dtype=int),
+        full_log_likelihood=zeros(),
     )

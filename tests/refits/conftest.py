@@ -1,4 +1,4 @@
-"""Two fits that the tests of this folder share: five orange trees, and a linear mixed model of twelve groups."""
+"""Two fits shared by the tests of this folder: five orange trees, and a linear mixed model of twelve groups."""
 
 from __future__ import annotations
 

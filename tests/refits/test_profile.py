@@ -1,4 +1,4 @@
-"""Profile likelihood: the ends of intervals against refits with the value held there, and against the closed form."""
+"""Profile likelihood: the limits of intervals against refits with the value held there, and against the closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 import jaxnlme as jn
-from jaxnlme.refits import vectorised_minimiser as batch
+from jaxnlme.refits import vectorised_minimiser
 from jaxnlme.refits.profile_coordinate import coordinate
 from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits
@@ -25,8 +25,8 @@ def trees(orange):
     return orange.profile()
 
 
-def test_a_refit_with_the_value_held_at_an_end(orange, trees):
-    """Its deviance is the quantile of chi-squared."""
+def test_a_refit_with_the_value_held_at_a_limit(orange, trees):
+    """The deviance of the refit is the quantile of chi-squared."""
     assert list(trees.intervals.index) == list(orange.values)
     assert not trees.intervals["note"].any()
     for end in ("lower", "upper"):
@@ -43,16 +43,16 @@ def test_a_refit_with_the_value_held_at_an_end(orange, trees):
 
 
 def test_the_table_of_a_profile(orange, trees):
-    own = trees.table[trees.table.parameter == "scal"]
-    assert (own["status"] == "converged").all()
-    assert own["value"].is_monotonic_increasing and own["zeta"].is_monotonic_increasing
-    np.testing.assert_allclose(own["value"], own["scal"], rtol=1e-12)
-    np.testing.assert_allclose(own["zeta"] ** 2, own["deviance"], atol=1e-9)
-    np.testing.assert_allclose(own["deviance"], 2 * (orange.log_likelihood - own["log_likelihood"]), atol=1e-8)
+    rows = trees.table[trees.table.parameter == "scal"]
+    assert (rows["status"] == "converged").all()
+    assert rows["value"].is_monotonic_increasing and rows["zeta"].is_monotonic_increasing
+    np.testing.assert_allclose(rows["value"], rows["scal"], rtol=1e-12)
+    np.testing.assert_allclose(rows["zeta"] ** 2, rows["deviance"], atol=1e-9)
+    np.testing.assert_allclose(rows["deviance"], 2 * (orange.log_likelihood - rows["log_likelihood"]), atol=1e-8)
     # Close to the estimate the likelihood is quadratic, and Wald's interval is right.
-    narrow = orange.profile("scal", level=0.1).intervals.loc["scal"]
-    half = 0.5 * (narrow["upper"] - narrow["lower"])
-    assert half == pytest.approx(0.5 * (narrow["wald upper"] - narrow["wald lower"]), rel=5e-3)
+    short = orange.profile("scal", level=0.1).intervals.loc["scal"]
+    half = 0.5 * (short["upper"] - short["lower"])
+    assert half == pytest.approx(0.5 * (short["wald upper"] - short["wald lower"]), rel=5e-3)
     axes = trees.plot()
     assert len(axes) == 5 and axes[0].get_xlabel() == "Asym"
     assert trees.plot(axes)[0] is axes[0]
@@ -81,16 +81,16 @@ def profiled(line):
 
 @pytest.mark.parametrize("name", ["sd(mu)", "sd(slope)", "corr(mu, slope)", "slope", "a"])
 def test_a_full_psi_against_the_closed_form(line, profiled, name):
-    """SDs and correlations are no coordinates of a Cholesky factor; here the profile is minimised anew by scipy."""
+    """SDs and correlations are not coordinates of a Cholesky factor; here scipy computes the profile."""
     deviance = closed_form(line.data)
     v = line.values
     start = [v["mu"], v["slope"], np.log(v["sd(mu)"]), np.log(v["sd(slope)"]), np.arctanh(v["corr(mu, slope)"])]
     start = np.array([*start, np.log(v["a"])])
     assert deviance(start) == pytest.approx(-2 * line.log_likelihood, abs=1e-8)
     index = ["mu", "slope", "sd(mu)", "sd(slope)", "corr(mu, slope)", "a"].index(name)
-    inward = (lambda x: x) if index < 2 else np.arctanh if index == 4 else np.log
+    to_real = (lambda x: x) if index < 2 else np.arctanh if index == 4 else np.log
     for end in ("lower", "upper"):
-        held = float(inward(profiled.intervals.loc[name, end]))
+        held = float(to_real(profiled.intervals.loc[name, end]))
         rest = np.delete(np.arange(6), index)
 
         def held_deviance(free, held=held, rest=rest):
@@ -102,8 +102,8 @@ def test_a_full_psi_against_the_closed_form(line, profiled, name):
         assert best.fun - deviance(start) == pytest.approx(QUANTILE, abs=1e-3)
 
 
-def test_open_ends_and_zero_variances():
-    """No variance of the slopes: its interval begins at zero."""
+def test_the_interval_of_a_zero_variance():
+    """The slopes do not vary: the interval of their SD begins at zero."""
     model = jn.NLMEModel(
         catalogue.line, [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     )
@@ -122,7 +122,7 @@ def test_open_ends_and_zero_variances():
 
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
 def test_the_estimate_in_the_table_is_the_fit(covariance):
-    """Also where another SD is zero there."""
+    """The row of the estimate holds the values of the fit, also where another SD is zero."""
     parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     fit = jn.fit(
         jn.NLMEModel(catalogue.line, parameters, covariance), lines_data(slope_sd=0.0, seed=8), "focei"
@@ -132,23 +132,23 @@ def test_the_estimate_in_the_table_is_the_fit(covariance):
         np.testing.assert_allclose([row[name] for name in fit.values], list(fit.values.values()), rtol=1e-9, atol=1e-12)
 
 
-def test_a_crossing_whose_refit_fails_is_looked_for_elsewhere(orange):
+def test_a_limit_whose_refit_fails_is_searched_at_other_points(orange):
     refits = Refits(orange, "a profile", 100)
     trace = ProfileTrace(refits, coordinate(refits.binding, "scal"), None, 0.95, 2)
-    trace.asked = 1
+    trace.rounds = 1
     trace.c += [trace.start + step * trace.unit for step in (0.5, 1.25)]
     trace.deviance += [0.25 * QUANTILE, 1.5 * QUANTILE]
     tried = []
     for _ in range(4):
-        (at,) = trace.ask()[-1:]
-        assert all(abs(at - other) > 1e-3 * trace.unit for other in tried)
+        (at,) = trace.next_points()[-1:]
+        assert all(abs(at - earlier) > 1e-3 * trace.unit for earlier in tried)
         assert trace.c[1] < at < trace.c[2]
         tried.append(at)
         trace.c.append(at)
         trace.deviance.append(np.nan)
 
 
-def test_what_a_profile_refuses(orange):
+def test_options_that_a_profile_refuses(orange):
     with pytest.raises(jn.OptionError, match="did you mean 'xmid'"):
         orange.profile("xmd")
     with pytest.raises(jn.OptionError, match=r"0\.9 for 90%"):
@@ -167,23 +167,23 @@ def test_what_a_profile_refuses(orange):
 
 
 def test_a_profile_interrupted_before_its_first_point(monkeypatch, recwarn):
-    def store(*given):
+    def store(*args):
         raise KeyboardInterrupt
 
     parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     fit = jn.fit(jn.NLMEModel(catalogue.line, parameters), lines_data(slope_sd=0.0, seed=8), "focei").throw()
-    monkeypatch.setattr(batch, "_store", store)
-    found = fit.profile("sd(slope)", width=4)
-    assert found.table["deviance"].isna().all() and "Interrupted" in str(found)
+    monkeypatch.setattr(vectorised_minimiser, "_store", store)
+    result = fit.profile("sd(slope)", width=4)
+    assert result.table["deviance"].isna().all() and "Interrupted" in str(result)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
-def test_an_interrupted_profile_says_so(orange, monkeypatch):
+def test_an_interrupted_profile_is_reported(orange, monkeypatch):
     def show(self, done):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch.CountLine, "show", show)
-    found = orange.profile("scal", width=4)
-    assert "Interrupted: " in str(found)
-    row = found.intervals.loc["scal"]
+    monkeypatch.setattr(vectorised_minimiser.CountLine, "show", show)
+    result = orange.profile("scal", width=4)
+    assert "Interrupted: " in str(result)
+    row = result.intervals.loc["scal"]
     assert np.isnan(row["lower"]) and row["note"] == "lower limit: interrupted; upper limit: interrupted"

@@ -1,4 +1,4 @@
-"""The engine: lanes equal single fits, whatever runs beside them and however many there are."""
+"""The vectorised minimiser: each job gives the result of a single fit, whatever the other slots hold."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.estimators.core.objective import flatten
-from jaxnlme.refits import vectorised_minimiser as engine
-from jaxnlme.refits.jobs import Jobs, nothing
+from jaxnlme.refits import vectorised_minimiser
+from jaxnlme.refits.jobs import Jobs, empty_overlay
 from jaxnlme.refits.refits import TOLERANCE
 from jaxnlme.refits.vectorised_minimiser import run_batch, width_for
 
 WEIGHTS = np.array([[1.0] * 5, [2, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 3, 1, 1, 0], [1, 0, 2, 1, 1], [1, 1, 1, 0, 2]])
 
 
-def jobs(fit, weights, x=None, metric=True):
+def jobs(fit, weights, x=None, from_information=True):
     problem = fit.binding.problem
     start = np.tile(flatten(fit.params), (len(weights), 1)) if x is None else x
-    metrics = fit.information.covariance[None] if metric else None
+    inverse_hessians = fit.information.covariance[None] if from_information else None
 
-    def own(indices):
-        return eqx.tree_at(lambda p: p.weights, nothing(problem), weights[indices], is_leaf=lambda leaf: leaf is None)
+    def overlay(indices):
+        empty = empty_overlay(problem)
+        return eqx.tree_at(lambda p: p.weights, empty, weights[indices], is_leaf=lambda leaf: leaf is None)
 
-    return Jobs(start, np.ones(start.shape, bool), own, fit.modes, metrics)
+    return Jobs(start, np.ones(start.shape, bool), overlay, fit.modes, inverse_hessians)
 
 
 def run(fit, *args, width=4, **options):
@@ -34,10 +35,10 @@ def run(fit, *args, width=4, **options):
     return run_batch(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
 
 
-def test_a_lane_is_the_fit_with_its_weights(orange):
-    """Also of copied data: a group of weight two is the group twice."""
+def test_a_job_is_the_fit_with_its_weights(orange):
+    """Also the fit of copied data: a group of weight two is the group twice."""
     out = run(orange, WEIGHTS)
-    assert out.done.all() and (out.lost == 0).all() and (out.decrement < 1e-8).all()
+    assert out.done.all() and (out.n_failed_modes == 0).all() and (out.decrement < 1e-8).all()
     for k in (0, 1, 3):
         single = jn.fit(orange.model, orange.data.with_weights(WEIGHTS[k]), "focei").throw()
         np.testing.assert_allclose(out.x[k], flatten(single.params), rtol=1e-6)
@@ -51,16 +52,16 @@ def test_a_lane_is_the_fit_with_its_weights(orange):
 
 
 def test_results_do_not_depend_on_the_width(orange):
-    """Nor on the metric they begin with."""
-    four, one = run(orange, WEIGHTS), run(orange, WEIGHTS, width=1)
-    scores = run(orange, WEIGHTS, metric=False)
-    for other in (one, scores):
+    """Nor on the initial inverse Hessian."""
+    four, single = run(orange, WEIGHTS), run(orange, WEIGHTS, width=1)
+    scores = run(orange, WEIGHTS, from_information=False)
+    for other in (single, scores):
         np.testing.assert_allclose(other.x, four.x, rtol=1e-6)
         np.testing.assert_allclose(other.log_likelihood, four.log_likelihood, rtol=1e-10)
-    np.testing.assert_array_equal(one.iterations, four.iterations)
+    np.testing.assert_array_equal(single.iterations, four.iterations)
 
 
-def test_a_lane_that_diverges_touches_no_other(orange):
+def test_a_job_that_diverges_does_not_affect_the_others(orange):
     x = np.tile(flatten(orange.params), (6, 1))
     good = run(orange, WEIGHTS, x)
     x[1, 0], x[3, 2], x[4, 4] = np.nan, 1e-300, 800.0
@@ -72,48 +73,48 @@ def test_a_lane_that_diverges_touches_no_other(orange):
     assert out.done.all()
 
 
-def test_a_group_of_weight_zero_may_be_anything(orange):
-    """Its responses are absurd in one lane only."""
+def test_a_group_of_weight_zero_has_no_effect(orange):
+    """Its responses are NaN in one job only."""
     problem = orange.binding.problem
     y = np.tile(problem.buckets[0].y, (2, 1, 1))
     y[1, 4] = np.nan
     weights = np.tile(WEIGHTS[1], (2, 1))
 
-    def own(indices):
-        where = (weights[indices], y[indices])
-        empty = nothing(problem)
-        return eqx.tree_at(lambda p: (p.weights, p.buckets[0].y), empty, where, is_leaf=lambda leaf: leaf is None)
+    def overlay(indices):
+        leaves = (weights[indices], y[indices])
+        empty = empty_overlay(problem)
+        return eqx.tree_at(lambda p: (p.weights, p.buckets[0].y), empty, leaves, is_leaf=lambda leaf: leaf is None)
 
     x = np.tile(flatten(orange.params), (2, 1))
-    given = Jobs(x, np.ones(x.shape, bool), own, orange.modes)
+    two_jobs = Jobs(x, np.ones(x.shape, bool), overlay, orange.modes)
     out = run_batch(
-        problem, orange.params, jn.MaximumLikelihood(orange.estimator.method, 100, TOLERANCE), given, width=4
+        problem, orange.params, jn.MaximumLikelihood(orange.estimator.method, 100, TOLERANCE), two_jobs, width=4
     )
-    assert out.done.all() and (out.lost == 0).all()
+    assert out.done.all() and (out.n_failed_modes == 0).all()
     np.testing.assert_allclose(out.x[1], out.x[0], rtol=1e-9)
-    # All groups' likelihood needs every group's mode.
-    assert np.isfinite(out.common[0]) and np.isnan(out.common[1])
+    # The likelihood of all groups needs the mode of every group.
+    assert np.isfinite(out.full_log_likelihood[0]) and np.isnan(out.full_log_likelihood[1])
 
 
 def test_one_program_for_any_number_of_jobs(orange):
     run(orange, WEIGHTS)
-    compiled = []
+    compilations = []
 
-    def listen(event, seconds, **_):
+    def record(event, seconds, **_):
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
+            compilations.append(event)
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(record)
     try:
         out = run(orange, np.tile(WEIGHTS[1:4], (5, 1)))
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert not compiled
+        jax.monitoring.unregister_event_duration_listener(record)
+    assert not compilations
     assert out.done.all()
     np.testing.assert_allclose(out.x[:3], out.x[-3:], rtol=1e-6)
 
 
-def test_an_interruption_keeps_what_has_ended(orange, monkeypatch):
+def test_an_interruption_keeps_the_jobs_that_have_ended(orange, monkeypatch):
     shown = []
 
     def show(self, done):
@@ -121,7 +122,7 @@ def test_an_interruption_keeps_what_has_ended(orange, monkeypatch):
         if done >= 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.CountLine, "show", show)
+    monkeypatch.setattr(vectorised_minimiser.CountLine, "show", show)
     out = run(orange, np.tile(WEIGHTS, (4, 1)))
     assert out.interrupted
     assert 4 <= out.done.sum() < 24
