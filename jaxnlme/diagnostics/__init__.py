@@ -1,1 +1,1 @@
-"""What a fit looks like beside its data: residuals, curves and pictures."""
+"""Residuals, prediction curves and plots of a fit."""

@@ -1,4 +1,4 @@
-"""Prediction curves: a table of new rows between a fit's own rows, and the predictions there."""
+"""Prediction curves: predictions on a grid between the rows of the fitted data."""
 
 from __future__ import annotations
 
@@ -13,80 +13,81 @@ from jaxnlme.data.grouped import GroupedData
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
 # Columns of the table, and the level of `predict` behind each.
 LEVELS = {"population prediction": "population", "individual prediction": "group"}
-# Predictions at the fitted rows that differ by more than this, relative, between the two tables are not the same.
-SAME = 1e-6
+# Largest relative difference between predictions at the fitted rows with and without the grid, for the grid to be used.
+PREDICTION_TOLERANCE = 1e-6
 
 
 def prediction_curves(
-    fit: Fit, positions: Sequence[int], x: str, by: str | None = None, points: int = 100
+    fit: FitRecord, positions: Sequence[int], x: str, by: str | None = None, points: int = 100
 ) -> pd.DataFrame:
-    """Predictions along `x` for the groups at `positions`, from each group's smallest to its largest value.
+    """Predictions along the column `x`, from the smallest to the largest value of each group.
 
-    Every new row repeats the other columns of the row at or before it (the first row's, before that), which suits
-    predictors that hold until the next row, not events such as doses. Where the new rows change the predictions at the
-    fitted rows, because the model reads other rows, the table holds the fitted rows alone (`table.attrs["rows_only"]`
-    is true), as it does with `points=0` and for a model with an explicit design per group, which has no entry for new
-    rows.
+    Every new row has the other columns of the last row before it (or of the first row). That is right for predictors
+    that keep their value until the next row, not for events such as doses. Where the new rows change the predictions at
+    the fitted rows, because the model uses other rows, the table has the fitted rows only, and
+    `table.attrs["rows_only"]` is true. It also has the fitted rows only with `points=0`, and for a model with an
+    explicit design per group, which has no entries for new rows.
 
-    **Arguments:** `by`: a column whose levels have curves of their own; `points` between the ends of a curve.
+    **Arguments:** `positions` of the groups in `fit.data`; `by`: a column, for each level of which there is a separate
+    curve; `points` of a curve.
     **Returns:** a data frame: the group's column, `x`, `by`, `population prediction`, `individual prediction`.
     """
-    own = fit.data.select(np.asarray(positions))
+    selected = fit.data.select(np.asarray(positions))
     rows = fit.data.to_frame()
     for name, level in LEVELS.items():
         rows[name] = np.asarray(fit.predict(level=level))
-    rows = rows[rows[own.group_name].isin(own.labels)]
+    rows = rows[rows[selected.group_name].isin(selected.labels)]
     designs = (fit.model.fixed_design, fit.model.random_design)
-    fine = points > 0 and not any(np.ndim(design) > 2 for design in designs if design is not None)
-    table = _fine_curves(fit, own, rows, x, by, points) if fine else None
+    use_grid = points > 0 and not any(np.ndim(design) > 2 for design in designs if design is not None)
+    table = _grid_curves(fit, selected, rows, x, by, points) if use_grid else None
     if table is None:
-        table = rows.sort_values([own.group_name, x], kind="stable")
-        table.attrs["rows_only"] = fine
+        table = rows.sort_values([selected.group_name, x], kind="stable")
+        table.attrs["rows_only"] = use_grid
     return table
 
 
-def _fine_curves(
-    fit: Fit, own: GroupedData, rows: pd.DataFrame, x: str, by: str | None, points: int
+def _grid_curves(
+    fit: FitRecord, selected: GroupedData, rows: pd.DataFrame, x: str, by: str | None, points: int
 ) -> pd.DataFrame | None:
-    """The fine table with its predictions; None where they are others than those of `rows` at the rows themselves."""
-    table, real = _fine_table(own, rows, x, by, points)
-    names_x = [*own.x, *(name for name, values in own.text.items() if values.ndim == 2)]
-    names_v = [*own.v, *(name for name, values in own.text.items() if values.ndim == 1)]
-    data = GroupedData.from_frame(table, own.group_name, own.y_name, names_x, names_v, need_response=False)
-    data = dataclasses.replace(data, tables=own.tables)
+    """The grid with its predictions; None where these differ from the predictions in `rows` at the fitted rows."""
+    table, is_fitted = _grid(selected, rows, x, by, points)
+    names_x = [*selected.x, *(name for name, values in selected.text.items() if values.ndim == 2)]
+    names_v = [*selected.v, *(name for name, values in selected.text.items() if values.ndim == 1)]
+    data = GroupedData.from_frame(table, selected.group_name, selected.y_name, names_x, names_v, need_response=False)
+    data = dataclasses.replace(data, tables=selected.tables)
     for name, level in LEVELS.items():
-        before, now = table[name].to_numpy()[real], np.asarray(fit.predict(data, level=level))
-        around = 1e-9 * np.nanmax(np.abs(before), initial=0.0)
-        if not np.allclose(now[real], before, rtol=SAME, atol=around, equal_nan=True):
+        before, after = table[name].to_numpy()[is_fitted], np.asarray(fit.predict(data, level=level))
+        tolerance = 1e-9 * np.nanmax(np.abs(before), initial=0.0)
+        if not np.allclose(after[is_fitted], before, rtol=PREDICTION_TOLERANCE, atol=tolerance, equal_nan=True):
             return None
-        table[name] = now
+        table[name] = after
     return table
 
 
-def _fine_table(
-    own: GroupedData, rows: pd.DataFrame, x: str, by: str | None, points: int
+def _grid(
+    selected: GroupedData, rows: pd.DataFrame, x: str, by: str | None, points: int
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """New rows between `rows`, and which of the table's rows are fitted ones (rows,); of equal `x` the last."""
+    """A table with new rows between `rows`, and True for its fitted rows (rows,), the last one among equal `x`."""
     import pandas as pd
 
     pieces: list[Any] = []
-    real: list[np.ndarray] = []
-    for label in own.labels:
-        group = rows[rows[own.group_name] == label]
-        inside = np.linspace(group[x].min(), group[x].max(), points)
+    is_fitted: list[np.ndarray] = []
+    for label in selected.labels:
+        group = rows[rows[selected.group_name] == label]
+        grid = np.linspace(group[x].min(), group[x].max(), points)
         for _, part in group.groupby(by, sort=False, observed=True) if by else [(None, group)]:
             part = part.sort_values(x, kind="stable")
-            where = np.unique(np.concatenate([inside, part[x].to_numpy()]))
-            before = np.searchsorted(part[x].to_numpy(), where, side="right") - 1
+            values = np.unique(np.concatenate([grid, part[x].to_numpy()]))
+            before = np.searchsorted(part[x].to_numpy(), values, side="right") - 1
             piece = part.iloc[np.maximum(before, 0)].copy()
-            real.append(piece[x].to_numpy() == where)
-            piece[x] = where
+            is_fitted.append(piece[x].to_numpy() == values)
+            piece[x] = values
             pieces.append(piece)
     table = pd.concat(pieces, ignore_index=True)
-    table[own.y_name] = np.nan
-    return table, np.concatenate(real)
+    table[selected.y_name] = np.nan
+    return table, np.concatenate(is_fitted)

@@ -1,1 +1,1 @@
-"""What a fit is and what may be asked of it: tables, criteria, predictions, simulations, files."""
+"""The record of a fit and what follows from it: inference, criteria, predictions, simulations, summaries."""

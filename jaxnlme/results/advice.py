@@ -1,4 +1,4 @@
-"""What a fit suggests of its random effects: variances and correlations that the data hardly tell from zero."""
+"""Hints on the random effects of a fit: variances and correlations that are not significantly different from zero."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from jaxnlme.errors import some
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky, LogMatrix
 from jaxnlme.results.display import number
-from jaxnlme.results.inference import SINGULAR
+from jaxnlme.results.inference import SINGULAR_EIGENVALUE
 
 if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
-def advice(fit: Fit) -> list[str]:
-    """Sentences on a converged fit with standard errors, at most two: variances smaller than their standard errors, and
-    correlations of which none is told apart from zero. Variances at zero have sentences of their own in the status.
+def advice(fit: FitRecord) -> list[str]:
+    """Sentences (at most two) on a converged fit with standard errors: variances smaller than their standard errors,
+    and correlations none of which differs significantly from zero. The status of the fit reports variances at zero.
 
-    They are hints: a Wald comparison at a boundary is rough, so each says how to look closer.
+    These are hints, since Wald comparisons are rough near a boundary; each sentence names a better comparison.
     """
-    if not fit.converged or fit.information is None or not fit.information.positive:
+    if not fit.converged or fit.information is None or not fit.information.positive_definite:
         return []
     table = fit.estimates
     return [*_small_variances(fit, table), *_weak_correlations(fit, table)]
 
 
-def _small_variances(fit: Fit, table: Any) -> list[str]:
+def _small_variances(fit: FitRecord, table: Any) -> list[str]:
     """By the delta method se(sd^2) = 2 sd se(sd): a variance is below its standard error where sd < 2 se(sd)."""
     density = fit.binding.density
-    # Where several effects share an SD, or a function of the user's reads them, none can be dropped alone.
+    # Effects that share an SD cannot be dropped one by one.
     shared = {k for _, effects, _ in density.covariance.log_scales if len(effects) > 1 for k in effects}
-    # Beside a singular psi (a sentence of the status) an effect that others determine is no candidate of its own.
-    shared |= _bound(fit.psi.to_numpy(dtype=float))
+    # An effect that is a linear combination of others in a singular psi (see the status) is no candidate either.
+    shared |= _linearly_dependent(fit.psi.to_numpy(dtype=float))
     spec = fit.model.covariance
     named = not isinstance(spec, AbstractCovariance) or family_name(spec) is not None
     if fit.model.individual is not None or not named:
@@ -49,39 +49,41 @@ def _small_variances(fit: Fit, table: Any) -> list[str]:
     if not small:
         return []
     names = [name for name, _ in small]
-    one = len(names) == 1
-    drop = repr(names[0]) if one else repr(names)
+    single = len(names) == 1
+    drop = repr(names[0]) if single else repr(names)
     return [
-        f"The SD{'' if one else 's'} of {some([text for _, text in small])} {'is' if one else 'are'} small: the "
-        f"variance{'' if one else 's'} {'is' if one else 'are'} below {'its' if one else 'their'} standard "
-        f"error{'' if one else 's'}. fit.update(drop={drop}) drops {'it' if one else 'them'}; compare AIC or BIC."
+        f"The SD{'' if single else 's'} of {some([text for _, text in small])} {'is' if single else 'are'} small: the "
+        f"variance{'' if single else 's'} {'is' if single else 'are'} below {'its' if single else 'their'} standard "
+        f"error{'' if single else 's'}. fit.update(drop={drop}) drops {'it' if single else 'them'}; compare AIC or BIC."
     ]
 
 
-def _bound(psi: np.ndarray) -> set[int]:
-    """Effects that are correlated with others in a singular psi (random, random), zero variances left out."""
-    alive = np.flatnonzero(np.diag(psi) > 0)
-    if not len(alive):
+def _linearly_dependent(psi: np.ndarray) -> set[int]:
+    """Effects that are correlated with others in a singular psi (random, random), without those of zero variance."""
+    positive = np.flatnonzero(np.diag(psi) > 0)
+    if not len(positive):
         return set()
-    sd = np.sqrt(np.diag(psi)[alive])
-    correlation = psi[np.ix_(alive, alive)] / np.outer(sd, sd)
-    if np.linalg.eigvalsh(correlation)[0] > SINGULAR:
+    sd = np.sqrt(np.diag(psi)[positive])
+    correlation = psi[np.ix_(positive, positive)] / np.outer(sd, sd)
+    if np.linalg.eigvalsh(correlation)[0] > SINGULAR_EIGENVALUE:
         return set()
-    return {int(k) for k in alive[(np.abs(correlation - np.eye(len(alive))) > SINGULAR).any(axis=1)]}
+    return {int(k) for k in positive[(np.abs(correlation - np.eye(len(positive))) > SINGULAR_EIGENVALUE).any(axis=1)]}
 
 
-def _weak_correlations(fit: Fit, table: Any) -> list[str]:
+def _weak_correlations(fit: FitRecord, table: Any) -> list[str]:
+    """A sentence if every correlation is smaller than two standard errors."""
     density = fit.binding.density
     rows = table[table.kind == "correlation"]
     if not isinstance(density.covariance, (LogCholesky, LogMatrix, Blocks)) or not len(rows) or fit.at_zero:
         return []
-    # By two standard errors and not by the interval: Fisher's, of a correlation near one, holds zero as well.
-    if not (rows["estimate"].abs() < 2.0 * rows["se"]).all():  # nor where there is no standard error
+    # Two standard errors, not the interval: the Fisher z interval of a correlation near one may contain zero.
+    if not (rows["estimate"].abs() < 2.0 * rows["se"]).all():  # false where a standard error is missing
         return []
     largest = rows.loc[rows["estimate"].abs().idxmax()]
-    one = len(rows) == 1
+    single = len(rows) == 1
     return [
-        f"{'The correlation' if one else 'No correlation'} of the random effects is {'not ' if one else ''}told apart "
-        f"from zero ({'' if one else 'the largest: '}{number(largest['estimate'], 2)}, se {number(largest['se'], 2)}). "
-        "fit.update(covariance='diagonal') leaves correlations out; compare AIC or BIC."
+        f"{'The correlation' if single else 'No correlation'} of the random effects is {'not ' if single else ''}"
+        f"significantly different from zero ({'' if single else 'the largest: '}{number(largest['estimate'], 2)}, "
+        f"se {number(largest['se'], 2)}). fit.update(covariance='diagonal') leaves correlations out; compare AIC or "
+        "BIC."
     ]

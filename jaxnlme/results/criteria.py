@@ -1,4 +1,4 @@
-"""Likelihood criteria, and the one place where parameters and observations are counted."""
+"""Information criteria, and the counts of parameters, observations and groups that they use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Criteria:
     """Log-likelihood and information criteria of a fit.
 
     `n_parameters` counts estimated entries: unfixed beta, covariance and error parameters, and the `n_free` leaves of
-    the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held where they
-    were. Observations and groups count as the log-likelihood counts them, with the group weights: `n_obs` =
+    the free block (an effect whose variance is estimated as zero still counts); `n_fixed`, entries held at their
+    start. Observations and groups are weighted as in the log-likelihood: `n_obs` =
     sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i over the groups with an observed response
     (the others add nothing to the likelihood), floats where these are not whole. `bic` uses log(n_used), `bic_groups`
     log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
 
     `n_integrated` is the number of unfixed beta of a restricted likelihood, which integrates them out, and zero
-    otherwise. `n_parameters` counts them all the same, and `n_used` = n_obs - n_integrated is what they leave of the
-    observations, as R's nlme counts (Pinheiro and Bates 2000, Mixed-Effects Models in S and S-PLUS, section 2.4.1).
+    otherwise. `n_parameters` includes them, and `n_used` = n_obs - n_integrated, as in R's nlme (Pinheiro and Bates
+    2000, Mixed-Effects Models in S and S-PLUS, section 2.4.1).
     """
 
     log_likelihood: float
@@ -36,22 +36,27 @@ class Criteria:
 
     @property
     def n_used(self) -> int | float:
+        """n_obs - n_integrated."""
         return self.n_obs - self.n_integrated
 
     @property
     def aic(self) -> float:
+        """-2 log L + 2 n_parameters."""
         return -2.0 * self.log_likelihood + 2.0 * self.n_parameters
 
     @property
     def bic(self) -> float:
+        """-2 log L + n_parameters log n_used."""
         return -2.0 * self.log_likelihood + float(np.log(self.n_used)) * self.n_parameters
 
     @property
     def bic_groups(self) -> float:
+        """-2 log L + n_parameters log n_groups."""
         return -2.0 * self.log_likelihood + float(np.log(self.n_groups)) * self.n_parameters
 
     @property
     def objective(self) -> float:
+        """-2 log L - n_used log(2 pi), the objective of NONMEM."""
         return -2.0 * self.log_likelihood - self.n_used * float(np.log(2.0 * np.pi))
 
 
@@ -66,26 +71,28 @@ def criteria(
     """The Criteria of a log-likelihood.
 
     **Arguments:** `fixed` (packed,) bool; `free`, the free block of Params; `data`, with the weights of the fit;
-    `totals`, as `counted`, where `data` are not all of them; `integrated`, how many of the first
-    packed entries (beta) a restricted likelihood integrates out where they are not fixed, zero for any other.
+    `totals`: the weighted totals of all data where `data` are those of one process; `integrated`: a restricted
+    likelihood integrates out those of the first `integrated` packed entries (beta) that are not fixed; zero for other
+    likelihoods.
     """
     import jax
 
     n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(free))
     n_fixed = int(np.sum(fixed))
     if totals is None:
-        totals = counted(data)
+        totals = weighted_totals(data)
     n_obs, n_groups = map(_whole, totals)
     n_parameters = len(fixed) - n_fixed + n_free
     n_integrated = int(np.sum(~np.asarray(fixed[:integrated], bool)))
     return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups, n_integrated)
 
 
-def counted(data: GroupedData) -> tuple[float, float]:
-    """Observed responses, and groups that have one, each with the weight of its group."""
-    own = data.observed.sum(axis=1)
-    return float(np.sum(data.weights * own)), float(np.sum(data.weights[own > 0]))
+def weighted_totals(data: GroupedData) -> tuple[float, float]:
+    """Numbers of observed responses and of groups that have one, each with the weight of its group."""
+    per_group = data.observed.sum(axis=1)
+    return float(np.sum(data.weights * per_group)), float(np.sum(data.weights[per_group > 0]))
 
 
 def _whole(count: float) -> int | float:
+    """The count as an int where it is a whole number."""
     return int(count) if count.is_integer() else count

@@ -1,4 +1,8 @@
-"""Small tables as aligned text and as HTML, without dependence on a terminal."""
+"""Text and HTML output: tables and wrapped sentences, and the base class of records that print themselves.
+
+- Sentences and tables: `wrap`, `Table`, `text_pairs`, `text_table`, `html_table`, `number`.
+- Records: `Printable`, whose sentences come first, then its tables.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Columns of a line of text, and the most characters of a name in the first column of a table.
 WIDTH = 99
 LONGEST_NAME = 30
 
 
+# --- sentences and tables ---
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """`header` names the columns of `rows`, whose first column is a name; no header: pairs of name and value."""
+    """A table. `title` above it; `header`, names of the columns, empty for pairs of name and value; `rows` of cells, a
+    name first."""
 
     title: str
     header: Sequence[str]
@@ -24,12 +33,12 @@ class Table:
 
 
 def wrap(sentence: str) -> list[str]:
-    """The lines of a sentence."""
+    """The lines (at most WIDTH columns) of a sentence."""
     return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
 
 
 def text_pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Names on the left, values beside them, wrapped."""
+    """The lines of (name, value) pairs: names on the left, wrapped values beside them."""
     width = max(len(name) for name, _ in pairs) + 2
     lines = []
     for name, value in pairs:
@@ -40,12 +49,13 @@ def text_pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def text_table(table: Table) -> list[str]:
-    """Title, header and rows, numbers to the right; names are cut where the line would be too long."""
+    """The lines of a table: title, header, rows with numbers aligned right; names are cut where lines would be too
+    long."""
     rows = [list(row) for row in table.rows]
     widths = [max(len(row[k]) for row in [table.header, *rows]) for k in range(1, len(table.header))]
-    room = max(min(WIDTH - sum(widths) - 2 * len(widths), LONGEST_NAME), 8)
+    name_width = max(min(WIDTH - sum(widths) - 2 * len(widths), LONGEST_NAME), 8)
     for row in rows:
-        row[0] = row[0] if len(row[0]) <= room else row[0][: room - 3] + "..."
+        row[0] = row[0] if len(row[0]) <= name_width else row[0][: name_width - 3] + "..."
     first = max(len(row[0]) for row in rows)
     lines = wrap(table.title)
     for row in [list(table.header), *rows]:
@@ -55,11 +65,11 @@ def text_table(table: Table) -> list[str]:
 
 
 def html_table(table: Table) -> str:
-    """The table in HTML; names in full."""
-    rest = "right" if table.header else "left"
+    """The table as HTML, names in full."""
+    alignment = "right" if table.header else "left"
 
     def line(row: Sequence[str], tag: str) -> str:
-        sides = ["left", *[rest] * (len(row) - 1)]
+        sides = ["left", *[alignment] * (len(row) - 1)]
         cells = [
             f"<{tag} style='text-align:{side};padding:0.1em 0.6em'>{html.escape(cell)}</{tag}>"
             for side, cell in zip(sides, row, strict=True)
@@ -73,7 +83,7 @@ def html_table(table: Table) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """`digits` significant digits; an empty cell for NaN."""
+    """A number with `digits` significant digits as text; an empty string for NaN."""
     value = float(value)
     if np.isnan(value):
         return ""
@@ -85,17 +95,17 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits - 1}e}"
 
 
-# ---- records that are not a page of their own: sentences first, then tables
+# --- records ---
 
 
 class Printable(abc.ABC):
-    """A record that prints as its `sentences` and tables, the same in a notebook."""
+    """A record that prints as its `sentences`, then its tables; as HTML in a notebook."""
 
     sentences: tuple[str, ...]
 
     @abc.abstractmethod
     def _tables(self) -> list[Table]:
-        """The tables under the sentences."""
+        """The tables that follow the sentences."""
 
     def __str__(self) -> str:
         lines = [line for sentence in self.sentences for line in wrap(sentence)]
@@ -107,5 +117,5 @@ class Printable(abc.ABC):
         return str(self)
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return f"<div>{said}{''.join(html_table(table) for table in self._tables())}</div>"
+        paragraphs = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
+        return f"<div>{paragraphs}{''.join(html_table(table) for table in self._tables())}</div>"

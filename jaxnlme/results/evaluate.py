@@ -1,4 +1,5 @@
-"""What predictions, simulations and residuals share: a fit met with a table, its conditional modes, its rows."""
+"""Evaluation of a fitted model: binding to new tables, conditional modes, and results in the order of a table's
+rows."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, Status, some
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.curvature import exact
-from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised
+from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised_likelihood
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
@@ -25,38 +26,43 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
-def once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
-    """`fn` jitted for a call that will hardly be repeated.
+def compile_once(fn: Callable, binding: Binding, times: int = 1) -> Callable:
+    """`fn` compiled for a call that is unlikely to be repeated.
 
-    **Arguments:** `times`: how often the rows of the data are computed in one call.
+    **Arguments:** `times`: how often one call computes the rows of the data.
     """
     return compiled(fn, times * binding.data.rows.size, once=True)
 
 
-def by_bucket(fn: Callable[..., list[Any]], fit: Fit, binding: Binding, z: np.ndarray) -> list[Any]:
-    """What `fn(problem, params, z)`, a module's function, returns at the fitted parameters and the effects `z`
-    (groups, random): one pytree (groups, ...) per size bucket, as numpy; in chunks where the fit was made so."""
+def evaluate_by_bucket(fn: Callable[..., list[Any]], fit: FitRecord, binding: Binding, z: np.ndarray) -> list[Any]:
+    """`fn(problem, params, z)` at the fitted parameters, in chunks if the fit used them.
+
+    **Arguments:** `fn`, a function of a module (a new lambda would be compiled anew); `z` (groups, random), whitened
+    effects.
+    **Returns:** one numpy pytree (groups, ...) per size bucket.
+    """
     with x64():
-        placed = _placed(fit, binding)
-        _, pieces = placed.run(_of_buckets(fn), on_device(fit.params), placed.spread(z), once=True)
-        return placed.by_bucket(pieces)
+        placed = _placed_problem(fit, binding)
+        _, pieces = placed.run(_of_buckets(fn), on_device(fit.params), placed.scatter(z), once=True)
+        return placed.collect_by_bucket(pieces)
 
 
 @functools.cache
 def _of_buckets(fn: Callable) -> Callable:
+    """`fn` in the form that `PlacedProblem.run` expects, without sums over groups."""
     return lambda problem, params, z: ((), fn(problem, params, z))
 
 
-def _placed(fit: Fit, binding: Binding) -> PlacedProblem:
-    # Rows stay as they are: whether the model bears more of them is known to `fit` alone.
+def _placed_problem(fit: FitRecord, binding: Binding) -> PlacedProblem:
+    # Rows are not padded: only the dry run of a fit determines whether the model permits it.
     return PlacedProblem(binding.problem, chunk=fit.options.get("chunk_groups"), rows=False)
 
 
-def row_column(binding: Binding, pieces: list[Any]) -> np.ndarray:
-    """One array (groups, obs) per bucket as one column (rows,), in the order of the table."""
+def to_rows(binding: Binding, pieces: list[Any]) -> np.ndarray:
+    """One column (rows,) in the order of the table, from one array (groups, obs) per bucket."""
     full = np.full(binding.data.rows.shape, np.nan)
     for which, piece in zip(binding.bucket_groups, pieces, strict=True):
         piece = np.asarray(piece)
@@ -64,14 +70,18 @@ def row_column(binding: Binding, pieces: list[Any]) -> np.ndarray:
     return binding.data.rows_to_column(full)
 
 
-def require_estimates(fit: Fit) -> None:
-    """**Errors:** FitError where the fit did not begin."""
+def require_estimates(fit: FitRecord) -> None:
+    """**Raises:** FitError where the fit has no estimates, because it did not begin."""
     if not np.isfinite(np.asarray(fit.params.beta)).all():
         raise FitError(f"the fit has no estimates. {fit.status}", fit)
 
 
-def place(fit: Fit, data: Any, level: str) -> tuple[Binding, np.ndarray]:
-    """Where to evaluate: the binding of the fitted or new data, and whitened effects (groups, random) at `level`."""
+def binding_and_effects(fit: FitRecord, data: Any, level: str) -> tuple[Binding, np.ndarray]:
+    """The binding of the fitted or new data, and whitened effects (groups, random) at `level`: zero for "population",
+    the conditional modes for "group".
+
+    **Raises:** OptionError for another level; FitError where the fit has no estimates; errors of `rebind`.
+    """
     if level not in ("group", "population"):
         raise OptionError(f"level must be 'group' or 'population'; received {level!r}.")
     require_estimates(fit)
@@ -81,24 +91,26 @@ def place(fit: Fit, data: Any, level: str) -> tuple[Binding, np.ndarray]:
     return binding, group_modes(fit, binding)
 
 
-def rebind(fit: Fit, data: Any) -> Binding:
+def rebind(fit: FitRecord, data: Any) -> Binding:
     """The fit's model bound to `data` with the levels, centres and strata of the fit; the fit's binding for None.
 
-    **Errors:** DataError where columns do not answer to those of the fit; ModelError for explicit designs per group.
+    **Raises:** DataError where columns do not match those of the fit; ModelError for explicit designs per group.
     """
     if data is None or data is fit.data:
         return fit.binding
-    own = fit.data
-    new = data if isinstance(data, GroupedData) else _from_table(own, data)
-    for place, word in (("x", "x (a row)"), ("v", "v (a group)"), ("text", "text")):
-        for name in getattr(own, place):
-            others = [other for other in ("x", "v", "text") if other != place and name in getattr(new, other)]
-            if others:
-                raise DataError(f"column {name!r} is in {others[0]} of the new data; the fit had it in {word}.")
-    wanted = {name for columns in fit.binding.covariates.values() for name in columns.wanted}
-    absent = sorted(wanted - {*new.x, *new.v, *new.text})
+    fitted = fit.data
+    new = data if isinstance(data, GroupedData) else _from_table(fitted, data)
+    for kind, description in (("x", "x (a row)"), ("v", "v (a group)"), ("text", "text")):
+        for name in getattr(fitted, kind):
+            other_kinds = [other for other in ("x", "v", "text") if other != kind and name in getattr(new, other)]
+            if other_kinds:
+                raise DataError(
+                    f"column {name!r} is in {other_kinds[0]} of the new data; the fit had it in {description}."
+                )
+    required = {name for columns in fit.binding.covariates.values() for name in columns.source_columns}
+    absent = sorted(required - {*new.x, *new.v, *new.text})
     if absent:
-        raise DataError(f"the new data lack {', '.join(map(repr, absent))}, which covariates of the model read.")
+        raise DataError(f"the new data lack {', '.join(map(repr, absent))}, which covariates of the model need.")
     designs = (fit.model.fixed_design, fit.model.random_design)
     if any(np.ndim(design) > 2 for design in designs if design is not None):
         raise ModelError(
@@ -108,61 +120,71 @@ def rebind(fit: Fit, data: Any) -> Binding:
     return bind(fit.model, new, like=fit.binding)
 
 
-def _from_table(own: GroupedData, frame: Any) -> GroupedData:
-    if own.tables:
+def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
+    """GroupedData from a table, with the columns in the same roles as in the fitted data."""
+    if fitted.tables:
         raise DataError(
-            f"the fit's data carry further tables ({', '.join(own.tables)}); pass a GroupedData with its own, made by "
-            "GroupedData.from_frame(..., need_response=False).with_table(...)."
+            f"the fit's data have further tables ({', '.join(fitted.tables)}); pass a GroupedData with such tables, "
+            "made by GroupedData.from_frame(..., need_response=False).with_table(...)."
         )
-    x = [*own.x, *(name for name, values in own.text.items() if values.ndim == 2)]
-    v = [*own.v, *(name for name, values in own.text.items() if values.ndim == 1)]
-    return GroupedData.from_frame(frame, own.group_name, own.y_name, x, v, need_response=False)
+    x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
+    v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
+    return GroupedData.from_frame(frame, fitted.group_name, fitted.y_name, x, v, need_response=False)
 
 
-def group_modes(fit: Fit, binding: Binding) -> np.ndarray:
-    """Whitened conditional modes (groups, random) of the groups of `binding`: the fit's for its own groups, searched at
-    the fitted parameters for others."""
+def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
+    """Whitened conditional modes (groups, random) of the groups of `binding`: those of the fit for its groups, found at
+    the fitted parameters for others.
+
+    **Raises:** DataError for a new group without a response.
+    """
     modes, _ = fit.conditional
     if binding is fit.binding:
         return modes
     position = {label: k for k, label in enumerate(fit.data.labels.tolist())}
     labels = binding.data.labels.tolist()
-    known = np.array([position.get(label, -1) for label in labels], int)
-    new = known < 0
+    index = np.array([position.get(label, -1) for label in labels], int)
+    new = index < 0
     empty = [labels[k] for k in np.flatnonzero(new & ~binding.data.observed.any(axis=1))]
     if empty:
-        alike = next((own for own in position if str(own) == str(empty[0])), None)
-        hint = f" (the fit knows the {type(alike).__name__} {alike!r})" if alike is not None else ""
+        alike = next((label for label in position if str(label) == str(empty[0])), None)
+        hint = f" (the fit has the {type(alike).__name__} {alike!r})" if alike is not None else ""
         raise DataError(
             f"group {some([repr(label) for label in empty])} is not in the fit{hint} and has no response to find its "
             "random effects from; use level='population', or give responses."
         )
-    return np.where(new[:, None], search(fit, binding, new)[0], modes[known]) if new.any() else modes[known]
+    return np.where(new[:, None], find_modes(fit, binding, new)[0], modes[index]) if new.any() else modes[index]
 
 
-def conditional_modes(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+def conditional_modes(fit: FitRecord) -> tuple[np.ndarray, np.ndarray]:
     """Whitened conditional modes (groups, random) of the fit's groups and the curvature there (groups, random, random):
-    the fit's own, or, where its method expands at zero (FO), searched now ("post hoc")."""
+    those of the fit or, where its method expands at zero (FO), found now ("post hoc" modes)."""
     approximation = _approximation(fit)
     if approximation is None or approximation.at_mode or not np.isfinite(np.asarray(fit.params.beta)).all():
         return fit.modes, fit.curvature
-    return search(fit, fit.binding, np.ones(fit.data.n_groups, bool))
+    return find_modes(fit, fit.binding, np.ones(fit.data.n_groups, bool))
 
 
-def interaction(fit: Fit) -> bool:
-    """Whether the fit's method lets the residual scale move with the random effects (FO and FOCE take it at zero)."""
+def has_interaction(fit: FitRecord) -> bool:
+    """True if the residual scale of the fit's method depends on the random effects (FO and FOCE evaluate it at
+    zero)."""
     approximation = _approximation(fit)
     return approximation is None or approximation.interaction
 
 
-def _approximation(fit: Fit) -> LikelihoodApproximation | None:
+def _approximation(fit: FitRecord) -> LikelihoodApproximation | None:
+    """The likelihood approximation of the fit's estimator, None where it has none."""
     method = getattr(fit.estimator, "method", None)
     return method if isinstance(method, LikelihoodApproximation) else None
 
 
-def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Conditional modes (groups, random) at the fitted parameters, searched from zero, and the curvature there; NaN,
-    with a warning that names the group, where a group of `which` (groups,) has none."""
+def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whitened conditional modes at the fitted parameters, searched from zero.
+
+    **Arguments:** `which` (groups,) bool: the groups whose modes are needed.
+    **Returns:** modes (groups, random) and the curvature of minus log_joint there (groups, random, random); NaN, with a
+    warning that names the groups, where the mode of a group of `which` was not found.
+    """
     m, q = binding.data.n_groups, binding.density.n_effects
     if q == 0:
         return np.zeros((m, 0)), np.zeros((m, 0, 0))
@@ -170,40 +192,45 @@ def search(fit: Fit, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, n
     steps = ModeSearch() if approximation is None else approximation.search
     method = getattr(fit.estimator, "method", None)
     with x64():
-        placed = _placed(fit, binding)
+        placed = _placed_problem(fit, binding)
         if isinstance(method, Linearised):
-            _, pieces = placed.run(_penalised, (on_device(fit.params), on_device(method)), once=True)
+            _, pieces = placed.run(_penalised_modes, (on_device(fit.params), on_device(method)), once=True)
         else:
-            _, pieces = placed.run(_search, (on_device(fit.params), on_device(steps), interaction(fit)), once=True)
-        z, curvature, ok = (np.array(placed.own(parts)) for parts in zip(*pieces, strict=True))
-    lost = which & ~ok
-    if lost.any():
-        names = some([str(label) for label in binding.data.labels[lost]])
-        warnings.warn(f"the conditional mode of group {names} was not found; what rests on it is NaN.", stacklevel=5)
-        z[lost], curvature[lost] = np.nan, np.nan
+            _, pieces = placed.run(
+                _find_modes, (on_device(fit.params), on_device(steps), has_interaction(fit)), once=True
+            )
+        z, curvature, found = (np.array(placed.collect(parts)) for parts in zip(*pieces, strict=True))
+    failed = which & ~found
+    if failed.any():
+        names = some([str(label) for label in binding.data.labels[failed]])
+        warnings.warn(
+            f"the conditional mode of group {names} was not found; results that depend on it are NaN.", stacklevel=5
+        )
+        z[failed], curvature[failed] = np.nan, np.nan
     return z, curvature
 
 
-def _penalised(problem: Problem, at: tuple[Params, Linearised], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-    """As `_search`, by the penalised least squares of a linearised likelihood."""
+def _penalised_modes(problem: Problem, at: tuple[Params, Linearised], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    """As `_find_modes`, by penalised least squares for a linearised likelihood."""
     params, method = at
     zero = jnp.zeros(problem.density.n_effects)
 
-    def one(group):
-        found = linearised(method, problem.density, params, params, group, zero).result
-        return found.mode, found.curvature, found.status == Status.ok
+    def per_group(group):
+        result = linearised_likelihood(method, problem.density, params, params, group, zero).result
+        return result.mode, result.curvature, result.status == Status.ok
 
-    return (), problem.map(one)
+    return (), problem.map(per_group)
 
 
-def _search(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-    params, steps, interaction = at
+def _find_modes(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Modes (groups, random), curvatures there and success flags of the groups."""
+    params, steps, interacting = at
     density = problem.density
     zero = jnp.zeros(density.n_effects)
 
-    def one(group):
-        at_zero = None if interaction else density.predict(params, zero, group)
+    def per_group(group):
+        at_zero = None if interacting else density.predict(params, zero, group)
         z, result = search_mode(steps, density, params, group, at_zero, zero)
         return z, exact(density, params, z, group, at_zero), result.converged & result.finite
 
-    return (), problem.map(one)
+    return (), problem.map(per_group)

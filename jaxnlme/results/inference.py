@@ -20,22 +20,22 @@ from jaxnlme.precision import x64
 if TYPE_CHECKING:
     import pandas as pd
 
-# A direction whose curvature, in units of the parameters' own curvatures, is below this is called singular.
-SINGULAR = 1e-8
+# Eigenvalue of an information matrix scaled to unit diagonal, below which its direction is called singular.
+SINGULAR_EIGENVALUE = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Information:
     """The observed information at the estimate.
 
-    `matrix` (active, active): minus the Hessian of the objective in the packed entries `active` (indices);
+    **Fields:** `matrix` (active, active): minus the Hessian of the objective in the packed entries `active` (indices);
     `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`:
-    directions without information, each a dict from parameter name to its share; `reported`, `jacobian`
-    (reported, packed): the values a fit reports and their derivatives.
+    directions without information, each a dict from parameter name to its coefficient; `reported`, `jacobian`
+    (reported, packed): the values that a fit reports and their derivatives.
 
     The scores of a restricted fit are centred, w_i (s_i - sum w s / sum w): at its estimates the groups' scores of
-    theta sum to minus the slope of the term that integrating beta out adds. That term belongs to no group and does not
-    vary with the sample as they do, so the variance of the sum is that of centred scores.
+    theta sum to minus the gradient of the term that integrating beta out adds. That term belongs to no group and does
+    not vary with the sample as they do, so the variance of the sum is that of centred scores.
     """
 
     matrix: np.ndarray
@@ -46,8 +46,8 @@ class Information:
     jacobian: np.ndarray
 
     @property
-    def positive(self) -> bool:
-        """Whether the matrix is positive definite beyond rounding."""
+    def positive_definite(self) -> bool:
+        """True if the matrix is positive definite beyond rounding."""
         return not self.singular
 
     @property
@@ -57,14 +57,17 @@ class Information:
 
     @property
     def sandwich(self) -> np.ndarray | None:
-        """H^-1 (sum of score outer products) H^-1 (active, active), robust to misspecification.
+        """H^-1 (sum of score outer products) H^-1 (active, active), robust to misspecification;
+        None where a direction is singular.
 
-        **Source:** White (1982), Econometrica 50, 1-25."""
+        **Source:** White (1982), Econometrica 50, 1-25.
+        """
         inverse = self.covariance
         return None if inverse is None else inverse @ (self.scores.T @ self.scores) @ inverse
 
     def reported_matrix(self, robust: bool = False) -> np.ndarray | None:
-        """Covariance of the reported values (reported, reported) by the delta method."""
+        """Covariance of the reported values (reported, reported) by the delta method, from the sandwich where `robust`;
+        None where a direction is singular."""
         inverse = self.sandwich if robust else self.covariance
         if inverse is None:
             return None
@@ -72,7 +75,7 @@ class Information:
         return jacobian @ inverse @ jacobian.T
 
     def reported_covariance(self, binding: Binding) -> pd.DataFrame | None:
-        """`reported_matrix` with names."""
+        """`reported_matrix()` with the names of the values."""
         import pandas as pd
 
         matrix = self.reported_matrix()
@@ -81,6 +84,8 @@ class Information:
 
 
 def _reported(density: Density, template: Params, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Reported values (reported,) and their Jacobian (reported, packed)."""
+
     def fn(packed):
         return density.reported(template.unpack(packed))
 
@@ -90,7 +95,7 @@ def _reported(density: Density, template: Params, packed: jax.Array) -> tuple[ja
 def information(
     binding: Binding, params: Params, matrix: np.ndarray, active: np.ndarray, scores: np.ndarray
 ) -> Information:
-    """The Information record at `params`; names singular directions.
+    """The Information record at `params`.
 
     **Arguments:** `matrix` (active, active), symmetric; `active` packed indices; `scores` (groups, active), weighted.
     """
@@ -98,40 +103,47 @@ def information(
         dense = Params(params.beta, params.covariance, params.error, None)
         template = on_device(dense)
         reported, jacobian = compiled(_reported, 0)(binding.density, template, dense.pack())
-    # Where a variance is exactly zero, derivatives with respect to its logarithm are zero, and NaN where divided by it.
+    # Derivatives with respect to the logarithm of a variance of exactly zero are zero, and NaN where divided by it.
     jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
     names = [binding.packed_names[k] for k in active]
     return Information(matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian)
 
 
 def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str, float], ...]:
-    """Directions of a symmetric (n, n) matrix with no positive curvature, in units where its diagonal is one."""
+    """Directions in which a symmetric (n, n) matrix, scaled to unit diagonal, has no positive curvature.
+
+    **Returns:** for each direction a dict from the name of a parameter to its coefficient, largest first, without
+    coefficients below 0.1; all `names` with coefficient 1 for a matrix that is not finite.
+    """
     if not len(matrix):
         return ()
     if not np.isfinite(matrix).all():
         return ({name: 1.0 for name in names},)
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
-    out = []
+    directions = []
     for value, vector in zip(values, vectors.T, strict=True):
-        if value <= SINGULAR:
-            share = {name: float(v) for name, v in zip(names, vector, strict=True) if abs(v) > 0.1}
-            out.append(dict(sorted(share.items(), key=lambda item: -abs(item[1]))))
-    return tuple(out)
+        if value <= SINGULAR_EIGENVALUE:
+            coefficients = {name: float(v) for name, v in zip(names, vector, strict=True) if abs(v) > 0.1}
+            directions.append(dict(sorted(coefficients.items(), key=lambda item: -abs(item[1]))))
+    return tuple(directions)
 
 
 def direction_words(direction: dict[str, float]) -> str:
-    """A direction of `singular_directions`, its largest shares, as in "+0.71 a -0.70 b"."""
-    return " ".join(f"{share:+.2f} {name}" for name, share in list(direction.items())[:6])
+    """A direction of `singular_directions` as text, at most six coefficients, such as "+0.71 a -0.70 b"."""
+    return " ".join(f"{coefficient:+.2f} {name}" for name, coefficient in list(direction.items())[:6])
 
 
 def estimates_table(binding: Binding, params: Params, info: Information | None, level: float) -> pd.DataFrame:
-    """The table behind `Fit.estimates`; columns without an answer are NaN."""
+    """The table behind `FitRecord.estimates`; values that are not available are NaN.
+
+    **Arguments:** `info`, None where it was not computed; `level` of the Wald intervals.
+    """
     import pandas as pd
 
     density = binding.density
     names = density.reported_names
-    p, q, pairs = len(density.beta_names), len(density.effect_names), len(density.covariance.related)
+    p, q, pairs = len(density.beta_names), len(density.effect_names), len(density.covariance.correlated_pairs)
     if info is None:
         values = np.array([*np.asarray(params.beta), *list(binding.values(params).values())[p:]], float)
     else:
@@ -141,11 +153,11 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     with np.errstate(invalid="ignore"):
         se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
         robust_se = np.full(len(values), np.nan) if robust is None else np.sqrt(np.diag(robust))
-    fixed = _fixed_rows(binding)
-    # A value that nothing moves (a correlation of one) has no standard error; rounding may leave it a little.
-    nothing = 1e-12 * np.maximum(np.abs(values), 1e-300)
-    se = np.where(fixed | (se <= nothing), np.nan, se)
-    robust_se = np.where(fixed | (robust_se <= nothing), np.nan, robust_se)
+    fixed = _is_fixed(binding)
+    # A value with zero derivatives (a correlation of one) has no standard error, but for rounding.
+    rounding = 1e-12 * np.maximum(np.abs(values), 1e-300)
+    se = np.where(fixed | (se <= rounding), np.nan, se)
+    robust_se = np.where(fixed | (robust_se <= rounding), np.nan, robust_se)
     reach = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
 
     lower, upper = values - reach, values + reach
@@ -166,7 +178,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
             "kind": kinds,
             "estimate": values,
             "se": se,
-            "rse%": _relative(binding, values, se),
+            "rse%": _relative_se(binding, values, se),
             "lower": lower,
             "upper": upper,
             "robust se": robust_se,
@@ -176,7 +188,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     natural = np.full((len(values), 3), np.nan)
     cv = np.full(len(values), np.nan)
     logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log)}
-    # The end of a wild interval may overflow: then it is infinite, which says so.
+    # A limit of a very wide interval may overflow; it is then infinite.
     with np.errstate(over="ignore", under="ignore"):
         for k, transform in enumerate(binding.transforms):
             if transform is not None:
@@ -189,7 +201,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     return table
 
 
-def _relative(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.ndarray:
+def _relative_se(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.ndarray:
     """Standard errors in percent (reported,): 100 se / |value|, for a typical value on its natural scale,
     100 se |dh/dxb| / |h(xb)| with phi = h(xb). For h = exp that is 100 se, whatever the unit."""
     size, slope = np.abs(values), np.ones(len(values))
@@ -201,10 +213,10 @@ def _relative(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.ndarra
         return 100.0 * se * slope / np.where(size == 0, np.nan, size)
 
 
-def _fixed_rows(binding: Binding) -> np.ndarray:
-    """Which reported values did not move: fixed beta, fixed psi, fixed error parameters."""
+def _is_fixed(binding: Binding) -> np.ndarray:
+    """True (reported,) for values that were fixed: beta, psi, error parameters."""
     density = binding.density
     p, n_theta = len(density.beta_names), density.covariance.n_unconstrained
     psi = bool(n_theta) and bool(binding.fixed[p : p + n_theta].all())
-    middle = len(density.effect_names) + len(density.covariance.related)
+    middle = len(density.effect_names) + len(density.covariance.correlated_pairs)
     return np.concatenate([binding.fixed[:p], np.full(middle, psi), binding.fixed[p + n_theta :]]).astype(bool)

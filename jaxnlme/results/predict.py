@@ -10,48 +10,48 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
-from jaxnlme.results.evaluate import by_bucket, place, row_column
+from jaxnlme.results.evaluate import binding_and_effects, evaluate_by_bucket, to_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
-def predict(fit: Fit, data: Any = None, level: str = "group") -> pd.Series:
+def predict(fit: FitRecord, data: Any = None, level: str = "group") -> pd.Series:
     """f(phi, x, v) at every row of a table, in its row order.
 
     **Arguments:** `data`: None for the fitted rows; a GroupedData, or a table with the columns the fit was made from
-    (the response may be absent). Factor levels, centres and strata stay those of the fit. `level`: "population", at
-    b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has; a
-    new group gets the mode that its responses have at the fitted parameters.
+    (the response may be absent). Factor levels, centres and strata are those of the fit. `level`: "population", at
+    b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has;
+    the mode of a new group is found from its responses at the fitted parameters.
     **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
-    **Errors:** DataError naming the new groups without any response at level "group"; FitError where the fit has no
-    estimates; ModelError where the structural model does not return one number a row.
+    **Raises:** DataError naming the new groups without any response at level "group"; FitError where the fit has no
+    estimates; ModelError where the structural model does not return one number per row.
     """
     import pandas as pd
 
-    binding, z = place(fit, data, level)
-    pieces = by_bucket(_predictions, fit, binding, z)
+    binding, z = binding_and_effects(fit, data, level)
+    pieces = evaluate_by_bucket(_predictions, fit, binding, z)
     for piece, bucket in zip(pieces, binding.problem.buckets, strict=True):
         if np.shape(piece) != np.shape(bucket.y):
             raise ModelError(
                 f"the structural model returns shape {np.shape(piece)[1:]} for a group of {bucket.y.shape[1]} rows; "
-                "predict needs one number a row. Evaluate the model on fit.parameters() instead."
+                "predict needs one number per row. Evaluate the model on fit.parameters() instead."
             )
-    return pd.Series(row_column(binding, pieces), index=binding.data.row_labels, name="prediction")
+    return pd.Series(to_rows(binding, pieces), index=binding.data.row_labels, name="prediction")
 
 
-def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame:
-    """The individual parameters phi on their natural scale.
+def parameters(fit: FitRecord, level: str = "group", data: Any = None) -> pd.DataFrame:
+    """Individual parameters phi on their natural scale.
 
     **Arguments:** `level`, `data`: as in `predict`.
     **Returns:** a row per group, by label; a row per row of the table where a parameter varies within groups.
     """
     import pandas as pd
 
-    binding, z = place(fit, data, level)
-    pieces = by_bucket(_individual, fit, binding, z)
+    binding, z = binding_and_effects(fit, data, level)
+    pieces = evaluate_by_bucket(_individual, fit, binding, z)
     names = pieces[0].names
     columns = list(zip(*(piece.values for piece in pieces), strict=True))
     if not any(np.ndim(part) > 1 for parts in columns for part in parts):
@@ -60,17 +60,19 @@ def parameters(fit: Fit, level: str = "group", data: Any = None) -> pd.DataFrame
         return pd.DataFrame(table, index=pd.Index(binding.data.labels, name=binding.data.group_name))
     out = {}
     for name, parts in zip(names, columns, strict=True):
-        wide = [
+        per_row = [
             np.broadcast_to(part[:, None] if part.ndim == 1 else part, bucket.y.shape)
             for part, bucket in zip(map(np.asarray, parts), binding.problem.buckets, strict=True)
         ]
-        out[name] = row_column(binding, wide)
+        out[name] = to_rows(binding, per_row)
     return pd.DataFrame(out, index=binding.data.row_labels)
 
 
 def _predictions(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
+    """Predictions (groups, obs) per bucket at whitened effects `z` (groups, random)."""
     return problem.map_buckets(lambda group, z: problem.density.predict(params, z, group), z)
 
 
 def _individual(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
+    """Individual parameters per bucket at whitened effects `z` (groups, random)."""
     return problem.map_buckets(lambda group, z: problem.density.phi(params, z, group), z)

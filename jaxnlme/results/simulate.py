@@ -1,4 +1,4 @@
-"""Simulated responses: from a fit, or as a pure function of parameters and a key."""
+"""Simulated responses, from a fit or by a pure function of parameters and key."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import once, rebind, require_estimates, row_column
+from jaxnlme.results.evaluate import compile_once, rebind, require_estimates, to_rows
 from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
-# Cells (replicates x groups x rows) that one call of the compiled program draws; more replicates take more calls.
-CELLS = 2_000_000
+# Responses (replicates x groups x rows) that one call of the compiled program draws; more replicates need more calls.
+CELLS_PER_CALL = 2_000_000
 
 
-def simulate(fit: Fit, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
     """Responses drawn from the fitted model: new random effects for every group, new residuals for every row.
 
     **Arguments:** `n`, replicates; `key`, a seed or a JAX key; `data`, None for the fitted rows, or new ones as in
-    `predict`. The draws of a group are folded from (key, replicate, the group's label): the order of groups, padding
-    and the number of replicates do not change them.
+    `predict`. The random numbers of a group are a function of (key, replicate, label of the group): the order of
+    groups, padding and the number of replicates do not change them.
     **Returns:** (n, rows), in row order, also for rows whose response was missing.
-    **Errors:** ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where
+    **Raises:** ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where
     the fit has no estimates.
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
@@ -42,75 +42,82 @@ def simulate(fit: Fit, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray
     require_estimates(fit)
     binding = rebind(fit, data)
     check_sampler(binding.density)
-    chunk = min(int(n), max(CELLS // max(binding.data.rows.size, 1), 1))
+    chunk = min(int(n), max(CELLS_PER_CALL // max(binding.data.rows.size, 1), 1))
     out = np.empty((n, binding.data.n_rows))
     with x64():
-        replicates = once(_replicates, binding, chunk)
+        replicates = compile_once(_replicates, binding, chunk)
         problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
         for start in range(0, n, chunk):
-            # The last call draws replicates too many rather than compiling another size.
+            # The last call may draw more replicates than needed, so that no other size is compiled.
             pieces = replicates(problem, params, base, jnp.arange(start, start + chunk))
             pieces = [np.asarray(piece) for piece in pieces]
             for k in range(min(chunk, n - start)):
-                out[start + k] = row_column(binding, [piece[k] for piece in pieces])
+                out[start + k] = to_rows(binding, [piece[k] for piece in pieces])
     if not np.isfinite(out).all():
         warnings.warn(
-            f"{int(np.sum(~np.isfinite(out)))} of {out.size} simulated responses are not finite: the prediction is "
-            "not, or a transformed response left the range of its transform.",
+            f"{int(np.sum(~np.isfinite(out)))} of {out.size} simulated responses are not finite: their prediction "
+            "is not, or a transformed response is outside the range of its transform.",
             stacklevel=2,
         )
     return out
 
 
 def _replicates(problem: Problem, params: Params, key: jax.Array, replicates: jax.Array) -> list[jax.Array]:
+    """Responses of the `replicates` (k,): an array (k, groups, obs) per bucket."""
     return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(replicates)
 
 
 def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list[jax.Array]:
     """One draw of all responses: pure, for jit and vmap over keys or parameters.
 
-    **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; `with_responses` puts them in.
-    **Errors:** ModelError where the outcome cannot be drawn.
+    **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; see `with_responses`.
+    **Raises:** ModelError where the outcome cannot be drawn.
     """
     density = problem.density
     check_sampler(density)
 
-    def one(group: Group) -> Vector:
+    def per_group(group: Group) -> Vector:
         effects, noise = jax.random.split(jax.random.fold_in(key, group.key))
         z = jax.random.normal(effects, (density.n_effects,), params.beta.dtype)
         f = density.predict(params, z, group)
         return draw(density, params, noise, f, group)
 
-    return problem.map_buckets(one)
+    return problem.map_buckets(per_group)
 
 
 def draw(density: Density, params: Params, key: jax.Array, prediction: Any, group: Group) -> Vector:
-    """Responses (obs,) of one group at its `prediction`. Each row has a key of its own: padding changes nothing."""
+    """Responses (obs,) of one group at its `prediction`. Each row has its own key, so padding has no effect."""
     error = density.error
     if isinstance(error, GroupLogLikelihood):
         return error.sampler(key, prediction, error.natural(params.error), group.x, group.v)  # pyright: ignore[reportOptionalCall]
     rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group.y.shape[0]))
-    noise = jax.vmap(lambda own: jax.random.normal(own, (), params.error.dtype))(rows)
+    noise = jax.vmap(lambda row_key: jax.random.normal(row_key, (), params.error.dtype))(rows)
     return error.draw(noise, prediction, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def with_responses(problem: Problem, responses: list[Any]) -> Problem:
-    """The problem with other responses, one array (groups, obs) per bucket, where a response was observed; pure:
-    `jax.vmap(lambda ys: jn.estimate(None, params, with_responses(problem, ys)))(draws)` fits them all at once."""
+    """The problem with other values of its observed responses.
+
+    A pure function: `jax.vmap(lambda ys: jn.estimate(None, params, with_responses(problem, ys)))(draws)` fits many sets
+    of responses at once.
+
+    **Arguments:** `responses`: one array (groups, obs) per bucket.
+    **Raises:** OptionError for another number of arrays.
+    """
     if len(responses) != len(problem.buckets):
         raise OptionError(
             f"responses must hold one array for each of {len(problem.buckets)} buckets; got {len(responses)}."
         )
-    seen = [jnp.where(b.x.observed, y, b.y) for b, y in zip(problem.buckets, responses, strict=True)]
-    return eqx.tree_at(lambda p: [bucket.y for bucket in p.buckets], problem, seen)
+    observed = [jnp.where(b.x.observed, y, b.y) for b, y in zip(problem.buckets, responses, strict=True)]
+    return eqx.tree_at(lambda p: [bucket.y for bucket in p.buckets], problem, observed)
 
 
 def check_sampler(density: Density) -> None:
-    """**Errors:** ModelError where the outcome cannot be drawn."""
+    """**Raises:** ModelError where the outcome cannot be drawn."""
     error = density.error
     if isinstance(error, GroupLogLikelihood) and error.sampler is None:
         raise ModelError(
-            "this outcome is given by its log-density alone, which cannot be drawn from; add a sampler: "
+            "this outcome is given by its log-density only, and cannot be simulated; add a sampler: "
             "jn.GroupLogLikelihood(..., sampler=f) with f(key, f, p, x, v) returning responses (obs,)."
         )
     if not isinstance(error, (GaussianError, GroupLogLikelihood)) and not hasattr(error, "draw"):
@@ -118,7 +125,10 @@ def check_sampler(density: Density) -> None:
 
 
 def as_key(key: Any) -> jax.Array:
-    """A JAX key from a seed, a typed key or an old-style key (2,); inside the 64-bit context."""
+    """A JAX key from a seed, a typed key or a raw uint32 key (2,), inside the 64-bit context.
+
+    **Raises:** OptionError for anything else.
+    """
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return jax.random.key(int(key))
     if isinstance(key, (jax.Array, np.ndarray)):

@@ -1,4 +1,4 @@
-"""What a stochastic fit leaves beside its estimates: traces, Monte Carlo errors, conditional distributions."""
+"""Results of a stochastic fit beside its estimates: traces, Monte Carlo errors, conditional distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
-from jaxnlme.results import stochastic_summary as simulation
+from jaxnlme.results import stochastic_summary
 from jaxnlme.results.display import Printable, Table
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
     from jaxnlme.results.inference import Information
 
-# Replicates' log-likelihoods further apart than this, and than their noise, are different maxima.
-APART = 0.5
+# Difference of log-likelihoods, beyond Monte Carlo error, up to which two replicates have reached the same maximum.
+SAME_MAXIMUM = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replicate:
-    """One of several runs: `params` and user-scale `values` at its end, `log_likelihood` there (NaN where none was
-    computed), `converged`, whitened conditional `modes` (groups, random), `log_likelihood_se`, the Monte Carlo error of
-    the log-likelihood, and the `information` there, None where it was not asked for."""
+    """One of several runs from dispersed starts.
+
+    **Fields:** `params` and user-scale `values` at its end; `log_likelihood` there (NaN where it was not computed) and
+    its Monte Carlo error `log_likelihood_se`; `converged`; `modes` (groups, random), whitened; `information`, None
+    where it was not requested.
+    """
 
     params: Params
     values: dict[str, float]
@@ -43,19 +46,25 @@ class Replicate:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sampling(Printable):
-    """How a stochastic fit went, and the conditional distributions that it ended with. Printed, it is a page: how it
-    ran, Monte Carlo errors by parameter, kernels, replicates.
+    """Course of a stochastic fit, and the conditional distributions at its estimates. It prints as sentences and
+    tables: the run, Monte Carlo errors by parameter, kernels, replicates.
 
-    **Fields:** `packed` (iterations, replicates, packed): parameters after every iteration, burn-in included, on their
-    unconstrained scales; `burn_in`, how many of them; `phases`: name to (first, last) iteration, counted from 0 after
-    burn-in; `chains` of each group; `replicates`; `best`, which of them the estimates are of; `m_step`, in words, how
-    parameters were maximised; `likelihood`, "is", "gq", "lin" or "none", and `log_likelihood_se`, its Monte Carlo
-    error; `accept` (iterations, replicates, updates) and `kernels` (updates,): the share of chains that took each
-    update; `errors`, a table by packed parameter: `estimate`, `se`, `monte carlo se`, `last step` (how far the settling
-    runs said that the maximum was; the estimate moved along it, by a standard error at most), `drift` (of the scores
-    over the last phase, in its standard errors), and with replicates `rhat` and `spread` (their SD); None where the run
-    did not come to that; `mean`, `spread`: conditional means (groups, random) and covariances (groups, random, random)
-    of b given y; `draws` (groups, draws, random) of b."""
+    **Fields:**
+
+    - `packed` (iterations, replicates, packed): parameters after every iteration, burn-in included, on their
+      unconstrained scales; `burn_in`, the number of these iterations that are burn-in; `phases`: name to (first, last)
+      iteration, counted from 0 after burn-in; `chains` of each group.
+    - `replicates`; `best`, the index of the one whose estimates are reported; `m_step`, a description of the M step;
+      `likelihood`, "is", "gq", "lin" or "none", and `log_likelihood_se`, its Monte Carlo error.
+    - `accept` (iterations, replicates, updates) and `kernels` (updates,): the fraction of chains that accepted each
+      update.
+    - `errors`: a table by packed parameter, None where the run ended before Monte Carlo errors were computed:
+      `estimate`, `se`, `monte carlo se`, `last step` (the Newton step to the maximum from draws at fixed parameters;
+      the estimate includes it, up to one standard error), `geweke z` (difference of the scores between the halves of
+      the last phase, in its standard errors), and with replicates `rhat` and `spread` (their SD).
+    - `mean` (groups, random), `covariance` (groups, random, random): conditional moments of b given y; `draws` (groups,
+      draws, random) of b.
+    """
 
     binding: Binding
     packed: np.ndarray
@@ -71,7 +80,7 @@ class Sampling(Printable):
     kernels: tuple[str, ...]
     errors: Any
     mean: np.ndarray
-    spread: np.ndarray
+    covariance: np.ndarray
     draws: np.ndarray
 
     @functools.cached_property
@@ -91,13 +100,14 @@ class Sampling(Printable):
 
     @property
     def monte_carlo_se(self) -> pd.Series | None:
-        """Monte Carlo error of each estimate, by packed parameter; None where the run did not come to that."""
+        """Monte Carlo error of each estimate, by packed parameter; None where it was not computed."""
         return None if self.errors is None else self.errors["monte carlo se"]
 
     @property
-    def drift(self) -> pd.Series | None:
-        """Difference of the scores of the halves of the last phase, in its standard errors."""
-        return None if self.errors is None else self.errors["drift"]
+    def geweke_z(self) -> pd.Series | None:
+        """Geweke's test of stationarity by packed parameter: difference of the scores between the halves of the last
+        phase, in its standard errors; None where it was not computed."""
+        return None if self.errors is None else self.errors["geweke z"]
 
     @property
     def rhat(self) -> pd.Series | None:
@@ -111,22 +121,23 @@ class Sampling(Printable):
 
     @property
     def reached(self) -> np.ndarray | None:
-        """Which replicates ended at the best log-likelihood, but for its noise (replicates,); None where it is not
-        known."""
-        values = np.array([one.log_likelihood for one in self.replicates])
+        """True (replicates,) for replicates that reached the best log-likelihood, up to Monte Carlo error; None without
+        log-likelihoods."""
+        values = np.array([replicate.log_likelihood for replicate in self.replicates])
         if not np.isfinite(values).any():
             return None
-        return reached(values, np.array([one.log_likelihood_se for one in self.replicates]), self.best)
+        errors = np.array([replicate.log_likelihood_se for replicate in self.replicates])
+        return reached_best(values, errors, self.best)
 
     @property
     def acceptance(self) -> pd.Series:
-        """Share of chains that took an update, by kernel, over the last half of the iterations."""
+        """Fraction of chains that accepted an update, by kernel, over the last half of the iterations."""
         import pandas as pd
 
         late = self.accept[len(self.accept) // 2 :, self.best].mean(axis=0)
         names = [name for name in dict.fromkeys(self.kernels) if name]
-        shares = [late[[k for k, own in enumerate(self.kernels) if own == name]].mean() for name in names]
-        return pd.Series(shares, index=pd.Index(names, name="kernel"), name="accepted")
+        fractions = [late[[k for k, kernel in enumerate(self.kernels) if kernel == name]].mean() for name in names]
+        return pd.Series(fractions, index=pd.Index(names, name="kernel"), name="accepted")
 
     @functools.cached_property
     def effects_mean(self) -> pd.DataFrame:
@@ -136,7 +147,7 @@ class Sampling(Printable):
     @functools.cached_property
     def effects_sd(self) -> pd.DataFrame:
         """Conditional standard deviations of b given y (groups x effects)."""
-        variances = np.diagonal(self.spread, axis1=1, axis2=2)
+        variances = np.diagonal(self.covariance, axis1=1, axis2=2)
         return self._by_group(np.sqrt(np.maximum(variances, 0.0)), self.binding.density.effect_names)
 
     @property
@@ -161,7 +172,7 @@ class Sampling(Printable):
         return self._by_group(self._over_draws(np.std), self._phi_names)
 
     def _over_draws(self, summary: Any) -> np.ndarray:
-        """A summary of the draws (groups, phi); NaN where a run that was broken off left none."""
+        """A summary over draws (groups, phi); NaN where an interrupted run has no draws."""
         phi = self._phi
         return summary(phi, axis=1) if phi.shape[1] else np.full((phi.shape[0], phi.shape[2]), np.nan)
 
@@ -175,40 +186,41 @@ class Sampling(Printable):
 
     @functools.cached_property
     def _phi_and_names(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Draws of the individual parameters (groups, draws, phi), natural scale, and the names of these."""
         binding, params = self.binding, self.replicates[self.best].params
         out: np.ndarray | None = None
         names: list[tuple[str, ...]] = []
 
         def phi(density, params, bucket, b):
-            def one(group, b):
+            def per_draw(group, b):
                 record = density.individual.phi(params.beta, b, group)
                 names[:] = [record.names]
                 return jax.numpy.stack([jax.numpy.ravel(jax.numpy.asarray(value))[0] for value in record.values])
 
-            return jax.vmap(lambda group, b: jax.vmap(lambda b: one(group, b))(b))(bucket, b)
+            return jax.vmap(lambda group, b: jax.vmap(lambda b: per_draw(group, b))(b))(bucket, b)
 
         with x64():
             for bucket, which in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
-                found = np.asarray(jax.jit(phi)(*on_device((binding.density, params, bucket, self.draws[which]))))
-                out = np.full((binding.data.n_groups, *found.shape[1:]), np.nan) if out is None else out
-                out[which] = found
+                values = np.asarray(jax.jit(phi)(*on_device((binding.density, params, bucket, self.draws[which]))))
+                out = np.full((binding.data.n_groups, *values.shape[1:]), np.nan) if out is None else out
+                out[which] = values
         assert out is not None
         return out, names[0]
 
-    # --- how it reads ---
+    # --- text ---
 
     @functools.cached_property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How the fit ran, in words."""
-        error = simulation.errors_in_words(self)
-        replicates = simulation.replicates_in_words(self)
-        out = [f"Simulation with {simulation.run_in_words(self)}.", f"Maximised: {self.m_step}."]
-        out += [f"Monte Carlo error: {error}."] if error else []
+        """The run, the M step, Monte Carlo errors and replicates."""
+        errors = stochastic_summary.describe_errors(self)
+        replicates = stochastic_summary.describe_replicates(self)
+        out = [f"Simulation with {stochastic_summary.describe_run(self)}.", f"Maximised: {self.m_step}."]
+        out += [f"Monte Carlo error: {errors}."] if errors else []
         out += [f"Replicates: {replicates}."] if replicates else []
         return tuple(out)
 
     def _tables(self) -> list[Table]:
-        return simulation.tables(self)
+        return stochastic_summary.tables(self)
 
     def _by_group(self, values: np.ndarray, names: Any) -> pd.DataFrame:
         import pandas as pd
@@ -217,12 +229,13 @@ class Sampling(Printable):
         return pd.DataFrame(values, index=pd.Index(data.labels, name=data.group_name), columns=list(names))
 
 
-def reached(values: np.ndarray, errors: np.ndarray, best: int) -> np.ndarray:
-    """Which log-likelihoods (replicates,) are those of the maximum that number `best` found, given their Monte Carlo
-    `errors` (NaN: none)."""
+def reached_best(values: np.ndarray, errors: np.ndarray, best: int) -> np.ndarray:
+    """True (replicates,) for log-likelihoods `values` equal to that of the replicate `best` within SAME_MAXIMUM and
+    three times the sum of their Monte Carlo standard `errors` (replicates,), NaN for none."""
     with np.errstate(invalid="ignore"):
-        return values[best] - values < APART + 3.0 * np.nan_to_num(errors[best] + errors)
+        return values[best] - values < SAME_MAXIMUM + 3.0 * np.nan_to_num(errors[best] + errors)
 
 
 def _reported(density: Any, template: Params, packed: Any) -> Any:
-    return jax.vmap(lambda one: density.reported(template.unpack(one)))(packed)
+    """Reported values (rows, reported) of packed vectors (rows, packed)."""
+    return jax.vmap(lambda row: density.reported(template.unpack(row)))(packed)

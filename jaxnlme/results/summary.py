@@ -1,4 +1,4 @@
-"""Summary: a fit on a page, the verdict before any number; plain text, and HTML in a notebook."""
+"""Summary of a fit on one page, its convergence first; plain text, and HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import numpy as np
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
-from jaxnlme.results import stochastic_summary as simulation
+from jaxnlme.results import stochastic_summary
 from jaxnlme.results.advice import advice
 from jaxnlme.results.display import Table, html_table, number, text_pairs, text_table, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.record import Fit
+    from jaxnlme.results.record import FitRecord
 
 
 class Summary:
-    """The page of a fit: `str(summary)` is plain text of fewer than 100 columns, `_repr_html_` the same for notebooks.
+    """One page on a fit: `str(summary)` is plain text of fewer than 100 columns, `_repr_html_` the same for notebooks.
 
-    Order: the verdict (a fit that is not converged says so, with its reasons, before any number; one that did not begin
-    shows no estimates), method and model, data, likelihood, tables of estimates, where the standard errors come from.
+    Order: convergence (with reasons, before any number, for a fit that did not converge), method and model, data,
+    likelihood, tables of estimates, source of the standard errors. A fit that did not begin has no estimates to show.
     """
 
-    def __init__(self, fit: Fit):
+    def __init__(self, fit: FitRecord):
         self.fit = fit
 
     @property
-    def began(self) -> bool:
-        """Whether there are estimates to show."""
+    def has_estimates(self) -> bool:
+        """True if the fit has estimates to show."""
         return bool(np.isfinite(np.asarray(self.fit.params.beta)).all())
 
     def __str__(self) -> str:
-        lines = [line for sentence in self._verdict() for line in wrap(sentence)]
+        lines = [line for sentence in self._status_sentences() for line in wrap(sentence)]
         lines += ["", *text_pairs(self._model())]
-        if self.began:
+        if self.has_estimates:
             lines += ["", *text_pairs(self._criteria())]
             for table in self._tables():
                 lines += ["", *text_table(table)]
@@ -54,12 +54,12 @@ class Summary:
         return str(self)
 
     def _repr_html_(self) -> str:
-        verdict = self._verdict()
+        sentences = self._status_sentences()
         colour = "#1a7f37" if self.fit.converged else "#b3261e"
-        parts = [f"<p style='color:{colour};margin:0.3em 0'><b>{html.escape(verdict[0])}</b></p>"]
-        parts += [f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in verdict[1:]]
+        parts = [f"<p style='color:{colour};margin:0.3em 0'><b>{html.escape(sentences[0])}</b></p>"]
+        parts += [f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in sentences[1:]]
         parts.append(html_table(Table("", (), self._model())))
-        if self.began:
+        if self.has_estimates:
             parts.append(html_table(Table("", (), self._criteria())))
             parts += [html_table(table) for table in self._tables()]
         parts += [f"<p style='margin:0.2em 0'><small>{html.escape(note)}</small></p>" for note in self._notes()]
@@ -67,16 +67,18 @@ class Summary:
 
     # --- contents ---
 
-    def _verdict(self) -> list[str]:
+    def _status_sentences(self) -> list[str]:
+        """The sentences of the status, without the notes on the data, which come last on the page."""
         notes = self.fit.data.notes
         return [sentence for sentence in self.fit.status.sentences if sentence not in notes]
 
     def _model(self) -> list[tuple[str, str]]:
+        """Pairs on method, model and data."""
         fit = self.fit
         density, data = fit.binding.density, fit.data
         structure = fit.model.structure
         name = getattr(structure, "__name__", type(structure).__name__)
-        effects = psi_words(density.covariance, density.effect_names) if density.n_effects else "none"
+        effects = describe_psi(density.covariance, density.effect_names) if density.n_effects else "none"
         columns = f"y {data.y_name}" + "".join(
             f"; {role} {', '.join(names)}"
             for role, names in (
@@ -97,38 +99,38 @@ class Summary:
         ]
 
     def _simulation(self) -> list[tuple[str, str]]:
-        """How a fit by simulation ran; nothing for others."""
+        """Pairs on the run of a stochastic fit; none for other fits."""
         sampling = self.fit.sampling
         if sampling is None:
             return []
         rows = [
-            ("simulation", simulation.run_in_words(sampling)),
+            ("simulation", stochastic_summary.describe_run(sampling)),
             ("maximised", sampling.m_step),
-            ("Monte Carlo error", simulation.errors_in_words(sampling, self.fit.options["tolerance"])),
-            ("replicates", simulation.replicates_in_words(sampling)),
+            ("Monte Carlo error", stochastic_summary.describe_errors(sampling, self.fit.options["tolerance"])),
+            ("replicates", stochastic_summary.describe_replicates(sampling)),
         ]
-        return [(name, words) for name, words in rows if words]
+        return [(name, text) for name, text in rows if text]
 
     def _criteria(self) -> list[tuple[str, str]]:
+        """Pairs on the likelihood and the criteria."""
         c = self.fit.criteria
-        counted = ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed")
+        counts = ("parameters", f"{c.n_parameters} estimated, {c.n_fixed} fixed")
         sampling = self.fit.sampling
         if sampling is not None and np.isnan(c.log_likelihood):
-            asked = sampling.likelihood != "none"
-            why = "the run ended before that" if asked else "likelihood='none'"
-            return [("log-likelihood", f"not computed ({why}), nor are criteria"), counted]
+            reason = "likelihood='none'" if sampling.likelihood == "none" else "the run ended before"
+            return [("log-likelihood", f"not computed ({reason}), nor are criteria"), counts]
         integrated = f" (restricted: {c.n_integrated} fixed effects integrated out)" if self.fit.restricted else ""
-        less = f" - {c.n_integrated}" if self.fit.restricted else ""
-        how = "" if sampling is None else f" ({simulation.INTEGRALS[sampling.likelihood]})"
+        minus = f" - {c.n_integrated}" if self.fit.restricted else ""
+        method = "" if sampling is None else f" ({stochastic_summary.INTEGRALS[sampling.likelihood]})"
         out = [
-            ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}{how}"),
+            ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}{method}"),
             ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
             (
                 "criteria",
-                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g}{less} observations)   BIC {c.bic_groups:.2f} "
+                f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g}{minus} observations)   BIC {c.bic_groups:.2f} "
                 f"(N = {c.n_groups:g} groups)",
             ),
-            counted,
+            counts,
         ]
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
@@ -138,7 +140,7 @@ class Summary:
         return out
 
     def _draws(self) -> str:
-        """The group whose draws say least, in words."""
+        """Text: the group with the smallest effective number of draws; empty without draws."""
         ess = np.where(self.fit.data.weights != 0, self.fit.ess, np.nan)
         if not np.isfinite(ess).any():
             return ""
@@ -146,6 +148,7 @@ class Summary:
         return f"; smallest effective number of draws {number(ess[least], 3)} (group {self.fit.data.labels[least]})"
 
     def _tables(self) -> list[Table]:
+        """Tables of estimates and of priors."""
         table = self.fit.estimates
         out = [self._fixed_effects(table[table.kind == "fixed effect"])]
         sds = table[table.kind == "random effect SD"]
@@ -165,6 +168,7 @@ class Summary:
         return out
 
     def _fixed_effects(self, table: pd.DataFrame) -> Table:
+        """Table of the fixed effects, with natural values where a scale is not the identity."""
         binding = self.fit.binding
         names = binding.density.beta_names
         scales = {n: t.name for n, t in zip(names, binding.transforms, strict=True) if t is not None}
@@ -181,6 +185,7 @@ class Summary:
         return Table(title, (*_HEADER, "value", "95% interval"), rows)
 
     def _random_effects(self, table: pd.DataFrame) -> Table:
+        """Table of the SDs of the random effects, with coefficients of variation and shrinkage."""
         shrinkage = self.fit.shrinkage
         rows = []
         for (name, row), shrunk in zip(_items(table), shrinkage, strict=True):
@@ -192,11 +197,12 @@ class Summary:
         return Table("Random effects: SD on the transformed scale", (*_HEADER, "cv%", "shrinkage%"), rows)
 
     def _notes(self) -> list[str]:
+        """Sentences on the standard errors, hints (`advice`), and notes on the data."""
         fit, notes = self.fit, []
-        if self.began:
+        if self.has_estimates:
             if fit.information is None:
                 notes.append("Standard errors were not computed.")
-            elif not fit.information.positive:
+            elif not fit.information.positive_definite:
                 notes.append("No standard errors: the observed information is singular (see the first sentences).")
             else:
                 source = "the observed information of all parameters (beta, psi, error)"
@@ -208,7 +214,7 @@ class Summary:
                     source = louis if fit.estimator.information == "louis" else linearised
                 notes.append(
                     f"se: from {source}; robust (sandwich) ones "
-                    "stand in fit.estimates. rse%: relative se, for typical values on their natural scale."
+                    "are in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
             if fit.criteria.n_free:
                 notes.append(
@@ -219,8 +225,8 @@ class Summary:
         return notes + [f"Note: {note}" for note in fit.data.notes]
 
 
-# An interval on a log scale whose ends are this many times apart says nothing.
-WIDE = 1e8
+# Ratio of the limits of an interval of a positive value above which it is reported as not determined.
+LARGEST_RATIO = 1e8
 _HEADER = ("", "estimate", "se", "rse%", "95% interval")
 
 
@@ -229,6 +235,7 @@ def _items(table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
 
 
 def _row(name: str, row: pd.Series) -> tuple[str, ...]:
+    """Cells of a row of estimates: name, estimate, se, rse%, interval."""
     if row["fixed"]:
         return (name, number(row["estimate"]), "fixed", "", "")
     interval = _interval(row["lower"], row["upper"])
@@ -236,32 +243,34 @@ def _row(name: str, row: pd.Series) -> tuple[str, ...]:
 
 
 def _interval(lower: float, upper: float) -> str:
-    if lower > 0 and upper > WIDE * lower:
+    """An interval as text."""
+    if lower > 0 and upper > LARGEST_RATIO * lower:
         return "not determined"
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
-def psi_words(covariance: AbstractCovariance, effects: Sequence[str]) -> str:
-    """The structure of psi in the words that declare it, with the names of the effects: "full psi of ka, cl", of blocks
+def describe_psi(covariance: AbstractCovariance, effects: Sequence[str]) -> str:
+    """The structure of psi with the names of the effects, such as "full psi of ka, cl" or, for blocks,
     "psi of blocks: ka, cl (full); vol"."""
     if not isinstance(covariance, Blocks):
-        return f"{_words(covariance)} psi of {', '.join(effects)}"
+        return f"{_family_text(covariance)} psi of {', '.join(effects)}"
     blocks = []
-    for where, part in covariance.parts:
-        names = ", ".join(effects[k] for k in where)
-        blocks.append(names if len(where) == 1 else f"{names} ({_words(part)})")
+    for indices, part in covariance.parts:
+        names = ", ".join(effects[k] for k in indices)
+        blocks.append(names if len(indices) == 1 else f"{names} ({_family_text(part)})")
     return f"psi of blocks: {'; '.join(blocks)}"
 
 
-def _words(covariance: AbstractCovariance) -> str:
-    """The user's word for a family, or that of its class: RandomWalk -> random walk."""
-    known = family_name(covariance)
-    if known is not None:
-        return known
+def _family_text(covariance: AbstractCovariance) -> str:
+    """The name by which users declare a family, or else that of its class in words: RandomWalk -> random walk."""
+    declared = family_name(covariance)
+    if declared is not None:
+        return declared
     name = type(covariance).__name__
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
 
 
 def _prior(prior: object) -> str:
+    """A prior as text, such as "Normal(mean=0.4000, sd=0.3000)"."""
     values = ", ".join(f"{f.name}={number(getattr(prior, f.name))}" for f in dataclasses.fields(prior))  # pyright: ignore[reportArgumentType]
     return f"{type(prior).__name__}({values})"

@@ -1,4 +1,4 @@
-"""The pictures draw what the fit holds, and say where it didn't converge."""
+"""The plots show the values of the fit, and state if it did not converge."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_individual_fits_draw_rows_and_curves(fit):
     assert [ax.get_title() for ax in axes] == ["Subject 3", "Subject 1"]
     population, individual, dots = axes[0].get_lines()
     assert axes[0].figure.legends[0].get_title().get_text() == ""
-    own = fit.data.to_frame().query("Subject == 3")
-    np.testing.assert_array_equal(dots.get_xdata(), own.Time)
-    np.testing.assert_array_equal(dots.get_ydata(), own.conc)
+    rows = fit.data.to_frame().query("Subject == 3")
+    np.testing.assert_array_equal(dots.get_xdata(), rows.Time)
+    np.testing.assert_array_equal(dots.get_ydata(), rows.conc)
     assert len(individual.get_xdata()) > 90
     assert np.abs(individual.get_ydata() - population.get_ydata()).max() > 0.1
     axes[0].figure.canvas.draw()
@@ -63,20 +63,20 @@ def test_curves_pass_through_the_predictions_of_rows(fit):
 def doses_as_rows(phi, x):
     """Bolus doses superposed: every row with a dose acts on the rows at and after it."""
     since = x.time[:, None] - x.time[None, :]
-    left = jnp.where(since >= 0.0, jnp.exp(-0.1 * jnp.maximum(since, 0.0)), 0.0)
-    return left @ jnp.where(x.mask, x.dose, 0.0) / phi.vol
+    fraction = jnp.where(since >= 0.0, jnp.exp(-0.1 * jnp.maximum(since, 0.0)), 0.0)
+    return fraction @ jnp.where(x.mask, x.dose, 0.0) / phi.vol
 
 
 def test_events_in_rows_are_not_repeated_between_them():
-    """Rows between a dose and the next row would be doses too: the curve keeps to the rows, and says so. A column
-    constant in each group, by which the residuals differ, splits no panel."""
+    """Rows between a dose and the next row would be doses too: the curve uses the rows only, and the legend states it.
+    A column constant in each group, by which the residuals differ, does not split the curves."""
     time, dose = np.tile([0.0, 2.0, 8.0, 12.0, 14.0, 20.0], 8), np.tile([10.0, 0.0, 0.0, 5.0, 0.0, 0.0], 8)
     group = np.repeat(np.arange(8), 6)
     rng = np.random.default_rng(0)
-    one = SimpleNamespace(time=time[:6], dose=dose[:6], mask=np.ones(6, bool))
-    typical = np.tile(doses_as_rows(SimpleNamespace(vol=2.0), one), 8)
-    seen = typical * np.exp(0.3 * rng.normal(size=8))[group] + 0.1 * rng.normal(size=48)
-    table = {"id": group, "time": time, "dose": dose, "conc": np.where(dose > 0, np.nan, seen), "arm": group % 2}
+    one_group = SimpleNamespace(time=time[:6], dose=dose[:6], mask=np.ones(6, bool))
+    typical = np.tile(doses_as_rows(SimpleNamespace(vol=2.0), one_group), 8)
+    simulated = typical * np.exp(0.3 * rng.normal(size=8))[group] + 0.1 * rng.normal(size=48)
+    table = {"id": group, "time": time, "dose": dose, "conc": np.where(dose > 0, np.nan, simulated), "arm": group % 2}
     data = jn.GroupedData.from_frame(table, "id", "conc", x=["time", "dose"], v=["arm"])
     volume = jn.Parameter("vol", 2.0, transform="log", random=True)
     fit = jn.fit(jn.NLMEModel(doses_as_rows, [volume], error=jn.error.constant(by="arm")), data, standard_errors=False)
@@ -89,7 +89,7 @@ def test_events_in_rows_are_not_repeated_between_them():
     assert [entry.get_text() for entry in legend.get_texts()] == ["population", "individual", "observed"]
 
 
-def test_observed_predicted_has_a_panel_a_level(fit):
+def test_observed_predicted_has_a_panel_per_level(fit):
     both = fit.plot.observed_predicted()
     dots = both[1].get_lines()[1]
     np.testing.assert_allclose(dots.get_xdata(), fit.predict(level="group"))
@@ -117,7 +117,7 @@ def test_random_effects_and_history(fit):
     assert ax.get_lines()[0].get_ydata()[-1] == pytest.approx(fit.log_likelihood, abs=1e-6)
 
 
-def test_titles_own_up_to_a_fit_that_did_not_converge():
+def test_titles_mark_a_fit_that_did_not_converge():
     fit = jn.fit(*theophylline(), max_iterations=1, standard_errors=False)
     assert not fit.converged
     assert fit.plot.history().get_title().startswith("NOT CONVERGED")

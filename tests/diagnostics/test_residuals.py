@@ -51,25 +51,25 @@ def half_unit(printed: pd.Series) -> np.ndarray:
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_nonmem_table(reference: Path, kind: str) -> None:
     """NONMEM FOCEI, table of nlmixr2est's tests (out.focei.prop.rds). Its observations at time 0 do not depend on eta,
-    so that C is diagonal: the table does not tell the symmetric root from a triangular one."""
+    so that C is diagonal: the table does not distinguish the symmetric root from a triangular one."""
     fit, table = wang_fit(reference, "focei"), nonmem(reference)
     assert fit.objective == pytest.approx(39.458, abs=1e-3)
-    own = fit.residuals(kind)[kind]
-    assert np.all(np.abs(own - table[COLUMNS[kind]]) <= half_unit(table[COLUMNS[kind]]))
+    ours = fit.residuals(kind)[kind]
+    assert np.all(np.abs(ours - table[COLUMNS[kind]]) <= half_unit(table[COLUMNS[kind]]))
 
 
 def test_nonmem_predictions_and_effects(reference: Path) -> None:
     fit, table = wang_fit(reference, "focei"), nonmem(reference)
-    for own, column in (
+    for ours, column in (
         (fit.predict(), "IPRE"),
         (fit.predict(level="population"), "PRED"),
         (fit.random_effects.loc[table.ID.astype(int), "ke"].to_numpy(), "ETA1"),
     ):
-        assert np.all(np.abs(own - table[column]) <= half_unit(table[column])), column
+        assert np.all(np.abs(ours - table[column]) <= half_unit(table[column])), column
 
 
 def test_a_method_that_expands_at_zero(reference: Path) -> None:
-    """FO has no modes of its own: those of FOCE's joint are searched afterwards, for effects and residuals alike."""
+    """FO computes no modes: those of FOCE's joint density are found afterwards, for effects and residuals."""
     zero, conditional = wang_fit(reference, "fo"), wang_fit(reference, "foce")
     assert not zero.modes.any()
     np.testing.assert_allclose(zero.random_effects, conditional.random_effects, atol=1e-10)
@@ -99,8 +99,8 @@ def test_definitions() -> None:
     sd_a, sd_b = np.exp(fit.params.error)
     out = {kind: np.full(data.y.shape, np.nan) for kind in KINDS}
     for i in range(data.n_groups):
-        seen = data.observed[i]
-        y, t = data.y[i, seen], data.x["t"][i, seen]
+        observed = data.observed[i]
+        y, t = data.y[i, observed], data.x["t"][i, observed]
 
         def model(z, t=t):
             phi = natural * np.exp(factor @ z)
@@ -118,13 +118,13 @@ def test_definitions() -> None:
             "cwresi": (expected, j @ j.T + np.diag((s - d @ z[i]) ** 2 + np.sum(d**2, axis=1))),
         }
         for kind, (residual, covariance) in roots.items():
-            out[kind][i, seen] = np.linalg.solve(np.real(sqrtm(covariance)), residual)
-        out["pres"][i, seen], out["ires"][i, seen], out["iwres"][i, seen] = y - f0, y - f, (y - f) / s
-    own = fit.residuals(KINDS)
-    assert own.columns.tolist() == list(KINDS)
+            out[kind][i, observed] = np.linalg.solve(np.real(sqrtm(covariance)), residual)
+        out["pres"][i, observed], out["ires"][i, observed], out["iwres"][i, observed] = y - f0, y - f, (y - f) / s
+    residuals = fit.residuals(KINDS)
+    assert residuals.columns.tolist() == list(KINDS)
     for kind in KINDS:
-        np.testing.assert_allclose(own[kind], data.rows_to_column(out[kind]), rtol=1e-8, atol=1e-10, err_msg=kind)
-    assert own.isna().sum().eq(data.n_rows - data.n_obs).all()
+        np.testing.assert_allclose(residuals[kind], data.rows_to_column(out[kind]), rtol=1e-8, atol=1e-10, err_msg=kind)
+    assert residuals.isna().sum().eq(data.n_rows - data.n_obs).all()
 
 
 def test_row_order_buckets_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_row_order_buckets_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     pd.testing.assert_series_equal(split.predict(), fit.predict(), rtol=1e-12)
     pd.testing.assert_frame_equal(split.parameters(), fit.parameters(), rtol=1e-12)
     np.testing.assert_allclose(split.simulate(2), fit.simulate(2), rtol=1e-12)
-    monkeypatch.setattr("jaxnlme.diagnostics.residuals.ENTRIES", 30)
+    monkeypatch.setattr("jaxnlme.diagnostics.residuals.MATRIX_ENTRIES", 30)
     pd.testing.assert_frame_equal(fit.residuals(KINDS), whole, rtol=1e-10)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of fits by simulation draw what `fit.sampling` holds."""
+"""The plots of stochastic fits show the values of `fit.sampling`."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def test_trajectories_draw_every_parameter_and_replicate():
     assert [ax.get_title() for ax in axes] == ["a (log)", "c (log)", *names[2:]]
     best = fit.sampling.best
     for ax, name in zip(axes, names, strict=True):
-        other, own, estimate = ax.get_lines()
-        np.testing.assert_array_equal(own.get_ydata(), fit.sampling.trajectory.loc[best, name])
+        other, best_line, estimate = ax.get_lines()
+        np.testing.assert_array_equal(best_line.get_ydata(), fit.sampling.trajectory.loc[best, name])
         np.testing.assert_array_equal(other.get_ydata(), fit.sampling.trajectory.loc[1 - best, name])
-        assert own.get_xdata()[0] == -5 and set(estimate.get_ydata()) == {fit.estimates.loc[name, "estimate"]}
+        assert best_line.get_xdata()[0] == -5 and set(estimate.get_ydata()) == {fit.estimates.loc[name, "estimate"]}
     shown = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
-    phases = ["burn-in", "annealing", "full steps", "decreasing steps", "standing parameters and steps between"]
+    phases = ["burn-in", "annealing", "full steps", "decreasing steps", "fixed parameters and Newton steps"]
     assert shown == [*phases, "other replicates", f"replicate {best} (best)", "estimate"]
     axes[0].figure.canvas.draw()
 
 
-def test_trajectories_into_axes_of_the_user_s_own():
+def test_trajectories_into_axes_passed_by_the_user():
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots()
@@ -57,7 +57,7 @@ def test_trajectories_into_axes_of_the_user_s_own():
         several().plot.trajectories([])
 
 
-def test_a_run_that_was_too_short_says_so_above_its_trajectories():
+def test_a_run_that_was_too_short_is_marked_above_its_trajectories():
     axes = unfinished().plot.trajectories()
     assert axes[0].figure.get_suptitle().startswith("NOT CONVERGED")
 
@@ -84,10 +84,10 @@ def test_individual_parameters_are_quantiles_of_the_draws():
     axes[0].figure.canvas.draw()
 
 
-def test_pictures_that_a_fit_cannot_have_are_refused():
+def test_plots_that_a_fit_cannot_have_are_refused():
     exact = jn.fit(MODEL, data(), "focei", max_iterations=0, standard_errors=False)
-    for picture in ("trajectories", "monte_carlo", "individual_parameters"):
+    for plot in ("trajectories", "monte_carlo", "individual_parameters"):
         with pytest.raises(jn.OptionError, match="by FOCEI"):
-            getattr(exact.plot, picture)()
+            getattr(exact.plot, plot)()
     with pytest.raises(jn.OptionError, match="trajectories"):
         several().plot.history()

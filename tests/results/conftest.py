@@ -1,4 +1,4 @@
-"""One fit that the tests of this folder share: theophylline, rows shuffled, three responses missing."""
+"""One fit shared by the tests of this folder: theophylline, rows shuffled, three responses missing."""
 
 from __future__ import annotations
 

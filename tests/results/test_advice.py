@@ -1,4 +1,4 @@
-"""Hints on random effects that the data hardly call for: said where they are true, and only there."""
+"""Hints on random effects that the data hardly support: given where they apply, and only there."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def small() -> jn.Fit:
     return jn.fit(model(), lines(0.05, seed=1), "focei").throw()
 
 
-def test_a_small_variance_is_pointed_out(small: jn.Fit) -> None:
+def test_a_small_variance_gives_a_hint(small: jn.Fit) -> None:
     sd, se = small.estimates.loc["sd(slope)", ["estimate", "se"]]
-    assert 0.0 < sd < 2.0 * se  # or the data of this test say nothing
+    assert 0.0 < sd < 2.0 * se  # otherwise the data of this test are of no use
     (sentence,) = advice(small)
     assert sentence.startswith(f"The SD of slope ({sd:.2g}, se {se:.2g}) is small: the variance is below its standard")
     assert "fit.update(drop='slope') drops it" in sentence
@@ -43,17 +43,17 @@ def test_a_small_variance_is_pointed_out(small: jn.Fit) -> None:
     assert advice(dropped) == []
 
 
-def test_weak_correlations_are_pointed_out() -> None:
+def test_weak_correlations_give_a_hint() -> None:
     fit = jn.fit(model("full"), lines(0.6, seed=1), "focei").throw()
     r, se = fit.estimates.loc["corr(mu, slope)", ["estimate", "se"]]
     assert abs(r) < 2.0 * se
     (sentence,) = advice(fit)
-    assert sentence.startswith("The correlation of the random effects is not told apart from zero")
+    assert sentence.startswith("The correlation of the random effects is not significantly different from zero")
     assert f"{r:.2g}, se {se:.2g}" in sentence and "covariance='diagonal'" in sentence
     assert advice(fit.update(covariance="diagonal")) == []
 
 
-def test_nothing_is_said_without_reason(fit: jn.Fit, small: jn.Fit) -> None:
+def test_no_hints_without_reason(fit: jn.Fit, small: jn.Fit) -> None:
     """Large variances, a correlation at one (theophylline: cl and vol), no standard errors, not converged, one SD for
     all effects."""
     assert advice(fit) == []

@@ -1,4 +1,4 @@
-"""The table of estimates: delta method against finite differences, intervals, what is fixed."""
+"""The table of estimates: delta method against finite differences, intervals, fixed values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.results.criteria import counted, criteria
+from jaxnlme.results.criteria import criteria, weighted_totals
 
 
 def test_delta_method(fit: jn.Fit) -> None:
@@ -59,24 +59,24 @@ def test_criteria(fit: jn.Fit) -> None:
 
 
 def test_criteria_of_a_restricted_likelihood(fit: jn.Fit) -> None:
-    """What R's nlme 3.1-162 makes of lme(distance ~ age, Orthodont, ~ age | Subject): logLik to AIC and BIC, with 106
+    """Values of R's nlme 3.1-162 for lme(distance ~ age, Orthodont, ~ age | Subject): logLik to AIC and BIC, with 106
     of 108 observations for two fixed effects; a fixed one is not integrated out and does not count."""
     data = dataclasses.replace(fit.data, weights=np.full(12, 108 / 129))
-    theirs = criteria(-221.318342942064, np.zeros(6, bool), None, data, integrated=2)
-    assert (theirs.n_parameters, theirs.n_integrated, theirs.n_used) == (6, 2, pytest.approx(106))
-    assert theirs.aic == pytest.approx(454.636685884128, abs=1e-9)
-    assert theirs.bic == pytest.approx(470.617320448801, abs=1e-9)
+    of_r = criteria(-221.318342942064, np.zeros(6, bool), None, data, integrated=2)
+    assert (of_r.n_parameters, of_r.n_integrated, of_r.n_used) == (6, 2, pytest.approx(106))
+    assert of_r.aic == pytest.approx(454.636685884128, abs=1e-9)
+    assert of_r.bic == pytest.approx(470.617320448801, abs=1e-9)
     fixed = np.array([True, False, False, False, False, False])
     assert criteria(-1.0, fixed, None, data, integrated=2).n_integrated == 1
-    own = dataclasses.replace(fit, restricted=True)
+    restricted = dataclasses.replace(fit, restricted=True)
     p = len(fit.binding.density.beta_names)
-    assert own.bic - own.aic == pytest.approx(9 * (np.log(129 - p) - 2))
-    assert own.objective == pytest.approx(-2 * fit.log_likelihood - (129 - p) * np.log(2 * np.pi))
-    text = str(own.summary())
+    assert restricted.bic - restricted.aic == pytest.approx(9 * (np.log(129 - p) - 2))
+    assert restricted.objective == pytest.approx(-2 * fit.log_likelihood - (129 - p) * np.log(2 * np.pi))
+    text = str(restricted.summary())
     assert f"{fit.log_likelihood:.4f} (restricted: {p} fixed effects integrated out)" in text
-    assert f"BIC {own.bic:.2f} (N = 129 - {p} observations)" in text
+    assert f"BIC {restricted.bic:.2f} (N = 129 - {p} observations)" in text
     assert "FOCEI, restricted likelihood" in text
-    assert "restricted log-likelihood" in repr(own)
+    assert "restricted log-likelihood" in repr(restricted)
     assert "restricted" not in str(fit.summary()) + repr(fit)
 
 
@@ -84,28 +84,28 @@ def test_groups_count_with_their_weights(fit: jn.Fit, data: jn.GroupedData) -> N
     """A group of weight zero is no group, one of weight two is two; the fit without the group is the reference."""
     weights = np.ones(12)
     weights[3] = 0.0
-    one = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
-    other = jn.fit(fit.model, data.select(weights == 1.0), "focei", standard_errors=False)
+    weighted = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
+    without = jn.fit(fit.model, data.select(weights == 1.0), "focei", standard_errors=False)
     for name in ("objective", "aic", "bic", "bic_groups"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-6), name
-    assert (one.criteria.n_obs, one.criteria.n_groups) == (other.data.n_obs, 11)
-    assert f"BIC {one.bic:.2f} (N = {other.data.n_obs} observations)" in str(one.summary())
-    assert f"BIC {one.bic_groups:.2f} (N = 11 groups)" in str(one.summary())
+        assert getattr(weighted, name) == pytest.approx(getattr(without, name), abs=1e-6), name
+    assert (weighted.criteria.n_obs, weighted.criteria.n_groups) == (without.data.n_obs, 11)
+    assert f"BIC {weighted.bic:.2f} (N = {without.data.n_obs} observations)" in str(weighted.summary())
+    assert f"BIC {weighted.bic_groups:.2f} (N = 11 groups)" in str(weighted.summary())
     multinomial = dataclasses.replace(fit, binding=jn.bind(fit.model, data.with_weights(1.5 * weights)))
-    assert (multinomial.criteria.n_obs, multinomial.criteria.n_groups) == (1.5 * other.data.n_obs, 16.5)
+    assert (multinomial.criteria.n_obs, multinomial.criteria.n_groups) == (1.5 * without.data.n_obs, 16.5)
 
 
-def test_groups_that_say_nothing_are_not_counted(fit: jn.Fit, data: jn.GroupedData) -> None:
-    """Without responses or with weight zero b is 0, no sign of shrinkage; the fit is the same one, looked at again."""
-    silent = data.observed.copy()
-    silent[3] = False
-    assert counted(dataclasses.replace(data, observed=silent)) == (silent.sum(), 11.0)
+def test_groups_without_information_are_not_counted(fit: jn.Fit, data: jn.GroupedData) -> None:
+    """A group without responses or with weight zero has b = 0, which is no sign of shrinkage."""
+    observed = data.observed.copy()
+    observed[3] = False
+    assert weighted_totals(dataclasses.replace(data, observed=observed)) == (observed.sum(), 11.0)
     weights = np.ones(12)
     weights[5] = 0.0
-    one = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
-    said = one.random_effects.to_numpy()[weights > 0]
-    expected = 100.0 * (1.0 - said.std(axis=0, ddof=1) / np.sqrt(np.diag(one.psi)))
-    np.testing.assert_allclose(one.shrinkage, expected, rtol=1e-10)
+    weighted = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
+    effects = weighted.random_effects.to_numpy()[weights > 0]
+    expected = 100.0 * (1.0 - effects.std(axis=0, ddof=1) / np.sqrt(np.diag(weighted.psi)))
+    np.testing.assert_allclose(weighted.shrinkage, expected, rtol=1e-10)
 
 
 def test_random_effects(fit: jn.Fit) -> None:
@@ -130,9 +130,9 @@ def test_relative_errors_are_those_of_the_natural_value(fit: jn.Fit, name: str) 
         assert row["rse%"] == pytest.approx(100.0 * row.se * slope / abs(transform.to_natural(xb)), rel=1e-7)
 
 
-def test_wild_intervals_do_not_warn(fit: jn.Fit) -> None:
-    """Standard errors of 3000 on the log scale: infinite upper ends, in silence (warnings are errors here)."""
-    wild = dataclasses.replace(fit.information, matrix=1e-7 * np.eye(len(fit.information.matrix)))
-    table = dataclasses.replace(fit, information=wild).estimates
+def test_very_wide_intervals_do_not_warn(fit: jn.Fit) -> None:
+    """Standard errors of 3000 on the log scale: infinite upper limits, without a warning (warnings are errors here)."""
+    wide = dataclasses.replace(fit.information, matrix=1e-7 * np.eye(len(fit.information.matrix)))
+    table = dataclasses.replace(fit, information=wide).estimates
     assert np.isinf(table.value_upper["ka"])
     assert table.value_lower["ka"] == 0.0

@@ -1,4 +1,4 @@
-"""What a user meets first: results that line up with the table, and plain words for slips."""
+"""Behaviour that users rely on: results aligned with the table, and clear messages for mistakes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rows_keep_the_index_of_the_table(fit, frame):
 
 
 def test_simulated_rows_are_responses(fit):
-    """What `simulate` returns is what `with_response` takes, in the order of the table."""
+    """`with_response` takes the result of `simulate`, in the order of the table."""
     simulated = fit.simulate(1, key=3)[0]
     again = fit.data.with_response(simulated)
     np.testing.assert_array_equal(again.rows_to_column(again.y), simulated)

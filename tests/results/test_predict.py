@@ -13,12 +13,12 @@ import jaxnlme as jn
 
 def phi_by_hand(fit: jn.Fit, table: pd.DataFrame, b: pd.DataFrame, centre: float) -> dict[str, np.ndarray]:
     """ka, cl and vol of every row: exp(beta + covariate + b)."""
-    beta, own = fit.beta, b.loc[table.Subject]
+    beta, effects = fit.beta, b.loc[table.Subject]
     slope = beta.filter(like="cl ~").iloc[0] * (np.log(table.Wt.to_numpy()) - centre)
     return {
-        "ka": np.exp(beta["ka"] + own.ka.to_numpy()),
-        "cl": np.exp(beta["cl"] + slope + own.cl.to_numpy()),
-        "vol": np.exp(beta["vol"] + own.vol.to_numpy()),
+        "ka": np.exp(beta["ka"] + effects.ka.to_numpy()),
+        "cl": np.exp(beta["cl"] + slope + effects.cl.to_numpy()),
+        "vol": np.exp(beta["vol"] + effects.vol.to_numpy()),
     }
 
 
@@ -30,7 +30,7 @@ def curve(table: pd.DataFrame, phi: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def centre(frame: pd.DataFrame) -> float:
-    """The mean log weight over subjects: what center() subtracted when the model was fitted."""
+    """The mean log weight over subjects, which center() subtracted when the model was fitted."""
     return float(np.log(frame.groupby("Subject").Wt.first()).mean())
 
 
@@ -73,29 +73,29 @@ def test_new_groups_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: 
     new = frame[frame.Subject == 2].drop(columns="conc").assign(Subject="two")
     with pytest.raises(jn.DataError, match=r"'two'.*level='population'"):
         fit.predict(new)
-    with pytest.raises(jn.DataError, match="knows the int 2"):
+    with pytest.raises(jn.DataError, match="the fit has the int 2"):
         fit.predict(new.assign(Subject="2"))
     zero = pd.DataFrame(0.0, index=["two"], columns=["ka", "cl", "vol"])
     expected = curve(new, phi_by_hand(fit, new, zero, centre))
     np.testing.assert_allclose(fit.predict(new, level="population"), expected, rtol=1e-12)
 
 
-def test_faults_are_named(fit: jn.Fit, frame: pd.DataFrame) -> None:
+def test_mistakes_are_named(fit: jn.Fit, frame: pd.DataFrame) -> None:
     with pytest.raises(jn.OptionError, match="level"):
         fit.predict(level="subject")
     with pytest.raises(jn.DataError, match="Time"):
         fit.predict(frame.drop(columns="Time"))
     with pytest.raises(jn.DataError, match="Wt"):
         fit.predict(frame.assign(Wt=np.arange(len(frame))))
-    elsewhere = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose", "Wt"])
+    weight_in_x = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose", "Wt"])
     with pytest.raises(jn.DataError, match="'Wt' is in x"):
-        fit.predict(elsewhere)
+        fit.predict(weight_in_x)
     without = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose"])
     with pytest.raises(jn.DataError, match="lack 'Wt'"):
         fit.predict(without)
-    nothing = dataclasses.replace(fit, params=dataclasses.replace(fit.params, beta=np.full(4, np.nan)))
+    no_estimates = dataclasses.replace(fit, params=dataclasses.replace(fit.params, beta=np.full(4, np.nan)))
     with pytest.raises(jn.FitError, match="no estimates"):
-        nothing.predict()
+        no_estimates.predict()
 
 
 def test_parameters_that_vary_within_groups(fit: jn.Fit, data: jn.GroupedData, frame: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.results import simulate as room
+from jaxnlme.results import simulate as simulate_module
 from jaxnlme.results.simulate import simulate_responses, with_responses
 from tests import problems
 
@@ -49,7 +49,7 @@ def test_moments_of_a_linear_model() -> None:
 
 
 def test_invariance(fit: jn.Fit, frame: pd.DataFrame, data: jn.GroupedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The draws depend on key, replicate and label alone: not on padding, order of groups, chunks or n."""
+    """The draws depend only on key, replicate and label: not on padding, order of groups, chunks or n."""
     y = fit.simulate(3, key=7)
     assert y.shape == (3, len(frame))
     assert np.isfinite(y).all()
@@ -60,7 +60,7 @@ def test_invariance(fit: jn.Fit, frame: pd.DataFrame, data: jn.GroupedData, monk
     order = np.argsort(-frame.Subject.to_numpy(), kind="stable")
     np.testing.assert_allclose(fit.simulate(3, key=7, data=frame.iloc[order].reset_index(drop=True)), y[:, order],
                                rtol=1e-12)  # fmt: skip
-    monkeypatch.setattr(room, "CELLS", 2 * len(frame))
+    monkeypatch.setattr(simulate_module, "CELLS_PER_CALL", 2 * len(frame))
     np.testing.assert_allclose(fit.simulate(3, key=7), y, rtol=1e-12)
     assert not np.any(fit.simulate(1, key=8) == y)
 
@@ -87,7 +87,7 @@ def draw_poisson(key, f, p, x, v):
     return jax.random.poisson(key, jnp.exp(f), f.shape).astype(float)
 
 
-def test_outcome_of_the_users_own() -> None:
+def test_outcome_with_a_sampler_of_the_user() -> None:
     """Counts are drawn by the user's sampler: their mean is E exp(a + b t) = exp(beta_a + beta_b t + (s_a^2) / 2)."""
     parameters = [jn.Parameter("a", 1.0, random=True, sd=0.4), jn.Parameter("b", -0.3)]
     data = problems.decay_data()
@@ -101,9 +101,9 @@ def test_outcome_of_the_users_own() -> None:
     variance = mean + mean**2 * np.expm1(0.16)
     assert np.all(np.abs(np.asarray(y).mean(0) - mean) < 5.0 * np.sqrt(variance / n))
 
-    silent = jn.bind(jn.NLMEModel(problems.log_rate, parameters, error=problems.OUTCOMES["poisson"]), data)
+    without_sampler = jn.bind(jn.NLMEModel(problems.log_rate, parameters, error=problems.OUTCOMES["poisson"]), data)
     with pytest.raises(jn.ModelError, match="sampler"):
-        simulate_responses(silent.problem, params, jax.random.key(0))
+        simulate_responses(without_sampler.problem, params, jax.random.key(0))
 
 
 @problems.cheap
@@ -112,7 +112,7 @@ def refit(problem: jn.Problem, params: jn.Params, ys: list[jax.Array]):
 
 
 def test_whole_fits_of_simulated_responses() -> None:
-    """A parametric bootstrap in one program: every lane ends at its own maximum, known in closed form."""
+    """A parametric bootstrap in one program: every fit reaches its maximum, known in closed form."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 4)
     data = jn.GroupedData.from_arrays(rng.normal(size=120), group, {"t": np.tile(np.arange(4.0), 30)})

@@ -1,4 +1,4 @@
-"""The summary: verdict first, every number of the fit, narrow enough for a terminal."""
+"""The summary: convergence first, every number of the fit, lines of fewer than 100 columns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_contents(fit: jn.Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("covariance", "words"),
+    ("covariance", "description"),
     [
         ("full", "full psi of a, b, c"),
         ("log-matrix", "log-matrix psi of a, b, c"),
@@ -52,17 +52,17 @@ def test_contents(fit: jn.Fit) -> None:
         (np.diag([1, 1, 1]), "psi of blocks: a; b; c"),
     ],
 )
-def test_psi_is_in_the_user_s_words(covariance: object, words: str) -> None:
+def test_psi_is_described_as_it_was_declared(covariance: object, description: str) -> None:
     data = problems.linear_data()
     fit = jn.fit(problems.linear_model(covariance), data, "fo", max_iterations=0, standard_errors=False)
-    assert re.search(rf"^random effects +{re.escape(words)}$", str(fit.summary()), re.MULTILINE)
+    assert re.search(rf"^random effects +{re.escape(description)}$", str(fit.summary()), re.MULTILINE)
 
 
 def test_iterations_are_those_of_the_history(fit: jn.Fit) -> None:
     assert fit.iterations == fit.history[-1]["iteration"] > 0
     assert f"FOCEI, {fit.iterations} iterations" in str(fit.summary())
-    unborn = jn.fit(MODEL, fit.data, "focei", start={"cl": 1e-300, "vol": 1e-300})
-    assert unborn.iterations == 0
+    failed_start = jn.fit(MODEL, fit.data, "focei", start={"cl": 1e-300, "vol": 1e-300})
+    assert failed_start.iterations == 0
 
 
 def test_effective_numbers_of_draws_are_shown() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, INK, PALE, VERMILLION, plain, pyplot
+from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, pyplot, style_axes
 from jaxnlme.errors import OptionError
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class GroupPlots:
             fitted = np.isfinite(estimate)
             if fitted.any():
                 middle = np.median(estimate[fitted])
-                panel.axvline(middle, color=PALE, lw=1.0, ls="--", zorder=1)
+                panel.axvline(middle, color=GREY, lw=1.0, ls="--", zorder=1)
                 panel.hlines(rows[fitted], lower[fitted], upper[fitted], color=BLUE, lw=1.6)
-                panel.plot(estimate[fitted], rows[fitted], "o", ms=4.5, color=INK, mec="white", mew=0.5)
+                panel.plot(estimate[fitted], rows[fitted], "o", ms=4.5, color=DARK, mec="white", mew=0.5)
                 panel.set_xlim(*_limits(estimate[fitted], lower[fitted], upper[fitted]))
             across = panel.get_yaxis_transform()  # x as a fraction of the panel's width, y the group's row
             panel.plot(np.full(m, 0.03)[~fitted], rows[~fitted], "x", ms=5, color=VERMILLION, transform=across)
@@ -60,13 +60,13 @@ class GroupPlots:
             shown = name if scale is None or scale.name == "identity" else f"{name} ({scale.name})"
             panel.set(xlabel=shown, ylim=(-0.7, m - 0.3))
             panel.set_yticks(rows, labels if k == 0 or ax is not None else [""] * m)
-            plain(panel)
+            style_axes(panel)
         axes[0].set_ylabel(fits.binding.data.group_name)
         total = len(fits.code)
         part = "" if m == total else f", {m} of {total} groups"
         if ax is None:
             title = f"Groups fitted by themselves: {100 * level:g}% intervals{part}"
-            axes[0].figure.suptitle(title, fontsize=11, color=INK)
+            axes[0].figure.suptitle(title, fontsize=11, color=DARK)
         return axes
 
     def _axes(self, ax: Any, count: int, groups: int) -> np.ndarray:
