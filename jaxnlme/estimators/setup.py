@@ -1,4 +1,4 @@
-"""What every fit begins with: the model met with data, starting values, groups where they are computed."""
+"""Setup of every fit: the model bound to the data, starting values, and groups placed on their devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.dry_run import place
+from jaxnlme.binding.dry_run import place_and_check
 from jaxnlme.binding.multiprocess import bind_multiprocess, rebind_multiprocess
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
@@ -22,32 +22,36 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.numerics.devices import Processes
 
-# Fits that starting values may come from, by the word users write.
+# Preliminary fits that give starting values, by the name users write.
 STARTS = {"pooled": pooled_start, "groups": groups_start}
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """`model` and `binding`; `params` to start at; `given`, what the user said by name, and `own`, whether the rest is
-    the model's own; `placed`, the groups where they are computed; `finite` (groups,), those that may begin."""
+    """A model bound to data, ready to be fitted.
+
+    **Fields:** `model` and `binding`; `params`: the start; `named_starts`: starting values that the user gave by name;
+    `default_starts`: True if all other starting values are the defaults of the model; `placed`: the groups on their
+    devices; `finite` (groups,) bool: groups that are finite at the start.
+    """
 
     model: NLMEModel
     binding: Binding
     params: Params
-    given: Mapping[str, float] | tuple
-    own: bool
+    named_starts: Mapping[str, float] | tuple
+    default_starts: bool
     placed: PlacedProblem
     finite: np.ndarray
 
-    def without_lost(self, processes: Processes) -> tuple[Setup, list[tuple[Any, str]]]:
-        """The same with the groups that are `finite`, and the labels of the others with the reason."""
-        lost = [(label, Status.non_finite_start.sentence) for label in self.binding.data.labels[~self.finite]]
+    def without_failed_groups(self, processes: Processes) -> tuple[Setup, list[tuple[Any, str]]]:
+        """The Setup of the groups that are `finite`, and labels of the others with the reason."""
+        failed = [(label, Status.non_finite_start.sentence) for label in self.binding.data.labels[~self.finite]]
         rest = self.binding.data.select(self.finite)
         model = self.model.for_groups(self.finite, rest.y.shape[1])
         binding = rebind_multiprocess(model, rest, self.binding, processes)
-        placed = self.placed.again(binding.problem)
-        every = np.ones(binding.data.n_groups, bool)
-        return dataclasses.replace(self, model=model, binding=binding, placed=placed, finite=every), lost
+        placed = self.placed.place_like_this(binding.problem)
+        all_finite = np.ones(binding.data.n_groups, bool)
+        return dataclasses.replace(self, model=model, binding=binding, placed=placed, finite=all_finite), failed
 
 
 def set_up(
@@ -59,21 +63,23 @@ def set_up(
     processes: Processes,
     timings: dict[str, float],
 ) -> Setup:
-    """Binds, checks and places a model; `start` as `fit` takes one, `plan` for devices and chunks.
+    """Bind a model to data, check it and place the groups.
 
-    **Errors:** DataError, ModelError, OptionError for faults found before iterating.
+    **Arguments:** `start` as in `fit`; `plan`: its devices and chunks are used; `timings`: gets the seconds spent.
+    **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     with clock(timings, "bind"):
         binding = bind_multiprocess(model, data, processes)
         estimator.check(binding)
-    given = start if isinstance(start, Mapping) else ()
-    params = processes.together(lambda: start_params(binding, start))
+    named_starts = start if isinstance(start, Mapping) else ()
+    params = processes.run_collectively(lambda: start_params(binding, start))
     with clock(timings, "check"):
-        placed, found = place(
+        placed, check = place_and_check(
             binding, params, plan.mesh, plan.chunk_groups, estimator.thread_rows(binding.data.n_groups)
         )
-    own = start is None or bool(given)
-    if own:
-        params = scaled_error_start(binding, params, found.misfit, given)
-    # A group of weight zero may be anything: it adds nothing.
-    return Setup(model, binding, params, given, own, placed, found.finite | (binding.data.weights == 0))
+    default_starts = start is None or bool(named_starts)
+    if default_starts:
+        params = scaled_error_start(binding, params, check.misfit, named_starts)
+    # A group of weight zero need not be finite: it adds nothing.
+    finite = check.finite | (binding.data.weights == 0)
+    return Setup(model, binding, params, named_starts, default_starts, placed, finite)

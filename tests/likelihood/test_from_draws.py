@@ -20,8 +20,8 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.post_estimation import centred_log_likelihood
-from jaxnlme.estimators.lindstrom_bates.session import share_linearised
-from jaxnlme.likelihood.from_draws import CentredQuadrature, centred, curvature_of
+from jaxnlme.estimators.lindstrom_bates.session import partial_sums_linearised
+from jaxnlme.likelihood.from_draws import QuadratureFromDraws, likelihood_from_draws, curvature_from_covariance
 from jaxnlme.likelihood.integrals import chi_squared
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.numerics.quadrature import normal_grid
@@ -80,7 +80,7 @@ def found(method, binding: Binding, params: jn.Params, centre: np.ndarray, sprea
 
 @pytest.mark.parametrize(
     "method",
-    [centred("lin"), centred("gq"), centred("gq", nodes=1), centred("is", draws=50, df=0.0, batch=20)],
+    [likelihood_from_draws("lin"), likelihood_from_draws("gq"), likelihood_from_draws("gq", nodes=1), likelihood_from_draws("is", draws=50, df=0.0, batch=20)],
     ids=["lin", "gq", "gq of one node", "is, Gaussian"],
 )
 def test_a_linear_model_is_exact(method) -> None:
@@ -96,7 +96,7 @@ def test_a_linear_model_is_exact(method) -> None:
 
 def test_a_linearisation_of_a_linear_model_is_the_same_everywhere() -> None:
     centre, spread, expected = known()
-    _, groups = found(centred("lin"), *bound(), centre + 3.0, np.full_like(spread, np.nan))
+    _, groups = found(likelihood_from_draws("lin"), *bound(), centre + 3.0, np.full_like(spread, np.nan))
     assert groups.values == pytest.approx(expected, rel=EXACT)
 
 
@@ -108,7 +108,7 @@ def test_draws_err_as_much_as_they_say(factor: float) -> None:
     centre = centre + (factor != 1.0) * 0.5 * np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
     scores, totals = [], []
     for seed in range(20):
-        sums, groups = found(centred("is", draws=400, seed=seed), binding, params, centre, factor * spread)
+        sums, groups = found(likelihood_from_draws("is", draws=400, seed=seed), binding, params, centre, factor * spread)
         scores.append((groups.values - expected) / np.sqrt(groups.variance))
         totals.append((sums.log_likelihood - binding.data.weights @ expected) / np.sqrt(sums.variance))
         assert ((groups.ess > 1) & (groups.ess <= 400)).all()
@@ -120,8 +120,8 @@ def test_draws_err_as_much_as_they_say(factor: float) -> None:
 
 def test_draws_do_not_depend_on_how_many_are_computed_at_a_time() -> None:
     centre, spread, _ = known()
-    _, one = found(centred("is", draws=100, batch=100), *bound(), centre, spread)
-    _, other = found(centred("is", draws=100, batch=7), *bound(), centre, spread)
+    _, one = found(likelihood_from_draws("is", draws=100, batch=100), *bound(), centre, spread)
+    _, other = found(likelihood_from_draws("is", draws=100, batch=7), *bound(), centre, spread)
     assert other.values == pytest.approx(one.values, rel=1e-12)
 
 
@@ -129,7 +129,7 @@ def test_quadrature_with_a_wrong_spread_has_the_same_limit() -> None:
     centre, spread, expected = known()
     errors = []
     for nodes in (5, 15):
-        _, groups = found(centred("gq", nodes=nodes), *bound(), centre, 2.0 * spread)
+        _, groups = found(likelihood_from_draws("gq", nodes=nodes), *bound(), centre, 2.0 * spread)
         errors.append(np.max(np.abs(groups.values - expected)))
     assert errors[0] > 1e-3
     assert errors[1] < 1e-4
@@ -140,7 +140,7 @@ def test_a_spread_that_says_nothing_is_no_end() -> None:
     centre, spread, expected = known()
     sd = np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
     for poor in (0.0 * spread, sd[:, :, None] * sd[:, None, :], np.full_like(spread, np.nan)):
-        _, groups = found(centred("is"), *bound(), centre, poor)
+        _, groups = found(likelihood_from_draws("is"), *bound(), centre, poor)
         # four standard errors, 15 times: one false alarm in a thousand, and the seed is fixed
         assert (np.abs(groups.values - expected) < 4 * np.sqrt(groups.variance)).all()
         assert (groups.ess > 100).all()
@@ -148,12 +148,12 @@ def test_a_spread_that_says_nothing_is_no_end() -> None:
 
 def test_a_repaired_spread_is_wider() -> None:
     sound = np.array([[0.3, 0.1], [0.1, 0.2]])
-    assert curvature_of(jnp.asarray(sound)) == pytest.approx(np.linalg.inv(sound), rel=1e-13)
-    assert curvature_of(jnp.zeros((2, 2))) == pytest.approx(np.eye(2))
+    assert curvature_from_covariance(jnp.asarray(sound)) == pytest.approx(np.linalg.inv(sound), rel=1e-13)
+    assert curvature_from_covariance(jnp.zeros((2, 2))) == pytest.approx(np.eye(2))
     stuck = jnp.array([[0.3, 0.0], [0.0, 0.0]])
-    assert curvature_of(stuck) == pytest.approx(np.diag([1 / 0.3, 1.0]))
+    assert curvature_from_covariance(stuck) == pytest.approx(np.diag([1 / 0.3, 1.0]))
     # Two effects on a line, x2 = 2 x1: the second, given the first, varies by its own variance.
-    line = np.linalg.inv(np.asarray(curvature_of(jnp.array([[0.1, 0.2], [0.2, 0.4]]))))
+    line = np.linalg.inv(np.asarray(curvature_from_covariance(jnp.array([[0.1, 0.2], [0.2, 0.4]]))))
     assert line == pytest.approx(np.array([[0.1, 0.2], [0.2, 0.8]]))
 
 
@@ -201,12 +201,12 @@ def test_theophylline() -> None:
     best = results(binding.problem, jn.AGQ(21), binding.start)
     around = results(binding.problem, jn.AGQ(15), binding.start)
     centre, spread = (np.asarray(part) for part in _moments(binding.problem, binding.start, best.mode, best.curvature))
-    sums, groups = found(centred("gq"), binding, binding.start, centre, spread)
+    sums, groups = found(likelihood_from_draws("gq"), binding, binding.start, centre, spread)
     # 15 nodes around the mode are 1.4e-5 from 21; around the mean and in units of the true spread they are closer.
     assert groups.values == pytest.approx(np.asarray(best.value), abs=5e-6)
     assert groups.values == pytest.approx(np.asarray(around.value), abs=3e-5)
     for factor in (1.0, 2.0, 0.5):
-        drawn, each = found(centred("is"), binding, binding.start, centre, factor * spread)
+        drawn, each = found(likelihood_from_draws("is"), binding, binding.start, centre, factor * spread)
         assert abs(drawn.log_likelihood - np.sum(best.value)) < 3 * np.sqrt(drawn.variance)
         # of 36 groups, some seen from the same draws: four of their standard errors
         assert (np.abs(each.values - best.value) < 4 * np.sqrt(each.variance)).all()
@@ -232,9 +232,9 @@ def test_linearisation_is_that_of_saemix(error: str, reference: Path) -> None:
     params = binding.params(dict(zip(("ka", "v", "cl"), natural, strict=True)), psi=psi)
     centre = (np.log(told["cond_mean_psi"]) - params.beta) / np.sqrt(np.diag(psi))
     spread = np.broadcast_to(np.eye(3), (12, 3, 3))
-    sums, _ = found(centred("lin"), binding, params, centre, spread)
+    sums, _ = found(likelihood_from_draws("lin"), binding, params, centre, spread)
     assert -2.0 * sums.log_likelihood == pytest.approx(told["m2ll"]["linearisation"], abs=3e-3)
-    matrix, _ = linearised_information(binding, PlacedProblem(binding.problem), params, centre, apart=True)
+    matrix, _ = linearised_information(binding, PlacedProblem(binding.problem), params, centre, block_diagonal=True)
     errors = natural * np.sqrt(np.diag(np.linalg.inv(matrix)))[:3]
     assert errors == pytest.approx([row["se"] for row in told["table_with_se"][:3]], rel=1e-4)
 
@@ -251,7 +251,7 @@ def test_the_order_of_groups_changes_nothing() -> None:
     other = bind(model, jn.GroupedData.from_frame(moved, "group", "y", x=["t", "kind"]))
     at = results(one.problem, jn.Laplace(), one.start)
     centre, spread = np.asarray(at.mode), np.linalg.inv(np.asarray(at.curvature))
-    for method in (centred("is", draws=100), centred("gq", nodes=3), centred("lin")):
+    for method in (likelihood_from_draws("is", draws=100), likelihood_from_draws("gq", nodes=3), likelihood_from_draws("lin")):
         _, expected = found(method, one, one.start, centre, spread)
         sums, groups = found(method, other, other.start, centre[order], spread[order])
         assert groups.values == pytest.approx(expected.values[order], rel=1e-12)
@@ -265,11 +265,11 @@ def test_outcomes_without_a_gaussian_face() -> None:
     binding = bind(jn.NLMEModel(log_rate, parameters, error=OUTCOMES["poisson"]), data)
     expected = values(binding.problem, jn.AGQ(25), binding.start)
     centre, spread = np.zeros((3, 1)), np.full((3, 1, 1), 0.5)
-    _, groups = found(centred("gq", nodes=41), binding, binding.start, centre, spread)
+    _, groups = found(likelihood_from_draws("gq", nodes=41), binding, binding.start, centre, spread)
     assert groups.values == pytest.approx(expected, abs=1e-8)  # 41 nodes around zero: converged as 25 at the mode are
     assert groups.status.tolist() == [jn.Status.ok, jn.Status.ok, jn.Status.no_observations]
     with pytest.raises(ModelError, match=r"'lin'.* needs a Gaussian residual model"):
-        found(centred("lin"), binding, binding.start, centre, spread)
+        found(likelihood_from_draws("lin"), binding, binding.start, centre, spread)
     with pytest.raises(ModelError, match="information by linearisation needs a Gaussian"):
         linearised_information(binding, PlacedProblem(binding.problem), binding.start, centre)
 
@@ -278,24 +278,24 @@ def test_a_centre_that_is_not_finite_is_named() -> None:
     centre, spread, expected = known()
     centre = centre.copy()
     centre[1] = np.nan
-    for method in (centred("is"), centred("gq"), centred("lin")):
+    for method in (likelihood_from_draws("is"), likelihood_from_draws("gq"), likelihood_from_draws("lin")):
         _, groups = found(method, *bound(), centre, spread)
         assert groups.status.tolist() == [0, jn.Status.non_finite, 0, 0, 0], method.name
         assert np.isfinite(np.delete(groups.values, 1)).all()
 
 
 def test_options() -> None:
-    assert [CentredQuadrature().nodes_of(q) for q in range(1, 10)] == [15, 15, 15, 11, 7, 5, 3, 3, 3]
+    assert [QuadratureFromDraws().nodes_of(q) for q in range(1, 10)] == [15, 15, 15, 11, 7, 5, 3, 3, 3]
     with pytest.raises(OptionError, match="10 random effects needs more than 20,000 points"):
-        CentredQuadrature().nodes_of(10)
+        QuadratureFromDraws().nodes_of(10)
     with pytest.raises(OptionError, match="40 nodes on 3 random effects make 64,000 points"):
-        found(centred("gq", nodes=40), *bound(), *known()[:2])
+        found(likelihood_from_draws("gq", nodes=40), *bound(), *known()[:2])
     with pytest.raises(OptionError, match="'lap' is not known"):
-        centred("lap")
+        likelihood_from_draws("lap")
     with pytest.raises(OptionError, match="draws >= 2"):
-        centred("is", draws=1)
+        likelihood_from_draws("is", draws=1)
     with pytest.raises(OptionError, match=r"must have shapes \(5, 3\) and \(5, 3, 3\)"):
-        found(centred("lin"), *bound(), np.zeros((4, 3)), np.zeros((4, 3, 3)))
+        found(likelihood_from_draws("lin"), *bound(), np.zeros((4, 3)), np.zeros((4, 3, 3)))
 
 
 # --- information by linearisation
@@ -328,7 +328,7 @@ def exponentials(beta, b, v):
 @cheap
 def _scores(problem, template, about, x):
     modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
-    _, groups = share_linearised(problem, (Linearised(), template, about, x), modes)
+    _, groups = partial_sums_linearised(problem, (Linearised(), template, about, x), modes)
     return groups.scores, groups.modes
 
 
@@ -352,6 +352,6 @@ def test_information_with_priors_fixed_values_and_functions(function: bool) -> N
     expected[1, 1] += 1.0 / 0.5**2
     assert matrix == pytest.approx(expected[1:, 1:], rel=1e-6, abs=1e-6)
     assert scores == pytest.approx(np.asarray(told)[:, 1:], rel=1e-9, abs=1e-9)
-    apart, _ = linearised_information(binding, placed, binding.start, np.asarray(centre), apart=True)
+    apart, _ = linearised_information(binding, placed, binding.start, np.asarray(centre), block_diagonal=True)
     assert (apart[:2, 2:] == 0.0).all()
     assert apart[2:, 2:] == pytest.approx(matrix[2:, 2:], rel=1e-14)

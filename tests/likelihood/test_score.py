@@ -13,7 +13,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
-from jaxnlme.estimators.core.objective import flatten, share
+from jaxnlme.estimators.core.objective import flatten, partial_sums
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.one_pass import MOST_PARTIALS, local
 from jaxnlme.model.covariance.structures import AbstractCovariance
@@ -33,7 +33,7 @@ from tests.problems import (
 PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
 TURNS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace"), ("FOCEI", "AGQ(3)")]
 
-sums = cheap(lambda problem, point, modes: share(problem, point, modes)[0])
+sums = cheap(lambda problem, point, modes: partial_sums(problem, point, modes)[0])
 
 
 def agree(binding: Binding, approximation: LikelihoodApproximation, template: jn.Params) -> None:
@@ -109,7 +109,7 @@ class Halved(AbstractCovariance):
         return tuple((k, (k,), ()) for k in range(self.size))
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return ()
 
 

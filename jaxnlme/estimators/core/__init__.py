@@ -1,1 +1,1 @@
-"""What all estimators share: options, callbacks, progress, starting values, checkpoints."""
+"""Parts common to all estimators: options, callbacks, progress, starting values, checkpoints."""

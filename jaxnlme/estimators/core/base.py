@@ -1,9 +1,10 @@
-"""What every estimator says of itself."""
+"""Abstract base of all estimators, and checks that several of them need."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
@@ -11,10 +12,19 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
 from jaxnlme.results.inference import direction_words
 
+if TYPE_CHECKING:
+    from jaxnlme.data.grouped import GroupedData
+    from jaxnlme.estimators.core.plan import Plan
+    from jaxnlme.model.model import NLMEModel
+    from jaxnlme.results.record import FitRecord
+
 
 class AbstractEstimator(eqx.Module):
-    """A method and how long it is worked at: `method`, a likelihood; `max_iterations`; `tolerance`, the predicted gain
-    (log-likelihood units) at which it ends. The numbers are traced."""
+    """An estimation method with its limits.
+
+    **Fields:** `method`, the likelihood or its approximation; `max_iterations`; `tolerance`, the predicted gain of a
+    further step (log-likelihood units) below which it ends. The numbers are traced.
+    """
 
     method: eqx.AbstractVar[Any]
     max_iterations: eqx.AbstractVar[Any]
@@ -22,48 +32,69 @@ class AbstractEstimator(eqx.Module):
 
     @property
     def restricted(self) -> bool:
-        """Whether beta is integrated out of the likelihood."""
+        """True if beta is integrated out of the likelihood (REML)."""
         return False
 
     @property
     def identity(self) -> list[Any]:
-        """What must be the same for a fit to go on from a checkpoint."""
+        """Settings that a checkpoint must have in common with a fit that resumes from it."""
         return [self.method, self.restricted]
 
     @property
     def name(self) -> str:
-        """The likelihood's name, for messages."""
+        """Name of the likelihood, for messages."""
         return self.method.name
 
     def thread_rows(self, groups: int) -> int | None:
-        """Rows of data that are worth a thread of their own on a CPU, of so many `groups`; None: as many as usual."""
+        """Least number of data rows for which a further CPU thread pays off, for data of so many `groups`; None for the
+        default."""
         return None
 
+    @property
+    def omits_likelihood(self) -> bool:
+        """True if the user asked that no log-likelihood be computed at the end."""
+        return False
+
+    @abc.abstractmethod
+    def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
+        """The record of a fit by this method; `plan` holds the options of `fit`.
+
+        **Raises:** DataError, ModelError, OptionError for errors found before iterating.
+        """
+
     def check(self, binding: Binding) -> None:
-        """**Errors:** ModelError where the model does not suit the method."""
+        """Check that the method applies to the model of `binding`.
+
+        **Raises:** ModelError if it does not.
+        """
         self.method.check(binding.density)
 
 
-def check_integrated(binding: Binding, what: str) -> None:
-    """**Errors:** OptionError where fixed effects cannot be integrated out under a flat prior: none is free, or one
-    that is has a prior of its own. `what` names the method, in the messages."""
+def check_beta_integrable(binding: Binding, method_name: str) -> None:
+    """Check that the fixed effects can be integrated out under a flat prior; `method_name` appears in the messages.
+
+    **Raises:** OptionError if no fixed effect is free, or if a free one has a prior of its own.
+    """
     density = binding.density
-    free = [name for name, held in zip(density.beta_names, binding.fixed, strict=False) if not held]
+    free = [name for name, fixed in zip(density.beta_names, binding.fixed, strict=False) if not fixed]
     if not free:
-        raise OptionError(f"{what} integrates the unfixed fixed effects out, and this model has none.")
-    told = [name for name in density.prior_names if name in free]
-    if told:
+        raise OptionError(f"{method_name} integrates the unfixed fixed effects out, and this model has none.")
+    with_prior = [name for name in density.prior_names if name in free]
+    if with_prior:
         raise OptionError(
-            f"{what} integrates the fixed effects out under a flat prior, and {', '.join(told)} has a prior of its "
-            "own; leave it out, fix the value, or fit by a likelihood that is not restricted."
+            f"{method_name} integrates the fixed effects out under a flat prior, and {', '.join(with_prior)} has a "
+            "prior of its own; leave it out, fix the value, or fit by a likelihood that is not restricted."
         )
 
 
-def uninformed(singular: Sequence[dict[str, float]]) -> str:
-    """Why there is no restricted likelihood where the information on beta has `singular` directions."""
+def no_information_on_beta(singular: Sequence[dict[str, float]]) -> str:
+    """Sentence for a restricted likelihood that does not exist: the information on beta is singular.
+
+    **Arguments:** `singular`: the directions without information, each a mapping of names to shares.
+    """
     terms = "; ".join(map(direction_words, singular))
-    along = f" along the direction {terms} (shares of standardised parameters)" if terms else ""
+    direction = f" along the direction {terms} (shares of standardised parameters)" if terms else ""
     return (
-        f"The restricted likelihood needs information on every fixed effect, and the data carry none{along}: fix one "
-        "of them or leave it out, or start from other values."
+        f"The restricted likelihood needs information on every fixed effect, and the data carry none{direction}: fix "
+        "one of them or leave it out, or start from other values."
     )

@@ -1,4 +1,4 @@
-"""A running fit in a file, from which another process goes on: plain arrays and JSON, replaced whole."""
+"""Checkpoints: the state of a running fit in a file of arrays and JSON, from which another process can resume."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.numerics.devices import Processes
 
 FORMAT = 1
-# Seconds between two files of a running fit, and at most this share of the time goes into writing them.
-SECONDS, SHARE = 1.0, 0.05
+# Least number of seconds between two writes, and the largest fraction of the run time that goes into writing.
+MIN_INTERVAL, MAX_WRITING_FRACTION = 1.0, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """Where a minimisation stands: `x` (n,), the best point; `modes` (groups, random) there; `free` (n,) bool; `state`
-    of the minimiser, None where a new minimisation begins at x; `zeroed`, `kept`: packed indices of variances at
-    zero, and of those freed again; `iterations`, `evaluations`, `seconds` so far; `history`; `finished`."""
+    """State of a running minimisation.
+
+    **Fields:** `x` (n,): the best point; `modes` (groups, random) there; `free` (n,) bool: entries that may move;
+    `state` of the minimiser, None if a new minimisation begins at x; `zeroed`, `freed`: packed indices of variances set
+    to zero, and of those freed again; `iterations`, `evaluations`, `seconds` so far; `history`; `finished`.
+    """
 
     x: np.ndarray
     modes: np.ndarray
     free: np.ndarray
     state: MaximumLikelihoodState | None
     zeroed: list[int]
-    kept: list[int]
+    freed: list[int]
     iterations: int
     evaluations: int
     seconds: float
@@ -48,16 +51,15 @@ class RunState:
 
 
 class Checkpoint:
-    """The file of one fit.
+    """The checkpoint file of one fit.
 
-    **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `params`, where the
-    fit would start: what it holds fixed must be the same in the file; `processes`: each writes a file of its own,
-    "PATH.0-of-2".
+    **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `params`: the start
+    of the fit, whose fixed values must be those of the file; `processes`: each writes a file of its own, "PATH.0-of-2".
 
-    `run_state` is what the file holds, None where there is none yet, and `rest` (groups,) tells which groups that fit
-    went on with.
-    **Errors:** OptionError where the file is of other data, another model or method, of other fixed values, or no such
-    file.
+    **Attributes:** `run_state`: the state in the file, None if there is no file yet; `rest` (groups,) bool: the groups
+    that remain in the fit.
+    **Raises:** OptionError if the file is of other data, another model or method, or other fixed values, or is no
+    checkpoint.
     """
 
     def __init__(
@@ -78,27 +80,27 @@ class Checkpoint:
             "version": _version(),
         }
         self.rest = np.ones(binding.data.n_groups, bool)
-        self._written, self._pause = -np.inf, SECONDS
+        self._written, self._pause = -np.inf, MIN_INTERVAL
         self.run_state: Any = self._read()
         if self.run_state is not None:
             self._same_fixed(binding, params, self._point())
 
     def leave_out(self, finite: np.ndarray) -> None:
-        """Notes which of the groups still there the fit goes on with."""
-        there = np.arange(len(self.rest)) if len(finite) == len(self.rest) else np.flatnonzero(self.rest)
-        self.rest[there[~finite]] = False
+        """Mark groups as left out: those not `finite` (bool), among all groups or among the remaining ones."""
+        indices = np.arange(len(self.rest)) if len(finite) == len(self.rest) else np.flatnonzero(self.rest)
+        self.rest[indices[~finite]] = False
 
     def due(self) -> bool:
-        """Whether a running fit should write now; every process says the same."""
+        """True if a running fit should write now; the same in every process."""
         return self.processes.any(time.monotonic() - self._written > self._pause)
 
     def _point(self) -> np.ndarray:
-        """x (n,) of what the file holds."""
+        """The point x (n,) that the file holds."""
         return self.run_state.x
 
     def write(self, run_state: Any) -> None:
-        """Replaces the file, which is whole at every moment."""
-        names = ("zeroed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
+        """Replace the file by `run_state`; the file is complete at every moment."""
+        names = ("zeroed", "freed", "iterations", "evaluations", "seconds", "history", "finished")
         about = {**self.about, **{name: getattr(run_state, name) for name in names}}
         arrays = {"x": run_state.x, "modes": run_state.modes, "free": run_state.free, "rest": self.rest}
         if run_state.state is not None:
@@ -110,6 +112,7 @@ class Checkpoint:
         self._store(about, arrays)
 
     def _store(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Write a file beside the old one, then rename it."""
         began = time.monotonic()
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
@@ -121,20 +124,22 @@ class Checkpoint:
         finally:
             part.unlink(missing_ok=True)
         self._written = time.monotonic()
-        self._pause = max(SECONDS, (self._written - began) / SHARE)
+        self._pause = max(MIN_INTERVAL, (self._written - began) / MAX_WRITING_FRACTION)
 
     def _read(self) -> Any:
-        own = self.processes.together(self._content)
-        # Files of several processes may be an iteration apart where a run was cut off: the first one's point counts,
-        # and modes of another point near by are starts as good.
-        first = self.processes.everyone(own)[0]
-        there = self.processes.all(own is not None)
-        if not there or first is None or own is None:
+        """The run state in the files of all processes, None unless every process has one."""
+        local = self.processes.run_collectively(self._content)
+        # If a run was cut off, the files of several processes may be one iteration apart: the point of the first
+        # process is used; modes of a point nearby serve as starts of the mode searches equally well.
+        first = self.processes.gather(local)[0]
+        complete = self.processes.all(local is not None)
+        if not complete or first is None or local is None:
             return None
-        self.rest = own[1]["rest"]
-        return self._run_state(first, own)
+        self.rest = local[1]["rest"]
+        return self._run_state(first, local)
 
-    def _run_state(self, first: tuple[dict, dict], own: tuple[dict, dict]) -> Any:
+    def _run_state(self, first: tuple[dict, dict], local: tuple[dict, dict]) -> Any:
+        """The run state from the contents of the first process's file and of this process's file."""
         about, arrays = first
         state = None
         if "log_likelihood" in arrays:
@@ -143,43 +148,48 @@ class Checkpoint:
                 for part, kind in (("bfgs", BFGSState), ("minimiser", BFGS))
             )
             state = MaximumLikelihoodState(BFGSState(**bfgs), BFGS(**minimiser), None, arrays["log_likelihood"])
-        names = ("zeroed", "kept", "iterations", "evaluations", "seconds", "history", "finished")
-        told = {name: about[name] for name in names}
-        return RunState(arrays["x"], own[1]["modes"], arrays["free"], state, **told)
+        names = ("zeroed", "freed", "iterations", "evaluations", "seconds", "history", "finished")
+        counts = {name: about[name] for name in names}
+        return RunState(arrays["x"], local[1]["modes"], arrays["free"], state, **counts)
 
     def _same_fixed(self, binding: Binding, params: Params, x: np.ndarray) -> None:
-        """Refuses a file whose `x` (n,) holds entries fixed elsewhere than `params` does."""
-        own, there = (np.asarray(v)[: len(binding.fixed)] for v in (flatten(params), x))
-        # Up to rounding: where a variance is zero, all of psi is factored again.
-        moved = binding.fixed & ~np.isclose(own, there, rtol=1e-9, atol=1e-12, equal_nan=True)
-        if moved.any():
-            names = ", ".join(name for name, differs in zip(binding.packed_names, moved, strict=True) if differs)
+        """Refuse a file whose point `x` (n,) has other fixed values than `params`."""
+        here, in_file = (np.asarray(v)[: len(binding.fixed)] for v in (flatten(params), x))
+        # Up to rounding: if a variance is zero, all of psi is factored again.
+        changed = binding.fixed & ~np.isclose(here, in_file, rtol=1e-9, atol=1e-12, equal_nan=True)
+        if changed.any():
+            names = ", ".join(name for name, differs in zip(binding.packed_names, changed, strict=True) if differs)
             raise OptionError(
                 f"the checkpoint {self.path} is of a fit whose fixed values differ from this one's ({names}); give "
                 "another path, or delete it."
             )
 
     def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Header and arrays of this process's file, None if there is no file."""
         if not self.path.exists():
             return None
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
-            known = about["jaxnlme checkpoint"] == FORMAT
+            same_format = about["jaxnlme checkpoint"] == FORMAT
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise OptionError(f"{self.path} is not a checkpoint of a fit: {error}; give another path.") from error
-        differs = [name for name in ("data", "model", "method") if known and about[name] != self.about[name]]
-        if not known or differs:
-            words = {
+        differs = [name for name in ("data", "model", "method") if same_format and about[name] != self.about[name]]
+        if not same_format or differs:
+            descriptions = {
                 "data": "other data (values, weights, or the order of groups)",
                 "model": "another model (its function, parameters, designs, covariance, residual model or priors)",
                 "method": f"another method ({about.get('method name')}; this is {self.about['method name']})",
             }
-            what = " and ".join(words[name] for name in differs) if known else "another version of jaxnlme"
+            difference = "another version of jaxnlme"
+            if same_format:
+                difference = " and ".join(descriptions[name] for name in differs)
             if differs == ["model"] and about["version"] != self.about["version"]:
-                what += f", or of the same in jaxnlme {about['version']} (this is {self.about['version']})"
-            raise OptionError(f"the checkpoint {self.path} is of a fit of {what}; give another path, or delete it.")
+                difference += f", or of the same in jaxnlme {about['version']} (this is {self.about['version']})"
+            raise OptionError(
+                f"the checkpoint {self.path} is of a fit of {difference}; give another path, or delete it."
+            )
         return about, arrays
 
 

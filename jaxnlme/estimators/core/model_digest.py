@@ -1,4 +1,4 @@
-"""A digest of a model as it computes: the same for the same declaration and code in another process."""
+"""Digest of a model: equal in two processes if declaration, code and constants are equal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ import numpy as np
 from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
 
-# Globals of a user's function that take part in what it computes; tables and the like only make it.
-_COMPUTES = (bool, int, float, complex, str, tuple, list, dict, np.ndarray, np.generic, jax.Array)
-_COMPUTES += (types.FunctionType, functools.partial)
-# What these hold as `start` is where a fit begins.
-_STARTING = (Parameter, Covariate, ErrorParameter)
-# Code that is known by its name: of these packages, and of Python itself.
-_KNOWN = {"jax", "jaxlib", "numpy", "jaxnlme", "equinox", "jaxtyping", "scipy", "pandas"} | sys.stdlib_module_names
+# Types of globals of a user's function that enter its values; others (such as tables) only serve to define it.
+_ENTERS_VALUES = (bool, int, float, complex, str, tuple, list, dict, np.ndarray, np.generic, jax.Array)
+_ENTERS_VALUES += (types.FunctionType, functools.partial)
+# Types whose field `start` is a starting value, which the digest leaves out.
+_WITH_START = (Parameter, Covariate, ErrorParameter)
+# Packages, besides Python itself, whose code is identified by its name.
+_LIBRARIES = {"jax", "jaxlib", "numpy", "jaxnlme", "equinox", "jaxtyping", "scipy", "pandas"} | sys.stdlib_module_names
 
 
 def digest(thing: Any) -> str:
-    """SHA-256 (hex) of a model's parts: numbers, names, and the code of functions with the user's functions and
-    constants that they read. Starting values do not count."""
+    """SHA-256 (hex) of a model's parts.
+
+    Included are numbers, names, and the code of functions with the user's functions and constants that they read;
+    starting values are left out.
+
+    **Arguments:** `thing`: any object, such as a list of a density and of settings.
+    """
     state = hashlib.sha256()
     for piece in _pieces(thing, {}):
         state.update(piece.encode() + b"\x1f")
@@ -35,7 +40,7 @@ def digest(thing: Any) -> str:
 
 
 def _pieces(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """What a thing is made of, as text, depth first."""
+    """The parts of a thing as text, depth first; `seen`: objects visited already, by id."""
     if isinstance(thing, (np.ndarray, np.generic, jax.Array)):
         values = np.asarray(thing)
         yield f"{values.dtype}{values.shape}{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
@@ -56,7 +61,7 @@ def _pieces(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
         yield from _pieces([thing.co_names, thing.co_varnames, thing.co_consts], seen)
     elif id(thing) in seen:
         yield "again"
-    elif isinstance(thing, types.ModuleType) or (isinstance(thing, type) and not _users(thing)):
+    elif isinstance(thing, types.ModuleType) or (isinstance(thing, type) and not _is_users(thing)):
         yield thing.__name__
     else:
         seen[id(thing)] = thing  # kept alive: the id of a thing that is gone may be another's
@@ -77,8 +82,10 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
         yield from _pieces([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells], seen)
         for name in _globals(thing.__code__):
             value = thing.__globals__.get(name)
-            computes = isinstance(value, _COMPUTES) or dataclasses.is_dataclass(value) or hasattr(value, "__wrapped__")
-            if computes or _users(value if isinstance(value, type) else type(value)):
+            enters_values = (
+                isinstance(value, _ENTERS_VALUES) or dataclasses.is_dataclass(value) or hasattr(value, "__wrapped__")
+            )
+            if enters_values or _is_users(value if isinstance(value, type) else type(value)):
                 yield name
                 yield from _pieces(value, seen)
     elif isinstance(thing, type):
@@ -89,58 +96,59 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
         yield from _pieces([thing.fget], seen)
     elif dataclasses.is_dataclass(thing):
         yield type(thing).__qualname__
-        yield from _own_class(thing, seen)
+        yield from _users_class(thing, seen)
         for field in dataclasses.fields(thing):
-            if field.name != "start" or not isinstance(thing, _STARTING):
+            if field.name != "start" or not isinstance(thing, _WITH_START):
                 yield field.name
                 yield from _pieces(getattr(thing, field.name, None), seen)
     elif hasattr(thing, "__wrapped__"):
         yield from _pieces(thing.__wrapped__, seen)
     else:
         yield type(thing).__qualname__
-        yield from _own_class(thing, seen)
+        yield from _users_class(thing, seen)
         if hasattr(thing, "__dict__") and not isinstance(thing, types.BuiltinFunctionType):
-            yield from _pieces({k: v for k, v in vars(thing).items() if not _kept(type(thing), k)}, seen)
+            yield from _pieces({k: v for k, v in vars(thing).items() if not _is_cached(type(thing), k)}, seen)
         else:
             yield getattr(thing, "__qualname__", "")
 
 
-def _own_class(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """The pieces of an object's class where it is the user's: its methods, and the constants that they read."""
-    if _users(type(thing)):
+def _users_class(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """The pieces of an object's class if it is the user's: its methods, and the constants that they read."""
+    if _is_users(type(thing)):
         yield from _pieces(type(thing), seen)
 
 
-def _users(kind: type) -> bool:
-    """Whether a class is the user's own."""
-    return (kind.__module__ or "").partition(".")[0] not in _KNOWN
+def _is_users(kind: type) -> bool:
+    """True if a class is the user's, not a library's."""
+    return (kind.__module__ or "").partition(".")[0] not in _LIBRARIES
 
 
 def _members(kind: type) -> dict[str, Any]:
-    """What a class holds itself and computes with: constants, methods, and of the names with two underscores the
-    methods that are written out."""
-    out = {}
+    """Members that a class itself defines and computes with: constants and methods; of the names with two underscores,
+    the methods that are written out."""
+    members = {}
     for name, value in vars(kind).items():
         special = name.startswith("__") and name.endswith("__")
         generated = isinstance(value, types.FunctionType) and value.__code__.co_filename == "<string>"
         written = isinstance(value, types.FunctionType) and (name == "__call__" or not generated)
         if written or not (special or name == "_abc_impl"):
-            out[name] = value
-    return out
+            members[name] = value
+    return members
 
 
-def _kept(kind: type, name: str) -> bool:
-    """Whether an object's entry is a value that a cached property has kept."""
+def _is_cached(kind: type, name: str) -> bool:
+    """True if an object's entry is the stored value of a cached property."""
     return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
 
 
 def _globals(code: types.CodeType) -> list[str]:
-    """Names that a function and those inside it may read from its module."""
+    """Names that a function, and functions inside it, may read from their module."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
     return sorted({*code.co_names, *(name for c in inner for name in _globals(c))})
 
 
 def _filled(cell: Any) -> bool:
+    """True if a closure cell holds a value."""
     try:
         return cell.cell_contents is not None
     except ValueError:

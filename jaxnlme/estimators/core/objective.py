@@ -1,4 +1,5 @@
-"""The objective of a rung and its exact gradient at a packed vector: the one program that every fit compiles."""
+"""A likelihood approximation as an objective: its value and exact gradient at a packed vector, the one program that
+every fit compiles."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ from jaxnlme.typing import Vector
 
 
 class ObjectiveSums(eqx.Module):
-    """What an objective adds up over groups: `value`: minus (sum of weighted log-likelihoods plus log prior);
-    `gradient` (n,) of it; `log_likelihood`, the weighted sum alone; `outer` (dense, dense), the weighted sum of outer
-    products of the groups' scores, finite ones; `counted`, the number of groups whose weight is not zero. Of a
-    linearised model also `information` (fixed, fixed), X' V^-1 X, and, where it is restricted, its derivatives
-    `slopes` (dense - fixed, fixed, fixed) in covariance and error parameters."""
+    """Sums over groups that make up an objective.
+
+    **Fields:** `value`: minus (weighted sum of log-likelihoods plus log prior); `gradient` (n,) of `value`;
+    `log_likelihood`: the weighted sum without the prior; `outer` (dense, dense): weighted sum of outer products of the
+    groups' scores, scores that are not finite left out; `counted`: number of groups whose weight is not zero. For a
+    linearised model also `information` (fixed, fixed), X' V^-1 X, and, for RELME, its derivatives `slopes`
+    (dense - fixed, fixed, fixed) in covariance and error parameters.
+    """
 
     value: Any
     gradient: Any
@@ -34,11 +38,14 @@ class ObjectiveSums(eqx.Module):
     slopes: Any = None
 
 
-class Groups(eqx.Module):
-    """What an objective says of each group: `scores` (groups, dense): gradient of each group's log-likelihood in the
-    dense vector; `values`, `modes` (groups, random), `status`, `evaluations`, `curvature` (groups, random, random),
-    `variance`, the Monte Carlo variance of each value, and `ess`, the effective number of draws behind it (NaN without
-    draws)."""
+class GroupValues(eqx.Module):
+    """Values of an objective for each group.
+
+    **Fields:** `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; `values`: the
+    log-likelihoods; `modes` (groups, random); `status`; `evaluations` of the mode search; `curvature` (groups, random,
+    random); `variance`: Monte Carlo variance of each value; `ess`: effective number of draws behind it (both NaN
+    without draws).
+    """
 
     scores: Any = None
     values: Any = None
@@ -51,21 +58,21 @@ class Groups(eqx.Module):
 
 
 class Evaluation(eqx.Module):
-    """An objective evaluated at `x`: its Sums and its Groups, readable by their names (`result.value`)."""
+    """An objective evaluated at `x`: its ObjectiveSums and GroupValues, readable by their names (`result.value`)."""
 
     sums: ObjectiveSums
-    groups: Groups
+    groups: GroupValues
 
     def __getattr__(self, name: str) -> Any:
         if name in ObjectiveSums.__dataclass_fields__:
             return getattr(self.sums, name)
-        if name in Groups.__dataclass_fields__:
+        if name in GroupValues.__dataclass_fields__:
             return getattr(self.groups, name)
         raise AttributeError(name)
 
 
 def flatten(params: Params) -> Vector:
-    """The vector (n,) that estimators move: the dense blocks, then the raveled free block."""
+    """The vector (n,) that estimators vary: the dense blocks of `params`, then the raveled free block."""
     if params.free is None:
         return params.pack()
     free, _ = ravel_pytree(params.free)
@@ -82,26 +89,29 @@ def unflatten(template: Params, x: Vector) -> Params:
 
 
 def evaluate(problem: Problem, method: LikelihoodApproximation, template: Params, x: Vector, modes: Any) -> Evaluation:
-    """The objective at `x` (n,), searches starting from `modes` (groups, random).
+    """The objective at `x` (n,), mode searches starting from `modes` (groups, random).
 
-    Each group's score is the gradient of its own value, so a group that is not finite spoils its own row only.
+    Each group's score is the gradient of its own value, so a group that is not finite affects its own row only.
+
+    **Arguments:** `template`: Params with the shapes of the packed vector.
     """
-    sums, groups = share(problem, (method, template, x), modes)
+    sums, groups = partial_sums(problem, (method, template, x), modes)
     return Evaluation(with_prior(problem.density, template, x, sums), groups)
 
 
 def with_prior(density: Density, template: Params, x: Vector, sums: ObjectiveSums) -> ObjectiveSums:
-    """The Sums of all groups with the log prior at `x` (n,) added."""
+    """The sums of all groups with the log prior at `x` (n,) added."""
     prior, slope = jax.value_and_grad(lambda x: density.log_prior(unflatten(template, x)))(x)
     return dataclasses.replace(sums, value=sums.value - prior, gradient=sums.gradient - slope)
 
 
-def share(
+def partial_sums(
     problem: Problem, point: tuple[LikelihoodApproximation, Params, Vector], modes: Any
-) -> tuple[ObjectiveSums, Groups]:
-    """What the groups of `problem` add to an objective, priors left out: shares of several parts of the data add up.
+) -> tuple[ObjectiveSums, GroupValues]:
+    """The terms of the groups of `problem` in an objective, priors left out; sums over parts of the data add up.
 
-    **Arguments:** `point`: the rung, the template of Params and x (n,); `modes` (groups, random), starts of searches.
+    **Arguments:** `point`: the likelihood approximation, the template of Params, and x (n,); `modes` (groups, random):
+    starts of the mode searches.
     """
     method, template, x = point
     density, weights = problem.density, problem.weights
@@ -114,31 +124,36 @@ def share(
     results, scores = problem.map(lambda group, z0: value_and_score(method, density, unpack, head, group, z0), modes)
     gradient = weighted_sum(weights, scores)
     if template.free is not None:
-        spared = problem.with_spared(weights)
+        spared = problem.replace_zero_weight_groups(weights)
 
         def total(tail):
             params = unpack(head, tail)
-            again = spared.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
-            return weighted_sum(weights, again.value)
+            results_at_tail = spared.map(lambda group, z0: method.evaluate(density, params, group, z0), results.mode)
+            return weighted_sum(weights, results_at_tail.value)
 
         # One gradient of the sum: the scores of thousands of weights are not kept by group.
         gradient = jnp.concatenate([gradient, jax.grad(total)(tail)])
-    return added_up(weights, results, scores, gradient)
+    return sums_and_group_values(weights, results, scores, gradient)
 
 
-def added_up(weights: Any, results: GroupResult, scores: Any, gradient: Any) -> tuple[ObjectiveSums, Groups]:
-    """Sums and Groups of `results` and `scores` (groups, dense); `gradient` (n,), the weighted sum of scores."""
+def sums_and_group_values(
+    weights: Any, results: GroupResult, scores: Any, gradient: Any
+) -> tuple[ObjectiveSums, GroupValues]:
+    """ObjectiveSums and GroupValues of `results` and `scores` (groups, dense).
+
+    **Arguments:** `weights` (groups,); `gradient` (n,): the weighted sum of scores.
+    """
     log_likelihood = weighted_sum(weights, results.value)
     finite = jnp.where(jnp.isfinite(scores), scores, 0.0)
     outer = finite.T @ (weights[:, None] * finite)
-    return ObjectiveSums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), groups_of(
+    return ObjectiveSums(-log_likelihood, -gradient, log_likelihood, outer, jnp.sum(weights != 0)), group_values(
         results, scores
     )
 
 
-def groups_of(results: GroupResult, scores: Any = None) -> Groups:
-    """The Groups of `results` and, where there are any, `scores` (groups, dense)."""
-    return Groups(
+def group_values(results: GroupResult, scores: Any = None) -> GroupValues:
+    """The GroupValues of `results` and of `scores` (groups, dense), if there are any."""
+    return GroupValues(
         scores=scores,
         values=results.value,
         modes=results.mode,
@@ -151,7 +166,7 @@ def groups_of(results: GroupResult, scores: Any = None) -> Groups:
 
 
 def weighted_sum(weights: Any, values: Any) -> Any:
-    """The sum over groups of weights (groups,) * values (groups, ...), those of weight zero left out, whatever their
-    value."""
+    """The sum over groups of weights (groups,) * values (groups, ...); groups of weight zero are left out, even if
+    their value is not finite."""
     weights = weights.reshape((-1,) + (1,) * (values.ndim - 1))
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values), axis=0)

@@ -1,4 +1,4 @@
-"""How a fit is made, beside model, data and estimator."""
+"""The options of a fit other than model, data and estimator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxnlme.estimators.core.callbacks import Callback
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a fit is made, beside model, data and estimator: the options of `fit`, checked."""
+    """The checked options of `fit` other than model, data and estimator."""
 
     start: Any
     starts: str | None
@@ -28,7 +28,7 @@ class Plan:
     checkpoint: Path | None
 
     def options(self, estimator: AbstractEstimator) -> dict[str, Any]:
-        """What a Fit keeps of it."""
+        """The options that a FitRecord stores, by name."""
         return {
             "method": estimator.method.name,
             "max_iterations": int(estimator.max_iterations),

@@ -1,4 +1,4 @@
-"""What every record of a fit holds: versions, totals over processes; and the record of a fit that could not begin."""
+"""Parts of every record of a fit: versions, totals over processes; and the record of a fit that could not begin."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Processes
-from jaxnlme.results.criteria import counted
-from jaxnlme.results.record import Fit, FitStatus
+from jaxnlme.results.criteria import weighted_totals
+from jaxnlme.results.record import FitRecord, FitStatus
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, and the device."""
+    """Versions of the packages that compute, of Python, and the name of the device."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Looked up once: reading the metadata of five packages takes 1 ms."""
+    """The versions, looked up once: reading the metadata of five packages takes 1 ms."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions_by_name = {}
     for name in ("jaxnlme", "jax", "jaxlib", "equinox", "numpy"):
         try:
-            found[name] = version(name)
+            versions_by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+            versions_by_name[name] = "not installed"
+    return versions_by_name | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
 
 
 def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None:
-    """Weighted observations, and groups that have one, of every process; None where there is one process."""
+    """Weighted number of observations, and of groups that have one, over all processes; None if there is one
+    process."""
     if processes.count == 1:
         return None
-    return tuple(np.sum(processes.everyone(counted(binding.data)), axis=0).tolist())
+    return tuple(np.sum(processes.gather(weighted_totals(binding.data)), axis=0).tolist())
 
 
 def failed_start(
@@ -52,22 +53,26 @@ def failed_start(
     options: dict[str, Any],
     timings: dict[str, float],
     processes: Processes,
-) -> Fit:
-    """The record of a fit that could not begin: no estimates, the groups named."""
+) -> FitRecord:
+    """The record of a fit that could not begin: without estimates, with the names of the groups that prevented it.
+
+    **Arguments:** `params`: the start; `finite` (groups,) bool: groups whose likelihood and gradient are finite there;
+    `options`, `timings`: as the record stores them.
+    """
     m, q = binding.data.n_groups, binding.density.n_effects
     codes = np.where(finite, Status.ok, Status.non_finite_start)
-    bad = processes.everyone([str(label) for label in binding.data.labels[~finite]])
+    bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
     if processes.all(finite.any()):
-        advice = "Mend the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
+        advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:
-        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or mend the model."
-    names = some([label for own in bad for label in own])
+        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or fix the model."
+    names = some([label for labels in bad for label in labels])
     sentences = (
         "NOT CONVERGED: the fit did not begin.",
         f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
     )
     beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
-    return Fit(
+    return FitRecord(
         binding=binding,
         method=estimator.method.name,
         estimator=estimator,

@@ -1,4 +1,4 @@
-"""Starting values: residual scales from the misfit at the start, and the pooled fit."""
+"""Starting values: residual scales from the residuals at the start, and the pooled fit."""
 
 from __future__ import annotations
 
@@ -15,58 +15,68 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.model.params import Params
-from jaxnlme.results.record import Fit
+from jaxnlme.results.record import FitRecord
 from jaxnlme.typing import Vector
 
-# The pooled fit ends when a step gains less than this share of the sum of squares; STEPS is a bound on its steps.
-GAIN, STEPS = 1e-8, 200
+# The pooled fit ends when a step lowers the sum of squares by less than this fraction, or after so many steps.
+POOLED_GAIN, MAX_POOLED_STEPS = 1e-8, 200
 
 
 def start_params(binding: Binding, start: Any) -> Params:
-    """Params from what a user gives as `start`: Params, values by name, an earlier Fit, None for the model's own.
+    """Params from the user's `start`: Params, values by name, an earlier Fit, or None for the starts of the model.
 
-    **Errors:** OptionError or ModelError for what does not fit the model.
+    **Raises:** OptionError or ModelError if `start` does not fit the model.
     """
     if start is None:
         return binding.start
-    if isinstance(start, Fit):
+    if isinstance(start, FitRecord):
         if start.binding.density.reported_names != binding.density.reported_names:
             raise OptionError("start is a fit of another model: its parameters have other names.")
         return start.params
     if isinstance(start, Params):
         shapes = [np.shape(getattr(start, name)) for name in ("beta", "covariance", "error")]
-        own = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
-        if shapes != own:
-            raise OptionError(f"start has blocks of shapes {shapes}; this model has {own} (beta, covariance, error).")
+        expected = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
+        if shapes != expected:
+            raise OptionError(
+                f"start has blocks of shapes {shapes}; this model has {expected} (beta, covariance, error)."
+            )
         return start
     if isinstance(start, Mapping):
         return binding.params(start)
     raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")
 
 
-def scaled_error_start(binding: Binding, params: Params, misfit: float | None, given: Collection[str] = ()) -> Params:
-    """Params whose residual scales, where the user gave no start (in the model, or by name in `given`), are multiplied
-    by the root mean square of the standardised residuals at z = 0: a fit does not depend on the unit of y."""
+def scaled_error_start(
+    binding: Binding, params: Params, misfit: float | None, user_named: Collection[str] = ()
+) -> Params:
+    """Params with residual scales multiplied by the root mean square of the standardised residuals at z = 0, so that a
+    fit does not depend on the unit of y.
+
+    **Arguments:** `misfit`: that root mean square, None if unknown; `user_named`: error parameters whose start the user
+    gave by name; these, and those with a start in the model, stay.
+    """
     if misfit is None or not 0.0 < misfit < np.inf:
         return params
     density = binding.density
     named = zip(density.error_names, density.error.parameters, strict=True)
-    automatic = np.array([p.automatic and name not in given for name, p in named], bool)
+    automatic = np.array([p.automatic and name not in user_named for name, p in named], bool)
     error = np.asarray(params.error) + np.where(automatic, np.log(misfit), 0.0)
     return Params(params.beta, params.covariance, error, params.free)
 
 
 def pooled_start(
-    binding: Binding, params: Params, given: Collection[str] = (), placed: PlacedProblem | None = None
+    binding: Binding, params: Params, user_named: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
-    """Beta (and the free block) of the model without random effects, by least squares over all data, and residual
-    scales that match what it leaves; and a sentence for the record.
+    """Start from the pooled fit: beta (and the free block) of the model without random effects by least squares over
+    all data, and residual scales that match its residuals.
 
-    Levenberg and Marquardt's method on the normal equations, which add up over groups wherever these are computed;
-    scales are taken at the predictions of the point that a step leaves, so that least squares may not shrink a residual
-    by inflating its scale.
+    The Levenberg-Marquardt method on the normal equations, which add up over groups. The scales are held at the
+    predictions of the current point during a step, so that least squares cannot lower a residual by raising its scale.
 
-    **Errors:** OptionError where the outcome has no Gaussian face.
+    **Arguments:** `params`: start of the pooled fit, and source of psi; `user_named`: as for `scaled_error_start`;
+    `placed`: the groups, placed here if None.
+    **Returns:** the Params, and a sentence for the record.
+    **Raises:** OptionError if the response has no Gaussian moments (mean and covariance).
     **Source:** Nocedal and Wright (2006), Numerical Optimization, section 10.3.
     """
     density = binding.density
@@ -74,8 +84,8 @@ def pooled_start(
         raise OptionError("starts='pooled' is least squares and needs a Gaussian residual model.")
     placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     template = jax.tree.map(np.asarray, params)
-    begin, unravel = ravel_pytree((template.beta, template.free))
-    free = np.concatenate([~binding.fixed[: len(density.beta_names)], np.ones(len(begin) - len(density.beta_names))])
+    initial, unravel = ravel_pytree((template.beta, template.free))
+    free = np.concatenate([~binding.fixed[: len(density.beta_names)], np.ones(len(initial) - len(density.beta_names))])
     moving = np.flatnonzero(free)
 
     def normal_equations(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -83,33 +93,37 @@ def pooled_start(
         square, right, matrix = (np.asarray(part) for part in sums)
         return float(square), right[moving], matrix[np.ix_(moving, moving)]
 
-    end, square = _least_squares(normal_equations, np.asarray(begin), moving)
+    end, square = _least_squares(normal_equations, np.asarray(initial), moving)
     if end is None:
         return params, "The pooled start failed (not finite); the fit began from the model's own starts."
     data, processes = binding.data, placed.processes
-    seen = sum(processes.everyone(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
+    n_observations = sum(processes.gather(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
     beta, free_block = jax.tree.map(np.asarray, unravel(jnp.asarray(end)))
     pooled = Params(beta, params.covariance, params.error, free_block)
-    scaled = scaled_error_start(binding, pooled, float(np.sqrt(square / max(seen, 1e-300))), given)
+    scaled = scaled_error_start(binding, pooled, float(np.sqrt(square / max(n_observations, 1e-300))), user_named)
     return scaled, "Started from a pooled fit without random effects."
 
 
 def _least_squares(equations: Any, x: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """The least sum of squares over the entries `moving` of x: where, and how large; None where it is not finite."""
+    """Minimise the sum of squares over the entries `moving` of x.
+
+    **Arguments:** `equations(x)`: sum of squares, right-hand side and matrix of the normal equations.
+    **Returns:** the minimiser, None if the equations are not finite at the start, and the sum of squares there.
+    """
     square, right, matrix = equations(x)
     if not (np.isfinite(square) and np.isfinite(right).all() and np.isfinite(matrix).all()):
         return None, square
     damping = 1e-3
-    for _ in range(STEPS):
+    for _ in range(MAX_POOLED_STEPS):
         scale = np.sqrt(np.maximum(np.diag(matrix), 1e-12 * max(np.diag(matrix).max(initial=0.0), 1e-300)))
         step = -np.linalg.solve(matrix / np.outer(scale, scale) + damping * np.eye(len(moving)), right / scale) / scale
         trial = x.copy()
         trial[moving] += step
-        found = equations(trial)
-        if all(np.isfinite(part).all() for part in found) and found[0] <= square:
-            gained = square - found[0]
-            x, (square, right, matrix), damping = trial, found, max(damping / 10.0, 1e-12)
-            if gained <= GAIN * square:
+        trial_equations = equations(trial)
+        if all(np.isfinite(part).all() for part in trial_equations) and trial_equations[0] <= square:
+            gained = square - trial_equations[0]
+            x, (square, right, matrix), damping = trial, trial_equations, max(damping / 10.0, 1e-12)
+            if gained <= POOLED_GAIN * square:
                 break
         elif damping > 1e8:
             break
@@ -124,7 +138,7 @@ def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tu
     density = problem.density
     _, unravel = ravel_pytree((template.beta, template.free))
 
-    def one(group):
+    def per_group(group):
         def residuals(x):
             beta, free = unravel(x)
             params = Params(beta, template.covariance, template.error, free)
@@ -139,4 +153,4 @@ def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tu
         weights = problem.weights.reshape((-1,) + (1,) * (values.ndim - 1))
         return jnp.sum(jnp.where(weights == 0, 0.0, weights * values), axis=0)
 
-    return jax.tree.map(add, problem.map(one)), ()
+    return jax.tree.map(add, problem.map(per_group)), ()

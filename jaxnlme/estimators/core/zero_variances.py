@@ -1,4 +1,4 @@
-"""What a fit says of variances that are estimated as zero."""
+"""Sentences of a fit about variances that are estimated as zero."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from jaxnlme.model.density import Density
 
 
 def zero_sentences(density: Density, theta: np.ndarray, zeroed: set[int]) -> list[str]:
-    """What the scales say that are `zeroed` (packed entries) to zero at `theta` (unconstrained,)."""
+    """One sentence for each variance, or conditional variance, that is estimated as zero.
+
+    **Arguments:** `theta` (unconstrained,), the covariance parameters; `zeroed`, packed indices of the log scales at
+    minus infinity.
+    """
     first = len(density.beta_names)
     psi = psi_of(density, theta) if density.n_effects else None
-    out = []
+    sentences = []
     for index, effects, _ in density.covariance.log_scales:
         if first + index not in zeroed or psi is None:
             continue
         names = ", ".join(density.effect_names[k] for k in effects)
         if all(psi[k, k] == 0.0 for k in effects):
-            out.append(
+            sentences.append(
                 f"The variance of the random effect of {names} is estimated as zero: the likelihood falls as it grows "
                 "from zero (score at the boundary). The effect can be dropped."
             )
         else:
-            out.append(
+            sentences.append(
                 f"Psi is singular: the random effect of {names} is a linear function of the effects before it "
                 "(conditional variance zero). A simpler covariance fits as well."
             )
-    return out
+    return sentences

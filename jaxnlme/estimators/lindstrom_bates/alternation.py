@@ -1,10 +1,25 @@
-"""Lindstrom and Bates' estimators LME and RELME: the fixed point at which a linearised mixed model is its own maximum.
+"""LME and RELME of Lindstrom and Bates: the fixed point of linearising a model and maximising the linearised
+likelihood.
 
-The alternation of Lindstrom and Bates (1990) maximises no single function: its answer is a point where the gradient of
-the linearised model's likelihood, linearised at that same point, is zero. Far from it, quasi-Newton steps climb that
-likelihood as they would a rung's, the model linearised afresh at every point. Near it, the zero is found as the root of
-an equation: Broyden's steps, and Newton's with differences of the gradient where these do not arrive. So it is found
-where the plain alternation cycles, too.
+With x the packed parameters, let l(x; x0) be the log-likelihood (for RELME: restricted) of the linear mixed model that
+the nonlinear one becomes when it is linearised at x0 and at the random effects b(x0). The alternation of Lindstrom and
+Bates (1990), x_(k+1) = argmax l(x; x_k), maximises no single function; its fixed points are the roots of
+
+    g(x) = d l(x'; x) / dx' at x' = x.
+
+The root is searched for directly, which finds it also where the alternation cycles:
+
+1. RELME only: first climb the likelihood in which beta is not integrated out, as in 2. (Far from the root the
+   restricted one may grow without bound where the information on beta vanishes.)
+2. Climb: quasi-Newton steps on l(x; x) with gradient g, linearised anew at each point, until the predicted gain is
+   below ROOT_SEARCH_GAINS[0]. Let M^-1 be the inverse information there, and s the standard errors, the square roots of
+   its diagonal.
+3. Variances: set those that tend to zero to exactly zero and climb again. If one has little curvature but is not zero,
+   take steps of the alternation itself: zero is a root in its logarithm, and only a maximum decides between the two.
+4. Root: x <- x - h J g(x) with step length h <= 1, J = M^-1 at first and then updated by Broyden's method, until
+   max |M^-1 g| / s is below the tolerance. Where it fails, repeat 2 to 4 with the next of ROOT_SEARCH_GAINS.
+5. Newton: 4 with J the inverse of differences of g, repeated as long as each round reduces the merit function
+   g' M^-1 g / 2 below NEWTON_ROUND_RATIO of its value.
 
 **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Broyden (1965), Mathematics of Computation 19, 577-593.
 """
@@ -18,212 +33,237 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
-from jaxnlme.estimators.core.base import AbstractEstimator, check_integrated
-from jaxnlme.estimators.lindstrom_bates.session import MET, LinearisedSession
-from jaxnlme.estimators.marginal.boundary import flat, set_to_zero
+from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
+from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.lindstrom_bates.session import FIXED_POINT_TOLERANCE, LinearisedSession
+from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.pipeline import Opening, run, session_at
+from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.likelihood.lindstrom_bates import Linearised
-from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.broyden import broyden, positive_inverse, positive_neighbour
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.numerics.arrays import number_to_array
+from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
+from jaxnlme.results.record import FitRecord
 
-# Predicted gain at which climbing gives way to the search for the root: less each time the search fails, for the root
-# may lie at the end of a long valley. NEAR_ENOUGH will do where points were refused, since the gradient is not quite
-# the slope of the values.
-NEAR, NEAR_ENOUGH, REFUSALS = (1e-2, 1e-4, 1e-6), 1.0, 8
-# The least residual of the fixed point, in standard errors, that the search aims at.
-AIM = 1e-12
-# A step of the search for the root that leaves more than SLOW of the squared residual is slow; after PATIENCE such
-# steps in a row the slopes of the gradient are made afresh, and where a round of them leaves more than GAINED of it,
-# the search is over. STEPS are tried in turn along a direction.
-SLOW, PATIENCE, GAINED, STEPS = 0.3, 2, 0.9, (1.0, 0.5, 0.2, 0.05, 0.01)
-# Alternations proper, and steps of each; one ends when LEVEL log-likelihood units are left to be gained.
-ALTERNATIONS, LEVEL, AGREED = 30, 1e-10, 1e-2
-# Climbs to the neighbourhood of the root: one more for each variance that is found to vanish on the way.
-CLIMBS = 10
+# Predicted gain (log-likelihood units) of the climb below which the root search begins: smaller after each failure, for
+# the root may lie at the end of a long flat valley.
+ROOT_SEARCH_GAINS = (1e-2, 1e-4, 1e-6)
+# The climb also ends after so many rejected points in a row, or after two at a predicted gain below
+# GAIN_AFTER_REJECTION: g is not exactly the gradient of l(x; x).
+MAX_REJECTED_POINTS, GAIN_AFTER_REJECTION = 8, 1.0
+# Smallest tolerance of the root search, in standard errors.
+SMALLEST_TOLERANCE = 1e-12
+# A step of the root search is slow if it leaves more than this fraction of the merit function; the search with one J
+# ends after so many slow steps in a row, and further ones are not tried if a round leaves more than NEWTON_ROUND_RATIO.
+SLOW_STEP_RATIO, MAX_SLOW_STEPS, NEWTON_ROUND_RATIO = 0.3, 2, 0.9
+# Step lengths h that are tried in turn along a direction.
+STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01)
+# Most alternations, and most quasi-Newton steps in each; an alternation ends when its predicted gain is below the
+# second number (log-likelihood units), and they all end when a step moves no entry by more than the third (standard
+# errors).
+MAX_ALTERNATIONS, ALTERNATION_GAIN, ALTERNATION_STEP = 30, 1e-10, 1e-2
+# Most climbs: there is one more for each variance that is set to zero.
+MAX_CLIMBS = 10
 
 
 class LindstromBates(AbstractEstimator):
     """Estimates by the fixed point of a linearised likelihood.
 
-    **Fields:** `method`, a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`: ends when a further step
-    would move no parameter by more of its standard errors (1e-5 at most). The numbers are traced.
+    **Fields:** `method`: a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`: the estimation ends when a
+    further step would move no parameter by more than so many of its standard errors (1e-5 at most). The numbers are
+    traced.
     """
 
     method: Linearised
-    max_iterations: Any = eqx.field(default=500, converter=as_number)
-    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
+    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
+    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
 
     @property
     def restricted(self) -> bool:
         return self.method.restricted
 
+    def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
+        return run(model, data, self, plan, open_alternation)
+
     def check(self, binding: Binding) -> None:
-        """**Errors:** ModelError where the outcome has no Gaussian face, or the structural model weights to train."""
+        """Check that the model can be linearised.
+
+        **Raises:** ModelError if the response has no Gaussian moments (mean and covariance), or the structural model
+        has free weights; OptionError for RELME if beta cannot be integrated out.
+        """
         super().check(binding)
         if binding.start.free is not None:
             raise ModelError(
-                f"{self.method.name} estimates no free weights of a structural model; use 'focei' or another rung."
+                f"{self.method.name} estimates no free weights of a structural model; use 'focei' or another "
+                "likelihood approximation."
             )
         if self.restricted:
-            check_integrated(binding, self.name)
+            check_beta_integrable(binding, self.name)
+
+
+def open_alternation(opening: Opening) -> tuple[Session, list[str]]:
+    """The session of the alternation at its start."""
+    return session_at(LindstromBatesSession, opening), []
 
 
 class LindstromBatesSession(LinearisedSession):
-    """A session that ends where the gradient of the linearised model is zero."""
+    """A session that ends where the gradient of the linearised model is zero (see the module)."""
 
-    near = 0.0
-    led = False
+    climb_until_gain = 0.0
+    unrestricted_phase_done = False
 
-    def leaving(self, state: MaximumLikelihoodState, rejected: int) -> bool:
+    def ends_early(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         decrement = float(state.bfgs.decrement)
-        return decrement < self.near or rejected >= REFUSALS or (rejected > 1 and decrement < NEAR_ENOUGH)
+        near_root = decrement < self.climb_until_gain
+        return near_root or rejected >= MAX_REJECTED_POINTS or (rejected > 1 and decrement < GAIN_AFTER_REJECTION)
 
     def minimise(self) -> None:
-        self._lead()
+        self._climb_unrestricted()
         if self.halted:
             return
-        for self.near in NEAR:
-            metric, active = self._approach()
-            if metric is None or self._root(active, metric, metric) or self.halted or self.exhausted:
+        for self.climb_until_gain in ROOT_SEARCH_GAINS:
+            metric, active = self._climb()
+            if metric is None or self._search_root(active, metric, metric) or self.halted or self.out_of_iterations:
                 return
-        gained = True
-        while gained and not (self.halted or self.exhausted):
+        improved = True
+        while improved and not (self.halted or self.out_of_iterations):
             before = _merit(self.best.sums.gradient[active], metric)
             slopes = self.slopes(active, active, self.evaluate).T
-            sound = np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14
-            if not sound or self._root(active, np.linalg.inv(slopes), metric):
+            invertible = np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14
+            if not invertible or self._search_root(active, np.linalg.inv(slopes), metric):
                 return
-            gained = _merit(self.best.sums.gradient[active], metric) < GAINED * before
+            improved = _merit(self.best.sums.gradient[active], metric) < NEWTON_ROUND_RATIO * before
 
-    def _lead(self) -> None:
-        """Climbs the unrestricted likelihood first, where the other would be climbed from far: with the information on
-        beta in it, it may grow without bound where that is lost. Callbacks are told of these iterations, too."""
-        if not self.restricted or self.led or self.iterations:
+    def _climb_unrestricted(self) -> None:
+        """Step 1, at the start of a RELME fit. Callbacks receive these iterations, too."""
+        if not self.restricted or self.unrestricted_phase_done or self.iterations:
             return
-        self.led, self.leading, self.near = True, True, NEAR[0]
+        self.unrestricted_phase_done, self.unrestricted_phase = True, True
+        self.climb_until_gain = ROOT_SEARCH_GAINS[0]
         self.move(self.evaluate(self.x, self.best.modes))
         try:
             super().minimise()
         except KeyboardInterrupt:
             self.interrupted = True
-        self.leading = False
+        self.unrestricted_phase = False
         self.move(self.evaluate(self.x, self.best.modes))
 
-    def _approach(self) -> tuple[np.ndarray | None, np.ndarray]:
-        """Climbs to where the search for the root may begin; the inverse information there (None where that was not
-        reached), of the entries that move."""
-        for _ in range(CLIMBS):
+    def _climb(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
+        packed indices of the entries that it refers to."""
+        for _ in range(MAX_CLIMBS):
             super().minimise()
             active = np.flatnonzero(self.free)
             if self.halted or not np.isfinite(self.best.value) or self.state is None:
                 return None, active
-            known = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
-            if self.many and not flat(self, active, np.diag(1.0 / np.diag(known))):
-                return known, active  # the scores of many groups tell it well enough
-            matrix = self.frozen(active)
+            inverse = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
+            if self.many_groups and not has_flat_variance(self, active, np.diag(1.0 / np.diag(inverse))):
+                return inverse, active  # the scores of many groups approximate the information well enough
+            matrix = self.linearised_information(active)
             if not np.isfinite(matrix).all():
                 return None, active
-            matrix = positive_neighbour(matrix)
-            # A variance on its way to zero would take the search for the root along for ever.
-            if set_to_zero(self, active, matrix, self.zeroed, self.kept):
+            matrix = positive_definite_neighbour(matrix)
+            # A variance that tends to zero would keep the root search from converging.
+            if set_to_zero(self, active, matrix, self.zeroed, self.freed):
                 continue
-            if not flat(self, active, matrix):
+            if not has_flat_variance(self, active, matrix):
                 break
-            metric = positive_inverse(matrix)
+            metric = positive_definite_inverse(matrix)
             if metric is None:
                 return None, active
             self._alternate(metric, active)
-            matrix = self.frozen(active)
+            matrix = self.linearised_information(active)
             if not np.isfinite(matrix).all():
                 return None, active
-            matrix = positive_neighbour(matrix)
-            if self.halted or not set_to_zero(self, active, matrix, self.zeroed, self.kept):
+            matrix = positive_definite_neighbour(matrix)
+            if self.halted or not set_to_zero(self, active, matrix, self.zeroed, self.freed):
                 break
-        return (None if self.state is None else positive_inverse(matrix)), active
+        return (None if self.state is None else positive_definite_inverse(matrix)), active
 
     def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
-        """Lindstrom and Bates' own steps: the linearised likelihood is maximised, then linearised afresh.
+        """Steps of the alternation itself: maximise the linearised likelihood, then linearise anew.
 
-        Where a variance is small, zero is a root in its logarithm, too, and not what is looked for: a maximum tells
-        which side it lies on. Ends when a step moves no entry by AGREED standard errors.
+        **Arguments:** `metric` (active, active): the inverse information; `active`: packed indices.
         """
         assert self.state is not None
         se = np.sqrt(np.diag(metric))
         inverse = np.zeros((len(self.x), len(self.x)))
         inverse[np.ix_(active, active)] = metric
         minimiser = self.state.minimiser
-        for _ in range(ALTERNATIONS):
+        for _ in range(MAX_ALTERNATIONS):
             if self.iterations >= int(self.estimator.max_iterations):
                 return
             sums, before = self.best.sums, self.x[active]
-            # What is not finite is looked at, not warned of, as in the steps of a rung's minimiser.
+            # Values that are not finite are checked, not warned of.
             with np.errstate(all="ignore"):
                 state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
-            self.notify_inner(self.minimiser, "init", 0)
-            while not (state.decrement < LEVEL or state.stalled or tries == ALTERNATIONS or self.halted):
+            self.notify_inner(self.inner_procedure, "init", 0)
+            while not (state.decrement < ALTERNATION_GAIN or state.stalled or tries == MAX_ALTERNATIONS or self.halted):
                 x, tries = minimiser.trial(state), tries + 1
-                found = self.decide(x).sums
+                sums = self.evaluate_candidate(x).sums
                 with np.errstate(all="ignore"):
-                    state, _ = minimiser.tell(state, found.value, found.gradient)
-                self.notify_inner(self.minimiser, "iter", tries)
-            self.notify_inner(self.minimiser, "done", tries)
+                    state, _ = minimiser.update(state, sums.value, sums.gradient)
+                self.notify_inner(self.inner_procedure, "iter", tries)
+            self.notify_inner(self.inner_procedure, "done", tries)
             inverse = np.asarray(state.inverse)
-            trial = self.searched(np.asarray(state.x), self.best.modes)
+            trial = self.evaluate_notifying(np.asarray(state.x), self.best.modes)
             if self.halted or not np.isfinite(trial.value):
                 return
             self.x, self.best = np.asarray(state.x), trial
             self.iterations += 1
-            self._note(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
-            self._report()
-            if np.max(np.abs(self.x[active] - before) / se) < AGREED:
+            self._update_state(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
+            self._record_iteration()
+            if np.max(np.abs(self.x[active] - before) / se) < ALTERNATION_STEP:
                 return
 
-    def _root(self, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
-        """Broyden's steps to where the gradient in the entries `active` is zero; true where it was found.
+    def _search_root(self, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
+        """Step 4: Broyden steps to the root of the gradient in the entries `active`; True if it was found.
 
-        **Arguments:** `inverse` (active, active), of the gradient's derivatives, to begin with; `metric`, the inverse
-        information: its diagonal holds the squared standard errors, in which distance is measured.
+        **Arguments:** `inverse` (active, active): the initial J; `metric` (active, active): the inverse information
+        M^-1, whose diagonal holds the squared standard errors.
         """
         assert self.state is not None
         se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
-        longest = np.asarray(self.state.minimiser.longest)[active]
+        max_change = np.asarray(self.state.minimiser.max_change)[active]
         gradient, slow = np.asarray(self.best.sums.gradient)[active], 0
 
-        self._note(_merit(gradient, metric))
-        aim = min(max(float(self.estimator.tolerance), AIM), MET)
-        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > aim:
-            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > PATIENCE:
+        self._update_state(_merit(gradient, metric))
+        tolerance = min(max(float(self.estimator.tolerance), SMALLEST_TOLERANCE), FIXED_POINT_TOLERANCE)
+        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > tolerance:
+            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > MAX_SLOW_STEPS:
                 return False
             direction = -inverse @ gradient
-            direction /= max(1.0, float(np.max(np.abs(direction) / longest)))
+            direction /= max(1.0, float(np.max(np.abs(direction) / max_change)))
             before = _merit(gradient, metric)
-            self.notify_inner(self.minimiser, "init", 0)
-            for tries, step in enumerate(STEPS, 1):
+            self.notify_inner(self.inner_procedure, "init", 0)
+            for tries, step in enumerate(STEP_LENGTHS, 1):
                 x = self.x.copy()
                 x[active] += step * direction
-                trial = self.searched(x, self.best.modes)
-                self.notify_inner(self.minimiser, "iter", tries, trial, x)
-                found = np.asarray(trial.sums.gradient)[active]
-                finite = np.isfinite(trial.value) and np.isfinite(found).all()
+                trial = self.evaluate_notifying(x, self.best.modes)
+                self.notify_inner(self.inner_procedure, "iter", tries, trial, x)
+                new_gradient = np.asarray(trial.sums.gradient)[active]
+                finite = np.isfinite(trial.value) and np.isfinite(new_gradient).all()
                 if finite:
-                    inverse = broyden(inverse, step * direction, found - gradient)
-                if finite and _merit(found, metric) < before:
+                    inverse = broyden(inverse, step * direction, new_gradient - gradient)
+                if finite and _merit(new_gradient, metric) < before:
                     break
             else:
-                # Where nothing but rounding is left, the root is found.
-                return bool(np.max(np.abs(metric @ gradient) / se) < MET / 10.0)
-            gradient = found
-            slow = slow + 1 if _merit(gradient, metric) > SLOW * before else 0
+                # No step helps: the root is found if only rounding errors remain.
+                return bool(np.max(np.abs(metric @ gradient) / se) < FIXED_POINT_TOLERANCE / 10.0)
+            gradient = new_gradient
+            slow = slow + 1 if _merit(gradient, metric) > SLOW_STEP_RATIO * before else 0
             self.iterations += 1
             self.x, self.best = x, trial
-            self._note(_merit(gradient, metric))
-            self.notify_inner(self.minimiser, "done", tries)
-            self._report()
+            self._update_state(_merit(gradient, metric))
+            self.notify_inner(self.inner_procedure, "done", tries)
+            self._record_iteration()
         return True
 
-    def _note(self, merit: float) -> None:
-        """Keeps the state in step with the best point."""
+    def _update_state(self, merit: float) -> None:
+        """Set the minimiser's state to the best point, with `merit` as its predicted gain."""
         assert self.state is not None
         sums = self.best.sums
         bfgs = dataclasses.replace(
@@ -235,5 +275,5 @@ class LindstromBatesSession(LinearisedSession):
 
 
 def _merit(gradient: np.ndarray, metric: np.ndarray) -> float:
-    """Half the squared residual, in the metric (active, active)."""
+    """The merit function g' M^-1 g / 2 of a gradient (active,) in the `metric` M^-1 (active, active)."""
     return 0.5 * float(gradient @ metric @ gradient)

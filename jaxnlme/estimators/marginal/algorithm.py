@@ -1,33 +1,50 @@
-"""From the end of a minimisation to a verdict: boundaries, fresh modes, information, the last Newton steps."""
+"""Maximisation of an objective until it is converged, with the checks that a converged fit has passed.
+
+Rounds, at most MAX_ROUNDS; each check that finds a better point or other free parameters starts the next round:
+
+1. Minimise the objective by quasi-Newton steps (`Session.minimise`). End if the user stopped the fit, the iterations
+   are used up, or the objective is not finite.
+2. Search the conditional modes of all groups again from z = 0. Adopt the better ones: next round.
+3. Compute the information matrix I, the second derivatives of the objective in the free parameters. (Without standard
+   errors: 5 for the variances at zero, then end.)
+4. Set variances whose log standard deviation has almost no curvature to exactly zero, if that costs no likelihood:
+   next round.
+5. Compute the score of each variance at zero. If the likelihood increases towards the interior, free it: next round.
+6. Follow a direction of negative curvature of I to a lower objective: next round.
+7. Take at most four Newton steps x <- x - I^-1 g (g the gradient), until the predicted gain g' I^-1 g / 2 is below
+   1e-12 log-likelihood units. If an entry has moved by more than MAX_NEWTON_MOVE standard errors, compute I again.
+
+The outcome is then assessed (`convergence.assess`): converged means, among others, a predicted gain below 1e-6.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from jaxnlme.errors import Status
-from jaxnlme.estimators.marginal.boundary import at_boundary, fix_zeroed, reopen, set_to_zero
+from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.session import CONVERGED, Session
 from jaxnlme.results.inference import singular_directions
 
-ROUNDS = 8
-# Newton steps longer than this, in standard errors, make the information matrix afresh.
-FAR = 1e-3
+MAX_ROUNDS = 8
+# Newton steps that move an entry further than this, in standard errors, call for a new information matrix.
+MAX_NEWTON_MOVE = 1e-3
 
 
-def finish(session: Session, with_information: bool) -> Convergence:
-    """Minimises, and looks at the end as DESIGN's contract asks; reopens the fit where something better is found.
+def run_to_convergence(session: Session, with_information: bool) -> Convergence:
+    """Minimise the objective of `session` in rounds (see the module), and assess the outcome.
 
-    Each round: minimise; search all modes afresh from z = 0 and adopt better ones; information matrix; variances that
-    vanish are set to exactly zero and decided by the score there; a direction of negative curvature is followed down;
-    Newton steps with the information matrix until the predicted gain is below 1e-6.
+    **Arguments:** `session`, at its start or resumed from a checkpoint; `with_information`: compute the information
+    matrix and make the checks that need it (steps 3 to 7).
+    **Returns:** the Convergence; `session` is then at the best point.
     """
     if not session.resumed:
-        session.zeroed = at_boundary(session)
+        session.zeroed = variances_at_zero(session)
         fix_zeroed(session, session.zeroed)
     try:
         matrix, decrement = _rounds(session, with_information)
-        session.processes.together(lambda: session.save(finished=not session.halted))
+        session.processes.run_collectively(lambda: session.save(finished=not session.halted))
     except KeyboardInterrupt:
         session.interrupted = True
         matrix, decrement = None, np.inf
@@ -35,74 +52,81 @@ def finish(session: Session, with_information: bool) -> Convergence:
     except BaseException:
         session.save()
         raise
-    active = np.flatnonzero(session.free[: session.dense])
+    active = np.flatnonzero(session.free[: session.n_dense])
     return assess(session, matrix, active, decrement, session.zeroed, with_information)
 
 
 def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
-    """The rounds of `finish`: the information matrix at the end (None where it was not reached) and the decrement."""
-    zeroed, kept = session.zeroed, session.kept
-    for _ in range(ROUNDS):
+    """The rounds of `run_to_convergence`.
+
+    **Returns:** the information matrix at the end (None if it was not reached), and the predicted gain of a step.
+    """
+    zeroed, freed = session.zeroed, session.freed
+    for _ in range(MAX_ROUNDS):
         session.minimise()
-        session.processes.together(session.save)
-        if session.halted or session.exhausted or not np.isfinite(session.best.value):
+        session.processes.run_collectively(session.save)
+        if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
             return None, np.inf
-        if _fresh_modes(session):
+        if _adopt_better_modes(session):
             continue
-        # A variance may have been set to zero on the way there.
-        if zeroed and not with_information and reopen(session, zeroed, kept):
+        # The minimisation itself may have set a variance to zero.
+        if zeroed and not with_information and leave_boundary(session, zeroed, freed):
             continue
         if not with_information:
             return None, float(session.state.bfgs.decrement) if session.state else np.inf
-        active = np.flatnonzero(session.free[: session.dense])
+        active = np.flatnonzero(session.free[: session.n_dense])
         matrix = session.hessian(active)
-        if set_to_zero(session, active, matrix, zeroed, kept):
+        if set_to_zero(session, active, matrix, zeroed, freed):
             continue
-        if reopen(session, zeroed, kept):
+        if leave_boundary(session, zeroed, freed):
             continue
         if _follow_negative_curvature(session, active, matrix):
             continue
         before = session.x
         decrement = _newton_steps(session, active, matrix)
-        if np.max(np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix))), initial=0.0) > FAR:
+        moves_in_se = np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix)))
+        if np.max(moves_in_se, initial=0.0) > MAX_NEWTON_MOVE:
             matrix = session.hessian(active)
         return matrix, decrement
     return None, np.inf
 
 
-def _fresh_modes(session: Session) -> bool:
-    """Searches every mode from z = 0; adopts the better ones and returns True where there was one.
+def _adopt_better_modes(session: Session) -> bool:
+    """Search every mode from z = 0 and adopt the better ones; True if there was one.
 
-    Where a group has several modes, the better one is that which carries more of its likelihood: the integral is at
-    least the larger part. Groups whose mode was not found again are left in `session.not_found_again`.
+    If a group has several modes, the better one is that with the larger approximate likelihood: the integral is at
+    least the larger part. Groups whose mode was not found again are recorded in `session.modes_not_reproduced`.
     """
     if not (session.estimator.method.at_mode and session.binding.density.n_effects):
         return False
     outcome = session.evaluate(session.x, session.zero_modes())
-    fresh, own = outcome.own, session.best.own
+    fresh, current = outcome.local_groups, session.best.local_groups
     counts = session.binding.data.weights != 0
     value = np.where(counts, fresh.values, 0.0)
-    best = np.where(counts, own.values, 0.0)
-    ended = np.isin(fresh.status, (Status.ok, Status.no_observations))
+    best = np.where(counts, current.values, 0.0)
+    found = np.isin(fresh.status, (Status.ok, Status.no_observations))
     slack = 1e-6 + 1e-10 * np.abs(best)
-    session.not_found_again = counts & ~(ended & (value > best - slack))
-    better = counts & ended & (value > best + slack)
+    session.modes_not_reproduced = counts & ~(found & (value > best - slack))
+    better = counts & found & (value > best + slack)
     if not session.processes.any(better.any()):
         return False
-    modes = session.modes_from(np.where(better[:, None], fresh.modes, own.modes))
+    modes = session.modes_from(np.where(better[:, None], fresh.modes, current.modes))
     session.move(session.evaluate(session.x, modes))
     return True
 
 
 def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
-    """From a saddle: moves along the most negative direction to where the objective is lower; True where it was."""
+    """Move from a saddle point along a direction of negative curvature, if the objective is lower there; True if so.
+
+    **Arguments:** `active`: packed indices of the free entries; `matrix` (active, active): the information.
+    """
     if not len(active) or not np.isfinite(matrix).all():
         return False
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-12))
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
     if values[0] > -1e-6:
         return False
-    # Nearly flat entries have a long scale: a log standard deviation may move by one at most.
+    # Entries with little curvature have a large scale: limit the change of a log standard deviation to one.
     logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.log_scales]
     direction = scale * vectors[:, 0]
     direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)
@@ -118,7 +142,10 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
 
 
 def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> float:
-    """Newton steps with the information matrix at hand; returns the decrement at the last point."""
+    """Take at most four Newton steps with the given information `matrix` (active, active).
+
+    **Returns:** the predicted gain of a further step at the last point, infinite if the matrix is singular.
+    """
     if not len(active):
         return 0.0
     if singular_directions(matrix, [str(k) for k in active]):

@@ -1,4 +1,4 @@
-"""The verdict on a fit: converged or not, and the sentences that say why."""
+"""Convergence assessment of a fit: converged or not, and the sentences that give the reasons."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.marginal.session import CONVERGED, Session
 from jaxnlme.results.inference import direction_words, singular_directions
 
-# Information on the logarithm of a standard deviation below which nothing is known of it: a standard error of 100.
-UNTOLD = 1e-4
+# Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100.
+LEAST_LOG_SD_INFORMATION = 1e-4
 
 
 @dataclasses.dataclass
 class Convergence:
-    """`converged`, `sentences` that say why (not), `matrix` (active, active) the information or None, `active` packed
-    indices, `at_zero`, descriptions of the zero variances, `decrement`, the predicted gain of a Newton step."""
+    """Convergence assessment of a fit.
+
+    **Fields:** `converged`; `sentences` with the reasons; `matrix` (active, active): the information, or None;
+    `active`: packed indices of the free entries; `at_zero`: sentences on the zero variances; `decrement`: the predicted
+    gain of a Newton step, in log-likelihood units.
+    """
 
     converged: bool
     sentences: list[str]
@@ -36,43 +40,50 @@ def assess(
     zeroed: set[int],
     with_information: bool,
 ) -> Convergence:
-    """The verdict at the end of `finish`, from the last information matrix (active, active) and predicted gain."""
+    """Assess the convergence of a session at the end of its rounds.
+
+    **Arguments:** `matrix` (active, active): the last information matrix, or None; `active`: packed indices;
+    `decrement`: predicted gain of a further step; `zeroed`: packed indices of the variances at zero;
+    `with_information`: the information matrix was asked for.
+    **Returns:** the Convergence; it is converged if no reason speaks against it.
+    """
     density, first = session.binding.density, len(session.binding.density.beta_names)
     at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], zeroed)
-    bad: list[str] = []
+    failures: list[str] = []
     if session.interrupted:
-        bad.append("Interrupted by the user: this is the best point so far, not a maximum.")
+        failures.append("Interrupted by the user: this is the best point so far, not a maximum.")
     if session.stopped:
-        bad.append("Stopped by a callback: this is the point reached, not a maximum.")
+        failures.append("Stopped by a callback: this is the point reached, not a maximum.")
     if not np.isfinite(session.best.value):
-        bad += session.objective_failures or [
+        failures += session.objective_failures or [
             "The objective is not finite; see status.groups for the groups concerned."
         ]
     elif not session.halted:
-        bad += _convergence_failures(session, matrix, active, decrement, with_information)
-    bad += _lost_groups(session)
-    if bad:
-        verdict = ["NOT CONVERGED.", *bad]
+        failures += _convergence_failures(session, matrix, active, decrement, with_information)
+    failures += _failed_groups(session)
+    if failures:
+        sentences = ["NOT CONVERGED.", *failures]
     else:
-        verdict = [_converged(session, matrix, active, decrement)]
-    if not with_information and not bad:
-        verdict.append("The information matrix was not asked for: the maximum is judged by the minimiser's own metric.")
-    weights = len(session.free) - session.dense
-    if weights and not bad:
-        verdict.append(
-            f"The {weights} free weights are judged by the minimiser's own metric; standard errors hold them fixed."
+        sentences = [_converged(session, matrix, active, decrement)]
+    if not with_information and not failures:
+        sentences.append(
+            "The information matrix was not asked for: the maximum is assessed by the minimiser's own metric."
         )
-    return Convergence(not bad, [*verdict, *at_zero], matrix, active, at_zero, decrement)
+    weights = len(session.free) - session.n_dense
+    if weights and not failures:
+        sentences.append(
+            f"The {weights} free weights are assessed by the minimiser's own metric; standard errors hold them fixed."
+        )
+    return Convergence(not failures, [*sentences, *at_zero], matrix, active, at_zero, decrement)
 
 
 def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> str:
-    """The sentence of a converged fit: what was checked, and nothing else."""
-    parts = [session.closeness(matrix, active, decrement)[1]]
+    """The sentence of a converged fit: the checks that were made."""
+    parts = [session.stopping_criterion(matrix, active, decrement)[1]]
     if matrix is not None:
         parts.append("the information matrix is positive definite")
     if session.estimator.method.at_mode and session.binding.density.n_effects:
-        again = session.not_found_again
-        labels = _labels(session, again)
+        labels = _labels(session, session.modes_not_reproduced)
         if labels:
             parts.append(
                 f"every group's mode was found (not again by a search from zero for group {labels}: the better one is "
@@ -83,53 +94,61 @@ def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, 
     return f"Converged: {'; '.join(parts)}."
 
 
-def _lost_groups(session: Session) -> list[str]:
-    """One sentence for each reason why groups count as lost."""
-    codes = session.best.own.status
+def _failed_groups(session: Session) -> list[str]:
+    """One sentence for each status under which the computation of groups failed."""
+    codes = session.best.local_groups.status
     counts = session.binding.data.weights != 0
-    found = {code for codes in session.processes.everyone(set(codes[counts].tolist())) for code in codes}
-    out = []
-    for code in sorted(found - {int(Status.ok), int(Status.no_observations)}):
-        out.append(f"Group {_labels(session, counts & (codes == code))}: {Status(code).sentence}")
-    return out
+    all_codes = {code for codes in session.processes.gather(set(codes[counts].tolist())) for code in codes}
+    sentences = []
+    for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
+        sentences.append(f"Group {_labels(session, counts & (codes == code))}: {Status(code).sentence}")
+    return sentences
 
 
 def _labels(session: Session, which: np.ndarray) -> str:
-    """The labels of some groups (those of every process), in words."""
+    """The labels of the groups `which` (groups,) bool, of every process, as text."""
     labels = [str(label) for label in session.binding.data.labels[which]]
-    return some([label for own in session.processes.everyone(labels) for label in own])
+    return some([label for labels in session.processes.gather(labels) for label in labels])
 
 
 def _convergence_failures(
     session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float, with_information: bool
 ) -> list[str]:
+    """Sentences with the reasons why the point is not a maximum; arguments as of `assess`."""
     names = [session.binding.packed_names[k] for k in active]
-    out = []
+    sentences = []
     gain = float(session.state.bfgs.decrement) if session.state is not None else np.inf
-    if session.exhausted:
+    if session.out_of_iterations:
         return [
             f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
             "likelihood units still expected to be gained; raise max_iterations, or start elsewhere."
         ]
-    if len(session.free) > session.dense and not gain < CONVERGED:
-        out.append(f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance.")
+    if len(session.free) > session.n_dense and not gain < CONVERGED:
+        sentences.append(
+            f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance."
+        )
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
-        out.append(
+        sentences.append(
             f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
             "parameters): fix one of them, drop an effect, or use a simpler covariance."
         )
     if with_information and matrix is None:
-        out.append("No maximum was settled on in the allowed rounds; start from other values.")
+        sentences.append("No maximum was confirmed in the allowed rounds; start from other values.")
     first = len(session.binding.density.beta_names)
     logs = {first + index for index, _, _ in session.binding.density.covariance.log_scales}
-    lost = [] if matrix is None else [k for k, at in enumerate(active) if at in logs and not matrix[k, k] > UNTOLD]
-    if lost and not singular:
-        out.append(
-            f"The data tell nothing of {some([names[k] for k in lost])} (its logarithm is known to a hundred units at "
-            "best): fix the variance, drop the effect, or use a simpler covariance."
+    undetermined = []
+    if matrix is not None:
+        undetermined = [k for k, at in enumerate(active) if at in logs and not matrix[k, k] > LEAST_LOG_SD_INFORMATION]
+    if undetermined and not singular:
+        sentences.append(
+            f"The data carry no information on {some([names[k] for k in undetermined])} (the standard error of its "
+            "logarithm is above 100): fix the variance, drop the effect, or use a simpler covariance."
         )
-    close, words = session.closeness(matrix, active, decrement)
-    if not singular and not close:
-        out.append(f"Not there yet: {words}. It may be rough there: look at fit.history, try other starting values.")
-    return out
+    satisfied, description = session.stopping_criterion(matrix, active, decrement)
+    if not singular and not satisfied:
+        sentences.append(
+            f"Not at the maximum: {description}. The objective may not be smooth there: look at fit.history, try other "
+            "starting values."
+        )
+    return sentences

@@ -1,4 +1,4 @@
-"""`estimate`: a whole fit as a pure function of arrays, to vmap over starts, weights or responses."""
+"""`estimate`: a whole fit as a pure function of arrays, for vmap over starts, weights or responses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from jaxnlme.typing import Scalar, Vector
 
 
 class Estimate(eqx.Module):
-    """What `estimate` returns: `params`; `log_likelihood`, the weighted sum there; `modes` (groups, random);
-    `expected_gain`, what a further step is predicted to gain; `ended`, true where that is below the tolerance (not
-    DESIGN's full contract, which `fit` checks); `iterations`."""
+    """Result of `estimate`.
+
+    **Fields:** `params`; `log_likelihood`: the weighted sum there; `modes` (groups, random); `expected_gain`: the
+    predicted gain of a further step (log-likelihood units); `ended`: true if that is below the tolerance (the further
+    checks that `fit` makes before it calls a fit converged are not made); `iterations`.
+    """
 
     params: Params
     log_likelihood: Any
@@ -46,14 +49,16 @@ def estimate(
     max_iterations: Any = 500,
     tolerance: Any = 1e-8,
 ) -> Estimate:
-    """Maximises a rung from `params0`: pure, so whole fits run under jit and vmap, each lane ending on its own.
+    """Maximise a likelihood approximation from `params0`: a pure function, so that whole fits run under jit and vmap;
+    each fit of a vmapped batch ends by its own criterion.
 
-    **Arguments:** `weights` (groups,), the data's where None: multinomial ones are a case bootstrap, zeros delete
-    cases; `fixed` (packed,) bool, entries that stay (the model's own where None and `data` is GroupedData, none for a
-    Problem); `max_iterations`, `tolerance` as in `fit`.
+    **Arguments:** `model`: None if `data` is a Problem; `method`: name of a likelihood approximation, or the
+    approximation; `weights` (groups,): those of the data if None (multinomial weights are a case bootstrap, zeros
+    delete cases); `fixed` (packed,) bool: entries held fixed (if None, those of the model, or none for a Problem);
+    `max_iterations`, `tolerance` as in `fit`.
     **Returns:** an Estimate. Its `params` have exact derivatives in weights, data and fixed entries by the implicit
     function theorem (the Hessian of the marginal likelihood is compiled when one is asked for); nothing else has.
-    **Errors:** PrecisionError where 64-bit floats are off.
+    **Raises:** PrecisionError if 64-bit floats are off.
     """
     require_x64("estimate")
     estimator = MaximumLikelihood(approximation(method), max_iterations, tolerance)
@@ -79,18 +84,19 @@ def estimate(
 
 
 def _search(args: tuple[Problem, Params, MaximumLikelihood, Any], x: Vector) -> tuple[Vector, MaximumLikelihoodState]:
+    """The maximum (n,) and the final state, from the packed start `x` (n,)."""
     problem, template, estimator, free = args
     modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
-    state = estimator.run(problem, template, x, modes, free)
+    state = estimator.minimise(problem, template, x, modes, free)
     return state.bfgs.x, state
 
 
 def _objective(x: Vector, args: tuple[Problem, Params, MaximumLikelihood, Any]) -> Scalar:
-    """What `_search` minimises, for the implicit derivative: entries that are not free are held at the template's by a
-    quadratic of their own, so its Hessian has the identity there."""
+    """The objective of `_search`, for its implicit derivative. Entries that are not free are held at the values of the
+    template by a quadratic term, so that the Hessian is the identity there."""
     problem, template, estimator, free = args
     held = flatten(template)
     params = unflatten(template, jnp.where(free, x, held))
-    values = evaluate_groups(problem.with_spared(problem.weights), params, estimator.method).value
+    values = evaluate_groups(problem.replace_zero_weight_groups(problem.weights), params, estimator.method).value
     total = jnp.sum(jnp.where(problem.weights == 0, 0.0, problem.weights * values))
     return 0.5 * jnp.sum(jnp.where(free, 0.0, x - held) ** 2) - total - problem.density.log_prior(params)

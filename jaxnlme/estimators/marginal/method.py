@@ -1,8 +1,9 @@
-"""The estimators of a rung, plain and restricted: quasi-Newton on the exact gradient, in pure steps."""
+"""Maximum likelihood and REML for a likelihood approximation: quasi-Newton steps with the exact gradient, as pure
+functions."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -11,31 +12,38 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
-from jaxnlme.estimators.core.base import AbstractEstimator, check_integrated
+from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.arrays import as_number, xp
+from jaxnlme.numerics.arrays import number_to_array, xp
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
+if TYPE_CHECKING:
+    from jaxnlme.data.grouped import GroupedData
+    from jaxnlme.estimators.core.plan import Plan
+    from jaxnlme.model.model import NLMEModel
+    from jaxnlme.results.record import FitRecord
+
+# Largest change of an entry on a log scale in one step.
 LARGEST_LOG_STEP = 2.0
-# Entries in the user's units may move by so many standard deviations in a step, as their scores tell these; the
-# information of any entry is taken to be so much at least, relative to its size (on log scales, to one).
-SPREADS, LEAST_INFORMATION = 5.0, 1e-4
-# The metric is made afresh of the groups' scores where there are this many groups a parameter, while more than
-# RENEW_ABOVE log-likelihood units are expected to be gained, in the first RENEW_STEPS steps: where the model fits
-# badly, scores and curvature differ, and their metric alone would converge slowly.
+# Largest change of an entry in the user's units in one step, in standard errors by the outer product of the scores.
+LARGEST_STEP_IN_SE = 5.0
+# Lower bound on the information of an entry, relative to the square of its size (on log scales, of one).
+LEAST_INFORMATION = 1e-4
+# The inverse Hessian is replaced by that of the groups' scores if there are this many groups for each parameter, while
+# the expected gain is above RENEW_ABOVE log-likelihood units, in the first RENEW_STEPS steps. (If the model fits badly,
+# the outer product of the scores differs from the Hessian, and with it by itself the convergence would be slow.)
 GROUPS_PER_PARAMETER = 8
 RENEW_ABOVE = 0.5
 RENEW_STEPS = 10
 
 
 class MaximumLikelihoodState(eqx.Module):
-    """Where an estimation stands: the minimiser's state, and at its best point the modes and the evaluation's
-    log-likelihood."""
+    """State of a maximisation: the state `bfgs` of the `minimiser`; `modes` and `log_likelihood` at its best point."""
 
     bfgs: BFGSState
     minimiser: BFGS
@@ -44,58 +52,70 @@ class MaximumLikelihoodState(eqx.Module):
 
 
 class MaximumLikelihood(AbstractEstimator):
-    """Maximises one rung of the likelihood ladder over the unfixed parameters.
+    """Maximises one likelihood approximation over the unfixed parameters.
 
-    **Fields:** `method`, the rung; `max_iterations`; `tolerance`: ends when the predicted gain of a further step is
-    below it, in log-likelihood units. All numbers are traced.
+    **Fields:** `method`: the likelihood approximation; `max_iterations`; `tolerance`: the maximisation ends when the
+    predicted gain of a further step is below it, in log-likelihood units. All numbers are traced.
 
-    The pure parts (`init`, `trial`, `tell`, `step`, `terminate`) are driven by a host loop in `fit`, or by `run`, a
-    `lax.while_loop` that batches under vmap.
+    The pure functions (`init`, `trial`, `update`, `step`, `terminate`) are called by a host loop in `fit`, or by
+    `minimise`, a `lax.while_loop` that batches under vmap.
     """
 
     method: LikelihoodApproximation
-    max_iterations: Any = eqx.field(default=500, converter=as_number)
-    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
+    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
+    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
+
+    def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
+        from jaxnlme.estimators.marginal.pipeline import run
+
+        return run(model, data, self, plan)
 
     def evaluate(self, problem: Problem, template: Params, x: Vector, modes: Any) -> Evaluation:
-        """The objective at `x` (n,)."""
+        """The objective at `x` (n,), mode searches starting from `modes` (groups, random)."""
         return evaluate(problem, self.method, template, x, modes)
 
     def init(
         self, density: Density, template: Params, x: Vector, first: Evaluation, free: Vector
     ) -> MaximumLikelihoodState:
-        """The state at a first evaluated point; `free` (n,) bool: which entries of x may move."""
+        """The state at a first point `x` (n,).
+
+        **Arguments:** `first`: the evaluation there; `free` (n,) bool: entries of x that may move.
+        """
         xnp = xp(x)
         dense = first.outer.shape[0]
         beta = template.beta.shape[0]
-        # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by what their
-        # score says they are uncertain; entries on log scales by a factor of e^2 a step.
+        # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by so many of
+        # their standard errors; entries on log scales by LARGEST_LOG_STEP, a factor of e^2.
         size = xnp.abs(x[:dense])
         least = xnp.where(size > 0.0, LEAST_INFORMATION / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
-        own = xnp.maximum(size, SPREADS / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
-        units = [*range(beta), *(beta + o for _, _, others in density.covariance.log_scales for o in others)]
-        units = np.array(units, int)
-        in_units = np.isin(np.arange(x.shape[0]), units)
-        wide = xnp.concatenate([own, xnp.ones(x.shape[0] - dense)])
-        longest = xnp.where(in_units, xnp.clip(wide, 1e-8, 1e8), LARGEST_LOG_STEP)
+        largest = xnp.maximum(size, LARGEST_STEP_IN_SE / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
+        in_user_units = [*range(beta), *(beta + k for _, _, column in density.covariance.log_scales for k in column)]
+        in_units = np.isin(np.arange(x.shape[0]), np.array(in_user_units, int))
+        largest = xnp.concatenate([largest, xnp.ones(x.shape[0] - dense)])
+        longest = xnp.where(in_units, xnp.clip(largest, 1e-8, 1e8), LARGEST_LOG_STEP)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
         return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
 
     def trial(self, state: MaximumLikelihoodState) -> Vector:
-        """The point (n,) to evaluate next, searches starting from `state.modes`."""
+        """The point (n,) to evaluate next, mode searches starting from `state.modes`."""
         return state.minimiser.trial(state.bfgs)
 
-    def tell(self, state: MaximumLikelihoodState, result: Evaluation, many: bool = True) -> MaximumLikelihoodState:
-        """The state after the evaluation at `trial(state)`; `many` (static): whether there may be GROUPS_PER_PARAMETER
-        groups a parameter (a program for fewer is shorter)."""
+    def update(
+        self, state: MaximumLikelihoodState, result: Evaluation, many_groups: bool = True
+    ) -> MaximumLikelihoodState:
+        """The state after the evaluation `result` at `trial(state)`.
+
+        **Arguments:** `many_groups` (static): there may be GROUPS_PER_PARAMETER groups for each parameter (the program
+        for fewer is shorter).
+        """
         xnp = xp(state.bfgs.x)
-        bfgs, accept = state.minimiser.tell(state.bfgs, result.value, result.gradient)
-        if many:
-            # Far from the maximum the scores of many groups know the curvature better than the steps so far do.
+        bfgs, accept = state.minimiser.update(state.bfgs, result.value, result.gradient)
+        if many_groups:
+            # Far from the maximum, the scores of many groups give a better Hessian than the steps so far.
             metric = _score_metric(result, state.minimiser)
-            renewed = state.minimiser.renew(bfgs, metric)
+            renewed = state.minimiser.with_inverse(bfgs, metric)
             enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
@@ -107,35 +127,37 @@ class MaximumLikelihood(AbstractEstimator):
         )
 
     def step(self, problem: Problem, template: Params, state: MaximumLikelihoodState) -> MaximumLikelihoodState:
-        """One evaluation and what follows from it."""
+        """The state after one more evaluation."""
         result = self.evaluate(problem, template, self.trial(state), state.modes)
         groups, p = result.scores.shape
-        return self.tell(state, result, groups >= GROUPS_PER_PARAMETER * p)
+        return self.update(state, result, groups >= GROUPS_PER_PARAMETER * p)
 
     def terminate(self, state: MaximumLikelihoodState) -> Any:
-        """True where the minimisation is over: predicted gain below the tolerance, no descent left, or out of steps."""
+        """True if the minimisation has ended: predicted gain below the tolerance, no descent, or no steps remaining."""
         xnp = xp(state.bfgs.x)
         bfgs = state.bfgs
         over = (bfgs.decrement < self.tolerance) | bfgs.stalled | (bfgs.iterations >= self.max_iterations)
         return over | ~xnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
 
-    def run(self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector) -> MaximumLikelihoodState:
-        """The whole minimisation as a pure loop."""
+    def minimise(
+        self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
+    ) -> MaximumLikelihoodState:
+        """The whole minimisation as a pure loop; the arguments are those of `evaluate` and `init`."""
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
 class REML(AbstractEstimator):
-    """Maximises the restricted likelihood of a rung over the unfixed covariance and error parameters; beta is where the
-    rung's likelihood is largest beside them.
+    """Maximises the restricted likelihood of a likelihood approximation over the unfixed covariance and error
+    parameters; beta maximises the unrestricted likelihood at these.
 
     **Fields:** as of `MaximumLikelihood`.
     """
 
     method: LikelihoodApproximation
-    max_iterations: Any = eqx.field(default=500, converter=as_number)
-    tolerance: Any = eqx.field(default=1e-8, converter=as_number)
+    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
+    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
 
     @property
     def restricted(self) -> bool:
@@ -145,9 +167,18 @@ class REML(AbstractEstimator):
     def name(self) -> str:
         return f"{self.method.name}, restricted"
 
+    def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
+        from jaxnlme.estimators.marginal.pipeline import run
+        from jaxnlme.estimators.marginal.reml import open_restricted
+
+        return run(model, data, self, plan, open_restricted)
+
     def check(self, binding: Binding) -> None:
-        """**Errors:** OptionError where the restricted likelihood is not defined: for quadrature and drawn likelihoods,
-        free weights, priors on beta, and where no beta is free."""
+        """Check that the restricted likelihood is defined.
+
+        **Raises:** OptionError for likelihoods by quadrature or by draws, for a free block of weights, for priors on
+        beta, and if no beta is free.
+        """
         super().check(binding)
         if not isinstance(self.method.integral, Gaussian):
             raise OptionError(
@@ -159,13 +190,13 @@ class REML(AbstractEstimator):
                 "restricted=True integrates the fixed effects out, and this model has a free block of weights beside "
                 "them; fit it without restricted=True."
             )
-        check_integrated(binding, "restricted=True")
+        check_beta_integrable(binding, "restricted=True")
 
 
 def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
-    """The estimator of the restricted likelihood in the place of a rung's.
+    """The REML estimator with the approximation and limits of `estimator`.
 
-    **Errors:** OptionError for other methods.
+    **Raises:** OptionError for estimators without a restricted form.
     """
     if isinstance(estimator, MaximumLikelihood):
         return REML(estimator.method, estimator.max_iterations, estimator.tolerance)
@@ -178,20 +209,22 @@ def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
 
 
 def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
-    """An inverse Hessian (n, n): the inverse of the outer products of the groups' scores, shrunk towards their diagonal
-    where groups are few (Berndt, Hall, Hall and Hausman 1974, Annals of Economic and Social Measurement 3, 653-665);
-    for a free block, a multiple of the identity that moves it by 0.1 in all.
+    """Approximate inverse Hessian (n, n): the inverse of the sum of outer products of the groups' scores, shrunk
+    towards its diagonal if groups are few; for a free block, a multiple of the identity whose step has length 0.1.
 
-    Scores that happen to vanish at the point (of a coefficient that one group carries, at that group's own maximum) say
-    nothing of the curvature: information is taken to be no less than an entry's longest step allows."""
-    free, longest = minimiser.free, minimiser.longest
+    A score that vanishes by chance at the point (of a coefficient that affects one group, at that group's maximum) does
+    not imply zero curvature: the information of an entry is bounded below by what its largest step corresponds to.
+
+    **Source:** Berndt, Hall, Hall and Hausman (1974), Annals of Economic and Social Measurement 3, 653-665.
+    """
+    free, largest = minimiser.free, minimiser.max_change
     outer, counted = result.outer, result.counted
     xnp = xp(outer)
     p = outer.shape[0]
     n_rest = result.gradient.shape[0] - p
     diagonal = xnp.diagonal(outer)
     shrink = p / (p + counted)
-    least = xnp.where(longest == LARGEST_LOG_STEP, LEAST_INFORMATION, (SPREADS / longest) ** 2)[:p]
+    least = xnp.where(largest == LARGEST_LOG_STEP, LEAST_INFORMATION, (LARGEST_STEP_IN_SE / largest) ** 2)[:p]
     scale = 1.0 / xnp.sqrt(xnp.maximum(xnp.where(diagonal > 0, diagonal, 0.0), least))
     unit = outer * scale[:, None] * scale[None, :]
     unit = (1.0 - shrink) * unit + shrink * xnp.eye(p)

@@ -1,10 +1,10 @@
 """A fit that maximises an objective over all groups, from model and data to a record.
 
 1. Bind the model to the data, check it and place the groups (`set_up`); read the checkpoint, where there is one.
-2. Where groups are not finite at the start: stop with a record that names them, or leave them out, as the user chose.
-3. Move the start to where `starts="pooled"` or `starts="groups"` lead.
-4. Evaluate the objective at the start. Where groups are not finite there: 2 again.
-5. Maximise, check the end (`algorithm.finish`), and make the record (`result.record`).
+2. If groups are not finite at the start: stop with a record that names them, or leave them out, as the user chose.
+3. Replace the start by that of `starts="pooled"` or `starts="groups"`, if the user asked for one.
+4. Evaluate the objective at the start. If groups are not finite there: 2 again.
+5. Maximise, check convergence (`algorithm.run_to_convergence`), and make the record (`result.record`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def open_session(opening: Opening) -> tuple[Session, list[str]]:
 
 
 def session_at(kind: type[Session], opening: Opening, params: Params | None = None) -> Session:
-    """A session of a `kind`, at other `params` than the opening's where they are given."""
+    """A session of class `kind` at the start of `opening`, or at `params` if given."""
     start = opening.params if params is None else params
     return kind(opening.binding, opening.estimator, start, opening.callbacks, opening.placed, opening.checkpoint)
 
@@ -93,8 +93,11 @@ def run(
 
 
 class _Start:
-    """Steps 1 to 4: `setup` of the groups that are still there, `params`, labels `left_out` with the reason, `notes`
-    for the record, and the kind of start that is still to be tried (`starts`)."""
+    """Steps 1 to 4.
+
+    **Attributes:** `setup` of the groups that remain; `params`; `left_out`: labels of the other groups, with the
+    reason; `notes` for the record; `starts`: the preliminary fit still to be made, None if there is none.
+    """
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class _Start:
                         binding, self.estimator, self.params, self.finite, options, self.timings, self.processes
                     )
                 self._leave_out()
-            self._move()
+            self._preliminary_fit()
             binding, placed = self.setup.binding, self.setup.placed
             callbacks = [*self.plan.callbacks, line]
             with clock(self.timings, "first evaluation"):
@@ -146,19 +149,19 @@ class _Start:
                 return session, self
 
     def _leave_out(self) -> None:
-        """Goes on without the groups that are not finite."""
+        """Leave out the groups that are not finite."""
         if self.checkpoint is not None:
             self.checkpoint.leave_out(self.finite)
-        self.setup, lost = dataclasses.replace(self.setup, finite=self.finite).without_lost(self.processes)
-        self.left_out += lost
+        self.setup, failed = dataclasses.replace(self.setup, finite=self.finite).without_failed_groups(self.processes)
+        self.left_out += failed
 
-    def _move(self) -> None:
-        """Moves the start as `starts` asks, once."""
+    def _preliminary_fit(self) -> None:
+        """Replace the start by that of the preliminary fit `starts`, once."""
         if self.starts is None:
             return
         with clock(self.timings, "starts"):
             self.params, sentence = STARTS[self.starts](
-                self.setup.binding, self.params, self.setup.given, self.setup.placed
+                self.setup.binding, self.params, self.setup.named_starts, self.setup.placed
             )
         self.notes.append(sentence)
         self.starts = None

@@ -1,7 +1,7 @@
-"""The restricted likelihood of a rung: beta integrated out, by Laplace's method around its best value at each theta.
+"""REML: the restricted likelihood of a likelihood approximation, with beta integrated out by Laplace's method.
 
-With l(beta, theta) a rung's log-likelihood (plus log priors on covariance and error parameters), beta^ its maximum at
-theta, p the number of unfixed beta and H = -d2l/dbeta2 there,
+With l(beta, theta) the approximate log-likelihood (plus log priors on covariance and error parameters), beta^ its
+maximum at theta, p the number of unfixed beta and H = -d2l/dbeta2 there,
 
     l_R(theta) = log int exp l(beta, theta) dbeta ~ l(beta^, theta) + (p / 2) log 2 pi - (1 / 2) log|H|:
 
@@ -9,7 +9,16 @@ a flat prior on beta, on its transformed scale, and no term log|X'X|. For f line
 restricted likelihood of Patterson and Thompson (1971), Biometrika 58, 545-554, in Harville's (1974) form, Biometrika
 61, 383-385; the approximation is that of Tierney and Kadane (1986), JASA 81, 82-86.
 
-Everything is made of the rung's exact gradient, which every fit has compiled; see `Session` for what drives it.
+All of it is computed from the exact gradient of l, which every fit has compiled. One evaluation of l_R at theta:
+
+1. Maximise l over beta by quasi-Newton steps (`_profile_beta`), from the first-order prediction
+   beta^0 + D (theta - theta0), D = d beta^/d theta, and with H^-1, both of the best point (beta^0, theta0) so far.
+2. Compute H, D and the gradient of (1/2) log|H| by differences of the gradient of l around beta^
+   (`numerics.logdet_derivative`).
+3. Combine them: the value l_R, and its gradient dl/dtheta - d/dtheta (1/2) log|H| with beta^ a function of theta.
+
+The information matrix is that of beta and theta jointly (`RestrictedSession.hessian`). A fit starts near the maximum of
+l (`unrestricted_start`); from there the rounds are those of `algorithm`.
 """
 
 from __future__ import annotations
@@ -23,230 +32,250 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
-from jaxnlme.estimators.core.base import AbstractEstimator, uninformed
-from jaxnlme.estimators.core.objective import Evaluation, Groups, ObjectiveSums
-from jaxnlme.estimators.marginal.evaluations import Outcome
+from jaxnlme.estimators.core.base import AbstractEstimator, no_information_on_beta
+from jaxnlme.estimators.core.objective import Evaluation, GroupValues, ObjectiveSums
+from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.pipeline import Opening, session_at
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.logdet_derivative import LogdetDerivative, logdet_derivative
 from jaxnlme.results.inference import singular_directions
 
-# beta^ is found when a further step would gain less, in log-likelihood units (what it would gain is added); at most so
-# many steps, and so much may be left where rounding ends the search.
-SOLVED, SOLVE_STEPS, LEFT = 1e-12, 100, 1e-8
-# The unrestricted likelihood leads to within so many log-likelihood units of its maximum.
-NEAR = 1e-4
-# Steps of the differences that make the information of log|H|, as a share of each entry's uncertainty: it is a small
-# part of the information, and its gradient carries more rounding than the rung's.
-SHARE = 0.03
+# The search for beta^ ends when a further step is expected to gain less, in log-likelihood units (that gain is added to
+# the value), or after so many steps; if rounding ends it before, the expected gain may be at most PROFILE_GAIN_LIMIT.
+PROFILE_TOLERANCE, PROFILE_STEPS, PROFILE_GAIN_LIMIT = 1e-12, 100, 1e-8
+# The unrestricted fit at the start ends within so many log-likelihood units of its maximum.
+UNRESTRICTED_TOLERANCE = 1e-4
+# Steps, in standard errors, of the differences that give the second derivatives of (1/2) log|H|: longer than those of
+# l, for it is a small part of the information, and its gradient has a larger rounding error.
+LOGDET_STEP = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
-class Integral:
-    """What integrating beta out adds at one theta, on the objective's sign.
+class BetaIntegral:
+    """The terms that integrating beta out adds to the objective, -l, at one theta.
 
-    `information` (p, p): H; `follow` (p, n): the derivative of beta^ in x, the identity's rows on beta's own columns;
-    `term`: (1 / 2) log|H| - (p / 2) log 2 pi; `slope` (n,): its total derivative, zero for beta."""
+    **Fields:** `information` (p, p): H; `beta_slopes` (p, n): derivatives D of beta^ in x, the identity in the columns
+    of beta; `value`: (1 / 2) log|H| - (p / 2) log 2 pi; `gradient` (n,): its total derivative, zero for beta.
+    """
 
     information: np.ndarray
-    follow: np.ndarray
-    term: float
-    slope: np.ndarray
+    beta_slopes: np.ndarray
+    value: float
+    gradient: np.ndarray
 
 
-class RestrictedOutcome(Outcome):
-    """An Outcome whose sums are the restricted likelihood's: its gradient is zero for beta, and total (beta^ follows)
-    for the others; `x` holds beta^. `own` is what each group says at x, the integral apart. `integral` is None where it
-    is not finite, with `reason`, a sentence."""
+class RestrictedPoint(EvaluatedPoint):
+    """An EvaluatedPoint of the restricted likelihood.
 
-    def __init__(self, plain: Outcome, sums: ObjectiveSums, integral: Integral | None, reason: str = ""):
-        super().__init__(sums, plain.pieces, plain.placed, plain.x)
+    **Arguments:** `unrestricted`: the point (beta^, theta) under l; its group values are kept; `sums` of the restricted
+    likelihood: their gradient is zero for beta, and for theta the total derivative with beta^ a function of theta;
+    `integral`: None if it is not finite, with `reason`, a sentence.
+    """
+
+    def __init__(
+        self, unrestricted: EvaluatedPoint, sums: ObjectiveSums, integral: BetaIntegral | None, reason: str = ""
+    ):
+        super().__init__(sums, unrestricted.pieces, unrestricted.placed, unrestricted.x)
         self.integral, self.reason = integral, reason
 
 
 class RestrictedSession(Session):
-    """A Session whose `evaluate` is the restricted likelihood, a function of theta: what x says of unfixed beta is
-    where the first search for beta^ starts. Each evaluation solves for beta^ by quasi-Newton steps with the last known
-    H, then differences the rung's gradient around it."""
+    """A Session whose objective is minus the restricted likelihood, a function of theta. The unfixed beta in x is only
+    the start of the first search for beta^; afterwards x holds beta^."""
 
     @property
     def beta(self) -> np.ndarray:
         """Packed indices (p,) of the beta that are integrated out."""
         return np.flatnonzero(~self.binding.fixed[: len(self.binding.density.beta_names)])
 
-    def follow(self, leader: Session) -> None:
-        """Goes on from where an unrestricted session led, with its metric and the count of its evaluations."""
-        self.evaluations += leader.evaluations
-        self.interrupted = leader.interrupted
-        if leader.state is not None:
-            self.metric = np.asarray(leader.state.bfgs.inverse)
+    def continue_from(self, unrestricted: Session) -> None:
+        """Take over the inverse Hessian and the number of evaluations of an `unrestricted` session."""
+        self.evaluations += unrestricted.evaluations
+        self.interrupted = unrestricted.interrupted
+        if unrestricted.state is not None:
+            self.metric = np.asarray(unrestricted.state.bfgs.inverse)
 
     def minimise(self) -> None:
         if not self.interrupted:
             super().minimise()
 
-    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> Outcome:
+    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> EvaluatedPoint:
         assert steps is None, "the search for beta^ needs whole evaluations"
-        return self._integrated(np.asarray(x), modes)
+        return self._evaluate_restricted(np.asarray(x), modes)
 
-    def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
-        """`evaluate`; a callback that wants to see it is told of the search for beta^ and the modes beside it."""
-        return self._integrated(np.asarray(x), modes, self.callbacks.every_stage)
+    def evaluate_notifying(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
+        """`evaluate`; callbacks with `every_stage` are called at each step of the search for beta^ and the modes."""
+        return self._evaluate_restricted(np.asarray(x), modes, self.callbacks.every_stage)
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
-        """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C the rung's
-        second derivatives in beta and theta, I_R the information of theta in the restricted likelihood. Its inverse is
-        I_R^-1 for theta, and H^-1 plus what theta's uncertainty adds for beta."""
+        """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C = -H D the
+        second derivatives of -l in beta and theta, I_R the information on theta in the restricted likelihood. The
+        inverse is I_R^-1 for theta, and H^-1 + D I_R^-1 D' for beta."""
         best = self.best
-        assert isinstance(best, RestrictedOutcome)
+        assert isinstance(best, RestrictedPoint)
         if best.integral is None:
             return np.full((len(active), len(active)), np.nan)
         theta = np.setdiff1d(active, self.beta)
-        among, at = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
+        at_beta, at_theta = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
 
-        def integrated(x: np.ndarray, modes: Sequence[Any]) -> RestrictedOutcome:
-            return self._integrated(x, modes, fine=False)
+        def restricted(x: np.ndarray, modes: Sequence[Any]) -> RestrictedPoint:
+            return self._evaluate_restricted(x, modes, fourth_order=False)
 
         rows = np.zeros((len(theta), len(theta)))
-        for k, (up, down, width) in enumerate(self.differences(theta, self._plain)):
+        for k, (up, down, width) in enumerate(self.differences(theta, self._evaluate_unrestricted)):
             rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
-        for k, (up, down, width) in enumerate(self.differences(theta, integrated, SHARE)):
-            ends = [np.nan if one.integral is None else one.integral.slope[theta] for one in (up, down)]
+        for k, (up, down, width) in enumerate(self.differences(theta, restricted, LOGDET_STEP)):
+            ends = [np.nan if end.integral is None else end.integral.gradient[theta] for end in (up, down)]
             rows[k] += (ends[0] - ends[1]) / width
         matrix = np.zeros((len(active), len(active)))
-        matrix[np.ix_(at, at)] = 0.5 * (rows + rows.T)
+        matrix[np.ix_(at_theta, at_theta)] = 0.5 * (rows + rows.T)
         information = best.integral.information
-        matrix[np.ix_(among, among)] = information
-        matrix[np.ix_(among, at)] = -information @ best.integral.follow[:, theta]
-        matrix[np.ix_(at, among)] = matrix[np.ix_(among, at)].T
+        matrix[np.ix_(at_beta, at_beta)] = information
+        matrix[np.ix_(at_beta, at_theta)] = -information @ best.integral.beta_slopes[:, theta]
+        matrix[np.ix_(at_theta, at_beta)] = matrix[np.ix_(at_beta, at_theta)].T
         return matrix
 
     @property
     def objective_failures(self) -> list[str]:
-        return [self.best.reason] if isinstance(self.best, RestrictedOutcome) and self.best.reason else []
+        return [self.best.reason] if isinstance(self.best, RestrictedPoint) and self.best.reason else []
 
-    def _plain(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
+    def _evaluate_unrestricted(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
         return super().evaluate(x, modes)
 
-    def _integrated(
-        self, x: np.ndarray, modes: Sequence[Any], told: bool = False, fine: bool = True
-    ) -> RestrictedOutcome:
-        """The restricted likelihood at `x` (n,). `told`: callbacks are told of the search for beta^; `fine`: its
-        differences are of fourth order (else of second)."""
-        near = getattr(self, "best", None)
-        known = near.integral if isinstance(near, RestrictedOutcome) else None
-        if known is None:
-            plain, metric, left = self._best_beta(x, modes, None, told)
+    def _evaluate_restricted(
+        self, x: np.ndarray, modes: Sequence[Any], notify: bool = False, fourth_order: bool = True
+    ) -> RestrictedPoint:
+        """The restricted likelihood at `x` (n,).
+
+        **Arguments:** `modes`: starts of the mode searches; `notify`: call the callbacks during the search for beta^;
+        `fourth_order`: the order of the differences for log|H| (second if false).
+        """
+        best = getattr(self, "best", None)
+        integral = best.integral if isinstance(best, RestrictedPoint) else None
+        if integral is None:
+            point, metric, gain = self._profile_beta(x, modes, None, notify)
         else:
-            assert near is not None
+            assert best is not None
             with np.errstate(invalid="ignore"):
-                moved = np.nan_to_num(x - near.x, nan=0.0, posinf=0.0, neginf=0.0)
-            moved[self.beta] = 0.0
-            starts = (near.x[self.beta] + known.follow @ moved, near.x[self.beta])
+                change = np.nan_to_num(x - best.x, nan=0.0, posinf=0.0, neginf=0.0)
+            change[self.beta] = 0.0
+            starts = (best.x[self.beta] + integral.beta_slopes @ change, best.x[self.beta])
             for beta in starts:
                 x = x.copy()
                 x[self.beta] = beta
-                metric = np.linalg.inv(known.information)
-                plain, _, left = self._best_beta(x, modes, metric, told)
-                if np.isfinite(plain.value):
+                metric = np.linalg.inv(integral.information)
+                point, _, gain = self._profile_beta(x, modes, metric, notify)
+                if np.isfinite(point.value):
                     break
-        if not np.isfinite(plain.value) or not np.isfinite(plain.sums.gradient[self.beta]).all():
-            return RestrictedOutcome(plain, plain.sums, None)
-        if not left < LEFT:
+        if not np.isfinite(point.value) or not np.isfinite(point.sums.gradient[self.beta]).all():
+            return RestrictedPoint(point, point.sums, None)
+        if not gain < PROFILE_GAIN_LIMIT:
             reason = (
                 "The fixed effects that fit best beside the other parameters were not found "
-                f"({left:.1e} log-likelihood units still expected to be gained); start from other values."
+                f"({gain:.1e} log-likelihood units still expected to be gained); start from other values."
             )
-            return RestrictedOutcome(plain, _spoiled(plain.sums), None, reason)
-        return self._with_integral(plain, metric, fine)
+            return RestrictedPoint(point, _without_value(point.sums), None, reason)
+        return self._with_integral(point, metric, fourth_order)
 
     @np.errstate(all="ignore")
-    def _best_beta(
-        self, x: np.ndarray, modes: Sequence[Any], inverse: np.ndarray | None, told: bool
-    ) -> tuple[Outcome, np.ndarray, float]:
-        """The rung's Outcome at beta^, an inverse Hessian (p, p) as the minimiser knows it, and what a further step
-        would gain. `inverse` (p, p): the metric to begin with, None for that of the groups' scores."""
-        best = self._plain(x, modes)
+    def _profile_beta(
+        self, x: np.ndarray, modes: Sequence[Any], inverse: np.ndarray | None, notify: bool
+    ) -> tuple[EvaluatedPoint, np.ndarray, float]:
+        """Maximise the unrestricted likelihood l over beta, from the beta in `x` (n,).
+
+        **Arguments:** `inverse` (p, p): the initial inverse Hessian, None for that of the groups' scores.
+        **Returns:** the point under l at beta^, the minimiser's inverse Hessian (p, p), and the expected gain of a
+        further step.
+        """
+        best = self._evaluate_unrestricted(x, modes)
         if not np.isfinite(best.value):
             return best, np.eye(len(self.beta)), np.inf
-        estimator = MaximumLikelihood(self.estimator.method, SOLVE_STEPS, SOLVED)
-        integrated = np.isin(np.arange(len(x)), self.beta)
-        first = Evaluation(best.sums, Groups())
-        state = estimator.init(self.binding.density, self.template, x, first, integrated)
+        estimator = MaximumLikelihood(self.estimator.method, PROFILE_STEPS, PROFILE_TOLERANCE)
+        is_beta = np.isin(np.arange(len(x)), self.beta)
+        first = Evaluation(best.sums, GroupValues())
+        state = estimator.init(self.binding.density, self.template, x, first, is_beta)
         block = np.ix_(self.beta, self.beta)
         if inverse is not None:
             metric = np.zeros((len(x), len(x)))
             metric[block] = inverse
-            state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.renew(state.bfgs, metric))
-        if told:
+            state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.with_inverse(state.bfgs, metric))
+        if notify:
             self.notify_inner("PNLS", "init", 0)
         tries = 0
         while not estimator.terminate(state):
             tries += 1
-            result = self._plain(np.asarray(estimator.trial(state)), best.modes)
+            result = self._evaluate_unrestricted(np.asarray(estimator.trial(state)), best.modes)
             before = int(state.bfgs.iterations)
-            state = estimator.tell(state, Evaluation(result.sums, Groups()), self.many and inverse is None)
+            use_scores = self.many_groups and inverse is None
+            state = estimator.update(state, Evaluation(result.sums, GroupValues()), use_scores)
             best = result if int(state.bfgs.iterations) > before else best
-            if told:
+            if notify:
                 self.notify_inner("PNLS", "iter", tries, result, result.x)
-        if told:
+        if notify:
             self.notify_inner("PNLS", "done", tries, best, best.x)
         return best, np.asarray(state.bfgs.inverse)[block], float(state.bfgs.decrement)
 
-    def _with_integral(self, plain: Outcome, metric: np.ndarray, fine: bool) -> RestrictedOutcome:
-        """The restricted likelihood from the rung's at beta^, where `metric` (p, p) is about H^-1."""
-        beta, score = self.beta, plain.sums.gradient
+    def _with_integral(self, point: EvaluatedPoint, metric: np.ndarray, fourth_order: bool) -> RestrictedPoint:
+        """The restricted likelihood from the unrestricted `point` at beta^; `metric` (p, p) is close to H^-1."""
+        beta, score = self.beta, point.sums.gradient
 
         def gradient(shift: np.ndarray) -> np.ndarray:
-            x = plain.x.copy()
+            x = point.x.copy()
             x[beta] += shift
-            return self._plain(x, plain.modes).sums.gradient
+            return self._evaluate_unrestricted(x, point.modes).sums.gradient
 
-        found = logdet_derivative(gradient, score, beta, metric, fine)
+        derivative = logdet_derivative(gradient, score, beta, metric, fourth_order)
         names = [self.binding.packed_names[k] for k in beta]
-        singular = singular_directions(found.hessian, names)
-        if not found.positive or singular:
-            return RestrictedOutcome(plain, _spoiled(plain.sums), None, uninformed(singular))
-        integral = _integral(found, beta)
-        # beta^ lies a step further than x, too short to show there: value and gradient are carried to it.
+        singular = singular_directions(derivative.hessian, names)
+        if not derivative.positive_definite or singular:
+            return RestrictedPoint(point, _without_value(point.sums), None, no_information_on_beta(singular))
+        integral = _integral(derivative, beta)
+        # beta^ is one more Newton step away, too short to change x: value and gradient are extrapolated to it.
         step = -np.linalg.solve(integral.information, score[beta])
-        total = score + score[beta] @ integral.follow + integral.slope
+        total = score + score[beta] @ integral.beta_slopes + integral.gradient
         total[beta] = 0.0
-        change = integral.term + found.slope[beta] @ step + 0.5 * score[beta] @ step
+        change = integral.value + derivative.half_logdet_gradient[beta] @ step + 0.5 * score[beta] @ step
         sums = dataclasses.replace(
-            plain.sums,
-            value=plain.sums.value + change,
+            point.sums,
+            value=point.sums.value + change,
             gradient=total,
-            log_likelihood=plain.sums.log_likelihood - change,
+            log_likelihood=point.sums.log_likelihood - change,
         )
-        return RestrictedOutcome(plain, sums, integral)
+        return RestrictedPoint(point, sums, integral)
 
 
-def _integral(found: LogdetDerivative, beta: np.ndarray) -> Integral:
-    follow = -np.linalg.solve(found.hessian, found.mixed.T)
-    # Variances at zero have no derivatives, and beta^ none in them.
-    follow = np.where(np.isfinite(follow), follow, 0.0)
-    follow[:, beta] = np.eye(len(beta))
-    slope = found.slope + found.slope[beta] @ follow
-    slope[beta] = 0.0
-    term = 0.5 * float(np.linalg.slogdet(found.hessian)[1]) - len(beta) * HALF_LOG_2PI
-    return Integral(found.hessian, follow, term, slope)
+def _integral(derivative: LogdetDerivative, beta: np.ndarray) -> BetaIntegral:
+    """The BetaIntegral from H and its derivatives; `beta` (p,): packed indices."""
+    beta_slopes = -np.linalg.solve(derivative.hessian, derivative.mixed_derivatives.T)
+    # The logarithm of a variance at zero is minus infinity: there are no derivatives in it.
+    beta_slopes = np.where(np.isfinite(beta_slopes), beta_slopes, 0.0)
+    beta_slopes[:, beta] = np.eye(len(beta))
+    gradient = derivative.half_logdet_gradient + derivative.half_logdet_gradient[beta] @ beta_slopes
+    gradient[beta] = 0.0
+    value = 0.5 * float(np.linalg.slogdet(derivative.hessian)[1]) - len(beta) * HALF_LOG_2PI
+    return BetaIntegral(derivative.hessian, beta_slopes, value, gradient)
 
 
-def _spoiled(sums: ObjectiveSums) -> ObjectiveSums:
-    """Sums without a value, which a minimiser refuses."""
+def _without_value(sums: ObjectiveSums) -> ObjectiveSums:
+    """The sums with an infinite objective, which a minimiser refuses."""
     return dataclasses.replace(sums, value=np.asarray(np.inf), log_likelihood=np.asarray(-np.inf))
 
 
 def unrestricted_start(
     binding: Binding, estimator: AbstractEstimator, params: Params, placed: PlacedProblem
 ) -> tuple[Params, str, Session]:
-    """Params near the maximum of the rung's own likelihood, a sentence for the record, and the Session that led there:
-    an evaluation of the restricted likelihood costs twenty or more of the rung, and this spares most of them. Callbacks
-    are not told. The sentence is empty, and `params` come back, where the start is not finite."""
-    session = Session(binding, MaximumLikelihood(estimator.method, estimator.max_iterations, NEAR), params, (), placed)
+    """Start of a REML fit near the maximum of the unrestricted likelihood: an evaluation of the restricted likelihood
+    takes as long as twenty or more of the unrestricted one, and this start saves most of them.
+
+    **Arguments:** `estimator`: the REML estimator; `params`: the start. Callbacks are not called.
+    **Returns:** the Params, a sentence for the record, and the Session that found them; where the start is not finite,
+    `params` and an empty sentence.
+    """
+    unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, UNRESTRICTED_TOLERANCE)
+    session = Session(binding, unrestricted, params, (), placed)
     if not np.isfinite(session.best.value):
         return params, "", session
     try:
@@ -255,3 +284,16 @@ def unrestricted_start(
         session.interrupted = True
     steps = f"{session.iterations} iterations" if session.iterations != 1 else "1 iteration"
     return session.params(), f"Started from {steps} of the unrestricted likelihood.", session
+
+
+def open_restricted(opening: Opening) -> tuple[Session, list[str]]:
+    """The session of the restricted likelihood; a new start first takes iterations of the unrestricted one."""
+    if not opening.is_new:
+        return session_at(RestrictedSession, opening), []
+    params, sentence, unrestricted = unrestricted_start(
+        opening.binding, opening.estimator, opening.params, opening.placed
+    )
+    session = session_at(RestrictedSession, opening, params)
+    assert isinstance(session, RestrictedSession)
+    session.continue_from(unrestricted)
+    return session, [sentence] if sentence else []

@@ -1,4 +1,4 @@
-"""One estimation on the host: the compiled objective, the iterations, callbacks, progress, Ctrl-C."""
+"""Maximisation of one objective on the host: the iterations, callbacks, checkpoints and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, Inner, Iteration
+from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, InnerStage, Iteration
 from jaxnlme.estimators.core.checkpoint import Checkpoint, RunState
-from jaxnlme.estimators.core.objective import Evaluation, Groups
-from jaxnlme.estimators.marginal.evaluations import Evaluations, Outcome
+from jaxnlme.estimators.core.objective import Evaluation, GroupValues
+from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluations
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
@@ -26,13 +26,20 @@ CONVERGED = 1e-6
 
 
 class Session(Evaluations):
-    """Drives a Marginal estimator: evaluations through one compiled program, minimisation, and the record of both.
+    """An estimation in progress: evaluations through one compiled program, the minimisation, and the history of both.
 
-    After every method, `x` (n,) is the best point, `best` its Evaluation, `modes` its modes. `interrupted` is set by
-    Ctrl-C, `stopped` by a callback.
+    After every method, `x` (n,) is the best point and `best` the EvaluatedPoint there.
+
+    **Arguments:** `binding`; `estimator`; `params`: the start; `callbacks`; `placed`: the groups on their devices;
+    `checkpoint`: resumed from if it holds a state, and written.
+
+    **Attributes:** beside those of `Evaluations`: `history`; `iterations`; `interrupted`: True after Ctrl-C; `stopped`:
+    True after a callback asked for it; `zeroed`, `freed`: packed indices of variances set to zero, and of those freed
+    again (see `boundary`); `metric`: inverse Hessian (n, n) for the next minimisation, None if none is known.
     """
 
-    procedure, minimiser = "LAP", "PLM"
+    # Names of the procedure and of its inner minimiser in the records that callbacks receive.
+    procedure, inner_procedure = "LAP", "PLM"
 
     def __init__(
         self,
@@ -48,14 +55,12 @@ class Session(Evaluations):
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.iterations = 0
-        self.not_found_again = np.zeros(binding.data.n_groups, bool)
+        self.modes_not_reproduced = np.zeros(binding.data.n_groups, bool)
         self.interrupted = False
         self.stopped = False
-        # An inverse Hessian (n, n) for the next minimisation to begin with, where one is known.
         self.metric: np.ndarray | None = None
-        # What `finish` knows of variances at zero, by packed index: set to zero, and freed again.
         self.zeroed: set[int] = set()
-        self.kept: set[int] = set()
+        self.freed: set[int] = set()
         self.checkpoint = checkpoint
         run_state = None if checkpoint is None else checkpoint.run_state
         self.resumed = run_state is not None
@@ -65,105 +70,108 @@ class Session(Evaluations):
 
     @property
     def restricted(self) -> bool:
-        """Whether beta is integrated out of the likelihood."""
+        """True if beta is integrated out of the likelihood (REML)."""
         return self.estimator.restricted
 
     @property
     def objective_failures(self) -> list[str]:
-        """Sentences on what is wrong with the best point beside what every fit is asked; none here."""
+        """Sentences on problems of the best point that only some objectives have; none here."""
         return []
 
     @property
     def halted(self) -> bool:
-        """Whether the user asked to stop."""
+        """True if the user, or a callback, asked to stop."""
         return self.interrupted or self.stopped
 
-    def move(self, result: Outcome) -> None:
-        """Makes an evaluated point the best one; a new minimisation starts from it."""
-        self.x, self.best, self.state = result.x, result, None
+    def move(self, point: EvaluatedPoint) -> None:
+        """Make `point` the best point; a new minimisation starts from it."""
+        self.x, self.best, self.state = point.x, point, None
 
     def minimise(self) -> None:
-        """Iterates until the estimator terminates or a callback stops it, keeping the best point on the way."""
-        left = max(int(self.estimator.max_iterations) - self.iterations, 0)
+        """Iterate until the estimator terminates or a callback stops it, keeping the best point so far."""
+        remaining = max(int(self.estimator.max_iterations) - self.iterations, 0)
         method, tolerance = self.estimator.method, self.estimator.tolerance
         state = self.state if self.resumed else None
         self.resumed = False
         if state is not None:
-            # A step further than where the file was written.
-            estimator = MaximumLikelihood(method, left + int(state.bfgs.iterations), tolerance)
-            trial, over = _look(estimator, state)
+            # Resumed: the minimiser counts its iterations before the checkpoint, too.
+            estimator = MaximumLikelihood(method, remaining + int(state.bfgs.iterations), tolerance)
+            trial, over = _resume(estimator, state)
         else:
-            estimator = MaximumLikelihood(method, left, tolerance)
-            first = Evaluation(self.best.sums, Groups())
+            estimator = MaximumLikelihood(method, remaining, tolerance)
+            first = Evaluation(self.best.sums, GroupValues())
             start = (self.binding.density, self.template, self.x, first, self.free)
             state, trial, over = _init(estimator, *start, self.metric)
             self.metric = None
-            self._take(state, self.best)
+            self._accept(state, self.best)
         if not self.history:
-            self._report()
-        self._descend(estimator, state, trial, over)
+            self._record_iteration()
+        self._iterate(estimator, state, trial, over)
 
-    def _descend(self, estimator: MaximumLikelihood, state: MaximumLikelihoodState, trial: Any, over: Any) -> None:
+    def _iterate(self, estimator: MaximumLikelihood, state: MaximumLikelihoodState, trial: Any, over: Any) -> None:
         """The iterations of `minimise`."""
         tries = 0
-        while not (bool(over) or self.stopped or self.leaving(state, tries)):
+        while not (bool(over) or self.stopped or self.ends_early(state, tries)):
             if not tries:
-                self.notify_inner(self.minimiser, "init", 0)
+                self.notify_inner(self.inner_procedure, "init", 0)
             tries += 1
-            result = self.searched(np.asarray(trial), self.best.modes)
+            result = self.evaluate_notifying(np.asarray(trial), self.best.modes)
             before = int(state.bfgs.iterations)
-            state, trial, over = _tell(estimator, state, Evaluation(result.sums, Groups()), self.many)
-            self.notify_inner(self.minimiser, "iter", tries, result, result.x)
+            state, trial, over = _update(estimator, state, Evaluation(result.sums, GroupValues()), self.many_groups)
+            self.notify_inner(self.inner_procedure, "iter", tries, result, result.x)
             if int(state.bfgs.iterations) > before:
                 self.iterations += 1
-                self._take(state, result)
-                self.notify_inner(self.minimiser, "done", tries)
-                self._report()
+                self._accept(state, result)
+                self.notify_inner(self.inner_procedure, "done", tries)
+                self._record_iteration()
                 tries = 0
 
-    def leaving(self, state: MaximumLikelihoodState, rejected: int) -> bool:
-        """Whether `minimise` has done what it can, after so many rejected points."""
+    def ends_early(self, state: MaximumLikelihoodState, rejected: int) -> bool:
+        """True if `minimise` is to end before the estimator terminates; `rejected`: points refused in a row."""
         return False
 
-    def closeness(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
-        """Whether the end is close enough to count as converged, and how close it is, in words.
+    def stopping_criterion(self, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> tuple[bool, str]:
+        """The criterion by which the best point counts as converged.
 
-        **Arguments:** `matrix` (active, active), the information, None where it was not asked for; `decrement`, the
-        predicted gain of a further step.
+        **Arguments:** `matrix` (active, active): the information, None if it was not asked for; `active`: packed
+        indices; `decrement`: the predicted gain of a further step.
+        **Returns:** True if the criterion is met, and a clause with the value and its limit.
         """
-        words = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g})"
-        return decrement < CONVERGED, words
+        clause = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g})"
+        return decrement < CONVERGED, clause
 
-    def searched(self, x: np.ndarray, modes: Sequence[Any]) -> Outcome:
-        """`evaluate`, the search of the modes one step at a time where a callback wants to see it."""
+    def evaluate_notifying(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
+        """`evaluate`, with the mode search in steps of a few evaluations if a callback has `every_stage`."""
         if not self.callbacks.every_stage or not self.estimator.method.at_mode:
             return self.evaluate(x, modes)
         self.notify_inner("PNLS", "init", 0)
-        most, k, found, steps = int(self.estimator.method.search.steps), 0, False, 2
-        while not found:
+        limit, k, done, steps = int(self.estimator.method.search.steps), 0, False, 2
+        while not done:
             k += 1
             outcome = self.evaluate(x, modes, steps)
-            # A step that was too long is shortened within a search: where none was taken, the next search is longer.
-            still = np.array_equal(self.placed.own(outcome.modes), self.placed.own(modes))
-            steps, modes = min(2 * steps if self.processes.all(still) else 2, most), outcome.modes
+            # A search shortens steps that are too long: if it took none, the next search gets more evaluations.
+            unchanged = np.array_equal(self.placed.collect(outcome.modes), self.placed.collect(modes))
+            steps, modes = min(2 * steps if self.processes.all(unchanged) else 2, limit), outcome.modes
             self.notify_inner("PNLS", "iter", k, outcome, x)
-            found = self.processes.all(not (outcome.own.status == Status.mode_not_found).any())
-            found |= self.stopped or k == most
+            done = self.processes.all(not (outcome.local_groups.status == Status.mode_not_found).any())
+            done |= self.stopped or k == limit
         self.notify_inner("PNLS", "done", k, outcome, x)
         return outcome
 
     @property
-    def exhausted(self) -> bool:
-        """Whether the iterations allowed were used up before the minimiser was done."""
+    def out_of_iterations(self) -> bool:
+        """True if the iterations allowed were used up before the minimiser terminated."""
         if self.state is None or self.iterations < int(self.estimator.max_iterations):
             return False
         return not float(self.state.bfgs.decrement) < float(self.estimator.tolerance)
 
-    def _take(self, state: MaximumLikelihoodState, result: Outcome) -> None:
-        self.best, self.x = result, result.x
-        self.state = eqx.tree_at(lambda s: s.bfgs.x, state, result.x)
+    def _accept(self, state: MaximumLikelihoodState, point: EvaluatedPoint) -> None:
+        """Make `point`, with the minimiser's `state` there, the best point."""
+        self.best, self.x = point, point.x
+        self.state = eqx.tree_at(lambda s: s.bfgs.x, state, point.x)
 
-    def _report(self) -> None:
+    def _record_iteration(self) -> None:
+        """Append an iteration to the history, call the callbacks, and write the checkpoint if one is due."""
         entry = self._entry("iter" if self.history else "init")
         self.history.append(
             {
@@ -173,20 +181,25 @@ class Session(Evaluations):
         )
         self.stopped = self.stopped or self.callbacks.notify(entry)
         if self.checkpoint is not None and self.checkpoint.due():
-            self.processes.together(self.save)
+            self.processes.run_collectively(self.save)
 
-    def notify_inner(self, procedure: str, state: str, iteration: int, outcome: Outcome | None = None, x: Any = None):
-        """Tells of an inner minimiser, at the point `x` (n,) where `outcome` was found (None: the best)."""
+    def notify_inner(
+        self, procedure: str, state: str, iteration: int, outcome: EvaluatedPoint | None = None, x: Any = None
+    ) -> None:
+        """Call the callbacks with a stage of an inner minimiser, at `x` (n,) with its `outcome` (None: the best)."""
         if self.callbacks.every_stage and not self.stopped:
-            entry = self._entry("iter" if self.history else "init", Inner(procedure, state, iteration), outcome, x)
+            entry = self._entry("iter" if self.history else "init", InnerStage(procedure, state, iteration), outcome, x)
             self.stopped = self.callbacks.notify(entry)
 
     def notify_end(self) -> None:
-        """Tells that the fit has ended."""
+        """Call the callbacks with the end of the fit."""
         if self.callbacks.every_stage:
             self.callbacks.notify(self._entry("done"))
 
-    def _entry(self, state: str, inner: Inner = NO_INNER, outcome: Outcome | None = None, x: Any = None) -> Iteration:
+    def _entry(
+        self, state: str, inner: InnerStage = NO_INNER, outcome: EvaluatedPoint | None = None, x: Any = None
+    ) -> Iteration:
+        """The argument of the callbacks."""
         gain = float("nan") if self.state is None else float(self.state.bfgs.decrement)
         return Iteration(
             self.iterations,
@@ -202,17 +215,17 @@ class Session(Evaluations):
         )
 
     def save(self, finished: bool = False) -> None:
-        """Writes the checkpoint, where there is one."""
+        """Write the checkpoint, if there is one."""
         if self.checkpoint is None:
             return
-        ours = self.state is not None and np.array_equal(np.asarray(self.state.bfgs.x), self.x)
+        at_best = self.state is not None and np.array_equal(np.asarray(self.state.bfgs.x), self.x)
         run_state = RunState(
             self.x,
-            self.placed.own(self.best.modes),
+            self.placed.collect(self.best.modes),
             self.free,
-            self.state if ours else None,
+            self.state if at_best else None,
             sorted(self.zeroed),
-            sorted(self.kept),
+            sorted(self.freed),
             self.iterations,
             self.evaluations,
             time.perf_counter() - self.started,
@@ -222,17 +235,17 @@ class Session(Evaluations):
         self.checkpoint.write(run_state)
 
     def _restore(self, run_state: RunState) -> list[Any]:
-        """Goes back to where a checkpoint stands; the modes to evaluate its point from."""
+        """Restore the state of a checkpoint; the modes from which to evaluate its point."""
         self.x, self.free, self.state = run_state.x, run_state.free, run_state.state
-        self.zeroed, self.kept = set(run_state.zeroed), set(run_state.kept)
+        self.zeroed, self.freed = set(run_state.zeroed), set(run_state.freed)
         self.iterations, self.evaluations = run_state.iterations, run_state.evaluations
         self.history = list(run_state.history)
         self.started -= run_state.seconds
         return self.modes_from(run_state.modes)
 
 
-# The minimiser's own steps are numpy on the host: a handful of numbers, and nothing to compile. What is not finite is
-# looked at there, not warned of.
+# The steps of the minimiser itself are numpy on the host: a few numbers, and nothing to compile. Values that are not
+# finite are checked there, not warned of.
 
 
 @np.errstate(all="ignore")
@@ -244,19 +257,25 @@ def _init(
     first: Evaluation,
     free: np.ndarray,
     metric: np.ndarray | None,
-):
+) -> tuple[MaximumLikelihoodState, Any, Any]:
+    """The state at the first point, with the inverse Hessian `metric` if given; the next trial point; whether it
+    ends."""
     state = estimator.init(density, template, x, first, free)
     if metric is not None:
-        state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.renew(state.bfgs, metric))
+        state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.with_inverse(state.bfgs, metric))
     return state, estimator.trial(state), estimator.terminate(state)
 
 
 @np.errstate(all="ignore")
-def _tell(estimator: MaximumLikelihood, state: MaximumLikelihoodState, result: Evaluation, many: bool):
-    state = estimator.tell(state, result, many)
+def _update(
+    estimator: MaximumLikelihood, state: MaximumLikelihoodState, result: Evaluation, many_groups: bool
+) -> tuple[MaximumLikelihoodState, Any, Any]:
+    """The state after `result`, the next trial point, and whether the minimisation ends."""
+    state = estimator.update(state, result, many_groups)
     return state, estimator.trial(state), estimator.terminate(state)
 
 
 @np.errstate(all="ignore")
-def _look(estimator: MaximumLikelihood, state: MaximumLikelihoodState):
+def _resume(estimator: MaximumLikelihood, state: MaximumLikelihoodState) -> tuple[Any, Any]:
+    """The next trial point of a resumed `state`, and whether the minimisation ends."""
     return estimator.trial(state), estimator.terminate(state)
