@@ -159,8 +159,8 @@ class Plots(SimulationPlots):
             for quantile in (-1.96, 1.96):
                 ax.axhline(quantile, color=GREY, lw=1.0, ls="--", zorder=1)
         ax.plot(horizontal, values, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
-        reach = 1.1 * max(float(np.nanmax(np.abs(values))), 2.2 if kind not in ("pres", "ires") else 0.0)
-        ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-reach, reach))
+        limit = 1.1 * max(float(np.nanmax(np.abs(values))), 2.2 if kind not in ("pres", "ires") else 0.0)
+        ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-limit, limit))
         style_axes(ax)
         self._title(ax.set_title, f"Residuals by {self.fit.method}" if title is None else title)
         return ax
@@ -169,6 +169,7 @@ class Plots(SimulationPlots):
         """Conditional modes of the random effects in units of their SD, a row per effect: dots (a histogram for 40
         groups or more) over the fitted normal density. With shrinkage they vary less than the density.
 
+        **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError for a model without random effects.
         """
@@ -180,8 +181,8 @@ class Plots(SimulationPlots):
         ax = self._axes(ax, 1, (6.4, 1.2 + 1.15 * len(names)))[0]
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = np.nan_to_num(effects.to_numpy() / sd)
-        reach = max(3.2, 1.1 * float(np.abs(scaled).max()))
-        grid = np.linspace(-reach, reach, 201)
+        limit = max(3.2, 1.1 * float(np.abs(scaled).max()))
+        grid = np.linspace(-limit, limit, 201)
         normal = np.exp(-0.5 * grid**2)
         for row, name in enumerate(reversed(names)):
             values = scaled[:, names.index(name)]
@@ -196,7 +197,7 @@ class Plots(SimulationPlots):
             ax.axhline(row, color=GREY, lw=0.8, zorder=1)
         labels = [f"{name}\nSD {s:.3g}\nshrinkage {h:.0f}%" for name, s, h in zip(names, sd, shrinkage, strict=True)]
         ax.set_yticks([row + 0.3 for row in range(len(names))], labels[::-1], fontsize=9)
-        ax.set(xlim=(-reach, reach), ylim=(-0.15, len(names)), xlabel="random effect / its SD")
+        ax.set(xlim=(-limit, limit), ylim=(-0.15, len(names)), xlabel="random effect / its SD")
         style_axes(ax)
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
@@ -207,6 +208,7 @@ class Plots(SimulationPlots):
     def history(self, ax: Any = None) -> Any:
         """Log-likelihood at every iteration, the last value as a number.
 
+        **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError for a fit without a history of the log-likelihood.
         """

@@ -66,6 +66,7 @@ class SimulationPlots(Plotter):
         """Monte Carlo error of the estimate (filled) and last Newton step to the maximum (hollow), which the estimate
         includes, in standard errors: a row per parameter. The line is the tolerance.
 
+        **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError where Monte Carlo errors were not computed, or for a fit by another method.
         """

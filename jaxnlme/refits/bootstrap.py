@@ -146,8 +146,8 @@ class Bootstrap(ReplicateTable):
             raise OptionError("fewer than two replicates converged: intervals need at least two.")
         low, high = 0.5 - level / 2.0, 0.5 + level / 2.0
         if kind == "normal":
-            reach = float(ndtri(high)) * self.se
-            lower, upper = estimate - self.bias - reach, estimate - self.bias + reach
+            half_width = float(ndtri(high)) * self.se
+            lower, upper = estimate - self.bias - half_width, estimate - self.bias + half_width
         elif kind == "bca":
             if self.kind != "case":
                 raise OptionError("'bca' takes its acceleration from the jackknife, which applies to kind='case' only.")

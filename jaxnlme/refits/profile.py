@@ -243,9 +243,9 @@ def _pair(lower: float, upper: float) -> str:
 
 
 def _record(fit: FitRecord, traces: list[ProfileTrace], search: _Search, level: float) -> Profile:
+    """The Profile of the traces, with its sentences."""
     import pandas as pd
 
-    """The Profile of the traces, with its sentences."""
     rows, status, intervals = [], [], {}
     wald = fit.confidence_intervals(level)
     for trace in traces:

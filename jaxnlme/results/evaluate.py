@@ -57,6 +57,7 @@ def _of_buckets(fn: Callable) -> Callable:
 
 
 def _placed_problem(fit: FitRecord, binding: Binding) -> PlacedProblem:
+    """The groups of `binding` on the device, in chunks if the fit used them."""
     # Rows are not padded: only the dry run of a fit determines whether the model permits it.
     return PlacedProblem(binding.problem, chunk=fit.options.get("chunk_groups"), rows=False)
 
@@ -94,6 +95,7 @@ def binding_and_effects(fit: FitRecord, data: Any, level: str) -> tuple[Binding,
 def rebind(fit: FitRecord, data: Any) -> Binding:
     """The fit's model bound to `data` with the levels, centres and strata of the fit; the fit's binding for None.
 
+    **Arguments:** `data`: None, a GroupedData, or a table with the columns of the fitted one.
     **Raises:** DataError where columns do not match those of the fit; ModelError for explicit designs per group.
     """
     if data is None or data is fit.data:

@@ -112,6 +112,7 @@ def information(
 def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str, float], ...]:
     """Directions in which a symmetric (n, n) matrix, scaled to unit diagonal, has no positive curvature.
 
+    **Arguments:** `matrix` (n, n); `names` (n,) of its parameters.
     **Returns:** for each direction a dict from the name of a parameter to its coefficient, largest first, without
     coefficients below 0.1; all `names` with coefficient 1 for a matrix that is not finite.
     """
@@ -158,19 +159,19 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     rounding = 1e-12 * np.maximum(np.abs(values), 1e-300)
     se = np.where(fixed | (se <= rounding), np.nan, se)
     robust_se = np.where(fixed | (robust_se <= rounding), np.nan, robust_se)
-    reach = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
+    half_width = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
 
-    lower, upper = values - reach, values + reach
+    lower, upper = values - half_width, values + half_width
     kinds = ["fixed effect"] * p + ["random effect SD"] * q + ["correlation"] * pairs
     kinds += ["error"] * (len(values) - len(kinds))
     errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
     for k, name in enumerate(names):
         if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                factor = np.exp(reach[k] / values[k])
+                factor = np.exp(half_width[k] / values[k])
             lower[k], upper[k] = values[k] / factor, values[k] * factor
         elif kinds[k] == "correlation" and abs(values[k]) < 1:
-            slope = reach[k] / (1.0 - values[k] ** 2)
+            slope = half_width[k] / (1.0 - values[k] ** 2)
             lower[k], upper[k] = np.tanh(np.arctanh(values[k]) - slope), np.tanh(np.arctanh(values[k]) + slope)
 
     table = pd.DataFrame(

@@ -68,8 +68,9 @@ def _replicates(problem: Problem, params: Params, key: jax.Array, replicates: ja
 
 
 def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list[jax.Array]:
-    """One draw of all responses: pure, for jit and vmap over keys or parameters.
+    """One draw of all responses, as a pure function for jit and vmap over keys or parameters.
 
+    **Arguments:** `problem`; `params`; `key`, a JAX key, from which each group derives its own by its label.
     **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; see `with_responses`.
     **Raises:** ModelError where the outcome cannot be drawn.
     """
@@ -86,7 +87,11 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
 
 
 def draw(density: Density, params: Params, key: jax.Array, prediction: Any, group: Group) -> Vector:
-    """Responses (obs,) of one group at its `prediction`. Each row has its own key, so padding has no effect."""
+    """Responses (obs,) of one group.
+
+    **Arguments:** `key`, a JAX key, from which each row derives its own, so that padding has no effect; `prediction`:
+    f(phi, x, v) of the group.
+    """
     error = density.error
     if isinstance(error, GroupLogLikelihood):
         return error.sampler(key, prediction, error.natural(params.error), group.x, group.v)  # pyright: ignore[reportOptionalCall]

@@ -78,7 +78,7 @@ def test_many_replicates_fit_the_width_of_a_line():
     ("values", "errors", "near"),
     [
         ([-10.0, -10.4, -10.6], [0.0, 0.0, 0.0], [True, True, False]),
-        ([-10.0, -10.6, np.nan], [0.1, 0.1, np.nan], [True, True, False]),  # 0.5 + 3 (0.1 + 0.1) apart are the same
+        ([-10.0, -10.6, np.nan], [0.1, 0.1, np.nan], [True, True, False]),  # the same up to 0.5 + 3 (0.1 + 0.1)
     ],
 )
 def test_which_replicates_reached_the_best_maximum(values, errors, near):

@@ -70,12 +70,12 @@ def fit_groups(
         group_model = single_group(binding)
         params = start_params(binding, start)
         placed, check = place_and_check(binding, params, None, None)
-        given = start if isinstance(start, Mapping) else ()
-        if start is None or given:
-            params = scaled_error_start(binding, params, check.misfit, given)
+        named_starts = start if isinstance(start, Mapping) else ()
+        if start is None or named_starts:
+            params = scaled_error_start(binding, params, check.misfit, named_starts)
         notes: list[str] = []
         if starts == "pooled":
-            params, sentence = pooled_start(binding, params, given, placed)
+            params, sentence = pooled_start(binding, params, named_starts, placed)
             notes.append(sentence)
         return _fit(binding, placed, group_model, params, int(max_steps), notes)
 

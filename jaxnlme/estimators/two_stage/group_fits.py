@@ -201,9 +201,9 @@ class GroupFits(Printable):
         if self.gaussian:
             df = np.full(len(se), float(self.df[self.contributing].sum())) if pooled else self.df.astype(float)
         df = np.where(self.usable, df, np.inf)
-        reach = t.ppf(0.5 + level / 2.0, df)[:, None] * se
+        half_width = t.ppf(0.5 + level / 2.0, df)[:, None] * se
         estimate = self.estimates.to_numpy()
-        columns = {"estimate": estimate, "se": se, "lower": estimate - reach, "upper": estimate + reach}
+        columns = {"estimate": estimate, "se": se, "lower": estimate - half_width, "upper": estimate + half_width}
         with np.errstate(over="ignore", under="ignore"):
             columns |= {
                 f"value{end}": self._natural(columns[name])

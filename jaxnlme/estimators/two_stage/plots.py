@@ -84,7 +84,7 @@ def _limits(estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple
     """Limits of an axis: all intervals, but at most AXIS_REACH times the range from the lower quartile of the lower
     ends to the upper quartile of the upper ends beyond it."""
     low, high = np.nanquantile(lower, 0.25), np.nanquantile(upper, 0.75)
-    reach = AXIS_REACH * max(high - low, 1e-12)
-    low, high = max(float(np.min(lower)), low - reach), min(float(np.max(upper)), high + reach)
+    largest = AXIS_REACH * max(high - low, 1e-12)
+    low, high = max(float(np.min(lower)), low - largest), min(float(np.max(upper)), high + largest)
     margin = 0.05 * (high - low or 1.0)
     return low - margin, high + margin

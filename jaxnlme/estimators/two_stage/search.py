@@ -210,6 +210,7 @@ def shared_error(
     `usable` groups (groups,) bool at their own estimates, with one scale for all. Groups of weight zero do not enter; a
     Gaussian variance has N - (parameters of the groups) degrees of freedom.
 
+    **Arguments:** `params`: their error parameters are the start, and the values of fixed ones; `optima` of the groups.
     **Source:** Davidian and Giltinan (1995), section 5.2.3 (pseudo-likelihood, pooled over individuals).
     """
     from scipy.optimize import minimize
