@@ -36,7 +36,7 @@ def target(case: Case) -> dict[str, Any]:
     are too many for that, and keep the fit before; a kinked model has an exact likelihood of its own."""
     began = time.perf_counter()
     effects = len(jn.bind(case.model, case.data).density.effect_names)
-    fit = jn.fit(case.model, case.data, list(case.ladder), start=case.target_start)
+    fit = jn.fit(case.model, case.data, list(case.methods), start=case.target_start)
     if case.name in shared.KINKED:
         maximum = _kinked(case, fit)
     elif case.nodes is None:

@@ -1,4 +1,4 @@
-"""Fits of many data sets of one design: studies by simulation, the parametric bootstrap."""
+"""Fits of many data sets of one design, for simulation studies and the parametric bootstrap."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jaxnlme.estimators.em.lockstep import BatchedRun, BatchScheduler
 from jaxnlme.estimators.em.options import INFORMATIONS
 from jaxnlme.estimators.em.pipeline import stochastic_fit
 from jaxnlme.estimators.em.saem import AbstractStochastic
+from jaxnlme.fitting.fit import Fit
 from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import Information, estimates_table, information
-from jaxnlme.results.record import Fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,38 +39,40 @@ def fit_many(
     width: int | None = None,
     progress: bool | None = None,
 ) -> ManyFits:
-    """Fits one model to many sets of responses by a method that draws the random effects, the iterations of several
-    fits in one compiled program.
+    """Fit one model to many sets of responses by a method that samples the random effects, with the iterations of
+    several fits in one compiled program.
 
-    Set k is fitted as by `jn.fit` with the seed `seed + k`: the same starts, phases, checks and verdict, and the same
-    numbers but for rounding. Where the iterations are few and cheap, what every fit does on the host (some 0.1 s) is
-    most of the work.
+    Set k is fitted as by `jn.fit` with the seed `seed + k`: the same starts, phases, convergence checks and, but for
+    rounding, the same numbers. Where the iterations are few and cheap, the time of each fit on the host (about 0.1 s)
+    dominates.
 
     **Arguments:**
 
-    - `data`: the design that all sets share. Its own responses are not read, but say which cells are observed.
+    - `data`: the design common to all sets. Its responses are not used, but its observed cells are those of every set.
     - `responses` (sets, groups, obs), laid out as `data.y`; cells that `data` does not observe may hold anything.
-    - `method`: `jn.SAEM(...)` or `jn.IMP(...)`, with a whole number as seed. Options that cost time fit by fit, such as
-      likelihood="is", are each fit's own.
+    - `method`: `jn.SAEM(...)` or `jn.IMP(...)`, with a whole number as seed. Computations after the run, such as
+      likelihood="is", are made fit by fit.
     - `start`: as in `jn.fit`, the same for all sets.
-    - `width`: how many runs a program computes side by side; None: as many as suit the device. It changes no number
-      beyond rounding.
+    - `width`: the number of runs computed in one program; None: chosen for the device. It changes no number beyond
+      rounding.
     - `progress`: as in `jn.fit`.
 
-    **Returns:** ManyFits. A set with a response that is not finite, or whose parameters stop being finite, is marked as
-    not converged, with its reason, and touches no other. Ctrl-C ends the fits under way where they are. All groups are
-    on the default device.
-    **Errors:** OptionError for arguments that do not fit; DataError, ModelError as `jn.fit`.
+    **Returns:** ManyFits. A set with a response that is not finite, or whose parameters become non-finite, is marked as
+    not converged, with the reason, and affects no other set. Ctrl-C ends the fits in progress at their current
+    parameters. All groups are on the default device.
+    **Raises:** OptionError for arguments that do not fit; DataError, ModelError as `jn.fit`.
     """
     if not isinstance(method, AbstractStochastic):
         raise OptionError(
             f"fit_many takes a method that draws the random effects, jn.SAEM(...) or jn.IMP(...); received {method!r}. "
-            "For the likelihoods of the ladder, batch jn.estimate with jax.vmap."
+            "For the approximations of the likelihood (jn.FOCEI and the like), batch jn.estimate with jax.vmap."
         )
     if not isinstance(method.seed, int):
         raise OptionError(f"fit_many needs a whole number as seed: set k is given seed + k; received {method.seed!r}.")
     if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
-        raise OptionError(f"width, how many runs go side by side, is a whole number >= 1; received {width!r}.")
+        raise OptionError(
+            f"width, the number of runs computed in one program, is a whole number >= 1; received {width!r}."
+        )
     values = np.asarray(responses, float)
     if values.ndim != 3 or values.shape[1:] != data.y.shape:
         raise OptionError(
@@ -78,85 +80,96 @@ def fit_many(
             f"{data.y.shape[1]}); received {values.shape}."
         )
     plan = Plan(start, None, True, (), False, "stop", None, None, None)
-    meeting = BatchScheduler(None if width is None else int(width))
+    scheduler = BatchScheduler(None if width is None else int(width))
 
-    def one(k: int) -> Fit:
-        own = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))
+    def fit_set(k: int) -> Fit:
+        set_data = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))
         seeded = method.with_seed(method.seed + k)
-        return stochastic_fit(model, own, seeded, plan, functools.partial(BatchedRun, meeting))
+        return Fit.from_record(stochastic_fit(model, set_data, seeded, plan, functools.partial(BatchedRun, scheduler)))
 
     line = CountLine(progress, method.method.name, len(values))
-    fits = meeting.hold([functools.partial(one, k) for k in range(len(values))], line.show)
+    fits = scheduler.run_all([functools.partial(fit_set, k) for k in range(len(values))], line.show)
     line.close()
     return ManyFits(tuple(fits))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ManyFits:
-    """Fits of many data sets: `fits`, a Fit each. Tables have a row a set, NaN where there is no answer."""
+    """Fits of many data sets: `fits`, a Fit for each set. Tables have one row for each set, NaN where there is no
+    result."""
 
     fits: tuple[Fit, ...]
 
     @property
     def converged(self) -> np.ndarray:
-        """Which sets converged (sets,)."""
+        """True for the sets that converged (sets,)."""
         return np.array([fit.converged for fit in self.fits], bool)
 
     @property
     def estimates(self) -> pd.DataFrame:
-        """Estimates by packed name: typical values on their transformed scales, log standard deviations (or whatever
-        the covariance is made of), residual parameters on theirs."""
+        """Estimates by packed name: typical values on their transformed scales, log standard deviations (or the other
+        unconstrained parameters of the covariance), residual parameters on their transformed scales."""
         return self._frame(lambda fit: np.asarray(fit.params.pack()))
 
     def standard_errors(self, information: str | None = None) -> pd.DataFrame:
-        """Standard errors of `estimates`, "louis" or "linearised" (None: the method's)."""
+        """Standard errors of `estimates`.
 
-        def one(fit: Fit) -> np.ndarray | None:
+        **Arguments:** `information`, "louis" or "linearised"; None: that of the method.
+        **Returns:** a table, sets by packed names.  **Raises:** OptionError for "louis" if the method did not compute
+        it.
+        """
+
+        def row(fit: Fit) -> np.ndarray | None:
             info = self._information(fit, information)
             if info is None or info.covariance is None:
                 return None
-            row = np.full(len(fit.binding.fixed), np.nan)
-            row[info.active] = np.sqrt(np.diag(info.covariance))
-            return row
+            se = np.full(len(fit.binding.fixed), np.nan)
+            se[info.active] = np.sqrt(np.diag(info.covariance))
+            return se
 
-        return self._frame(one)
+        return self._frame(row)
 
     @property
     def monte_carlo_se(self) -> pd.DataFrame:
         """Monte Carlo errors of `estimates`."""
 
-        def one(fit: Fit) -> np.ndarray | None:
-            found = None if fit.sampling is None else fit.sampling.monte_carlo_se
-            return None if found is None else found.reindex(list(fit.binding.packed_names)).to_numpy()
+        def row(fit: Fit) -> np.ndarray | None:
+            errors = None if fit.sampling is None else fit.sampling.monte_carlo_se
+            return None if errors is None else errors.reindex(list(fit.binding.packed_names)).to_numpy()
 
-        return self._frame(one)
+        return self._frame(row)
 
     def table(self, k: int, information: str | None = None, level: float = 0.95) -> pd.DataFrame:
-        """`Fit.estimates` of a set, with standard errors and intervals by an information, "louis" or "linearised"
-        (None: the method's)."""
+        """`Fit.estimates` of set `k`, with standard errors and intervals of the given `level`.
+
+        **Arguments:** `information`, "louis" or "linearised"; None: that of the method.
+        **Raises:** OptionError as `standard_errors`.
+        """
         fit = self.fits[k]
         return estimates_table(fit.binding, fit.params, self._information(fit, information), level)
 
-    def _information(self, fit: Fit, asked: str | None) -> Information | None:
-        own = fit.estimator.information
-        asked = own if asked is None else asked
-        if asked not in INFORMATIONS:
-            raise OptionError(f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {asked!r}.")
-        if asked == own or fit.information is None:
+    def _information(self, fit: Fit, kind: str | None) -> Information | None:
+        """Information of the given `kind` for a fit; None if the fit has none."""
+        default = fit.estimator.information
+        kind = default if kind is None else kind
+        if kind not in INFORMATIONS:
+            raise OptionError(f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {kind!r}.")
+        if kind == default or fit.information is None:
             return fit.information
-        if asked == "louis":
-            raise OptionError("Louis' information needs the draws: ask for it in the method, information='louis'.")
+        if kind == "louis":
+            raise OptionError("Louis' information needs the draws: request it in the method, information='louis'.")
         with x64():
             placed, active = PlacedProblem(fit.binding.problem, grid=False), fit.information.active
             matrix, scores = linearised_information(fit.binding, placed, fit.params, fit.modes, active)
             return information(fit.binding, fit.params, matrix, active, scores)
 
     def _frame(self, row: Any) -> pd.DataFrame:
+        """Table of the values of `row(fit)`, one row for each set."""
         import pandas as pd
 
         if not self.fits:
             return pd.DataFrame()
         names = list(self.fits[0].binding.packed_names)
         with x64():
-            rows = [np.full(len(names), np.nan) if (found := row(fit)) is None else found for fit in self.fits]
+            rows = [np.full(len(names), np.nan) if (values := row(fit)) is None else values for fit in self.fits]
         return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="set"), columns=names)

@@ -1,9 +1,9 @@
 """Control variates for means over a conditional distribution: functions of the draws whose mean is known to be zero.
 
-With g the gradient of the log joint in z, integration by parts gives E[g_j] = 0 and E[z_j g_k + z_k g_j] = -2 [j = k]
-for every density that is continuous and falls off in the tails. Where the density is nearly Gaussian these functions
-span nearly all that is linear and quadratic in z, and what they explain of a function of the draws is no Monte Carlo
-error any more.
+With g the gradient of the log joint density in z, integration by parts gives E[g_j] = 0 and E[z_j g_k + z_k g_j] = -2
+[j = k] for every density that is continuous and falls off in the tails. Where the density is nearly Gaussian, these
+functions span nearly all functions linear and quadratic in z, so that regressing a function of the draws on them
+removes nearly all of the Monte Carlo error of its mean.
 
 **Source:** Mira, Solgi and Imparato (2013), Statistics and Computing 23, 653-662, polynomials of first and second
 degree.
@@ -16,28 +16,34 @@ import numpy as np
 
 from jaxnlme.typing import Vector
 
-# More effects than this have the functions of first degree alone: those of second degree grow with their square.
-MOST = 6
-# Added to the variances of the functions, as a share, where coefficients are fitted.
-RIDGE = 1e-8
+# Models with more random effects than this use the first-degree functions only: the number of second-degree functions
+# grows with the square of the number of effects.
+MAX_EFFECTS_SECOND_DEGREE = 6
+# Relative ridge added to the variances of the functions in the least-squares fit of the coefficients.
+RELATIVE_RIDGE = 1e-8
 
 
 def n_control_variates(effects: int) -> int:
-    """How many functions there are."""
-    return effects + (effects * (effects + 1) // 2 if effects <= MOST else 0)
+    """Number of control variates of a model with `effects` random effects."""
+    return effects + (effects * (effects + 1) // 2 if effects <= MAX_EFFECTS_SECOND_DEGREE else 0)
 
 
-def enough(draws: int, effects: int) -> bool:
-    """Whether so many draws tell how much of each function to take off a score."""
+def enough_draws(draws: int, effects: int) -> bool:
+    """True if `draws` are enough to fit the coefficients of the control variates of `effects` random effects."""
     return draws > 3 * n_control_variates(effects)
 
 
 def control_variates(z: Vector, slope: Vector) -> Vector:
-    """The functions at one draw z (random,), with the gradient `slope` (random,) of the log joint there; zero where
-    that is not finite."""
+    """Control variates (functions,) at one draw.
+
+    **Arguments:** `z` (random,), the draw; `slope` (random,), the gradient of the log joint density there; entries that
+    are not finite count as zero.
+    **Returns:** the first-degree functions g_j, followed by the second-degree functions z_j g_k + z_k g_j + 2 [j = k]
+    for j <= k where there are at most MAX_EFFECTS_SECOND_DEGREE effects.
+    """
     q = z.shape[0]
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    if q > MOST:
+    if q > MAX_EFFECTS_SECOND_DEGREE:
         return slope
     upper = np.triu_indices(q)
     mixed = z[:, None] * slope[None, :]
@@ -45,22 +51,26 @@ def control_variates(z: Vector, slope: Vector) -> Vector:
     return jnp.concatenate([slope, pairs])
 
 
-def coefficients(crossed: np.ndarray, scores: np.ndarray, means: np.ndarray, squares: np.ndarray, draws: int):
-    """How much of each function to take off each score, by least squares over draws, on the host.
+def fit_coefficients(
+    crossed: np.ndarray, scores: np.ndarray, means: np.ndarray, products: np.ndarray, draws: int
+) -> np.ndarray:
+    """Least-squares coefficients of the scores on the control variates, on the host.
 
-    **Arguments:** means over draws of score times function `crossed` (..., packed, functions), of the `scores` (...,
-    packed), the functions `means` (..., functions) and their products `squares` (..., functions, functions); `draws`,
-    how many these are.
-    **Returns:** coefficients (..., packed, functions), zero where there is no telling.
+    **Arguments:** means over draws: `crossed` (..., packed, functions), products of scores and control variates;
+    `scores` (..., packed); `means` (..., functions), the control variates; `products` (..., functions, functions),
+    their products with each other; `draws`, the number of draws behind these means.
+    **Returns:** coefficients (..., packed, functions); zero where they are not finite.
     """
     k = means.shape[-1]
-    covariance = squares - means[..., :, None] * means[..., None, :]
+    covariance = products - means[..., :, None] * means[..., None, :]
     crossed = crossed - scores[..., :, None] * means[..., None, :]
     scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
-    unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RIDGE + 1.0 / draws**2) * np.eye(k)
-    fine = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(axis=(-2, -1), keepdims=True)
-    unit = np.where(fine, unit, np.eye(k))
-    right = np.where(fine, crossed, 0.0) / scale[..., None, :]
+    unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RELATIVE_RIDGE + 1.0 / draws**2) * np.eye(k)
+    finite = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(
+        axis=(-2, -1), keepdims=True
+    )
+    unit = np.where(finite, unit, np.eye(k))
+    right = np.where(finite, crossed, 0.0) / scale[..., None, :]
     solved = np.linalg.solve(unit, np.swapaxes(right, -1, -2))
-    found = np.swapaxes(solved, -1, -2) / scale[..., None, :]
-    return np.where(np.isfinite(found), found, 0.0)
+    fitted = np.swapaxes(solved, -1, -2) / scale[..., None, :]
+    return np.where(np.isfinite(fitted), fitted, 0.0)

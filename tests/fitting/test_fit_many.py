@@ -1,4 +1,4 @@
-"""Fits of many data sets side by side: the numbers of single fits, and no set that spoils another."""
+"""Fits of many data sets in batches: the numbers of single fits, and no set that affects another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = jn.NLMEModel(
 )
 
 
-def drawn(sets: int, groups: int = 20) -> tuple[jn.GroupedData, np.ndarray]:
+def simulated_data(sets: int, groups: int = 20) -> tuple[jn.GroupedData, np.ndarray]:
     """A design with groups of four and of six rows, one response missing; and responses (sets, groups, obs)."""
     rng = np.random.default_rng(8)
     rows = np.where(np.arange(groups) < 5, 4, 6)
@@ -42,38 +42,38 @@ def drawn(sets: int, groups: int = 20) -> tuple[jn.GroupedData, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def several():
-    """Five sets, the fourth with a response that is not a number; two places side by side, one of them left over."""
-    data, responses = drawn(5)
+    """Five sets, the fourth with a response that is NaN; batches of two, one place of the last of them unused."""
+    data, responses = simulated_data(5)
     responses[3, 7, 2] = np.nan
     return data, responses, jn.fit_many(MODEL, data, responses, METHOD, width=2, progress=False)
 
 
 @pytest.mark.parametrize("k", [0, 2, 4])
 def test_each_set_is_the_fit_of_a_table_by_itself(several, k):
-    """To 1e-8 in everything: other programs round otherwise, by parts in 1e15 an iteration, which chains that contract
-    do not amplify; and the same number of iterations, so that every decision on the way was the same."""
+    """To 1e-8 in everything: different programs round differently, by 1e-15 an iteration, which contracting chains do
+    not amplify; and the same number of iterations, so that every decision in between was the same."""
     data, responses, many = several
-    alone = jn.fit(MODEL, dataclasses.replace(data, y=responses[k]), METHOD.with_seed(3 + k), progress=False)
+    single = jn.fit(MODEL, dataclasses.replace(data, y=responses[k]), METHOD.with_seed(3 + k), progress=False)
     fit = many.fits[k]
-    assert fit.converged == alone.converged and fit.timings["iterations"] == alone.timings["iterations"]
-    assert fit.status.sentences == alone.status.sentences
-    np.testing.assert_allclose(many.estimates.loc[k], alone.params.pack(), rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(many.table(k)["se"], alone.estimates["se"], rtol=1e-8)
-    np.testing.assert_allclose(many.monte_carlo_se.loc[k], alone.sampling.monte_carlo_se, rtol=1e-6)
-    np.testing.assert_allclose(fit.sampling.draws, alone.sampling.draws, atol=1e-7)
+    assert fit.converged == single.converged and fit.timings["iterations"] == single.timings["iterations"]
+    assert fit.status.sentences == single.status.sentences
+    np.testing.assert_allclose(many.estimates.loc[k], single.params.pack(), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(many.table(k)["se"], single.estimates["se"], rtol=1e-8)
+    np.testing.assert_allclose(many.monte_carlo_se.loc[k], single.sampling.monte_carlo_se, rtol=1e-6)
+    np.testing.assert_allclose(fit.sampling.draws, single.sampling.draws, atol=1e-7)
 
 
-def test_a_bad_set_is_marked_and_spoils_no_other(several):
+def test_a_set_with_a_missing_response_is_marked_and_affects_no_other(several):
     data, responses, many = several
     assert many.converged.tolist() == [True, True, True, False, True]
     assert "7" in str(many.fits[3].status) and not np.isfinite(many.standard_errors().loc[3]).any()
     rest = jn.fit_many(MODEL, data, responses[:3], METHOD, width=2, progress=False)
-    # The same program, the same places: nothing may differ.
+    # The same program, the same places in the batch: nothing may differ.
     np.testing.assert_array_equal(rest.estimates, many.estimates[:3])
 
 
-def test_a_set_without_a_maximum_stops_alone(several):
-    """Responses that are zero throughout let the residual and the curve vanish together, without end."""
+def test_a_set_without_a_maximum_affects_no_other(several):
+    """With responses that are all zero, the residual scale and the curve go to zero together, without limit."""
     data, responses, several = several
     responses = responses[:3].copy()
     responses[1] = 0.0
@@ -84,36 +84,36 @@ def test_a_set_without_a_maximum_stops_alone(several):
 
 def test_the_width_changes_nothing_but_rounding(several):
     data, responses, many = several
-    one = jn.fit_many(MODEL, data, responses[:2], METHOD, width=1, progress=False)
-    np.testing.assert_allclose(one.estimates, many.estimates[:2], rtol=1e-8)
+    unbatched = jn.fit_many(MODEL, data, responses[:2], METHOD, width=1, progress=False)
+    np.testing.assert_allclose(unbatched.estimates, many.estimates[:2], rtol=1e-8)
 
 
-def test_both_informations_are_at_hand(several):
-    """The linearised one is that of a fit that asks for it; for a decay with small residuals the two agree to a tenth,
+def test_both_informations_are_available(several):
+    """The linearised one is that of a fit with this option; for a decay with small residuals the two agree to a tenth,
     the Monte Carlo error of Louis' included."""
     data, responses, many = several
-    asked = jn.SAEM((40, 40, 40), likelihood="none", seed=3, information="linearised")
-    alone = jn.fit(MODEL, dataclasses.replace(data, y=responses[0]), asked, progress=False)
-    np.testing.assert_allclose(many.table(0, "linearised")["se"], alone.estimates["se"], rtol=1e-7)
-    louis, linearised = (many.standard_errors(what).loc[0] for what in ("louis", "linearised"))
+    method = jn.SAEM((40, 40, 40), likelihood="none", seed=3, information="linearised")
+    single = jn.fit(MODEL, dataclasses.replace(data, y=responses[0]), method, progress=False)
+    np.testing.assert_allclose(many.table(0, "linearised")["se"], single.estimates["se"], rtol=1e-7)
+    louis, linearised = (many.standard_errors(kind).loc[0] for kind in ("louis", "linearised"))
     np.testing.assert_allclose(louis, linearised, rtol=0.15)
     with pytest.raises(OptionError, match="information must be one of 'louis', 'linearised'"):
         many.standard_errors("observed")
 
 
-def test_ctrl_c_ends_the_fits_where_they_are(monkeypatch):
-    from jaxnlme.estimators.em import lockstep as abreast
+def test_ctrl_c_ends_the_fits_at_their_current_parameters(monkeypatch):
+    from jaxnlme.estimators.em import lockstep
 
-    data, responses = drawn(3)
+    data, responses = simulated_data(3)
     steps = []
 
-    def interrupted(self, *arguments, step=abreast.BatchScheduler._step):
+    def interrupted(self, *arguments, step=lockstep.BatchScheduler._run_iterations):
         steps.append(1)
         if len(steps) > 3:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(abreast.BatchScheduler, "_step", interrupted)
+    monkeypatch.setattr(lockstep.BatchScheduler, "_run_iterations", interrupted)
     many = jn.fit_many(MODEL, data, responses, METHOD, width=2, progress=False)
     assert all(fit.interrupted and not fit.converged for fit in many.fits)
 
@@ -122,14 +122,14 @@ def test_an_error_of_the_model_reaches_the_caller():
     def wrong(phi, x):
         return phi.a0 * jnp.ones(3)
 
-    data, responses = drawn(3)
+    data, responses = simulated_data(3)
     model = jn.NLMEModel(wrong, [jn.Parameter("a0", 1.0, random=True)])
     with pytest.raises(ModelError):
         jn.fit_many(model, data, responses, METHOD, progress=False)
 
 
-def test_what_does_not_fit_is_refused():
-    data, responses = drawn(2)
+def test_invalid_arguments_are_refused():
+    data, responses = simulated_data(2)
     with pytest.raises(OptionError, match=r"\(sets, 20, 6\); received \(20, 6\)"):
         jn.fit_many(MODEL, data, responses[0], METHOD)
     with pytest.raises(OptionError, match=r"jn.SAEM\(...\) or jn.IMP\(...\); received 'focei'"):

@@ -1,4 +1,4 @@
-"""Every kernel leaves the conditional distribution as it is: moments of many chains against quadrature."""
+"""Invariance of the conditional distribution under every kernel: moments of many chains against quadrature."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.sampling.metropolis import KERNELS, WANTED, WANTED_ALONE, Moves, Proposal, tuned, update
-from jaxnlme.sampling.samplers import Chains, Frame, Metropolis, resting
+from jaxnlme.sampling.metropolis import (
+    KERNELS,
+    TARGET_ACCEPTANCE,
+    TARGET_ACCEPTANCE_SINGLE,
+    Moves,
+    Proposal,
+    tuned_scales,
+    update_chain,
+)
+from jaxnlme.sampling.samplers import Chains, Metropolis, Whitening, initial_chains
 from tests.problems import cheap
 
 CHAINS, ITERATIONS = 3000, 80
@@ -39,22 +47,25 @@ def only(kernel):
 
 @functools.partial(cheap, static_argnames=("target", "moves"))
 def run(target, moves, key, start, proposal):
-    """Chains (chains, random) after ITERATIONS, and the share of each update that was accepted."""
-    kinds, which = moves.listing(start.shape[1])
+    """Chains (chains, random) after ITERATIONS, the acceptance rate of each update, and the largest difference between
+    the auxiliary result and the state."""
+    kernels, coordinates = moves.update_sequence(start.shape[1])
 
     def iteration(z, key):
-        numbers = jax.random.bits(key, (z.shape[0], len(kinds), z.shape[1] + 3), jnp.uint32)
-        z, _, kept, accepted = jax.vmap(
-            lambda z, n: update(lambda z: (target(z), z), z, jnp.zeros(z.shape), n, proposal, kinds, which)
+        numbers = jax.random.bits(key, (z.shape[0], len(kernels), z.shape[1] + 3), jnp.uint32)
+        z, _, aux, accepted = jax.vmap(
+            lambda z, n: update_chain(
+                lambda z: (target(z), z), z, jnp.zeros(z.shape), n, proposal, kernels, coordinates
+            )
         )(z, numbers)
-        return z, (jnp.mean(accepted.astype(float), axis=0), jnp.max(jnp.abs(kept - z)))
+        return z, (jnp.mean(accepted.astype(float), axis=0), jnp.max(jnp.abs(aux - z)))
 
-    z, (accepted, apart) = jax.lax.scan(iteration, start, jax.random.split(key, ITERATIONS))
-    return z, jnp.mean(accepted, axis=0), jnp.max(apart)
+    z, (accepted, mismatch) = jax.lax.scan(iteration, start, jax.random.split(key, ITERATIONS))
+    return z, jnp.mean(accepted, axis=0), jnp.max(mismatch)
 
 
 def proposal(q, scale=0.9):
-    """One that fits badly: off the mode, with correlations, walks of unequal lengths."""
+    """Proposal that fits badly: off the mode, with correlations, and step lengths that differ."""
     factor = np.linalg.cholesky(0.5 * np.eye(q) + 0.2)
     lengths = np.log(scale) + 0.3 * np.arange(q + 2)
     return Proposal(np.full(q, 0.2), factor, np.linalg.inv(factor), lengths)
@@ -71,31 +82,31 @@ def moments(target, q):
 
 
 def powers(z):
-    """What is compared (draws, moments)."""
+    """Functions of the draws whose means are compared (draws, moments)."""
     pairs = [z[:, i] * z[:, j] for i in range(z.shape[1]) for j in range(i)]
     return np.column_stack([z, z**2, z**3, np.exp(-(z**2)), *pairs])
 
 
 def assert_moments(z, target):
-    told = powers(np.asarray(z))
-    error = told.mean(axis=0) - moments(target, z.shape[1])
-    assert np.abs(error / (told.std(axis=0) / np.sqrt(len(told)))).max() < BEYOND
+    values = powers(np.asarray(z))
+    error = values.mean(axis=0) - moments(target, z.shape[1])
+    assert np.abs(error / (values.std(axis=0) / np.sqrt(len(values)))).max() < BEYOND
 
 
 @pytest.mark.parametrize(("kernel", "q"), [(kernel, q) for kernel in KERNELS for q in (1, 3)] + [("blocks", 2)])
-def test_each_kernel_alone(kernel, q):
-    """From one point to the distribution; what is kept of the evaluation belongs to where the chain stands."""
+def test_each_kernel_separately(kernel, q):
+    """From one point to the distribution; the auxiliary result belongs to the state at which the chain ends."""
     for seed in (0, 1):
-        z, accepted, apart = run(counts, only(kernel), jax.random.key(seed), np.zeros((CHAINS, q)), proposal(q))
+        z, accepted, mismatch = run(counts, only(kernel), jax.random.key(seed), np.zeros((CHAINS, q)), proposal(q))
         assert_moments(z, counts)
-        # Neither a chain that stands still nor one whose every proposal is taken.
+        # Neither a chain that never moves nor one that accepts every proposal.
         assert accepted[0] == 1.0 and (accepted[1:] > 0.05).all() and (accepted[1:] < 0.95).all()
-        assert apart == 0.0
+        assert mismatch == 0.0
 
 
 @pytest.mark.parametrize("scale", [0.2, 6.0])
 def test_any_scale_of_the_walks(scale):
-    """Chains that crawl start from draws of the distribution: they must not leave it."""
+    """Chains that move slowly start from draws of the distribution, which they must leave invariant."""
     moves = Moves(population=0, walk=1, coordinates=1, blocks=1, mode=0)
     rng = np.random.default_rng(5)
     pool = rng.standard_normal((200_000, 2))
@@ -107,16 +118,16 @@ def test_any_scale_of_the_walks(scale):
 
 
 @pytest.mark.parametrize("q", [1, 2])
-def test_where_the_density_is_no_number(q):
-    """Chains that begin where there is none find their way, and none goes back."""
+def test_where_the_density_is_not_finite(q):
+    """Chains that start where the density is not finite reach finite density, and none returns."""
     start = np.where(np.arange(CHAINS)[:, None] % 2, 0.0, 1.5) * np.ones(q)
     z, _, _ = run(cut, Moves(), jax.random.key(4), start, proposal(q))
     assert np.isfinite(np.asarray(jax.vmap(cut)(z))).all()
     assert_moments(z, cut)
 
 
-def test_a_chain_is_not_caught_where_the_density_is_infinite():
-    """As it is where a residual scale underflows: no chain may stay there for good."""
+def test_no_chain_remains_at_a_point_of_infinite_density():
+    """The density may be infinite where a residual scale underflows: no chain may remain there."""
 
     def spike(z):
         return jnp.where(z[0] > 1.5, jnp.inf, -0.5 * z[0] ** 2)
@@ -126,20 +137,20 @@ def test_a_chain_is_not_caught_where_the_density_is_infinite():
 
 
 @functools.partial(cheap, static_argnames=("sampler",))
-def tuning(sampler, chains, frame, mean, key):
+def tuning(sampler, chains, whitening, mean, key):
     def log_density(z):
         return counts(z), ()
 
     def iteration(chains, k):
         gain = jnp.where(k < 400, 1.0 / jnp.sqrt(1.0 + k), 0.0)
-        chains, draws = sampler.draw(log_density, frame, chains, mean, (), jax.random.fold_in(key, k), gain)
+        chains, draws = sampler.draw(log_density, whitening, chains, mean, (), jax.random.fold_in(key, k), gain)
         return chains, (draws.accepted, draws.z, chains.xi, chains.log_scales)
 
     return jax.lax.scan(iteration, chains, jnp.arange(900))
 
 
 class AsStatic:
-    """A sampler that tells programs apart by its moves."""
+    """A sampler as a static argument, hashed by identity."""
 
     def __init__(self, sampler):
         self.sampler = sampler
@@ -147,25 +158,34 @@ class AsStatic:
 
 
 def test_tuning_reaches_its_targets():
-    """Scales a hundred times too long or too short come right, and stand still where the gain is zero."""
+    """Step lengths a hundred times too long or too short reach their targets, and stay constant once the gain is zero."""
     q, n = 3, 40
     sampler = Metropolis(Moves(population=0, walk=1, coordinates=1, blocks=1, mode=0), q)
-    one = AsStatic(sampler)
+    static_sampler = AsStatic(sampler)
     mean = np.array([3.0, -2.0, 0.5])
     factor = np.array([[0.2, 0.0, 0.0], [1.0, 5.0, 0.0], [0.0, 0.3, 1.0]])
-    frame = Frame(factor, np.linalg.inv(factor))
-    rest = jax.tree.map(lambda leaf: leaf[0, 0], resting(1, 1, n, q))
+    whitening = Whitening(factor, np.linalg.inv(factor))
+    initial = jax.tree.map(lambda leaf: leaf[0, 0], initial_chains(1, 1, n, q))
     # C of the chains is the identity: in z it is the inverse of the factor, which fits badly enough.
     for start in (np.log(60.0), np.log(0.006)):
-        begin = Chains(
-            np.tile(mean, (n, 1)), mean, factor, frame.inverse, np.full(q + 2, start), rest.found, rest.alive, ()
+        chains = Chains(
+            np.tile(mean, (n, 1)),
+            mean,
+            factor,
+            whitening.inverse,
+            np.full(q + 2, start),
+            initial.mode_found,
+            initial.any_finite,
+            (),
         )
-        chains, (accepted, z, xi, scales) = tuning(one, begin, frame, mean, jax.random.key(0))
-        shares = np.asarray(accepted)[450:].mean(axis=0)
-        wanted = np.select(
-            [np.array(sampler.labels) == "coordinates", np.array(sampler.labels) == ""], [WANTED_ALONE, 1.0], WANTED
+        chains, (accepted, z, xi, scales) = tuning(static_sampler, chains, whitening, mean, jax.random.key(0))
+        rates = np.asarray(accepted)[450:].mean(axis=0)
+        targets = np.select(
+            [np.array(sampler.labels) == "coordinates", np.array(sampler.labels) == ""],
+            [TARGET_ACCEPTANCE_SINGLE, 1.0],
+            TARGET_ACCEPTANCE,
         )
-        np.testing.assert_allclose(shares, wanted, atol=0.06)  # the noise of scales tuned by 400 iterations
+        np.testing.assert_allclose(rates, targets, atol=0.06)  # the noise of scales tuned by 400 iterations
         assert (scales[400:] == scales[400][None]).all() and (scales[0] != start).all()
         np.testing.assert_allclose(xi[-1], np.asarray(z)[-1] @ factor.T + mean, rtol=1e-12)
         batches = np.asarray(z)[450:].mean(axis=1).reshape(9, 50, q).mean(axis=1)
@@ -174,17 +194,19 @@ def test_tuning_reaches_its_targets():
         assert (np.abs(error) < 5.5 * batches.std(axis=0, ddof=1) / 3.0).all()
 
 
-def test_scales_that_nothing_tells_of_stay():
+def test_scales_without_updates_are_unchanged():
     moves = only("population")
-    kinds, which = moves.listing(2)
-    before = jnp.array([0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_array_equal(tuned(before, jnp.ones(len(kinds)), kinds, which, 1.0), before)
-    kinds, which = only("coordinates").listing(2)
-    after = tuned(before, jnp.array([1.0, 1.0, 0.0]), kinds, which, 0.5)
-    np.testing.assert_allclose(after - before, [0.0, 0.0, 0.5 * (1 - WANTED_ALONE), -0.5 * WANTED_ALONE], atol=1e-15)
+    kernels, coordinates = moves.update_sequence(2)
+    initial = jnp.array([0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_array_equal(tuned_scales(initial, jnp.ones(len(kernels)), kernels, coordinates, 1.0), initial)
+    kernels, coordinates = only("coordinates").update_sequence(2)
+    tuned = tuned_scales(initial, jnp.array([1.0, 1.0, 0.0]), kernels, coordinates, 0.5)
+    np.testing.assert_allclose(
+        tuned - initial, [0.0, 0.0, 0.5 * (1 - TARGET_ACCEPTANCE_SINGLE), -0.5 * TARGET_ACCEPTANCE_SINGLE], atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"walk": -1}, {"mode": 1.5}, {"blocks": True}, dict.fromkeys(KERNELS, 0)])
-def test_numbers_of_updates_that_cannot_be(wrong):
+def test_invalid_numbers_of_updates_are_refused(wrong):
     with pytest.raises(jn.OptionError, match="Moves"):
         Moves(**wrong)

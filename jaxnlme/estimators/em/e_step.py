@@ -1,4 +1,21 @@
-"""The compiled part of SAEM: an iteration's simulation over all groups, and loops of whole iterations."""
+"""E-step of the stochastic EM methods, compiled: simulation over all groups, and loops of whole iterations.
+
+Iteration k, at parameters theta_{k-1}, for every group i and replicate:
+
+1. If `schedule.reset_chains`, set the chains of xi_i to their population mean C_i beta.
+2. If `schedule.search_modes`, search the mode of p(xi_i | y_i; theta_{k-1}) and take Laplace's covariance there, for
+   the proposals.
+3. Draw z_i from p(z_i | y_i; theta_{k-1}) with the sampler: Markov chains (SAEM) or weighted draws (IMP); b_i = L z_i,
+   xi_i = C_i beta + b_i.
+4. Average the sufficient statistics and the outcome's scores over the draws, and sum them over groups with their
+   weights: S_k and g_k of the M-step.
+5. If `schedule.sum_scores`, add the complete-data scores and their control variates to the group's sums (`scores`).
+
+The M-step (`m_step`) follows; `iterate_block` runs up to BLOCK such iterations in one program.
+
+**Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for simulation by Markov
+chains within the stochastic approximation of EM.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +28,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.estimators.em.m_step import EMState, Schedule, Simulated, maximise
-from jaxnlme.estimators.em.scores import GroupScoreSums, ScoredDraws, ScoreSums, accumulate_scores, counted
+from jaxnlme.estimators.em.m_step import EMState, Schedule, SimulationSums, maximise
+from jaxnlme.estimators.em.scores import GroupScoreSums, ScoredDraws, ScoreSums, accumulate_scores, observed_weight
 from jaxnlme.estimators.em.sufficient_statistics import (
     ParameterLayout,
-    of_effects,
-    of_error,
-    outcome_density,
-    scores_at,
-    weighted,
+    effect_statistics,
+    outcome_log_density,
+    residual_statistics,
+    score_terms,
+    weighted_contribution,
 )
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.linalg import times
-from jaxnlme.sampling.samplers import AbstractSampler, Chains, Frame, frame_at, look
+from jaxnlme.numerics.linalg import small_product
+from jaxnlme.sampling.samplers import AbstractSampler, Chains, Whitening, laplace_approximation, whitening_at
 
-# Iterations that one call of the compiled loop may run, and keeps the trace of.
+# Largest number of iterations of one call of the compiled loop, and the length of the trace that it returns.
 BLOCK = 50
 
 
 class StepContext(eqx.Module):
-    """What all iterations of a run have in common: `layout`, `sampler`, and the `template` of Params."""
+    """Settings that all iterations of a run share: the `layout`, the `sampler`, and the `template` of Params."""
 
     layout: ParameterLayout
     sampler: AbstractSampler
@@ -40,8 +57,8 @@ class StepContext(eqx.Module):
 
 
 class ChainState(eqx.Module):
-    """The chains of a group, `control_coefficients` (replicates, packed, functions), how much of each control variate is taken off
-    its scores, and `sums` over settling iterations."""
+    """Chains and score sums of a group: `chains`; `control_coefficients` (replicates, packed, functions), the
+    coefficients of the control variates in its scores; `sums`, the sums over iterations at fixed parameters."""
 
     chains: Chains
     control_coefficients: Any
@@ -49,160 +66,169 @@ class ChainState(eqx.Module):
 
 
 class IterationTrace(eqx.Module):
-    """What an iteration leaves behind: `packed` (replicates, packed) after it, and its sums."""
+    """Result of an iteration: `packed` (replicates, packed) after it, and its `simulation_sums`."""
 
     packed: Any
-    simulated: Simulated
+    simulation_sums: SimulationSums
 
 
 def simulation_step(
     problem: Problem, shared: tuple[StepContext, Any, Any, Schedule], chain_states: ChainState
-) -> tuple[Simulated, ChainState]:
-    """One iteration's simulation over all groups and replicates.
+) -> tuple[SimulationSums, ChainState]:
+    """Simulation of one iteration, over all groups and replicates.
 
-    **Arguments:** `shared`: the Setup, parameters (replicates, packed), random keys (replicates, 2), and the Control.
-    **Returns:** sums over groups with a leading replicates axis; the chains.
+    **Arguments:** `shared`: the StepContext, parameters (replicates, packed), random keys (replicates, 2), and the
+    Schedule of the iteration (scalars).
+    **Returns:** sums over groups, with a leading axis of replicates; the updated chains.
     """
     context, packed, keys, schedule = shared
     density, weights = problem.density, problem.weights
     params = jax.vmap(context.template.unpack)(packed)
-    frames = jax.vmap(lambda p: frame_at(density, p, context.layout.whitened))(params)
+    whitenings = jax.vmap(lambda p: whitening_at(density, p, context.layout.whitened))(params)
     keys = jax.vmap(lambda key: jax.random.fold_in(key, schedule.iteration))(keys)
 
-    def visited(group, weight, chains):
-        def replicate(params, frame, key, chains):
-            return _visit(context, density, schedule, group, weight, params, frame, key, chains)
+    def per_group(group, weight, chains):
+        def per_replicate(params, whitening, key, chains):
+            return _simulate_group(context, density, schedule, group, weight, params, whitening, key, chains)
 
-        return jax.vmap(replicate)(params, frames, keys, chains)
+        return jax.vmap(per_replicate)(params, whitenings, keys, chains)
 
-    shares, chains, drawn = problem.map(visited, weights, chain_states.chains)
-    sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares)
+    contributions, chains, scored_draws = problem.map(per_group, weights, chain_states.chains)
+    sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), contributions)
 
-    def summed_scores(so_far):
-        tools = jax.vmap(lambda p: scores_at(context.layout, density, p))(params)
+    def with_scores(group_sums):
+        terms = jax.vmap(lambda p: score_terms(context.layout, density, p))(params)
 
-        def one(group, weight, drawn, taken, so_far):
-            def replicate(*own):
-                return accumulate_scores(context.layout, density, group, weight, *own)
+        def scores_per_group(group, weight, scored_draws, control_coefficients, group_sums):
+            def per_replicate(*arguments):
+                return accumulate_scores(context.layout, density, group, weight, *arguments)
 
-            return jax.vmap(replicate)(params, frames, tools, drawn, taken, so_far)
+            return jax.vmap(per_replicate)(params, whitenings, terms, scored_draws, control_coefficients, group_sums)
 
-        shares, so_far = problem.map(one, weights, drawn, chain_states.control_coefficients, so_far)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shares), so_far
+        coefficients = chain_states.control_coefficients
+        contributions, group_sums = problem.map(scores_per_group, weights, scored_draws, coefficients, group_sums)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), contributions), group_sums
 
-    # Apart from the visits, so that iterations that sum nothing up do not carry the sums through them.
-    silent = ScoreSums.zeros(context.layout, packed.shape[:1], packed.dtype)
-    said, so_far = jax.lax.cond(schedule.sum_scores, summed_scores, lambda so_far: (silent, so_far), chain_states.sums)
-    return dataclasses.replace(sums, score_sums=said), ChainState(chains, chain_states.control_coefficients, so_far)
+    def without_scores(group_sums):
+        return ScoreSums.zeros(context.layout, packed.shape[:1], packed.dtype), group_sums
+
+    # A separate pass over the groups: iterations that do not sum up scores then need not carry the sums through the
+    # simulation.
+    score_sums, group_sums = jax.lax.cond(schedule.sum_scores, with_scores, without_scores, chain_states.sums)
+    sums = dataclasses.replace(sums, score_sums=score_sums)
+    return sums, ChainState(chains, chain_states.control_coefficients, group_sums)
 
 
-def _visit(
+def _simulate_group(
     context: StepContext,
     density: Density,
     schedule: Schedule,
     group: Group,
     weight: Any,
     params: Params,
-    frame: Frame,
+    whitening: Whitening,
     key: Any,
     chains: Chains,
-) -> tuple[Simulated, Chains, ScoredDraws]:
-    """One group's share of `simulation_step`, in one replicate."""
+) -> tuple[SimulationSums, Chains, ScoredDraws]:
+    """Contribution of one group to `simulation_step`, in one replicate: weighted sums, updated chains, and draws."""
     layout, q = context.layout, density.n_effects
     coefficients = layout.centring.coefficients(group)
     mean = layout.centring.mean(params.beta, coefficients)
-    begin = eqx.tree_at(
+    initial = eqx.tree_at(
         lambda c: (c.xi, c.centre),
         chains,
-        (jnp.where(schedule.begin, mean, chains.xi), jnp.where(schedule.begin, mean, chains.centre)),
+        (jnp.where(schedule.reset_chains, mean, chains.xi), jnp.where(schedule.reset_chains, mean, chains.centre)),
     )
 
-    def searched(begin):
-        found = look(density, params, frame, group, mean, begin.centre)
-        return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.found), begin, found)
+    def with_mode(chains):
+        approximation = laplace_approximation(density, params, whitening, group, mean, chains.centre)
+        return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.mode_found), chains, approximation)
 
-    begin = jax.lax.cond(schedule.refresh, searched, lambda begin: begin, begin)
+    initial = jax.lax.cond(schedule.search_modes, with_mode, lambda chains: chains, initial)
 
     def log_density(z):
         f = density.predict(params, z, group)
         value = density.error.log_density(f, f, params.error, group)
-        kept = of_error(layout, density, params, f, group)
-        return value - 0.5 * jnp.sum(z**2) - q * HALF_LOG_2PI, kept
+        residuals = residual_statistics(layout, density, params, f, group)
+        return value - 0.5 * jnp.sum(z**2) - q * HALF_LOG_2PI, residuals
 
-    own = jax.random.fold_in(key, group.key)
+    group_key = jax.random.fold_in(key, group.key)
     empty = (jnp.zeros((layout.strata,), mean.dtype),) * 2
-    chains, draws = context.sampler.draw(log_density, frame, begin, mean, empty, own, schedule.tune)
-    # Which group was lost first is told by the last iteration whose parameters were numbers.
-    broken = jnp.any(jnp.isnan(params.pack()))
-    chains = eqx.tree_at(lambda c: c.alive, chains, jnp.where(broken, begin.alive, chains.alive))
-    z, (counts, squares) = draws.z, draws.kept
-    b = times(z, frame.factor.T)
-    stats = draws.mean(jax.vmap(lambda b, n, s: of_effects(coefficients, b + mean, n, s))(b, counts, squares))
-    slope, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
-    slopes = jnp.zeros((z.shape[0], 0))
+    chains, draws = context.sampler.draw(log_density, whitening, initial, mean, empty, group_key, schedule.tuning_gain)
+    # Once the parameters are NaN every density is: keep the flags of the last iteration before, which name the groups
+    # whose density failed first.
+    params_nan = jnp.any(jnp.isnan(params.pack()))
+    chains = eqx.tree_at(lambda c: c.any_finite, chains, jnp.where(params_nan, initial.any_finite, chains.any_finite))
+    z, (counts, squares) = draws.z, draws.aux
+    b = small_product(z, whitening.factor.T)
+    stats = draws.mean(jax.vmap(lambda b, n, s: effect_statistics(coefficients, b + mean, n, s))(b, counts, squares))
+    outcome_score, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
+    outcome_scores = jnp.zeros((z.shape[0], 0))
     if layout.scored:
-        entries = params.pack()[np.array(layout.curved, int)]
+        entries = params.pack()[np.array(layout.hessian_entries, int)]
 
         def outcome(entries, z):
-            return outcome_density(layout, density, params, z, group, entries)
+            return outcome_log_density(layout, density, params, z, group, entries)
 
-        slopes = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
-        bends = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
-        slope, hessian = draws.mean(slopes), -draws.mean(bends)
-    share = counted(group, weight)
-    stats, slope, hessian = weighted(share, (stats, slope, hessian))
-    there = (share != 0).astype(mean.dtype)
-    return Simulated(stats, slope, hessian, None, draws.accepted * there, there), chains, ScoredDraws(draws, slopes)
+        outcome_scores = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
+        hessians = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
+        outcome_score, hessian = draws.mean(outcome_scores), -draws.mean(hessians)
+    weight = observed_weight(group, weight)
+    stats, outcome_score, hessian = weighted_contribution(weight, (stats, outcome_score, hessian))
+    counts_once = (weight != 0).astype(mean.dtype)
+    sums = SimulationSums(stats, outcome_score, hessian, None, draws.accepted * counts_once, counts_once)
+    return sums, chains, ScoredDraws(draws, outcome_scores)
 
 
-def loop(
+def iterate_block(
     problem: Problem, shared: Any, chain_states: ChainState, total: Any
 ) -> tuple[tuple[EMState, IterationTrace], ChainState]:
-    """Iterations one after the other in one program.
+    """Consecutive iterations in one program.
 
-    **Arguments:** `shared`: the Setup, the Running (replicates, ...), keys, Controls with a leading axis of BLOCK, and
-    how many of these to run; `total` adds up sums over devices.
-    **Returns:** the Running and the Trace (BLOCK, replicates, ...), rows beyond those run are zero; the chains.
+    **Arguments:** `shared`: the StepContext, the EMState (replicates, ...), random keys (replicates, 2), Schedules
+    (BLOCK,), and the number of them to run; `total` adds up sums over devices.
+    **Returns:** the EMState and the IterationTrace (BLOCK, replicates, ...), zero in rows beyond the iterations run;
+    and the chains.
     """
     context, em_state, keys, schedules, count = shared
     density = problem.density
 
-    def one(em_state, chain_states, schedule):
+    def iteration(em_state, chain_states, schedule):
         sums, chain_states = simulation_step(problem, (context, em_state.packed, keys, schedule), chain_states)
         sums = total(sums)
         return maximisation_step(density, context, em_state, sums, schedule), sums, chain_states
 
-    def at(k):
+    def schedule_at(k):
         return jax.tree.map(lambda leaf: leaf[k], schedules)
 
-    # Written down rather than asked of `one`, which would trace the model twice.
+    # Shapes of the trace, written out: `jax.eval_shape` of an iteration would trace the model twice.
     replicates = em_state.packed.shape[0]
 
-    def room(*shape):
+    def zeros(*shape):
         return jnp.zeros((BLOCK, replicates, *shape), em_state.packed.dtype)
 
-    like = jax.tree.map(lambda leaf: room(*leaf.shape[1:]), (em_state.packed, em_state.statistics, em_state.hessian))
+    like = jax.tree.map(lambda leaf: zeros(*leaf.shape[1:]), (em_state.packed, em_state.statistics, em_state.hessian))
     scored, updates = len(context.layout.scored), len(context.sampler.labels)
-    heard = ScoreSums.zeros(context.layout, (BLOCK, replicates), em_state.packed.dtype)
-    sums = Simulated(like[1], room(scored), like[2], heard, room(updates), room())
-    blank = IterationTrace(like[0], sums)
+    score_sums = ScoreSums.zeros(context.layout, (BLOCK, replicates), em_state.packed.dtype)
+    sums = SimulationSums(like[1], zeros(scored), like[2], score_sums, zeros(updates), zeros())
+    empty_trace = IterationTrace(like[0], sums)
 
     def body(k, state):
         em_state, chain_states, trace = state
-        em_state, sums, chain_states = one(em_state, chain_states, at(k))
+        em_state, sums, chain_states = iteration(em_state, chain_states, schedule_at(k))
         trace = jax.tree.map(lambda rows, row: rows.at[k].set(row), trace, IterationTrace(em_state.packed, sums))
         return em_state, chain_states, trace
 
-    em_state, chain_states, trace = jax.lax.fori_loop(0, count, body, (em_state, chain_states, blank))
+    em_state, chain_states, trace = jax.lax.fori_loop(0, count, body, (em_state, chain_states, empty_trace))
     return (em_state, trace), chain_states
 
 
 def maximisation_step(
-    density: Density, context: StepContext, em_state: EMState, sums: Simulated, schedule: Schedule
+    density: Density, context: StepContext, em_state: EMState, sums: SimulationSums, schedule: Schedule
 ) -> EMState:
-    """The M-step of every replicate: part of `loop`, and a program of its own for groups that are not in one piece."""
+    """M-step of every replicate: part of `iterate_block`, and a program of its own for groups in several chunks."""
 
-    def one(em_state, sums):
+    def per_replicate(em_state, sums):
         return maximise(context.layout, density, context.template, em_state, sums, schedule)
 
-    return jax.vmap(one)(em_state, sums)
+    return jax.vmap(per_replicate)(em_state, sums)

@@ -1,4 +1,4 @@
-"""IMP, Monte Carlo EM by importance sampling, as a method: its options, and the phases that they stand for."""
+"""IMP, Monte Carlo EM by importance sampling, as a method: its options, and the schedule of its iterations."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import common, whole
-from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, piloting, spans
+from jaxnlme.estimators.em.options import check_common_options, check_integer
+from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, phase_bounds, pilot_iterations
 from jaxnlme.sampling.importance import ImportanceSampler
 
-# Full steps, decreasing steps; and from a start that is near.
-PHASES, WARM_PHASES = (50, 30), (5, 10)
-# Unweighted samples of each group that an iteration leaves, at most, and of all groups.
-KEPT, KEPT_IN_ALL = 20, 200_000
-# Effective draws of a group in an iteration below which its weights are not to be trusted: what remains of the bias of
-# their ratios, of order 1 / draws^2, may then be a hundredth of a conditional standard deviation.
-LEAST = 10
+# Iterations with full steps and with decreasing steps; and the same, at most, from the result of an earlier fit.
+PHASE_LENGTHS, WARM_PHASE_LENGTHS = (50, 30), (5, 10)
+# Largest numbers of unweighted samples kept from an iteration, of each group and of all groups.
+MAX_SAMPLES_PER_GROUP, MAX_SAMPLES = 20, 200_000
+# Effective draws of a group in an iteration below which its weights are unreliable: the remaining bias of weighted
+# means, of order 1 / draws^2, may then reach a hundredth of a conditional standard deviation.
+MIN_EFFECTIVE_DRAWS = 10
 
 
 class IMP(AbstractStochastic):
-    """Maximum likelihood by Monte Carlo EM with importance sampling (Wei and Tanner 1990, Journal of the American
-    Statistical Association 85, 699-704; Quintana, Liu and del Pino 1999, Computational Statistics and Data Analysis 29,
-    429-444; the "IMP" of NONMEM: Bauer and Guzy 2004).
+    """Maximum likelihood by Monte Carlo EM with importance sampling (the "IMP" of NONMEM).
 
-    Each iteration draws every group's random effects anew, around their conditional mode, around the mean of earlier
-    draws, and from the population, weights them by their densities, and maximises the weighted complete-data
-    likelihood. There are no chains that must arrive, so a few iterations from a good start do: `[jn.SAEM(), jn.IMP()]`,
-    `[jn.FOCEI(), jn.IMP()]`. After the phases the parameters stand still, and the end is that of `jn.SAEM`: the mean
-    complete score, Louis' information and their Monte Carlo error tell where the maximum lies, and draws are added
-    until it is known well enough. The leading term of the bias that weights with an estimated sum have, of order
-    1 / draws, is taken away; what remains is of order 1 / draws^2.
+    Each iteration draws every group's random effects around their conditional mode, around the mean of earlier draws,
+    and from the population, weights them by importance ratios, and maximises the weighted complete-data likelihood.
+    There are no chains that must become stationary, so few iterations suffice from a good start: `[jn.SAEM(),
+    jn.IMP()]`, `[jn.FOCEI(), jn.IMP()]`. The end is that of `jn.SAEM`: draws at fixed parameters give the score, Louis'
+    information and their Monte Carlo errors, and draws are added until the maximum is known accurately enough. The
+    leading term of the bias of ratios with an estimated sum of weights, of order 1 / draws, is removed; the rest is of
+    order 1 / draws^2.
 
     **Arguments:**
 
-    - `iterations`: numbers of iterations with full steps (plain EM) and with decreasing steps; one number is split as
-      50 : 30. A start from an earlier fit gets 5 and 10 at most.
-    - `draws`: of each group in each iteration. A group with fewer than 10 effective ones is named, and the fit not
-      called converged.
-    - `likelihood_draws`: of likelihood="is", at the end.
+    - `iterations`: numbers of iterations with full steps (plain EM) and with decreasing steps; one number is divided as
+      50 : 30. A start from an earlier fit gets at most 5 and 10.
+    - `draws`: number of draws of each group in each iteration. If a group has fewer than 10 effective ones, it is named
+      and the fit is reported as not converged.
+    - `likelihood_draws`: number of draws of likelihood="is", at the estimates.
     - `replicates`, `seed`, `m_step`, `likelihood`, `nodes`, `information`, `tolerance`, `max_iterations`: as of
       `jn.SAEM`.
 
-    **Errors:** OptionError for values out of range.
+    **Raises:** OptionError for values out of range.
+    **Source:** Wei and Tanner (1990), Journal of the American Statistical Association 85, 699-704; Quintana, Liu and
+    del Pino (1999), Computational Statistics and Data Analysis 29, 429-444; Bauer and Guzy (2004), Monte Carlo
+    parametric expectation maximization, in D'Argenio (ed.), Advanced Methods of PK and PD Systems Analysis 3, 135-163.
     """
 
     method: StochasticMethod = eqx.field(static=True)
@@ -65,7 +66,7 @@ class IMP(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = PHASES,
+        iterations: int | Sequence[int] = PHASE_LENGTHS,
         *,
         draws: int = 300,
         likelihood_draws: int = 2000,
@@ -79,15 +80,15 @@ class IMP(AbstractStochastic):
         max_iterations: int = 2000,
     ):
         self.method = StochasticMethod("IMP")
-        self.iterations = halves(iterations)
-        self.last_draws = whole("IMP", "likelihood_draws", likelihood_draws, 2)
-        whole("IMP", "draws", draws, 2 * LEAST)
-        for name, value in common("IMP", locals() | {"burn_in": 0}).items():
+        self.iterations = imp_phase_lengths(iterations)
+        self.last_draws = check_integer("IMP", "likelihood_draws", likelihood_draws, 2)
+        check_integer("IMP", "draws", draws, 2 * MIN_EFFECTIVE_DRAWS)
+        for name, value in check_common_options("IMP", locals() | {"burn_in": 0}).items():
             setattr(self, name, value)
 
     @property
-    def loose(self):
-        return ("last_draws", *(name for name in super().loose if name != "draws"))
+    def changeable_options(self):
+        return ("last_draws", *(name for name in super().changeable_options if name != "draws"))
 
     @property
     def likelihood_draws(self):
@@ -98,7 +99,7 @@ class IMP(AbstractStochastic):
         return "more draws", "more draws"
 
     def n_chains(self, groups):
-        return max(1, min(KEPT, KEPT_IN_ALL // max(groups, 1)))
+        return max(1, min(MAX_SAMPLES_PER_GROUP, MAX_SAMPLES // max(groups, 1)))
 
     def evaluations(self, groups):
         return self.draws
@@ -106,45 +107,48 @@ class IMP(AbstractStochastic):
     def sampler(self, effects):
         return ImportanceSampler(self.draws, effects)
 
-    def complaints(self, memory, labels):
-        least = memory.effective.min(axis=1) * self.draws
-        few = np.flatnonzero(least < LEAST)
+    def sampling_problems(self, sampler_state, labels):
+        effective = sampler_state.effective_fraction.min(axis=1) * self.draws
+        few = np.flatnonzero(effective < MIN_EFFECTIVE_DRAWS)
         if not len(few):
             return []
+        groups = some([str(label) for label in labels[few]])
         return [
-            f"Of {self.draws} draws fewer than {LEAST} count for group {some([str(one) for one in labels[few]])} "
-            f"({least[few].min():.1f} at least): importance sampling does not describe the random effects there. Allow "
-            "more draws, or fit by 'saem'."
+            f"Fewer than {MIN_EFFECTIVE_DRAWS} of {self.draws} draws are effective for group {groups} (smallest "
+            f"number: {effective[few].min():.1f}): importance sampling does not represent the random effects there. "
+            "Allow more draws, or fit by 'saem'."
         ]
 
     def _counts(self, warm: bool) -> tuple[int, int]:
         if not warm:
             return self.iterations
-        return min(self.iterations[0], WARM_PHASES[0]), min(self.iterations[1], WARM_PHASES[1])
+        return min(self.iterations[0], WARM_PHASE_LENGTHS[0]), min(self.iterations[1], WARM_PHASE_LENGTHS[1])
 
     def phases(self, warm):
-        return spans(("full steps", "decreasing steps"), self._counts(warm))
+        return phase_bounds(("full steps", "decreasing steps"), self._counts(warm))
 
     def schedule(self, warm):
         first, second = self._counts(warm)
         k = np.arange(first + second)
         every = np.ones(len(k), bool)
-        # A search of the mode costs little beside the draws.
-        return Schedule(k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), piloting(k), k == 0)
+        # A search for the mode costs little compared with the draws, and is made in every iteration.
+        return Schedule(
+            k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), pilot_iterations(k), k == 0
+        )
 
 
-def halves(iterations: Any) -> tuple[int, int]:
-    """The lengths of both phases; a total is split in the proportions of the defaults.
+def imp_phase_lengths(iterations: Any) -> tuple[int, int]:
+    """Lengths of both phases; a single number is divided in the proportions of the defaults.
 
-    **Errors:** OptionError.
+    **Raises:** OptionError for anything but one or two non-negative whole numbers, or none above zero.
     """
-    given = np.asarray(iterations)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (2,)) or (given < 0).any() or given.sum() < 1:
+    lengths = np.asarray(iterations)
+    if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (2,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(
-            "IMP: iterations are one number of iterations, or two: full steps, decreasing steps; received "
+            "IMP: iterations is one whole number, or two of them: full steps, decreasing steps; received "
             f"{iterations!r}."
         )
-    if given.ndim:
-        return int(given[0]), int(given[1])
-    first = -(-int(given) * PHASES[0] // sum(PHASES))
-    return first, int(given) - first
+    if lengths.ndim:
+        return int(lengths[0]), int(lengths[1])
+    first = -(-int(lengths) * PHASE_LENGTHS[0] // sum(PHASE_LENGTHS))
+    return first, int(lengths) - first

@@ -1,9 +1,10 @@
-"""Runs of stochastic fits side by side: each is conducted as if it were alone, and their iterations are computed
-together, several runs in one compiled program.
+"""Stochastic fits of several data sets in lockstep: each fit runs the code of a single fit, and the iterations of
+several fits are computed in one compiled program.
 
-Every fit has a thread of its own, of which one at a time moves: threads serve as coroutines, so that the code of a
-single fit stays the only one there is. A fit that needs iterations waits; when all wait, those that need the same kind
-are computed together.
+1. Every fit has its own thread, of which one executes at a time (`execution_lock`): threads serve as coroutines, so
+   that the code of a single fit needs no second version.
+2. A fit that needs iterations submits an IterationRequest and waits.
+3. When all fits in progress wait, the requests of the same kind are computed in batches, and the fits continue.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import BLOCK_ROWS, Problem
-from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, loop
+from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, iterate_block
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.model.density import Density
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.numerics.threads import at_a_time
+from jaxnlme.numerics.threads import run_concurrently
 from jaxnlme.precision import x64
 
-# Side by side where a GPU computes; a CPU computes as many as fit its cache together, where more only cost memory.
-WIDEST = 256
-# Fits under way at a time, at least: enough of them that each kind of iterations fills a program.
-UNDER_WAY = 64
-# What of a Control a program must have in common for all: whether modes are searched decides what is computed at all.
-COMMON = ("gain", "update", "annealing", "refresh", "sum_scores", "begin")
+# Runs computed in one program on a GPU. On a CPU the number is chosen so that their rows fit the cache: more would cost
+# memory and gain nothing.
+GPU_WIDTH = 256
+# Smallest number of fits in progress at a time: enough of them that each kind of iterations fills a program.
+MIN_CONCURRENT_FITS = 64
+# Fields of a Schedule that all runs of a program share: they decide what is computed (such as searches for modes).
+COMMON_FIELDS = ("gain", "update", "annealing", "search_modes", "sum_scores", "reset_chains")
 
 
-class Own(eqx.Module):
-    """What each run has for itself (runs, ...): the data, where it stands, its chains, `keys` as plain numbers, and the
-    `iteration` and `tune` of its Controls (runs, BLOCK)."""
+class RunInputs(eqx.Module):
+    """Inputs of each run of a batch (runs, ...): the data (`buckets`, `weights`), `em_state`, `chain_states`, `keys` as
+    integers, and the `iteration` and `tuning_gain` of its Schedules (runs, BLOCK)."""
 
     buckets: Any
     weights: Any
@@ -47,42 +49,48 @@ class Own(eqx.Module):
     chain_states: Any
     keys: Any
     iteration: Any
-    tune: Any
+    tuning_gain: Any
 
 
-def together(density: Density, context: StepContext, schedules: Schedule, count: Any, own: Own) -> Any:
-    """`loop` of several runs of one design: the Controls (BLOCK,), but for what is a run's own, and how many of them to
-    run are the same for all."""
+def run_batch(density: Density, context: StepContext, schedules: Schedule, count: Any, inputs: RunInputs) -> Any:
+    """`iterate_block` for several runs of one design.
 
-    def one(own: Own):
-        theirs = eqx.tree_at(lambda c: (c.iteration, c.tune), schedules, (own.iteration, own.tune))
-        problem = Problem(density, own.buckets, jnp.arange(own.weights.shape[0]), own.weights)
-        shared = (context, own.em_state, jax.random.wrap_key_data(own.keys), theirs, count)
-        return loop(problem, shared, own.chain_states, lambda sums: sums)
+    **Arguments:** `schedules` (BLOCK,) and the number `count` of them to run, common to all runs but for the fields
+    that `inputs` holds for each run.
+    **Returns:** as `iterate_block`, with a leading axis of runs.
+    """
 
-    return jax.vmap(one)(own)
+    def per_run(inputs: RunInputs):
+        run_schedules = eqx.tree_at(
+            lambda s: (s.iteration, s.tuning_gain), schedules, (inputs.iteration, inputs.tuning_gain)
+        )
+        problem = Problem(density, inputs.buckets, jnp.arange(inputs.weights.shape[0]), inputs.weights)
+        shared = (context, inputs.em_state, jax.random.wrap_key_data(inputs.keys), run_schedules, count)
+        return iterate_block(problem, shared, inputs.chain_states, lambda sums: sums)
+
+    return jax.vmap(per_run)(inputs)
 
 
 class BatchedRun(Run):
-    """A Run whose iterations are computed at a Meeting."""
+    """Run whose iterations are computed by a BatchScheduler, in batches with those of other runs."""
 
-    def __init__(self, meeting: BatchScheduler, *args: Any):
+    def __init__(self, scheduler: BatchScheduler, *args: Any):
         super().__init__(*args)
-        self.meeting = meeting
-        if self.placed.in_one:
-            self.data = jax.tree.map(np.asarray, self.placed.whole)
-            self.plain_keys = np.asarray(jax.random.key_data(self.keys))
+        self.scheduler = scheduler
+        if self.placed.in_one_chunk:
+            self.data = jax.tree.map(np.asarray, self.placed.held_groups)
+            self.key_data = np.asarray(jax.random.key_data(self.keys))
 
     def _block(self, schedules: Schedule, count: int) -> IterationTrace:
-        if not self.placed.in_one:  # data so large that nothing is gained by company
+        if not self.placed.in_one_chunk:  # data so large that a batch would not be faster
             return super()._block(schedules, count)
-        return self.meeting.join(IterationRequest(self, schedules, count))
+        return self.scheduler.submit(IterationRequest(self, schedules, count))
 
 
 @dataclasses.dataclass(eq=False)
 class IterationRequest:
-    """Iterations that a run waits for: `schedules` (count,); `traces`, what has been computed; `error`, why there is
-    nothing."""
+    """Iterations that a run waits for: `schedules` (count,); `traces`, the results so far; `error`, the exception that
+    prevented them; `ready`, set when either is complete."""
 
     run: BatchedRun
     schedules: Schedule
@@ -93,8 +101,8 @@ class IterationRequest:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """Requests of one kind can be computed together, as long as the shortest lasts."""
-        common, layout = [np.asarray(getattr(self.schedules, name)) for name in COMMON], self.run.layout
+        """Key of requests that can be computed in one batch, each for as many iterations as it needs."""
+        common, layout = [np.asarray(getattr(self.schedules, name)) for name in COMMON_FIELDS], self.run.layout
         program = layout.whitened, layout.rows, layout.columns, layout.free
         if all((part == part[0]).all() for part in common):
             return (program, *(part[0].item() for part in common))
@@ -102,131 +110,141 @@ class IterationRequest:
 
 
 class BatchScheduler:
-    """Where runs wait for each other. **Arguments:** `width`, how many are computed in one program; None: chosen."""
+    """Scheduler of fits that wait for each other's requests.
+
+    **Arguments:** `width`, the number of runs computed in one program; None: chosen for the device.
+    """
 
     def __init__(self, width: int | None):
         self.width = width
-        self.state = threading.Condition()
-        self.baton = threading.Lock()
+        self.condition = threading.Condition()
+        self.execution_lock = threading.Lock()
         self.waiting: list[IterationRequest] = []
         self.active = self.finished = self.total = 0
         self.failure: BaseException | None = None
         self.compiled = False
 
-    def hold(self, fits: Sequence[Callable[[], Any]], show: Callable[[int], None]) -> list[Any]:
-        """What the `fits` return, in order; `show` is told how many have ended. Ctrl-C interrupts those under way.
+    def run_all(self, fits: Sequence[Callable[[], Any]], show: Callable[[int], None]) -> list[Any]:
+        """Results of the `fits`, in order. Ctrl-C interrupts those in progress.
 
-        **Errors:** what a fit raises; the others end with it.
+        **Arguments:** `fits`, functions without arguments; `show`, called with the number of fits that have ended.
+        **Raises:** the exception of a fit, which ends the others as well.
         """
         self.total = len(fits)
-        workers = min(self.total, max(2 * (self.width or self._usual(1)), UNDER_WAY))
+        workers = min(self.total, max(2 * (self.width or self._default_width(1)), MIN_CONCURRENT_FITS))
         if not fits:
             return []
         with ThreadPoolExecutor(workers, thread_name_prefix="jaxnlme-fit") as pool:
-            futures = [pool.submit(self._alone, fit) for fit in fits]
+            futures = [pool.submit(self._run_fit, fit) for fit in fits]
             self._dispatch(show)
             return [future.result() for future in futures]
 
     # --- in a fit's thread ---
 
-    def _alone(self, fit: Callable[[], Any]) -> Any:
-        with self.state:
+    def _run_fit(self, fit: Callable[[], Any]) -> Any:
+        """Run one fit in its thread while it holds the execution lock."""
+        with self.condition:
             self.active += 1
         try:
-            with self.baton:
+            with self.execution_lock:
                 return fit()
         except BaseException as error:
             self.failure = error
             raise
         finally:
-            with self.state:
+            with self.condition:
                 self.active -= 1
                 self.finished += 1
-                self.state.notify_all()
+                self.condition.notify_all()
 
-    def join(self, request: IterationRequest) -> IterationTrace:
-        """Waits until the iterations of a request have been computed, while other fits move."""
-        self.baton.release()
+    def submit(self, request: IterationRequest) -> IterationTrace:
+        """Trace of the iterations of a request. Waits until they are computed; other fits execute in the meantime."""
+        self.execution_lock.release()
         try:
-            with self.state:
+            with self.condition:
                 self.waiting.append(request)
-                self.state.notify_all()
+                self.condition.notify_all()
             request.ready.wait()
         finally:
-            self.baton.acquire()
+            self.execution_lock.acquire()
         if request.error is not None:
             raise request.error
         return jax.tree.map(lambda *parts: np.concatenate(parts), *request.traces)
 
-    # --- in the thread that holds the meeting ---
+    # --- in the thread that called `run_all` ---
 
     def _dispatch(self, show: Callable[[int], None]) -> None:
+        """Compute requests whenever all fits in progress wait, until all fits have ended."""
         requests: list[IterationRequest] = []
         while self.finished < self.total:
             try:
-                with self.state:
-                    self.state.wait_for(self._complete)
+                with self.condition:
+                    self.condition.wait_for(self._all_waiting)
                     requests, self.waiting = self.waiting, []
                 if self.failure is None:
                     show(self.finished)
                     self._compute(requests)
-            except BaseException as error:  # the fits raise it, or, where it is Ctrl-C, end there
+            except BaseException as error:  # raised in the fits; after Ctrl-C they end and return their current point
                 self.failure = error
             for request in requests:
                 request.error = self.failure
                 request.ready.set()
 
-    def _complete(self) -> bool:
-        """Whether every fit under way waits, or all have ended."""
+    def _all_waiting(self) -> bool:
+        """True if every fit in progress waits, or all have ended."""
         return self.finished == self.total or (self.active > 0 and len(self.waiting) == self.active)
 
-    def _usual(self, rows: int) -> int:
-        return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else WIDEST
+    def _default_width(self, rows: int) -> int:
+        """Number of runs with `rows` rows each that are computed in one program."""
+        return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else GPU_WIDTH
 
     def _compute(self, requests: list[IterationRequest]) -> None:
-        """Computes all requests, as many together as the width allows."""
+        """Compute all requests, in batches of at most `width` requests of one kind."""
         if not requests:
             return
         if self.width is None:
             run = requests[0].run
-            self.width = min(self.total, self._usual(run.placed.n_rows * run.chains * run.replicates))
-        kinds: dict[Any, list[IterationRequest]] = {}
-        # A program lasts as long as its longest: those that last about as long go together.
-        for request in sorted(requests, key=lambda one: one.count):
-            kinds.setdefault(request.kind, []).append(request)
-        parts = [of[k : k + self.width] for of in kinds.values() for k in range(0, len(of), self.width)]
+            self.width = min(self.total, self._default_width(run.placed.n_rows * run.n_chains * run.replicates))
+        by_kind: dict[Any, list[IterationRequest]] = {}
+        # A batch takes as long as its longest request: requests of similar length are put in the same batch.
+        for request in sorted(requests, key=lambda request: request.count):
+            by_kind.setdefault(request.kind, []).append(request)
+        batches = [same[k : k + self.width] for same in by_kind.values() for k in range(0, len(same), self.width)]
         with x64():
-            at_a_time([functools.partial(self._part, part) for part in parts], ahead=not self.compiled)
+            run_concurrently(
+                [functools.partial(self._compute_batch, batch) for batch in batches], compile_first=not self.compiled
+            )
         self.compiled = True
 
-    def _part(self, requests: list[IterationRequest]) -> None:
-        """Computes requests side by side; each leaves when it has its count."""
+    def _compute_batch(self, requests: list[IterationRequest]) -> None:
+        """Compute requests in one batch; each leaves it when its iterations are complete."""
         done = 0
         while requests:
             count = requests[0].count - done
             if count:
-                self._step(requests, done, count)
+                self._run_iterations(requests, done, count)
             done += count
             requests = [request for request in requests if request.count > done]
 
-    def _step(self, requests: list[IterationRequest], done: int, count: int) -> None:
-        """`count` iterations of each run; places that are left over are filled with the first one."""
+    def _run_iterations(self, requests: list[IterationRequest], done: int, count: int) -> None:
+        """Run `count` iterations of each request, after the `done` first ones; unused places of the batch repeat the
+        first run."""
         assert self.width is not None
         at = np.minimum(done + np.arange(BLOCK), done + count - 1)
-        owns = []
+        inputs = []
         for request in requests:
             run, schedules = request.run, request.schedules
-            clock = np.asarray(schedules.iteration)[at], np.asarray(schedules.tune)[at]
-            owns.append(Own(*run.data, run.em_state, run.chain_states[0], run.plain_keys, *clock))  # pyright: ignore[reportCallIssue]
-        owns += owns[:1] * (self.width - len(owns))
-        own = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *owns)
+            schedule_rows = np.asarray(schedules.iteration)[at], np.asarray(schedules.tuning_gain)[at]
+            inputs.append(RunInputs(*run.data, run.em_state, run.chain_states[0], run.key_data, *schedule_rows))  # pyright: ignore[reportCallIssue]
+        inputs += inputs[:1] * (self.width - len(inputs))
+        stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *inputs)
         first = requests[0].run
         schedules = jax.tree.map(lambda leaf: np.asarray(leaf)[at], requests[0].schedules)
-        passes = first.replicates * first.estimator.evaluations(first.placed.n_all) * self.width
-        program = compiled(together, first.placed.n_rows * passes, often=True)
-        found = program(first.placed.density, first.context, schedules, np.asarray(count), own)
-        (em_state, trace), chain_states = jax.tree.map(np.asarray, found)
+        passes = first.replicates * first.estimator.evaluations(first.placed.n_groups_all) * self.width
+        program = compiled(run_batch, first.placed.n_rows * passes, often=True)
+        outputs = program(first.placed.density, first.context, schedules, np.asarray(count), stacked)
+        (em_state, trace), chain_states = jax.tree.map(np.asarray, outputs)
         for j, request in enumerate(requests):
-            theirs = jax.tree.map(lambda leaf, j=j: leaf[j].copy(), (em_state, chain_states))
-            request.run.em_state, request.run.chain_states = theirs[0], [theirs[1]]
+            state, chains = jax.tree.map(lambda leaf, j=j: leaf[j].copy(), (em_state, chain_states))
+            request.run.em_state, request.run.chain_states = state, [chains]
             request.traces.append(jax.tree.map(lambda leaf, j=j: leaf[j, :count].copy(), trace))

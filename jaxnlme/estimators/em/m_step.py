@@ -1,4 +1,21 @@
-"""The M-step of SAEM: parameters from statistics by closed forms, by Newton steps, by stochastic Newton steps."""
+"""M-step of the stochastic EM methods: new parameters from the averaged sufficient statistics and scores.
+
+In iteration k, with statistics S_k and complete-data scores g_k of the draws and gain gamma_k (see
+`sufficient_statistics` for Q, R, w, n_l and S_l):
+
+1. Average the statistics, s_k = s_{k-1} + gamma_k (S_k - s_{k-1}), and likewise H, minus the second derivatives of the
+   outcome's log-density.
+2. beta, centred entries: generalised least squares given psi, the maximum of Q.
+3. psi = R / w, projected to the covariance structure. While annealing, no variance falls below alpha times its last
+   value; conditional variances are bounded below.
+4. Residual scales: log s_l = log(S_l / n_l) / 2, with the same lower limit while annealing.
+5. `statistical` entries (no closed form, or a prior): one guarded Newton step of Q plus the log prior.
+6. `scored` entries (Q does not depend on them through the statistics): a stochastic Newton step, gamma_k H^-1 g_k.
+
+**Source:** Delyon, Lavielle and Moulines (1999), Annals of Statistics 27, 94-128, step 1; Kuhn and Lavielle (2005),
+Computational Statistics and Data Analysis 49, 1020-1038, steps 2-4; Lavielle (2014), Mixed Effects Models for the
+Population Approach, chapter 9, for annealing; Gu and Kong (1998), PNAS 95, 7270-7274, step 6.
+"""
 
 from __future__ import annotations
 
@@ -9,84 +26,106 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, Statistics, blended, expected, moment
+from jaxnlme.estimators.em.sufficient_statistics import (
+    ParameterLayout,
+    SufficientStatistics,
+    expected_log_likelihood,
+    second_moment,
+    stochastic_approximation,
+)
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
-from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, guarded_cholesky, times
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, guarded_cholesky, small_product
 from jaxnlme.typing import Matrix, Scalar, Vector
 
-# The most that a Newton step moves an entry: this much, or this share of its size where that is larger.
-LONGEST = 0.5
-# Added to the diagonals of moments and normal equations, as a share: keeps factors of singular ones finite.
-RIDGE = 1e-12
-# The least share of an effect's variance that is its own (correlations of two effects up to 0.9975).
-LEAST = 5e-3
+# Longest Newton step of an entry: this much, or this fraction of its absolute value where that is larger.
+MAX_STEP = 0.5
+# Relative ridge on the diagonals of second moments and normal equations: keeps factors of singular ones finite.
+RELATIVE_RIDGE = 1e-12
+# Smallest conditional variance of an effect given those before it, as a fraction of its variance (0.005: correlations
+# of two effects up to 0.9975).
+MIN_CONDITIONAL_VARIANCE = 5e-3
 
 
 class Schedule(eqx.Module):
-    """What one iteration does (scalars): `iteration`, counted from 0, burn-in included; `gain` of the stochastic
-    approximation; `update`, whether parameters move; `annealing`, the least share of its last value that a variance
-    may fall to (0: no limit); `refresh`, whether modes are searched; `tune`, the gain of the kernels' scales; `sum_scores`,
-    whether complete scores are summed up; `begin`, whether chains are first put at the mean of their population."""
+    """Settings of one iteration (scalars), or of several (iterations,).
+
+    - `iteration`: its number, from 0, burn-in included.
+    - `gain`: step size gamma of the stochastic approximation.
+    - `update`: true if the parameters are updated.
+    - `annealing`: alpha, the smallest fraction of its last value to which a variance may fall (0: no limit).
+    - `search_modes`: true if conditional modes are searched.
+    - `tuning_gain`: step size of the tuning of the kernels' step lengths.
+    - `sum_scores`: true if complete-data scores are summed up.
+    - `reset_chains`: true if the chains are first set to the mean of their population.
+    """
 
     iteration: Any
     gain: Any
     update: Any
     annealing: Any
-    refresh: Any
-    tune: Any
+    search_modes: Any
+    tuning_gain: Any
     sum_scores: Any
-    begin: Any
+    reset_chains: Any
 
 
 class EMState(eqx.Module):
-    """Where a run stands: `packed` (packed,) parameters; `statistics`, their approximation; `hessian` (bent, bent),
-    that of minus the complete second derivatives of the outcome."""
+    """State of the stochastic approximation: `packed` (packed,), the parameters; `statistics`, the averaged sufficient
+    statistics; `hessian` (entries, entries), the average of minus the second derivatives of the outcome's log-density
+    in `layout.hessian_entries`."""
 
     packed: Any
-    statistics: Statistics
+    statistics: SufficientStatistics
     hessian: Any
 
     @classmethod
-    def blank(cls, layout: ParameterLayout, packed: np.ndarray) -> EMState:
-        """Of replicates that start at `packed` (replicates, packed), on the host."""
-        q, carried, strata, curved = (
-            layout.centring.effects,
-            len(layout.centring.terms),
-            layout.strata,
-            len(layout.curved),
-        )
-        shapes = ((), (q, q), (carried, q), (carried, carried), (strata,), (strata,))
-        nothing = [np.zeros((len(packed), *shape)) for shape in shapes]
-        return cls(packed, Statistics(*nothing), np.zeros((len(packed), curved, curved)))
+    def initial(cls, layout: ParameterLayout, packed: np.ndarray) -> EMState:
+        """State of replicates that start at `packed` (replicates, packed), on the host."""
+        q, centred = layout.centring.n_effects, len(layout.centring.terms)
+        strata, curved = layout.strata, len(layout.hessian_entries)
+        shapes = ((), (q, q), (centred, q), (centred, centred), (strata,), (strata,))
+        zeros = [np.zeros((len(packed), *shape)) for shape in shapes]
+        return cls(packed, SufficientStatistics(*zeros), np.zeros((len(packed), curved, curved)))
 
 
-class Simulated(eqx.Module):
-    """What one iteration of simulation adds up over groups: `statistics`; `slope` (scored,) and `hessian` (bent,
-    bent) of the outcome's complete log-density (the Hessian of minus it); `score_sums` in a settling iteration; `accepted`
-    (updates,) summed over `groups`."""
+class SimulationSums(eqx.Module):
+    """Sums over groups of one iteration's simulation: `statistics`; `outcome_score` (scored,), the gradient of the
+    outcome's complete-data log-density in the scored entries; `hessian` (entries, entries), minus its second
+    derivatives in `layout.hessian_entries`; `score_sums`, in an iteration that sums up scores; `accepted` (updates,),
+    acceptance rates; `n_groups`, the number of groups behind these."""
 
-    statistics: Statistics
-    slope: Any
+    statistics: SufficientStatistics
+    outcome_score: Any
     hessian: Any
     score_sums: Any
     accepted: Any
-    groups: Any
+    n_groups: Any
 
 
 def maximise(
-    layout: ParameterLayout, density: Density, template: Params, em_state: EMState, fresh: Simulated, schedule: Schedule
+    layout: ParameterLayout,
+    density: Density,
+    template: Params,
+    em_state: EMState,
+    sums: SimulationSums,
+    schedule: Schedule,
 ) -> EMState:
-    """The run after an iteration's sums: statistics averaged, parameters moved where `schedule.update`."""
-    stats = blended(em_state.statistics, fresh.statistics, schedule.gain)
-    hessian = blended(em_state.hessian, fresh.hessian, schedule.gain)
+    """State after the M-step of an iteration; unchanged where `schedule.update` is false.
+
+    **Arguments:** `template`: Params to unpack with; `em_state`: before the iteration; `sums`: of its simulation.
+    **Returns:** the EMState with averaged statistics and new parameters.
+    """
+    stats = stochastic_approximation(em_state.statistics, sums.statistics, schedule.gain)
+    hessian = stochastic_approximation(em_state.hessian, sums.hessian, schedule.gain)
     params = template.unpack(em_state.packed)
     beta, theta, error = params.beta, params.covariance, params.error
     if layout.closed_beta:
         beta = _least_squares(layout, density, params, stats)
     if layout.closed_psi:
-        theta = _from_moment(layout, density, params, moment(layout, beta, stats) / stats.weight, schedule.annealing)
+        r = second_moment(layout, beta, stats) / stats.weight
+        theta = _covariance_from_moment(density, params, r, schedule.annealing)
     if layout.closed_error:
         level = 0.5 * jnp.log(jnp.maximum(stats.squares, jnp.finfo(error.dtype).tiny) / jnp.maximum(stats.counts, 1.0))
         level = jnp.where(stats.counts > 0, level, error)
@@ -95,70 +134,77 @@ def maximise(
     if layout.statistical:
         packed = _newton(layout, density, template, packed, stats)
     if layout.scored:
-        packed = _stochastic_newton(layout, density, template, packed, fresh.slope, hessian, schedule)
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(schedule.update, a, b), new, old)  # noqa: E731
-    # Burn-in leaves everything where it is; the statistics begin with the first update.
-    return EMState(keep(packed, em_state.packed), keep(stats, em_state.statistics), keep(hessian, em_state.hessian))
+        packed = _stochastic_newton(layout, density, template, packed, sums.outcome_score, hessian, schedule)
+    # Burn-in leaves the state unchanged; the averages of the statistics begin with the first update.
+    new_state = EMState(packed, stats, hessian)
+    return jax.tree.map(lambda new, old: jnp.where(schedule.update, new, old), new_state, em_state)
 
 
-def _half_log(share: Scalar) -> Scalar:
-    return jnp.where(share > 0, 0.5 * jnp.log(jnp.where(share > 0, share, 1.0)), -jnp.inf)
+def _half_log(fraction: Scalar) -> Scalar:
+    """log(fraction) / 2, minus infinity for zero: the lower limit of the change of a log standard deviation."""
+    return jnp.where(fraction > 0, 0.5 * jnp.log(jnp.where(fraction > 0, fraction, 1.0)), -jnp.inf)
 
 
-def _least_squares(layout: ParameterLayout, density: Density, params: Params, stats: Statistics) -> Vector:
-    """beta (fixed,) with its free carried entries by generalised least squares given psi."""
-    carried, carriers = layout.centring.carried, layout.centring.carriers
-    free = np.array(layout.free)[carried]
+def _least_squares(layout: ParameterLayout, density: Density, params: Params, stats: SufficientStatistics) -> Vector:
+    """beta (fixed,) with its free centred entries by generalised least squares given psi; a fixed entry keeps its
+    value."""
+    centred, selectors = layout.centring.centred, layout.centring.selectors
+    free = np.array(layout.free)[centred]
     inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
-    matrix = (carriers @ inverse @ carriers.T) * stats.gram
-    right = jnp.sum((carriers @ inverse) * stats.cross, axis=1)
-    held = params.beta[carried]
-    right = jnp.where(free, right - matrix @ jnp.where(free, 0.0, held), held)
+    matrix = (selectors @ inverse @ selectors.T) * stats.gram
+    right = jnp.sum((selectors @ inverse) * stats.cross, axis=1)
+    beta = params.beta[centred]
+    right = jnp.where(free, right - matrix @ jnp.where(free, 0.0, beta), beta)
     matrix = jnp.where(free[:, None] & free[None, :], matrix, 0.0)
-    diagonal = jnp.where(free, jnp.diagonal(matrix) * (1.0 + RIDGE), 1.0)
+    diagonal = jnp.where(free, jnp.diagonal(matrix) * (1.0 + RELATIVE_RIDGE), 1.0)
     matrix = matrix - jnp.diag(jnp.diagonal(matrix)) + jnp.diag(diagonal)
-    return params.beta.at[carried].set(_solve(matrix, right))
+    return params.beta.at[centred].set(_solve(matrix, right))
 
 
 def _solve(matrix: Matrix, right: Vector) -> Vector:
-    """Solves a symmetric positive definite system, scaled to a unit diagonal first."""
+    """Solution of a symmetric positive definite system, scaled to a unit diagonal first."""
     scale = 1.0 / jnp.sqrt(jnp.diagonal(matrix))
     lower = cholesky(matrix * scale[:, None] * scale[None, :])
     return scale * cholesky_solve(lower, scale * right)
 
 
-def _from_moment(layout: ParameterLayout, density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
-    """theta of the second moment r, its variances held above `annealing` times the last ones, correlations kept."""
+def _covariance_from_moment(density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
+    """theta from the second moment `r` (random, random), variances bounded below by `annealing` times the last ones,
+    with correlations unchanged."""
     old = jnp.diagonal(density.covariance.psi(params.covariance))
     variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
-    stretch = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
-    r = r * stretch[:, None] * stretch[None, :]
-    return density.covariance.from_moment(_apart(r) if density.covariance.related else r)
+    inflation = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
+    r = r * inflation[:, None] * inflation[None, :]
+    return density.covariance.from_moment(_bound_correlations(r) if density.covariance.correlated_pairs else r)
 
 
-def _apart(r: Matrix) -> Matrix:
-    """r (random, random) with no effect a function of those before it: pivots of its correlations no less than LEAST.
+def _bound_correlations(r: Matrix) -> Matrix:
+    """`r` (random, random) with the pivots of its correlation matrix at least MIN_CONDITIONAL_VARIANCE.
 
-    As a conditional variance of psi vanishes, EM moves beta less and less along it, and would stop short of the
-    maximum: so near to a singular psi it may come, and no nearer."""
+    As a conditional variance of psi goes to zero, EM moves beta less and less along it and would stop short of the
+    maximum. The bound keeps psi this far from singular.
+    """
     sd = jnp.sqrt(jnp.diagonal(r))
-    lower = cholesky(r / (sd[:, None] * sd[None, :]) + RIDGE * jnp.eye(len(r), dtype=r.dtype))
-    diagonal = jnp.maximum(jnp.diagonal(lower), LEAST**0.5)
+    lower = cholesky(r / (sd[:, None] * sd[None, :]) + RELATIVE_RIDGE * jnp.eye(len(r), dtype=r.dtype))
+    diagonal = jnp.maximum(jnp.diagonal(lower), MIN_CONDITIONAL_VARIANCE**0.5)
     lower = jnp.where(jnp.eye(len(r), dtype=bool), diagonal[:, None], lower) * sd[:, None]
-    return times(lower, lower.T)
+    return small_product(lower, lower.T)
 
 
-def _newton(layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Vector:
-    """A guarded Newton step of Q plus the log prior in the `statistical` entries."""
-    where = np.array(layout.statistical, int)
+def _newton(
+    layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: SufficientStatistics
+) -> Vector:
+    """`packed` after a guarded Newton step of Q plus the log prior in the `statistical` entries."""
+    index = np.array(layout.statistical, int)
 
     def objective(entries):
-        there = packed.at[where].set(entries)
-        return -expected(layout, density, template, there, stats) - density.log_prior(template.unpack(there))
+        moved = packed.at[index].set(entries)
+        q = expected_log_likelihood(layout, density, template, moved, stats)
+        return -q - density.log_prior(template.unpack(moved))
 
-    entries = packed[where]
+    entries = packed[index]
     slope, hessian = jax.grad(objective)(entries), jax.hessian(objective)(entries)
-    return packed.at[where].add(-_step(slope, hessian, entries))
+    return packed.at[index].add(-_newton_step(slope, hessian, entries))
 
 
 def _stochastic_newton(
@@ -166,41 +212,43 @@ def _stochastic_newton(
     density: Density,
     template: Params,
     packed: Vector,
-    slope: Vector,
+    score: Vector,
     hessian: Matrix,
     schedule: Schedule,
 ) -> Vector:
-    """A Newton step of size `gain` along the complete score of this iteration's draws in the `scored` entries.
+    """`packed` after a Newton step of size `schedule.gain` along the complete-data score of this iteration's draws, in
+    the `scored` entries.
 
     **Source:** Gu and Kong (1998), PNAS 95, 7270-7274, with the complete information, which is positive definite where
     the observed one may not be; Lange (1995), Journal of the Royal Statistical Society B 57, 425-437, for its rate.
     """
-    where = np.array(layout.scored, int)
-    entries = packed[where]
-    hessian = hessian[: len(where), : len(where)]
+    index = np.array(layout.scored, int)
+    entries = packed[index]
+    hessian = hessian[: len(index), : len(index)]
     if density.priors:
 
         def prior(entries):
-            return density.log_prior(template.unpack(packed.at[where].set(entries)))
+            return density.log_prior(template.unpack(packed.at[index].set(entries)))
 
-        slope, hessian = slope + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
-    step = -schedule.gain * _step(-slope, hessian, entries)
-    # Annealing holds residual scales up as it does variances, and shapes where they are: beside scales that are held
-    # up, an exponent could run anywhere.
+        score, hessian = score + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
+    step = -schedule.gain * _newton_step(-score, hessian, entries)
+    # Annealing limits the decrease of residual scales as it does that of variances, and keeps shape parameters fixed:
+    # while the scales are above their estimates, an exponent could take any value.
     gaussian = density.error.has_gaussian_moments
     scales = [isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
     shapes = [not isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
-    others = [False] * (layout.n - layout.error)
-    step = jnp.where(np.array(others + scales)[where], jnp.maximum(step, _half_log(schedule.annealing)), step)
-    step = jnp.where(np.array(others + shapes)[where] & (schedule.annealing > 0), 0.0, step)
-    return packed.at[where].add(step)
+    not_error = [False] * (layout.n - layout.error)
+    step = jnp.where(np.array(not_error + scales)[index], jnp.maximum(step, _half_log(schedule.annealing)), step)
+    step = jnp.where(np.array(not_error + shapes)[index] & (schedule.annealing > 0), 0.0, step)
+    return packed.at[index].add(step)
 
 
-def _step(slope: Vector, hessian: Matrix, at: Vector) -> Vector:
-    """hessian^-1 slope, the Hessian guarded in units of its own diagonal, no entry longer than allowed."""
+def _newton_step(slope: Vector, hessian: Matrix, entries: Vector) -> Vector:
+    """hessian^-1 slope, the Hessian made positive definite in units of its own diagonal, and the step shortened so that
+    no entry moves by more than MAX_STEP max(1, |entry|)."""
     diagonal = jnp.abs(jnp.diagonal(hessian))
     scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     lower, _ = guarded_cholesky(hessian * scale[:, None] * scale[None, :])
     step = scale * cholesky_solve(lower, scale * slope)
-    longest = LONGEST * jnp.maximum(1.0, jnp.abs(at))
+    longest = MAX_STEP * jnp.maximum(1.0, jnp.abs(entries))
     return step / jnp.maximum(1.0, jnp.max(jnp.abs(step) / longest))

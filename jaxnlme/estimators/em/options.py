@@ -1,4 +1,4 @@
-"""The options that methods which draw the random effects share, checked."""
+"""Checks of the options common to the methods that sample the random effects."""
 
 from __future__ import annotations
 
@@ -14,35 +14,43 @@ INFORMATIONS = ("louis", "linearised")
 M_STEPS = ("auto", "gradient")
 
 
-def whole(owner: str, name: str, value: Any, least: int) -> int:
-    """A whole number. **Errors:** OptionError where it is none, or below `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise OptionError(f"{owner}: {name} is a whole number, at least {least}; received {value!r}.")
+def check_integer(method: str, name: str, value: Any, minimum: int) -> int:
+    """`value` as an int. **Raises:** OptionError, naming `method` and the option `name`, unless it is a whole number >=
+    `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise OptionError(f"{method}: {name} is a whole number, at least {minimum}; received {value!r}.")
     return int(value)
 
 
-def common(owner: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options that stochastic methods share, checked. **Errors:** OptionError naming the option."""
-    words = {"m_step": M_STEPS, "likelihood": LIKELIHOODS, "information": INFORMATIONS}
-    for name, known in words.items():
-        if given[name] not in known:
-            raise OptionError(f"{owner}: {name} must be one of {', '.join(map(repr, known))}; got {given[name]!r}.")
-    if not 0 < given["tolerance"] <= 1:
+def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Checked values of the options common to the stochastic methods.
+
+    **Arguments:** `method`, its name for messages; `options`, values by name, others ignored.
+    **Returns:** the values by name.  **Raises:** OptionError naming the option.
+    """
+    choices = {"m_step": M_STEPS, "likelihood": LIKELIHOODS, "information": INFORMATIONS}
+    for name, allowed in choices.items():
+        if options[name] not in allowed:
+            raise OptionError(
+                f"{method}: {name} must be one of {', '.join(map(repr, allowed))}; got {options[name]!r}."
+            )
+    if not 0 < options["tolerance"] <= 1:
         raise OptionError(
-            f"{owner}: tolerance is a share of the standard errors, above 0 and at most 1; got {given['tolerance']!r}."
+            f"{method}: tolerance is relative to the standard errors, above 0 and at most 1; got "
+            f"{options['tolerance']!r}."
         )
-    out = {name: given[name] for name in words} | {"tolerance": float(given["tolerance"])}
-    out["seed"] = seed_of(owner, given["seed"])
-    least = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
-    out |= {name: whole(owner, name, given[name], low) for name, low in least.items()}
-    out["nodes"] = None if given["nodes"] is None else whole(owner, "nodes", given["nodes"], 1)
+    out = {name: options[name] for name in choices} | {"tolerance": float(options["tolerance"])}
+    out["seed"] = normalise_seed(method, options["seed"])
+    minima = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
+    out |= {name: check_integer(method, name, options[name], minimum) for name, minimum in minima.items()}
+    out["nodes"] = None if options["nodes"] is None else check_integer(method, "nodes", options["nodes"], 1)
     return out
 
 
-def seed_of(owner: str, seed: Any) -> int | tuple[int, ...]:
-    """A seed, or a JAX key as the numbers that it is made of.
+def normalise_seed(method: str, seed: Any) -> int | tuple[int, ...]:
+    """A seed as a hashable value: an integer, or the two 32-bit words of a JAX key.
 
-    **Errors:** OptionError.
+    **Raises:** OptionError for anything else.
     """
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         return int(seed)
@@ -51,4 +59,4 @@ def seed_of(owner: str, seed: Any) -> int | tuple[int, ...]:
         data = np.asarray(jax.random.key_data(seed) if typed else seed)
         if data.shape == (2,) and data.dtype == np.uint32:
             return tuple(int(part) for part in data)
-    raise OptionError(f"{owner}: seed is a whole number or a JAX key; received {seed!r}.")
+    raise OptionError(f"{method}: seed is a whole number or a JAX key; received {seed!r}.")

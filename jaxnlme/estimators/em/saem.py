@@ -1,4 +1,4 @@
-"""SAEM, the stochastic approximation of EM, as a method: its options, and the phases that they stand for."""
+"""SAEM, the stochastic approximation of EM, as a method: its options, and the schedule of its iterations."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import common, whole
+from jaxnlme.estimators.em.options import check_common_options, check_integer
 from jaxnlme.likelihood.approximations import require_gaussian_moments
-from jaxnlme.likelihood.from_draws import AbstractCentred, centred
+from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.sampling.metropolis import Moves
 from jaxnlme.sampling.samplers import AbstractSampler, Metropolis
 
-# Annealing, full steps, decreasing steps: half of what MATLAB and saemix take, for settling runs end the work.
-PHASES = (100, 50, 50)
-# Lanes (groups x chains) that a run has at least, as MATLAB and saemix choose the number of chains.
-MIN_GROUP_CHAINS = 100
-# Steps of the last phase shrink like k^-POWER: slower than 1 / k, so that where EM is slow the start is forgotten.
-POWER = 0.7
-# In how many of their last iterations the phases keep scores, from which control variates are fitted.
-PILOT = 40
-# How often, about, an iteration of the chains goes through their rows, and how many rows gone through in an iteration
-# are worth a thread of their own: threads meet at the end of each.
-PASSES, THREAD_WORK = 16, 800_000
+# Iterations with annealing, with full steps and with decreasing steps: half of those of MATLAB and saemix, because
+# draws at fixed parameters and Newton steps complete the fit.
+PHASE_LENGTHS = (100, 50, 50)
+# Smallest number of groups times chains: MATLAB and saemix choose the number of chains by this rule.
+MIN_GROUPS_TIMES_CHAINS = 100
+# Gains of the last phase are k^-0.7: they decrease more slowly than 1 / k, so that the estimates do not depend on the
+# start where EM converges slowly.
+GAIN_EXPONENT = 0.7
+# Number of last iterations of the phases that sum up scores, to which the control variates are fitted.
+PILOT_ITERATIONS = 40
+# Approximate number of evaluations of each data row by a chain in an iteration; and row evaluations per iteration that
+# justify a thread of their own, since threads synchronise after every iteration.
+EVALUATIONS_PER_CHAIN, ROW_EVALUATIONS_PER_THREAD = 16, 800_000
 
 
 @dataclasses.dataclass(frozen=True)
 class StochasticMethod:
-    """What a Fit says of a stochastic method: its `name`. Modes that results rest on are searched with `search`."""
+    """Description of a stochastic method in a Fit: its `name`; `search`, the search for the conditional modes that
+    residuals and predictions use."""
 
     name: str
     search: ModeSearch = dataclasses.field(default_factory=ModeSearch)
@@ -43,11 +46,11 @@ class StochasticMethod:
     interaction: bool = True
 
     def check(self, density: Any) -> None:
-        """Any density will do."""
+        """Accept every density."""
 
 
 class AbstractStochastic(AbstractEstimator):
-    """A method that draws the random effects: SAEM and its kin."""
+    """Method that samples the random effects: SAEM or IMP."""
 
     burn_in: eqx.AbstractVar[int]
     replicates: eqx.AbstractVar[int]
@@ -58,9 +61,23 @@ class AbstractStochastic(AbstractEstimator):
     nodes: eqx.AbstractVar[int | None]
     information: eqx.AbstractVar[str]
 
+    @property
+    def omits_likelihood(self):
+        """True if the log-likelihood is not computed."""
+        return self.likelihood == "none"
+
+    def run(self, model, data, plan):
+        """Fit of `model` to `data` as `plan` directs.
+
+        **Returns:** a FitRecord.  **Raises:** as `fit`.
+        """
+        from jaxnlme.estimators.em.pipeline import stochastic_fit
+
+        return stochastic_fit(model, data, self, plan)
+
     def check(self, binding: Binding) -> None:
-        """**Errors:** OptionError where the model has no random effect, or a free block; ModelError where an
-        option needs a Gaussian residual model that is not there."""
+        """**Raises:** OptionError for a model without random effects or with a free block of weights; ModelError where
+        an option needs Gaussian residuals and the model has others."""
         if not binding.density.n_effects:
             raise OptionError(
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
@@ -68,112 +85,123 @@ class AbstractStochastic(AbstractEstimator):
             )
         if binding.start.free is not None:
             raise OptionError(
-                f"{self.name} has no step for the free block of weights inside the model, and would leave them at "
-                "their start; fit it by 'focei' or 'laplace', or declare them as parameters."
+                f"{self.name} does not estimate the free block of weights inside the model, and would keep their "
+                "starting values; fit it by 'focei' or 'laplace', or declare them as parameters."
             )
-        # Before the run, not at its end.
-        if self.last_likelihood is not None:
-            self.last_likelihood.check(binding.density)
+        # Checked before the run, although these options are used after it.
+        if self.final_likelihood is not None:
+            self.final_likelihood.check(binding.density)
         if self.information == "linearised":
             require_gaussian_moments("information='linearised'", binding.density)
 
     @property
-    def loose(self) -> tuple[str, ...]:
-        """Options that may differ where a fit goes on from a checkpoint: how long, how exactly, and what at the end."""
+    def changeable_options(self) -> tuple[str, ...]:
+        """Options that may differ when a fit continues from a checkpoint: the length of the run, its accuracy, and the
+        computations after it."""
         return ("tolerance", "max_iterations", "likelihood", "draws", "nodes", "information", "method")
 
     @property
     def identity(self) -> list[Any]:
-        loose = self.loose
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in loose}
-        return [self.method.name, own]
+        changeable = self.changeable_options
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in changeable}
+        return [self.method.name, options]
 
     def with_seed(self, seed: int) -> AbstractStochastic:
-        """The method with other random numbers."""
-        # A static field of a module: `eqx.tree_at` reaches leaves alone, and `__init__` takes other arguments.
-        other = object.__new__(type(self))
+        """Copy of the method with another `seed`."""
+        # `seed` is a static field: `eqx.tree_at` changes leaves only, and `__init__` takes different arguments.
+        copy = object.__new__(type(self))
         for field in dataclasses.fields(self):
-            object.__setattr__(other, field.name, seed if field.name == "seed" else getattr(self, field.name))
-        return other
+            object.__setattr__(copy, field.name, seed if field.name == "seed" else getattr(self, field.name))
+        return copy
 
     def n_chains(self, groups: int) -> int:
-        """Chains (or samples kept) of each group."""
+        """Number of chains (or of samples kept) for each of `groups` groups."""
         raise NotImplementedError
 
     def sampler(self, effects: int) -> AbstractSampler:
-        """What draws the effects of a group."""
+        """Sampler of a group's random effects, `effects` in number."""
         raise NotImplementedError
 
     def evaluations(self, groups: int) -> int:
-        """How often, about, an iteration evaluates the model of a group: how it is best compiled depends on it."""
-        return PASSES * self.n_chains(groups)
+        """Approximate number of evaluations of the model of a group in an iteration, for `groups` groups; it determines
+        how the program is compiled."""
+        return EVALUATIONS_PER_CHAIN * self.n_chains(groups)
 
     def thread_rows(self, groups):
-        return max(1, THREAD_WORK // self.evaluations(groups))
+        return max(1, ROW_EVALUATIONS_PER_THREAD // self.evaluations(groups))
 
     @property
     def likelihood_draws(self) -> int:
-        """Draws of likelihood="is"."""
+        """Number of draws of likelihood="is"."""
         return self.draws
 
     @property
-    def last_likelihood(self) -> AbstractCentred | None:
-        """How log L is computed at the end; None where it is not."""
+    def final_likelihood(self) -> AbstractFromDraws | None:
+        """Method by which the log-likelihood is computed at the estimates; None if it is not computed."""
         if self.likelihood == "none":
             return None
         seed = self.seed if isinstance(self.seed, int) else self.seed[-1]
         options = {"is": {"draws": self.likelihood_draws, "seed": seed}, "gq": {"nodes": self.nodes}}
-        return centred(self.likelihood, **options.get(self.likelihood, {}))
+        return likelihood_from_draws(self.likelihood, **options.get(self.likelihood, {}))
 
     @property
     def remedies(self) -> tuple[str, str]:
-        """What may help, beside further iterations, against Monte Carlo error and against drift."""
+        """Remedies beside further iterations, against Monte Carlo error and against chains that are not stationary."""
         return "more chains", "other kernels (moves)"
 
-    def complaints(self, memory: Any, labels: np.ndarray) -> list[str]:
-        """Faults of the draws of some groups, given the sampler's `memory` of them (groups, replicates, ...)."""
+    def sampling_problems(self, sampler_state: Any, labels: np.ndarray) -> list[str]:
+        """Sentences on groups whose draws are unreliable.
+
+        **Arguments:** `sampler_state` of all groups (groups, replicates, ...); `labels` (groups,).
+        """
         return []
 
     def schedule(self, warm: bool) -> Schedule:
-        """The Controls of all phases, numpy arrays (iterations,). **Arguments:** `warm`: a start that is near."""
+        """Schedule of all phases, numpy arrays (iterations,).
+
+        **Arguments:** `warm`: true for a start near the maximum, from an earlier fit.
+        """
         raise NotImplementedError
 
     def phases(self, warm: bool) -> dict[str, tuple[int, int]]:
-        """The first and the last iteration of each phase, counted from 0 without burn-in."""
+        """First and last iteration of each phase, counted from 0 without burn-in. `warm` as in `schedule`."""
         raise NotImplementedError
 
 
 class SAEM(AbstractStochastic):
-    """Maximum likelihood by the stochastic approximation of EM (Delyon, Lavielle and Moulines 1999, Annals of
-    Statistics 27, 94-128; Kuhn and Lavielle 2005, Computational Statistics and Data Analysis 49, 1020-1038).
+    """Maximum likelihood by the stochastic approximation of EM.
 
     Each iteration updates several Markov chains of every group's random effects (`moves`), averages the complete-data
-    statistics, and maximises. After the phases the parameters stand still while the chains go on: the mean complete
-    score there, Louis' information and the Monte Carlo error of both tell where the maximum lies and how surely. The
-    estimates take that last step, and phases and draws are added until its Monte Carlo error is small, or
-    `max_iterations` are used up: `converged` means that it is.
+    statistics, and maximises. After the scheduled phases the chains continue at fixed parameters, which gives the
+    score, the observed information (Louis' identity) and their Monte Carlo errors, and with these a Newton step to the
+    maximum and its Monte Carlo error. The estimates include that step. Phases and draws are added until the Monte Carlo
+    error of the estimates is below `tolerance`, or `max_iterations` is reached; `converged` reports which.
 
     **Arguments:**
 
     - `iterations`: numbers of iterations with annealed variances, with full steps and with decreasing steps; one number
-      is split in the proportions of the default. A start from an earlier fit needs no annealing and gets none.
-    - `burn_in`: iterations of simulation alone before the first update.
-    - `chains`: of each group; None: so many that groups times chains is 100 at least.
-    - `moves`: a `jn.Moves`, how many updates each kernel makes in an iteration.
-    - `replicates`: whole runs from dispersed starts, batched; the best one is the answer, the others its check.
+      is divided in the proportions of the default. A start from an earlier fit needs no annealing and gets none.
+    - `burn_in`: iterations of simulation only, before the first update of the parameters.
+    - `chains`: number of chains of each group; None: so many that groups times chains is at least 100.
+    - `moves`: a `jn.Moves`, the number of updates of each kernel in an iteration.
+    - `replicates`: independent runs from dispersed starts, computed in one batch; the best one is returned, the others
+      check it.
     - `seed`: an integer or a JAX key. The same seed gives the same numbers, whatever the order of groups, the number of
       devices or the size of chunks.
-    - `m_step`: "auto", closed forms where they exist; "gradient", Newton steps for everything.
-    - `likelihood`: how log L is computed at the end: "is" (importance sampling with `draws` a group), "gq"
-      (Gauss-Hermite quadrature with `nodes` an effect), "lin" (linearised), "none".
+    - `m_step`: "auto", closed forms where they exist; "gradient", Newton steps for all parameters.
+    - `likelihood`: the method for the log-likelihood at the estimates: "is" (importance sampling with `draws` a group),
+      "gq" (Gauss-Hermite quadrature with `nodes` an effect), "lin" (linearised), "none".
     - `information`: the matrix behind standard errors: "louis" (the observed information, by Louis' method) or
       "linearised".
-    - `tolerance`: the largest Monte Carlo error of an estimate, as a share of its standard error.
-    - `max_iterations`: of all phases and what is added to them. It does not shorten the phases of `iterations`, nor the
-      first 50 iterations after them, which tell where they led; up to 42 that draw for the Fit come last, uncounted.
-    - `annealing`: the share that a variance may lose in an iteration of the first phase is 1 - annealing.
+    - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error.
+    - `max_iterations`: of all phases including those added. It shortens neither the phases of `iterations` nor the
+      first 50 iterations after them, which assess the result; up to 42 iterations that draw samples for the Fit come
+      last and are not counted.
+    - `annealing`: in an iteration of the first phase a variance falls to no less than `annealing` times its last value.
 
-    **Errors:** OptionError for values out of range.
+    **Raises:** OptionError for values out of range.
+    **Source:** Delyon, Lavielle and Moulines (1999), Annals of Statistics 27, 94-128; Kuhn and Lavielle (2005),
+    Computational Statistics and Data Analysis 49, 1020-1038.
     """
 
     method: StochasticMethod = eqx.field(static=True)
@@ -194,7 +222,7 @@ class SAEM(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = PHASES,
+        iterations: int | Sequence[int] = PHASE_LENGTHS,
         *,
         burn_in: int = 5,
         chains: int | None = None,
@@ -213,18 +241,18 @@ class SAEM(AbstractStochastic):
         if moves is not None and not isinstance(moves, Moves):
             raise OptionError(f"SAEM: moves is a jn.Moves; received {moves!r}.")
         if not 0.0 <= annealing < 1.0:
-            raise OptionError(f"SAEM: annealing is a share in [0, 1); received {annealing!r}.")
+            raise OptionError(f"SAEM: annealing is a number in [0, 1); received {annealing!r}.")
         self.method = StochasticMethod("SAEM")
-        self.iterations = split(iterations)
-        self.chains = None if chains is None else whole("SAEM", "chains", chains, 1)
+        self.iterations = saem_phase_lengths(iterations)
+        self.chains = None if chains is None else check_integer("SAEM", "chains", chains, 1)
         self.moves = Moves() if moves is None else moves
         self.annealing = float(annealing)
-        checked = common("SAEM", locals())
+        checked = check_common_options("SAEM", locals())
         for name, value in checked.items():
             setattr(self, name, value)
 
     def n_chains(self, groups):
-        return self.chains if self.chains is not None else max(1, -(-MIN_GROUP_CHAINS // max(groups, 1)))
+        return self.chains if self.chains is not None else max(1, -(-MIN_GROUPS_TIMES_CHAINS // max(groups, 1)))
 
     def sampler(self, effects):
         return Metropolis(self.moves, effects)
@@ -233,7 +261,7 @@ class SAEM(AbstractStochastic):
         return (0, *self.iterations[1:]) if warm else self.iterations
 
     def phases(self, warm):
-        return spans(("annealing", "full steps", "decreasing steps"), self._counts(warm))
+        return phase_bounds(("annealing", "full steps", "decreasing steps"), self._counts(warm))
 
     def schedule(self, warm):
         first, second, third = self._counts(warm)
@@ -245,52 +273,55 @@ class SAEM(AbstractStochastic):
             gain=gains(steps, first + second),
             update=steps >= 0,
             annealing=np.where((steps >= 0) & (steps < first), self.annealing, 0.0),
-            refresh=refreshed(k),
-            tune=tuning(k),
-            sum_scores=piloting(steps),
-            begin=k == 0,
+            search_modes=mode_search_iterations(k),
+            tuning_gain=tuning_gains(k),
+            sum_scores=pilot_iterations(steps),
+            reset_chains=k == 0,
         )
 
 
 def gains(steps: np.ndarray, full: int) -> np.ndarray:
-    """Steps of the stochastic approximation: one before the iteration `full`, k^-POWER in the k-th from there on."""
-    return np.where(steps < full, 1.0, np.maximum(steps - full + 1.0, 1.0) ** -POWER)
+    """Gains of the stochastic approximation in the iterations `steps`: one before the iteration `full`,
+    k^-GAIN_EXPONENT in the k-th from there on."""
+    return np.where(steps < full, 1.0, np.maximum(steps - full + 1.0, 1.0) ** -GAIN_EXPONENT)
 
 
-def tuning(k: np.ndarray) -> np.ndarray:
-    """Gains of the tuning of kernels in the iterations `k`, counted from 0."""
+def tuning_gains(k: np.ndarray) -> np.ndarray:
+    """Gains of the tuning of the kernels in the iterations `k`, counted from 0."""
     return 1.0 / np.sqrt(1.0 + k)
 
 
-def piloting(steps: np.ndarray) -> np.ndarray:
-    """Which iterations keep scores: of those that move parameters (`steps` >= 0) the last ones."""
-    return (steps >= 0) & (steps > steps[-1] - PILOT)
+def pilot_iterations(steps: np.ndarray) -> np.ndarray:
+    """Mask (iterations,) of the iterations that sum up scores: the last PILOT_ITERATIONS of those that update
+    parameters (`steps` >= 0)."""
+    return (steps >= 0) & (steps > steps[-1] - PILOT_ITERATIONS)
 
 
-def spans(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """The first and the last iteration of phases that last `counts` iterations; those of none are left out."""
+def phase_bounds(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """First and last iteration of phases with `names` and `counts` iterations; phases of no iteration are left out."""
     ends = np.cumsum(counts)
-    return {name: (int(e - n), int(e - 1)) for name, n, e in zip(names, counts, ends, strict=True) if n}
+    return {name: (int(end - n), int(end - 1)) for name, n, end in zip(names, counts, ends, strict=True) if n}
 
 
-def refreshed(k: np.ndarray) -> np.ndarray:
-    """At which iterations modes are searched anew: often while parameters move far."""
+def mode_search_iterations(k: np.ndarray) -> np.ndarray:
+    """Mask (iterations,) of the iterations that search the conditional modes: often at first, while the parameters
+    change fast."""
     return (k < 20) | (k % 10 == 0)
 
 
-def split(iterations: Any) -> tuple[int, int, int]:
-    """The lengths of three phases; a total is split in the proportions of the defaults.
+def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
+    """Lengths of the three phases; a single number is divided in the proportions of the defaults.
 
-    **Errors:** OptionError.
+    **Raises:** OptionError for anything but one or three non-negative whole numbers, or none above zero.
     """
-    given = np.asarray(iterations)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (3,)) or (given < 0).any() or given.sum() < 1:
+    lengths = np.asarray(iterations)
+    if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (3,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(
-            "iterations are one number of iterations, or three: annealing, full steps, decreasing steps; received "
+            "iterations is one whole number, or three of them: annealing, full steps, decreasing steps; received "
             f"{iterations!r}."
         )
-    if given.ndim:
-        return tuple(int(n) for n in given)  # pyright: ignore[reportReturnType]
-    first = round(int(given) * PHASES[0] / sum(PHASES))
-    second = round(int(given) * PHASES[1] / sum(PHASES))
-    return first, second, int(given) - first - second
+    if lengths.ndim:
+        return tuple(int(n) for n in lengths)  # pyright: ignore[reportReturnType]
+    first = round(int(lengths) * PHASE_LENGTHS[0] / sum(PHASE_LENGTHS))
+    second = round(int(lengths) * PHASE_LENGTHS[1] / sum(PHASE_LENGTHS))
+    return first, second, int(lengths) - first - second

@@ -1,4 +1,17 @@
-"""What settling iterations sum up at fixed parameters: complete scores, their squares and their control variates."""
+"""Scores at fixed parameters: sums over iterations of complete-data scores, their squares and their control variates.
+
+For the draws z_ij of group i, with complete-data scores s_ij (packed,) and control variates c_ij (functions,), an
+iteration adds
+
+1. sum_i w_i mean_j s_ij, the complete-data score (Fisher's identity), and the same less A_i mean_j c_ij, A_i the
+   coefficients of the control variates;
+2. sum_i w_i mean_j s_ij s_ij', for Louis' identity;
+3. for each group, the means of s_ij, c_ij, c_ij c_ij' and s_ij c_ij', from which A_i is fitted, and of b_ij and b_ij
+   b_ij'.
+
+**Source:** Louis (1982), Journal of the Royal Statistical Society B 44, 226-233; see `sampling.control_variates` for
+the control variates.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +22,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, Scores, given_effects, score, weighted
+from jaxnlme.estimators.em.sufficient_statistics import (
+    ParameterLayout,
+    ScoreTerms,
+    complete_score,
+    log_density_given_effects,
+    weighted_contribution,
+)
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.linalg import times
-from jaxnlme.sampling.control_variates import control_variates as stein
-from jaxnlme.sampling.samplers import Draws, Frame
+from jaxnlme.numerics.linalg import small_product
+from jaxnlme.sampling.control_variates import control_variates
+from jaxnlme.sampling.samplers import Draws, Whitening
 
 
 class ScoreSums(eqx.Module):
-    """What one iteration adds up over groups: `score` (packed,), the complete score; `variance_reduced` (packed,), the same less
-    its control variates; `outer` (packed, packed), the sum of squares of the draws' scores; of a `whitened` layout
-    `psi_slope` (random, random), the slope of the log-likelihood along psi, and `factor_slope` (random, random), that along every
-    entry of a factor of psi (boundary.py); `curvature_check` (random,), whose mean is zero where the model has second
-    derivatives."""
+    """Sums over groups of one iteration's scores.
+
+    - `score` (packed,): the complete-data score; `variance_reduced` (packed,): the same less its control variates.
+    - `outer` (packed, packed): the mean over draws of the products of the complete-data scores.
+    - In a `whitened` layout: `psi_slope` (random, random), the derivative of the log-likelihood along psi, and
+      `factor_slope` (random, random), that along every entry of a factor of psi (see `boundary`); `curvature_check`
+      (random,), with mean zero where the model is twice differentiable.
+    """
 
     score: Any
     variance_reduced: Any
@@ -33,31 +55,32 @@ class ScoreSums(eqx.Module):
 
     @classmethod
     def zeros(cls, layout: ParameterLayout, shape: tuple[int, ...], dtype: Any) -> ScoreSums:
-        """Nothing, with leading axes `shape`."""
-        n, q = layout.n, layout.centring.effects if layout.whitened else 0
+        """Sums of zero, with leading axes `shape`."""
+        n, q = layout.n, layout.centring.n_effects if layout.whitened else 0
         return cls(*(jnp.zeros((*shape, *rest), dtype) for rest in ((n,), (n,), (n, n), (q, q), (q, q), (q,))))
 
 
 class GroupScoreSums(eqx.Module):
-    """What iterations sum up for a group, means over its draws: `score` (replicates, packed), the complete score;
-    `first` (replicates, random) and `second` (replicates, random, random) of b and b b' (of a `whitened` layout, z and
-    z z'); of the control variates `functions` (replicates, functions), their products `squares` (replicates, functions,
-    functions) and those with the scores `crossed` (replicates, packed, functions)."""
+    """Sums over iterations for one group, of means over its draws: `score` (replicates, packed), the complete-data
+    score; `first_moment` (replicates, random) and `second_moment` (replicates, random, random), of b and b b' (in a
+    `whitened` layout, of z and z z'); `control_variates` (replicates, functions); `control_products` (replicates,
+    functions, functions), their products; `score_control_products` (replicates, packed, functions), products of scores
+    and control variates."""
 
     score: Any
-    first: Any
-    second: Any
-    functions: Any
-    squares: Any
-    crossed: Any
+    first_moment: Any
+    second_moment: Any
+    control_variates: Any
+    control_products: Any
+    score_control_products: Any
 
 
 class ScoredDraws(eqx.Module):
-    """What a settling iteration needs of the draws of a group: the `draws`, and complete `slopes` (draws, scored) of
-    the outcome in the entries that are scored there."""
+    """Draws of a group with what their scores need: `draws`, and `outcome_scores` (draws, scored), the outcome's
+    complete-data scores in the scored entries."""
 
     draws: Draws
-    slopes: Any
+    outcome_scores: Any
 
 
 def accumulate_scores(
@@ -66,27 +89,29 @@ def accumulate_scores(
     group: Group,
     weight: Any,
     params: Params,
-    frame: Frame,
-    tool: Scores,
-    drawn: ScoredDraws,
+    whitening: Whitening,
+    terms: ScoreTerms,
+    scored_draws: ScoredDraws,
     control_coefficients: Any,
     sums: GroupScoreSums,
 ) -> tuple[ScoreSums, GroupScoreSums]:
-    """One group's share of an iteration, in one replicate, and its sums so far.
+    """Contribution of one group and iteration to the scores, in one replicate.
 
-    **Arguments:** `control_coefficients` (packed, functions), how much of each control variate is taken off the scores.
+    **Arguments:** `weight` of the group; `whitening` and `terms` at `params`; `scored_draws`, of this iteration;
+    `control_coefficients` (packed, functions), coefficients of the control variates; `sums` of the group so far.
+    **Returns:** the weighted contribution to the sums over groups; the group's sums including this iteration.
     """
-    draws = drawn.draws
-    z, (counts, squares) = draws.z, draws.kept
+    draws = scored_draws.draws
+    z, (counts, squares) = draws.z, draws.aux
     coefficients = layout.centring.coefficients(group)
-    b = times(z, frame.factor.T)
-    scores = jax.vmap(lambda b, n, s: score(layout, tool, params, coefficients, b, n, s))(b, counts, squares)
+    b = small_product(z, whitening.factor.T)
+    scores = jax.vmap(lambda b, n, s: complete_score(layout, terms, params, coefficients, b, n, s))(b, counts, squares)
     if layout.scored:
-        scores = scores.at[:, np.array(layout.scored, int)].set(drawn.slopes)
-    functions = jax.vmap(stein)(z, jax.vmap(jax.grad(lambda z: density.log_joint(params, z, group)))(z))
+        scores = scores.at[:, np.array(layout.scored, int)].set(scored_draws.outcome_scores)
+    functions = jax.vmap(control_variates)(z, jax.vmap(jax.grad(lambda z: density.log_joint(params, z, group)))(z))
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     mean_functions = draws.mean(functions)
-    sums_here = GroupScoreSums(
+    iteration_sums = GroupScoreSums(
         average,
         draws.mean(b),
         draws.mean(b[:, :, None] * b[:, None, :]),
@@ -97,27 +122,32 @@ def accumulate_scores(
     psi_slope, factor_slope, curvature_check = jnp.zeros((0, 0)), jnp.zeros((0, 0)), jnp.zeros((0,))
     if layout.whitened:
         psi_slope, factor_slope, curvature_check = draws.mean(
-            jax.vmap(lambda z: _along_psi(density, params, z, group))(z)
+            jax.vmap(lambda z: _psi_slopes(density, params, z, group))(z)
         )
     score_sums = ScoreSums(
         average, average - control_coefficients @ mean_functions, outer, psi_slope, factor_slope, curvature_check
     )
-    return weighted(counted(group, weight), score_sums), jax.tree.map(jnp.add, sums, sums_here)
+    return weighted_contribution(observed_weight(group, weight), score_sums), jax.tree.map(
+        jnp.add, sums, iteration_sums
+    )
 
 
-def _along_psi(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
-    """(H + g g') / 2 and g z' (random, random) of one draw of z, and the second derivatives of the joint density along
-    each z over that density (random,), which integrate to zero unless the model has kinks."""
+def _psi_slopes(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
+    """(H + g g') / 2 and g z' (random, random) for one draw of z, g and H the derivatives of log p(y | b) in b; and the
+    second derivatives of the joint density in each z, divided by that density (random,), which have mean zero unless
+    the model has kinks."""
 
-    def value(b):
-        return given_effects(density, params, b, group)
+    def outcome(b):
+        return log_density_given_effects(density, params, b, group)
 
     b, lower = density.effects(params, z), density.covariance.factor(params.covariance)
-    slope, bend = jax.grad(value)(b), jax.hessian(value)(b)
-    curvature_check = jnp.sum(lower * times(bend, lower), axis=0) - 1.0 + (times(lower.T, slope) - z) ** 2
-    return 0.5 * (bend + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], curvature_check
+    slope, hessian = jax.grad(outcome)(b), jax.hessian(outcome)(b)
+    curvature_check = (
+        jnp.sum(lower * small_product(hessian, lower), axis=0) - 1.0 + (small_product(lower.T, slope) - z) ** 2
+    )
+    return 0.5 * (hessian + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], curvature_check
 
 
-def counted(group: Group, weight: Any) -> Any:
-    """The weight of a group: none without a response, whose draws would only add noise."""
+def observed_weight(group: Group, weight: Any) -> Any:
+    """Weight of a group; zero for a group without a response, whose draws would only add noise."""
     return jnp.where(jnp.any(group.x.observed), weight, 0.0)

@@ -1,13 +1,26 @@
-"""Complete-data sufficient statistics of a mixed model, and the expected complete log-likelihood as their function.
+"""Sufficient statistics of the complete-data likelihood of a mixed model, and Q, the expected complete log-likelihood,
+as their function.
 
-Given the individual effects xi_i ~ N(C_i beta, psi) (see `model/centring.py`) and the predictions, the complete
-log-likelihood of the carried coefficients, psi and a residual scale s with R = s s_0(f) is, up to a constant,
+With b_i ~ N(0, psi), the individual effects are xi_i = C_i beta + b_i, xi_i ~ N(C_i beta, psi), where C_i holds the
+coefficients that shift the mean of the random effects ("centred" coefficients, see `model/centring.py`). With residual
+variance s^2 s_0(f)^2, the complete log-likelihood of the centred coefficients, psi and s is, up to a constant,
 
     Q = -w log|L| - tr(psi^-1 R) / 2 - sum_l (n_l log s_l + S_l / (2 s_l^2)),
-    R = sum_i w_i (xi_i - C_i beta)(xi_i - C_i beta)',
+    R = sum_i w_i (xi_i - C_i beta)(xi_i - C_i beta)',    psi = L L',
 
-linear in the statistics sum w, sum w xi xi', sum w c xi', sum w c c', sum w n_l and S_l, the sums of squares of
-residuals over s_0, stratum by stratum.
+for strata l of the residual scale. It is linear in the statistics
+
+1. w = sum_i w_i, the sum of the groups' weights (`weight`);
+2. sum_i w_i xi_i xi_i' (`second`);
+3. sum_i w_i c_i xi_i' (`cross`) and sum_i w_i c_i c_i' (`gram`), c_i the covariate values that make up C_i;
+4. n_l = sum_i w_i n_il, the number of observations of a stratum (`counts`);
+5. S_l, the weighted sum of squares of the residuals over s_0 (`squares`).
+
+Parameters that these statistics do not determine (coefficients that shift no random effect, residual parameters other
+than one scale a stratum) are updated from their complete-data score instead, the gradient of log p(y_i | xi_i).
+
+**Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the statistics of a
+mixed model; Delyon, Lavielle and Moulines (1999), Annals of Statistics 27, 94-128, for their stochastic approximation.
 """
 
 from __future__ import annotations
@@ -28,13 +41,14 @@ from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.residual_error.families import _constant, _proportional
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.devices import Processes
-from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, half_logdet, times
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, half_logdet, small_product
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 
-class Statistics(eqx.Module):
-    """`weight` (); `second` (random, random), xi xi'; `cross` (carried, random), c xi'; `gram` (carried, carried),
-    c c'; `counts`, `squares` (strata,): observations, and squared residuals over s_0."""
+class SufficientStatistics(eqx.Module):
+    """Sufficient statistics of the complete data: `weight` (); `second` (random, random), of xi xi'; `cross` (centred,
+    random), of c xi'; `gram` (centred, centred), of c c'; `counts` and `squares` (strata,), numbers of observations and
+    sums of squared residuals over s_0."""
 
     weight: Any
     second: Any
@@ -45,12 +59,20 @@ class Statistics(eqx.Module):
 
 
 class ParameterLayout(eqx.Module):
-    """Where the M-step finds each packed entry: by closed form, by Newton steps on Q (`statistical`), or by stochastic
-    Newton steps on the complete scores of the outcome (`scored`); the packed indices of each (tuples), entries that are
-    fixed left out. `strata`: residual scales with a closed form; 0 where the error has none. `closed_beta`,
-    `closed_psi`, `closed_error`: whether these are updated by closed forms. `whitened`: whether chains hold z itself
-    instead of xi; then `rows`, the effects whose xi the scores are taken at all the same, the `columns` of psi's factor
-    that turn as many coordinates of z into these, and `anchor`, what they carry."""
+    """Assignment of the packed parameters to the three kinds of M-step: closed form, Newton steps on Q (`statistical`),
+    or stochastic Newton steps along the complete-data score of the outcome (`scored`).
+
+    - `centring`: the coefficients that shift the mean of the random effects.
+    - `beta`, `covariance`, `error`: numbers of packed entries of each kind, in this order.
+    - `strata`: number of residual scales with a closed form; 0 where the error model has none.
+    - `free` (packed,): entries that are estimated.
+    - `closed_beta`, `closed_psi`, `closed_error`: true where these are updated in closed form.
+    - `statistical`, `scored`: packed indices of the entries updated by Newton and stochastic Newton steps, fixed ones
+      left out.
+    - `whitened`: true if the chains hold z instead of xi. Then `rows` are the effects whose xi is held fixed in the
+      scores, `columns` the coordinates of z that follow from these xi through psi's factor, and `row_centring` the
+      coefficients that shift the mean of these effects.
+    """
 
     centring: Centring
     beta: int = eqx.field(static=True)
@@ -66,29 +88,33 @@ class ParameterLayout(eqx.Module):
     whitened: bool = eqx.field(static=True, default=False)
     rows: tuple[int, ...] = eqx.field(static=True, default=())
     columns: tuple[int, ...] = eqx.field(static=True, default=())
-    anchor: Centring = Centring((), 0)
+    row_centring: Centring = Centring((), 0)
 
     @property
     def n(self) -> int:
+        """Number of packed parameters."""
         return self.beta + self.covariance + self.error
 
     def theta(self, packed: Any) -> Any:
-        """The entries of psi (covariance,) of `packed` (packed,)."""
+        """Covariance entries (covariance,) of `packed` (packed,)."""
         return packed[self.beta : self.beta + self.covariance]
 
     @property
-    def curved(self) -> tuple[int, ...]:
-        """The entries whose second derivatives the outcome is asked for: those `scored`, and after them residual scales
-        with a closed form, whose derivatives along the former no statistic holds."""
+    def hessian_entries(self) -> tuple[int, ...]:
+        """Packed indices in which second derivatives of the outcome's log-density are computed: the `scored` entries,
+        followed by the residual scales with a closed form, whose cross derivatives with the former no statistic holds.
+        """
         first = self.beta + self.covariance
         return self.scored + tuple(range(first, self.n)) if self.scored and self.strata else self.scored
 
 
-def layout(binding: Binding, m_step: str, processes: Processes | None = None) -> ParameterLayout:
-    """Which M-step each parameter of a model takes.
+def parameter_layout(binding: Binding, m_step: str, processes: Processes | None = None) -> ParameterLayout:
+    """M-step of each parameter of a model.
 
-    **Arguments:** `m_step`: "auto" for closed forms where they exist, "gradient" for none. Priors leave none either.
-    `processes`: several, each with its own groups, agree on what holds in all of them.
+    **Arguments:** `m_step`: "auto" for closed forms where they exist, "gradient" for none; a model with priors has none
+    either. `processes`: several processes, each with its own groups, use only coefficients that shift the mean of the
+    random effects in all of them.
+    **Returns:** the ParameterLayout.
     """
     density = binding.density
     by_bucket = zip(*(bucket.covariates for bucket in binding.problem.buckets), strict=True)
@@ -96,17 +122,18 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     centres = centring(density.individual, density.n_effects, columns)
     if processes is not None:
         # Columns that happen to be the same in the groups of one process may differ in another's.
-        found = processes.everyone(centres.terms)
-        centres = Centring(tuple(term for term in found[0] if all(term in own for own in found)), centres.effects)
+        terms_by_process = processes.gather(centres.terms)
+        common = (term for term in terms_by_process[0] if all(term in terms for terms in terms_by_process))
+        centres = Centring(tuple(common), centres.n_effects)
     p, c, e = len(density.beta_names), density.covariance.n_unconstrained, len(density.error_names)
     free = ~np.asarray(binding.fixed, bool)
     closed = m_step == "auto" and not density.priors
-    strata = n_strata(density.error) if closed else 0
+    strata = n_closed_form_scales(density.error) if closed else 0
     closed_psi = closed and density.covariance.has_closed_form
-    moves = [k for k in range(p + c + e) if free[k]]
-    carried = set(centres.carried.tolist())
-    statistical = [k for k in moves if (k in carried and not closed) or (p <= k < p + c and not closed_psi)]
-    scored = [k for k in moves if (k < p and k not in carried) or (k >= p + c and not strata)]
+    free_entries = [k for k in range(p + c + e) if free[k]]
+    centred = set(centres.centred.tolist())
+    statistical = [k for k in free_entries if (k in centred and not closed) or (p <= k < p + c and not closed_psi)]
+    scored = [k for k in free_entries if (k < p and k not in centred) or (k >= p + c and not strata)]
     return ParameterLayout(
         centres,
         p,
@@ -114,7 +141,7 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
         e,
         strata,
         tuple(free.tolist()),
-        closed and any(free[k] for k in carried),
+        closed and any(free[k] for k in centred),
         closed_psi and bool(free[p : p + c].any()),
         bool(strata) and bool(free[p + c :].any()),
         tuple(statistical),
@@ -122,24 +149,30 @@ def layout(binding: Binding, m_step: str, processes: Processes | None = None) ->
     )
 
 
-def whitened(
-    layout: ParameterLayout, held: frozenset[int], rows: tuple[int, ...], columns: tuple[int, ...]
+def whitened_layout(
+    layout: ParameterLayout, fixed_at_boundary: frozenset[int], rows: tuple[int, ...], columns: tuple[int, ...]
 ) -> ParameterLayout:
-    """The Layout of chains that hold z, for psi at the edge of what it can be or near to it: no statistic is needed,
-    and every entry but those `held` is scored, at fixed xi of the effects `rows`, which takes the place of as many
-    coordinates of z, the `columns`, and at fixed z in the others."""
-    free = tuple(own and k not in held for k, own in enumerate(layout.free))
-    scored = tuple(k for k, own in enumerate(free) if own)
-    q, terms = layout.centring.effects, layout.centring.terms
-    anchor = Centring(tuple(term for term in terms if term[1] in rows), q)
+    """Layout of chains that hold z, for psi on the boundary of the parameter space (singular) or near it: no sufficient
+    statistic is used, and every entry is scored.
+
+    **Arguments:** `layout`, that of an interior psi; `fixed_at_boundary`, packed entries held fixed; `rows`, effects
+    whose xi is held fixed in the scores; `columns`, as many coordinates of z, which follow from these xi; the other
+    coordinates of z are held fixed.
+    **Returns:** the ParameterLayout.
+    """
+    free = tuple(is_free and k not in fixed_at_boundary for k, is_free in enumerate(layout.free))
+    scored = tuple(k for k, is_free in enumerate(free) if is_free)
+    q, terms = layout.centring.n_effects, layout.centring.terms
+    row_centring = Centring(tuple(term for term in terms if term[1] in rows), q)
     return ParameterLayout(
         Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
-        False, False, False, (), scored, True, rows, columns, anchor,
+        False, False, False, (), scored, True, rows, columns, row_centring,
     )  # fmt: skip
 
 
-def n_strata(error: AbstractError) -> int:
-    """How many residual scales have a closed form: those of s s_0(f) with one scale a stratum, 0 for other errors."""
+def n_closed_form_scales(error: AbstractError) -> int:
+    """Number of residual scales with a closed form: those of s s_0(f) with one scale s for each stratum; 0 for other
+    error models."""
     if not isinstance(error, GaussianError) or error.n_shape or error.scale not in (_constant, _proportional):
         return 0
     if any(not isinstance(p.transform, Log) for p in error.parameters) or len({p.fix for p in error.parameters}) > 1:
@@ -147,23 +180,27 @@ def n_strata(error: AbstractError) -> int:
     return len(error.parameters)
 
 
-def of_error(layout: ParameterLayout, density: Density, params: Params, f: Any, group: Group) -> tuple[Vector, Vector]:
-    """`counts` and `squares` (strata,) of one group at the predictions f."""
+def residual_statistics(
+    layout: ParameterLayout, density: Density, params: Params, f: Any, group: Group
+) -> tuple[Vector, Vector]:
+    """Statistics `counts` and `squares` (strata,) of one group at the predictions `f` (obs,)."""
     if not layout.strata:
         return jnp.zeros((0,)), jnp.zeros((0,))
     residual, scale, _ = density.error.moments(f, f, params.error, group)
-    seen = group.x.observed
-    square = jnp.where(seen, (residual / scale) ** 2, 0.0)
+    observed = group.x.observed
+    square = jnp.where(observed, (residual / scale) ** 2, 0.0)
     level = jnp.exp(params.error)
     if layout.strata == 1:
-        return jnp.sum(seen)[None].astype(square.dtype), jnp.sum(square)[None] * level**2
-    own = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & seen[:, None]
-    return jnp.sum(own, axis=0).astype(square.dtype), jnp.sum(jnp.where(own, square[:, None], 0.0), axis=0) * level**2
+        return jnp.sum(observed)[None].astype(square.dtype), jnp.sum(square)[None] * level**2
+    in_stratum = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & observed[:, None]
+    squares = jnp.sum(jnp.where(in_stratum, square[:, None], 0.0), axis=0)
+    return jnp.sum(in_stratum, axis=0).astype(square.dtype), squares * level**2
 
 
-def of_effects(coefficients: Vector, xi: Vector, counts: Vector, squares: Vector) -> Statistics:
-    """The statistics of one group's xi (random,), without its weight."""
-    return Statistics(
+def effect_statistics(coefficients: Vector, xi: Vector, counts: Vector, squares: Vector) -> SufficientStatistics:
+    """Statistics of one group's `xi` (random,), without its weight; `coefficients` (centred,), c of the group; `counts`
+    and `squares` (strata,), of its residuals."""
+    return SufficientStatistics(
         jnp.ones((), xi.dtype),
         xi[:, None] * xi[None, :],
         coefficients[:, None] * xi[None, :],
@@ -173,20 +210,26 @@ def of_effects(coefficients: Vector, xi: Vector, counts: Vector, squares: Vector
     )
 
 
-def moment(layout: ParameterLayout, beta: Vector, stats: Statistics) -> Matrix:
-    """R (random, random), the second moment of xi about C beta, summed."""
-    spread = layout.centring.spread(beta)
-    mixed = stats.cross.T @ spread
-    return stats.second - mixed - mixed.T + spread.T @ stats.gram @ spread
+def second_moment(layout: ParameterLayout, beta: Vector, stats: SufficientStatistics) -> Matrix:
+    """R (random, random), the weighted sum of squares of xi - C beta, from the statistics."""
+    means = layout.centring.mean_matrix(beta)
+    mixed = stats.cross.T @ means
+    return stats.second - mixed - mixed.T + means.T @ stats.gram @ means
 
 
-def expected(layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: Statistics) -> Scalar:
-    """Q of the statistics at a packed vector, the outcome's part where it has a closed form."""
+def expected_log_likelihood(
+    layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: SufficientStatistics
+) -> Scalar:
+    """Q, the complete log-likelihood as a function of the statistics, up to a constant.
+
+    **Arguments:** `template`, Params to unpack with; `packed` (packed,), the parameters; `stats`, the statistics.
+    **Returns:** a scalar; the outcome contributes where its residual scales have a closed form.
+    """
     params = template.unpack(packed)
     value = jnp.zeros((), packed.dtype)
     if density.n_effects and not layout.whitened:
         lower = cholesky(density.covariance.psi(params.covariance))
-        r = moment(layout, params.beta, stats)
+        r = second_moment(layout, params.beta, stats)
         inverse = jax.vmap(lambda column: cholesky_solve(lower, column))(r.T)
         value = value - stats.weight * half_logdet(lower) - 0.5 * jnp.trace(inverse)
     if layout.strata:
@@ -195,46 +238,52 @@ def expected(layout: ParameterLayout, density: Density, template: Params, packed
     return value
 
 
-class Scores(eqx.Module):
-    """What turns one draw into its complete score, the same for all groups: `psi_inverse`, `bends` (covariance,
-    random, random), half the derivatives of psi, and `constants` (covariance,), half of tr(psi^-1 dpsi)."""
+class ScoreTerms(eqx.Module):
+    """Terms of the complete-data score that are the same for all groups and draws: `psi_inverse` (random, random);
+    `half_psi_derivatives` (covariance, random, random), half the derivatives of psi in theta; `half_traces`
+    (covariance,), half of tr(psi^-1 dpsi)."""
 
     psi_inverse: Any
-    bends: Any
-    constants: Any
+    half_psi_derivatives: Any
+    half_traces: Any
 
 
-def scores_at(layout: ParameterLayout, density: Density, params: Params) -> Scores:
-    """The Scores at params."""
+def score_terms(layout: ParameterLayout, density: Density, params: Params) -> ScoreTerms:
+    """ScoreTerms at `params`; empty where the layout is whitened."""
     q, n = density.n_effects, params.covariance.shape[0]
     if not q or layout.whitened:
         empty = jnp.zeros((0, 0))
-        return Scores(empty, jnp.zeros((n, 0, 0)), jnp.zeros((n,)))
+        return ScoreTerms(empty, jnp.zeros((n, 0, 0)), jnp.zeros((n,)))
     inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
-    bends = 0.5 * jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
-    return Scores(inverse, bends, jnp.sum(bends * inverse[None], axis=(1, 2)))
+    half_psi_derivatives = 0.5 * jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
+    return ScoreTerms(inverse, half_psi_derivatives, jnp.sum(half_psi_derivatives * inverse[None], axis=(1, 2)))
 
 
-def score(
+def complete_score(
     layout: ParameterLayout,
-    at: Scores,
+    terms: ScoreTerms,
     params: Params,
     coefficients: Vector,
     b: Vector,
     counts: Vector,
     squares: Vector,
 ) -> Vector:
-    """The complete score (packed,) of one draw of b (random,), zero in the entries that are `scored`."""
+    """Complete-data score (packed,) of one draw: the gradient of log p(y, b) in the parameters.
+
+    **Arguments:** `terms` at `params`; `coefficients` (centred,), c of the group; `b` (random,), the draw; `counts`,
+    `squares` (strata,), statistics of its residuals.
+    **Returns:** the score, zero in the entries that are `scored`: those are filled in by `scores.accumulate_scores`.
+    """
     if layout.whitened:
         return jnp.zeros((layout.n,), b.dtype)
-    pull = times(at.psi_inverse, b)
+    psi_inverse_b = small_product(terms.psi_inverse, b)
     beta: list[Any] = [jnp.zeros((), b.dtype)] * layout.beta
     for row, (k, effect, _, _) in enumerate(layout.centring.terms):
-        beta[k] = coefficients[row] * pull[effect]
+        beta[k] = coefficients[row] * psi_inverse_b[effect]
     parts = [jnp.stack(beta)] if beta else []
     if layout.covariance:
-        outer = pull[:, None] * pull[None, :]
-        parts.append(jnp.sum(at.bends * outer[None, :, :], axis=(1, 2)) - at.constants)
+        outer = psi_inverse_b[:, None] * psi_inverse_b[None, :]
+        parts.append(jnp.sum(terms.half_psi_derivatives * outer[None, :, :], axis=(1, 2)) - terms.half_traces)
     if layout.strata:
         parts.append(squares * jnp.exp(-2.0 * params.error) - counts)
     elif layout.error:
@@ -242,54 +291,61 @@ def score(
     return jnp.concatenate(parts)
 
 
-def outcome_density(
+def outcome_log_density(
     layout: ParameterLayout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
 ) -> Scalar:
-    """log p(y | xi) of one group as a function of the packed `entries` at `layout.curved`, b held where it is at
-    `params`. Of a `whitened` layout log p(y, xi), the xi of the effects in `layout.rows` held."""
-    moved = params.unpack(params.pack().at[np.array(layout.curved, int)].set(entries))
+    """log p(y | xi) of one group, as a function of the packed parameters that it depends on.
+
+    **Arguments:** `z` (random,), the draw at `params`; `entries`, values of the packed parameters
+    `layout.hessian_entries`.
+    **Returns:** a scalar, with b held at its value at `params`; in a `whitened` layout, log p(y, xi) with xi of the
+    effects `layout.rows` and the other coordinates of z held.
+    """
+    moved = params.unpack(params.pack().at[np.array(layout.hessian_entries, int)].set(entries))
     if not layout.whitened:
-        return given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
+        return log_density_given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
     rows, columns = np.array(layout.rows, int), np.array(layout.columns, int)
-    others = np.setdiff1d(np.arange(density.n_effects), columns)
-    coefficients = layout.anchor.coefficients(group)
+    other_columns = np.setdiff1d(np.arange(density.n_effects), columns)
+    coefficients = layout.row_centring.coefficients(group)
 
-    def at(params):
+    def mean_and_factor(params):
         factor = density.covariance.factor(params.covariance)
-        mean = layout.anchor.mean(params.beta, coefficients)[rows]
-        return mean + times(factor[np.ix_(rows, others)], z[others]), factor[np.ix_(rows, columns)]
+        mean = layout.row_centring.mean(params.beta, coefficients)[rows]
+        shift = small_product(factor[np.ix_(rows, other_columns)], z[other_columns])
+        return mean + shift, factor[np.ix_(rows, columns)]
 
-    (mean, lower), (there, factor) = at(params), at(moved)
-    xi = jax.lax.stop_gradient(mean + times(lower, z[columns]))
-    own = times(factor.T, cholesky_inverse(cholesky(times(factor, factor.T))))
-    white = times(own, xi - there)
-    b = density.effects(moved, z.at[columns].set(white))
-    steep = half_logdet(cholesky(times(factor, factor.T)))
-    return given_effects(density, moved, b, group) - steep - 0.5 * jnp.sum(white**2)
+    (mean, factor), (moved_mean, moved_factor) = mean_and_factor(params), mean_and_factor(moved)
+    xi = jax.lax.stop_gradient(mean + small_product(factor, z[columns]))
+    inverse = small_product(moved_factor.T, cholesky_inverse(cholesky(small_product(moved_factor, moved_factor.T))))
+    z_columns = small_product(inverse, xi - moved_mean)
+    b = density.effects(moved, z.at[columns].set(z_columns))
+    log_jacobian = half_logdet(cholesky(small_product(moved_factor, moved_factor.T)))
+    return log_density_given_effects(density, moved, b, group) - log_jacobian - 0.5 * jnp.sum(z_columns**2)
 
 
-def given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
-    """log p(y | b) of one group."""
+def log_density_given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
+    """log p(y | b) of one group, `b` (random,)."""
     phi = density.individual.phi(params.beta, b, group)
     f = density.structural(params.free, phi, group.x, group.v)
     return density.error.log_density(f, f, params.error, group)
 
 
-def weighted(weight: Scalar, stats: Any) -> Any:
-    """A group's share of the sums; nothing of a group of weight zero, whatever it holds."""
+def weighted_contribution(weight: Scalar, stats: Any) -> Any:
+    """A group's contribution to the sums: its values times its weight; zero for weight zero, even where the values are
+    not finite."""
     return jax.tree.map(lambda leaf: jnp.where(weight == 0, 0.0, weight * leaf), stats)
 
 
-def blended(old: Any, new: Any, gain: Scalar) -> Any:
-    """old + gain (new - old), leaf by leaf: a stochastic approximation."""
+def stochastic_approximation(old: Any, new: Any, gain: Scalar) -> Any:
+    """old + gain (new - old) for each leaf: one step of the stochastic approximation."""
     return jax.tree.map(lambda a, b: a + gain * (b - a), old, new)
 
 
-def in_words(layout: ParameterLayout, binding: Binding) -> str:
-    """How each parameter is maximised, for the summary."""
+def m_step_description(layout: ParameterLayout, binding: Binding) -> str:
+    """Description of the M-step of each parameter, for the summary."""
     names = binding.packed_names
-    carried = layout.centring.carried.tolist() if layout.closed_beta else []
-    closed = [names[k] for k in carried if layout.free[k]]
+    centred = layout.centring.centred.tolist() if layout.closed_beta else []
+    closed = [names[k] for k in centred if layout.free[k]]
     closed += ["psi"] if layout.closed_psi else []
     first = layout.beta + layout.covariance
     closed += [names[k] for k in range(first, layout.n) if layout.closed_error and layout.free[k]]

@@ -1,9 +1,9 @@
-"""The published problems that SAEM is shown on: saemix's documented examples, with its starts and what it found.
+"""The published problems on which SAEM is tested: saemix's documented examples, with its starts and estimates.
 
 Each is built from its record in the reference folder (saemix/<name>.json), so that equation, transforms, starts and
-covariance pattern stand in one place. saemix's "combined" is sd = sqrt(a^2 + b^2 f^2), our "combined variance"; where
-it starts its error parameters the records do not say, and ours start automatically. The simulated problems are in
-`saem_simulated`. Used by the tests and by benchmarks/study_saem.py.
+covariance pattern are in one place. saemix's "combined" is sd = sqrt(a^2 + b^2 f^2), our "combined variance"; the
+records do not contain the starting values of its error parameters, and ours start automatically. The simulated problems
+are in `saem_simulated`. Used by the tests and by benchmarks/study_saem.py.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.problems import binary, poisson
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One problem. How its maximum is found: by the methods `ladder` in order, then by quadrature with `nodes` an
+    """One problem. Its maximum is computed by the estimation `methods` in order, then by quadrature with `nodes` an
     effect where these are given, from `target_start` (user-scale values; None: the model's starts). `reference`: the
-    record of another program's fit; `truth`: the values that the data were simulated with."""
+    record of another program's fit; `truth`: the values with which the data were simulated."""
 
     name: str
     model: jn.NLMEModel
     data: jn.GroupedData
-    ladder: tuple[str, ...]
+    methods: tuple[str, ...]
     nodes: int | None
     target_start: dict[str, float] | None = None
     reference: dict[str, Any] | None = None
@@ -85,7 +85,7 @@ ERRORS: dict[str, Callable] = {
 }
 TRANSFORMS = {0: "identity", 1: "log", 2: "probit", 3: "logit"}
 
-# name: nodes of the quadrature whose doubling moves -2 log L by less than 0.01 at the maximum.
+# name: number of quadrature nodes whose doubling changes -2 log L by less than 0.01 at the maximum.
 NODES = {
     "theo_nocov_constant": 11,
     "theo_nocov_combined": 11,
@@ -101,32 +101,33 @@ NODES = {
     "toenail_binary": 101,
 }
 NAMES = tuple(NODES)
-# From saemix's start (slope 0.2, ten times too steep) the yield example falls into another maximum, -2 log L = 616.59.
+# From saemix's start (slope 0.2, ten times too steep) the yield example converges to another maximum,
+# -2 log L = 616.59.
 TARGET_STARTS = {
     "yield_nocov": {"Xmax": 100.0, "slope": 0.03, "sd(Ymax)": 2.0, "sd(Xmax)": 30.0, "sd(slope)": 0.01, "a": 0.5},
 }
 
 
 def record(reference: Path, name: str) -> dict[str, Any]:
-    """saemix's fit, with what is known of the true likelihood: `minus2LL_true` at its estimates, and where there is
-    one, `true_mle`."""
+    """saemix's fit, with the true log-likelihood as far as it was computed: `minus2LL_true` at its estimates, and the
+    maximum `true_mle` or None."""
     folder = reference / "saemix"
-    found = json.loads((folder / f"{name}.json").read_text())
-    found["minus2LL_true"] = json.loads((folder / "likelihood_check.json").read_text())["cases"][name]["minus2LL_true"]
-    found["true_mle"] = json.loads((folder / "theo_true_mle.json").read_text()).get(name)
-    return found
+    fields = json.loads((folder / f"{name}.json").read_text())
+    fields["minus2LL_true"] = json.loads((folder / "likelihood_check.json").read_text())["cases"][name]["minus2LL_true"]
+    fields["true_mle"] = json.loads((folder / "theo_true_mle.json").read_text()).get(name)
+    return fields
 
 
-def terms(found: dict[str, Any]) -> list[tuple[str, str, float]]:
+def terms(fields: dict[str, Any]) -> list[tuple[str, str, float]]:
     """(covariate, parameter, start) of every covariate coefficient."""
-    names = found["covariates"]
+    names = fields["covariates"]
     names = [names] if isinstance(names, str) else names or []
-    starts = found["start_psi0"]
+    starts = fields["start_psi0"]
     return [
         (name, parameter, starts[row + 1][k] if row + 1 < len(starts) else 0.0)
         for row, name in enumerate(names)
-        for k, parameter in enumerate(found["parameters"])
-        if found["covariate_model"][row][k]
+        for k, parameter in enumerate(fields["parameters"])
+        if fields["covariate_model"][row][k]
     ]
 
 
@@ -135,44 +136,44 @@ def case(reference: Path, name: str) -> Case:
 
     **Arguments:** `reference`: the folder of other programs' numbers; `name`: one of NAMES.
     """
-    found = record(reference, name)
-    file = Path(found["data"]).name
+    fields = record(reference, name)
+    file = Path(fields["data"]).name
     frame = pd.read_csv(reference / "saemix" / "data" / file)
-    predictors = found["predictors"] if isinstance(found["predictors"], list) else [found["predictors"]]
+    predictors = fields["predictors"] if isinstance(fields["predictors"], list) else [fields["predictors"]]
     # saemix passes a discrete response among the predictors of its likelihood function.
-    predictors = [column for column in predictors if column != found["response"]]
-    groupwise = sorted({covariate for covariate, _, _ in terms(found)})
-    data = jn.GroupedData.from_frame(frame, found["group"], found["response"], predictors, groupwise)
-    sds = np.sqrt(np.diag(found["start_omega"]))
+    predictors = [column for column in predictors if column != fields["response"]]
+    groupwise = sorted({covariate for covariate, _, _ in terms(fields)})
+    data = jn.GroupedData.from_frame(frame, fields["group"], fields["response"], predictors, groupwise)
+    sds = np.sqrt(np.diag(fields["start_omega"]))
     parameters = [
         jn.Parameter(
             parameter,
-            found["start_psi0"][0][k],
-            TRANSFORMS[found["transform"][k]],
-            random=bool(found["covariance_model"][k][k]),
+            fields["start_psi0"][0][k],
+            TRANSFORMS[fields["transform"][k]],
+            random=bool(fields["covariance_model"][k][k]),
             sd=float(sds[k]),
-            covariates=[jn.Covariate(c, start) for c, owner, start in terms(found) if owner == parameter],
+            covariates=[jn.Covariate(c, start) for c, owner, start in terms(fields) if owner == parameter],
         )
-        for k, parameter in enumerate(found["parameters"])
+        for k, parameter in enumerate(fields["parameters"])
     ]
-    pattern = np.array(found["covariance_model"])
+    pattern = np.array(fields["covariance_model"])
     covariance = "full" if pattern.all() else "diagonal" if not (pattern - np.diag(np.diag(pattern))).any() else pattern
-    error = jn.GroupLogLikelihood(OUTCOMES[file]) if file in OUTCOMES else ERRORS[found["error_model"]]()
+    error = jn.GroupLogLikelihood(OUTCOMES[file]) if file in OUTCOMES else ERRORS[fields["error_model"]]()
     model = jn.NLMEModel(FUNCTIONS[file], parameters, covariance, error)
-    ladder = ("laplace",) if file in OUTCOMES else ("focei",)
-    return Case(name, model, data, ladder, NODES[name], TARGET_STARTS.get(name), found)
+    methods = ("laplace",) if file in OUTCOMES else ("focei",)
+    return Case(name, model, data, methods, NODES[name], TARGET_STARTS.get(name), fields)
 
 
-def reference_params(one: Case) -> jn.Params:
+def reference_params(case: Case) -> jn.Params:
     """saemix's estimates as Params."""
-    found = one.reference
-    assert found is not None
-    values = {name: v for name, v in found["fixed_effects"].items() if not name.startswith("beta_")}
-    coefficients = [v for name, v in found["fixed_effects"].items() if name.startswith("beta_")]
+    fields = case.reference
+    assert fields is not None
+    values = {name: v for name, v in fields["fixed_effects"].items() if not name.startswith("beta_")}
+    coefficients = [v for name, v in fields["fixed_effects"].items() if name.startswith("beta_")]
     # Coefficients carry names of their own here ("CL ~ Weight", levels of a factor); the order is the same.
-    ours = [name for name in one.model.values(one.model.params(one.data), one.data) if " ~ " in name]
+    ours = [name for name in case.model.values(case.model.params(case.data), case.data) if " ~ " in name]
     values |= dict(zip(ours, coefficients, strict=True))
-    if found["residual"] is not None:
-        names = [parameter.name for parameter in one.model.error.parameters]
-        values |= {name: found["residual"][name] for name in names}
-    return one.model.params(one.data, values, psi=np.array(found["omega"]))
+    if fields["residual"] is not None:
+        names = [parameter.name for parameter in case.model.error.parameters]
+        values |= {name: fields["residual"][name] for name in names}
+    return case.model.params(case.data, values, psi=np.array(fields["omega"]))

@@ -1,5 +1,6 @@
-"""Simulated problems that SAEM is shown on: every residual error with one and two random effects, counts and binary
-outcomes, and a three-compartment infusion sampled over ten half-lives, started a factor three away everywhere.
+"""Simulated problems on which SAEM is tested: every residual error with one and two random effects, counts and binary
+outcomes, and a three-compartment infusion sampled over ten half-lives, with starting values a factor of three from the
+truth.
 
 Data are drawn by numpy from a seed of their own, so that they are the same on every machine.
 """
@@ -65,11 +66,11 @@ def residual(name: str, effects: int) -> Case:
 
 
 def _sd(name: str, f: np.ndarray, a: float = 0.0, b: float = 0.0, c: float = 1.0) -> np.ndarray:
-    """The residual SD (rows,), written again in numpy."""
+    """Residual SD (rows,), an independent implementation in numpy."""
     return np.sqrt(a**2 + (b * f) ** 2) if name == "combined_variance" else a + b * f**c
 
 
-# ---- outcomes without a Gaussian face: a predictor linear in time
+# ---- outcomes without Gaussian moments: a predictor linear in time
 
 
 def predictor(phi, x):
@@ -139,10 +140,10 @@ def infusion(phi, x, v):
     largest = third + 2.0 * radius * jnp.cos(angle)
     middle = third + 2.0 * radius * jnp.cos(angle - 2.0 * jnp.pi / 3.0)
     rates = jnp.stack([largest, middle, q / (largest * middle)])
-    share = (k21 - rates) * (k31 - rates) / ((jnp.roll(rates, -1) - rates) * (jnp.roll(rates, -2) - rates))
-    em_state, since = jnp.minimum(x.time, v.duration), jnp.maximum(x.time - v.duration, 0.0)
-    decay = -jnp.expm1(-jnp.outer(em_state, rates)) * jnp.exp(-jnp.outer(since, rates))
-    return v.dose / (v.duration * phi.V1) * (decay @ (share / rates))
+    coefficients = (k21 - rates) * (k31 - rates) / ((jnp.roll(rates, -1) - rates) * (jnp.roll(rates, -2) - rates))
+    infusion_time, time_after = jnp.minimum(x.time, v.duration), jnp.maximum(x.time - v.duration, 0.0)
+    decay = -jnp.expm1(-jnp.outer(infusion_time, rates)) * jnp.exp(-jnp.outer(time_after, rates))
+    return v.dose / (v.duration * phi.V1) * (decay @ (coefficients / rates))
 
 
 # Fentanyl (l, l/min), Shafer et al. (1990), Anesthesiology 73, 1091-1102: half-lives of 1, 19 and 475 minutes.
@@ -165,11 +166,11 @@ def three_compartments() -> Case:
     sd = np.sqrt(np.log1p(CV**2))
     drawn = np.array(list(FENTANYL.values())) * np.exp(sd * rng.standard_normal((SUBJECTS, 6)))
     group, time = np.repeat(np.arange(SUBJECTS), len(SAMPLES)), np.tile(SAMPLES, SUBJECTS)
-    curves = [infusion_by_eigenvectors(dict(zip(FENTANYL, each, strict=True)), SAMPLES) for each in drawn]
+    curves = [infusion_by_eigenvectors(dict(zip(FENTANYL, values, strict=True)), SAMPLES) for values in drawn]
     y = np.concatenate(curves) + SIGMA * rng.standard_normal(len(time))
     parameters = [jn.Parameter(p, FENTANYL[p] * FACTORS[p], "log", random=True) for p in FENTANYL]
-    given = {"dose": np.full(SUBJECTS, DOSE), "duration": np.full(SUBJECTS, DURATION)}
-    data = jn.GroupedData.from_arrays(y, group, {"time": time}, given)
+    design = {"dose": np.full(SUBJECTS, DOSE), "duration": np.full(SUBJECTS, DURATION)}
+    data = jn.GroupedData.from_arrays(y, group, {"time": time}, design)
     truth = FENTANYL | {f"sd({p})": float(sd) for p in FENTANYL} | {"a": SIGMA}
     model = jn.NLMEModel(infusion, parameters)
     return Case("three_compartment_infusion", model, data, ("focei", "laplace"), None, truth, truth=truth)
@@ -181,15 +182,15 @@ def infusion_by_eigenvectors(phi: dict[str, float], time: np.ndarray) -> np.ndar
     flows = np.zeros((3, 3))
     flows[0, 1] = flows[1, 0] = phi["Q2"]
     flows[0, 2] = flows[2, 0] = phi["Q3"]
-    leaving = flows.sum(1) + np.array([phi["CL"], 0.0, 0.0])
-    rates, vectors = np.linalg.eigh((np.diag(leaving) - flows) / np.sqrt(np.outer(volumes, volumes)))
-    em_state, since = np.minimum(time, DURATION)[:, None], np.maximum(time - DURATION, 0.0)[:, None]
-    amounts = -np.expm1(-rates * em_state) / rates * np.exp(-rates * since)
+    outflow = flows.sum(1) + np.array([phi["CL"], 0.0, 0.0])
+    rates, vectors = np.linalg.eigh((np.diag(outflow) - flows) / np.sqrt(np.outer(volumes, volumes)))
+    infusion_time, time_after = np.minimum(time, DURATION)[:, None], np.maximum(time - DURATION, 0.0)[:, None]
+    amounts = -np.expm1(-rates * infusion_time) / rates * np.exp(-rates * time_after)
     return DOSE / DURATION / volumes[0] * amounts @ vectors[0] ** 2
 
 
 def cases() -> dict[str, Callable[[], Case]]:
-    """Every simulated problem by name, made when called."""
+    """Functions that make every simulated problem, by name."""
     out: dict[str, Callable[[], Case]] = {}
     for effects in (1, 2):
         for name in ERRORS:

@@ -1,4 +1,4 @@
-"""IMP: estimates against exact maxima, and what it says of itself. What it shares with SAEM is tested there."""
+"""IMP: estimates against exact maxima, and their reported errors. What it has in common with SAEM is tested there."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import jaxnlme as jn
 from jaxnlme.results.stochastic import Sampling
 from tests.problems import binary, log_rate, one_compartment
 
-# The largest of a handful of correlated estimates, in Monte Carlo standard errors that twenty batches tell.
-BEYOND = 4.5
+# Limit for the largest of a few correlated estimates, in Monte Carlo standard errors estimated from twenty batches.
+MAX_ERRORS = 4.5
 
 
 def packed(fit: jn.Fit) -> np.ndarray:
     return np.concatenate([fit.params.beta, fit.params.covariance, fit.params.error])
 
 
-def sampled(fit: jn.Fit) -> Sampling:
+def sampling_of(fit: jn.Fit) -> Sampling:
     assert fit.sampling is not None
     return fit.sampling
 
@@ -37,10 +37,10 @@ def errors(fit: jn.Fit) -> np.ndarray:
 def assert_at(fit: jn.Fit, exact: np.ndarray) -> None:
     """Within its Monte Carlo error of the exact maximum, and within a twentieth of a standard error."""
     assert fit.converged, fit.status.sentences
-    table = sampled(fit).errors
-    apart = np.abs(packed(fit) - exact)
-    assert (apart < BEYOND * table["monte carlo se"]).all(), table
-    assert (apart < 0.05 * table["se"]).all(), table
+    table = sampling_of(fit).errors
+    distance = np.abs(packed(fit) - exact)
+    assert (distance < MAX_ERRORS * table["monte carlo se"]).all(), table
+    assert (distance < 0.05 * table["se"]).all(), table
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def binary_fit(method, table: pd.DataFrame | None = None, **options) -> jn.Fit:
 
 
 @functools.cache
-def from_afar() -> jn.Fit:
+def distant_start_fit() -> jn.Fit:
     return binary_fit(jn.IMP())
 
 
@@ -74,54 +74,54 @@ def test_theophylline(reference: Path) -> None:
     fit = jn.fit(jn.NLMEModel(one_compartment, parameters), data, "imp")
     logs = np.log([exact["ka"], exact["V"], exact["CL"]])
     assert_at(fit, np.concatenate([logs, 0.5 * np.log(exact["omega"]), exact["residual_and_beta"]]))
-    assert abs(2 * fit.log_likelihood + exact["minus2LL"]) < 8 * sampled(fit).log_likelihood_se
-    # Three effects given eleven responses: some three quarters of the draws count.
-    assert 0.6 < sampled(fit).acceptance["effective draws"] < 0.95
-    assert sampled(fit).samples.shape[::2] == (12, 3)
-    samples = sampled(fit).samples.mean(axis=1)
+    assert abs(2 * fit.log_likelihood + exact["minus2LL"]) < 8 * sampling_of(fit).log_likelihood_se
+    # Three effects given eleven responses: about three quarters of the draws are effective.
+    assert 0.6 < sampling_of(fit).acceptance["effective draws"] < 0.95
+    assert sampling_of(fit).samples.shape[::2] == (12, 3)
+    samples = sampling_of(fit).samples.mean(axis=1)
     # Equally weighted samples of the same distributions as the conditional means: five standard errors of 36.
-    bound = 5.0 / np.sqrt(sampled(fit).samples.shape[1])
-    assert (np.abs(samples - sampled(fit).effects_mean) < bound * sampled(fit).effects_sd).all(axis=None)
+    bound = 5.0 / np.sqrt(sampling_of(fit).samples.shape[1])
+    assert (np.abs(samples - sampling_of(fit).effects_mean) < bound * sampling_of(fit).effects_sd).all(axis=None)
 
 
 def test_an_outcome_without_closed_forms() -> None:
     best = binary_fit(jn.AGQ(31))
-    fit = from_afar()
+    fit = distant_start_fit()
     assert_at(fit, packed(best))
-    assert abs(fit.log_likelihood - best.log_likelihood) < 4 * sampled(fit).log_likelihood_se
+    assert abs(fit.log_likelihood - best.log_likelihood) < 4 * sampling_of(fit).log_likelihood_se
     # Louis' information from 30,000 draws a group: a hundredth of an error.
     assert errors(fit) == pytest.approx(errors(best), rel=0.03)
     near = binary_fit(jn.IMP(seed=1), start=best)
     assert_at(near, packed(best))
-    # From the maximum: 15 iterations, and one settling run.
-    assert max(last for _, last in sampled(near).phases.values()) == 14
-    assert len(sampled(near).packed) < 150
+    # From the maximum: 15 iterations, and one round of draws at fixed parameters.
+    assert max(last for _, last in sampling_of(near).phases.values()) == 14
+    assert len(sampling_of(near).packed) < 150
 
 
 def test_the_order_of_groups_changes_nothing() -> None:
     table = answers()
     order = np.random.default_rng(1).permutation(30)
-    moved = pd.concat([table[table["group"] == k] for k in order])
-    other = binary_fit(jn.IMP(), moved)
+    permuted = pd.concat([table[table["group"] == k] for k in order])
+    reordered = binary_fit(jn.IMP(), permuted)
     # Sums in another order: rounding.
-    assert packed(other) == pytest.approx(packed(from_afar()), rel=1e-9)
-    assert packed(binary_fit(jn.IMP(seed=1))) != pytest.approx(packed(from_afar()), rel=1e-6)
+    assert packed(reordered) == pytest.approx(packed(distant_start_fit()), rel=1e-9)
+    assert packed(binary_fit(jn.IMP(seed=1))) != pytest.approx(packed(distant_start_fit()), rel=1e-6)
 
 
 def test_a_stopped_run_goes_on_from_its_file(tmp_path: Path) -> None:
-    """What is remembered of the draws is in the file: the end is the same as without a stop."""
+    """The state of the sampler is in the file: the result is the same as without a stop."""
     path = tmp_path / "fit"
-    stopped = binary_fit(jn.IMP(), callbacks=[lambda told: told.iteration >= 100], checkpoint=path)
+    stopped = binary_fit(jn.IMP(), callbacks=[lambda entry: entry.iteration >= 100], checkpoint=path)
     assert stopped.stopped and not stopped.converged
     resumed = binary_fit(jn.IMP(), checkpoint=path)
-    assert packed(resumed) == pytest.approx(packed(from_afar()), rel=1e-12)
+    assert packed(resumed) == pytest.approx(packed(distant_start_fit()), rel=1e-12)
 
 
-def test_groups_whose_draws_do_not_count_are_named() -> None:
-    memory = SimpleNamespace(effective=np.array([[0.8], [0.02], [0.5]]))
-    (sentence,) = jn.IMP().complaints(memory, np.array(["one", "two", "three"]))
-    assert "group two (6.0 at least)" in sentence and "more draws" in sentence
-    assert jn.IMP(draws=600).complaints(memory, np.arange(3)) == []
+def test_groups_with_few_effective_draws_are_named() -> None:
+    sampler_state = SimpleNamespace(effective_fraction=np.array([[0.8], [0.02], [0.5]]))
+    (sentence,) = jn.IMP().sampling_problems(sampler_state, np.array(["one", "two", "three"]))
+    assert "group two (smallest number: 6.0)" in sentence and "more draws" in sentence
+    assert jn.IMP(draws=600).sampling_problems(sampler_state, np.arange(3)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The problems that SAEM is shown on are what they claim to be: the published models, and three compartments."""
+"""Checks of the problems on which SAEM is tested: the published models, and three compartments."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from tests.estimators.em import saem_simulated as simulated
     ],
 )
 def test_the_published_models_are_those_of_the_reference(reference, name, nodes):
-    """At saemix's estimates -2 log L is what independent quadrature made of it: to 0.003, for the reference has three
+    """At saemix's estimates -2 log L is that of independent quadrature, to 0.003, for the reference has three
     decimals and fewer nodes (its last refinement moved pd1 by 0.01); saemix's own are off by ten times that."""
-    one = published.case(reference, name)
-    found = -2.0 * float(jn.log_likelihood(one.model, published.reference_params(one), one.data, jn.AGQ(nodes)))
-    assert found == pytest.approx(one.reference["minus2LL_true"], abs=3e-3)
+    case = published.case(reference, name)
+    params = published.reference_params(case)
+    value = -2.0 * float(jn.log_likelihood(case.model, params, case.data, jn.AGQ(nodes)))
+    assert value == pytest.approx(case.reference["minus2LL_true"], abs=3e-3)
 
 
 def _phi(values):
@@ -40,8 +41,8 @@ def _phi(values):
 
 def _curve(values, times):
     columns = Record(("time",), (jnp.asarray(times),), "column")
-    given = Record(("dose", "duration"), (simulated.DOSE, simulated.DURATION), "value")
-    return simulated.infusion(_phi(values), columns, given)
+    design = Record(("dose", "duration"), (simulated.DOSE, simulated.DURATION), "value")
+    return simulated.infusion(_phi(values), columns, design)
 
 
 @pytest.mark.parametrize("factors", [dict.fromkeys(simulated.FENTANYL, 1.0), simulated.FACTORS])
