@@ -22,6 +22,7 @@ from jaxnlme.results.record import FitRecord
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.files import Archive
     from jaxnlme.refits.bootstrap import Bootstrap
     from jaxnlme.refits.jackknife import Jackknife
     from jaxnlme.refits.multistart import Multistart
@@ -114,6 +115,16 @@ class Fit(FitRecord):
     def from_record(cls, record: FitRecord) -> Fit:
         """The Fit with the fields of `record`."""
         return cls(**{field.name: getattr(record, field.name) for field in dataclasses.fields(FitRecord)})
+
+    @property
+    def unknown_sections(self) -> Archive | None:
+        """What the file of a loaded fit held beside what this version knows; it is written again by `save`."""
+        return self.__dict__.get("_unknown_sections")
+
+    def with_unknown_sections(self, unknown: Archive | None) -> Fit:
+        """This fit, keeping what its file held beside what this version knows."""
+        self.__dict__["_unknown_sections"] = unknown
+        return self
 
     def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
         """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""

@@ -1,63 +1,365 @@
-"""Saving and loading fits."""
+"""Saving and loading fits: tables, numbers and data in a zip that is read without running code; functions apart.
+
+Sections of "fit.json" (format 3; `jaxnlme.files` describes the archive, `encoding` the values):
+
+- "model": the declaration in words, the names of its parameters and effects, and a digest of what it computes.
+- "estimation": the fields of a fit, among them parameters, status, options, versions, history.
+- "tables": by name, each with "level" (the grouping level it describes, None for the population), "axis" (of its rows:
+  "parameters", "effects", "groups") and "endpoint" (None: all).
+- "data": the fields of the GroupedData; "digest" of its values.
+- "summary": the page as text and HTML.
+- "sampling": what a stochastic method leaves; None for others.
+
+"model.cloudpickle" holds the model with the user's functions. It is the only part that is a pickle, and it is read with
+`trust_code=True` alone. Sections, tables, arrays and members that this version does not know are kept, and written
+again when the loaded fit is saved.
+"""
 
 from __future__ import annotations
 
-import gzip
-import os
+import dataclasses
+import hashlib
+import io
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from jaxnlme.errors import OptionError
+import jax
+import numpy as np
 
-if TYPE_CHECKING:
-    from jaxnlme.results.record import Fit
+from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import JaxnlmeError, OptionError
+from jaxnlme.estimators.core.model_digest import digest
+from jaxnlme.estimators.core.record import versions
+from jaxnlme.files import Archive, read_archive, unreadable, write_archive
+from jaxnlme.fitting.encoding import Decoder, Encoder
+from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.stored_fit import StoredFit
+from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.params import Params
+from jaxnlme.precision import x64
+from jaxnlme.results.stochastic import Sampling
 
-FORMAT = 2
+FORMAT = 3
+CODE = "model.cloudpickle"
+SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
+TABLES = ("estimates", "values", "covariance", "psi", "random_effects", "random_effects_se", "shrinkage", "groups")
+# Fields of a Fit that sections of their own hold.
+_APART = ("binding", "params", "sampling", "fingerprint")
+# What a file with a correct digest and wrong content can raise while it is taken apart.
+_WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def save(fit: Fit, path: str | Path) -> Path:
-    """Writes a fit to `path`, with the user's functions by value, so that another process can load it.
+    """Writes a fit to `path`, so that another process can load it.
 
     Functions and classes of the user's own modules (neither installed packages nor the standard library) go into the
-    file whole, with the functions they call. The file is a compressed pickle (cloudpickle): load only files you trust.
-    It replaces an earlier one only when it is complete.
+    file whole, with the functions they call. The file replaces an earlier one only when it is complete.
+
+    **Arguments:** `fit`; `path` of the file.
     **Returns:** the path.
+    **Raises:** TypeError for a model that holds what cannot be stored, such as a lock or an open file.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with gzip.open(part, "wb", compresslevel=5) as file:
-            _dump({"jaxnlme fit": FORMAT, "fit": fit}, file)  # pyright: ignore[reportArgumentType]
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    encoder = Encoder()
+    document = {
+        "model": _model_section(fit, encoder),
+        "estimation": _estimation_section(fit, encoder),
+        "tables": _tables_section(fit, encoder),
+        "data": _data_section(fit.data, encoder),
+        "summary": _summary_section(fit),
+        "sampling": _sampling_section(fit, encoder),
+    }
+    kept = fit.unknown_sections
+    members = {CODE: _code(fit, encoder.objects)}
+    if kept is not None:
+        document = kept.document | document
+        document["tables"] = kept.document.get("tables", {}) | document["tables"]
+        members = kept.members | members
+    arrays = encoder.arrays if kept is None else kept.arrays | encoder.arrays
+    write_archive(path, "fit", FORMAT, versions()["jaxnlme"], Archive(document, arrays, members))
     return path
 
 
-def load(path: str | Path) -> Any:
-    """The Fit in a file that `Fit.save` wrote. Unpickles: load only files you trust.
+def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool = False) -> Fit | StoredFit:
+    """The fit in a file that `Fit.save` wrote.
 
-    **Errors:** OptionError where the file holds something else, or needs a module that is not there; FileNotFoundError
-    where it is missing.
+    **Arguments:**
+
+    - `path` of the file. Without more, numbers and tables are read, and no code of the file is run.
+    - `model`: the model that was fitted, declared anew: with it predictions, simulations, residuals, refits and
+      updates work. No code of the file is run.
+    - `trust_code`: True unpickles the model that the file holds, which runs code of whoever wrote the file. Only for
+      files that you trust.
+
+    **Returns:** a Fit where the model is there, else a StoredFit with its tables.
+    **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
+    short, of another kind or version, for a model that is not the file's, and for a module that is missing.
     """
+    path = Path(path)
+    if not isinstance(trust_code, bool):
+        raise OptionError(f"trust_code must be True or False; received {trust_code!r}.")
+    if model is not None and not isinstance(model, NLMEModel):
+        raise OptionError(f"model must be a jn.NLMEModel, or None; received a {type(model).__name__}.")
+    if model is not None and trust_code:
+        raise OptionError("give model= or trust_code=True, not both: with a model the code in the file is not needed.")
+    archive = read_archive(path, "fit", FORMAT, versions()["jaxnlme"])
+    code = _unpickled(path, archive.members[CODE]) if trust_code and CODE in archive.members else None
+    if trust_code and code is None:
+        raise OptionError(f"{path} holds no code; pass the model: jn.load(path, model=model).")
+    try:
+        missing = [name for name in SECTIONS if name not in archive.document]
+        if missing:
+            raise ValueError(f"it lacks the section {missing[0]!r}")
+        if code is None and model is None:
+            return _stored(archive)
+        objects = None if code is None else code["objects"]
+        return _fit(path, archive, code["model"] if code is not None else model, objects, code)
+    except JaxnlmeError:
+        raise
+    except _WRONG as error:
+        raise unreadable(path, "fit", error) from error
+
+
+def save_again(archive: Archive, path: str | Path) -> Path:
+    """Writes the content of a file that was read, as it was, to `path`.
+
+    **Returns:** the path.
+    """
+    path = Path(path)
+    write_archive(path, "fit", FORMAT, versions()["jaxnlme"], archive)
+    return path
+
+
+# --- sections ---
+
+
+def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
+    binding, density = fit.binding, fit.binding.density
+    return {
+        "declaration": repr(fit.model),
+        "fixed_effects": list(density.beta_names),
+        "random_effects": list(density.effect_names),
+        "error_parameters": list(density.error_names),
+        "packed": list(binding.packed_names),
+        "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
+        "digest": _model_digest(binding),
+        "covariates": _covariate_digest(binding),
+    }
+
+
+def _model_digest(binding: Binding) -> str:
+    return digest([binding.density, binding.packed_names, binding.fixed.tolist()])
+
+
+def _covariate_digest(binding: Binding) -> str:
+    """SHA-256 (hex) of the covariate columns of all groups, whose levels and centres depend on the data."""
+    state = hashlib.sha256()
+    for bucket in binding.problem.buckets:
+        for column in bucket.covariates:
+            state.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
+    return state.hexdigest()
+
+
+def _estimation_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
+    params = fit.params
+    free = [np.asarray(leaf) for leaf in jax.tree.leaves(params.free)]
+    parts = {"beta": params.beta, "covariance": params.covariance, "error": params.error}
+    packed = {name: np.asarray(value, float) for name, value in parts.items()} | {"free": free}
+    fields = {
+        field.name: encoder.encode(getattr(fit, field.name), f"estimation/{field.name}")
+        for field in dataclasses.fields(fit)
+        if field.name not in _APART
+    }
+    return fields | {
+        "params": encoder.encode(packed, "estimation/params"),
+        "criteria": encoder.encode(fit.criteria, "estimation/criteria"),
+        "iterations": fit.iterations,
+    }
+
+
+def _tables_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
+    group = fit.data.group_name
+
+    def entry(name: str, value: Any, level: str | None, axis: str) -> dict[str, Any]:
+        content = encoder.encode(value, f"tables/{name}")
+        return {"level": level, "axis": axis, "endpoint": None, "content": content}
+
+    return {
+        "estimates": entry("estimates", fit.estimates, None, "parameters"),
+        "values": entry("values", fit.values, None, "parameters"),
+        "covariance": entry("covariance", fit.covariance, None, "parameters"),
+        "psi": entry("psi", fit.psi, group, "effects"),
+        "shrinkage": entry("shrinkage", fit.shrinkage, group, "effects"),
+        "random_effects": entry("random_effects", fit.random_effects, group, "groups"),
+        "random_effects_se": entry("random_effects_se", fit.random_effects_se, group, "groups"),
+        "groups": entry("groups", fit.status.groups, group, "groups"),
+    }
+
+
+def _data_section(data: GroupedData, encoder: Encoder) -> dict[str, Any]:
+    fields = {
+        field.name: encoder.encode(getattr(data, field.name), f"data/{field.name}")
+        for field in dataclasses.fields(data)
+    }
+    return {"fields": fields, "digest": data.fingerprint()}
+
+
+def _summary_section(fit: Fit) -> dict[str, Any]:
+    summary = fit.summary()
+    return {"text": str(summary), "html": summary._repr_html_(), "one_line": repr(fit)}
+
+
+def _sampling_section(fit: Fit, encoder: Encoder) -> Any:
+    if fit.sampling is None:
+        return None
+    names = [field.name for field in dataclasses.fields(fit.sampling) if field.name not in ("binding", "replicates")]
+    section = {name: encoder.encode(getattr(fit.sampling, name), f"sampling/{name}") for name in names}
+    replicates = []
+    for k, replicate in enumerate(fit.sampling.replicates):
+        params = {name: np.asarray(getattr(replicate.params, name), float) for name in ("beta", "covariance", "error")}
+        place = f"sampling/replicates/{k}"
+        replicates.append(encoder.encode(dataclasses.replace(replicate, params=params), place))  # pyright: ignore[reportArgumentType]
+    return section | {"replicates": replicates}
+
+
+# --- reading ---
+
+
+def _stored(archive: Archive) -> StoredFit:
+    """A StoredFit of an archive."""
+    decoder = Decoder(archive.arrays)
+    document = archive.document
+    tables = {name: decoder.decode(document["tables"][name]["content"]) for name in TABLES}
+    estimation = decoder.decode(document["estimation"])
+    return StoredFit(
+        model=document["model"],
+        estimation=estimation,
+        tables=tables,
+        page=document["summary"],
+        fingerprint=document["data"]["digest"],
+        data=_data(document, decoder),
+        archive=archive,
+    )
+
+
+def _data(document: dict[str, Any], decoder: Decoder) -> GroupedData:
+    data = GroupedData(**decoder.decode(document["data"]["fields"]))
+    if data.fingerprint() != document["data"]["digest"]:
+        raise ValueError("its data do not agree with their digest")
+    return data
+
+
+def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, code: dict[str, Any] | None) -> Fit:
+    """The Fit of an archive with its model."""
+    decoder, document = Decoder(archive.arrays, objects), archive.document
+    data = _data(document, decoder)
+    with x64():
+        stored_binding = None if code is None else code["binding"]
+        binding = bind(model, data) if stored_binding is None else stored_binding
+    if code is None:
+        _check_model(path, binding, document)
+    fields = decoder.decode(document["estimation"])
+    del fields["criteria"], fields["iterations"]
+    fields["params"] = _params(fields["params"], binding)
+    fields["status"] = dataclasses.replace(fields["status"], sentences=tuple(fields["status"].sentences))
+    sampling = _sampling(document["sampling"], decoder, binding)
+    fit = Fit(binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, **fields)
+    return fit.with_unknown_sections(_unknown(archive))
+
+
+def _params(parts: dict[str, Any], binding: Binding) -> Params:
+    free = binding.start.free
+    if free is not None or parts["free"]:
+        free = jax.tree.unflatten(jax.tree.structure(free), parts["free"])
+    return Params(parts["beta"], parts["covariance"], parts["error"], free)
+
+
+def _sampling(section: Any, decoder: Decoder, binding: Binding) -> Sampling | None:
+    if section is None:
+        return None
+    fields = decoder.decode(section)
+    replicates = tuple(
+        dataclasses.replace(replicate, params=Params(**replicate.params, free=binding.start.free))
+        for replicate in fields.pop("replicates")
+    )
+    return Sampling(binding=binding, replicates=replicates, **fields)
+
+
+def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None:
+    """**Raises:** OptionError for a model that is not the one of the file."""
+    section = document["model"]
+    names, there = list(binding.packed_names), list(section["packed"])
+    if names != there:
+        raise OptionError(
+            f"{path} holds a fit of another model: its parameters are {', '.join(there)}; those of model= are "
+            f"{', '.join(names)}."
+        )
+    if section["covariates"] != _covariate_digest(binding):
+        raise OptionError(
+            f"{path}: the covariate columns that model= makes are not those of the fit (levels and centres come from "
+            "the data of all processes, and of groups that were left out); load it with trust_code=True if you trust "
+            "the file."
+        )
+    ours, theirs = versions(), document["estimation"]["versions"]
+    same_python = ours["python"].rsplit(".", 1)[0] == str(theirs.get("python")).rsplit(".", 1)[0]
+    if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != _model_digest(binding):
+        warnings.warn(
+            f"{path}: the code of model= is not the code that was fitted (its digest differs); predictions are those "
+            "of the model given here, at the estimates of the file.",
+            stacklevel=4,
+        )
+
+
+def _unknown(archive: Archive) -> Archive | None:
+    """What an archive holds beside what this version writes; None where there is nothing."""
+    document = {name: section for name, section in archive.document.items() if name not in SECTIONS}
+    tables = {name: table for name, table in archive.document["tables"].items() if name not in TABLES}
+    arrays = {
+        name: array
+        for name, array in archive.arrays.items()
+        if name.split("/")[0] not in SECTIONS or (name.startswith("tables/") and name.split("/")[1] in tables)
+    }
+    members = {name: content for name, content in archive.members.items() if name != CODE}
+    if tables:
+        document["tables"] = tables
+    return Archive(document, arrays, members) if document or arrays or members else None
+
+
+# --- code ---
+
+
+def _code(fit: Fit, objects: list[Any]) -> bytes:
+    """The pickle of the model. The binding goes with it where `bind(model, data)` would not make it again: levels and
+    centres of groups that were left out, or of other processes."""
+    made_elsewhere = bool(fit.status.left_out) or fit.totals is not None
+    out = io.BytesIO()
+    _dump({"model": fit.model, "objects": objects, "binding": fit.binding if made_elsewhere else None}, out)
+    return out.getvalue()
+
+
+def _unpickled(path: Path, content: bytes) -> dict[str, Any]:
     import pickle
 
-    with gzip.open(Path(path), "rb") as file:
-        try:
-            content = pickle.load(file)
-        except ModuleNotFoundError as error:
-            raise OptionError(
-                f"{path} needs the module {error.name!r}, which this Python does not find; install it, or add the "
-                "folder that holds it to PYTHONPATH."
-            ) from error
-        except (pickle.UnpicklingError, EOFError, OSError) as error:
-            raise OptionError(f"{path} is not a file that Fit.save wrote: {error}") from error
-    if not isinstance(content, dict) or content.get("jaxnlme fit") != FORMAT:
-        raise OptionError(f"{path} is not a fit of this version of jaxnlme (format {FORMAT}).")
-    return content["fit"]
+    try:
+        code = pickle.loads(content)
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"{path} needs the module {error.name!r}, which this Python does not find; install it, add the folder that "
+            "holds it to PYTHONPATH, or pass the model: jn.load(path, model=model)."
+        ) from error
+    except (pickle.UnpicklingError, EOFError, *_WRONG) as error:
+        raise OptionError(
+            f"{path} holds code that this Python ({versions()['python']}) cannot bring back ({error}); pass the model: "
+            "jn.load(path, model=model)."
+        ) from error
+    if not isinstance(code, dict) or {"model", "objects", "binding"} - code.keys():
+        raise OptionError(f"{path} holds code of another kind; pass the model: jn.load(path, model=model).")
+    return code
 
 
 def _dump(content: Any, file: BinaryIO) -> None:

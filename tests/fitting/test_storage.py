@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
+import io
 import json
 import os
+import pickle
+import re
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme import files
+from jaxnlme.files import Archive, read_archive, write_archive
+from jaxnlme.fitting import storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,7 +49,7 @@ ASKS = """
 import json, sys
 import jaxnlme as jn
 
-fit = jn.load(sys.argv[1])
+fit = jn.load(sys.argv[1], trust_code=True)
 new = jn.datasets.orange().drop(columns="circumference").assign(age=lambda t: t.age + 50.0)
 print(json.dumps({"log_likelihood": fit.log_likelihood, "summary": str(fit.summary()), "fitted": list(fit.predict()),
                   "new": list(fit.predict(new)), "mid": list(fit.parameters().mid), "scale": fit.values["scale"],
@@ -66,7 +76,7 @@ def test_a_new_process_reads_and_uses_a_fit(tmp_path: Path) -> None:
     run(FITS, path, tmp_path)
     answer = json.loads(run(ASKS, path, tmp_path))
 
-    here = jn.load(path)
+    here = jn.load(path, trust_code=True)
     assert answer["log_likelihood"] == here.log_likelihood
     assert answer["summary"] == str(here.summary())
     table = jn.datasets.orange()
@@ -131,12 +141,243 @@ def test_functions_of_a_module_travel_with_the_fit(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer["fitted"], expected, rtol=1e-12)
 
 
-def test_a_missing_module_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "missing.fit"
-    with gzip.open(path, "wb") as file:
-        file.write(b"cno_such_module\nthing\n.")
+# ---- without the model, with the model, with the code
+
+
+@pytest.fixture(scope="module")
+def saved(fit: jn.Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the theophylline fit."""
+    return fit.save(tmp_path_factory.mktemp("saved") / "theophylline.fit")
+
+
+def test_tables_are_read_without_the_model(fit: jn.Fit, saved: Path) -> None:
+    stored = jn.load(saved)
+    assert not isinstance(stored, jn.Fit)
+    for name in ("estimates", "covariance", "psi", "random_effects", "random_effects_se"):
+        pd.testing.assert_frame_equal(getattr(stored, name), getattr(fit, name))
+    pd.testing.assert_series_equal(stored.shrinkage, fit.shrinkage)
+    pd.testing.assert_series_equal(stored.beta, fit.beta)
+    pd.testing.assert_frame_equal(stored.status.groups, fit.status.groups)
+    assert stored.status.sentences == fit.status.sentences and stored.converged is fit.converged
+    assert (stored.log_likelihood, stored.aic, stored.bic) == (fit.log_likelihood, fit.aic, fit.bic)
+    assert (stored.options, stored.versions, stored.history) == (fit.options, fit.versions, fit.history)
+    assert (stored.values, stored.criteria, stored.iterations) == (fit.values, fit.criteria, fit.iterations)
+    assert str(stored.summary()) == str(fit.summary()) and repr(stored) == repr(fit)
+    assert stored.data.fingerprint() == fit.fingerprint == stored.fingerprint
+
+
+def test_what_needs_the_model_says_how_to_get_it(saved: Path) -> None:
+    stored = jn.load(saved)
+    for name in ("predict", "simulate", "update", "plot", "params", "binding"):
+        with pytest.raises(jn.OptionError, match=rf"fit\.{name} needs the model.*model=model.*trust_code=True"):
+            getattr(stored, name)
+    with pytest.raises(AttributeError, match="no attribute 'predictions'"):
+        stored.predictions  # noqa: B018
+    assert not hasattr(stored, "predictions")
+
+
+def test_a_model_serves_predictions_and_updates(fit: jn.Fit, saved: Path) -> None:
+    again = jn.load(saved, model=fit.model)
+    assert isinstance(again, jn.Fit)
+    pd.testing.assert_frame_equal(again.estimates, fit.estimates)
+    pd.testing.assert_series_equal(again.predict(), fit.predict())
+    np.testing.assert_array_equal(again.simulate(2, key=3), fit.simulate(2, key=3))
+    pd.testing.assert_frame_equal(again.residuals(), fit.residuals())
+    assert str(again.summary()) == str(fit.summary()) and again.estimator.name == fit.estimator.name
+    updated, expected = (one.update(max_iterations=1, standard_errors=False) for one in (again, fit))
+    assert updated.log_likelihood == expected.log_likelihood
+
+
+def test_the_stored_model_is_the_same(fit: jn.Fit, saved: Path) -> None:
+    again = jn.load(saved, trust_code=True)
+    np.testing.assert_array_equal(again.params.pack(), fit.params.pack())
+    pd.testing.assert_series_equal(again.predict(), fit.predict())
+
+
+def test_another_model_is_refused(fit: jn.Fit, saved: Path) -> None:
+    parameters = [jn.Parameter(p.name, p.start, p.transform, random=p.name == "cl") for p in fit.model.parameters]
+    with pytest.raises(jn.OptionError, match="another model: its parameters are"):
+        jn.load(saved, model=jn.NLMEModel(fit.model.structure, parameters))
+    with pytest.raises(jn.OptionError, match=r"must be a jn\.NLMEModel"):
+        jn.load(saved, model=fit.model.structure)
+    with pytest.raises(jn.OptionError, match="not both"):
+        jn.load(saved, model=fit.model, trust_code=True)
+    with pytest.raises(jn.OptionError, match="True or False"):
+        jn.load(saved, trust_code="yes")
+
+
+def other_curve(phi, x, v):
+    """The volume doubled."""
+    ke = phi.cl / (2.0 * phi.vol)
+    return x.Dose * phi.ka / (phi.vol * (phi.ka - ke)) * (jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time))
+
+
+def test_other_code_of_the_same_parameters_is_pointed_out(fit: jn.Fit, saved: Path) -> None:
+    other = jn.NLMEModel(other_curve, fit.model.parameters, error="combined")
+    with pytest.warns(UserWarning, match="is not the code that was fitted"):
+        jn.load(saved, model=other)
+
+
+def simulated() -> tuple[jn.NLMEModel, jn.GroupedData]:
+    """Lines whose group labels are texts, with a text covariate and a further table."""
+    rng = np.random.default_rng(5)
+    group = np.repeat([f"group {k}" for k in range(8)], 4)
+    kind = np.repeat(["a", "b"], 16)
+    frame = pd.DataFrame({"group": group, "t": np.tile(np.arange(4.0), 8), "kind": kind})
+    frame["y"] = 1.0 + rng.normal(size=8).repeat(4) + 0.5 * frame.t + 0.2 * rng.normal(size=32)
+    frame.loc[3, "y"] = np.nan
+    frame.index = pd.MultiIndex.from_arrays([np.arange(32), kind], names=["row", "kind"])
+    doses = pd.DataFrame({"group": ["group 1", "group 1", "group 5"], "amount": [1.0, 2.0, 3.0]})
+    data = jn.GroupedData.from_frame(frame, "group", "y", ["t"], ["kind"]).with_table("doses", doses, "group", "amount")
+    parameters = [jn.Parameter("a", 1.0, random=True, covariates=["kind"]), jn.Parameter("b", 0.4)]
+    return jn.NLMEModel(line, parameters), data
+
+
+def line(phi, x):
+    """A straight line."""
+    return phi.a + phi.b * x.t
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["fo", jn.AGQ(3), "relme", jn.SAEM(10, max_iterations=10, likelihood="lin"), "missing", "left out"],
+    ids=str,
+)
+def test_every_method_and_kind_of_data_comes_back(method: object, tmp_path: Path) -> None:
+    model, data = simulated()
+    options: dict = {}
+    if method in ("missing", "left out"):  # a start that is not finite for one group
+        y = data.y.copy()
+        y[2, 1] = 1e300
+        data = data.with_response(np.where(data.observed, y, np.nan))
+        options = {"on_bad_group": "leave out" if method == "left out" else "stop"}
+        method = "focei"
+    fit = jn.fit(model, data, method, progress=False, **options)
+    path = fit.save(tmp_path / "fit")
+    stored = jn.load(path)
+    pd.testing.assert_frame_equal(stored.estimates, fit.estimates)
+    pd.testing.assert_frame_equal(stored.random_effects, fit.random_effects)
+    pd.testing.assert_frame_equal(stored.status.groups, fit.status.groups)
+    assert stored.status.left_out == fit.status.left_out
+    np.testing.assert_equal(stored.options, fit.options)
+    trusted = jn.load(path, trust_code=True)
+    assert trusted.fingerprint == trusted.data.fingerprint() == fit.fingerprint
+    if np.isfinite(fit.log_likelihood):
+        pd.testing.assert_series_equal(trusted.predict(), fit.predict())
+        assert trusted.predict().index.equals(fit.predict().index)
+    if fit.status.left_out:  # levels and centres of the groups that are gone
+        return
+    again = jn.load(path, model=model)
+    np.testing.assert_array_equal(again.params.pack(), fit.params.pack())
+    if fit.sampling is not None:
+        assert again.sampling is not None
+        np.testing.assert_array_equal(again.sampling.draws, fit.sampling.draws)
+        assert str(again.sampling) == str(fit.sampling)
+
+
+def test_unknown_sections_survive(fit: jn.Fit, saved: Path, tmp_path: Path) -> None:
+    """A file of a later version of the same format: its further sections, tables, arrays and members are kept."""
+    archive = read_archive(saved, "fit", storage.FORMAT, "test")
+    document = archive.document | {"levels": {"Occasion": {"$array": "levels/occasion"}}}
+    entry = {"level": "Occasion", "axis": "groups", "endpoint": "pca", "content": {"$array": "tables/occasions"}}
+    document["tables"] = document["tables"] | {"occasions": entry}
+    arrays = archive.arrays | {"levels/occasion": np.arange(3), "tables/occasions": np.ones(2)}
+    later = tmp_path / "later.fit"
+    write_archive(later, "fit", storage.FORMAT, "test", Archive(document, arrays, archive.members | {"note": b"kept"}))
+    for loaded in (jn.load(later, model=fit.model), jn.load(later, trust_code=True), jn.load(later)):
+        pd.testing.assert_frame_equal(loaded.estimates, fit.estimates)
+        written = read_archive(loaded.save(tmp_path / "again.fit"), "fit", storage.FORMAT, "test")
+        assert written.document["levels"] == document["levels"]
+        assert written.document["tables"]["occasions"] == entry
+        np.testing.assert_array_equal(written.arrays["levels/occasion"], np.arange(3))
+        np.testing.assert_array_equal(written.arrays["tables/occasions"], np.ones(2))
+        assert written.members["note"] == b"kept"
+
+
+# ---- files that are not what they should be
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("part", ["fit.json", "arrays.npz", "model.cloudpickle", "an array of objects"])
+def test_a_pickle_does_nothing_in_any_part(part: str, fit: jn.Fit, saved: Path, tmp_path: Path) -> None:
+    """With a digest made anew, as somebody with bad intent would."""
+    mark, path = tmp_path / "exploded", tmp_path / "bomb.fit"
+    bomb = pickle.dumps(Bomb(mark))
+    with zipfile.ZipFile(saved) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    if part == "an array of objects":
+        out = io.BytesIO()
+        with np.load(io.BytesIO(parts["arrays.npz"])) as arrays:
+            name = arrays.files[0]
+            np.savez(out, **dict(arrays) | {name: np.array([Bomb(mark)], object)}, allow_pickle=True)
+        parts["arrays.npz"] = out.getvalue()
+    else:
+        parts[part] = bomb
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.comment = files.COMMENT + b"0" * files.DIGITS
+        for name, content in parts.items():
+            file.writestr(name, content)
+    content = out.getvalue()[: -files.DIGITS]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    for options in ({}, {"model": fit.model}):
+        if part == "model.cloudpickle":
+            pd.testing.assert_frame_equal(jn.load(path, **options).estimates, fit.estimates)
+        else:
+            with pytest.raises(jn.OptionError):
+                jn.load(path, **options)
+        assert not mark.exists()
+    if part == "model.cloudpickle":
+        with pytest.raises(jn.OptionError, match="code of another kind"):
+            jn.load(path, trust_code=True)
+        assert mark.exists(), "the bomb is one"
+
+
+def test_damage_is_one_sentence(saved: Path, tmp_path: Path) -> None:
+    """200 files with a bit flipped, at random and in every zip header, or cut short."""
+    content, rng = saved.read_bytes(), np.random.default_rng(1)
+    headers = [match.start() + k for mark in (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06") for match in
+               re.finditer(re.escape(mark), content) for k in (0, 4, 9, 14, 20, 27)]  # fmt: skip
+    places = [
+        *rng.choice(headers, 60),
+        *range(-files.DIGITS - 20, -files.DIGITS + 20),
+        *rng.integers(0, len(content), 60),
+    ]
+    damaged = []
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place % len(content)] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(flipped))
+    damaged += [content[:n] for n in (0, 1, 10, *rng.integers(20, len(content), 37).tolist())]
+    assert len(damaged) == 200
+    path = tmp_path / "damaged.fit"
+    for bytes_ in damaged:
+        path.write_bytes(bytes_)
+        with pytest.raises(jn.OptionError) as caught:
+            jn.load(path)
+        text = str(caught.value)
+        assert str(path) in text and "\n" not in text and len(text) < 400
+
+
+def test_a_missing_module_is_named(fit: jn.Fit, saved: Path, tmp_path: Path) -> None:
+    archive, path = read_archive(saved, "fit", storage.FORMAT, "test"), tmp_path / "missing.fit"
+    members = {storage.CODE: b"cno_such_module\nthing\n."}
+    write_archive(path, "fit", storage.FORMAT, "test", Archive(archive.document, archive.arrays, members))
     with pytest.raises(jn.OptionError, match="needs the module 'no_such_module'"):
-        jn.load(path)
+        jn.load(path, trust_code=True)
+    pd.testing.assert_frame_equal(jn.load(path).estimates, fit.estimates)
+    write_archive(path, "fit", storage.FORMAT, "test", Archive(archive.document, archive.arrays))
+    with pytest.raises(jn.OptionError, match="holds no code"):
+        jn.load(path, trust_code=True)
 
 
 def test_a_file_is_replaced_only_by_a_complete_one(fit: jn.Fit, tmp_path: Path) -> None:
@@ -149,17 +390,31 @@ def test_a_file_is_replaced_only_by_a_complete_one(fit: jn.Fit, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(saved: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.fit"
     text.write_text("no fit")
-    with pytest.raises(jn.OptionError, match="not a file"):
+    with pytest.raises(jn.OptionError, match="not a file that holds a jaxnlme fit"):
         jn.load(text)
-    other = tmp_path / "other.fit"
-    with gzip.open(other, "wb") as file:
-        import pickle
-
-        pickle.dump({"a": 1}, file)
-    with pytest.raises(jn.OptionError, match="format"):
-        jn.load(other)
+    earlier = tmp_path / "earlier.fit"
+    with gzip.open(earlier, "wb") as file:
+        pickle.dump({"jaxnlme fit": 2}, file)
+    with pytest.raises(jn.OptionError, match=r"of version 0\.1 is a pickle"):
+        jn.load(earlier)
+    archive = read_archive(saved, "fit", storage.FORMAT, "test")
+    for version, word in ((storage.FORMAT + 1, "a later format"), (storage.FORMAT - 1, "an earlier format")):
+        path = tmp_path / "other.fit"
+        write_archive(path, "fit", version, "9.9", archive)
+        with pytest.raises(jn.OptionError, match=rf"was written by jaxnlme 9\.9 in {word}"):
+            jn.load(path)
+    write_archive(path, "checkpoint", storage.FORMAT, "9.9", archive)
+    with pytest.raises(jn.OptionError, match="holds a jaxnlme checkpoint, and no fit"):
+        jn.load(path)
+    for section in ("model", "estimation", "tables", "data", "summary", "sampling"):
+        without = {name: content for name, content in archive.document.items() if name != section}
+        write_archive(path, "fit", storage.FORMAT, "9.9", Archive(without, archive.arrays, archive.members))
+        with pytest.raises(jn.OptionError, match="not a jaxnlme fit that this version can read"):
+            jn.load(path)
     with pytest.raises(FileNotFoundError):
         jn.load(tmp_path / "missing.fit")
+    with pytest.raises(jn.OptionError, match="is a folder"):
+        jn.load(tmp_path)

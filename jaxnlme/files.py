@@ -1,0 +1,159 @@
+"""Files that jaxnlme writes: a zip archive of one JSON document and plain arrays, with a digest over every byte.
+
+Layout of an archive:
+
+- `<kind>.json` ("fit.json", "checkpoint.json"): the document, a dictionary of sections; "format" and "version" name its
+  layout, "jaxnlme" the version of the package that wrote it.
+- `arrays.npz`: arrays by name, none of them of objects. An array that belongs to a section is called "section/name".
+- further members, as bytes.
+- the archive's comment: "jaxnlme sha256 " and 64 hexadecimal digits, the SHA-256 digest of all bytes before them. It is
+  checked before anything else is read. It reveals damage; it is no protection against a file made with bad intent, for
+  which the rule is another: nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.errors import OptionError
+
+COMMENT = b"jaxnlme sha256 "
+DIGITS = 64
+ARRAYS = "arrays.npz"
+# First bytes of files of jaxnlme 0.1: gzip (a fit) and numpy's zip without a digest (a checkpoint).
+_GZIP = b"\x1f\x8b"
+# All that reading an archive with a correct digest and wrong content can raise.
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """The content of a file: `document`, JSON; `arrays` by name; `members`, further members as bytes."""
+
+    document: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    members: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+
+def write_archive(path: Path, kind: str, version: int, package: str, archive: Archive, compress: bool = True) -> None:
+    """Writes an archive; the file is replaced only by a complete one.
+
+    **Arguments:** `kind`, "fit" or "checkpoint"; `version` of the kind's layout; `package`, the version of jaxnlme;
+    `compress`: False is faster, for files that are written often.
+    **Raises:** OSError where the file cannot be written; ValueError for an array of objects.
+    """
+    document = {"format": f"jaxnlme {kind}", "version": version, "jaxnlme": package} | archive.document
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(_bytes(kind, document, archive, compress))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _bytes(kind: str, document: dict[str, Any], archive: Archive, compress: bool) -> bytes:
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    arrays, out = io.BytesIO(), io.BytesIO()
+    np.savez(arrays, allow_pickle=False, **archive.arrays)  # pyright: ignore[reportArgumentType]
+    with zipfile.ZipFile(out, "w", method, compresslevel=5 if compress else None) as file:
+        file.comment = COMMENT + b"0" * DIGITS
+        file.writestr(f"{kind}.json", json.dumps(document, allow_nan=False, indent=1))
+        file.writestr(ARRAYS, arrays.getvalue())
+        for name, content in archive.members.items():
+            file.writestr(name, content)
+    content = out.getvalue()[:-DIGITS]
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def read_archive(path: Path, kind: str, version: int, package: str) -> Archive:
+    """The content of a file that `write_archive` wrote, with "format", "version" and "jaxnlme" taken out.
+
+    **Arguments:** as of `write_archive`.
+    **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
+    short, of another kind, or of another version.
+    """
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder, and no file that holds a jaxnlme {kind}.")
+    content = path.read_bytes()
+    _check_digest(path, kind, content)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            names = file.namelist()
+            kinds = [name.removesuffix(".json") for name in names if name in ("fit.json", "checkpoint.json")]
+            if kinds != [kind]:
+                raise OptionError(f"{path} holds a jaxnlme {kinds[0] if kinds else 'file'}, and no {kind}.")
+            document = json.loads(file.read(f"{kind}.json"))
+            _check_version(path, kind, version, package, document)
+            with np.load(io.BytesIO(file.read(ARRAYS)), allow_pickle=False) as arrays:
+                loaded = {name: arrays[name] for name in arrays.files}
+            members = {name: file.read(name) for name in names if name not in (f"{kind}.json", ARRAYS)}
+    except _UNREADABLE as error:
+        if isinstance(error, OptionError):
+            raise
+        raise unreadable(path, kind, error) from error
+    return Archive({k: v for k, v in document.items() if k not in ("format", "version", "jaxnlme")}, loaded, members)
+
+
+def unreadable(path: Path, kind: str, error: BaseException) -> OptionError:
+    """The error for a file with a correct digest whose content is not that of its kind."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return OptionError(f"{path} is not a jaxnlme {kind} that this version can read ({reason}); nothing was loaded.")
+
+
+def _check_digest(path: Path, kind: str, content: bytes) -> None:
+    marked = content[-DIGITS - len(COMMENT) : -DIGITS] == COMMENT
+    if marked and hashlib.sha256(content[:-DIGITS]).hexdigest().encode() == content[-DIGITS:]:
+        return
+    if content.startswith(_GZIP):
+        raise OptionError(
+            f"{path} is not a file of this version: a jaxnlme {kind} of version 0.1 is a pickle, which is no longer "
+            f"read; load it with version 0.1, or make the {kind} again."
+        )
+    if marked or f"{kind}.json".encode() in content:
+        raise OptionError(
+            f"{path} is damaged or cut short: its digest does not agree with its content; take a copy, or make the "
+            f"{kind} again."
+        )
+    raise OptionError(f"{path} is not a file that holds a jaxnlme {kind} (its digest is missing: damaged, or foreign).")
+
+
+def _check_version(path: Path, kind: str, version: int, package: str, document: Any) -> None:
+    if not isinstance(document, dict) or document.get("format") != f"jaxnlme {kind}":
+        raise ValueError("its document does not name the format")
+    written = document.get("version")
+    if not isinstance(written, int) or isinstance(written, bool):
+        raise ValueError("its document does not name the version of the format")
+    if written != version:
+        age = "later" if written > version else "earlier"
+        raise OptionError(
+            f"{path} was written by jaxnlme {document.get('jaxnlme')} in {'a' if age == 'later' else 'an'} {age} format "
+            f"({written}; this is jaxnlme {package} with format {version}); read it with that version."
+        )
