@@ -1,0 +1,206 @@
+"""The order of the rooms, the words, and the docstrings."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import io
+import json
+import re
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import jaxnlme as jn
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_MODULE, MOST_MODULES = 330, 25
+
+# Words of a private metaphor, and the words for what they meant. Whole words, in identifiers too (`rung_of`, `Rung`).
+RETIRED = {
+    "rung": "likelihood approximation",
+    "rungs": "likelihood approximations",
+    "ladder": "likelihood approximations",
+    "door": "entry point",
+    "doors": "entry points",
+    "edge": "boundary of the parameter space",
+    "edges": "boundaries",
+    "told": "reported, notified, observed",
+    "heard": "summed up",
+    "listening": "accumulating scores",
+    "settling": "draws at fixed parameters",
+    "settled": "stationary, decided",
+    "standing": "state",
+    "stretches": "blocks",
+    "abreast": "in one batch",
+    "lane": "slot",
+    "lanes": "batch",
+    "fault": "error",
+    "faults": "convergence failures, errors",
+    "stillborn": "failed start",
+    "alone": "single, by itself, only",
+    "meeting": "scheduler",
+    "vague": "imprecise",
+    "patience": "limit, delay",
+    "mend": "fix",
+    "mended": "fixed",
+    "verdict": "convergence",
+    "verdicts": "convergence",
+    "audience": "callbacks",
+}
+# (file, word): why it may stand there.
+ALLOWED = {
+    ("tests/test_architecture.py", "*"): "the list itself",
+    ("CHANGELOG.md", "*"): "the table of renames names the old words",
+}
+QUESTIONS = re.compile(r"(What|Whether|How|Where|When|Which|Who|Why)\b")
+
+
+@pytest.fixture(scope="module")
+def architecture() -> ModuleType:
+    """docs/make_architecture.py."""
+    spec = importlib.util.spec_from_file_location("make_architecture", ROOT / "docs" / "make_architecture.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_module_imports_a_later_room(architecture: ModuleType) -> None:
+    assert not architecture.later_imports()
+
+
+def test_an_import_of_a_later_room_is_found(architecture: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check sees imports inside functions: with two rooms exchanged it fails."""
+    rooms = list(architecture.ROOMS)
+    k, j = rooms.index("model"), rooms.index("numerics")
+    rooms[k], rooms[j] = rooms[j], rooms[k]
+    monkeypatch.setattr(architecture, "ROOMS", tuple(rooms))
+    assert architecture.later_imports()
+
+
+def test_the_drawing_is_of_these_imports(architecture: ModuleType) -> None:
+    page = architecture.PAGE.read_text()
+    assert page == architecture.page_with(page, architecture.drawing()), "run: python docs/make_architecture.py"
+
+
+def test_files_that_pages_name_exist() -> None:
+    """Paths in the guides for newcomers lead somewhere."""
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        for name in re.findall(r"`((?:jaxnlme|tests|docs|benchmarks)/[\w/]+\.(?:py|md))`", (ROOT / page).read_text()):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+        for name in re.findall(
+            r"`((?:estimators|fitting|binding|likelihood|model|numerics)/[\w/]+\.py)", (ROOT / page).read_text()
+        ):
+            assert (ROOT / "jaxnlme" / name).exists(), f"{page}: {name}"
+
+
+def test_rooms_are_small() -> None:
+    for folder in {path.parent for path in (ROOT / "jaxnlme").rglob("*.py")}:
+        modules = list(folder.glob("*.py"))
+        assert len(modules) <= MOST_MODULES, folder
+        for path in modules:
+            assert len(path.read_text().splitlines()) <= LONGEST_MODULE, path
+
+
+# ---- words
+
+
+def words_of(text: str) -> set[str]:
+    """Lower-case words; identifiers are taken apart at underscores and capitals."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text.replace("_", " "))
+    return set(re.findall(r"[a-z]+", apart.lower()))
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of the names, strings and comments of a module, of the lines of a page or notebook."""
+    if path.suffix == ".py":
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            if token.type in (tokenize.NAME, tokenize.STRING, tokenize.COMMENT):
+                yield token.start[0], token.string
+    elif path.suffix == ".ipynb":
+        for k, cell in enumerate(json.loads(path.read_text())["cells"]):
+            yield k, "".join(cell["source"])
+    else:
+        yield from enumerate(path.read_text().splitlines(), 1)
+
+
+def pages() -> list[Path]:
+    """All that people read: code, tests, benchmarks, guides, notebooks."""
+    kinds = ("jaxnlme/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "docs/*.py", "docs/*.md", "notebooks/*.ipynb")
+    found = [path for kind in kinds for path in sorted(ROOT.glob(kind))]
+    return [*found, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"))]
+
+
+def test_retired_words_are_gone() -> None:
+    found = []
+    for path in pages():
+        name = path.relative_to(ROOT).as_posix()
+        if "site-packages" in name or (name, "*") in ALLOWED:
+            continue
+        for line, text in texts(path):
+            for word in sorted(words_of(text) & RETIRED.keys()):
+                if (name, word) not in ALLOWED:
+                    found.append(f"{name}:{line}: {word!r}; say: {RETIRED[word]}")
+    assert not found, "\n".join(found[:40])
+
+
+# ---- docstrings
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Every docstring of the package, with the place."""
+    for path in sorted((ROOT / "jaxnlme").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = ast.get_docstring(node)
+                if text:
+                    yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", text
+
+
+def test_no_docstring_opens_with_a_question() -> None:
+    assert not [f"{place}: {text.splitlines()[0]}" for place, text in documented() if QUESTIONS.match(text)]
+
+
+def test_every_docstring_names_errors_alike() -> None:
+    assert not [place for place, text in documented() if "**Errors:**" in text]
+
+
+def public() -> Iterator[tuple[str, object]]:
+    """The functions, classes and methods that `import jaxnlme` offers."""
+    for name in dir(jn):
+        value = getattr(jn, name)
+        if name.startswith("_") or inspect.ismodule(value):
+            continue
+        if inspect.isfunction(value) or inspect.isclass(value):
+            yield name, value
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                function = getattr(function, "__func__", function)
+                if not method.startswith("_") and inspect.isfunction(function):
+                    yield f"{name}.{method}", function
+
+
+@pytest.mark.parametrize("name, value", [pytest.param(name, value, id=name) for name, value in public()])
+def test_public_docstrings_say_what_goes_in_and_comes_out(name: str, value: object) -> None:
+    """Arguments where there are any, in a section or named in the text; Returns where something comes back; Raises
+    where the function itself raises. Methods that only forward say where to read on ("see `...`")."""
+    text = inspect.getdoc(value) or ""
+    assert text, f"{name} has no docstring"
+    if inspect.isclass(value) or "see `" in text:
+        return
+    assert inspect.isfunction(value)
+    arguments = [p for p in inspect.signature(value).parameters if p not in ("self", "cls")]
+    unnamed = [p for p in arguments if f"`{p}`" not in text]
+    assert not unnamed or "**Arguments:**" in text, f"{name}: nothing is said of {unnamed}"
+    source = ast.parse(textwrap.dedent(inspect.getsource(value)))
+    raises = any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(source))
+    assert not raises or "Raises:**" in text, f"{name} raises, and does not say what"
+    returns = inspect.signature(value).return_annotation
+    if arguments and returns not in (None, "None", inspect.Signature.empty) and len(text.splitlines()) > 3:
+        assert "Returns:**" in text, f"{name} does not say what it returns"
