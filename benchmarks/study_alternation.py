@@ -77,13 +77,13 @@ def rows(name: str) -> Iterator[dict[str, object]]:
     """The fixed point of one model, and points around it in the directions in which psi is zero there."""
     status = fits.catalogue.record(REFERENCE, name)["status"]
     restricted = name.endswith("_REML")
-    problem = fits.problem(fits.base(name))
-    fit = jn.fit(problem.model, problem.data, "relme" if restricted else "lme", start=fits.given_start(REFERENCE, name))
-    common = {"model": fits.base(name), "method": fit.options["method"], "nlme": status}
+    problem = fits.problem(fits.model_name(name))
+    fit = jn.fit(problem.model, problem.data, "relme" if restricted else "lme", start=fits.nlme_start(REFERENCE, name))
+    common = {"model": fits.model_name(name), "method": fit.options["method"], "nlme": status}
     yield common | {
         "direction": "converged" if fit.converged else "NOT CONVERGED",
         "log_likelihood": f"{fit.log_likelihood:.6f}",
-        "residual": f"{fits.standing(problem, fit.params, restricted, fit.modes).residual:.1e}",
+        "residual": f"{fits.fixed_point_residual(problem, fit.params, restricted, fit.modes).residual:.1e}",
         "evaluations": fit.timings["evaluations"],
     }
     for place in fits.zero_places(fit):
@@ -93,7 +93,7 @@ def rows(name: str) -> Iterator[dict[str, object]]:
         conditional = effect_sd > 0.0
         for fraction in FRACTIONS:
             sd = fraction * (effect_sd if conditional else abs(fit.beta[effect]))
-            value, score, found = fits.held(problem, fit, place, sd, restricted)
+            value, score, found = fits.profile_at(problem, fit, place, sd, restricted)
             if not found:
                 continue
             yield common | {

@@ -1,6 +1,6 @@
 """Models and data of the estimator tests: R's self-starting models with identity transforms, on R's tables.
 
-Model functions stand at module level: a function is compiled once, however many fits use it.
+Model functions are defined at module level: a function is compiled once, however many fits use it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ FUNCTIONS = {"ssfol": ssfol, "logis": sslogis, "asympOff": ssasymp_off, "biexp":
 
 def table(name: str) -> pd.DataFrame:
     """A table of tests/tables, or of the package."""
-    own = {"Theoph": jn.datasets.theophylline, "Indometh": jn.datasets.indomethacin, "Orange": jn.datasets.orange}
-    return own[name]() if name in own else pd.read_csv(TABLES / f"{name}.csv")
+    package = {"Theoph": jn.datasets.theophylline, "Indometh": jn.datasets.indomethacin, "Orange": jn.datasets.orange}
+    return package[name]() if name in package else pd.read_csv(TABLES / f"{name}.csv")
 
 
 @functools.cache
@@ -106,7 +106,7 @@ def oral(error: object = "constant", covariance: object = "diagonal", **changes:
 def from_r(name: str, start: dict[str, float]) -> tuple[jn.NLMEModel, jn.GroupedData]:
     """Model and data behind a reference fit called `<data set>_<function>_<effects>`.
 
-    `<effects>`: "full3" and "diag3" for all parameters; "full_a_b", "diag_a_b", or "a" alone.
+    `<effects>`: "full3" and "diag3" for all parameters; "full_a_b", "diag_a_b", or "a" by itself.
     """
     dataset, function, effects = name.split("_", 2)
     effects = effects.replace("_only", "")

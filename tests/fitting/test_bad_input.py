@@ -1,4 +1,4 @@
-"""Faults that are found before iterating: each with the sentence that says what is wrong and what to do."""
+"""Errors found before iterating: each message names the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_model_that_mixes_padded_rows_is_refused():
     assert jn.fit(jn.NLMEModel(centred_with_mask, PARAMETERS), short, "focei").converged
 
 
-def test_faults_of_the_table():
+def test_errors_of_the_table():
     with pytest.raises(jn.DataError, match=r"'w' is missing \(NaN\) in row 3"):
         table(w=np.where(np.arange(20) == 2, np.nan, 60.0))
     with pytest.raises(jn.DataError, match="row 4"):

@@ -97,7 +97,7 @@ class Evaluations:
         return EvaluatedPoint(sums, groups, self.placed, x)
 
     def evaluate_candidate(self, x: np.ndarray) -> EvaluatedPoint:
-        """The EvaluatedPoint at a candidate `x` (n,), mode searches starting from the random effects of the best point."""
+        """The EvaluatedPoint at a candidate `x` (n,), mode searches from the random effects of the best point."""
         return self.evaluate(x, self.modes_at(x))
 
     def modes_at(self, x: np.ndarray) -> list[Any]:

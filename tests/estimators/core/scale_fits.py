@@ -57,12 +57,12 @@ def table(groups=23, rows=7, seed=3):
     return {"id": group, "y": y, "t": t, "size": size[group], "sex": sex[group], "lab": lab}
 
 
-def drawn(own, **way):
+def saem_fit(groups, **way):
     """A fit by SAEM, whose steps rest on Louis' information and whose standard errors on the linearised model."""
     parameters = [jn.Parameter("top", 8.0, transform="log", random=True, covariates=["center(size)", "sex"])]
     parameters += [jn.Parameter("rate", 0.5, transform="log", random=True)]
     method = jn.SAEM((15, 15, 15), chains=4, likelihood="gq", nodes=5, information="linearised", tolerance=0.3)
-    return jn.fit(jn.NLMEModel(curve, parameters, error=jn.error.constant(by="lab")), data(own), method, **way)
+    return jn.fit(jn.NLMEModel(curve, parameters, error=jn.error.constant(by="lab")), data(groups), method, **way)
 
 
 def data(which=None, bad=False, **options):
@@ -75,8 +75,8 @@ def data(which=None, bad=False, **options):
     return jn.GroupedData.from_frame(columns, group="id", y="y", x=["t", "lab"], v=["size", "sex"])
 
 
-def told(fit):
-    """What a fit says, as JSON takes it."""
+def summary(fit):
+    """The results of a fit, as JSON takes them."""
     return {
         "converged": fit.converged,
         "status": list(fit.status.sentences),
@@ -106,14 +106,14 @@ def on_devices():
     ways = {"one": {}, "three": {"devices": 3}, "mesh": {"devices": mesh}, "chunks": {"chunk_groups": 5}}
     ways |= {"both": {"chunk_groups": 5, "devices": jax.devices()[:2]}, "pooled": {"starts": "pooled"}}
     ways |= {"left out": {"on_bad_group": "leave out"}, "pooled on all": {"starts": "pooled", "devices": "all"}}
-    found = {name: told(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()}
+    found = {name: summary(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()}
     with jax.enable_x64(True):
         free = jn.NLMEModel(Curve(jnp.array([0.1, 0.0])), model().parameters)
-    found["saem"] = told(drawn(None))
+    found["saem"] = summary(saem_fit(None))
     weighted = data().with_weights(np.arange(23) % 4)
     for name, way in {"free": {}, "free on two": {"devices": 2}, "free in chunks": {"chunk_groups": 9}}.items():
         fit = jn.fit(free, weighted, "focei", tolerance=1e-12, **way)
-        found[name] = told(fit) | {"free": fit.params.free.shape.tolist()}
+        found[name] = summary(fit) | {"free": fit.params.free.shape.tolist()}
     return found
 
 
@@ -143,12 +143,12 @@ def sharded_problem():
         bound = jn.bind(model(), data(groups=40), buckets=3)
         placed = PlacedProblem(bound.problem, mesh)
         sums, groups = placed.run(_rows_seen, ())
-        alone = PlacedProblem(bound.problem)
+        unsharded = PlacedProblem(bound.problem)
         found = {
             "values": values,
             "rows": [float(np.asarray(sums)), bound.data.n_obs],
-            "in order": placed.own(groups).tolist() == bound.data.observed.sum(axis=1).tolist(),
-            "bytes": [bytes_by_device(placed._held), bytes_by_device(alone._held)],
+            "in order": placed.collect(groups).tolist() == bound.data.observed.sum(axis=1).tolist(),
+            "bytes": [bytes_by_device(placed._held), bytes_by_device(unsharded._held)],
         }
     return found
 
@@ -171,10 +171,10 @@ def one_of_two(index, address):
     """Fits of one process's groups, and errors that both must raise."""
     jax.distributed.initialize(address, num_processes=2, process_id=index)
     own = np.arange(14) if index == 0 else np.arange(14, 23)
-    found = {"fit": told(jn.fit(model(), data(own), "focei", devices="all"))}
-    found["pooled"] = told(jn.fit(model(), data(own), "focei", devices="all", starts="pooled", chunk_groups=3))
-    found["left out"] = told(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
-    found["saem"] = told(drawn(own, devices="all", chunk_groups=5))
+    found = {"fit": summary(jn.fit(model(), data(own), "focei", devices="all"))}
+    found["pooled"] = summary(jn.fit(model(), data(own), "focei", devices="all", starts="pooled", chunk_groups=3))
+    found["left out"] = summary(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
+    found["saem"] = summary(saem_fit(own, devices="all", chunk_groups=5))
     begun = jn.fit(model(), data(own, bad=True), "focei", devices="all")
     found["failed_start"] = list(begun.status.sentences)
     stops = {"asked": False}
@@ -183,23 +183,23 @@ def one_of_two(index, address):
         stops["asked"] = index == 1 and iteration.iteration >= 3
         return stops["asked"]
 
-    found["stopped"] = told(jn.fit(model(), data(own), "focei", devices="all", callbacks=[stop]))
+    found["stopped"] = summary(jn.fit(model(), data(own), "focei", devices="all", callbacks=[stop]))
 
-    def fault(which, **options):
+    def error_of(which, **options):
         try:
             jn.fit(model(), data(which), "focei", devices="all", **options)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
-    found["shared group"] = fault(np.arange(14) if index == 0 else np.arange(13, 23))
+    found["shared group"] = error_of(np.arange(14) if index == 0 else np.arange(13, 23))
 
     def breaks(iteration):
         if index == 1 and iteration.iteration == 6:
             raise ValueError("no more")
 
     path = rest_of_name(address)
-    found["callback"] = fault(own, callbacks=[breaks], checkpoint=path)
-    found["resumed"] = told(jn.fit(model(), data(own), "focei", devices="all", checkpoint=path))
+    found["callback"] = error_of(own, callbacks=[breaks], checkpoint=path)
+    found["resumed"] = summary(jn.fit(model(), data(own), "focei", devices="all", checkpoint=path))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A fit that was killed goes on where its file stands; files of other fits are refused."""
+"""A fit that was killed resumes from its file; files of other fits are refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Killed(Exception):
 
 
 def dies_at(iteration):
-    def callback(found):
-        if found.iteration == iteration:
+    def callback(entry):
+        if entry.iteration == iteration:
             raise Killed
 
     return callback
@@ -87,8 +87,8 @@ def test_a_process_that_vanishes(tmp_path, whole):
         "import os, jaxnlme as jn\n"
         "from jaxnlme.estimators.core import checkpoint\n"
         "from tests.estimators.core.scale_fits import model, data\n"
-        "checkpoint.SECONDS = checkpoint.SHARE = 1e-9\n"
-        "checkpoint.SHARE = 1e9\n"
+        "checkpoint.MIN_INTERVAL = checkpoint.MAX_WRITING_FRACTION = 1e-9\n"
+        "checkpoint.MAX_WRITING_FRACTION = 1e9\n"
         "def vanish(found):\n"
         "    if found.iteration == 9:\n"
         "        os._exit(3)\n"
@@ -116,9 +116,9 @@ def test_chains_keep_a_file_each(tmp_path):
 def dies_in_focei():
     rounds = {"begun": 0}
 
-    def callback(found):
-        rounds["begun"] += found.iteration == 0
-        if rounds["begun"] == 2 and found.iteration == 3:
+    def callback(entry):
+        rounds["begun"] += entry.iteration == 0
+        if rounds["begun"] == 2 and entry.iteration == 3:
             raise Killed
 
     return callback
@@ -158,7 +158,7 @@ def test_files_of_other_fits_are_refused(tmp_path, whole):
 
 
 def test_values_fixed_elsewhere_are_refused(tmp_path):
-    """Whether they are the model's own or come with `start`."""
+    """Both those of the model and those given by `start`."""
     path = tmp_path / "fit.npz"
 
     def held(value):

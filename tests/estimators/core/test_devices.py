@@ -72,7 +72,7 @@ def test_the_pooled_start_on_several_devices(devices):
 
 @pytest.mark.parametrize("way", ["free on two", "free in chunks"])
 def test_a_free_block_and_weights(devices, way):
-    """Weights inside the model are judged by the minimiser alone, which stops within its tolerance."""
+    """Weights inside the model are assessed by the minimiser only, which stops within its tolerance."""
     found, expected = devices[way], devices["free"]
     assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-9)
     assert found["free"] == pytest.approx(expected["free"], abs=1e-6)
@@ -86,10 +86,11 @@ def test_the_pure_functions_of_a_problem_dealt_out_by_the_user(devices):
 
 
 def test_each_device_holds_its_share(devices):
-    """Of several size buckets too: every device holds as much, and all together little more than one alone."""
-    dealt_out, alone = devices["sharded"]["bytes"]
+    """Of several size buckets too: every device holds as much, and all together little more than one device without the
+    others."""
+    dealt_out, unsharded = devices["sharded"]["bytes"]
     assert len(dealt_out) == scale_fits.DEVICES and len(set(dealt_out.values())) == 1
-    assert max(dealt_out.values()) < 0.3 * sum(alone.values())
+    assert max(dealt_out.values()) < 0.3 * sum(unsharded.values())
     assert devices["sharded"]["rows"][0] == devices["sharded"]["rows"][1]
     assert devices["sharded"]["in order"]
 
@@ -124,7 +125,7 @@ def test_a_bad_group_of_one_process(devices, processes):
     for found in processes:
         assert_same(found["left out"], devices["left out"])
         assert "Left out at your request: group 4." in found["left out"]["status"]
-        assert "for group 4. Mend the model" in found["failed_start"][1]
+        assert "for group 4. Fix the model" in found["failed_start"][1]
     assert 4 not in processes[0]["left out"]["labels"] and len(processes[1]["left out"]["labels"]) == 9
 
 

@@ -1,4 +1,4 @@
-"""The models behind the reference fits of R's nlme, and its values in our words.
+"""The models of the reference fits of R's nlme, and its estimates under our names.
 
 A reference is called `<data set>_<function>_<effects>[_<error>][_from0][_ctl]_<ML or REML>`; all but the last part is
 the model. Functions, tables and rows are those of nlme's own calls (the `r_code` of a reference).
@@ -19,16 +19,17 @@ import pandas as pd
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
-from jaxnlme.binding.dry_run import place
+from jaxnlme.binding.dry_run import place_and_check
 from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates, LindstromBatesSession
-from jaxnlme.estimators.marginal.algorithm import finish
-from jaxnlme.estimators.marginal.boundary import at_boundary, fix_zeroed
+from jaxnlme.estimators.marginal.algorithm import run_to_convergence
+from jaxnlme.estimators.marginal.boundary import fix_zeroed, variances_at_zero
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME
 from jaxnlme.precision import x64
 from tests.estimators import catalogue
 
 METHODS = {"ML": "lme", "REML": "relme"}
-# A standard deviation that nlme, whose scale is logarithmic, cannot tell from zero (reference/README.md).
+# Standard deviations below this cannot be distinguished from zero by nlme, whose scale is logarithmic
+# (reference/README.md).
 ZERO = 1e-3
 
 
@@ -113,25 +114,25 @@ class Problem:
         return dict(zip(self.beta, values, strict=True))
 
 
-def base(name: str) -> str:
-    """The model of a reference: its name without method and without what only says how it was tried."""
+def model_name(name: str) -> str:
+    """The model of a reference: its name without method and options of the search."""
     return re.sub(r"(_from0)?(_ctl)?_(ML|REML)$", "", name)
 
 
 @functools.cache
 def problem(name: str) -> Problem:
-    """The model called `name` (see `base`). Starts are nlme's own, given to `fit`."""
+    """The model called `name` (see `model_name`). Starts are nlme's own, given to `fit`."""
     error, rest = "constant", name
-    for word, made in ERRORS.items():
-        if name.endswith(f"_{word}"):
-            error, rest = made(), name.removesuffix(f"_{word}")
+    for suffix, make in ERRORS.items():
+        if name.endswith(f"_{suffix}"):
+            error, rest = make(), name.removesuffix(f"_{suffix}")
     dataset, function, effects = rest.split("_", 2)
     names = NAMES[function]
-    words = effects.replace("ld50", "xmid").replace("lrc1_A2", "lrc1 A2").split("_")
+    parts = effects.replace("ld50", "xmid").replace("lrc1_A2", "lrc1 A2").split("_")
     random = [n for n in names if n in re.split(r"[_ ]", effects.replace("ld50", "xmid").replace("A1lrc1", "A1_lrc1"))]
     random = random or names
-    covariance: Any = "full" if words[0].startswith("full") or "full" in words else "diagonal"
-    if "blocked" in words:
+    covariance: Any = "full" if parts[0].startswith("full") or "full" in parts else "diagonal"
+    if "blocked" in parts:
         covariance = [["A1", "lrc1"], ["A2"]]
     keys = [key for key in COVARIATES if rest.startswith(key)]
     covariates = COVARIATES[max(keys, key=len)] if keys else {}
@@ -141,13 +142,13 @@ def problem(name: str) -> Problem:
     ]
     model = jn.NLMEModel(FUNCTIONS[function], parameters, covariance, error)
     table = data(dataset)
-    # nlme goes parameter by parameter; ours are the typical values first, then the covariates' coefficients
-    ours = bind(model, table).density.beta_names
-    return Problem(model, table, tuple(own for n in names for own in ours if own.split(" ~ ")[0] == n))
+    # nlme orders by parameter; ours are the typical values first, then the coefficients of the covariates
+    beta_names = bind(model, table).density.beta_names
+    return Problem(model, table, tuple(name for n in names for name in beta_names if name.split(" ~ ")[0] == n))
 
 
 def _typical(name: str, parameter: str) -> float:
-    """Something of the right size: the default start of psi is a share of it."""
+    """A value of the right size: the default start of psi is a fraction of it."""
     sizes = {
         "Cefamandole": {"A1": 240.0, "lrc1": -2.6, "A2": 47.0, "lrc2": -4.4},
         "Indometh": {"A1": 2.8, "lrc1": 0.85, "A2": 0.46, "lrc2": -1.35},
@@ -164,19 +165,19 @@ def _typical(name: str, parameter: str) -> float:
     return sizes[name.split("_")[0]][parameter]
 
 
-def given_start(reference: Path, name: str) -> dict[str, float]:
+def nlme_start(reference: Path, name: str) -> dict[str, float]:
     """The start of a reference fit, by our names."""
     record = catalogue.record(reference, name)
     start = record.get("start")
     if start is None:
         # written into the call itself
         start = [float(x) for x in re.search(r"start = c\(([^)]*)\)", " ".join(record["r_code"]))[1].split(",")]
-    return problem(base(name)).start(start)
+    return problem(model_name(name)).start(start)
 
 
 @dataclasses.dataclass(frozen=True)
-class Theirs:
-    """nlme's estimates by our names: `beta`, `se`, `psi` (random, random), `error`, all that it reports."""
+class NlmeEstimates:
+    """nlme's estimates by our names: `beta`, `se`, `psi` (random, random), `error`, `log_likelihood`."""
 
     beta: dict[str, float]
     se: dict[str, float]
@@ -184,17 +185,17 @@ class Theirs:
     error: dict[str, float]
     log_likelihood: float
 
-    def params(self, one: Problem) -> jn.Params:
-        """As Params of the model; standard deviations that cannot be told from zero are zero."""
+    def params(self, problem: Problem) -> jn.Params:
+        """As Params of the model; standard deviations below ZERO are zero."""
         psi = np.where(np.sqrt(np.outer(np.diag(self.psi), np.diag(self.psi))) < ZERO**2, 0.0, self.psi)
         small = np.sqrt(np.diag(psi)) < ZERO
         psi[small], psi[:, small] = 0.0, 0.0
-        return one.model.params(one.data, {**self.beta, **self.error}, psi=psi)
+        return problem.model.params(problem.data, {**self.beta, **self.error}, psi=psi)
 
 
-def theirs(reference: Path, name: str) -> Theirs:
+def nlme_estimates(reference: Path, name: str) -> NlmeEstimates:
     """The estimates of a reference fit that nlme finished."""
-    record, one = catalogue.record(reference, name), problem(base(name))
+    record, names = catalogue.record(reference, name), problem(model_name(name)).beta
     level = next(iter(record["random"].values()))
     error: dict[str, float] = {"a": record["sigma"]}
     function = record.get("variance_function")
@@ -203,13 +204,13 @@ def theirs(reference: Path, name: str) -> Theirs:
     elif function is not None:
         power = function["parameters"]
         error = {"a": record["sigma"] * power["const"], "b": record["sigma"], "c": power["power"]}
-    beta, se = (dict(zip(one.beta, record[key].values(), strict=True)) for key in ("fixef", "se"))
-    return Theirs(beta, se, np.array(level["covariance"], float), error, record["logLik"])
+    beta, se = (dict(zip(names, record[key].values(), strict=True)) for key in ("fixef", "se"))
+    return NlmeEstimates(beta, se, np.array(level["covariance"], float), error, record["logLik"])
 
 
 @dataclasses.dataclass(frozen=True)
-class RunState:
-    """A point as the alternation sees it: `log_likelihood` of the model linearised there, `residual`, the most that an
+class FixedPointResidual:
+    """A point of the alternation: `log_likelihood` of the model linearised there; `residual`: the most that an
     alternation would move an entry, in standard errors of the linearised model."""
 
     log_likelihood: float
@@ -217,30 +218,32 @@ class RunState:
 
 
 def _session(
-    one: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None, held: int | None = None
+    problem: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None, held: int | None = None
 ) -> LindstromBatesSession:
-    """A session of the alternation at `params`, the entry `held` of the packed vector kept where it is."""
-    binding = bind(one.model, one.data)
+    """A session of the alternation at `params`, the entry `held` of the packed vector fixed."""
+    binding = bind(problem.model, problem.data)
     if held is not None:
         binding = dataclasses.replace(binding, fixed=binding.fixed | (np.arange(len(binding.fixed)) == held))
-    placed, _ = place(binding, params, None, None)
+    placed, _ = place_and_check(binding, params, None, None)
     session = LindstromBatesSession(binding, LindstromBates(RELME() if restricted else LME()), params, [], placed)
     if modes is not None:
         session.best = session.evaluate(session.x, session.modes_from(modes))
     return session
 
 
-def standing(one: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None = None) -> RunState:
-    """What the linearised model says at `params`, random effects searched from `modes` (groups, random), or from zero;
-    zero variances stay out of the residual."""
+def fixed_point_residual(
+    problem: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None = None
+) -> FixedPointResidual:
+    """Log-likelihood and residual of the linearised model at `params`, random effects searched from `modes` (groups,
+    random), or from zero; zero variances do not count in the residual."""
     with x64():
-        session = _session(one, params, restricted, modes)
-        fix_zeroed(session, at_boundary(session))
+        session = _session(problem, params, restricted, modes)
+        fix_zeroed(session, variances_at_zero(session))
         active = np.flatnonzero(session.free)
         inverse = np.linalg.inv(session.hessian(active))
         moves = inverse @ np.asarray(session.best.sums.gradient)[active]
         residual = np.max(np.abs(moves) / np.sqrt(np.abs(np.diag(inverse))))
-        return RunState(float(session.best.sums.log_likelihood), float(residual))
+        return FixedPointResidual(float(session.best.sums.log_likelihood), float(residual))
 
 
 def zero_places(fit: jn.Fit) -> list[int]:
@@ -250,16 +253,18 @@ def zero_places(fit: jn.Fit) -> list[int]:
     return [first + k for k, _, _ in fit.binding.density.covariance.log_scales if theta[k] == -np.inf]
 
 
-def held(one: Problem, fit: jn.Fit, place: int, sd: float, restricted: bool) -> tuple[float, float, bool]:
-    """The fixed point of all the rest where the (conditional) SD at the packed `place` is held at `sd`: its
-    log-likelihood, the score of the logarithm of that SD there, and whether it was found. (Not where another zero made
-    psi's factor be written anew, which leaves no place to hold.)"""
+def profile_at(problem: Problem, fit: jn.Fit, place: int, sd: float, restricted: bool) -> tuple[float, float, bool]:
+    """The fixed point of the other parameters with the (conditional) SD at the packed `place` held at `sd`.
+
+    **Returns:** its log-likelihood, the score of the logarithm of that SD there, and whether it was found. (It is not
+    if psi is factored anew because of another zero, since the packed entry then changes.)
+    """
     with x64():
         template = fit.binding.start
         packed = np.asarray(fit.params.pack()).copy()
         packed[place] = np.log(sd)
-        session = _session(one, template.unpack(packed), restricted, np.asarray(fit.modes), place)
-        found = finish(session, True).converged and session.x[place] == packed[place]
+        session = _session(problem, template.unpack(packed), restricted, np.asarray(fit.modes), place)
+        found = run_to_convergence(session, True).converged and session.x[place] == packed[place]
         sums = session.best.sums
         return float(sums.log_likelihood), -float(np.asarray(sums.gradient)[place]), found
 

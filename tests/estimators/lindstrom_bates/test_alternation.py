@@ -72,12 +72,12 @@ def test_where_the_model_is_linear_it_is_exact(covariance: str, method: str) -> 
 
 
 def test_ml_is_focei_where_the_model_is_linear() -> None:
-    one, other = (jn.fit(line_model("full"), lines(), method) for method in ("lme", "focei"))
-    assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=EXACT)
-    np.testing.assert_allclose(one.params.pack(), other.params.pack(), rtol=1e-5, atol=1e-6)
+    lme, focei = (jn.fit(line_model("full"), lines(), method) for method in ("lme", "focei"))
+    assert lme.log_likelihood == pytest.approx(focei.log_likelihood, abs=EXACT)
+    np.testing.assert_allclose(lme.params.pack(), focei.params.pack(), rtol=1e-5, atol=1e-6)
 
 
-# ---- nonlinear: the definition of the fixed point, with nothing of the estimator's
+# ---- nonlinear: the definition of the fixed point, without code of the estimator
 
 
 @functools.cache
@@ -97,11 +97,11 @@ def decay_model(error: object, random: str = "abc") -> jn.NLMEModel:
     return jn.NLMEModel(decay, parameters, "diagonal", error)
 
 
-# Those whose parameters these data tell apart.
-TOLD = ["constant", "proportional", "combined variance", "combined by stratum", "exponential", "box-cox", "logit"]
+# Error models whose parameters these data identify.
+IDENTIFIED = ["constant", "proportional", "combined variance", "combined by stratum", "exponential", "box-cox", "logit"]
 
 
-@pytest.mark.parametrize("error", TOLD)
+@pytest.mark.parametrize("error", IDENTIFIED)
 def test_every_error_model_ends_at_a_fixed_point_from_other_starts(error: str) -> None:
     fit = jn.fit(decay_model(ERRORS[error]), decays(), "lme")
     assert fit.converged, fit.status
@@ -110,7 +110,7 @@ def test_every_error_model_ends_at_a_fixed_point_from_other_starts(error: str) -
     assert again.converged, again.status
     se = np.sqrt(np.diag(np.linalg.inv(fit.information.matrix)))
     distance = np.abs(again.params.pack() - fit.params.pack())[fit.information.active] / se
-    # Both residuals are below 1e-8 standard errors; how far that is from the root, the alternation's rate tells.
+    # Both residuals are below 1e-8 standard errors; the distance from the root depends on the rate of the alternation.
     assert np.max(distance) < 1e-5
     # Not FOCEI's answer, though near it: the two differ by far more than either's error.
     focei = jn.fit(decay_model(ERRORS[error]), decays(), "focei", start=fit)
@@ -148,11 +148,11 @@ def test_fixed_values_weights_and_priors_are_kept() -> None:
     once = jn.fit(model, decays(), "lme")
     assert twice.log_likelihood == pytest.approx(2 * once.log_likelihood, rel=1e-9)
     np.testing.assert_allclose(twice.params.pack(), once.params.pack(), rtol=1e-6, atol=1e-7)
-    sharp = jn.NLMEModel(
+    tight_prior = jn.NLMEModel(
         decay, model.parameters, "diagonal", ERRORS["exponential"], priors={"a": jn.priors.Normal(np.log(3.0), 1e-4)}
     )
-    told = jn.fit(sharp, decays(), "lme")
-    assert told.converged and told.beta["a"] == pytest.approx(np.log(3.0), abs=1e-3)
+    with_prior = jn.fit(tight_prior, decays(), "lme")
+    assert with_prior.converged and with_prior.beta["a"] == pytest.approx(np.log(3.0), abs=1e-3)
 
 
 def test_the_same_numbers_in_chunks_on_devices_and_from_a_checkpoint(tmp_path) -> None:
@@ -173,11 +173,11 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
     with pytest.raises(jn.OptionError, match=r"'relm'.*relme"):
         jn.fit(decay_model("constant"), decays(), "relm")
     fit = jn.fit(decay_model(ERRORS["exponential"]), decays(), "lme")
-    with pytest.raises(jn.OptionError, match="this is LME"):
+    with pytest.raises(jn.OptionError, match="this one is by LME"):
         fit.bootstrap(10)
 
 
-# ---- what output functions are told
+# ---- the stages at which output functions are called
 
 
 class Recorder:
@@ -235,16 +235,17 @@ def test_a_stop_is_honoured_at_any_stage(method: str, stage: str) -> None:
     assert "Stopped by a callback" in str(fit.status)
     assert np.isfinite(fit.log_likelihood) and np.isfinite(fit.params.pack()).all()
     after = [k for k, c in enumerate(recorder.calls) if stop(c)]
-    # Nobody is asked again after the stop, but told that it is over.
+    # After the stop there is one more call, for the end of the fit.
     assert [c.state for c in recorder.calls[after[0] + 1 :]] == ["done"]
 
 
-# ---- ends without standard errors, and what is asked of the method afterwards
+# ---- fits without standard errors, and methods of the Fit
 
 
 @pytest.mark.parametrize("error, sd", [("proportional", None), ("constant", 1e-2), ("constant", 1e-4)])
 def test_no_variance_is_lost_where_standard_errors_are_left_out(error: str, sd: float | None) -> None:
-    """Variances that look flat from a far start are asked again at zero, with or without an information matrix."""
+    """Variances with little curvature at a distant start are tested again at zero, with or without an information
+    matrix."""
     model = decay_model(ERRORS[error])
     start = None if sd is None else {f"sd({n})": sd for n in "abc"}
     whole = jn.fit(model, decays(), "lme", start=start)
@@ -262,7 +263,7 @@ def test_new_groups_get_their_effects_as_the_fit_does() -> None:
     assert np.asarray(fit.predict(others)) == pytest.approx(np.asarray(fit.predict()), rel=1e-6)
 
 
-def test_the_limits_of_a_fit_are_kept_and_told() -> None:
+def test_the_limits_of_a_fit_are_kept_and_reported() -> None:
     fit = jn.fit(decay_model(ERRORS["constant"]), decays(), "lme", max_iterations=5)
     assert fit.history[-1]["iteration"] <= 5 and "The 5 iterations allowed" in str(fit.status)
     loose = jn.fit(decay_model(ERRORS["constant"]), decays(), "lme", tolerance=1e-5)
@@ -271,7 +272,7 @@ def test_the_limits_of_a_fit_are_kept_and_told() -> None:
     assert len(loose.history) < len(tight.history)
 
 
-def test_groups_of_weight_zero_say_nothing() -> None:
+def test_groups_of_weight_zero_do_not_count() -> None:
     data, weights = decays(), np.ones(40)
     weights[:4] = 0.0
     y = data.y.copy()
@@ -295,17 +296,17 @@ def test_beta_that_cannot_be_integrated_out_is_named() -> None:
         jn.log_likelihood(decay_model("constant"), decay_model("constant").params(decays()), decays(), "lme")
 
 
-def test_callbacks_are_told_parameters_and_likelihood_of_one_point() -> None:
+def test_callbacks_receive_parameters_and_likelihood_of_one_point() -> None:
     model, data = catalogue.from_r("Theoph_ssfol_diag_lKa_lCl", {"lKe": -2.4, "lKa": 0.45, "lCl": -3.2})
     recorder = Recorder()
     jn.fit(model, data, "focei", callbacks=[recorder])
-    told = [c for c in recorder.calls if c.inner.procedure == "PLM" and c.inner.state == "iter"]
-    for entry in told[-6:]:  # far off, a search from other modes may end at other ones
+    steps = [c for c in recorder.calls if c.inner.procedure == "PLM" and c.inner.state == "iter"]
+    for entry in steps[-6:]:  # far from the maximum, a search from other modes may end at other ones
         exact = float(jn.log_likelihood(model, entry.params, data, "focei"))
         assert entry.log_likelihood == pytest.approx(exact, rel=1e-7)
 
 
-# ---- the unrestricted climb that leads a restricted fit
+# ---- the unrestricted phase at the start of a restricted fit
 
 
 class Breaks:

@@ -17,18 +17,18 @@ import jaxnlme as jn
 from tests.estimators import catalogue
 from tests.estimators.lindstrom_bates import nlme_fits
 from tests.estimators.lindstrom_bates.nlme_fits import (
+    NlmeEstimates,
     Problem,
-    Theirs,
-    base,
-    given_start,
-    held,
+    fixed_point_residual,
+    model_name,
+    nlme_estimates,
+    nlme_start,
     perturbed,
     problem,
-    standing,
-    theirs,
+    profile_at,
 )
 
-# What counts as converged (jaxnlme.estimators.lindstrom_bates.alternation), in standard errors.
+# Residual that counts as converged (jaxnlme.estimators.lindstrom_bates.session), in standard errors.
 CONVERGED = 1e-5
 # Two searches that ended within that of one fixed point: the log-likelihood's gradient is zero there but for the
 # moving linearisation, whose slope is of order one to ten units a standard error.
@@ -52,7 +52,7 @@ AGREE = [
     "PBG_fpl_ld50cov_diag_B_ld50_run_ML",
     "Theoph_ssfol_full3_ML",
 ]
-# Those that nlme left further away, and the residual it left.
+# Fits that nlme ended further away, and the residual there.
 SHORT = {
     "CO2_asympOff_AsymCov_full_Asym_lrc_ML": 0.00023,
     "CO2_asympOff_AsymLrcCov_Asym_ML": 0.0041,
@@ -102,18 +102,18 @@ def marked(names, quick=QUICK):
 
 @functools.cache
 def fitted(reference, name: str, method: str | None = None) -> jn.Fit:
-    """Our fit of a reference's model from its recorded start."""
-    one = problem(base(name))
+    """Our fit of the model of a reference fit from its recorded start."""
+    target = problem(model_name(name))
     method = method or nlme_fits.METHODS[name.rsplit("_", 1)[1]]
-    return jn.fit(one.model, one.data, method, start=given_start(reference, name))
+    return jn.fit(target.model, target.data, method, start=nlme_start(reference, name))
 
 
-def residual(one: Problem, fit: jn.Fit) -> float:
-    return standing(one, fit.params, fit.options["method"] == "RELME", fit.modes).residual
+def residual(target: Problem, fit: jn.Fit) -> float:
+    return fixed_point_residual(target, fit.params, fit.options["method"] == "RELME", fit.modes).residual
 
 
-def from_theirs(one: Problem, nlme: Theirs, method: str) -> jn.Fit:
-    return jn.fit(one.model, one.data, method, start=nlme.params(one))
+def from_nlme(target: Problem, nlme: NlmeEstimates, method: str) -> jn.Fit:
+    return jn.fit(target.model, target.data, method, start=nlme.params(target))
 
 
 def assert_same(fit: jn.Fit, other: jn.Fit) -> None:
@@ -123,7 +123,7 @@ def assert_same(fit: jn.Fit, other: jn.Fit) -> None:
         assert abs(other.beta[name] - value) < 10 * CONVERGED * fit.estimates.se[name], name
 
 
-def differences(fit: jn.Fit, nlme: Theirs) -> dict[str, float]:
+def differences(fit: jn.Fit, nlme: NlmeEstimates) -> dict[str, float]:
     """The largest differences from nlme, in the terms of `LIMITS`; correlations beside zero variances are left out."""
     ours, psi = fit.psi.to_numpy(), nlme.psi
     seen = np.sqrt(np.diag(psi)) > nlme_fits.ZERO
@@ -143,48 +143,48 @@ def differences(fit: jn.Fit, nlme: Theirs) -> dict[str, float]:
 LIMITS = {"beta": 1e-4, "se": 0.02, "psi": 1e-3, "error": 1e-3, "log_likelihood": 1e-3}
 
 
-def near(found: dict[str, float]) -> bool:
-    return all(found[key] < limit for key, limit in LIMITS.items())
+def agrees(differences: dict[str, float]) -> bool:
+    return all(differences[key] < limit for key, limit in LIMITS.items())
 
 
 @pytest.mark.parametrize("name", marked(AGREE))
 def test_nlme_is_at_the_fixed_point(reference, name):
-    one, fit = problem(base(name)), fitted(reference, name)
+    target, fit = problem(model_name(name)), fitted(reference, name)
     assert fit.converged, str(fit.status)
-    assert residual(one, fit) < CONVERGED
-    found = differences(fit, theirs(reference, name))
-    assert near(found), found
+    assert residual(target, fit) < CONVERGED
+    found = differences(fit, nlme_estimates(reference, name))
+    assert agrees(found), found
 
 
 @pytest.mark.parametrize("name", marked(SHORT))
 def test_where_nlme_stops_short_the_way_on_leads_here(reference, name, record_property):
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fit.converged, str(fit.status)
-    assert residual(one, fit) < CONVERGED
+    assert residual(target, fit) < CONVERGED
     found = differences(fit, nlme)
-    assert not near(found)
+    assert not agrees(found)
     assert found["se"] < LIMITS["se"]
-    left = standing(one, nlme.params(one), restricted=False)
-    record_property("residual_of_nlme", left.residual)
-    assert left.residual == pytest.approx(SHORT[name], rel=0.1)
+    at_nlme = fixed_point_residual(target, nlme.params(target), restricted=False)
+    record_property("residual_of_nlme", at_nlme.residual)
+    assert at_nlme.residual == pytest.approx(SHORT[name], rel=0.1)
     # what nlme reports is the value at its last linearisation, one step of that size away
-    assert left.log_likelihood == pytest.approx(nlme.log_likelihood, abs=5e-3)
-    # an alternation contracts: all that is left is at most a few times the next step
-    assert max(abs(fit.beta[k] - v) / nlme.se[k] for k, v in nlme.beta.items()) < 3 * left.residual
-    assert_same(fit, from_theirs(one, nlme, "lme"))
+    assert at_nlme.log_likelihood == pytest.approx(nlme.log_likelihood, abs=5e-3)
+    # an alternation contracts: the remaining distance is at most a few times the next step
+    assert max(abs(fit.beta[k] - v) / nlme.se[k] for k, v in nlme.beta.items()) < 3 * at_nlme.residual
+    assert_same(fit, from_nlme(target, nlme, "lme"))
 
 
 @pytest.mark.parametrize("name", marked([*AGREE, *SHORT]))
 def test_perturbed_starts_reach_the_fixed_point_or_say_no(reference, name):
     """Starts off by a third in every entry at once: no other point is ever called converged."""
-    one, fit = problem(base(name)), fitted(reference, name)
+    target, fit = problem(model_name(name)), fitted(reference, name)
     reached = 0
-    for start in perturbed(given_start(reference, name)):
-        again = jn.fit(one.model, one.data, "lme", start=start)
+    for start in perturbed(nlme_start(reference, name)):
+        again = jn.fit(target.model, target.data, "lme", start=start)
         if again.converged:
             assert_same(fit, again)
         reached += again.converged
-    # the others run along a ridge: a plateau or a phase that the curve has lost
+    # the others end on a ridge: the curve has lost a plateau or a phase
     assert reached >= 1
 
 
@@ -201,14 +201,16 @@ NO_FIXED_POINT = {
 
 @pytest.mark.parametrize("name", marked(NO_FIXED_POINT, {"Theoph_ssfol_lKa_only_ctl_ML"}))
 def test_nlme_away_from_a_fixed_point(reference, name):
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
-    left, value = NO_FIXED_POINT[name]
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
+    nlme_residual, value = NO_FIXED_POINT[name]
     assert fit.converged, str(fit.status)
-    assert residual(one, fit) < CONVERGED
+    assert residual(target, fit) < CONVERGED
     assert fit.log_likelihood == pytest.approx(value, abs=1e-4)
     assert fit.log_likelihood > nlme.log_likelihood
-    assert standing(one, nlme.params(one), restricted=False).residual == pytest.approx(left, rel=0.1)
-    assert_same(fit, from_theirs(one, nlme, "lme"))
+    assert fixed_point_residual(target, nlme.params(target), restricted=False).residual == pytest.approx(
+        nlme_residual, rel=0.1
+    )
+    assert_same(fit, from_nlme(target, nlme, "lme"))
 
 
 def test_a_conditional_sd_near_zero_has_no_slope_in_its_logarithm(reference):
@@ -217,20 +219,22 @@ def test_a_conditional_sd_near_zero_has_no_slope_in_its_logarithm(reference):
     There that logarithm has no slope, but the variance has: held at larger values, the likelihood rises until ours.
     """
     name = "CO2_asympOff_full3_ML"
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
-    assert fit.converged and residual(one, fit) < CONVERGED
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
+    assert fit.converged and residual(target, fit) < CONVERGED
     assert nlme.psi[0, 2] / np.sqrt(nlme.psi[0, 0] * nlme.psi[2, 2]) > 0.999
-    there = jn.fit(one.model, one.data, "lme", start=nlme.params(one), max_iterations=0, standard_errors=False)
+    at_nlme = jn.fit(
+        target.model, target.data, "lme", start=nlme.params(target), max_iterations=0, standard_errors=False
+    )
     place = fit.binding.packed_names.index("log sd(c0)")
     ours = float(np.exp(fit.params.pack()[place]))
-    profile = [held(one, there, place, sd, restricted=False) for sd in (0.05, 0.5, ours)]
+    profile = [profile_at(target, at_nlme, place, sd, restricted=False) for sd in (0.05, 0.5, ours)]
     assert all(found for *_, found in profile)
     values, slopes = [point[0] for point in profile], [point[1] for point in profile]
     assert values[0] == pytest.approx(nlme.log_likelihood, abs=1e-4)
     assert values[0] < values[1] < values[2] == pytest.approx(fit.log_likelihood, abs=1e-6)
     # d log L / d log sd = 2 variance x score: it grows as the square of the SD, the score stays
     assert 0.0 < slopes[0] < 1e-5 and slopes[1] / slopes[0] == pytest.approx(100.0, rel=0.1)
-    assert_same(fit, from_theirs(one, nlme, "lme"))
+    assert_same(fit, from_nlme(target, nlme, "lme"))
 
 
 def test_chicks_have_several_fixed_points(reference):
@@ -238,13 +242,13 @@ def test_chicks_have_several_fixed_points(reference):
     fixed points (log-likelihoods of -2074.629, -2078.233 and -2078.465 are known; which of them a start leads to is
     not for a test to say), and nlme's answer, -2093.591, is none of them."""
     name = "ChickWeight_logis_full3_ctl_ML"
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
-    assert standing(one, nlme.params(one), restricted=False).residual > 1.0
-    other = next(perturbed(given_start(reference, name)))
-    found = [fit, from_theirs(one, nlme, "lme"), jn.fit(one.model, one.data, "lme", start=other)]
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
+    assert fixed_point_residual(target, nlme.params(target), restricted=False).residual > 1.0
+    other = next(perturbed(nlme_start(reference, name)))
+    found = [fit, from_nlme(target, nlme, "lme"), jn.fit(target.model, target.data, "lme", start=other)]
     for end in found:
         assert end.converged, str(end.status)
-        assert residual(one, end) < CONVERGED
+        assert residual(target, end) < CONVERGED
         assert end.log_likelihood > nlme.log_likelihood + 10.0
     values = [end.log_likelihood for end in found]
     assert max(values) == pytest.approx(-2074.62857, abs=1e-4)
@@ -254,17 +258,17 @@ def test_chicks_have_several_fixed_points(reference):
 def test_a_curve_turned_round_is_a_worse_fixed_point(reference):
     """Relaxin without a variance function: nlme's curve falls (A above B, scal negative), with SD(B) at 0.01."""
     name = "Relaxin_fpl_diag_B_xmid_ML"
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
-    again = from_theirs(one, nlme, "lme")
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
+    again = from_nlme(target, nlme, "lme")
     for end in (fit, again):
-        assert end.converged and residual(one, end) < CONVERGED
+        assert end.converged and residual(target, end) < CONVERGED
     assert again.log_likelihood == pytest.approx(nlme.log_likelihood, abs=2e-3) and again.beta["scal"] < 0
     assert fit.log_likelihood > nlme.log_likelihood + 30.0 and fit.beta["scal"] > 0
 
 
 # --- restricted likelihood, f linear: lme ---
 
-# group, response, time, covariance of the effects of level and slope (None: of the level alone)
+# group, response, time, covariance of the effects of level and slope (None: of the level only)
 LINEAR = {
     "Rail_oneway": ("Rail", "travel", None, None),
     "Dyestuff2_oneway": ("Batch", "Yield", None, None),
@@ -345,8 +349,8 @@ def test_nlme_on_a_linear_model_scales_the_ml_estimates():
     found = [values["sd(mu)"], values["sd(slope)"], values["a"]]
     # the search inside its PNLS step (20 iterations) leaves 3e-4 of an SD
     assert found == pytest.approx([2.2140034, 0.2169537, 1.322347], rel=5e-4)
-    one = Problem(ml.model, ml.data, tuple(ml.beta.index))
-    assert standing(one, params, restricted=True).log_likelihood == pytest.approx(-221.327788, abs=2e-5)
+    target = Problem(ml.model, ml.data, tuple(ml.beta.index))
+    assert fixed_point_residual(target, params, restricted=True).log_likelihood == pytest.approx(-221.327788, abs=2e-5)
     assert reml.log_likelihood == pytest.approx(-221.318343, abs=1e-6)
 
 
@@ -389,31 +393,31 @@ QUICK_RESTRICTED = {
 }
 
 
-def ml_at_their_variance_function(reference, name: str, nlme: Theirs) -> jn.Fit:
+def ml_at_nlme_variance_function(reference, name: str, nlme: NlmeEstimates) -> jn.Fit:
     """The ML fixed point; with a variance function, its exponent held at nlme's restricted estimate."""
-    one = problem(base(name))
+    target = problem(model_name(name))
     if "c" not in nlme.error:
         return fitted(reference, name, "lme")
-    model = one.model
-    held_there = jn.NLMEModel(
+    model = target.model
+    with_exponent = jn.NLMEModel(
         model.structure, model.parameters, model.covariance, jn.error.power(c=nlme.error["c"], fix_exponent=True)
     )
-    return jn.fit(held_there, one.data, "lme", start=given_start(reference, name))
+    return jn.fit(with_exponent, target.data, "lme", start=nlme_start(reference, name))
 
 
 @pytest.mark.parametrize("name", marked(RESTRICTED, QUICK_RESTRICTED))
 def test_nlme_reml_is_ml_scaled_and_ours_is_higher(reference, name, record_property):
-    one, fit, nlme = problem(base(name)), fitted(reference, name), theirs(reference, name)
+    target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fit.converged, str(fit.status)
-    assert residual(one, fit) < CONVERGED
-    # what they report is our restricted log-likelihood at their values, up to where their linearisation stood
-    there = standing(one, nlme.params(one), restricted=True)
-    assert there.log_likelihood == pytest.approx(nlme.log_likelihood, abs=5e-3)
-    assert fit.log_likelihood > there.log_likelihood + 1e-3
-    assert there.residual > 1e-2
-    record_property("restricted_gain", fit.log_likelihood - there.log_likelihood)
+    assert residual(target, fit) < CONVERGED
+    # what they report is our restricted log-likelihood at their values, up to the point of their linearisation
+    at_nlme = fixed_point_residual(target, nlme.params(target), restricted=True)
+    assert at_nlme.log_likelihood == pytest.approx(nlme.log_likelihood, abs=5e-3)
+    assert fit.log_likelihood > at_nlme.log_likelihood + 1e-3
+    assert at_nlme.residual > 1e-2
+    record_property("restricted_gain", fit.log_likelihood - at_nlme.log_likelihood)
     # their values: 3 digits, as far as nlme stops short (see SHORT)
-    ml = ml_at_their_variance_function(reference, name, nlme)
+    ml = ml_at_nlme_variance_function(reference, name, nlme)
     assert ml.converged, str(ml.status)
     sigma = "b" if "c" in nlme.error else "a"
     values = ml.model.values(scaled(ml, sigma), ml.data)
@@ -439,21 +443,21 @@ HIGHER = {
 def test_restricted_fixed_points_above_those_of_nlme(reference, name):
     fit = fitted(reference, name)
     assert fit.converged, str(fit.status)
-    assert residual(problem(base(name)), fit) < CONVERGED
+    assert residual(problem(model_name(name)), fit) < CONVERGED
     assert fit.log_likelihood == pytest.approx(HIGHER[name], abs=1e-4)
-    assert fit.log_likelihood > theirs(reference, name).log_likelihood + 1e-2
+    assert fit.log_likelihood > nlme_estimates(reference, name).log_likelihood + 1e-2
 
 
 def test_blocked_psi_is_the_restricted_one(reference):
     """nlme's C code passes over pdBlocked, so there the restricted likelihood is what nlme climbs."""
     name = "Indometh_biexp_blocked_A1lrc1_A2_REML"
-    fit, nlme = fitted(reference, name), theirs(reference, name)
-    one = problem(base(name))
-    assert fit.converged and residual(one, fit) < CONVERGED
-    assert standing(one, nlme.params(one), restricted=True).residual == pytest.approx(3.1e-3, rel=0.1)
+    fit, nlme = fitted(reference, name), nlme_estimates(reference, name)
+    target = problem(model_name(name))
+    assert fit.converged and residual(target, fit) < CONVERGED
+    assert fixed_point_residual(target, nlme.params(target), restricted=True).residual == pytest.approx(3.1e-3, rel=0.1)
     found = differences(fit, nlme)
     assert found["psi"] < 3e-3 and found["error"] < 1e-3 and found["se"] < LIMITS["se"]
-    assert_same(fit, from_theirs(one, nlme, "relme"))
+    assert_same(fit, from_nlme(target, nlme, "relme"))
 
 
 # --- where nlme fails ---
@@ -505,29 +509,29 @@ def named_zeros(fit: jn.Fit) -> list[str]:
 @pytest.mark.parametrize("name", marked(FAILED, QUICK_FAILED))
 def test_where_nlme_fails_the_fixed_point_is_found(reference, name):
     assert catalogue.record(reference, name)["status"] == "failed"
-    one, fit = problem(base(name)), fitted(reference, name)
+    target, fit = problem(model_name(name)), fitted(reference, name)
     value, zeros = FAILED[name]
     assert fit.converged, str(fit.status)
     assert fit.log_likelihood == pytest.approx(value, abs=1e-4)
-    assert residual(one, fit) < CONVERGED
+    assert residual(target, fit) < CONVERGED
     names = fit.binding.packed_names
     assert named_zeros(fit) == [names[k].removeprefix("log sd(").removesuffix(")") for k in nlme_fits.zero_places(fit)]
     assert named_zeros(fit) == zeros
     method = nlme_fits.METHODS[name.rsplit("_", 1)[1]]
-    for start in perturbed(given_start(reference, name)):
-        assert_same(fit, jn.fit(one.model, one.data, method, start=start))
+    for start in perturbed(nlme_start(reference, name)):
+        assert_same(fit, jn.fit(target.model, target.data, method, start=start))
 
 
 @pytest.mark.parametrize("name", ["Orange_logis_full3_REML", "Theoph_ssfol_full3_REML"])
 def test_likelihood_falls_along_the_singular_direction(reference, name):
     """A conditional SD of zero: held at growing values, with all the rest at its fixed point, it costs as its square,
     and the score agrees with that."""
-    one, fit = problem(base(name)), fitted(reference, name)
+    target, fit = problem(model_name(name)), fitted(reference, name)
     (place,) = nlme_fits.zero_places(fit)
     unit = abs(fit.beta[fit.binding.packed_names[place].removeprefix("log sd(").removesuffix(")")])
     costs = []
     for share in (1e-4, 1e-3, 1e-2):
-        value, slope, found = held(one, fit, place, share * unit, restricted=True)
+        value, slope, found = profile_at(target, fit, place, share * unit, restricted=True)
         assert found and slope < 0
         costs.append(fit.log_likelihood - value)
     assert 0 < costs[0] < costs[1] < costs[2]
@@ -536,15 +540,15 @@ def test_likelihood_falls_along_the_singular_direction(reference, name):
 
 @pytest.mark.parametrize("method", ["foce", "focei"])
 @pytest.mark.parametrize("name", marked(FAILED_MODELS, QUICK_FAILED))
-def test_where_nlme_fails_the_rungs_converge(reference, name, method):
+def test_where_nlme_fails_the_approximations_converge(reference, name, method):
     fit = fitted(reference, name, method)
     assert fit.converged, str(fit.status)
-    # converged says it: predicted gain below 1e-6, positive definite information of all that is not at zero
+    # converged means: predicted gain below 1e-6, positive definite information of all that is not at zero
     assert "positive definite" in str(fit.status)
     assert named_zeros(fit) == [
         fit.binding.packed_names[k].removeprefix("log sd(").removesuffix(")") for k in nlme_fits.zero_places(fit)
     ]
-    one = problem(base(name))
-    for start in perturbed(given_start(reference, name), count=1):
-        again = jn.fit(one.model, one.data, method, start=start)
+    target = problem(model_name(name))
+    for start in perturbed(nlme_start(reference, name), count=1):
+        again = jn.fit(target.model, target.data, method, start=start)
         assert again.converged and again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-5)

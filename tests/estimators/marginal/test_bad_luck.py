@@ -1,4 +1,4 @@
-"""What goes wrong while fitting, or nearly: bad groups, overflow, tiny data, interruption, limits."""
+"""Fits that fail, or nearly: bad groups, overflow, tiny data, interruption, limits."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_start_where_every_group_overflows():
 
 
 def test_a_group_with_one_observation(good):
-    """It adds what one response tells, and nothing breaks."""
+    """It adds the information of one response, and nothing fails."""
     keep = ~((frame()["g"] == "g7") & (frame()["t"] > 0))
     fit = jn.fit(LINE, table(keep), "focei")
     assert fit.converged, fit.status
@@ -88,7 +88,7 @@ def test_a_group_with_one_observation(good):
     assert fit.random_effects_se.loc["g7", "mu"] > fit.random_effects_se.loc["g0", "mu"]
 
 
-def test_one_group_alone():
+def test_a_single_group():
     """Its level is the fixed effect: no variance between groups can be estimated but zero."""
     fit = jn.fit(LINE, table(frame()["g"] == "g0"), "focei")
     assert fit.converged, fit.status
@@ -136,7 +136,7 @@ def test_interruption_returns_the_best_so_far(good):
     assert fit.log_likelihood == pytest.approx(fit.history[-1]["log_likelihood"], abs=1e-9)
     assert all(np.isfinite(value) for value in fit.values.values())
     assert np.isfinite(fit.random_effects).all(axis=None)
-    # It can be taken up again.
+    # A fit can start from it.
     again = jn.fit(LINE, table(), "focei", start=fit)
     assert again.converged and again.log_likelihood == pytest.approx(good.log_likelihood, abs=1e-6)
 
@@ -156,16 +156,16 @@ def test_a_callback_that_stops():
 
 
 def test_errors_of_a_callback_surface():
-    def fault(iteration):
-        raise ZeroDivisionError("own")
+    def raises(iteration):
+        raise ZeroDivisionError("from the callback")
 
-    with pytest.raises(ZeroDivisionError, match="own"):
-        jn.fit(LINE, table(), "focei", callbacks=[fault])
+    with pytest.raises(ZeroDivisionError, match="from the callback"):
+        jn.fit(LINE, table(), "focei", callbacks=[raises])
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_too_few_iterations(limit):
-    """Far from the maximum of a full psi: the limit holds over all rounds, and the fit says what was left to gain."""
+    """Far from the maximum of a full psi: the limit holds over all rounds, and the fit reports the remaining gain."""
     fit = jn.fit(catalogue.oral(covariance="full"), catalogue.theophylline_mg(), "focei", max_iterations=limit)
     assert not fit.converged
     assert any(f"The {limit} iterations allowed were used up" in s for s in fit.status.sentences)

@@ -1,4 +1,4 @@
-"""Variances that vanish: exactly zero, decided by the score, said in a sentence, at the reduced model's maximum."""
+"""Variances estimated as zero: exactly zero, by the score at the boundary, at the maximum of the reduced model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_one_way_layout_without_variance_between_batches(reference):
     y = data.y[data.observed]
     assert fit.values["mu"] == pytest.approx(y.mean(), abs=1e-8)
     assert fit.values["a"] == pytest.approx(y.std(), rel=1e-8)
-    theirs = catalogue.record(reference, "Dyestuff2_oneway_lmerML")
-    assert fit.log_likelihood == pytest.approx(theirs["logLik"], abs=1e-7)
+    lmer = catalogue.record(reference, "Dyestuff2_oneway_lmerML")
+    assert fit.log_likelihood == pytest.approx(lmer["logLik"], abs=1e-7)
     assert np.isnan(fit.estimates.se["sd(mu)"])
     assert fit.estimates.se["mu"] == pytest.approx(y.std() / np.sqrt(len(y)), rel=1e-4)
     assert (fit.random_effects["mu"] == 0.0).all()
@@ -39,7 +39,7 @@ def diagonal():
     return jn.fit(*ssfol(("lKe", "lKa", "lCl"), "diagonal"), "focei")
 
 
-def test_one_of_three_vanishes(diagonal):
+def test_one_variance_of_three_is_zero(diagonal):
     reduced = jn.fit(*ssfol(("lKa", "lCl"), "diagonal"), "focei")
     assert diagonal.converged, diagonal.status
     assert diagonal.values["sd(lKe)"] == 0.0
@@ -55,21 +55,21 @@ def test_one_of_three_vanishes(diagonal):
 
 
 def test_the_score_at_the_boundary_is_right(diagonal):
-    """A small variance of the vanished effect lowers the likelihood, as the sentence says."""
-    there = catalogue.likelihood(diagonal, diagonal.params)
-    assert there == pytest.approx(diagonal.log_likelihood, abs=1e-9)
+    """A small variance of that effect lowers the likelihood, as the sentence states."""
+    maximum = catalogue.likelihood(diagonal, diagonal.params)
+    assert maximum == pytest.approx(diagonal.log_likelihood, abs=1e-9)
     values = {name: diagonal.values[name] for name in ("lKe", "lKa", "lCl", "a")}
     for variance in (1e-6, 1e-5, 1e-4):
         psi = np.diag([variance, *np.diag(diagonal.psi)[1:]])
         params = diagonal.model.params(diagonal.data, values, psi=psi)
-        assert catalogue.likelihood(diagonal, params) < there
+        assert catalogue.likelihood(diagonal, params) < maximum
 
 
 @pytest.mark.parametrize("start", [None, {"lKe": -1.74, "lKa": -0.2416, "lCl": -2.5214}], ids=["near", "far"])
 def test_a_full_psi_is_singular_where_the_diagonal_one_was_zero(diagonal, start):
     """With covariances lKe does vary, as a function of the others: psi has rank two, at a much better likelihood.
 
-    From the far start the search passes sd(lKe) = 0, where only the covariance with a later effect shows the way on."""
+    From the distant start the search passes sd(lKe) = 0, where the likelihood rises only along a covariance."""
     fit = jn.fit(*ssfol(("lKe", "lKa", "lCl"), "full"), "focei", start=start)
     assert fit.converged, fit.status
     assert fit.log_likelihood == pytest.approx(-173.2440786, abs=1e-5)
@@ -88,7 +88,7 @@ def test_a_full_psi_is_singular_where_the_diagonal_one_was_zero(diagonal, start)
 
 
 def test_five_trees_do_not_carry_a_full_psi():
-    """Growth of five trees: the maximum has a singular psi from whichever side it is approached."""
+    """Growth of five trees: the maximum has a singular psi, whatever the start."""
     start = {"Asym": 192.0, "xmid": 728.0, "scal": 356.0}
     model, data = catalogue.from_r("Orange_logis_full3", start)
     fits = [jn.fit(model, data, "focei", start=start | other) for other in ({}, {"scal": 534.0}, {"Asym": 128.0})]
@@ -98,7 +98,7 @@ def test_five_trees_do_not_carry_a_full_psi():
         assert fit.at_zero and np.linalg.eigvalsh(fit.psi / 1000.0)[0] < 1e-8
 
 
-def test_two_effects_of_which_one_vanishes_in_a_full_psi():
+def test_one_zero_variance_of_two_in_a_full_psi():
     """Residuals orthogonal to the line give every group the same slope: no variance of slopes, no covariance."""
     rng = np.random.default_rng(2)
     group, t = np.repeat(np.arange(8), 5), np.tile(np.arange(5.0) - 2.0, 8)
@@ -120,8 +120,8 @@ def test_two_effects_of_which_one_vanishes_in_a_full_psi():
     assert fit.estimates.se["slope"] == pytest.approx(reduced.estimates.se["slope"], rel=1e-3)
 
 
-def test_start_on_the_boundary_is_left_again():
-    """A start with sd = 0 is not a trap: the score there points inwards, and the fit follows it."""
+def test_a_start_on_the_boundary_is_left():
+    """A start with sd = 0: the score there points to the interior, and the fit follows it."""
     start = {"Asym": 192.0, "xmid": 728.0, "scal": 356.0}
     model, data = catalogue.from_r("Orange_logis_Asym", start)
     params = model.params(data, {"sd(Asym)": 1e-12})
@@ -132,7 +132,7 @@ def test_start_on_the_boundary_is_left_again():
 
 def test_modes_follow_when_psi_is_factored_afresh():
     """A null pivot with entries below it is the same psi in another factor: its effects are the same b, and a search
-    from their old coordinates would begin anywhere."""
+    from their old coordinates would begin at other effects."""
     from jaxnlme.binding.bind import bind
     from jaxnlme.binding.placement import PlacedProblem
     from jaxnlme.binding.user_scale import psi_of
@@ -148,7 +148,7 @@ def test_modes_follow_when_psi_is_factored_afresh():
     gone = np.where(theta == -20.0, -np.inf, theta)  # exp(-20) is zero for every purpose
     x[3:9] = binding.density.covariance.from_matrix(psi_of(binding.density, gone))
     assert x[3] == -np.inf and not np.allclose(x[4:9], session.x[4:9])
-    assert session.decide(x).value == pytest.approx(session.best.value, abs=1e-6)
-    moved = session.placed.own(session.carried(x)) @ np.asarray(binding.density.covariance.factor(x[3:9])).T
-    own = session.placed.own(session.best.modes) @ np.asarray(binding.density.covariance.factor(theta)).T
-    assert moved == pytest.approx(own, abs=1e-6)
+    assert session.evaluate_candidate(x).value == pytest.approx(session.best.value, abs=1e-6)
+    transformed = session.placed.collect(session.modes_at(x)) @ np.asarray(binding.density.covariance.factor(x[3:9])).T
+    original = session.placed.collect(session.best.modes) @ np.asarray(binding.density.covariance.factor(theta)).T
+    assert transformed == pytest.approx(original, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Covariates, explicit designs, individual functions, outcomes of the user's own and networks, through `fit`."""
+"""Covariates, explicit designs, individual functions, user-defined log-likelihoods and networks, through `fit`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_covariates_lower_the_objective_by_what_they_explain():
     assert fit.log_likelihood >= plain.log_likelihood
     names = list(fit.estimates.index)
     assert names[:4] == ["ka", "cl", "v", "cl ~ log(Wt / 70)"]
-    # The covariate explains part of what b did: its modes line up with the weight no more than by chance.
+    # The covariate explains part of b: the remaining modes are less correlated with the weight.
     weight = np.log(theophylline().v["Wt"] / 70)
     before, after = (np.corrcoef(weight, f.random_effects["cl"])[0, 1] for f in (plain, fit))
     assert abs(after) < 0.5 * abs(before)
@@ -151,8 +151,8 @@ def discrete(kind):
 
 
 @pytest.mark.parametrize("kind", ["poisson", "binary"])
-def test_outcomes_of_the_users_own(kind):
-    """Laplace and quadrature recover a simulated truth; quadrature with more nodes changes it no more."""
+def test_user_defined_likelihoods(kind):
+    """Laplace and quadrature recover a simulated truth; more quadrature nodes do not change it."""
     f, density = (rate, poisson) if kind == "poisson" else (log_odds, bernoulli)
     parameters = [jn.Parameter("level", 0.1, random=True, sd=0.5), jn.Parameter("slope", 0.1)]
     model = jn.NLMEModel(f, parameters, error=jn.GroupLogLikelihood(density))
@@ -188,8 +188,8 @@ def test_a_network_inside_the_model():
     fit = jn.fit(model, data, "focei", max_iterations=3000)
     assert fit.converged
     assert any("18 free weights" in sentence for sentence in fit.status.sentences)
-    hasty = jn.fit(model, data, "focei", tolerance=1e-2)
-    assert not hasty.converged and "free weights" in str(hasty.status)
+    loose = jn.fit(model, data, "focei", tolerance=1e-2)
+    assert not loose.converged and "free weights" in str(loose.status)
     before, after = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))])
         for tree in (mlp, fit.params.free)
@@ -198,7 +198,7 @@ def test_a_network_inside_the_model():
     assert np.abs(after - before).max() > 0.1
     assert fit.log_likelihood > fit.history[0]["log_likelihood"] + 50
     assert fit.values["a"] == pytest.approx(0.1, rel=0.3)
-    # Standard errors of the dense block alone; all weights count as parameters.
+    # Standard errors of the dense block only; all weights count as parameters.
     assert list(fit.estimates.index) == ["level", "sd(level)", "a"]
     assert (fit.estimates.se > 0).all()
     assert fit.criteria.n_parameters == 3 + 18

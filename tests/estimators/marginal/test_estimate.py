@@ -1,4 +1,4 @@
-"""`estimate`, the fit as a pure function: lanes under vmap equal single fits, one compilation serves many data sets."""
+"""`estimate`, the fit as a pure function: fits under vmap equal single fits; one compilation serves many data sets."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def orange():
 
 
 @functools.cache
-def lanes():
-    """One program: lanes over starts and weights."""
+def batched_estimate():
+    """One program: fits over starts and weights."""
     model, data, start = orange()
     problem = jax.tree.map(jnp.asarray, jn.bind(model, data).problem)
 
-    def one(packed, weights):
+    def estimate(packed, weights):
         return jn.estimate(None, start.unpack(packed), problem, "focei", weights)
 
-    return jax.jit(jax.vmap(one))
+    return jax.jit(jax.vmap(estimate))
 
 
-def test_lanes_over_starts_and_weights_are_single_fits():
+def test_batched_fits_are_single_fits():
     model, data, start = orange()
     weights = np.array([[1.0] * 5, [2, 1, 1, 1, 1], [1, 1, 0, 1, 1], [0, 3, 1, 1, 0], [1.0] * 5])
     starts = np.tile(np.asarray(start.pack()), (5, 1))
     starts[4] *= [1.4, 0.75, 1.3, 1.1, 1.2]
-    out = lanes()(jnp.asarray(starts), jnp.asarray(weights))
+    out = batched_estimate()(jnp.asarray(starts), jnp.asarray(weights))
     assert out.ended.all()
     for k in range(5):
         single = jn.fit(model, data.with_weights(weights[k]), "focei")
@@ -59,14 +59,14 @@ def test_lanes_over_starts_and_weights_are_single_fits():
     assert out.log_likelihood[4] == pytest.approx(float(out.log_likelihood[0]), abs=1e-6)
 
 
-def test_a_lane_that_diverges_touches_no_other():
+def test_a_fit_that_diverges_affects_no_other():
     _, _, start = orange()
     starts = np.tile(np.asarray(start.pack()), (5, 1))
     starts[1, 0] = np.nan
     starts[3, 2] = 1e-3
     weights = jnp.ones((5, 5))
-    out = lanes()(jnp.asarray(starts), weights)
-    good = lanes()(jnp.tile(start.pack(), (5, 1)), weights)
+    out = batched_estimate()(jnp.asarray(starts), weights)
+    good = batched_estimate()(jnp.tile(start.pack(), (5, 1)), weights)
     for k in (0, 2, 4):
         assert out.ended[k]
         assert float(out.log_likelihood[k]) == float(good.log_likelihood[k])
@@ -117,10 +117,10 @@ def test_a_simulated_truth_is_recovered():
     problem = jax.tree.map(jnp.asarray, jn.bind(model, first).problem)
     start = model.params(first)
 
-    def one(y):
+    def per_data_set(y):
         return jn.estimate(None, start, eqx.tree_at(lambda p: p.buckets[0].y, problem, y), "focei")
 
-    out = jax.jit(jax.vmap(one))(jnp.stack([jnp.asarray(simulated(seed).y) for seed in range(20)]))
+    out = jax.jit(jax.vmap(per_data_set))(jnp.stack([jnp.asarray(simulated(seed).y) for seed in range(20)]))
     assert out.ended.all()
     values = [model.values(jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), out.params), first) for k in range(20)]
     for name, truth in TRUTH.items():
@@ -149,19 +149,19 @@ def test_other_data_of_the_same_shape_compile_nothing():
     jn.fit(model, simulated(1), "focei").estimates  # noqa: B018
     compilations = []
 
-    def listen(event, seconds, **_):
+    def count_compilation(event, seconds, **_):
         if event == "/jax/core/compile/backend_compile_duration":
             compilations.append(event)
 
     calls = []
     again = jn.NLMEModel(traced, [jn.Parameter("Asym", 9.0, random=True), *parameters[1:]])
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(count_compilation)
     try:
         jn.fit(model, simulated(2), "focei", callbacks=[lambda iteration: calls.append(iteration.iteration)])
         jn.fit(model, simulated(3).with_weights(np.arange(30.0)), "focei", start={"xmid": 6.0}, tolerance=1e-8)
         jn.fit(again, simulated(4), jn.FOCEI(mode_steps=50)).estimates  # noqa: B018
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.monitoring.unregister_event_duration_listener(count_compilation)
     assert calls
     assert len(compilations) == 0
 
@@ -179,7 +179,7 @@ def test_the_model_is_traced_once_a_program():
     jn.fit(model, simulated(5), "focei")
     first = len(count)
     jn.fit(model, simulated(6), "focei")
-    # The dry run looks at the shapes anew for every data set, which costs a few traces and no compilation.
+    # The dry run checks the shapes for every data set, which costs a few traces and no compilation.
     assert len(count) - first <= 3
     assert first <= 40
 

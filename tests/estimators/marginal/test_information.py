@@ -29,7 +29,7 @@ def test_differences_of_the_gradient_are_the_hessian():
     """Against automatic differentiation, twice through the conditional modes; in units of the diagonal.
 
     The matrix is taken before the last Newton step, some 1e-3 standard errors from the maximum: a fit that starts at
-    the maximum shows the differences alone."""
+    the maximum shows only the error of the differences."""
     model, data = catalogue.from_r("Orange_logis_Asym", {"Asym": 192.0, "xmid": 728.0, "scal": 356.0})
     first = jn.fit(model, data, "focei")
     fit = jn.fit(model, data, "focei", start=first)
@@ -73,7 +73,7 @@ def confounded(phi, x):
     return (phi.a0 + phi.b0) * x.x + phi.c0
 
 
-def test_a_singular_direction_is_named_and_is_not_convergence():
+def test_a_singular_direction_is_named_and_is_no_convergence():
     rng = np.random.default_rng(0)
     x = np.tile(np.arange(6.0), 8)
     group = np.repeat(np.arange(8), 6)

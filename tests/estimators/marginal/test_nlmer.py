@@ -23,7 +23,7 @@ CONVERGED = [
     "Theoph_ssfol_full3",
     "Theoph_ssfol_full_lKa_lCl",
 ]
-# nlmer stopped early in these: its likelihood is a lower bound.
+# nlmer stopped early for these: its likelihood is a lower bound.
 WARNED = ["CO2_asympOff_Asym", "Orange_logis_xmid"]
 LOG_SCALE = {"lKe", "lKa", "lCl", "lrc", "lrc1", "lrc2"}
 
@@ -37,18 +37,18 @@ def fitted(reference, name):
 
 @pytest.mark.parametrize("name", CONVERGED)
 def test_likelihood_and_estimates_of_nlmer(reference, name, record_property):
-    theirs = catalogue.record(reference, f"{name}_nlmerLaplace")
+    nlmer = catalogue.record(reference, f"{name}_nlmerLaplace")
     fit = fitted(reference, name)
     assert fit.converged, fit.status
-    gain = fit.log_likelihood - theirs["logLik"]
+    gain = fit.log_likelihood - nlmer["logLik"]
     record_property("log_likelihood_gain", gain)
     # nlmer's inner loop stops early: its likelihood is that of its modes, 3e-4 at most from the true one.
     assert gain > -1e-3
     if gain > 1e-3:
         return
-    for parameter, value in theirs["fixef"].items():
-        assert abs(fit.beta[parameter] - value) < 0.05 * theirs["se"][parameter], parameter
-    assert fit.values["a"] == pytest.approx(theirs["sigma"], rel=2e-3)
+    for parameter, value in nlmer["fixef"].items():
+        assert abs(fit.beta[parameter] - value) < 0.05 * nlmer["se"][parameter], parameter
+    assert fit.values["a"] == pytest.approx(nlmer["sigma"], rel=2e-3)
 
 
 @pytest.mark.parametrize("name", WARNED)
@@ -72,40 +72,40 @@ def perturbed(start):
         }
 
 
-# DNase with a full psi: nlmer's answer (372.7963) is not a maximum, so that fit is compared with our own only.
-OURS_ALONE = ["ChickWeight_logis_full_Asym_xmid", "Theoph_ssfol_lKa_only", "DNase_logis_full3"]
+# DNase with a full psi: nlmer's answer (372.7963) is not a maximum, so that its fits are compared with each other only.
+WITHOUT_REFERENCE = ["ChickWeight_logis_full_Asym_xmid", "Theoph_ssfol_lKa_only", "DNase_logis_full3"]
 
 
-# Starts from which the search ends elsewhere: the log-likelihood there, and whether it is a maximum.
-# Theophylline: absorption slower than elimination, the flip-flop twin. The others run along a ridge and say so instead
-# of converging: indomethacin loses its second exponential (lrc2 grows without bound), the chicks' logistic curve its
+# Models for which some starts lead to another end: the log-likelihood there, and True if it is a maximum.
+# Theophylline: absorption slower than elimination, the flip-flop twin. The others end on a ridge, not
+# converged: indomethacin loses its second exponential (lrc2 grows without bound), the chicks' logistic curve its
 # plateau (an inflection at 30 days, where the data end at 21, becomes exponential growth).
-ELSEWHERE = {
+OTHER_ENDS = {
     "Theoph_ssfol_lKa_only": (-219.81653, True),
     "Indometh_biexp_full_A1_lrc1_A2": (27.4, False),
     "ChickWeight_logis_full_Asym_xmid": (-2554.1, False),
 }
 
 
-@pytest.mark.parametrize("name", CONVERGED + WARNED + OURS_ALONE)
+@pytest.mark.parametrize("name", CONVERGED + WARNED + WITHOUT_REFERENCE)
 def test_perturbed_starts_reach_the_same_maximum(reference, name):
     fit = fitted(reference, name)
     start = catalogue.record(reference, f"{name}_nlmerLaplace")["start"]
-    strayed = 0
+    elsewhere = 0
     for other in perturbed(start):
         again = jn.fit(fit.model, fit.data, "focei", start=other)
-        if name in ELSEWHERE and again.log_likelihood < fit.log_likelihood - 1:
-            assert again.log_likelihood == pytest.approx(ELSEWHERE[name][0], abs=0.5), other
-            assert again.converged == ELSEWHERE[name][1]
-            strayed += 1
+        if name in OTHER_ENDS and again.log_likelihood < fit.log_likelihood - 1:
+            assert again.log_likelihood == pytest.approx(OTHER_ENDS[name][0], abs=0.5), other
+            assert again.converged == OTHER_ENDS[name][1]
+            elsewhere += 1
             continue
         assert again.converged, (other, str(again.status))
         assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-5), other
-    assert strayed <= 2
+    assert elsewhere <= 2
 
 
 def test_the_start_is_not_the_answer(reference):
-    """The starts above lie far off: one evaluation there is tens of units below the maximum."""
+    """The starts above are far from the maximum: one evaluation there is tens of units below the maximum."""
     fit = fitted(reference, "Theoph_ssfol_diag_lKa_lCl")
     assert fit.history[0]["log_likelihood"] < fit.log_likelihood - 10
     assert fit.history[-1]["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=1e-6)

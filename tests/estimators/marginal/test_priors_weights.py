@@ -1,4 +1,4 @@
-"""Priors, fixed parameters, group weights, and what must not matter: order of groups, unit of y, padding."""
+"""Priors, fixed parameters, group weights, and invariance to the order of groups, the unit of y and padding."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_a_prior_on_a_parameter_is_the_same_as_one_by_name():
         jn.Parameter("xmid", 728.0, prior=jn.priors.Normal(600.0, 20.0)),
         jn.Parameter("scal", 356.0),
     ]
-    one = jn.fit(jn.NLMEModel(catalogue.sslogis, parameters), catalogue.data("Orange"), "focei")
-    other = jn.fit(logistic(priors={"xmid": jn.priors.Normal(600.0, 20.0)}), catalogue.data("Orange"), "focei")
-    same(one, other)
-    assert 600.0 < one.values["xmid"] < plain().values["xmid"] - 20.0
+    on_parameter = jn.fit(jn.NLMEModel(catalogue.sslogis, parameters), catalogue.data("Orange"), "focei")
+    by_name = jn.fit(logistic(priors={"xmid": jn.priors.Normal(600.0, 20.0)}), catalogue.data("Orange"), "focei")
+    same(on_parameter, by_name)
+    assert 600.0 < on_parameter.values["xmid"] < plain().values["xmid"] - 20.0
 
 
 def test_fixed_parameters_stay_and_are_not_counted():
@@ -119,8 +119,8 @@ def test_order_of_groups_and_rows_and_padding_do_not_matter():
     fit = jn.fit(logistic(), jn.GroupedData.from_frame(shuffled, "Tree", "circumference", "t"), "focei")
     same(fit, plain(), rel=1e-6)
     assert fit.log_likelihood == pytest.approx(plain().log_likelihood, abs=1e-8)
-    ours, theirs = fit.random_effects["Asym"], plain().random_effects["Asym"]
-    np.testing.assert_allclose(ours.loc[theirs.index], theirs, rtol=1e-5)
+    shuffled_effects, effects = fit.random_effects["Asym"], plain().random_effects["Asym"]
+    np.testing.assert_allclose(shuffled_effects.loc[effects.index], effects, rtol=1e-5)
     padded = jn.fit(logistic(), catalogue.data("Orange").pad_to(11), "focei")
     same(padded, plain(), rel=1e-6)
 
@@ -134,9 +134,9 @@ def test_the_unit_of_y_does_not_matter():
         assert fit.converged, fit.status
         assert fit.log_likelihood + 35 * np.log(unit) == pytest.approx(plain().log_likelihood, abs=1e-6)
         for name, value in plain().values.items():
-            own = unit if name in ("Asym", "sd(Asym)", "a") else 1.0
-            assert fit.values[name] == pytest.approx(value * own, rel=1e-4), name
-        # The way there is the same too: residual scales start from the misfit, steps from the scores.
+            scale = unit if name in ("Asym", "sd(Asym)", "a") else 1.0
+            assert fit.values[name] == pytest.approx(value * scale, rel=1e-4), name
+        # The iterations are the same too: residual scales start from the misfit, steps from the scores.
         assert abs(len(fit.history) - len(plain().history)) <= 3
 
 
@@ -144,7 +144,7 @@ def test_pooled_starts_and_chains_of_methods():
     far = {"Asym": 60.0, "xmid": 2000.0, "scal": 900.0}
     pooled = jn.fit(logistic(), catalogue.data("Orange"), "focei", start=far, starts="pooled")
     same(pooled, plain())
-    # Already near: the pooled fit knows the curve, not the differences between trees.
+    # Already close: the pooled fit gives the curve, without the differences between trees.
     assert pooled.history[0]["log_likelihood"] > plain().log_likelihood - 40
     chain = jn.fit(logistic(), catalogue.data("Orange"), ["fo", "focei"])
     same(chain, plain())

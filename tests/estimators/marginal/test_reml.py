@@ -22,7 +22,7 @@ LINEAR = [jn.FO(), jn.FOCE(), jn.FOCEI(), jn.Laplace()]
 
 
 def session_of(model, data, approximation, changes=None):
-    """A session that stands at the model's starts, psi and error parameters changed by name."""
+    """A session at the starts of the model, psi and error parameters changed by name."""
     binding = bind(model, data)
     return RestrictedSession(
         binding, REML(approximation), binding.params(changes or {}), (), PlacedProblem(binding.problem)
@@ -38,8 +38,8 @@ def reml(data, designs, random, theta):
     sd, sigma = jnp.exp(theta[:-1]), jnp.exp(theta[-1])
     total, information, right = 0.0, 0.0, 0.0
     for i, weight in enumerate(data.weights):
-        seen = data.observed[i]
-        y, x, z = data.y[i][seen], designs[i][seen], random[i][seen]
+        rows = data.observed[i]
+        y, x, z = data.y[i][rows], designs[i][rows], random[i][rows]
         v = (z * (sd**2)[None, :]) @ z.T + sigma**2 * jnp.eye(len(y))
         inverse = jnp.linalg.inv(v)
         total -= 0.5 * weight * (y @ inverse @ y + jnp.linalg.slogdet(v)[1] + len(y) * jnp.log(2 * jnp.pi))
@@ -91,8 +91,8 @@ def test_exact_for_linear_models(approximation):
     np.testing.assert_allclose(fit.information.matrix[:2, :2], information, rtol=1e-3)
 
     assert float(slope @ np.linalg.solve(curvature, slope)) < 1e-7
-    # What is left of the joint information after beta is the restricted likelihood's own; steps of 0.03 standard errors
-    # leave their square, of the part that log|H| adds.
+    # The Schur complement of beta in the joint information is the restricted likelihood's own; steps of 0.03 standard
+    # errors leave their square, of the part that log|H| adds.
     schur = np.linalg.inv(fit.information.covariance[2:, 2:])
     np.testing.assert_allclose(schur, curvature, rtol=1e-4, atol=1e-5 * np.max(curvature))
 
@@ -103,14 +103,15 @@ def test_fixed_effects_that_are_fixed_stay():
     assert fit.converged, fit.status
     assert fit.criteria.n_integrated == 1
     assert fit.values["slope"] == 0.5
-    moved = dataclasses.replace(data, y=data.y - 0.5 * data.x["t"])
-    value, (beta, _) = reml(moved, design[..., :1], design, jnp.asarray(fit.params.pack()[2:]))
+    shifted = dataclasses.replace(data, y=data.y - 0.5 * data.x["t"])
+    value, (beta, _) = reml(shifted, design[..., :1], design, jnp.asarray(fit.params.pack()[2:]))
     assert fit.log_likelihood == pytest.approx(float(value), abs=1e-8)
     assert fit.values["mu"] == pytest.approx(float(beta[0]), abs=1e-6)
 
 
-def test_beta_alone():
-    """Nothing but beta to estimate: the integral is added, the estimates and standard errors are the rung's."""
+def test_only_beta_free():
+    """Nothing but beta to estimate: the integral is added, the estimates and standard errors are the unrestricted
+    ones."""
     _, data, _ = lines()
     parameters = [jn.Parameter("mu", 1.0, random=True), jn.Parameter("slope", 0.5, random=True)]
     error = dataclasses.replace(jn.error.constant(), parameters=(ErrorParameter("a", 0.5, "log", fix=True),))
@@ -139,7 +140,7 @@ def test_lme_of_nlme(reference, name):
 
     table, y, t, group = R[name]
     frame = pd.read_csv(reference.parent / "data" / f"{table}.csv").assign(one=1.0)
-    theirs = catalogue.record(reference, f"{name}_REML")
+    nlme = catalogue.record(reference, f"{name}_REML")
     start = float(frame[y].mean())
     if t is None:
         model = jn.NLMEModel(catalogue.level, [jn.Parameter("mu", start, random=True)])
@@ -152,14 +153,14 @@ def test_lme_of_nlme(reference, name):
     assert fit.converged, fit.status
     assert fit.restricted and fit.options["restricted"]
     # nlme stops where its own gain is small; both lie at the same maximum to eight digits.
-    assert fit.log_likelihood == pytest.approx(theirs["logLik"], abs=1e-6)
-    assert (fit.aic, fit.bic) == (pytest.approx(theirs["AIC"], abs=1e-5), pytest.approx(theirs["BIC"], abs=1e-5))
-    np.testing.assert_allclose(fit.beta, list(theirs["fixef"].values()), rtol=1e-5)
+    assert fit.log_likelihood == pytest.approx(nlme["logLik"], abs=1e-6)
+    assert (fit.aic, fit.bic) == (pytest.approx(nlme["AIC"], abs=1e-5), pytest.approx(nlme["BIC"], abs=1e-5))
+    np.testing.assert_allclose(fit.beta, list(nlme["fixef"].values()), rtol=1e-5)
     # For these balanced designs what theta's uncertainty adds to the variance of beta is nil.
-    np.testing.assert_allclose(fit.estimates["se"].iloc[: len(fit.beta)], list(theirs["se"].values()), rtol=1e-3)
-    [random] = theirs["random"].values()
+    np.testing.assert_allclose(fit.estimates["se"].iloc[: len(fit.beta)], list(nlme["se"].values()), rtol=1e-3)
+    [random] = nlme["random"].values()
     np.testing.assert_allclose(np.sqrt(np.diag(fit.psi)), list(random["sd"].values()), rtol=1e-3)
-    assert fit.values["a"] == pytest.approx(theirs["sigma"], rel=1e-4)
+    assert fit.values["a"] == pytest.approx(nlme["sigma"], rel=1e-4)
 
 
 def test_a_variance_at_zero():
@@ -193,8 +194,8 @@ def rates(groups):
     return model, jn.GroupedData.from_arrays(y, group, {"t": t})
 
 
-def missed(approximation, groups):
-    """What l_R at the starting theta differs from the integral over beta by quadrature of exp l(beta, theta)."""
+def laplace_error(approximation, groups):
+    """Difference of l_R at the starting theta from the integral over beta of exp l(beta, theta) by quadrature."""
     session = session_of(*rates(groups), approximation, {"a": 0.3})
     return float(session.best.sums.log_likelihood) - quadrature(session, approximation)
 
@@ -215,13 +216,13 @@ def quadrature(session, approximation):
 @pytest.mark.parametrize("approximation", [jn.FOCEI(), jn.Laplace()], ids=lambda approximation: approximation.name)
 def test_integral_over_beta(approximation):
     """Laplace's error is of order 1 / groups: small at ten (5e-6 here), a tenth of that at a hundred."""
-    few, many = missed(approximation, 10), missed(approximation, 100)
+    few, many = laplace_error(approximation, 10), laplace_error(approximation, 100)
     assert 1e-6 < abs(few) < 1e-4
     assert 5.0 < few / many < 20.0
 
 
 def test_integral_over_beta_of_a_line():
-    """The same quadrature of a likelihood that is Gaussian in beta: nothing is missed."""
+    """The same quadrature of a likelihood that is Gaussian in beta: no error."""
     model, data, _ = lines(slope_fixed=True)
     session = session_of(model, data, jn.FOCEI())
     assert quadrature(session, jn.FOCEI()) == pytest.approx(float(session.best.sums.log_likelihood), abs=1e-9)
@@ -245,10 +246,10 @@ def total_slope(session, step=0.02):
 
 @pytest.mark.parametrize("name", problems.ERRORS)
 def test_gradient_of_every_error_model(name):
-    """Far from a maximum and with few, small groups, where log|H| bends most."""
+    """Far from a maximum and with few, small groups, where log|H| is most curved."""
     model = problems.decay_model(error=problems.ERRORS[name])
     session = session_of(model, problems.decay_data(), jn.FOCEI())
-    assert np.isfinite(session.best.value), session.faults
+    assert np.isfinite(session.best.value), session.objective_failures
     at, slope = total_slope(session)
     gradient = session.best.sums.gradient
     assert (gradient[session.beta] == 0.0).all()
@@ -259,7 +260,7 @@ def test_gradient_of_every_error_model(name):
 @pytest.mark.parametrize(
     "approximation", [jn.FO(), jn.FOCE(), jn.Laplace()], ids=lambda approximation: approximation.name
 )
-def test_gradient_of_other_rungs(approximation):
+def test_gradient_of_other_approximations(approximation):
     session = session_of(problems.decay_model(), problems.decay_data(), approximation)
     at, slope = total_slope(session)
     np.testing.assert_allclose(session.best.sums.gradient[at], slope, rtol=1e-5, atol=1e-5)
@@ -281,13 +282,13 @@ def test_nonlinear_fits_start_anywhere(reference):
         assert fit.log_likelihood == pytest.approx(fits[0].log_likelihood, abs=1e-7)
         np.testing.assert_allclose(list(fit.values.values()), list(fits[0].values.values()), rtol=1e-4)
     assert any("iterations of the unrestricted likelihood" in sentence for sentence in fits[0].status.sentences)
-    theirs = catalogue.record(reference, "Theoph_ssfol_diag_lKa_lCl_REML")
-    for name, sd in next(iter(theirs["random"].values()))["sd"].items():
+    nlme = catalogue.record(reference, "Theoph_ssfol_diag_lKa_lCl_REML")
+    for name, sd in next(iter(nlme["random"].values()))["sd"].items():
         assert fits[0].values[f"sd({name})"] > plain.values[f"sd({name})"]
         assert fits[0].values[f"sd({name})"] == pytest.approx(sd, rel=0.1)  # the approximations differ
 
 
-# ---- manners
+# ---- refusals, callbacks, updates
 
 
 def test_refusals():
@@ -300,33 +301,33 @@ def test_refusals():
         jn.fit(model, data, "lme", restricted=True)
     with pytest.raises(jn.OptionError, match="must be True or False; received 1"):
         jn.fit(model, data, "focei", restricted=1)  # pyright: ignore[reportArgumentType]
-    held = [jn.Parameter(name, 1.0, random=True, fix=True) for name in "abc"]
+    all_fixed = [jn.Parameter(name, 1.0, random=True, fix=True) for name in "abc"]
     with pytest.raises(jn.OptionError, match="this model has none"):
-        jn.fit(jn.NLMEModel(problems.linear, held), data, "focei", restricted=True)
-    told = [
+        jn.fit(jn.NLMEModel(problems.linear, all_fixed), data, "focei", restricted=True)
+    with_prior = [
         jn.Parameter(name, 1.0, random=True, prior=jn.priors.Normal(1.0, 1.0) if name == "b" else None)
         for name in "abc"
     ]
     with pytest.raises(jn.OptionError, match="flat prior, and b has a prior"):
-        jn.fit(jn.NLMEModel(problems.linear, told), data, "focei", restricted=True)
+        jn.fit(jn.NLMEModel(problems.linear, with_prior), data, "focei", restricted=True)
 
 
 def test_priors_of_other_parameters_are_added():
     model, data, _ = lines()
     with_prior = jn.NLMEModel(catalogue.line, model.parameters, priors={"sd(slope)": jn.priors.Gamma(2.0, 1.0)})
-    one, other = (session_of(m, data, jn.FOCEI()) for m in (model, with_prior))
-    prior = float(other.binding.density.log_prior(other.template))
-    assert other.best.value == pytest.approx(one.best.value - prior, abs=1e-9)
-    assert float(other.best.sums.log_likelihood) == pytest.approx(float(one.best.sums.log_likelihood), abs=1e-9)
+    plain, penalised = (session_of(m, data, jn.FOCEI()) for m in (model, with_prior))
+    prior = float(penalised.binding.density.log_prior(penalised.template))
+    assert penalised.best.value == pytest.approx(plain.best.value - prior, abs=1e-9)
+    assert float(penalised.best.sums.log_likelihood) == pytest.approx(float(plain.best.sums.log_likelihood), abs=1e-9)
 
 
-def test_effects_that_the_data_do_not_tell_apart():
+def test_effects_that_the_data_do_not_identify():
     """Two levels, one of them superfluous: no restricted likelihood, and a sentence that names both."""
     _, data, _ = lines()
     parameters = [jn.Parameter(name, 1.0, random=name == "a") for name in "abc"]
-    seen = data.observed
-    columns = {"t": data.x["t"][seen], "s": np.ones(int(seen.sum()))}
-    twice = jn.GroupedData.from_arrays(data.y[seen], np.repeat(data.labels, seen.sum(1)), columns)
+    rows = data.observed
+    columns = {"t": data.x["t"][rows], "s": np.ones(int(rows.sum()))}
+    twice = jn.GroupedData.from_arrays(data.y[rows], np.repeat(data.labels, rows.sum(1)), columns)
     fit = jn.fit(jn.NLMEModel(problems.linear, parameters), twice, "focei", restricted=True)
     assert not fit.converged
     [sentence] = [s for s in fit.status.sentences if "information on every fixed effect" in s]
@@ -337,12 +338,13 @@ def test_refits_refuse():
     model, data, _ = lines()
     fit = jn.fit(model, data, "focei", restricted=True)
     for refit in (fit.bootstrap, fit.jackknife, fit.multistart, fit.profile):
-        with pytest.raises(jn.OptionError, match="this is restricted FO"):
+        with pytest.raises(jn.OptionError, match="this one is by restricted FO"):
             refit()
 
 
-def test_it_is_told_and_kept(tmp_path):
-    """Callbacks see restricted values that rise; a fit stopped early says so; a file goes on, and only for its like."""
+def test_callbacks_and_checkpoints(tmp_path):
+    """Callbacks see restricted values that rise; a fit stopped early reports it; a checkpoint resumes a fit of the same
+    method only."""
     model, data, _ = lines()
     seen = []
     whole = jn.fit(model, data, "focei", restricted=True, callbacks=[lambda entry: seen.append(entry.log_likelihood)])
@@ -360,25 +362,25 @@ def test_it_is_told_and_kept(tmp_path):
     assert not nothing.converged and np.isfinite(nothing.log_likelihood)
 
 
-def test_every_stage_is_told():
+def test_every_stage_calls_back():
     model, data, _ = lines()
 
-    class Listener:
+    class Recorder:
         every_stage = True
 
         def __init__(self):
-            self.heard = []
+            self.stages = []
 
         def __call__(self, entry):
-            self.heard.append((entry.inner.procedure, entry.inner.state))
+            self.stages.append((entry.inner.procedure, entry.inner.state))
 
-    listener = Listener()
-    jn.fit(model, data, "focei", restricted=True, callbacks=[listener])
+    recorder = Recorder()
+    jn.fit(model, data, "focei", restricted=True, callbacks=[recorder])
     for stage in (("PNLS", "init"), ("PNLS", "iter"), ("PNLS", "done"), ("PLM", "iter"), ("PLM", "done")):
-        assert stage in listener.heard
+        assert stage in recorder.stages
 
 
-def test_updates_stay_restricted_unless_told():
+def test_updates_stay_restricted_unless_asked_otherwise():
     model, data, _ = lines()
     fit = jn.fit(model, data, "focei", restricted=True)
     without = fit.update(drop="slope")
@@ -397,8 +399,8 @@ def test_updates_stay_restricted_unless_told():
 
 
 def test_an_update_of_relme_stays_restricted():
-    """The name 'lme' says which of the two it is; with any other method the restriction was inherited, and a method
-    that has none says so, and what to type."""
+    """The name 'lme' is that of the unrestricted form; other methods inherit the restriction, and one that has no
+    restricted form is refused with the option to give."""
     model, data, _ = lines()
     fit = jn.fit(model, data, "relme")
     again = fit.update(method="focei")
@@ -415,8 +417,8 @@ def test_an_update_of_relme_stays_restricted():
 
 @pytest.mark.parametrize("method", ["focei", "relme"])
 def test_robust_errors_rest_on_centred_scores(method):
-    """At a restricted maximum the groups' scores of theta sum to minus the slope of the integral's term; what varies is
-    their spread. A weight counts as so many copies of its group (rounding of the maximum: 1e-5)."""
+    """At a restricted maximum the groups' scores of theta sum to minus the slope of the integral's term; the sandwich
+    uses their spread. A weight counts as so many copies of its group (rounding of the maximum: 1e-5)."""
     model, data, _ = lines()
     twice = dataclasses.replace(data, weights=1.0 + np.arange(data.n_groups) % 2)
     fit = jn.fit(model, twice, method, restricted=True)

@@ -1,4 +1,4 @@
-"""Fits that start where another ended, also at a boundary; lists of methods; groups that count for nothing."""
+"""Fits that start where another ended, also at a boundary; lists of methods; groups of weight zero."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def at_zero():
     return fit
 
 
-@pytest.mark.parametrize("door", ["fit", "values", "psi"])
-def test_a_start_at_the_boundary(at_zero, door):
-    """The zero variance is looked at again: it stays, the fit converges, and standard errors are the same."""
-    start = {"fit": at_zero, "values": at_zero.values, "psi": None}[door]
-    declared = model(psi=np.diag([0.5, 0.0])) if door == "psi" else model()
+@pytest.mark.parametrize("entry", ["fit", "values", "psi"])
+def test_a_start_at_the_boundary(at_zero, entry):
+    """The zero variance is tested again: it remains, the fit converges, and standard errors are the same."""
+    start = {"fit": at_zero, "values": at_zero.values, "psi": None}[entry]
+    declared = model(psi=np.diag([0.5, 0.0])) if entry == "psi" else model()
     again = jn.fit(declared, data(), "focei", start=start)
     assert again.converged, again.status
     assert again.values["sd(slope)"] == 0.0
@@ -46,8 +46,8 @@ def test_a_start_at_the_boundary(at_zero, door):
     np.testing.assert_allclose(again.estimates.se, at_zero.estimates.se, rtol=1e-4)
 
 
-def test_a_zero_variance_grows_where_the_likelihood_asks_for_it():
-    """Started at zero, a variance that the data have is freed again (the score at the boundary is positive)."""
+def test_a_zero_variance_grows_where_the_likelihood_rises():
+    """Started at zero, a variance that the data support is freed again (the score at the boundary is positive)."""
     free = jn.fit(model(), data(), "focei")
     again = jn.fit(model(psi=np.diag([0.0, 0.01])), data(), "focei")
     assert again.converged, again.status
@@ -97,7 +97,8 @@ def test_a_model_is_needed_beside_data(at_zero):
 
 
 def test_a_start_at_a_singular_psi():
-    """The slope's effect acts through the level's: a column of zeros in the factor is no effect that does nothing."""
+    """The slope's effect acts through the level's: a column of zeros in the factor does not mean an effect without
+    influence."""
     start = jn.fit(model(covariance="full"), data(), "focei")
     declared = model(covariance="full", psi=np.array([[1.0, 0.2], [0.2, 0.04]]))
     fit = jn.fit(declared, data(), "focei")
@@ -106,7 +107,7 @@ def test_a_start_at_a_singular_psi():
 
 def test_a_start_where_the_scores_of_a_coefficient_vanish():
     """One group carries a coefficient, and the fit starts at that group's own maximum: the score that is zero there
-    says nothing of the curvature, and must not stop the others from moving."""
+    does not imply zero curvature, and must not keep the other entries from moving."""
     frame = data(seed=3).to_frame()
     frame["rare"] = (frame["group"] == 4).astype(float)
     parameters = [jn.Parameter("level", 1.0, random=True, covariates=["rare"]), jn.Parameter("slope", 0.5)]

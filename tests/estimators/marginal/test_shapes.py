@@ -11,7 +11,8 @@ from jaxnlme.binding.bind import bind
 from jaxnlme.binding.placement import PlacedProblem
 
 calls = 0
-# What the dry run's look at shapes may call f for: the prediction, and the log-density (FOCE asks for its scale too).
+# Calls of f that the shape check of the dry run may make: the prediction, and the log-density (FOCE asks for its scale
+# too).
 DRY = 3
 
 
@@ -61,7 +62,7 @@ def first():
     ["groups", "rows and events", "start", "tolerance", "weights", "fix", "mode search"],
 )
 def test_another_fit_traces_nothing(first, change):
-    """f runs in Python no more than the dry run's look at shapes needs, and no program is compiled."""
+    """f runs in Python no more often than the shape check of the dry run needs, and no program is compiled."""
     table, method, options = data(18, 5, seed=2), "focei", {}
     if change == "groups":
         table = data(20, 5, seed=2)
@@ -97,39 +98,39 @@ def test_padding_changes_rounding_only(method, monkeypatch):
     """The padded fit equals the fit of the same groups as they are."""
     table = data(18, 5)
     padded = jn.fit(model(), table, method)
-    plain = PlacedProblem.__init__
+    original = PlacedProblem.__init__
     monkeypatch.setattr(
-        PlacedProblem, "__init__", lambda self, *given, **kw: plain(self, *given, **(kw | {"grid": False}))
+        PlacedProblem, "__init__", lambda self, *args, **kw: original(self, *args, **(kw | {"grid": False}))
     )
-    bare = jn.fit(model(), table, method)
+    unpadded = jn.fit(model(), table, method)
     for name in ("log_likelihood", "group_log_likelihood", "modes", "curvature"):
-        np.testing.assert_allclose(getattr(padded, name), getattr(bare, name), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(padded.estimates["estimate"], bare.estimates["estimate"], rtol=1e-9)
-    np.testing.assert_allclose(padded.estimates["se"], bare.estimates["se"], rtol=1e-7)
+        np.testing.assert_allclose(getattr(padded, name), getattr(unpadded, name), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(padded.estimates["estimate"], unpadded.estimates["estimate"], rtol=1e-9)
+    np.testing.assert_allclose(padded.estimates["se"], unpadded.estimates["se"], rtol=1e-7)
 
 
 @pytest.mark.parametrize("buckets", [1, 2, 3])
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_places(buckets, chunk):
-    """Every group has one place, in the order of the data; stand-ins weigh nothing and rows are masked."""
+def test_slots(buckets, chunk):
+    """Every group has one slot, in the order of the data; padding groups have weight zero, padding rows are masked."""
     binding = bind(model(), data(19, 9), buckets=buckets)
     placed = PlacedProblem(binding.problem, chunk=chunk)
     values = np.arange(19.0)
-    assert placed.own(placed.spread(values)).tolist() == values.tolist()
-    sums, groups = placed.run(_rows_seen, ())
+    assert placed.collect(placed.scatter(values)).tolist() == values.tolist()
+    sums, groups = placed.run(_count_rows, ())
     assert float(np.asarray(sums)) == binding.data.n_obs
-    assert placed.own(groups).tolist() == binding.data.observed.sum(axis=1).tolist()
-    assert sum(piece.real.sum() for piece in placed.pieces) == 19
+    assert placed.collect(groups).tolist() == binding.data.observed.sum(axis=1).tolist()
+    assert sum(piece.real.sum() for piece in placed.chunks) == 19
 
 
-def _rows_seen(problem, shared, per_group):
-    seen = problem.map(lambda group: jnp.sum(group.x.observed))
+def _count_rows(problem, shared, per_group):
+    rows = problem.map(lambda group: jnp.sum(group.x.observed))
     assert problem.buckets[0].y.shape[1] in (1, 2, 3, 4, 5, 6, 7, 8, 10)
-    return jnp.sum(problem.weights * seen), seen
+    return jnp.sum(problem.weights * rows), rows
 
 
 def mixing(phi, x):
-    """Reads a row from the end: only sound where all groups have as many rows."""
+    """Reads a row from the end: only valid if all groups have as many rows."""
     return phi.level + phi.slope * (x.t - x.t[-1])
 
 
@@ -138,7 +139,7 @@ def fixed_length(phi, x):
 
 
 @pytest.mark.parametrize("fn", [mixing, fixed_length])
-def test_a_model_that_cannot_bear_padding(fn):
+def test_a_model_that_padding_would_break(fn):
     """Groups of equal length keep their rows where the model needs it."""
     rng = np.random.default_rng(0)
     t, group = np.tile(np.arange(9.0), 10), np.repeat(np.arange(10), 9)
@@ -148,9 +149,9 @@ def test_a_model_that_cannot_bear_padding(fn):
     assert fit.converged and fit.values["slope"] == pytest.approx(0.5, abs=0.05)
 
 
-def test_what_follows_a_fit_in_chunks(first):
-    """Predictions, residuals, modes and parameters of a fit in chunks are those of a fit at once; and another table's
-    use their programs."""
+def test_predictions_of_a_fit_in_chunks(first):
+    """Predictions, residuals, modes and parameters of a fit in chunks are those of a fit at once; another table
+    uses their programs."""
     table = data(18, 5)
     whole, chunks = jn.fit(model(), table, "fo"), jn.fit(model(), table, "fo", chunk_groups=5)
     for ask in (jn.Fit.predict, jn.Fit.residuals, jn.Fit.parameters, lambda fit: fit.random_effects):
