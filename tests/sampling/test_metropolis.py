@@ -158,7 +158,7 @@ class AsStatic:
 
 
 def test_tuning_reaches_its_targets():
-    """Step lengths a hundred times too long or too short reach their targets, and stay constant once the gain is zero."""
+    """Step lengths a hundred times too long or too short reach their targets, and are constant at zero gain."""
     q, n = 3, 40
     sampler = Metropolis(Moves(population=0, walk=1, coordinates=1, blocks=1, mode=0), q)
     static_sampler = AsStatic(sampler)

@@ -154,7 +154,7 @@ def test_results_of_a_fit_and_their_file(tmp_path):
     assert np.isfinite(fit.predict()).all() and np.isfinite(fit.residuals().to_numpy(dtype=float)).any()
     path = tmp_path / "fit"
     fit.save(path)
-    back = jn.load(path)
+    back = jn.load(path, model=fit.model)
     assert str(back.summary()) == text
     np.testing.assert_array_equal(back.sampling.samples, sampling.samples)
     np.testing.assert_array_equal(back.sampling.trajectory, sampling.trajectory)
