@@ -1,8 +1,8 @@
 """Moves of a stochastic fit to the boundary of psi, along it, and off it.
 
 psi = L L' with scales s_k (standard deviations or diagonal entries of L); a scale of zero puts psi on a face of its
-boundary. The score in log s_k tends to zero as s_k does, whatever the data say, so that Newton steps cannot decide
-whether the maximum is there. The moves, in the order in which `algorithm._newton_phase` tries them after each round:
+boundary. The score in log s_k tends to zero as s_k does, whatever the data, so that Newton steps cannot decide whether
+the maximum is there. The moves, in the order in which `algorithm._newton_phase` tries them after each round:
 
 1. `move_to_boundary`: where all replicates approach the same face, the scales concerned are set to zero exactly
    (`boundary.project_to_face`); chains of z start anew there, and the other parameters are estimated on the face.
@@ -10,7 +10,7 @@ whether the maximum is there. The moves, in the order in which `algorithm._newto
    (`boundary.slopes`), or the model has kinks, psi goes back into the interior. A face left at its own maximum, or for
    the second time, is excluded from then on.
 3. `restart_small_scales`: scales that have become negligible in the interior are put back to a quarter of their start,
-   once each; they come down again if the maximum is at zero.
+   once each; they decrease again if the maximum is at zero.
 4. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
 
 `start_at_boundary` begins a run at the boundary on which an earlier fit ended. `uphill_point` is the step used between
@@ -75,7 +75,7 @@ def is_vanishing(run: Run, estimate: ScoreAndInformation, k: int) -> bool:
 
 def restart_small_scales(run: Run, estimates: list[ScoreAndInformation]) -> bool:
     """Put scales that vanish in any replicate to a quarter of their start, each scale once, and add averaging from
-    there. The score in log s is zero at s = 0 whatever the data say; from above, a scale comes down again only if the
+    there. The score in log s is zero at s = 0 whatever the data; from above, a scale decreases again only if the
     maximum is there.
 
     **Returns:** True if any scale was restarted.
