@@ -57,7 +57,7 @@ def modules() -> dict[str, Path]:
 
 
 def room_of(module: str) -> str | None:
-    """The room that a module stands in; None for those above all rooms.
+    """The room of a module; None for those above all rooms.
 
     **Raises:** ValueError for a module outside every room.
     """
@@ -66,7 +66,7 @@ def room_of(module: str) -> str | None:
     for room in ROOMS:
         if module == room or module.startswith(f"{room}."):
             return room
-    raise ValueError(f"jaxnlme.{module} stands in no room; add its room to ROOMS in {Path(__file__).name}.")
+    raise ValueError(f"jaxnlme.{module} is in no room; add its room to ROOMS in {Path(__file__).name}.")
 
 
 def imports() -> Iterator[tuple[str, int, str]]:

@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md from fits: `python docs/make_images.py [FOLDER]`, docs/images by default."""
+"""Draw the pictures of README.md from fits: `python docs/make_images.py [FOLDER]`, docs/images by default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxnlme.frontends.cli.demo import theophylline
 
 
 def main(folder: Path) -> list[Path]:
-    """Writes theophylline_fits.png into `folder` and returns the files."""
+    """Write theophylline_fits.png into `folder`; the files written."""
     folder.mkdir(parents=True, exist_ok=True)
     fit = jn.fit(*theophylline(), "focei").throw()
     axes = fit.plot.individual_fits()

@@ -77,7 +77,7 @@ def test_fit_writes_the_report_and_exits_with_0(folder):
     assert list(pd.read_csv(out / "random_effects.csv").columns) == ["Tree", "asym"]
     # The saved model is its own: it predicts after its file is gone.
     (folder / "model.py").unlink()
-    assert len(jn.load(out / "fit.jaxnlme").predict(level="population")) == 35
+    assert len(jn.load(out / "fit.jaxnlme", trust_code=True).predict(level="population")) == 35
 
 
 def test_fit_that_does_not_converge_exits_with_1(folder):
@@ -93,7 +93,7 @@ def test_a_fit_by_simulation_is_reported_with_its_trajectories(folder):
     assert "decreasing steps" in result.output and "Monte Carlo error" in result.output
     files = {file.name for file in (folder / "out").iterdir()}
     assert files == REPORT | PICTURES | {"trajectories.png", "individual_parameters.png"}
-    saved = jn.load(folder / "out" / "fit.jaxnlme")
+    saved = jn.load(folder / "out" / "fit.jaxnlme", trust_code=True)
     assert saved.method == "SAEM" and saved.estimator.seed == 3
     # Laplace's method is exact: the model is linear in asym. Draws leave an error of some hundredths.
     assert saved.log_likelihood == pytest.approx(jn.fit(saved.model, saved.data, "laplace").log_likelihood, abs=0.2)

@@ -147,7 +147,8 @@ def made(**options):
     """The checked call of arguments, and its columns."""
     arguments = name_values({k: v for k, v in options.items() if k != "beta0"}, NLMEFITSA_DEFAULTS, {})
     starts, _ = start_columns(options.get("beta0", START), arguments)
-    return checked_call(arguments, TIME, Y, GROUP, None, decay, starts[:, 0], statset(None, StatsetSA), START_SD_FACTOR), starts
+    settings = statset(None, StatsetSA)
+    return checked_call(arguments, TIME, Y, GROUP, None, decay, starts[:, 0], settings, START_SD_FACTOR), starts
 
 
 def test_psi_starts_at_cov0_or_follows_from_beta0() -> None:
