@@ -13,9 +13,9 @@ from jaxnlme.errors import OptionError
 from jaxnlme.results.inference import direction_words
 
 if TYPE_CHECKING:
+    from jaxnlme.binding.model import NLMEModel
     from jaxnlme.data.grouped import GroupedData
     from jaxnlme.estimators.core.plan import Plan
-    from jaxnlme.model.model import NLMEModel
     from jaxnlme.results.record import FitRecord
 
 

@@ -39,8 +39,8 @@ def digest(thing: Any) -> str:
     return state.hexdigest()
 
 
-def _pieces(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """The parts of a thing as text, depth first; `seen`: objects visited already, by id."""
+def _pieces(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
+    """The parts of a thing as text, depth first; `visited`: objects visited already, by id."""
     if isinstance(thing, (np.ndarray, np.generic, jax.Array)):
         values = np.asarray(thing)
         yield f"{values.dtype}{values.shape}{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
@@ -49,37 +49,37 @@ def _pieces(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
     elif isinstance(thing, (tuple, list)):
         yield f"{len(thing)} of"
         for entry in thing:
-            yield from _pieces(entry, seen)
+            yield from _pieces(entry, visited)
     elif isinstance(thing, (set, frozenset)):
         yield from sorted(map(repr, thing))
     elif isinstance(thing, Mapping):
         for key, value in thing.items():
             yield repr(key)
-            yield from _pieces(value, seen)
+            yield from _pieces(value, visited)
     elif isinstance(thing, types.CodeType):
         yield thing.co_code.hex()
-        yield from _pieces([thing.co_names, thing.co_varnames, thing.co_consts], seen)
-    elif id(thing) in seen:
+        yield from _pieces([thing.co_names, thing.co_varnames, thing.co_consts], visited)
+    elif id(thing) in visited:
         yield "again"
     elif isinstance(thing, types.ModuleType) or (isinstance(thing, type) and not _is_users(thing)):
         yield thing.__name__
     else:
-        seen[id(thing)] = thing  # kept alive: the id of a thing that is gone may be another's
-        yield from _parts(thing, seen)
+        visited[id(thing)] = thing  # kept alive: the id of a thing that is gone may be another's
+        yield from _parts(thing, visited)
 
 
-def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
+def _parts(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     """The pieces of functions and objects."""
     if isinstance(thing, types.MethodType):
-        yield from _pieces([thing.__func__, thing.__self__], seen)
+        yield from _pieces([thing.__func__, thing.__self__], visited)
     elif isinstance(thing, functools.partial):
-        yield from _pieces([thing.func, thing.args, thing.keywords], seen)
+        yield from _pieces([thing.func, thing.args, thing.keywords], visited)
     elif isinstance(thing, types.FunctionType):
         if (thing.__module__ or "").partition(".")[0] in ("jax", "numpy", "jaxnlme", "equinox"):
             yield f"{thing.__module__}.{thing.__qualname__}"
             return
         cells = [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-        yield from _pieces([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells], seen)
+        yield from _pieces([thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells], visited)
         for name in _globals(thing.__code__):
             value = thing.__globals__.get(name)
             enters_values = (
@@ -87,35 +87,35 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
             )
             if enters_values or _is_users(value if isinstance(value, type) else type(value)):
                 yield name
-                yield from _pieces(value, seen)
+                yield from _pieces(value, visited)
     elif isinstance(thing, type):
         yield thing.__qualname__
-        yield from _pieces(_members(thing), seen)
-        yield from _pieces([base for base in thing.__bases__ if base is not object], seen)
+        yield from _pieces(_members(thing), visited)
+        yield from _pieces([base for base in thing.__bases__ if base is not object], visited)
     elif isinstance(thing, property):
-        yield from _pieces([thing.fget], seen)
+        yield from _pieces([thing.fget], visited)
     elif dataclasses.is_dataclass(thing):
         yield type(thing).__qualname__
-        yield from _users_class(thing, seen)
+        yield from _users_class(thing, visited)
         for field in dataclasses.fields(thing):
             if field.name != "start" or not isinstance(thing, _WITH_START):
                 yield field.name
-                yield from _pieces(getattr(thing, field.name, None), seen)
+                yield from _pieces(getattr(thing, field.name, None), visited)
     elif hasattr(thing, "__wrapped__"):
-        yield from _pieces(thing.__wrapped__, seen)
+        yield from _pieces(thing.__wrapped__, visited)
     else:
         yield type(thing).__qualname__
-        yield from _users_class(thing, seen)
+        yield from _users_class(thing, visited)
         if hasattr(thing, "__dict__") and not isinstance(thing, types.BuiltinFunctionType):
-            yield from _pieces({k: v for k, v in vars(thing).items() if not _is_cached(type(thing), k)}, seen)
+            yield from _pieces({k: v for k, v in vars(thing).items() if not _is_cached(type(thing), k)}, visited)
         else:
             yield getattr(thing, "__qualname__", "")
 
 
-def _users_class(thing: Any, seen: dict[int, Any]) -> Iterator[str]:
+def _users_class(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     """The pieces of an object's class if it is the user's: its methods, and the constants that they read."""
     if _is_users(type(thing)):
-        yield from _pieces(type(thing), seen)
+        yield from _pieces(type(thing), visited)
 
 
 def _is_users(kind: type) -> bool:

@@ -33,6 +33,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
@@ -43,7 +44,6 @@ from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.pipeline import Opening, run, session_at
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.likelihood.lindstrom_bates import Linearised
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
 from jaxnlme.results.record import FitRecord

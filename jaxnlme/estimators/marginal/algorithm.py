@@ -104,10 +104,10 @@ def _adopt_better_modes(session: Session) -> bool:
     counts = session.binding.data.weights != 0
     value = np.where(counts, fresh.values, 0.0)
     best = np.where(counts, current.values, 0.0)
-    found = np.isin(fresh.status, (Status.ok, Status.no_observations))
+    mode_found = np.isin(fresh.status, (Status.ok, Status.no_observations))
     slack = 1e-6 + 1e-10 * np.abs(best)
-    session.modes_not_reproduced = counts & ~(found & (value > best - slack))
-    better = counts & found & (value > best + slack)
+    session.modes_not_reproduced = counts & ~(mode_found & (value > best - slack))
+    better = counts & mode_found & (value > best + slack)
     if not session.processes.any(better.any()):
         return False
     modes = session.modes_from(np.where(better[:, None], fresh.modes, current.modes))

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.objective import flatten, unflatten
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import implicit_minimiser
 from jaxnlme.precision import require_x64

@@ -23,9 +23,9 @@ from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.typing import Matrix, Vector
 
 if TYPE_CHECKING:
+    from jaxnlme.binding.model import NLMEModel
     from jaxnlme.data.grouped import GroupedData
     from jaxnlme.estimators.core.plan import Plan
-    from jaxnlme.model.model import NLMEModel
     from jaxnlme.results.record import FitRecord
 
 # Largest change of an entry on a log scale in one step.

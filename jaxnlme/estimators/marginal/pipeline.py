@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -28,7 +29,6 @@ from jaxnlme.estimators.marginal.algorithm import run_to_convergence
 from jaxnlme.estimators.marginal.result import record
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.setup import STARTS, Setup, set_up
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Processes
@@ -169,13 +169,14 @@ class _Start:
     def _read_checkpoint(self) -> Checkpoint | None:
         if self.plan.checkpoint is None:
             return None
-        found = Checkpoint(self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes)
-        went_on_without = found.run_state is not None and not self.processes.all(found.rest.all())
+        checkpoint = Checkpoint(self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes)
+        went_on_without = checkpoint.run_state is not None and not self.processes.all(checkpoint.rest.all())
         if went_on_without and self.plan.on_bad_group == "stop":
             raise OptionError(
-                f"the fit in the checkpoint {found.path} went on without some groups; say on_bad_group='leave out'."
+                f"the fit in the checkpoint {checkpoint.path} went on without some groups; say "
+                "on_bad_group='leave out'."
             )
-        return found
+        return checkpoint
 
 
 def _resumed(checkpoint: Checkpoint) -> str:

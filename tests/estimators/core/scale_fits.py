@@ -106,15 +106,17 @@ def on_devices():
     ways = {"one": {}, "three": {"devices": 3}, "mesh": {"devices": mesh}, "chunks": {"chunk_groups": 5}}
     ways |= {"both": {"chunk_groups": 5, "devices": jax.devices()[:2]}, "pooled": {"starts": "pooled"}}
     ways |= {"left out": {"on_bad_group": "leave out"}, "pooled on all": {"starts": "pooled", "devices": "all"}}
-    found = {name: summary(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()}
+    results = {
+        name: summary(jn.fit(model(), data(bad=name == "left out"), "focei", **way)) for name, way in ways.items()
+    }
     with jax.enable_x64(True):
         free = jn.NLMEModel(Curve(jnp.array([0.1, 0.0])), model().parameters)
-    found["saem"] = summary(saem_fit(None))
+    results["saem"] = summary(saem_fit(None))
     weighted = data().with_weights(np.arange(23) % 4)
     for name, way in {"free": {}, "free on two": {"devices": 2}, "free in chunks": {"chunk_groups": 9}}.items():
         fit = jn.fit(free, weighted, "focei", tolerance=1e-12, **way)
-        found[name] = summary(fit) | {"free": fit.params.free.shape.tolist()}
-    return found
+        results[name] = summary(fit) | {"free": fit.params.free.shape.tolist()}
+    return results
 
 
 def too_many():
@@ -135,22 +137,22 @@ def sharded_problem():
     with jax.enable_x64(True):
         binding = jn.bind(model(), data(groups=24))
         problem = jax.tree.map(jnp.asarray, binding.problem)
-        there = jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if leaf.ndim else leaf, problem.buckets)
-        apart = type(problem)(problem.density, there, problem.order, jax.device_put(problem.weights, sharding))
-        values = [float(jax.jit(_likelihood)(p, binding.start)) for p in (problem, apart)]
-        ends = [jn.estimate(None, binding.start, p, "focei", max_iterations=30) for p in (problem, apart)]
+        buckets = jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if leaf.ndim else leaf, problem.buckets)
+        sharded = type(problem)(problem.density, buckets, problem.order, jax.device_put(problem.weights, sharding))
+        values = [float(jax.jit(_likelihood)(p, binding.start)) for p in (problem, sharded)]
+        ends = [jn.estimate(None, binding.start, p, "focei", max_iterations=30) for p in (problem, sharded)]
         values += [float(end.log_likelihood) for end in ends]
         bound = jn.bind(model(), data(groups=40), buckets=3)
         placed = PlacedProblem(bound.problem, mesh)
         sums, groups = placed.run(_rows_seen, ())
         unsharded = PlacedProblem(bound.problem)
-        found = {
+        results = {
             "values": values,
             "rows": [float(np.asarray(sums)), bound.data.n_obs],
             "in order": placed.collect(groups).tolist() == bound.data.observed.sum(axis=1).tolist(),
             "bytes": [bytes_by_device(placed._held), bytes_by_device(unsharded._held)],
         }
-    return found
+    return results
 
 
 def _likelihood(problem, params):
@@ -158,8 +160,8 @@ def _likelihood(problem, params):
 
 
 def _rows_seen(problem, shared, per_group):
-    seen = problem.map(lambda group: jnp.sum(group.x.observed))
-    return jnp.sum(problem.weights * seen), seen
+    row_counts = problem.map(lambda group: jnp.sum(group.x.observed))
+    return jnp.sum(problem.weights * row_counts), row_counts
 
 
 def rest_of_name(address):
@@ -170,20 +172,22 @@ def rest_of_name(address):
 def one_of_two(index, address):
     """Fits of one process's groups, and errors that both must raise."""
     jax.distributed.initialize(address, num_processes=2, process_id=index)
-    own = np.arange(14) if index == 0 else np.arange(14, 23)
-    found = {"fit": summary(jn.fit(model(), data(own), "focei", devices="all"))}
-    found["pooled"] = summary(jn.fit(model(), data(own), "focei", devices="all", starts="pooled", chunk_groups=3))
-    found["left out"] = summary(jn.fit(model(), data(own, bad=True), "focei", devices="all", on_bad_group="leave out"))
-    found["saem"] = summary(saem_fit(own, devices="all", chunk_groups=5))
-    begun = jn.fit(model(), data(own, bad=True), "focei", devices="all")
-    found["failed_start"] = list(begun.status.sentences)
+    groups = np.arange(14) if index == 0 else np.arange(14, 23)
+    results = {"fit": summary(jn.fit(model(), data(groups), "focei", devices="all"))}
+    results["pooled"] = summary(jn.fit(model(), data(groups), "focei", devices="all", starts="pooled", chunk_groups=3))
+    results["left out"] = summary(
+        jn.fit(model(), data(groups, bad=True), "focei", devices="all", on_bad_group="leave out")
+    )
+    results["saem"] = summary(saem_fit(groups, devices="all", chunk_groups=5))
+    begun = jn.fit(model(), data(groups, bad=True), "focei", devices="all")
+    results["failed_start"] = list(begun.status.sentences)
     stops = {"asked": False}
 
     def stop(iteration):
         stops["asked"] = index == 1 and iteration.iteration >= 3
         return stops["asked"]
 
-    found["stopped"] = summary(jn.fit(model(), data(own), "focei", devices="all", callbacks=[stop]))
+    results["stopped"] = summary(jn.fit(model(), data(groups), "focei", devices="all", callbacks=[stop]))
 
     def error_of(which, **options):
         try:
@@ -191,16 +195,16 @@ def one_of_two(index, address):
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
-    found["shared group"] = error_of(np.arange(14) if index == 0 else np.arange(13, 23))
+    results["shared group"] = error_of(np.arange(14) if index == 0 else np.arange(13, 23))
 
     def breaks(iteration):
         if index == 1 and iteration.iteration == 6:
             raise ValueError("no more")
 
     path = rest_of_name(address)
-    found["callback"] = error_of(own, callbacks=[breaks], checkpoint=path)
-    found["resumed"] = summary(jn.fit(model(), data(own), "focei", devices="all", checkpoint=path))
-    return found
+    results["callback"] = error_of(groups, callbacks=[breaks], checkpoint=path)
+    results["resumed"] = summary(jn.fit(model(), data(groups), "focei", devices="all", checkpoint=path))
+    return results
 
 
 if __name__ == "__main__":

@@ -37,15 +37,15 @@ def whole():
     return fit
 
 
-def assert_same(found, expected):
+def assert_same(resumed, expected):
     """The same numbers by the same iterations: what a fit did before it was killed is not repeated."""
-    assert found.converged
-    assert [entry["iteration"] for entry in found.history] == [entry["iteration"] for entry in expected.history]
+    assert resumed.converged
+    assert [entry["iteration"] for entry in resumed.history] == [entry["iteration"] for entry in expected.history]
     values = [entry["log_likelihood"] for entry in expected.history]
-    np.testing.assert_allclose([entry["log_likelihood"] for entry in found.history], values, rtol=1e-9)
-    np.testing.assert_allclose(found.params.pack(), expected.params.pack(), atol=1e-8)
-    np.testing.assert_allclose(found.estimates["se"], expected.estimates["se"], rtol=1e-6)
-    np.testing.assert_allclose(found.modes, expected.modes, atol=1e-8)
+    np.testing.assert_allclose([entry["log_likelihood"] for entry in resumed.history], values, rtol=1e-9)
+    np.testing.assert_allclose(resumed.params.pack(), expected.params.pack(), atol=1e-8)
+    np.testing.assert_allclose(resumed.estimates["se"], expected.estimates["se"], rtol=1e-6)
+    np.testing.assert_allclose(resumed.modes, expected.modes, atol=1e-8)
 
 
 @pytest.mark.parametrize("iteration", [0, 7])
@@ -54,21 +54,25 @@ def test_a_fit_that_was_killed_goes_on(tmp_path, whole, iteration):
     with pytest.raises(Killed):
         jn.fit(model(), data(), "focei", checkpoint=path, callbacks=[dies_at(iteration)])
     assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
-    seen = []
-    found = jn.fit(model(), data(), "focei", checkpoint=path, callbacks=[lambda entry: seen.append(entry.iteration)])
-    assert seen[0] == iteration + 1
-    assert_same(found, whole)
-    assert found.timings["evaluations"] <= whole.timings["evaluations"] + 1
-    assert any(s == f"Resumed from {path} after {iteration} iterations." for s in found.status.sentences)
+    iterations = []
+    resumed = jn.fit(
+        model(), data(), "focei", checkpoint=path, callbacks=[lambda entry: iterations.append(entry.iteration)]
+    )
+    assert iterations[0] == iteration + 1
+    assert_same(resumed, whole)
+    assert resumed.timings["evaluations"] <= whole.timings["evaluations"] + 1
+    assert any(s == f"Resumed from {path} after {iteration} iterations." for s in resumed.status.sentences)
 
 
 def test_a_fit_that_ended_is_checked_again(tmp_path, whole):
     path = tmp_path / "fit.npz"
     first = jn.fit(model(), data(), "focei", checkpoint=str(path))
     assert_same(first, whole)
-    seen = []
-    again = jn.fit(model(), data(), "focei", checkpoint=path, callbacks=[lambda entry: seen.append(entry.iteration)])
-    assert again.converged and seen == []
+    iterations = []
+    again = jn.fit(
+        model(), data(), "focei", checkpoint=path, callbacks=[lambda entry: iterations.append(entry.iteration)]
+    )
+    assert again.converged and iterations == []
     assert again.timings["evaluations"] < first.timings["evaluations"] + 60
     np.testing.assert_allclose(again.params.pack(), first.params.pack(), atol=1e-8)
     assert any("where it had ended" in sentence for sentence in again.status.sentences)
@@ -97,20 +101,24 @@ def test_a_process_that_vanishes(tmp_path, whole):
     root = str(scale_fits.__file__).rsplit("/tests/", 1)[0]
     ended = subprocess.run([sys.executable, "-c", script], cwd=root, timeout=300, check=False)
     assert ended.returncode == 3
-    found = jn.fit(model(), data(), "focei", checkpoint=tmp_path / "fit.npz")
-    assert_same(found, whole)
-    assert any("after 8 iterations" in sentence for sentence in found.status.sentences)
+    resumed = jn.fit(model(), data(), "focei", checkpoint=tmp_path / "fit.npz")
+    assert_same(resumed, whole)
+    assert any("after 8 iterations" in sentence for sentence in resumed.status.sentences)
 
 
 def test_chains_keep_a_file_each(tmp_path):
     with pytest.raises(Killed):
         jn.fit(model(), data(), ["fo", "focei"], checkpoint=tmp_path / "chain", callbacks=[dies_in_focei()])
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["chain.1", "chain.2"]
-    seen = []
-    found = jn.fit(
-        model(), data(), ["fo", "focei"], checkpoint=tmp_path / "chain", callbacks=[lambda e: seen.append(e.iteration)]
+    iterations = []
+    resumed = jn.fit(
+        model(),
+        data(),
+        ["fo", "focei"],
+        checkpoint=tmp_path / "chain",
+        callbacks=[lambda e: iterations.append(e.iteration)],
     )
-    assert found.converged and found.method == "FOCEI" and seen[0] == 4
+    assert resumed.converged and resumed.method == "FOCEI" and iterations[0] == 4
 
 
 def dies_in_focei():
@@ -134,9 +142,9 @@ def test_groups_left_out_stay_out(tmp_path):
         jn.fit(model(), table, "focei", checkpoint=path, callbacks=[dies_at(3)], on_bad_group="leave out")
     with pytest.raises(jn.OptionError, match="went on without some groups"):
         jn.fit(model(), table, "focei", checkpoint=path)
-    found = jn.fit(model(), table, "focei", checkpoint=path, on_bad_group="leave out")
-    assert found.converged and found.data.n_groups == 22
-    assert "Left out at your request: group 4." in found.status.sentences
+    resumed = jn.fit(model(), table, "focei", checkpoint=path, on_bad_group="leave out")
+    assert resumed.converged and resumed.data.n_groups == 22
+    assert "Left out at your request: group 4." in resumed.status.sentences
 
 
 def test_files_of_other_fits_are_refused(tmp_path, whole):
@@ -182,7 +190,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     jn.fit(model(), data(), "focei", checkpoint=path, max_iterations=2)
     before = path.read_bytes()
 
-    def full(*given):
+    def full(*args):
         raise OSError("no space left")
 
     monkeypatch.setattr(module.os, "replace", full)
@@ -248,6 +256,6 @@ def test_the_digest_of_an_object_follows_all_it_holds():
     assert digest(Scaled(1.0)) == digest(Scaled(1.0)) != digest(Scaled(2.0))
     assert digest(Module(1.0)) == digest(Module(1.0)) != digest(Module(2.0))
     assert digest(constants(1.0, 2)()) == digest(constants(1.0, 2)())
-    assert len({digest(constants(*given)()) for given in ((1.0, 2), (2.0, 2), (1.0, 3))}) == 3
+    assert len({digest(constants(*args)()) for args in ((1.0, 2), (2.0, 2), (1.0, 3))}) == 3
     assert digest(reads(constants(1.0, 2))) != digest(reads(constants(2.0, 2)))
     assert digest(jn.Parameter("a", 1.0)) == digest(jn.Parameter("a", 2.0)) != digest(jn.Parameter("b", 1.0))

@@ -52,11 +52,11 @@ def processes(tmp_path_factory):
     return [answer(process, folder / f"{k}.json") for k, process in enumerate(started)]
 
 
-def assert_same(found, expected):
-    assert found["converged"] and expected["converged"]
-    assert found["iterations"] == expected["iterations"] > 5
+def assert_same(results, expected):
+    assert results["converged"] and expected["converged"]
+    assert results["iterations"] == expected["iterations"] > 5
     for name in ("log_likelihood", "bic", "estimates", "se", "robust"):
-        assert found[name] == pytest.approx(expected[name], **SAME), name
+        assert results[name] == pytest.approx(expected[name], **SAME), name
 
 
 @pytest.mark.parametrize("way", ["three", "mesh", "chunks", "both"])
@@ -73,10 +73,10 @@ def test_the_pooled_start_on_several_devices(devices):
 @pytest.mark.parametrize("way", ["free on two", "free in chunks"])
 def test_a_free_block_and_weights(devices, way):
     """Weights inside the model are assessed by the minimiser only, which stops within its tolerance."""
-    found, expected = devices[way], devices["free"]
-    assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-9)
-    assert found["free"] == pytest.approx(expected["free"], abs=1e-6)
-    assert found["estimates"] == pytest.approx(expected["estimates"], abs=1e-6)
+    results, expected = devices[way], devices["free"]
+    assert results["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-9)
+    assert results["free"] == pytest.approx(expected["free"], abs=1e-6)
+    assert results["estimates"] == pytest.approx(expected["estimates"], abs=1e-6)
 
 
 def test_the_pure_functions_of_a_problem_dealt_out_by_the_user(devices):
@@ -97,42 +97,42 @@ def test_each_device_holds_its_share(devices):
 
 def test_two_processes(devices, processes):
     """Levels, centres, strata and starts are those of all groups; the second process has no rows of laboratory a."""
-    for found in processes:
-        assert_same(found["fit"], devices["one"])
-        assert_same(found["pooled"], devices["pooled"])
-    labels = [label for found in processes for label in found["fit"]["labels"]]
+    for results in processes:
+        assert_same(results["fit"], devices["one"])
+        assert_same(results["pooled"], devices["pooled"])
+    labels = [label for results in processes for label in results["fit"]["labels"]]
     assert labels == devices["one"]["labels"]
-    modes = [mode for found in processes for mode in found["fit"]["modes"]]
+    modes = [mode for results in processes for mode in results["fit"]["modes"]]
     np.testing.assert_allclose(modes, devices["one"]["modes"], atol=1e-9)
 
 
 def test_saem_in_two_processes(devices, processes):
     """Statistics, missing information and the scores of the sandwich are those of all groups."""
-    for found in processes:
-        assert_same(found["saem"], devices["saem"])
+    for results in processes:
+        assert_same(results["saem"], devices["saem"])
 
 
 def test_two_processes_stop_and_fail_together(processes):
-    for found in processes:
-        assert "Stopped by a callback" in found["stopped"]["status"][1]
-        assert found["stopped"]["iterations"] == 4
-        assert found["shared group"].startswith("DataError: group 13 is in process 0 and in process 1")
-        assert "no more" in found["callback"]
+    for results in processes:
+        assert "Stopped by a callback" in results["stopped"]["status"][1]
+        assert results["stopped"]["iterations"] == 4
+        assert results["shared group"].startswith("DataError: group 13 is in process 0 and in process 1")
+        assert "no more" in results["callback"]
 
 
 def test_a_bad_group_of_one_process(devices, processes):
     """Both go on without it, or do not begin."""
-    for found in processes:
-        assert_same(found["left out"], devices["left out"])
-        assert "Left out at your request: group 4." in found["left out"]["status"]
-        assert "for group 4. Fix the model" in found["failed_start"][1]
+    for results in processes:
+        assert_same(results["left out"], devices["left out"])
+        assert "Left out at your request: group 4." in results["left out"]["status"]
+        assert "for group 4. Fix the model" in results["failed_start"][1]
     assert 4 not in processes[0]["left out"]["labels"] and len(processes[1]["left out"]["labels"]) == 9
 
 
 def test_two_processes_resume_together(devices, processes):
-    for k, found in enumerate(processes):
-        assert_same(found["resumed"], devices["one"])
-        (sentence,) = [s for s in found["resumed"]["status"] if s.startswith("Resumed")]
+    for k, results in enumerate(processes):
+        assert_same(results["resumed"], devices["one"])
+        (sentence,) = [s for s in results["resumed"]["status"] if s.startswith("Resumed")]
         assert sentence.endswith(f".{k}-of-2 after 6 iterations.")
 
 

@@ -264,9 +264,9 @@ def profile_at(problem: Problem, fit: jn.Fit, place: int, sd: float, restricted:
         packed = np.asarray(fit.params.pack()).copy()
         packed[place] = np.log(sd)
         session = _session(problem, template.unpack(packed), restricted, np.asarray(fit.modes), place)
-        found = run_to_convergence(session, True).converged and session.x[place] == packed[place]
+        converged = run_to_convergence(session, True).converged and session.x[place] == packed[place]
         sums = session.best.sums
-        return float(sums.log_likelihood), -float(np.asarray(sums.gradient)[place]), found
+        return float(sums.log_likelihood), -float(np.asarray(sums.gradient)[place]), converged
 
 
 LOG_SCALE = {"lKe", "lKa", "lCl", "lV", "lrc", "lrc1", "lrc2"}

@@ -40,9 +40,9 @@ def dense(fit: jn.Fit, packed: np.ndarray, restricted: bool) -> float:
     psi = psi_of(fit.binding.density, np.asarray(params.covariance))
     parts = []
     for i in range(data.n_groups):
-        seen = data.observed[i]
-        x = np.stack([np.ones(seen.sum()), data.x["t"][i][seen], data.x["s"][i][seen]], axis=-1)
-        parts.append((data.y[i][seen], x, x @ psi @ x.T + np.exp(2 * params.error[0]) * np.eye(seen.sum())))
+        rows = data.observed[i]
+        x = np.stack([np.ones(rows.sum()), data.x["t"][i][rows], data.x["s"][i][rows]], axis=-1)
+        parts.append((data.y[i][rows], x, x @ psi @ x.T + np.exp(2 * params.error[0]) * np.eye(rows.sum())))
     beta, extra = np.asarray(params.beta), 0.0
     if restricted:
         information = sum(x.T @ np.linalg.solve(v, x) for _, x, v in parts)
@@ -259,8 +259,10 @@ def test_new_groups_get_their_effects_as_the_fit_does() -> None:
     """The fit's own rows under other labels: the same penalised least squares, weights at their own predictions."""
     fit = jn.fit(decay_model(ERRORS["proportional"]), decays(), "lme")
     data = decays()
-    others = jn.GroupedData.from_arrays(data.y.ravel(), np.repeat(np.arange(100, 140), 8), {"t": data.x["t"].ravel()})
-    assert np.asarray(fit.predict(others)) == pytest.approx(np.asarray(fit.predict()), rel=1e-6)
+    relabelled = jn.GroupedData.from_arrays(
+        data.y.ravel(), np.repeat(np.arange(100, 140), 8), {"t": data.x["t"].ravel()}
+    )
+    assert np.asarray(fit.predict(relabelled)) == pytest.approx(np.asarray(fit.predict()), rel=1e-6)
 
 
 def test_the_limits_of_a_fit_are_kept_and_reported() -> None:
@@ -292,7 +294,7 @@ def test_beta_that_cannot_be_integrated_out_is_named() -> None:
         jn.fit(jn.NLMEModel(decay, parameters, priors={"a": jn.priors.Normal(0.5, 0.1)}), decays(), "relme")
     with pytest.raises(jn.OptionError, match="reweightings must be at least 1"):
         jn.LME(reweightings=0)
-    with pytest.raises(jn.OptionError, match="LME is no likelihood of the ladder"):
+    with pytest.raises(jn.OptionError, match="LME is not a likelihood approximation"):
         jn.log_likelihood(decay_model("constant"), decay_model("constant").params(decays()), decays(), "lme")
 
 
@@ -325,8 +327,8 @@ def test_an_interrupt_on_the_way_leaves_the_restricted_likelihood() -> None:
     cut = jn.fit(model, decays(), "relme", callbacks=[Breaks(3, KeyboardInterrupt)])
     assert cut.interrupted and not cut.converged
     # The same point, entered as a start and not moved.
-    there = jn.fit(model, decays(), "relme", start=cut.params, max_iterations=0)
-    assert cut.log_likelihood == pytest.approx(there.log_likelihood, abs=1e-6)
+    unmoved = jn.fit(model, decays(), "relme", start=cut.params, max_iterations=0)
+    assert cut.log_likelihood == pytest.approx(unmoved.log_likelihood, abs=1e-6)
 
 
 def test_a_process_killed_on_the_way_goes_on_from_its_checkpoint(tmp_path) -> None:

@@ -126,8 +126,8 @@ def assert_same(fit: jn.Fit, other: jn.Fit) -> None:
 def differences(fit: jn.Fit, nlme: NlmeEstimates) -> dict[str, float]:
     """The largest differences from nlme, in the terms of `LIMITS`; correlations beside zero variances are left out."""
     ours, psi = fit.psi.to_numpy(), nlme.psi
-    seen = np.sqrt(np.diag(psi)) > nlme_fits.ZERO
-    ours, psi = ours[np.ix_(seen, seen)], psi[np.ix_(seen, seen)]
+    nonzero = np.sqrt(np.diag(psi)) > nlme_fits.ZERO
+    ours, psi = ours[np.ix_(nonzero, nonzero)], psi[np.ix_(nonzero, nonzero)]
     a, b = np.sqrt(np.diag(ours)), np.sqrt(np.diag(psi))
     with np.errstate(all="ignore"):
         correlations = np.where(np.outer(a, a) > 0, ours / np.outer(a, a) - psi / np.outer(b, b), 0.0)
@@ -152,8 +152,8 @@ def test_nlme_is_at_the_fixed_point(reference, name):
     target, fit = problem(model_name(name)), fitted(reference, name)
     assert fit.converged, str(fit.status)
     assert residual(target, fit) < CONVERGED
-    found = differences(fit, nlme_estimates(reference, name))
-    assert agrees(found), found
+    errors = differences(fit, nlme_estimates(reference, name))
+    assert agrees(errors), errors
 
 
 @pytest.mark.parametrize("name", marked(SHORT))
@@ -161,9 +161,9 @@ def test_where_nlme_stops_short_the_way_on_leads_here(reference, name, record_pr
     target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fit.converged, str(fit.status)
     assert residual(target, fit) < CONVERGED
-    found = differences(fit, nlme)
-    assert not agrees(found)
-    assert found["se"] < LIMITS["se"]
+    errors = differences(fit, nlme)
+    assert not agrees(errors)
+    assert errors["se"] < LIMITS["se"]
     at_nlme = fixed_point_residual(target, nlme.params(target), restricted=False)
     record_property("residual_of_nlme", at_nlme.residual)
     assert at_nlme.residual == pytest.approx(SHORT[name], rel=0.1)
@@ -228,7 +228,7 @@ def test_a_conditional_sd_near_zero_has_no_slope_in_its_logarithm(reference):
     place = fit.binding.packed_names.index("log sd(c0)")
     ours = float(np.exp(fit.params.pack()[place]))
     profile = [profile_at(target, at_nlme, place, sd, restricted=False) for sd in (0.05, 0.5, ours)]
-    assert all(found for *_, found in profile)
+    assert all(converged for *_, converged in profile)
     values, slopes = [point[0] for point in profile], [point[1] for point in profile]
     assert values[0] == pytest.approx(nlme.log_likelihood, abs=1e-4)
     assert values[0] < values[1] < values[2] == pytest.approx(fit.log_likelihood, abs=1e-6)
@@ -245,12 +245,12 @@ def test_chicks_have_several_fixed_points(reference):
     target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fixed_point_residual(target, nlme.params(target), restricted=False).residual > 1.0
     other = next(perturbed(nlme_start(reference, name)))
-    found = [fit, from_nlme(target, nlme, "lme"), jn.fit(target.model, target.data, "lme", start=other)]
-    for end in found:
+    fits = [fit, from_nlme(target, nlme, "lme"), jn.fit(target.model, target.data, "lme", start=other)]
+    for end in fits:
         assert end.converged, str(end.status)
         assert residual(target, end) < CONVERGED
         assert end.log_likelihood > nlme.log_likelihood + 10.0
-    values = [end.log_likelihood for end in found]
+    values = [end.log_likelihood for end in fits]
     assert max(values) == pytest.approx(-2074.62857, abs=1e-4)
     assert max(values) - min(values) > 1.0
 
@@ -346,9 +346,9 @@ def test_nlme_on_a_linear_model_scales_the_ml_estimates():
     ml, reml = linear("Orthodont_intslope", "lme"), linear("Orthodont_intslope", "relme")
     params = scaled(ml, "a")
     values = ml.model.values(params, ml.data)
-    found = [values["sd(mu)"], values["sd(slope)"], values["a"]]
+    estimates = [values["sd(mu)"], values["sd(slope)"], values["a"]]
     # the search inside its PNLS step (20 iterations) leaves 3e-4 of an SD
-    assert found == pytest.approx([2.2140034, 0.2169537, 1.322347], rel=5e-4)
+    assert estimates == pytest.approx([2.2140034, 0.2169537, 1.322347], rel=5e-4)
     target = Problem(ml.model, ml.data, tuple(ml.beta.index))
     assert fixed_point_residual(target, params, restricted=True).log_likelihood == pytest.approx(-221.327788, abs=2e-5)
     assert reml.log_likelihood == pytest.approx(-221.318343, abs=1e-6)
@@ -455,8 +455,8 @@ def test_blocked_psi_is_the_restricted_one(reference):
     target = problem(model_name(name))
     assert fit.converged and residual(target, fit) < CONVERGED
     assert fixed_point_residual(target, nlme.params(target), restricted=True).residual == pytest.approx(3.1e-3, rel=0.1)
-    found = differences(fit, nlme)
-    assert found["psi"] < 3e-3 and found["error"] < 1e-3 and found["se"] < LIMITS["se"]
+    errors = differences(fit, nlme)
+    assert errors["psi"] < 3e-3 and errors["error"] < 1e-3 and errors["se"] < LIMITS["se"]
     assert_same(fit, from_nlme(target, nlme, "relme"))
 
 
@@ -531,8 +531,8 @@ def test_likelihood_falls_along_the_singular_direction(reference, name):
     unit = abs(fit.beta[fit.binding.packed_names[place].removeprefix("log sd(").removesuffix(")")])
     costs = []
     for share in (1e-4, 1e-3, 1e-2):
-        value, slope, found = profile_at(target, fit, place, share * unit, restricted=True)
-        assert found and slope < 0
+        value, slope, converged = profile_at(target, fit, place, share * unit, restricted=True)
+        assert converged and slope < 0
         costs.append(fit.log_likelihood - value)
     assert 0 < costs[0] < costs[1] < costs[2]
     assert costs[1] / costs[0] == pytest.approx(100.0, rel=0.1)

@@ -142,17 +142,17 @@ def test_interruption_returns_the_best_so_far(good):
 
 
 def test_a_callback_that_stops():
-    seen = []
+    calls = []
 
     def stop(iteration):
-        seen.append((iteration.iteration, iteration.log_likelihood, iteration.values["mu"]))
+        calls.append((iteration.iteration, iteration.log_likelihood, iteration.values["mu"]))
         return iteration.iteration == 2
 
     fit = jn.fit(LINE, table(), "focei", callbacks=[stop])
     assert not fit.converged and not fit.interrupted
     assert "Stopped by a callback" in fit.status.sentences[1]
-    assert [k for k, _, _ in seen] == [0, 1, 2]
-    assert seen[-1][2] == pytest.approx(fit.values["mu"], rel=1e-12)
+    assert [k for k, _, _ in calls] == [0, 1, 2]
+    assert calls[-1][2] == pytest.approx(fit.values["mu"], rel=1e-12)
 
 
 def test_errors_of_a_callback_surface():

@@ -40,10 +40,10 @@ def with_weight():
     return jn.fit(oral(covariates={"cl": ["log(Wt / 70)"]}), theophylline(), "focei")
 
 
-def agree(fit, other, rel=1e-5):
+def agree(fit, expected, rel=1e-5):
     assert fit.converged, fit.status
-    assert fit.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-7)
-    np.testing.assert_allclose(fit.params.pack(), other.params.pack(), rtol=rel, atol=rel)
+    assert fit.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-7)
+    np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=rel, atol=rel)
 
 
 def test_covariates_lower_the_objective_by_what_they_explain():

@@ -92,15 +92,15 @@ def test_perturbed_starts_reach_the_same_maximum(reference, name):
     fit = fitted(reference, name)
     start = catalogue.record(reference, f"{name}_nlmerLaplace")["start"]
     elsewhere = 0
-    for other in perturbed(start):
-        again = jn.fit(fit.model, fit.data, "focei", start=other)
+    for perturbed_start in perturbed(start):
+        again = jn.fit(fit.model, fit.data, "focei", start=perturbed_start)
         if name in OTHER_ENDS and again.log_likelihood < fit.log_likelihood - 1:
-            assert again.log_likelihood == pytest.approx(OTHER_ENDS[name][0], abs=0.5), other
+            assert again.log_likelihood == pytest.approx(OTHER_ENDS[name][0], abs=0.5), perturbed_start
             assert again.converged == OTHER_ENDS[name][1]
             elsewhere += 1
             continue
-        assert again.converged, (other, str(again.status))
-        assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-5), other
+        assert again.converged, (perturbed_start, str(again.status))
+        assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-5), perturbed_start
     assert elsewhere <= 2
 
 

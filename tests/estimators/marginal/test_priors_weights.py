@@ -26,10 +26,10 @@ def plain():
     return jn.fit(logistic(), catalogue.data("Orange"), "focei")
 
 
-def same(fit, other, rel=1e-5):
+def same(fit, expected, rel=1e-5):
     assert fit.converged, fit.status
-    assert fit.values.keys() == other.values.keys()
-    for name, value in other.values.items():
+    assert fit.values.keys() == expected.values.keys()
+    for name, value in expected.values.items():
         assert fit.values[name] == pytest.approx(value, rel=rel), name
 
 

@@ -25,20 +25,20 @@ def one_effect(reference, name):
 @pytest.mark.parametrize("name", ONE_EFFECT)
 def test_one_effect(reference, name, nodes):
     """Brute force by the same rule: adaptive Gauss-Hermite with the exact Hessian, maximised by nlminb."""
-    theirs = catalogue.record(reference, f"{name}_ownAGQ{nodes}")
+    brute_force = catalogue.record(reference, f"{name}_ownAGQ{nodes}")
     model, data = one_effect(reference, name)
     fit = jn.fit(model, data, APPROXIMATIONS[nodes])
     assert fit.converged, fit.status
     # nlminb stops within a relative 1e-10 of the maximum, on a likelihood of size 200.
-    assert fit.log_likelihood == pytest.approx(theirs["logLik"], abs=1e-6)
-    effect = theirs["random_effect_on"]
-    expected = theirs["fixef"] | {f"sd({effect})": theirs["re_sd"], "a": theirs["sigma"]}
+    assert fit.log_likelihood == pytest.approx(brute_force["logLik"], abs=1e-6)
+    effect = brute_force["random_effect_on"]
+    expected = brute_force["fixef"] | {f"sd({effect})": brute_force["re_sd"], "a": brute_force["sigma"]}
     for parameter, value in expected.items():
         assert fit.values[parameter] == pytest.approx(value, rel=1e-4), parameter
-    modes = theirs["conditional_modes"]
-    ours = fit.random_effects[effect]
-    order = [list(map(str, ours.index)).index(group) for group in modes["groups"]]
-    np.testing.assert_allclose(ours.to_numpy()[order], modes["b"], atol=1e-3 * theirs["re_sd"])
+    modes = brute_force["conditional_modes"]
+    modes_ours = fit.random_effects[effect]
+    order = [list(map(str, modes_ours.index)).index(group) for group in modes["groups"]]
+    np.testing.assert_allclose(modes_ours.to_numpy()[order], modes["b"], atol=1e-3 * brute_force["re_sd"])
 
 
 THREE_EFFECTS = {

@@ -346,14 +346,14 @@ def test_callbacks_and_checkpoints(tmp_path):
     """Callbacks see restricted values that rise; a fit stopped early reports it; a checkpoint resumes a fit of the same
     method only."""
     model, data, _ = lines()
-    seen = []
-    whole = jn.fit(model, data, "focei", restricted=True, callbacks=[lambda entry: seen.append(entry.log_likelihood)])
-    assert seen == sorted(seen) and seen[-1] == pytest.approx(whole.log_likelihood, abs=1e-7)
+    values = []
+    whole = jn.fit(model, data, "focei", restricted=True, callbacks=[lambda entry: values.append(entry.log_likelihood)])
+    assert values == sorted(values) and values[-1] == pytest.approx(whole.log_likelihood, abs=1e-7)
     path = tmp_path / "fit.npz"
     stopped = jn.fit(model, data, "focei", restricted=True, callbacks=[lambda entry: True], checkpoint=path)
     assert stopped.stopped and stopped.restricted and not stopped.converged
     # Its point is the unrestricted maximum, where both likelihoods have been computed.
-    assert stopped.log_likelihood == pytest.approx(seen[0], abs=1e-9)
+    assert stopped.log_likelihood == pytest.approx(values[0], abs=1e-9)
     again = jn.fit(model, data, "focei", restricted=True, checkpoint=path)
     assert again.converged and again.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-8)
     with pytest.raises(jn.OptionError, match=r"another method \(FOCEI, restricted; this is FOCEI\)"):

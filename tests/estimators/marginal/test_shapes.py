@@ -46,8 +46,8 @@ def data(groups, rows, doses=3, seed=1):
     table = {name: column[keep] for name, column in table.items()}
     events = np.repeat(np.arange(groups), doses)[: groups * doses - 1]
     events = {"id": events, "amount": rng.uniform(1, 2, len(events))}
-    found = jn.GroupedData.from_frame(table, group="id", y="y", x=["t"], v=["size"])
-    return found.with_table("doses", events, "id", "amount")
+    grouped = jn.GroupedData.from_frame(table, group="id", y="y", x=["t"], v=["size"])
+    return grouped.with_table("doses", events, "id", "amount")
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +79,18 @@ def test_another_fit_traces_nothing(first, change):
     elif change == "mode search":
         method = jn.FOCEI(mode_steps=50, mode_tolerance=1e-5)
     before = calls
-    found = jn.fit(model(fix=change == "fix"), table, method, **options)
-    assert found.converged
+    fit = jn.fit(model(fix=change == "fix"), table, method, **options)
+    assert fit.converged
     assert calls - before <= DRY
-    assert found.timings.get("compile", 0.0) == 0.0
-    assert found.data.n_groups == len(found.modes) == len(found.status.code)
+    assert fit.timings.get("compile", 0.0) == 0.0
+    assert fit.data.n_groups == len(fit.modes) == len(fit.status.code)
 
 
 def test_the_pooled_start_traces_once(first):
     jn.fit(model(), data(18, 5), "focei", starts="pooled")
     before = calls
-    found = jn.fit(model(), data(20, 5, seed=3), "focei", starts="pooled")
-    assert found.converged and calls - before <= DRY
+    fit = jn.fit(model(), data(20, 5, seed=3), "focei", starts="pooled")
+    assert fit.converged and calls - before <= DRY
 
 
 @pytest.mark.parametrize("method", ["fo", "foce", "laplace"])

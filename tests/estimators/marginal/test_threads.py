@@ -38,20 +38,20 @@ def test_a_fit_by_three_threads(three_threads: None, monkeypatch: pytest.MonkeyP
 
 
 def test_one_call_goes_ahead_and_the_order_is_kept() -> None:
-    main, seen = threading.current_thread(), []
+    main, calls = threading.current_thread(), []
 
     def call(number):
         def run():
-            seen.append((number, threading.current_thread() is main))
+            calls.append((number, threading.current_thread() is main))
             return number
 
         return run
 
     assert run_concurrently([call(k) for k in range(4)], compile_first=True) == [0, 1, 2, 3]
-    assert seen[0] == (0, True) and not any(here for _, here in seen[1:])
-    seen.clear()
+    assert calls[0] == (0, True) and not any(here for _, here in calls[1:])
+    calls.clear()
     assert run_concurrently([call(k) for k in range(4)], compile_first=False) == [0, 1, 2, 3]
-    assert not any(here for _, here in seen)
+    assert not any(here for _, here in calls)
 
 
 def test_shapes_stay_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
