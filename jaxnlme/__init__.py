@@ -1,6 +1,7 @@
 """Nonlinear mixed-effects models in JAX: exact derivatives, batched groups, checked convergence."""
 
 from jaxnlme.binding.bind import bind as bind
+from jaxnlme.binding.model import NLMEModel as NLMEModel
 from jaxnlme.binding.problem import Problem as Problem
 from jaxnlme.data import datasets as datasets
 from jaxnlme.data.grouped import GroupedData as GroupedData
@@ -20,6 +21,7 @@ from jaxnlme.estimators.marginal.method import MaximumLikelihood as MaximumLikel
 from jaxnlme.estimators.two_stage.fit_groups import fit_groups as fit_groups
 from jaxnlme.estimators.two_stage.group_fits import GroupFits as GroupFits
 from jaxnlme.estimators.two_stage.status import GroupStatus as GroupStatus
+from jaxnlme.fitting.fit import Fit as Fit
 from jaxnlme.fitting.fit import fit as fit
 from jaxnlme.fitting.fit_many import ManyFits as ManyFits
 from jaxnlme.fitting.fit_many import fit_many as fit_many
@@ -43,14 +45,12 @@ from jaxnlme.likelihood.log_likelihood import log_likelihood as log_likelihood
 from jaxnlme.model import priors as priors
 from jaxnlme.model import transforms as transforms
 from jaxnlme.model.covariance import structures as covariances
-from jaxnlme.model.model import NLMEModel as NLMEModel
 from jaxnlme.model.parameters import Covariate as Covariate
 from jaxnlme.model.parameters import Parameter as Parameter
 from jaxnlme.model.params import Params as Params
 from jaxnlme.model.residual_error import families as error
 from jaxnlme.model.residual_error.base import ErrorParameter as ErrorParameter
 from jaxnlme.model.residual_error.base import GroupLogLikelihood as GroupLogLikelihood
-from jaxnlme.results.record import Fit as Fit
 from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.sampling.metropolis import Moves as Moves

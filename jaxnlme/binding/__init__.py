@@ -1,1 +1,1 @@
-"""A model met with data, and where it is computed."""
+"""Binding of a model to data, and the placement of the groups on devices."""

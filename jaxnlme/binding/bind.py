@@ -1,4 +1,4 @@
-"""A model met with data: `bind` settles designs, levels, strata, names and starts into a Problem."""
+"""Binding a model to data: `bind` resolves designs, factor levels, strata, names and starting values."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariates import CovariateColumns
+from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
 from jaxnlme.model.design import Design, Term, from_array, selection
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
-from jaxnlme.records import TAKEN, TAKEN_IN_ROWS
+from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Binding:
-    """A model met with data, on the host: the Problem, starts, names and what is fixed.
+    """A model bound to data, on the host.
 
-    `start`: Params at the starting values; `fixed` (packed,) bool; `packed_names`: names of the packed vector;
-    `transforms`: one transform per beta that is a typical value, None for other coefficients.
+    **Fields:** `model`; `data`; `problem`: density and stacked groups; `start`: Params at the starting values; `fixed`
+    (packed,) bool: entries of the packed vector that are not estimated; `packed_names`: names of its entries;
+    `transforms`: for each beta that is the typical value of a parameter its transform, None for other coefficients;
+    `covariates`: by parameter, the columns that its covariate formulas make; `bucket_groups`: for each bucket the
+    positions of its groups in the data.
     """
 
-    model: NLMEModel
+    model: ModelDeclaration
     data: GroupedData
     problem: Problem
     start: Params
@@ -43,23 +46,24 @@ class Binding:
 
     @property
     def density(self) -> Density:
+        """The density of one group."""
         return self.problem.density
 
     def params(self, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
-        """Params from user-scale values; see `NLMEModel.params`."""
+        """Params from values on the user's scale; arguments and exceptions as for `NLMEModel.params`."""
         values = dict(values or {})
         density = self.density
         errors = density.error_names
-        spreads = density.reported_names[len(density.beta_names) : -len(errors) or None]
+        covariance_names = density.reported_names[len(density.beta_names) : -len(errors) or None]
         check_names("value", tuple(values), density.reported_names)
         beta = np.array(self.start.beta, float)
         for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
             if name in values:
                 beta[k] = values[name] if transform is None else on_real_line(name, values[name], transform)
         theta = np.array(self.start.covariance, float)
-        if psi is not None or any(name in values for name in spreads):
+        if psi is not None or any(name in values for name in covariance_names):
             matrix = psi_of(density, theta)
-            if psi is not None:  # refused here where it is no covariance, and once more with the values in it
+            if psi is not None:  # checked here by itself, and below with the values in it
                 matrix = np.asarray(psi, float)
                 theta_from_psi(density.covariance, matrix, density.effect_names)
             matrix = psi_with(density, matrix, values)
@@ -71,7 +75,7 @@ class Binding:
         return Params(beta, theta, error, self.start.free)
 
     def values(self, params: Params) -> dict[str, float]:
-        """User-scale values by name."""
+        """Values on the user's scale by name, as `params` takes them."""
         density = self.density
         beta = np.asarray(params.beta, float)
         out = {
@@ -82,7 +86,7 @@ class Binding:
             psi = psi_of(density, np.asarray(params.covariance, float))
             sd = np.sqrt(np.diag(psi))
             out |= {f"sd({name})": float(value) for name, value in zip(density.effect_names, sd, strict=True)}
-            for j, k in density.covariance.related:
+            for j, k in density.covariance.correlated_pairs:
                 r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
                 out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
         theta = np.asarray(params.error, float)
@@ -94,15 +98,18 @@ class Binding:
 
 
 def bind(
-    model: NLMEModel | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
+    model: ModelDeclaration | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
 ) -> Binding:
-    """Settles a model against data: designs, levels, strata, names, starting values.
+    """A model bound to data: designs, factor levels, strata, names and starting values are resolved.
 
-    **Arguments:** `like`: an earlier binding whose factor levels, centres and strata are kept (new data, predictions);
-    `buckets`: how many sizes to pad to (None: chosen from the cost of padding).
+    **Arguments:** `model`; `data`; `like`: an earlier binding whose factor levels, centres and strata are used (for new
+    data or predictions); `buckets`: number of padded sizes, None: chosen by the amount of padding.
+    **Returns:** a Binding.
+    **Raises:** ModelError where model and data do not fit together (a missing column, a design of the wrong shape, a
+    prior on an unknown name, ...).
     """
     if model is None:
-        raise ModelError("a model is needed beside GroupedData; only a Problem carries its own.")
+        raise ModelError("a model is needed with GroupedData; only a Problem includes its model.")
     if not isinstance(data, GroupedData):
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
     _check_readable(data)
@@ -114,7 +121,7 @@ def bind(
         effects, sd0 = _explicit_effects(model, individual.random)
     family = covariance(model.covariance, effects) if like is None else like.density.covariance
     error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
-    # The default SDs may differ where the family has one for all: their mean is a start as good as any.
+    # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else theta_from_psi(family, model.psi, effects)
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
@@ -129,7 +136,7 @@ def bind(
     strata = strata_of(data, error)
     problem = Problem(
         density,
-        tuple(stack_groups(data, which, columns, strata) for which in groups),
+        tuple(stack_groups(data, positions, columns, strata) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )
@@ -138,20 +145,21 @@ def bind(
 
 
 def _check_readable(data: GroupedData) -> None:
-    """Refuses columns that a model could not read as attributes of x, v or a further table."""
-    places = [("x", data.x, TAKEN_IN_ROWS), ("v", (*data.v, *data.tables), TAKEN)]
-    places += [(f"v.{name}", table, TAKEN_IN_ROWS) for name, (table, _) in data.tables.items()]
-    for place, names, taken in places:
+    """Check that the model can read every column as an attribute of x, v or a further table."""
+    records = [("x", data.x, RESERVED_IN_ROWS), ("v", (*data.v, *data.tables), RESERVED_NAMES)]
+    records += [(f"v.{name}", table, RESERVED_IN_ROWS) for name, (table, _) in data.tables.items()]
+    for record, names, reserved in records:
         for name in names:
-            if name in taken:
+            if name in reserved:
                 raise ModelError(
-                    f"column {name!r} cannot be read by the model: {place}.{name} has a meaning of its own there. "
+                    f"column {name!r} cannot be read by the model: {record}.{name} is reserved for another purpose. "
                     "Rename the column in the table."
                 )
 
 
-def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
-    """The individual-parameter part: object, varying columns, beta starts, fixed, beta names, transforms, formulas."""
+def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
+    """Individual parameters: the object, the varying columns of the designs, and for beta starting values, which are
+    fixed, names, transforms and covariate columns."""
     parameters = model.parameters
     p = len(parameters)
     names = tuple(entry.name for entry in parameters)
@@ -182,9 +190,9 @@ def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tu
         for k, entry in enumerate(parameters):
             if not entry.covariates:
                 continue
-            made = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
-            formulas[entry.name] = made
-            for name, owner, column in zip(made.names, made.owners, made.columns(data), strict=True):
+            covariates = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
+            formulas[entry.name] = covariates
+            for name, owner, column in zip(covariates.names, covariates.owners, covariates.columns(data), strict=True):
                 terms[k].append((len(beta_list), None, len(columns)))
                 columns.append(column)
                 beta_list.append(f"{entry.name} ~ {name}")
@@ -194,25 +202,25 @@ def _individual(model: NLMEModel, data: GroupedData, like: Binding | None) -> tu
         fixed_design = Design(tuple(tuple(row) for row in terms), len(beta_list))
         beta_names, scales = tuple(beta_list), tuple(scales_list)
     if model.random_design is not None:
-        random_design, more = from_array(model.random_design, "random_design", p, shape, len(columns))
-        columns = columns + more
+        random_design, random_columns = from_array(model.random_design, "random_design", p, shape, len(columns))
+        columns = columns + random_columns
     else:
         random_design = selection(p, random_rows)
     individual = LinearIndividual(names, transforms, fixed_design, random_design)
     return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
 
 
-def _explicit_effects(model: NLMEModel, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and starting SDs of the columns of random_design: those of the parameter, where a column serves one."""
+def _explicit_effects(model: ModelDeclaration, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and starting SDs of the columns of random_design: those of the parameter if a column enters only one."""
     rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
-    serves = [model.parameters[which[0]].name if len(which) == 1 else None for which in rows]
-    effects = tuple(name if name and serves.count(name) == 1 else f"b{k}" for k, name in enumerate(serves))
-    sds = [max((model.parameters[p].sd_start for p in which), default=1.0) for which in rows]
+    only = [model.parameters[column[0]].name if len(column) == 1 else None for column in rows]
+    effects = tuple(name if name and only.count(name) == 1 else f"b{k}" for k, name in enumerate(only))
+    sds = [max((model.parameters[p].sd_start for p in column), default=1.0) for column in rows]
     return effects, np.array(sds, float)
 
 
 def _theta_names(density: Density) -> tuple[str, ...]:
-    """Names of the entries of theta: the collapsing ones after the effect whose scale they are."""
+    """Names of the entries of theta: log standard deviations are named after their effects."""
     names = [f"psi[{k}]" for k in range(density.covariance.n_unconstrained)]
     for index, effects, _ in density.covariance.log_scales:
         names[index] = f"log sd({', '.join(density.effect_names[k] for k in effects)})"

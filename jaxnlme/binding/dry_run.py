@@ -1,4 +1,5 @@
-"""The dry run: the user's model on the user's data before anything iterates, with faults in plain words."""
+"""The dry run: one evaluation of the model on the data before any iteration, with explanations of modelling
+mistakes."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.records import Rows
 
-# Our own frames are known by the package's folder: users keep models in folders called jaxnlme, too.
-_OWN = str(Path(__file__).resolve().parents[1]) + os.sep
+# Stack frames of this package are recognised by the full path of its folder: users may have folders called jaxnlme.
+_PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 _TRACER_ERRORS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerBoolConversionError,
@@ -34,10 +35,10 @@ _TRACER_ERRORS = (
 
 
 class DryRun(eqx.Module):
-    """What one pass over all groups at the starting values found, numpy arrays in the order of the data.
+    """Result of one evaluation of all groups at the starting values, in the order of the data.
 
-    `finite` (groups,): log-density and its gradient are finite at z = 0; `misfit`: the root mean square of the
-    standardised residuals at z = 0, None without a Gaussian face.
+    **Fields:** `finite` (groups,) bool: log-density and gradient are finite at z = 0; `misfit`: the root mean square of
+    the standardised residuals at z = 0, None for outcomes without Gaussian moments.
     """
 
     finite: np.ndarray
@@ -45,52 +46,57 @@ class DryRun(eqx.Module):
 
 
 def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None) -> DryRun:
-    """Checks shapes, JAX purity, padding, effects of every parameter, and residual scales.
+    """Check shapes, JAX purity, invariance to padding, the effect of every parameter, and residual scales.
 
-    **Arguments:** `placed`: the binding's groups where they are to be computed; as they are where None.
-    **Errors:** ModelError naming the line, the parameter or the rows, and what to do. Errors of the user's own code
-    surface as themselves.
+    **Arguments:** `binding`; `start`: the Params to evaluate at; `placed`: the groups as they will be computed, None
+    for the groups without padding.
+    **Returns:** a DryRun.
+    **Raises:** ModelError naming the line, the parameter or the rows, and the remedy; exceptions that the user's
+    functions raise themselves.
     """
     density = binding.density
     placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     processes = placed.processes
     start = on_device(start)
     try:
-        _, pieces = placed.run(_probe_all, start, once=True)
+        _, chunks = placed.run(_probe_all, start, once=True)
     except _TRACER_ERRORS as error:
         raise ModelError(_tracer_advice(error)) from error
-    probe = jax.tree.map(lambda *parts: placed.own(parts), *pieces)
+    probe = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
     finite = np.array(probe.finite)
-    processes.together(lambda: _check_padding(binding, probe, finite))
-    processes.together(lambda: _check_scales(binding, start, probe, finite))
+    processes.run_collectively(lambda: _check_padding(binding, probe, finite))
+    processes.run_collectively(lambda: _check_scales(binding, start, probe, finite))
     effect = probe.effect[finite] if finite.any() else np.zeros((1, probe.effect.shape[1]))
-    effect = np.max(processes.everyone(np.max(effect, axis=0)), axis=0)
+    effect = np.max(processes.gather(np.max(effect, axis=0)), axis=0)
     if processes.any(finite.any()):
         _check_effects(binding, start, effect)
     misfit = None
     if density.error.has_gaussian_moments and processes.any(finite.any()):
-        total = sum(processes.everyone(float(np.sum(probe.squares[finite]))))
-        seen = sum(processes.everyone(int(np.sum(binding.data.observed[finite]))))
-        misfit = float(np.sqrt(total / max(seen, 1))) if np.isfinite(total) else None
+        total = sum(processes.gather(float(np.sum(probe.squares[finite]))))
+        count = sum(processes.gather(int(np.sum(binding.data.observed[finite]))))
+        misfit = float(np.sqrt(total / max(count, 1))) if np.isfinite(total) else None
     return DryRun(finite, misfit)
 
 
-def place(
+def place_and_check(
     binding: Binding, start: Params, mesh: Mesh | None, chunk: int | None, thread_rows: int | None = None
 ) -> tuple[PlacedProblem, DryRun]:
-    """The binding's groups where they are to be computed, and what the dry run finds there.
+    """The groups of `binding` placed on devices, and the result of the dry run there.
 
-    Where a model cannot bear more rows than the data have (it mixes rows of equally long groups, or holds arrays of
-    their length), its groups keep their rows: a fit of other data then compiles anew.
+    If a model fails with padded rows (it combines rows of equally long groups, or contains arrays of their length),
+    the groups are placed without padding of rows: a fit of data with other numbers of rows is then compiled again.
+
+    **Arguments:** `start`: the Params to evaluate at; `mesh`, `chunk`, `thread_rows`: as for PlacedProblem.
+    **Raises:** as `dry_run`.
     """
     placed = PlacedProblem(binding.problem, mesh, chunk, thread_rows=thread_rows)
-    if placed.same_rows:
+    if placed.rows_unpadded:
         return placed, dry_run(binding, start, placed)
     try:
         return placed, dry_run(binding, start, placed)
-    except jax.errors.JaxRuntimeError:  # no fault of the model's: out of memory, say
+    except jax.errors.JaxRuntimeError:  # not caused by the model: out of memory, for example
         raise
-    except Exception:  # whatever a model raises; what is wrong without padding as well is raised below
+    except Exception:  # any exception of the model; if it does not come from the padding, it is raised again below
         placed = PlacedProblem(binding.problem, mesh, chunk, rows=False, thread_rows=thread_rows)
         return placed, dry_run(binding, start, placed)
 
@@ -121,14 +127,14 @@ def _probe(problem: Problem, params: Params) -> _Probe:
             raise ModelError("the log-density of a group must be a scalar.")
         return value
 
-    def one(group: Group) -> _Probe:
+    def per_group(group: Group) -> _Probe:
         zero = jnp.zeros(q)
 
-        def sizes(z):
+        def value_and_slopes(z):
             value, slopes = jax.value_and_grad(outcome, argnums=(0, 1))(packed, z, group)
             return value, jnp.concatenate(slopes)
 
-        values, slopes = jax.vmap(sizes)(jnp.stack([zero, zero + 0.1, zero - 0.2]))
+        values, slopes = jax.vmap(value_and_slopes)(jnp.stack([zero, zero + 0.1, zero - 0.2]))
         finite = jnp.isfinite(values[0]) & jnp.all(jnp.isfinite(slopes[0]))
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
@@ -141,39 +147,39 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         tables = _table_difference(density, params, f, group)
         return _Probe(finite, effect, squares, jnp.min(worst), padding, tables)
 
-    return problem.map(one)
+    return problem.map(per_group)
 
 
 def _padding_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
-    """Largest change of a real row's prediction when padded rows hold the first row instead of the last."""
+    """Largest change of the prediction for a real row when padded rows repeat the first row instead of the last."""
 
-    def other(column):
+    def repadded(column):
         if column.ndim == 0:
             return column
         return jnp.where(group.x.mask, column, column[0])
 
-    x = eqx.tree_at(lambda x: x.values, group.x, tuple(other(c) for c in group.x.values))
-    moved = eqx.tree_at(lambda g: (g.x, g.covariates), group, (x, tuple(other(c) for c in group.covariates)))
-    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), moved), group)
+    x = eqx.tree_at(lambda x: x.values, group.x, tuple(repadded(c) for c in group.x.values))
+    changed = eqx.tree_at(lambda g: (g.x, g.covariates), group, (x, tuple(repadded(c) for c in group.covariates)))
+    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), changed), group)
 
 
 def _table_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
-    """Largest change of a real row's prediction when padded rows of further tables hold other numbers."""
+    """Largest change of the prediction for a real row when padded rows of further tables have other values."""
     if not any(isinstance(entry, Rows) for entry in group.v.values):
         return jnp.zeros(())
 
-    def other(entry):
+    def repadded(entry):
         if not isinstance(entry, Rows):
             return entry
         values = tuple(jnp.where(entry.mask, column, column + 1.0) for column in entry.values)
         return eqx.tree_at(lambda rows: rows.values, entry, values)
 
-    moved = eqx.tree_at(lambda g: g.v.values, group, tuple(other(entry) for entry in group.v.values))
-    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), moved), group)
+    changed = eqx.tree_at(lambda g: g.v.values, group, tuple(repadded(entry) for entry in group.v.values))
+    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), changed), group)
 
 
 def _difference(f: Any, g: Any, group: Group) -> Any:
-    """Largest difference of real rows as a fraction of the largest prediction, so that units do not matter."""
+    """Largest difference between the predictions f and g for real rows, as a fraction of the largest prediction."""
 
     def change(a, b):
         if jnp.shape(a)[:1] != group.y.shape:
@@ -187,26 +193,26 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
 
 
 def _check_prediction(density: Density, f: Any, group: Group) -> None:
-    """Reads what the model returned for one group while it is traced: a program that exists has passed."""
+    """Check shape and type of the prediction for one group while it is traced (a compiled program has passed)."""
     expected = group.y.shape
     if not density.error.has_gaussian_moments:
         return
     if getattr(f, "shape", None) != expected:
-        got = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
+        received = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
         raise ModelError(
             f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it returned "
-            f"{got}. Columns of x have shape (obs,), parameters and v are scalars of one group."
+            f"{received}. Columns of x have shape (obs,), parameters and v are scalars of one group."
         )
     if not jnp.issubdtype(f.dtype, jnp.floating):
         raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
 
 
 def _tracer_advice(error: Exception) -> str:
-    """The user's line that broke tracing, and what to write instead."""
+    """Message on the user's line that cannot be traced, with what to write instead."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in ("/jax/", _OWN, "/equinox/", "/numpy/", "<frozen"))
+        if not any(part in frame.filename for part in ("/jax/", _PACKAGE, "/equinox/", "/numpy/", "<frozen"))
     ]
     where = f' in {frames[-1].filename}, line {frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
     if isinstance(error, jax.errors.TracerBoolConversionError):
@@ -225,15 +231,15 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
     bad = finite & ~(probe.padding < 1e-8)
     if bad.any():
         raise ModelError(
-            f"the predictions of real rows change with the padding of short groups (group {_some(binding, bad)}): the "
-            "model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave padded "
-            "rows out."
+            f"the predictions of real rows change with the padding of short groups (group {_labels(binding, bad)}): "
+            "the model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave "
+            "padded rows out."
         )
     bad = finite & ~(probe.tables < 1e-8)
     if bad.any():
         tables = ", ".join(f"v.{name}" for name in binding.data.tables)
         raise ModelError(
-            f"the predictions change with the padding of a further table (group {_some(binding, bad)}): groups with "
+            f"the predictions change with the padding of a further table (group {_labels(binding, bad)}): groups with "
             f"few rows in {tables} are padded there. Use its mask (v.NAME.mask), true on real rows, to leave padded "
             "rows out, as in jnp.where(mask, amount, 0)."
         )
@@ -255,11 +261,11 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     """The rows of `groups` whose residual SD is zero at the start, by their number in the table."""
     density = binding.density
     numbers: list[int] = []
-    for bucket, which in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
-        for place, index in enumerate(which):
+    for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
+        for k, index in enumerate(positions):
             if not groups[index] or len(numbers) > 5:
                 continue
-            group = jax.tree.map(lambda leaf, place=place: jnp.asarray(leaf[place]), bucket)
+            group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), bucket)
             f = density.predict(start, jnp.zeros(density.n_effects), group)
             _, scale, _ = density.error.moments(f, f, start.error, group)
             zero = np.flatnonzero(np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
@@ -272,29 +278,33 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
 
 
 def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
-    """Names every parameter or random effect whose log-density slope is exactly zero everywhere it was tried; effects
-    that start with a variance of zero are what they are."""
+    """Check that every parameter and random effect changes some log-density; effects with a starting variance of zero
+    are exempt.
+
+    **Arguments:** `slopes` (packed + random,): the largest absolute derivatives over all groups and points.
+    **Raises:** ModelError naming those whose derivatives are exactly zero.
+    """
     density = binding.density
     p = len(binding.packed_names)
-    nothing = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
+    without_effect = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
     errors = [
         name
         for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
         if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
     ]
-    # An effect acts through the columns of the factor that its row holds: a singular psi has columns of zeros.
+    # Effect k depends on the whitened effects whose entries in row k of the factor are not zero.
     factor = np.asarray(density.covariance.factor(np.asarray(start.covariance))) != 0.0
-    acts = slopes[p : p + density.n_effects] != 0.0
-    still = [k for k in range(density.n_effects) if factor[k].any() and not acts[factor[k]].any()]
-    effects = [f"random effect of {density.effect_names[k]}" for k in still]
-    effects = [name for name in effects if name.removeprefix("random effect of ") not in nothing]
-    if nothing or errors or effects:
+    has_slope = slopes[p : p + density.n_effects] != 0.0
+    constant = [k for k in range(density.n_effects) if factor[k].any() and not has_slope[factor[k]].any()]
+    effects = [f"random effect of {density.effect_names[k]}" for k in constant]
+    effects = [name for name in effects if name.removeprefix("random effect of ") not in without_effect]
+    if without_effect or errors or effects:
         raise ModelError(
-            f"no effect on any prediction at the starting values: {', '.join([*nothing, *effects, *errors])}. Either "
-            "the model does not use it (misspelt?), or the start is so far off that the model is flat there; mend the "
-            "model, fix the parameter (fix=True), or start elsewhere."
+            f"no effect on any prediction at the starting values: {', '.join([*without_effect, *effects, *errors])}. "
+            "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "
+            "values; correct the model, fix the parameter (fix=True), or choose other starting values."
         )
 
 
-def _some(binding: Binding, groups: np.ndarray) -> str:
+def _labels(binding: Binding, groups: np.ndarray) -> str:
     return some([str(label) for label in binding.data.labels[groups]])

@@ -1,4 +1,5 @@
-"""A model met with data that several processes hold, each its own groups: what depends on all the data is agreed on."""
+"""Binding where each of several processes has its own groups: factor levels, centres and strata are those of all
+data."""
 
 from __future__ import annotations
 
@@ -11,55 +12,61 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.data._columns import object_array
-from jaxnlme.data._layout import widened
+from jaxnlme.data._layout import pad_rows
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, some
-from jaxnlme.model.model import NLMEModel
+from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.numerics.devices import Processes
 
 
-def bind_multiprocess(model: NLMEModel, data: GroupedData, processes: Processes) -> Binding:
-    """`bind` of this process's groups, with the levels, centres and strata of all groups of every process.
+def agree_levels(model: ModelDeclaration, data: GroupedData, processes: Processes) -> Binding | None:
+    """A binding whose factor levels, centres and strata are those of the groups of all processes; None where the data
+    of one process determine them, because there is one or because the model uses none.
 
-    Columns that covariate formulas or strata read travel between the processes; nothing else of the data does.
+    Only the columns that covariate formulas or strata use are exchanged between the processes.
 
-    **Errors:** DataError where the tables have other columns or share a group; ModelError for designs with an entry a
-    group.
+    **Arguments:** `model`; `data`: the groups of this process; `processes`.
+    **Raises:** DataError where the tables of the processes have different columns or a group in common; ModelError for
+    designs with an entry for each group.
     """
     if processes.count == 1:
-        return bind(model, data)
-    processes.together(lambda: _check_data(model, data))
-    _check_alike(data, processes)
-    wanted = _wanted(model, data)
-    like = None
-    if wanted:
-        columns = _columns(data, wanted)
-        whole = _union(data, processes.everyone(columns))
-        like = processes.together(lambda: bind(model, whole))
-    binding = processes.together(lambda: bind(model, data, like=like, buckets=1))
-    return _same_axes(binding, processes)
+        return None
+    processes.run_collectively(lambda: _check_data(model, data))
+    _check_consistent(data, processes)
+    names = _shared_columns(model, data)
+    if not names:
+        return None
+    all_groups = _union(data, processes.gather(_columns(data, names)))
+    return processes.run_collectively(lambda: bind(model, all_groups))
 
 
-def rebind_multiprocess(model: NLMEModel, data: GroupedData, like: Binding, processes: Processes) -> Binding:
-    """Fewer groups of each process, with the levels, centres and strata of `like`."""
+def bind_own_groups(model: ModelDeclaration, data: GroupedData, like: Binding | None, processes: Processes) -> Binding:
+    """`bind` of this process's groups, with arrays of the same axes in every process.
+
+    **Arguments:** `like`: from `agree_levels`, or the binding of more groups; as in `bind`.
+    **Raises:** as `bind`, in every process.
+    """
     if processes.count == 1:
         return bind(model, data, like=like)
-    return _same_axes(bind(model, data, like=like, buckets=1), processes)
+    return _same_axes(processes.run_collectively(lambda: bind(model, data, like=like, buckets=1)), processes)
 
 
-def _check_data(model: NLMEModel, data: GroupedData) -> None:
+def _check_data(model: ModelDeclaration, data: GroupedData) -> None:
     if not isinstance(data, GroupedData):
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
     designs = (model.fixed_design, model.random_design)
     if any(np.ndim(design) > 2 for design in designs if design is not None):
         raise ModelError(
-            "fixed_design or random_design has an entry for each group, and several processes cannot agree on its "
-            "form; declare the model with covariates=[...], which read the same columns in every process."
+            "fixed_design or random_design has an entry for each group, which several processes "
+            "cannot share; declare the model with covariates=[...], which read the same columns in every process."
         )
 
 
-def _check_alike(data: GroupedData, processes: Processes) -> None:
-    """**Errors:** DataError, in every process, where columns differ or a group is in two processes."""
+def _check_consistent(data: GroupedData, processes: Processes) -> None:
+    """Check that all processes have the same columns and different groups.
+
+    **Raises:** DataError, in every process.
+    """
     names = {
         "group": data.group_name,
         "y": data.y_name,
@@ -69,48 +76,49 @@ def _check_alike(data: GroupedData, processes: Processes) -> None:
         "tables": {name: list(columns) for name, (columns, _) in data.tables.items()},
         "levels": {name: list(levels) for name, levels in data.levels.items()},
     }
-    first, *others = processes.everyone(names)
-    for number, other in enumerate(others, 1):
-        for place, value in first.items():
-            if other[place] != value:
+    first, *others = processes.gather(names)
+    for number, names in enumerate(others, 1):
+        for role, value in first.items():
+            if names[role] != value:
                 raise DataError(
-                    f"the processes hold different {place}: {value} in process 0, {other[place]} in process {number}; "
-                    "every process reads the same columns, in the same order, of its own groups."
+                    f"the processes have different {role}: {value} in process 0, {names[role]} in process {number}; "
+                    "every process must read the same columns, in the same order, of its own groups."
                 )
     owner: dict[Any, int] = {}
-    for number, labels in enumerate(processes.everyone(data.labels.tolist())):
+    for number, labels in enumerate(processes.gather(data.labels.tolist())):
         twice = [label for label in labels if owner.setdefault(label, number) != number]
         if twice:
             raise DataError(
                 f"group {some([str(label) for label in twice])} is in process {owner[twice[0]]} and in process "
-                f"{number}: all rows of a group belong in one process."
+                f"{number}: all rows of a group must be in one process."
             )
 
 
-def _wanted(model: NLMEModel, data: GroupedData) -> list[str]:
-    """Columns whose values in all groups decide on the model: those of covariate formulas and of strata."""
+def _shared_columns(model: ModelDeclaration, data: GroupedData) -> list[str]:
+    """Names of the columns whose values in all groups determine the model: those of covariate formulas and of
+    strata."""
     formulas = " ".join(c.formula for parameter in model.parameters for c in parameter.covariates)
     by = getattr(model.error, "by", None)
-    known = [*data.x, *data.v, *data.text]
-    return [name for name in known if name == by or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
+    columns = [*data.x, *data.v, *data.text]
+    return [name for name in columns if name == by or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
 
 
-def _columns(data: GroupedData, wanted: list[str]) -> dict[str, Any]:
-    picked = {
-        place: {name: values for name, values in getattr(data, place).items() if name in wanted}
-        for place in ("x", "v", "text")
+def _columns(data: GroupedData, names: list[str]) -> dict[str, Any]:
+    columns = {
+        role: {name: values for name, values in getattr(data, role).items() if name in names}
+        for role in ("x", "v", "text")
     }
-    return picked | {"rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
+    return columns | {"rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
 
 
 def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
-    """One data set of the groups of every process, with the columns at hand only."""
+    """One data set of the groups of all processes, with the exchanged columns (`_columns`) only."""
     obs = max(part["rows"].shape[1] for part in parts)
 
-    def join(place: str) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([widened(part[place][name], obs) for part in parts]) for name in parts[0][place]}
+    def join(role: str) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([pad_rows(part[role][name], obs) for part in parts]) for name in parts[0][role]}
 
-    rows = np.concatenate([widened(part["rows"], obs, True) for part in parts])
+    rows = np.concatenate([pad_rows(part["rows"], obs, True) for part in parts])
     labels = [label for part in parts for label in part["labels"]]
     return dataclasses.replace(
         data,
@@ -119,7 +127,7 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
         v=join("v"),
         text=join("text"),
         rows=rows,
-        observed=np.concatenate([widened(part["observed"], obs, True) for part in parts]),
+        observed=np.concatenate([pad_rows(part["observed"], obs, True) for part in parts]),
         weights=np.ones(len(rows)),
         labels=object_array(labels),
         row_index=np.where(rows, np.cumsum(rows).reshape(rows.shape) - 1, -1),
@@ -129,12 +137,12 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
 
 
 def _same_axes(binding: Binding, processes: Processes) -> Binding:
-    """A covariate that varies within groups in one process has an obs axis in every process."""
+    """The binding in which a covariate that varies within groups in any process has an obs axis in this one."""
     (bucket,) = binding.problem.buckets
-    found = processes.everyone([np.ndim(column) for column in bucket.covariates])
-    wide = [
+    dimensions = processes.gather([np.ndim(column) for column in bucket.covariates])
+    covariates = [
         np.broadcast_to(column[:, None], bucket.y.shape) if np.ndim(column) == 1 and max(dims) == 2 else column
-        for column, *dims in zip(bucket.covariates, *found, strict=True)
+        for column, *dims in zip(bucket.covariates, *dimensions, strict=True)
     ]
-    problem = eqx.tree_at(lambda p: p.buckets[0].covariates, binding.problem, tuple(wide))
+    problem = eqx.tree_at(lambda p: p.buckets[0].covariates, binding.problem, tuple(covariates))
     return dataclasses.replace(binding, problem=problem)

@@ -1,4 +1,4 @@
-"""The shapes that groups are padded to, and the arrays of padded groups, on the host."""
+"""Padding of groups on the host: the shapes, the division into chunks, and the padded arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.data._layout import widened
+from jaxnlme.data._layout import pad_rows
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.numerics.devices import Processes
@@ -20,9 +20,13 @@ from jaxnlme.records import Record, Rows
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What is computed in one call: `parts`, for each bucket in it the positions (n,) of its groups there and how many
-    of them are no stand-ins (these come first); `source` (places,): the group, in the order of the data, at each place;
-    `real` (places,): false for the stand-ins that fill a piece up (copies of a group, with weight zero)."""
+    """Groups computed in one call of a program, one slot each. Filler slots, which complete the shape, hold a copy of a
+    group with weight zero.
+
+    **Fields:** `parts`: for each bucket in the chunk its number, the positions (n,) in the bucket of the groups in the
+    slots, and the number of slots that are no fillers (these come first); `source` (slots,): the group in each slot, by
+    its position in the data; `real` (slots,): false for fillers.
+    """
 
     parts: tuple[tuple[int, np.ndarray, int], ...]
     source: np.ndarray
@@ -30,65 +34,79 @@ class Chunk:
 
 
 def agreed_shapes(processes: Processes, buckets: tuple[Group, ...]) -> list[tuple[int, int, dict[str, int]]]:
-    """For each bucket its groups, rows and the widths of its further tables, the largest of every process."""
+    """Shapes of the buckets that all processes use: the largest number of groups, of rows, and of rows of each further
+    table in any process.
+
+    **Arguments:** `processes`; `buckets`: those of this process.
+    **Raises:** OptionError where processes have different numbers of buckets.
+    """
 
     def tables(v: Record) -> dict[str, int]:
-        return {n: entry.mask.shape[1] for n, entry in zip(v.names, v.values, strict=True) if _rows(entry)}
+        return {n: entry.mask.shape[1] for n, entry in zip(v.names, v.values, strict=True) if _is_table(entry)}
 
-    own = [(*bucket.y.shape, tables(bucket.v)) for bucket in buckets]
-    found = processes.everyone(own)
-    if len({len(one) for one in found}) > 1:
+    local_shapes = [(*bucket.y.shape, tables(bucket.v)) for bucket in buckets]
+    all_shapes = processes.gather(local_shapes)
+    if len({len(shapes) for shapes in all_shapes}) > 1:
         raise OptionError("the processes hold different numbers of size buckets; bind their data with buckets=1.")
     out = []
-    for shapes in zip(*found, strict=True):
+    for shapes in zip(*all_shapes, strict=True):
         widths = {name: max(shape[2][name] for shape in shapes) for name in shapes[0][2]}
         out.append((max(shape[0] for shape in shapes), max(shape[1] for shape in shapes), widths))
     return out
 
 
-def split_in_pieces(
-    problem: Problem, counts: list[int], most: Callable[..., int], wide: int, chunk: int | None
+def split_into_chunks(
+    problem: Problem, counts: list[int], slots_for: Callable[..., int], n_devices: int, chunk: int | None
 ) -> list[Chunk]:
-    """All groups in one piece, or in pieces of at most `chunk` groups of one bucket each. `counts`: groups of each
-    bucket, the most that a process has; `most(count, n)`: places for them; `wide`: devices of this process."""
+    """All groups in one chunk, or in chunks of groups of one bucket each.
+
+    **Arguments:** `problem`; `counts`: number of groups of each bucket, the largest in any process; `slots_for(count,
+    at_most)`: number of slots for `count` groups; `n_devices`: of this process; `chunk`: the largest number of groups
+    in a chunk, None for one chunk.
+    """
     inverse = np.argsort(np.asarray(problem.order), kind="stable")
     starts = np.cumsum([0, *(bucket.y.shape[0] for bucket in problem.buckets)])
-    ours = [inverse[begin:end] for begin, end in itertools.pairwise(starts)]
-    # A stand-in is a copy of a group that counts, if there is one: such groups are finite.
-    copied = [int(np.argmax(np.asarray(problem.weights)[groups] != 0)) for groups in ours]
+    bucket_groups = [inverse[begin:end] for begin, end in itertools.pairwise(starts)]
+    # A filler is a copy of a group with a positive weight, if there is one: their likelihoods are finite.
+    filler = [int(np.argmax(np.asarray(problem.weights)[groups] != 0)) for groups in bucket_groups]
 
-    def piece(parts: list[tuple[int, int, int]]) -> Chunk:
-        """From (bucket, first, places): device by device, on each one bucket after the other."""
-        where = [np.arange(first, first + places) for _, first, places in parts]
-        real = [w < len(ours[k]) for w, (k, _, _) in zip(where, parts, strict=True)]
-        where = [np.where(r, w, copied[k]) for r, w, (k, _, _) in zip(real, where, parts, strict=True)]
-        source = [ours[k][w].reshape(wide, -1) for w, (k, _, _) in zip(where, parts, strict=True)]
+    def make_chunk(parts: list[tuple[int, int, int]]) -> Chunk:
+        """The chunk of parts (bucket, first position, slots): device after device, on each bucket after bucket."""
+        positions = [np.arange(first, first + slots) for _, first, slots in parts]
+        real = [at < len(bucket_groups[k]) for at, (k, _, _) in zip(positions, parts, strict=True)]
+        positions = [np.where(r, at, filler[k]) for r, at, (k, _, _) in zip(real, positions, parts, strict=True)]
+        source = [bucket_groups[k][at].reshape(n_devices, -1) for at, (k, _, _) in zip(positions, parts, strict=True)]
         return Chunk(
-            tuple((k, w, int(r.sum())) for w, r, (k, _, _) in zip(where, real, parts, strict=True)),
+            tuple((k, at, int(r.sum())) for at, r, (k, _, _) in zip(positions, real, parts, strict=True)),
             np.concatenate(source, axis=1).reshape(-1),
-            np.concatenate([r.reshape(wide, -1) for r in real], axis=1).reshape(-1),
+            np.concatenate([r.reshape(n_devices, -1) for r in real], axis=1).reshape(-1),
         )
 
     if chunk is None:
-        return [piece([(k, 0, most(count)) for k, count in enumerate(counts)])]
+        return [make_chunk([(k, 0, slots_for(count)) for k, count in enumerate(counts)])]
     out = []
     for k, count in enumerate(counts):
-        places = most(count, int(chunk))
-        out += [piece([(k, first, places)]) for first in range(0, count, places)]
+        slots = slots_for(count, int(chunk))
+        out += [make_chunk([(k, first, slots)]) for first in range(0, count, slots)]
     return out
 
 
-def _rows(entry: Any) -> bool:
+def _is_table(entry: Any) -> bool:
     return isinstance(entry, Rows)
 
 
-def padded(bucket: Group, where: np.ndarray, obs: int, tables: dict[str, int]) -> Group:
-    """The groups at positions `where` of a bucket, padded to `obs` rows: padding repeats the last row, masked."""
-    first, count = int(where[0]), len(where)
-    stretch = slice(first, first + count) if np.array_equal(where, np.arange(first, first + count)) else where
+def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str, int]) -> Group:
+    """Groups of a bucket padded to `obs` rows: padding repeats the last row, and the masks are false there.
+
+    **Arguments:** `bucket`: stacked groups; `positions` (n,) of the groups in it; `obs`: rows of the result; `tables`:
+    rows of each further table, by name.
+    """
+    first, count = int(positions[0]), len(positions)
+    consecutive = np.array_equal(positions, np.arange(first, first + count))
+    chosen = slice(first, first + count) if consecutive else positions
 
     def cut(leaf: Any, width: int, mask: bool = False) -> Any:
-        return widened(np.asarray(leaf)[stretch], width, mask)
+        return pad_rows(np.asarray(leaf)[chosen], width, mask)
 
     def rows(entry: Rows, width: int) -> Rows:
         new = (tuple(cut(c, width) for c in entry.values), cut(entry.mask, width, True))
@@ -98,7 +116,7 @@ def padded(bucket: Group, where: np.ndarray, obs: int, tables: dict[str, int]) -
         return eqx.tree_at(lambda e: e.observed, entry, cut(entry.observed, width, True))
 
     v = tuple(
-        rows(entry, tables[name]) if _rows(entry) else cut(entry, 0)
+        rows(entry, tables[name]) if _is_table(entry) else cut(entry, 0)
         for name, entry in zip(bucket.v.names, bucket.v.values, strict=True)
     )
     return Group(

@@ -1,4 +1,4 @@
-"""Problem: a density and the data of all groups as one pytree, which jit, vmap and grad take whole."""
+"""Problem: a density and the data of all groups as one pytree, an argument for jit, vmap and grad."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from jaxnlme.model.density import Density, Group
 from jaxnlme.typing import PyTree
 
-# Rows that a CPU takes at a time, so that what is made of them stays in a core's caches: blocks of 1,500 to 4,000 rows
-# ran alike, a third faster than 6,000 and three times as fast as 110,000 at once.
+# Rows that a CPU computes at a time, so that intermediate arrays fit the caches of a core: blocks of 1,500 to 4,000
+# rows took the same time, a quarter less than 6,000 rows and a third of 110,000 rows at once.
 BLOCK_ROWS = 3_000
 
 
 class Problem(eqx.Module):
-    """The model resolved against a data set.
+    """A model bound to a data set.
 
-    `buckets`: stacked groups, padded to one size each; `order` (groups,): the place of each group in the
-    concatenated buckets; `weights` (groups,) of the objective.
+    **Fields:** `density`; `buckets`: stacked groups, each bucket padded to one number of rows; `order` (groups,): the
+    position of each group of the data in the concatenated buckets; `weights` (groups,) of the log-likelihood.
     """
 
     density: Density
@@ -31,71 +31,76 @@ class Problem(eqx.Module):
 
     @property
     def n_groups(self) -> int:
+        """Number of groups."""
         return self.order.shape[0]
 
     @property
     def n_rows(self) -> int:
-        """Rows that are computed, padding included."""
+        """Number of rows computed, padding included."""
         return sum(bucket.y.shape[0] * bucket.y.shape[1] for bucket in self.buckets)
 
     def map(self, fn: Callable[..., PyTree], *per_group: Any) -> PyTree:
-        """vmap of fn(group, *values) over all groups, in the order of the data.
+        """vmap of fn(group, *values) over all groups.
 
-        **Arguments:** `per_group`: pytrees with a leading groups axis, handed over one slice a group. Outputs must have
-        the same shape for every bucket (nothing with an obs axis); see `map_buckets` for those.
+        **Arguments:** `fn`: its outputs must have the same shape for every bucket (no obs axis; see `map_buckets` for
+        those); `per_group`: pytrees with a leading groups axis in the order of the data, one slice a group.
+        **Returns:** the outputs with a leading groups axis, in the order of the data.
         """
-        pieces = self.map_buckets(fn, *per_group)
-        if len(pieces) == 1:
-            return pieces[0]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[self.order], *pieces)
+        by_bucket = self.map_buckets(fn, *per_group)
+        if len(by_bucket) == 1:
+            return by_bucket[0]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[self.order], *by_bucket)
 
-    def with_spared(self, weights: Any) -> Problem:
-        """The problem in which groups of zero `weights` (groups,) hold the data of a group that counts: nothing times
-        NaN is NaN, so what a weight of zero leaves out must not be computed at all."""
+    def replace_zero_weight_groups(self, weights: Any) -> Problem:
+        """The problem with the data of groups of zero weight replaced by those of a group with a positive weight: zero
+        times NaN is NaN, so their own likelihoods must not be computed.
+
+        **Arguments:** `weights` (groups,).
+        """
         inverse = jnp.argsort(self.order)
         buckets, start = [], 0
         for bucket in self.buckets:
             count = bucket.y.shape[0]
-            counts = jnp.asarray(weights)[inverse[start : start + count]] != 0
-            # One group is read and the others stay where they are: no device collects the data of all.
-            spare = jnp.argmax(counts)
+            positive = jnp.asarray(weights)[inverse[start : start + count]] != 0
+            # Only one group is sent to other devices; no device needs the data of all groups.
+            source = jnp.argmax(positive)
 
-            def spared(leaf, counts=counts, spare=spare):
-                return jnp.where(counts.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, leaf[spare])
+            def replaced(leaf, positive=positive, source=source):
+                return jnp.where(positive.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, leaf[source])
 
-            buckets.append(jax.tree.map(spared, bucket))
+            buckets.append(jax.tree.map(replaced, bucket))
             start += count
         return Problem(self.density, tuple(buckets), self.order, self.weights)
 
     def map_buckets(self, fn: Callable[..., PyTree], *per_group: Any) -> list[PyTree]:
-        """Like `map`, one output per bucket, groups in the bucket's order."""
+        """`map` with one output per bucket, groups in the order of the bucket."""
         if len(self.buckets) == 1:
             return [_in_blocks(fn, self.buckets[0], *per_group)]
         inverse = jnp.argsort(self.order)
-        pieces, start = [], 0
+        outputs, start = [], 0
         for bucket in self.buckets:
             count = bucket.y.shape[0]
-            own = inverse[start : start + count]
-            values = jax.tree.map(lambda leaf, own=own: leaf[own], per_group)
-            pieces.append(_in_blocks(fn, bucket, *values))
+            groups = inverse[start : start + count]
+            values = jax.tree.map(lambda leaf, groups=groups: leaf[groups], per_group)
+            outputs.append(_in_blocks(fn, bucket, *values))
             start += count
-        return pieces
+        return outputs
 
 
 def _in_blocks(fn: Callable[..., PyTree], bucket: Group, *values: Any) -> PyTree:
-    """vmap of fn(group, *values), on a CPU in blocks of groups that fit its cache; a search then lasts as long as the
-    slowest group of its block, not of all."""
+    """vmap of fn(group, *values), on a CPU in blocks of groups that fit its caches; an iterative search then ends with
+    the slowest group of its block rather than of all groups."""
     groups, obs = bucket.y.shape
     blocks = min(groups, round(groups * obs / BLOCK_ROWS)) if jax.default_backend() == "cpu" else 1
     if blocks < 2:
         return jax.vmap(fn)(bucket, *values)
     width = -(-groups // blocks)
-    short = width * blocks - groups
+    missing = width * blocks - groups
 
     def cut(leaf):
         leaf = jnp.asarray(leaf)
-        if short:
-            leaf = jnp.concatenate([leaf, leaf[:short]])
+        if missing:
+            leaf = jnp.concatenate([leaf, leaf[:missing]])
         return leaf.reshape(blocks, width, *leaf.shape[1:])
 
     out = jax.lax.map(lambda block: jax.vmap(fn)(*block), jax.tree.map(cut, (bucket, *values)))

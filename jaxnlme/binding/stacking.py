@@ -1,4 +1,4 @@
-"""Groups stacked for the device: columns, masks, strata and random keys of a data set as one Group per bucket."""
+"""Stacked groups for the device: columns, masks, strata and random keys of a data set as one Group per bucket."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from jaxnlme.records import Record, Rows
 
 
 def levels(data: GroupedData, name: str) -> list[str]:
-    """The levels of a column on rows with a response: in their declared order, or sorted."""
-    values, places = _distinct(_column(data, name))
-    seen = set(places[data.observed].tolist())
+    """The levels that column `name` has on rows with a response, in their declared order or sorted.
+
+    **Raises:** ModelError where the data have no such column.
+    """
+    values, codes = _distinct(_column(data, name))
+    observed_codes = set(codes[data.observed].tolist())
     if name not in data.levels:
-        return [_level(value) for k, value in enumerate(values) if k in seen]
-    found = {_level(values[k]) for k in seen}
-    return [level for level in map(_level, data.levels[name]) if level in found]
+        return [_level(value) for k, value in enumerate(values) if k in observed_codes]
+    observed_levels = {_level(values[k]) for k in observed_codes}
+    return [level for level in map(_level, data.levels[name]) if level in observed_levels]
 
 
 def _distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
-    """The distinct values of a column (groups, obs), sorted, and where in them each cell has its own."""
+    """The sorted distinct values of a column (groups, obs), and the index in them of each cell (groups, obs)."""
     if column.dtype == object:
         column = np.vectorize(_level, otypes=[object])(column).astype(str)
-    values, places = np.unique(column, return_inverse=True)
-    return values.tolist(), places.reshape(column.shape)
+    values, codes = np.unique(column, return_inverse=True)
+    return values.tolist(), codes.reshape(column.shape)
 
 
 def _level(value: Any) -> str:
@@ -38,35 +41,43 @@ def _level(value: Any) -> str:
 
 
 def _column(data: GroupedData, name: str) -> np.ndarray:
-    for place in (data.x, data.v, data.text):
-        if name in place:
-            column = np.asarray(place[name])
+    for table in (data.x, data.v, data.text):
+        if name in table:
+            column = np.asarray(table[name])
             return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
-    known = [*data.x, *data.v, *data.text]
-    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, known)}")
+    names = [*data.x, *data.v, *data.text]
+    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, names)}")
 
 
 def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
+    """Index (groups, obs) of each row's level of the column `by` of the residual model; None without such a column.
+
+    **Raises:** ModelError for a level that the fitted data do not have.
+    """
     by, levels = getattr(error, "by", None), getattr(error, "levels", ())
     if by is None:
         return None
-    values, places = _distinct(_column(data, by))
+    values, codes = _distinct(_column(data, by))
     index = [levels.index(_level(value)) if _level(value) in levels else -1 for value in values]
-    strata = np.array(index)[places]
-    # Rows without a response need no level where others have one; a table without responses is there to predict.
+    strata = np.array(index)[codes]
+    # Only rows with a response need a level; a table without responses (for predictions) needs one in every row.
     unknown = (strata < 0) & (data.observed if data.observed.any() else data.rows)
     if unknown.any():
-        names = [_level(values[k]) for k in sorted(set(places[unknown].tolist()))]
+        names = [_level(values[k]) for k in sorted(set(codes[unknown].tolist()))]
         raise ModelError(f"column {by!r} has levels that the fitted data lacked: {names[:5]}; known: {list(levels)}.")
     return np.maximum(strata, 0)
 
 
-def stack_groups(data: GroupedData, which: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
-    """The stacked groups `which`, trimmed to the longest of them."""
-    obs = max(int(data.rows[which].sum(axis=1).max(initial=1)), 1) if len(which) < data.n_groups else data.y.shape[1]
+def stack_groups(data: GroupedData, groups: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
+    """Groups of a data set stacked into one Group, with as many rows as the longest of them has.
+
+    **Arguments:** `groups` (n,): positions of the groups; `columns`: the varying columns of the designs, each (groups,)
+    or (groups, obs); `strata` (groups, obs) or None.
+    """
+    obs = max(int(data.rows[groups].sum(axis=1).max(initial=1)), 1) if len(groups) < data.n_groups else data.y.shape[1]
 
     def cut(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array[which][:, :obs] if array.ndim >= 2 else array[which])
+        return np.ascontiguousarray(array[groups][:, :obs] if array.ndim >= 2 else array[groups])
 
     x = Rows(
         tuple(data.x),
@@ -77,10 +88,10 @@ def stack_groups(data: GroupedData, which: np.ndarray, columns: list[np.ndarray]
         text_columns=tuple(data.text),
     )
     tables = {
-        name: Rows(tuple(table), tuple(c[which] for c in table.values()), f"column of table {name}", mask[which])
+        name: Rows(tuple(table), tuple(c[groups] for c in table.values()), f"column of table {name}", mask[groups])
         for name, (table, mask) in data.tables.items()
     }
     columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
-    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[which]], np.uint32)
+    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
     return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -18,7 +19,6 @@ from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.results.record import FitRecord
 
 Method = str | LikelihoodApproximation | Linearised | AbstractEstimator

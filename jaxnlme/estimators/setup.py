@@ -10,14 +10,14 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.dry_run import place_and_check
-from jaxnlme.binding.multiprocess import bind_multiprocess, rebind_multiprocess
+from jaxnlme.binding.model import NLMEModel
+from jaxnlme.binding.multiprocess import agree_levels, bind_own_groups
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.two_stage.fit_groups import groups_start
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.numerics.devices import Processes
@@ -48,7 +48,7 @@ class Setup:
         failed = [(label, Status.non_finite_start.sentence) for label in self.binding.data.labels[~self.finite]]
         rest = self.binding.data.select(self.finite)
         model = self.model.for_groups(self.finite, rest.y.shape[1])
-        binding = rebind_multiprocess(model, rest, self.binding, processes)
+        binding = bind_own_groups(model, rest, self.binding, processes)
         placed = self.placed.place_like_this(binding.problem)
         all_finite = np.ones(binding.data.n_groups, bool)
         return dataclasses.replace(self, model=model, binding=binding, placed=placed, finite=all_finite), failed
@@ -69,7 +69,7 @@ def set_up(
     **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     with clock(timings, "bind"):
-        binding = bind_multiprocess(model, data, processes)
+        binding = bind_own_groups(model, data, agree_levels(model, data, processes), processes)
         estimator.check(binding)
     named_starts = start if isinstance(start, Mapping) else ()
     params = processes.run_collectively(lambda: start_params(binding, start))

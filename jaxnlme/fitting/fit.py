@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Callback
@@ -14,7 +15,6 @@ from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.marginal.method import restrict
 from jaxnlme.estimators.pipeline import MAX_ITERATIONS, TOLERANCE, Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
@@ -20,7 +21,6 @@ from jaxnlme.estimators.em.options import INFORMATIONS
 from jaxnlme.estimators.em.pipeline import stochastic_fit
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.fitting.fit import Fit
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import Information, estimates_table, information

@@ -9,11 +9,11 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.errors import OptionError, near_matches, some
 from jaxnlme.model.covariance.specification import covariance as family
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.families import error_model
 from jaxnlme.results.record import FitRecord

@@ -31,6 +31,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import JaxnlmeError, OptionError
 from jaxnlme.estimators.core.model_digest import digest
@@ -39,7 +40,6 @@ from jaxnlme.files import Archive, read_archive, unreadable, write_archive
 from jaxnlme.fitting.encoding import Decoder, Encoder
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.fitting.stored_fit import StoredFit
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.stochastic import Sampling

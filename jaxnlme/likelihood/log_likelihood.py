@@ -1,4 +1,4 @@
-"""The pure likelihood functions: under jit, grad, hessian and vmap of the user's own."""
+"""The likelihood as pure functions, for the user's own jit, grad, hessian and vmap."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import require_x64
 from jaxnlme.typing import Scalar, Vector
 
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
-    """The Problem of model and data, its leaves JAX arrays (numpy constants may not be closed over inside a jit)."""
+    """The Problem of a model and data, or the Problem given as `data`, with JAX arrays as leaves."""
     return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
 
 
 def check_weights(weights: Any, n_groups: int) -> Any:
-    """Group weights as an array (groups,). **Errors:** OptionError for another shape, or negative numbers."""
+    """`weights` as an array (groups,). **Raises:** OptionError for another shape or negative numbers."""
     weights = jnp.asarray(weights)
     if weights.shape != (n_groups,):
         raise OptionError(f"weights must have shape ({n_groups},), one a group; received {weights.shape}.")
@@ -38,9 +38,11 @@ def check_weights(weights: Any, n_groups: int) -> Any:
 def evaluate_groups(
     problem: Problem, params: Params, method: LikelihoodApproximation, modes: Any = None
 ) -> GroupResult:
-    """One GroupResult with a leading groups axis, in the order of the data.
+    """Likelihoods of all groups by one approximation.
 
-    **Arguments:** `modes` (groups, random): starts of the searches, zeros where None.
+    **Arguments:** `problem`; `params`; `method`: the approximation; `modes` (groups, random): starts of the searches of
+    the modes, whitened; None: zeros.
+    **Returns:** a GroupResult with a leading groups axis, in the order of the data.
     """
     density = problem.density
     if modes is None:
@@ -56,14 +58,20 @@ def group_log_likelihoods(
     *,
     modes: Any = None,
 ) -> Vector:
-    """log p(y_i | params) of each group (groups,), with every constant, in the order of the data's labels.
+    """log p(y_i | params) of each group, including all constants; a pure function, differentiable in `params` to any
+    order (exactly, through the conditional modes).
 
-    Pure, and differentiable in params to any order (through the conditional modes, exactly).
+    **Arguments:**
 
-    **Arguments:** `params` from `model.params(data)`; `data` a GroupedData (or a Problem, where the data themselves are
-    traced); `method`, a rung or its name; `modes` (groups, random), whitened starts of the inner searches.
-    **Errors:** PrecisionError where 64-bit floats are off; ModelError where the outcome does not suit the rung. A group
-    without a finite likelihood is NaN.
+    - `model`: the NLMEModel; None if `data` is a Problem.
+    - `params`: from `model.params(data)`.
+    - `data`: GroupedData, or a Problem if the data themselves are traced.
+    - `method`: a likelihood approximation or its name.
+    - `modes` (groups, random): starts of the searches of the modes, whitened; None: zeros.
+
+    **Returns:** (groups,), in the order of the data's labels; NaN for a group without a finite likelihood.
+    **Raises:** PrecisionError where 64-bit floats are off; ModelError where the outcome does not suit the
+    approximation.
     """
     require_x64("group_log_likelihoods")
     problem = as_problem(model, data)
@@ -81,14 +89,16 @@ def log_likelihood(
     *,
     modes: Any = None,
 ) -> Scalar:
-    """sum_i w_i log p(y_i | params): see `group_log_likelihoods`; priors are not included.
+    """sum_i w_i log p(y_i | params), without priors; a pure function like `group_log_likelihoods`.
 
-    **Arguments:** `weights` (groups,), the data's own where None; a group of weight zero adds nothing to value and
-    derivatives, whatever its likelihood is.
+    **Arguments:** as for `group_log_likelihoods`; `weights` (groups,): None for those of the data; a group with weight
+    zero adds nothing to value and derivatives, even if its likelihood is not finite.
+    **Returns:** a scalar.
+    **Raises:** as `group_log_likelihoods`; OptionError for weights of another shape or negative ones.
     """
     problem = as_problem(model, data)
     weights = problem.weights if weights is None else check_weights(weights, problem.n_groups)
     if isinstance(weights, Tracer) or not np.all(np.asarray(weights)):
-        problem = problem.with_spared(weights)
+        problem = problem.replace_zero_weight_groups(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))

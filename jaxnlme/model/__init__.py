@@ -1,1 +1,2 @@
-"""The density of one group: parameters, designs, covariances, residual errors, priors, and their binding to data."""
+"""The model a user declares, and the density of one group: parameters, designs, covariances, residual models,
+priors."""

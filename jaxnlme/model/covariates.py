@@ -1,4 +1,4 @@
-"""Covariate formulas: columns of a design from the columns of the data, through formulaic."""
+"""Covariate formulas: columns of a design from the columns of the data, by the package formulaic."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
-from jaxnlme.model.design import within_or_per_group
+from jaxnlme.model.design import per_group_where_constant
 from jaxnlme.model.parameters import Covariate
 
-# What a formula of the user's can raise where it is read or computed, beside formulaic's own errors.
+# Exceptions that parsing or computing a user's formula can raise, besides those of formulaic.
 _FORMULA_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 
 
 class CovariateColumns:
-    """The columns that a parameter's covariates make of a data set, and what makes the same of another one.
+    """Design columns of the covariates of one parameter, for one data set and, with the same coding, for others.
 
-    `names`: column names as formulaic writes them ("log(Wt / 70)", "Sex[T.M]"); `owners`: for each column the index of
-    the covariate it belongs to; `spec`: the fitted formula (levels, centres and scales are those of the data it was
-    made on); `levels`: those of categorical columns, in their declared order, the first the reference.
-
-    **Errors:** ModelError where the formulas cannot be computed, or two covariates hold the same term.
+    **Arguments:** `parameter`: its name; `covariates`: its terms; `data`: the data that determine factor levels,
+    centres and scales.
+    **Fields:** `names`: of the columns, as formulaic writes them ("log(Wt / 70)", "Sex[T.M]"); `owners`: for each
+    column the index of its covariate; `spec`: the fitted formula; `levels`: those of categorical columns in their
+    declared order, the first being the reference; `source_columns`: the columns of the data that the formulas use.
+    **Raises:** ModelError where the formulas cannot be computed, or two covariates have a term in common.
     """
 
     def __init__(self, parameter: str, covariates: Sequence[Covariate], data: GroupedData):
         self.parameter = parameter
         self.formula = "1 + " + " + ".join(f"({c.formula})" for c in covariates)
-        known = [*data.x, *data.v, *data.text]
-        self.wanted = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.(])", self.formula)]
-        self.known = known
+        available = [*data.x, *data.v, *data.text]
+        self.source_columns = [
+            name for name in available if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.(])", self.formula)
+        ]
+        self.available = available
         self.per_group = all(
-            name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.wanted
+            name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.source_columns
         )
-        self.levels = {name: _present(data, name) for name in self.wanted if name in data.levels}
+        self.levels = {name: _present(data, name) for name in self.source_columns if name in data.levels}
         self.spec: Any = None
         self.spec = self._matrix(None, data).model_spec
         owners = self._owners(covariates)
@@ -46,50 +49,50 @@ class CovariateColumns:
         self.owners = [owners[k] for k in self.keep]
 
     def columns(self, data: GroupedData) -> list[np.ndarray]:
-        """One array per column: (groups,) where constant in every group, (groups, obs) otherwise.
+        """The design columns for `data`, each (groups,) where constant in every group, (groups, obs) otherwise.
 
-        **Errors:** ModelError where a covariate is not finite or has a level that the first data set lacked.
+        **Raises:** ModelError where a covariate is not finite, or has a level that the first data set does not have.
         """
         matrix = np.asarray(self._matrix(self.spec, data), float)[:, self.keep]
         out = []
         for k, name in enumerate(self.names):
             if self.per_group:
                 column = matrix[:, k]
-                where = "group"
-                places: Any = data.labels
+                unit = "group"
+                labels: Any = data.labels
             else:
                 column = matrix[:, k].reshape(data.rows.shape)
-                where = "row"
-                places = data.row_index + 1
+                unit = "row"
+                labels = data.row_index + 1
             bad = ~np.isfinite(column)
             if bad.any():
                 raise ModelError(
-                    f"parameter {self.parameter!r}: covariate {name!r} is not finite in {where} "
-                    f"{np.asarray(places)[bad].flat[0]}; check the column and the formula (log of zero?)."
+                    f"parameter {self.parameter!r}: covariate {name!r} is not finite in {unit} "
+                    f"{np.asarray(labels)[bad].flat[0]}; check the column and the formula (log of zero?)."
                 )
-            out.append(within_or_per_group(column))
+            out.append(per_group_where_constant(column))
         return out
 
     def _owners(self, covariates: Sequence[Covariate]) -> dict[int, int]:
-        """For each column of the matrix but the intercept the index of the covariate whose term it is."""
-        own_terms = [self._terms(c.formula) for c in covariates]
+        """For each column of the design matrix except the intercept the index of the covariate with its term."""
+        terms_of = [self._terms(c.formula) for c in covariates]
         owners: dict[int, int] = {}
-        for term, where in self.spec.term_slices.items():
+        for term, columns in self.spec.term_slices.items():
             if term == "1":
                 continue
-            found = [k for k, terms in enumerate(own_terms) if term in terms]
-            if len(found) > 1:
-                both = " and ".join(repr(covariates[k].formula) for k in found)
+            holders = [k for k, terms in enumerate(terms_of) if term in terms]
+            if len(holders) > 1:
+                both = " and ".join(repr(covariates[k].formula) for k in holders)
                 raise ModelError(
                     f"parameter {self.parameter!r}: the covariates {both} both hold the term {str(term)!r}; name each "
                     "term once."
                 )
-            if not found:
+            if not holders:
                 raise ModelError(
-                    f"parameter {self.parameter!r}: the term {str(term)!r} of {self.formula[4:]!r} belongs to none of "
-                    "the covariates alone, so it has no start; write one formula with all terms."
+                    f"parameter {self.parameter!r}: the term {str(term)!r} of {self.formula[4:]!r} is in none of the "
+                    "covariates by itself, so it has no starting value; write one formula with all terms."
                 )
-            owners.update(dict.fromkeys(range(where.start, where.stop), found[0]))
+            owners.update(dict.fromkeys(range(columns.start, columns.stop), holders[0]))
         return owners
 
     def _terms(self, formula: str) -> set[Any]:
@@ -99,7 +102,7 @@ class CovariateColumns:
             return set(_formula(formula))
         except FormulaicError as error:
             raise ModelError(
-                f"parameter {self.parameter!r}: the covariate {formula!r} is no formula: {error}."
+                f"parameter {self.parameter!r}: the covariate {formula!r} is not a formula: {error}."
             ) from error
 
     def _matrix(self, source: Any, data: GroupedData) -> Any:
@@ -107,7 +110,7 @@ class CovariateColumns:
         from formulaic.errors import DataMismatchWarning, FormulaicError
 
         frame = {}
-        for name in self.wanted:
+        for name in self.source_columns:
             column = np.asarray(data.x[name] if name in data.x else data.v[name] if name in data.v else data.text[name])
             if self.per_group:
                 frame[name] = column
@@ -116,17 +119,18 @@ class CovariateColumns:
                     -1
                 )
             if name in self.levels:
-                # Levels that are new come last, where formulaic finds and refuses them.
-                known = self.levels[name]
-                new = [level for level in pd.unique(frame[name]) if level is not None and level not in known]
-                frame[name] = pd.Categorical(frame[name], categories=[*known, *new])
+                # New levels are appended, so that formulaic finds and refuses them.
+                levels = self.levels[name]
+                new = [level for level in pd.unique(frame[name]) if level is not None and level not in levels]
+                frame[name] = pd.Categorical(frame[name], categories=[*levels, *new])
         table = pd.DataFrame(frame)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", DataMismatchWarning)
-                warnings.simplefilter("ignore", RuntimeWarning)  # log of zero: `columns` names the place
+                warnings.simplefilter("ignore", RuntimeWarning)  # log of zero: `columns` reports the row
                 if source is None:
-                    # Levels and statistics such as a centre come from real rows; later tables are padded ones.
+                    # Levels and statistics such as a centre are computed from real rows only; later tables include
+                    # padding.
                     return _formula(self.formula).get_model_matrix(
                         table if self.per_group else table[data.rows.reshape(-1)], na_action="ignore"
                     )
@@ -135,20 +139,20 @@ class CovariateColumns:
             raise ModelError(
                 f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} cannot be computed: {error}. "
                 f"Columns of the data that formulas may use (listed in v, one value a group, or in x, one a row): "
-                f"{', '.join(self.known) or 'none'}."
+                f"{', '.join(self.available) or 'none'}."
             ) from error
 
 
 def _present(data: GroupedData, name: str) -> list[Any]:
-    """The levels of a categorical column that real rows have, in their declared order."""
+    """The levels of the categorical column `name` that occur in real rows, in their declared order."""
     column = data.text.get(name, data.x.get(name, data.v.get(name)))
     cells = np.asarray(column)
-    seen = set((cells if cells.ndim == 1 else cells[data.rows]).tolist())
-    return [level for level in data.levels[name] if level in seen]
+    present = set((cells if cells.ndim == 1 else cells[data.rows]).tolist())
+    return [level for level in data.levels[name] if level in present]
 
 
 def _formula(text: str) -> Any:
-    """The parsed formula; formulaic is imported here, where a model first has one."""
+    """The parsed formula; formulaic is imported only if a model has one."""
     from formulaic import Formula
 
     return Formula(text)  # pyright: ignore[reportAbstractUsage]

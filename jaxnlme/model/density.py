@@ -1,4 +1,4 @@
-"""`log_joint`: the density of one group's responses and whitened effects, the only place where model meets data."""
+"""`log_joint`: the joint density of the responses and whitened effects of one group; all estimation starts from it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from jaxnlme.typing import Scalar, Vector
 
 
 class Group(eqx.Module):
-    """The data of one group (or, stacked, of all groups of a bucket).
+    """The data of one group (or, stacked along a leading axis, of all groups of a bucket).
 
-    `y` (obs,), a safe number where nothing was observed; `x`, the predictors with their masks; `v`, the group-level
-    predictors; `covariates`, the varying columns of the designs, each () or (obs,); `strata` (obs,) int or None;
-    `key` (), an integer made of the label, from which random draws of this group are folded.
+    **Fields:** `y` (obs,): responses, a finite placeholder where none was observed; `x`: predictors with their masks;
+    `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
+    index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
+    which seeds the random draws of this group.
     """
 
     y: Any
@@ -35,50 +36,56 @@ class Group(eqx.Module):
 
 
 class Density(eqx.Module):
-    """A model with its designs, strata and names settled: pure functions of Params and one Group."""
+    """A model with its designs, strata and names resolved: pure functions of Params and one Group.
+
+    **Fields:** `structural`: the user's function; `individual`: from fixed and random effects to the individual
+    parameters phi; `covariance`: family of psi; `error`: residual model; `prior_densities`, `prior_names`: priors and
+    the reported values they apply to; `beta_names`, `effect_names`: of the fixed and the random effects.
+    """
 
     structural: Structural
     individual: AbstractIndividual
     covariance: AbstractCovariance
     error: AbstractError
     prior_densities: tuple[AbstractPrior, ...]
-    prior_names: tuple[str, ...] = eqx.field(static=True)  # beside the densities: a name is no array of a pytree
+    prior_names: tuple[str, ...] = eqx.field(static=True)  # a field of its own, since names are static
     beta_names: tuple[str, ...] = eqx.field(static=True)
     effect_names: tuple[str, ...] = eqx.field(static=True)
 
     @property
     def priors(self) -> tuple[tuple[str, AbstractPrior], ...]:
-        """Reported name and prior, in pairs."""
+        """Pairs (reported name, prior)."""
         return tuple(zip(self.prior_names, self.prior_densities, strict=True))
 
     @property
     def n_effects(self) -> int:
-        """Number of whitened effects z of a group."""
+        """Number of random effects of a group."""
         return self.covariance.size
 
     def effects(self, params: Params, z: Vector) -> Vector:
-        """b = L(theta) z (random,)."""
+        """The random effects b = L(theta) z (random,) for whitened effects `z` (random,)."""
         return self.covariance.apply(params.covariance, z) if self.n_effects else z
 
     def phi(self, params: Params, z: Vector, group: Group) -> Record:
-        """The individual parameters on their natural scale."""
+        """The individual parameters phi on their natural scale, at whitened effects `z` (random,)."""
         return self.individual.phi(params.beta, self.effects(params, z), group)
 
     def predict(self, params: Params, z: Vector, group: Group) -> Any:
-        """f(phi, x, v): (obs,) for a Gaussian outcome."""
+        """The prediction f(phi, x, v) at whitened effects `z` (random,): (obs,) for a Gaussian outcome."""
         return self.structural(params.free, self.phi(params, z, group), group.x, group.v)
 
     def log_joint(self, params: Params, z: Vector, group: Group, scale_at: Vector | None = None) -> Scalar:
-        """log p(y | b = L z) + log N(z; 0, I), with every constant.
+        """log p(y | b = L z) + log N(z; 0, I), including all constants.
 
-        **Arguments:** `z` (random,), whitened effects; `scale_at`, the z at which the residual scale is taken (FO and
-        FOCE: zeros), the same z where None.
+        **Arguments:** `z` (random,): whitened effects; `scale_at` (random,): the whitened effects at which the residual
+        scale is computed (zeros for FO and FOCE), None for `z` itself.
+        **Returns:** a scalar.
         """
         scale_prediction = None if scale_at is None else self.predict(params, scale_at, group)
         return self.log_joint_given(params, z, group, scale_prediction)
 
     def log_joint_given(self, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Scalar:
-        """`log_joint` with the prediction for the residual scale at hand (None: the one at z)."""
+        """`log_joint` with the residual scale computed from the prediction `scale_prediction` (None: that at `z`)."""
         f = self.predict(params, z, group)
         scale_prediction = f if scale_prediction is None else scale_prediction
         prior = -0.5 * jnp.sum(z**2) - self.n_effects * HALF_LOG_2PI
@@ -86,21 +93,24 @@ class Density(eqx.Module):
 
     @property
     def error_names(self) -> tuple[str, ...]:
-        """Names of the error parameters; one that is also a parameter of the model is called "error.NAME"."""
+        """Names of the residual-error parameters; "error.NAME" where a fixed effect is called NAME."""
         names = (p.name for p in self.error.parameters)
         return tuple(f"error.{name}" if name in self.beta_names else name for name in names)
 
     @property
     def reported_names(self) -> tuple[str, ...]:
-        """Names of `reported`, in its order."""
+        """Names of the values in `reported`."""
         sds = tuple(f"sd({name})" for name in self.effect_names)
-        pairs = tuple(f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.related)
+        pairs = tuple(
+            f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.correlated_pairs
+        )
         return self.beta_names + sds + pairs + self.error_names
 
     def reported(self, params: Params) -> Vector:
-        """The values a fit reports: beta (transformed scale), SDs and correlations of psi, natural error parameters.
+        """The values that a fit reports: beta (transformed scale), standard deviations and correlations of psi
+        (transformed scale), and the residual-error parameters (natural scale).
 
-        A correlation with an effect of zero variance is zero.
+        A correlation with an effect of zero variance is reported as zero.
         """
         values = [params.beta]
         if self.n_effects:
@@ -110,14 +120,14 @@ class Density(eqx.Module):
             sd = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
             values.append(sd)
             safe = jnp.where(positive, sd, 1.0)
-            for j, k in self.covariance.related:
+            for j, k in self.covariance.correlated_pairs:
                 values.append((jnp.sum(lower[j] * lower[k]) / (safe[j] * safe[k]))[None])
         natural = self.error.natural(params.error)
         values.extend(jnp.reshape(jnp.asarray(value, params.beta.dtype), (1,)) for value in natural)
         return jnp.concatenate(values)
 
     def log_prior(self, params: Params) -> Scalar:
-        """Sum of the log prior densities of the reported values that have one; zero without priors."""
+        """Sum of the log-densities of the priors at the reported values; zero without priors."""
         if not self.priors:
             return jnp.zeros(())
         reported = self.reported(params)

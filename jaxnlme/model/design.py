@@ -1,4 +1,4 @@
-"""The designs A and B of xb = A beta + B b: constant, per group, or per observation, kept as sparse sums."""
+"""The design matrices A and B of xb = A beta + B b: constant, per group, or per observation, stored as sparse sums."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from jaxnlme.numerics.written_out import Entries
 from jaxnlme.typing import Vector
 
 # One term of a row of a design: (coefficient index, constant or None, column index or None). A constant entry of the
-# matrix is part of the program; an entry that varies is a column of the group, () or (obs,).
+# matrix is static; an entry that varies is a column of the group's covariates, () or (obs,).
 Term = tuple[int, float | None, int | None]
 
 
 class Design(eqx.Module):
-    """A design matrix as one tuple of terms per row (phi); `columns` counts the coefficients."""
+    """A design matrix.
+
+    **Fields:** `terms`: for each row (phi) a tuple of terms; `columns`: the number of coefficients.
+    """
 
     terms: tuple[tuple[Term, ...], ...] = eqx.field(static=True)
     columns: int = eqx.field(static=True)
 
     def apply(self, coefficients: Vector, varying: tuple[Any, ...]) -> list[Any]:
-        """One value per row: the sum over its terms, () or (obs,) where a term varies within the group."""
+        """The product of the matrix with `coefficients` (columns,): one value per row, () or (obs,).
+
+        **Arguments:** `varying`: the covariate columns of the group, each () or (obs,).
+        """
         out = []
         for row in self.terms:
             total: Any = 0.0
@@ -37,7 +43,10 @@ class Design(eqx.Module):
         return out
 
     def entries(self, varying: tuple[Any, ...]) -> Entries | None:
-        """The matrix of one group written out, (phi, columns); None where an entry varies within the group."""
+        """The matrix (phi, columns) of one group by entries; None where an entry varies within the group.
+
+        **Arguments:** `varying`: the covariate columns of the group, each () or (obs,).
+        """
         out: Entries = {}
         for row, terms in enumerate(self.terms):
             for index, constant, column in terms:
@@ -49,7 +58,7 @@ class Design(eqx.Module):
 
 
 def selection(rows: int, chosen: list[int]) -> Design:
-    """The design that adds coefficient k to row `chosen[k]`."""
+    """The design matrix with `rows` rows that adds coefficient k to row `chosen[k]`."""
     terms: list[tuple[Term, ...]] = [()] * rows
     for k, row in enumerate(chosen):
         terms[row] = (*terms[row], (k, 1.0, None))
@@ -61,10 +70,10 @@ def from_array(
 ) -> tuple[Design, list[np.ndarray]]:
     """A design from a matrix (phi, k), (groups, phi, k) or (groups, obs, phi, k), on the host.
 
-    **Arguments:** `name` for messages; `rows`, the number of parameters; `shape`, (groups, obs) of the data;
-    `first_column`, where the varying columns of this design start in the group's list.
+    **Arguments:** `name`: for messages; `rows`: the number of parameters; `shape`: (groups, obs) of the data;
+    `first_column`: the index that the first varying column of this design gets among the group's covariates.
     **Returns:** the design, and its varying columns, each (groups,) or (groups, obs).
-    **Errors:** ModelError naming the shapes expected and received.
+    **Raises:** ModelError naming the shapes expected and received, or where entries are not finite.
     """
     array = np.asarray(array, float)
     leading = array.shape[:-2]
@@ -87,13 +96,13 @@ def from_array(
                 row.append((k, float(entry.flat[0]), None))
             else:
                 row.append((k, None, first_column + len(varying)))
-                varying.append(within_or_per_group(entry))
+                varying.append(per_group_where_constant(entry))
         terms.append(tuple(row))
     return Design(tuple(terms), array.shape[-1]), varying
 
 
-def within_or_per_group(column: np.ndarray) -> np.ndarray:
-    """A column (groups, obs) reduced to (groups,) where it is constant in every group."""
+def per_group_where_constant(column: np.ndarray) -> np.ndarray:
+    """`column` (groups, obs) reduced to (groups,) if it is constant in every group; others unchanged."""
     if column.ndim == 2 and (column == column[:, :1]).all():
         return column[:, 0]
     return column

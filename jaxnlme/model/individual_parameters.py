@@ -1,4 +1,4 @@
-"""From fixed and random effects to the parameters of one group: linear designs, or any function of the user's."""
+"""Individual parameters from fixed and random effects: linear designs, or any function of the user."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from jaxnlme.typing import Vector
 
 
 class AbstractIndividual(eqx.Module):
-    """phi of one group from beta (fixed,), b (random,) and the group's covariates."""
+    """The individual parameters phi of one group, as a function of beta (fixed,), b (random,) and its covariates."""
 
     @abc.abstractmethod
     def phi(self, beta: Vector, b: Vector, group: Any) -> Record:
-        """A record of entries () or (obs,), on the natural scale."""
+        """A record of parameters, each () or (obs,), on the natural scale.
+
+        **Arguments:** `beta` (fixed,); `b` (random,); `group`: a Group.
+        """
 
 
 class LinearIndividual(AbstractIndividual):
-    """phi = h(A beta + B b), h elementwise."""
+    """phi = h(A beta + B b), with h elementwise.
+
+    **Fields:** `names`: of the parameters; `transforms`: h of each; `fixed`, `random`: the design matrices A and B.
+    """
 
     names: tuple[str, ...] = eqx.field(static=True)
     transforms: tuple[AbstractTransform, ...] = eqx.field(static=True)
@@ -44,8 +50,14 @@ class LinearIndividual(AbstractIndividual):
 
 
 class FunctionIndividual(AbstractIndividual):
-    """phi = fn(beta, b, v): beta a record on the natural scale of each parameter's transform, b a record of random
-    effects by the parameter they are named after; returns a dict, a record or a tuple."""
+    """phi = fn(beta, b, v), a function of the user.
+
+    **Arguments:** `fn(beta, b, v)`: called with records of the fixed effects (each on the natural scale of its
+    parameter), of the random effects (named after their parameters) and of the group-level predictors; returns a
+    dictionary, a Record, or a tuple with one value for each of `names`. `names`: of the fixed effects; `transforms`:
+    theirs; `effects`: names of the random effects.
+    **Raises:** ModelError where `fn` returns anything else.
+    """
 
     fn: Callable = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
@@ -63,8 +75,8 @@ class FunctionIndividual(AbstractIndividual):
         if isinstance(out, (tuple, list)):
             if len(out) != len(self.names):
                 raise ModelError(
-                    f"the individual-parameter function returned {len(out)} values; return a dict with the names the "
-                    f"model reads, or one value for each of {', '.join(self.names)}."
+                    f"the individual-parameter function returned {len(out)} values; return a dict with the names "
+                    f"that the model uses, or one value for each of {', '.join(self.names)}."
                 )
             return Record(self.names, tuple(out), "parameter")
         raise ModelError(
@@ -72,8 +84,11 @@ class FunctionIndividual(AbstractIndividual):
         )
 
 
-def check_names(kind: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Raises ModelError for the first of `names` that is not `known`."""
+def check_names(kind: str, names: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """Check that all `names` are among the `allowed` ones; `kind` is the noun for them in the message.
+
+    **Raises:** ModelError naming the first that is not, with names of similar spelling.
+    """
     for name in names:
-        if name not in known:
-            raise ModelError(f"{kind} {name!r} is not a name of this model; {near_matches(name, known)}")
+        if name not in allowed:
+            raise ModelError(f"{kind} {name!r} is not a name of this model; {near_matches(name, allowed)}")

@@ -1,4 +1,4 @@
-"""What a user declares of each parameter of the structural model."""
+"""Declaration of the parameters of the structural model, with their covariates."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import numpy as np
 from jaxnlme.errors import ModelError
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.transforms import AbstractTransform, transform
-from jaxnlme.records import TAKEN
+from jaxnlme.records import RESERVED_NAMES
 
 
 class Covariate(eqx.Module):
-    """One covariate term of a parameter, on its transformed scale.
+    """A covariate term of a parameter, added on the parameter's transformed scale.
 
-    **Arguments:** `formula`: the right-hand side of a formula over columns of the data, "log(Wt / 70)", "center(Age)",
-    "C(Sex, Treatment('F'))", "Sex * log(Wt / 70)"; text columns are categorical with the first level as reference.
-    `start`: the coefficient's start, one number for all columns of the term. `fix`: keep it there.
+    **Arguments:**
+
+    - `formula`: the right-hand side of a formula over columns of the data (formulaic's syntax): "log(Wt / 70)",
+      "center(Age)", "C(Sex, Treatment('F'))", "Sex * log(Wt / 70)". Text columns are categorical; the first level is
+      the reference.
+    - `start`: starting value of the coefficients, one number for all columns of the term, in units of the transformed
+      scale per unit of the column.
+    - `fix`: the coefficients are not estimated.
     """
 
     formula: str = eqx.field(static=True)
@@ -28,14 +33,23 @@ class Covariate(eqx.Module):
 
 
 class Parameter(eqx.Module):
-    """One parameter of the structural model: xb = beta + covariates + b on the transformed scale, phi = h(xb).
+    """A parameter of the structural model: phi = h(xb), with xb = beta + covariate terms + b on the transformed scale.
 
-    **Arguments:** `name`, how the model reads it. `start`, the typical value on the natural scale. `transform`: h,
-    "identity", "log" (phi > 0), "logit" or "probit" (0 < phi < 1), "logit(low, high)", or an object. `random`: whether
-    it has a random effect. `covariates`: formulas or `Covariate` objects. `fix`: keep beta at its start. `sd`: start of
-    the random effect's standard deviation on the transformed scale (default 0.5 there, 0.3 |start| for identity).
-    `prior`: prior on beta, on the transformed scale (MAP estimation).
-    **Errors:** ModelError for a start outside the transform's domain, or a transform with an exponent (Box-Cox).
+    **Arguments:**
+
+    - `name`: the structural model reads it as `phi.name`.
+    - `start`: starting typical value, on the natural scale (the unit of phi).
+    - `transform`: the function h: "identity", "log" (phi > 0), "logit" or "probit" (0 < phi < 1), "logit(low, high)",
+      "probit(low, high)", or an object of `jn.transforms`.
+    - `random`: it has a random effect.
+    - `covariates`: formulas or `Covariate` objects; a dictionary maps formulas to starting coefficients.
+    - `fix`: the typical value is not estimated.
+    - `sd`: starting standard deviation of the random effect, on the transformed scale; None: 0.5, or for the identity
+      0.3 |start|.
+    - `prior`: prior density of beta, on the transformed scale (MAP estimation).
+
+    **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
+    name that is no Python name or is reserved.
     """
 
     name: str = eqx.field(static=True)
@@ -55,10 +69,10 @@ class Parameter(eqx.Module):
                 )
         if not str(self.name).isidentifier():
             raise ModelError(f"parameter names must be Python names, readable as phi.{self.name}; got {self.name!r}.")
-        if self.name in TAKEN:
+        if self.name in RESERVED_NAMES:
             raise ModelError(
-                f"a parameter cannot be called {self.name!r}: phi.{self.name} has a meaning of its own; choose another "
-                "name."
+                f"a parameter cannot be called {self.name!r}: phi.{self.name} is reserved for another purpose; choose "
+                "another name."
             )
         if self.transform.has_shape:
             raise ModelError(
@@ -76,12 +90,12 @@ class Parameter(eqx.Module):
 
     @property
     def beta_start(self) -> float:
-        """The start on the transformed scale."""
+        """The starting typical value on the transformed scale."""
         return float(self.transform.to_real(float(self.start)))
 
     @property
     def sd_start(self) -> float:
-        """The random effect's starting SD on the transformed scale."""
+        """The starting standard deviation of the random effect on the transformed scale."""
         if self.sd is not None:
             return float(self.sd)
         return 0.5 if self.transform.name != "identity" else 0.3 * abs(float(self.start)) or 1.0

@@ -1,4 +1,4 @@
-"""Params: the values of a model's parameters as a pytree of blocks, and their packed vector."""
+"""Params: the values of a model's parameters as a pytree, and their packed vector."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from jaxnlme.typing import Vector
 
 
 class Params(eqx.Module):
-    """The parameters of a model on their unconstrained scales.
+    """The parameters of a model on their unconstrained scales; `NLMEModel.params` makes them from natural values.
 
-    `beta` (fixed,), on the transformed scale; `covariance` (unconstrained,), theta of the covariance family;
-    `error` (unconstrained,), theta of the residual model; `free`, a pytree of the array leaves of the structural model
-    (an Equinox module's weights), None elsewhere: gradient training reaches it, the information matrix leaves it out.
+    **Arguments:**
+
+    - `beta` (fixed,): fixed effects, on the transformed scale.
+    - `covariance` (unconstrained,): theta of the covariance family of the random effects.
+    - `error` (unconstrained,): theta of the residual model.
+    - `free`: a pytree of the array leaves of a structural model that is an Equinox module (its weights), else None. It
+      has gradients, but is not part of the information matrix.
     """
 
     beta: Any
@@ -24,10 +28,10 @@ class Params(eqx.Module):
     free: Any = None
 
     def pack(self) -> Vector:
-        """The dense vector (beta, covariance, error), without the free block."""
+        """The vector (packed,) of beta, covariance and error, without the free block."""
         return xp(self.beta).concatenate([self.beta, self.covariance, self.error])
 
     def unpack(self, vector: Vector, free: Any = None) -> Params:
-        """Params of the same shape from a dense vector; `free` replaces the free block where given."""
+        """Params with the block sizes of these from `vector` (packed,); `free` None keeps the free block."""
         p, c = self.beta.shape[0], self.covariance.shape[0]
         return Params(vector[:p], vector[p : p + c], vector[p + c :], self.free if free is None else free)

@@ -1,8 +1,8 @@
 """Priors on parameters: log-densities added to the objective (maximum a posteriori estimation).
 
-A prior is a density of the value that the fit reports under that name (beta on its transformed scale, standard
-deviations, correlations, error parameters on their natural scale), added without the Jacobian of any internal
-parametrisation: the estimate is the maximum of likelihood times prior over the reported values.
+A prior is a density of the value that a fit reports under its name (beta on the transformed scale; standard
+deviations, correlations; residual-error parameters on their natural scale). The Jacobian of the internal
+parametrisation is not included: the estimate maximises likelihood times prior over the reported values.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ def _number(value: Any) -> np.ndarray:
 
 
 class AbstractPrior(eqx.Module):
-    """A log-density of one reported value."""
+    """A prior density of one reported value. A subclass defines `log_density`."""
 
     @abc.abstractmethod
     def log_density(self, value: Any) -> Any:
-        """The log-density at a scalar `value`; -inf outside the support."""
+        """The normalised log-density at a scalar `value`; -inf outside the support."""
 
 
 class Normal(AbstractPrior):
-    """Normal(mean, sd)."""
+    """Normal distribution.
+
+    **Arguments:** `mean`; `sd`: standard deviation, positive; both in the unit of the reported value.
+    """
 
     mean: Any = eqx.field(converter=_number)
     sd: Any = eqx.field(converter=_number)
@@ -40,7 +43,11 @@ class Normal(AbstractPrior):
 
 
 class LogNormal(AbstractPrior):
-    """Log-normal with the given `median`, `sd` the standard deviation of the log: for positive values."""
+    """Log-normal distribution, for positive values.
+
+    **Arguments:** `median`: in the unit of the reported value, positive; `sd`: standard deviation of the logarithm,
+    positive.
+    """
 
     median: Any = eqx.field(converter=_number)
     sd: Any = eqx.field(converter=_number)
@@ -53,7 +60,10 @@ class LogNormal(AbstractPrior):
 
 
 class HalfNormal(AbstractPrior):
-    """The positive half of Normal(0, scale): for standard deviations."""
+    """Half-normal distribution: |u|, u ~ Normal(0, scale), for standard deviations.
+
+    **Arguments:** `scale`: standard deviation of u, in the unit of the reported value, positive.
+    """
 
     scale: Any = eqx.field(converter=_number)
 
@@ -63,8 +73,12 @@ class HalfNormal(AbstractPrior):
 
 
 class Gamma(AbstractPrior):
-    """Gamma(shape, rate): for positive values; shape 2 keeps a standard deviation off zero (Chung et al. 2013,
-    Psychometrika 78, 685-709)."""
+    """Gamma distribution, for positive values; with shape 2 the estimate of a standard deviation is not zero.
+
+    **Arguments:** `shape`: positive, without unit; `rate`: inverse scale, positive, in the inverse unit of the reported
+    value.
+    **Source:** Chung et al. (2013), Psychometrika 78, 685-709, for shape 2 and a small rate.
+    """
 
     shape: Any = eqx.field(converter=_number)
     rate: Any = eqx.field(converter=_number)

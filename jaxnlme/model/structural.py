@@ -13,25 +13,30 @@ from jaxnlme.records import Record
 
 
 class Structural(eqx.Module):
-    """Calls the user's function with the arguments it takes; array leaves of a callable Equinox module live outside,
-    in the free block of Params.
+    """The structural model. The array leaves of a callable Equinox module are not part of it, but the free block of
+    Params.
 
-    `fn`: the function (or a module without its arrays); `arity`: 3 for f(phi, x, v), 2 for f(phi, x).
+    **Fields:** `fn`: the user's function (or a module without its arrays); `arity`: 3 for f(phi, x, v), 2 for f(phi,
+    x).
     """
 
     fn: Any = eqx.field(static=True)
     arity: int = eqx.field(static=True)
 
     def __call__(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
-        """Predictions (obs,), or whatever the residual model reads."""
+        """Predictions (obs,), or another value that the residual model takes.
+
+        **Arguments:** `free`: array leaves of a module, else None; `phi`: individual parameters on the natural scale;
+        `x`: predictors (obs,); `v`: group-level predictors.
+        """
         fn = self.fn if free is None else eqx.combine(free, self.fn)
         return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
 
 
 def structural(fn: Callable) -> tuple[Structural, Any]:
-    """The structural part of a user's callable and its free block (None for a plain function).
+    """The Structural of a user's callable `fn`, and its free block (None for a function).
 
-    **Errors:** ModelError where `fn` is not callable or does not take (phi, x, v) or (phi, x).
+    **Raises:** ModelError where `fn` is not callable or does not take (phi, x, v) or (phi, x).
     """
     if not callable(fn):
         raise ModelError(f"the structural model must be a function f(phi, x, v); received {type(fn).__name__}.")

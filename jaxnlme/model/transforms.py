@@ -1,7 +1,8 @@
 """Transformations between a natural scale and the real line, for parameters and for responses.
 
-`to_real` maps natural to real, `to_natural` back. A parameter has phi = to_natural(xb), DESIGN's h; a response that is
-transformed on both sides has to_real(y) = to_real(f) + error, with `log_slope` = log |d to_real / dy| in its density.
+`to_real` maps from the natural scale to the real line, `to_natural` back. A parameter is phi = to_natural(xb). With a
+transformed response the residual model is to_real(y) = to_real(f) + error, and its log-density includes the Jacobian
+`log_slope` = log |d to_real / dy|.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxnlme.numerics.arrays import xp
 
 
 def _normal(value: Any) -> Any:
-    """The module with ndtr and ndtri for `value`."""
+    """The module with ndtr and ndtri (normal distribution function and quantile) for the array type of `value`."""
     if xp(value) is np:
         import scipy.special as special
     else:
@@ -35,7 +36,7 @@ def _traced_ndtri(p):
 
 @_traced_ndtri.defjvp
 def _ndtri_rule(primals, tangents):
-    # One over the density at the quantile: exact, and a far smaller program than the derivative of the quantile code.
+    # The derivative is one over the density at the quantile; differentiating the quantile code gives a larger program.
     u = _traced_ndtri(primals[0])
     return u, tangents[0] * jnp.exp(0.5 * u**2) * np.sqrt(2.0 * np.pi)
 
@@ -45,20 +46,20 @@ def _ndtri(p: Any) -> Any:
 
 
 def sigmoid(value: Any) -> Any:
-    """1 / (1 + exp(-value)), whose exponential never overflows: values and derivatives are finite everywhere."""
+    """1 / (1 + exp(-value)), elementwise and without overflow: value and derivatives are finite everywhere."""
     return np.exp(-np.logaddexp(0.0, -value)) if xp(value) is np else jax.nn.sigmoid(value)
 
 
 class AbstractTransform(eqx.Module):
-    """A smooth increasing map of an interval `domain` onto the real line (or part of it); works elementwise.
+    """A smooth increasing map of an interval `domain` onto the real line or a part of it; elementwise on arrays.
 
-    `shape` is the exponent of the families that have one (`has_shape`), ignored by the others.
+    `shape` is the exponent of the families that have one (`has_shape`); the others ignore it.
     """
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The word users write."""
+        """The name of the transform in a declaration."""
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -67,24 +68,24 @@ class AbstractTransform(eqx.Module):
 
     @property
     def has_shape(self) -> bool:
-        """Whether `shape` is used."""
+        """True if the family has an exponent, the argument `shape`."""
         return False
 
     @abc.abstractmethod
     def to_real(self, value: Any, shape: Any = None) -> Any:
-        """Natural to real."""
+        """`value`, on the natural scale, mapped to the real line."""
 
     @abc.abstractmethod
     def to_natural(self, real: Any, shape: Any = None) -> Any:
-        """Real to natural."""
+        """`real` mapped back to the natural scale."""
 
     @abc.abstractmethod
     def log_slope(self, value: Any, shape: Any = None) -> Any:
-        """log |d to_real / d value|."""
+        """log |d to_real / d value|, the log-Jacobian at `value` on the natural scale."""
 
 
 class Identity(AbstractTransform):
-    """to_real(y) = y."""
+    """to_real(y) = y, for any real y. Name: "identity"."""
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Identity(AbstractTransform):
 
 
 class Log(AbstractTransform):
-    """to_real(y) = log y, for y > 0."""
+    """to_real(y) = log y, for y > 0. Name: "log"."""
 
     @property
     def name(self) -> str:
@@ -138,7 +139,11 @@ class _Interval(AbstractTransform):
 
 
 class Logit(_Interval):
-    """to_real(y) = log(p / (1 - p)), p = (y - lower) / (upper - lower)."""
+    """to_real(y) = log(p / (1 - p)), p = (y - lower) / (upper - lower). Names: "logit", "logit(lower, upper)".
+
+    **Arguments:** `lower` < `upper`: the bounds of y, in its unit (0 and 1).
+    **Raises:** OptionError unless lower < upper.
+    """
 
     @property
     def name(self) -> str:
@@ -155,7 +160,12 @@ class Logit(_Interval):
 
 
 class Probit(_Interval):
-    """to_real(y) = Phi^-1(p), p = (y - lower) / (upper - lower), Phi the standard normal distribution function."""
+    """to_real(y) = Phi^-1(p), p = (y - lower) / (upper - lower), Phi the standard normal distribution function.
+    Names: "probit", "probit(lower, upper)".
+
+    **Arguments:** `lower` < `upper`: the bounds of y, in its unit (0 and 1).
+    **Raises:** OptionError unless lower < upper.
+    """
 
     @property
     def name(self) -> str:
@@ -173,7 +183,7 @@ class Probit(_Interval):
 
 
 class BoxCox(AbstractTransform):
-    """to_real(y) = (y^shape - 1) / shape, log y at shape 0, for y > 0.
+    """to_real(y) = (y^shape - 1) / shape, log y for shape 0, for y > 0. Name: "box-cox".
 
     **Source:** Box and Cox (1964), Journal of the Royal Statistical Society B 26, equation (1).
     """
@@ -202,6 +212,7 @@ class BoxCox(AbstractTransform):
 
 class YeoJohnson(AbstractTransform):
     """to_real(y) = ((1 + y)^shape - 1) / shape for y >= 0, -((1 - y)^(2 - shape) - 1) / (2 - shape) for y < 0.
+    Name: "yeo-johnson".
 
     **Source:** Yeo and Johnson (2000), Biometrika 87, equation (2.1).
     """
@@ -228,8 +239,11 @@ class YeoJohnson(AbstractTransform):
         return jnp.where(value >= 0, shape - 1.0, 1.0 - shape) * jnp.log1p(jnp.abs(value))
 
 
-class Then(AbstractTransform):
-    """Two transforms, one after the other: to_real(y) = second(first(y)), the shape being the second's."""
+class Composition(AbstractTransform):
+    """The composition of two transforms: to_real(y) = second.to_real(first.to_real(y)); `shape` is that of `second`.
+
+    **Arguments:** `first`, `second`: transforms; the domain is that of `first`.
+    """
 
     first: AbstractTransform
     second: AbstractTransform
@@ -257,7 +271,7 @@ class Then(AbstractTransform):
 
 
 def _power_integral(u, shape):
-    """(exp(shape u) - 1) / shape, u at shape 0, with derivatives that are smooth in the shape through zero."""
+    """(exp(shape u) - 1) / shape, u for shape 0, with smooth derivatives in the shape around zero."""
     small = jnp.abs(shape) < 1e-5
     safe = jnp.where(small, 1.0, shape)
     series = u * (1.0 + shape * u / 2.0 * (1.0 + shape * u / 3.0))
@@ -285,7 +299,7 @@ _NAMED = {
 def transform(spec: str | AbstractTransform) -> AbstractTransform:
     """A transform from its name ("log", "logit(0, 12)", ...) or the object itself.
 
-    **Errors:** OptionError for an unknown name, with the near matches.
+    **Raises:** OptionError for an unknown name, with names of similar spelling.
     """
     if isinstance(spec, AbstractTransform):
         return spec

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, OptionError, Status
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.results.criteria import Criteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
@@ -107,6 +107,7 @@ class FitRecord:
     @property
     def model(self) -> NLMEModel:
         """The model, as declared."""
+        assert isinstance(self.binding.model, NLMEModel)
         return self.binding.model
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.dry_run import place_and_check
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, some
@@ -26,7 +27,6 @@ from jaxnlme.estimators.two_stage.search import (
 )
 from jaxnlme.estimators.two_stage.single_group import SingleGroup, matrices, single_group
 from jaxnlme.estimators.two_stage.status import GroupStatus, singular
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.record import FitRecord

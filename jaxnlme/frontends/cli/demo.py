@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data import datasets
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.parameters import Parameter
 
 

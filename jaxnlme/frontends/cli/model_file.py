@@ -58,7 +58,7 @@ def _loader(name: str, path: Path) -> Any:
 
 def model_of(module: ModuleType, path: Path) -> Any:
     """`model` of a model file.  **Raises:** OptionError where it is missing or is not an NLMEModel."""
-    from jaxnlme.model.model import NLMEModel
+    from jaxnlme.binding.model import NLMEModel
 
     model = getattr(module, "model", None)
     if isinstance(model, NLMEModel):

@@ -30,12 +30,12 @@ def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> 
     files = [folder / "summary.txt"]
     summary = fit.summary()
     files[0].write_text(f"{summary}\n", encoding="utf-8")
-    if summary.began:
+    if summary.has_estimates:
         for name in ("estimates", "random_effects"):
             files.append(folder / f"{name}.csv")
             getattr(fit, name).to_csv(files[-1])
     files.append(fit.save(folder / "fit.jaxnlme"))
-    if not summary.began:
+    if not summary.has_estimates:
         return files, None
     if importlib.util.find_spec("matplotlib") is None:
         return files, "No pictures: matplotlib is not installed (pip install 'jaxnlme[plot]')."

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data._rows import name_rows
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError
 from jaxnlme.fitting.fit import Fit
@@ -23,7 +24,6 @@ from jaxnlme.frontends.matlab.model_function import model_function
 from jaxnlme.frontends.matlab.options import Statset, StatsetSA, choice, positive
 from jaxnlme.frontends.matlab.output_functions import Display, OutputFunctions, ValuesDisplay
 from jaxnlme.model.covariance.structures import AbstractCovariance
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.families import NAMED
 from jaxnlme.precision import x64

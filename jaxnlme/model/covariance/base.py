@@ -1,4 +1,4 @@
-"""What a family of covariances is, and what the families share on the host."""
+"""The interface of covariance families of the random effects."""
 
 from __future__ import annotations
 
@@ -12,67 +12,82 @@ from jaxnlme.typing import Matrix, Vector
 
 
 class AbstractCovariance(eqx.Module):
-    """A family of covariance matrices psi (random, random), parametrised by theta (unconstrained,)."""
+    """A family of covariance matrices psi (random, random), parametrised by a vector theta (unconstrained,).
+
+    A subclass defines `size` (the number of random effects), `n_unconstrained`, `factor`, `from_matrix`, `log_scales`
+    and `correlated_pairs`; a psi may be singular, so everything is computed from a factor L with psi = L L'.
+    """
 
     size: eqx.AbstractVar[int]
 
     @property
     @abc.abstractmethod
     def n_unconstrained(self) -> int:
-        """Length of theta."""
+        """Number of parameters: the length of theta."""
 
     @abc.abstractmethod
     def factor(self, theta: Vector) -> Matrix:
-        """Lower triangular L (random, random) with psi = L L'."""
+        """A matrix L (random, random) with psi = L L', lower triangular unless the subclass says otherwise.
+
+        **Arguments:** `theta` (unconstrained,); entries of -inf are allowed where they are log standard deviations.
+        """
 
     @abc.abstractmethod
     def from_matrix(self, psi: np.ndarray) -> np.ndarray:
-        """theta (unconstrained,) of the member nearest to `psi` (random, random), on the host; entries may be -inf.
+        """theta of the matrix of this family nearest to `psi`, on the host.
 
-        **Errors:** ValueError where psi is not positive semidefinite.
+        **Arguments:** `psi` (random, random), positive semidefinite.
+        **Returns:** (unconstrained,); log standard deviations may be -inf.
+        **Raises:** ValueError where psi is not positive semidefinite.
         """
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether `from_moment` exists."""
+        """True if `from_moment` is implemented: the maximum likelihood estimate given b has a closed form."""
         return False
 
     def from_moment(self, moment: Matrix) -> Vector:
-        """theta (unconstrained,) of the member that maximises -log|psi| - tr(psi^-1 moment), inside a compiled program.
+        """theta that maximises -log|psi| - tr(psi^-1 moment), the likelihood of effects with this second moment;
+        traceable.
 
-        **Arguments:** `moment` (random, random), a positive definite mean of outer products b b'.
+        **Arguments:** `moment` (random, random): a positive definite mean of outer products b b'.
+        **Returns:** (unconstrained,).
+        **Raises:** NotImplementedError where there is no closed form (`has_closed_form`).
         """
         raise NotImplementedError(f"{type(self).__name__} has no closed form of its maximum likelihood estimate.")
 
     @property
     @abc.abstractmethod
     def log_scales(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
-        """How a variance can go to zero: for each entry of theta that is the log of a factor's diagonal, the triple
-        (its index, the effects concerned, the other entries of theta that then have no effect)."""
+        """The entries of theta that are log standard deviations and can go to -inf, where variances are zero.
+
+        For each a triple (index, effects, others): its index in theta, the random effects whose variances then vanish,
+        and the indices of the other entries of theta that psi then no longer depends on.
+        """
 
     def apply(self, theta: Vector, z: Vector) -> Vector:
-        """b = L(theta) z (random,)."""
+        """The random effects b = L(theta) z (random,) for whitened effects `z` (random,)."""
         return lower_product(self.factor(theta), z)
 
     def psi(self, theta: Vector) -> Matrix:
-        """psi = L L' (random, random)."""
+        """The covariance matrix psi = L L' (random, random)."""
         lower = self.factor(theta)
         return lower @ lower.T
 
     @property
     @abc.abstractmethod
-    def related(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (j, k), j < k, of effects whose correlation is a parameter."""
+    def correlated_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (j, k), j < k, of effects whose correlation is estimated."""
 
 
 def log_sd(variances: np.ndarray) -> np.ndarray:
-    """Half the logarithms; -inf where a variance is zero."""
+    """Log standard deviations, half the logarithms of `variances`; -inf where a variance is zero."""
     with np.errstate(divide="ignore"):
         return 0.5 * np.log(variances)
 
 
-def positive(psi: np.ndarray) -> np.ndarray:
-    """psi as floats. **Errors:** ValueError where it is not positive semidefinite."""
+def as_semidefinite(psi: np.ndarray) -> np.ndarray:
+    """psi as an array of floats. **Raises:** ValueError where it is not positive semidefinite."""
     psi = np.asarray(psi, float)
     semidefinite_cholesky(psi)
     return psi

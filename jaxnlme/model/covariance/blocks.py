@@ -1,4 +1,4 @@
-"""Covariances of independent blocks of effects."""
+"""Block diagonal covariances: independent blocks of random effects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from jaxnlme.numerics.arrays import xp
 
 
 class Blocks(AbstractCovariance):
-    """A permuted block diagonal psi: independent `parts`, each on its own effects.
+    """A block diagonal psi, up to the order of the effects: independent blocks, each with its own structure.
 
-    **Arguments:** `parts`: pairs (effects, covariance), the effects as positions; together they cover 0..random-1 once.
+    theta is the concatenation of the blocks' vectors.
+
+    **Arguments:** `size`: the number of random effects; `parts`: pairs (effects, covariance), where `effects` are the
+    positions of the block's effects; each of 0, ..., size - 1 occurs once.
+    **Raises:** OptionError where they do not.
     """
 
     size: int = eqx.field(static=True)
@@ -33,27 +37,28 @@ class Blocks(AbstractCovariance):
     def n_unconstrained(self) -> int:
         return sum(part.n_unconstrained for _, part in self.parts)
 
-    def _pieces(self, theta):
+    def _blocks(self, theta):
+        """For each block the start of its part of theta, its effects, its covariance, and its part of theta."""
         start = 0
         for effects, part in self.parts:
             yield start, np.array(effects), part, theta[start : start + part.n_unconstrained]
             start += part.n_unconstrained
 
     def factor(self, theta):
-        """Not triangular where blocks interleave; L L' = psi all the same."""
+        """L (random, random) with L L' = psi; not triangular where the effects of blocks alternate."""
         n = self.size
         lower = xp(theta).zeros((n, n))
-        for _, effects, part, own in self._pieces(theta):
-            spread = np.eye(n)[:, effects]
-            lower = lower + spread @ part.factor(own) @ spread.T
+        for _, effects, part, part_theta in self._blocks(theta):
+            selection = np.eye(n)[:, effects]
+            lower = lower + selection @ part.factor(part_theta) @ selection.T
         return lower
 
     def apply(self, theta, z):
         b: list[Any] = [None] * self.size
-        for _, effects, part, own in self._pieces(theta):
-            piece = part.apply(own, jnp.stack([z[k] for k in effects]))
-            for place, k in enumerate(effects):
-                b[k] = piece[place]
+        for _, effects, part, part_theta in self._blocks(theta):
+            block_b = part.apply(part_theta, jnp.stack([z[k] for k in effects]))
+            for j, k in enumerate(effects):
+                b[k] = block_b[j]
         return jnp.stack(b)
 
     def from_matrix(self, psi):
@@ -77,14 +82,14 @@ class Blocks(AbstractCovariance):
     @property
     def log_scales(self):
         out = []
-        for start, effects, part, _ in self._pieces(np.zeros(self.n_unconstrained)):
-            for index, which, others in part.log_scales:
-                out.append((start + index, tuple(int(effects[k]) for k in which), tuple(start + o for o in others)))
+        for start, effects, part, _ in self._blocks(np.zeros(self.n_unconstrained)):
+            for index, vanishing, others in part.log_scales:
+                out.append((start + index, tuple(int(effects[k]) for k in vanishing), tuple(start + o for o in others)))
         return tuple(out)
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         pairs = []
         for effects, part in self.parts:
-            pairs += [tuple(sorted((effects[j], effects[k]))) for j, k in part.related]
+            pairs += [tuple(sorted((effects[j], effects[k]))) for j, k in part.correlated_pairs]
         return tuple(pairs)

@@ -1,4 +1,4 @@
-"""Standard deviations and correlations of a full psi as coordinates, so that one of them can be held fixed."""
+"""Covariances with a standard deviation or correlation as an entry of theta, so that a profile can hold it fixed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ import numpy as np
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky
 from jaxnlme.numerics.arrays import xp
 
-# Fisher's z of a correlation of one, as a start: r = 1 - 3e-8.
+# Largest starting value of Fisher's z = atanh(r), for correlations of one: r = 1 - 3e-8.
 LARGEST_Z = 9.0
 
 
 class PairFirst(AbstractCovariance):
-    """A full psi whose first standard deviation, second standard deviation and their correlation are coordinates.
+    """A full psi in which the first two standard deviations and their correlation r are entries of theta.
 
-    theta is that of LogCholesky but for the second row of L, which is sd2 (r, sqrt(1 - r^2)) with log sd2 in the place
-    of log L_22 and atanh(r) in the place of L_21. The first entry is log sd1 as it stands.
+    theta is that of LogCholesky except for the second row of L, which is sd2 (r, sqrt(1 - r^2)): theta has log sd2 in
+    place of log L_22 and atanh(r) in place of L_21. The first entry, log L_11, is log sd1 in LogCholesky already.
+
+    **Arguments:** `size`: the number of random effects.
     """
 
     size: int = eqx.field(static=True)
 
     @property
-    def _plain(self) -> LogCholesky:
+    def _log_cholesky(self) -> LogCholesky:
         return LogCholesky(self.size)
 
     @property
     def n_unconstrained(self) -> int:
-        return self._plain.n_unconstrained
+        return self._log_cholesky.n_unconstrained
 
     def factor(self, theta):
         n = self.size
         if n < 2:
-            return self._plain.factor(theta)
+            return self._log_cholesky.factor(theta)
         z = theta[n]
         # log sqrt(1 - tanh(z)^2) = -log cosh(z) = log 2 - |z| - log(1 + exp(-2 |z|)), without overflow.
         size = xp(theta).abs(z)
@@ -43,10 +45,10 @@ class PairFirst(AbstractCovariance):
         below = xp(theta).exp(theta[1]) * xp(theta).tanh(z)
         entries = [theta[k] for k in range(self.n_unconstrained)]
         entries[1], entries[n] = log_diagonal, below
-        return self._plain.factor(xp(theta).stack(entries))
+        return self._log_cholesky.factor(xp(theta).stack(entries))
 
     def from_matrix(self, psi):
-        theta, n = np.array(self._plain.from_matrix(psi), float), self.size
+        theta, n = np.array(self._log_cholesky.from_matrix(psi), float), self.size
         if n < 2:
             return theta
         diagonal, below = np.exp(theta[1]), theta[n]
@@ -58,55 +60,55 @@ class PairFirst(AbstractCovariance):
 
     @property
     def log_scales(self):
-        # The first two rows vanish with their standard deviations; atanh(r) is then without effect for either.
-        plain = self._plain.log_scales
+        # The first two rows vanish with their standard deviations; psi then does not depend on atanh(r).
+        scales = self._log_cholesky.log_scales
         if self.size < 2:
-            return plain
-        index, effects, others = plain[1]
-        return (plain[0], (index, effects, (self.size, *others)), *plain[2:])
+            return scales
+        index, effects, others = scales[1]
+        return (scales[0], (index, effects, (self.size, *others)), *scales[2:])
 
     @property
-    def related(self):
-        return self._plain.related
+    def correlated_pairs(self):
+        return self._log_cholesky.correlated_pairs
 
 
-class Ordered(AbstractCovariance):
-    """`inner` on reordered effects: b = `places` b_inner, so psi = places psi_inner places'.
+class Permuted(AbstractCovariance):
+    """The covariance `inner` on reordered effects: b = P b_inner, so psi = P psi_inner P', P a permutation matrix.
 
-    **Arguments:** `places` (random, random), a permutation matrix (an array: lanes may have one each); `pairs`, what
-    `related` is to give.
+    **Arguments:** `size`: the number of random effects; `inner`: the covariance family of b_inner; `pairs`: the
+    `correlated_pairs` of psi; `permutation` (random, random): P (an array, so that batched problems may have one each).
     """
 
     size: int = eqx.field(static=True)
     inner: AbstractCovariance
     pairs: tuple[tuple[int, int], ...] = eqx.field(static=True)
-    places: Any
+    permutation: Any
 
     @property
     def n_unconstrained(self) -> int:
         return self.inner.n_unconstrained
 
     def factor(self, theta):
-        return self.places @ self.inner.factor(theta)
+        return self.permutation @ self.inner.factor(theta)
 
     def apply(self, theta, z):
-        return jnp.sum(self.places * self.inner.apply(theta, z)[None, :], axis=1)
+        return jnp.sum(self.permutation * self.inner.apply(theta, z)[None, :], axis=1)
 
     def from_matrix(self, psi):
-        places = np.asarray(self.places)
-        return self.inner.from_matrix(places.T @ np.asarray(psi, float) @ places)
+        permutation = np.asarray(self.permutation)
+        return self.inner.from_matrix(permutation.T @ np.asarray(psi, float) @ permutation)
 
     @property
     def log_scales(self):
         return self.inner.log_scales
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return self.pairs
 
 
-def reorderable(family: AbstractCovariance) -> AbstractCovariance | None:
-    """The family with PairFirst in the place of every full block; None where it has no full block."""
+def with_pair_first(family: AbstractCovariance) -> AbstractCovariance | None:
+    """The covariance `family` with PairFirst for every full block; None if it has no full block."""
     if isinstance(family, LogCholesky):
         return PairFirst(family.size)
     if isinstance(family, Blocks) and any(isinstance(part, LogCholesky) for _, part in family.parts):
@@ -115,10 +117,13 @@ def reorderable(family: AbstractCovariance) -> AbstractCovariance | None:
     return None
 
 
-def leading(size: int, block: tuple[int, ...], first: tuple[int, ...]) -> np.ndarray:
-    """`places` (random, random) that puts the effects `first` before the others of their `block`."""
+def permutation_to_front(size: int, block: tuple[int, ...], first: tuple[int, ...]) -> np.ndarray:
+    """Permutation matrix (random, random) for `Permuted` that puts some effects before the others of their block.
+
+    **Arguments:** `size`: the number of random effects; `block`: the effects of the block; `first`: those to put first.
+    """
     order = [*first, *(k for k in block if k not in first)]
-    places = np.eye(size)
-    places[:, list(block)] = 0.0
-    places[order, list(block)] = 1.0
-    return places
+    permutation = np.eye(size)
+    permutation[:, list(block)] = 0.0
+    permutation[order, list(block)] = 1.0
+    return permutation

@@ -1,4 +1,4 @@
-"""Which covariance family a user means: a name, blocks of effect names, a 0/1 pattern, or an object."""
+"""Covariance families from a user's specification: a name, blocks of effect names, a 0/1 pattern, or an object."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from jaxnlme.model.covariance.structures import (
 
 
 def pattern_blocks(pattern: np.ndarray, full: type[LogCholesky] | type[LogMatrix] = LogCholesky) -> Blocks:
-    """The block diagonal family of a 0/1 `pattern` (random, random): effects joined by a one, directly or through
-    others, share a block of the family `full` (the smallest family of that kind that contains the pattern)."""
+    """The block diagonal family of a 0/1 pattern: the smallest one that contains the pattern.
+
+    **Arguments:** `pattern` (random, random), symmetric; effects connected by ones, directly or through other effects,
+    form a block; `full`: the structure of blocks of several effects.
+    **Raises:** OptionError where the pattern is not a symmetric matrix of zeros and ones.
+    """
     pattern = np.asarray(pattern)
     n = pattern.shape[0]
     if pattern.shape != (n, n) or not np.isin(pattern, (0, 1)).all() or (pattern != pattern.T).any():
@@ -45,17 +49,17 @@ _NAMED = {
 
 
 def family_name(family: AbstractCovariance) -> str | None:
-    """The word for a family that has one for any number of effects."""
+    """The name of a covariance family ("diagonal", "full", ...); None for blocks and other objects."""
     return next((name for name, kind in _NAMED.items() if type(family) is kind), None)
 
 
 def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     """The covariance family of the named `effects`.
 
-    **Arguments:** `spec`: "diagonal", "full", "log-matrix" (full, by its matrix logarithm), "identity" (a multiple of
-    it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix (completed to a
-    block diagonal); or an AbstractCovariance.
-    **Errors:** OptionError naming what was expected.
+    **Arguments:** `spec`: "diagonal", "full", "log-matrix" (full, parametrised by its matrix logarithm), "identity" (a
+    multiple of it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix
+    (completed to a block diagonal one); or an AbstractCovariance. `effects`: names of the random effects.
+    **Raises:** OptionError naming what was expected.
     """
     n = len(effects)
     if isinstance(spec, AbstractCovariance):
@@ -87,8 +91,8 @@ def _named_blocks(blocks: list[list[str]], effects: list[str]) -> Blocks:
         )
     parts = []
     for block in blocks:
-        where = tuple(sorted(effects.index(name) for name in block))
-        parts.append((where, LogCholesky(len(where)) if len(where) > 1 else Diagonal(1)))
+        positions = tuple(sorted(effects.index(name) for name in block))
+        parts.append((positions, LogCholesky(len(positions)) if len(positions) > 1 else Diagonal(1)))
     return Blocks(len(effects), tuple(parts))
 
 

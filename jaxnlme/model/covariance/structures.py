@@ -1,8 +1,7 @@
-"""Covariances of the random effects: psi from an unconstrained vector, always through a factor that may be singular.
+"""Covariance structures of the random effects: psi = L L' from an unconstrained vector theta; psi may be singular.
 
-The diagonal of every factor is the exponential of an entry of theta, so theta = -inf is a standard deviation of exactly
-zero, and every derivative stays finite there. The matrix logarithm alone has no such entries; its psi is never
-singular.
+The diagonal of every factor L is the exponential of an entry of theta, so that theta = -inf is a standard deviation of
+exactly zero, with finite derivatives. The exception is the matrix logarithm, whose psi is never singular.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.model.covariance.base import AbstractCovariance as AbstractCovariance
-from jaxnlme.model.covariance.base import log_sd, positive
+from jaxnlme.model.covariance.base import as_semidefinite, log_sd
 from jaxnlme.model.covariance.blocks import Blocks as Blocks
 from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
@@ -21,7 +20,10 @@ from jaxnlme.numerics.linalg import cholesky, expm, semidefinite_cholesky
 
 
 class Diagonal(AbstractCovariance):
-    """psi = diag(exp(2 theta)): theta (random,) holds log standard deviations."""
+    """Independent random effects: psi = diag(exp(2 theta)), with theta (random,) the log standard deviations.
+
+    **Arguments:** `size`: the number of random effects.
+    """
 
     size: int = eqx.field(static=True)
 
@@ -36,7 +38,7 @@ class Diagonal(AbstractCovariance):
         return jnp.exp(theta) * z
 
     def from_matrix(self, psi):
-        return log_sd(np.diag(positive(psi)))
+        return log_sd(np.diag(as_semidefinite(psi)))
 
     @property
     def has_closed_form(self):
@@ -50,13 +52,14 @@ class Diagonal(AbstractCovariance):
         return tuple((k, (k,), ()) for k in range(self.size))
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return ()
 
 
 class LogCholesky(AbstractCovariance):
-    """A full psi: theta holds the logs of L's diagonal, then its strictly lower triangle by rows.
+    """A full psi: theta holds the logs of the diagonal of L, then its strictly lower triangle by rows.
 
+    **Arguments:** `size`: the number of random effects.
     **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the log-Cholesky parametrisation.
     """
 
@@ -69,7 +72,7 @@ class LogCholesky(AbstractCovariance):
     def factor(self, theta):
         n, stack = self.size, xp(theta).stack
         scale, zero = xp(theta).exp(theta[:n]), xp(theta).zeros_like(theta[0])
-        below = {place: theta[n + k] for k, place in enumerate((i, j) for i in range(n) for j in range(i))}
+        below = {entry: theta[n + k] for k, entry in enumerate((i, j) for i in range(n) for j in range(i))}
         return stack([stack([scale[i] if i == j else below.get((i, j), zero) for j in range(n)]) for i in range(n)])
 
     def from_matrix(self, psi):
@@ -91,21 +94,22 @@ class LogCholesky(AbstractCovariance):
         return tuple((k, (k,), below[k]) for k in range(self.size))
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return tuple((j, k) for k in range(self.size) for j in range(k))
 
 
-# The least eigenvalue of a psi that `LogMatrix.from_matrix` takes as it is, as a share of the largest.
-LEAST_SHARE = 1e-12
+# Smallest eigenvalue of psi that `LogMatrix.from_matrix` does not raise, as a fraction of the largest.
+LEAST_EIGENVALUE = 1e-12
 
 
 class LogMatrix(AbstractCovariance):
-    """A full psi = exp(S): theta holds the upper triangle of the symmetric S = log psi, by rows. Its factor is
-    exp(S / 2), symmetric. Every theta is a positive definite psi; a singular one has none (`from_matrix` gives one
-    close by).
+    """A full psi = exp(S): theta holds the upper triangle of the symmetric S = log psi, by rows. The factor is exp(S /
+    2), which is symmetric. Every psi is positive definite; for a singular psi `from_matrix` gives a nearby definite
+    one.
 
-    **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the matrix logarithm; through a series
-    rather than eigenvectors, whose derivatives are not finite where eigenvalues agree.
+    **Arguments:** `size`: the number of random effects.
+    **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the matrix logarithm. The exponential is
+    computed by a Taylor series: derivatives of eigenvectors are not finite at equal eigenvalues.
     """
 
     size: int = eqx.field(static=True)
@@ -116,9 +120,9 @@ class LogMatrix(AbstractCovariance):
 
     def factor(self, theta):
         upper = np.triu_indices(self.size)
-        place = np.zeros((self.size, self.size), int)
-        place[upper] = place[upper[::-1]] = np.arange(self.n_unconstrained)
-        half = 0.5 * theta[place]
+        index = np.zeros((self.size, self.size), int)
+        index[upper] = index[upper[::-1]] = np.arange(self.n_unconstrained)
+        half = 0.5 * theta[index]
         if xp(theta) is not np:
             return expm(half)
         import scipy.linalg
@@ -129,8 +133,8 @@ class LogMatrix(AbstractCovariance):
         return self.factor(theta) @ z
 
     def from_matrix(self, psi):
-        values, vectors = np.linalg.eigh(positive(psi))
-        least = max(LEAST_SHARE * float(values[-1]), np.finfo(float).tiny)
+        values, vectors = np.linalg.eigh(as_semidefinite(psi))
+        least = max(LEAST_EIGENVALUE * float(values[-1]), np.finfo(float).tiny)
         log = (vectors * np.log(np.maximum(values, least))) @ vectors.T
         return log[np.triu_indices(self.size)]
 
@@ -148,12 +152,15 @@ class LogMatrix(AbstractCovariance):
         return ()
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return tuple((j, k) for k in range(self.size) for j in range(k))
 
 
 class MultipleOfIdentity(AbstractCovariance):
-    """psi = exp(2 theta) I: one standard deviation for all effects."""
+    """psi = exp(2 theta) I: independent effects with one standard deviation; theta (1,) is its logarithm.
+
+    **Arguments:** `size`: the number of random effects.
+    """
 
     size: int = eqx.field(static=True)
 
@@ -168,7 +175,7 @@ class MultipleOfIdentity(AbstractCovariance):
         return jnp.exp(theta[0]) * z
 
     def from_matrix(self, psi):
-        return log_sd(np.mean(np.diag(positive(psi)), keepdims=True))
+        return log_sd(np.mean(np.diag(as_semidefinite(psi)), keepdims=True))
 
     @property
     def has_closed_form(self):
@@ -182,12 +189,18 @@ class MultipleOfIdentity(AbstractCovariance):
         return ((0, tuple(range(self.size)), ()),)
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return ()
 
 
 class CompoundSymmetry(AbstractCovariance):
-    """psi = s^2 ((1 - r) I + r 1 1'): theta = (log s, logit of r on the interval (-1 / (random - 1), 1))."""
+    """psi = s^2 ((1 - r) I + r 1 1'): one standard deviation s and one correlation r for all effects.
+
+    theta = (log s, logit of r on the interval (-1 / (size - 1), 1)).
+
+    **Arguments:** `size`: the number of random effects, at least 2.
+    **Raises:** OptionError for fewer.
+    """
 
     size: int = eqx.field(static=True)
 
@@ -210,29 +223,29 @@ class CompoundSymmetry(AbstractCovariance):
         return xp(theta).exp(theta[0]) * factor
 
     def from_matrix(self, psi):
-        variance = np.mean(np.diag(positive(psi)))
+        variance = np.mean(np.diag(as_semidefinite(psi)))
         below = np.tril_indices(self.size, -1)
         r = float(np.mean(psi[below]) / variance) if variance > 0 else 0.0
         low = -1.0 / (self.size - 1)
-        share = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
-        return np.array([log_sd(np.array([variance]))[0], np.log(share / (1.0 - share))])
+        logistic = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
+        return np.array([log_sd(np.array([variance]))[0], np.log(logistic / (1.0 - logistic))])
 
     @property
     def has_closed_form(self):
         return True
 
     def from_moment(self, moment):
-        # The group average over permutations is the estimate of every family that they leave as it is.
+        # The family is invariant under permutations of the effects: its estimate is that of the averaged moment.
         variance = jnp.mean(jnp.diagonal(moment))
         low = -1.0 / (self.size - 1)
-        share = (jnp.mean(moment[np.tril_indices(self.size, -1)]) / variance - low) / (1.0 - low)
-        share = jnp.clip(share, 1e-6, 1.0 - 1e-6)
-        return jnp.stack([0.5 * jnp.log(variance), jnp.log(share / (1.0 - share))])
+        logistic = (jnp.mean(moment[np.tril_indices(self.size, -1)]) / variance - low) / (1.0 - low)
+        logistic = jnp.clip(logistic, 1e-6, 1.0 - 1e-6)
+        return jnp.stack([0.5 * jnp.log(variance), jnp.log(logistic / (1.0 - logistic))])
 
     @property
     def log_scales(self):
         return ((0, tuple(range(self.size)), (1,)),)
 
     @property
-    def related(self):
+    def correlated_pairs(self):
         return tuple((j, k) for k in range(self.size) for j in range(k))

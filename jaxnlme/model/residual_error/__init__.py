@@ -1,1 +1,1 @@
-"""Residual models and outcomes."""
+"""Residual-error models, and outcomes with a log-likelihood of the user."""

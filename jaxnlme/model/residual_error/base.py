@@ -1,7 +1,7 @@
-"""Residual models: the log-density of one group's responses given its predictions.
+"""Residual models: the log-density of the responses of one group given its predictions.
 
-This is the one place where the outcome meets the prediction. Every model sees the whole group (responses, predictions,
-predictors, masks), so censoring, serial correlation and several endpoints belong here as well.
+A residual model gets the whole group (responses, predictions, predictors, masks), so that it can also describe
+censoring, serial correlation and several endpoints.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ from jaxnlme.typing import Scalar, Vector
 
 
 class ErrorParameter(eqx.Module):
-    """One parameter of a residual model: `name`, `start` on the natural scale, `transform` ("log" keeps it positive),
-    `fix`, true where it stays at its start, and
-    `automatic`, true where the user gave no start and `fit` scales this one to the data."""
+    """A parameter of a residual model.
+
+    **Arguments:**
+
+    - `name`: the keyword under which the scale function takes it, and the name that a fit reports.
+    - `start`: starting value, on the natural scale.
+    - `transform`: "log" for positive parameters, "identity", "logit" or "probit" (also with bounds), or an object.
+    - `fix`: it is not estimated.
+    - `automatic`: `fit` scales the starting value to the data.
+
+    **Raises:** OptionError for a start outside the domain of the transform, or a transform with an exponent.
+    """
 
     name: str = eqx.field(static=True)
     start: Any = eqx.field(converter=lambda value: np.asarray(value, float))
@@ -47,55 +56,79 @@ class ErrorParameter(eqx.Module):
 
 
 class AbstractError(eqx.Module):
-    """What `log_joint` needs of an outcome; `parameters` lists what is estimated, one entry an unconstrained number."""
+    """A residual model: the log-density of the responses of a group given its predictions.
+
+    A subclass has the field `parameters` (a tuple of ErrorParameter, one for each entry of theta) and defines
+    `formula`, `has_gaussian_moments` and `log_density`, with Gaussian moments also `moments`.
+    """
 
     if TYPE_CHECKING:
 
         @property
         def parameters(self) -> tuple[ErrorParameter, ...]:
-            """A field of every final class."""
+            """The parameters, one for each entry of theta; a field of every final class."""
             ...
 
     @property
     @abc.abstractmethod
     def formula(self) -> str:
-        """The model in one line, for summaries."""
+        """The model as a formula in one line, for summaries."""
 
     @property
     @abc.abstractmethod
     def has_gaussian_moments(self) -> bool:
-        """Whether `moments` exists, which Gauss-Newton curvatures and linearisations need."""
+        """True if `moments` is implemented, as Gauss-Newton curvatures and linearisations require: given the
+        prediction, the transformed response is Gaussian with a mean and a scale."""
 
     @abc.abstractmethod
     def log_density(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Scalar:
         """log p(y | prediction) of one group, summed over its observed rows.
 
-        **Arguments:** `prediction` (obs,) or what the structural model returns; `scale_prediction`, the prediction that
-        the residual scale is taken at (the same one, or the one at z = 0 for FO and FOCE); `theta` (unconstrained,).
+        **Arguments:** `prediction`: what the structural model returns, (obs,) for a Gaussian outcome;
+        `scale_prediction`: the prediction from which the residual scale is computed (that at z = 0 for FO and FOCE,
+        else `prediction`); `theta` (unconstrained,): the parameters of this model; `group`: a Group.
+        **Returns:** a scalar.
         """
 
     def moments(
         self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
     ) -> tuple[Vector, Vector, Vector]:
-        """The Gaussian face, where there is one: residual, scale and log-slope (obs,); see GaussianError."""
-        raise ModelError(f"{type(self).__name__} has no Gaussian face: no mean and scale to linearise.")
+        """Gaussian moments: residual, scale and log-slope, each (obs,); arguments as for `log_density`.
+
+        **Raises:** ModelError where the outcome has none (`has_gaussian_moments`).
+        """
+        raise ModelError(f"{type(self).__name__} has no Gaussian moments (mean and scale) to linearise.")
 
     def natural(self, theta: Vector) -> Record:
-        """The parameters on their natural scale, by name."""
+        """The parameters on their natural scale, a record by name, from `theta` (unconstrained,)."""
         values = tuple(p.transform.to_natural(theta[k]) for k, p in enumerate(self.parameters))
         return Record(tuple(p.name for p in self.parameters), values, "error parameter")
 
     def resolve(self, levels: Callable[[str], Sequence[Any]]) -> AbstractError:
-        """The model with its strata known; `levels(column)` lists the levels of a column of the data."""
+        """The model with parameters for every stratum, once the data are known.
+
+        **Arguments:** `levels(column)`: lists the levels of a column of the data.
+        """
         return self
 
 
 class GaussianError(AbstractError):
-    """h(y) = h(f) + scale(f) e, e ~ N(0, 1) independent over observations, h = `response` (identity, log, ...).
+    """h(y) = h(f) + scale(f) e, e ~ N(0, 1), independent over observations. The functions of `jn.error` make these.
 
-    The density of y includes the Jacobian of h. `scale(f, **parameters)` gives the (obs,) residual standard deviation
-    of h(y) from the prediction f, or from h(f) where `of_transformed`. `by` names a column whose levels each have
-    their own copy of the scale parameters (levels are filled in when the model meets data).
+    The density is that of y: it includes the Jacobian of h.
+
+    **Arguments:**
+
+    - `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y) at the prediction f.
+    - `parameters`: those of the scale, then the exponent of h if it has one.
+    - `name`: for summaries; `sd_formula`: the scale as a formula.
+    - `response`: the transform h (identity, log, ...).
+    - `of_transformed`: `scale` is called with h(f) instead of f.
+    - `by`: a column of the data; each of its levels has its own copy of the scale parameters.
+    - `levels`: those of `by`, filled in when the model is bound to data.
+
+    **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2; Carroll and
+    Ruppert (1984), Journal of the American Statistical Association 79, 321-328, for h.
     """
 
     scale: Callable = eqx.field(static=True)
@@ -120,6 +153,7 @@ class GaussianError(AbstractError):
 
     @property
     def n_shape(self) -> int:
+        """Number of exponents of the response transform, 0 or 1."""
         return int(self.response.has_shape)
 
     def resolve(self, levels):
@@ -144,7 +178,8 @@ class GaussianError(AbstractError):
         )
 
     def _split(self, theta: Vector, group: Any) -> tuple[dict[str, Any], Any]:
-        """Scale parameters by base name, () or (obs,), and the response's shape."""
+        """Scale parameters by name (without stratum), each () or (obs,), and the exponent of h (None if it has
+        none)."""
         natural = self.natural(theta)
         shape = natural[-1] if self.n_shape else None
         count = len(self.parameters) - self.n_shape
@@ -158,14 +193,15 @@ class GaussianError(AbstractError):
         return scale, shape
 
     def moments(self, prediction, scale_prediction, theta, group):
-        """Residual h(y) - h(f), scale of h(y), and log |dh/dy|, each (obs,); rows without a response hold (0, 1, 0).
+        """Residual h(y) - h(f), scale of h(y), and log |dh/dy|, each (obs,); (0, 1, 0) in rows without a response.
 
-        Gaussian face of the outcome: -d residual / dz is the Jacobian of a Gauss-Newton curvature.
+        -d residual / dz is the Jacobian in a Gauss-Newton curvature.
         """
-        seen = group.x.observed
-        # Rows without a response may hold anything (a dose record's prediction is often 0): make them harmless first.
-        f = jnp.where(seen, prediction, group.y)
-        f_scale = f if scale_prediction is prediction else jnp.where(seen, scale_prediction, group.y)
+        observed = group.x.observed
+        # Predictions in rows without a response may have no finite scale or logarithm (they are often 0 for dose
+        # records): replace them first.
+        f = jnp.where(observed, prediction, group.y)
+        f_scale = f if scale_prediction is prediction else jnp.where(observed, scale_prediction, group.y)
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(f, shape)
         base = f_scale
@@ -174,15 +210,18 @@ class GaussianError(AbstractError):
         scale = jnp.broadcast_to(self.scale(base, **parameters), group.y.shape)
         residual = self.response.to_real(group.y, shape) - mean
         slope = self.response.log_slope(group.y, shape)
-        return jnp.where(seen, residual, 0.0), jnp.where(seen, scale, 1.0), jnp.where(seen, slope, 0.0)
+        return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
 
     def log_density(self, prediction, scale_prediction, theta, group):
         residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
-        each = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * (residual / scale) ** 2
-        return jnp.sum(jnp.where(group.x.observed, each, 0.0))
+        terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * (residual / scale) ** 2
+        return jnp.sum(jnp.where(group.x.observed, terms, 0.0))
 
     def draw(self, noise: Vector, prediction: Vector, theta: Vector, group: Any) -> Vector:
-        """Responses (obs,) at `prediction` from standard normal `noise` (obs,)."""
+        """Simulated responses (obs,).
+
+        **Arguments:** `noise` (obs,): standard normal numbers; `prediction` (obs,); `theta` (unconstrained,); `group`.
+        """
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(prediction, shape)
         scale = self.scale(mean if self.of_transformed else prediction, **parameters)
@@ -190,12 +229,19 @@ class GaussianError(AbstractError):
 
 
 class GroupLogLikelihood(AbstractError):
-    """An outcome of the user's own: counts, binary, ordinal, times to event.
+    """An outcome with a log-likelihood of the user: counts, binary, ordinal, times to event.
 
-    **Arguments:** `density(y, f, p, x, v)` returns the log-density of each row (obs,), masked for you, or of the whole
-    group (), in which case it must use `x.mask` (real rows) and `x.observed` (rows with a response) itself. f is what
-    the structural model returns, p a record of `parameters` on their natural scale. `sampler(key, f, p, x, v)`
-    optionally draws responses (obs,), for `simulate`.
+    **Arguments:**
+
+    - `density(y, f, p, x, v)`: the log-density of each row (obs,), of which rows without a response are then left out;
+      or that of the whole group (), which must itself use `x.mask` (real rows) and `x.observed` (rows with a response).
+      y (obs,) are the responses, f is what the structural model returns, p a record of `parameters` on their natural
+      scale, x the predictors, v the group-level predictors. Written with jax.numpy.
+    - `parameters`: a tuple of ErrorParameter.
+    - `sampler(key, f, p, x, v)`: draws responses (obs,) from a JAX random key, for `simulate`; None: not available.
+    - `name`: for summaries.
+
+    **Raises:** ModelError where `density` does not take five arguments, or returns another shape.
     """
 
     density: Callable = eqx.field(static=True)

@@ -1,7 +1,8 @@
-"""The residual models with names: factories of the Gaussian family, each with its formula.
+"""The named residual models: functions that make a GaussianError, each with its formula.
 
-e ~ N(0, 1); all parameters but exponents are positive. A scale parameter without a start (None) is scaled to the data
-by `fit`.
+e ~ N(0, 1), independent over observations. All parameters except exponents are positive. The arguments are starting
+values on the natural scale; `fit` scales those that are None to the data. `by` is a column of the data: each of its
+levels has its own parameters.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def _combined_variance(f, a, b):
 
 
 def _abs_power(f, c):
-    """|f|^c with finite derivatives at f = 0, where those with respect to f are set to zero."""
+    """|f|^c with finite derivatives: those with respect to f are set to zero at f = 0."""
     size = jnp.abs(f)
     null = size == 0.0
-    # The logarithm of zero must not be taken, even where its product with zero is thrown away.
+    # Avoid log(0) even in the branch that is not selected: its derivative would be NaN.
     power = jnp.where(null, 1.0, size) ** c
     return jnp.where(null, jnp.where(c > 0, 0.0, jnp.where(c == 0, 1.0, jnp.inf)), power)
 
@@ -50,9 +51,10 @@ def _constant_power(f, a, b, c):
 
 
 def _parameters(positive: Mapping[str, float | None], exponent: float | None = None, fix_exponent: bool = False):
-    usual = {"a": 1.0, "b": 0.2}
+    """ErrorParameter objects of the positive parameters and of the exponent "c", if there is one."""
+    defaults = {"a": 1.0, "b": 0.2}
     entries = [
-        ErrorParameter(name, usual.get(name, 1.0) if start is None else start, "log", automatic=start is None)
+        ErrorParameter(name, defaults.get(name, 1.0) if start is None else start, "log", automatic=start is None)
         for name, start in positive.items()
     ]
     if exponent is not None:
@@ -61,22 +63,35 @@ def _parameters(positive: Mapping[str, float | None], exponent: float | None = N
 
 
 def constant(a: float | None = None, *, by: str | None = None) -> GaussianError:
-    """y = f + a e: one residual SD `a`, in the unit of y; `by` a column: one for each of its levels."""
+    """y = f + a e.
+
+    **Arguments:** `a`: residual standard deviation, in the unit of y; `by`: a column with one `a` for each level.
+    """
     return GaussianError(_constant, _parameters({"a": a}), "constant", "a", by=by)
 
 
 def proportional(b: float | None = None, *, by: str | None = None) -> GaussianError:
-    """y = f + b |f| e: residual SD `b` as a fraction of the prediction."""
+    """y = f + b |f| e.
+
+    **Arguments:** `b`: residual standard deviation as a fraction of the prediction; `by`: a column with one `b` for
+    each level.
+    """
     return GaussianError(_proportional, _parameters({"b": b}), "proportional", "b |f|", by=by)
 
 
 def combined(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
-    """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1)."""
+    """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1).
+
+    **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
+    """
     return GaussianError(_combined, _parameters({"a": a, "b": b}), "combined", "a + b |f|", by=by)
 
 
 def combined_variance(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
-    """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2)."""
+    """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2).
+
+    **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
+    """
     return GaussianError(
         _combined_variance, _parameters({"a": a, "b": b}), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
     )
@@ -85,21 +100,33 @@ def combined_variance(a: float | None = None, b: float | None = None, *, by: str
 def power(
     b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
 ) -> GaussianError:
-    """y = f + b |f|^c e (nlme's varPower): the exponent `c` is estimated unless `fix_exponent`."""
+    """y = f + b |f|^c e (nlme's varPower).
+
+    **Arguments:** `b`: in the unit of y to the power 1 - c; `c`: exponent; `fix_exponent`: it is not estimated; `by`: a
+    column with parameters for each level.
+    **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2.
+    """
     return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
 
 
 def constant_power(
     a: float | None = None, b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
 ) -> GaussianError:
-    """y = f + (a + b |f|^c) e (nlme's varConstPower up to its scale): `c` is estimated unless `fix_exponent`."""
+    """y = f + (a + b |f|^c) e (nlme's varConstPower, with another parametrisation).
+
+    **Arguments:** `a`: in the unit of y; `b`: in the unit of y to the power 1 - c; `c`: exponent; `fix_exponent`: it is
+    not estimated; `by`: a column with parameters for each level.
+    """
     return GaussianError(
         _constant_power, _parameters({"a": a, "b": b}, c, fix_exponent), "constant plus power", "a + b |f|^c", by=by
     )
 
 
 def exponential(a: float | None = None, *, by: str | None = None) -> GaussianError:
-    """y = f exp(a e), that is log y = log f + a e: residual SD `a` on the log scale, for positive y and f."""
+    """y = f exp(a e), that is log y = log f + a e, for positive y and f.
+
+    **Arguments:** `a`: residual standard deviation of log y, without unit; `by`: a column with one `a` for each level.
+    """
     return transform_both_sides("log", constant(a, by=by))
 
 
@@ -113,9 +140,11 @@ def transform_both_sides(
 ) -> GaussianError:
     """h(y) = h(f) + scale e, with the Jacobian of h in the likelihood.
 
-    **Arguments:** `response`: h, "log", "box-cox", "yeo-johnson", "logit(low, high)", "probit(low, high)" or an object;
-    `error`: the scale; `shape`: start of the exponent "lambda" of Box-Cox and Yeo-Johnson, estimated unless
-    `fix_shape`; `of_transformed`: the scale is a function of h(f) rather than of f.
+    **Arguments:** `response`: the transform h: "log", "box-cox", "yeo-johnson", "logit(low, high)", "probit(low, high)"
+    or an object; `error`: an untransformed residual model, which gives the scale; `shape`: starting value of the
+    exponent "lambda" of Box-Cox and Yeo-Johnson; `fix_shape`: it is not estimated; `of_transformed`: the scale is a
+    function of h(f) instead of f.
+    **Raises:** OptionError for an `error` that is not Gaussian or has a transform.
     **Source:** Carroll and Ruppert (1984), Journal of the American Statistical Association 79, 321-328.
     """
     base = error_model(error)
@@ -137,7 +166,12 @@ def custom(
     fix_shape: bool = False,
     by: str | None = None,
 ) -> GaussianError:
-    """A Gaussian residual with your own SD: `scale(f, **parameters)` (obs,), parameters positive with these starts."""
+    """h(y) = h(f) + scale(f) e with a scale function of the user.
+
+    **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), written with jax.numpy;
+    `parameters`: starting values of its positive parameters, by name; `response`, `shape`, `fix_shape`: as for
+    `transform_both_sides`; `by`: a column with parameters for each level.
+    """
     base = GaussianError(scale, _parameters(parameters), "custom", getattr(scale, "__name__", "scale(f)"), by=by)
     if isinstance(transform(response), Identity):
         return base
@@ -158,7 +192,7 @@ NAMED: dict[str, Callable[..., GaussianError]] = {
 def error_model(spec: str | AbstractError) -> AbstractError:
     """A residual model from its name or the object itself.
 
-    **Errors:** OptionError listing the names.
+    **Raises:** OptionError for an unknown name, with names of similar spelling.
     """
     if isinstance(spec, AbstractError):
         return spec

@@ -1,42 +1,25 @@
-"""NLMEModel: what a user declares."""
+"""The declaration of a model by the user, checked as far as no data are needed."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.model.parameters import Parameter
-from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.families import error_model
 from jaxnlme.model.structural import structural
 
 
-class NLMEModel:
-    """A nonlinear mixed-effects model: y_i | b_i ~ p(y | f(phi_i, x_i, v_i)), phi_i = h(A_i beta + B_i b_i),
-    b_i ~ N(0, psi).
+class ModelDeclaration:
+    """The arguments of `jn.NLMEModel`, checked; a model that is not yet bound to data.
 
-    **Arguments:**
-
-    - `structure`: f(phi, x, v), or f(phi, x), pure JAX, of one group: phi a record of parameters (natural scale,
-      scalars or (obs,)), x a record of (obs,) columns with `x.mask`, v a record of group-level values. Returns (obs,)
-      predictions. A callable Equinox module works too: its array leaves are estimated in the free block.
-    - `parameters`: `Parameter` objects, or names mapped to starts.
-    - `covariance`: psi of the random effects: "diagonal", "full", "log-matrix", "identity", "compound symmetry", blocks
-      of names, a 0/1 pattern, or an object.
-    - `error`: residual model by name ("constant", "proportional", "combined", ...) or an object.
-    - `individual`: replaces the linear design by any function (beta, b, v) -> phi; see `FunctionIndividual`.
-    - `fixed_design`, `random_design`: explicit A (phi, fixed) and B (phi, random), also per group (groups, phi, k) or
-      per observation (groups, obs, phi, k); `beta` then gives the starts (fixed,) on the transformed scale.
-    - `psi`: starting covariance (random, random) on the transformed scale; `fix_psi` keeps it there.
-    - `priors`: reported name ("ka", "sd(ka)", "a", ...) to prior; adds to those of the parameters.
-
-    **Errors:** ModelError or OptionError, saying what was expected.
+    **Raises:** ModelError or OptionError, naming what was expected.
     """
 
     def __init__(
@@ -77,7 +60,7 @@ class NLMEModel:
             scale = "" if p.transform.name == "identity" else f", {p.transform.name}"
             marks = (", random" if p.random else "") + (", fixed" if p.fix else "")
             terms = "".join(f" + {c.formula}" for c in p.covariates)
-            # Beside a fixed design the fit starts at beta, not at what the parameters say.
+            # With a fixed design the starting values are `beta`, not those of the parameters.
             start = f" = {float(p.start):g}" if self.fixed_design is None else ""
             lines.append(f"  {p.name}{start}{scale}{marks}{terms and f' ~ 1{terms}'}")
         if self.individual is not None:
@@ -103,11 +86,11 @@ class NLMEModel:
         if repeated or not names:
             raise ModelError(f"parameter names must be unique and not empty; repeated: {repeated or 'none given'}.")
         if self.fixed_design is not None and (self.beta is None or any(p.covariates for p in self.parameters)):
-            raise ModelError("fixed_design needs beta, its starting coefficients, and no covariate formulas beside it.")
+            raise ModelError("fixed_design needs beta, its starting coefficients, and excludes covariate formulas.")
         for entry in self.parameters:
             if self.fixed_design is not None and (entry.fix or entry.prior is not None):
                 raise ModelError(
-                    f"parameter {entry.name!r}: {'fix=True' if entry.fix else 'prior'} has no meaning beside "
+                    f"parameter {entry.name!r}: {'fix=True' if entry.fix else 'prior'} has no meaning with "
                     "fixed_design, whose coefficients are beta0, beta1, ...; leave it out (priors= takes those names)."
                 )
             if entry.sd is not None and not entry.random and self.random_design is None:
@@ -116,9 +99,11 @@ class NLMEModel:
                     "random=True, or leave sd out."
                 )
             if entry.prior is not None and entry.name in self.priors:
-                raise ModelError(f"parameter {entry.name!r} has a prior of its own and one in priors=; give one.")
+                raise ModelError(f"parameter {entry.name!r} has a prior in Parameter and one in priors=; give one.")
         if self.fixed_design is None and self.beta is not None:
-            raise ModelError("beta is only used with fixed_design; starts of parameters stand in Parameter(start=...).")
+            raise ModelError(
+                "beta is only used with fixed_design; starting values of parameters are Parameter(start=...)."
+            )
         if self.random_design is not None and any(p.random for p in self.parameters):
             raise ModelError("give either random_design or random=True on parameters, not both.")
         if self.individual is not None and (
@@ -128,36 +113,18 @@ class NLMEModel:
         ):
             raise ModelError("an individual function replaces designs and covariate formulas; give one of them.")
 
-    def for_groups(self, which: np.ndarray, obs: int) -> NLMEModel:
-        """This model for some of the groups (a mask or indices): designs with an entry a group keep those of `which`,
-        designs with an entry a row their first `obs` rows."""
+    def for_groups(self, groups: np.ndarray, obs: int) -> Self:
+        """The model for some of the groups: design matrices per group or per observation are cut to them.
+
+        **Arguments:** `groups`: a mask or indices; `obs`: the number of rows to keep.
+        """
 
         def cut(design: Any) -> Any:
             if design is None or np.ndim(design) == 2:
                 return design
-            kept = np.asarray(design)[which]
-            return kept[:, :obs] if kept.ndim == 4 else kept
+            chosen = np.asarray(design)[groups]
+            return chosen[:, :obs] if chosen.ndim == 4 else chosen
 
-        other = copy.copy(self)
-        other.fixed_design, other.random_design = cut(self.fixed_design), cut(self.random_design)
-        return other
-
-    def params(self, data: Any = None, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
-        """Params from user-scale values; what is not named stays at its start.
-
-        **Arguments:** `data`: needed where covariates or strata come from the data. `values`: by name: parameters on
-        their natural scale, covariate coefficients ("cl ~ log(Wt / 70)") on the transformed scale, "sd(ka)" and
-        "corr(ka, cl)" of random effects, error parameters on their natural scale. `psi`: covariance (random, random),
-        in which given SDs and correlations replace its own.
-
-        **Errors:** ModelError for an unknown name, or a psi that is no covariance matrix of the model's family.
-        """
-        from jaxnlme.binding.bind import bind
-
-        return bind(self, data).params(values, psi=psi)
-
-    def values(self, params: Params, data: Any = None) -> dict[str, float]:
-        """User-scale values by name, as `params` takes them."""
-        from jaxnlme.binding.bind import bind
-
-        return bind(self, data).values(params)
+        model = copy.copy(self)
+        model.fixed_design, model.random_design = cut(self.fixed_design), cut(self.random_design)
+        return model
