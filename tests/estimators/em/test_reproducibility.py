@@ -13,7 +13,7 @@ import pytest
 
 import jaxnlme as jn
 from tests.estimators.core.test_devices import answer
-from tests.estimators.em.test_manners import MODEL, columns, data, table
+from tests.estimators.em.test_messages_and_callbacks import MODEL, columns, data, table
 
 METHOD = dict(iterations=(15, 15, 15), chains=4, likelihood="none", max_iterations=45, seed=7)
 

@@ -13,7 +13,7 @@ from jaxnlme.estimators.core import checkpoint
 from jaxnlme.estimators.em import post_estimation
 from jaxnlme.estimators.em.convergence import replicate_disagreement
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from tests.estimators.em.test_manners import MODEL, QUICK, EveryStage, data
+from tests.estimators.em.test_messages_and_callbacks import MODEL, QUICK, EveryStage, data
 
 SHORT = jn.SAEM(**QUICK | {"max_iterations": 400, "tolerance": 0.5})
 
