@@ -1,4 +1,4 @@
-"""Exceptions, and the status of a group: every failure has a sentence that says what to try."""
+"""Exceptions, and the status code of a group; every failure has a sentence that proposes a remedy."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from collections.abc import Iterable, Sequence
 
 
 class JaxnlmeError(Exception):
-    """Base of every exception that jaxnlme raises on purpose."""
+    """Base class of the exceptions of jaxnlme."""
 
 
 class DataError(JaxnlmeError, ValueError):
-    """The table cannot be used: the message names rows, column, what was expected and what to do."""
+    """The table cannot be used; the message names rows and column, what was expected, and the remedy."""
 
 
 class ModelError(JaxnlmeError, ValueError):
-    """The model cannot be used: its declaration, its function, or the two together with the data."""
+    """The model cannot be used: its declaration or its function is wrong, or does not fit the data."""
 
 
 class OptionError(JaxnlmeError, ValueError):
-    """An option is unknown or has a value that is not understood."""
+    """An option is unknown or has an invalid value."""
 
 
 class PrecisionError(JaxnlmeError, RuntimeError):
-    """64-bit floats are needed and switched off."""
+    """64-bit floats are required, and JAX has them switched off."""
 
 
 class FitError(JaxnlmeError, RuntimeError):
-    """A fit that did not converge, raised only where `throw=True` was asked for; `fit` holds the record."""
+    """A fit that did not converge, or that has no estimates for what was asked of it.
+
+    **Arguments:** `message`: the sentence; `fit`: the record of the fit, None where there is none.
+    """
 
     def __init__(self, message: str, fit: object = None):
         super().__init__(message)
@@ -36,9 +39,9 @@ class FitError(JaxnlmeError, RuntimeError):
 
 
 class Status(enum.IntEnum):
-    """What happened to one group; `sentence` says it in words.
+    """Outcome of the likelihood evaluation of one group; `sentence` explains it.
 
-    An integer enumeration, so that a batch of codes coming out of a compiled program decodes by value.
+    An integer enumeration: compiled programs return arrays of codes, which `Status(code)` decodes.
     """
 
     ok = 0
@@ -51,7 +54,7 @@ class Status(enum.IntEnum):
 
     @property
     def sentence(self) -> str:
-        """The status in words, with what to try."""
+        """The explanation of the status, with a remedy."""
         return _SENTENCES[self]
 
 
@@ -77,17 +80,17 @@ _SENTENCES = {
 }
 
 
-def some(words: Sequence[str], at_most: int = 5) -> str:
-    """Words as a list in a sentence: "a", "a, b and c", and of more than `at_most` the first and how many more."""
-    if len(words) > at_most:
-        return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
-    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+def some(items: Sequence[str], at_most: int = 5) -> str:
+    """Enumeration for a sentence: "a", "a, b and c"; beyond `at_most` items the first ones and "and N more"."""
+    if len(items) > at_most:
+        return f"{', '.join(items[:at_most])} and {len(items) - at_most} more"
+    return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
 
 
-def near_matches(name: str, known: Iterable[str]) -> str:
-    """`name` against the `known` names, as the end of a message: close ones first, all of them otherwise."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+def near_matches(name: str, candidates: Iterable[str]) -> str:
+    """End of an error message on an unknown `name`: the `candidates` of similar spelling, or all of them if none is."""
+    candidates = list(candidates)
+    close = difflib.get_close_matches(str(name), candidates, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
-    return f"known: {', '.join(repr(k) for k in known) or 'none'}."
+    return f"known: {', '.join(repr(k) for k in candidates) or 'none'}."

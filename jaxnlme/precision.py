@@ -1,4 +1,4 @@
-"""64-bit floats: doors open a scoped context, pure functions check and say which line to add."""
+"""64-bit floats: entry points open a scoped context; pure functions check, and name the line to add."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from jaxnlme.errors import PrecisionError
 
 
 def x64() -> AbstractContextManager:
-    """The scoped 64-bit context that the doors (`fit`, the command line) compute in; nothing global changes."""
+    """The scoped 64-bit context in which entry points (`fit`, the command line) compute; no global setting changes."""
     return jax.enable_x64(True)
 
 
-def require_x64(what: str) -> None:
-    """Checks that 64-bit floats are on, for pure functions that run inside a user's own jit.
+def require_x64(caller: str) -> None:
+    """Check that 64-bit floats are on, for pure functions that run inside a user's own jit.
 
-    **Errors:** PrecisionError with the line to add: without it JAX turns float64 input into float32 silently.
+    **Arguments:** `caller`: name of the function, for the message.
+    **Raises:** PrecisionError with the line to add: without 64-bit floats JAX converts float64 input to float32 without
+    a warning.
     """
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise PrecisionError(
-            f"{what} needs 64-bit floats, and they are off in this session. Add\n"
+            f"{caller} needs 64-bit floats, and they are off in this session. Add\n"
             '    jax.config.update("jax_enable_x64", True)\n'
             "before the first JAX computation, or call it inside `with jax.enable_x64(True):`."
         )

@@ -1,4 +1,4 @@
-"""A record of named values: how a model function reads parameters, predictors and group-level predictors."""
+"""Records of named values, from which a model function reads parameters, predictors and group-level predictors."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import equinox as eqx
 
 from jaxnlme.errors import near_matches
 
-# Names that the classes below use themselves: an entry called like one of them could not be read as an attribute.
-TAKEN = ("names", "values", "what", "keys", "text_columns")
-TAKEN_IN_ROWS = (*TAKEN, "mask", "observed")
+# Attributes of the classes below: an entry of the same name could not be read as `record.name`.
+RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
+RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed")
 
 
 class Record(eqx.Module):
-    """Named values readable as `record.name`, `record["name"]` and `record[0]`, in a fixed order.
+    """Named values in a fixed order, read as `record.name`, `record["name"]` or `record[0]`.
 
-    **Arguments:** `names`: the names, in order. `values`: one pytree per name (for phi scalars or (obs,) arrays, for x
-    (obs,) arrays, for v scalars or nested records). `what`: the word for one entry in error messages.
-    `text_columns`: names of text columns, which no model function can compute with.
-    **Errors:** an unknown name raises AttributeError or KeyError with the near matches.
+    **Arguments:** `names`: the names, in order. `values`: one pytree per name (phi: scalars or (obs,) arrays; x: (obs,)
+    arrays; v: scalars or nested records). `entry_kind`: the noun for an entry in error messages ("parameter").
+    `text_columns`: names of text columns of the data, which a model function cannot read.
+    **Raises:** AttributeError or KeyError for an unknown name, with names of similar spelling.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
     values: tuple[Any, ...]
-    what: str = eqx.field(static=True, default="entry")
+    entry_kind: str = eqx.field(static=True, default="entry")
     text_columns: tuple[str, ...] = eqx.field(static=True, default=(), kw_only=True)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("names", "values", "what", "text_columns"):
+        if name.startswith("__") or name in ("names", "values", "entry_kind", "text_columns"):
             raise AttributeError(name)
         try:
             return self.values[self.names.index(name)]
@@ -46,10 +46,10 @@ class Record(eqx.Module):
     def _unknown(self, name: str) -> str:
         if name in self.text_columns:
             return (
-                f"{name!r} is a text column: those serve covariate formulas and `by=` only; make a number of it (0 and "
-                "1, say) for the model function."
+                f"{name!r} is a text column, which only covariate formulas and `by=` can use; code it as numbers (for "
+                "example 0 and 1) for the model function."
             )
-        return f"no {self.what} is called {name!r}; {near_matches(name, self.names)}"
+        return f"no {self.entry_kind} is called {name!r}; {near_matches(name, self.names)}"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -63,8 +63,8 @@ class Record(eqx.Module):
 
 
 class Rows(Record):
-    """The predictors of one group: a record of (obs,) columns with `mask` (obs,), true on real rows, and
-    `observed` (obs,), true where the response was seen. Padded rows repeat the group's last row."""
+    """Predictors of one group, a record of (obs,) columns, with `mask` (obs,), true on real rows, and `observed`
+    (obs,), true where the response was observed. Padded rows repeat the group's last row."""
 
     mask: Any = None
     observed: Any = None

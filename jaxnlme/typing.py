@@ -1,4 +1,4 @@
-"""Array aliases. Axis names used in shapes: groups obs xdim vdim phi fixed random draws chains."""
+"""Aliases of array types. Names of axes in shapes: groups obs xdim vdim phi fixed random draws chains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 PyTree: TypeAlias = Any
 
 if TYPE_CHECKING:
-    # Host code hands over numpy arrays and traced code JAX ones; a type checker sees neither's shape.
+    # Host code passes numpy arrays and traced code JAX arrays; a type checker sees the shape of neither.
     Scalar: TypeAlias = Any
     Vector: TypeAlias = Any
     Matrix: TypeAlias = Any

@@ -1,4 +1,4 @@
-"""What was observed: grouped tables as padded arrays, and small published tables to try them on."""
+"""Grouped data as padded arrays, and small published data sets."""
 
 from jaxnlme.data import datasets as datasets
 from jaxnlme.data.grouped import GroupedData as GroupedData

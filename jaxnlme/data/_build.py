@@ -1,4 +1,4 @@
-"""From columns to the fields of GroupedData: checks first, then one gather per column."""
+"""Construction of GroupedData from columns: checks, then padding of each column."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def assemble(
     weights_name: str = "weights",
     need_response: bool = True,
 ) -> dict[str, Any]:
-    """The fields of GroupedData from raw columns, all one value per row.
+    """The fields of GroupedData from raw columns with one value per row.
 
-    **Errors:** DataError, as the functions of `_checks` say."""
+    **Arguments:** `labels`: of the groups; `y`: the response; `x`, `v`: columns by name; `weights`: a column or None;
+    `group_name`, `y_name`, `weights_name`: for messages; `need_response`: refuse data without an observed response.
+    **Raises:** DataError, as documented in `_checks`."""
     labels = read_labels(labels, group_name)
     response = read_column(y, y_name)
     columns = {name: read_column(raw, name) for name, raw in x.items()}
-    own = {name: read_column(raw, name) for name, raw in v.items()}
+    v_columns = {name: read_column(raw, name) for name, raw in v.items()}
     weight = None if weights is None else read_column(weights, weights_name)
     lengths = {group_name: len(labels), y_name: response.values.size}
-    lengths |= {name: column.values.size for name, column in (columns | own).items()}
+    lengths |= {name: column.values.size for name, column in (columns | v_columns).items()}
     if weight is not None:
         lengths[weights_name] = weight.values.size
     checks.check_lengths(lengths)
     values = checks.check_response(response, y_name, need_response)
-    for role, table in (("x", columns), ("v", own)):
+    for role, table in (("x", columns), ("v", v_columns)):
         for name, column in table.items():
             checks.check_predictor(column, name, role)
 
@@ -57,11 +59,11 @@ def assemble(
         "row_index": np.where(layout.rows, layout.source, -1),
         "group_name": group_name,
         "y_name": y_name,
-        "levels": {name: c.levels for name, c in (columns | own).items() if c.levels is not None},
+        "levels": {name: c.levels for name, c in (columns | v_columns).items() if c.levels is not None},
     }
     for name, column in columns.items():
         fields["text" if column.is_text else "x"][name] = column.values[layout.source]
-    for name, column in own.items():
+    for name, column in v_columns.items():
         fields["text" if column.is_text else "v"][name] = checks.check_constant(column.values, layout, name, "v")
     if weight is not None:
         row_weights = checks.check_row_weights(weight, weights_name)
@@ -72,16 +74,23 @@ def assemble(
 
 
 def safe_response(y: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """`y` with the first observed value of the group, or 1, wherever nothing was observed: a number the model can meet
-    in a masked cell without log(0) or overflow."""
+    """Responses (groups, obs) in which cells without an observation are replaced by the first observed value of the
+    group, or 1: computations with these masked cells give no log(0) or overflow.
+
+    **Arguments:** `y`, `observed` (groups, obs).
+    """
     first = np.take_along_axis(y, observed.argmax(axis=1, keepdims=True), axis=1)
     return np.where(observed, y, np.where(observed.any(axis=1, keepdims=True), first, 1.0))
 
 
 def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: str) -> tuple[dict, dict, Any]:
-    """x, v and weights of bare arrays as columns of one value per row; v and weights may come one per group."""
+    """x, v and weights from arrays, as columns with one value per row.
+
+    **Arguments:** as for `GroupedData.from_arrays`; v and weights may have one value per group.
+    **Raises:** DataError for arrays of the wrong length.
+    """
     labels = read_labels(group, group_name)
-    codes, found = factorize(labels, group_name)
+    codes, distinct = factorize(labels, group_name)
 
     def to_rows(values: Any, name: str) -> Any:
         if isinstance(values, (list, tuple)):
@@ -90,34 +99,39 @@ def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: 
         if len(shape) != 1 or shape[0] == len(labels):
             return values
         size = shape[0]
-        if size != len(found):
+        if size != len(distinct):
             raise DataError(
-                f"{name!r} has length {size}; expected {len(found)} (one per group, in order of first appearance) or "
-                f"{len(labels)} (one per row)."
+                f"{name!r} has length {size}; expected {len(distinct)} (one per group, in order of first appearance) "
+                f"or {len(labels)} (one per row)."
             )
         return values.take(codes) if hasattr(values, "take") else values[codes]
 
-    own = {name: to_rows(values, name) for name, values in matrix_columns(v, "v").items()}
-    return matrix_columns(x, "x"), own, None if weights is None else to_rows(weights, "weights")
+    v_columns = {name: to_rows(values, name) for name, values in matrix_columns(v, "v").items()}
+    return matrix_columns(x, "x"), v_columns, None if weights is None else to_rows(weights, "weights")
 
 
-def further_table(name: str, labels: Any, columns: Mapping[str, Any], known: Sequence[Any], group_name: str) -> tuple:
-    """The columns (groups, k) and the mask (groups, k) of a table on an axis of its own, its rows in table order.
+def further_table(
+    name: str, labels: Any, columns: Mapping[str, Any], data_labels: Sequence[Any], group_name: str
+) -> tuple:
+    """The columns (groups, k) and the mask (groups, k) of a further table, the rows of a group in the order of the
+    table.
 
-    **Errors:** DataError for labels that the data don't have, text columns, missing or infinite values."""
+    **Arguments:** `name`: of the table; `labels`: of its rows; `columns`: raw columns by name; `data_labels` (groups,):
+    labels of the data; `group_name`: of the label column, for messages.
+    **Raises:** DataError for labels that the data do not have, text columns, missing or infinite values."""
     labels = read_labels(labels, group_name)
     read = {column: read_column(raw, column) for column, raw in columns.items()}
     checks.check_lengths({group_name: len(labels)} | {c: r.values.size for c, r in read.items()})
-    number = {label: k for k, label in enumerate(known)}
+    number = {label: k for k, label in enumerate(data_labels)}
     codes = np.fromiter((number.get(label, -1) for label in labels), dtype=np.intp, count=len(labels))
     if (codes < 0).any():
         unknown = list(dict.fromkeys(labels[k] for k in np.flatnonzero(codes < 0)))
-        alike = next((label for label in known if str(label) == str(unknown[0])), None)
-        hint = f" (there it is the {type(alike).__name__} {alike!r})" if alike is not None else ""
+        similar = next((label for label in data_labels if str(label) == str(unknown[0])), None)
+        hint = f" (the data have the {type(similar).__name__} {similar!r})" if similar is not None else ""
         raise DataError(
             f"table {name!r}: {name_groups(unknown)} of {name_rows(codes < 0)} (column {group_name!r}) "
             f"{'is' if len(unknown) == 1 else 'are'} not in the data{hint}; expected labels of the data, "
-            f"{name_groups(known)}: correct the labels or drop those rows."
+            f"{name_groups(data_labels)}: correct the labels or drop those rows."
         )
     for column, content in read.items():
         if content.is_text:
@@ -125,5 +139,5 @@ def further_table(name: str, labels: Any, columns: Mapping[str, Any], known: Seq
                 f"table {name!r}: column {column!r} holds text; expected numbers: code it as numbers for the model."
             )
         checks.check_predictor(content, column, f"table {name!r}:")
-    layout = lay_out(codes, known)
+    layout = lay_out(codes, data_labels)
     return {column: content.values[layout.source] for column, content in read.items()}, layout.rows

@@ -1,4 +1,5 @@
-"""What a table must satisfy before it becomes GroupedData; every fault names rows, column, expectation and remedy."""
+"""Checks of a table before it becomes GroupedData; each error names column and rows, what was expected, and the
+remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from jaxnlme.errors import DataError
 
 
 def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
-    """Every column has one role. **Errors:** DataError naming the column and its two roles."""
+    """Check that every column has one role. **Raises:** DataError naming the column and its two roles."""
     roles = {group: "the group"}
     for role, names in (("the response y", [y]), ("x", x), ("v", v)):
         for name in names:
@@ -27,7 +28,7 @@ def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
 
 
 def check_lengths(lengths: Mapping[str, int]) -> int:
-    """The common number of rows. **Errors:** DataError when lengths differ or the table is empty."""
+    """The number of rows, from the lengths of the columns by name. **Raises:** DataError if they differ or are zero."""
     first, rows = next(iter(lengths.items()))
     for name, length in lengths.items():
         if length != rows:
@@ -41,9 +42,10 @@ def check_lengths(lengths: Mapping[str, int]) -> int:
 
 
 def check_response(column: Column, name: str, needed: bool = True) -> np.ndarray:
-    """The response as float64, NaN where missing; truth values become 0 and 1.
+    """The response (rows,) as float64, NaN where missing; truth values become 0 and 1.
 
-    **Errors:** DataError for text, for infinite values, and, where `needed`, when nothing at all was observed."""
+    **Arguments:** `column`; `name`: for messages; `needed`: at least one response must be observed.
+    **Raises:** DataError for text, for infinite values, and if `needed` where no response is observed."""
     values = column.values
     if column.is_text:
         if {type(v) for v in values.tolist()} <= {bool, np.bool_, type(None)}:
@@ -71,7 +73,7 @@ def check_response(column: Column, name: str, needed: bool = True) -> np.ndarray
 
 
 def check_predictor(column: Column, name: str, role: str) -> None:
-    """A column of x, v or a further table is complete and finite. **Errors:** DataError naming rows."""
+    """Check that a column of x, v or a further table is complete and finite. **Raises:** DataError naming the rows."""
     if column.is_text:
         missing = np.fromiter((v is None for v in column.values.tolist()), dtype=bool, count=column.values.size)
         if missing.any():
@@ -82,19 +84,20 @@ def check_predictor(column: Column, name: str, role: str) -> None:
         return
     bad = ~np.isfinite(column.values)
     if bad.any():
-        what = "missing (NaN)" if np.isnan(column.values[bad]).all() else "missing or infinite"
+        problem = "missing (NaN)" if np.isnan(column.values[bad]).all() else "missing or infinite"
         raise DataError(
-            f"{role} column {name!r} is {what} in {name_rows(bad)}; expected finite numbers, also in rows without a "
+            f"{role} column {name!r} is {problem} in {name_rows(bad)}; expected finite numbers, also in rows without a "
             "response: fill them in (0 for the dose on rows without one) or drop the rows."
         )
 
 
 def check_constant(values: np.ndarray, layout: TableLayout, name: str, role: str) -> np.ndarray:
-    """The value of each group (groups,) of a column that is constant in every group.
+    """The value of each group (groups,) in a column that must be constant within groups.
 
-    **Errors:** DataError naming the group and the rows that differ from its first row."""
-    own = values[layout.first]
-    differs = values != own[layout.codes]
+    **Arguments:** `values` (rows,); `layout`; `name` and `role` of the column, for messages.
+    **Raises:** DataError naming the group and the rows that differ from its first row."""
+    first_values = values[layout.first]
+    differs = values != first_values[layout.codes]
     if differs.any():
         code = layout.codes[np.flatnonzero(differs)[0]]
         rows = np.flatnonzero(differs & (layout.codes == code))
@@ -104,13 +107,16 @@ def check_constant(values: np.ndarray, layout: TableLayout, name: str, role: str
         raise DataError(
             f"{role} column {name!r} varies within group {layout.labels[code]!r}: {name_rows(rows)} "
             f"{'differs' if rows.size == 1 else 'differ'} from its first row, {name_rows(layout.first[[code]])} "
-            f"({values[rows[0]]!s} against {own[code]!s}){more}; expected one value per group: {advice}."
+            f"({values[rows[0]]!s} against {first_values[code]!s}){more}; expected one value per group: {advice}."
         )
-    return own
+    return first_values
 
 
 def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
-    """Group weights (groups,) as float64. **Errors:** DataError unless finite, not negative and not all zero."""
+    """Group weights (groups,) as float64, for the group `labels` (groups,).
+
+    **Raises:** DataError unless they are finite, not negative and not all zero.
+    """
     try:
         weights = np.array(weights, dtype=np.float64)
     except (TypeError, ValueError):
@@ -119,9 +125,9 @@ def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
         raise DataError(f"weights have shape {weights.shape}; expected one per group, {labels.shape}.")
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
-        where = np.flatnonzero(bad)
+        at = np.flatnonzero(bad)
         raise DataError(
-            f"weights of {name_groups(labels[where])} are negative, infinite or missing (first: {weights[where[0]]}); "
+            f"weights of {name_groups(labels[at])} are negative, infinite or missing (first: {weights[at[0]]}); "
             "expected finite numbers >= 0: correct them (0 leaves a group out)."
         )
     if not weights.any():
@@ -130,7 +136,7 @@ def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
 
 
 def check_row_weights(column: Column, name: str) -> np.ndarray:
-    """A weights column (rows,). **Errors:** DataError naming rows unless numeric, finite and not negative."""
+    """The values (rows,) of a weights column. **Raises:** DataError unless they are finite numbers, not negative."""
     if column.is_text:
         raise DataError(f"weights column {name!r} is not numeric; expected a number >= 0, constant within each group.")
     bad = ~(np.isfinite(column.values) & (column.values >= 0))
@@ -143,6 +149,7 @@ def check_row_weights(column: Column, name: str) -> np.ndarray:
 
 
 def _parses(value: Any) -> bool:
+    """True if `value` converts to a float."""
     try:
         float(value)
     except (TypeError, ValueError):
@@ -151,4 +158,5 @@ def _parses(value: Any) -> bool:
 
 
 def _hold(bad: np.ndarray) -> str:
+    """The verb for the rows marked by `bad`, in singular or plural."""
     return "holds" if bad.sum() == 1 else "hold"

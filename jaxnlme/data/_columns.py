@@ -1,4 +1,4 @@
-"""One column of any table (pandas, polars, numpy, a list) as float64 numbers or as text, pandas not required."""
+"""Columns of any kind of table (pandas, polars, numpy, lists) as float64 numbers or text; pandas is not required."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from jaxnlme.errors import DataError, near_matches
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `values` (rows,) float64 with NaN where missing, or, for text, categories and truth values, object
-    with None where missing. `levels`: the declared order of a categorical column, None if it has none."""
+    """A column of a table.
+
+    **Fields:** `values` (rows,): float64 with NaN where missing; for text, categories and truth values objects, with
+    None where missing. `levels`: the declared order of a categorical column, None if it has none.
+    """
 
     values: np.ndarray
     levels: tuple[Any, ...] | None = None
 
     @property
     def is_text(self) -> bool:
+        """True for text, categories and truth values."""
         return self.values.dtype == object
 
 
 def column_names(frame: Any) -> list[Any]:
-    """The column names of a pandas or polars frame or of a dictionary of arrays."""
+    """The column names of a pandas or polars data frame or of a dictionary of arrays.
+
+    **Raises:** DataError for lazy frames and other objects.
+    """
     if isinstance(frame, Mapping):
         return list(frame.keys())
     if hasattr(frame, "collect_schema") and not hasattr(frame, "get_column"):
@@ -43,7 +50,10 @@ def column_names(frame: Any) -> list[Any]:
 
 
 def take_column(frame: Any, name: Any, role: str) -> Any:
-    """The raw column `name` of `frame`. **Errors:** DataError when it is unknown or not unique."""
+    """The raw column `name` of `frame`; `role` is for messages.
+
+    **Raises:** DataError if there is no such column, or several.
+    """
     names = column_names(frame)
     count = names.count(name)
     if count > 1:
@@ -59,21 +69,21 @@ def take_column(frame: Any, name: Any, role: str) -> Any:
 
 
 def read_column(raw: Any, name: str) -> Column:
-    """`raw` as a Column. Truth values and categories count as text, numbers of any width become float64.
+    """`raw` as a Column called `name`. Truth values and categories count as text; all numbers become float64.
 
-    **Errors:** DataError for dates, complex numbers, and anything that is not one-dimensional."""
+    **Raises:** DataError for dates, complex numbers, and arrays that are not one-dimensional."""
     library = type(raw).__module__.partition(".")[0]
     if library == "pandas" and hasattr(raw, "dtype") and np.ndim(raw) == 1:
         return _from_pandas(raw, name)
     if library == "polars" and hasattr(raw, "dtype"):
         return _from_polars(raw, name)
     if isinstance(raw, np.ma.MaskedArray):
-        hidden = np.ma.getmaskarray(raw)
+        masked = np.ma.getmaskarray(raw)
         if raw.dtype.kind in "iuf":
-            return Column(np.where(hidden, np.nan, raw.filled(0).astype(np.float64)))
+            return Column(np.where(masked, np.nan, raw.filled(0).astype(np.float64)))
         raw = np.ma.filled(raw.astype(object), None)
     if isinstance(raw, (list, tuple)):
-        values = object_array(raw)  # keeps 1 and "a" apart, where np.asarray would make both text
+        values = object_array(raw)  # np.asarray would convert the numbers of a mixed list to text
     else:
         values = np.asarray(raw)
     if values.ndim != 1:
@@ -82,7 +92,10 @@ def read_column(raw: Any, name: str) -> Column:
 
 
 def read_labels(raw: Any, name: str) -> list[Any]:
-    """The group labels as Python objects, one per row. **Errors:** DataError naming the rows without a label."""
+    """Group labels as Python objects, one per row, from the raw column called `name`.
+
+    **Raises:** DataError naming the rows without a label.
+    """
     if isinstance(raw, np.ndarray):
         if raw.ndim != 1:
             raise DataError(f"group column {name!r} has shape {raw.shape}; expected one label per row.")
@@ -103,7 +116,10 @@ def read_labels(raw: Any, name: str) -> list[Any]:
 
 
 def matrix_columns(matrix: Any, prefix: str) -> dict[str, Any]:
-    """A dictionary as it is; a vector as column `prefix`0; a matrix as columns `prefix`0, `prefix`1, ..."""
+    """Columns by name: a dictionary unchanged; a vector as `prefix`0; a matrix as `prefix`0, `prefix`1, ...
+
+    **Raises:** DataError for arrays with more axes.
+    """
     if matrix is None:
         return {}
     if isinstance(matrix, Mapping):
@@ -117,7 +133,7 @@ def matrix_columns(matrix: Any, prefix: str) -> dict[str, Any]:
 
 
 def name_list(names: Any, role: str) -> list[str]:
-    """One name or several as a list. **Errors:** DataError when one is listed twice."""
+    """One name or several as a list; `role` is for messages. **Raises:** DataError if a name is listed twice."""
     if names is None:
         names = ()
     listed: list[str] = [names] if isinstance(names, str) else list(names)
@@ -128,7 +144,7 @@ def name_list(names: Any, role: str) -> list[str]:
 
 
 def object_array(cells: Sequence[Any]) -> np.ndarray:
-    """The cells as a one-dimensional array of Python objects, tuples kept whole."""
+    """The cells as a one-dimensional array of Python objects; tuples stay single objects."""
     return np.fromiter(cells, dtype=object, count=len(cells))
 
 
@@ -201,7 +217,8 @@ def _missing(cells: Sequence[Any]) -> np.ndarray | None:
     types = set(map(type, cells))
     if not any(t.__name__ in _EMPTY or issubclass(t, (float, np.floating)) for t in types):
         return None
-    # NaN is the only number that differs from itself; pd.NA answers comparisons with pd.NA, so it is asked first.
+    # NaN is the only number that differs from itself; comparisons with pd.NA return pd.NA, so its type is checked
+    # first.
     return np.fromiter((type(c).__name__ in _EMPTY or bool(c != c) for c in cells), dtype=bool, count=len(cells))
 
 

@@ -1,4 +1,4 @@
-"""GroupedData in words, as HTML, and as a hash."""
+"""GroupedData as text, as HTML, and as a hash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe(data: GroupedData) -> tuple[str, str]:
-    """Two lines: groups, rows and responses; then the columns by role."""
+    """Two lines of text: numbers of groups, rows and responses; and the columns by role."""
     sizes = data.sizes
     low, high = int(sizes.min()), int(sizes.max())
     span = f"{low}" if low == high else f"{low} to {high}"
@@ -47,8 +47,10 @@ def to_html(data: GroupedData) -> str:
 
 
 def digest(data: GroupedData) -> str:
-    """SHA-256 (hex) of names, labels, weights and the values of real rows: padding and the order of the original table
-    between groups leave it as it is; order of groups and of rows within a group do not."""
+    """SHA-256 (hex) of names, labels, weights and the values of real rows.
+
+    It depends on the order of groups and of rows within a group, not on padding or on how the groups' rows were
+    interleaved in the original table."""
     state = hashlib.sha256()
 
     def add(name: str, values: np.ndarray) -> None:

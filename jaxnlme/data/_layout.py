@@ -1,4 +1,4 @@
-"""Where each row of a long table goes in the padded arrays, and how groups are split into buckets of like size."""
+"""The layout of a long table in padded arrays, and the division of groups into buckets of similar size."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from jaxnlme.errors import DataError
 
 @dataclass(frozen=True)
 class TableLayout:
-    """`codes` (rows,): group number of each row; `labels` (groups,) in order of first appearance; `sizes` (groups,);
-    `first` (groups,): first row of each group; `source` (groups, obs): the row that fills each cell, the group's last
-    row in padding; `rows` (groups, obs): true on real rows."""
+    """Positions of the rows of a table in padded arrays (groups, obs).
+
+    **Fields:** `codes` (rows,): group number of each row; `labels` (groups,): in order of first appearance; `sizes`
+    (groups,): rows of each group; `first` (groups,): first row of each group; `source` (groups, obs): the row of the
+    table in each cell, the group's last row in padding; `rows` (groups, obs): true on real rows.
+    """
 
     codes: np.ndarray
     labels: np.ndarray
@@ -27,21 +30,25 @@ class TableLayout:
 
 
 def factorize(labels: Sequence[Any], name: str) -> tuple[np.ndarray, list[Any]]:
-    """Group number of each row, and the labels in order of first appearance (any hashable labels)."""
+    """The group number (rows,) of each row, and the distinct labels in order of first appearance.
+
+    **Arguments:** `labels`: hashable, one per row; `name`: of the column, for messages.
+    **Raises:** DataError for labels that are not hashable.
+    """
     try:
-        found = list(dict.fromkeys(labels))
+        distinct = list(dict.fromkeys(labels))
     except TypeError as error:
         raise DataError(
             f"group column {name!r} holds labels that cannot be compared ({error}); expected numbers, text or tuples."
         ) from None
-    number = {label: k for k, label in enumerate(found)}
-    return np.fromiter(map(number.__getitem__, labels), dtype=np.intp, count=len(labels)), found
+    number = {label: k for k, label in enumerate(distinct)}
+    return np.fromiter(map(number.__getitem__, labels), dtype=np.intp, count=len(labels)), distinct
 
 
 def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> TableLayout:
-    """The padded layout of rows with group numbers `codes`; rows of a group keep their order.
+    """The padded layout of rows with group numbers `codes` (rows,); rows of a group keep their order.
 
-    A group without rows (further tables have them) is filled with row 0 and masked throughout."""
+    A group without rows (possible in further tables) is filled with row 0, and all its cells are masked."""
     groups = len(labels)
     sizes = np.bincount(codes, minlength=groups)
     order = np.argsort(codes, kind="stable")
@@ -53,15 +60,18 @@ def lay_out(codes: np.ndarray, labels: Sequence[Any]) -> TableLayout:
 
 
 def next_size(n: int, bits: int) -> int:
-    """The next whole number from `n` on with at most `bits` significant bits: for three 1 to 8, 10, 12, 14, 16, 20, ...
-    A share of less than 1 / 2^(bits - 1) is added."""
+    """The smallest whole number from `n` on with at most `bits` significant bits: for three 1 to 8, 10, 12, 14, 16, 20,
+    ... The increase is a fraction of less than 1 / 2^(bits - 1)."""
     step = 1 << max(int(n).bit_length() - bits, 0)
     return -(-int(n) // step) * step
 
 
-def widened(values: np.ndarray, width: int, mask: bool = False) -> np.ndarray:
-    """Values (groups, obs, ...) with at least `width` rows a group: padding repeats the last row, and is false in a
-    `mask`. Values (groups,) stay as they are."""
+def pad_rows(values: np.ndarray, width: int, mask: bool = False) -> np.ndarray:
+    """Values (groups, obs, ...) padded to at least `width` rows per group.
+
+    **Arguments:** `values`; those of shape (groups,) are returned unchanged; `width`; `mask`: padding is false, else it
+    repeats the last row.
+    """
     if values.ndim < 2 or values.shape[1] >= width:
         return values
     end = np.zeros_like(values[:, -1:]) if mask else values[:, -1:]
@@ -71,9 +81,11 @@ def widened(values: np.ndarray, width: int, mask: bool = False) -> np.ndarray:
 def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
     """Index arrays that split groups into `count` buckets by size, with the fewest padded cells.
 
-    `count=None` chooses: one bucket, unless the cells exceed both 2e6 and three times the real rows; then the least of
-    two to four buckets that brings the cells under one and a half times the real rows (a heuristic: every bucket is
-    another copy of the compiled program)."""
+    **Arguments:** `sizes` (groups,): rows of each group; `count`: number of buckets. None chooses: one bucket, unless
+    the cells exceed both 2e6 and three times the real rows; then the smallest number from two to four with which the
+    cells are at most one and a half times the real rows (a heuristic: every bucket is another copy of the compiled
+    program).
+    """
     levels, number = np.unique(sizes, return_inverse=True)
     if count is not None:
         return _buckets(number, _cuts(levels, np.bincount(number), count)[0])
@@ -89,34 +101,41 @@ def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
 
 
 def _buckets(number: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    """Positions of the groups in each bucket, from the index of each group's size among the sizes and the cuts."""
     bucket = np.searchsorted(np.asarray(cuts), number, side="right") if cuts else np.zeros_like(number)
     return [np.flatnonzero(bucket == k) for k in range(len(cuts) + 1)]
 
 
 def _cuts(levels: np.ndarray, counts: np.ndarray, buckets: int) -> tuple[list[int], int]:
-    """Positions in `levels` where a new bucket starts, and the cells in all: dynamic programming, exact up to 500
-    different sizes; beyond, sizes are first merged into 500 steps."""
+    """Positions in the sorted sizes `levels` where a new bucket starts, and the total number of cells.
+
+    Dynamic programming: exact up to 500 different sizes; more are first merged into 500.
+
+    **Arguments:** `levels`: the different sizes, sorted; `counts`: groups of each; `buckets`: their number.
+    """
     if levels.size > 500:
-        keep = np.unique(np.linspace(0, levels.size, 501).astype(int))
-        ends = keep[1:]
-        merged = np.add.reduceat(counts, keep[:-1])
+        boundaries = np.unique(np.linspace(0, levels.size, 501).astype(int))
+        ends = boundaries[1:]
+        merged = np.add.reduceat(counts, boundaries[:-1])
         cuts, cells = _cuts(levels[ends - 1], merged, buckets)
-        return [int(keep[c]) for c in cuts], cells
+        return [int(boundaries[c]) for c in cuts], cells
     size = levels.size
-    below = np.concatenate([[0], np.cumsum(counts)])
-    # cost[i, j]: cells of one bucket that holds levels i..j-1, padded to the largest of them
+    groups_before = np.concatenate([[0], np.cumsum(counts)])
+    # cost[i, j]: cells of a bucket with the sizes i, ..., j - 1, padded to the largest of them
     top = np.concatenate([[0], levels])
     cost = np.where(
-        np.arange(size + 1)[:, None] < np.arange(size + 1), (below[None, :] - below[:, None]) * top[None, :], np.inf
+        np.arange(size + 1)[:, None] < np.arange(size + 1),
+        (groups_before[None, :] - groups_before[:, None]) * top[None, :],
+        np.inf,
     )
     best = cost[0]
-    came: list[np.ndarray] = []
+    previous_cut: list[np.ndarray] = []
     for _ in range(min(buckets, size) - 1):
         total = best[:, None] + cost
-        came.append(total.argmin(axis=0))
+        previous_cut.append(total.argmin(axis=0))
         best = total.min(axis=0)
     cuts, end = [], size
-    for step in reversed(came):
+    for step in reversed(previous_cut):
         end = int(step[end])
         cuts.append(end)
     return cuts[::-1], int(best[size])

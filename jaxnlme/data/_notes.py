@@ -1,4 +1,4 @@
-"""What is legitimate in a table and yet worth a sentence."""
+"""Notes on a data set: properties that are valid but may be mistakes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def notes_of(data: GroupedData) -> tuple[str, ...]:
-    """The notes on `data`, a sentence each: groups without a response, one-row groups, constant columns of x, an
+    """The notes on `data`, one sentence each: groups without a response, one-row groups, constant columns of x, an
     unsorted first column of x, repeated values in it, text columns that hold numbers."""
     notes = []
-    silent = data.labels[~data.observed.any(axis=1)]
-    if silent.size:
+    unobserved = data.labels[~data.observed.any(axis=1)]
+    if unobserved.size:
         notes.append(
-            f"{_count(silent.size)} no observed response and add{'s' if silent.size == 1 else ''} nothing to the "
-            f"likelihood: {name_groups(silent)}."
+            f"{_count(unobserved.size)} no observed response and add{'s' if unobserved.size == 1 else ''} nothing to "
+            f"the likelihood: {name_groups(unobserved)}."
         )
     single = data.labels[data.sizes == 1]
     if single.size:
@@ -31,8 +31,8 @@ def notes_of(data: GroupedData) -> tuple[str, ...]:
     if data.x:
         notes += _order(data, *next(iter(data.x.items())))
     for name, text in data.text.items():
-        parses = [_is_number(cell) for cell in set(text.ravel().tolist())]
-        if any(parses) and not all(parses):
+        numeric = [_is_number(cell) for cell in set(text.ravel().tolist())]
+        if any(numeric) and not all(numeric):
             notes.append(
                 f"column {name!r} holds both numbers and text, so it counts as text (a category): convert it if "
                 "numbers were meant."
@@ -41,7 +41,7 @@ def notes_of(data: GroupedData) -> tuple[str, ...]:
 
 
 def _order(data: GroupedData, name: str, values: np.ndarray) -> list[str]:
-    """Sentences on groups where the first column of x, mostly time, goes back or repeats."""
+    """Notes on groups in which the first column of x, usually time, decreases or has equal values."""
     notes = []
     real = data.rows[:, 1:]
     unsorted = data.labels[((np.diff(values, axis=1) < 0) & real).any(axis=1)]
@@ -49,7 +49,7 @@ def _order(data: GroupedData, name: str, values: np.ndarray) -> list[str]:
         notes.append(
             f"x column {name!r} is not sorted within {name_groups(unsorted)}; the rows keep the order of the table."
         )
-    # Padding sorts to the end as NaN, which equals nothing.
+    # Padding becomes NaN, which sorts to the end and equals no other value.
     ranked = np.sort(np.where(data.rows, values, np.nan), axis=1) if unsorted.size else values
     repeated = data.labels[((np.diff(ranked, axis=1) == 0) & real).any(axis=1)]
     if repeated.size:

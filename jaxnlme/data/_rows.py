@@ -1,4 +1,4 @@
-"""Rows and groups in words, for messages: counted from 1, five of them named."""
+"""Rows and groups as text for messages: rows are counted from 1, and at most five are listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxnlme.errors import some
 
 
 def name_rows(rows: Any) -> str:
-    """Rows given as a mask or as 0-based positions, in words: "row 5", "rows 1, 2, 3, 4, 5 and 12 more"."""
+    """Text for `rows`, a mask or 0-based positions: "row 5", "rows 1, 2, 3, 4, 5 and 12 more"."""
     rows = np.asarray(rows)
     if rows.dtype == bool:
         rows = np.flatnonzero(rows)
@@ -18,5 +18,5 @@ def name_rows(rows: Any) -> str:
 
 
 def name_groups(labels: Any) -> str:
-    """Group labels in words: "group 'a'", "groups 1, 2, 3, 4, 5 and 12 more"."""
+    """Text for group `labels`: "group 'a'", "groups 1, 2, 3, 4, 5 and 12 more"."""
     return f"{'group' if len(labels) == 1 else 'groups'} {some([repr(label) for label in labels])}"

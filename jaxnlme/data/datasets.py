@@ -1,4 +1,4 @@
-"""Small published tables, each with its source and units; they lie beside this file as CSV."""
+"""Small published data sets with their sources and units, stored as CSV files in the folder `tables`."""
 
 from __future__ import annotations
 

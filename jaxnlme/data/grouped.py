@@ -1,4 +1,4 @@
-"""GroupedData: a long table as padded arrays (groups, obs) with masks, on the host, checked on the way in."""
+"""GroupedData: a long table as padded arrays (groups, obs) with masks, checked on construction."""
 
 from __future__ import annotations
 
@@ -24,16 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GroupedData:
-    """Observations in groups, padded to a common number of rows; build it with `from_frame`, `from_csv`, `from_arrays`.
+    """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
-    **Fields:** `y` (groups, obs) float64, where not observed the first observed value of the group, or 1;
-    `x`: columns (groups, obs) float64, padding repeats the group's last row; `v`: group-level columns (groups,);
-    `text`: text, category and truth-value columns as objects, (groups,) if declared in v, (groups, obs) if in x, for
-    covariate formulas only; `rows` (groups, obs): real rows; `observed` (groups, obs): real rows with a response;
-    `weights` (groups,); `labels` (groups,): group labels in order of first appearance; `row_index` (groups, obs):
-    0-based row of the original table, -1 in padding; `group_name`, `y_name`; `tables`: further tables on axes of their
-    own, a pair (columns (groups, k), mask (groups, k)) each; `levels`: declared order of categorical columns; `index`:
-    the index of the original pandas table, None for 0, 1, ..."""
+    Build it with `from_frame`, `from_csv` or `from_arrays`.
+
+    **Fields:**
+
+    - `y` (groups, obs): responses, float64; where none was observed the first observed value of the group, or 1.
+    - `x`: predictors by name, each (groups, obs), float64; padding repeats the group's last row.
+    - `v`: group-level predictors by name, each (groups,).
+    - `text`: text, category and truth-value columns as objects, (groups,) if declared in v, (groups, obs) if in x; for
+      covariate formulas and `by=` only.
+    - `rows` (groups, obs): true on real rows; `observed` (groups, obs): true on real rows with a response.
+    - `weights` (groups,): weights of the groups' log-likelihoods, >= 0.
+    - `labels` (groups,): group labels, in order of first appearance.
+    - `row_index` (groups, obs): 0-based row of the original table, -1 in padding.
+    - `group_name`, `y_name`: names of the group and response columns.
+    - `tables`: further tables (dose events), each a pair (columns (groups, k), mask (groups, k)).
+    - `levels`: declared order of categorical columns.
+    - `index`: the index of the original pandas table, None for 0, 1, ...
+    """
 
     y: np.ndarray
     x: dict[str, np.ndarray]
@@ -62,13 +72,22 @@ class GroupedData:
         *,
         need_response: bool = True,
     ) -> GroupedData:
-        """Data from a long table, one row per observation, rows in any order.
+        """Data from a long table with one row per observation, rows in any order.
 
-        **Arguments:** `frame`: pandas or polars data frame, or a dictionary of arrays; `group`, `y`: column names, an
-        empty response stays as a row without an observation; `x`: columns that vary within a group; `v`: columns
-        constant in each group; `weights`: a column of group weights, constant in each group, >= 0; `need_response`:
-        False accepts a table without any observed response, or without the column `y` (prediction, simulation).
-        **Returns:** GroupedData.  **Errors:** DataError naming column, rows, what was expected and what to do."""
+        **Arguments:**
+
+        - `frame`: a pandas or polars data frame, or a dictionary of arrays.
+        - `group`, `y`: names of the group and response columns; rows with an empty response are kept, without an
+          observation.
+        - `x`: names of columns that vary within a group.
+        - `v`: names of columns that are constant within each group.
+        - `weights`: name of a column of group weights, constant within each group, >= 0.
+        - `need_response`: False accepts a table without observed responses, or without the column `y` (for predictions
+          and simulations).
+
+        **Returns:** GroupedData.
+        **Raises:** DataError naming column and rows, what was expected, and the remedy.
+        """
         if not isinstance(group, str) and isinstance(group, (list, tuple)):
             raise DataError(
                 f"group is {group!r}; expected one column name: for nested levels name the outermost, and list the "
@@ -104,8 +123,13 @@ class GroupedData:
         weights: str | None = None,
         **read_csv: Any,
     ) -> GroupedData:
-        """Data from a CSV file; `read_csv` goes to `pandas.read_csv` (`sep=";"`, `na_values="."`), the rest is
-        `from_frame`."""
+        """Data from a CSV file.
+
+        **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`: as for `from_frame`; `read_csv`: options of
+        `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
+        **Returns:** GroupedData.
+        **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
+        """
         import pandas as pd
 
         return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights)
@@ -121,12 +145,20 @@ class GroupedData:
         group_name: str = "group",
         y_name: str = "y",
     ) -> GroupedData:
-        """Data from bare arrays.
+        """Data from arrays.
 
-        **Arguments:** `y`, `group` (rows,); `x`: dictionary of (rows,) arrays, or a vector or matrix (rows, xdim),
-        whose columns are called x0, x1, ...; `v`: the same with (groups,) arrays in order of first appearance, or
-        (rows,) arrays constant in each group (v0, v1, ...); `weights` (groups,) or (rows,).
-        **Returns:** GroupedData.  **Errors:** DataError, as in `from_frame`."""
+        **Arguments:**
+
+        - `y`, `group` (rows,): responses, NaN where missing, and group labels.
+        - `x`: a dictionary of arrays (rows,), or a vector or matrix (rows, xdim), whose columns are called x0, x1, ...
+        - `v`: the same with arrays (groups,), in order of first appearance of the groups, or (rows,), constant within
+          each group; columns of a matrix are called v0, v1, ...
+        - `weights` (groups,) or (rows,): group weights, >= 0.
+        - `group_name`, `y_name`: names for messages and tables.
+
+        **Returns:** GroupedData.
+        **Raises:** DataError, as `from_frame`.
+        """
         x_columns, v_columns, weights = build.array_columns(y, group, x, v, weights, group_name)
         check_roles(group_name, y_name, list(x_columns), list(v_columns))
         return cls(**build.assemble(group, y, x_columns, v_columns, weights, group_name, y_name))
@@ -153,11 +185,15 @@ class GroupedData:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What is legitimate and yet worth a sentence: unsorted or repeated times, one-row groups, constant columns."""
+        """Sentences on properties that are valid but may be mistakes: unsorted or repeated times, groups with one row,
+        constant columns."""
         return notes_of(self)
 
     def rows_to_column(self, values: Any) -> np.ndarray:
-        """Values (groups, obs, ...) as one column (n_rows, ...) in the order of the original table."""
+        """Values (groups, obs, ...) as one column (n_rows, ...) in the order of the original table.
+
+        **Raises:** DataError for values of another shape.
+        """
         values = np.asarray(values)
         if values.shape[:2] != self.rows.shape:
             raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
@@ -169,8 +205,7 @@ class GroupedData:
 
     @property
     def row_labels(self) -> Any:
-        """The pandas index of the rows, in the order of the original table, so that what a fit returns by row lines up
-        with the table it came from."""
+        """The pandas index (n_rows,) of the rows in the order of the original table; results by row have this index."""
         import pandas as pd
 
         if self.index is None:
@@ -178,7 +213,8 @@ class GroupedData:
         return self.index[np.sort(self.row_index[self.rows], kind="stable")]
 
     def to_frame(self) -> pd.DataFrame:
-        """The table again, in its original row order: group, y (NaN where missing), x, v and text columns."""
+        """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text
+        columns."""
         import pandas as pd
 
         def spread(values: np.ndarray) -> np.ndarray:
@@ -193,7 +229,11 @@ class GroupedData:
         return frame
 
     def select(self, groups: Any) -> GroupedData:
-        """The groups at the given positions, or where a boolean mask (groups,) is true, padded to the largest."""
+        """Data of some of the groups, padded to the largest of them.
+
+        **Arguments:** `groups`: positions, or a boolean mask (groups,).
+        **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
+        """
         chosen = np.asarray(groups)
         if chosen.dtype == bool and chosen.shape != self.labels.shape:
             raise DataError(f"the mask has shape {chosen.shape}; expected one entry per group, {self.labels.shape}.")
@@ -219,14 +259,14 @@ class GroupedData:
         )
 
     def pad_to(self, obs: int) -> GroupedData:
-        """The same data with `obs` rows per group: more padding (or less, down to the largest group)."""
+        """The same data padded to `obs` rows per group. **Raises:** DataError if a group has more rows."""
         if obs < self.sizes.max():
             raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
         return self._with_width(obs, np.arange(self.n_groups))
 
     def _with_width(self, obs: int, chosen: np.ndarray) -> GroupedData:
-        """Arrays (groups, obs) of the chosen groups at another width: padding repeats the last column, which is the
-        group's last row or padding already."""
+        """The `chosen` groups (positions) with `obs` rows: padding repeats the last column, which is the group's last
+        row or padding."""
         slot = np.minimum(np.arange(obs), self.rows.shape[1] - 1)
         cells = np.ix_(chosen, slot)
         real = np.arange(obs) < self.sizes[chosen][:, None]
@@ -242,14 +282,17 @@ class GroupedData:
         )
 
     def with_weights(self, weights: Any) -> GroupedData:
-        """The same data with other group weights (groups,), >= 0."""
+        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
         return replace(self, weights=check_weights(weights, self.labels))
 
     def with_response(self, y: Any) -> GroupedData:
-        """The same rows with other responses, for instance simulated ones: `y` (n_rows,) in the order of the table, as
-        `Fit.simulate` returns them, or (groups, obs). A response is observed where it was before and `y` is not NaN.
+        """The same rows with other responses, for example simulated ones.
 
-        **Errors:** DataError for another shape or infinite responses."""
+        A response is observed where it was observed before and `y` is not NaN.
+
+        **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
+        **Raises:** DataError for another shape or infinite responses.
+        """
         y = np.array(y, dtype=np.float64)
         if y.shape == (self.n_rows,):
             flat, y = y, self.y.copy()
@@ -267,12 +310,14 @@ class GroupedData:
         return replace(self, y=build.safe_response(y, observed), observed=observed)
 
     def with_table(self, name: str, frame: Any, group: str, columns: str | Sequence[str]) -> GroupedData:
-        """The same data with a further table on an axis of its own, such as dose events.
+        """The same data with a further table of other rows, such as dose events.
 
-        **Arguments:** `name`: how the model finds it; `frame`: as in `from_frame`; `group`: its column of group labels,
-        all of them known; `columns`: numeric columns. A group may have no rows there.
+        **Arguments:** `name`: the model reads the table as `v.name`; `frame`: as for `from_frame`; `group`: name of its
+        column of group labels, which must be labels of the data; `columns`: names of its numeric columns. A group may
+        have no rows in it.
         **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
-        **Errors:** DataError for unknown labels, text, missing or infinite values, or a name already taken."""
+        **Raises:** DataError for unknown labels, text, missing or infinite values, or a name that is in use.
+        """
         if name in (self.x | self.v | self.text | self.tables):
             raise DataError(f"the data already have a column or table {name!r}; expected a new name for the table.")
         listed = name_list(columns, "columns")
@@ -284,16 +329,19 @@ class GroupedData:
         return replace(self, tables={**self.tables, name: table})
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
-        """Positions of the groups in `count` buckets of like size, small groups first, with the fewest padded cells.
+        """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.
 
-        `None` chooses: one bucket, unless the padded cells exceed both 2e6 and three times the real rows, then two to
-        four. Every group is in one bucket; fewer come back when there are fewer different sizes."""
+        **Arguments:** `count`: number of buckets; None: one, or two to four if the padded cells exceed both 2e6 and
+        three times the real rows.
+        **Returns:** one array of positions per bucket; fewer buckets if there are fewer different sizes.
+        **Raises:** DataError for a count below 1.
+        """
         if count is not None and count < 1:
             raise DataError(f"{count} buckets were asked for; expected at least 1, or None to choose.")
         return split_by_size(self.sizes, count)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of names, labels, weights and values; padding does not change it."""
+        """SHA-256 (hex) of names, labels, weights and values; it does not depend on padding."""
         return digest(self)
 
     def __repr__(self) -> str:

@@ -1,1 +1,2 @@
-"""From the density of a group to its likelihood: modes, curvatures, integrals, and the ladder made of them."""
+"""The likelihood of a group: conditional modes, curvatures, integrals, and the likelihood approximations made of
+them."""

@@ -1,4 +1,5 @@
-"""The likelihood ladder: each rung is where to expand, which curvature, and how to integrate."""
+"""Likelihood approximations (FO, FOCE, FOCEI, Laplace, AGQ, importance sampling): each combines a point of expansion, a
+curvature, and a way to integrate over the random effects."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, OptionError, Status, near_matches
 from jaxnlme.likelihood.curvature import exact, gauss_newton
-from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarlo
+from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarloError
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
@@ -22,19 +23,26 @@ from jaxnlme.typing import Scalar, Vector
 
 
 class GroupResult(eqx.Module):
-    """What a rung says of one group: `value`, log p(y); `mode` (random,), whitened; `status`, a Status code;
-    `evaluations` of the mode search; `curvature` (random, random) at the mode; `monte_carlo`."""
+    """Likelihood of one group.
+
+    **Fields:** `value`: log p(y); `mode` (random,): whitened effects at which the integrand was expanded; `status`: a
+    Status code; `evaluations`: of the mode search; `curvature` (random, random): H there; `monte_carlo`: the Monte
+    Carlo error.
+    """
 
     value: Any
     mode: Any
     status: Any
     evaluations: Any
     curvature: Any
-    monte_carlo: MonteCarlo
+    monte_carlo: MonteCarloError
 
 
 def require_gaussian_moments(name: str, density: Density) -> None:
-    """**Errors:** ModelError where the outcome has no Gaussian face, which the method `name` needs."""
+    """Check that the outcome has Gaussian moments (a mean and a scale), which the method called `name` needs.
+
+    **Raises:** ModelError where it has none.
+    """
     if not density.error.has_gaussian_moments:
         raise ModelError(
             f"{name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
@@ -43,11 +51,19 @@ def require_gaussian_moments(name: str, density: Density) -> None:
 
 
 class LikelihoodApproximation(eqx.Module):
-    """One likelihood of the ladder.
+    """An approximation of the log-likelihood of a group. `FO`, `FOCE`, `FOCEI`, `Laplace`, `AGQ` and
+    `ImportanceSampling` make these.
 
-    **Fields:** `name`; `at_mode`: expand at the conditional mode (else at z = 0); `interaction`: the residual scale
-    moves with z (else it is taken at z = 0, in mode, density and curvature alike); `curvature`: "gauss-newton" or
-    "exact"; `integral`; `search`, how modes are searched.
+    **Arguments:**
+
+    - `name`: for summaries.
+    - `at_mode`: expand at the conditional mode of z (else at z = 0).
+    - `interaction`: the residual scale depends on z (else it is that at z = 0, in mode, density and curvature).
+    - `curvature`: "gauss-newton" or "exact".
+    - `integral`: how the integral over z is approximated.
+    - `search`: limits of the search of modes.
+
+    **Raises:** OptionError for an unknown curvature.
     """
 
     name: str = eqx.field(static=True)
@@ -63,82 +79,96 @@ class LikelihoodApproximation(eqx.Module):
 
     @property
     def needs_gaussian_moments(self) -> bool:
-        """Whether outcomes without a Gaussian face are refused."""
+        """True if the approximation needs an outcome with Gaussian moments (mean and scale)."""
         return self.curvature == "gauss-newton" or not self.interaction
 
     @property
     def stochastic(self) -> bool:
-        """Whether the value carries Monte Carlo error."""
+        """True if the value has a Monte Carlo error."""
         return isinstance(self.integral, ImportanceIntegral)
 
     def check(self, density: Density) -> None:
-        """**Errors:** ModelError where the outcome has no Gaussian face and this rung needs one."""
+        """Check that the outcome suits the approximation.
+
+        **Raises:** ModelError where Gaussian moments are needed and it has none.
+        """
         if self.needs_gaussian_moments:
             require_gaussian_moments(self.name, density)
 
     def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
-        """The prediction that fixes the residual scale (at z = 0), None where the scale moves with z."""
+        """The prediction at z = 0, from which the residual scale is computed; None where the scale depends on z."""
         return None if self.interaction else density.predict(params, jnp.zeros(density.n_effects), group)
 
     def integrate(self, density: Density, params: Params, z: Vector, group: Group) -> tuple[Scalar, tuple]:
-        """log p(y) of one group expanded at a given z, and (curvature, MonteCarlo); z is an argument like any other."""
+        """log p(y) of one group expanded at `z` (random,), and (curvature, MonteCarloError); differentiable in z as
+        well."""
         at_zero = self.scale_prediction(density, params, group)
 
         def log_joint(z):
             return density.log_joint_given(params, z, group, at_zero)
 
         if density.n_effects == 0:
-            return log_joint(z), (jnp.zeros((0, 0)), MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan)))
-        shape = exact if self.curvature == "exact" else gauss_newton
-        hessian = barrier(shape(density, params, z, group, at_zero))
+            return log_joint(z), (jnp.zeros((0, 0)), MonteCarloError(jnp.zeros(()), jnp.full((), jnp.nan)))
+        curvature = exact if self.curvature == "exact" else gauss_newton
+        hessian = barrier(curvature(density, params, z, group, at_zero))
         value, monte_carlo = self.integral(log_joint, z, hessian, group.key, at_mode=self.at_mode)
         return value, (hessian, monte_carlo)
 
     def evaluate(self, density: Density, params: Params, group: Group, z0: Vector) -> GroupResult:
-        """log p(y) of one group, with exact derivatives of every order in params (through the mode implicitly).
+        """Likelihood of one group, with exact derivatives of every order in `params` (implicit ones through the mode).
 
-        **Arguments:** `z0` (random,): where the search of the mode starts.
+        **Arguments:** `density`; `params`; `group`; `z0` (random,): start of the search of the mode, whitened.
+        **Returns:** a GroupResult.
         """
         if self.at_mode and density.n_effects:
             at_zero = self.scale_prediction(density, params, group)
-            z, found = conditional_mode(self.search, density, params, group, at_zero, z0)
+            z, search = conditional_mode(self.search, density, params, group, at_zero, z0)
         else:
-            z, found = jnp.zeros(density.n_effects), None
+            z, search = jnp.zeros(density.n_effects), None
         value, (hessian, monte_carlo) = self.integrate(density, params, z, group)
-        return group_result(value, z, hessian, monte_carlo, found, group)
+        return group_result(value, z, hessian, monte_carlo, search, group)
 
 
 def group_result(
-    value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarlo, found: NewtonResult | None, group: Group
+    value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarloError, search: NewtonResult | None, group: Group
 ) -> GroupResult:
-    """The record of one group, with its status; `found` is None where nothing was searched. A group without an observed
-    response has likelihood one and mode zero, exactly."""
-    arrived = jnp.ones((), bool) if found is None else found.converged
-    begun = jnp.isfinite(value) if found is None else found.finite
-    evaluations = jnp.ones((), int) if found is None else found.evaluations
-    status = jnp.where(arrived, Status.ok, Status.mode_not_found)
-    # The factor of a curvature that is not positive definite is NaN. A value may be NaN beside a sound factor: at a
-    # node of the integral.
-    sound = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
-    status = jnp.where(jnp.isfinite(value), status, jnp.where(sound, Status.non_finite, Status.not_a_maximum))
+    """The GroupResult of one group, with its status. A group without an observed response has likelihood one and mode
+    zero, exactly.
+
+    **Arguments:** `value`: log p(y); `z` (random,): where the integrand was expanded; `hessian` (random, random): the
+    curvature there; `monte_carlo`: the Monte Carlo error; `search`: the outcome of the mode search, None if there was
+    none; `group`.
+    """
+    converged = jnp.ones((), bool) if search is None else search.converged
+    finite_start = jnp.isfinite(value) if search is None else search.finite
+    evaluations = jnp.ones((), int) if search is None else search.evaluations
+    status = jnp.where(converged, Status.ok, Status.mode_not_found)
+    # The factor of a curvature that is not positive definite is NaN. With a finite factor the value can still be NaN,
+    # at a node of the integral.
+    positive_definite = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
+    status = jnp.where(
+        jnp.isfinite(value), status, jnp.where(positive_definite, Status.non_finite, Status.not_a_maximum)
+    )
     status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
-    status = jnp.where(begun, status, Status.non_finite_start)
-    seen = jnp.any(group.x.observed)
-    status = jnp.where(seen, status, Status.no_observations)
-    value, z = jnp.where(seen, value, 0.0), jnp.where(seen, z, 0.0)
-    monte_carlo = MonteCarlo(jnp.where(seen, monte_carlo.variance, 0.0), monte_carlo.ess)
+    status = jnp.where(finite_start, status, Status.non_finite_start)
+    observed = jnp.any(group.x.observed)
+    status = jnp.where(observed, status, Status.no_observations)
+    value, z = jnp.where(observed, value, 0.0), jnp.where(observed, z, 0.0)
+    monte_carlo = MonteCarloError(jnp.where(observed, monte_carlo.variance, 0.0), monte_carlo.ess)
     return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
 
 
 def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
+    """The ModeSearch of an approximation's options. **Raises:** OptionError for numbers out of range."""
     if not mode_steps >= 1 or not mode_tolerance > 0:
         raise OptionError(f"mode_steps must be >= 1 and mode_tolerance > 0; received {mode_steps}, {mode_tolerance}.")
     return ModeSearch(mode_steps, mode_tolerance)
 
 
 def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
-    """First order: y linearised at z = 0, residual scale there.
+    """First order (FO): the prediction is linearised at z = 0, and the residual scale is that at z = 0.
 
+    **Arguments:** `mode_steps`, `mode_tolerance`: not used for the likelihood, which needs no modes.
     **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222."""
     return LikelihoodApproximation(
         "FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -146,9 +176,11 @@ def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAppr
 
 
 def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
-    """First order conditional estimation without interaction: the residual scale is taken at z = 0 in mode, quadratic
-    form, log-scale and curvature.
+    """First order conditional estimation (FOCE), without interaction: the residual scale is that at z = 0 in the mode,
+    the quadratic form, the log-scale and the curvature.
 
+    **Arguments:** `mode_steps`: most evaluations in the search of a mode; `mode_tolerance`: length of a Newton step, in
+    whitened units, that ends it.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Wang (2007), J Pharmacokinet Pharmacodyn 34,
     575-593, section "FOCE"."""
     return LikelihoodApproximation(
@@ -157,9 +189,11 @@ def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAp
 
 
 def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
-    """First order conditional estimation with interaction: Laplace with the Gauss-Newton curvature that keeps the
-    scale's part.
+    """First order conditional estimation with interaction (FOCEI): Laplace's approximation with the Gauss-Newton
+    curvature, including the term of the residual scale.
 
+    **Arguments:** `mode_steps`: most evaluations in the search of a mode; `mode_tolerance`: length of a Newton step, in
+    whitened units, that ends it.
     **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31."""
     return LikelihoodApproximation(
         "FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -169,8 +203,10 @@ def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodA
 def Laplace(
     *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
 ) -> LikelihoodApproximation:
-    """Laplace's approximation at the conditional mode with the exact Hessian.
+    """Laplace's approximation at the conditional mode.
 
+    **Arguments:** `curvature`: "exact" (the Hessian) or "gauss-newton"; `mode_steps`: most evaluations in the search of
+    a mode; `mode_tolerance`: length of a Newton step, in whitened units, that ends it.
     **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795."""
     return LikelihoodApproximation(
         "Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -180,8 +216,13 @@ def Laplace(
 def AGQ(
     nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
 ) -> LikelihoodApproximation:
-    """Adaptive Gauss-Hermite quadrature with `nodes` per random effect (nodes ** random points a group); one node is
-    Laplace."""
+    """Adaptive Gauss-Hermite quadrature (AGQ); with one node it is Laplace's approximation.
+
+    **Arguments:** `nodes`: per random effect, nodes ** random points for each group; `curvature`: "exact" or
+    "gauss-newton", for the scaling of the nodes; `mode_steps`, `mode_tolerance`: as for `Laplace`.
+    **Raises:** OptionError unless nodes is a whole number of at least 1; for more than 50,000 points when evaluated.
+    **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
+    """
     if not isinstance(nodes, int) or nodes < 1:
         raise OptionError(f"AGQ: nodes must be a whole number of at least 1; received {nodes!r}.")
     return LikelihoodApproximation(
@@ -198,8 +239,14 @@ def ImportanceSampling(
     mode_steps: int = 100,
     mode_tolerance: float = 1e-6,
 ) -> LikelihoodApproximation:
-    """Importance sampling around the conditional mode with `draws` a group from a multivariate t with `df` degrees of
-    freedom (0: Gaussian), with its Monte Carlo error and effective sample size."""
+    """Importance sampling around the conditional mode; results include the Monte Carlo error and effective sample size.
+
+    **Arguments:** `draws`: per group, at least 2, from a multivariate t; `df`: its degrees of freedom (0: Gaussian);
+    `seed`: of the random numbers; `curvature`: "exact" or "gauss-newton", the inverse of the scale matrix of the t;
+    `mode_steps`, `mode_tolerance`: as for `Laplace`.
+    **Raises:** OptionError for numbers out of range.
+    **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
+    """
     if not isinstance(draws, int) or draws < 2 or df < 0:
         raise OptionError(f"ImportanceSampling needs draws >= 2 and df >= 0; received {draws!r}, {df!r}.")
     return LikelihoodApproximation(
@@ -215,19 +262,21 @@ def ImportanceSampling(
 NAMED = {"fo": FO, "foce": FOCE, "focei": FOCEI, "laplace": Laplace, "agq": AGQ, "is": ImportanceSampling}
 
 
-def approximation(spec: str | LikelihoodApproximation, others: Iterable[str] = ()) -> LikelihoodApproximation:
-    """A rung from its name or the object itself; `others` are names that the caller knows beside these.
+def approximation(spec: str | LikelihoodApproximation, other_methods: Iterable[str] = ()) -> LikelihoodApproximation:
+    """A likelihood approximation from its name or the object itself.
 
-    **Errors:** OptionError with the near matches.
+    **Arguments:** `spec`: "fo", "foce", "focei", "laplace", "agq", "is", or an object; `other_methods`: further names
+    that the caller accepts, for the message.
+    **Raises:** OptionError for an unknown name, with names of similar spelling.
     """
     if isinstance(spec, LikelihoodApproximation):
         return spec
     name = getattr(spec, "name", spec)
     if name in ("LME", "RELME", "lme", "relme"):
         raise OptionError(
-            f"{str(name).upper()} is no likelihood of the ladder: its answer is a fixed point, and jn.fit finds it. "
-            f"Name one of {', '.join(map(repr, NAMED))}, or a rung."
+            f"{str(name).upper()} is not a likelihood approximation: its estimate is a fixed point, which jn.fit "
+            f"computes. Use one of {', '.join(map(repr, NAMED))}, or an object such as jn.AGQ(5)."
         )
     if not isinstance(spec, str) or spec.lower() not in NAMED:
-        raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), [*NAMED, *others])}")
+        raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), [*NAMED, *other_methods])}")
     return NAMED[spec.lower()]()

@@ -1,4 +1,4 @@
-"""Curvatures of minus log_joint in the whitened effects: Gauss-Newton, with or without the scale's part, or exact."""
+"""Curvatures of -log_joint in the whitened effects: Gauss-Newton, with or without the term of the scale, or exact."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.model.derivatives import linearise, tangents, value_gradient_hessian
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import along_axes, barrier, value_gradient_hessian
@@ -16,10 +17,11 @@ from jaxnlme.typing import Matrix, Vector
 def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:
     """H = I + J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l)), (random, random).
 
-    J is the Jacobian of the (transformed) mean in z, R = diag(scale^2). With `scale_prediction` None the scale moves
-    with z and its term is added, which for independent errors is 2 sum (d log scale / dz)(d log scale / dz)'
-    (interaction, FOCEI); otherwise the scale is frozen there (FO, FOCE).
+    J is the Jacobian of the (transformed) mean in z, R = diag(scale^2). If `scale_prediction` is None, the scale
+    depends on z and its term is included, which for independent errors is 2 sum (d log scale / dz)(d log scale / dz)'
+    (interaction, FOCEI); otherwise the scale is constant, that at `scale_prediction` (FO, FOCE).
 
+    **Arguments:** `z` (random,): whitened effects; `scale_prediction` (obs,) or None.
     **Source:** Almquist, Leander and Jirstrand (2015), J Pharmacokinet Pharmacodyn 42, 191-209, equations 13 and 20.
     """
 
@@ -30,8 +32,8 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
         )
         return residual, jnp.log(scale)
 
-    (_, log_scale), push = jax.linearize(moments, z)
-    log_scale, dots = barrier((log_scale, along_axes(push, z.shape[0], z.dtype)))
+    (_, log_scale), push = linearise(moments, z)
+    log_scale, dots = barrier((log_scale, tangents(push, z.shape[0], z.dtype)))
     precision = jnp.exp(-log_scale)
     rows = [residual_dot * precision for residual_dot, _ in dots]
     if scale_prediction is None:
@@ -41,12 +43,13 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
 
 
 def exact(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:
-    """The Hessian of -log_joint in z (random, random), the scale frozen at `scale_prediction` where that is given."""
+    """The Hessian (random, random) of -log_joint in `z` (random,), with the residual scale at `scale_prediction` (None:
+    depending on z)."""
     return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)[2]
 
 
 def _gram(*parts: list[jax.Array]) -> Matrix:
-    """I + sum over parts of rows rows', each part a list of (random,) rows (obs,), as elementwise sums."""
+    """I + sum over parts of R R' (random, random), each part R given as a list of `random` rows (obs,)."""
     n = len(parts[0])
     entries = [[jnp.sum(sum(part[k] * part[j] for part in parts)) for j in range(k + 1)] for k in range(n)]
     return jnp.stack([jnp.stack([entries[max(k, j)][min(k, j)] + (k == j) for j in range(n)]) for k in range(n)])

@@ -1,9 +1,10 @@
-"""Likelihoods of groups whose conditional distributions are known from draws: nothing is searched.
+"""Likelihoods of groups from draws of their conditional distributions, without a search of modes.
 
-A sampler leaves for each group the mean of its whitened effects given y (`centre`) and their covariance (`spread`).
-What is integrated or linearised there needs neither modes nor second derivatives of the model. Centre and spread say
-where to look and how wide, and no more than that: importance sampling is right for every centre and every positive
-definite spread, with the error it states, and quadrature has the same limit; poor ones cost draws or nodes.
+A sampler estimates for each group the conditional mean and covariance of its whitened effects given y. The likelihood
+is integrated or linearised there, which needs neither modes nor second derivatives of the model. Mean and covariance
+only place and scale the integration: importance sampling is consistent for every mean and every positive definite
+covariance, with the Monte Carlo error that it reports, and quadrature has the same limit; inaccurate ones require more
+draws or nodes.
 """
 
 from __future__ import annotations
@@ -18,58 +19,64 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, Status, near_matches
 from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_moments
-from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarlo, exact_integral
-from jaxnlme.likelihood.lindstrom_bates import tangent_at
-from jaxnlme.likelihood.linear_mixed_model import mixed
+from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
+from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
+from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
 from jaxnlme.numerics.quadrature import MAX_NODES
 from jaxnlme.typing import Matrix, Vector
 
-# Pivots of a correlation matrix below this are taken for none: a variance that others explain to eight digits is of a
-# chain that did not move, or of fewer draws than effects.
-NO_PIVOT = 1e-8
+# Pivots of a correlation matrix below this count as zero: an effect that others determine to eight digits comes from a
+# chain that did not move, or from fewer draws than effects.
+ZERO_PIVOT = 1e-8
 
-# Points of a quadrature that a default may use, and nodes per effect; three effects have 15**3 = 3,375.
+# Largest default number of quadrature points for a group, and of nodes per effect; three effects have 15**3 = 3,375.
 MOST_POINTS, MOST_NODES = 20_000, 15
 
-# Points of a group computed at a time.
+# Quadrature points or draws of a group computed at a time.
 BATCH = 100
 
 
-class AbstractCentred(eqx.Module):
-    """log p(y) of one group, given where its conditional distribution sits."""
+class AbstractFromDraws(eqx.Module):
+    """log p(y) of one group from the mean and covariance of its conditional distribution."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The word users write."""
+        """The name of the method: "is", "gq" or "lin"."""
 
     @property
     def stochastic(self) -> bool:
-        """Whether the value carries Monte Carlo error."""
+        """True if the value has a Monte Carlo error."""
         return False
 
     @abc.abstractmethod
     def check(self, density: Density) -> None:
-        """**Errors:** ModelError or OptionError where the model does not suit this method."""
+        """Check that the model suits the method. **Raises:** ModelError or OptionError where it does not."""
 
     @abc.abstractmethod
-    def evaluate(self, density: Density, params: Params, group: Group, centre: Vector, spread: Matrix) -> GroupResult:
-        """**Arguments:** `centre` (random,) and `spread` (random, random), conditional mean and covariance of the
+    def evaluate(self, density: Density, params: Params, group: Group, mean: Vector, covariance: Matrix) -> GroupResult:
+        """Likelihood of one group.
+
+        **Arguments:** `mean` (random,) and `covariance` (random, random): conditional mean and covariance of the
         whitened effects z given y at `params`, as a sampler estimates them.
-        **Returns:** a GroupResult with `centre` for its mode, whose `curvature` is that which was integrated with;
-        status ok, non_finite or no_observations."""
+        **Returns:** a GroupResult with `mean` for its mode and the curvature that was used; its status is ok,
+        non_finite or no_observations.
+        """
 
 
-class CentredImportance(AbstractCentred):
-    """Importance sampling from a multivariate t with `df` degrees of freedom (0: Gaussian), centred at `centre` with
-    scale matrix `spread`; `draws` a group, `batch` at a time, folded from (`seed`, the group's key).
+class ImportanceFromDraws(AbstractFromDraws):
+    """Importance sampling from a multivariate t with the conditional mean as mean and the conditional covariance as
+    scale matrix.
 
-    The value's standard error and the effective number of draws are in `monte_carlo`. Memory: `draws` times random
-    effects, and `batch` times rows, for each group on the device.
+    The result has the Monte Carlo variance and the effective number of draws in `monte_carlo`. Memory: `draws` times
+    random effects, and `batch` times rows, for each group on the device.
 
+    **Arguments:** `draws`: per group, at least 2; `df`: degrees of freedom of the t (0: Gaussian); `seed`: of the
+    random numbers, which also depend on the group's key; `batch`: draws computed at a time.
+    **Raises:** OptionError for numbers out of range.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038; with t proposals,
     Geweke (1989), Econometrica 57, 1317-1339.
     """
@@ -95,16 +102,16 @@ class CentredImportance(AbstractCentred):
     def check(self, density):
         pass
 
-    def evaluate(self, density, params, group, centre, spread):
-        return _integrated(self.integral, density, params, group, centre, spread)
+    def evaluate(self, density, params, group, mean, covariance):
+        return _integrated(self.integral, density, params, group, mean, covariance)
 
 
-class CentredQuadrature(AbstractCentred):
-    """Gauss-Hermite quadrature around `centre`, scaled by a factor of `spread`, `nodes` per effect.
+class QuadratureFromDraws(AbstractFromDraws):
+    """Gauss-Hermite quadrature around the conditional mean, scaled by a factor of the conditional covariance.
 
-    `nodes` None: the largest odd number up to 15 with at most 20,000 points in all (15 for one to three effects, 11 for
-    four, 7, 5, then 3 for seven to nine; more effects are refused).
-
+    **Arguments:** `nodes`: per effect; None: the largest odd number up to 15 with at most 20,000 points in all (15 for
+    one to three effects, 11 for four, 7 for five, 5 for six, 3 for seven to nine; more effects are refused).
+    **Raises:** OptionError unless nodes is a whole number of at least 1 or None.
     **Source:** Naylor and Smith (1982), Journal of the Royal Statistical Society C 31, 214-225: posterior means and
     covariances for the scaling.
     """
@@ -123,7 +130,7 @@ class CentredQuadrature(AbstractCentred):
         self.nodes_of(density.n_effects)
 
     def nodes_of(self, effects: int) -> int:
-        """Nodes per effect of a model with so many. **Errors:** OptionError where that makes too many points."""
+        """Nodes per effect for a model with `effects` random effects. **Raises:** OptionError for too many points."""
         if self.nodes is not None:
             if self.nodes**effects > MAX_NODES:
                 raise OptionError(
@@ -131,27 +138,27 @@ class CentredQuadrature(AbstractCentred):
                     f"{MAX_NODES:,}; use fewer nodes, or importance sampling ('is')."
                 )
             return self.nodes
-        fitting = [nodes for nodes in range(3, MOST_NODES + 1, 2) if nodes**effects <= MOST_POINTS]
-        if not fitting:
+        feasible = [nodes for nodes in range(3, MOST_NODES + 1, 2) if nodes**effects <= MOST_POINTS]
+        if not feasible:
             raise OptionError(
                 f"quadrature ('gq') on {effects} random effects needs more than {MOST_POINTS:,} points for 3 nodes "
                 "each; use importance sampling ('is')."
             )
-        return fitting[-1]
+        return feasible[-1]
 
-    def evaluate(self, density, params, group, centre, spread):
+    def evaluate(self, density, params, group, mean, covariance):
         nodes = self.nodes_of(density.n_effects)
-        # A power of the nodes divides their grid: no remainder, for which the model would be compiled once more.
+        # A power of `nodes` divides the size of the grid; a remainder would be compiled as another program.
         batch = nodes
         while nodes > 1 and batch * nodes <= 2.5 * BATCH:
             batch *= nodes
-        return _integrated(GaussHermite(nodes, batch), density, params, group, centre, spread)
+        return _integrated(GaussHermite(nodes, batch), density, params, group, mean, covariance)
 
 
-class CentredLinearisation(AbstractCentred):
-    """The exact marginal likelihood of the model linearised at `centre`; `spread` is not needed.
+class LinearisationFromDraws(AbstractFromDraws):
+    """The exact marginal likelihood of the model linearised at the conditional mean; the covariance is not used.
 
-    The transformed mean is replaced by its tangent at (beta, b = L centre), the residual scale is that of the
+    The transformed mean is replaced by its tangent at (beta, b = L mean), and the residual scale is that of the
     prediction there: e ~ N(-J B b, S^2 + J B psi B' J'), e the residual, J the Jacobian (linear_mixed_model.py).
 
     **Source:** Lavielle (2014), Mixed Effects Models for the Population Approach. R's saemix linearises at conditional
@@ -165,18 +172,20 @@ class CentredLinearisation(AbstractCentred):
     def check(self, density):
         require_gaussian_moments("a likelihood by linearisation ('lin')", density)
 
-    def evaluate(self, density, params, group, centre, spread):
-        model = mixed(density, tangent_at(density, params, group, centre), params, group, False)
-        return _result(model.value, centre, model.hessian, exact_integral(), group)
+    def evaluate(self, density, params, group, mean, covariance):
+        model = linear_mixed_model(density, tangent_from_draws(density, params, group, mean), params, group, False)
+        return _result(model.value, mean, model.hessian, no_monte_carlo_error(), group)
 
 
-METHODS = {"is": CentredImportance, "gq": CentredQuadrature, "lin": CentredLinearisation}
+METHODS = {"is": ImportanceFromDraws, "gq": QuadratureFromDraws, "lin": LinearisationFromDraws}
 
 
-def centred(name: str, **options: Any) -> AbstractCentred:
-    """The method "is" (`draws`, `df`, `seed`, `batch`), "gq" (`nodes`) or "lin" by its name.
+def likelihood_from_draws(name: str, **options: Any) -> AbstractFromDraws:
+    """The method "is", "gq" or "lin" by its name.
 
-    **Errors:** OptionError for another name."""
+    **Arguments:** `name`; `options`: for "is" `draws`, `df`, `seed`, `batch`; for "gq" `nodes`.
+    **Raises:** OptionError for another name.
+    """
     if name not in METHODS:
         raise OptionError(f"likelihood {name!r} is not known; {near_matches(name, METHODS)}")
     return METHODS[name](**options)
@@ -186,24 +195,24 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least
 
 
-def curvature_of(spread: Matrix) -> Matrix:
-    """The inverse (random, random) of a positive definite neighbour of an estimated covariance.
+def curvature_from_covariance(covariance: Matrix) -> Matrix:
+    """The inverse (random, random) of an estimated covariance matrix (random, random), made positive definite first.
 
-    A variance that is not positive and finite becomes the prior's, one, without correlations. A pivot of the
-    correlation matrix below 1e-8 becomes one: that effect keeps its own variance, and loses what correlates it with the
-    effects before. Both make the proposal wider, which costs draws; a proposal that is too narrow in some direction
-    would hide what lies outside. Other spreads are inverted as they are.
+    A variance that is not positive and finite is replaced by the prior variance, one, without correlations. A pivot of
+    the correlation matrix below 1e-8 is replaced by one: that effect keeps its variance, and its correlations with the
+    previous effects are removed. Both make a proposal wider, which costs draws, whereas one that is too narrow in some
+    direction would miss a part of the distribution. Other matrices are inverted exactly.
     """
-    n = spread.shape[0]
-    variance = jnp.diagonal(spread)
-    known = jnp.isfinite(variance) & (variance > 0)
-    sd = jnp.sqrt(jnp.where(known, variance, 1.0))
-    off = 0.5 * (spread + spread.T) / (sd[:, None] * sd[None, :])
-    off = jnp.where(known[:, None] & known[None, :] & jnp.isfinite(off), off, 0.0)
+    n = covariance.shape[0]
+    variance = jnp.diagonal(covariance)
+    usable = jnp.isfinite(variance) & (variance > 0)
+    sd = jnp.sqrt(jnp.where(usable, variance, 1.0))
+    off = 0.5 * (covariance + covariance.T) / (sd[:, None] * sd[None, :])
+    off = jnp.where(usable[:, None] & usable[None, :] & jnp.isfinite(off), off, 0.0)
     correlation = jnp.where(jnp.eye(n, dtype=bool), 1.0, off)
-    lower, _ = guarded_cholesky(correlation, floor=NO_PIVOT)
-    columns = [cholesky_solve(lower, jnp.asarray(axis, spread.dtype)) for axis in np.eye(n)]
-    return jnp.stack(columns) / (sd[:, None] * sd[None, :]) if n else spread
+    lower, _ = guarded_cholesky(correlation, floor=ZERO_PIVOT)
+    columns = [cholesky_solve(lower, jnp.asarray(axis, covariance.dtype)) for axis in np.eye(n)]
+    return jnp.stack(columns) / (sd[:, None] * sd[None, :]) if n else covariance
 
 
 def _integrated(
@@ -211,23 +220,23 @@ def _integrated(
     density: Density,
     params: Params,
     group: Group,
-    centre: Vector,
-    spread: Matrix,
+    mean: Vector,
+    covariance: Matrix,
 ) -> GroupResult:
     def log_joint(z):
         return density.log_joint(params, z, group)
 
     if density.n_effects == 0:
-        return _result(log_joint(centre), centre, spread, exact_integral(), group)
-    curvature = jax.lax.stop_gradient(curvature_of(spread))
-    value, monte_carlo = integral(log_joint, centre, curvature, group.key, at_mode=False)
-    return _result(value, centre, curvature, monte_carlo, group)
+        return _result(log_joint(mean), mean, covariance, no_monte_carlo_error(), group)
+    curvature = jax.lax.stop_gradient(curvature_from_covariance(covariance))
+    value, monte_carlo = integral(log_joint, mean, curvature, group.key, at_mode=False)
+    return _result(value, mean, curvature, monte_carlo, group)
 
 
-def _result(value: Any, centre: Vector, curvature: Matrix, monte_carlo: MonteCarlo, group: Group) -> GroupResult:
-    """The record of one group. A group without an observed response has likelihood one, exactly."""
-    seen = jnp.any(group.x.observed)
+def _result(value: Any, mean: Vector, curvature: Matrix, monte_carlo: MonteCarloError, group: Group) -> GroupResult:
+    """The GroupResult of one group. A group without an observed response has likelihood one, exactly."""
+    observed = jnp.any(group.x.observed)
     status = jnp.where(jnp.isfinite(value), Status.ok, Status.non_finite)
-    status = jnp.where(seen, status, Status.no_observations)
-    monte_carlo = MonteCarlo(jnp.where(seen, monte_carlo.variance, 0.0), monte_carlo.ess)
-    return GroupResult(jnp.where(seen, value, 0.0), centre, status, jnp.zeros((), int), curvature, monte_carlo)
+    status = jnp.where(observed, status, Status.no_observations)
+    monte_carlo = MonteCarloError(jnp.where(observed, monte_carlo.variance, 0.0), monte_carlo.ess)
+    return GroupResult(jnp.where(observed, value, 0.0), mean, status, jnp.zeros((), int), curvature, monte_carlo)

@@ -1,4 +1,4 @@
-"""Integrals over the whitened effects, given where to expand and the curvature there."""
+"""Integrals over the whitened effects, from a point of expansion and the curvature there."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
-from jaxnlme.numerics.arrays import as_number
+from jaxnlme.model.derivatives import value_and_gradient
+from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.quadrature import normal_grid
 from jaxnlme.typing import Matrix, Scalar, Vector
 
-# Degrees of freedom up to which a chi-squared draw is made as a sum.
-MOST_TERMS = 20
+# Degrees of freedom up to which a chi-squared variable is drawn as a sum of exponential ones.
+MOST_SUMMED_DF = 20
 
 
 def in_batches(fn: Callable[[Vector], Scalar], points: Any, batch: int | None) -> Vector:
-    """fn at each of `points` (count, random), `batch` at a time (None: all at once): what the rows of a group make of
-    every point need not be in memory together."""
+    """The values (count,) of `fn` at `points` (count, random), computed `batch` points at a time (None: all at once),
+    which limits the memory for intermediate arrays."""
     if batch is None or batch >= points.shape[0]:
         return jax.vmap(fn)(points)
     return jax.lax.map(fn, points, batch_size=batch)
 
 
-class MonteCarlo(eqx.Module):
-    """How sure an integral is: `variance` of its logarithm (Monte Carlo, zero for deterministic rules) and `ess`, the
+class MonteCarloError(eqx.Module):
+    """Monte Carlo error of an integral: `variance` of its logarithm (zero for deterministic rules), and `ess`, the
     effective number of draws (NaN for deterministic rules)."""
 
     variance: Any
@@ -39,34 +40,37 @@ class MonteCarlo(eqx.Module):
 
 
 class AbstractIntegral(eqx.Module):
-    """log of the integral of exp(log_joint(z)) over z, from a point, the curvature H there and the joint itself."""
+    """The log of the integral of exp(log_joint(z)) over z (random,), from a point of expansion and the curvature H
+    there."""
 
     @abc.abstractmethod
     def __call__(
         self, log_joint: Callable[[Vector], Scalar], z: Vector, curvature: Matrix, key: Any, *, at_mode: bool
-    ) -> tuple[Scalar, MonteCarlo]:
-        """**Arguments:** `log_joint(z)`; `z` (random,); `curvature` (random, random), NaN output where it is not
-        positive definite; `key`, the group's integer for random draws; `at_mode`, whether z is the mode.
-        **Returns:** the log-integral, and how sure it is."""
+    ) -> tuple[Scalar, MonteCarloError]:
+        """The log-integral, NaN where the curvature is not positive definite, and its Monte Carlo error.
+
+        **Arguments:** `log_joint(z)`: a scalar; `z` (random,): the point of expansion; `curvature` (random, random): H;
+        `key`: an integer of the group, for random draws; `at_mode`: true if z is the mode.
+        """
 
 
 class Gaussian(AbstractIntegral):
-    """The integral of the quadratic expansion: log_joint + g' H^-1 g / 2 + (q / 2) log 2 pi - log|H| / 2, g the
-    gradient at z (absent at a mode): Laplace's approximation, and FO's linearised Gaussian at z = 0."""
+    """The integral of the quadratic expansion: log_joint + g' H^-1 g / 2 + (q / 2) log 2 pi - log|H| / 2, with q
+    effects and g the gradient at z (zero at a mode): Laplace's approximation, and FO's linearised Gaussian at z = 0."""
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
         lower = cholesky(curvature)
         value = z.shape[0] * HALF_LOG_2PI - half_logdet(lower)
         if at_mode:
-            return value + log_joint(z), exact_integral()
-        joint, gradient = jax.value_and_grad(log_joint)(z)
-        return value + joint + 0.5 * jnp.sum(gradient * cholesky_solve(lower, gradient)), exact_integral()
+            return value + log_joint(z), no_monte_carlo_error()
+        joint, gradient = value_and_gradient(log_joint)(z)
+        return value + joint + 0.5 * jnp.sum(gradient * cholesky_solve(lower, gradient)), no_monte_carlo_error()
 
 
 class GaussHermite(AbstractIntegral):
-    """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, on the tensor grid of `nodes` per effect,
-    `batch` of them at a time (None: all at once).
+    """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, u on a tensor grid.
 
+    **Arguments:** `nodes`: per effect; `batch`: points computed at a time (None: all).
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
     """
 
@@ -81,22 +85,23 @@ class GaussHermite(AbstractIntegral):
             return log_joint(z + backward_solve(lower, u)) + 0.5 * jnp.sum(u**2)
 
         terms = in_batches(term, jnp.asarray(points, z.dtype), self.batch) + log_weights
-        return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), exact_integral()
+        return logsumexp(terms) + z.shape[0] * HALF_LOG_2PI - half_logdet(lower), no_monte_carlo_error()
 
 
 class ImportanceIntegral(AbstractIntegral):
-    """Importance sampling with `draws` from a multivariate t (Gaussian where `df` is 0) centred at z with scale H^-1.
+    """Importance sampling from a multivariate t centred at z with scale matrix H^-1.
 
-    The draws come from (seed, the group's key) alone: the estimate is a smooth function of the parameters, and does
-    not depend on the order of groups, on how they are batched, or on how many draws are computed at a time (`batch`,
-    None for all).
+    The random numbers depend only on `seed` and the group's key: the estimate is a smooth function of the parameters,
+    and does not depend on the order or batching of groups, or on `batch`.
 
+    **Arguments:** `draws`: per group; `df`: degrees of freedom of the t (0: Gaussian); `seed`; `batch`: draws computed
+    at a time (None: all).
     **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
     """
 
     draws: int = eqx.field(static=True)
     df: float = eqx.field(static=True)
-    seed: Any = eqx.field(converter=as_number)
+    seed: Any = eqx.field(converter=number_to_array)
     batch: int | None = eqx.field(static=True, default=None)
 
     def __call__(self, log_joint, z, curvature, key, *, at_mode):
@@ -115,27 +120,30 @@ class ImportanceIntegral(AbstractIntegral):
         terms = joint - log_proposal - half_logdet(lower)
         terms = jnp.where(jnp.isnan(terms), -jnp.inf, terms)
         log_sum = logsumexp(terms)
-        share = jnp.exp(terms - log_sum)
-        ess = 1.0 / jnp.sum(share**2)
+        weights = jnp.exp(terms - log_sum)
+        ess = 1.0 / jnp.sum(weights**2)
         # Delta method: var(log mean w) = var(w) / (n mean(w)^2) = (1 / ess - 1 / n) n / (n - 1).
         variance = jnp.maximum(1.0 / ess - 1.0 / self.draws, 0.0) * self.draws / (self.draws - 1.0)
-        return log_sum - np.log(self.draws), MonteCarlo(variance, ess)
+        return log_sum - np.log(self.draws), MonteCarloError(variance, ess)
 
 
 def chi_squared(key: Any, df: float, draws: int, dtype: Any) -> Vector:
     """Draws (draws,) from the chi-squared distribution with `df` degrees of freedom.
 
-    For small whole `df` a sum of exponentials, and a squared normal where it is odd: a rejection sampler, which goes on
-    until the last draw of the last group is accepted, took four times as long as all the normals of three effects.
+    For small whole `df` a sum of exponential variables, and a squared normal one if it is odd: a batched rejection
+    sampler, which ends with the last accepted draw of all groups, took four times as long as drawing the normal
+    variables of three effects.
+
+    **Arguments:** `key`: a JAX random key; `df`: positive; `draws`: their number; `dtype`.
     """
-    if df != int(df) or df > MOST_TERMS:
+    if df != int(df) or df > MOST_SUMMED_DF:
         return 2.0 * jax.random.gamma(key, 0.5 * df, (draws,), dtype)
-    pairs, one = jax.random.split(key)
+    exponential, normal = jax.random.split(key)
     half = int(df) // 2
-    total = -2.0 * jnp.sum(jnp.log1p(-jax.random.uniform(pairs, (draws, half), dtype)), axis=1)
-    return total + jax.random.normal(one, (draws,), dtype) ** 2 if int(df) % 2 else total
+    total = -2.0 * jnp.sum(jnp.log1p(-jax.random.uniform(exponential, (draws, half), dtype)), axis=1)
+    return total + jax.random.normal(normal, (draws,), dtype) ** 2 if int(df) % 2 else total
 
 
-def exact_integral() -> MonteCarlo:
-    """How sure a deterministic rule is."""
-    return MonteCarlo(jnp.zeros(()), jnp.full((), jnp.nan))
+def no_monte_carlo_error() -> MonteCarloError:
+    """The MonteCarloError of a deterministic rule: variance zero, no effective number of draws (NaN)."""
+    return MonteCarloError(jnp.zeros(()), jnp.full((), jnp.nan))

@@ -1,16 +1,16 @@
-"""The linear mixed model of one group: likelihood, score and information, a linearisation held.
+"""The linear mixed model of one group for a given linearisation: likelihood, score and information.
 
 With J the Jacobian of the transformed mean h(f) in coordinates u = A beta + B b, e = h(y) - h(f), W = S^-2 and
 t = A (beta - beta0) - B b0 for a linearisation at (beta0, b0),
 
     e ~ N(J t, S^2 + J B psi B' J'),        psi = L L',  Z = B L.
 
-With the sums M = J' W J and c = J' W e over rows the rest is small algebra, written out:
+With the sums over rows M = J' W J and c = J' W e, everything else is algebra of small matrices:
 
     H = I + Z' M Z,    z = H^-1 Z' (c - M t),    w = t + Z z,    s = c - M w,    P = Z H^-1 Z'
-    log p       logs - (|e - J w|^2 + |z|^2) / 2 - log|H| / 2,  rows weighted
+    log p       logs - (|e - J w|^2 + |z|^2) / 2 - log|H| / 2,  rows weighted by W
     in beta     A' s,         in L   B' (s z' - M Z H^-1)
-    in rows     of logs - |e - J w|^2 / 2 - J P J' / 2,  w and P held
+    in error parameters   of logs - |e - J w|^2 / 2 - J P J' / 2 with w and P constant
     X' V^-1 X   A' Q A,  Q = M - M P M,   with derivatives  -(B' Q A)' dpsi (B' Q A)  and  D' dM D,  D = (I - P M) A.
 """
 
@@ -33,8 +33,11 @@ from jaxnlme.numerics.written_out import Entries, added, as_matrix, as_vector, c
 
 
 class Tangent(eqx.Module):
-    """A group linearised: `prediction` (obs,) f at (beta0, b0); `slopes`, its derivatives (obs,) in the coordinates u;
-    `fixed`, `random`, A and B as Entries; `beta`, `b`, where."""
+    """A group linearised at (beta0, b0).
+
+    **Fields:** `prediction` (obs,): f there; `slopes`: its derivatives (obs,) in each of the coordinates u; `fixed`,
+    `random`: A and B by entries; `beta` (fixed,), `b` (random,): beta0 and b0.
+    """
 
     prediction: Any
     slopes: list[Any]
@@ -44,99 +47,109 @@ class Tangent(eqx.Module):
     b: Any
 
 
-class Mixed(eqx.Module):
-    """What the mixed model says of one group: `value`, log p(y); `score`, its gradient in (beta, covariance, error);
-    `hessian` H (random, random); `information` (fixed, fixed), X' V^-1 X; and, None unless asked for, what makes its
-    derivatives: `crossed` (random, random, fixed, fixed), products of the entries of B' Q A, and `bent`
-    (error, fixed, fixed), derivatives in the error parameters."""
+class LinearMixedResult(eqx.Module):
+    """Likelihood, score and information of one group in the linear mixed model.
+
+    **Fields:** `value`: log p(y); `score` (packed,): its gradient in (beta, covariance, error); `hessian` (random,
+    random): H; `information` (fixed, fixed): X' V^-1 X; and, None unless requested, for the derivatives of the
+    information: `cross_products` (random, random, fixed, fixed), products of the entries of B' Q A, for those in psi;
+    `information_slopes` (error, fixed, fixed), those in the error parameters.
+    """
 
     value: Any
     score: Any
     hessian: Any
     information: Any
-    crossed: Any
-    bent: Any
+    cross_products: Any
+    information_slopes: Any
 
 
-def mixed(density: Density, tangent: Tangent, params: Params, group: Group, with_slopes: bool) -> Mixed:
-    """The linear mixed model of one group at `params`."""
+def linear_mixed_model(
+    density: Density, tangent: Tangent, params: Params, group: Group, with_slopes: bool
+) -> LinearMixedResult:
+    """Likelihood, score and information of one group at `params`, for a linearisation that is held constant.
+
+    **Arguments:** `tangent`: the linearised group; `with_slopes`: compute what the derivatives of the information need.
+    """
     p, q, dtype = params.beta.shape[0], density.n_effects, params.beta.dtype
     slopes, fixed, random = tangent.slopes, tangent.fixed, tangent.random
     axes, error = range(len(slopes)), params.error
 
     def rows(error):
-        """Residual, precision W, what f weighs with it as J does, and the log terms of each row."""
+        """For each row: residual e, precision W, the factor -de/df, and the log terms of the density."""
 
         def residual(f):
             residual, scale, slope = density.error.moments(f, tangent.prediction, error, group)
             return residual, (scale, slope)
 
         f = tangent.prediction
-        e, bent, (scale, slope) = jax.jvp(residual, (f,), (jnp.ones_like(f),), has_aux=True)
+        e, residual_slope, (scale, slope) = jax.jvp(residual, (f,), (jnp.ones_like(f),), has_aux=True)
         logs = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
-        return e, 1.0 / scale**2, -bent, logs
+        return e, 1.0 / scale**2, -residual_slope, logs
 
-    e, precision, lean, logs = barrier(rows(error))
-    weighted = [lean**2 * precision * one for one in slopes]
+    e, precision, factor_f, logs = barrier(rows(error))
+    weighted = [factor_f**2 * precision * column_u for column_u in slopes]
     m = symmetric([[jnp.sum(weighted[j] * slopes[k]) for k in range(j + 1)] for j in axes])
-    pull = lean * precision * e
-    c = column([jnp.sum(pull * one) for one in slopes])
+    weighted_e = factor_f * precision * e
+    c = column([jnp.sum(weighted_e * column_u) for column_u in slopes])
 
-    moved = product(fixed, column([params.beta[k] - tangent.beta[k] for k in range(p)]))
-    t = added(moved, product(random, column([-tangent.b[k] for k in range(q)])))
+    fixed_shift = product(fixed, column([params.beta[k] - tangent.beta[k] for k in range(p)]))
+    t = added(fixed_shift, product(random, column([-tangent.b[k] for k in range(q)])))
     pattern: list[tuple[int, int]] = []
-    spread: Entries = {}  # Z
+    z_matrix: Entries = {}  # Z
     if q:
         factor = density.covariance.factor(params.covariance)
         pattern = factor_pattern(density.covariance, params.covariance.shape[0])
-        spread = product(random, {place: factor[place] for place in pattern})
-    across = transposed(spread)
-    mz = product(m, spread)
-    hessian = jnp.eye(q) + as_matrix(product(across, mz), q, dtype)
+        z_matrix = product(random, {entry: factor[entry] for entry in pattern})
+    z_transposed = transposed(z_matrix)
+    mz = product(m, z_matrix)
+    hessian = jnp.eye(q) + as_matrix(product(z_transposed, mz), q, dtype)
     lower = cholesky(hessian)
-    right = as_vector(product(across, _minus(c, product(m, t))), q, dtype)
+    right = as_vector(product(z_transposed, _minus(c, product(m, t))), q, dtype)
     z = cholesky_solve(lower, right) if q else right
-    w = added(t, product(spread, column([z[k] for k in range(q)])))
+    w = added(t, product(z_matrix, column([z[k] for k in range(q)])))
     s = _minus(c, product(m, w))
-    # The penalised sum of squares: differences of the sums above would lose it where f is far off.
-    along = sum((w[k, 0] * slopes[k] for k in axes if (k, 0) in w), jnp.zeros_like(e))
-    quadratic = jnp.sum(precision * (e - lean * along) ** 2) + jnp.sum(z**2)
+    # The penalised sum of squares, from its rows: differences of the sums above cancel where f is far from y.
+    jw = sum((w[k, 0] * slopes[k] for k in axes if (k, 0) in w), jnp.zeros_like(e))
+    quadratic = jnp.sum(precision * (e - factor_f * jw) ** 2) + jnp.sum(z**2)
     value = jnp.sum(logs) - 0.5 * quadratic - half_logdet(lower)
 
     inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
-    shaped = product(spread, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
-    shrunk = product(shaped, across)  # P
+    z_h_inverse = product(z_matrix, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
+    p_matrix = product(z_h_inverse, z_transposed)  # P
     score = [as_vector(product(transposed(fixed), s), p, dtype)]
     if q:
-        in_z = _minus(product(s, {(0, k): z[k] for k in range(q)}), product(m, shaped))
-        in_factor, zero = product(transposed(random), in_z), jnp.zeros((), dtype)
-        entries = jnp.stack([in_factor.get(place, zero) for place in pattern])
-        places = tuple(np.array(pattern).T)
-        score.append(entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[places])
+        in_z_matrix = _minus(product(s, {(0, k): z[k] for k in range(q)}), product(m, z_h_inverse))
+        in_factor, zero = product(transposed(random), in_z_matrix), jnp.zeros((), dtype)
+        entries = jnp.stack([in_factor.get(entry, zero) for entry in pattern])
+        positions = tuple(np.array(pattern).T)
+        score.append(entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[positions])
     if error.shape[0]:
-        left = sum(value * slopes[i] * slopes[j] for (i, j), value in shrunk.items())
+        jpj = sum(value * slopes[i] * slopes[j] for (i, j), value in p_matrix.items())
 
         def terms(error):
-            e, precision, lean, logs = rows(error)
-            return jnp.sum(logs - 0.5 * precision * ((e - lean * along) ** 2 + lean**2 * left))
+            e, precision, factor_f, logs = rows(error)
+            return jnp.sum(logs - 0.5 * precision * ((e - factor_f * jw) ** 2 + factor_f**2 * jpj))
 
         score.append(jax.grad(terms)(error))
 
-    mp = product(m, shrunk)
-    remaining = _minus(m, product(mp, m))  # Q
-    qa = product(remaining, fixed)
+    mp = product(m, p_matrix)
+    q_matrix = _minus(m, product(mp, m))  # Q
+    qa = product(q_matrix, fixed)
     information = as_matrix(product(transposed(fixed), qa), p, dtype)
-    crossed, bent = None, None
+    cross_products, information_slopes = None, None
     if with_slopes:
-        told = as_matrix(product(transposed(random), qa), q, dtype, p)
-        crossed = told[:, None, :, None] * told[None, :, None, :]
-        d = _minus(fixed, product(product(shrunk, m), fixed))
+        bqa = as_matrix(product(transposed(random), qa), q, dtype, p)  # B' Q A
+        cross_products = bqa[:, None, :, None] * bqa[None, :, None, :]
+        d = _minus(fixed, product(product(p_matrix, m), fixed))
         columns = [sum((d[j, k] * slopes[j] for j in axes if (j, k) in d), jnp.zeros_like(e)) for k in range(p)]
-        moves = jax.jacfwd(lambda error: rows(error)[1] * rows(error)[2] ** 2)(error)  # (obs, error)
-        bent = jnp.stack([jnp.stack([jnp.sum(moves * (a * b)[:, None], axis=0) for b in columns]) for a in columns])
-        bent = jnp.moveaxis(bent, -1, 0)
-    return Mixed(value, jnp.concatenate(score), hessian, information, crossed, bent)
+        dw = jax.jacfwd(lambda error: rows(error)[1] * rows(error)[2] ** 2)(error)  # (obs, error)
+        information_slopes = jnp.stack(
+            [jnp.stack([jnp.sum(dw * (a * b)[:, None], axis=0) for b in columns]) for a in columns]
+        )
+        information_slopes = jnp.moveaxis(information_slopes, -1, 0)
+    return LinearMixedResult(value, jnp.concatenate(score), hessian, information, cross_products, information_slopes)
 
 
 def _minus(a: Entries, b: Entries) -> Entries:
-    return added(a, {place: -value for place, value in b.items()})
+    return added(a, {entry: -value for entry, value in b.items()})

@@ -7,30 +7,34 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from jaxnlme.model.derivatives import implicit_minimiser, value_gradient_hessian
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.arrays import as_number
-from jaxnlme.numerics.implicit import implicit_minimiser, value_gradient_hessian
+from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.typing import Vector
 
 
 class ModeSearch(eqx.Module):
-    """How modes are searched: `steps`, the most evaluations a group may use; `tolerance`, the length of a Newton step
-    (in whitened units) below which it is the last one. Both are traced: changing them recompiles nothing."""
+    """Limits of the search of a mode; both are traced, so that changing them compiles nothing.
 
-    steps: Any = eqx.field(default=100, converter=as_number)
-    tolerance: Any = eqx.field(default=1e-6, converter=as_number)
+    **Arguments:** `steps`: the most evaluations for a group; `tolerance`: the search ends after a Newton step shorter
+    than this, in whitened units.
+    """
+
+    steps: Any = eqx.field(default=100, converter=number_to_array)
+    tolerance: Any = eqx.field(default=1e-6, converter=number_to_array)
 
 
 def conditional_mode(
     search: ModeSearch, density: Density, params: Params, group: Group, scale_prediction: Any, z0: Vector
 ) -> tuple[Vector, NewtonResult]:
-    """argmax_z log_joint(params, z, group), with the residual scale at `scale_prediction` where that is given.
+    """The conditional mode argmax_z log_joint(params, z, group), differentiable.
 
-    **Arguments:** `z0` (random,), where the search starts; z = 0 is the fallback.
+    **Arguments:** `search`: limits; `scale_prediction` (obs,): the prediction from which the residual scale is
+    computed, None: that at z; `z0` (random,): start of the search, with z = 0 as fallback.
     **Returns:** the mode (random,), with exact derivatives of every order in params, the group's data and the scale
-    prediction; and how the search went.
+    prediction; and a NewtonResult.
     """
 
     def objective(z, args):
@@ -38,7 +42,7 @@ def conditional_mode(
         return -density.log_joint_given(params, z, group, scale_prediction)
 
     def find(args, start):
-        # The search's numbers come as arguments: a tracer closed over here would not survive grad(jit(...)).
+        # The numbers of `search` are arguments: a tracer in the closure would leak under grad(jit(...)).
         params, group, scale_prediction = args
         search, z0 = start
         return search_mode(search, density, params, group, scale_prediction, z0)
@@ -49,7 +53,7 @@ def conditional_mode(
 def search_mode(
     search: ModeSearch, density: Density, params: Params, group: Group, scale_prediction: Any, z0: Vector
 ) -> tuple[Vector, NewtonResult]:
-    """`conditional_mode` without derivatives."""
+    """`conditional_mode` without derivatives; arguments and results are the same."""
 
     def expand(z):
         return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)

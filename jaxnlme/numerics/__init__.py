@@ -1,1 +1,1 @@
-"""Algebra, search, quadrature and implicit derivatives, which know nothing of mixed models."""
+"""General numerical methods, independent of mixed models: linear algebra, minimisation, quadrature, derivatives."""

@@ -1,4 +1,4 @@
-"""Small matrices of a search for a root, on the host."""
+"""Inverse Jacobians and Hessians of small root-finding problems, on the host (numpy)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import numpy as np
 
 
 def broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Broyden's update of an inverse Jacobian (n, n), so that it takes `change` to `step`.
+    """Broyden's update of an inverse Jacobian: the result maps `change` to `step`.
 
+    **Arguments:** `inverse` (n, n); `step` (n,) of the unknowns; `change` (n,) of the residuals in that step.
+    **Returns:** (n, n); `inverse` itself where the update would divide by zero.
     **Source:** Broyden (1965), Mathematics of Computation 19, 577-593, method 1."""
-    moved = inverse @ change
-    size = float(step @ moved)
-    if not abs(size) > 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(moved)):
+    predicted = inverse @ change
+    divisor = float(step @ predicted)
+    if not abs(divisor) > 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(predicted)):
         return inverse
-    return inverse + np.outer(step - moved, step @ inverse) / size
+    return inverse + np.outer(step - predicted, step @ inverse) / divisor
 
 
-def positive_neighbour(matrix: np.ndarray) -> np.ndarray:
-    """The nearest matrix (n, n) of its eigenvectors that is positive definite, in units of its diagonal."""
+def positive_definite_neighbour(matrix: np.ndarray) -> np.ndarray:
+    """Positive definite matrix (n, n) near a symmetric `matrix` (n, n): scaled to a unit diagonal, eigenvalues are
+    replaced by their absolute values, at least 1e-10, and the scaling is undone."""
     scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-300))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     values = np.maximum(np.abs(values), 1e-10)
@@ -25,8 +28,9 @@ def positive_neighbour(matrix: np.ndarray) -> np.ndarray:
 
 
 @np.errstate(all="ignore")
-def positive_inverse(matrix: np.ndarray) -> np.ndarray | None:
-    """The inverse of a positive neighbour (n, n), by way of a unit diagonal; None where an entry carries nothing."""
+def positive_definite_inverse(matrix: np.ndarray) -> np.ndarray | None:
+    """The inverse of a positive definite `matrix` (n, n), scaled to a unit diagonal first; None where a diagonal entry
+    is not positive or the inverse is not finite."""
     scale = np.sqrt(np.diag(matrix))
     if not np.all(scale > 0.0):
         return None

@@ -1,4 +1,4 @@
-"""Compiling: options chosen by the size of the work, and a clock for what tracing and compiling take."""
+"""Compilation: compiler options chosen by the size of the work, and timers of tracing and compiling."""
 
 from __future__ import annotations
 
@@ -15,34 +15,42 @@ import equinox as eqx
 import jax
 import numpy as np
 
-# Rows below which compiling costs more than running: for a program that a fit runs some fifty times, and for one that
-# runs once.
-SMALL, SMALL_ONCE = 10_000, 200_000
-# Rows above which running costs more than compiling, for a program that goes through them many hundred times.
-HEAVY = 40_000
+# Rows of data below which compiling takes longer than running: for a program that a fit runs some fifty times, and for
+# a program that runs once.
+SMALL_ROWS, SMALL_ROWS_ONCE = 10_000, 200_000
+# Rows of data above which running takes longer than compiling, for a program that passes over them many hundred times.
+HEAVY_ROWS = 40_000
 
-# XLA refuses a program for an option that it does not know, and knows that of the emitters up to jaxlib 0.11.0.
-JAXLIB = tuple(int(part) for part in re.findall(r"\d+", version("jaxlib"))[:3])
-EMITTERS_OPTIONAL = JAXLIB < (0, 11, 1)
+# XLA rejects options that it does not have; up to jaxlib 0.11.0 it has one for fusion emitters.
+JAXLIB_VERSION = tuple(int(part) for part in re.findall(r"\d+", version("jaxlib"))[:3])
+HAS_EMITTER_OPTION = JAXLIB_VERSION < (0, 11, 1)
 
 
 def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False) -> Callable:
-    """`fn` jitted with compiler options that suit work on `rows` rows, done `once`, some fifty times, or many hundred
-    times (`often`); one program is shared per function, size class and shapes."""
-    return _compiled(fn, rows < (SMALL_ONCE if once else SMALL), jax.default_backend(), often and rows >= HEAVY)
+    """`fn` jitted with compiler options chosen for its amount of work; calls with the same function, size class and
+    shapes share one program.
+
+    **Arguments:** `rows`: rows of data that one call computes; `once`: the program runs once; `often`: it runs many
+    hundred times; neither: some fifty times.
+    """
+    return _compiled(
+        fn, rows < (SMALL_ROWS_ONCE if once else SMALL_ROWS), jax.default_backend(), often and rows >= HEAVY_ROWS
+    )
 
 
 def compiler_options(small: bool, backend: str, heavy: bool = False) -> dict[str, Any]:
-    """XLA's options for a program of little or of much work on a backend.
+    """XLA's compiler options for a program.
 
-    On a CPU, programs without fusion emitters compile in half the time, and those that run fifty times run as fast;
-    loops of hundreds of iterations run at less than half the speed (0.6 against 0.25 ms on 108 chains of 10 rows), so
-    `heavy` ones have them. Without optimisation programs compile in half the time again, and run two to three times
-    slower. Later jaxlibs have no other emitters.
+    On a CPU, programs without fusion emitters compile in half the time and, run fifty times, are as fast; loops of
+    hundreds of iterations need more than twice the time (0.6 against 0.25 ms on 108 chains of 10 rows), so programs
+    with much work (`heavy`) use emitters. Without optimisation (`small`) programs compile in half the time again, and
+    run two to three times slower. Jaxlib from 0.11.1 on always uses emitters.
+
+    **Arguments:** `small`: compile without optimisation; `backend`: "cpu", "gpu", ...; `heavy`: with fusion emitters.
     """
     if backend != "cpu":
         return {}
-    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if EMITTERS_OPTIONAL and not heavy else {}
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if HAS_EMITTER_OPTION and not heavy else {}
     return options | ({"xla_backend_optimization_level": 0} if small else {})
 
 
@@ -53,17 +61,17 @@ def _compiled(fn: Callable, small: bool, backend: str, heavy: bool) -> Callable:
     filtered = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
     def program(*args: Any) -> Any:
-        # Telling arrays from the rest in Python costs a call some 0.1 ms: where there is no rest, it is left out.
-        arrays = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(args))
-        return (plain if arrays else filtered)(*args)
+        # eqx.filter_jit separates arrays from other leaves in Python, some 0.1 ms a call: not needed if all are arrays.
+        all_arrays = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(args))
+        return (plain if all_arrays else filtered)(*args)
 
     return program
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Puts off Python's cyclic garbage collection while a program is traced: it walks all modules that were imported
-    again and again (0.1 s of a first fit), and what tracing leaves behind is gone a second later all the same."""
+def without_garbage_collection() -> Iterator[None]:
+    """Context without Python's cyclic garbage collection, for tracing: collections then scan all imported modules
+    repeatedly (0.1 s of a first fit), and free nothing that is not freed soon afterwards."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -75,27 +83,28 @@ def uncollected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def compile_clock(timings: dict[str, float]) -> Iterator[None]:
-    """Adds to `timings` the seconds that JAX spends tracing ("trace", lowering included) and compiling ("compile")."""
+    """Context that adds to `timings` the seconds JAX spends tracing ("trace", lowering included) and compiling
+    ("compile")."""
     phases = {
         "/jax/core/compile/jaxpr_trace_duration": "trace",
         "/jax/core/compile/jaxpr_to_mlir_module_duration": "trace",
         "/jax/core/compile/backend_compile_duration": "compile",
     }
 
-    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+    def record(event: str, duration_secs: float, **kwargs: Any) -> None:
         if event in phases:
             timings[phases[event]] = timings.get(phases[event], 0.0) + duration_secs
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(record)
     try:
         yield
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.monitoring.unregister_event_duration_listener(record)
 
 
 @contextlib.contextmanager
 def clock(timings: dict[str, float], phase: str) -> Iterator[None]:
-    """Adds the seconds spent inside to `timings[phase]`."""
+    """Context that adds the seconds spent inside it to `timings[phase]`."""
     started = time.perf_counter()
     try:
         yield

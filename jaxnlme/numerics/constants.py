@@ -1,4 +1,4 @@
-"""Numbers that many densities share."""
+"""Constants of density functions."""
 
 from __future__ import annotations
 

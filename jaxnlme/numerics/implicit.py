@@ -1,4 +1,4 @@
-"""The derivative of a minimiser by the implicit function theorem, closed under repeated differentiation."""
+"""Derivatives of a minimiser by the implicit function theorem, to any order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
 def along_axes(push: Callable[[Vector], PyTree], n: int, dtype: Any) -> list[PyTree]:
-    """push(e_k) for the n unit vectors e_k.
+    """[push(e_1), ..., push(e_n)] for the unit vectors e_k.
 
-    Written out for small n: a batch of groups then works on plain (groups, obs) arrays, which ran three to five times
-    faster on a CPU than the (groups, n, obs) arrays that vmap makes; mapped for larger n, where programs would grow.
+    For small n one call each: a batch of groups then computes with (groups, obs) arrays, which ran three to five times
+    faster on a CPU than the (groups, n, obs) arrays of a vmap; for larger n a vmap, which keeps the program small.
+
+    **Arguments:** `push`: a linear map of a vector (n,), from `jax.linearize`; `n`; `dtype` of the vectors.
     """
     axes = np.eye(n, dtype=dtype)
     if n <= UNROLLED:
@@ -28,7 +30,7 @@ def along_axes(push: Callable[[Vector], PyTree], n: int, dtype: Any) -> list[PyT
 
 
 def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[Scalar, Vector, Matrix]:
-    """Value (), gradient (n,) and Hessian (n, n) of `fn` at `z` (n,), in one shared pass: the gradient is linearised
+    """Value (), gradient (n,) and Hessian (n, n) of `fn` at `z` (n,) from one evaluation: the gradient is linearised
     once, and its tangent map is applied to the unit vectors."""
     (value, gradient), push = jax.linearize(jax.value_and_grad(fn), z)
     rows = along_axes(lambda e: push(e)[1], z.shape[0], z.dtype)
@@ -36,22 +38,22 @@ def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[S
 
 
 def barrier(tree: PyTree) -> PyTree:
-    """The same values, computed once: a barrier that keeps the compiler from fusing what made them into every consumer
-    (on a CPU it repeats the exponentials of a model once per consumer, which doubled the time of an objective)."""
+    """The same values behind XLA's optimization barrier, so that they are computed once: the compiler would fuse their
+    computation into every use (on a CPU repeated exponentials of the model doubled the time of an objective)."""
     return jax.lax.optimization_barrier(tree)
 
 
 def implicit_minimiser(
     objective: Callable[[Vector, PyTree], Scalar], search: Callable[[PyTree, Vector], tuple[Vector, PyTree]]
 ) -> Callable[[PyTree, Vector], tuple[Vector, PyTree]]:
-    """Makes z(args) = argmin_z objective(z, args) differentiable in args.
+    """A function z(args) = argmin_z objective(z, args) that is differentiable in args.
 
-    dz = -H^-1 d/dargs (grad_z objective), H the Hessian of the objective at the minimiser. The rule calls the wrapped
-    function again, so second and higher derivatives are exact too; the iterations of `search` are never differentiated.
+    dz = -H^-1 d/dargs (grad_z objective) dargs, H the Hessian of the objective at the minimiser. The derivative rule
+    calls the wrapped function, so higher derivatives are exact too; the iterations of `search` are not differentiated.
 
-    **Arguments:** `objective(z, args)`, scalar; `search(args, z0)`, which returns the minimiser and auxiliary output
-    (no derivative flows through the latter, nor through `z0`).
-    **Returns:** a function like `search`.
+    **Arguments:** `objective(z, args)`, scalar; `search(args, z0)`, which returns the minimiser (n,) and auxiliary
+    output (constant for derivatives, as is `z0`).
+    **Returns:** a function with the arguments and results of `search`.
     **Source:** implicit function theorem; Christianson (1994), Optimization Methods and Software 3, 311-326.
     """
 
@@ -81,10 +83,10 @@ def implicit_minimiser(
 
 
 def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
-    """Solves `matrix` u = `right` (n,) for a symmetric positive definite matrix (n, n), with every derivative.
+    """The solution u (n,) of `matrix` u = `right` for a symmetric positive definite matrix (n, n), differentiable.
 
-    Small factors are straight-line code, which is differentiated as it stands. For larger ones the derivative is that
-    of the solution, du = matrix^-1 (d right - d matrix u), and the factor, a loop, only solves.
+    Small factorisations are straight-line code, which JAX differentiates. For larger ones, whose factorisation is a
+    loop, the derivative is that of the solution, du = matrix^-1 (d right - d matrix u).
     """
     if matrix.shape[0] <= UNROLLED:
         return cholesky_solve(guarded_cholesky(matrix, floor=0.0)[0], right)

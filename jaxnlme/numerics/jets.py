@@ -1,7 +1,7 @@
-"""Jets: a function of a few scalars known by its value and partial derivatives at one point.
+"""Jets: the value and partial derivatives at one point of a function of a few scalars.
 
-What needs a function's derivatives at one point only (value, gradient, curvature, and the gradient of the curvature)
-can read them from one shared pass, instead of differentiating the function again for each.
+Value, gradient, curvature and the gradient of the curvature at one point are all read from one jet, instead of
+differentiating the function again for each.
 """
 
 from __future__ import annotations
@@ -25,66 +25,72 @@ Index = tuple[int, ...]
 
 
 def count_partials(n: int, order: int) -> int:
-    """How many partial derivatives of order 0 to `order` a function of `n` scalars has."""
+    """Number of partial derivatives of order 0 to `order` of a function of `n` scalars."""
     return math.comb(n + order, order)
 
 
 class Jet(eqx.Module):
-    """Partial derivatives of a function of n scalars at one point: called like the function, it gives the function's
-    value at that point, and has its derivatives there, whatever the values it is called with.
+    """Partial derivatives at one point of a function of n scalars.
 
-    `partials`: one output of the function for every sorted multi-index of `indices`.
+    Called like the function, it returns the function's value at that point and has the function's derivatives there;
+    the numerical values of its arguments are ignored.
+
+    **Fields:** `partials`: the partial derivative (an output of the function) for each sorted multi-index of `indices`.
     """
 
     partials: tuple[PyTree, ...]
     indices: tuple[Index, ...] = eqx.field(static=True)
 
     def __call__(self, *point: Any) -> PyTree:
-        """The value. **Errors:** NotImplementedError where a derivative is asked for that the jet does not hold."""
-        return self.slope((), *point)
+        """The value. **Raises:** NotImplementedError if it is differentiated to a higher order than the jet has."""
+        return self.differentiable_partial((), *point)
 
-    def slope(self, index: Index, *point: Any) -> PyTree:
-        """The partial derivative of a sorted multi-index, with derivatives of its own."""
+    def differentiable_partial(self, index: Index, *point: Any) -> PyTree:
+        """The partial derivative for a sorted multi-index `index`, as a differentiable function of `point`."""
         return _partial(self.indices, index, self.partials, point)
 
     def partial(self, *index: int) -> PyTree:
-        """The partial derivative of a multi-index as it was computed, without further derivatives."""
+        """The partial derivative for a multi-index `index`, a constant for differentiation."""
         return self.partials[self.indices.index(tuple(sorted(index)))]
 
 
 def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
-    """The jet of `fn(*point)` at `point`, n scalars, up to `order`: forward over forward differentiation, in which the
-    function is traced once and a mixed partial derivative is computed once."""
+    """The jet of `fn(*point)` at `point`, a sequence of n scalars, up to derivatives of order `order`.
+
+    Nested forward differentiation; the function is traced once, and each mixed partial derivative is computed once.
+    """
     n = len(point)
     dtype = jnp.result_type(*point)
     indices = [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(n), k)]
 
     def up_to(order: int) -> Callable[..., dict[Index, PyTree]]:
-        """The function that gives all partial derivatives up to `order`."""
+        """The function that returns all partial derivatives up to `order`, by multi-index."""
         if order == 0:
             return lambda *at: {(): fn(*at)}
         lower = up_to(order - 1)
 
-        def more(*at):
-            known, push = jax.linearize(lower, *at)
+        def one_order_more(*at):
+            lower_partials, push = jax.linearize(lower, *at)
             sparse = SparsePush(push, n, dtype)
-            found = dict(known)
+            partials = dict(lower_partials)
             for k in range(n):
-                new = {index for index in known if len(index) == order - 1 and (not index or index[-1] <= k)}
-                wanted = {index: jax.tree.map(lambda _, w=index in new: w, known[index]) for index in known}
+                new = {index for index in lower_partials if len(index) == order - 1 and (not index or index[-1] <= k)}
+                wanted = {
+                    index: jax.tree.map(lambda _, w=index in new: w, lower_partials[index]) for index in lower_partials
+                }
                 along = sparse.along(k, wanted)
-                found |= {(*index, k): along[index] for index in new}
-            return found
+                partials |= {(*index, k): along[index] for index in new}
+            return partials
 
-        return more
+        return one_order_more
 
-    found = up_to(order)(*point)
-    return Jet(barrier(tuple(found[index] for index in indices)), tuple(indices))
+    partials = up_to(order)(*point)
+    return Jet(barrier(tuple(partials[index] for index in indices)), tuple(indices))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _partial(indices: tuple[Index, ...], index: Index, partials: Any, point: Any) -> PyTree:
-    """The partial derivative of multi-index `index`, whose own derivatives are the partials one order up."""
+    """The partial derivative for `index`; its derivatives are the partial derivatives one order higher."""
     return partials[indices.index(index)]
 
 
@@ -93,14 +99,14 @@ def _partial_rule(indices, index, primals, tangents):
     partials, point = primals
     out = _partial(indices, index, partials, point)
     if not all(isinstance(dot, SymbolicZero) for dot in jax.tree.leaves(tangents[0])):
-        raise NotImplementedError("a jet is not differentiated in what its point depends on.")
+        raise NotImplementedError("the partial derivatives of a jet are constants: they cannot be differentiated.")
     dots = []
     for k, dot in enumerate(tangents[1]):
         if isinstance(dot, SymbolicZero):
             continue
         longer = tuple(sorted((*index, k)))
         if longer not in indices:
-            raise NotImplementedError(f"this jet does not hold the partial derivative {longer}.")
+            raise NotImplementedError(f"this jet has no partial derivative {longer}: it was computed to a lower order.")
         slope = _partial(indices, longer, partials, point)
         dots.append(jax.tree.map(lambda leaf, dot=dot: leaf * dot, slope))
     if not dots:

@@ -1,4 +1,4 @@
-"""Newton's method damped as Levenberg and Marquardt do, written for one small problem and batched with vmap."""
+"""The Levenberg-Marquardt method for one small minimisation problem; batch it with vmap."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import jax.numpy as jnp
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
-# Damping in units where the curvature's diagonal is one: at first, its least and largest.
-FIRST, LEAST, LARGEST = 1e-3, 1e-12, 1e10
-# The factors of damping after the best of steps and after the first of refused ones, doubled with each more.
-LESS, MORE = 0.1, 4.0
-# Added to that diagonal where the undamped step is asked for, which a singular curvature does not have.
+# Damping, in units where the diagonal of the curvature is one: initial value, smallest and largest.
+FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-12, 1e10
+# Factor on the damping after a step that gained as much as predicted, and after a first rejected step (doubled with
+# each further rejection in a row).
+DECREASE, INCREASE = 0.1, 4.0
+# Added to the unit diagonal for the undamped step, so that a singular curvature has one.
 RIDGE = 1e-14
-# A search that rounding ends this close to a minimum (units of the value) has arrived.
-CLOSE = 1e-8
+# A search in which rounding allows no further decrease has converged if the predicted decrease (units of the value) is
+# below this.
+CONVERGED_DECREMENT = 1e-8
 
 
-class Damped(eqx.Module):
-    """Where a search ended: `x` (n,), `value`, `gradient` (n,), `curvature` (n, n) and `extra` there; `decrement`, what
-    an undamped step is predicted to gain; `converged`; `finite`, false where the start was not; `steps` taken."""
+class LevenbergMarquardtResult(eqx.Module):
+    """Result of a search: `x` (n,), the best point, with `value`, `gradient` (n,), `curvature` (n, n) and `extra`
+    there; `decrement`: the predicted decrease of the value in an undamped step; `converged`; `finite`: false if the
+    function was not finite at the start; `steps`: evaluations."""
 
     x: jax.Array
     value: jax.Array
@@ -38,25 +41,27 @@ class Damped(eqx.Module):
 
 class _State(eqx.Module):
     trial: jax.Array
-    best: Damped
-    promised: jax.Array
+    best: LevenbergMarquardtResult
+    predicted_gain: jax.Array
     damping: jax.Array
-    more: jax.Array
+    increase: jax.Array
     done: jax.Array
 
 
-def damped_newton(
+def levenberg_marquardt(
     expand: Callable[[Vector], tuple[Scalar, Vector, Matrix, PyTree]], x0: Vector, max_steps: int, tolerance: float
-) -> Damped:
-    """Minimises a function over x (n,) from `x0`; steps solve (C + damping diag C) step = -gradient.
+) -> LevenbergMarquardtResult:
+    """Minimise a function over x (n,) from `x0`; steps solve (C + damping diag C) step = -gradient.
 
-    Damping falls after steps that gain what they promised and grows after those that raise the value, so units do not
-    matter, and a singular curvature slows the search without ending it. Every pass of the loop is one evaluation.
+    The damping decreases after steps that gain as much as predicted and increases after steps that raise the value.
+    The method is invariant to the units of x; a singular curvature slows the search down without stopping it. Each pass
+    of the loop is one evaluation.
 
     **Arguments:** `expand(x)`: value, gradient (n,), a curvature (n, n) that should be positive semidefinite near the
-    minimum (Gauss-Newton, Fisher's information or the Hessian), and a pytree to be kept with the best point;
-    `max_steps` bounds the evaluations; `tolerance`: the search ends where half of g' C^-1 g is below it,
-    and takes that last step.
+    minimum (Gauss-Newton, Fisher's information or the Hessian), and a pytree to return for the best point; `x0` (n,);
+    `max_steps`: the largest number of evaluations; `tolerance`, in units of the value: the search ends after the step
+    at which half of g' C^-1 g is below it.
+    **Returns:** a LevenbergMarquardtResult.
     **Source:** Marquardt (1963), Journal of the Society for Industrial and Applied Mathematics 11, 431-441; damping:
     Madsen, Nielsen and Tingleff (2004), Methods for Non-Linear Least Squares Problems, section 3.2; the ending:
     Bates and Watts (1981), Technometrics 23, 179-183 (for a sum of squares it is their relative offset).
@@ -68,14 +73,16 @@ def damped_newton(
         value, gradient, curvature, extra = expand(at)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(curvature))
         accept = finite & (value <= best.value + slack * jnp.maximum(1.0, jnp.abs(value)))
-        new = Damped(at, value, gradient, curvature, extra, best.decrement, best.converged, finite, best.steps)
+        new = LevenbergMarquardtResult(
+            at, value, gradient, curvature, extra, best.decrement, best.converged, finite, best.steps
+        )
         best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, best)
 
-        # The less of the promised gain a step kept, the less the damping falls.
-        kept = jnp.where(jnp.isfinite(state.best.value), (state.best.value - value) / state.promised, 0.5)
-        less = jnp.clip(1.0 - (2.0 * kept - 1.0) ** 3, LESS, 1.0)
-        damping = jnp.clip(state.damping * jnp.where(accept, less, state.more), LEAST, None)
-        more = jnp.where(accept, MORE, 2.0 * state.more)
+        # The smaller the ratio of actual to predicted gain, the less the damping decreases.
+        gain_ratio = jnp.where(jnp.isfinite(state.best.value), (state.best.value - value) / state.predicted_gain, 0.5)
+        decrease = jnp.clip(1.0 - (2.0 * gain_ratio - 1.0) ** 3, DECREASE, 1.0)
+        damping = jnp.clip(state.damping * jnp.where(accept, decrease, state.increase), LEAST_DAMPING, None)
+        increase = jnp.where(accept, INCREASE, 2.0 * state.increase)
         scale = jnp.sqrt(jnp.abs(jnp.diagonal(best.curvature)))
         scale = jnp.where(scale > 0, scale, 1.0)
         unit, slope = best.curvature / (scale[:, None] * scale[None, :]), best.gradient / scale
@@ -85,19 +92,21 @@ def damped_newton(
         decrement = 0.5 * jnp.sum(slope * undamped)
         decrement = jnp.where(jnp.isfinite(decrement), decrement, jnp.inf)
         arrived = accept & (decrement < tolerance)
-        hopeless = ~accept & ((damping > LARGEST) | ~best.finite)
-        converged = arrived | (hopeless & best.finite & (decrement < CLOSE))
+        stuck = ~accept & ((damping > LARGEST_DAMPING) | ~best.finite)
+        converged = arrived | (stuck & best.finite & (decrement < CONVERGED_DECREMENT))
         x = jnp.where(arrived, best.x - undamped / scale, best.x)
         best = eqx.tree_at(
             lambda b: (b.x, b.decrement, b.converged, b.steps), best, (x, decrement, converged, best.steps + 1)
         )
-        promised = -jnp.sum(step * (best.gradient + 0.5 * best.curvature @ step))
-        return _State(best.x + step, best, promised, damping, more, arrived | hopeless)
+        predicted_gain = -jnp.sum(step * (best.gradient + 0.5 * best.curvature @ step))
+        return _State(best.x + step, best, predicted_gain, damping, increase, arrived | stuck)
 
     extra = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(expand, x0)[3])
     n = x0.shape[0]
-    none = jnp.zeros((), bool)
+    false = jnp.zeros((), bool)
     inf = jnp.full((), jnp.inf, x0.dtype)
-    blank = Damped(x0, inf, jnp.zeros_like(x0), jnp.eye(n, dtype=x0.dtype), extra, inf, none, none, jnp.zeros((), int))
-    start = _State(x0, blank, inf, jnp.full((), FIRST, x0.dtype), jnp.full((), MORE, x0.dtype), none)
+    blank = LevenbergMarquardtResult(
+        x0, inf, jnp.zeros_like(x0), jnp.eye(n, dtype=x0.dtype), extra, inf, false, false, jnp.zeros((), int)
+    )
+    start = _State(x0, blank, inf, jnp.full((), FIRST_DAMPING, x0.dtype), jnp.full((), INCREASE, x0.dtype), false)
     return jax.lax.while_loop(lambda s: ~s.done & (s.best.steps < max_steps), pass_, start).best

@@ -1,7 +1,7 @@
-"""Small dense algebra: Cholesky factors and triangular solves that vectorise over a batch of groups.
+"""Linear algebra of small dense matrices: Cholesky factors and triangular solves that vectorise over groups.
 
-Matrices of up to `UNROLLED` rows are factored by straight-line code on scalars, which a batch turns into elementwise
-arithmetic; larger ones go to LAPACK (one library call a matrix costs more than the arithmetic when matrices are tiny).
+Matrices of up to `UNROLLED` rows are factored by straight-line code on scalars, which vmap turns into elementwise
+arithmetic; larger ones by LAPACK (for tiny matrices a library call each takes longer than the arithmetic).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxnlme.typing import Matrix, Scalar, Vector
 
+# Largest number of rows of a matrix whose factorisation is written as straight-line code.
 UNROLLED = 5
 
 
@@ -32,12 +33,13 @@ def cholesky(matrix: Matrix) -> Matrix:
 
 
 def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scalar]:
-    """Factor of a positive definite neighbour of a symmetric `matrix` (n, n), and whether it was changed.
+    """Modified Cholesky factor of a symmetric `matrix` (n, n): of the matrix itself if it is positive definite.
 
-    Pivots d of the LDL' factorisation below `floor` become max(|d|, 1), so the factor always gives a descent
-    direction; a matrix with all pivots above the floor is factored exactly. The floor suits a curvature in whitened
-    effects, whose prior part is the identity.
+    Pivots d of the LDL' factorisation below `floor` are replaced by max(|d|, 1), so that the factor always gives a
+    descent direction; a matrix whose pivots are all above the floor is factored exactly. The default floor is meant for
+    a curvature in whitened effects, whose prior part is the identity.
 
+    **Arguments:** `matrix` (n, n); `floor`: the smallest pivot that is kept.
     **Returns:** the lower factor (n, n), and a boolean scalar, true where a pivot was replaced.
     **Source:** Gill, Murray and Wright (1981), Practical Optimization, section 4.4.2.2, with the pivot's own size.
     """
@@ -58,8 +60,8 @@ def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scala
 
 
 def _guarded_columns(matrix: Matrix, floor: float) -> tuple[Matrix, Scalar]:
-    """`guarded_cholesky` as a loop over columns. Eigenvectors would do as well, but two batches of them at once wait
-    for each other forever in jaxlib's pool of two threads, and their derivatives are NaN where eigenvalues agree."""
+    """`guarded_cholesky` as a loop over columns. Eigenvectors are no alternative: two concurrent batches of them can
+    deadlock in jaxlib's pool of two threads, and their derivatives are NaN at equal eigenvalues."""
     rows = jnp.arange(matrix.shape[-1])
 
     def column(j, carry):
@@ -74,7 +76,7 @@ def _guarded_columns(matrix: Matrix, floor: float) -> tuple[Matrix, Scalar]:
 
 
 def forward_solve(lower: Matrix, right: Vector) -> Vector:
-    """Solves L u = `right` (n,) for a lower triangular L (n, n)."""
+    """The solution u (n,) of L u = `right` for a lower triangular L (n, n)."""
     n = lower.shape[-1]
     if n > UNROLLED:
         return solve_triangular(lower, right, lower=True)
@@ -85,7 +87,7 @@ def forward_solve(lower: Matrix, right: Vector) -> Vector:
 
 
 def backward_solve(lower: Matrix, right: Vector) -> Vector:
-    """Solves L' u = `right` (n,) for a lower triangular L (n, n)."""
+    """The solution u (n,) of L' u = `right` for a lower triangular L (n, n)."""
     n = lower.shape[-1]
     if n > UNROLLED:
         return solve_triangular(lower, right, lower=True, trans=1)
@@ -96,22 +98,22 @@ def backward_solve(lower: Matrix, right: Vector) -> Vector:
 
 
 def cholesky_solve(lower: Matrix, right: Vector) -> Vector:
-    """Solves L L' u = `right` (n,)."""
+    """The solution u (n,) of L L' u = `right` for a lower triangular L (n, n)."""
     return backward_solve(lower, forward_solve(lower, right))
 
 
 def cholesky_inverse(lower: Matrix) -> Matrix:
-    """The inverse (n, n) of L L'."""
+    """The inverse (n, n) of L L' for a lower triangular L (n, n)."""
     return jax.vmap(lambda axis: cholesky_solve(lower, axis))(jnp.eye(lower.shape[-1], dtype=lower.dtype))
 
 
 def half_logdet(lower: Matrix) -> Scalar:
-    """Half the log-determinant of L L': the sum of log L_kk."""
+    """Half the log-determinant of L L' for a lower triangular L (n, n): the sum of log L_kk."""
     return jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
 def lower_product(lower: Matrix, vector: Vector) -> Vector:
-    """L v for a lower triangular L (n, n), as elementwise work for small n."""
+    """L v (n,) for a lower triangular L (n, n) and `vector` v (n,), by elementwise operations for small n."""
     n = lower.shape[-1]
     if n > UNROLLED:
         return lower @ vector
@@ -119,9 +121,9 @@ def lower_product(lower: Matrix, vector: Vector) -> Vector:
     return jnp.stack(rows) if rows else vector
 
 
-def times(a: Matrix, b: Matrix | Vector) -> Matrix | Vector:
-    """a b for a (m, n) and b (n, k) or (n,), as elementwise work for small n: a batch of tiny products costs XLA a
-    library call or a loop for each."""
+def small_product(a: Matrix, b: Matrix | Vector) -> Matrix | Vector:
+    """a b for `a` (m, n) and `b` (n, k) or (n,), by elementwise operations for small n: for a batch of tiny products
+    XLA would otherwise make a library call or a loop each."""
     n = a.shape[-1]
     if n > UNROLLED or not n:
         return a @ b
@@ -130,15 +132,15 @@ def times(a: Matrix, b: Matrix | Vector) -> Matrix | Vector:
     return sum((a[:, k, None] * b[None, k] for k in range(1, n)), a[:, 0, None] * b[None, 0])
 
 
-# Degree of the Taylor polynomial and squarings of `expm`: exact to rounding for matrices of norm up to about 80.
-DEGREE, SQUARINGS = 12, 8
+# Degree of the Taylor polynomial and number of squarings in `expm`: exact to rounding for norms up to about 80.
+TAYLOR_DEGREE, SQUARINGS = 12, 8
 
 
 def expm(matrix: Matrix) -> Matrix:
-    """The exponential of a symmetric `matrix` (n, n): Taylor's polynomial of the matrix over 2^8, squared eight times.
+    """The exponential of a symmetric `matrix` (n, n): the Taylor polynomial of `matrix` / 2^8, squared eight times.
 
-    The mean eigenvalue is taken out first. For small symmetric matrices this is as exact as Pade approximants, compiles
-    in a third of the time of `jax.scipy.linalg.expm`, and calls no LAPACK.
+    The mean eigenvalue is subtracted first. For small symmetric matrices this is as exact as Pade approximants,
+    compiles in a third of the time of `jax.scipy.linalg.expm`, and does not call LAPACK.
 
     **Source:** Moler and Van Loan (2003), SIAM Review 45, 3-49, method 3.
     """
@@ -146,16 +148,20 @@ def expm(matrix: Matrix) -> Matrix:
     eye = np.eye(n)
     middle = jnp.trace(matrix) / n
     small = (matrix - middle * eye) / 2.0**SQUARINGS
-    out = jax.lax.fori_loop(0, DEGREE, lambda k, out: eye + small @ out / (DEGREE - k), jnp.eye(n, dtype=matrix.dtype))
+    out = jax.lax.fori_loop(
+        0, TAYLOR_DEGREE, lambda k, out: eye + small @ out / (TAYLOR_DEGREE - k), jnp.eye(n, dtype=matrix.dtype)
+    )
     out = jax.lax.fori_loop(0, SQUARINGS, lambda _, out: out @ out, out)
     return jnp.exp(middle) * out
 
 
 def semidefinite_cholesky(psi: np.ndarray, tolerance: float = 1e-10) -> np.ndarray:
-    """Lower factor of a symmetric positive *semi*definite matrix (n, n), on the host; null pivots give zero columns.
+    """Lower factor of a symmetric positive *semi*definite matrix, on the host; zero pivots give zero columns.
 
-    **Errors:** ValueError where an eigenvalue is negative beyond `tolerance` times the largest diagonal entry. (Not a
-    pivot: after one that is small, rounding alone makes a null pivot that negative.)
+    **Arguments:** `psi` (n, n); `tolerance`: pivots below this fraction of their diagonal entry count as zero.
+    **Returns:** lower triangular (n, n).
+    **Raises:** ValueError where an eigenvalue is below -`tolerance` times the largest diagonal entry. (Eigenvalues, not
+    pivots, are compared: after a small pivot, rounding can make a zero pivot that negative.)
     """
     psi = np.array(psi, float)
     n = psi.shape[0]

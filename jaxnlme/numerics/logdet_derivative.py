@@ -14,78 +14,87 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Points of the differences lie so far out, and twice as far, in units where H is the identity: near enough for an error
-# of fourth order, far enough that second differences keep eight digits of a gradient that has eleven.
-REACH = 0.02
-# Where H in the units at hand has an eigenvalue further from one, the differences are made again in better units; so
-# many times at most. Nearer ones are corrected, to a lower order below CLOSE, not at all below SAME.
-FAR, AGAIN = 0.5, 6
-CLOSE, SAME = 1e-3, 1e-9
+# Step of the differences (points at one and two steps), in units where H is the identity: small enough for an error of
+# fourth order, large enough that second differences keep eight digits of a gradient that has eleven.
+STEP = 0.02
+# H in the units of the steps should have eigenvalues near one. If the inverse of one differs from one by more than
+# RESCALE_ABOVE, the differences are computed again in better units, at most MAX_RESCALINGS times. Smaller deviations
+# are corrected: by differences of second order below SECOND_ORDER_BELOW, not at all below NEGLIGIBLE.
+RESCALE_ABOVE, MAX_RESCALINGS = 0.5, 6
+SECOND_ORDER_BELOW, NEGLIGIBLE = 1e-3, 1e-9
 
 
 class LogdetDerivative(NamedTuple):
-    """`hessian` (p, p), symmetric; `mixed` (n, p): the derivatives of the gradient along the entries; `slope` (n,): the
-    gradient of half the log-determinant, all NaN where the Hessian is not positive definite."""
+    """Hessian block and the gradient of its log-determinant.
+
+    **Fields:** `hessian` (p, p), symmetric; `mixed_derivatives` (n, p): derivatives of the gradient in the p entries;
+    `half_logdet_gradient` (n,): gradient of (1/2) log|H|, all NaN where the Hessian is not positive definite.
+    """
 
     hessian: np.ndarray
-    mixed: np.ndarray
-    slope: np.ndarray
+    mixed_derivatives: np.ndarray
+    half_logdet_gradient: np.ndarray
 
     @property
-    def positive(self) -> bool:
-        return bool(np.isfinite(self.slope).any())
+    def positive_definite(self) -> bool:
+        """True if the Hessian block is positive definite."""
+        return bool(np.isfinite(self.half_logdet_gradient).any())
 
 
 def logdet_derivative(
     gradient: Callable[[np.ndarray], np.ndarray],
     centre: np.ndarray,
-    which: np.ndarray,
+    entries: np.ndarray,
     metric: np.ndarray,
-    fine: bool = True,
+    fourth_order: bool = True,
 ) -> LogdetDerivative:
-    """The Hessian block in the entries `which` (p,) of x and the gradient of half its log-determinant.
+    """The Hessian block of F in p entries of x, and the gradient of half its log-determinant.
 
-    **Arguments:** `gradient(shift)`: the gradient (n,) where these entries are moved by `shift` (p,); `centre` (n,),
-    the gradient at no shift; `metric` (p, p): an approximation of the inverse Hessian, whose units the steps are taken
-    in; `fine`: differences are of fourth order (else of second). It needs 4 p to 8 p gradients (2 p to 4 p) where the
-    metric is near.
+    Takes 4 p to 8 p gradients (2 p to 4 p with differences of second order) where `metric` is near the inverse Hessian.
+
+    **Arguments:** `gradient(shift)`: the gradient (n,) of F with `shift` (p,) added to these entries; `centre` (n,):
+    the gradient without a shift; `entries` (p,): their indices in x; `metric` (p, p): an approximation of the inverse
+    Hessian, which sets the units of the steps; `fourth_order`: the order of the differences (second if false).
+    **Returns:** a LogdetDerivative.
     """
     units = np.linalg.cholesky(metric)
-    for _ in range(AGAIN):
-        ends = [_differences(gradient, centre, unit, fine) for unit in units.T]
-        mixed = np.linalg.solve(units.T, np.array([first for first, _ in ends])).T
-        hessian = 0.5 * (mixed[which] + mixed[which].T)
+    for _ in range(MAX_RESCALINGS):
+        differences = [_differences(gradient, centre, unit, fourth_order) for unit in units.T]
+        mixed = np.linalg.solve(units.T, np.array([first for first, _ in differences])).T
+        hessian = 0.5 * (mixed[entries] + mixed[entries].T)
         if not np.isfinite(hessian).all():
             break
         values, vectors = np.linalg.eigh(units.T @ hessian @ units)
         if not values[0] > 0.0:
-            # In units far too long, differences may miss a curvature: shorter ones tell.
+            # With steps that are far too long, differences can miss a positive curvature: try shorter ones.
             units = 0.1 * units
             continue
         rotated = units @ vectors
-        if np.max(np.abs(1.0 / values - 1.0)) > FAR:
+        if np.max(np.abs(1.0 / values - 1.0)) > RESCALE_ABOVE:
             units = rotated / np.sqrt(values)
             continue
-        slope = np.sum([second for _, second in ends], axis=0)
-        # sum_j v_j v_j' is the metric: what H^-1 differs from it lies along the rotated directions.
+        slope = np.sum([second for _, second in differences], axis=0)
+        # sum_j v_j v_j' is the metric; the rotated directions r_k add H^-1 - metric = sum_k (1 / value_k - 1) r_k r_k'.
         for value, direction in zip(values, rotated.T, strict=True):
-            share = 1.0 / value - 1.0
-            if abs(share) > SAME:
-                slope = slope + share * _differences(gradient, centre, direction, fine and abs(share) > CLOSE)[1]
+            weight = 1.0 / value - 1.0
+            if abs(weight) > NEGLIGIBLE:
+                fourth = fourth_order and abs(weight) > SECOND_ORDER_BELOW
+                slope = slope + weight * _differences(gradient, centre, direction, fourth)[1]
         return LogdetDerivative(hessian, mixed, 0.5 * slope)
     return LogdetDerivative(hessian, mixed, np.full(len(centre), np.nan))
 
 
 def _differences(
-    gradient: Callable[[np.ndarray], np.ndarray], centre: np.ndarray, direction: np.ndarray, fine: bool
+    gradient: Callable[[np.ndarray], np.ndarray], centre: np.ndarray, direction: np.ndarray, fourth_order: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and second derivative (n,) of the gradient along a direction (p,), of fourth order, or second (not `fine`).
+    """First and second derivative (n,) of the gradient along `direction` (p,), by differences of fourth or second
+    order.
 
     **Source:** Abramowitz and Stegun (1964), Handbook of Mathematical Functions, section 25.3 (25.3.21, 25.3.24)."""
-    up, down = gradient(REACH * direction), gradient(-REACH * direction)
+    up, down = gradient(STEP * direction), gradient(-STEP * direction)
     first, second = (up - down) / 2.0, up - 2.0 * centre + down
-    if fine:
-        up, down = gradient(2.0 * REACH * direction), gradient(-2.0 * REACH * direction)
+    if fourth_order:
+        up, down = gradient(2.0 * STEP * direction), gradient(-2.0 * STEP * direction)
         first = (4.0 * first - (up - down) / 4.0) / 3.0
         second = (4.0 * second - (up - 2.0 * centre + down) / 4.0) / 3.0
-    return first / REACH, second / REACH**2
+    return first / STEP, second / STEP**2

@@ -1,4 +1,4 @@
-"""A safeguarded Newton search with the exact Hessian, written for one small problem and batched with vmap."""
+"""Safeguarded Newton minimisation with the exact Hessian, of one small problem; batch it with vmap."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import jax.numpy as jnp
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
 from jaxnlme.typing import Matrix, Scalar, Vector
 
-SUFFICIENT = 1e-4
+# Armijo condition: the fraction of the decrease predicted by the slope that a step must achieve.
+SUFFICIENT_DECREASE = 1e-4
+# Largest length of a Newton step, in the units of z (whitened effects: prior standard deviations).
 LONGEST_STEP = 5.0
+# Step, as a fraction of the Newton step, below which the line search is given up.
+SHORTEST_STEP = 1e-9
 
 
 class NewtonResult(eqx.Module):
-    """Where a search ended: `converged`; `finite`, the value at the last accepted point, false where even the fallback
-    start had none; `positive`, true where the Hessian there needed no repair; `evaluations`; `hessian` (n, n) there,
-    where it was asked for."""
+    """Outcome of a search: `converged`; `finite`: false if the value was finite neither at the start nor at the
+    fallback; `positive`: true if the Hessian at the last accepted point is positive definite; `evaluations`; `hessian`
+    (n, n) at that point, None unless requested."""
 
     converged: jax.Array
     finite: jax.Array
@@ -48,16 +52,17 @@ def newton(
     tolerance: float,
     with_hessian: bool = False,
 ) -> tuple[Vector, NewtonResult]:
-    """Minimises a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
+    """Minimise a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
-    Newton steps with a guarded factor of the Hessian, at most `LONGEST_STEP` long, backtracked by quadratic
-    interpolation until the value falls sufficiently. Ends when the next step is shorter than `tolerance`, and takes
-    it: quadratic convergence leaves an error of the order of tolerance squared. Every pass of the loop is one shared
-    evaluation of value, gradient and Hessian, so a search that starts at the answer costs one.
+    Newton steps with a modified Cholesky factor of the Hessian, at most `LONGEST_STEP` long, shortened by quadratic
+    interpolation until the value decreases sufficiently. The search ends after the step that is shorter than
+    `tolerance`: with quadratic convergence the error is then of the order of the squared tolerance. Each pass of the
+    loop evaluates value, gradient and Hessian once, so a search that starts at the minimum takes one evaluation.
 
     **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
-    `max_steps` bounds the evaluations, `tolerance` > 0.
-    **Returns:** z (n,) and a NewtonResult, `with_hessian` with the Hessian (n, n) at the last accepted point.
+    `z0`, `fallback` (n,); `max_steps`: the largest number of evaluations; `tolerance` > 0: a step length, in units of
+    z; `with_hessian`: return the Hessian at the last accepted point.
+    **Returns:** z (n,) and a NewtonResult.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
     dtype = z0.dtype
@@ -67,7 +72,7 @@ def newton(
         at = state.z + state.step * state.direction
         value, gradient, hessian = expand(at)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
-        bound = state.value + SUFFICIENT * state.step * state.slope + slack * jnp.maximum(1.0, jnp.abs(value))
+        bound = state.value + SUFFICIENT_DECREASE * state.step * state.slope + slack * jnp.maximum(1.0, jnp.abs(value))
         first = jnp.isinf(state.value)
         accept = finite & (first | (value <= bound))
 
@@ -77,28 +82,28 @@ def newton(
         direction = direction * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(length, LONGEST_STEP))
         arrived = accept & (length <= tolerance) & ~repaired
 
-        # Rejected: the minimum of the parabola through both values and the slope, kept inside [0.1, 0.5] of the step.
-        # At the very first point there is nothing to interpolate: go to the fallback (step 0), then give up.
+        # Rejected: the minimum of the parabola through both values and the slope, within [0.1, 0.5] of the step.
+        # The first point has no predecessor to interpolate with: go to the fallback (step 0), then give up.
         gain = jnp.where(finite, value - state.value - state.step * state.slope, jnp.inf)
         shrink = jnp.clip(-state.slope * state.step / (2.0 * jnp.where(gain > 0, gain, jnp.inf)), 0.1, 0.5)
         shorter = jnp.where(first, 0.0, state.step * shrink)
-        hopeless = ~accept & jnp.where(first, state.step == 0.0, shorter < 1e-9)
+        stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < SHORTEST_STEP)
 
-        def keep(new, old):
+        def if_accepted(new, old):
             return jnp.where(accept, new, old)
 
         return _State(
-            z=keep(at, state.z) + jnp.where(arrived, direction, 0.0),
-            value=keep(value, state.value),
-            direction=keep(direction, state.direction),
-            slope=keep(jnp.sum(direction * gradient), state.slope),
-            step=keep(jnp.ones((), dtype), shorter),
-            positive=keep(~repaired, state.positive),
-            done=arrived | hopeless,
-            # A step that can no longer be told from rounding ends the search as well as a short one does.
-            converged=arrived | (hopeless & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
+            z=if_accepted(at, state.z) + jnp.where(arrived, direction, 0.0),
+            value=if_accepted(value, state.value),
+            direction=if_accepted(direction, state.direction),
+            slope=if_accepted(jnp.sum(direction * gradient), state.slope),
+            step=if_accepted(jnp.ones((), dtype), shorter),
+            positive=if_accepted(~repaired, state.positive),
+            done=arrived | stuck,
+            # A predicted decrease of the order of rounding counts as convergence, like a short step.
+            converged=arrived | (stuck & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
             count=state.count + 1,
-            hessian=keep(hessian, state.hessian) if with_hessian else None,
+            hessian=if_accepted(hessian, state.hessian) if with_hessian else None,
         )
 
     start = _State(

@@ -8,15 +8,16 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 
+# Largest number of points of a tensor grid.
 MAX_NODES = 50_000
 
 
 def normal_grid(nodes: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Tensor grid of Gauss-Hermite nodes for E[g(u)], u ~ N(0, I).
 
-    **Arguments:** `nodes` per axis, at least 1; `dimension` of u.
-    **Returns:** points (nodes**dimension, dimension), and log-weights (nodes**dimension,) that sum to one.
-    **Errors:** OptionError above 50,000 points in all.
+    **Arguments:** `nodes`: number per axis, at least 1; `dimension`: length of u.
+    **Returns:** points (nodes**dimension, dimension), and log-weights (nodes**dimension,); the weights sum to one.
+    **Raises:** OptionError above 50,000 points in all.
     **Source:** the probabilists' Gauss-Hermite rule (numpy.polynomial.hermite_e), weights divided by sqrt(2 pi).
     """
     if nodes < 1:

@@ -1,4 +1,4 @@
-"""Tangent maps along single axes, with the zeros left out."""
+"""Tangent maps applied to unit vectors, without computing what is zero by structure."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from jaxnlme.typing import PyTree
 
 
 class _Zero:
-    """A tangent that is zero whatever the point."""
+    """A tangent that is identically zero."""
 
 
 ZERO = _Zero()
 
 
 class SparsePush:
-    """A linear map of n scalars, from `jax.linearize`, applied to unit vectors: what the other scalars' zeros lead to
-    is not computed (XLA keeps 0 * x, since x may be infinite), nor are outputs that are not asked for."""
+    """A linear map of n scalars, from `jax.linearize`, applied to unit vectors.
+
+    Terms that are zero because the other scalars are zero are not computed (XLA does compute 0 * x, since x may be
+    infinite), nor are outputs that are not requested.
+
+    **Arguments:** `push`: the linear map; `n`: its number of scalar arguments; `dtype`: theirs.
+    """
 
     def __init__(self, push: Any, n: int, dtype: Any):
-        one = jax.ShapeDtypeStruct((), dtype)
+        scalar = jax.ShapeDtypeStruct((), dtype)
         self.linear: ClosedJaxpr
-        self.linear, shape = jax.make_jaxpr(push, return_shape=True)(*(one,) * n)
+        self.linear, shape = jax.make_jaxpr(push, return_shape=True)(*(scalar,) * n)
         self.shapes, self.tree = jax.tree.flatten(shape)
         self.n, self.dtype = n, dtype
 
     def along(self, k: int, wanted: PyTree) -> PyTree:
-        """push(e_k), of the shape of its output; None in place of leaves for which `wanted` (one bool a leaf) is
-        false."""
-        given = [jnp.ones((), self.dtype) if j == k else ZERO for j in range(self.n)]
+        """push(e_k), with the tree structure of the output of `push`.
+
+        **Arguments:** `k`: index of the unit vector; `wanted`: one bool for each output leaf; None is returned for
+        leaves where it is false.
+        """
+        tangents = [jnp.ones((), self.dtype) if j == k else ZERO for j in range(self.n)]
         flags = self.tree.flatten_up_to(wanted)
-        out = _apply(self.linear.jaxpr, self.linear.consts, given, [True] * self.n, flags)
+        out = _apply(self.linear.jaxpr, self.linear.consts, tangents, [True] * self.n, flags)
         leaves = [
             None if not flag else jnp.zeros(shape.shape, shape.dtype) if leaf is ZERO else leaf
             for leaf, flag, shape in zip(out, flags, self.shapes, strict=True)
@@ -43,8 +51,11 @@ class SparsePush:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def _apply(jaxpr: Jaxpr, consts: Sequence[Any], given: list[Any], moving: list[bool], wanted: list[bool]) -> list[Any]:
-    """The outputs of a jaxpr that is linear in its `moving` inputs, some of which are ZERO; None where not wanted."""
+def _apply(
+    jaxpr: Jaxpr, consts: Sequence[Any], arguments: list[Any], is_tangent: list[bool], wanted: list[bool]
+) -> list[Any]:
+    """The outputs of a jaxpr that is linear in the arguments marked by `is_tangent`, some of which are ZERO; None for
+    outputs that are not `wanted`."""
     needed = {var for var, flag in zip(jaxpr.outvars, wanted, strict=True) if flag and not isinstance(var, Literal)}
     live = []
     for eqn in reversed(jaxpr.eqns):
@@ -52,8 +63,8 @@ def _apply(jaxpr: Jaxpr, consts: Sequence[Any], given: list[Any], moving: list[b
             live.append(eqn)
             needed.update(var for var in eqn.invars if not isinstance(var, Literal))
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values |= dict(zip(jaxpr.invars, given, strict=True))
-    linear = {var for var, flag in zip(jaxpr.invars, moving, strict=True) if flag}
+    values |= dict(zip(jaxpr.invars, arguments, strict=True))
+    linear = {var for var, flag in zip(jaxpr.invars, is_tangent, strict=True) if flag}
 
     def read(var):
         return var.val if isinstance(var, Literal) else values[var]
@@ -78,14 +89,14 @@ def _apply(jaxpr: Jaxpr, consts: Sequence[Any], given: list[Any], moving: list[b
 
 
 def _evaluated(jaxpr: Jaxpr, eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """The outputs of one equation of `jaxpr`, ZEROs written out."""
-    given = {
+    """The outputs of one equation of `jaxpr`, with arrays of zeros for ZERO."""
+    arguments = {
         var: jnp.zeros(_shape(var), _dtype(var)) if value is ZERO else value
         for var, value in zip(eqn.invars, inputs, strict=True)
         if not isinstance(var, Literal)
     }
-    alone = jaxpr.replace(constvars=[], invars=list(given), outvars=eqn.outvars, eqns=[eqn])
-    return jaxpr_as_fun(ClosedJaxpr(alone, []))(*given.values())
+    equation = jaxpr.replace(constvars=[], invars=list(arguments), outvars=eqn.outvars, eqns=[eqn])
+    return jaxpr_as_fun(ClosedJaxpr(equation, []))(*arguments.values())
 
 
 def _shape(var: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Several calls of compiled programs at a time: on a CPU, one program runs through a loop on one core."""
+"""Concurrent calls of compiled programs: on a CPU, XLA runs the loop of one program on one core."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxnlme.precision import x64
 
 @functools.cache
 def cores() -> int:
-    """Cores that this process may use, where the default device is a CPU; one elsewhere."""
+    """Number of CPU cores that this process may use if the default device is a CPU; one otherwise."""
     if jax.default_backend() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -30,20 +30,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def at_a_time(calls: Sequence[Callable[[], Any]], ahead: bool) -> list[Any]:
-    """The results of `calls`, which run one program on arguments of the same shapes, in their order and complete.
+def run_concurrently(calls: Sequence[Callable[[], Any]], compile_first: bool) -> list[Any]:
+    """The completed results of `calls`, in their order, computed by a pool of threads.
 
-    **Arguments:** `ahead`: the first call is made before the others and by this thread, so that the program is compiled
-    once. Threads of the pool compute in the 64-bit context; other contexts of JAX that the caller opened
-    (`jax.default_device`, `jax.disable_jit`, ...) do not reach them.
-    **Errors:** what a call raises.
+    The threads compute in the 64-bit context; other JAX contexts that the caller opened (`jax.default_device`,
+    `jax.disable_jit`, ...) do not apply in them.
+
+    **Arguments:** `calls`: run one program on arguments of the same shapes; `compile_first`: this thread makes the
+    first call before the others start, so that the program is compiled only once.
+    **Raises:** the exception of a call.
     """
     if len(calls) == 1:
         return [calls[0]()]
-    first = [_complete(calls[0])] if ahead else []
+    first = [_complete(calls[0])] if compile_first else []
     return first + list(_pool().map(_complete, calls[len(first) :]))
 
 
 def _complete(call: Callable[[], Any]) -> Any:
-    with x64():  # the context of doors is the thread's own
+    with x64():  # the scoped context of an entry point holds in its own thread only
         return jax.block_until_ready(call())

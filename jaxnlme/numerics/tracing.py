@@ -1,4 +1,4 @@
-"""What can be read off a function before it is computed."""
+"""Properties of a function that follow from its traced program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def depends(fn: Callable[..., Any], argument: Any) -> bool:
-    """Whether any output of `fn(argument)` depends on the values of `argument`, as far as its program says."""
+    """True if an output of `fn(argument)` depends on the values of `argument` according to its traced program."""
     jaxpr = jax.make_jaxpr(fn)(argument).jaxpr
     _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return any(used)

@@ -1,7 +1,8 @@
-"""Small matrices written out: entries by (row, column), absent where they are zero whatever the values.
+"""Small matrices stored by entry: a dictionary from (row, column) to a scalar, without entries that are zero by
+structure.
 
-A batch of groups computes with each entry as one array over groups; what is zero by structure costs nothing, and a
-design's ones are not multiplied by.
+Under vmap each entry is one array over groups. Structural zeros cost nothing, and multiplications by the ones of a
+design matrix are omitted.
 """
 
 from __future__ import annotations
@@ -16,42 +17,46 @@ Entries = dict[tuple[int, int], Any]
 
 
 def column(values: list[Scalar]) -> Entries:
+    """The column vector (n, 1) of `values`."""
     return {(k, 0): value for k, value in enumerate(values)}
 
 
 def symmetric(lower: list[list[Scalar]]) -> Entries:
-    """The symmetric matrix of a lower triangle."""
+    """The symmetric matrix (n, n) with the lower triangle `lower`, a list of rows."""
     n = len(lower)
     return {(j, k): lower[max(j, k)][min(j, k)] for j in range(n) for k in range(n)}
 
 
 def transposed(a: Entries) -> Entries:
+    """a'."""
     return {(k, j): value for (j, k), value in a.items()}
 
 
 def added(a: Entries, b: Entries) -> Entries:
+    """a + b."""
     return {p: a[p] + b[p] if p in a and p in b else a.get(p, b.get(p)) for p in [*a, *(p for p in b if p not in a)]}
 
 
 def product(a: Entries, b: Entries) -> Entries:
-    """a b, ones and zeros of a design left out."""
+    """a b, without multiplications by structural ones (Python numbers equal to 1) and zeros (absent entries)."""
     out: Entries = {}
     for (i, k), left in a.items():
         for (m, j), right in b.items():
             if m != k:
                 continue
-            one = [side for side in (left, right) if not (isinstance(side, (int, float)) and side == 1.0)]
-            term = one[0] * one[1] if len(one) == 2 else one[0] if one else 1.0
+            factors = [side for side in (left, right) if not (isinstance(side, (int, float)) and side == 1.0)]
+            term = factors[0] * factors[1] if len(factors) == 2 else factors[0] if factors else 1.0
             out[i, j] = out[i, j] + term if (i, j) in out else term
     return out
 
 
 def as_vector(column: Entries, n: int, dtype: Any) -> Vector:
+    """The array (n,) of a column vector."""
     return jnp.stack([jnp.asarray(column.get((k, 0), 0.0), dtype) for k in range(n)]) if n else jnp.zeros((0,), dtype)
 
 
 def as_matrix(a: Entries, rows: int, dtype: Any, columns: int | None = None) -> Matrix:
-    """The array (rows, columns), square where `columns` is not given."""
+    """The array (rows, columns); square (rows, rows) for `columns` None."""
     columns = rows if columns is None else columns
     values = [jnp.asarray(a.get((j, k), 0.0), dtype) for j in range(rows) for k in range(columns)]
     return jnp.stack(values).reshape(rows, columns) if values else jnp.zeros((rows, columns), dtype)

@@ -99,7 +99,7 @@ def test_a_term_of_two_covariates_is_refused(frame: pd.DataFrame) -> None:
 
 
 def test_a_covariate_that_is_no_formula_alone_is_refused(frame: pd.DataFrame) -> None:
-    with pytest.raises(jn.ModelError, match=r"the covariate 'wt\) \* \(dose' is no formula"):
+    with pytest.raises(jn.ModelError, match=r"the covariate 'wt\) \* \(dose' is not a formula"):
         bind(with_covariates("wt) * (dose", "sex"), grouped(frame))
 
 
@@ -278,14 +278,14 @@ def test_other_declarations_that_are_refused() -> None:
 
 def test_options_that_would_have_no_effect_are_refused() -> None:
     design = {"fixed_design": [[1.0]], "beta": [1.0]}
-    with pytest.raises(jn.ModelError, match="parameter 'mu': fix=True has no meaning beside fixed_design"):
+    with pytest.raises(jn.ModelError, match="parameter 'mu': fix=True has no meaning with fixed_design"):
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, fix=True)], **design)
     prior = jn.priors.Normal(0.0, 1.0)
-    with pytest.raises(jn.ModelError, match="parameter 'mu': prior has no meaning beside fixed_design"):
+    with pytest.raises(jn.ModelError, match="parameter 'mu': prior has no meaning with fixed_design"):
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, prior=prior)], **design)
     with pytest.raises(jn.ModelError, match=r"parameter 'mu' has sd, .* and no random effect"):
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)])
-    with pytest.raises(jn.ModelError, match=r"parameter 'mu' has a prior of its own and one in priors="):
+    with pytest.raises(jn.ModelError, match=r"parameter 'mu' has a prior in Parameter and one in priors="):
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, prior=prior)], priors={"mu": prior})
     # beside random_design, sd is the start of the column that serves the parameter
     model = jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)], random_design=[[1.0]])
@@ -364,9 +364,9 @@ def test_what_effects_share_is_one_parameter() -> None:
     found = binding.values(binding.params({"corr(a, b)": 0.4, "sd(c)": 0.2}))
     assert [found[f"sd({name})"] for name in "abc"] == pytest.approx([0.2] * 3)
     assert [found[f"corr({pair})"] for pair in ("a, b", "a, c", "b, c")] == pytest.approx([0.4] * 3)
-    with pytest.raises(jn.ModelError, match=r"'corr\(b, c\)' is 0.5, where another one says 0.4: .*a, b, c share"):
+    with pytest.raises(jn.ModelError, match=r"'corr\(b, c\)' is 0.5, and another value gives 0.4: .*a, b, c share"):
         binding.params({"corr(a, b)": 0.4, "corr(b, c)": 0.5})
-    with pytest.raises(jn.ModelError, match=r"'sd\(b\)' is 0.3, where another one says 0.2"):
+    with pytest.raises(jn.ModelError, match=r"'sd\(b\)' is 0.3, and another value gives 0.2"):
         bind(decay_model("identity"), decay_data()).params({"sd(a)": 0.2, "sd(b)": 0.3})
 
 
@@ -401,13 +401,13 @@ def test_psi_that_is_no_covariance_of_the_family_is_refused(spec, psi: np.ndarra
         bind(jn.NLMEModel(decay, model.parameters, spec, psi=psi), decay_data())
 
 
-def test_names_that_a_record_uses_itself_are_refused() -> None:
-    for name in ("names", "values", "what", "keys"):
-        with pytest.raises(jn.ModelError, match=f"a parameter cannot be called '{name}': phi.{name} has a meaning"):
+def test_reserved_names_of_records_are_refused() -> None:
+    for name in ("names", "values", "entry_kind", "keys"):
+        with pytest.raises(jn.ModelError, match=f"a parameter cannot be called '{name}': phi.{name} is reserved"):
             jn.Parameter(name, 1.0)
     y, group = np.ones(4), [0, 0, 1, 1]
     model = jn.NLMEModel(mean, {"mu": 1.0})
-    for name in ("names", "values", "what", "keys", "mask", "observed"):
+    for name in ("names", "values", "entry_kind", "keys", "mask", "observed"):
         with pytest.raises(jn.ModelError, match=rf"column '{name}' cannot be read .* x\.{name} .* Rename"):
             bind(model, jn.GroupedData.from_arrays(y, group, {name: y}))
         data = jn.GroupedData.from_arrays(y, group, {"t": y})

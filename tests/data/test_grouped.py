@@ -295,7 +295,7 @@ def test_with_table_refuses(change: dict, words: str) -> None:
 
 def test_with_table_sees_labels_of_another_type() -> None:
     data = GroupedData.from_frame({"g": [1, 2], "y": [1.0, 2.0]}, "g", "y")
-    with pytest.raises(DataError, match=r"group '1' of row 1 .*there it is the int 1"):
+    with pytest.raises(DataError, match=r"group '1' of row 1 .*the data have the int 1"):
         data.with_table("doses", {"g": ["1"], "amt": [1.0]}, "g", "amt")
 
 

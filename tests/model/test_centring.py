@@ -112,14 +112,14 @@ def test_moving_what_is_carried_leaves_predictions_in_place(name):
     binding, centres = found(model)
     individual = binding.density.individual
     rng = np.random.default_rng(1)
-    beta, b = rng.normal(size=len(binding.density.beta_names)), rng.normal(size=centres.effects)
+    beta, b = rng.normal(size=len(binding.density.beta_names)), rng.normal(size=centres.n_effects)
     other = beta.copy()
-    other[centres.carried] += rng.normal(size=len(centres.carried))
+    other[centres.centred] += rng.normal(size=len(centres.centred))
 
     def both(group):
         c = centres.coefficients(group)
         moved = b + centres.mean(beta, c) - centres.mean(other, c)
-        np.testing.assert_allclose(centres.mean(beta, c), c @ centres.spread(beta), atol=1e-14)
+        np.testing.assert_allclose(centres.mean(beta, c), c @ centres.mean_matrix(beta), atol=1e-14)
         return individual.xb(beta, jnp.asarray(b), group), individual.xb(other, jnp.asarray(moved), group)
 
     for k in range(GROUPS):

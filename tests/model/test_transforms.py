@@ -15,7 +15,7 @@ from jaxnlme.model.covariance.structures import CompoundSymmetry
 from jaxnlme.model.transforms import transform
 from tests.problems import cheap, decay, decay_data, decay_model, values
 
-Then, Logit, YeoJohnson = jn.transforms.Then, jn.transforms.Logit, jn.transforms.YeoJohnson
+Composition, Logit, YeoJohnson = jn.transforms.Composition, jn.transforms.Logit, jn.transforms.YeoJohnson
 
 # transform, shapes, values inside its domain
 CASES = {
@@ -27,7 +27,7 @@ CASES = {
     "probit(-2, 3)": ("probit(-2, 3)", [None], [-1.99, 0.0, 2.5]),
     "box-cox": ("box-cox", [-1.0, 0.0, 1e-7, 0.5, 1.0, 2.0], [0.05, 0.8, 1.0, 7.0]),
     "yeo-johnson": ("yeo-johnson", [-0.5, 0.0, 1e-7, 0.5, 1.0, 2.0, 2.5], [-3.0, -0.1, 0.0, 0.4, 6.0]),
-    "then": (Then(Logit(0.0, 12.0), YeoJohnson()), [0.0, 0.5, 1.0, 2.0], [0.1, 5.0, 6.0, 11.0]),
+    "then": (Composition(Logit(0.0, 12.0), YeoJohnson()), [0.0, 0.5, 1.0, 2.0], [0.1, 5.0, 6.0, 11.0]),
 }
 EACH = [(name, shape) for name, (_, shapes, _) in CASES.items() for shape in shapes]
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnlme.numerics.broyden import positive_inverse, positive_neighbour
+from jaxnlme.numerics.broyden import positive_definite_inverse, positive_definite_neighbour
 from jaxnlme.numerics.linalg import (
     UNROLLED,
     backward_solve,
@@ -100,13 +100,13 @@ def test_semidefinite_factor_of_a_null_pivot_after_a_small_one() -> None:
 
 def test_inverses_of_positive_neighbours_are_told_or_refused() -> None:
     plain, units = spd(4), np.outer([1e-6, 1.0, 1e8, 1.0], [1e-6, 1.0, 1e8, 1.0])
-    found = positive_inverse(positive_neighbour(plain * units))
+    found = positive_definite_inverse(positive_definite_neighbour(plain * units))
     assert found is not None
     assert (found * units) @ plain == pytest.approx(np.eye(4), **CLOSE)
     for nothing in (0.0, 1e-310):
         plain[2, :] = plain[:, 2] = 0.0
         plain[2, 2] = nothing
-        assert positive_inverse(plain) is None
+        assert positive_definite_inverse(plain) is None
 
 
 def test_normal_grid_integrates_polynomials() -> None:

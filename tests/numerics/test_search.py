@@ -104,7 +104,7 @@ def _minimise(x0, free):
     evaluate = jax.value_and_grad(lambda x: rosenbrock(x[:2]) + jnp.where(x[0] > 3.0, jnp.nan, (x[2] - x[0]) ** 2))
 
     def body(state):
-        return solver.tell(state, *evaluate(solver.trial(state)))[0]
+        return solver.update(state, *evaluate(solver.trial(state)))[0]
 
     def going(state):
         return (jnp.max(jnp.abs(state.gradient)) > 1e-8) & ~state.stalled & (state.evaluations < 300)

@@ -155,6 +155,6 @@ def test_devices_that_cannot_be():
     with pytest.raises(jn.OptionError, match="one axis 'groups'"):
         jn.fit(model, data, devices=jax.make_mesh((1,), ("data",)))
     for wrong in (0, 2.5, True):
-        with pytest.raises(jn.OptionError, match="chunk_groups is a number of groups"):
+        with pytest.raises(jn.OptionError, match="chunk_groups must be a number of groups"):
             jn.fit(model, data, chunk_groups=wrong)
     assert mesh_of(None) is None and mesh_of(1).devices.size == 1

@@ -66,7 +66,7 @@ def test_it_is_found_by_name_and_in_blocks() -> None:
     pattern = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
     parts = pattern_blocks(pattern, LogMatrix).parts
     assert parts == (((0, 2), LogMatrix(2)), ((1,), jn.covariances.Diagonal(1)))
-    assert set(FAMILY.related) == set(LogCholesky(3).related)
+    assert set(FAMILY.correlated_pairs) == set(LogCholesky(3).correlated_pairs)
 
 
 def test_values_and_params_go_back_and_forth() -> None:

@@ -47,7 +47,7 @@ def test_related_pairs_are_the_correlations(name: str) -> None:
     family = covariance(COVARIANCES[name][0], EFFECTS)
     psi = COVARIANCES[name][1]
     expected = {(j, k) for j in range(3) for k in range(j + 1, 3) if psi[j, k] != 0}
-    assert set(family.related) == expected
+    assert set(family.correlated_pairs) == expected
 
 
 @pytest.mark.parametrize("name", COVARIANCES)
@@ -101,7 +101,7 @@ def test_pattern_is_completed_to_blocks() -> None:
     chain[0, 2] = chain[2, 0] = chain[2, 3] = chain[3, 2] = 1
     family = pattern_blocks(chain)
     assert [effects for effects, _ in family.parts] == [(0, 2, 3), (1,)]
-    assert set(family.related) == {(0, 2), (0, 3), (2, 3)}
+    assert set(family.correlated_pairs) == {(0, 2), (0, 3), (2, 3)}
     assert [e for e, _ in pattern_blocks(np.ones((2, 2), int)).parts] == [(0, 1)]
     assert [e for e, _ in pattern_blocks(np.eye(3, dtype=int)).parts] == [(0,), (1,), (2,)]
 
