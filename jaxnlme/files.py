@@ -152,8 +152,8 @@ def _check_version(path: Path, kind: str, version: int, package: str, document: 
     if not isinstance(written, int) or isinstance(written, bool):
         raise ValueError("its document does not name the version of the format")
     if written != version:
-        age = "later" if written > version else "earlier"
+        age = "a later" if written > version else "an earlier"
         raise OptionError(
-            f"{path} was written by jaxnlme {document.get('jaxnlme')} in {'a' if age == 'later' else 'an'} {age} format "
+            f"{path} was written by jaxnlme {document.get('jaxnlme')} in {age} format "
             f"({written}; this is jaxnlme {package} with format {version}); read it with that version."
         )

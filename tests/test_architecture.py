@@ -108,6 +108,36 @@ def test_rooms_are_small() -> None:
             assert len(path.read_text().splitlines()) <= LONGEST_MODULE, path
 
 
+# ---- derivatives of the user's function
+
+DERIVATIVES = {"grad", "value_and_grad", "jacfwd", "jacrev", "hessian", "linearize", "jvp", "vjp"}
+# Modules that differentiate without the user's function in between.
+WITHOUT_F = {
+    "numerics": "functions of any kind, handed in",
+    "model.derivatives": "the room itself",
+    "likelihood.one_pass": "residual densities in f, the factor of psi, and jets that hold f's derivatives already",
+    "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",
+    "estimators.core.objective": "the log prior",
+    "estimators.lindstrom_bates": "psi",
+    "estimators.em.sufficient_statistics": "psi",
+    "estimators.em.linearised_information": "the log prior",
+    "estimators.em.m_step": "the complete-data log-likelihood in its sufficient statistics, and the log prior",
+    "estimators.em.louis": "the complete-data log-likelihood in its sufficient statistics, and the log prior",
+    "results.inference": "reported values in the packed parameters",
+}
+
+
+def test_the_users_function_is_differentiated_in_one_module(architecture: ModuleType) -> None:
+    found = []
+    for module, path in architecture.modules().items():
+        if any(module == known or module.startswith(f"{known}.") for known in WITHOUT_F):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in DERIVATIVES and ast.unparse(node.value) == "jax":
+                found.append(f"{module}:{node.lineno}: jax.{node.attr}; use jaxnlme.model.derivatives")
+    assert not found, found
+
+
 # ---- words
 
 

@@ -19,6 +19,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, some
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import value_and_gradient
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.records import Rows
@@ -131,7 +132,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         zero = jnp.zeros(q)
 
         def value_and_slopes(z):
-            value, slopes = jax.value_and_grad(outcome, argnums=(0, 1))(packed, z, group)
+            value, slopes = value_and_gradient(outcome, argnums=(0, 1))(packed, z, group)
             return value, jnp.concatenate(slopes)
 
         values, slopes = jax.vmap(value_and_slopes)(jnp.stack([zero, zero + 0.1, zero - 0.2]))

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, OptionError, near_matches
+from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
 from jaxnlme.results.evaluate import evaluate_by_bucket, has_interaction, require_estimates, to_rows
 
@@ -86,7 +87,7 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
             return residual, scale
 
         def moments_and_slopes(z):
-            (residual, scale), push = jax.linearize(moments, z)
+            (residual, scale), push = linearise(moments, z)
             residual_dot, scale_dot = jax.vmap(push, out_axes=-1)(jnp.eye(z.shape[0], dtype=z.dtype))
             return residual, scale, -residual_dot, scale_dot
 

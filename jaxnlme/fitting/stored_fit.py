@@ -35,8 +35,8 @@ class StoredFit:
 
     It has the fields and tables of a `Fit` by the same names (`estimates`, `values`, `covariance`, `psi`,
     `random_effects`, `random_effects_se`, `shrinkage`, `criteria`, `aic`, `bic`, `status`, `options`, `versions`,
-    `history`, `data`, ...). What needs the model (`predict`, `simulate`, `residuals`, `update`, refits, pictures) raises
-    OptionError, which says how to load the file with it. `declaration` is the model in words.
+    `history`, `data`, ...). What needs the model (`predict`, `simulate`, `residuals`, `update`, refits, pictures)
+    raises OptionError, which says how to load the file with it. `declaration` is the model in words.
     """
 
     def __init__(

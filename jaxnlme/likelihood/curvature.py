@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.model.derivatives import linearise, tangents, value_gradient_hessian
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import linearise, tangents, value_gradient_hessian
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.implicit import along_axes, barrier, value_gradient_hessian
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.typing import Matrix, Vector
 
 

@@ -18,18 +18,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.model.derivatives import linearise, partial_derivatives, tangents
 from jaxnlme.errors import OptionError
 from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_search, require_gaussian_moments
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
 from jaxnlme.likelihood.linear_mixed_model import LinearMixedResult, Tangent, linear_mixed_model
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order
+from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array
-from jaxnlme.numerics.implicit import along_axes, barrier
-from jaxnlme.numerics.jets import Jet, jet
+from jaxnlme.numerics.implicit import barrier
+from jaxnlme.numerics.jets import Jet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.tracing import depends
 from jaxnlme.typing import Vector
@@ -152,7 +152,7 @@ def tangent_at(density: Density, params: Params, group: Group, z: Vector, expans
     """
     b = density.effects(params, z)
     if expansion is not None:
-        prediction_jet = partial_derivatives(expansion.predict, expansion.at(z), 1)
+        prediction_jet = derivatives.partial_derivatives(expansion.predict, expansion.at(z), 1)
         slopes = [prediction_jet.partial(k) for k in range(expansion.n)]
         return Tangent(prediction_jet.partial(), slopes, expansion.fixed, expansion.random, params.beta, b)
 
@@ -160,9 +160,9 @@ def tangent_at(density: Density, params: Params, group: Group, z: Vector, expans
         phi = density.individual.phi(beta, b, group)
         return density.structural(params.free, phi, group.x, group.v)
 
-    prediction, push = linearise(predict, params.beta, b)
+    prediction, push = derivatives.linearise(predict, params.beta, b)
     p, q = params.beta.shape[0], density.n_effects
-    slopes = tangents(lambda axis: push(axis[:p], axis[p:]), p + q, params.beta.dtype)
+    slopes = derivatives.tangents(lambda axis: push(axis[:p], axis[p:]), p + q, params.beta.dtype)
     fixed, random = {(k, k): 1.0 for k in range(p)}, {(p + k, k): 1.0 for k in range(q)}
     return Tangent(prediction, slopes, fixed, random, params.beta, b)
 

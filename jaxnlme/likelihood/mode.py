@@ -7,8 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxnlme.model.derivatives import implicit_minimiser, value_gradient_hessian
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import implicit_minimiser, value_gradient_hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.newton import NewtonResult, newton

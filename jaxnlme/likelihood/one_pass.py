@@ -29,16 +29,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnlme.model.derivatives import partial_derivatives
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import partial_derivatives
 from jaxnlme.model.individual_parameters import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
-from jaxnlme.numerics.jets import Jet, count_partials, jet
+from jaxnlme.numerics.jets import Jet, count_partials
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.numerics.written_out import (

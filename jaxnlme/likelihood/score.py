@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
-from jaxnlme.model.derivatives import directional_slope, value_and_gradient, value_gradient_hessian
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.mode import search_mode
 from jaxnlme.likelihood.one_pass import one_pass
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import directional_slope, value_and_gradient, value_gradient_hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky

@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import value_gradient_hessian
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.implicit import value_gradient_hessian
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, small_product
 from jaxnlme.numerics.newton import newton
 from jaxnlme.sampling.metropolis import Moves, Proposal, random_bits, tuned_scales, update_chain

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnlme.binding.problem import Problem
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation
 from jaxnlme.likelihood.score import value_and_score
+from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.typing import Vector
@@ -132,7 +133,7 @@ def partial_sums(
             return weighted_sum(weights, results_at_tail.value)
 
         # One gradient of the sum: the scores of thousands of weights are not kept by group.
-        gradient = jnp.concatenate([gradient, jax.grad(total)(tail)])
+        gradient = jnp.concatenate([gradient, derivatives.gradient(total)(tail)])
     return sums_and_group_values(weights, results, scores, gradient)
 
 

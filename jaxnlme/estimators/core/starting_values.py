@@ -14,6 +14,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
+from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.results.record import FitRecord
 from jaxnlme.typing import Vector
@@ -146,8 +147,8 @@ def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tu
             residual, scale, _ = density.error.moments(f, f, params.error, group)
             return jnp.where(group.x.observed, residual / jax.lax.stop_gradient(scale), 0.0)
 
-        r, jacobian = residuals(x), jax.jacfwd(residuals)(x)
-        return jnp.sum(r**2), jacobian.T @ r, jacobian.T @ jacobian
+        r, derivatives = residuals(x), jacobian(residuals)(x)
+        return jnp.sum(r**2), derivatives.T @ r, derivatives.T @ derivatives
 
     def add(values):
         weights = problem.weights.reshape((-1,) + (1,) * (values.ndim - 1))

@@ -38,6 +38,7 @@ from jaxnlme.estimators.em.sufficient_statistics import (
     score_terms,
     weighted_contribution,
 )
+from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -170,8 +171,8 @@ def _simulate_group(
         def outcome(entries, z):
             return outcome_log_density(layout, density, params, z, group, entries)
 
-        outcome_scores = jax.vmap(lambda z: jax.grad(outcome)(entries, z)[: len(layout.scored)])(z)
-        hessians = jax.vmap(lambda z: jax.hessian(outcome)(entries, z))(z)
+        outcome_scores = jax.vmap(lambda z: derivatives.gradient(outcome)(entries, z)[: len(layout.scored)])(z)
+        hessians = jax.vmap(lambda z: derivatives.hessian(outcome)(entries, z))(z)
         outcome_score, hessian = draws.mean(outcome_scores), -draws.mean(hessians)
     weight = observed_weight(group, weight)
     stats, outcome_score, hessian = weighted_contribution(weight, (stats, outcome_score, hessian))

@@ -15,6 +15,7 @@ from jaxnlme.estimators.core.objective import weighted_sum
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
 from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model
+from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
 
 
@@ -29,7 +30,7 @@ def partial_information(problem: Problem, params: Params, centre: Any) -> tuple[
         def score(packed):
             return linear_mixed_model(density, linear_model, params.unpack(packed), group, False).score
 
-        slope, jvp = jax.linearize(score, x)
+        slope, jvp = linearise(score, x)
         hessian = jax.vmap(jvp)(jnp.eye(x.shape[0], dtype=x.dtype))
         has_response = jnp.any(group.x.observed)
         return jnp.where(has_response, slope, 0.0), jnp.where(has_response, hessian, 0.0)

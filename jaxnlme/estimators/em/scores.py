@@ -30,6 +30,7 @@ from jaxnlme.estimators.em.sufficient_statistics import (
     weighted_contribution,
 )
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import gradient, hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates
@@ -108,7 +109,7 @@ def accumulate_scores(
     scores = jax.vmap(lambda b, n, s: complete_score(layout, terms, params, coefficients, b, n, s))(b, counts, squares)
     if layout.scored:
         scores = scores.at[:, np.array(layout.scored, int)].set(scored_draws.outcome_scores)
-    functions = jax.vmap(control_variates)(z, jax.vmap(jax.grad(lambda z: density.log_joint(params, z, group)))(z))
+    functions = jax.vmap(control_variates)(z, jax.vmap(gradient(lambda z: density.log_joint(params, z, group)))(z))
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     mean_functions = draws.mean(functions)
     iteration_sums = GroupScoreSums(
@@ -141,11 +142,11 @@ def _psi_slopes(density: Density, params: Params, z: Any, group: Group) -> tuple
         return log_density_given_effects(density, params, b, group)
 
     b, lower = density.effects(params, z), density.covariance.factor(params.covariance)
-    slope, hessian = jax.grad(outcome)(b), jax.hessian(outcome)(b)
+    slope, curvature = gradient(outcome)(b), hessian(outcome)(b)
     curvature_check = (
-        jnp.sum(lower * small_product(hessian, lower), axis=0) - 1.0 + (small_product(lower.T, slope) - z) ** 2
+        jnp.sum(lower * small_product(curvature, lower), axis=0) - 1.0 + (small_product(lower.T, slope) - z) ** 2
     )
-    return 0.5 * (hessian + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], curvature_check
+    return 0.5 * (curvature + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], curvature_check
 
 
 def observed_weight(group: Group, weight: Any) -> Any:

@@ -24,6 +24,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import jacobian, value_and_gradient
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.transforms import Log
@@ -140,7 +141,7 @@ def _profiled_objective(
         residual, scale, _ = density.error.moments(f, f, params.error, group)
         return (residual, jnp.log(scale)), (residual, scale)
 
-    (slopes, log_slopes), (residual, scale) = jax.jacfwd(residual_and_log_scale, has_aux=True)(group_params)
+    (slopes, log_slopes), (residual, scale) = jacobian(residual_and_log_scale, has_aux=True)(group_params)
     u = residual / scale
     squares = jnp.sum(u**2)
     variance = squares / n + floor
@@ -174,10 +175,10 @@ def _objective(
         return -density.error.log_density(f, f, params.error, group)
 
     def slope(group_params):
-        value, gradient = jax.value_and_grad(loss)(group_params)
+        value, gradient = value_and_gradient(loss)(group_params)
         return gradient, (value, gradient)
 
-    hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(group_params)
+    hessian, (value, gradient) = jacobian(slope, has_aux=True)(group_params)
     return value, gradient, hessian, jnp.zeros(())
 
 
@@ -262,5 +263,5 @@ def _error_objective(
         return value, value
 
     # Forward mode: derivatives that are not finite in an excluded group do not reach the sum.
-    gradient, value = jax.jacfwd(total, has_aux=True)(params.error)
+    gradient, value = jacobian(total, has_aux=True)(params.error)
     return (value, gradient), ()
