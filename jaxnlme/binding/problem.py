@@ -56,6 +56,7 @@ class Problem(eqx.Module):
         times NaN is NaN, so their own likelihoods must not be computed.
 
         **Arguments:** `weights` (groups,).
+        **Returns:** a Problem.
         """
         inverse = jnp.argsort(self.order)
         buckets, start = [], 0
@@ -73,7 +74,7 @@ class Problem(eqx.Module):
         return Problem(self.density, tuple(buckets), self.order, self.weights)
 
     def map_buckets(self, fn: Callable[..., PyTree], *per_group: Any) -> list[PyTree]:
-        """`map` with one output per bucket, groups in the order of the bucket."""
+        """`map` of `fn` and `per_group` values with one output per bucket, groups in the order of the bucket."""
         if len(self.buckets) == 1:
             return [_in_blocks(fn, self.buckets[0], *per_group)]
         inverse = jnp.argsort(self.order)

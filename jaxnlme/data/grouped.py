@@ -190,7 +190,7 @@ class GroupedData:
         return notes_of(self)
 
     def rows_to_column(self, values: Any) -> np.ndarray:
-        """Values (groups, obs, ...) as one column (n_rows, ...) in the order of the original table.
+        """`values` (groups, obs, ...) as one column (n_rows, ...) in the order of the original table.
 
         **Raises:** DataError for values of another shape.
         """
@@ -232,6 +232,7 @@ class GroupedData:
         """Data of some of the groups, padded to the largest of them.
 
         **Arguments:** `groups`: positions, or a boolean mask (groups,).
+        **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
         chosen = np.asarray(groups)
@@ -291,6 +292,7 @@ class GroupedData:
         A response is observed where it was observed before and `y` is not NaN.
 
         **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
+        **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
         """
         y = np.array(y, dtype=np.float64)

@@ -1,1 +1,1 @@
-"""From model and data to a Fit: the minimiser, starting values, boundaries and the verdict."""
+"""Estimation methods, from a model and data to the record of a fit: starts, iterations, boundaries, convergence."""

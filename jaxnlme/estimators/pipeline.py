@@ -57,7 +57,7 @@ def run_in_sequence(
 ) -> FitRecord:
     """The record of the last of `estimators`, each starting where the one before ended.
 
-    Standard errors are computed by the last one alone; the checkpoints of several are "PATH.1", "PATH.2", ... A run
+    Only the last one computes standard errors; the checkpoints of several are "PATH.1", "PATH.2", ... A run
     that was interrupted or stopped, or that has no finite log-likelihood although it computes one, ends the sequence.
     """
     several = len(estimators) > 1

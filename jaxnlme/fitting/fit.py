@@ -1,4 +1,4 @@
-"""`fit`, from model and data to a Fit; and `Fit`, the record of an estimation with what may be asked of it."""
+"""`fit`, from model and data to a `Fit`; and `Fit`, the record of an estimation with its methods."""
 
 from __future__ import annotations
 
@@ -48,43 +48,44 @@ def fit(
     chunk_groups: int | None = None,
     checkpoint: str | Path | None = None,
 ) -> Fit:
-    """Maximises a likelihood of the ladder (times priors, where the model has them), or finds the fixed point of
-    Lindstrom and Bates' alternation, in float64.
+    """Maximum likelihood (or REML) by a likelihood approximation, the alternation of Lindstrom and Bates, or SAEM; with
+    priors, maximum a posteriori. Computed in float64.
 
     **Arguments:**
 
-    - `method`: "fo", "foce", "focei", "laplace", "agq", "is", a rung such as `jn.AGQ(7)`; "lme" or "relme", the
-      linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); "saem" or "imp", which draw the random effects
-      (`jn.SAEM(...)`, `jn.IMP(...)`); or a list of them, each starting where the one before ended.
+    - `model`, `data`: the NLMEModel and the GroupedData.
+    - `method`: "fo", "foce", "focei", "laplace", "agq", "is", or an approximation such as `jn.AGQ(7)`; "lme" or
+      "relme", the linearised mixed model (`jn.LME(...)`, `jn.RELME(...)`); "saem" or "imp", which simulate the random
+      effects (`jn.SAEM(...)`, `jn.IMP(...)`); or a list of them, each starting from the estimates of the one before.
     - `restricted`: maximise the restricted likelihood (REML): the unfixed beta are integrated out under a flat prior on
       their transformed scale, by Laplace's method, which is exact for linear models. For "fo", "foce", "focei" and
-      "laplace"; of a list, the last one is restricted, and those before only lead there.
-    - `start`: Params, user-scale values by name, or an earlier Fit of the same model; otherwise the model's own.
+      "laplace"; in a list, the last method is restricted, and those before give its start.
+    - `start`: Params, values by name on the user's scale, or an earlier Fit of the same model; None: the model's own.
     - `starts`: "pooled" first fits the model without random effects to all data; "groups" fits each group by itself
       and starts from the averages, spread and residual scale of these fits (see `fit_groups`).
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
-      less than `tolerance` log-likelihood units (of "lme" and "relme": to move no parameter by more of its standard
+      less than `tolerance` log-likelihood units (for "lme" and "relme": to move no parameter by more of its standard
       errors, 1e-5 at most).
-    - `standard_errors`: False leaves out the information matrix (and what rests on it).
-    - `callbacks`: functions of an `Iteration`, called after each one; one that returns True stops the fit. With an
-      attribute `every_stage` that is true, a function is told of the inner minimisers, too, and of the end.
-    - `progress`: a line while it runs; None shows it in a terminal or notebook once a fit takes more than two seconds.
-    - `on_bad_group`: what to do with groups whose likelihood is not finite at the start: "stop" (a Fit without
-      estimates that names them), or "leave out" (go on without them, on record).
-    - `throw`: raise FitError where the fit did not converge.
+    - `standard_errors`: False omits the information matrix and what is computed from it.
+    - `callbacks`: functions of an `Iteration`, called after each one; one that returns True stops the fit. A function
+      with a true attribute `every_stage` is also called for the inner minimisers and at the end.
+    - `progress`: a line while the fit runs; None shows it in a terminal or notebook after two seconds.
+    - `on_bad_group`: for groups whose likelihood is not finite at the start: "stop" (a Fit without estimates that names
+      them), or "leave out" (fit the others; the Fit records which were left out).
+    - `throw`: raise FitError if the fit did not converge.
     - `devices`: None, the default device; a number, "all", jax devices, or a mesh with the one axis "groups": the
-      groups are dealt out to them, each computes its own. Of several processes (`jax.distributed`), each passes its own
-      groups and "all"; estimates are those of all groups, modes and status those of its own.
-    - `chunk_groups`: how many groups at most are on a device at a time, for data larger than its memory: the data stay
-      on the host, and every evaluation sends them through, which needs the memory of two chunks on the devices.
-    - `checkpoint`: a file that the fit is kept in while it runs (replaced whole, about every second). Where it is there
-      already, the fit goes on from it, `start` and `starts` unread (but for values that stay fixed): a killed fit
-      called again repeats no iteration, one that ended goes straight to the checks at its end. Options may differ (more
+      groups are divided among them. With several processes (`jax.distributed`), each passes its own groups and "all";
+      estimates are those of all groups, modes and status those of its own.
+    - `chunk_groups`: largest number of groups on a device at a time, for data larger than its memory: the data stay on
+      the host and pass through the devices at every evaluation, which needs the memory of two chunks there.
+    - `checkpoint`: a file in which the running fit is kept (replaced whole, about every second). If it exists, the fit
+      resumes from it, and `start` and `starts` are not used (except for values that stay fixed): a fit that was
+      interrupted repeats no iteration, one that ended goes straight to the checks at its end. Options may differ (more
       iterations, other devices); data, model, fixed values and method may not. A list of methods keeps "PATH.1",
       "PATH.2", ...
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
-    **Raises:** DataError, ModelError, OptionError for errors found before iterating.
+    **Raises:** DataError, ModelError, OptionError for errors found before iterating; FitError with `throw`.
     """
     if on_bad_group not in ("stop", "leave out"):
         raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
@@ -118,11 +119,11 @@ class Fit(FitRecord):
 
     @property
     def unknown_sections(self) -> Archive | None:
-        """What the file of a loaded fit held beside what this version knows; it is written again by `save`."""
+        """Sections of the file of a loaded fit that this version does not know; `save` writes them again."""
         return self.__dict__.get("_unknown_sections")
 
     def with_unknown_sections(self, unknown: Archive | None) -> Fit:
-        """This fit, keeping what its file held beside what this version knows."""
+        """This fit with `unknown`, the sections of its file that this version does not know."""
         self.__dict__["_unknown_sections"] = unknown
         return self
 
@@ -133,7 +134,7 @@ class Fit(FitRecord):
         return residuals(self, kinds)
 
     def update(self, **changes: Any) -> Fit:
-        """The model with a change, fitted again from the estimates, as in `fit.update(drop="vol")`; see
+        """The model with `changes`, fitted again from the estimates, as in `fit.update(drop="vol")`; see
         `jaxnlme.fitting.update.update`."""
         from jaxnlme.fitting.update import update
 

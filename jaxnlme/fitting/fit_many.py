@@ -143,6 +143,7 @@ class ManyFits:
         """`Fit.estimates` of set `k`, with standard errors and intervals of the given `level`.
 
         **Arguments:** `information`, "louis" or "linearised"; None: that of the method.
+        **Returns:** a data frame with a row a parameter.
         **Raises:** OptionError as `standard_errors`.
         """
         fit = self.fits[k]

@@ -1,4 +1,4 @@
-"""Saving and loading fits: tables, numbers and data in a zip that is read without running code; functions apart.
+"""Saving and loading fits: tables, numbers and data in a zip that is read without running code; the functions separately.
 
 Sections of "fit.json" (format 3; `jaxnlme.files` describes the archive, `encoding` the values):
 
@@ -11,7 +11,7 @@ Sections of "fit.json" (format 3; `jaxnlme.files` describes the archive, `encodi
 - "sampling": what a stochastic method leaves; None for others.
 
 "model.cloudpickle" holds the model with the user's functions. It is the only part that is a pickle, and it is read with
-`trust_code=True` alone. Sections, tables, arrays and members that this version does not know are kept, and written
+`trust_code=True` only. Sections, tables, arrays and members that this version does not know are kept, and written
 again when the loaded fit is saved.
 """
 

@@ -169,6 +169,7 @@ def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAppr
     """First order (FO): the prediction is linearised at z = 0, and the residual scale is that at z = 0.
 
     **Arguments:** `mode_steps`, `mode_tolerance`: not used for the likelihood, which needs no modes.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222."""
     return LikelihoodApproximation(
         "FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -181,6 +182,7 @@ def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAp
 
     **Arguments:** `mode_steps`: most evaluations in the search of a mode; `mode_tolerance`: length of a Newton step, in
     whitened units, that ends it.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Wang (2007), J Pharmacokinet Pharmacodyn 34,
     575-593, section "FOCE"."""
     return LikelihoodApproximation(
@@ -194,6 +196,7 @@ def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodA
 
     **Arguments:** `mode_steps`: most evaluations in the search of a mode; `mode_tolerance`: length of a Newton step, in
     whitened units, that ends it.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31."""
     return LikelihoodApproximation(
         "FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -207,6 +210,7 @@ def Laplace(
 
     **Arguments:** `curvature`: "exact" (the Hessian) or "gauss-newton"; `mode_steps`: most evaluations in the search of
     a mode; `mode_tolerance`: length of a Newton step, in whitened units, that ends it.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795."""
     return LikelihoodApproximation(
         "Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance)
@@ -220,6 +224,7 @@ def AGQ(
 
     **Arguments:** `nodes`: per random effect, nodes ** random points for each group; `curvature`: "exact" or
     "gauss-newton", for the scaling of the nodes; `mode_steps`, `mode_tolerance`: as for `Laplace`.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Raises:** OptionError unless nodes is a whole number of at least 1; for more than 50,000 points when evaluated.
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
     """
@@ -244,6 +249,7 @@ def ImportanceSampling(
     **Arguments:** `draws`: per group, at least 2, from a multivariate t; `df`: its degrees of freedom (0: Gaussian);
     `seed`: of the random numbers; `curvature`: "exact" or "gauss-newton", the inverse of the scale matrix of the t;
     `mode_steps`, `mode_tolerance`: as for `Laplace`.
+    **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Raises:** OptionError for numbers out of range.
     **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
     """

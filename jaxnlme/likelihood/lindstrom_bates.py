@@ -68,6 +68,7 @@ def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: in
     **Arguments:** `mode_steps`: most evaluations in a search of the random effects of a group; `mode_tolerance`: length
     of a Newton step, in whitened units, that ends it; `reweightings`: the most for a group, where the residual scale
     depends on the prediction.
+    **Returns:** a Linearised, a method of `jn.fit`.
     **Raises:** OptionError for numbers out of range.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687.
     """
@@ -75,8 +76,7 @@ def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: in
 
 
 def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
-    """Restricted maximum likelihood (REML) for the linearised mixed model; arguments, exceptions and source as for
-    `LME`."""
+    """Restricted maximum likelihood (REML) for the linearised mixed model; see `LME` for arguments and source."""
     return _linearised(True, mode_steps, mode_tolerance, reweightings)
 
 

@@ -107,6 +107,7 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
     of responses at once.
 
     **Arguments:** `responses`: one array (groups, obs) per bucket.
+    **Returns:** a Problem.
     **Raises:** OptionError for another number of arrays.
     """
     if len(responses) != len(problem.buckets):

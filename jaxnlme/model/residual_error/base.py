@@ -264,6 +264,13 @@ class GroupLogLikelihood(AbstractError):
         return False
 
     def log_density(self, prediction, scale_prediction, theta, group):
+        """log p(y | prediction) of one group by the user's density.
+
+        **Arguments:** `prediction` (obs,) or whatever the structural model returns; `scale_prediction`, not used;
+        `theta`, unconstrained error parameters; `group`.
+        **Returns:** a scalar.
+        **Raises:** ModelError unless the density returns a scalar or one value for each row.
+        """
         value = self.density(group.y, prediction, self.natural(theta), group.x, group.v)
         if jnp.ndim(value) == 0:
             return jnp.asarray(value)
