@@ -1,4 +1,4 @@
-"""Saving and loading fits: tables, numbers and data in a zip that is read without running code; the functions separately.
+"""Saving and loading fits: tables, numbers and data in a zip that is read without running code; functions separately.
 
 Sections of "fit.json" (format 3; `jaxnlme.files` describes the archive, `encoding` the values):
 
@@ -19,13 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import sys
-import sysconfig
 import warnings
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,6 +35,7 @@ from jaxnlme.estimators.core.record import versions
 from jaxnlme.files import Archive, read_archive, unreadable, write_archive
 from jaxnlme.fitting.encoding import Decoder, Encoder
 from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.stored_code import code_of, read_code
 from jaxnlme.fitting.stored_fit import StoredFit
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
@@ -75,7 +72,7 @@ def save(fit: Fit, path: str | Path) -> Path:
         "sampling": _sampling_section(fit, encoder),
     }
     kept = fit.unknown_sections
-    members = {CODE: _code(fit, encoder.objects)}
+    members = {CODE: code_of(fit, encoder.objects)}
     if kept is not None:
         document = kept.document | document
         document["tables"] = kept.document.get("tables", {}) | document["tables"]
@@ -108,7 +105,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
     if model is not None and trust_code:
         raise OptionError("give model= or trust_code=True, not both: with a model the code in the file is not needed.")
     archive = read_archive(path, "fit", FORMAT, versions()["jaxnlme"])
-    code = _unpickled(path, archive.members[CODE]) if trust_code and CODE in archive.members else None
+    code = read_code(path, archive.members[CODE]) if trust_code and CODE in archive.members else None
     if trust_code and code is None:
         raise OptionError(f"{path} holds no code; pass the model: jn.load(path, model=model).")
     try:
@@ -328,71 +325,3 @@ def _unknown(archive: Archive) -> Archive | None:
     if tables:
         document["tables"] = tables
     return Archive(document, arrays, members) if document or arrays or members else None
-
-
-# --- code ---
-
-
-def _code(fit: Fit, objects: list[Any]) -> bytes:
-    """The pickle of the model. The binding goes with it where `bind(model, data)` would not make it again: levels and
-    centres of groups that were left out, or of other processes."""
-    made_elsewhere = bool(fit.status.left_out) or fit.totals is not None
-    out = io.BytesIO()
-    _dump({"model": fit.model, "objects": objects, "binding": fit.binding if made_elsewhere else None}, out)
-    return out.getvalue()
-
-
-def _unpickled(path: Path, content: bytes) -> dict[str, Any]:
-    import pickle
-
-    try:
-        code = pickle.loads(content)
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"{path} needs the module {error.name!r}, which this Python does not find; install it, add the folder that "
-            "holds it to PYTHONPATH, or pass the model: jn.load(path, model=model)."
-        ) from error
-    except (pickle.UnpicklingError, EOFError, *_WRONG) as error:
-        raise OptionError(
-            f"{path} holds code that this Python ({versions()['python']}) cannot bring back ({error}); pass the model: "
-            "jn.load(path, model=model)."
-        ) from error
-    if not isinstance(code, dict) or {"model", "objects", "binding"} - code.keys():
-        raise OptionError(f"{path} holds code of another kind; pass the model: jn.load(path, model=model).")
-    return code
-
-
-def _dump(content: Any, file: BinaryIO) -> None:
-    """cloudpickle.dump, with every module of the user's that turns up on the way pickled by value."""
-    import cloudpickle
-
-    registered: list[ModuleType] = []
-
-    class Pickler(cloudpickle.Pickler):
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, (FunctionType, type, ModuleType)):
-                name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
-                module = sys.modules.get(name or "")
-                if module is not None and name not in known and _is_users(module):
-                    cloudpickle.register_pickle_by_value(module)
-                    registered.append(module)
-                known.add(name)
-            return super().reducer_override(obj)
-
-    known = set(cloudpickle.list_registry_pickle_by_value())
-    try:
-        Pickler(file).dump(content)
-    finally:
-        for module in registered:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_users(module: ModuleType) -> bool:
-    """Whether a module is a file of the user's own: neither ours, nor installed, nor of the standard library."""
-    place = getattr(module, "__file__", None)
-    if place is None or module.__name__.partition(".")[0] in ("__main__", __name__.partition(".")[0]):
-        return False
-    path = Path(place).resolve()
-    library = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
-    installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return not installed and not any(path.is_relative_to(folder) for folder in library)

@@ -73,7 +73,7 @@ class Moves(eqx.Module):
         return np.array(kernels), np.array(coordinates)
 
     def labels(self, effects: int) -> tuple[str, ...]:
-        """Name of the kernel of each update of `update_sequence` for so many random `effects`; empty for the first one."""
+        """Name of the kernel of each update of `update_sequence` with `effects` random effects; empty for the first."""
         kernels, _ = self.update_sequence(effects)
         return tuple(("", *KERNELS)[kernel] for kernel in kernels)
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.em.louis import ScoreAndInformation, mean_and_error
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.model.density import Density
 
 # Conditional variance of an effect given those before it, as a fraction of its variance, at or below which psi may be

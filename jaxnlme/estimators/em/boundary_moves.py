@@ -24,9 +24,9 @@ import numpy as np
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.em.boundary import MIN_ITERATIONS_SINGULAR, nearly_dependent, project_to_face, rotate, slopes
 from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout
 from jaxnlme.estimators.em.phases import ADDED_AVERAGING_ITERATIONS, add_averaging, equilibrate, iterations_remaining
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, whitened_layout
 from jaxnlme.model.transforms import Log
 
 # A scale is vanishing if its logarithm fell by more than this from its start, less than this fraction of its complete

@@ -29,9 +29,9 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.em.m_step import EMState, Schedule, SimulationSums, maximise
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.estimators.em.scores import GroupScoreSums, ScoredDraws, ScoreSums, accumulate_scores, observed_weight
 from jaxnlme.estimators.em.sufficient_statistics import (
-    ParameterLayout,
     effect_statistics,
     outcome_log_density,
     residual_statistics,

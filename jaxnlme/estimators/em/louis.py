@@ -25,7 +25,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, SufficientStatistics, expected_log_likelihood
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout
+from jaxnlme.estimators.em.sufficient_statistics import SufficientStatistics, expected_log_likelihood
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device

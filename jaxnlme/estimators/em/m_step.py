@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.estimators.em.sufficient_statistics import (
-    ParameterLayout,
     SufficientStatistics,
     expected_log_likelihood,
     second_moment,

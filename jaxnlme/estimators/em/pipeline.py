@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
@@ -29,7 +30,6 @@ from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.setup import STARTS, set_up
-from jaxnlme.model.model import NLMEModel
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.numerics.compiling import clock, compile_clock

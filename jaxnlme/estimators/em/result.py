@@ -25,6 +25,7 @@ from jaxnlme.estimators.em.convergence import (
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.parameter_layout import m_step_description
 from jaxnlme.estimators.em.post_estimation import (
     PostEstimation,
     fill_post_estimation,
@@ -32,7 +33,6 @@ from jaxnlme.estimators.em.post_estimation import (
     non_finite_sentence,
 )
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.sufficient_statistics import m_step_description
 from jaxnlme.model.params import Params
 from jaxnlme.results.record import FitRecord, FitStatus
 from jaxnlme.results.stochastic import Replicate, Sampling

@@ -25,9 +25,9 @@ from jaxnlme.estimators.em.e_step import (
     simulation_step,
 )
 from jaxnlme.estimators.em.m_step import EMState, Schedule
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout, whitened_layout
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.em.scores import GroupScoreSums
-from jaxnlme.estimators.em.sufficient_statistics import ParameterLayout, parameter_layout, whitened_layout
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.estimators.em.sufficient_statistics import (
-    ParameterLayout,
     ScoreTerms,
     complete_score,
     log_density_given_effects,

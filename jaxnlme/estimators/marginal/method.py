@@ -109,6 +109,7 @@ class MaximumLikelihood(AbstractEstimator):
 
         **Arguments:** `many_groups` (static): there may be GROUPS_PER_PARAMETER groups for each parameter (the program
         for fewer is shorter).
+        **Returns:** the new state.
         """
         xnp = xp(state.bfgs.x)
         bfgs, accept = state.minimiser.update(state.bfgs, result.value, result.gradient)
@@ -142,7 +143,7 @@ class MaximumLikelihood(AbstractEstimator):
     def minimise(
         self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
     ) -> MaximumLikelihoodState:
-        """The whole minimisation as a pure loop; the arguments are those of `evaluate` and `init`."""
+        """The whole minimisation from `x` (n,) and `modes` (groups, random), a pure loop; `free` (n,): entries that move."""
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)

@@ -12,7 +12,7 @@ import jaxnlme as jn
 from jaxnlme.estimators.em import boundary, boundary_moves
 from jaxnlme.estimators.em.boundary import Slope, project_to_face
 from jaxnlme.estimators.em.boundary_moves import informative_effects
-from jaxnlme.estimators.em.sufficient_statistics import parameter_layout
+from jaxnlme.estimators.em.parameter_layout import parameter_layout
 from tests.estimators import catalogue
 
 LEVEL = jn.NLMEModel(catalogue.level, [jn.Parameter("mu", 5.0, random=True)])

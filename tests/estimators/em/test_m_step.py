@@ -11,11 +11,11 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.estimators.em.m_step import EMState, Schedule, SimulationSums, maximise
+from jaxnlme.estimators.em.parameter_layout import parameter_layout
 from jaxnlme.estimators.em.sufficient_statistics import (
     SufficientStatistics,
     effect_statistics,
     expected_log_likelihood,
-    parameter_layout,
     residual_statistics,
     weighted_contribution,
 )

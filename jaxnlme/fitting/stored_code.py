@@ -1,0 +1,89 @@
+"""The user's functions in a saved fit: pickled by value, and brought back on request.
+
+This is the one module that unpickles, and it runs what the file's author wrote: `jn.load(..., trust_code=True)` only
+leads here.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import sysconfig
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, BinaryIO
+
+from jaxnlme.errors import OptionError
+from jaxnlme.estimators.core.record import versions
+from jaxnlme.fitting.fit import Fit
+
+# Errors of unpickling code that this Python cannot bring back.
+_WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def code_of(fit: Fit, objects: list[Any]) -> bytes:
+    """The pickle of the model and of `objects` of the user's own that the fit holds.
+
+    The binding goes with it where `bind(model, data)` would not make it again: levels and centres of groups that were
+    left out, or of other processes.
+    """
+    made_elsewhere = bool(fit.status.left_out) or fit.totals is not None
+    out = io.BytesIO()
+    _dump({"model": fit.model, "objects": objects, "binding": fit.binding if made_elsewhere else None}, out)
+    return out.getvalue()
+
+
+def read_code(path: Path, content: bytes) -> dict[str, Any]:
+    import pickle
+
+    try:
+        code = pickle.loads(content)
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"{path} needs the module {error.name!r}, which this Python does not find; install it, add the folder that "
+            "holds it to PYTHONPATH, or pass the model: jn.load(path, model=model)."
+        ) from error
+    except (pickle.UnpicklingError, EOFError, *_WRONG) as error:
+        raise OptionError(
+            f"{path} holds code that this Python ({versions()['python']}) cannot bring back ({error}); pass the model: "
+            "jn.load(path, model=model)."
+        ) from error
+    if not isinstance(code, dict) or {"model", "objects", "binding"} - code.keys():
+        raise OptionError(f"{path} holds code of another kind; pass the model: jn.load(path, model=model).")
+    return code
+
+
+def _dump(content: Any, file: BinaryIO) -> None:
+    """cloudpickle.dump, with every module of the user's that turns up on the way pickled by value."""
+    import cloudpickle
+
+    registered: list[ModuleType] = []
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, (FunctionType, type, ModuleType)):
+                name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
+                module = sys.modules.get(name or "")
+                if module is not None and name not in known and _is_users(module):
+                    cloudpickle.register_pickle_by_value(module)
+                    registered.append(module)
+                known.add(name)
+            return super().reducer_override(obj)
+
+    known = set(cloudpickle.list_registry_pickle_by_value())
+    try:
+        Pickler(file).dump(content)
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_users(module: ModuleType) -> bool:
+    """Whether a module is a file of the user's own: neither ours, nor installed, nor of the standard library."""
+    place = getattr(module, "__file__", None)
+    if place is None or module.__name__.partition(".")[0] in ("__main__", __name__.partition(".")[0]):
+        return False
+    path = Path(place).resolve()
+    library = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not any(path.is_relative_to(folder) for folder in library)
