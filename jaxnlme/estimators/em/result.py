@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxnlme.errors import Status, some
+from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.core.record import totals, versions
 from jaxnlme.estimators.em.algorithm import RunOutcome, newton_point
 from jaxnlme.estimators.em.convergence import (
@@ -38,6 +40,23 @@ from jaxnlme.results.record import FitRecord, FitStatus
 from jaxnlme.results.stochastic import Replicate, Sampling
 
 
+@dataclasses.dataclass(frozen=True)
+class _EndOfRun:
+    """Estimates of all replicates and what belongs to them: `estimates`, score and information of the last round, None
+    for a run that ended early; `packed` (replicates, packed) and `params`, the final parameters; `mean` (groups,
+    replicates, random) and `covariance` (groups, replicates, random, random), the conditional moments of b given y."""
+
+    estimates: list[ScoreAndInformation] | None
+    packed: np.ndarray
+    params: list[Params]
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def estimate(self, replicate: int) -> ScoreAndInformation | None:
+        """Score and information of a replicate; None for a run that ended early."""
+        return None if self.estimates is None else self.estimates[replicate]
+
+
 def to_record(
     run: Run,
     outcome: RunOutcome,
@@ -53,8 +72,46 @@ def to_record(
     with reasons; `notes`: sentences to add to the status; `options` of the fit, for the record; `timings`, seconds by
     stage, added to.
     """
-    binding, estimator = run.binding, run.estimator
-    density, data = binding.density, binding.data
+    # Step 1.
+    end = _end_of_run(run, outcome)
+    # Step 2.
+    results = _post_estimation(run, outcome, end, with_information, timings)
+    # Step 3.
+    best = _best_replicate(results, end.estimates)
+    # Step 4.
+    replicates = range(run.replicates)
+    failures = [convergence_failures(run, outcome, end.estimate(r)) for r in replicates]
+    failures_of_fit = failures[best] + _failures_at_the_estimates(run, results, end.estimates, best)
+    at_zero = _at_zero(run, end.estimate(best))
+    sentences = _sentences(run, end.estimate(best), failures_of_fit, at_zero, notes, left_out)
+    timings["iterations"] = run.iteration
+    return FitRecord(
+        binding=run.binding,
+        method=run.estimator.method.name,
+        estimator=run.estimator,
+        params=end.params[best],
+        converged=not failures_of_fit,
+        interrupted=run.interrupted,
+        stopped=run.stopped,
+        modes=_modes(run, results, end.params[best], end.mean[:, best], best),
+        curvature=results.curvature[:, best],
+        log_likelihood=float(results.log_likelihoods[best]),
+        log_prior=_log_prior(run, end.params[best]),
+        information=results.informations[best],
+        at_zero=at_zero,
+        history=tuple(run.history),
+        options=options,
+        versions=versions(),
+        timings=timings,
+        fingerprint=run.binding.data.fingerprint(),
+        totals=totals(run.binding, run.placed.processes),
+        sampling=_sampling(run, results, end, failures, best),
+        **_group_fields(run, results.groups[best], sentences, left_out),
+    )
+
+
+def _end_of_run(run: Run, outcome: RunOutcome) -> _EndOfRun:
+    """Final parameters of every replicate, at which the run is put, and the conditional moments of b."""
     # Score and information from before an early end belong to other parameters, or to fewer draws than are summed now.
     ended_early = run.interrupted or run.stopped or outcome.non_finite_phase is not None
     estimates = None if ended_early else outcome.estimates
@@ -63,63 +120,69 @@ def to_record(
     params = [_params(run, packed[r]) for r in range(run.replicates)]
     if outcome.non_finite_phase is None:
         run.set_parameters(packed)
-    results = PostEstimation.blank(data.n_groups, run.replicates, density.n_effects)
+    return _EndOfRun(estimates, packed, params, mean, covariance)
+
+
+def _post_estimation(
+    run: Run, outcome: RunOutcome, end: _EndOfRun, with_information: bool, timings: dict[str, float]
+) -> PostEstimation:
+    """Results at the final parameters; after Ctrl-C (`run.interrupted` is set then), those that are complete."""
+    results = PostEstimation.blank(run.binding.data.n_groups, run.replicates, run.binding.density.n_effects)
     try:
-        fill_post_estimation(run, outcome, results, estimates, params, mean, covariance, with_information, timings)
+        fill_post_estimation(
+            run, outcome, results, end.estimates, end.params, end.mean, end.covariance, with_information, timings
+        )
     except KeyboardInterrupt:  # the estimates are final; what was not computed yet is left out
         run.interrupted = True
-    best = _best_replicate(results, estimates)
-    failures = [
-        convergence_failures(run, outcome, None if estimates is None else estimates[r]) for r in range(run.replicates)
-    ]
-    bad = failures[best] + _failures_at_the_estimates(run, results, estimates, best)
-    best_estimate = None if estimates is None else estimates[best]
-    at_zero = () if best_estimate is None else zero_variance_notes(run, best_estimate)
-    sentences = ["NOT CONVERGED.", *bad] if bad else [_converged_sentence(run, best_estimate)]
-    sentences += [*at_zero, *undetermined_variance_notes(run, best_estimate)]
-    sentences += notes
+    return results
+
+
+def _at_zero(run: Run, estimate: ScoreAndInformation | None) -> tuple[str, ...]:
+    """Sentences on variances estimated as zero; none for a run that ended early."""
+    return () if estimate is None else tuple(zero_variance_notes(run, estimate))
+
+
+def _sentences(
+    run: Run,
+    estimate: ScoreAndInformation | None,
+    failures: list[str],
+    at_zero: tuple[str, ...],
+    notes: list[str],
+    left_out: list[tuple[Any, str]],
+) -> tuple[str, ...]:
+    """Sentences of the status: convergence or the `failures`, variances of zero and undetermined ones, `notes` on the
+    start, groups left out, notes on the data. `estimate`: that of the best replicate."""
+    sentences = ["NOT CONVERGED.", *failures] if failures else [_converged_sentence(run, estimate)]
+    sentences += [*at_zero, *undetermined_variance_notes(run, estimate), *notes]
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
-    sentences += list(data.notes)
-    groups = results.groups[best]
+    return (*sentences, *run.binding.data.notes)
+
+
+def _group_fields(
+    run: Run, groups: GroupValues | None, sentences: tuple[str, ...], left_out: list[tuple[Any, str]]
+) -> dict[str, Any]:
+    """Fields of the record by group: status, log-likelihood, its Monte Carlo variance and effective sample size.
+
+    **Arguments:** `groups`: values behind the log-likelihood; None where it was not computed, which gives NaN.
+    """
+    data = run.binding.data
     status = np.where(data.observed.any(axis=1), Status.ok, Status.no_observations) if groups is None else groups.status
     nan = np.full(data.n_groups, np.nan)
-    variance, ess = (nan, nan) if groups is None else (groups.variance, groups.ess)
-    timings["iterations"] = run.iteration
-    return FitRecord(
-        binding=binding,
-        method=estimator.method.name,
-        estimator=estimator,
-        params=params[best],
-        converged=not bad,
-        interrupted=run.interrupted,
-        stopped=run.stopped,
-        status=FitStatus(
-            tuple(sentences),
-            data.labels,
-            np.asarray(status),
-            np.zeros(data.n_groups, int),
-            tuple(left_out),
-            variance,
-            ess,
-        ),
-        modes=_modes(run, results, params[best], mean[:, best], best),
-        curvature=results.curvature[:, best],
-        group_log_likelihood=nan if groups is None else groups.values,
-        monte_carlo_variance=variance,
-        ess=ess,
-        log_likelihood=float(results.log_likelihoods[best]),
-        log_prior=float(density.log_prior(params[best])) if density.priors else 0.0,
-        information=results.informations[best],
-        at_zero=tuple(at_zero),
-        history=tuple(run.history),
-        options=options,
-        versions=versions(),
-        timings=timings,
-        fingerprint=data.fingerprint(),
-        totals=totals(binding, run.placed.processes),
-        sampling=_sampling(run, results, estimates, params, packed, mean, covariance, failures, best),
-    )
+    values, variance, ess = (nan, nan, nan) if groups is None else (groups.values, groups.variance, groups.ess)
+    no_iterations = np.zeros(data.n_groups, int)
+    return {
+        "status": FitStatus(sentences, data.labels, np.asarray(status), no_iterations, tuple(left_out), variance, ess),
+        "group_log_likelihood": values,
+        "monte_carlo_variance": variance,
+        "ess": ess,
+    }
+
+
+def _log_prior(run: Run, params: Params) -> float:
+    """Log prior density at `params`, zero without priors."""
+    density = run.binding.density
+    return float(density.log_prior(params)) if density.priors else 0.0
 
 
 def _final_parameters(run: Run, outcome: RunOutcome, estimates: list[ScoreAndInformation] | None) -> np.ndarray:
@@ -165,49 +228,41 @@ def _modes(run: Run, results: PostEstimation, params: Params, mean: np.ndarray, 
     return np.where(found[:, None], modes, mean @ inverse_factor(run, params).T)
 
 
-def _sampling(
-    run: Run,
-    results: PostEstimation,
-    estimates: list[ScoreAndInformation] | None,
-    params: list[Params],
-    packed: np.ndarray,
-    mean: np.ndarray,
-    covariance: np.ndarray,
-    failures: list[list[str]],
-    best: int,
-) -> Sampling:
-    """The Sampling of the record: traces, replicates, Monte Carlo errors, conditional distributions."""
-    binding, estimator = run.binding, run.estimator
-    replicates = tuple(
-        Replicate(
-            params[r],
-            binding.values(params[r]),
-            float(results.log_likelihoods[r]),
-            not failures[r],
-            results.modes[:, r],
-            float(results.errors[r]),
-            results.informations[r],
-        )
-        for r in range(run.replicates)
-    )
+def _sampling(run: Run, results: PostEstimation, end: _EndOfRun, failures: list[list[str]], best: int) -> Sampling:
+    """The Sampling of the record: traces, replicates, Monte Carlo errors, conditional distributions. `failures`:
+    convergence failures of each replicate."""
+    binding, estimator, estimates = run.binding, run.estimator, end.estimates
     no_acceptance = np.zeros((0, run.replicates, 0))
     return Sampling(
         binding=binding,
-        packed=np.concatenate(run.packed_trace) if run.packed_trace else packed[None],
+        packed=np.concatenate(run.packed_trace) if run.packed_trace else end.packed[None],
         burn_in=estimator.burn_in,
         phases=run.phases,
         chains=run.n_chains,
-        replicates=replicates,
+        replicates=tuple(_replicate(run, results, end, not failures[r], r) for r in range(run.replicates)),
         best=best,
         m_step=m_step_description(run.interior_layout, binding),
         likelihood=estimator.likelihood,
         log_likelihood_se=float(results.errors[best]),
         accept=np.concatenate(run.acceptance_trace) if run.acceptance_trace else no_acceptance,
         kernels=run.update_labels,
-        errors=None if estimates is None else errors_table(estimates, best, packed, binding.packed_names),
-        mean=mean[:, best],
-        covariance=covariance[:, best],
+        errors=None if estimates is None else errors_table(estimates, best, end.packed, binding.packed_names),
+        mean=end.mean[:, best],
+        covariance=end.covariance[:, best],
         draws=results.draws[:, best],
+    )
+
+
+def _replicate(run: Run, results: PostEstimation, end: _EndOfRun, converged: bool, r: int) -> Replicate:
+    """The Replicate of the record with number `r`."""
+    return Replicate(
+        end.params[r],
+        run.binding.values(end.params[r]),
+        float(results.log_likelihoods[r]),
+        converged,
+        results.modes[:, r],
+        float(results.errors[r]),
+        results.informations[r],
     )
 
 
