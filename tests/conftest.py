@@ -1,7 +1,8 @@
-"""What every test shares: 64-bit floats, a compilation cache that outlives the run, the reference folder."""
+"""Settings and fixtures of all tests: 64-bit floats, a compilation cache on disk, the folder of reference results."""
 
 from __future__ import annotations
 
+import fnmatch
 import gc
 import os
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.tiers import LONG, PAGES
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """64-bit floats on, rank promotion refused, compiled programs kept between runs (folder: JAXNLME_TEST_CACHE)."""
     jax.config.update("jax_enable_x64", True)
-    # A silent (groups, obs) against (obs,) is a bug here. Strict dtypes stay off: the minimiser and the curvatures add
-    # truth values to counts and to floats, and mean it.
+    # Implicit broadcasting of (obs,) to (groups, obs) is a mistake here. Strict dtypes are not used: the minimiser and
+    # the curvatures add booleans to counts and floats on purpose.
     jax.config.update("jax_numpy_rank_promotion", "raise")
     folder = os.environ.get("JAXNLME_TEST_CACHE")
     if not folder:
@@ -28,14 +31,29 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# Every compiled program maps memory, and Linux allows a process 65,530 mappings: one that runs six hundred tests passes
-# that, and crashes in the compiler. Programs come back from the cache on disk where they are wanted again.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of the long tier and the pages (`tests/tiers.py`), before `-m` chooses."""
+    unmatched = set(LONG + PAGES)
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        for mark, patterns in (("slow", LONG), ("pages", PAGES)):
+            matched = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+            unmatched -= set(matched)
+            if matched:
+                item.add_marker(mark)
+    if unmatched and config.args == [str(path) for path in config.getini("testpaths")]:
+        raise pytest.UsageError(f"tests/tiers.py names tests that are not there: {sorted(unmatched)}")
+
+
+# Every compiled program maps memory, and Linux allows a process 65,530 mappings: a process that runs six hundred tests
+# would exceed that and crash in the compiler. Programs that are needed again are read from the cache on disk.
 MOST_MAPPINGS = 30_000
 
 
 @pytest.fixture(autouse=True)
 def few_mappings():
-    """Lets compiled programs go where the process holds too many."""
+    """Drop the compiled programs of the process when it has too many memory mappings."""
     yield
     mappings = Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
@@ -45,8 +63,8 @@ def few_mappings():
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder with numbers made by other programs: JAXNLME_REFERENCE, by default ../shared/reference."""
+    """The folder with results of other programs: JAXNLME_REFERENCE, by default ../shared/reference."""
     folder = Path(os.environ.get("JAXNLME_REFERENCE") or REPOSITORY.parent / "shared" / "reference")
     if not folder.is_dir():
-        pytest.skip(f"the reference folder {folder} is missing; set JAXNLME_REFERENCE to where it lies")
+        pytest.skip(f"the reference folder {folder} is missing; set JAXNLME_REFERENCE to its path")
     return folder
