@@ -69,7 +69,7 @@ def seconds(fn: Callable[[int], Any], repeats: int) -> Seconds:
 
 
 def model_only(problem: Any, params: Any, z: Any) -> tuple[Any, list[Any]]:
-    """Predictions of every group at `z`, as `PlacedProblem.run` asks for them: nothing to add up, one pytree a bucket."""
+    """Predictions of every group at `z` in the form that `PlacedProblem.run` needs: no sums, one pytree per bucket."""
     return jnp.zeros(()), problem.map(lambda group, z: problem.density.predict(params, z, group), z)
 
 
@@ -116,12 +116,12 @@ class Evaluations:
         return seconds(lambda k: self.run(0.0, modes), repeats)
 
     def held(self) -> list[Any]:
-        """The data on the devices: all pieces, or one chunk."""
+        """The data on the devices: all chunks, or the first one."""
         return [self.placed._load(0)] if self.placed.chunked else self.placed._held
 
     def lowered(self) -> Any:
-        """The lowered program of the objective and its gradient, for one piece."""
-        program = compiled(_program(partial_sums, self.placed.mesh), self.placed.n_rows)
+        """The lowered program of the objective and its gradient, for one chunk."""
+        program = compiled(_program(partial_sums, self.placed.mesh, inner_sums=False), self.placed.n_rows)
         modes = self.placed.to_devices(self.modes()[0])
         return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)
 

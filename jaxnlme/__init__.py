@@ -55,4 +55,4 @@ from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.sampling.metropolis import Moves as Moves
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
