@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ from jaxnlme.binding.bind import Binding, bind  # noqa: E402
 from jaxnlme.binding.placement import PlacedProblem, _program  # noqa: E402
 from jaxnlme.estimators.core.objective import flatten, partial_sums  # noqa: E402
 from jaxnlme.likelihood.approximations import approximation  # noqa: E402
-from jaxnlme.numerics.compiling import compiled  # noqa: E402
+from jaxnlme.numerics.compiling import SMALL_ROWS, compiler_options  # noqa: E402
 
 STEP = 1e-3  # of every entry of the packed vector, between one evaluation and the next
 Seconds = tuple[float, float]  # wall, CPU
@@ -121,7 +122,8 @@ class Evaluations:
 
     def lowered(self) -> Any:
         """The lowered program of the objective and its gradient, for one chunk."""
-        program = compiled(_program(partial_sums, self.placed.mesh, inner_sums=False), self.placed.n_rows)
+        options = compiler_options(self.placed.n_rows < SMALL_ROWS, jax.default_backend())
+        program = eqx.filter_jit(_program(partial_sums, self.placed.mesh, inner_sums=False), compiler_options=options)
         modes = self.placed.to_devices(self.modes()[0])
         return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)
 
