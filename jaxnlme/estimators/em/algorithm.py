@@ -6,8 +6,8 @@ score by batch means (see `louis.py`).
 
 1. Run the scheduled phases of the method (SAEM: burn-in, annealing, full steps, decreasing steps; IMP: full and
    decreasing steps). Fit the coefficients of the control variates to the scores of their last iterations.
-2. Round: hold theta fixed; equilibrate the chains (`EQUILIBRATION_ITERATIONS`); then sample scores in batches, with
-   s, I and V computed after each batch, until the round is decided (`_sample_until_decided`):
+2. Round: hold theta fixed; equilibrate the chains (`SAMPLING.equilibration_iterations`); then sample scores in
+   batches, with s, I and V computed after each batch, until the round is decided (`_sample_until_decided`):
    a. psi approaches a boundary, or the model is not twice differentiable there; or
    b. the Newton step d = I^-1 s is significant beside its Monte Carlo error (diag(I^-1 V I^-1))^1/2; or
    c. d is not significant, and the Monte Carlo errors of estimates and standard errors are within their limits; or
@@ -16,8 +16,8 @@ score by batch means (see `louis.py`).
 3. Boundary moves (`boundary_moves.py`), the first that applies, each followed by another round: psi moves to the
    boundary; leaves the boundary; small scales are restarted from above; a singular psi is rotated.
 4. If d is not significant and no move applies: end, at theta + d (taken in `result.py`).
-5. Otherwise move: theta + d, shortened to `LONGEST_STEP` standard errors; on the boundary of psi, where I is not
-   positive definite, an uphill step. In the interior, after `MAX_NEWTON_STEPS` moves or where I is not positive
+5. Otherwise move: theta + d, shortened to `STEPS.longest_step` standard errors; on the boundary of psi, where I is not
+   positive definite, an uphill step. In the interior, after `STEPS.max_newton_steps` moves or where I is not positive
    definite, add a phase of averaging instead. Go to 2.
 
 **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the phases; Louis
@@ -44,41 +44,16 @@ from jaxnlme.estimators.em.boundary_moves import (
     uphill_point,
 )
 from jaxnlme.estimators.em.e_step import IterationTrace
-from jaxnlme.estimators.em.louis import BATCHES, ScoreAndInformation, louis_estimate
+from jaxnlme.estimators.em.louis import ScoreAndInformation, louis_estimate
 from jaxnlme.estimators.em.m_step import Schedule, SimulationSums
 from jaxnlme.estimators.em.phases import (
-    ADDED_AVERAGING_ITERATIONS,
     add_averaging,
     equilibrate,
     iterations_remaining,
     sample_scores,
 )
 from jaxnlme.estimators.em.run import NonFiniteParameters, Run
-
-# Iterations of a round before its scores are summed, while the chains adapt to the new parameters.
-EQUILIBRATION_ITERATIONS = 10
-# Score iterations of a batch: at least (two for each of the batches of the batch means), and at most in the first batch
-# of a round, which is a quarter of those of the round before.
-MIN_SCORE_ITERATIONS, MAX_INITIAL_ITERATIONS = 2 * BATCHES, 500
-# What the last Newton step may leave of the distance to the maximum: as a fraction of the Monte Carlo error of its end
-# point, and as a fraction of the tolerance; the larger one counts.
-REMAINDER_PER_MC_ERROR, REMAINDER_PER_TOLERANCE = 0.2, 0.02
-# The information is uncertain if the Monte Carlo error of a standard error is more than this fraction of it (or the
-# information is not positive definite): no step is taken then before this many score iterations.
-UNCERTAIN_SE_ERROR, UNCERTAIN_ITERATIONS = 0.2, 400
-# Standard errors are final if their Monte Carlo error is below this fraction, or after this many score iterations.
-SE_ERROR_LIMIT, MAX_SE_ITERATIONS = 0.05, 2000
-# A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before it.
-SIGNIFICANT_MC_ERRORS = 4.0
-# Before control variates reduce the Monte Carlo error, only a step longer than this, in standard errors, is taken.
-LARGE_STEP = 0.5
-# Longest step between rounds, in standard errors; and in standard errors that complete data would give.
-LONGEST_STEP, LONGEST_COMPLETE_STEP = 1.0, 10.0
-# Newton steps after which a phase of averaging is added.
-MAX_NEWTON_STEPS = 5
-# Rounds without a positive definite information: phases of averaging added for them in the interior, and uphill steps
-# on the boundary of psi.
-MAX_SINGULAR_ROUNDS, MAX_UPHILL_STEPS = 2, 10
+from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING, SCHEDULE, STEPS
 
 
 @dataclasses.dataclass
@@ -143,11 +118,11 @@ def _newton_phase(run: Run, outcome: RunOutcome) -> None:
     """Steps 2 to 5: rounds at fixed parameters, with moves between them, until no move applies or the iterations are
     used up. `outcome.estimates` are those of the last round."""
     state = run.outer_state
-    state.initial_iterations = max(state.initial_iterations, MIN_SCORE_ITERATIONS)
+    state.initial_iterations = max(state.initial_iterations, SAMPLING.min_score_iterations)
     while not run.stopped:
         # Step 2.
         run.save_point()
-        equilibrate(run, EQUILIBRATION_ITERATIONS)
+        equilibrate(run, SAMPLING.equilibration_iterations)
         run.reset_sums()
         if not _sample_until_decided(run, outcome, state.initial_iterations):
             return
@@ -159,12 +134,12 @@ def _newton_phase(run: Run, outcome: RunOutcome) -> None:
         at_maximum = not any(significantly_off_maximum(run, estimate) for estimate in _deciding_replicates(estimates))
         # Far from the maximum on the boundary, the slope into the interior is no evidence; it counts at that maximum,
         # or where no Newton step leads there.
-        no_newton_step = state.newton_steps >= MAX_NEWTON_STEPS or not any(
+        no_newton_step = state.newton_steps >= STEPS.max_newton_steps or not any(
             estimate.positive_definite and estimate.twice_differentiable for estimate in estimates
         )
         if (at_maximum or no_newton_step) and leave_boundary(run, estimates, at_maximum):
             continue
-        if (at_maximum or state.singular_rounds == MAX_SINGULAR_ROUNDS) and restart_small_scales(run, estimates):
+        if (at_maximum or state.singular_rounds == STEPS.max_singular_rounds) and restart_small_scales(run, estimates):
             continue
         if at_maximum and rotate_singular_psi(run, estimates):
             continue
@@ -173,17 +148,17 @@ def _newton_phase(run: Run, outcome: RunOutcome) -> None:
             return
         # Step 5.
         state.initial_iterations = max(
-            state.initial_iterations, min(estimates[0].iterations // 4, MAX_INITIAL_ITERATIONS)
+            state.initial_iterations, min(estimates[0].iterations // 4, SAMPLING.max_initial_iterations)
         )
         state.newton_steps += 1
-        take_step = state.newton_steps <= MAX_NEWTON_STEPS or run.layout.whitened
+        take_step = state.newton_steps <= STEPS.max_newton_steps or run.layout.whitened
         if not any(estimate.positive_definite for estimate in estimates):
             # There is no Newton step: averaging in the interior, and on the boundary, which has none, an uphill step.
             take_step, state.singular_rounds = run.layout.whitened, state.singular_rounds + 1
-            if state.singular_rounds > (MAX_UPHILL_STEPS if run.layout.whitened else MAX_SINGULAR_ROUNDS):
+            if state.singular_rounds > (STEPS.max_uphill_steps if run.layout.whitened else STEPS.max_singular_rounds):
                 return
-        needed = EQUILIBRATION_ITERATIONS + state.initial_iterations
-        if iterations_remaining(run) < needed + (0 if take_step else sum(ADDED_AVERAGING_ITERATIONS)):
+        needed = SAMPLING.equilibration_iterations + state.initial_iterations
+        if iterations_remaining(run) < needed + (0 if take_step else sum(SCHEDULE.added_averaging)):
             return
         if take_step:
             on_boundary = run.layout.whitened
@@ -222,23 +197,24 @@ def _sample_until_decided(run: Run, outcome: RunOutcome, initial_iterations: int
             return True
         # An information that is not positive definite may be due to noise. On the boundary of psi, where it often is so
         # far from the maximum, an uphill step follows sooner.
-        uncertain_until = 2 * initial_iterations if run.layout.whitened else UNCERTAIN_ITERATIONS
+        uncertain_until = 2 * initial_iterations if run.layout.whitened else CRITERIA.uncertain_iterations
         uncertain = (
-            any(not estimate.se_mc_error <= UNCERTAIN_SE_ERROR for estimate in estimates)
+            any(not estimate.se_mc_error <= CRITERIA.uncertain_se_error for estimate in estimates)
             and n_iterations < uncertain_until
         )
         if not uncertain and any(
             significantly_off_maximum(run, estimate)
-            and (control_variates_from is not None or estimate.distance > LARGE_STEP)
+            and (control_variates_from is not None or estimate.distance > STEPS.large_step)
             for estimate in deciding
         ):
             return True
         # Without control variates the first batches are too short beside the autocorrelation time of the chains.
-        batches_long_enough = control_variates_from is not None or n_iterations >= UNCERTAIN_ITERATIONS
+        batches_long_enough = control_variates_from is not None or n_iterations >= CRITERIA.uncertain_iterations
         se_final = batches_long_enough and (
-            all(estimate.se_mc_error <= SE_ERROR_LIMIT for estimate in deciding) or n_iterations >= MAX_SE_ITERATIONS
+            all(estimate.se_mc_error <= CRITERIA.se_error_limit for estimate in deciding)
+            or n_iterations >= CRITERIA.max_se_iterations
         )
-        direction_final = direction_is_clear(run, deciding) or n_iterations >= MAX_SE_ITERATIONS
+        direction_final = direction_is_clear(run, deciding) or n_iterations >= CRITERIA.max_se_iterations
         if (
             se_final
             and direction_final
@@ -280,13 +256,13 @@ def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
     if not estimate.positive_definite:
         return True
     step = np.abs(estimate.step)
-    significant = step > SIGNIFICANT_MC_ERRORS * estimate.monte_carlo_se
+    significant = step > CRITERIA.significant_mc_errors * estimate.monte_carlo_se
     distance = float(np.max((step / estimate.se)[significant], initial=0.0))
     tolerance = float(run.estimator.tolerance)
     # The log-likelihood is the farther from quadratic, the larger the standard error of a log standard deviation.
     curvature_change = 1.0 + 2.0 * float(np.max(estimate.se[np.isin(estimate.active, scale_entries(run))], initial=0.0))
     return distance > tolerance or distance * (curvature_change * distance + 2.0 * estimate.se_mc_error) > max(
-        REMAINDER_PER_MC_ERROR * estimate.mc_error_ratio, REMAINDER_PER_TOLERANCE * tolerance
+        CRITERIA.remainder_per_mc_error * estimate.mc_error_ratio, CRITERIA.remainder_per_tolerance * tolerance
     )
 
 
@@ -295,28 +271,31 @@ def _iterations_needed(estimates: list[ScoreAndInformation], tolerance: float) -
     limits, at most as many as there are: the Monte Carlo errors are themselves estimated with error."""
     n_iterations = estimates[0].n_iterations
     ratio = max(
-        max(estimate.mc_error_ratio / tolerance, estimate.se_mc_error / SE_ERROR_LIMIT) for estimate in estimates
+        max(estimate.mc_error_ratio / tolerance, estimate.se_mc_error / CRITERIA.se_error_limit)
+        for estimate in estimates
     )
     return int(
         np.clip(
-            1.1 * n_iterations * ratio**2 - n_iterations, MIN_SCORE_ITERATIONS, max(n_iterations, MIN_SCORE_ITERATIONS)
+            1.1 * n_iterations * ratio**2 - n_iterations,
+            SAMPLING.min_score_iterations,
+            max(n_iterations, SAMPLING.min_score_iterations),
         )
     )
 
 
 def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
-    """Parameters (packed,) after a Newton step d = I^-1 s, shortened to `LONGEST_STEP` standard errors; the same
+    """Parameters (packed,) after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors; the same
     parameters if the information is not positive definite."""
     if not estimate.positive_definite:
         return estimate.packed
     # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
     # the step as well.
     trusted = estimate.se * np.minimum(
-        1.0, LONGEST_COMPLETE_STEP * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+        1.0, STEPS.longest_complete_step * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
     )
     length = np.max(np.abs(estimate.step) / np.maximum(trusted, 1e-300), initial=0.0)
     out = estimate.packed.copy()
-    out[estimate.active] += estimate.step * min(1.0, LONGEST_STEP / max(length, 1e-300))
+    out[estimate.active] += estimate.step * min(1.0, STEPS.longest_step / max(length, 1e-300))
     return out
 
 

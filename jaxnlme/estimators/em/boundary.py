@@ -30,18 +30,8 @@ import numpy as np
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.em.louis import ScoreAndInformation, mean_and_error
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
+from jaxnlme.estimators.em.settings import BOUNDARY
 from jaxnlme.model.density import Density
-
-# Conditional variance of an effect given those before it, as a fraction of its variance, at or below which psi may be
-# on the boundary: twice the limit of the M-step (`m_step`); and, if the information is not positive definite after this
-# many score iterations, the fraction that goes with a correlation of 0.97.
-DEPENDENT_FRACTION, DEPENDENT_FRACTION_SINGULAR, MIN_ITERATIONS_SINGULAR = 0.01, 0.06, 160
-# Eigenvalues of a correlation matrix at or below this are zero.
-RANK_TOLERANCE = 1e-10
-# Size of a rotation: the new entry of L, as a fraction of the standard deviation of the effect in its row.
-ROTATION_FRACTION = 0.3
-# A slope is positive beyond this many of its Monte Carlo errors, and negative beyond this many.
-POSITIVE_MC_ERRORS, NEGATIVE_MC_ERRORS = 4.0, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +44,20 @@ class Slope:
     @property
     def increases(self) -> bool:
         """True if the slope is significantly positive: the maximum is not on this face of the boundary."""
-        return self.mean > POSITIVE_MC_ERRORS * self.error
+        return self.mean > BOUNDARY.positive_mc_errors * self.error
 
     @property
     def is_clear(self) -> bool:
         """True if the sign of the slope is significant."""
-        return self.increases or self.mean < -NEGATIVE_MC_ERRORS * self.error
+        return self.increases or self.mean < -BOUNDARY.negative_mc_errors * self.error
 
 
 def nearly_dependent(layout: ParameterLayout, density: Density, estimate: ScoreAndInformation) -> set[int]:
     """Packed entries of the scales of effects that are nearly linear functions of the effects before them."""
     limit = (
-        DEPENDENT_FRACTION
-        if estimate.positive_definite or estimate.n_iterations < MIN_ITERATIONS_SINGULAR
-        else DEPENDENT_FRACTION_SINGULAR
+        BOUNDARY.dependent_fraction
+        if estimate.positive_definite or estimate.n_iterations < BOUNDARY.min_iterations_singular
+        else BOUNDARY.dependent_fraction_singular
     )
     theta = layout.theta(estimate.packed)
     variances = np.diag(psi_of(density, theta))
@@ -140,9 +130,9 @@ def rotate(
     for block, _ in _singular_blocks(density, theta):
         for position, i in enumerate(block):
             for j in block[position + 1 :]:
-                significant = abs(mean[i, j]) > POSITIVE_MC_ERRORS * error[i, j]
+                significant = abs(mean[i, j]) > BOUNDARY.positive_mc_errors * error[i, j]
                 if lower[i, i] == 0.0 and lower[j, j] != 0.0 and significant:
-                    lower[i, j] = ROTATION_FRACTION * sd[i] * np.sign(mean[i, j])
+                    lower[i, j] = BOUNDARY.rotation_fraction * sd[i] * np.sign(mean[i, j])
                     rotated = True
     if not rotated:
         return None
@@ -207,7 +197,7 @@ def _steepest_direction(psi: np.ndarray, psi_slope: np.ndarray, block: list[int]
     """v v' / v'v, v the direction of a block without variance with the largest v' G v, G the `psi_slope`."""
     within = np.ix_(block, block)
     sd, values, vectors = _eigen_decomposition(psi[within])
-    null_space = vectors[:, values <= RANK_TOLERANCE] / sd[:, None]
+    null_space = vectors[:, values <= BOUNDARY.rank_tolerance] / sd[:, None]
     _, combinations = np.linalg.eigh(null_space.T @ psi_slope[within] @ null_space)
     v = np.zeros(len(psi))
     v[block] = null_space @ combinations[:, -1]

@@ -22,30 +22,13 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.em.boundary import MIN_ITERATIONS_SINGULAR, nearly_dependent, project_to_face, rotate, slopes
+from jaxnlme.estimators.em.boundary import nearly_dependent, project_to_face, rotate, slopes
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout
-from jaxnlme.estimators.em.phases import ADDED_AVERAGING_ITERATIONS, add_averaging, equilibrate, iterations_remaining
+from jaxnlme.estimators.em.phases import add_averaging, equilibrate, iterations_remaining
 from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.settings import BOUNDARY, SCHEDULE, STEPS
 from jaxnlme.model.transforms import Log
-
-# A scale is vanishing if its logarithm fell by more than this from its start, less than this fraction of its complete
-# information is observed, and its logarithm has a standard error of at least this.
-VANISHING_DECREASE, VANISHING_OBSERVED_FRACTION, VANISHING_SE = 2.0, 0.1, 0.5
-# A vanishing scale restarts this far below its start, on the log scale (a quarter of it): starting values are wide, and
-# without annealing too wide.
-RESTART_DECREASE = 1.4
-# An uphill step: the smallest curvature, as a fraction of that of complete data, and the longest step of a log scale.
-MIN_CURVATURE_FRACTION, LONGEST_LOG_SCALE_STEP = 0.02, 0.7
-# Scores are taken at fixed xi of effects of whose variance at least this fraction is observed, and which are linearly
-# independent: the smallest singular value of their correlation factor.
-INFORMATIVE_FRACTION, MIN_SINGULAR_VALUE = 0.3, 0.1
-# Rotations of a singular psi at most; and the fraction of an effect's starting SD by which it is rotated if its own SD
-# is zero.
-MAX_ROTATIONS, ROTATION_SD_FRACTION = 5, 0.3
-# Iterations of equilibration for chains that start anew; and the fewest iterations after them that make a move
-# worthwhile.
-RESTART_ITERATIONS, MIN_ITERATIONS_AFTER_MOVE = 50, 100
 
 
 def scale_entries(run: Run) -> list[int]:
@@ -67,9 +50,9 @@ def is_vanishing(run: Run, estimate: ScoreAndInformation, k: int) -> bool:
     # A fit may continue from one in which the scale had vanished: the model's own start counts as well.
     decrease = max(run.starts[0][k], run.model_start[k]) - estimate.packed[k]
     return bool(
-        decrease > VANISHING_DECREASE
-        and not estimate.observed_fraction[position] > VANISHING_OBSERVED_FRACTION
-        and not estimate.se[position] < VANISHING_SE
+        decrease > BOUNDARY.vanishing_decrease
+        and not estimate.observed_fraction[position] > BOUNDARY.vanishing_observed_fraction
+        and not estimate.se[position] < BOUNDARY.vanishing_se
     )
 
 
@@ -80,13 +63,13 @@ def restart_small_scales(run: Run, estimates: list[ScoreAndInformation]) -> bool
 
     **Returns:** True if any scale was restarted.
     """
-    if iterations_remaining(run) < MIN_ITERATIONS_AFTER_MOVE + sum(ADDED_AVERAGING_ITERATIONS):
+    if iterations_remaining(run) < BOUNDARY.min_iterations_after_move + sum(SCHEDULE.added_averaging):
         return False
     packed, restarted_before = np.array(run.em_state.packed), run.outer_state.restarted_scales
     for bit, k in enumerate(scale_entries(run)):
         if not restarted_before >> bit & 1 and any(is_vanishing(run, estimate, k) for estimate in estimates):
             start = np.maximum(run.starts[:, k], run.model_start[k])
-            packed[:, k] = np.maximum(packed[:, k], start - RESTART_DECREASE)
+            packed[:, k] = np.maximum(packed[:, k], start - BOUNDARY.restart_decrease)
             run.outer_state.restarted_scales |= 1 << bit
     if run.outer_state.restarted_scales == restarted_before:
         return False
@@ -104,7 +87,7 @@ def approached_boundary(run: Run, estimates: list[ScoreAndInformation]) -> tuple
     (`OuterState.excluded_faces`), if the model has priors, or if too few iterations remain.
     """
     density = run.binding.density
-    if density.priors or iterations_remaining(run) < RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE:
+    if density.priors or iterations_remaining(run) < BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move:
         return None
     effect_scales = {run.layout.beta + index for index, _, _ in density.covariance.log_scales}
     projections = []
@@ -112,7 +95,7 @@ def approached_boundary(run: Run, estimates: list[ScoreAndInformation]) -> tuple
         # Where an effect is nearly a function of others, its conditional variance vanishes although much may be
         # observed of its marginal one.
         to_zero = nearly_dependent(run.layout, density, estimate)
-        reliable = estimate.positive_definite or estimate.n_iterations >= MIN_ITERATIONS_SINGULAR
+        reliable = estimate.positive_definite or estimate.n_iterations >= BOUNDARY.min_iterations_singular
         to_zero = to_zero or {
             k for k in scale_entries(run) if reliable and k in effect_scales and is_vanishing(run, estimate, k)
         }
@@ -189,7 +172,7 @@ def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: b
     **Returns:** True if psi left the boundary.
     """
     kinked = not all(estimate.twice_differentiable for estimate in estimates)
-    needed = RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE + sum(ADDED_AVERAGING_ITERATIONS)
+    needed = BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move + sum(SCHEDULE.added_averaging)
     if not (kinked or increases_inwards(run, estimates)) or iterations_remaining(run) < needed:
         return False
     near_interior_maximum = at_maximum and not kinked and not run.outer_state.started_at_boundary
@@ -211,12 +194,12 @@ def rotate_singular_psi(run: Run, estimates: list[ScoreAndInformation]) -> bool:
     density, state = run.binding.density, run.outer_state
     if (
         not run.layout.whitened
-        or state.rotations >= MAX_ROTATIONS
-        or iterations_remaining(run) < RESTART_ITERATIONS + MIN_ITERATIONS_AFTER_MOVE
+        or state.rotations >= BOUNDARY.max_rotations
+        or iterations_remaining(run) < BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move
     ):
         return False
     start_variances = np.diag(psi_of(density, run.interior_layout.theta(run.model_start)))
-    typical_sd = ROTATION_SD_FRACTION * np.sqrt(start_variances)
+    typical_sd = BOUNDARY.rotation_sd_fraction * np.sqrt(start_variances)
     rotations = [rotate(run.interior_layout, density, estimate, typical_sd) for estimate in estimates]
     if all(packed is None for packed in rotations):
         return False
@@ -234,16 +217,15 @@ def rotate_singular_psi(run: Run, estimates: list[ScoreAndInformation]) -> bool:
 def uphill_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
     """Parameters (packed,) after a step along which the log-likelihood increases, for an information that is not
     positive definite: the Newton step with the eigenvalues of the information, in units of the complete one, replaced
-    by their absolute values, `MIN_CURVATURE_FRACTION` at least, and its length limited."""
+    by their absolute values, `STEPS.min_curvature_fraction` at least, and its length limited."""
     out = estimate.packed.copy()
     observed = np.where(estimate.observed_fraction == 0, 1.0, estimate.observed_fraction)
     unit = np.sqrt(np.maximum(np.abs(np.diag(estimate.information) / observed), 1e-300))
     values, vectors = np.linalg.eigh(estimate.information / np.outer(unit, unit))
-    curvatures = np.maximum(np.abs(values), MIN_CURVATURE_FRACTION)
+    curvatures = np.maximum(np.abs(values), STEPS.min_curvature_fraction)
     step = vectors @ ((vectors.T @ (estimate.score / unit)) / curvatures) / unit
-    longest = np.where(
-        np.isin(estimate.active, scale_entries(run)), LONGEST_LOG_SCALE_STEP, 1.0 / (MIN_CURVATURE_FRACTION * unit)
-    )
+    is_scale = np.isin(estimate.active, scale_entries(run))
+    longest = np.where(is_scale, STEPS.longest_log_scale_step, 1.0 / (STEPS.min_curvature_fraction * unit))
     out[estimate.active] += step / max(1.0, np.max(np.abs(step) / longest, initial=0.0))
     return out
 
@@ -259,7 +241,7 @@ def _restart_whitened(run: Run, held: frozenset[int], packed: np.ndarray, n_iter
 def _restart_chains(run: Run, layout: ParameterLayout, packed: np.ndarray) -> None:
     """Put the replicates at `packed` (replicates, packed) under a layout, and equilibrate new chains there."""
     run.reset_layout(layout, packed)
-    equilibrate(run, RESTART_ITERATIONS, restart=True)
+    equilibrate(run, BOUNDARY.restart_iterations, restart=True)
     run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
 
 
@@ -283,8 +265,9 @@ def _observed_fractions(run: Run, n_iterations: int) -> np.ndarray:
 def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Effects at whose fixed xi the scores of a `whitened` layout are taken, and as many coordinates of z.
 
-    Effects enter in descending order of `observed`, if it exceeds `INFORMATIVE_FRACTION` and they are not nearly linear
-    functions of those before them. The coordinates are chosen by pivoting on the columns of their rows of L.
+    Effects enter in descending order of `observed`, if it exceeds `BOUNDARY.informative_fraction` and they are not
+    nearly linear functions of those before them. The coordinates are chosen by pivoting on the columns of
+    their rows of L.
 
     **Arguments:** `lower` (random, random), a factor L of psi; `observed` (random,), observed fractions.
     **Returns:** rows and columns of L.
@@ -294,8 +277,8 @@ def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[
     rows: list[int] = []
     for k in np.argsort(-observed):
         independent = (
-            observed[k] > INFORMATIVE_FRACTION
-            and np.linalg.svd(unit[[*rows, k]], compute_uv=False)[-1] > MIN_SINGULAR_VALUE
+            observed[k] > BOUNDARY.informative_fraction
+            and np.linalg.svd(unit[[*rows, k]], compute_uv=False)[-1] > BOUNDARY.min_singular_value
         )
         if independent:
             rows.append(int(k))

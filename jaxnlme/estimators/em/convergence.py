@@ -15,20 +15,12 @@ from jaxnlme.estimators.em.algorithm import RunOutcome, significantly_off_maximu
 from jaxnlme.estimators.em.boundary_moves import direction_is_clear, increases_inwards, is_vanishing
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.settings import CRITERIA
 from jaxnlme.results.inference import direction_words, singular_directions
 from jaxnlme.results.stochastic import reached_best
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Limit of Geweke's statistic |z|. With twenty parameters it is exceeded by chance in one run of 4,000 if both halves
-# have the same variance (t with 18 degrees of freedom), in one of 250 at the worst (9 degrees of freedom).
-GEWEKE_LIMIT = 6.0
-# A log standard deviation with a standard error beyond this is not distinguished from minus infinity (a variance of
-# zero).
-INDISTINGUISHABLE_SE = 2.0
-# A correlation beyond this, in absolute value, is reported as near the boundary.
-NEAR_ONE_CORRELATION = 0.97
 
 
 def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInformation | None) -> list[str]:
@@ -89,7 +81,7 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             f"(tolerance {estimator.tolerance:g}): allow more iterations (max_iterations is "
             f"{int(estimator.max_iterations)}) or {estimator.remedies[0]}."
         )
-    drifting = np.flatnonzero(np.abs(estimate.geweke_z) > GEWEKE_LIMIT)
+    drifting = np.flatnonzero(np.abs(estimate.geweke_z) > CRITERIA.geweke_limit)
     if len(drifting):
         out.append(
             f"The chains are not stationary (Geweke's test): the mean scores of {some([names[k] for k in drifting])} "
@@ -110,7 +102,7 @@ def _correlations_near_one(run: Run, estimate: ScoreAndInformation) -> list[str]
     pairs = [
         f"{density.effect_names[j]} and {density.effect_names[k]} ({psi[j, k] / (sd[j] * sd[k]):.3f})"
         for j, k in density.covariance.correlated_pairs
-        if abs(psi[j, k]) > NEAR_ONE_CORRELATION * sd[j] * sd[k]
+        if abs(psi[j, k]) > CRITERIA.near_one_correlation * sd[j] * sd[k]
     ]
     if not pairs:
         return []
@@ -141,7 +133,7 @@ def undetermined_variance_notes(run: Run, estimate: ScoreAndInformation | None) 
     out = []
     for index, effects, _ in density.covariance.log_scales:
         k = first + index
-        if k in se and (is_vanishing(run, estimate, k) or se[k] > INDISTINGUISHABLE_SE):
+        if k in se and (is_vanishing(run, estimate, k) or se[k] > CRITERIA.indistinguishable_se):
             names = ", ".join(density.effect_names[k] for k in effects)
             out.append(
                 f"The data do not distinguish the variance of the random effect of {names} from zero (given the "
@@ -152,12 +144,6 @@ def undetermined_variance_notes(run: Run, estimate: ScoreAndInformation | None) 
 
 
 # ---- replicates, and the table of Monte Carlo errors
-
-# Differences between replicates below this fraction of a standard error count as Monte Carlo error.
-NEGLIGIBLE_SE_FRACTION = 0.1
-# Replicates with a larger R-hat are at different maxima: Brooks and Gelman (1998), Journal of Computational and
-# Graphical Statistics 7, 434-455.
-RHAT_LIMIT = 1.2
 
 
 def errors_table(
@@ -199,7 +185,7 @@ def potential_scale_reduction(maxima: np.ndarray, se: np.ndarray) -> np.ndarray:
     **Returns:** R-hat (active,). **Source:** Gelman and Rubin (1992), Statistical Science 7, 457-472.
     """
     n = maxima.shape[1]
-    within = maxima.var(axis=1, ddof=1).mean(axis=0) + (NEGLIGIBLE_SE_FRACTION * se) ** 2
+    within = maxima.var(axis=1, ddof=1).mean(axis=0) + (CRITERIA.negligible_se_fraction * se) ** 2
     between = maxima.mean(axis=1).var(axis=0, ddof=1)
     with np.errstate(all="ignore"):
         return np.sqrt((n - 1) / n + between / within)
@@ -240,11 +226,11 @@ def replicate_disagreement(
             "better ones: use other starting values, or more replicates."
         ]
     rhat = _rhat(estimates, estimates[best])
-    if not (rhat > RHAT_LIMIT).any():
+    if not (rhat > CRITERIA.rhat_limit).any():
         return []
     worst = int(np.nanargmax(rhat))
     return [
         f"The {len(estimates)} replicates ended at different parameters (R-hat of {names[worst]} is {rhat[worst]:.3g}, "
-        f"limit {RHAT_LIMIT:g}), and without log-likelihoods the best one is not known: choose another likelihood than "
-        "'none'."
+        f"limit {CRITERIA.rhat_limit:g}), and without log-likelihoods the best one is not known: choose another "
+        "likelihood than 'none'."
     ]

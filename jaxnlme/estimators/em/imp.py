@@ -12,15 +12,8 @@ from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options, check_integer
 from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, phase_bounds, pilot_iterations
+from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE
 from jaxnlme.sampling.importance import ImportanceSampler
-
-# Iterations with full steps and with decreasing steps; and the same, at most, from the result of an earlier fit.
-PHASE_LENGTHS, WARM_PHASE_LENGTHS = (50, 30), (5, 10)
-# Largest numbers of unweighted samples kept from an iteration, of each group and of all groups.
-MAX_SAMPLES_PER_GROUP, MAX_SAMPLES = 20, 200_000
-# Effective draws of a group in an iteration below which its weights are unreliable: the remaining bias of weighted
-# means, of order 1 / draws^2, may then reach a hundredth of a conditional standard deviation.
-MIN_EFFECTIVE_DRAWS = 10
 
 
 class IMP(AbstractStochastic):
@@ -66,7 +59,7 @@ class IMP(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = PHASE_LENGTHS,
+        iterations: int | Sequence[int] = SCHEDULE.imp_phases,
         *,
         draws: int = 300,
         likelihood_draws: int = 2000,
@@ -82,7 +75,7 @@ class IMP(AbstractStochastic):
         self.method = StochasticMethod("IMP")
         self.iterations = imp_phase_lengths(iterations)
         self.last_draws = check_integer("IMP", "likelihood_draws", likelihood_draws, 2)
-        check_integer("IMP", "draws", draws, 2 * MIN_EFFECTIVE_DRAWS)
+        check_integer("IMP", "draws", draws, 2 * SAMPLING.min_effective_draws)
         for name, value in check_common_options("IMP", locals() | {"burn_in": 0}).items():
             setattr(self, name, value)
 
@@ -99,7 +92,7 @@ class IMP(AbstractStochastic):
         return "more draws", "more draws"
 
     def n_chains(self, groups):
-        return max(1, min(MAX_SAMPLES_PER_GROUP, MAX_SAMPLES // max(groups, 1)))
+        return max(1, min(SAMPLING.max_samples_per_group, SAMPLING.max_samples // max(groups, 1)))
 
     def evaluations(self, groups):
         return self.draws
@@ -109,20 +102,21 @@ class IMP(AbstractStochastic):
 
     def sampling_problems(self, sampler_state, labels):
         effective = sampler_state.effective_fraction.min(axis=1) * self.draws
-        few = np.flatnonzero(effective < MIN_EFFECTIVE_DRAWS)
+        few = np.flatnonzero(effective < SAMPLING.min_effective_draws)
         if not len(few):
             return []
         groups = some([str(label) for label in labels[few]])
         return [
-            f"Fewer than {MIN_EFFECTIVE_DRAWS} of {self.draws} draws are effective for group {groups} (smallest "
-            f"number: {effective[few].min():.1f}): importance sampling does not represent the random effects there. "
-            "Allow more draws, or fit by 'saem'."
+            f"Fewer than {SAMPLING.min_effective_draws} of {self.draws} draws are effective for group {groups} "
+            f"(smallest number: {effective[few].min():.1f}): importance sampling does not represent the random effects "
+            "there. Allow more draws, or fit by 'saem'."
         ]
 
     def _counts(self, warm: bool) -> tuple[int, int]:
         if not warm:
             return self.iterations
-        return min(self.iterations[0], WARM_PHASE_LENGTHS[0]), min(self.iterations[1], WARM_PHASE_LENGTHS[1])
+        first, second = SCHEDULE.imp_warm_phases
+        return min(self.iterations[0], first), min(self.iterations[1], second)
 
     def phases(self, warm):
         return phase_bounds(("full steps", "decreasing steps"), self._counts(warm))
@@ -150,5 +144,5 @@ def imp_phase_lengths(iterations: Any) -> tuple[int, int]:
         )
     if lengths.ndim:
         return int(lengths[0]), int(lengths[1])
-    first = -(-int(lengths) * PHASE_LENGTHS[0] // sum(PHASE_LENGTHS))
+    first = -(-int(lengths) * SCHEDULE.imp_phases[0] // sum(SCHEDULE.imp_phases))
     return first, int(lengths) - first

@@ -25,16 +25,12 @@ from jaxnlme.binding.problem import BLOCK_ROWS, Problem
 from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, iterate_block
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.settings import COMPUTING
 from jaxnlme.model.density import Density
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.threads import run_concurrently
 from jaxnlme.precision import x64
 
-# Runs computed in one program on a GPU. On a CPU the number is chosen so that their rows fit the cache: more would cost
-# memory and gain nothing.
-GPU_WIDTH = 256
-# Smallest number of fits in progress at a time: enough of them that each kind of iterations fills a program.
-MIN_CONCURRENT_FITS = 64
 # Fields of a Schedule that all runs of a program share: they decide what is computed (such as searches for modes).
 COMMON_FIELDS = ("gain", "update", "annealing", "search_modes", "sum_scores", "reset_chains")
 
@@ -131,7 +127,7 @@ class BatchScheduler:
         **Raises:** the exception of a fit, which ends the others as well.
         """
         self.total = len(fits)
-        workers = min(self.total, max(2 * (self.width or self._default_width(1)), MIN_CONCURRENT_FITS))
+        workers = min(self.total, max(2 * (self.width or self._default_width(1)), COMPUTING.min_concurrent_fits))
         if not fits:
             return []
         with ThreadPoolExecutor(workers, thread_name_prefix="jaxnlme-fit") as pool:
@@ -196,7 +192,7 @@ class BatchScheduler:
 
     def _default_width(self, rows: int) -> int:
         """Number of runs with `rows` rows each that are computed in one program."""
-        return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else GPU_WIDTH
+        return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else COMPUTING.gpu_width
 
     def _compute(self, requests: list[IterationRequest]) -> None:
         """Compute all requests, in batches of at most `width` requests of one kind."""

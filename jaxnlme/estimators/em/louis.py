@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
+from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING
 from jaxnlme.estimators.em.sufficient_statistics import SufficientStatistics, expected_log_likelihood
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
@@ -33,12 +34,6 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.results.inference import singular_directions
-
-# Number of batches of iterations for batch means: few enough that a batch is longer than the autocorrelation of the
-# chains, many enough to estimate the variance between them.
-BATCHES = 20
-# A mean that should be zero is taken to be nonzero if it is farther from zero than this many Monte Carlo errors.
-MAX_MEAN_IN_ERRORS = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +203,9 @@ def louis_estimate(
 
 
 def batch_means(rows: np.ndarray) -> np.ndarray:
-    """Means (batches, ...) of at most BATCHES consecutive blocks of the iterations of `rows` (iterations, ...)."""
-    return np.stack([part.mean(axis=0) for part in np.array_split(rows, min(BATCHES, len(rows)))])
+    """Means (batches, ...) of consecutive blocks of the iterations of `rows` (iterations, ...), `SAMPLING.batches` at
+    most."""
+    return np.stack([part.mean(axis=0) for part in np.array_split(rows, min(SAMPLING.batches, len(rows)))])
 
 
 def mean_and_error(batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +219,7 @@ def _mean_is_zero(differences: np.ndarray) -> bool:
     if not np.isfinite(differences).all():
         return False
     mean, error = mean_and_error(batch_means(differences))
-    return bool((np.abs(mean) <= MAX_MEAN_IN_ERRORS * np.maximum(error, 1e-300)).all())
+    return bool((np.abs(mean) <= CRITERIA.max_mean_in_errors * np.maximum(error, 1e-300)).all())
 
 
 def _curvature(

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
+from jaxnlme.estimators.em.settings import MAXIMISATION
 from jaxnlme.estimators.em.sufficient_statistics import (
     SufficientStatistics,
     expected_log_likelihood,
@@ -38,14 +39,6 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, guarded_cholesky, small_product
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Longest Newton step of an entry: this much, or this fraction of its absolute value where that is larger.
-MAX_STEP = 0.5
-# Relative ridge on the diagonals of second moments and normal equations: keeps factors of singular ones finite.
-RELATIVE_RIDGE = 1e-12
-# Smallest conditional variance of an effect given those before it, as a fraction of its variance (0.005: correlations
-# of two effects up to 0.9975).
-MIN_CONDITIONAL_VARIANCE = 5e-3
 
 
 class Schedule(eqx.Module):
@@ -156,7 +149,7 @@ def _least_squares(layout: ParameterLayout, density: Density, params: Params, st
     beta = params.beta[centred]
     right = jnp.where(free, right - matrix @ jnp.where(free, 0.0, beta), beta)
     matrix = jnp.where(free[:, None] & free[None, :], matrix, 0.0)
-    diagonal = jnp.where(free, jnp.diagonal(matrix) * (1.0 + RELATIVE_RIDGE), 1.0)
+    diagonal = jnp.where(free, jnp.diagonal(matrix) * (1.0 + MAXIMISATION.relative_ridge), 1.0)
     matrix = matrix - jnp.diag(jnp.diagonal(matrix)) + jnp.diag(diagonal)
     return params.beta.at[centred].set(_solve(matrix, right))
 
@@ -179,14 +172,14 @@ def _covariance_from_moment(density: Density, params: Params, r: Matrix, anneali
 
 
 def _bound_correlations(r: Matrix) -> Matrix:
-    """`r` (random, random) with the pivots of its correlation matrix at least MIN_CONDITIONAL_VARIANCE.
+    """`r` (random, random) with the pivots of its correlation matrix at least MAXIMISATION.min_conditional_variance.
 
     As a conditional variance of psi goes to zero, EM moves beta less and less along it and would stop short of the
     maximum. The bound keeps psi this far from singular.
     """
     sd = jnp.sqrt(jnp.diagonal(r))
-    lower = cholesky(r / (sd[:, None] * sd[None, :]) + RELATIVE_RIDGE * jnp.eye(len(r), dtype=r.dtype))
-    diagonal = jnp.maximum(jnp.diagonal(lower), MIN_CONDITIONAL_VARIANCE**0.5)
+    lower = cholesky(r / (sd[:, None] * sd[None, :]) + MAXIMISATION.relative_ridge * jnp.eye(len(r), dtype=r.dtype))
+    diagonal = jnp.maximum(jnp.diagonal(lower), MAXIMISATION.min_conditional_variance**0.5)
     lower = jnp.where(jnp.eye(len(r), dtype=bool), diagonal[:, None], lower) * sd[:, None]
     return small_product(lower, lower.T)
 
@@ -245,10 +238,10 @@ def _stochastic_newton(
 
 def _newton_step(slope: Vector, hessian: Matrix, entries: Vector) -> Vector:
     """hessian^-1 slope, the Hessian made positive definite in units of its own diagonal, and the step shortened so that
-    no entry moves by more than MAX_STEP max(1, |entry|)."""
+    no entry moves by more than MAXIMISATION.max_step max(1, |entry|)."""
     diagonal = jnp.abs(jnp.diagonal(hessian))
     scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     lower, _ = guarded_cholesky(hessian * scale[:, None] * scale[None, :])
     step = scale * cholesky_solve(lower, scale * slope)
-    longest = MAX_STEP * jnp.maximum(1.0, jnp.abs(entries))
+    longest = MAXIMISATION.max_step * jnp.maximum(1.0, jnp.abs(entries))
     return step / jnp.maximum(1.0, jnp.max(jnp.abs(step) / longest))

@@ -11,12 +11,7 @@ from jaxnlme.estimators.em.e_step import IterationTrace
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.run import ADDED_AVERAGING, FIXED_PARAMETERS, Run
 from jaxnlme.estimators.em.saem import gains, tuning_gains
-
-# Iterations of an added averaging: with full steps (gain 1), and with decreasing steps.
-ADDED_AVERAGING_ITERATIONS = (50, 100)
-# Added averaging that continues from the averaged statistics has gains as if it had begun this many iterations ago: a
-# first gain of one would discard the statistics.
-CONTINUED_GAIN_OFFSET = 10
+from jaxnlme.estimators.em.settings import SCHEDULE
 
 
 def iterations_remaining(run: Run) -> int:
@@ -66,15 +61,15 @@ def sample_scores(run: Run, count: int) -> list[IterationTrace]:
 
 
 def add_averaging(run: Run, full_steps_first: bool) -> None:
-    """Add a phase of stochastic approximation (`ADDED_AVERAGING_ITERATIONS`) after the scheduled ones.
+    """Add a phase of stochastic approximation (`SCHEDULE.added_averaging`) after the scheduled ones.
 
     **Arguments:** `full_steps_first`: begin with full steps, as a new run does; otherwise all gains are below one and
     continue from the averaged statistics.
     **Raises:** NonFiniteParameters as `Run.iterate`.
     """
-    total = sum(ADDED_AVERAGING_ITERATIONS)
+    total = sum(SCHEDULE.added_averaging)
     k = np.arange(total)
-    gain = gains(k, ADDED_AVERAGING_ITERATIONS[0] if full_steps_first else -CONTINUED_GAIN_OFFSET)
+    gain = gains(k, SCHEDULE.added_averaging[0] if full_steps_first else -SCHEDULE.continued_gain_offset)
     schedule = fixed_parameter_schedule(run, total, update=True, gain=gain, tuning_gain=tuning_gains(run.iteration + k))
     schedule.search_modes[:] = k % 10 == 0
     run.iterate(schedule, ADDED_AVERAGING)

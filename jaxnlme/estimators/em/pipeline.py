@@ -29,6 +29,7 @@ from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
 from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
+from jaxnlme.estimators.em.settings import START
 from jaxnlme.estimators.setup import STARTS, set_up
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
@@ -36,14 +37,6 @@ from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
 from jaxnlme.results.record import FitRecord
-
-# Standard deviations that the user did not give start this many times larger: chains converge faster from a population
-# that is too wide than from one that is too narrow, and annealing reduces it.
-START_SD_FACTOR = 2.0
-# A standard deviation that an earlier fit set to zero starts at this fraction of the model's own start.
-REOPENED_SD_FRACTION = 0.1
-# Correlations of a singular psi start at this fraction of their values.
-CORRELATION_FRACTION = 0.95
 
 
 def stochastic_fit(
@@ -127,9 +120,9 @@ def _moved_inside(binding: Binding, params: Params) -> Params:
     density = binding.density
     psi = psi_of(density, np.asarray(params.covariance, float))
     start_variances = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
-    reopened = REOPENED_SD_FRACTION**2 * np.where(start_variances > 0, start_variances, 1.0)
+    reopened = START.reopened_sd_fraction**2 * np.where(start_variances > 0, start_variances, 1.0)
     variances = np.diag(psi) + np.where(np.diag(psi) <= 0, reopened, 0.0)
-    psi = CORRELATION_FRACTION * psi + np.diag(variances - CORRELATION_FRACTION * np.diag(psi))
+    psi = START.correlation_fraction * psi + np.diag(variances - START.correlation_fraction * np.diag(psi))
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free)
 
 
@@ -166,7 +159,7 @@ def _simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Par
     if not model_psi or binding.model.psi is not None or binding.model.fix_psi:
         return params, []
     with_sd = {p.name for p in binding.model.parameters if p.sd is not None}
-    factors = np.array([1.0 if name in with_sd else START_SD_FACTOR for name in density.effect_names])
+    factors = np.array([1.0 if name in with_sd else START.sd_factor for name in density.effect_names])
     psi = psi * np.outer(factors, factors)
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
 
@@ -223,10 +216,15 @@ def _dispersed(binding: Binding, params: Params, random: np.random.Generator) ->
     density = binding.density
     beta, theta, error = (np.array(part, float) for part in (params.beta, params.covariance, params.error))
     sd = dict(zip(density.effect_names, np.sqrt(np.diag(psi_of(density, theta))), strict=True))
-    width = np.array([sd.get(name, 0.3 * abs(b) or 0.1) for name, b in zip(density.beta_names, beta, strict=True)])
+    width = np.array(
+        [
+            sd.get(name, START.coefficient_dispersion * abs(b) or START.zero_coefficient_dispersion)
+            for name, b in zip(density.beta_names, beta, strict=True)
+        ]
+    )
     scale_width = np.zeros(len(theta))
-    scale_width[[index for index, _, _ in density.covariance.log_scales]] = 0.5
-    widths = np.concatenate([width, scale_width, np.full(len(error), 0.5)])
+    scale_width[[index for index, _, _ in density.covariance.log_scales]] = START.log_scale_dispersion
+    widths = np.concatenate([width, scale_width, np.full(len(error), START.log_scale_dispersion)])
     displacement = widths * random.standard_normal(len(binding.fixed))
     packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, displacement)
     p, c = len(beta), len(theta)

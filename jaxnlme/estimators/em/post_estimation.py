@@ -20,18 +20,12 @@ from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import equilibrate
 from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.settings import POST_ESTIMATION
 from jaxnlme.likelihood.from_draws import AbstractFromDraws
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.results.inference import Information, information
 from jaxnlme.sampling.samplers import whitening_at
-
-# Draws of b that a Fit keeps: at most this many of each group, and this many numbers in all (40 MB).
-MAX_DRAWS_PER_GROUP, MAX_STORED_NUMBERS = 100, 5_000_000
-# Iterations between draws that are kept.
-THINNING = 2
-# Times that draws are taken from the chains at most.
-MAX_DRAW_ROUNDS = 20
 
 
 @dataclasses.dataclass
@@ -87,7 +81,7 @@ def fill_post_estimation(
     if outcome.non_finite_phase is not None:
         return
     if estimates is not None:
-        equilibrate(run, THINNING)
+        equilibrate(run, POST_ESTIMATION.thinning)
     results.modes, results.curvature, results.mode_found, _ = _modes_and_draws(run)
     if estimates is None:
         return
@@ -159,12 +153,13 @@ def _modes_and_draws(run: Run) -> tuple[np.ndarray, ...]:
 
 
 def _draws(run: Run) -> np.ndarray:
-    """Draws (groups, replicates, draws, random) of b at the estimates, `THINNING` iterations apart."""
+    """Draws (groups, replicates, draws, random) of b at the estimates, `POST_ESTIMATION.thinning` iterations apart."""
     m, q = run.placed.processes.maximum(run.binding.data.n_groups), run.binding.density.n_effects
-    n_draws = max(1, min(MAX_DRAWS_PER_GROUP, MAX_STORED_NUMBERS // max(m * q * run.replicates, 1)))
+    storable = POST_ESTIMATION.max_stored_numbers // max(m * q * run.replicates, 1)
+    n_draws = max(1, min(POST_ESTIMATION.max_draws_per_group, storable))
     parts = [_modes_and_draws(run)[3]]
-    while sum(part.shape[2] for part in parts) < n_draws and len(parts) < MAX_DRAW_ROUNDS:
-        equilibrate(run, THINNING, adapt=False)
+    while sum(part.shape[2] for part in parts) < n_draws and len(parts) < POST_ESTIMATION.max_draw_rounds:
+        equilibrate(run, POST_ESTIMATION.thinning, adapt=False)
         parts.append(_modes_and_draws(run)[3])
     return np.concatenate(parts, axis=2)[:, :, :n_draws]
 

@@ -14,25 +14,12 @@ from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options, check_integer
+from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.sampling.metropolis import Moves
 from jaxnlme.sampling.samplers import AbstractSampler, Metropolis
-
-# Iterations with annealing, with full steps and with decreasing steps: half of those of MATLAB and saemix, because
-# draws at fixed parameters and Newton steps complete the fit.
-PHASE_LENGTHS = (100, 50, 50)
-# Smallest number of groups times chains: MATLAB and saemix choose the number of chains by this rule.
-MIN_GROUPS_TIMES_CHAINS = 100
-# Gains of the last phase are k^-0.7: they decrease more slowly than 1 / k, so that the estimates do not depend on the
-# start where EM converges slowly.
-GAIN_EXPONENT = 0.7
-# Number of last iterations of the phases that sum up scores, to which the control variates are fitted.
-PILOT_ITERATIONS = 40
-# Approximate number of evaluations of each data row by a chain in an iteration; and row evaluations per iteration that
-# justify a thread of their own, since threads synchronise after every iteration.
-EVALUATIONS_PER_CHAIN, ROW_EVALUATIONS_PER_THREAD = 16, 800_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +112,10 @@ class AbstractStochastic(AbstractEstimator):
     def evaluations(self, groups: int) -> int:
         """Approximate number of evaluations of the model of a group in an iteration, for `groups` groups; it determines
         how the program is compiled."""
-        return EVALUATIONS_PER_CHAIN * self.n_chains(groups)
+        return COMPUTING.evaluations_per_chain * self.n_chains(groups)
 
     def thread_rows(self, groups):
-        return max(1, ROW_EVALUATIONS_PER_THREAD // self.evaluations(groups))
+        return max(1, COMPUTING.row_evaluations_per_thread // self.evaluations(groups))
 
     @property
     def likelihood_draws(self) -> int:
@@ -222,7 +209,7 @@ class SAEM(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = PHASE_LENGTHS,
+        iterations: int | Sequence[int] = SCHEDULE.saem_phases,
         *,
         burn_in: int = 5,
         chains: int | None = None,
@@ -252,7 +239,9 @@ class SAEM(AbstractStochastic):
             setattr(self, name, value)
 
     def n_chains(self, groups):
-        return self.chains if self.chains is not None else max(1, -(-MIN_GROUPS_TIMES_CHAINS // max(groups, 1)))
+        if self.chains is not None:
+            return self.chains
+        return max(1, -(-SAMPLING.min_groups_times_chains // max(groups, 1)))
 
     def sampler(self, effects):
         return Metropolis(self.moves, effects)
@@ -282,8 +271,8 @@ class SAEM(AbstractStochastic):
 
 def gains(steps: np.ndarray, full: int) -> np.ndarray:
     """Gains of the stochastic approximation in the iterations `steps`: one before the iteration `full`,
-    k^-GAIN_EXPONENT in the k-th from there on."""
-    return np.where(steps < full, 1.0, np.maximum(steps - full + 1.0, 1.0) ** -GAIN_EXPONENT)
+    k^-SCHEDULE.gain_exponent in the k-th from there on."""
+    return np.where(steps < full, 1.0, np.maximum(steps - full + 1.0, 1.0) ** -SCHEDULE.gain_exponent)
 
 
 def tuning_gains(k: np.ndarray) -> np.ndarray:
@@ -292,9 +281,9 @@ def tuning_gains(k: np.ndarray) -> np.ndarray:
 
 
 def pilot_iterations(steps: np.ndarray) -> np.ndarray:
-    """Mask (iterations,) of the iterations that sum up scores: the last PILOT_ITERATIONS of those that update
+    """Mask (iterations,) of the iterations that sum up scores: the last SCHEDULE.pilot_iterations of those that update
     parameters (`steps` >= 0)."""
-    return (steps >= 0) & (steps > steps[-1] - PILOT_ITERATIONS)
+    return (steps >= 0) & (steps > steps[-1] - SCHEDULE.pilot_iterations)
 
 
 def phase_bounds(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple[int, int]]:
@@ -322,6 +311,6 @@ def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
         )
     if lengths.ndim:
         return tuple(int(n) for n in lengths)  # pyright: ignore[reportReturnType]
-    first = round(int(lengths) * PHASE_LENGTHS[0] / sum(PHASE_LENGTHS))
-    second = round(int(lengths) * PHASE_LENGTHS[1] / sum(PHASE_LENGTHS))
+    first = round(int(lengths) * SCHEDULE.saem_phases[0] / sum(SCHEDULE.saem_phases))
+    second = round(int(lengths) * SCHEDULE.saem_phases[1] / sum(SCHEDULE.saem_phases))
     return first, second, int(lengths) - first - second

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.estimators.em.pipeline import START_SD_FACTOR
+from jaxnlme.estimators.em.settings import START
 from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, checked_call, fit_callbacks, report_outcome
 from jaxnlme.frontends.matlab.live_plot import default_output_functions
 from jaxnlme.frontends.matlab.options import StatsetSA, name_values, on_off, statset
@@ -90,7 +90,7 @@ def nlmefitsa(
     starts, replicates = start_columns(beta0, arguments)
     method = saem(arguments, settings, replicates)
     standard_errors = on_off("ComputeStdErrors", arguments["ComputeStdErrors"])
-    call = checked_call(arguments, X, y, group, V, modelfun, starts[:, 0], settings, START_SD_FACTOR)
+    call = checked_call(arguments, X, y, group, V, modelfun, starts[:, 0], settings, START.sd_factor)
     family = call.designs.covariance("chol")
     output_functions = OutputFunctions(
         default_output_functions() if settings.OutputFcn is None else settings.OutputFcn, "logm"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.em.pipeline import START_SD_FACTOR
+from jaxnlme.estimators.em import settings as em_settings
 from jaxnlme.frontends.matlab import live_plot
 from jaxnlme.frontends.matlab.call import checked_call
 from jaxnlme.frontends.matlab.nlmefitsa import NLMEFITSA_DEFAULTS
@@ -148,7 +148,9 @@ def made(**options):
     arguments = name_values({k: v for k, v in options.items() if k != "beta0"}, NLMEFITSA_DEFAULTS, {})
     starts, _ = start_columns(options.get("beta0", START), arguments)
     settings = statset(None, StatsetSA)
-    return checked_call(arguments, TIME, Y, GROUP, None, decay, starts[:, 0], settings, START_SD_FACTOR), starts
+    return checked_call(
+        arguments, TIME, Y, GROUP, None, decay, starts[:, 0], settings, em_settings.START.sd_factor
+    ), starts
 
 
 def test_psi_starts_at_cov0_or_follows_from_beta0() -> None:

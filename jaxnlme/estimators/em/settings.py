@@ -1,0 +1,236 @@
+"""Tuning constants of the stochastic EM methods, one frozen dataclass for each stage of a fit.
+
+Values without a source were chosen on the problems of `tests/estimators/em` and of the benchmarks, so that SAEM and IMP
+end at the maximum found by quadrature within their tolerance. Options that users choose are fields of `saem.SAEM` and
+`imp.IMP`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class StartSettings:
+    """Starting values suited to simulation (`pipeline.py`)."""
+
+    sd_factor: float = 2.0
+    """Factor by which standard deviations that the user did not give are widened: chains converge faster from a
+    population that is too wide than from one that is too narrow, and annealing reduces it."""
+    reopened_sd_fraction: float = 0.1
+    """Start of a standard deviation that an earlier fit set to zero, as a fraction of the model's own start."""
+    correlation_fraction: float = 0.95
+    """Fraction to which the correlations of a singular psi are reduced, so that it is positive definite."""
+    coefficient_dispersion: float = 0.3
+    """Standard deviation of the dispersed starts of a coefficient without random effect, as a fraction of its absolute
+    value."""
+    zero_coefficient_dispersion: float = 0.1
+    """The same for a coefficient of zero, in its own unit."""
+    log_scale_dispersion: float = 0.5
+    """The same for log standard deviations and residual parameters, on their unconstrained scales."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSettings:
+    """Lengths and gains of the scheduled phases (`saem.py`, `imp.py`) and of those added to them (`phases.py`)."""
+
+    saem_phases: tuple[int, int, int] = (100, 50, 50)
+    """Iterations with annealing, with full steps and with decreasing steps: half of those of MATLAB and saemix, because
+    draws at fixed parameters and Newton steps complete the fit."""
+    imp_phases: tuple[int, int] = (50, 30)
+    """Iterations with full steps and with decreasing steps."""
+    imp_warm_phases: tuple[int, int] = (5, 10)
+    """The same, at most, from the result of an earlier fit."""
+    gain_exponent: float = 0.7
+    """Gains of decreasing steps are k^-0.7: they decrease more slowly than 1 / k, so that the estimates do not depend
+    on the start where EM converges slowly."""
+    pilot_iterations: int = 40
+    """Number of last iterations of the phases that sum up scores, to which the control variates are fitted."""
+    added_averaging: tuple[int, int] = (50, 100)
+    """Iterations of an added averaging: with full steps (gain 1), and with decreasing steps."""
+    continued_gain_offset: int = 10
+    """Added averaging that continues from the averaged statistics has gains as if it had begun this many iterations
+    ago: a first gain of one would discard the statistics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaximisationSettings:
+    """The M-step (`m_step.py`)."""
+
+    max_step: float = 0.5
+    """Longest Newton step of an entry: this much, or this fraction of its absolute value where that is larger."""
+    relative_ridge: float = 1e-12
+    """Relative ridge on the diagonals of second moments and normal equations: keeps factors of singular ones finite."""
+    min_conditional_variance: float = 5e-3
+    """Smallest conditional variance of an effect given those before it, as a fraction of its variance (correlations of
+    two effects up to 0.9975)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """Numbers of draws (`saem.py`, `imp.py`) and of score iterations in a round (`sampling_round.py`)."""
+
+    min_groups_times_chains: int = 100
+    """Smallest number of groups times chains: MATLAB and saemix choose the number of chains by this rule."""
+    max_samples_per_group: int = 20
+    """Unweighted samples of a group that IMP keeps from an iteration, at most."""
+    max_samples: int = 200_000
+    """The same for all groups together, because of their memory."""
+    min_effective_draws: int = 10
+    """Effective draws of a group in an iteration of IMP below which its weights are unreliable: the remaining bias of
+    weighted means, of order 1 / draws^2, may then reach a hundredth of a conditional standard deviation."""
+    equilibration_iterations: int = 10
+    """Iterations of a round before its scores are summed, while the chains adapt to the new parameters."""
+    batches: int = 20
+    """Number of batches of iterations for batch means: few enough that a batch is longer than the autocorrelation of
+    the chains, many enough to estimate the variance between them."""
+    min_score_iterations: int = 40
+    """Score iterations of a segment, at least: two for each of the batches of the batch means."""
+    max_initial_iterations: int = 500
+    """Score iterations of the first segment of a round, at most; they are a quarter of those of the round before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvergenceCriteria:
+    """Decisions on steps and on accuracy (`sampling_round.py`, `newton.py`), and the assessment of the end of a run
+    (`convergence.py`)."""
+
+    significant_mc_errors: float = 4.0
+    """A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before
+    it."""
+    remainder_per_mc_error: float = 0.2
+    """Distance to the maximum that the last Newton step may leave, as a fraction of the Monte Carlo error of its end
+    point."""
+    remainder_per_tolerance: float = 0.02
+    """The same as a fraction of the tolerance; the larger one counts."""
+    uncertain_se_error: float = 0.2
+    """The information is uncertain if the Monte Carlo error of a standard error is more than this fraction of it (or
+    the information is not positive definite)."""
+    uncertain_iterations: int = 400
+    """Score iterations before which no step is taken with an uncertain information."""
+    se_error_limit: float = 0.05
+    """Monte Carlo error of a standard error, as a fraction of it, below which it is final."""
+    max_se_iterations: int = 2000
+    """Score iterations after which standard errors and slopes are final whatever their Monte Carlo errors."""
+    max_mean_in_errors: float = 6.0
+    """A mean that should be zero is taken to be nonzero if it is farther from zero than this many Monte Carlo
+    errors."""
+    geweke_limit: float = 6.0
+    """Limit of Geweke's statistic |z|. With twenty parameters it is exceeded by chance in one run of 4,000 if both
+    halves have the same variance (t with 18 degrees of freedom), in one of 250 at the worst (9 degrees of freedom)."""
+    indistinguishable_se: float = 2.0
+    """A log standard deviation with a standard error beyond this is not distinguished from minus infinity (a variance
+    of zero)."""
+    near_one_correlation: float = 0.97
+    """A correlation beyond this, in absolute value, is reported as near the boundary."""
+    negligible_se_fraction: float = 0.1
+    """Differences between replicates below this fraction of a standard error count as Monte Carlo error."""
+    rhat_limit: float = 1.2
+    """Replicates with a larger R-hat are at different maxima. **Source:** Brooks and Gelman (1998), Journal of
+    Computational and Graphical Statistics 7, 434-455."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """Steps between rounds (`newton.py`, `decisions.py`, `boundary_moves.uphill_point`)."""
+
+    large_step: float = 0.5
+    """Before control variates reduce the Monte Carlo error, only a step longer than this, in standard errors, is
+    taken."""
+    longest_step: float = 1.0
+    """Longest step between rounds, in standard errors."""
+    longest_complete_step: float = 10.0
+    """Longest step between rounds, in standard errors that complete data would give."""
+    max_newton_steps: int = 5
+    """Newton steps after which a phase of averaging is added."""
+    max_singular_rounds: int = 2
+    """Phases of averaging added in the interior for rounds without a positive definite information, at most."""
+    max_uphill_steps: int = 10
+    """Uphill steps on the boundary of psi for such rounds, at most."""
+    min_curvature_fraction: float = 0.02
+    """Smallest curvature of an uphill step, as a fraction of that of complete data."""
+    longest_log_scale_step: float = 0.7
+    """Longest uphill step of the logarithm of a scale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundaryCriteria:
+    """Decisions on the boundary of psi (`boundary.py`, `boundary_evidence.py`) and its moves (`boundary_moves.py`)."""
+
+    dependent_fraction: float = 0.01
+    """Conditional variance of an effect given those before it, as a fraction of its variance, at or below which psi may
+    be on the boundary: twice the limit of the M-step (`MaximisationSettings.min_conditional_variance`)."""
+    dependent_fraction_singular: float = 0.06
+    """The same where the information is not positive definite after `min_iterations_singular`: the fraction that goes
+    with a correlation of 0.97."""
+    min_iterations_singular: int = 160
+    """Score iterations after which an information that is not positive definite is no longer attributed to noise."""
+    rank_tolerance: float = 1e-10
+    """Eigenvalues of a correlation matrix at or below this are zero."""
+    positive_mc_errors: float = 4.0
+    """A slope is positive beyond this many of its Monte Carlo errors."""
+    negative_mc_errors: float = 2.0
+    """A slope is negative beyond this many of its Monte Carlo errors."""
+    vanishing_decrease: float = 2.0
+    """A scale is vanishing if its logarithm fell by more than this from its start, and the two that follow hold."""
+    vanishing_observed_fraction: float = 0.1
+    """Fraction of the complete information of a vanishing scale that is observed, at most."""
+    vanishing_se: float = 0.5
+    """Standard error of the logarithm of a vanishing scale, at least."""
+    restart_decrease: float = 1.4
+    """A vanishing scale restarts this far below its start, on the log scale (a quarter of it): starting values are
+    wide, and without annealing too wide."""
+    rotation_fraction: float = 0.3
+    """Size of a rotation: the new entry of L, as a fraction of the standard deviation of the effect in its row."""
+    rotation_sd_fraction: float = 0.3
+    """Standard deviation used for an effect that has none, as a fraction of its start."""
+    max_rotations: int = 5
+    """Rotations of a singular psi in a run, at most."""
+    informative_fraction: float = 0.3
+    """Scores are taken at fixed xi of effects of whose variance at least this fraction is observed."""
+    min_singular_value: float = 0.1
+    """Smallest singular value of the correlation factor of these effects: they are linearly independent."""
+    restart_iterations: int = 50
+    """Iterations of equilibration for chains that start anew."""
+    min_iterations_after_move: int = 100
+    """Fewest iterations after the equilibration that make a move worthwhile."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PostEstimationSettings:
+    """Draws of b that a Fit keeps (`post_estimation.py`)."""
+
+    max_draws_per_group: int = 100
+    """Draws of each group, at most."""
+    max_stored_numbers: int = 5_000_000
+    """Numbers in all, at most (40 MB)."""
+    thinning: int = 2
+    """Iterations between draws that are kept."""
+    max_draw_rounds: int = 20
+    """Times that draws are taken from the chains, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputingSettings:
+    """Division of the work among threads and programs (`saem.py`, `lockstep.py`)."""
+
+    evaluations_per_chain: int = 16
+    """Approximate number of evaluations of each data row by a chain in an iteration."""
+    row_evaluations_per_thread: int = 800_000
+    """Row evaluations per iteration that justify a thread of their own: threads synchronise after every iteration."""
+    gpu_width: int = 256
+    """Runs computed in one program on a GPU. On a CPU the number is chosen so that their rows fit the cache: more would
+    cost memory and gain nothing."""
+    min_concurrent_fits: int = 64
+    """Smallest number of fits in progress at a time: enough that each kind of iterations fills a program."""
+
+
+START = StartSettings()
+SCHEDULE = ScheduleSettings()
+MAXIMISATION = MaximisationSettings()
+SAMPLING = SamplingSettings()
+CRITERIA = ConvergenceCriteria()
+STEPS = StepSettings()
+BOUNDARY = BoundaryCriteria()
+POST_ESTIMATION = PostEstimationSettings()
+COMPUTING = ComputingSettings()
