@@ -2,13 +2,12 @@
 
 psi = L L' with scales s_k (standard deviations or diagonal entries of L); a scale of zero puts psi on a face of its
 boundary. The score in log s_k tends to zero as s_k does, whatever the data, so that Newton steps cannot decide whether
-the maximum is there. The moves, in the order in which `algorithm._newton_phase` tries them after each round:
+the maximum is there. The moves, each where the evidence of the same name (`boundary_evidence.py`) is for it:
 
 1. `move_to_boundary`: where all replicates approach the same face, the scales concerned are set to zero exactly
    (`boundary.project_to_face`); chains of z start anew there, and the other parameters are estimated on the face.
-2. `leave_boundary`: if the slope of the log-likelihood into the interior is significantly positive
-   (`boundary.slopes`), or the model has kinks, psi goes back into the interior. A face left at its own maximum, or for
-   the second time, is excluded from then on.
+2. `leave_boundary`: psi goes back into the interior. A face left at its own maximum, or for the second time, is
+   excluded from then on.
 3. `restart_small_scales`: scales that have become negligible in the interior are put back to a quarter of their start,
    once each; they decrease again if the maximum is at zero.
 4. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
@@ -21,99 +20,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.em.boundary import nearly_dependent, project_to_face, rotate, slopes
+from jaxnlme.estimators.em.boundary import project_to_face
+from jaxnlme.estimators.em.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout
-from jaxnlme.estimators.em.phases import add_averaging, equilibrate, iterations_remaining
+from jaxnlme.estimators.em.phases import add_averaging, equilibrate
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.settings import BOUNDARY, SCHEDULE, STEPS
-from jaxnlme.model.transforms import Log
-
-
-def scale_entries(run: Run) -> list[int]:
-    """Packed entries that are logarithms of scales: standard deviations of effects (or diagonal entries of L), and
-    residual scales; those that the user fixed are not included."""
-    density, layout = run.binding.density, run.interior_layout
-    out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
-    if density.error.has_gaussian_moments:
-        first = layout.beta + layout.covariance
-        out += [first + k for k, p in enumerate(density.error.parameters) if isinstance(p.transform, Log)]
-    return [k for k in out if layout.free[k]]
-
-
-def is_vanishing(run: Run, estimate: ScoreAndInformation, k: int) -> bool:
-    """True if the scale at the packed entry `k` is far below its start and almost nothing is observed of it."""
-    if k not in estimate.active or run.layout.whitened:  # zero already; or scored at fixed z, not at fixed xi
-        return False
-    position = estimate.active.tolist().index(k)
-    # A fit may continue from one in which the scale had vanished: the model's own start counts as well.
-    decrease = max(run.starts[0][k], run.model_start[k]) - estimate.packed[k]
-    return bool(
-        decrease > BOUNDARY.vanishing_decrease
-        and not estimate.observed_fraction[position] > BOUNDARY.vanishing_observed_fraction
-        and not estimate.se[position] < BOUNDARY.vanishing_se
-    )
-
-
-def restart_small_scales(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """Put scales that vanish in any replicate to a quarter of their start, each scale once, and add averaging from
-    there. The score in log s is zero at s = 0 whatever the data; from above, a scale decreases again only if the
-    maximum is there.
-
-    **Returns:** True if any scale was restarted.
-    """
-    if iterations_remaining(run) < BOUNDARY.min_iterations_after_move + sum(SCHEDULE.added_averaging):
-        return False
-    packed, restarted_before = np.array(run.em_state.packed), run.outer_state.restarted_scales
-    for bit, k in enumerate(scale_entries(run)):
-        if not restarted_before >> bit & 1 and any(is_vanishing(run, estimate, k) for estimate in estimates):
-            start = np.maximum(run.starts[:, k], run.model_start[k])
-            packed[:, k] = np.maximum(packed[:, k], start - BOUNDARY.restart_decrease)
-            run.outer_state.restarted_scales |= 1 << bit
-    if run.outer_state.restarted_scales == restarted_before:
-        return False
-    run.set_parameters(packed)
-    add_averaging(run, full_steps_first=True)
-    run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
-    return True
-
-
-def approached_boundary(run: Run, estimates: list[ScoreAndInformation]) -> tuple[np.ndarray, frozenset[int]] | None:
-    """The face of the boundary of psi that the replicates approach.
-
-    **Returns:** their parameters projected onto it (replicates, packed), and the entries held fixed there; None if a
-    replicate approaches no face, if they approach different ones, if all scales held there are excluded
-    (`OuterState.excluded_faces`), if the model has priors, or if too few iterations remain.
-    """
-    density = run.binding.density
-    if density.priors or iterations_remaining(run) < BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move:
-        return None
-    effect_scales = {run.layout.beta + index for index, _, _ in density.covariance.log_scales}
-    projections = []
-    for estimate in estimates:
-        # Where an effect is nearly a function of others, its conditional variance vanishes although much may be
-        # observed of its marginal one.
-        to_zero = nearly_dependent(run.layout, density, estimate)
-        reliable = estimate.positive_definite or estimate.n_iterations >= BOUNDARY.min_iterations_singular
-        to_zero = to_zero or {
-            k for k in scale_entries(run) if reliable and k in effect_scales and is_vanishing(run, estimate, k)
-        }
-        projections.append(project_to_face(run.interior_layout, density, estimate.packed, to_zero) if to_zero else None)
-    face = _common_face(projections)
-    excluded = {k for bit, k in enumerate(scale_entries(run)) if run.outer_state.excluded_faces >> bit & 1}
-    return None if face is None or excluded.issuperset(face[1] & set(scale_entries(run))) else face
-
-
-def _common_face(
-    projections: list[tuple[np.ndarray, frozenset[int]] | None],
-) -> tuple[np.ndarray, frozenset[int]] | None:
-    """The results of `project_to_face` of all replicates, stacked, if they all hold the same entries; otherwise
-    None."""
-    on_faces = [projection for projection in projections if projection is not None]
-    if len(on_faces) < len(projections) or any(held != on_faces[0][1] for _, held in on_faces):
-        return None
-    return np.stack([packed for packed, _ in on_faces]), on_faces[0][1]
+from jaxnlme.estimators.em.settings import BOUNDARY, STEPS
 
 
 def start_at_boundary(run: Run) -> bool:
@@ -130,51 +43,25 @@ def start_at_boundary(run: Run) -> bool:
     return True
 
 
-def move_to_boundary(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """Put psi on the face of its boundary that the replicates approach; False if there is none."""
-    face = approached_boundary(run, estimates)
-    if face is None:
-        return False
+def move_to_boundary(run: Run, face: Face, n_iterations: int) -> None:
+    """Put psi on the `face` of its boundary that the replicates approach; `n_iterations`: score iterations in the run's
+    sums."""
     packed, held = face
     if not run.layout.whitened:
         run.interior_point = np.array(run.em_state.packed)
-    _restart_whitened(run, held, packed, estimates[0].n_iterations)
-    return True
+    _restart_whitened(run, held, packed, n_iterations)
 
 
-def increases_inwards(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """True if psi is on the boundary and the log-likelihood significantly increases into the interior, in any
-    replicate."""
-    density = run.binding.density
-    return run.layout.whitened and any(
-        slope.increases for estimate in estimates for slope in slopes(run.interior_layout, density, estimate)
-    )
-
-
-def direction_is_clear(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """True if psi is in the interior, or the signs of all slopes from the boundary into the interior are
-    significant."""
-    density = run.binding.density
-    return not run.layout.whitened or all(
-        slope.is_clear for estimate in estimates for slope in slopes(run.interior_layout, density, estimate)
-    )
-
-
-def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: bool) -> bool:
-    """Take psi off the boundary where the log-likelihood increases into the interior, or where the model has kinks and
-    its second derivatives are no evidence.
+def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: bool) -> None:
+    """Take psi off the boundary.
 
     A face is excluded from later moves if psi leaves it at its own maximum, because of kinks, or after an earlier exit.
     A run that came to such a maximum by itself has parameters near to it in the interior, too: chains of z then start
     anew there without added averaging.
 
     **Arguments:** `at_maximum`: the other parameters are at their maximum on the face.
-    **Returns:** True if psi left the boundary.
     """
-    kinked = not all(estimate.twice_differentiable for estimate in estimates)
-    needed = BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move + sum(SCHEDULE.added_averaging)
-    if not (kinked or increases_inwards(run, estimates)) or iterations_remaining(run) < needed:
-        return False
+    kinked = has_kinks(estimates)
     near_interior_maximum = at_maximum and not kinked and not run.outer_state.started_at_boundary
     exclude = at_maximum or kinked or run.outer_state.boundary_exits > 0
     run.outer_state.boundary_exits += 1
@@ -182,36 +69,29 @@ def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: b
         run.outer_state.excluded_faces |= int(kinked or (exclude and not run.layout.free[k])) << bit
     if near_interior_maximum:
         _restart_whitened(run, frozenset(), run.interior_point, estimates[0].n_iterations)
-        return True
+        return
     _restart_chains(run, run.interior_layout, run.interior_point)
     add_averaging(run, full_steps_first=True)
-    return True
 
 
-def rotate_singular_psi(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """Rotate a singular psi of every replicate whose log-likelihood increases that way; False if it does in none, if
-    psi is not singular, or if the allowed rotations or iterations are used up."""
-    density, state = run.binding.density, run.outer_state
-    if (
-        not run.layout.whitened
-        or state.rotations >= BOUNDARY.max_rotations
-        or iterations_remaining(run) < BOUNDARY.restart_iterations + BOUNDARY.min_iterations_after_move
-    ):
-        return False
-    start_variances = np.diag(psi_of(density, run.interior_layout.theta(run.model_start)))
-    typical_sd = BOUNDARY.rotation_sd_fraction * np.sqrt(start_variances)
-    rotations = [rotate(run.interior_layout, density, estimate, typical_sd) for estimate in estimates]
-    if all(packed is None for packed in rotations):
-        return False
-    rotated = [
-        estimate.packed if packed is None else packed for estimate, packed in zip(estimates, rotations, strict=True)
-    ]
-    face = _common_face([project_to_face(run.interior_layout, density, packed, set()) for packed in rotated])
-    if face is None:
-        return False
-    state.rotations += 1
-    _restart_whitened(run, face[1], face[0], estimates[0].n_iterations)
-    return True
+def restart_small_scales(run: Run, scales: frozenset[int]) -> None:
+    """Put `scales` (packed entries) to a quarter of their start, and add averaging from there. The score in log s is
+    zero at s = 0 whatever the data; from above, a scale decreases again only if the maximum is there."""
+    packed = np.array(run.em_state.packed)
+    for bit, k in enumerate(scale_entries(run)):
+        if k in scales:
+            start = np.maximum(run.starts[:, k], run.model_start[k])
+            packed[:, k] = np.maximum(packed[:, k], start - BOUNDARY.restart_decrease)
+            run.outer_state.restarted_scales |= 1 << bit
+    run.set_parameters(packed)
+    add_averaging(run, full_steps_first=True)
+    run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
+
+
+def rotate_singular_psi(run: Run, face: Face, n_iterations: int) -> None:
+    """Put psi at its rotation on a `face` of the boundary; `n_iterations`: score iterations in the run's sums."""
+    run.outer_state.rotations += 1
+    _restart_whitened(run, face[1], face[0], n_iterations)
 
 
 def uphill_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:

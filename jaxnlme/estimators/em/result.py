@@ -18,7 +18,7 @@ import numpy as np
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.core.record import totals, versions
-from jaxnlme.estimators.em.algorithm import RunOutcome, newton_point
+from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.convergence import (
     convergence_failures,
     errors_table,
@@ -27,6 +27,7 @@ from jaxnlme.estimators.em.convergence import (
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.newton import newton_point
 from jaxnlme.estimators.em.parameter_layout import m_step_description
 from jaxnlme.estimators.em.post_estimation import (
     PostEstimation,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.em import boundary, boundary_moves
+from jaxnlme.estimators.em import boundary, boundary_evidence
 from jaxnlme.estimators.em.boundary import Slope, project_to_face
 from jaxnlme.estimators.em.boundary_moves import informative_effects
 from jaxnlme.estimators.em.parameter_layout import parameter_layout
@@ -232,7 +232,7 @@ def test_the_slope_along_psi(monkeypatch):
         recorded.append(boundary.slopes(*arguments))
         return recorded[-1]
 
-    monkeypatch.setattr(boundary_moves, "slopes", recording)
+    monkeypatch.setattr(boundary_evidence, "slopes", recording)
     fit = jn.fit(LEVEL, table, jn.SAEM(likelihood="none", seed=2))
     y = np.where(table.observed, table.y, np.nan)
     mu, sigma = fit.values["mu"], fit.values["a"]

@@ -1,0 +1,62 @@
+"""Newton step of a replicate from its score and observed information, and its distance from the maximum.
+
+With s the score of the log-likelihood and I the observed information (`louis.py`), d = I^-1 s leads to the maximum of
+the quadratic approximation.
+
+1. `significantly_off_maximum`: d is significant beside its Monte Carlo error, and so long that a last Newton step would
+   leave too much of the distance.
+2. `newton_point`: theta + d, shortened to `STEPS.longest_step` standard errors.
+
+**Source:** Gu and Kong (1998), PNAS 95, 7270-7274, for Newton steps from draws.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxnlme.estimators.em.boundary_evidence import scale_entries
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.settings import CRITERIA, STEPS
+
+
+def deciding_replicates(estimates: list[ScoreAndInformation]) -> list[ScoreAndInformation]:
+    """Replicates used by the stopping rule: those with positive definite observed information, or all if there are
+    none."""
+    return [estimate for estimate in estimates if estimate.positive_definite] or estimates
+
+
+def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
+    """True if the maximum is away from the parameters of a replicate, beyond Monte Carlo error, and so far that the
+    last Newton step would leave too much of the distance; also if the information is not positive definite.
+
+    With x the longest significant step in standard errors, a Newton step leaves about c x^2 (c a bound on the relative
+    change of the curvature along it), and 2 e x of it where the information has a relative error of 2 e.
+    """
+    if not estimate.positive_definite:
+        return True
+    step = np.abs(estimate.step)
+    significant = step > CRITERIA.significant_mc_errors * estimate.monte_carlo_se
+    distance = float(np.max((step / estimate.se)[significant], initial=0.0))
+    tolerance = float(run.estimator.tolerance)
+    # The log-likelihood is the farther from quadratic, the larger the standard error of a log standard deviation.
+    curvature_change = 1.0 + 2.0 * float(np.max(estimate.se[np.isin(estimate.active, scale_entries(run))], initial=0.0))
+    return distance > tolerance or distance * (curvature_change * distance + 2.0 * estimate.se_mc_error) > max(
+        CRITERIA.remainder_per_mc_error * estimate.mc_error_ratio, CRITERIA.remainder_per_tolerance * tolerance
+    )
+
+
+def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
+    """Parameters (packed,) after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors; the same
+    parameters if the information is not positive definite."""
+    if not estimate.positive_definite:
+        return estimate.packed
+    # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
+    # the step as well.
+    trusted = estimate.se * np.minimum(
+        1.0, STEPS.longest_complete_step * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+    )
+    length = np.max(np.abs(estimate.step) / np.maximum(trusted, 1e-300), initial=0.0)
+    out = estimate.packed.copy()
+    out[estimate.active] += estimate.step * min(1.0, STEPS.longest_step / max(length, 1e-300))
+    return out
