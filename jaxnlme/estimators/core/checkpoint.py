@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import json
-import os
 import time
-import zipfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import JaxnlmeError, OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.model_digest import digest
 from jaxnlme.estimators.core.objective import flatten
-from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.core.record import versions
+from jaxnlme.files import Archive, read_archive, unreadable, write_archive
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.numerics.devices import Processes
 
-FORMAT = 1
+# Layout of the file: 1 until jaxnlme 0.1, a bare numpy file; 2 an archive of `jaxnlme.files` with a digest.
+FORMAT = 2
 # Least number of seconds between two writes, and the largest fraction of the run time that goes into writing.
 MIN_INTERVAL, MAX_WRITING_FRACTION = 1.0, 0.05
+# Sections of the document: what the fit is of, and the state of the run. Arrays are called "run/..." and "groups/...".
+IDENTITY, RUN = "identity", "run"
+REST = "groups/rest"
+# Everything that a file of the right kind and version with wrong content can raise.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunState:
-    """State of a running minimisation.
+class AbstractCheckpoint(abc.ABC):
+    """The checkpoint file of one fit. What the state of a run is, the subclasses define.
 
-    **Fields:** `x` (n,): the best point; `modes` (groups, random) there; `free` (n,) bool: entries that may move;
-    `state` of the minimiser, None if a new minimisation begins at x; `zeroed`, `freed`: packed indices of variances set
-    to zero, and of those freed again; `iterations`, `evaluations`, `seconds` so far; `history`; `finished`.
-    """
-
-    x: np.ndarray
-    modes: np.ndarray
-    free: np.ndarray
-    state: MaximumLikelihoodState | None
-    zeroed: list[int]
-    freed: list[int]
-    iterations: int
-    evaluations: int
-    seconds: float
-    history: list[dict[str, float]]
-    finished: bool
-
-
-class Checkpoint:
-    """The checkpoint file of one fit.
+    A file that is written again keeps sections, arrays and members that this version does not use.
 
     **Arguments:** `path`; `binding` of the whole data, before any group is left out; `estimator`; `params`: the start
     of the fit, whose fixed values must be those of the file; `processes`: each writes a file of its own, "PATH.0-of-2".
 
     **Attributes:** `run_state`: the state in the file, None if there is no file yet; `rest` (groups,) bool: the groups
     that remain in the fit.
-    **Raises:** OptionError if the file is of other data, another model or method, or other fixed values, or is no
-    checkpoint.
+    **Raises:** OptionError if the file is of other data, another model or method, or other fixed values, is damaged, or
+    is no checkpoint of this format.
     """
 
     def __init__(
@@ -71,19 +54,29 @@ class Checkpoint:
         if not self.path.parent.is_dir():
             raise OptionError(f"checkpoint: the folder {self.path.parent} does not exist.")
         self.processes = processes
-        self.about = {
-            "jaxnlme checkpoint": FORMAT,
+        self.identity = {
             "data": binding.data.fingerprint(),
             "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
             "method": digest(estimator.identity),
             "method name": estimator.name,
-            "version": _version(),
+            "version": versions()["jaxnlme"],
         }
         self.rest = np.ones(binding.data.n_groups, bool)
+        self._unknown = Archive({}, {})
         self._written, self._pause = -np.inf, MIN_INTERVAL
-        self.run_state: Any = self._read()
-        if self.run_state is not None:
-            self._same_fixed(binding, params, self._point())
+        self.run_state: Any = self._read(binding, params)
+
+    @abc.abstractmethod
+    def to_archive(self, run_state: Any) -> Archive:
+        """The document of the section "run" and the arrays, without "run/" in their names, of a state."""
+
+    @abc.abstractmethod
+    def from_archives(self, first: Archive, local: Archive) -> Any:
+        """The state from what `to_archive` gave in the first process, and in this one."""
+
+    @abc.abstractmethod
+    def point(self, run_state: Any) -> np.ndarray:
+        """The point x (n,) of a state."""
 
     def leave_out(self, finite: np.ndarray) -> None:
         """Mark groups as left out: those not `finite` (bool), among all groups or among the remaining ones."""
@@ -94,39 +87,18 @@ class Checkpoint:
         """True if a running fit should write now; the same in every process."""
         return self.processes.any(time.monotonic() - self._written > self._pause)
 
-    def _point(self) -> np.ndarray:
-        """The point x (n,) that the file holds."""
-        return self.run_state.x
-
     def write(self, run_state: Any) -> None:
-        """Replace the file by `run_state`; the file is complete at every moment."""
-        names = ("zeroed", "freed", "iterations", "evaluations", "seconds", "history", "finished")
-        about = {**self.about, **{name: getattr(run_state, name) for name in names}}
-        arrays = {"x": run_state.x, "modes": run_state.modes, "free": run_state.free, "rest": self.rest}
-        if run_state.state is not None:
-            arrays["log_likelihood"] = np.asarray(run_state.state.log_likelihood)
-            for part in ("bfgs", "minimiser"):
-                record = getattr(run_state.state, part)
-                for field in dataclasses.fields(record):
-                    arrays[f"{part}.{field.name}"] = np.asarray(getattr(record, field.name))
-        self._store(about, arrays)
-
-    def _store(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Write a file beside the old one, then rename it."""
+        """Replace the file by one of `run_state`; the file is complete at every moment."""
         began = time.monotonic()
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        run, kept = self.to_archive(run_state), self._unknown
+        arrays = {f"{RUN}/{name}": array for name, array in run.arrays.items()} | {REST: self.rest}
+        document = kept.document | {IDENTITY: self.identity, RUN: run.document}
+        archive = Archive(document, kept.arrays | arrays, kept.members)
+        write_archive(self.path, "checkpoint", FORMAT, versions()["jaxnlme"], archive, compress=False)
         self._written = time.monotonic()
         self._pause = max(MIN_INTERVAL, (self._written - began) / MAX_WRITING_FRACTION)
 
-    def _read(self) -> Any:
+    def _read(self, binding: Binding, params: Params) -> Any:
         """The run state in the files of all processes, None unless every process has one."""
         local = self.processes.run_collectively(self._content)
         # If a run was cut off, the files of several processes may be one iteration apart: the point of the first
@@ -135,24 +107,19 @@ class Checkpoint:
         complete = self.processes.all(local is not None)
         if not complete or first is None or local is None:
             return None
-        self.rest = local[1]["rest"]
-        return self._run_state(first, local)
+        try:
+            run_state = self.from_archives(first, local)
+            x = self.point(run_state)
+            if x.ndim != 1 or len(x) < len(binding.fixed):
+                raise ValueError(f"its point has the shape {x.shape}")
+        except JaxnlmeError:
+            raise
+        except _WRONG as error:
+            raise unreadable(self.path, "checkpoint", error) from error
+        self._check_fixed(binding, params, x)
+        return run_state
 
-    def _run_state(self, first: tuple[dict, dict], local: tuple[dict, dict]) -> Any:
-        """The run state from the contents of the first process's file and of this process's file."""
-        about, arrays = first
-        state = None
-        if "log_likelihood" in arrays:
-            bfgs, minimiser = (
-                {field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)}
-                for part, kind in (("bfgs", BFGSState), ("minimiser", BFGS))
-            )
-            state = MaximumLikelihoodState(BFGSState(**bfgs), BFGS(**minimiser), None, arrays["log_likelihood"])
-        names = ("zeroed", "freed", "iterations", "evaluations", "seconds", "history", "finished")
-        counts = {name: about[name] for name in names}
-        return RunState(arrays["x"], local[1]["modes"], arrays["free"], state, **counts)
-
-    def _same_fixed(self, binding: Binding, params: Params, x: np.ndarray) -> None:
+    def _check_fixed(self, binding: Binding, params: Params, x: np.ndarray) -> None:
         """Refuse a file whose point `x` (n,) has other fixed values than `params`."""
         here, in_file = (np.asarray(v)[: len(binding.fixed)] for v in (flatten(params), x))
         # Up to rounding: if a variance is zero, all of psi is factored again.
@@ -164,37 +131,48 @@ class Checkpoint:
                 "another path, or delete it."
             )
 
-    def _content(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Header and arrays of this process's file, None if there is no file."""
+    def _content(self) -> Archive | None:
+        """The part of this process's file that `to_archive` gave, None if there is no file; keeps the unknown rest."""
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = dict(file)
-            about = json.loads(str(arrays.pop("about")))
-            same_format = about["jaxnlme checkpoint"] == FORMAT
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise OptionError(f"{self.path} is not a checkpoint of a fit: {error}; give another path.") from error
-        differs = [name for name in ("data", "model", "method") if same_format and about[name] != self.about[name]]
-        if not same_format or differs:
-            descriptions = {
-                "data": "other data (values, weights, or the order of groups)",
-                "model": "another model (its function, parameters, designs, covariance, residual model or priors)",
-                "method": f"another method ({about.get('method name')}; this is {self.about['method name']})",
-            }
-            difference = "another version of jaxnlme"
-            if same_format:
-                difference = " and ".join(descriptions[name] for name in differs)
-            if differs == ["model"] and about["version"] != self.about["version"]:
-                difference += f", or of the same in jaxnlme {about['version']} (this is {self.about['version']})"
-            raise OptionError(
-                f"the checkpoint {self.path} is of a fit of {difference}; give another path, or delete it."
-            )
-        return about, arrays
+            archive = read_archive(self.path, "checkpoint", FORMAT, versions()["jaxnlme"])
+            self._check_identity(archive.document[IDENTITY])
+            rest = archive.arrays[REST]
+            if rest.shape != self.rest.shape or rest.dtype != bool:
+                raise ValueError("its list of groups is not that of the data")
+            run = Archive(archive.document[RUN], _run_arrays(archive.arrays))
+        except JaxnlmeError:
+            raise
+        except (OSError, *_WRONG) as error:
+            raise unreadable(self.path, "checkpoint", error) from error
+        self.rest = rest
+        self._unknown = _without_own(archive)
+        return run
+
+    def _check_identity(self, in_file: dict[str, str]) -> None:
+        """Refuse a file of other data, another model or another method."""
+        differs = [name for name in ("data", "model", "method") if in_file[name] != self.identity[name]]
+        if not differs:
+            return
+        descriptions = {
+            "data": "other data (values, weights, or the order of groups)",
+            "model": "another model (its function, parameters, designs, covariance, residual model or priors)",
+            "method": f"another method ({in_file['method name']}; this is {self.identity['method name']})",
+        }
+        difference = " and ".join(descriptions[name] for name in differs)
+        if differs == ["model"] and in_file["version"] != self.identity["version"]:
+            difference += f", or of the same in jaxnlme {in_file['version']} (this is {self.identity['version']})"
+        raise OptionError(f"the checkpoint {self.path} is of a fit of {difference}; give another path, or delete it.")
 
 
-def _version() -> str:
-    try:
-        return version("jaxnlme")
-    except PackageNotFoundError:
-        return "not installed"
+def _run_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    prefix = f"{RUN}/"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _without_own(archive: Archive) -> Archive:
+    """The sections, arrays and members of a file that no checkpoint of this version writes."""
+    document = {name: section for name, section in archive.document.items() if name not in (IDENTITY, RUN)}
+    arrays = {k: v for k, v in archive.arrays.items() if k != REST and not k.startswith(f"{RUN}/")}
+    return dataclasses.replace(archive, document=document, arrays=arrays)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import final
 
 import numpy as np
 
-from jaxnlme.estimators.core.checkpoint import Checkpoint
+from jaxnlme.estimators.core.checkpoint import AbstractCheckpoint
+from jaxnlme.files import Archive
 
 
 @dataclasses.dataclass
@@ -37,21 +38,25 @@ class OuterState:
     started_at_boundary: int = 0
 
 
-class StochasticCheckpoint(Checkpoint):
-    """Checkpoint of a stochastic fit: as `Checkpoint`, with `run_state` a dictionary of arrays that `Run.run_state`
-    writes and `Run` reads."""
+@final
+class StochasticCheckpoint(AbstractCheckpoint):
+    """Checkpoint of a stochastic fit: as `AbstractCheckpoint`, with `run_state` a dictionary of arrays that
+    `Run.run_state` writes and `Run` reads."""
 
-    def write(self, run_state: dict[str, np.ndarray]) -> None:
-        """Replace the file by one of `run_state`, atomically."""
-        self._store(self.about, run_state | {"rest": self.rest})
+    run_state: dict[str, np.ndarray] | None
 
-    def _run_state(self, first: tuple[dict, dict], local: tuple[dict, dict]) -> Any:
-        # Parameters are read from the file of the first process, chains from each process's own file.
-        shared = {name: leaf for name, leaf in first[1].items() if not name.startswith("chains.")}
-        return local[1] | shared
+    def to_archive(self, run_state: dict[str, np.ndarray]) -> Archive:
+        """The arrays, and an empty document."""
+        return Archive({}, run_state)
 
-    def _point(self) -> np.ndarray:
-        return self.run_state["em_state.0"][0]
+    def from_archives(self, first: Archive, local: Archive) -> dict[str, np.ndarray]:
+        """Parameters from the file of the first process, chains from each process's own file."""
+        shared = {name: leaf for name, leaf in first.arrays.items() if not name.startswith("chains.")}
+        return local.arrays | shared
+
+    def point(self, run_state: dict[str, np.ndarray]) -> np.ndarray:
+        """The parameters (packed,) of the first replicate."""
+        return run_state["em_state.0"][0]
 
     @property
     def resumed(self) -> list[str]:

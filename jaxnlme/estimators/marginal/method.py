@@ -143,7 +143,7 @@ class MaximumLikelihood(AbstractEstimator):
     def minimise(
         self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
     ) -> MaximumLikelihoodState:
-        """The whole minimisation from `x` (n,) and `modes` (groups, random), a pure loop; `free` (n,): entries that move."""
+        """The whole minimisation from `x` (n,) and `modes` (groups, random), a pure loop; `free` (n,): may move."""
         first = self.evaluate(problem, template, x, modes)
         state = self.init(problem.density, template, x, first, free)
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)

@@ -21,11 +21,11 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.checkpoint import Checkpoint
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import Progress
 from jaxnlme.estimators.core.record import failed_start
 from jaxnlme.estimators.marginal.algorithm import run_to_convergence
+from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint
 from jaxnlme.estimators.marginal.result import record
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.setup import STARTS, Setup, set_up
@@ -46,7 +46,7 @@ class Opening:
     params: Params
     callbacks: list[Any]
     placed: Any
-    checkpoint: Checkpoint | None
+    checkpoint: MarginalCheckpoint | None
     is_new: bool
 
 
@@ -166,10 +166,12 @@ class _Start:
         self.notes.append(sentence)
         self.starts = None
 
-    def _read_checkpoint(self) -> Checkpoint | None:
+    def _read_checkpoint(self) -> MarginalCheckpoint | None:
         if self.plan.checkpoint is None:
             return None
-        checkpoint = Checkpoint(self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes)
+        checkpoint = MarginalCheckpoint(
+            self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes
+        )
         went_on_without = checkpoint.run_state is not None and not self.processes.all(checkpoint.rest.all())
         if went_on_without and self.plan.on_bad_group == "stop":
             raise OptionError(
@@ -179,7 +181,7 @@ class _Start:
         return checkpoint
 
 
-def _resumed(checkpoint: Checkpoint) -> str:
+def _resumed(checkpoint: MarginalCheckpoint) -> str:
     state = checkpoint.run_state
     assert state is not None
     ended = ", where it had ended" if state.finished else ""

@@ -14,8 +14,8 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, InnerStage, Iteration
-from jaxnlme.estimators.core.checkpoint import Checkpoint, RunState
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues
+from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint, RunState
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluations
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.model.density import Density
@@ -48,7 +48,7 @@ class Session(Evaluations):
         params: Params,
         callbacks: Sequence[Callback],
         placed: PlacedProblem,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: MarginalCheckpoint | None = None,
     ):
         super().__init__(binding, estimator, params, placed)
         self.callbacks = Callbacks(callbacks, placed.processes)

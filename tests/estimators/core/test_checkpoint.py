@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
+from jaxnlme import files
 from jaxnlme.estimators.core import checkpoint as module
 from jaxnlme.estimators.core.model_digest import digest
+from jaxnlme.files import Archive, read_archive, write_archive
 from tests.estimators import catalogue
 from tests.estimators.core import scale_fits
 
@@ -156,7 +158,7 @@ def test_files_of_other_fits_are_refused(tmp_path, whole):
         jn.fit(model(), data(), "foce", checkpoint=path)
     with pytest.raises(jn.OptionError, match=r"of a fit of another model"):
         jn.fit(model(covariance="full"), data(), "focei", checkpoint=path)
-    with pytest.raises(jn.OptionError, match="is not a checkpoint"):
+    with pytest.raises(jn.OptionError, match="not a file that holds a jaxnlme checkpoint"):
         (tmp_path / "text").write_text("not this")
         jn.fit(model(), data(), "focei", checkpoint=tmp_path / "text")
     with pytest.raises(jn.OptionError, match="does not exist"):
@@ -193,11 +195,78 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     def full(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         jn.fit(model(), data(), "focei", checkpoint=path, max_iterations=4)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The bytes of the checkpoint of a fit that was killed."""
+    path = tmp_path_factory.mktemp("saved") / "fit.npz"
+    with pytest.raises(Killed):
+        jn.fit(model(), data(), "focei", checkpoint=path, callbacks=[dies_at(7)])
+    return path.read_bytes()
+
+
+def refused(path, content, match):
+    """A fit with this file ends at once with one sentence, and leaves the file as it is."""
+    path.write_bytes(content)
+    with pytest.raises(jn.OptionError, match=match) as error:
+        jn.fit(model(), data(), "focei", checkpoint=path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == content
+
+
+def test_damaged_files_are_refused(tmp_path, saved):
+    """Single bits anywhere in the file, and files cut anywhere, the empty one among them."""
+    path = tmp_path / "fit.npz"
+    for place in np.linspace(0, len(saved) - 1, 12).astype(int):
+        content = bytearray(saved)
+        content[place] ^= 1 << (place % 8)
+        refused(path, bytes(content), "damaged")
+    for length in np.linspace(0, len(saved) - 1, 8).astype(int):
+        refused(path, saved[:length], "damaged")
+
+
+def test_files_of_other_kinds_and_versions_are_refused(tmp_path, saved):
+    path, out = tmp_path / "fit.npz", tmp_path / "out.npz"
+    path.write_bytes(saved)
+    archive = read_archive(path, "checkpoint", module.FORMAT, "test")
+    for version, word in ((module.FORMAT + 1, "a later format"), (module.FORMAT - 1, "an earlier format")):
+        write_archive(out, "checkpoint", version, "9.9", archive)
+        refused(path, out.read_bytes(), rf"was written by jaxnlme 9\.9 in {word}")
+    write_archive(out, "fit", module.FORMAT, "9.9", archive)
+    refused(path, out.read_bytes(), "holds a jaxnlme fit, and no checkpoint")
+    np.savez(out, about=np.array('{"jaxnlme checkpoint": 1}'))
+    refused(path, out.read_bytes(), "not a file that holds a jaxnlme checkpoint")
+    for section in (module.IDENTITY, module.RUN):
+        document = {name: content for name, content in archive.document.items() if name != section}
+        write_archive(out, "checkpoint", module.FORMAT, "9.9", Archive(document, archive.arrays))
+        refused(path, out.read_bytes(), "not a jaxnlme checkpoint that this version can read")
+    for name in (module.REST, "run/x", "run/modes", "run/bfgs.inverse"):
+        arrays = {key: array for key, array in archive.arrays.items() if key != name}
+        write_archive(out, "checkpoint", module.FORMAT, "9.9", Archive(archive.document, arrays))
+        refused(path, out.read_bytes(), "not a jaxnlme checkpoint that this version can read")
+
+
+    """Sections that a later version adds to the format are in the file that this version writes after resuming."""
+    """What a later version adds to the format is in the file that this version writes after resuming."""
+    path = tmp_path / "fit.npz"
+    path.write_bytes(saved)
+    archive = read_archive(path, "checkpoint", module.FORMAT, "test")
+    added = np.arange(3.0)
+    extended = Archive(
+        archive.document | {"later": {"colour": "red"}}, archive.arrays | {"later/added": added}, {"note": b"kept"}
+    )
+    write_archive(path, "checkpoint", module.FORMAT, "9.9", extended)
+    assert_same(jn.fit(model(), data(), "focei", checkpoint=path), whole)
+    written = read_archive(path, "checkpoint", module.FORMAT, "test")
+    assert written.document["later"] == {"colour": "red"} and written.members == {"note": b"kept"}
+    np.testing.assert_array_equal(written.arrays["later/added"], added)
+    assert written.document[module.RUN]["finished"] and not archive.document[module.RUN]["finished"]
 
 
 FACTOR = 2.0
