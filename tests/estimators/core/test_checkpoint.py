@@ -252,8 +252,8 @@ def test_files_of_other_kinds_and_versions_are_refused(tmp_path, saved):
         refused(path, out.read_bytes(), "not a jaxnlme checkpoint that this version can read")
 
 
+def test_unknown_sections_survive(tmp_path, saved, whole):
     """Sections that a later version adds to the format are in the file that this version writes after resuming."""
-    """What a later version adds to the format is in the file that this version writes after resuming."""
     path = tmp_path / "fit.npz"
     path.write_bytes(saved)
     archive = read_archive(path, "checkpoint", module.FORMAT, "test")
