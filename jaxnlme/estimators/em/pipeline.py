@@ -1,231 +1,189 @@
 """A stochastic fit, from model and data through a run of SAEM or IMP to a record.
 
-1. Bind the model to the data, check it and place the groups (`set_up`).
+1. Bind the model to the data, check it and place the groups (`set_up`); limit residual scales that the user did not
+   give to the variation of the responses.
 2. If groups are not finite at the start: stop with a record that names them, or leave them out, as the user chose.
-3. Starting values suited to simulation: residual scales no larger than the responses vary, standard deviations
-   widened, a singular psi moved into the interior, or kept on the boundary if an earlier fit ended there; dispersed
-   starts for further replicates.
-4. Run (`algorithm.run_algorithm`) and make the record (`result.to_record`).
+3. Replace the start by that of `starts="pooled"` or `starts="groups"`, if the user asked for one.
+4. Starting values suited to simulation (`simulation_starts.py`): standard deviations widened, a singular psi moved into
+   the interior, or kept on the boundary if an earlier fit ended there; dispersed starts for further replicates.
+5. Read the checkpoint, where there is one.
+6. Run (`algorithm.run_algorithm`) and make the record (`result.to_record`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.model import NLMEModel
-from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.core.record import failed_start
-from jaxnlme.estimators.core.starting_values import start_params
 from jaxnlme.estimators.em.algorithm import run_algorithm
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
 from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
-from jaxnlme.estimators.em.settings import START
-from jaxnlme.estimators.setup import STARTS, set_up
+from jaxnlme.estimators.em.simulation_starts import (
+    is_singular_and_free,
+    limit_residual_scale,
+    moved_inside,
+    replicate_starts,
+    simulation_start,
+)
+from jaxnlme.estimators.setup import STARTS, Setup, set_up
 from jaxnlme.model.params import Params
-from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.numerics.compiling import clock, compile_clock
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
 from jaxnlme.results.record import FitRecord
 
 
-def stochastic_fit(
+def run(
     model: NLMEModel,
     data: GroupedData,
     estimator: AbstractStochastic,
-    plan: Any,
+    plan: Plan,
     make_run: Callable[..., Run] = Run,
 ) -> FitRecord:
-    """Fit a model by a method that draws the random effects.
+    """The record of a fit by a method that draws the random effects.
 
-    **Arguments:** `plan`: options of `fit`, resolved; `make_run`: class or function that makes the Run.
-    **Returns:** the FitRecord. **Raises:** as `fit`.
+    **Arguments:** `plan`: the options of `fit`; `make_run`: class or function that makes the Run.
+    **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     timings: dict[str, float] = {}
-    start_time = time.perf_counter()
+    began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        several_starts = isinstance(plan.start, (list, tuple))
-        start = plan.start[0] if several_starts else plan.start
-        setup = set_up(model, data, estimator, start, plan, processes, timings)
-        binding, params, finite = setup.binding, setup.params, setup.finite
-        if setup.default_starts:
-            params = limit_residual_scale(binding, params, setup.named_starts, processes)
-        left_out: list[tuple[Any, str]] = []
-        notes: list[str] = []
-        if not processes.all(finite.all()):
-            if plan.on_bad_group == "stop" or not processes.all(finite.any()):
-                return failed_start(binding, estimator, params, finite, plan.options(estimator), timings, processes)
-            setup, left_out = setup.without_failed_groups(processes)
-            binding = setup.binding
-        if plan.starts is not None:
-            params, sentence = STARTS[plan.starts](binding, params, setup.named_starts, setup.placed)
-            notes.append(sentence)
-        warm = (
-            all(isinstance(entry, FitRecord) for entry in plan.start)
-            if several_starts
-            else isinstance(start, FitRecord)
-        )
-        # A singular psi of an earlier fit is kept only without priors, whose density of a standard deviation may be
-        # zero at zero, and for a single replicate: several start dispersed, in the interior.
-        single_warm_start = warm and not several_starts and estimator.replicates == 1
-        keeps_boundary = single_warm_start and not binding.density.priors and _is_singular_and_free(binding, params)
-        boundary_start = np.asarray(params.pack(), float) if keeps_boundary else None
-        if boundary_start is None:
-            params, sentences = _simulation_start(binding, params, start)
-            notes += sentences
-        else:
-            params = _moved_inside(binding, params)
-        starts = _replicate_starts(binding, params, plan.start if several_starts else None, estimator)
+        start = _start(model, data, estimator, plan, processes, timings)
+        if isinstance(start, FitRecord):
+            return start
         line = ProgressLine(plan.progress if processes.index == 0 else False)
-        checkpoint = None
-        if plan.checkpoint is not None:
-            checkpoint = StochasticCheckpoint(plan.checkpoint, binding, estimator, params, processes)
-            notes += checkpoint.resumed
         with clock(timings, "run"):
-            run = make_run(
-                binding, estimator, starts, setup.placed, warm, plan.callbacks, line.show, checkpoint, boundary_start
+            stochastic_run = make_run(
+                start.setup.binding,
+                estimator,
+                start.replicates,
+                start.setup.placed,
+                start.warm,
+                plan.callbacks,
+                line.show,
+                start.checkpoint,
+                start.boundary_start,
             )
-            outcome = run_algorithm(run)
+            outcome = run_algorithm(stochastic_run)
             line.close()
-        result = to_record(run, outcome, plan.standard_errors, left_out, notes, plan.options(estimator), timings)
-    timings["total"] = time.perf_counter() - start_time
+        options = plan.options(estimator)
+        result = to_record(stochastic_run, outcome, plan.standard_errors, start.left_out, start.notes, options, timings)
+    timings["total"] = time.perf_counter() - began
     return result
 
 
-def _is_singular_and_free(binding: Binding, params: Params) -> bool:
-    """True if psi is singular and not fixed by the user."""
-    return _is_singular(binding, params) and not binding.model.fix_psi
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Start of a run (steps 1 to 5).
 
-
-def _is_singular(binding: Binding, params: Params) -> bool:
-    """True if psi is singular: a scale of zero."""
-    theta = np.asarray(params.covariance, float)
-    return any(theta[index] == -np.inf for index, _, _ in binding.density.covariance.log_scales)
-
-
-def _moved_inside(binding: Binding, params: Params) -> Params:
-    """Params with psi moved from its boundary into the interior: small variances in place of zeros, correlations
-    reduced."""
-    density = binding.density
-    psi = psi_of(density, np.asarray(params.covariance, float))
-    start_variances = np.diag(psi_of(density, np.asarray(binding.start.covariance, float)))
-    reopened = START.reopened_sd_fraction**2 * np.where(start_variances > 0, start_variances, 1.0)
-    variances = np.diag(psi) + np.where(np.diag(psi) <= 0, reopened, 0.0)
-    psi = START.correlation_fraction * psi + np.diag(variances - START.correlation_fraction * np.diag(psi))
-    return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free)
-
-
-def _simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Params, list[str]]:
-    """Starting values suited to simulation: standard deviations that the user did not give widened, a singular psi
-    moved into the interior.
-
-    **Arguments:** `start` as the user gave it. **Returns:** Params, and sentences on psi if it was moved.
-    **Raises:** OptionError if psi is fixed and singular.
+    **Fields:** `setup` of the groups that remain; `left_out`: labels of the other groups, with the reason;
+    `replicates`: Params of each replicate; `warm`: the start is an earlier fit; `boundary_start` (packed,): the
+    estimates of that fit, if the run starts on the boundary of psi; `checkpoint`; `notes` for the record.
     """
-    density = binding.density
-    psi = psi_of(density, np.asarray(params.covariance, float))
-    is_zero = np.diag(psi) <= 0
-    names = ", ".join(name for name, zero in zip(density.effect_names, is_zero, strict=True) if zero)
-    if is_zero.any() and binding.model.fix_psi:
-        raise OptionError(
-            f"psi is fixed with a variance of zero for {names}, where there is nothing to draw; leave the effect out, "
-            "or fit the model by 'focei' or 'laplace'."
-        )
-    if binding.model.fix_psi and _is_singular(binding, params):
-        raise OptionError(
-            "psi is fixed where it is singular (a correlation of one), and the complete data have no density there; "
-            "leave an effect out, or fit the model by 'focei' or 'laplace'."
-        )
-    if _is_singular_and_free(binding, params):
-        sentence = (
-            f"The variance of {names} was zero in the start and begins above zero: draws need a positive variance."
-            if names
-            else "Psi was singular in the start and begins positive definite, as draws need it."
-        )
-        return _moved_inside(binding, params), [sentence]
-    names_psi = isinstance(start, Mapping) and any(name.startswith(("sd(", "corr(")) for name in start)
-    model_psi = start is None or (isinstance(start, Mapping) and not names_psi)
-    if not model_psi or binding.model.psi is not None or binding.model.fix_psi:
-        return params, []
-    with_sd = {p.name for p in binding.model.parameters if p.sd is not None}
-    factors = np.array([1.0 if name in with_sd else START.sd_factor for name in density.effect_names])
-    psi = psi * np.outer(factors, factors)
-    return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
+
+    setup: Setup
+    left_out: list[tuple[Any, str]]
+    replicates: list[Params]
+    warm: bool
+    boundary_start: np.ndarray | None
+    checkpoint: StochasticCheckpoint | None
+    notes: list[str]
 
 
-def limit_residual_scale(binding: Binding, params: Params, given: Any, processes: Processes) -> Params:
-    """Params with residual scales reduced so that the residual standard deviation is no larger than that of the
-    responses of all processes: from distant starting values, everything would be attributed to residual error, and the
-    chains would not concentrate.
-
-    **Arguments:** `given`: names of parameters whose starting values the user gave; these are kept.
-    """
-    density, data = binding.density, binding.data
-    if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
-        return params
-    named = zip(density.error_names, density.error.parameters, strict=True)
-    automatic = np.array([p.automatic and name not in given for name, p in named], bool)
-    y = data.y[data.observed]
-    values = density.error.natural(np.asarray(params.error, float))
-    scale = np.asarray(density.error.scale(y, **dict(zip(values.names, values.values, strict=True))))
-    real = np.asarray(density.error.response.to_real(y))
-    sums = [len(y), real.sum(), np.broadcast_to(scale**2, y.shape).sum()]
-    n, total, squares = processes.total(np.array(sums))
-    response_sd = np.sqrt(processes.total(np.sum((real - total / n) ** 2)) / n)
-    residual_sd = np.sqrt(squares / n)
-    if not (np.isfinite(residual_sd) and 0.0 < response_sd < residual_sd):
-        return params
-    error = np.asarray(params.error) + np.where(automatic, np.log(response_sd / residual_sd), 0.0)
-    return Params(params.beta, params.covariance, error, params.free)
-
-
-def _replicate_starts(
-    binding: Binding, params: Params, user_starts: Sequence[Any] | None, estimator: AbstractStochastic
-) -> list[Params]:
-    """Params of each replicate: those that the user gave, and dispersed ones around the first for the others.
-
-    **Raises:** OptionError if there are more starts than replicates.
-    """
-    if user_starts is None:
-        starts = [params]
+def _start(
+    model: NLMEModel,
+    data: GroupedData,
+    estimator: AbstractStochastic,
+    plan: Plan,
+    processes: Processes,
+    timings: dict[str, float],
+) -> _Start | FitRecord:
+    """The start of a run; the record of a fit that did not begin, because groups are not finite at the start."""
+    # Step 1.
+    setup = _set_up(model, data, estimator, plan, processes, timings)
+    # Step 2.
+    left_out: list[tuple[Any, str]] = []
+    if not processes.all(setup.finite.all()):
+        if plan.on_bad_group == "stop" or not processes.all(setup.finite.any()):
+            options = plan.options(estimator)
+            return failed_start(setup.binding, estimator, setup.params, setup.finite, options, timings, processes)
+        setup, left_out = setup.without_failed_groups(processes)
+    # Step 3.
+    setup, notes = _preliminary_fit(setup, plan)
+    # Step 4.
+    warm = _is_warm(plan)
+    boundary_start = np.asarray(setup.params.pack(), float) if _keeps_boundary(setup, estimator, plan) else None
+    if boundary_start is None:
+        params, sentences = simulation_start(setup.binding, setup.params, _first_start(plan))
+        notes += sentences
     else:
-        starts = [_simulation_start(binding, start_params(binding, start), start)[0] for start in user_starts]
-    if user_starts is not None and len(user_starts) > max(estimator.replicates, 1):
-        raise OptionError(f"start has {len(user_starts)} entries for {estimator.replicates} replicates.")
-    seed = estimator.seed if isinstance(estimator.seed, tuple) else (abs(estimator.seed),)
-    for number in range(len(starts), estimator.replicates):
-        starts.append(_dispersed(binding, starts[0], np.random.default_rng([*seed, number])))
-    return starts
+        params = moved_inside(setup.binding, setup.params)
+    user_starts = plan.start if _has_several_starts(plan) else None
+    replicates = replicate_starts(setup.binding, params, user_starts, estimator)
+    # Step 5.
+    checkpoint = None
+    if plan.checkpoint is not None:
+        checkpoint = StochasticCheckpoint(plan.checkpoint, setup.binding, estimator, params, processes)
+        notes += checkpoint.resumed
+    return _Start(setup, left_out, replicates, warm, boundary_start, checkpoint, notes)
 
 
-def _dispersed(binding: Binding, params: Params, random: np.random.Generator) -> Params:
-    """Random Params around `params`: normal with the starting SD of its random effect for an entry of beta, or 0.3 of
-    its absolute value; with SD 0.5 for log standard deviations and residual parameters on their unconstrained scales;
-    what is fixed stays."""
-    density = binding.density
-    beta, theta, error = (np.array(part, float) for part in (params.beta, params.covariance, params.error))
-    sd = dict(zip(density.effect_names, np.sqrt(np.diag(psi_of(density, theta))), strict=True))
-    width = np.array(
-        [
-            sd.get(name, START.coefficient_dispersion * abs(b) or START.zero_coefficient_dispersion)
-            for name, b in zip(density.beta_names, beta, strict=True)
-        ]
-    )
-    scale_width = np.zeros(len(theta))
-    scale_width[[index for index, _, _ in density.covariance.log_scales]] = START.log_scale_dispersion
-    widths = np.concatenate([width, scale_width, np.full(len(error), START.log_scale_dispersion)])
-    displacement = widths * random.standard_normal(len(binding.fixed))
-    packed = np.concatenate([beta, theta, error]) + np.where(binding.fixed, 0.0, displacement)
-    p, c = len(beta), len(theta)
-    return Params(packed[:p], packed[p : p + c], packed[p + c :], params.free)
+def _set_up(
+    model: NLMEModel,
+    data: GroupedData,
+    estimator: AbstractStochastic,
+    plan: Plan,
+    processes: Processes,
+    timings: dict[str, float],
+) -> Setup:
+    """The Setup of a fit, with residual scales that the user did not give limited (step 1)."""
+    setup = set_up(model, data, estimator, _first_start(plan), plan, processes, timings)
+    if not setup.default_starts:
+        return setup
+    params = limit_residual_scale(setup.binding, setup.params, setup.named_starts, processes)
+    return dataclasses.replace(setup, params=params)
+
+
+def _preliminary_fit(setup: Setup, plan: Plan) -> tuple[Setup, list[str]]:
+    """The Setup at the start of the preliminary fit `starts`, with a sentence on it, if the user asked for one (step
+    3)."""
+    if plan.starts is None:
+        return setup, []
+    params, sentence = STARTS[plan.starts](setup.binding, setup.params, setup.named_starts, setup.placed)
+    return dataclasses.replace(setup, params=params), [sentence]
+
+
+def _has_several_starts(plan: Plan) -> bool:
+    """True if the user gave a start for each of several replicates."""
+    return isinstance(plan.start, (list, tuple))
+
+
+def _first_start(plan: Plan) -> Any:
+    """The start as the user gave it, the first one of several."""
+    return plan.start[0] if _has_several_starts(plan) else plan.start
+
+
+def _is_warm(plan: Plan) -> bool:
+    """True if every start is an earlier fit, near the maximum."""
+    starts = plan.start if _has_several_starts(plan) else [plan.start]
+    return all(isinstance(start, FitRecord) for start in starts)
+
+
+def _keeps_boundary(setup: Setup, estimator: AbstractStochastic, plan: Plan) -> bool:
+    """True if the run starts on the boundary of psi where an earlier fit ended: only without priors, whose density of a
+    standard deviation may be zero at zero, and for a single replicate, because several start dispersed, in the
+    interior."""
+    single_warm_start = _is_warm(plan) and not _has_several_starts(plan) and estimator.replicates == 1
+    return single_warm_start and not setup.binding.density.priors and is_singular_and_free(setup.binding, setup.params)

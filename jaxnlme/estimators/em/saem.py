@@ -58,9 +58,9 @@ class AbstractStochastic(AbstractEstimator):
 
         **Returns:** a FitRecord.  **Raises:** as `fit`.
         """
-        from jaxnlme.estimators.em.pipeline import stochastic_fit
+        from jaxnlme.estimators.em import pipeline
 
-        return stochastic_fit(model, data, self, plan)
+        return pipeline.run(model, data, self, plan)
 
     def check(self, binding: Binding) -> None:
         """**Raises:** OptionError for a model without random effects or with a free block of weights; ModelError where
