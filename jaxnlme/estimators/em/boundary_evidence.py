@@ -78,8 +78,9 @@ def approached_boundary(run: Run, estimates: list[ScoreAndInformation]) -> Face 
         }
         projections.append(project_to_face(run.interior_layout, density, estimate.packed, to_zero) if to_zero else None)
     face = _common_face(projections)
-    excluded = {k for bit, k in enumerate(scale_entries(run)) if run.outer_state.excluded_faces >> bit & 1}
-    return None if face is None or excluded.issuperset(face[1] & set(scale_entries(run))) else face
+    if face is None or run.outer_state.excluded_faces.issuperset(face[1] & set(scale_entries(run))):
+        return None
+    return face
 
 
 def _common_face(projections: list[Face | None]) -> Face | None:
@@ -128,9 +129,8 @@ def scales_to_restart(run: Run, estimates: list[ScoreAndInformation]) -> frozens
         return frozenset()
     return frozenset(
         k
-        for bit, k in enumerate(scale_entries(run))
-        if not run.outer_state.restarted_scales >> bit & 1
-        and any(is_vanishing(run, estimate, k) for estimate in estimates)
+        for k in scale_entries(run)
+        if k not in run.outer_state.restarted_scales and any(is_vanishing(run, estimate, k) for estimate in estimates)
     )
 
 

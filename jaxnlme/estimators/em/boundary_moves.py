@@ -38,7 +38,7 @@ def start_at_boundary(run: Run) -> bool:
     if face is None:
         return False
     packed, held = face
-    run.outer_state.started_at_boundary = 1
+    run.outer_state.started_at_boundary = True
     _restart_whitened(run, held, packed[None], 0)
     return True
 
@@ -63,10 +63,11 @@ def leave_boundary(run: Run, estimates: list[ScoreAndInformation], at_maximum: b
     """
     kinked = has_kinks(estimates)
     near_interior_maximum = at_maximum and not kinked and not run.outer_state.started_at_boundary
-    exclude = at_maximum or kinked or run.outer_state.boundary_exits > 0
+    if kinked:
+        run.outer_state.excluded_faces |= frozenset(scale_entries(run))
+    elif at_maximum or run.outer_state.boundary_exits > 0:
+        run.outer_state.excluded_faces |= frozenset(k for k in scale_entries(run) if not run.layout.free[k])
     run.outer_state.boundary_exits += 1
-    for bit, k in enumerate(scale_entries(run)):
-        run.outer_state.excluded_faces |= int(kinked or (exclude and not run.layout.free[k])) << bit
     if near_interior_maximum:
         _restart_whitened(run, frozenset(), run.interior_point, estimates[0].n_iterations)
         return
@@ -78,11 +79,10 @@ def restart_small_scales(run: Run, scales: frozenset[int]) -> None:
     """Put `scales` (packed entries) to a quarter of their start, and add averaging from there. The score in log s is
     zero at s = 0 whatever the data; from above, a scale decreases again only if the maximum is there."""
     packed = np.array(run.em_state.packed)
-    for bit, k in enumerate(scale_entries(run)):
-        if k in scales:
-            start = np.maximum(run.starts[:, k], run.model_start[k])
-            packed[:, k] = np.maximum(packed[:, k], start - BOUNDARY.restart_decrease)
-            run.outer_state.restarted_scales |= 1 << bit
+    for k in sorted(scales):
+        start = np.maximum(run.starts[:, k], run.model_start[k])
+        packed[:, k] = np.maximum(packed[:, k], start - BOUNDARY.restart_decrease)
+    run.outer_state.restarted_scales |= scales
     run.set_parameters(packed)
     add_averaging(run, full_steps_first=True)
     run.outer_state.newton_steps = run.outer_state.singular_rounds = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.callbacks import Callback, Callbacks, Iteration
-from jaxnlme.estimators.em.checkpoint import OuterState, StochasticCheckpoint
+from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
 from jaxnlme.estimators.em.e_step import (
     BLOCK,
     ChainState,
@@ -25,6 +24,7 @@ from jaxnlme.estimators.em.e_step import (
     simulation_step,
 )
 from jaxnlme.estimators.em.m_step import EMState, Schedule
+from jaxnlme.estimators.em.outer_state import OuterState
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout, whitened_layout
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.em.scores import GroupScoreSums
@@ -193,7 +193,7 @@ class Run:
         out = {f"em_state.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.em_state))}
         out |= {f"chains.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(chain_states))}
         out |= {"iteration": np.asarray(self.iteration)}
-        out |= {"outer_state": np.asarray(dataclasses.astuple(self.outer_state))}
+        out |= self.outer_state.to_arrays()
         out |= {"has_control_variates": np.asarray(self.has_control_variates), "interior_point": self.interior_point}
         out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
         out |= {name: np.asarray(getattr(self.layout, name), int) for name in ("rows", "columns")}
@@ -215,7 +215,7 @@ class Run:
             jax.tree.unflatten(tree, [run_state[f"chains.{k}"] for k in range(len(leaves))])
         )
         self.iteration = int(run_state["iteration"])
-        self.outer_state = OuterState(*(int(part) for part in run_state["outer_state"]))
+        self.outer_state = OuterState.from_arrays(run_state)
         self.has_control_variates = bool(run_state["has_control_variates"])
         self.interior_point = run_state["interior_point"]
         self.starts, self.warm = run_state["starts"], bool(run_state["warm"])
