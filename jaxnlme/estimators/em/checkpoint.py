@@ -1,41 +1,13 @@
-"""State of the outer algorithm of a stochastic fit, and the checkpoint file that a running fit writes."""
+"""The checkpoint file that a running stochastic fit writes."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import final
 
 import numpy as np
 
 from jaxnlme.estimators.core.checkpoint import AbstractCheckpoint
 from jaxnlme.files import Archive
-
-
-@dataclasses.dataclass
-class OuterState:
-    """Counters and sets that the outer algorithm (`algorithm.run_algorithm`) carries from one round to the next.
-
-    `newton_steps` (or uphill steps) taken since averaging was last added; `singular_rounds`, rounds without a positive
-    definite information since then; `averaging_phases` added so far; `initial_iterations`, score iterations in the
-    first batch of a round (0 before the first round).
-
-    Sets are bit masks over the positions in `boundary_moves.scale_entries`: `restarted_scales`, small scales already
-    restarted from above, each at most once; `excluded_faces`, scales that may not be set to zero any more, because the
-    log-likelihood was found to increase from there into the interior.
-
-    `rotations` of a singular psi so far; `boundary_exits`, number of times psi left the boundary;
-    `started_at_boundary`, one where the run began at the boundary on which an earlier fit ended, zero otherwise.
-    """
-
-    newton_steps: int = 0
-    singular_rounds: int = 0
-    averaging_phases: int = 0
-    initial_iterations: int = 0
-    restarted_scales: int = 0
-    excluded_faces: int = 0
-    rotations: int = 0
-    boundary_exits: int = 0
-    started_at_boundary: int = 0
 
 
 @final

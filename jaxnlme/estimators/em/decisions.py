@@ -37,7 +37,7 @@ from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE, STEPS
 
 
 class Action(enum.Enum):
-    """What a fit does after a round; each but STOP is followed by another round."""
+    """Action of a fit after a round; each but STOP is followed by another round."""
 
     MOVE_TO_BOUNDARY = enum.auto()
     LEAVE_BOUNDARY = enum.auto()
