@@ -7,14 +7,14 @@ score by batch means (see `louis.py`).
 1. Run the scheduled phases of the method (SAEM: burn-in, annealing, full steps, decreasing steps; IMP: full and
    decreasing steps). Fit the coefficients of the control variates to the scores of their last iterations.
 2. Round: hold theta fixed; equilibrate the chains (`SAMPLING.equilibration_iterations`); sample scores until the round
-   is decided (`sampling_round.py`), with s, I and V computed after each segment:
+   is decided (`rounds/sampling_round.py`), with s, I and V computed after each segment:
    a. psi approaches a boundary, or the model is not twice differentiable there; or
    b. the Newton step d = I^-1 s is significant beside its Monte Carlo error (diag(I^-1 V I^-1))^1/2; or
    c. d is not significant, and the Monte Carlo errors of estimates and standard errors are within their limits.
    The run ends where its iterations are used up before.
-3. Decide what follows (`decisions.next_action`): a move to the boundary of psi, off it or along it
-   (`boundary_moves.py`); a Newton step to theta + d, or an uphill step; averaging; or the end, at theta + d (taken in
-   `result.py`).
+3. Decide what follows (`rounds/decisions.py`, `next_action`): a move to the boundary of psi, off it or along it
+   (`rounds/boundary_moves.py`); a Newton step to theta + d, or an uphill step; averaging; or the end, at theta + d
+   (taken in `result.py`).
 4. Carry it out, and go to 2.
 
 **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the phases; Louis
@@ -29,7 +29,10 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxnlme.estimators.em.boundary_moves import (
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.m_step import Schedule
+from jaxnlme.estimators.em.phases import add_averaging, equilibrate
+from jaxnlme.estimators.em.rounds.boundary_moves import (
     leave_boundary,
     move_to_boundary,
     restart_small_scales,
@@ -37,13 +40,10 @@ from jaxnlme.estimators.em.boundary_moves import (
     start_at_boundary,
     uphill_point,
 )
-from jaxnlme.estimators.em.decisions import Action, RoundFacts, next_action
-from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.newton import newton_point
-from jaxnlme.estimators.em.phases import add_averaging, equilibrate
+from jaxnlme.estimators.em.rounds.decisions import Action, RoundFacts, next_action
+from jaxnlme.estimators.em.rounds.newton import newton_point
+from jaxnlme.estimators.em.rounds.sampling_round import sample_until_decided
 from jaxnlme.estimators.em.run import NonFiniteParameters, Run
-from jaxnlme.estimators.em.sampling_round import sample_until_decided
 from jaxnlme.estimators.em.settings import SAMPLING
 
 

@@ -12,9 +12,9 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome
-from jaxnlme.estimators.em.boundary_evidence import direction_is_clear, increases_inwards, is_vanishing
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.newton import significantly_off_maximum
+from jaxnlme.estimators.em.rounds.boundary_evidence import direction_is_clear, increases_inwards, is_vanishing
+from jaxnlme.estimators.em.rounds.newton import significantly_off_maximum
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA
 from jaxnlme.results.inference import direction_words, singular_directions

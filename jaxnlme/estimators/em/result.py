@@ -27,7 +27,6 @@ from jaxnlme.estimators.em.convergence import (
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.newton import newton_point
 from jaxnlme.estimators.em.parameter_layout import m_step_description
 from jaxnlme.estimators.em.post_estimation import (
     PostEstimation,
@@ -35,6 +34,7 @@ from jaxnlme.estimators.em.post_estimation import (
     inverse_factor,
     non_finite_sentence,
 )
+from jaxnlme.estimators.em.rounds.newton import newton_point
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.model.params import Params
 from jaxnlme.results.record import FitRecord, FitStatus

@@ -24,8 +24,8 @@ from jaxnlme.estimators.em.e_step import (
     simulation_step,
 )
 from jaxnlme.estimators.em.m_step import EMState, Schedule
-from jaxnlme.estimators.em.outer_state import OuterState
-from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout, whitened_layout
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout
+from jaxnlme.estimators.em.run_state import OuterState, restore_run, run_arrays
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.em.scores import GroupScoreSums
 from jaxnlme.model.params import Params
@@ -99,7 +99,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.phase = FIXED_PARAMETERS  # an interrupt before the first iteration must write no file
         if checkpoint is not None and checkpoint.run_state is not None:
-            self._restore(checkpoint.run_state)
+            restore_run(self, checkpoint.run_state)
 
     def reset_layout(self, layout: ParameterLayout, packed: np.ndarray) -> None:
         """Put the replicates at `packed` (replicates, packed) under another layout, with blank statistics and
@@ -189,38 +189,7 @@ class Run:
 
     def run_state(self) -> dict[str, np.ndarray]:
         """Arrays from which another process continues with the same numbers."""
-        chain_states = self.to_host(self.chain_states)
-        out = {f"em_state.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(self.em_state))}
-        out |= {f"chains.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(chain_states))}
-        out |= {"iteration": np.asarray(self.iteration)}
-        out |= self.outer_state.to_arrays()
-        out |= {"has_control_variates": np.asarray(self.has_control_variates), "interior_point": self.interior_point}
-        out |= {"whitened": np.asarray(self.layout.whitened), "free": np.asarray(self.layout.free)}
-        out |= {name: np.asarray(getattr(self.layout, name), int) for name in ("rows", "columns")}
-        # Decisions that depend on the starting values use those of the interrupted fit, not those of the resuming one.
-        out |= {"starts": self.starts, "warm": np.asarray(self.warm)}
-        if self.packed_trace:
-            out |= {"packed": np.concatenate(self.packed_trace), "accepted": np.concatenate(self.acceptance_trace)}
-        return out
-
-    def _restore(self, run_state: dict[str, np.ndarray]) -> None:
-        if run_state["whitened"]:
-            held = frozenset(np.flatnonzero(np.asarray(self.interior_layout.free) & ~run_state["free"]).tolist())
-            rows, columns = (tuple(run_state[name].tolist()) for name in ("rows", "columns"))
-            self.reset_layout(whitened_layout(self.interior_layout, held, rows, columns), self.starts)
-        leaves, tree = jax.tree.flatten(self.em_state)
-        self.em_state = jax.tree.unflatten(tree, [run_state[f"em_state.{k}"] for k in range(len(leaves))])
-        leaves, tree = jax.tree.flatten(self.blank_chain_states())
-        self.chain_states = self.to_device(
-            jax.tree.unflatten(tree, [run_state[f"chains.{k}"] for k in range(len(leaves))])
-        )
-        self.iteration = int(run_state["iteration"])
-        self.outer_state = OuterState.from_arrays(run_state)
-        self.has_control_variates = bool(run_state["has_control_variates"])
-        self.interior_point = run_state["interior_point"]
-        self.starts, self.warm = run_state["starts"], bool(run_state["warm"])
-        if "packed" in run_state:
-            self.packed_trace, self.acceptance_trace = [run_state["packed"]], [run_state["accepted"]]
+        return run_arrays(self)
 
     def _block(self, schedules: Schedule, count: int) -> IterationTrace:
         """Run `count` iterations in one compiled program where the groups are in one chunk, step by step otherwise."""

@@ -68,7 +68,7 @@ class MaximisationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """Numbers of draws (`saem.py`, `imp.py`) and of score iterations in a round (`sampling_round.py`)."""
+    """Numbers of draws (`saem.py`, `imp.py`) and of score iterations in a round (`rounds/sampling_round.py`)."""
 
     min_groups_times_chains: int = 100
     """Smallest number of groups times chains: MATLAB and saemix choose the number of chains by this rule."""
@@ -92,8 +92,8 @@ class SamplingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ConvergenceCriteria:
-    """Decisions on steps and on accuracy (`sampling_round.py`, `newton.py`), and the assessment of the end of a run
-    (`convergence.py`)."""
+    """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), and the assessment of
+    the end of a run (`convergence.py`)."""
 
     significant_mc_errors: float = 4.0
     """A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before
@@ -132,7 +132,7 @@ class ConvergenceCriteria:
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """Steps between rounds (`newton.py`, `decisions.py`, `boundary_moves.uphill_point`)."""
+    """Steps between rounds (`rounds/newton.py`, `rounds/decisions.py`, `rounds/boundary_moves.uphill_point`)."""
 
     large_step: float = 0.5
     """Before control variates reduce the Monte Carlo error, only a step longer than this, in standard errors, is
@@ -155,7 +155,8 @@ class StepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryCriteria:
-    """Decisions on the boundary of psi (`boundary.py`, `boundary_evidence.py`) and its moves (`boundary_moves.py`)."""
+    """Decisions on the boundary of psi (`boundary.py`, `rounds/boundary_evidence.py`) and its moves
+    (`rounds/boundary_moves.py`)."""
 
     dependent_fraction: float = 0.01
     """Conditional variance of an effect given those before it, as a fraction of its variance, at or below which psi may

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.estimators.em import boundary, boundary_evidence
+from jaxnlme.estimators.em import boundary
 from jaxnlme.estimators.em.boundary import Slope, project_to_face
-from jaxnlme.estimators.em.boundary_moves import informative_effects
 from jaxnlme.estimators.em.parameter_layout import parameter_layout
+from jaxnlme.estimators.em.rounds import boundary_evidence
+from jaxnlme.estimators.em.rounds.boundary_moves import informative_effects
 from tests.estimators import catalogue
 
 LEVEL = jn.NLMEModel(catalogue.level, [jn.Parameter("mu", 5.0, random=True)])

@@ -22,16 +22,16 @@ import dataclasses
 import enum
 import functools
 
-from jaxnlme.estimators.em.boundary_evidence import (
+from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.phases import iterations_remaining
+from jaxnlme.estimators.em.rounds.boundary_evidence import (
     Face,
     approached_boundary,
     rotated_face,
     scales_to_restart,
     should_leave_boundary,
 )
-from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.newton import deciding_replicates, significantly_off_maximum
-from jaxnlme.estimators.em.phases import iterations_remaining
+from jaxnlme.estimators.em.rounds.newton import deciding_replicates, significantly_off_maximum
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE, STEPS
 

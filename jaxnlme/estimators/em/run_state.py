@@ -1,10 +1,17 @@
-"""State that the outer algorithm of a stochastic fit carries from one round to the next."""
+"""State of a stochastic run beside its chains and parameters, and the arrays of a checkpoint that hold all of it."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
+
+from jaxnlme.estimators.em.parameter_layout import whitened_layout
+
+if TYPE_CHECKING:
+    from jaxnlme.estimators.em.run import Run
 
 # Names of the arrays of a checkpoint that hold an OuterState: its counts, and a set each.
 COUNTS, RESTARTED_SCALES, EXCLUDED_FACES = "outer_state.counts", "outer_state.restarted", "outer_state.excluded"
@@ -56,3 +63,39 @@ def _count_names() -> list[str]:
     """Names of the fields that are not sets, in the order of the array of counts."""
     sets = ("restarted_scales", "excluded_faces")
     return [field.name for field in dataclasses.fields(OuterState) if field.name not in sets]
+
+
+def run_arrays(run: Run) -> dict[str, np.ndarray]:
+    """Arrays of a `run` for a checkpoint, from which another process continues with the same numbers."""
+    chain_states = run.to_host(run.chain_states)
+    out = {f"em_state.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(run.em_state))}
+    out |= {f"chains.{k}": leaf for k, leaf in enumerate(jax.tree.leaves(chain_states))}
+    out |= {"iteration": np.asarray(run.iteration)}
+    out |= run.outer_state.to_arrays()
+    out |= {"has_control_variates": np.asarray(run.has_control_variates), "interior_point": run.interior_point}
+    out |= {"whitened": np.asarray(run.layout.whitened), "free": np.asarray(run.layout.free)}
+    out |= {name: np.asarray(getattr(run.layout, name), int) for name in ("rows", "columns")}
+    # Decisions that depend on the starting values use those of the interrupted fit, not those of the resuming one.
+    out |= {"starts": run.starts, "warm": np.asarray(run.warm)}
+    if run.packed_trace:
+        out |= {"packed": np.concatenate(run.packed_trace), "accepted": np.concatenate(run.acceptance_trace)}
+    return out
+
+
+def restore_run(run: Run, arrays: dict[str, np.ndarray]) -> None:
+    """Put a `run` that has just begun into the state that `run_arrays` wrote."""
+    if arrays["whitened"]:
+        held = frozenset(np.flatnonzero(np.asarray(run.interior_layout.free) & ~arrays["free"]).tolist())
+        rows, columns = (tuple(arrays[name].tolist()) for name in ("rows", "columns"))
+        run.reset_layout(whitened_layout(run.interior_layout, held, rows, columns), run.starts)
+    leaves, tree = jax.tree.flatten(run.em_state)
+    run.em_state = jax.tree.unflatten(tree, [arrays[f"em_state.{k}"] for k in range(len(leaves))])
+    leaves, tree = jax.tree.flatten(run.blank_chain_states())
+    run.chain_states = run.to_device(jax.tree.unflatten(tree, [arrays[f"chains.{k}"] for k in range(len(leaves))]))
+    run.iteration = int(arrays["iteration"])
+    run.outer_state = OuterState.from_arrays(arrays)
+    run.has_control_variates = bool(arrays["has_control_variates"])
+    run.interior_point = arrays["interior_point"]
+    run.starts, run.warm = arrays["starts"], bool(arrays["warm"])
+    if "packed" in arrays:
+        run.packed_trace, run.acceptance_trace = [arrays["packed"]], [arrays["accepted"]]

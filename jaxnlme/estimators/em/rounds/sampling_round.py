@@ -19,12 +19,12 @@ import functools
 import jax
 import numpy as np
 
-from jaxnlme.estimators.em.boundary_evidence import approached_boundary, direction_is_clear
 from jaxnlme.estimators.em.e_step import IterationTrace
 from jaxnlme.estimators.em.louis import ScoreAndInformation, louis_estimate
 from jaxnlme.estimators.em.m_step import SimulationSums
-from jaxnlme.estimators.em.newton import deciding_replicates, significantly_off_maximum
 from jaxnlme.estimators.em.phases import iterations_remaining, sample_scores
+from jaxnlme.estimators.em.rounds.boundary_evidence import approached_boundary, direction_is_clear
+from jaxnlme.estimators.em.rounds.newton import deciding_replicates, significantly_off_maximum
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING, STEPS
 

@@ -21,10 +21,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.estimators.em.boundary import project_to_face
-from jaxnlme.estimators.em.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout
 from jaxnlme.estimators.em.phases import add_averaging, equilibrate
+from jaxnlme.estimators.em.rounds.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import BOUNDARY, STEPS
 

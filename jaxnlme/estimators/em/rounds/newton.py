@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.estimators.em.boundary_evidence import scale_entries
 from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.rounds.boundary_evidence import scale_entries
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA, STEPS
 

@@ -1,0 +1,1 @@
+"""Rounds of draws at fixed parameters, and the moves between them."""
