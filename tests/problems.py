@@ -1,8 +1,8 @@
-"""The catalogue of small problems that tests share: model functions, data, lists of covariances, errors and rungs.
+"""Small problems that tests share: model functions, data, and lists of covariances, residual models and approximations.
 
-Model functions stand at module level, because a compiled program is shared between tests only where the function is the
-same object. Compiling is what these tests cost, so `results`, `totals` and `slopes` compile cheaply (they run slower,
-which does not matter for a few groups), take everything as arguments, and batch over parameters inside one program.
+Model functions are at module level, because tests share a compiled program only if the function is the same object.
+Most of the time of these tests is compilation, so `results`, `totals` and `slopes` compile with few optimisations (a
+few groups run fast enough), take everything as arguments, and batch over parameters within one program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ cheap = functools.partial(jax.jit, compiler_options=compiler_options(True, jax.d
 
 @cheap
 def results(problem: Problem, approximation: LikelihoodApproximation, params: Params) -> GroupResult:
-    """What a rung says of every group."""
+    """The GroupResult of all groups."""
     return evaluate_groups(problem, params, approximation)
 
 
@@ -55,7 +55,7 @@ def slopes(
 
 
 @cheap
-def bends(
+def gradients_and_hessians(
     problem: Problem, approximation: LikelihoodApproximation, template: Params, batch: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The gradient (batch, n) and Hessian (batch, n, n) of the log-likelihood at packed vectors (batch, n)."""
@@ -75,8 +75,8 @@ STENCIL_WEIGHTS = np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
 
 def stencil(point: np.ndarray, step: float) -> np.ndarray:
     """`point` (n,) and its 4 n neighbours along the axes, (1 + 4 n, n)."""
-    moves = step * STENCIL[None, :, None] * np.eye(len(point))[:, None, :]
-    return np.concatenate([point[None], (point + moves).reshape(-1, len(point))])
+    shifts = step * STENCIL[None, :, None] * np.eye(len(point))[:, None, :]
+    return np.concatenate([point[None], (point + shifts).reshape(-1, len(point))])
 
 
 def differences(at_stencil: np.ndarray, n: int, step: float) -> np.ndarray:
@@ -89,12 +89,12 @@ def differences(at_stencil: np.ndarray, n: int, step: float) -> np.ndarray:
 
 
 def linear(phi, x):
-    """Linear in the parameters, and so in b: every rung of the ladder is exact."""
+    """Linear in the parameters, and so in b: every likelihood approximation is exact."""
     return phi.a + phi.b * x.t + phi.c * x.s
 
 
 def mean(phi, x):
-    """The parameter itself: the designs carry the regression."""
+    """The parameter itself: the regression is in the design matrices."""
     return phi.mu + 0.0 * x.t
 
 
@@ -104,7 +104,7 @@ def decay(phi, x):
 
 
 def decay_rate(phi, x):
-    """A decay with its rate alone random."""
+    """A decay in which only the rate is random."""
     return 3.0 * jnp.exp(-phi.c * x.t)
 
 
@@ -127,9 +127,9 @@ def one_compartment(phi, x, v):
 def boluses(phi, x, v):
     """One-compartment boluses from the table v.doses, by superposition."""
     since = x.time[:, None] - v.doses.time[None, :]
-    given = v.doses.mask[None, :] & (since >= 0)
-    left = jnp.where(given, jnp.exp(-phi.cl / phi.v * jnp.where(given, since, 0.0)), 0.0)
-    return jnp.sum(v.doses.amount[None, :] * left, axis=1) / phi.v
+    past = v.doses.mask[None, :] & (since >= 0)
+    fraction = jnp.where(past, jnp.exp(-phi.cl / phi.v * jnp.where(past, since, 0.0)), 0.0)
+    return jnp.sum(v.doses.amount[None, :] * fraction, axis=1) / phi.v
 
 
 def log_rate(phi, x):
@@ -142,7 +142,7 @@ def hazard(phi, x):
     return phi.h + 0.0 * x.t
 
 
-# ---- outcomes of the user's own
+# ---- outcomes with a log-likelihood of the user
 
 
 def poisson(y, f, p, x, v):
@@ -157,8 +157,8 @@ def binary(y, f, p, x, v):
 
 def weibull(y, f, p, x, v):
     """Times to event y with hazard f k (f y)^(k - 1), censored where x.event is 0. A density of the whole group."""
-    each = x.event * (jnp.log(p.k * f) + (p.k - 1.0) * jnp.log(f * y)) - (f * y) ** p.k
-    return jnp.sum(jnp.where(x.observed, each, 0.0))
+    terms = x.event * (jnp.log(p.k * f) + (p.k - 1.0) * jnp.log(f * y)) - (f * y) ** p.k
+    return jnp.sum(jnp.where(x.observed, terms, 0.0))
 
 
 OUTCOMES: dict[str, AbstractError] = {
@@ -170,16 +170,16 @@ OUTCOMES: dict[str, AbstractError] = {
 # ---- lists that feed parametrised tests
 
 EFFECTS = ("a", "b", "c")
-_SPREAD = np.array([[0.30, 0.10, -0.06], [0.10, 0.25, 0.05], [-0.06, 0.05, 0.20]])
+_PSI = np.array([[0.30, 0.10, -0.06], [0.10, 0.25, 0.05], [-0.06, 0.05, 0.20]])
 _BLOCK = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 _INTERLEAVED = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
 
-# name: (what a user writes, a psi of that structure)
+# name: (the specification, a psi of that structure)
 COVARIANCES: dict[str, tuple[Any, np.ndarray]] = {
-    "diagonal": ("diagonal", _SPREAD * np.eye(3)),
-    "full": ("full", _SPREAD),
-    "blocks": ([["b", "a"], ["c"]], _SPREAD * _BLOCK),
-    "interleaved": (_INTERLEAVED, _SPREAD * _INTERLEAVED),
+    "diagonal": ("diagonal", _PSI * np.eye(3)),
+    "full": ("full", _PSI),
+    "blocks": ([["b", "a"], ["c"]], _PSI * _BLOCK),
+    "interleaved": (_INTERLEAVED, _PSI * _INTERLEAVED),
     "identity": ("identity", 0.25 * np.eye(3)),
     "compound symmetry": ("compound symmetry", 0.25 * (0.7 * np.eye(3) + 0.3)),
 }

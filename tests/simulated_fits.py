@@ -1,4 +1,4 @@
-"""Small fits by simulation that tests of results, pictures and reports share; one shape, so one set of programs."""
+"""Small SAEM fits shared by tests of results, plots and reports; all have one shape, so that programs are shared."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jaxnlme as jn
 
 
 def decline(phi, x):
+    """Exponential decline from a with rate c."""
     return phi.a * jnp.exp(-phi.c * x.t)
 
 
@@ -23,7 +24,7 @@ MODEL = jn.NLMEModel(
 
 @functools.cache
 def data() -> jn.GroupedData:
-    """Twelve groups of five rows, drawn from the model with its SDs at 0.3 and 0.25."""
+    """Twelve groups of five rows, simulated with random-effect SDs of 0.3 and 0.25."""
     random = np.random.default_rng(1)
     group = np.repeat(np.arange(12), 5)
     t = np.tile(0.4 * np.arange(1.0, 6.0), 12)
@@ -34,7 +35,7 @@ def data() -> jn.GroupedData:
 
 @functools.cache
 def several() -> jn.Fit:
-    """Two replicates to their end."""
+    """A converged fit with two replicates."""
     fit = jn.fit(MODEL, data(), jn.SAEM(chains=8, replicates=2, likelihood="gq", nodes=5))
     assert fit.converged
     return fit
@@ -42,7 +43,7 @@ def several() -> jn.Fit:
 
 @functools.cache
 def unfinished() -> jn.Fit:
-    """A run without a likelihood that is too short."""
+    """A fit that did not converge (too few iterations), without a likelihood."""
     method = jn.SAEM((3, 3, 3), chains=8, replicates=2, max_iterations=15, likelihood="none")
     fit = jn.fit(MODEL, data(), method)
     assert not fit.converged

@@ -1,4 +1,4 @@
-"""A model met with data: designs and covariate columns against hand-made ones, names, starts, and what is refused."""
+"""A model bound to data: designs and covariate columns against explicit ones, names, starting values, and refusals."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ def with_covariates(*covariates: str | jn.Covariate) -> jn.NLMEModel:
 
 
 def columns(model: jn.NLMEModel, data: jn.GroupedData, like=None) -> dict[str, np.ndarray]:
-    """Name of each coefficient and its column, padded cells at 0 where it varies in the group."""
+    """The column of each coefficient by name, with zeros in padded cells of those that vary within groups."""
     binding = bind(model, data, like)
     out = {}
-    found = binding.problem.buckets[0].covariates
-    for name, column in zip(binding.density.beta_names[1:], found, strict=True):
+    arrays = binding.problem.buckets[0].covariates
+    for name, column in zip(binding.density.beta_names[1:], arrays, strict=True):
         out[name] = np.where(data.rows, column, 0.0) if column.ndim == 2 else column
     return out
 
 
-def assert_columns(found: dict[str, np.ndarray], expected: dict[str, list]) -> None:
-    assert list(found) == list(expected)
+def assert_columns(actual: dict[str, np.ndarray], expected: dict[str, list]) -> None:
+    assert list(actual) == list(expected)
     for name, column in expected.items():
-        assert found[name] == pytest.approx(np.array(column), rel=1e-14), name
+        assert actual[name] == pytest.approx(np.array(column), rel=1e-14), name
 
 
 def test_group_level_formula(frame: pd.DataFrame) -> None:
-    found = columns(with_covariates("log(wt / 70)"), grouped(frame))
-    assert_columns(found, {"mu ~ log(wt / 70)": np.log(np.array([60, 80, 50]) / 70)})
+    actual = columns(with_covariates("log(wt / 70)"), grouped(frame))
+    assert_columns(actual, {"mu ~ log(wt / 70)": np.log(np.array([60, 80, 50]) / 70)})
 
 
 def test_text_has_its_first_level_as_reference(frame: pd.DataFrame) -> None:
     assert_columns(columns(with_covariates("sex"), grouped(frame)), {"mu ~ sex[T.m]": [1.0, 0.0, 1.0]})
-    found = columns(with_covariates("form"), grouped(frame))
+    actual = columns(with_covariates("form"), grouped(frame))
     # constant in every group: one value a group
-    assert_columns(found, {"mu ~ form[T.sol]": [0, 0, 1], "mu ~ form[T.tab]": [[1, 0, 1], [0, 0, 0], [0, 0, 0]]})
+    assert_columns(actual, {"mu ~ form[T.sol]": [0, 0, 1], "mu ~ form[T.tab]": [[1, 0, 1], [0, 0, 0], [0, 0, 0]]})
 
 
 def test_another_reference_level(frame: pd.DataFrame) -> None:
-    found = columns(with_covariates("C(sex, Treatment('m'))"), grouped(frame))
-    (column,) = found.values()
+    actual = columns(with_covariates("C(sex, Treatment('m'))"), grouped(frame))
+    (column,) = actual.values()
     assert column.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -81,7 +81,7 @@ def test_declared_levels_keep_their_order(frame: pd.DataFrame) -> None:
     assert_columns(
         columns(model, data), {"mu ~ form[T.sol]": [0, 0, 1], "mu ~ form[T.gel]": [[0, 1, 0], [1, 1, 0], [0, 0, 0]]}
     )
-    # a later table follows, whatever it declares itself
+    # a later table is coded in the same way, whatever levels it declares
     for later in (frame, frame.assign(form=pd.Categorical(frame["form"]))):
         again = columns(model, grouped(later), bind(model, data))
         assert list(again) == ["mu ~ form[T.sol]", "mu ~ form[T.gel]"]
@@ -98,12 +98,12 @@ def test_a_term_of_two_covariates_is_refused(frame: pd.DataFrame) -> None:
         bind(with_covariates("wt", "sex * wt"), grouped(frame))
 
 
-def test_a_covariate_that_is_no_formula_alone_is_refused(frame: pd.DataFrame) -> None:
+def test_a_covariate_that_is_not_a_formula_by_itself_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(jn.ModelError, match=r"the covariate 'wt\) \* \(dose' is not a formula"):
         bind(with_covariates("wt) * (dose", "sex"), grouped(frame))
 
 
-def test_warnings_of_libraries_are_no_faults(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_libraries_are_not_errors(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     def column(self, name, get=pd.DataFrame.__getitem__):
         warnings.warn("this will change", FutureWarning, stacklevel=2)
         return get(self, name)
@@ -114,9 +114,9 @@ def test_warnings_of_libraries_are_no_faults(frame: pd.DataFrame, monkeypatch: p
 
 
 def test_interaction(frame: pd.DataFrame) -> None:
-    found = columns(with_covariates("sex * log(wt / 70)"), grouped(frame))
+    actual = columns(with_covariates("sex * log(wt / 70)"), grouped(frame))
     size, male = np.log(np.array([60, 80, 50]) / 70), np.array([1.0, 0.0, 1.0])
-    assert sorted(tuple(np.round(c, 12)) for c in found.values()) == sorted(
+    assert sorted(tuple(np.round(c, 12)) for c in actual.values()) == sorted(
         tuple(np.round(c, 12)) for c in (size, male, size * male)
     )
 
@@ -131,10 +131,10 @@ def test_centre_is_taken_over_groups_and_kept_for_new_data(frame: pd.DataFrame) 
 
 
 def test_centre_of_a_column_that_varies_is_taken_over_rows(frame: pd.DataFrame) -> None:
-    found = columns(with_covariates("center(dose)"), grouped(frame))
+    actual = columns(with_covariates("center(dose)"), grouped(frame))
     m = 17 / 6
     expected = [[1 - m, 2 - m, 4 - m], [3 - m, 5 - m, 0.0], [2 - m, 0.0, 0.0]]
-    assert_columns(found, {"mu ~ center(dose)": expected})
+    assert_columns(actual, {"mu ~ center(dose)": expected})
 
 
 def test_starts_and_fixed_coefficients(frame: pd.DataFrame) -> None:
@@ -145,17 +145,17 @@ def test_starts_and_fixed_coefficients(frame: pd.DataFrame) -> None:
     assert binding.fixed[:3].tolist() == [False, True, False]
 
 
-def test_levels_that_were_not_there_are_refused(frame: pd.DataFrame) -> None:
+def test_new_levels_are_refused(frame: pd.DataFrame) -> None:
     model, data = with_covariates("sex"), grouped(frame)
     strange = grouped(frame.assign(sex=["x"] * 3 + ["f"] * 2 + ["m"]))
     with pytest.raises(jn.ModelError, match=r"mu.*sex"):
         bind(model, strange, bind(model, data))
-    # fewer levels are no fault: the columns stay
+    # fewer levels are accepted: the columns stay
     fewer = grouped(frame.assign(sex="m"))
     assert_columns(columns(model, fewer, bind(model, data)), {"mu ~ sex[T.m]": [1.0, 1.0, 1.0]})
 
 
-def test_strata_that_were_not_there_are_refused(frame: pd.DataFrame) -> None:
+def test_new_strata_are_refused(frame: pd.DataFrame) -> None:
     model = jn.NLMEModel(mean, {"mu": 1.0}, error=jn.error.constant(0.5, by="sex"))
     first = bind(model, grouped(frame))
     assert [p.name for p in first.density.error.parameters] == ["a[f]", "a[m]"]
@@ -188,7 +188,7 @@ def test_strata_are_those_of_rows_with_a_response() -> None:
     declared = table.assign(assay=pd.Categorical(table["assay"], [10, 3, 2, 0]))
     data = jn.GroupedData.from_frame(declared, "id", "y", ["t", "assay"])
     assert bind(model, data).density.error.levels == ("10", "2")
-    # a table without any response is there to predict: its levels must all be known
+    # a table without responses (for predictions) must have known levels in all rows
     later = table.assign(y=np.nan)[["id", "t", "assay", "y"]]
     to_predict = jn.GroupedData.from_frame(later, "id", "y", ["t", "assay"], need_response=False)
     with pytest.raises(jn.ModelError, match=r"levels that the fitted data lacked: \['0'\]; known: \['2', '10'\]"):
@@ -218,21 +218,21 @@ def test_designs_from_arrays_are_sums_over_their_terms() -> None:
     assert [column.shape for column in varying] == [(3, 4), (3,)]
     beta = np.array([0.5, -1.0, 2.0])
     for i in range(3):
-        own = tuple(column[i] for column in varying)
-        found = [np.broadcast_to(np.asarray(row), 4) for row in design.apply(beta, own)]
-        assert np.stack(found, axis=1) == pytest.approx(per_row[i] @ beta)
+        covariates = tuple(column[i] for column in varying)
+        rows = [np.broadcast_to(np.asarray(row), 4) for row in design.apply(beta, covariates)]
+        assert np.stack(rows, axis=1) == pytest.approx(per_row[i] @ beta)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (5, 1, 2), (4, 9, 1, 2)])
-@pytest.mark.parametrize("which", ["fixed_design", "random_design"])
-def test_designs_of_another_shape_are_refused(which: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("option", ["fixed_design", "random_design"])
+def test_designs_of_another_shape_are_refused(option: str, shape: tuple[int, ...]) -> None:
     data = decay_data()  # 4 groups, 5 rows
-    options = {which: np.ones(shape)} | ({"beta": np.ones(2)} if which == "fixed_design" else {})
-    with pytest.raises(jn.ModelError, match=rf"{which} must have shape \(1, k\), \(4, 1, k\).*\(4, 5, 1, k\)"):
+    options = {option: np.ones(shape)} | ({"beta": np.ones(2)} if option == "fixed_design" else {})
+    with pytest.raises(jn.ModelError, match=rf"{option} must have shape \(1, k\), \(4, 1, k\).*\(4, 5, 1, k\)"):
         bind(jn.NLMEModel(mean, {"mu": 1.0}, **options), data)
 
 
-def test_designs_of_another_kind_are_refused() -> None:
+def test_invalid_designs_are_refused() -> None:
     data = decay_data()
     with pytest.raises(jn.ModelError, match="fixed_design has entries that are not finite"):
         bind(jn.NLMEModel(mean, {"mu": 1.0}, fixed_design=[[np.nan]], beta=[1.0]), data)
@@ -259,7 +259,7 @@ def test_starts_outside_the_domain_are_refused(name: str, start, transform: str)
         jn.Parameter(name, start, transform)
 
 
-def test_other_declarations_that_are_refused() -> None:
+def test_other_invalid_declarations_are_refused() -> None:
     with pytest.raises(jn.ModelError, match=r"readable as phi\.2a"):
         jn.Parameter("2a", 1.0)
     with pytest.raises(jn.ModelError, match="sd must be positive"):
@@ -287,7 +287,7 @@ def test_options_that_would_have_no_effect_are_refused() -> None:
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)])
     with pytest.raises(jn.ModelError, match=r"parameter 'mu' has a prior in Parameter and one in priors="):
         jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, prior=prior)], priors={"mu": prior})
-    # beside random_design, sd is the start of the column that serves the parameter
+    # with random_design, sd is the start for the column that enters the parameter
     model = jn.NLMEModel(mean, [jn.Parameter("mu", 1.0, sd=0.3)], random_design=[[1.0]])
     assert bind(model, decay_data()).start.covariance == pytest.approx([np.log(0.3)])
 
@@ -305,18 +305,18 @@ def test_values_and_params_are_inverse() -> None:
     binding = bind(decay_model("full", jn.error.transform_both_sides("log")), data)
     psi = np.array([[0.04, 0.01, 0.0], [0.01, 0.09, -0.02], [0.0, -0.02, 0.16]])
     params = binding.params({"b": 4.0, "c": 0.5}, psi=psi)
-    found = binding.values(params)
+    reported = binding.values(params)
     expected = {"b": 4.0, "c": 0.5, "sd(a)": 0.2, "sd(b)": 0.3, "sd(c)": 0.4}
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-12)
-    assert found["corr(a, b)"] == pytest.approx(0.01 / 0.06, rel=1e-12)
+        assert reported[name] == pytest.approx(value, rel=1e-12)
+    assert reported["corr(a, b)"] == pytest.approx(0.01 / 0.06, rel=1e-12)
     again = binding.params({"sd(a)": 0.5}, psi=psi)
-    # the correlations stay where SDs are given beside a psi
+    # SDs given with a psi do not change its correlations
     assert binding.values(again)["sd(a)"] == pytest.approx(0.5, rel=1e-12)
     assert binding.values(again)["corr(a, b)"] == pytest.approx(0.01 / 0.06, rel=1e-12)
 
 
-def test_psi_with_a_zero_variance_takes_an_sd() -> None:
+def test_an_sd_replaces_a_zero_variance_of_psi() -> None:
     binding = bind(decay_model("full"), decay_data())
     psi = np.diag([0.04, 0.0, 0.09])
     assert binding.values(binding.params(psi=psi))["sd(b)"] == 0.0
@@ -332,25 +332,25 @@ def test_unknown_names_and_shapes_of_values_are_refused() -> None:
 
 
 @pytest.mark.parametrize("spec", [*COVARIANCES, "interleaved symmetry"])
-def test_reported_values_are_taken_back(spec: str) -> None:
+def test_params_from_reported_values(spec: str) -> None:
     symmetric = Blocks(3, (((0, 2), CompoundSymmetry(2)), ((1,), Diagonal(1))))
     psi = np.array([[0.3, 0.0, -0.1], [0.0, 0.2, 0.0], [-0.1, 0.0, 0.3]])
     family, psi = COVARIANCES.get(spec, (symmetric, psi))
     model, data = decay_model(family), decay_data()
     params = model.params(data, {"a": 1.7}, psi=psi)
     again = model.params(data, model.values(params, data))
-    for found, expected in zip(
+    for actual, expected in zip(
         (again.beta, again.covariance, again.error), (params.beta, params.covariance, params.error), strict=True
     ):
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert actual == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_correlations_replace_those_of_psi() -> None:
     binding = bind(decay_model("full"), decay_data())
-    found = binding.values(binding.params({"corr(a, c)": -0.4, "sd(c)": 0.2}, psi=np.diag([0.04, 0.09, 0.16])))
-    assert found["corr(a, c)"] == pytest.approx(-0.4, rel=1e-12)
-    assert found["sd(c)"] == pytest.approx(0.2, rel=1e-12)
-    assert found["corr(a, b)"] == 0.0
+    reported = binding.values(binding.params({"corr(a, c)": -0.4, "sd(c)": 0.2}, psi=np.diag([0.04, 0.09, 0.16])))
+    assert reported["corr(a, c)"] == pytest.approx(-0.4, rel=1e-12)
+    assert reported["sd(c)"] == pytest.approx(0.2, rel=1e-12)
+    assert reported["corr(a, b)"] == 0.0
     with pytest.raises(jn.ModelError, match=r"'corr\(a, c\)' must be a number in \[-1, 1\], got 1.2"):
         binding.params({"corr(a, c)": 1.2})
     with pytest.raises(jn.ModelError, match=r"'sd\(a\)' must be a number in \[0, inf\], got -1"):
@@ -359,11 +359,11 @@ def test_correlations_replace_those_of_psi() -> None:
         binding.params({"corr(a, c)": 0.9, "corr(a, b)": 0.9, "corr(b, c)": -0.9})
 
 
-def test_what_effects_share_is_one_parameter() -> None:
+def test_values_shared_by_effects_are_one_parameter() -> None:
     binding = bind(decay_model("compound symmetry"), decay_data())
-    found = binding.values(binding.params({"corr(a, b)": 0.4, "sd(c)": 0.2}))
-    assert [found[f"sd({name})"] for name in "abc"] == pytest.approx([0.2] * 3)
-    assert [found[f"corr({pair})"] for pair in ("a, b", "a, c", "b, c")] == pytest.approx([0.4] * 3)
+    reported = binding.values(binding.params({"corr(a, b)": 0.4, "sd(c)": 0.2}))
+    assert [reported[f"sd({name})"] for name in "abc"] == pytest.approx([0.2] * 3)
+    assert [reported[f"corr({pair})"] for pair in ("a, b", "a, c", "b, c")] == pytest.approx([0.4] * 3)
     with pytest.raises(jn.ModelError, match=r"'corr\(b, c\)' is 0.5, and another value gives 0.4: .*a, b, c share"):
         binding.params({"corr(a, b)": 0.4, "corr(b, c)": 0.5})
     with pytest.raises(jn.ModelError, match=r"'sd\(b\)' is 0.3, and another value gives 0.2"):
@@ -393,7 +393,7 @@ def test_what_effects_share_is_one_parameter() -> None:
         ("compound symmetry", np.eye(3) + 0.2 * np.eye(3)[::-1], "CompoundSymmetry"),
     ],
 )
-def test_psi_that_is_no_covariance_of_the_family_is_refused(spec, psi: np.ndarray, message: str) -> None:
+def test_psi_outside_the_family_is_refused(spec, psi: np.ndarray, message: str) -> None:
     model = decay_model(spec)
     with pytest.raises(jn.ModelError, match=message):
         model.params(decay_data(), psi=psi)
@@ -415,12 +415,12 @@ def test_reserved_names_of_records_are_refused() -> None:
             bind(model, data.with_table("doses", {"id": [0, 1], name: [1.0, 2.0]}, "id", [name]))
     with pytest.raises(jn.ModelError, match=r"v\.values"):
         bind(model, jn.GroupedData.from_arrays(y, group, {"t": y}, {"values": y}))
-    # v has no mask: there the name is free
+    # v has no mask, so a column may be called so
     record = bind(model, jn.GroupedData.from_arrays(y, group, {"t": y}, {"mask": y})).problem.buckets[0].v
     assert record.mask.tolist() == [1.0, 1.0]
 
 
-def test_record_names_its_near_matches() -> None:
+def test_unknown_names_of_a_record_are_reported_with_similar_ones() -> None:
     def misspelt(phi, x):
         return phi.alpha + x.tme
 

@@ -12,15 +12,15 @@ from jaxnlme.binding.dry_run import dry_run
 from tests.problems import boluses
 
 
-def careless(phi, x, v):
-    """Every dose, those of the padding with them."""
+def without_mask(phi, x, v):
+    """Sums over all doses, including those in padding."""
     since = x.time[:, None] - v.doses.time[None, :]
-    left = jnp.where(since >= 0, jnp.exp(-phi.cl / phi.v * jnp.where(since >= 0, since, 0.0)), 0.0)
-    return jnp.sum(v.doses.amount[None, :] * left, axis=1) / phi.v
+    fraction = jnp.where(since >= 0, jnp.exp(-phi.cl / phi.v * jnp.where(since >= 0, since, 0.0)), 0.0)
+    return jnp.sum(v.doses.amount[None, :] * fraction, axis=1) / phi.v
 
 
 def averaged(phi, x):
-    """A mean over all rows, the padded ones with them."""
+    """Uses a mean over all rows, including padded ones."""
     return phi.cl * jnp.mean(x.time) + phi.v * x.time
 
 
@@ -39,14 +39,14 @@ def model(structure, volume: float = 10.0) -> jn.NLMEModel:
 
 @pytest.mark.parametrize("volume", [10.0, 1e12])
 def test_padding_of_a_table_must_be_masked(volume: float) -> None:
-    binding = bind(model(careless, volume), data(1.0 / volume))
+    binding = bind(model(without_mask, volume), data(1.0 / volume))
     with pytest.raises(jn.ModelError, match=r"padding of a further table \(group 0 and 2\).*v\.doses.*mask"):
         dry_run(binding, binding.start)
     binding = bind(model(boluses, volume), data(1.0 / volume))
     assert dry_run(binding, binding.start).finite.all()
 
 
-def test_padding_is_probed_in_any_unit() -> None:
+def test_check_of_padding_does_not_depend_on_units() -> None:
     binding = bind(model(averaged, 1e-12), data(1e-12))
     with pytest.raises(jn.ModelError, match=r"padding of short groups \(group 1"):
         dry_run(binding, binding.start)

@@ -1,4 +1,4 @@
-"""GroupedData against a plain-Python reference: layout, padding, round trips, selections, buckets, fingerprints."""
+"""GroupedData against a reference in plain Python: layout, padding, round trips, selections, buckets, fingerprints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_layout_equals_a_plain_loop(seed: int) -> None:
     assert data.labels.tolist() == list(members)
     assert data.y.shape == (len(members), max(map(len, members.values())))
     for i, rows in enumerate(members.values()):
-        seen = [frame.conc[r] for r in rows if not np.isnan(frame.conc[r])]
+        responses = [frame.conc[r] for r in rows if not np.isnan(frame.conc[r])]
         assert data.sizes[i] == len(rows)
         assert data.v["wt"][i] == frame.wt[rows[0]]
         assert data.text["sex"][i] == frame.sex[rows[0]]
@@ -71,7 +71,7 @@ def test_layout_equals_a_plain_loop(seed: int) -> None:
             assert data.text["form"][i, j] == frame.form[row]
             observed = real and not np.isnan(frame.conc[row])
             assert data.observed[i, j] == observed
-            assert data.y[i, j] == (frame.conc[row] if observed else seen[0] if seen else 1.0)
+            assert data.y[i, j] == (frame.conc[row] if observed else responses[0] if responses else 1.0)
     assert data.n_groups == len(members)
     assert data.n_rows == len(frame)
     assert data.n_obs == frame.conc.notna().sum()
@@ -97,11 +97,11 @@ def test_every_kind_of_table_gives_the_same_data(kind: str, tmp_path) -> None:
     plain = build(frame)
     if kind == "csv":
         frame.to_csv(tmp_path / "t.csv", index=False)
-        other = GroupedData.from_csv(
+        data = GroupedData.from_csv(
             tmp_path / "t.csv", "id", "conc", x=["time", "dose", "form"], v=["wt", "sex"], weights="w"
         )
     else:
-        other = build(
+        data = build(
             {
                 "polars": lambda: pl.DataFrame(frame.to_dict("list")).with_columns(pl.col("conc").fill_nan(None)),
                 "dict": lambda: {name: frame[name].to_numpy() for name in frame},
@@ -110,9 +110,9 @@ def test_every_kind_of_table_gives_the_same_data(kind: str, tmp_path) -> None:
                 "pyarrow-free strings": lambda: frame.astype({"id": object, "sex": object, "form": object}),
             }[kind]()
         )
-    assert other.fingerprint() == plain.fingerprint()
-    np.testing.assert_array_equal(other.y, plain.y)
-    np.testing.assert_array_equal(other.row_index, plain.row_index)
+    assert data.fingerprint() == plain.fingerprint()
+    np.testing.assert_array_equal(data.y, plain.y)
+    np.testing.assert_array_equal(data.row_index, plain.row_index)
 
 
 def test_labels_of_any_type() -> None:
@@ -152,12 +152,12 @@ def test_truth_values_and_integers_as_response() -> None:
     assert GroupedData.from_frame({"g": [1, 2], "y": np.array([3, 4])}, "g", "y").y.dtype == np.float64
 
 
-def test_masked_arrays_hide_responses() -> None:
+def test_masked_responses_are_missing() -> None:
     y = np.ma.masked_array([1.0, 2.0, 3.0], mask=[False, True, False])
     assert GroupedData.from_arrays(y, [1, 1, 2]).observed.tolist() == [[True, False], [True, False]]
 
 
-def test_from_arrays_in_its_forms() -> None:
+def test_arguments_of_from_arrays() -> None:
     y, group = np.arange(5.0), np.array(["b", "a", "b", "a", "b"])
     matrix = np.arange(10.0).reshape(5, 2)
     data = GroupedData.from_arrays(y, group, matrix, v={"wt": [70.0, 60.0], "sex": ["m", "f"]}, weights=[2.0, 3.0])
@@ -201,7 +201,7 @@ def test_select_equals_the_data_of_those_groups(chosen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
+    ("chosen", "message"),
     [
         ([], "no group is selected"),
         (np.zeros(7, bool), "no group is selected"),
@@ -210,12 +210,12 @@ def test_select_equals_the_data_of_those_groups(chosen) -> None:
         (["g1"], r"np.isin\(data.labels"),
     ],
 )
-def test_select_refuses(chosen, words: str) -> None:
-    with pytest.raises(DataError, match=words):
+def test_select_refuses(chosen, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         build(random_frame(5)).select(chosen)
 
 
-def test_pad_to_adds_padding_and_nothing_else() -> None:
+def test_pad_to_adds_only_padding() -> None:
     data = build(random_frame(2))
     wide = data.pad_to(11)
     assert wide.y.shape == (7, 11)
@@ -236,14 +236,14 @@ def test_with_weights() -> None:
     data = build(random_frame(1))
     assert data.with_weights(np.arange(7)).weights.tolist() == list(range(7))
     assert data.weights.tolist() != list(range(7))
-    for bad, words in (
+    for bad, message in (
         (np.ones(3), "one per group"),
         ([1, 1, 1, 1, 1, 1, -1], "negative"),
         ([np.nan] * 7, "missing"),
         (np.zeros(7), "weights of all groups are zero"),
         (["a"] * 7, "not numeric"),
     ):
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             data.with_weights(bad)
 
 
@@ -280,26 +280,26 @@ def test_with_table_pads_and_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"g": ["a", "z"]}, r"'doses': group 'z' of row 2 \(column 'g'\) is not in the data; .* groups 'a' and 'b'"),
         ({"amt": [1.0, np.nan]}, "'amt' is missing .NaN. in row 2"),
         ({"amt": ["x", "y"]}, "'amt' holds text"),
     ],
 )
-def test_with_table_refuses(change: dict, words: str) -> None:
+def test_with_table_refuses(change: dict, message: str) -> None:
     data = GroupedData.from_frame({"g": ["a", "b"], "y": [1.0, 2.0]}, "g", "y", v=())
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         data.with_table("doses", {"g": ["a", "b"], "amt": [1.0, 2.0]} | change, "g", "amt")
 
 
-def test_with_table_sees_labels_of_another_type() -> None:
+def test_with_table_reports_labels_of_another_type() -> None:
     data = GroupedData.from_frame({"g": [1, 2], "y": [1.0, 2.0]}, "g", "y")
     with pytest.raises(DataError, match=r"group '1' of row 1 .*the data have the int 1"):
         data.with_table("doses", {"g": ["1"], "amt": [1.0]}, "g", "amt")
 
 
-def test_with_table_refuses_names_taken_and_no_columns() -> None:
+def test_with_table_refuses_used_names_and_no_columns() -> None:
     data = build(random_frame(0))
     with pytest.raises(DataError, match="already have a column or table 'wt'"):
         data.with_table("wt", {}, "id", ["a"])
@@ -345,23 +345,23 @@ def test_automatic_buckets() -> None:
     assert sorted(np.concatenate(merged)) == list(range(1200))
 
 
-def test_fingerprint_sees_every_change() -> None:
+def test_fingerprint_depends_on_every_value() -> None:
     frame = random_frame(6)
     data = build(frame)
     assert data.fingerprint() == build(frame).fingerprint()
     assert len(data.fingerprint()) == 64
-    seen = {data.fingerprint()}
+    fingerprints = {data.fingerprint()}
     row = int(frame.conc.first_valid_index())
     for column, value in (("conc", 9.0), ("time", -1.0), ("form", "pill"), ("id", "new")):
         changed = frame.copy()
         changed.loc[row, column] = value
         if column == "id":
             changed = changed.assign(wt=1.0, sex="m", w=1.0)
-        seen.add(build(changed).fingerprint())
-    seen.add(build(frame.rename(columns={"time": "hours"}), x=["hours", "dose", "form"]).fingerprint())
-    seen.add(data.with_weights(np.ones(7)).fingerprint())
-    seen.add(data.select([1, 0, 2, 3, 4, 5, 6]).fingerprint())
-    assert len(seen) == 8
+        fingerprints.add(build(changed).fingerprint())
+    fingerprints.add(build(frame.rename(columns={"time": "hours"}), x=["hours", "dose", "form"]).fingerprint())
+    fingerprints.add(data.with_weights(np.ones(7)).fingerprint())
+    fingerprints.add(data.select([1, 0, 2, 3, 4, 5, 6]).fingerprint())
+    assert len(fingerprints) == 8
 
 
 def test_representations() -> None:
@@ -405,7 +405,7 @@ def test_pickles() -> None:
 def test_arrays_need_neither_pandas_nor_jax() -> None:
     script = (
         "import sys, types; package = types.ModuleType('jaxnlme'); package.__path__ = ['jaxnlme'];"
-        "sys.modules['jaxnlme'] = package;"  # the bare room, without what the package's front door imports
+        "sys.modules['jaxnlme'] = package;"  # without the imports of the package's __init__
         "from jaxnlme.data.grouped import GroupedData;"
         "d = GroupedData.from_frame({'g': [1, 1, 2], 'y': [1., 2., 3.], 't': [0, 1, 2]}, 'g', 'y', x='t');"
         "d.notes, d.fingerprint(), repr(d), d.select([0]);"
@@ -424,11 +424,11 @@ def test_large_tables_take_about_a_second() -> None:
     started = time.perf_counter()
     data = GroupedData.from_frame(frame, "g", "y", x="t", v=["wt", "sex"])
     assert data.n_groups == groups
-    assert time.perf_counter() - started < 5.0  # about 0.4 s alone; room for a busy machine
+    assert time.perf_counter() - started < 5.0  # about 0.4 s on an idle machine
 
 
 def test_a_table_without_responses() -> None:
-    """Prediction needs rows, not responses: the column may be empty, or absent, where that is asked for."""
+    """Prediction needs no responses: with `need_response=False` the column may be empty or absent."""
     frame = pd.DataFrame({"id": ["b", "b", "a"], "t": [0.0, 1.0, 2.0]})
     data = GroupedData.from_frame(frame, "id", "y", x="t", need_response=False)
     assert (data.n_rows, data.n_obs) == (3, 0)

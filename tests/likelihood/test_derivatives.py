@@ -1,4 +1,5 @@
-"""Exact gradients and Hessians of every rung against differences, error models and covariances in pairs."""
+"""Gradients and Hessians of every likelihood approximation against differences, for pairs of residual model and
+covariance."""
 
 from __future__ import annotations
 
@@ -12,29 +13,30 @@ from tests.problems import (
     APPROXIMATIONS,
     COVARIANCES,
     ERRORS,
-    bends,
     cheap,
     decay_data,
     decay_model,
     differences,
+    gradients_and_hessians,
     slopes,
     stencil,
 )
 
 # Each error model with one covariance, each covariance at least twice; `benchmarks/study_gradients.py` runs the
-# product. Compiling a gradient takes seconds, so two pairs take every rung and the others two of them, in turn.
+# product. Compiling a gradient takes seconds, so two pairs are tested with every approximation and the others with two,
+# in turn.
 PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
-TURNS = [("FOCE", "Laplace"), ("FO", "FOCEI"), ("FOCEI", "AGQ(3)")]
-CHOSEN = [
-    (error, covariance, tuple(APPROXIMATIONS) if error in ("combined", "box-cox") else TURNS[k % 3])
+SUBSETS = [("FOCE", "Laplace"), ("FO", "FOCEI"), ("FOCEI", "AGQ(3)")]
+CASES = [
+    (error, covariance, tuple(APPROXIMATIONS) if error in ("combined", "box-cox") else SUBSETS[k % 3])
     for k, (error, covariance) in enumerate(PAIRS)
 ]
 
 STEP = 1e-3
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
 
 
 def random_points(start: jn.Params, count: int, seed: int) -> list[np.ndarray]:
@@ -43,7 +45,7 @@ def random_points(start: jn.Params, count: int, seed: int) -> list[np.ndarray]:
     return [packed + rng.uniform(-0.15, 0.15, len(packed)) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("error", "covariance", "approximations"), CHOSEN, ids=[f"{e}, {c}" for e, c, _ in CHOSEN])
+@pytest.mark.parametrize(("error", "covariance", "approximations"), CASES, ids=[f"{e}, {c}" for e, c, _ in CASES])
 def test_gradient_equals_differences(error: str, covariance: str, approximations: tuple[str, ...]) -> None:
     spec, psi = COVARIANCES[covariance]
     # ragged groups, four more padded rows than needed, one missing response
@@ -66,7 +68,8 @@ def test_hessian_equals_differences_of_the_gradient(name: str) -> None:
     template = binding.params(psi=0.3 * psi)
     (point,) = random_points(template, 1, seed=5)
     gradient, hessian = (
-        np.asarray(a) for a in bends(binding.problem, APPROXIMATIONS[name], template, stencil(point, STEP))
+        np.asarray(a)
+        for a in gradients_and_hessians(binding.problem, APPROXIMATIONS[name], template, stencil(point, STEP))
     )
     expected = differences(gradient, len(point), STEP)
     assert relative_error(hessian[0], expected) < 1e-7
@@ -83,13 +86,13 @@ def test_public_function_under_jit_hessian_and_vmap() -> None:
     points = np.stack(random_points(start, 2, seed=1))
     hessians = np.asarray(cheap(jax.vmap(jax.hessian(total)))(points))
     problem = bind(model, data).problem
-    _, expected = bends(problem, jn.FOCEI(), start, points)
+    _, expected = gradients_and_hessians(problem, jn.FOCEI(), start, points)
     # the same derivative by forward over reverse of two programs: rounding
     assert hessians == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9 * np.abs(expected).max())
 
 
 def six(phi, x):
-    """Linear in six effects, three of which a group without doses does not feel."""
+    """Linear in six effects; groups without doses do not depend on three of them."""
     return phi.a + phi.b * x.t + phi.c * x.t**2 + x.dose * (phi.d + phi.e * x.t + phi.g * x.t**2)
 
 
@@ -103,7 +106,9 @@ def test_hessian_with_more_effects_than_observations(name: str) -> None:
     data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(4), 3), {"t": t, "dose": dose})
     binding = bind(jn.NLMEModel(six, parameters, error=jn.error.constant(0.3)), data)
     point = binding.start.pack()
-    _, hessian = (np.asarray(a) for a in bends(binding.problem, APPROXIMATIONS[name], binding.start, point[None]))
+    _, hessian = (
+        np.asarray(a) for a in gradients_and_hessians(binding.problem, APPROXIMATIONS[name], binding.start, point[None])
+    )
     assert np.isfinite(hessian).all()
     _, gradient = slopes(binding.problem, APPROXIMATIONS[name], binding.start, stencil(point, STEP))
     assert relative_error(hessian[0], differences(np.asarray(gradient), len(point), STEP)) < 1e-7

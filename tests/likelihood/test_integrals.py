@@ -1,4 +1,4 @@
-"""Quadrature, importance sampling and Laplace against brute-force integrals that share no code with ours."""
+"""Quadrature, importance sampling and Laplace against independent brute-force integrals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.problems import OUTCOMES, decay, decay_rate, hazard, log_rate, ragged
 NORMAL = -0.5 * np.log(2.0 * np.pi)
 
 
-def grid(points: int, dimension: int, reach: float = 8.5) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes (count, dimension) on [-reach, reach]^dimension and their log-weights.
+def grid(points: int, dimension: int, limit: float = 8.5) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes (count, dimension) on [-limit, limit]^dimension and their log-weights.
 
-    Beyond 8.5 standard deviations the prior holds 2e-17. Nodes are at most 0.3 apart, and the integrands have an SD of
-    0.3 or more: the rule errs by some exp(-2 (pi 0.3 / 0.3)^2) = 3e-9 along the narrowest, and less elsewhere."""
+    The prior probability beyond 8.5 standard deviations is 2e-17. Nodes are at most 0.3 apart, and the integrands have
+    an SD of at least 0.3: the error is about exp(-2 (pi 0.3 / 0.3)^2) = 3e-9 for the smallest SD."""
     x, w = np.polynomial.legendre.leggauss(points)
-    nodes = np.stack(np.meshgrid(*[reach * x] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
-    log_w = np.stack(np.meshgrid(*[np.log(reach * w)] * dimension, indexing="ij"), axis=-1)
+    nodes = np.stack(np.meshgrid(*[limit * x] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+    log_w = np.stack(np.meshgrid(*[np.log(limit * w)] * dimension, indexing="ij"), axis=-1)
     return nodes, log_w.reshape(-1, dimension).sum(axis=1)
 
 
@@ -33,9 +33,9 @@ def brute_force(data: jn.GroupedData, log_density, points: int, dimension: int) 
     prior = np.sum(NORMAL - 0.5 * z**2, axis=1)
     out = []
     for i in range(data.n_groups):
-        seen = data.observed[i]
-        x = {name: column[i][seen] for name, column in data.x.items()}
-        out.append(logsumexp(log_density(data.y[i][seen], x, z).sum(axis=1) + prior + log_w))
+        observed = data.observed[i]
+        x = {name: column[i][observed] for name, column in data.x.items()}
+        out.append(logsumexp(log_density(data.y[i][observed], x, z).sum(axis=1) + prior + log_w))
     return np.array(out)
 
 
@@ -47,7 +47,7 @@ PSI = np.array([[0.09, 0.03, 0.0], [0.03, 0.06, 0.02], [0.0, 0.02, 0.05]])
 STARTS = np.array([2.0, 3.0, 1.0])
 SD = 0.25
 
-# nodes of the last and of earlier quadratures, per number of random effects
+# numbers of nodes of three quadratures, by the number of random effects
 NODES = {1: (1, 5, 61), 2: (1, 5, 21), 3: (1, 5, 19)}
 
 
@@ -80,28 +80,28 @@ def test_quadrature_converges_to_the_integral(effects: int) -> None:
     expected = brute_force(data, log_density, {1: 400, 2: 120, 3: 90}[effects], effects)
     errors = []
     for nodes in NODES[effects]:
-        found = values(binding.problem, jn.AGQ(nodes), binding.start)
-        errors.append(float(np.max(np.abs(found - expected))))
+        approximate = values(binding.problem, jn.AGQ(nodes), binding.start)
+        errors.append(float(np.max(np.abs(approximate - expected))))
     assert errors[0] > 1e-5  # the problem is not linear
     assert errors[1] < 0.3 * errors[0]
     assert errors[2] < 1e-8
     assert values(binding.problem, jn.Laplace(), binding.start) == pytest.approx(
         values(binding.problem, jn.AGQ(1), binding.start), rel=1e-12
-    )  # one node is Laplace: the same sum in another order
-    # scaled by another curvature, quadrature has the same limit, more slowly
-    other = values(binding.problem, jn.AGQ(NODES[effects][2], curvature="gauss-newton"), binding.start)
-    assert other == pytest.approx(expected, abs=1e-6)
+    )  # AGQ with one node is Laplace: the same sum in another order
+    # scaled by another curvature, quadrature converges to the same limit, more slowly
+    gauss_newton = values(binding.problem, jn.AGQ(NODES[effects][2], curvature="gauss-newton"), binding.start)
+    assert gauss_newton == pytest.approx(expected, abs=1e-6)
     check_importance_sampling(binding, expected)
 
 
 def check_importance_sampling(binding, expected: np.ndarray) -> None:
-    found = results(binding.problem, jn.ImportanceSampling(2000, seed=3), binding.start)
-    error = np.sqrt(np.asarray(found.monte_carlo.variance))
+    sampled = results(binding.problem, jn.ImportanceSampling(2000, seed=3), binding.start)
+    error = np.sqrt(np.asarray(sampled.monte_carlo.variance))
     assert (error > 0).all()
     assert (error < 0.05).all()
     # five standard errors, in as many groups: one false alarm in 10^6
-    assert (np.abs(np.asarray(found.value) - expected) < 5 * error).all()
-    assert (np.asarray(found.monte_carlo.ess) <= 2000).all()
+    assert (np.abs(np.asarray(sampled.value) - expected) < 5 * error).all()
+    assert (np.asarray(sampled.monte_carlo.ess) <= 2000).all()
 
 
 def counts() -> tuple[jn.GroupedData, jn.NLMEModel, callable]:
@@ -147,27 +147,27 @@ def times() -> tuple[jn.GroupedData, jn.NLMEModel, callable]:
 
 
 @pytest.mark.parametrize(("problem", "nodes"), [(counts, 15), (choices, 31), (times, 25)])
-def test_outcomes_of_the_users_own(problem, nodes: int) -> None:
+def test_outcomes_with_a_log_likelihood_of_the_user(problem, nodes: int) -> None:
     data, model, log_density = problem()
     binding = bind(model, data)
     dimension = binding.density.n_effects
     expected = brute_force(data, log_density, {1: 400, 2: 120}[dimension], dimension)
     assert values(binding.problem, jn.AGQ(nodes), binding.start) == pytest.approx(expected, abs=1e-8)
     laplace = values(binding.problem, jn.Laplace(), binding.start)
-    assert np.max(np.abs(laplace - expected)) < 0.1  # an approximation, and one for few, rough outcomes
+    assert np.max(np.abs(laplace - expected)) < 0.1  # a rough approximation for a few discrete outcomes
     if dimension == 1:
-        assert laplace == pytest.approx(laplace_by_hand(data, log_density), abs=1e-6)
+        assert laplace == pytest.approx(independent_laplace(data, log_density), abs=1e-6)
     check_importance_sampling(binding, expected)
 
 
-def laplace_by_hand(data: jn.GroupedData, log_density) -> np.ndarray:
-    """Laplace by a bracketing search and a second difference: good to about 1e-7."""
+def independent_laplace(data: jn.GroupedData, log_density) -> np.ndarray:
+    """Laplace's approximation by a bracketing search and a second difference, with an error of about 1e-7."""
     out = []
     for i in range(data.n_groups):
-        seen = data.observed[i]
-        x = {name: column[i][seen] for name, column in data.x.items()}
+        observed = data.observed[i]
+        x = {name: column[i][observed] for name, column in data.x.items()}
 
-        def joint(z, y=data.y[i][seen], x=x):
+        def joint(z, y=data.y[i][observed], x=x):
             return float(log_density(y, x, np.array([[z]])).sum() + NORMAL - 0.5 * z**2)
 
         z = minimize_scalar(lambda z: -joint(z), bounds=(-6, 6), method="bounded", options={"xatol": 1e-9}).x
@@ -185,7 +185,7 @@ def laplace_by_hand(data: jn.GroupedData, log_density) -> np.ndarray:
     ids=["FO", "FOCE", "FOCEI", "Laplace", "AGQ(3)"],
 )
 @pytest.mark.parametrize("error", OUTCOMES.values(), ids=list(OUTCOMES))
-def test_outcomes_without_a_gaussian_face_are_refused(error: AbstractError, approximation) -> None:
+def test_outcomes_without_gaussian_moments_are_refused(error: AbstractError, approximation) -> None:
     data, model, _ = {"poisson": counts, "binary": choices, "weibull": times}[
         error.formula.split("= ")[1].split("(")[0]
     ]()
@@ -201,19 +201,21 @@ def test_too_many_nodes_are_refused() -> None:
         jn.log_likelihood(model, bind(model, data).start, data, jn.AGQ(300))
 
 
-def fragile(phi, x):
-    """Finite near a = 0 only."""
+def finite_near_zero(phi, x):
+    """Finite only near a = 0."""
     return jnp.where(jnp.abs(phi.a) < 1.5, phi.a, jnp.nan) + 0.0 * x.t
 
 
-def test_a_node_without_a_value_is_not_taken_for_a_curvature() -> None:
-    """Nodes at up to 2.9 posterior standard deviations leave the range of the model; its curvature is 1 + n."""
+def test_status_of_a_node_that_is_not_finite() -> None:
+    """The model is not finite at nodes up to 2.9 posterior standard deviations away; its curvature, 1 + n, is."""
     data = jn.GroupedData.from_arrays([0.1, -0.2], [0, 0], {"t": [0.0, 1.0]})
-    binding = bind(jn.NLMEModel(fragile, [jn.Parameter("a", 0.0, random=True, sd=1.0)], error="constant"), data)
+    binding = bind(
+        jn.NLMEModel(finite_near_zero, [jn.Parameter("a", 0.0, random=True, sd=1.0)], error="constant"), data
+    )
     params = binding.params({"a": 0.0, "sd(a)": 1.0, "error.a": 1.0})
-    found = results(binding.problem, jn.AGQ(5), params)
-    assert np.isnan(found.value).all()
-    assert found.status.tolist() == [jn.Status.non_finite]
+    result = results(binding.problem, jn.AGQ(5), params)
+    assert np.isnan(result.value).all()
+    assert result.status.tolist() == [jn.Status.non_finite]
     assert "at a node of the integral" in jn.Status.non_finite.sentence
     assert results(binding.problem, jn.Laplace(), params).status.tolist() == [jn.Status.ok]
 
@@ -224,24 +226,24 @@ def test_a_node_without_a_value_is_not_taken_for_a_curvature() -> None:
     ids=lambda approximation: approximation.name,
 )
 def test_groups_without_an_observed_response_add_nothing(approximation) -> None:
-    """A likelihood of one, at any parameters and by any rule, and a fit that is that of the other groups."""
+    """Their likelihood is one, and a fit equals that of the other groups."""
     rng = np.random.default_rng(0)
     y, group = 3.0 + np.repeat(rng.normal(size=6), 3) + 0.5 * rng.normal(size=18), np.repeat(np.arange(6), 3)
     y[6:9] = np.nan
     data = jn.GroupedData.from_arrays(y, group, {"t": np.tile(np.arange(3.0), 6)})
-    model = jn.NLMEModel(fragile_nowhere, [jn.Parameter("a", 3.0, random=True, sd=1.0)], error="constant")
+    model = jn.NLMEModel(level, [jn.Parameter("a", 3.0, random=True, sd=1.0)], error="constant")
     binding = bind(model, data)
-    found = results(binding.problem, approximation, binding.start)
-    assert found.status.tolist() == [jn.Status.no_observations if k == 2 else jn.Status.ok for k in range(6)]
-    assert (found.value[2], *found.mode[2], found.monte_carlo.variance[2]) == (0.0, 0.0, 0.0)
+    result = results(binding.problem, approximation, binding.start)
+    assert result.status.tolist() == [jn.Status.no_observations if k == 2 else jn.Status.ok for k in range(6)]
+    assert (result.value[2], *result.mode[2], result.monte_carlo.variance[2]) == (0.0, 0.0, 0.0)
     fit = jn.fit(model, data, approximation, standard_errors=False)
     assert fit.converged, fit.status
-    other = jn.fit(model, data.select(np.arange(6) != 2), approximation, standard_errors=False)
-    assert fit.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-7)
+    without_group = jn.fit(model, data.select(np.arange(6) != 2), approximation, standard_errors=False)
+    assert fit.log_likelihood == pytest.approx(without_group.log_likelihood, abs=1e-7)
     assert fit.status.groups.status[2] == "no_observations"
     assert "again" not in str(fit.status) or "found again by a search from zero" in str(fit.status)
 
 
-def fragile_nowhere(phi, x):
-    """The same everywhere."""
+def level(phi, x):
+    """Constant over rows."""
     return phi.a + 0.0 * x.t

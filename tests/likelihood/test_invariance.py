@@ -1,4 +1,4 @@
-"""The likelihood does not know the order of groups and rows, the padding, the buckets, or the unit of time."""
+"""The likelihood does not depend on the order of groups and rows, on padding, buckets, or the unit of time."""
 
 from __future__ import annotations
 
@@ -12,70 +12,70 @@ import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from tests.problems import APPROXIMATIONS, ERRORS, decay_data, decay_model, slopes, values
 
-# The same sums in another order, after searches that end 1e-12 from the same mode.
+# Rounding of sums in another order, and modes found to 1e-12.
 SAME = {"rel": 1e-10, "abs": 1e-10}
 
 MODEL = decay_model("full", ERRORS["combined by stratum"])
-LADDER = APPROXIMATIONS | {"IS": jn.ImportanceSampling(50)}
+ALL = APPROXIMATIONS | {"IS": jn.ImportanceSampling(50)}
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray]:
     binding = bind(MODEL, decay_data())
-    return {name: values(binding.problem, approximation, binding.start) for name, approximation in LADDER.items()}
+    return {name: values(binding.problem, approximation, binding.start) for name, approximation in ALL.items()}
 
 
 def shuffled(rows: bool) -> tuple[jn.GroupedData, np.ndarray]:
-    """The data with groups (and the rows inside them) in another order, and where each old group went."""
+    """The data with groups (and the rows within them) in another order, and the new position of each group."""
     data = decay_data()
     frame = data.to_frame()
     order = [2, 0, 3, 1]
     frame = pd.concat([frame[frame["group"] == k].iloc[:: -1 if rows else 1] for k in order])
-    moved = jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"])
-    return moved, np.argsort(order)
+    reordered = jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"])
+    return reordered, np.argsort(order)
 
 
 @pytest.mark.parametrize("rows", [False, True], ids=["groups", "groups and rows"])
 def test_order(rows: bool, expected: dict[str, np.ndarray]) -> None:
-    data, back = shuffled(rows)
+    data, position = shuffled(rows)
     binding = bind(MODEL, data)
-    for name, approximation in LADDER.items():
-        # importance sampling: the draws follow the group's label
-        assert values(binding.problem, approximation, binding.start)[back] == pytest.approx(expected[name], **SAME), (
-            name
-        )
+    for name, approximation in ALL.items():
+        # importance sampling: the draws depend on the group's label
+        assert values(binding.problem, approximation, binding.start)[position] == pytest.approx(
+            expected[name], **SAME
+        ), name
 
 
 def test_padding(expected: dict[str, np.ndarray]) -> None:
     binding = bind(MODEL, decay_data().pad_to(11))
-    for name, approximation in LADDER.items():
+    for name, approximation in ALL.items():
         assert values(binding.problem, approximation, binding.start) == pytest.approx(expected[name], **SAME), name
 
 
 def test_buckets(expected: dict[str, np.ndarray]) -> None:
-    data, back = shuffled(rows=False)
+    data, position = shuffled(rows=False)
     binding = bind(MODEL, data, buckets=2)
     assert len(binding.problem.buckets) == 2
     for name in ("FO", "FOCEI", "IS"):
-        found = values(binding.problem, LADDER[name], binding.start)
-        assert found[back] == pytest.approx(expected[name], **SAME), name
+        value = values(binding.problem, ALL[name], binding.start)
+        assert value[position] == pytest.approx(expected[name], **SAME), name
 
 
 def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four groups in blocks of two and, with a stand-in, in blocks of three; value and gradient."""
+    """Value and gradient of four groups in blocks of two and, with a filler, of three."""
     binding = bind(MODEL, decay_data())
     x = np.concatenate([binding.start.beta, binding.start.covariance, binding.start.error])
     rows = binding.problem.buckets[0].y.size
-    whole = slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None])
+    expected_slopes = slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None])
     for count in (2, 3):
         monkeypatch.setattr("jaxnlme.binding.problem.BLOCK_ROWS", rows / count)
-        jax.clear_caches()  # the blocks are not part of what a compiled program is known by
-        found = values(binding.problem, APPROXIMATIONS["FOCEI"], binding.start)
-        assert found == pytest.approx(expected["FOCEI"], **SAME)
-        for one, other in zip(
-            slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None]), whole, strict=True
+        jax.clear_caches()  # the cache of compiled programs does not depend on the size of blocks
+        value = values(binding.problem, APPROXIMATIONS["FOCEI"], binding.start)
+        assert value == pytest.approx(expected["FOCEI"], **SAME)
+        for actual, whole in zip(
+            slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None]), expected_slopes, strict=True
         ):
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(actual, whole, rtol=1e-9, atol=1e-9)
     jax.clear_caches()
 
 
@@ -83,9 +83,9 @@ def test_gradient_with_padding_and_buckets() -> None:
     plain = bind(MODEL, decay_data())
     at = plain.start.pack()[None]
     _, expected = slopes(plain.problem, APPROXIMATIONS["FOCEI"], plain.start, at)
-    other = bind(MODEL, decay_data().pad_to(11), buckets=2)
-    _, found = slopes(other.problem, APPROXIMATIONS["FOCEI"], other.start, at)
-    assert np.asarray(found) == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9)
+    padded = bind(MODEL, decay_data().pad_to(11), buckets=2)
+    _, gradient = slopes(padded.problem, APPROXIMATIONS["FOCEI"], padded.start, at)
+    assert np.asarray(gradient) == pytest.approx(np.asarray(expected), rel=1e-9, abs=1e-9)
 
 
 def test_unit_of_time(expected: dict[str, np.ndarray]) -> None:
@@ -93,7 +93,7 @@ def test_unit_of_time(expected: dict[str, np.ndarray]) -> None:
     minutes = jn.GroupedData.from_frame(frame.assign(t=frame["t"] * 60.0), "group", "y", x=["t", "kind"])
     binding = bind(MODEL, minutes)
     params = binding.params({"c": 1.0 / 60.0})
-    for name, approximation in LADDER.items():
+    for name, approximation in ALL.items():
         assert values(binding.problem, approximation, params) == pytest.approx(expected[name], rel=1e-9), name
 
 
@@ -103,16 +103,18 @@ def test_unit_of_the_response() -> None:
     plain = bind(model, decay_data())
     frame["y"] *= 1000.0
     thousand = bind(model, jn.GroupedData.from_frame(frame, "group", "y", x=["t", "kind"]))
-    up = np.log(1000.0)
+    shift = np.log(1000.0)
     start = plain.start
-    params = jn.Params(start.beta + np.array([up, up, 0.0]), start.covariance, start.error + np.array([up, 0.0]))
+    params = jn.Params(
+        start.beta + np.array([shift, shift, 0.0]), start.covariance, start.error + np.array([shift, 0.0])
+    )
     observed = decay_data().observed.sum(axis=1)
     for name in ("FO", "FOCEI"):
-        found = values(thousand.problem, APPROXIMATIONS[name], params) + observed * up
-        assert found == pytest.approx(values(plain.problem, APPROXIMATIONS[name], plain.start), rel=1e-9), name
+        value = values(thousand.problem, APPROXIMATIONS[name], params) + observed * shift
+        assert value == pytest.approx(values(plain.problem, APPROXIMATIONS[name], plain.start), rel=1e-9), name
 
 
-def test_draws_of_importance_sampling_follow_seed_and_label() -> None:
+def test_draws_of_importance_sampling_depend_on_the_seed() -> None:
     binding = bind(MODEL, decay_data())
     runs = [values(binding.problem, jn.ImportanceSampling(50, seed=seed), binding.start) for seed in (1, 1, 2)]
     assert (runs[0] == runs[1]).all()
@@ -124,11 +126,11 @@ def test_rows_without_a_response_add_nothing() -> None:
     extra = pd.DataFrame({"group": [0, 1, 1, 3], "y": np.nan, "t": [0.0, 9.0, 1e6, 2.0], "kind": [0.0, 1.0, 1.0, 0.0]})
     both = jn.GroupedData.from_frame(pd.concat([extra, frame]), "group", "y", x=["t", "kind"])
     order = np.argsort([0, 1, 3, 2])
-    one, two = bind(MODEL, decay_data()), bind(MODEL, both)
-    found = values(two.problem, APPROXIMATIONS["FOCEI"], two.start)
+    plain, extended = bind(MODEL, decay_data()), bind(MODEL, both)
+    value = values(extended.problem, APPROXIMATIONS["FOCEI"], extended.start)
     labels = both.labels.tolist()
     assert labels == [0, 1, 3, 2]
-    assert found[order] == pytest.approx(values(one.problem, APPROXIMATIONS["FOCEI"], one.start), **SAME)
+    assert value[order] == pytest.approx(values(plain.problem, APPROXIMATIONS["FOCEI"], plain.start), **SAME)
 
 
 def test_group_without_a_response_has_likelihood_one() -> None:
@@ -142,7 +144,7 @@ def test_group_without_a_response_has_likelihood_one() -> None:
         assert np.isfinite(np.asarray(gradient)).all()
 
 
-def test_one_trace_serves_every_value() -> None:
+def test_one_trace_for_all_values() -> None:
     count = []
 
     @jax.jit
@@ -163,8 +165,8 @@ def _root(phi, x):
 
 
 @pytest.mark.parametrize("buckets", [1, 2])
-def test_a_group_of_weight_zero_may_be_anything(buckets: int) -> None:
-    """Value and gradient are those of the data without it, though its own likelihood is NaN."""
+def test_a_group_of_weight_zero_may_have_any_likelihood(buckets: int) -> None:
+    """Value and gradient are those of the data without it, although its likelihood is NaN."""
     rng = np.random.default_rng(8)
     group = np.repeat(np.arange(6), [3, 4, 3, 5, 4, 3])
     t = rng.uniform(1.0, 2.0, len(group))
@@ -179,7 +181,7 @@ def test_a_group_of_weight_zero_may_be_anything(buckets: int) -> None:
     def value(params, data, weights=None):
         return jn.log_likelihood(model, params, data, "focei", weights)
 
-    found = jax.jit(jax.value_and_grad(value))(params, problem, weights)
+    actual = jax.jit(jax.value_and_grad(value))(params, problem, weights)
     expected = jax.value_and_grad(value)(params, rest)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)  # rounding of another batch
+    for leaf, expected_leaf in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-9)  # rounding in batches of another size

@@ -1,4 +1,4 @@
-"""The linearised mixed model of one point, against the same model written with dense matrices."""
+"""The linear mixed model of a linearisation, against the same model with dense matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxnlme.estimators.lindstrom_bates.session import partial_sums_linearised
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from tests.problems import COVARIANCES, ERRORS, cheap, decay_data, decay_model, differences, stencil
 
-# Differences of fourth order with this step leave 1e-9 of truncation and rounding in values of order ten.
+# Differences of fourth order with this step have errors of 1e-9 for values of order ten.
 STEP, SLOPE = 1e-3, 1e-7
 
 
@@ -27,7 +27,7 @@ def data() -> jn.GroupedData:
 
 
 def bound(error: str, covariance: str) -> tuple[Binding, np.ndarray]:
-    """A binding and a packed vector that is nobody's optimum."""
+    """A binding and a packed vector that is no optimum."""
     spec, psi = COVARIANCES[covariance]
     binding = bind(decay_model(spec, ERRORS[error]), data())
     params = binding.params({"a": 2.1, "b": 2.7, "c": 1.2}, psi=psi)
@@ -45,7 +45,7 @@ def _rows(problem, about, b, error):
     """e, S, the log-slopes, X and Z of the rows of every group, linearised at `about` and effects b, at `error`."""
     density = problem.density
 
-    def one(group, b):
+    def per_group(group, b):
         def predict(beta, b):
             phi = density.individual.phi(beta, b, group)
             return density.structural(None, phi, group.x, group.v)
@@ -53,26 +53,28 @@ def _rows(problem, about, b, error):
         f = predict(about.beta, b)
         by_beta, by_b = jax.jacfwd(predict, (0, 1))(about.beta, b)
         residual, scale, slope = density.error.moments(f, f, error, group)
-        bent = jnp.diagonal(jax.jacfwd(lambda mean: density.error.moments(mean, f, error, group)[0])(f))[:, None]
-        return residual, scale, slope, -bent * by_beta, -bent * by_b
+        residual_slope = jnp.diagonal(jax.jacfwd(lambda mean: density.error.moments(mean, f, error, group)[0])(f))[
+            :, None
+        ]
+        return residual, scale, slope, -residual_slope * by_beta, -residual_slope * by_b
 
-    return jax.vmap(one)(problem.buckets[0], b)
+    return jax.vmap(per_group)(problem.buckets[0], b)
 
 
 class Dense:
-    """Group by group, what is linearised at `packed` and effects b, with dense matrices and numpy."""
+    """The model linearised at `packed` and effects b, group by group with dense matrices in numpy."""
 
     def __init__(self, binding: Binding, packed: np.ndarray, modes: np.ndarray):
         self.binding, self.density = binding, binding.density
         self.about = binding.start.unpack(packed)
         factor = np.asarray(self.density.covariance.factor(np.asarray(self.about.covariance)))
         self.b = modes @ factor.T
-        self.seen = np.asarray(binding.problem.buckets[0].x.observed)
+        self.observed = np.asarray(binding.problem.buckets[0].x.observed)
 
     def rows(self, error: np.ndarray):
         """e, S, the log-slopes, X and Z of the observed rows, group by group."""
         parts = [np.asarray(part) for part in _rows(self.binding.problem, self.about, self.b, np.asarray(error))]
-        return [tuple(part[i][seen] for part in parts) for i, seen in enumerate(self.seen)]
+        return [tuple(part[i][observed] for part in parts) for i, observed in enumerate(self.observed)]
 
     def value(self, packed: np.ndarray) -> np.ndarray:
         """log p(y) of each group of the linearised model at `packed`."""
@@ -92,7 +94,7 @@ class Dense:
         return total
 
     def effects(self) -> np.ndarray:
-        """psi Z' V^-1 (e + Z b): what the mixed model equations say of b, at the point itself."""
+        """psi Z' V^-1 (e + Z b): the solution of the mixed model equations for b, at the point of linearisation."""
         psi = psi_of(self.density, np.asarray(self.about.covariance))
         return np.array(
             [
@@ -112,36 +114,36 @@ def test_value_score_and_effects_are_those_of_the_mixed_model(error: str, covari
     assert (np.asarray(groups.status) == jn.Status.ok).all()
     dense = Dense(binding, packed, np.asarray(groups.modes))
     assert groups.values == pytest.approx(dense.value(packed), rel=1e-10)
-    # Random effects are known to the square of the mode tolerance, 1e-12, or to the reweighting's 1e-9.
+    # Random effects have an error of the squared mode tolerance, 1e-12, or of the tolerance of reweighting, 1e-9.
     assert dense.b == pytest.approx(dense.effects(), rel=1e-6, abs=1e-8)
     n, p = len(packed), 3
     around = stencil(packed, STEP)
     slopes = differences(np.array([dense.value(at) for at in around]), n, STEP)
     assert np.asarray(groups.scores) == pytest.approx(slopes.T, rel=SLOPE, abs=SLOPE)
     assert sums.information == pytest.approx(dense.information(packed), rel=1e-9)
-    bends = differences(np.array([dense.information(at) for at in around]), n, STEP)
-    assert bends[:p] == pytest.approx(0.0, abs=1e-6)
-    assert np.asarray(sums.slopes) == pytest.approx(bends[p:], rel=SLOPE, abs=1e-6)
+    information_slopes = differences(np.array([dense.information(at) for at in around]), n, STEP)
+    assert information_slopes[:p] == pytest.approx(0.0, abs=1e-6)
+    assert np.asarray(sums.slopes) == pytest.approx(information_slopes[p:], rel=SLOPE, abs=1e-6)
 
 
-def test_a_linearisation_may_be_held_elsewhere() -> None:
-    """The likelihood at x of the model linearised at another point: value and score belong together."""
+def test_value_and_score_away_from_the_point_of_linearisation() -> None:
+    """The score is the gradient of the value at x of the model linearised at another point."""
     binding, packed = bound("combined", "full")
-    moved = packed + 0.1 * np.cos(np.arange(len(packed)))
+    x = packed + 0.1 * np.cos(np.arange(len(packed)))
     _, there = evaluated(binding.problem, Linearised(), binding.start, packed, packed)
-    _, groups = evaluated(binding.problem, Linearised(), binding.start, packed, moved)
+    _, groups = evaluated(binding.problem, Linearised(), binding.start, packed, x)
     assert groups.modes == pytest.approx(np.asarray(there.modes), abs=1e-12)
     dense = Dense(binding, packed, np.asarray(groups.modes))
-    assert groups.values == pytest.approx(dense.value(moved), rel=1e-9)
-    slopes = differences(np.array([dense.value(at) for at in stencil(moved, STEP)]), len(packed), STEP)
+    assert groups.values == pytest.approx(dense.value(x), rel=1e-9)
+    slopes = differences(np.array([dense.value(at) for at in stencil(x, STEP)]), len(packed), STEP)
     assert np.asarray(groups.scores) == pytest.approx(slopes.T, rel=SLOPE, abs=SLOPE)
 
 
 def test_designs_that_vary_within_groups_are_linearised_in_beta_and_b() -> None:
-    """The same model by designs per observation and by designs of the group."""
+    """The same model with designs per observation and with constant designs."""
     fixed = np.broadcast_to(np.eye(3), (*data().y.shape, 3, 3)).copy()
     plain = decay_model("full", "combined")
-    # Entries that differ where nothing is observed are read, and change nothing.
+    # Entries that differ in rows without a response make the design vary, and change no result.
     fixed[1, ~data().observed[1], 0, 0] = 2.0
     parameters = [jn.Parameter(p.name, p.start, "log", sd=0.3) for p in plain.parameters]
     varying = jn.NLMEModel(
@@ -158,7 +160,7 @@ def test_designs_that_vary_within_groups_are_linearised_in_beta_and_b() -> None:
         binding = bind(model, data())
         packed = np.asarray(binding.start.pack())
         results.append(evaluated(binding.problem, Linearised(restricted=True), binding.start, packed, packed))
-    (one, own), (other, others) = results
-    assert others.values == pytest.approx(np.asarray(own.values), rel=1e-10)
-    assert others.scores == pytest.approx(np.asarray(own.scores), rel=1e-8, abs=1e-8)
-    assert other.slopes == pytest.approx(np.asarray(one.slopes), rel=1e-8, abs=1e-8)
+    (sums, groups), (varying_sums, varying_groups) = results
+    assert varying_groups.values == pytest.approx(np.asarray(groups.values), rel=1e-10)
+    assert varying_groups.scores == pytest.approx(np.asarray(groups.scores), rel=1e-8, abs=1e-8)
+    assert varying_sums.slopes == pytest.approx(np.asarray(sums.slopes), rel=1e-8, abs=1e-8)

@@ -26,7 +26,7 @@ from tests.problems import boluses, cheap, log_wang, one_compartment, slopes, va
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 
-LADDER = {
+ALL = {
     "fo": jn.FO(),
     "foce": jn.FOCE(),
     "focei": jn.FOCEI(),
@@ -35,7 +35,7 @@ LADDER = {
     "exact": jn.AGQ(21),
 }
 
-# The independent values are printed to 5 decimals; its integrals and minimisations are good to about 1e-6 and more.
+# The independent values are printed to 5 decimals; their integrals and minimisations have errors of at most 1e-6.
 INDEPENDENT = 2e-5
 # Values of the source are printed to 3 decimals (the independent evaluation differs from them by up to 6e-4).
 PRINTED = 7e-4
@@ -62,7 +62,7 @@ def wang_model(error: Any, structure: Any = wang) -> jn.NLMEModel:
     return jn.NLMEModel(structure, [jn.Parameter("ke", 0.5, "log", random=True, sd=0.2)], error=error)
 
 
-# ---- all cases through one residual model whose choices are traced numbers
+# ---- all cases by one residual model whose choices are numbers
 
 # a = a0 + a_f2 f2; b = b0 + b_f2 f2 + b_lipre log f; c = c0 + c_f2 f2 + c_lipre log f (f3 = 3 f2);
 # base = of_f f + of_f2 f2 + of_T T(f); sd = a + b base^c where add is 1, sqrt(a^2 + b^2 base^(2 c)) where it is 0.
@@ -73,10 +73,10 @@ SELECTORS = (
 
 @functools.cache
 def selected_error(kind: str) -> GaussianError:
-    """Any residual SD of the table on the scale of the transform `kind` ("logit(0, 12) > yeo-johnson": one then the
-    other), with every choice a parameter, so that one program serves all cases of a kind."""
+    """Any residual SD of the table, on the scale of the transform `kind` ("logit(0, 12) > yeo-johnson": a composition).
+    Every choice is a parameter, so that one program computes all cases of a kind."""
     parts = [jn.transforms.transform(part) for part in kind.split(" > ")]
-    response = parts[0] if len(parts) == 1 else jn.transforms.Then(*parts)
+    response = parts[0] if len(parts) == 1 else jn.transforms.Composition(*parts)
     bounded = next((part for part in parts if np.isfinite(part.domain[1])), None)
 
     def scale(f, **s):
@@ -88,7 +88,7 @@ def selected_error(kind: str) -> GaussianError:
         if bounded is None:  # no case on a bounded scale has an SD that depends on T(f)
             base = base + s["of_T"] * response.to_real(f, s["shape"])
         part = b * jnp.abs(base) ** c
-        # log f is negative far out, and so is an SD made of it; the source goes on with its square
+        # log f can be negative, and so can an SD computed from it; the source uses its square
         return jnp.abs(s["add"] * (a + part) + (1.0 - s["add"]) * jnp.sqrt(a**2 + part**2))
 
     parameters = tuple(ErrorParameter(name, 1.0, "identity") for name in SELECTORS)
@@ -108,7 +108,7 @@ def shape_of(transform: dict[str, Any]) -> float:
 
 
 def selectors(model: dict[str, Any]) -> dict[str, float]:
-    """The numbers of SELECTORS of one case."""
+    """The values of SELECTORS for one case."""
     s = dict.fromkeys(SELECTORS, 0.0) | {"c0": 1.0, "of_f": 1.0, "add": 1.0, "shape": shape_of(model["transform"])}
 
     def choose(letter: str, value: Any) -> None:
@@ -144,11 +144,11 @@ KINDS = [
 def objectives(problem: Any, approximation: Any, template: Any, errors: Any) -> tuple[Any, Any]:
     """-2 log L (cases,) and the modes (cases, groups, random) at error parameters (cases, unconstrained)."""
 
-    def one(error):
-        found = evaluate_groups(problem, jn.Params(template.beta, template.covariance, error), approximation)
-        return -2.0 * jnp.sum(found.value), found.mode
+    def per_case(error):
+        groups = evaluate_groups(problem, jn.Params(template.beta, template.covariance, error), approximation)
+        return -2.0 * jnp.sum(groups.value), groups.mode
 
-    return jax.vmap(one)(errors)
+    return jax.vmap(per_case)(errors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,32 +162,32 @@ def test_every_case_of_wang_2007(kind: str, published: dict[str, Any]) -> None:
     errors = np.array(
         [[row[p.name.replace("lambda", "shape")] for p in binding.density.error.parameters] for row in rows]
     )
-    for name, approximation in LADDER.items():
-        found, modes = objectives(binding.problem, approximation, binding.start, errors)
-        found = np.asarray(found) - data.n_obs * LOG_2PI
+    for name, approximation in ALL.items():
+        objective, modes = objectives(binding.problem, approximation, binding.start, errors)
+        objective = np.asarray(objective) - data.n_obs * LOG_2PI
         independent = np.array([case["independent"][name] for case in cases])
-        assert found == pytest.approx(independent, abs=INDEPENDENT), (name, np.abs(found - independent).max())
-        if name in cases[0]["expected"] and name != "laplace":  # theirs is FOCEI on Gaussian data
+        assert objective == pytest.approx(independent, abs=INDEPENDENT), (name, np.abs(objective - independent).max())
+        if name in cases[0]["expected"] and name != "laplace":  # in the source Laplace is FOCEI for Gaussian data
             printed = np.array([case["expected"][name] for case in cases])
-            assert found == pytest.approx(printed, abs=PRINTED), name
+            assert objective == pytest.approx(printed, abs=PRINTED), name
         if name == "focei":
             # printed to 6 decimals; b = sd z
             eta = 0.2 * np.asarray(modes)[:, :, 0]
             assert eta == pytest.approx(np.array([case["eta_mode"] for case in cases]), abs=2e-6)
 
 
-def test_all_cases_are_taken(published: dict[str, Any]) -> None:
-    taken = [c for c in published["cases"] if kind_of(c["error_model"]["transform"]) in KINDS]
-    assert len(taken) == 169
-    assert [c["error_model"]["prediction"] for c in taken if c["error_model"]["data"] != "Y"] == ["lipre"]
+def test_all_cases_are_tested(published: dict[str, Any]) -> None:
+    tested = [c for c in published["cases"] if kind_of(c["error_model"]["transform"]) in KINDS]
+    assert len(tested) == 169
+    assert [c["error_model"]["prediction"] for c in tested if c["error_model"]["data"] != "Y"] == ["lipre"]
 
 
-# ---- a dozen of them through the residual models with names
+# ---- some of them by the named residual models
 
 SD = 0.3162277660168
 BOTH_SIDES = jn.error.transform_both_sides
 
-# name: (residual model, what the case says of itself: transform, additive SD, coefficient, power, base, combination)
+# name: (residual model, (transform, shape, has additive SD, coefficient, power, base, combination) of the case)
 NAMED_CASES: dict[str, tuple[Any, tuple]] = {
     "constant": (jn.error.constant(SD), ("identity", 1.0, True, None, None, None, None)),
     "proportional": (jn.error.proportional(SD), ("identity", 1.0, False, SD, 1.0, "f", None)),
@@ -220,8 +220,10 @@ NAMED_CASES: dict[str, tuple[Any, tuple]] = {
         BOTH_SIDES("probit(0, 12)", jn.error.constant(SD)),
         ("probit(0, 12)", 1.0, True, None, None, None, None),
     ),
-    "probit then yeo-johnson": (
-        BOTH_SIDES(jn.transforms.Then(jn.transforms.Probit(0, 12), jn.transforms.YeoJohnson()), jn.error.constant(SD)),
+    "probit and yeo-johnson": (
+        BOTH_SIDES(
+            jn.transforms.Composition(jn.transforms.Probit(0, 12), jn.transforms.YeoJohnson()), jn.error.constant(SD)
+        ),
         ("probit(0, 12) > yeo-johnson", 0.5, True, None, None, None, None),
     ),
 }
@@ -243,24 +245,24 @@ def signature(model: dict[str, Any]) -> tuple:
 
 @pytest.mark.parametrize("name", NAMED_CASES)
 def test_named_residual_models_of_wang_2007(name: str, published: dict[str, Any]) -> None:
-    error, wanted = NAMED_CASES[name]
+    error, expected = NAMED_CASES[name]
     case = next(
-        c for c in published["cases"] if signature(c["error_model"]) == wanted and c["error_model"]["data"] == "Y"
+        c for c in published["cases"] if signature(c["error_model"]) == expected and c["error_model"]["data"] == "Y"
     )
     data = wang_data(published)
     binding = bind(wang_model(error), data)
     for column in ("fo", "foce", "focei", "laplace"):
-        found = -2.0 * values(binding.problem, LADDER[column], binding.start).sum() - data.n_obs * LOG_2PI
-        assert found == pytest.approx(case["independent"][column], abs=INDEPENDENT), column
+        objective = -2.0 * values(binding.problem, ALL[column], binding.start).sum() - data.n_obs * LOG_2PI
+        assert objective == pytest.approx(case["independent"][column], abs=INDEPENDENT), column
 
 
 def test_wang_2007_on_the_log_of_the_data(published: dict[str, Any]) -> None:
     case = next(c for c in published["cases"] if c["error_model"]["data"] == "log(Y)")
     data = wang_data(published, log=True)
     binding = bind(wang_model(jn.error.constant(SD), log_wang), data)
-    for column, approximation in LADDER.items():
-        found = -2.0 * values(binding.problem, approximation, binding.start).sum() - data.n_obs * LOG_2PI
-        assert found == pytest.approx(case["independent"][column], abs=INDEPENDENT), column
+    for column, approximation in ALL.items():
+        objective = -2.0 * values(binding.problem, approximation, binding.start).sum() - data.n_obs * LOG_2PI
+        assert objective == pytest.approx(case["independent"][column], abs=INDEPENDENT), column
 
 
 def test_modes_and_contributions_of_nonmem(published: dict[str, Any], reference: Path) -> None:
@@ -269,13 +271,13 @@ def test_modes_and_contributions_of_nonmem(published: dict[str, Any], reference:
     data = wang_data(published)
     binding = bind(wang_model(jn.error.proportional(SD)), data)
     errors = binding.start.error[None]
-    found, modes = objectives(binding.problem, jn.FOCEI(), binding.start, errors)
-    assert float(found[0]) - data.n_obs * LOG_2PI == pytest.approx(table["objective"], abs=PRINTED)
+    objective, modes = objectives(binding.problem, jn.FOCEI(), binding.start, errors)
+    assert float(objective[0]) - data.n_obs * LOG_2PI == pytest.approx(table["objective"], abs=PRINTED)
     first = frame.groupby("ID").first()
-    # five significant digits are printed of NONMEM's eta, and its own search ends at three
+    # NONMEM prints five significant digits of eta, and its search stops at three
     assert 0.2 * np.asarray(modes)[0, :, 0] == pytest.approx(first["ETA1"].to_numpy(), rel=1e-3, abs=2e-6)
-    each = -2.0 * values(binding.problem, jn.FOCEI(), binding.start) - 2 * LOG_2PI
-    assert each == pytest.approx(first["OBJI"].to_numpy(), rel=2e-4)
+    contributions = -2.0 * values(binding.problem, jn.FOCEI(), binding.start) - 2 * LOG_2PI
+    assert contributions == pytest.approx(first["OBJI"].to_numpy(), rel=2e-4)
 
 
 # ---- theophylline and one subject with repeated doses
@@ -284,8 +286,8 @@ def test_modes_and_contributions_of_nonmem(published: dict[str, Any], reference:
 def theophylline(reference: Path) -> jn.GroupedData:
     frame = pd.read_csv(reference / "published" / "data" / "theo_sd.csv")
     frame["DOSE"] = frame.groupby("ID")["AMT"].transform("max")
-    seen = frame[frame["EVID"] == 0].drop(columns="AMT").rename(columns={"DOSE": "AMT"})
-    return jn.GroupedData.from_frame(seen, "ID", "DV", x="TIME", v="AMT")
+    observed = frame[frame["EVID"] == 0].drop(columns="AMT").rename(columns={"DOSE": "AMT"})
+    return jn.GroupedData.from_frame(observed, "ID", "DV", x="TIME", v="AMT")
 
 
 def theophylline_model(p: dict[str, Any]) -> jn.NLMEModel:
@@ -312,7 +314,7 @@ def test_theophylline_at_initial_values(reference: Path, points: dict[str, Any])
     point = points["theo_focei_at_initial"]
     value, _ = theophylline_objective(reference, point["parameters"])
     assert value == pytest.approx(point["independent"], abs=1e-5)  # printed to six decimals
-    assert value == pytest.approx(point["expected_objective"], abs=0.02)  # carries the source's ODE tolerance of 0.01
+    assert value == pytest.approx(point["expected_objective"], abs=0.02)  # the source has an ODE tolerance of 0.01
 
 
 def test_theophylline_gradient(reference: Path, points: dict[str, Any]) -> None:
@@ -334,10 +336,10 @@ def test_theophylline_at_the_optimum(reference: Path, points: dict[str, Any]) ->
 
 def test_one_subject_with_doses_at_given_effects(points: dict[str, Any]) -> None:
     point = points["inner_single_subject"]
-    given = point["data"]
-    data = jn.GroupedData.from_arrays(given["dv"], np.zeros(len(given["dv"]), int), {"time": given["time"]})
-    times = given["first"] + given["every"] * np.arange(given["n_doses"], dtype=float)
-    doses = {"id": np.zeros(len(times), int), "time": times, "amount": np.full(len(times), float(given["dose"]))}
+    subject = point["data"]
+    data = jn.GroupedData.from_arrays(subject["dv"], np.zeros(len(subject["dv"]), int), {"time": subject["time"]})
+    times = subject["first"] + subject["every"] * np.arange(subject["n_doses"], dtype=float)
+    doses = {"id": np.zeros(len(times), int), "time": times, "amount": np.full(len(times), float(subject["dose"]))}
     data = data.with_table("doses", doses, "id", ["time", "amount"])
     sd = np.sqrt(0.1)
     parameters = [
@@ -354,6 +356,6 @@ def test_one_subject_with_doses_at_given_effects(points: dict[str, Any]) -> None
         curvature = gauss_newton(density, params, z, group, None)
         return Gaussian()(lambda z: density.log_joint(params, z, group), z, curvature, group.key, at_mode=True)[0]
 
-    found = -2.0 * float(at(params, z, group)) - data.n_obs * LOG_2PI
-    assert found == pytest.approx(point["independent"], abs=1e-5)
-    assert found == pytest.approx(point["expected_objective"], abs=PRINTED)
+    objective = -2.0 * float(at(params, z, group)) - data.n_obs * LOG_2PI
+    assert objective == pytest.approx(point["independent"], abs=1e-5)
+    assert objective == pytest.approx(point["expected_objective"], abs=PRINTED)

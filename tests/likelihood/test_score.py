@@ -1,4 +1,4 @@
-"""What estimators evaluate, with the model's derivatives read from its jet, is the likelihood and its gradient."""
+"""Value and score for estimators, from the jet of the model, equal the public likelihood and its gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.estimators.core.objective import flatten, partial_sums
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
-from jaxnlme.likelihood.one_pass import MOST_PARTIALS, local
+from jaxnlme.likelihood.one_pass import MOST_PARTIALS, one_pass
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.numerics.jets import count_partials
 from tests.problems import (
@@ -31,38 +31,39 @@ from tests.problems import (
 )
 
 PAIRS = list(zip(ERRORS, (list(COVARIANCES) * 3)[: len(ERRORS)], strict=True))
-TURNS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace"), ("FOCEI", "AGQ(3)")]
+SUBSETS = [("FOCEI", "FOCE"), ("FOCEI", "Laplace"), ("FO", "Laplace"), ("FOCEI", "AGQ(3)")]
 
 sums = cheap(lambda problem, point, modes: partial_sums(problem, point, modes)[0])
 
 
-def agree(binding: Binding, approximation: LikelihoodApproximation, template: jn.Params) -> None:
-    """The estimators' value and gradient against those of the public likelihood, at a point away from the starts."""
+def assert_agreement(binding: Binding, approximation: LikelihoodApproximation, template: jn.Params) -> None:
+    """Value and gradient of the estimators equal those of the public likelihood, at a point away from the starting
+    values."""
     x = np.asarray(flatten(template))
     x = x + np.random.default_rng(len(x)).uniform(-0.15, 0.15, len(x))
     problem = jax.tree.map(jnp.asarray, binding.problem)
-    found = sums(problem, (approximation, template, x), jnp.zeros((problem.n_groups, problem.density.n_effects)))
+    actual = sums(problem, (approximation, template, x), jnp.zeros((problem.n_groups, problem.density.n_effects)))
     value, gradient = slopes(binding.problem, approximation, template, x[None])
     assert np.isfinite(gradient).all()
-    # The same derivatives by two programs, at modes found to 1e-12: rounding.
-    assert -float(found.value) == pytest.approx(float(value[0]), rel=1e-11)
-    np.testing.assert_allclose(-found.gradient, gradient[0], rtol=0, atol=1e-9 * np.abs(gradient).max())
+    # Rounding: the same derivatives by two programs, at modes found to 1e-12.
+    assert -float(actual.value) == pytest.approx(float(value[0]), rel=1e-11)
+    np.testing.assert_allclose(-actual.gradient, gradient[0], rtol=0, atol=1e-9 * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize(("number", "error", "covariance"), [(k, *pair) for k, pair in enumerate(PAIRS)])
 def test_every_error_model(number: int, error: str, covariance: str) -> None:
     spec, psi = COVARIANCES[covariance]
     binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
-    for name in TURNS[number % 4]:
-        agree(binding, APPROXIMATIONS[name], binding.params(psi=0.3 * psi))
+    for name in SUBSETS[number % 4]:
+        assert_agreement(binding, APPROXIMATIONS[name], binding.params(psi=0.3 * psi))
 
 
-def test_an_outcome_of_the_users_own() -> None:
+def test_an_outcome_with_a_log_likelihood_of_the_user() -> None:
     rng = np.random.default_rng(0)
     data = jn.GroupedData.from_arrays(rng.poisson(2.0, 20), np.repeat(np.arange(5), 4), {"t": rng.uniform(0, 1, 20)})
     model = jn.NLMEModel(log_rate, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=OUTCOMES["poisson"])
     binding = bind(model, data)
-    agree(binding, APPROXIMATIONS["Laplace"], binding.start)
+    assert_agreement(binding, APPROXIMATIONS["Laplace"], binding.start)
 
 
 def varying(phi: Any, x: Any) -> Any:
@@ -73,24 +74,24 @@ def many(phi: Any, x: Any) -> Any:
     return sum((phi[k] * x.t**k / (1 + k) for k in range(len(phi))), jnp.zeros(()))
 
 
-def test_where_no_jet_is_made() -> None:
-    """A parameter that varies within its group, and more parameters than a jet pays for."""
+def test_models_without_a_jet() -> None:
+    """A parameter that varies within its group, and more parameters than a jet is used for."""
     data = decay_data()
     within = [
         jn.Parameter("a", 4.0, "log", random=True, covariates=["kind"]),
         jn.Parameter("c", 0.3, "log", random=True),
     ]
-    plenty = [jn.Parameter(f"p{k}", 1.0, random=k < 2) for k in range(8)]
-    assert count_partials(len(plenty), 2) > MOST_PARTIALS
-    for structure, parameters in ((varying, within), (many, plenty)):
+    eight = [jn.Parameter(f"p{k}", 1.0, random=k < 2) for k in range(8)]
+    assert count_partials(len(eight), 2) > MOST_PARTIALS
+    for structure, parameters in ((varying, within), (many, eight)):
         binding = bind(jn.NLMEModel(structure, parameters, error=jn.error.constant(0.3)), data)
         group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])
-        assert local(APPROXIMATIONS["FOCEI"], binding.density, binding.start, group) is None
-        agree(binding, APPROXIMATIONS["FOCEI"], binding.start)
+        assert one_pass(APPROXIMATIONS["FOCEI"], binding.density, binding.start, group) is None
+        assert_agreement(binding, APPROXIMATIONS["FOCEI"], binding.start)
 
 
 class Halved(AbstractCovariance):
-    """A covariance of a user's own: standard deviations in halves, with jnp."""
+    """A covariance class of a user: half standard deviations, with jnp."""
 
     size: int = eqx.field(static=True)
 
@@ -113,21 +114,21 @@ class Halved(AbstractCovariance):
         return ()
 
 
-def test_a_covariance_of_the_users_own() -> None:
+def test_a_covariance_class_of_the_user() -> None:
     binding = bind(decay_model("diagonal"), decay_data())
     problem = eqx.tree_at(lambda p: p.density.covariance, binding.problem, Halved(3))
-    agree(dataclasses.replace(binding, problem=problem), APPROXIMATIONS["FOCEI"], binding.start)
+    assert_agreement(dataclasses.replace(binding, problem=problem), APPROXIMATIONS["FOCEI"], binding.start)
 
 
-def test_outcomes_with_a_whole_number_among_their_predictions() -> None:
-    """And a group without responses, whose likelihood is one whatever the parameters."""
+def test_outcomes_with_an_integer_among_the_predictions() -> None:
+    """With a group without responses, whose likelihood is one at any parameters."""
 
     def structure(phi, x):
         return {"rate": phi.a + phi.b * x.t, "trials": jnp.full(x.t.shape, 3)}
 
     def density(y, f, p, x, v):
-        each = y * f["rate"] - f["trials"] * jnp.logaddexp(0.0, f["rate"])
-        return jnp.sum(jnp.where(x.mask, each, 0.0))
+        terms = y * f["rate"] - f["trials"] * jnp.logaddexp(0.0, f["rate"])
+        return jnp.sum(jnp.where(x.mask, terms, 0.0))
 
     rng = np.random.default_rng(1)
     y = rng.binomial(3, 0.6, 20).astype(float)
@@ -137,14 +138,14 @@ def test_outcomes_with_a_whole_number_among_their_predictions() -> None:
         structure, [jn.Parameter(n, 0.5, random=True) for n in "ab"], error=jn.GroupLogLikelihood(density)
     )
     binding = bind(model, data)
-    agree(binding, APPROXIMATIONS["Laplace"], binding.start)
+    assert_agreement(binding, APPROXIMATIONS["Laplace"], binding.start)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_few_groups_of_many_rows(groups: int) -> None:
-    """More rows a group than a block holds."""
+    """Groups with more rows than a block."""
     t = np.tile(np.linspace(0.0, 3.0, 4_000), groups)
     y = 2.0 + 3.0 * np.exp(-t) + 0.1 * np.random.default_rng(0).normal(size=len(t))
     data = jn.GroupedData.from_arrays(y, np.repeat(np.arange(groups), 4_000), {"t": t, "kind": 0.0 * t})
     binding = bind(decay_model("diagonal"), data)
-    agree(binding, APPROXIMATIONS["FOCEI"], binding.start)
+    assert_agreement(binding, APPROXIMATIONS["FOCEI"], binding.start)

@@ -27,7 +27,7 @@ CASES = {
     "probit(-2, 3)": ("probit(-2, 3)", [None], [-1.99, 0.0, 2.5]),
     "box-cox": ("box-cox", [-1.0, 0.0, 1e-7, 0.5, 1.0, 2.0], [0.05, 0.8, 1.0, 7.0]),
     "yeo-johnson": ("yeo-johnson", [-0.5, 0.0, 1e-7, 0.5, 1.0, 2.0, 2.5], [-3.0, -0.1, 0.0, 0.4, 6.0]),
-    "then": (Composition(Logit(0.0, 12.0), YeoJohnson()), [0.0, 0.5, 1.0, 2.0], [0.1, 5.0, 6.0, 11.0]),
+    "composition": (Composition(Logit(0.0, 12.0), YeoJohnson()), [0.0, 0.5, 1.0, 2.0], [0.1, 5.0, 6.0, 11.0]),
 }
 EACH = [(name, shape) for name, (_, shapes, _) in CASES.items() for shape in shapes]
 
@@ -39,19 +39,18 @@ def test_round_trip_and_slope(name: str, shape: float | None) -> None:
     assert ((y > low) & (y < high)).all()
     assert h.has_shape == (shape is not None)
     u = np.asarray(h.to_real(y, shape))
-    # values near a bound lose the digits that the bound takes: 1e-6 of 1 leaves 10
+    # cancellation near a bound: a value 1e-6 from the bound 1 keeps ten digits
     assert np.asarray(h.to_natural(u, shape)) == pytest.approx(y, rel=1e-9, abs=1e-12)
     slope = np.asarray(jax.vmap(jax.grad(lambda y: jnp.reshape(h.to_real(y, shape), ())))(jnp.asarray(y)))
     assert (slope > 0).all()
     assert np.asarray(h.log_slope(jnp.asarray(y), shape)) == pytest.approx(np.log(slope), rel=1e-9, abs=1e-9)
-    # and against differences: fourth order, error step^4
+    # against differences of fourth order, with an error of step^4
     step = 1e-3 * np.minimum(np.minimum(y - low, high - y), 1.0)
     difference = sum(
         w * np.asarray(h.to_real(y + k * step, shape)) for k, w in ((-2, 1), (-1, -8), (1, 8), (2, -1))
     ) / (12 * step)
-    smooth = (
-        np.abs(y) > 0.01 if "yeo" in name else np.full(y.shape, True)
-    )  # Yeo-Johnson has a kink in its third derivative
+    # The third derivative of Yeo-Johnson is not continuous at 0.
+    smooth = np.abs(y) > 0.01 if "yeo" in name else np.full(y.shape, True)
     assert slope[smooth] == pytest.approx(difference[smooth], rel=1e-7)
 
 
@@ -75,15 +74,15 @@ def test_published_formulas() -> None:
 
 @pytest.mark.parametrize("name", ["box-cox", "yeo-johnson"])
 @pytest.mark.parametrize("limit", [0.0, 2.0])
-def test_shape_goes_through_its_limits_smoothly(name: str, limit: float) -> None:
+def test_derivatives_in_the_shape_are_continuous_at_its_limits(name: str, limit: float) -> None:
     h = transform(name)
     # the other branch of Yeo-Johnson has its limit at 2
     y = jnp.asarray(3.0 if limit == 0.0 else -3.0 if name == "yeo-johnson" else 3.0)
     for fn in (h.to_real, jax.grad(h.to_real, argnums=1), jax.grad(jax.grad(h.to_real, argnums=1), argnums=1)):
         at = [float(fn(y, jnp.asarray(limit + d))) for d in (-2e-4, -5e-6, 0.0, 5e-6, 2e-4)]
         assert np.isfinite(at).all()
-        # straight over 4e-4 up to a curvature times 1e-8; inside 1e-5 a series stands in, whose second derivative in
-        # the shape is off by the shape itself, some 5e-6
+        # Linear over 4e-4 up to a curvature times 1e-8. Within 1e-5 a series is used, whose second derivative in the
+        # shape has an error of the size of the shape, some 5e-6.
         assert np.array(at) == pytest.approx(np.interp([-2e-4, -5e-6, 0, 5e-6, 2e-4], [-2e-4, 2e-4], at[::4]), rel=1e-5)
 
 
@@ -139,7 +138,7 @@ def test_objective_adds_the_priors_of_reported_values() -> None:
     binding = bind(jn.NLMEModel(decay, parameters, "full", error, psi=psi, priors=priors), data)
     start = jax.tree.map(jnp.asarray, binding.start)
     approximation = jn.FOCEI()
-    found = cheap(evaluate)(binding.problem, approximation, start, start.pack(), jnp.zeros((data.n_groups, 2)))
+    evaluation = cheap(evaluate)(binding.problem, approximation, start, start.pack(), jnp.zeros((data.n_groups, 2)))
     expected = (
         st.norm(0.5, 0.2).logpdf(np.log(2.0))
         + st.halfnorm(scale=0.4).logpdf(0.2)
@@ -147,12 +146,12 @@ def test_objective_adds_the_priors_of_reported_values() -> None:
         + st.norm(0.1, 1.0).logpdf(0.0)
     )
     likelihood = values(binding.problem, approximation, start).sum()
-    assert float(found.log_likelihood) == pytest.approx(likelihood, rel=1e-12)
-    assert -float(found.value) == pytest.approx(likelihood + expected, rel=1e-12)
+    assert float(evaluation.log_likelihood) == pytest.approx(likelihood, rel=1e-12)
+    assert -float(evaluation.value) == pytest.approx(likelihood + expected, rel=1e-12)
     slope = np.asarray(jax.grad(lambda p: binding.density.log_prior(start.unpack(p)))(start.pack()))
     assert slope[:3] == pytest.approx([(0.5 - np.log(2.0)) / 0.04, 0.0, 0.1])
-    scores = np.asarray(found.scores).sum(axis=0)
-    assert -np.asarray(found.gradient) == pytest.approx(scores + slope, rel=1e-10, abs=1e-10)
+    scores = np.asarray(evaluation.scores).sum(axis=0)
+    assert -np.asarray(evaluation.gradient) == pytest.approx(scores + slope, rel=1e-10, abs=1e-10)
 
 
 def test_model_without_priors_has_none() -> None:

@@ -1,4 +1,4 @@
-"""A jet has the derivatives of its function at its point, whatever is differentiated through it."""
+"""Functions composed with a jet have the derivatives of functions composed with the original function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def curve(a, b, c):
 
 
 def through(fn, weights):
-    """A scalar of fn at a point moved by `weights`-dependent coordinates, as a log joint is of a model."""
+    """A scalar function of u that calls `fn` at a point depending on u, as a log joint density calls a model."""
 
     def scalar(u):
         out = fn(u[0] * u[1], jnp.sin(u[2]), u[0] + u[2])
@@ -28,22 +28,22 @@ def through(fn, weights):
     return scalar
 
 
-def test_all_derivatives_up_to_the_order_are_the_functions_own():
+def test_all_derivatives_up_to_the_order_equal_those_of_the_function():
     u = jnp.array([0.7, 1.1, 0.4])
     weights = jnp.arange(1.0, 6.0)
     at = (u[0] * u[1], jnp.sin(u[2]), u[0] + u[2])
 
     @cheap
     def both(u):
-        known = jet(curve, at, 3)
+        function_jet = jet(curve, at, 3)
         out = []
-        for fn in (curve, known):
+        for fn in (curve, function_jet):
             scalar = through(fn, weights)
             out.append((scalar(u), jax.grad(scalar)(u), jax.hessian(scalar)(u), jax.jacfwd(jax.hessian(scalar))(u)))
         return out
 
-    for expected, found in zip(*both(u), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    for expected, actual in zip(*both(u), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_function_is_traced_once():
@@ -53,22 +53,22 @@ def test_the_function_is_traced_once():
         calls.append(1)
         return curve(a, b, c)
 
-    known = jet(fn, tuple(map(jnp.asarray, POINT)), 2)
+    function_jet = jet(fn, tuple(map(jnp.asarray, POINT)), 2)
     assert len(calls) == 1
-    assert len(known.partials) == count_partials(3, 2) == 10
+    assert len(function_jet.partials) == count_partials(3, 2) == 10
 
 
 def test_a_derivative_beyond_the_order_is_refused():
-    known = jet(curve, tuple(map(jnp.asarray, POINT)), 1)
+    function_jet = jet(curve, tuple(map(jnp.asarray, POINT)), 1)
     with pytest.raises(NotImplementedError, match="has no partial derivative"):
-        jax.hessian(lambda a: known(a, POINT[1], POINT[2])["last"])(jnp.asarray(POINT[0]))
+        jax.hessian(lambda a: function_jet(a, POINT[1], POINT[2])["last"])(jnp.asarray(POINT[0]))
 
 
-def test_rows_that_a_scalar_moves_alike_keep_their_shape():
-    """A straight line: the tangent of the intercept is one number that the sum spreads over the rows."""
+def test_partial_derivatives_that_are_equal_in_all_rows_keep_their_shape():
+    """A straight line: the tangent of the intercept is one number, broadcast over the rows by the sum."""
     t = jnp.linspace(0.0, 1.0, 4)
-    known = jet(lambda a, b: a + b * t, (jnp.asarray(1.0), jnp.asarray(2.0)), 2)
-    assert [leaf.shape for leaf in known.partials] == [(4,)] * 6
-    np.testing.assert_array_equal(known.partial(0), np.ones(4))
-    np.testing.assert_array_equal(known.partial(1), t)
-    assert not np.any(known.partial(0, 1))
+    function_jet = jet(lambda a, b: a + b * t, (jnp.asarray(1.0), jnp.asarray(2.0)), 2)
+    assert [leaf.shape for leaf in function_jet.partials] == [(4,)] * 6
+    np.testing.assert_array_equal(function_jet.partial(0), np.ones(4))
+    np.testing.assert_array_equal(function_jet.partial(1), t)
+    assert not np.any(function_jet.partial(0, 1))

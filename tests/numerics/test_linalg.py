@@ -1,4 +1,4 @@
-"""Small algebra against numpy, unrolled and LAPACK sizes alike."""
+"""Linear algebra of small matrices against numpy, for unrolled and for LAPACK sizes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from jaxnlme.numerics.linalg import (
 from jaxnlme.numerics.quadrature import normal_grid
 
 SIZES = (1, 2, 3, UNROLLED, UNROLLED + 1, 8)
-# a well-conditioned matrix of a few rows: rounding
+# rounding error for a well-conditioned matrix of a few rows
 CLOSE = {"rel": 1e-11, "abs": 1e-11}
 
 
 def spd(n: int, seed: int = 0) -> np.ndarray:
+    """A symmetric positive definite matrix (n, n)."""
     a = np.random.default_rng(seed).normal(size=(n, n))
     return a @ a.T + np.eye(n)
 
@@ -51,7 +52,7 @@ def test_indefinite_matrix_has_no_factor(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_guarded_factor_leaves_definite_matrices_alone(n: int) -> None:
+def test_guarded_factor_does_not_change_definite_matrices(n: int) -> None:
     lower, changed = guarded_cholesky(jnp.asarray(spd(n)))
     assert not changed
     assert np.asarray(lower @ lower.T) == pytest.approx(spd(n), **CLOSE)
@@ -85,28 +86,28 @@ def test_semidefinite_factor_keeps_zero_rows_and_refuses_negative_matrices() -> 
         semidefinite_cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
 
 
-def test_semidefinite_factor_of_a_null_pivot_after_a_small_one() -> None:
-    """Rounding of the small pivot makes the null one -1e-10 and beyond: no reason to refuse a Gram matrix."""
+def test_semidefinite_factor_of_a_zero_pivot_after_a_small_one() -> None:
+    """Rounding in the small pivot can make the zero pivot -1e-10 or less; the Gram matrix must still be accepted."""
     rng = np.random.default_rng(1)
     for small in (1e-4, 3e-5):
         for _ in range(50):
             lower = np.tril(rng.normal(size=(4, 4)))
             lower[2, 2], lower[3, 3] = small, 0.0
             psi = lower @ lower.T
-            found = semidefinite_cholesky(psi)
-            # what rounding leaves of a pivot of `small` squared: 1e-16 / 1e-9 of the last diagonal entry
-            assert found @ found.T == pytest.approx(psi, abs=1e-5 * np.max(np.diag(psi)))
+            factor = semidefinite_cholesky(psi)
+            # relative rounding error after a pivot of `small` squared: 1e-16 / 1e-9 of the last diagonal entry
+            assert factor @ factor.T == pytest.approx(psi, abs=1e-5 * np.max(np.diag(psi)))
 
 
-def test_inverses_of_positive_neighbours_are_told_or_refused() -> None:
-    plain, units = spd(4), np.outer([1e-6, 1.0, 1e8, 1.0], [1e-6, 1.0, 1e8, 1.0])
-    found = positive_definite_inverse(positive_definite_neighbour(plain * units))
-    assert found is not None
-    assert (found * units) @ plain == pytest.approx(np.eye(4), **CLOSE)
-    for nothing in (0.0, 1e-310):
-        plain[2, :] = plain[:, 2] = 0.0
-        plain[2, 2] = nothing
-        assert positive_definite_inverse(plain) is None
+def test_positive_definite_inverse_is_exact_or_none() -> None:
+    matrix, units = spd(4), np.outer([1e-6, 1.0, 1e8, 1.0], [1e-6, 1.0, 1e8, 1.0])
+    inverse = positive_definite_inverse(positive_definite_neighbour(matrix * units))
+    assert inverse is not None
+    assert (inverse * units) @ matrix == pytest.approx(np.eye(4), **CLOSE)
+    for tiny in (0.0, 1e-310):
+        matrix[2, :] = matrix[:, 2] = 0.0
+        matrix[2, 2] = tiny
+        assert positive_definite_inverse(matrix) is None
 
 
 def test_normal_grid_integrates_polynomials() -> None:

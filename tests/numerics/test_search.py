@@ -1,4 +1,4 @@
-"""Newton and BFGS on hard functions, and derivatives of minimisers to third order."""
+"""Newton and BFGS on difficult functions, and derivatives of minimisers to third order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rosenbrock(z):
 
 
 def valley(z):
-    """Nearly flat far out, where the Hessian is indefinite."""
+    """Nearly flat far from the minimum, where the Hessian is indefinite."""
     return jnp.log1p(jnp.sum(z**2)) + 0.5 * z[0] ** 2 / (1.0 + z[0] ** 2)
 
 
@@ -38,7 +38,7 @@ def half_plane(z):
     return z[0] - jnp.log(z[0]) + z[1] ** 2
 
 
-def nowhere(z):
+def not_finite(z):
     return jnp.sum(z) * jnp.nan
 
 
@@ -48,8 +48,8 @@ def search(fn, starts, fallback=(0.0, 0.0), steps=200):
             lambda z0: newton(lambda z: value_gradient_hessian(fn, z), z0, jnp.asarray(fallback), steps, TOLERANCE)
         )
     )
-    z, found = run(jnp.asarray(starts, float))
-    return np.asarray(z), jax.tree.map(np.asarray, found)
+    z, outcome = run(jnp.asarray(starts, float))
+    return np.asarray(z), jax.tree.map(np.asarray, outcome)
 
 
 @pytest.mark.parametrize(
@@ -64,38 +64,38 @@ def search(fn, starts, fallback=(0.0, 0.0), steps=200):
     ids=["rosenbrock", "valley", "double well", "steep", "half plane"],
 )
 def test_newton_on_hard_functions(fn, starts, minima) -> None:
-    z, found = search(fn, starts, fallback=starts[0])
-    assert found.converged.all()
-    assert found.positive.all()
-    assert found.finite.all()
+    z, outcome = search(fn, starts, fallback=starts[0])
+    assert outcome.converged.all()
+    assert outcome.positive.all()
+    assert outcome.finite.all()
     # the last step was shorter than 1e-6, and convergence is quadratic: 1e-12 times a curvature ratio of 1e3 at most
     for end in z:
         assert min(np.max(np.abs(end - np.array(m))) for m in minima) < 1e-9
 
 
-def test_newton_takes_one_look_at_the_answer_and_two_at_a_parabola() -> None:
+def test_newton_needs_one_evaluation_at_the_minimum_and_two_for_a_parabola() -> None:
     def parabola(z):
         return jnp.sum((z - 2.0) ** 2) + z[0] * z[1]
 
-    _, found = search(parabola, [(4.0 / 3.0, 4.0 / 3.0), (0.0, 0.5)])
-    assert found.evaluations.tolist() == [1, 2]
+    _, outcome = search(parabola, [(4.0 / 3.0, 4.0 / 3.0), (0.0, 0.5)])
+    assert outcome.evaluations.tolist() == [1, 2]
 
 
 def test_newton_falls_back_where_the_start_is_not_finite() -> None:
-    z, found = search(half_plane, [(-1.0, 0.0), (np.nan, 1.0)], fallback=(3.0, 1.0))
+    z, outcome = search(half_plane, [(-1.0, 0.0), (np.nan, 1.0)], fallback=(3.0, 1.0))
     assert z == pytest.approx(np.array([[1.0, 0.0]] * 2), abs=1e-9)
-    assert found.converged.all()
+    assert outcome.converged.all()
 
 
-def test_newton_says_that_it_found_nothing() -> None:
-    z, found = search(nowhere, [(1.0, 2.0)], fallback=(0.5, 0.25))
-    assert not found.converged.any()
-    assert not found.finite.any()
+def test_newton_reports_that_it_did_not_converge() -> None:
+    z, outcome = search(not_finite, [(1.0, 2.0)], fallback=(0.5, 0.25))
+    assert not outcome.converged.any()
+    assert not outcome.finite.any()
     assert z.tolist() == [[0.5, 0.25]]
-    _, found = search(rosenbrock, [(-1.2, 1.0)], steps=3)
-    assert not found.converged.any()
-    assert found.finite.all()
-    assert found.evaluations.tolist() == [3]
+    _, outcome = search(rosenbrock, [(-1.2, 1.0)], steps=3)
+    assert not outcome.converged.any()
+    assert outcome.finite.all()
+    assert outcome.evaluations.tolist() == [3]
 
 
 @cheap
@@ -106,10 +106,10 @@ def _minimise(x0, free):
     def body(state):
         return solver.update(state, *evaluate(solver.trial(state)))[0]
 
-    def going(state):
+    def not_done(state):
         return (jnp.max(jnp.abs(state.gradient)) > 1e-8) & ~state.stalled & (state.evaluations < 300)
 
-    return jax.lax.while_loop(going, body, solver.init(x0, *evaluate(x0), jnp.eye(3)))
+    return jax.lax.while_loop(not_done, body, solver.init(x0, *evaluate(x0), jnp.eye(3)))
 
 
 def test_bfgs_in_a_while_loop_under_vmap() -> None:
@@ -121,7 +121,7 @@ def test_bfgs_in_a_while_loop_under_vmap() -> None:
     assert np.asarray(end.value) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_bfgs_leaves_fixed_variables_where_they_are() -> None:
+def test_bfgs_does_not_change_fixed_variables() -> None:
     end = _minimise(jnp.array([-1.2, 1.0, 0.0]), jnp.array([True, False, True]))
     assert float(end.x[1]) == 1.0
     assert abs(float(end.x[0])) == pytest.approx(1.0, abs=0.01)
@@ -142,7 +142,7 @@ _minimum = implicit_minimiser(
 
 
 def _newton_by_hand(a, b, steps=40):
-    """The same minimiser by plain Newton steps, unrolled, so that it can be differentiated through."""
+    """The same minimiser by unrolled Newton steps, through which JAX can differentiate."""
     z = jnp.zeros(2)
     for _ in range(steps):
         _, gradient, hessian = value_gradient_hessian(lambda z: _objective(z, (a, b)), z)
@@ -155,16 +155,17 @@ def _newton_by_hand(a, b, steps=40):
 def test_implicit_derivatives_to_third_order() -> None:
     a, b = jnp.array([0.7, -0.4]), jnp.asarray(0.6)
 
-    def ours(p):
+    def function(p):
         return jnp.sum(jnp.sin(_minimum((p[:2], p[2]), jnp.zeros(2))[0]) * jnp.array([1.0, 2.0]))
 
     p = jnp.append(a, b)
-    first, second = jax.grad(ours), jax.hessian(ours)
+    first, second = jax.grad(function), jax.hessian(function)
     third = jax.jit(jax.jacfwd(second))
     step = 1e-3
 
     def difference(fn):
-        """Fourth order: step^4 times a fifth derivative, 1e-12 times some hundreds."""
+        """Central difference of fourth order; its error is step^4 times a fifth derivative, 1e-12 times some
+        hundreds."""
         columns = []
         for e in np.eye(3):
             columns.append(
@@ -176,7 +177,7 @@ def test_implicit_derivatives_to_third_order() -> None:
     assert np.asarray(_minimum((a, b), jnp.zeros(2))[0]) == pytest.approx(
         np.asarray(_newton_by_hand(a, b, 8)), abs=1e-12
     )
-    assert np.asarray(first(p)) == pytest.approx(difference(jax.jit(ours)), abs=1e-8)
+    assert np.asarray(first(p)) == pytest.approx(difference(jax.jit(function)), abs=1e-8)
     assert np.asarray(second(p)) == pytest.approx(difference(first), abs=1e-8)
     assert np.asarray(third(p)) == pytest.approx(difference(second), abs=1e-7)
 

@@ -1,4 +1,4 @@
-"""psi by its matrix logarithm: the exponential, round trips, derivatives, and the optimum that log-Cholesky finds."""
+"""psi by its matrix logarithm: the exponential, round trips and derivatives."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def symmetric(seed: int, size: float) -> np.ndarray:
 @pytest.mark.parametrize("size", [1e-8, 0.3, 3.0, 30.0])
 def test_the_exponential_is_that_of_scipy(size: float) -> None:
     matrix = symmetric(1, size) - 2.0 * np.eye(3)
-    wanted = scipy.linalg.expm(matrix)
-    # Eight squarings double the rounding of the polynomial (some ten units) as often: 2^8 of it at most, 1e-12.
-    assert np.asarray(expm(jnp.asarray(matrix))) == pytest.approx(wanted, rel=0, abs=3e-12 * np.abs(wanted).max())
+    expected = scipy.linalg.expm(matrix)
+    # Each of eight squarings doubles the rounding error of the polynomial (some ten units): 2^8 of it at most, 1e-12.
+    assert np.asarray(expm(jnp.asarray(matrix))) == pytest.approx(expected, rel=0, abs=3e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -46,13 +46,13 @@ def test_derivatives_are_finite_where_eigenvalues_agree() -> None:
     """An eigendecomposition has NaN derivatives at the identity; here they are d psi = psi d(log psi)."""
     theta = FAMILY.from_matrix(0.25 * np.eye(3))
     slopes = np.asarray(jax.jacobian(FAMILY.psi)(jnp.asarray(theta)))
-    wanted = np.zeros((3, 3, 6))
+    expected = np.zeros((3, 3, 6))
     for k, (i, j) in enumerate(zip(*np.triu_indices(3), strict=True)):
-        wanted[i, j, k] = wanted[j, i, k] = 0.25
-    assert slopes == pytest.approx(wanted, abs=1e-12)
+        expected[i, j, k] = expected[j, i, k] = 0.25
+    assert slopes == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_singular_psi_gets_a_member_close_by() -> None:
+def test_a_singular_psi_is_replaced_by_a_nearby_one() -> None:
     psi = np.outer([0.5, -0.2, 1.0], [0.5, -0.2, 1.0])
     theta = FAMILY.from_matrix(psi)
     assert np.isfinite(theta).all()
@@ -61,7 +61,7 @@ def test_a_singular_psi_gets_a_member_close_by() -> None:
         FAMILY.from_matrix(-np.eye(3))
 
 
-def test_it_is_found_by_name_and_in_blocks() -> None:
+def test_specification_by_name_and_in_blocks() -> None:
     assert covariance("log-matrix", ("a", "b", "c")) == FAMILY
     pattern = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
     parts = pattern_blocks(pattern, LogMatrix).parts
@@ -69,8 +69,8 @@ def test_it_is_found_by_name_and_in_blocks() -> None:
     assert set(FAMILY.correlated_pairs) == set(LogCholesky(3).correlated_pairs)
 
 
-def test_values_and_params_go_back_and_forth() -> None:
+def test_values_and_params_are_inverse() -> None:
     model, data = decay_model("log-matrix"), decay_data()
-    given = {"sd(a)": 0.4, "corr(a, b)": 0.3, "corr(b, c)": -0.2}
-    values = model.values(model.params(data, given), data)
-    assert {name: values[name] for name in given} == pytest.approx(given, rel=1e-10)
+    chosen = {"sd(a)": 0.4, "corr(a, b)": 0.3, "corr(b, c)": -0.2}
+    values = model.values(model.params(data, chosen), data)
+    assert {name: values[name] for name in chosen} == pytest.approx(chosen, rel=1e-10)

@@ -36,14 +36,14 @@ def test_round_trip_of_a_random_member(name: str, seed: int) -> None:
     assert theta.shape == (family.n_unconstrained,)
     assert np.asarray(family.psi(jnp.asarray(theta))) == pytest.approx(psi, **CLOSE)
     again = family.from_matrix(np.asarray(family.psi(jnp.asarray(theta))))
-    assert again == pytest.approx(theta, rel=1e-9, abs=1e-9)  # logs and logits of what the line above rounded
+    assert again == pytest.approx(theta, rel=1e-9, abs=1e-9)  # logs and logits of rounded values
     z = jnp.array([0.3, -1.1, 0.7])
     lower = np.asarray(family.factor(jnp.asarray(theta)))
     assert np.asarray(family.apply(jnp.asarray(theta), z)) == pytest.approx(lower @ np.asarray(z), **CLOSE)
 
 
 @pytest.mark.parametrize("name", COVARIANCES)
-def test_related_pairs_are_the_correlations(name: str) -> None:
+def test_correlated_pairs_are_the_correlations(name: str) -> None:
     family = covariance(COVARIANCES[name][0], EFFECTS)
     psi = COVARIANCES[name][1]
     expected = {(j, k) for j in range(3) for k in range(j + 1, 3) if psi[j, k] != 0}
@@ -72,18 +72,18 @@ def test_singular_matrix_of_rank_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["diagonal", "full", "blocks", "interleaved"])
-def test_collapsing_entries_remove_their_effects(name: str) -> None:
+def test_log_scales_of_minus_infinity_remove_their_effects(name: str) -> None:
     family = covariance(COVARIANCES[name][0], EFFECTS)
     for index, effects, without_effect in family.log_scales:
         theta = family.from_matrix(COVARIANCES[name][1])
         theta[index] = -np.inf
         changed = theta.copy()
-        for other in without_effect:
-            theta[other] = 0.0
+        for entry in without_effect:
+            theta[entry] = 0.0
         lower = np.asarray(family.factor(jnp.asarray(theta)))
         for effect in effects:
             column = np.asarray(family.psi(jnp.asarray(theta)))[:, effect]
-            # the effect keeps at most what it shares with effects before it
+            # the effect keeps at most its dependence on the effects before it
             assert np.count_nonzero(np.abs(lower).sum(axis=0)) == 2
         assert np.isfinite(column).all()
         assert changed.shape == theta.shape

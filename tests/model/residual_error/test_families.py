@@ -30,13 +30,13 @@ def test_powers_have_finite_derivatives_at_zero(error: GaussianError) -> None:
     first = jax.grad(total, argnums=(0, 1))(f, start)
     second = jax.hessian(total, argnums=(0, 1))(f, start)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((first, second)))
-    # the rows beside the zero are what they are without it
+    # derivatives for the other rows do not depend on the row of zero
     b, c = float(start[-2]), float(start[-1])
     assert first[0].tolist() == pytest.approx([0.0, -2 * b * c * 2.0 ** (c - 1), 3 * b * c * 3.0 ** (c - 1)])
     assert float(first[1][-1]) == pytest.approx(b * (2 * 2.0**c * np.log(2.0) + 3 * 3.0**c * np.log(3.0)))
 
 
-def test_constant_plus_power_takes_predose_rows() -> None:
+def test_constant_plus_power_with_predictions_of_zero() -> None:
     data = jn.GroupedData.from_frame(jn.datasets.theophylline(), "Subject", "conc", ["Time", "Dose"])
     parameters = [
         jn.Parameter("ka", 1.5, "log", random=True),
@@ -50,7 +50,7 @@ def test_constant_plus_power_takes_predose_rows() -> None:
     assert np.abs(slope.pack()).max() > 0
 
 
-def test_formula_of_a_transformed_scale_names_f_alone() -> None:
+def test_formula_of_a_transformed_scale() -> None:
     def half_of(f, a):
         return a * jnp.exp(-f)
 
@@ -60,7 +60,7 @@ def test_formula_of_a_transformed_scale_names_f_alone() -> None:
     assert error.sd_formula == "a + b |h(f)|"
 
 
-def test_a_model_shows_what_it_is() -> None:
+def test_representation_of_a_model() -> None:
     parameters = [
         jn.Parameter("ka", 1.5, "log", random=True, covariates="log(Wt / 70)"),
         jn.Parameter("cl", 0.04, "log", random=True),
@@ -78,7 +78,7 @@ def test_a_model_shows_what_it_is() -> None:
         "  random_design: shape (1, 1)",
         "  covariance of the random effects: diagonal",
     ]
-    # The starts are beta's where a design says what beta is.
+    # With a fixed design the starting values are those of beta.
     parameters = [jn.Parameter("ka", 1.0, "log", random=True), jn.Parameter("cl", 1.0)]
     assert repr(jn.NLMEModel(oral, parameters, fixed_design=np.eye(2), beta=[0.4, -3.2])).splitlines()[1:] == [
         "  ka, log, random",

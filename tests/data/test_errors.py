@@ -1,4 +1,4 @@
-"""Every fault in a table raises DataError with column, rows, what was expected and what to do."""
+"""Every mistake in a table raises DataError with column, rows, what was expected, and the remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD = {
 ROLES = {"group": "id", "y": "conc", "x": ["time"], "v": ["wt", "sex"], "weights": "w"}
 
 # (changed columns, changed roles, fragments of the message)
-FAULTS = {
+MISTAKES = {
     "unknown y": ({}, {"y": "cnoc"}, ["y: the table has no column 'cnoc'", "did you mean 'conc'?"]),
     "unknown x": ({}, {"x": ["tiem"]}, ["x: the table has no column 'tiem'", "did you mean 'time'?"]),
     "unknown group": ({}, {"group": "zzzz"}, ["group: the table has no column", "known: 'id', 'time'"]),
@@ -76,9 +76,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_fault_in_a_dictionary(case: str) -> None:
-    columns, roles, fragments = FAULTS[case]
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_in_a_dictionary(case: str) -> None:
+    columns, roles, fragments = MISTAKES[case]
     with pytest.raises(DataError) as caught:
         GroupedData.from_frame(GOOD | columns, **(ROLES | roles))
     for fragment in fragments:
@@ -86,11 +86,11 @@ def test_fault_in_a_dictionary(case: str) -> None:
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-@pytest.mark.parametrize("case", [c for c in FAULTS if c not in ("lengths", "matrix column", "complex")])
-def test_fault_in_a_frame(case: str, library: str) -> None:
+@pytest.mark.parametrize("case", [c for c in MISTAKES if c not in ("lengths", "matrix column", "complex")])
+def test_mistake_in_a_data_frame(case: str, library: str) -> None:
     if library == "polars" and case == "unhashable labels":
         pytest.skip("polars turns lists into series")
-    columns, roles, fragments = FAULTS[case]
+    columns, roles, fragments = MISTAKES[case]
     table = GOOD | columns
     if library == "pandas":
         frame = pd.DataFrame(table)
@@ -109,11 +109,11 @@ def test_fault_in_a_frame(case: str, library: str) -> None:
         assert fragment in str(caught.value)
 
 
-def test_good_table_is_good() -> None:
+def test_table_without_mistakes() -> None:
     assert GroupedData.from_frame(GOOD, **ROLES).weights.tolist() == [1.0, 2.0]
 
 
-def test_five_rows_are_named_and_the_rest_counted() -> None:
+def test_five_rows_are_listed_and_the_others_counted() -> None:
     time = np.zeros(30)
     time[3:20] = NAN
     with pytest.raises(DataError, match=re.escape("in rows 4, 5, 6, 7, 8 and 12 more;")):
@@ -132,7 +132,7 @@ def test_group_in_the_index() -> None:
         GroupedData.from_frame(frame, **ROLES)
 
 
-def test_things_that_are_no_tables() -> None:
+def test_objects_that_are_not_tables() -> None:
     with pytest.raises(DataError, match=r"call .collect\(\) first"):
         GroupedData.from_frame(pl.LazyFrame(GOOD), **ROLES)
     with pytest.raises(DataError, match="from_arrays"):
@@ -159,6 +159,6 @@ def test_arrays_of_wrong_shape() -> None:
         GroupedData.from_arrays([1.0, 2.0], [1, 2], {"y": [1.0, 2.0]})
 
 
-def test_rows_to_column_wants_the_shape_of_the_data() -> None:
+def test_rows_to_column_requires_the_shape_of_the_data() -> None:
     with pytest.raises(DataError, match=r"shape \(3,\); expected \(2, 2\)"):
         GroupedData.from_frame(GOOD, **ROLES).rows_to_column(np.ones(3))
