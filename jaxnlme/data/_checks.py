@@ -112,6 +112,25 @@ def check_constant(values: np.ndarray, layout: TableLayout, name: str, role: str
     return first_values
 
 
+def check_selection(groups: Any, n_groups: int) -> np.ndarray:
+    """Positions of the groups chosen by `groups`, positions or a boolean mask, among `n_groups`.
+
+    **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
+    """
+    chosen = np.asarray(groups)
+    if chosen.dtype == bool and chosen.shape != (n_groups,):
+        raise DataError(f"the mask has shape {chosen.shape}; expected one entry per group, {(n_groups,)}.")
+    chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.atleast_1d(chosen)
+    if chosen.size == 0:
+        raise DataError("no group is selected; expected at least one.")
+    if chosen.dtype.kind not in "iu" or chosen.min() < -n_groups or chosen.max() >= n_groups:
+        raise DataError(
+            f"groups are chosen by position, 0 to {n_groups - 1}, or by a boolean mask; got {groups!r}. "
+            "For labels pass np.isin(data.labels, [...])."
+        )
+    return chosen
+
+
 def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:
     """Group weights (groups,) as float64, for the group `labels` (groups,).
 

@@ -1,4 +1,4 @@
-"""GroupedData as text, as HTML, and as a hash."""
+"""GroupedData as text, as HTML, as a data frame, and as a hash."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from jaxnlme.data.grouped import GroupedData
 
 
@@ -44,6 +46,22 @@ def to_html(data: GroupedData) -> str:
         for role, text in [*rows.items(), *(("note", note) for note in data.notes)]
     ]
     return f"<table>{''.join(cells)}</table>"
+
+
+def to_frame(data: GroupedData) -> pd.DataFrame:
+    """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text columns."""
+    import pandas as pd
+
+    def per_row(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values[:, None], data.rows.shape) if values.ndim == 1 else values
+
+    frame = pd.DataFrame({data.group_name: data.rows_to_column(per_row(data.labels))})
+    frame[data.group_name] = frame[data.group_name].infer_objects()
+    frame[data.y_name] = data.rows_to_column(np.where(data.observed, data.y, np.nan))
+    for name, values in (data.x | data.v | data.text).items():
+        column = data.rows_to_column(per_row(values))
+        frame[name] = pd.Categorical(column, categories=data.levels[name]) if name in data.levels else column
+    return frame
 
 
 def digest(data: GroupedData) -> str:

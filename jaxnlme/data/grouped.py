@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data import _build as build
-from jaxnlme.data._checks import check_roles, check_weights
+from jaxnlme.data._checks import check_roles, check_selection, check_weights
 from jaxnlme.data._columns import column_names, name_list, take_column
-from jaxnlme.data._display import describe, digest, to_html
+from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._notes import notes_of
 from jaxnlme.errors import DataError
@@ -127,8 +127,7 @@ class GroupedData:
 
         **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`: as for `from_frame`; `read_csv`: options of
         `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
-        **Returns:** GroupedData.
-        **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
+        **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
         """
         import pandas as pd
 
@@ -156,8 +155,7 @@ class GroupedData:
         - `weights` (groups,) or (rows,): group weights, >= 0.
         - `group_name`, `y_name`: names for messages and tables.
 
-        **Returns:** GroupedData.
-        **Raises:** DataError, as `from_frame`.
+        **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
         x_columns, v_columns, weights = build.array_columns(y, group, x, v, weights, group_name)
         check_roles(group_name, y_name, list(x_columns), list(v_columns))
@@ -215,18 +213,7 @@ class GroupedData:
     def to_frame(self) -> pd.DataFrame:
         """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text
         columns."""
-        import pandas as pd
-
-        def spread(values: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(values[:, None], self.rows.shape) if values.ndim == 1 else values
-
-        frame = pd.DataFrame({self.group_name: self.rows_to_column(spread(self.labels))})
-        frame[self.group_name] = frame[self.group_name].infer_objects()
-        frame[self.y_name] = self.rows_to_column(np.where(self.observed, self.y, np.nan))
-        for name, values in (self.x | self.v | self.text).items():
-            column = self.rows_to_column(spread(values))
-            frame[name] = pd.Categorical(column, categories=self.levels[name]) if name in self.levels else column
-        return frame
+        return to_frame(self)
 
     def select(self, groups: Any) -> GroupedData:
         """Data of some of the groups, padded to the largest of them.
@@ -235,17 +222,7 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
-        chosen = np.asarray(groups)
-        if chosen.dtype == bool and chosen.shape != self.labels.shape:
-            raise DataError(f"the mask has shape {chosen.shape}; expected one entry per group, {self.labels.shape}.")
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.atleast_1d(chosen)
-        if chosen.size == 0:
-            raise DataError("no group is selected; expected at least one.")
-        if chosen.dtype.kind not in "iu" or chosen.min() < -self.n_groups or chosen.max() >= self.n_groups:
-            raise DataError(
-                f"groups are chosen by position, 0 to {self.n_groups - 1}, or by a boolean mask; got {groups!r}. "
-                "For labels pass np.isin(data.labels, [...])."
-            )
+        chosen = check_selection(groups, self.n_groups)
         tables = {}
         for name, (columns, mask) in self.tables.items():
             width = max(int(mask[chosen].sum(axis=1).max()), 1)

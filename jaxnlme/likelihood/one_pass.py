@@ -27,11 +27,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
-from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.model.covariance.base import factor_pattern
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import partial_derivatives
 from jaxnlme.model.individual_parameters import LinearIndividual
@@ -94,19 +93,6 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
 def _order(method: LikelihoodApproximation) -> int:
     """The order of the derivatives of the model that mode, value and score of an approximation use."""
     return 3 if method.curvature == "exact" and isinstance(method.integral, Gaussian) else 2
-
-
-def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
-    """The entries (row, column) of the factor L that are not zero by structure.
-
-    For the families of this package they are those of the factor at arbitrary parameters (n,), computed on the host;
-    for other families, and where the family has traced leaves, all entries.
-    """
-    of_package = type(covariance).__module__.startswith("jaxnlme.")
-    if not of_package or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
-        return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]
-    factor = np.asarray(covariance.factor(np.linspace(0.3, 0.7, n)))
-    return [(int(i), int(j)) for i, j in zip(*np.nonzero(factor), strict=True)]
 
 
 class OnePassGroup:

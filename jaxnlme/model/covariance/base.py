@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 
 import equinox as eqx
+import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxnlme.numerics.linalg import lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
@@ -78,6 +80,19 @@ class AbstractCovariance(eqx.Module):
     @abc.abstractmethod
     def correlated_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs (j, k), j < k, of effects whose correlation is estimated."""
+
+
+def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
+    """The entries (row, column) of the factor L that are not zero by structure.
+
+    For the families of this package they are those of the factor at arbitrary parameters (n,), computed on the host;
+    for other families, and where the family has traced leaves, all entries.
+    """
+    of_package = type(covariance).__module__.startswith("jaxnlme.")
+    if not of_package or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
+        return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]
+    factor = np.asarray(covariance.factor(np.linspace(0.3, 0.7, n)))
+    return [(int(i), int(j)) for i, j in zip(*np.nonzero(factor), strict=True)]
 
 
 def log_sd(variances: np.ndarray) -> np.ndarray:
