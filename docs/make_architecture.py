@@ -1,7 +1,7 @@
 """The order of the package's rooms, read from its own imports: the drawing in docs/architecture.md, and a check.
 
-    python docs/make_architecture.py          # write the drawing again
-    python docs/make_architecture.py --check  # exit code 1 where a module imports a later room
+python docs/make_architecture.py          # write the drawing again
+python docs/make_architecture.py --check  # exit code 1 where a module imports a later room
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None
 
 
 def _unknown(archive: Archive) -> Archive | None:
-    """What an archive holds beside what this version writes; None where there is nothing."""
+    """The parts of an archive that this version does not write; None where there is nothing."""
     document = {name: section for name, section in archive.document.items() if name not in SECTIONS}
     tables = {name: table for name, table in archive.document["tables"].items() if name not in TABLES}
     arrays = {

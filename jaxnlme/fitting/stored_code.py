@@ -79,7 +79,7 @@ def _dump(content: Any, file: BinaryIO) -> None:
 
 
 def _is_users(module: ModuleType) -> bool:
-    """Whether a module is a file of the user's own: neither ours, nor installed, nor of the standard library."""
+    """True if a module is a file of the user's own: neither ours, nor installed, nor of the standard library."""
     place = getattr(module, "__file__", None)
     if place is None or module.__name__.partition(".")[0] in ("__main__", __name__.partition(".")[0]):
         return False

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.estimators.marginal.convergence import CONVERGED
+from jaxnlme.estimators.marginal.settings import CRITERIA
 
 
 def empty_overlay(problem: Problem) -> Problem:
@@ -103,14 +103,18 @@ def reached_maximum(out: Outcomes) -> np.ndarray:
     """True (jobs,) for jobs that reached a maximum: the objective is finite, the predicted gain of a further step below
     1e-6, the mode of every group found, and every parameter identifiable."""
     return (
-        out.identifiable & out.done & np.isfinite(out.value) & (out.decrement < CONVERGED) & (out.n_failed_modes == 0)
+        out.identifiable
+        & out.done
+        & np.isfinite(out.value)
+        & (out.decrement < CRITERIA.max_gain)
+        & (out.n_failed_modes == 0)
     )
 
 
 def outcome_sentences(out: Outcomes) -> np.ndarray:
     """The outcome of each job (jobs,) in words: "converged", or what failed."""
     finite = np.isfinite(out.value)
-    near = finite & (out.decrement < CONVERGED)
+    near = finite & (out.decrement < CRITERIA.max_gain)
     return np.select(
         [~out.done, ~finite, ~out.identifiable, near & (out.n_failed_modes > 0), near],
         ["not run", "not finite", NO_INFORMATION, "a mode not found", "converged"],

@@ -17,8 +17,8 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import FitError, OptionError, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
-from jaxnlme.estimators.marginal.boundary import COST_OF_ZERO
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.settings import BOUNDARY
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.refits.jobs import Jobs, Outcomes, empty_overlay, reached_maximum
@@ -182,17 +182,17 @@ class Refits:
 
         with x64():
             out = run_jobs(np.arange(len(x)), x, free, modes, progress)
-            out, zero = rerun(out, *self._with_zero_variances(problem, out, free), modes, -COST_OF_ZERO)
+            out, zero = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
             restarted = [restart_zero_variances(self.binding, out.x[job], problem)[0] for job in zero]
             restarted = np.array(restarted).reshape(-1, x.shape[1])
             out, _ = rerun(out, zero, restarted, free_at_start[zero], modes, LEAST_GAIN)
-            out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -COST_OF_ZERO)
+            out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
             if self.estimator.method.at_mode and problem.density.n_effects:
                 at_maximum = np.flatnonzero(reached_maximum(out))
                 from_zero = np.zeros_like(modes)
                 out, improved = rerun(out, at_maximum, out.x[at_maximum], free[at_maximum], from_zero, LEAST_GAIN)
                 if len(improved):
-                    out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -COST_OF_ZERO)
+                    out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
         return out
 
     def _with_zero_variances(

@@ -26,7 +26,8 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.progress import CountLine
-from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
@@ -174,7 +175,7 @@ def _advance(
     """
     density = shared.density
     dense = template.pack().shape[0]
-    many = shared.n_groups >= GROUPS_PER_PARAMETER * dense
+    many = shared.n_groups >= SEARCH.groups_per_parameter * dense
     full_weights = shared.weights
     mode_steps = estimator.method.search.steps
     interruptible = eqx.tree_at(

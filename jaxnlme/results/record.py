@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitStatus:
-    """How a fit ended: `sentences`, the verdict first; `code` and `evaluations` (groups,), a Status and the cost of
-    the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request;
-    `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of each log-likelihood."""
+    """Status of a fit.
+
+    **Fields:** `sentences`, first that it converged or not; `code` and `evaluations` (groups,), a Status and the cost
+    of the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request;
+    `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of each log-likelihood.
+    """
 
     sentences: tuple[str, ...]
     labels: np.ndarray
@@ -64,7 +67,7 @@ class FitRecord:
     """An estimation's outcome. What was not computed is None.
 
     **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
-    what made it; `params` at the end (numpy); `converged`, the verdict that `status` explains; `interrupted` by Ctrl-C,
+    what made it; `params` at the end (numpy); `converged`, which `status` explains; `interrupted` by Ctrl-C,
     `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature` (groups, random, random) of minus
     log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `ess` (groups,), the
     effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
@@ -117,14 +120,14 @@ class FitRecord:
 
     @property
     def iterations(self) -> int:
-        """Iterations of the minimiser, of the alternation, or of a simulation (all of them but its burn-in, settling
-        runs and the draws at the end included); 0 where the fit did not begin."""
+        """Iterations of the minimiser, of the alternation, or of a simulation (all but its burn-in; draws at fixed
+        parameters included); 0 where the fit did not begin."""
         if self.sampling is not None:
             return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
         return int(self.history[-1]["iteration"]) if self.history else 0
 
     def throw(self) -> Self:
-        """This fit, if it converged. **Errors:** FitError with the status otherwise."""
+        """This fit, if it converged. **Raises:** FitError with the status otherwise."""
         if not self.converged:
             raise FitError(str(self.status), self)
         return self
@@ -284,11 +287,11 @@ class FitRecord:
         return simulate(self, n, key, data)
 
     def __repr__(self) -> str:
-        verdict = "converged" if self.converged else "NOT CONVERGED"
+        outcome = "converged" if self.converged else "NOT CONVERGED"
         kind = "restricted log-likelihood" if self.restricted else "log-likelihood"
         value = "not computed" if np.isnan(self.log_likelihood) else f"{self.log_likelihood:.4f}"
         return (
-            f"<Fit by {self.method}: {verdict}, {kind} {value}, {self.data.n_groups} groups, "
+            f"<Fit by {self.method}: {outcome}, {kind} {value}, {self.data.n_groups} groups, "
             f"{self.data.n_obs} observations>"
         )
 

@@ -176,7 +176,7 @@ def test_explicit_designs(full: jn.Fit) -> None:
     with pytest.raises(jn.OptionError, match="another design"):
         fit.update(random=["mu", "b7"])
     shared = held(full, jn.NLMEModel(one_of_two, parameters, random_design=[[1.0], [0.3]]), full.data)
-    with pytest.raises(jn.OptionError, match=r"b0 of random_design, which may serve other parameters too"):
+    with pytest.raises(jn.OptionError, match=r"b0 of random_design, which may enter other parameters too"):
         shared.update(drop="slope")
     assert shared.update(drop="b0").model.random_design is None
     blocks = [["mu", "b1"], ["b2"]]

@@ -12,14 +12,14 @@ The root is searched for directly, which finds it also where the alternation cyc
 1. RELME only: first climb the likelihood in which beta is not integrated out, as in 2. (Far from the root the
    restricted one may grow without bound where the information on beta vanishes.)
 2. Climb: quasi-Newton steps on l(x; x) with gradient g, linearised anew at each point, until the predicted gain is
-   below ROOT_SEARCH_GAINS[0]. Let M^-1 be the inverse information there, and s the standard errors, the square roots of
-   its diagonal.
+   below CLIMB.root_search_gains[0]. Let M^-1 be the inverse information there, and s the standard errors, the square
+   roots of its diagonal.
 3. Variances: set those that tend to zero to exactly zero and climb again. If one has little curvature but is not zero,
    take steps of the alternation itself: zero is a root in its logarithm, and only a maximum decides between the two.
 4. Root: x <- x - h J g(x) with step length h <= 1, J = M^-1 at first and then updated by Broyden's method, until
-   max |M^-1 g| / s is below the tolerance. Where it fails, repeat 2 to 4 with the next of ROOT_SEARCH_GAINS.
+   max |M^-1 g| / s is below the tolerance. Where it fails, repeat 2 to 4 with the next of CLIMB.root_search_gains.
 5. Newton: 4 with J the inverse of differences of g, repeated as long as each round reduces the merit function
-   g' M^-1 g / 2 below NEWTON_ROUND_RATIO of its value.
+   g' M^-1 g / 2 below SEARCH.newton_round_ratio of its value.
 
 **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Broyden (1965), Mathematics of Computation 19, 577-593.
 """
@@ -38,7 +38,8 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.lindstrom_bates.session import FIXED_POINT_TOLERANCE, LinearisedSession
+from jaxnlme.estimators.lindstrom_bates.session import LinearisedSession
+from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
 from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.pipeline import Opening, run, session_at
@@ -47,26 +48,6 @@ from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
 from jaxnlme.results.record import FitRecord
-
-# Predicted gain (log-likelihood units) of the climb below which the root search begins: smaller after each failure, for
-# the root may lie at the end of a long flat valley.
-ROOT_SEARCH_GAINS = (1e-2, 1e-4, 1e-6)
-# The climb also ends after so many rejected points in a row, or after two at a predicted gain below
-# GAIN_AFTER_REJECTION: g is not exactly the gradient of l(x; x).
-MAX_REJECTED_POINTS, GAIN_AFTER_REJECTION = 8, 1.0
-# Smallest tolerance of the root search, in standard errors.
-SMALLEST_TOLERANCE = 1e-12
-# A step of the root search is slow if it leaves more than this fraction of the merit function; the search with one J
-# ends after so many slow steps in a row, and further ones are not tried if a round leaves more than NEWTON_ROUND_RATIO.
-SLOW_STEP_RATIO, MAX_SLOW_STEPS, NEWTON_ROUND_RATIO = 0.3, 2, 0.9
-# Step lengths h that are tried in turn along a direction.
-STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01)
-# Most alternations, and most quasi-Newton steps in each; an alternation ends when its predicted gain is below the
-# second number (log-likelihood units), and they all end when a step moves no entry by more than the third (standard
-# errors).
-MAX_ALTERNATIONS, ALTERNATION_GAIN, ALTERNATION_STEP = 30, 1e-10, 1e-2
-# Most climbs: there is one more for each variance that is set to zero.
-MAX_CLIMBS = 10
 
 
 class LindstromBates(AbstractEstimator):
@@ -118,13 +99,17 @@ class LindstromBatesSession(LinearisedSession):
     def ends_early(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         decrement = float(state.bfgs.decrement)
         near_root = decrement < self.climb_until_gain
-        return near_root or rejected >= MAX_REJECTED_POINTS or (rejected > 1 and decrement < GAIN_AFTER_REJECTION)
+        return (
+            near_root
+            or rejected >= CLIMB.max_rejected_points
+            or (rejected > 1 and decrement < CLIMB.gain_after_rejection)
+        )
 
     def minimise(self) -> None:
         self._climb_unrestricted()
         if self.halted:
             return
-        for self.climb_until_gain in ROOT_SEARCH_GAINS:
+        for self.climb_until_gain in CLIMB.root_search_gains:
             metric, active = self._climb()
             if metric is None or self._search_root(active, metric, metric) or self.halted or self.out_of_iterations:
                 return
@@ -135,14 +120,14 @@ class LindstromBatesSession(LinearisedSession):
             invertible = np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14
             if not invertible or self._search_root(active, np.linalg.inv(slopes), metric):
                 return
-            improved = _merit(self.best.sums.gradient[active], metric) < NEWTON_ROUND_RATIO * before
+            improved = _merit(self.best.sums.gradient[active], metric) < SEARCH.newton_round_ratio * before
 
     def _climb_unrestricted(self) -> None:
         """Step 1, at the start of a RELME fit. Callbacks receive these iterations, too."""
         if not self.restricted or self.unrestricted_phase_done or self.iterations:
             return
         self.unrestricted_phase_done, self.unrestricted_phase = True, True
-        self.climb_until_gain = ROOT_SEARCH_GAINS[0]
+        self.climb_until_gain = CLIMB.root_search_gains[0]
         self.move(self.evaluate(self.x, self.best.modes))
         try:
             super().minimise()
@@ -154,7 +139,7 @@ class LindstromBatesSession(LinearisedSession):
     def _climb(self) -> tuple[np.ndarray | None, np.ndarray]:
         """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
         packed indices of the entries that it refers to."""
-        for _ in range(MAX_CLIMBS):
+        for _ in range(CLIMB.max_climbs):
             super().minimise()
             active = np.flatnonzero(self.free)
             if self.halted or not np.isfinite(self.best.value) or self.state is None:
@@ -193,7 +178,7 @@ class LindstromBatesSession(LinearisedSession):
         inverse = np.zeros((len(self.x), len(self.x)))
         inverse[np.ix_(active, active)] = metric
         minimiser = self.state.minimiser
-        for _ in range(MAX_ALTERNATIONS):
+        for _ in range(CLIMB.max_alternations):
             if self.iterations >= int(self.estimator.max_iterations):
                 return
             sums, before = self.best.sums, self.x[active]
@@ -201,7 +186,12 @@ class LindstromBatesSession(LinearisedSession):
             with np.errstate(all="ignore"):
                 state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
             self.notify_inner(self.inner_procedure, "init", 0)
-            while not (state.decrement < ALTERNATION_GAIN or state.stalled or tries == MAX_ALTERNATIONS or self.halted):
+            while not (
+                state.decrement < CLIMB.alternation_gain
+                or state.stalled
+                or tries == CLIMB.max_alternations
+                or self.halted
+            ):
                 x, tries = minimiser.trial(state), tries + 1
                 sums = self.evaluate_candidate(x).sums
                 with np.errstate(all="ignore"):
@@ -216,7 +206,7 @@ class LindstromBatesSession(LinearisedSession):
             self.iterations += 1
             self._update_state(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
             self._record_iteration()
-            if np.max(np.abs(self.x[active] - before) / se) < ALTERNATION_STEP:
+            if np.max(np.abs(self.x[active] - before) / se) < CLIMB.alternation_step:
                 return
 
     def _search_root(self, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
@@ -231,15 +221,17 @@ class LindstromBatesSession(LinearisedSession):
         gradient, slow = np.asarray(self.best.sums.gradient)[active], 0
 
         self._update_state(_merit(gradient, metric))
-        tolerance = min(max(float(self.estimator.tolerance), SMALLEST_TOLERANCE), FIXED_POINT_TOLERANCE)
+        tolerance = min(
+            max(float(self.estimator.tolerance), CRITERIA.smallest_tolerance), CRITERIA.fixed_point_tolerance
+        )
         while np.max(np.abs(metric @ gradient) / se, initial=0.0) > tolerance:
-            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > MAX_SLOW_STEPS:
+            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > SEARCH.max_slow_steps:
                 return False
             direction = -inverse @ gradient
             direction /= max(1.0, float(np.max(np.abs(direction) / max_change)))
             before = _merit(gradient, metric)
             self.notify_inner(self.inner_procedure, "init", 0)
-            for tries, step in enumerate(STEP_LENGTHS, 1):
+            for tries, step in enumerate(SEARCH.step_lengths, 1):
                 x = self.x.copy()
                 x[active] += step * direction
                 trial = self.evaluate_notifying(x, self.best.modes)
@@ -252,9 +244,9 @@ class LindstromBatesSession(LinearisedSession):
                     break
             else:
                 # No step helps: the root is found if only rounding errors remain.
-                return bool(np.max(np.abs(metric @ gradient) / se) < FIXED_POINT_TOLERANCE / 10.0)
+                return bool(np.max(np.abs(metric @ gradient) / se) < CRITERIA.fixed_point_tolerance / 10.0)
             gradient = new_gradient
-            slow = slow + 1 if _merit(gradient, metric) > SLOW_STEP_RATIO * before else 0
+            slow = slow + 1 if _merit(gradient, metric) > SEARCH.slow_step_ratio * before else 0
             self.iterations += 1
             self.x, self.best = x, trial
             self._update_state(_merit(gradient, metric))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.base import no_information_on_beta
 from jaxnlme.estimators.core.objective import GroupValues, ObjectiveSums, sums_and_group_values, unflatten, weighted_sum
+from jaxnlme.estimators.lindstrom_bates.settings import CRITERIA
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised_likelihood
@@ -21,9 +22,6 @@ from jaxnlme.numerics.broyden import positive_definite_inverse, positive_definit
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.results.inference import singular_directions
 from jaxnlme.typing import Vector
-
-# Residual of the fixed point, in standard errors, below which it counts as found.
-FIXED_POINT_TOLERANCE = 1e-5
 
 
 class LinearisedSession(Session):
@@ -113,13 +111,13 @@ class LinearisedSession(Session):
         if matrix is not None and np.isfinite(matrix).all():
             inverse = positive_definite_inverse(positive_definite_neighbour(matrix))
         if inverse is None:
-            limit = 0.5 * FIXED_POINT_TOLERANCE**2
+            limit = 0.5 * CRITERIA.fixed_point_tolerance**2
             clause = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {limit:.0e})"
             return decrement < limit, clause
         moves = np.abs(inverse @ np.asarray(self.best.sums.gradient)[active]) / np.sqrt(np.diag(inverse))
         residual = float(np.max(moves, initial=0.0))
         clause = f"the alternation would move no parameter by more than {residual:.1e} standard errors"
-        return residual < FIXED_POINT_TOLERANCE, f"{clause} (limit {FIXED_POINT_TOLERANCE:g})"
+        return residual < CRITERIA.fixed_point_tolerance, f"{clause} (limit {CRITERIA.fixed_point_tolerance:g})"
 
 
 # ---- the likelihood of the linearised model over all groups: the one program that LME and RELME compile

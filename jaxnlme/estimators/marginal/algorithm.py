@@ -1,6 +1,6 @@
 """Maximisation of an objective until it is converged, with the checks that a converged fit has passed.
 
-Rounds, at most MAX_ROUNDS; each check that finds a better point or other free parameters starts the next round:
+Rounds, at most CRITERIA.max_rounds; each check that finds a better point or other free parameters starts the next:
 
 1. Minimise the objective by quasi-Newton steps (`Session.minimise`). End if the user stopped the fit, the iterations
    are used up, or the objective is not finite.
@@ -12,7 +12,8 @@ Rounds, at most MAX_ROUNDS; each check that finds a better point or other free p
 5. Compute the score of each variance at zero. If the likelihood increases towards the interior, free it: next round.
 6. Follow a direction of negative curvature of I to a lower objective: next round.
 7. Take at most four Newton steps x <- x - I^-1 g (g the gradient), until the predicted gain g' I^-1 g / 2 is below
-   1e-12 log-likelihood units. If an entry has moved by more than MAX_NEWTON_MOVE standard errors, compute I again.
+   1e-12 log-likelihood units. If an entry has moved by more than CRITERIA.max_newton_move standard errors, compute I
+   again.
 
 The outcome is then assessed (`convergence.assess`): converged means, among others, a predicted gain below 1e-6.
 """
@@ -24,12 +25,9 @@ import numpy as np
 from jaxnlme.errors import Status
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
-from jaxnlme.estimators.marginal.session import CONVERGED, Session
+from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.marginal.settings import CRITERIA
 from jaxnlme.results.inference import singular_directions
-
-MAX_ROUNDS = 8
-# Newton steps that move an entry further than this, in standard errors, call for a new information matrix.
-MAX_NEWTON_MOVE = 1e-3
 
 
 def run_to_convergence(session: Session, with_information: bool) -> Convergence:
@@ -62,7 +60,7 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
     **Returns:** the information matrix at the end (None if it was not reached), and the predicted gain of a step.
     """
     zeroed, freed = session.zeroed, session.freed
-    for _ in range(MAX_ROUNDS):
+    for _ in range(CRITERIA.max_rounds):
         session.minimise()
         session.processes.run_collectively(session.save)
         if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
@@ -85,7 +83,7 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         before = session.x
         decrement = _newton_steps(session, active, matrix)
         moves_in_se = np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix)))
-        if np.max(moves_in_se, initial=0.0) > MAX_NEWTON_MOVE:
+        if np.max(moves_in_se, initial=0.0) > CRITERIA.max_newton_move:
             matrix = session.hessian(active)
         return matrix, decrement
     return None, np.inf
@@ -155,7 +153,7 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         gradient = session.best.sums.gradient[active]
         step = -np.linalg.solve(matrix, gradient)
         decrement = float(-0.5 * gradient @ step)
-        if decrement < 1e-6 * CONVERGED:
+        if decrement < 1e-6 * CRITERIA.max_gain:
             break
         x = session.x.copy()
         x[active] += step

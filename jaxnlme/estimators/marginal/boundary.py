@@ -11,11 +11,7 @@ import numpy as np
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.session import Session
-
-# Curvature of the objective in a log standard deviation below which its variance may be tending to zero.
-FLAT_CURVATURE = 10.0
-# Largest loss of log-likelihood units accepted for setting a variance to exactly zero.
-COST_OF_ZERO = 1e-4
+from jaxnlme.estimators.marginal.settings import BOUNDARY
 
 
 def variances_at_zero(session: Session) -> set[int]:
@@ -36,7 +32,7 @@ def _flat_variances(session: Session, active: np.ndarray, matrix: np.ndarray) ->
     first = len(session.binding.density.beta_names)
     curvature = dict(zip(active.tolist(), np.diag(matrix), strict=True))
     for index, _, _ in session.binding.density.covariance.log_scales:
-        if curvature.get(first + index, np.inf) < FLAT_CURVATURE:
+        if curvature.get(first + index, np.inf) < BOUNDARY.flat_curvature:
             yield first + index
 
 
@@ -60,7 +56,7 @@ def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray, zeroed
         if not zeros:
             continue
         candidate = session.evaluate_candidate(x)
-        if not candidate.value <= session.best.value + COST_OF_ZERO:
+        if not candidate.value <= session.best.value + BOUNDARY.cost_of_zero:
             continue
         # A model that is finite with the linearisation held may not be finite when linearised at the candidate itself.
         accepted = session.accept_candidate(candidate)

@@ -8,11 +8,9 @@ import numpy as np
 
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
-from jaxnlme.estimators.marginal.session import CONVERGED, Session
+from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.marginal.settings import CRITERIA
 from jaxnlme.results.inference import direction_words, singular_directions
-
-# Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100.
-LEAST_LOG_SD_INFORMATION = 1e-4
 
 
 @dataclasses.dataclass
@@ -123,9 +121,9 @@ def _convergence_failures(
             f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
             "likelihood units still expected to be gained; raise max_iterations, or start elsewhere."
         ]
-    if len(session.free) > session.n_dense and not gain < CONVERGED:
+    if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:
         sentences.append(
-            f"The free weights are expected to gain {gain:.1e} more (limit {CONVERGED:g}); lower the tolerance."
+            f"The free weights are expected to gain {gain:.1e} more (limit {CRITERIA.max_gain:g}); lower the tolerance."
         )
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
@@ -139,7 +137,9 @@ def _convergence_failures(
     logs = {first + index for index, _, _ in session.binding.density.covariance.log_scales}
     undetermined = []
     if matrix is not None:
-        undetermined = [k for k, at in enumerate(active) if at in logs and not matrix[k, k] > LEAST_LOG_SD_INFORMATION]
+        undetermined = [
+            k for k, at in enumerate(active) if at in logs and not matrix[k, k] > CRITERIA.least_log_sd_information
+        ]
     if undetermined and not singular:
         sentences.append(
             f"The data carry no information on {some([names[k] for k in undetermined])} (the standard error of its "

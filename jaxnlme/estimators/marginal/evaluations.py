@@ -14,7 +14,8 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.objective import GroupValues, ObjectiveSums, flatten, partial_sums, unflatten, with_prior
-from jaxnlme.estimators.marginal.method import GROUPS_PER_PARAMETER, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
@@ -53,8 +54,8 @@ class Evaluations:
 
     **Attributes:** `x` (n,): the best point; `best`: the EvaluatedPoint there; `state` of the minimiser there, None if
     the point is not the minimiser's; `free` (n,) bool: entries that may move; `n_dense`: length of the dense vector
-    (without the free block); `many_groups`: there are GROUPS_PER_PARAMETER groups or more for each dense parameter;
-    `evaluations`: number made so far.
+    (without the free block); `many_groups`: there are SEARCH.groups_per_parameter groups or more for each dense
+    parameter; `evaluations`: number made so far.
     """
 
     x: np.ndarray
@@ -69,7 +70,7 @@ class Evaluations:
         self.x = np.asarray(flatten(params))
         self.n_dense = len(binding.fixed)
         self.free = np.concatenate([~binding.fixed, np.ones(len(self.x) - self.n_dense, bool)])
-        self.many_groups = placed.n_slots * self.processes.count >= GROUPS_PER_PARAMETER * self.n_dense
+        self.many_groups = placed.n_slots * self.processes.count >= SEARCH.groups_per_parameter * self.n_dense
         self.evaluations = 0
         self.state: MaximumLikelihoodState | None = None
 

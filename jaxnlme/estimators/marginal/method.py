@@ -14,6 +14,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
+from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.model.density import Density
@@ -27,19 +28,6 @@ if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData
     from jaxnlme.estimators.core.plan import Plan
     from jaxnlme.results.record import FitRecord
-
-# Largest change of an entry on a log scale in one step.
-LARGEST_LOG_STEP = 2.0
-# Largest change of an entry in the user's units in one step, in standard errors by the outer product of the scores.
-LARGEST_STEP_IN_SE = 5.0
-# Lower bound on the information of an entry, relative to the square of its size (on log scales, of one).
-LEAST_INFORMATION = 1e-4
-# The inverse Hessian is replaced by that of the groups' scores if there are this many groups for each parameter, while
-# the expected gain is above RENEW_ABOVE log-likelihood units, in the first RENEW_STEPS steps. (If the model fits badly,
-# the outer product of the scores differs from the Hessian, and with it by itself the convergence would be slow.)
-GROUPS_PER_PARAMETER = 8
-RENEW_ABOVE = 0.5
-RENEW_STEPS = 10
 
 
 class MaximumLikelihoodState(eqx.Module):
@@ -85,14 +73,14 @@ class MaximumLikelihood(AbstractEstimator):
         dense = first.outer.shape[0]
         beta = template.beta.shape[0]
         # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by so many of
-        # their standard errors; entries on log scales by LARGEST_LOG_STEP, a factor of e^2.
+        # their standard errors; entries on log scales by SEARCH.largest_log_step, a factor of e^2.
         size = xnp.abs(x[:dense])
-        least = xnp.where(size > 0.0, LEAST_INFORMATION / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
-        largest = xnp.maximum(size, LARGEST_STEP_IN_SE / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
+        least = xnp.where(size > 0.0, SEARCH.least_information / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
+        largest = xnp.maximum(size, SEARCH.largest_step_in_se / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
         in_user_units = [*range(beta), *(beta + k for _, _, column in density.covariance.log_scales for k in column)]
         in_units = np.isin(np.arange(x.shape[0]), np.array(in_user_units, int))
         largest = xnp.concatenate([largest, xnp.ones(x.shape[0] - dense)])
-        longest = xnp.where(in_units, xnp.clip(largest, 1e-8, 1e8), LARGEST_LOG_STEP)
+        longest = xnp.where(in_units, xnp.clip(largest, 1e-8, 1e8), SEARCH.largest_log_step)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
@@ -107,8 +95,8 @@ class MaximumLikelihood(AbstractEstimator):
     ) -> MaximumLikelihoodState:
         """The state after the evaluation `result` at `trial(state)`.
 
-        **Arguments:** `many_groups` (static): there may be GROUPS_PER_PARAMETER groups for each parameter (the program
-        for fewer is shorter).
+        **Arguments:** `many_groups` (static): there may be SEARCH.groups_per_parameter groups for each parameter (the
+        program for fewer is shorter).
         **Returns:** the new state.
         """
         xnp = xp(state.bfgs.x)
@@ -117,8 +105,8 @@ class MaximumLikelihood(AbstractEstimator):
             # Far from the maximum, the scores of many groups give a better Hessian than the steps so far.
             metric = _score_metric(result, state.minimiser)
             renewed = state.minimiser.with_inverse(bfgs, metric)
-            enough = result.counted >= GROUPS_PER_PARAMETER * result.outer.shape[0]
-            use = accept & enough & (renewed.decrement > RENEW_ABOVE) & (bfgs.iterations <= RENEW_STEPS)
+            enough = result.counted >= SEARCH.groups_per_parameter * result.outer.shape[0]
+            use = accept & enough & (renewed.decrement > SEARCH.renew_above) & (bfgs.iterations <= SEARCH.renew_steps)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
         return MaximumLikelihoodState(
             bfgs,
@@ -131,7 +119,7 @@ class MaximumLikelihood(AbstractEstimator):
         """The state after one more evaluation."""
         result = self.evaluate(problem, template, self.trial(state), state.modes)
         groups, p = result.scores.shape
-        return self.update(state, result, groups >= GROUPS_PER_PARAMETER * p)
+        return self.update(state, result, groups >= SEARCH.groups_per_parameter * p)
 
     def terminate(self, state: MaximumLikelihoodState) -> Any:
         """True if the minimisation has ended: predicted gain below the tolerance, no descent, or no steps remaining."""
@@ -225,7 +213,9 @@ def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
     n_rest = result.gradient.shape[0] - p
     diagonal = xnp.diagonal(outer)
     shrink = p / (p + counted)
-    least = xnp.where(largest == LARGEST_LOG_STEP, LEAST_INFORMATION, (LARGEST_STEP_IN_SE / largest) ** 2)[:p]
+    least = xnp.where(
+        largest == SEARCH.largest_log_step, SEARCH.least_information, (SEARCH.largest_step_in_se / largest) ** 2
+    )[:p]
     scale = 1.0 / xnp.sqrt(xnp.maximum(xnp.where(diagonal > 0, diagonal, 0.0), least))
     unit = outer * scale[:, None] * scale[None, :]
     unit = (1.0 - shrink) * unit + shrink * xnp.eye(p)

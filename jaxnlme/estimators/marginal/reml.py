@@ -38,19 +38,11 @@ from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.pipeline import Opening, session_at
 from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.marginal.settings import PROFILE
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.logdet_derivative import LogdetDerivative, logdet_derivative
 from jaxnlme.results.inference import singular_directions
-
-# The search for beta^ ends when a further step is expected to gain less, in log-likelihood units (that gain is added to
-# the value), or after so many steps; if rounding ends it before, the expected gain may be at most PROFILE_GAIN_LIMIT.
-PROFILE_TOLERANCE, PROFILE_STEPS, PROFILE_GAIN_LIMIT = 1e-12, 100, 1e-8
-# The unrestricted fit at the start ends within so many log-likelihood units of its maximum.
-UNRESTRICTED_TOLERANCE = 1e-4
-# Steps, in standard errors, of the differences that give the second derivatives of (1/2) log|H|: longer than those of
-# l, for it is a small part of the information, and its gradient has a larger rounding error.
-LOGDET_STEP = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +119,7 @@ class RestrictedSession(Session):
         rows = np.zeros((len(theta), len(theta)))
         for k, (up, down, width) in enumerate(self.differences(theta, self._evaluate_unrestricted)):
             rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
-        for k, (up, down, width) in enumerate(self.differences(theta, restricted, LOGDET_STEP)):
+        for k, (up, down, width) in enumerate(self.differences(theta, restricted, PROFILE.logdet_step)):
             ends = [np.nan if end.integral is None else end.integral.gradient[theta] for end in (up, down)]
             rows[k] += (ends[0] - ends[1]) / width
         matrix = np.zeros((len(active), len(active)))
@@ -172,7 +164,7 @@ class RestrictedSession(Session):
                     break
         if not np.isfinite(point.value) or not np.isfinite(point.sums.gradient[self.beta]).all():
             return RestrictedPoint(point, point.sums, None)
-        if not gain < PROFILE_GAIN_LIMIT:
+        if not gain < PROFILE.max_gain:
             reason = (
                 "The fixed effects that fit best beside the other parameters were not found "
                 f"({gain:.1e} log-likelihood units still expected to be gained); start from other values."
@@ -193,7 +185,7 @@ class RestrictedSession(Session):
         best = self._evaluate_unrestricted(x, modes)
         if not np.isfinite(best.value):
             return best, np.eye(len(self.beta)), np.inf
-        estimator = MaximumLikelihood(self.estimator.method, PROFILE_STEPS, PROFILE_TOLERANCE)
+        estimator = MaximumLikelihood(self.estimator.method, PROFILE.max_steps, PROFILE.tolerance)
         is_beta = np.isin(np.arange(len(x)), self.beta)
         first = Evaluation(best.sums, GroupValues())
         state = estimator.init(self.binding.density, self.template, x, first, is_beta)
@@ -274,7 +266,7 @@ def unrestricted_start(
     **Returns:** the Params, a sentence for the record, and the Session that found them; where the start is not finite,
     `params` and an empty sentence.
     """
-    unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, UNRESTRICTED_TOLERANCE)
+    unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, PROFILE.unrestricted_tolerance)
     session = Session(binding, unrestricted, params, (), placed)
     if not np.isfinite(session.best.value):
         return params, "", session

@@ -18,11 +18,9 @@ from jaxnlme.estimators.core.objective import Evaluation, GroupValues
 from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint, RunState
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluations
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.settings import CRITERIA
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
-
-# Predicted gain (log-likelihood units) below which an estimate counts as the maximum.
-CONVERGED = 1e-6
 
 
 class Session(Evaluations):
@@ -137,8 +135,10 @@ class Session(Evaluations):
         indices; `decrement`: the predicted gain of a further step.
         **Returns:** True if the criterion is met, and a clause with the value and its limit.
         """
-        clause = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CONVERGED:g})"
-        return decrement < CONVERGED, clause
+        clause = (
+            f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CRITERIA.max_gain:g})"
+        )
+        return decrement < CRITERIA.max_gain, clause
 
     def evaluate_notifying(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
         """`evaluate`, with the mode search in steps of a few evaluations if a callback has `every_stage`."""

@@ -1,0 +1,81 @@
+"""Tuning constants of the maximisation of a likelihood approximation, one frozen dataclass for each stage of a fit.
+
+Where no source is given, the value is a choice of this package, for the reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Quasi-Newton steps (`method.py`)."""
+
+    largest_log_step: float = 2.0
+    """Largest change of an entry on a log scale in one step: a factor of e^2."""
+    largest_step_in_se: float = 5.0
+    """Largest change of an entry in the user's units in one step, in standard errors by the outer product of the
+    scores."""
+    least_information: float = 1e-4
+    """Lower bound on the information of an entry, relative to the square of its size (on log scales, of one)."""
+    groups_per_parameter: int = 8
+    """Groups for each parameter from which on the inverse Hessian is replaced by that of the groups' scores, which far
+    from the maximum is better than that of the steps so far.
+
+    **Source:** Berndt, Hall, Hall and Hausman (1974), Annals of Economic and Social Measurement 3, 653-665."""
+    renew_above: float = 0.5
+    """The replacement is made while the expected gain is above this, in log-likelihood units: if the model fits badly,
+    the outer product of the scores differs from the Hessian, and near the maximum convergence with it would be slow."""
+    renew_steps: int = 10
+    """The replacement is made in the first so many steps, for the same reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvergenceCriteria:
+    """Rounds (`algorithm.py`) and their assessment (`convergence.py`)."""
+
+    max_gain: float = 1e-6
+    """Predicted gain of a further step (log-likelihood units) below which an estimate counts as the maximum: it is then
+    within about 1.4e-3 standard errors of it, since a gain of d^2 / 2 belongs to a distance of d standard errors."""
+    max_rounds: int = 8
+    """Most rounds; a round is repeated only if a check has found a better point or other free parameters."""
+    max_newton_move: float = 1e-3
+    """Newton steps that move an entry further than this, in standard errors, call for a new information matrix."""
+    least_log_sd_information: float = 1e-4
+    """Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundaryCriteria:
+    """Variances that are set to zero (`boundary.py`)."""
+
+    flat_curvature: float = 10.0
+    """Curvature of the objective in a log standard deviation (log-likelihood units) below which its variance may be
+    tending to zero: at zero the curvature vanishes."""
+    cost_of_zero: float = 1e-4
+    """Largest loss of log-likelihood units accepted for setting a variance to exactly zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileSettings:
+    """The restricted likelihood (`reml.py`)."""
+
+    tolerance: float = 1e-12
+    """The search for beta^ ends when a further step is expected to gain less, in log-likelihood units; that gain is
+    added to the value."""
+    max_steps: int = 100
+    """Most steps of that search."""
+    max_gain: float = 1e-8
+    """Largest expected gain, in log-likelihood units, that is accepted if rounding ends the search before."""
+    unrestricted_tolerance: float = 1e-4
+    """The unrestricted fit at the start ends within so many log-likelihood units of its maximum: it is only a start."""
+    logdet_step: float = 0.03
+    """Steps, in standard errors, of the differences that give the second derivatives of (1/2) log|H|: longer than those
+    of l, for it is a small part of the information, and its gradient has a larger rounding error."""
+
+
+SEARCH = SearchSettings()
+CRITERIA = ConvergenceCriteria()
+BOUNDARY = BoundaryCriteria()
+PROFILE = ProfileSettings()
