@@ -17,14 +17,13 @@ from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_s
 from jaxnlme.estimators.two_stage.group_fits import GroupFits
 from jaxnlme.estimators.two_stage.population import estimate_population, population_params
 from jaxnlme.estimators.two_stage.search import (
-    ERROR_CHANGE,
-    ERROR_ROUNDS,
     GroupOptima,
     has_single_scale,
     initial_values,
     search_groups,
     shared_error,
 )
+from jaxnlme.estimators.two_stage.settings import SHARED_ERROR
 from jaxnlme.estimators.two_stage.single_group import SingleGroup, matrices, single_group
 from jaxnlme.estimators.two_stage.status import GroupStatus, singular
 from jaxnlme.model.params import Params
@@ -123,7 +122,7 @@ def _fit(
     free = ~binding.fixed[len(binding.fixed) - len(binding.density.error_names) :]
     single_scale = has_single_scale(binding.density.error)
     if free.any() and not single_scale:
-        for _ in range(ERROR_ROUNDS):
+        for _ in range(SHARED_ERROR.max_rounds):
             usable = _group_codes(optima, enough, observed) == GroupStatus.ok
             if not placed.processes.any((usable & (binding.data.weights != 0)).any()):
                 break
@@ -132,11 +131,12 @@ def _fit(
             change = np.max(np.abs(error - np.asarray(params.error)), initial=0.0)
             params = Params(params.beta, params.covariance, error, params.free)
             optima = _search_with_restart(placed, group_model, params, optima.group_params, enough, max_steps)
-            if change < ERROR_CHANGE:
+            if change < SHARED_ERROR.max_change:
                 break
         else:
             notes.append(
-                f"The residual model that the groups share had not converged after {ERROR_ROUNDS} alternations."
+                "The residual model that the groups share had not converged after "
+                f"{SHARED_ERROR.max_rounds} alternations."
             )
     codes = _group_codes(optima, enough, observed)
     if params.free is not None:

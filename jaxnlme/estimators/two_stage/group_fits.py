@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.two_stage.population import Population, estimate_population, one_process, population_params
+from jaxnlme.estimators.two_stage.settings import DISPLAY
 from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.estimators.two_stage.status import PLURAL, GroupStatus, singular_sentence
 from jaxnlme.model.params import Params
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.estimators.two_stage.summary import GroupSummary
-
-# Groups in the printed table.
-GROUPS_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -250,7 +248,7 @@ class GroupFits(Printable):
 
     def _tables(self) -> list[Table]:
         values, sigma = self.values, self.sigma
-        shown = min(len(values), GROUPS_SHOWN)
+        shown = min(len(values), DISPLAY.rows)
         rows = [
             [str(label), *(number(v) for v in row), number(sigma.iloc[k]), GroupStatus(int(self.code[k])).name]
             for k, (label, row) in enumerate(zip(values.index[:shown], values.to_numpy()[:shown], strict=True))

@@ -8,14 +8,10 @@ import numpy as np
 
 from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, pyplot, style_axes
 from jaxnlme.errors import OptionError
+from jaxnlme.estimators.two_stage.settings import DISPLAY
 
 if TYPE_CHECKING:
     from jaxnlme.estimators.two_stage.group_fits import GroupFits
-
-MOST_GROUPS = 60
-# Limits of an axis, in multiples of the central range of intervals: a group without information, whose interval is very
-# wide, must not compress the others.
-AXIS_REACH = 3.0
 
 
 class GroupPlots:
@@ -40,7 +36,7 @@ class GroupPlots:
         """
         fits = self.fits
         names = fits.single_group.names
-        labels = [str(label) for label in fits.binding.data.labels[:MOST_GROUPS]]
+        labels = [str(label) for label in fits.binding.data.labels[: DISPLAY.max_groups]]
         m, p = len(labels), len(names)
         table = fits.intervals(level, pooled=pooled).to_numpy().reshape(-1, p, 7)[:m]
         axes = self._axes(ax, p, m)
@@ -81,10 +77,10 @@ class GroupPlots:
 
 
 def _limits(estimate: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[float, float]:
-    """Limits of an axis: all intervals, but at most AXIS_REACH times the range from the lower quartile of the lower
-    ends to the upper quartile of the upper ends beyond it."""
+    """Limits of an axis: all intervals, but at most `DISPLAY.axis_reach` times the range from the lower quartile of the
+    lower ends to the upper quartile of the upper ends beyond it."""
     low, high = np.nanquantile(lower, 0.25), np.nanquantile(upper, 0.75)
-    largest = AXIS_REACH * max(high - low, 1e-12)
+    largest = DISPLAY.axis_reach * max(high - low, 1e-12)
     low, high = max(float(np.min(lower)), low - largest), min(float(np.max(upper)), high + largest)
     margin = 0.05 * (high - low or 1.0)
     return low - margin, high + margin

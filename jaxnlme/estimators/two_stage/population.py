@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.errors import FitError
+from jaxnlme.estimators.two_stage.settings import POPULATION
 from jaxnlme.model.params import Params
 from jaxnlme.typing import Matrix, Vector
 
 if TYPE_CHECKING:
     from jaxnlme.estimators.two_stage.group_fits import GroupFits
-
-# Starting values are kept off the boundary of the parameter space: a starting SD is at least this multiple of the
-# standard error of a group's estimate, a starting correlation at most so large.
-LEAST_SD_RATIO, LARGEST_CORRELATION = 0.3, 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +76,15 @@ def _psi(fits: GroupFits, population: Population) -> np.ndarray:
     """Psi (random, random) from the covariance between groups, moved off the boundary of its space."""
     back = np.linalg.pinv(fits.random_designs.mean(axis=0))
     psi = back @ population.between @ back.T
-    least = LEAST_SD_RATIO * np.sqrt(np.diag(back @ np.diag(population.sampling_variance) @ back.T))
+    least = POPULATION.least_sd_ratio * np.sqrt(np.diag(back @ np.diag(population.sampling_variance) @ back.T))
     sd = np.sqrt(np.maximum(np.diag(psi), 0.0))
-    correlation = LARGEST_CORRELATION * psi / np.where(np.outer(sd, sd) > 0, np.outer(sd, sd), 1.0)
+    correlation = POPULATION.max_correlation * psi / np.where(np.outer(sd, sd) > 0, np.outer(sd, sd), 1.0)
     np.fill_diagonal(correlation, 1.0)
-    sd = np.maximum(np.maximum(sd, least), 1e-8)
+    sd = np.maximum(np.maximum(sd, least), POPULATION.least_sd)
     return correlation * np.outer(sd, sd)
 
 
 # ---- the global two-stage estimate, from fits of single groups and their sampling covariances
-
-# Degrees of freedom of the multivariate t whose weights bound the influence of outlying groups in the first pass.
-T_DF = 4.0
-# Quantile of a group's squared distance from the population (chi-squared) above which the second pass excludes it.
-OUTLIER_QUANTILE = 0.999
-# EM iterations of the robust and of the plain pass, and the most groups that they use; enough for starting values.
-ROBUST_STEPS, PLAIN_STEPS, MOST_GROUPS = 40, 200, 2_000
 
 
 def two_stage(
@@ -125,16 +115,17 @@ def two_stage(
     # Each parameter in units of its spread over groups, so that matrices are well scaled.
     y, x, v = target / unit, x / unit[:, None], sampling / np.outer(unit, unit)
     first = np.linalg.lstsq(x.reshape(m * p, -1), np.tile(middle / unit, m), rcond=None)[0]
-    used = np.unique(np.linspace(0, m - 1, min(m, MOST_GROUPS)).astype(int))
-    psi = np.diag(np.maximum((mad / unit) ** 2, 0.01))
-    coefficients, psi = _em_steps(y[used], x[used], v[used], first, psi, ROBUST_STEPS, T_DF)
+    used = np.unique(np.linspace(0, m - 1, min(m, POPULATION.max_groups)).astype(int))
+    psi = np.diag(np.maximum((mad / unit) ** 2, POPULATION.min_start_variance))
+    coefficients, psi = _em_steps(y[used], x[used], v[used], first, psi, POPULATION.robust_steps, POPULATION.t_df)
     distance = _mahalanobis(y - x @ coefficients, psi + v)[0]
     scale = np.median(distance) / chi2.ppf(0.5, p)
-    outlying = distance > max(scale, 1e-8) * chi2.ppf(OUTLIER_QUANTILE, p)
-    if m - outlying.sum() < max(p + 1, 0.75 * m):
-        outlying = np.zeros(m, bool)  # more than a quarter of the groups are no outliers
+    outlying = distance > max(scale, 1e-8) * chi2.ppf(POPULATION.outlier_quantile, p)
+    if m - outlying.sum() < max(p + 1, POPULATION.min_kept_fraction * m):
+        outlying = np.zeros(m, bool)
     used = used[~outlying[used]]
-    coefficients, psi = _em_steps(y[used], x[used], v[used], coefficients, max(scale, 0.1) * psi, PLAIN_STEPS, None)
+    psi = max(scale, POPULATION.min_robust_scale) * psi
+    coefficients, psi = _em_steps(y[used], x[used], v[used], coefficients, psi, POPULATION.plain_steps, None)
     out = np.array(beta, float)
     out[free] = coefficients
     return out, psi * np.outer(unit, unit), outlying
@@ -157,7 +148,7 @@ def _em_steps(
         b = np.einsum("ikl,il->ik", gain, residual)
         new = np.mean(weight[:, None, None] * b[:, :, None] * b[:, None, :] + psi - gain @ psi, axis=0)
         new = 0.5 * (new + new.T)
-        converged = np.max(np.abs(new - psi)) < 1e-6
+        converged = np.max(np.abs(new - psi)) < POPULATION.max_change
         psi = new
         if converged:
             break

@@ -22,6 +22,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
+from jaxnlme.estimators.two_stage.settings import SEARCH, SHARED_ERROR
 from jaxnlme.estimators.two_stage.single_group import SingleGroup
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import jacobian, value_and_gradient
@@ -30,21 +31,6 @@ from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.levenberg_marquardt import LevenbergMarquardtResult, levenberg_marquardt
 from jaxnlme.typing import Vector
-
-# Predicted gain of a further step at which a search ends, in log-likelihood units: the estimates are then within about
-# a millionth of a standard error of the maximum.
-TOLERANCE = 1e-12
-# Relative decrease of the curvature over the last step above which a parameter is taken to diverge. Near a maximum a
-# step of so little gain leaves the curvature as it was; on an exponential tail, where the likelihood increases all the
-# way to infinity, the curvature falls by a factor e in every step.
-CURVATURE_DROP = 0.05
-# Most alternations of group fits and shared residual model, and the largest change of the error parameters
-# (unconstrained scale) at which the alternation ends.
-ERROR_ROUNDS, ERROR_CHANGE = 20, 1e-5
-# Bound on the change of an error parameter from its start, on its unconstrained scale: a factor of 20,000.
-LARGEST_ERROR_MOVE = 10.0
-# Residual SD, as a fraction of the spread of y, below which a residual is rounding error.
-ROUNDING_SD = 1e-10
 
 
 @dataclasses.dataclass
@@ -89,7 +75,7 @@ def search_groups(
     result = run(start, max_steps)
     # The curvature was evaluated before the last step; a further evaluation gives it after that step.
     before, after = (np.einsum("ikk->ik", end.curvature) for end in (result, run(result.x, 1)))
-    diverging = result.converged[:, None] & (after < (1.0 - CURVATURE_DROP) * before)
+    diverging = result.converged[:, None] & (after < (1.0 - SEARCH.curvature_drop) * before)
     return GroupOptima(
         result.x, result.curvature, result.extra, result.converged, diverging, result.finite, result.steps
     )
@@ -118,7 +104,7 @@ def _search_piece(
             def expand(group_params):
                 return _objective(density, single_group, params, group, group_params)
 
-        return levenberg_marquardt(expand, start, max_steps, TOLERANCE)
+        return levenberg_marquardt(expand, start, max_steps, SEARCH.tolerance)
 
     return (), problem.map(per_group, start)
 
@@ -161,7 +147,7 @@ def _least_variance(density: Density, single_group: SingleGroup, params: Params,
     mean = jnp.sum(jnp.where(observed, group.y, 0.0)) / jnp.maximum(jnp.sum(observed), 1)
     residual, scale, _ = density.error.moments(jnp.full_like(group.y, mean), f, params.error, group)
     spread = jnp.sum((residual / scale) ** 2)
-    return ROUNDING_SD**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
+    return SEARCH.rounding_sd**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
 
 
 def _objective(
@@ -196,7 +182,7 @@ def has_single_scale(error: AbstractError) -> bool:
     name = parameter.name.rsplit("[", 1)[0] if error.by else parameter.name
     f = np.array([0.7, 1.9])
     single, double = (np.asarray(error.scale(jnp.asarray(f), **{name: np.asarray(a)})) for a in (1.0, 2.0))
-    return bool(np.allclose(double, 2.0 * single, rtol=1e-12))
+    return bool(np.allclose(double, 2.0 * single, rtol=SHARED_ERROR.same_scale))
 
 
 def shared_error(
@@ -231,7 +217,7 @@ def shared_error(
         (value, gradient), _ = placed.run(_error_objective, (single_group, trial, np.asarray(factor)), per_group)
         return float(value), np.asarray(gradient)[moving]
 
-    bounds = [(value - LARGEST_ERROR_MOVE, value + LARGEST_ERROR_MOVE) for value in start[moving]]
+    bounds = [(value - SHARED_ERROR.max_move, value + SHARED_ERROR.max_move) for value in start[moving]]
     with np.errstate(all="ignore"):
         minimum = minimize(loss, start[moving], jac=True, method="L-BFGS-B", bounds=bounds)
     error = start.copy()

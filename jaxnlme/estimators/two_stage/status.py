@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.estimators.two_stage.settings import STATUS
 from jaxnlme.results.inference import direction_words
-
-# Smallest eigenvalue of a curvature scaled to unit diagonal; below it the group has no information on the eigenvector.
-SINGULAR_EIGENVALUE = 1e-12
 
 
 class GroupStatus(enum.IntEnum):
@@ -29,7 +27,7 @@ class GroupStatus(enum.IntEnum):
 def singular(curvature: np.ndarray) -> np.ndarray:
     """True (groups,) for each matrix of `curvature` (groups, n, n) that, scaled to unit diagonal, is not positive
     definite beyond rounding."""
-    return ~(_scaled(curvature)[0][:, 0] > SINGULAR_EIGENVALUE)
+    return ~(_scaled(curvature)[0][:, 0] > STATUS.singular_eigenvalue)
 
 
 def _scaled(curvature: np.ndarray) -> tuple[Any, Any]:
@@ -47,7 +45,7 @@ def singular_sentence(names: Sequence[str], curvature: np.ndarray) -> str:
     does not determine."""
     vector = _scaled(curvature[None])[1][0, :, 0].tolist()
     coefficients = sorted(zip(names, vector, strict=True), key=lambda pair: -abs(pair[1]))
-    direction = {name: coefficient for name, coefficient in coefficients if abs(coefficient) > 0.1}
+    direction = {name: coefficient for name, coefficient in coefficients if abs(coefficient) > STATUS.least_coefficient}
     if len(direction) == 1:
         return (
             f"The group's data carry no information on {next(iter(direction))} where the search ended; try other "

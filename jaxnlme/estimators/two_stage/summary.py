@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.errors import some
+from jaxnlme.estimators.two_stage.settings import STATUS
 from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.estimators.two_stage.group_fits import GroupFits
-
-# p-value below which a parameter is reported to vary between groups.
-SIGNIFICANCE = 0.05
 
 
 class GroupSummary(Printable):
@@ -81,8 +79,8 @@ class GroupSummary(Printable):
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The sentences of the fits, then the parameters that vary between groups and those that do not."""
         p = self.table["p"]
-        varying = [str(name) for name in p.index if p[name] < SIGNIFICANCE]
-        constant = [str(name) for name in p.index if not p[name] < SIGNIFICANCE]
+        varying = [str(name) for name in p.index if p[name] < STATUS.significance]
+        constant = [str(name) for name in p.index if not p[name] < STATUS.significance]
         conclusions = []
         if p.isna().all():
             conclusions.append("Fewer than two groups were fitted: the variation between groups cannot be assessed.")
