@@ -16,6 +16,7 @@ from jaxnlme.refits.jobs import NO_INFORMATION, Outcomes, failures, outcome_sent
 from jaxnlme.refits.refits import Refits, check_option_names, check_whole_number
 from jaxnlme.refits.replicate_table import ReplicateTable
 from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
+from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 KINDS = ("case", "parametric")
 INTERVALS = ("percentile", "basic", "normal", "bca")
-# Number of groups below which the record says that the bootstrap is only a rough guide: few resamples differ.
-FEW_GROUPS = 20
 
 
 @check_option_names
@@ -68,18 +67,11 @@ def bootstrap(
         raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
     refits = Refits(fit, "a bootstrap", max_iterations, width)
     within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
-    if kind == "case":
-        overlay = case_draws(refits, seed, strata_of(fit, within))
-    else:
-        overlay = parametric_draws(refits, seed, n)
-    out = refits.run(
-        overlay,
-        np.tile(refits.x, (n, 1)),
-        inverse_hessians=refits.inverse_hessians,
-        progress=progress,
-        name="bootstrap",
-    )
-    if kind == "case":
+    is_case = kind == "case"
+    overlay = case_draws(refits, seed, strata_of(fit, within)) if is_case else parametric_draws(refits, seed, n)
+    starts = np.tile(refits.x, (n, 1))
+    out = refits.run(overlay, starts, inverse_hessians=refits.inverse_hessians, progress=progress, name="bootstrap")
+    if is_case:
         out = dataclasses.replace(out, identifiable=identifiable(refits, overlay, n))
     return _record(refits, out, kind, seed, within)
 
@@ -230,11 +222,12 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, 
     ]
     sentences += failures(status, "replicates") + refits.device_sentences
     groups = int(np.sum(fit.data.weights != 0))
-    if kind == "case" and groups < FEW_GROUPS:
-        sentences.append(f"There are {groups} groups: with fewer than {FEW_GROUPS} a bootstrap is a rough guide.")
+    if kind == "case" and groups < BOOTSTRAP.few_groups:
+        few = BOOTSTRAP.few_groups
+        sentences.append(f"There are {groups} groups: with fewer than {few} a bootstrap is a rough guide.")
     if not by and (status == NO_INFORMATION).any():
         sentences.append("Resampling within the levels of a column (by=) keeps every level in every replicate.")
-    if ran and good < 0.9 * ran:
+    if ran and good < BOOTSTRAP.min_converged * ran:
         sentences.append(
             "More than a tenth failed: the statistics of the others may be misleading; try a simpler model."
         )

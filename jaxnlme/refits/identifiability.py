@@ -13,12 +13,7 @@ from jaxnlme.estimators.core.objective import partial_sums
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.refits.refits import Refits
-
-# Eigenvalue of the sum of outer products of scores, relative to the largest, below which a direction is taken to have
-# no information: rounding gives 1e-16, a direction in which a single group has information 1e-4 or more.
-LEAST_EIGENVALUE_RATIO = 1e-11
-# Jobs whose matrices are computed at a time, to bound memory.
-JOBS_AT_A_TIME = 256
+from jaxnlme.refits.settings import IDENTIFIABILITY
 
 
 def identifiable(refits: Refits, overlay: Callable[[np.ndarray], Problem], jobs: int) -> np.ndarray:
@@ -32,12 +27,13 @@ def identifiable(refits: Refits, overlay: Callable[[np.ndarray], Problem], jobs:
     if refits.binding.density.priors:
         return result
     scores = _scores(refits)
-    for first in range(0, jobs, JOBS_AT_A_TIME):
-        indices = np.arange(first, min(first + JOBS_AT_A_TIME, jobs))
+    step = IDENTIFIABILITY.jobs_at_a_time
+    for first in range(0, jobs, step):
+        indices = np.arange(first, min(first + step, jobs))
         counts = (np.asarray(overlay(indices).weights) != 0).astype(float)
         gram = np.einsum("jg,gab->jab", counts, np.einsum("pga,pgb->gab", scores, scores))
         values = np.linalg.eigvalsh(gram)
-        result[indices] = values[:, 0] > LEAST_EIGENVALUE_RATIO * values[:, -1]
+        result[indices] = values[:, 0] > IDENTIFIABILITY.least_eigenvalue_ratio * values[:, -1]
     return result
 
 
@@ -47,12 +43,13 @@ def _scores(refits: Refits) -> np.ndarray:
     """
     moving = np.flatnonzero(refits.free[: refits.dense])
     rng = np.random.default_rng(0)
-    spread = np.full(refits.dense, 0.1)
+    spread = np.full(refits.dense, IDENTIFIABILITY.spread)
     if refits.inverse_hessians is not None:
         se = np.sqrt(np.diag(refits.inverse_hessians[0]))[: refits.dense]
-        spread = np.where(se > 0, np.minimum(se, 0.1 * np.maximum(np.abs(refits.x[: refits.dense]), 1.0)), 0.1)
+        farthest = IDENTIFIABILITY.spread * np.maximum(np.abs(refits.x[: refits.dense]), 1.0)
+        spread = np.where(se > 0, np.minimum(se, farthest), IDENTIFIABILITY.spread)
     groups = refits.problem.n_groups
-    points = 2 if groups > 10 * len(moving) else len(moving) + 2
+    points = 2 if groups > IDENTIFIABILITY.groups_per_parameter * len(moving) else len(moving) + 2
     with x64():
         placed = PlacedProblem(refits.problem)
         template, modes = on_device(refits.template), placed.scatter(refits.fit.modes)

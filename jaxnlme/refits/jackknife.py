@@ -13,14 +13,12 @@ from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jobs import failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names, natural_se, pack_on_host
 from jaxnlme.refits.replicate_table import ReplicateTable
+from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Groups in the printed table of influence.
-GROUPS_SHOWN = 10
 
 
 @check_option_names
@@ -115,7 +113,7 @@ class Jackknife(ReplicateTable):
         rows = [[n, number(self.fit.values[n]), number(bias[n]), number(se[n])] for n in self._free_names]
         first = Table("Values on their natural scale", ("", "estimate", "bias", "se"), rows)
         names = [str(name) for name in self._free_names]
-        influence = self.influence.head(GROUPS_SHOWN)
+        influence = self.influence.head(BOOTSTRAP.influence_rows)
         cells = [
             [str(label), *(number(row[name], 3) for name in ("displacement", "cook")), self._largest_change(row, names)]
             for label, row in influence.iterrows()

@@ -18,8 +18,9 @@ from jaxnlme.refits.refits import (
     check_whole_number,
     natural_se,
     pack_on_host,
-    restart_zero_variances,
 )
+from jaxnlme.refits.settings import MULTISTART
+from jaxnlme.refits.zero_variances import restart_zero_variances
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import FitRecord
 
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AROUND = ("start", "estimates")
-# Two fits reached the same maximum if their objectives differ by less than SAME_OBJECTIVE (log-likelihood units) and
-# their values by less than SAME_VALUES (a fraction of the standard error, or of the value where there is none).
-SAME_OBJECTIVE, SAME_VALUES = 1e-3, 0.05
-# Gain over the fit (log-likelihood units) above which a maximum is reported as better.
-BETTER_BY = 1e-4
 
 
 @check_option_names
@@ -79,7 +75,7 @@ def multistart(
         lambda indices: empty_overlay(refits.problem),
         starts,
         modes=np.zeros_like(np.asarray(fit.modes)),
-        evaluations=80,
+        evaluations=MULTISTART.evaluations,
         progress=progress,
         name="multistart",
     )
@@ -103,11 +99,13 @@ def _starts(refits: Refits, n: int, spread: float, around: str, seed: int) -> np
     unit = np.ones(len(centre))
     for k, transform in enumerate(binding.transforms):
         if transform is None or transform.name == "identity":
-            unit[k] = max(abs(centre[k]), 1e-3) if transform is not None else max(abs(centre[k]), 0.5)
+            least = MULTISTART.least_coefficient if transform is None else MULTISTART.least_value
+            unit[k] = max(abs(centre[k]), least)
     for index, _, others in binding.density.covariance.log_scales:
         for other in others:  # entries of a factor have the unit of their effect
             unit[first + other] = np.exp(centre[first + index]) if np.isfinite(centre[first + index]) else 1.0
-    unit[refits.dense :] = 0.1 * np.maximum(np.abs(centre[refits.dense :]), 0.1)
+    weights = np.maximum(np.abs(centre[refits.dense :]), MULTISTART.least_weight)
+    unit[refits.dense :] = MULTISTART.weight_spread * weights
     rng = np.random.default_rng(seed)
     moving = np.flatnonzero(refits.free)
     starts = np.tile(centre, (n, 1))
@@ -143,7 +141,7 @@ class Multistart(Printable):
         **Raises:** OptionError where no start reached a maximum."""
         if not len(self.maxima):
             raise OptionError("no start reached a maximum, so there is no best one.")
-        if self.fit.converged and not self.maxima["gain"].iloc[0] > BETTER_BY:
+        if self.fit.converged and not self.maxima["gain"].iloc[0] > MULTISTART.better_by:
             return self.fit
         start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
         # As many devices as the fit used, or as this machine has.
@@ -162,7 +160,7 @@ class Multistart(Printable):
     def _tables(self) -> list[Table]:
         if not len(self.maxima):
             return []
-        shown = self.maxima.head(5)
+        shown = self.maxima.head(MULTISTART.maxima_shown)
         header = ("", *(f"maximum {k + 1}" for k in range(len(shown))))
         rows = [["log-likelihood", *(f"{v:.4f}" for v in shown["log_likelihood"])]]
         rows.append(["starts", *(f"{v:d}" for v in shown["starts"])])
@@ -186,7 +184,7 @@ def _record(refits: Refits, out: Outcomes, starts: np.ndarray, refit: Callable[.
         gain = -float(out.value[top]) - best
         same = (
             np.isfinite(best)
-            and abs(gain) < SAME_OBJECTIVE
+            and abs(gain) < MULTISTART.same_objective
             and _near(refits, values.iloc[top].to_numpy(), _value_array(fit))
         )
         row = {
@@ -218,11 +216,12 @@ def _value_array(fit: FitRecord) -> np.ndarray:
 
 
 def _near(refits: Refits, a: np.ndarray, b: np.ndarray) -> bool:
-    """True if the user-scale values `a` and `b` (values,) are the same within SAME_VALUES."""
+    """True if the user-scale values `a` and `b` (values,) are the same but for errors of refits."""
     fit = refits.fit
     se = np.full(len(a), np.nan) if fit.information is None else natural_se(fit)[list(fit.values)].to_numpy(float)
     scale = np.where(np.isfinite(se), se, np.maximum(np.abs(a), np.abs(b)))
-    return bool(np.all(np.abs(a - b) <= SAME_VALUES * scale + 1e-3 * np.maximum(np.abs(a), np.abs(b)) + 1e-8))
+    rounding = MULTISTART.same_relative * np.maximum(np.abs(a), np.abs(b))
+    return bool(np.all(np.abs(a - b) <= MULTISTART.same_values * scale + rounding + MULTISTART.same_absolute))
 
 
 def _clusters(refits: Refits, out: Outcomes, values: pd.DataFrame, good: np.ndarray) -> np.ndarray:
@@ -235,7 +234,8 @@ def _clusters(refits: Refits, out: Outcomes, values: pd.DataFrame, good: np.ndar
     table = values.to_numpy(float)
     for job in sorted(np.flatnonzero(good), key=lambda j: out.value[j]):
         for k, other in enumerate(representatives):
-            if out.value[job] - out.value[other] < SAME_OBJECTIVE and _near(refits, table[job], table[other]):
+            same_objective = out.value[job] - out.value[other] < MULTISTART.same_objective
+            if same_objective and _near(refits, table[job], table[other]):
                 maximum[job] = k
                 break
         else:
@@ -259,7 +259,7 @@ def _sentences(fit: FitRecord, out: Outcomes, maxima: Any, good: np.ndarray, tab
     share = f"reached from {maxima['starts'].iloc[0]} of {ran} starts"
     if not np.isfinite(gain):
         sentences.append("The fit has no estimates to compare with.")
-    elif gain > BETTER_BY:
+    elif gain > MULTISTART.better_by:
         sentences.append(
             f"A BETTER MAXIMUM than the fit's was found, by {gain:.4f} log-likelihood units ({share}): see `.best`."
         )
@@ -270,13 +270,13 @@ def _sentences(fit: FitRecord, out: Outcomes, maxima: Any, good: np.ndarray, tab
             f"No better maximum than the fit's was found (it was reached from {maxima['starts'].iloc[k]} of {ran} "
             f"starts{same})."
         )
-        ties = int(np.sum((maxima["gain"] > -SAME_OBJECTIVE) & ~maxima["fit"]))
+        ties = int(np.sum((maxima["gain"] > -MULTISTART.same_objective) & ~maxima["fit"]))
         if ties:
             sentences.append(
                 f"{ties} other {'maximum is' if ties == 1 else 'maxima are'} as high as the fit's: the data do not "
                 "distinguish these parameter values."
             )
-    elif gain > -SAME_OBJECTIVE:
+    elif gain > -MULTISTART.same_objective:
         sentences.append(
             f"No start reached the fit's maximum, but one that is as high was found ({share}): the data do not "
             "distinguish these parameter values."

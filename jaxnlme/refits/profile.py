@@ -6,27 +6,21 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import numpy as np
 
-from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.model.covariance.reordered import with_pair_first
-from jaxnlme.refits.jobs import empty_overlay, failures, outcome_sentences, reached_maximum
+from jaxnlme.refits.jobs import failures
 from jaxnlme.refits.profile_coordinate import coordinate
+from jaxnlme.refits.profile_search import ProfileSearch
 from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits, check_option_names
+from jaxnlme.refits.settings import PROFILE
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Most rounds of refits: one for the first points, two for points farther out, the others for the interval limits.
-ROUNDS = 8
-# Gain over the fit (log-likelihood units) above which a better maximum is reported; larger than for a multistart,
-# since the points of a profile are not polished by Newton steps.
-BETTER_BY = 1e-3
 
 
 @check_option_names
@@ -60,6 +54,22 @@ def profile(
     **Source:** Bates and Watts (1988), Nonlinear Regression Analysis and Its Applications, chapter 6; Venzon and
     Moolgavkar (1988), Applied Statistics 37, 87-94.
     """
+    refits = _refits(fit, level, points, max_iterations, width)
+    wanted = _names(fit, names)
+    if not wanted:
+        raise OptionError("there is nothing to profile: no name is given, or every value is fixed.")
+    coordinates = [coordinate(refits.binding, name) for name in wanted]
+    # If one coordinate needs the effects in another order, all use the family that permits it: one program serves all.
+    reorder = any(c.permutation is not None for c in coordinates)
+    inner = with_pair_first(refits.binding.density.covariance) if reorder else None
+    traces = [ProfileTrace(refits, c, inner, level, int(points)) for c in coordinates]
+    search = ProfileSearch(refits, traces, progress)
+    search.run()
+    return _record(fit, traces, search, level)
+
+
+def _refits(fit: FitRecord, level: float, points: int, max_iterations: int, width: int | None) -> Refits:
+    """The Refits of a profile; arguments as of `profile`. **Raises:** OptionError, FitError."""
     if not 0.0 < level < 1.0:
         raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
     if not isinstance(points, (int, np.integer)) or isinstance(points, bool) or points < 1:
@@ -72,23 +82,7 @@ def profile(
             "a profile moves all other parameters along the information matrix, which does not include the "
             "weights of the structural model; try fit.bootstrap()."
         )
-    wanted = _names(fit, names)
-    if not wanted:
-        raise OptionError("there is nothing to profile: no name is given, or every value is fixed.")
-    coordinates = [coordinate(refits.binding, name) for name in wanted]
-    # If one coordinate needs the effects in another order, all use the family that permits it: one program serves all.
-    reorder = any(c.permutation is not None for c in coordinates)
-    inner = with_pair_first(refits.binding.density.covariance) if reorder else None
-    traces = [ProfileTrace(refits, c, inner, level, int(points)) for c in coordinates]
-    search = _Search(refits, traces, progress)
-    rounds = 0
-    while rounds < ROUNDS and not search.interrupted:
-        points_to_fit = [trace.next_points() for trace in traces]
-        if not any(len(c) for c in points_to_fit):
-            break
-        search.run(points_to_fit)
-        rounds += 1
-    return _record(fit, traces, search, level)
+    return refits
 
 
 def _names(fit: FitRecord, names: str | Sequence[str] | None) -> list[str]:
@@ -114,62 +108,6 @@ def _no_correlation(fit: FitRecord, name: str) -> bool:
     """True if the variance of an effect of the correlation `name` is zero."""
     effects = fit.binding.density.effect_names
     return any(fit.values[f"sd({effect})"] == 0 for effect in name[5:-1].split(", ") if effect in effects)
-
-
-class _Search:
-    """Refits at the points that the traces request, all in one program."""
-
-    def __init__(self, refits: Refits, traces: list[ProfileTrace], progress: bool | None):
-        self.refits, self.traces, self.progress = refits, traces, progress
-        self.interrupted = False
-        self.problem = traces[0].problem
-        self.permuted = traces[0].family is not None
-        self.inverse_hessians = np.array([trace.inverse_information for trace in traces])
-        # The modes of the fit are whitened by its factor, which another order of the effects changes.
-        self.modes = np.zeros_like(refits.fit.modes) if self.permuted else refits.fit.modes
-        self.expected = sum(2 * trace.points for trace in traces)
-
-    def run(self, points: list[np.ndarray]) -> None:
-        """Refit at `points`, an array of coordinates for each trace, and add the results to the traces."""
-        refits = self.refits
-        trace_index = np.concatenate([np.full(len(c), k) for k, c in enumerate(points)]).astype(int)
-        values = np.concatenate(points)
-        x = np.array([self.traces[k].starting_point(c) for k, c in zip(trace_index, values, strict=True)])
-        free = np.tile(refits.free, (len(x), 1))
-        free[np.arange(len(x)), [self.traces[k].coordinate.index for k in trace_index]] = False
-
-        def overlay(indices: np.ndarray) -> Problem:
-            empty = empty_overlay(self.problem)
-            if not self.permuted:
-                return empty
-            families = [self.traces[trace_index[j]].problem.density.covariance for j in indices]
-            permutation = np.array([family.permutation for family in families])  # pyright: ignore[reportAttributeAccessIssue]
-            return eqx.tree_at(
-                lambda p: p.density.covariance.permutation, empty, permutation, is_leaf=lambda leaf: leaf is None
-            )
-
-        out = refits.run(
-            overlay,
-            x,
-            free=free,
-            modes=self.modes,
-            inverse_hessians=self.inverse_hessians,
-            hessian_index=trace_index,
-            problem=self.problem,
-            expected=self.expected,
-            progress=self.progress,
-            name="profile",
-        )
-        self.interrupted = out.interrupted
-        best = refits.fit.log_likelihood + refits.fit.log_prior
-        good, sentences = reached_maximum(out), outcome_sentences(out)
-        for j, k in enumerate(trace_index):
-            trace = self.traces[k]
-            trace.c.append(float(values[j]))
-            trace.deviance.append(2.0 * (best + float(out.value[j])) if good[j] else np.nan)
-            trace.log_likelihood.append(float(out.log_likelihood[j]) if good[j] else np.nan)
-            trace.x.append(out.x[j])
-            trace.status.append(str(sentences[j]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -242,59 +180,67 @@ def _pair(lower: float, upper: float) -> str:
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
-def _record(fit: FitRecord, traces: list[ProfileTrace], search: _Search, level: float) -> Profile:
+def _record(fit: FitRecord, traces: list[ProfileTrace], search: ProfileSearch, level: float) -> Profile:
     """The Profile of the traces, with its sentences."""
     import pandas as pd
 
-    rows, status, intervals = [], [], {}
     wald = fit.confidence_intervals(level)
-    for trace in traces:
-        name = trace.coordinate.name
-        for j in np.argsort(trace.c, kind="stable"):
-            c, deviance = trace.c[j], trace.deviance[j]
-            values = dict.fromkeys(fit.values, np.nan)
-            if j == 0 and not trace.zero:  # the estimates
-                values = fit.values
-            elif np.isfinite(deviance):
-                values = trace.binding.values(search.refits.params(trace.x[j]))
-            sign = 1.0 if trace.zero else np.sign(c - trace.start)
-            row = {
-                "parameter": name,
-                "value": float(trace.coordinate.to_natural(c)),
-                "deviance": deviance,
-                "zeta": sign * np.sqrt(max(deviance, 0.0)) if np.isfinite(deviance) else np.nan,
-                "log_likelihood": trace.log_likelihood[j],
-                "status": trace.status[j],
-            }
-            # A parameter of the model called "value" does not replace the column "value".
-            rows.append(row | {n if n not in row else f"values.{n}": v for n, v in values.items()})
-            status.append(trace.status[j])
-        (lower, lower_note), (upper, upper_note) = (trace.limit(sign, search.interrupted) for sign in (-1, 1))
-        natural = bool(wald["value"].notna()[name])
-        intervals[name] = {
-            "estimate": fit.values[name],
-            "lower": lower,
-            "upper": upper,
-            "wald lower": wald.loc[name, "value_lower" if natural else "lower"],
-            "wald upper": wald.loc[name, "value_upper" if natural else "upper"],
-            "note": "; ".join(note for note in (lower_note, upper_note) if note),
-        }
+    places = [(trace, int(j)) for trace in traces for j in np.argsort(trace.c, kind="stable")]
+    rows = [_row(fit, trace, j, search.refits) for trace, j in places]
     columns = ["parameter", "value", "deviance", "zeta", "log_likelihood", "status"]
     columns += [n if n not in columns else f"values.{n}" for n in fit.values]
     table = pd.DataFrame(rows, columns=columns)
-    intervals = pd.DataFrame.from_dict(intervals, orient="index")
+    limits = {trace.coordinate.name: _interval(fit, trace, wald, search.interrupted) for trace in traces}
+    intervals = pd.DataFrame.from_dict(limits, orient="index")
     intervals.index.name = "parameter"
+    status = np.array([trace.status[j] for trace, j in places], object)
     sentences = [f"Profile likelihood of a fit by {fit.method}, {100 * level:g}% intervals ({len(table)} points)."]
     if fit.log_prior != 0:
         sentences.append("The profile is that of likelihood times priors, the posterior density up to a constant.")
-    sentences += failures(np.array(status, object), "points") + search.refits.device_sentences
+    sentences += failures(status, "points") + search.refits.device_sentences
     noted = [f"{name}: {note}" for name, note in intervals["note"].items() if note]
     if noted:
         sentences.append(f"{'; '.join(noted)}.")
     lowest = min((d for d in table["deviance"] if np.isfinite(d)), default=0.0)
-    if lowest < -2.0 * BETTER_BY:
+    if lowest < -2.0 * PROFILE.better_by:
         sentences.append(
             f"A BETTER MAXIMUM than the fit's was found on the way, by {-0.5 * lowest:.4f} log-likelihood units: fit "
             "again from there, or search with fit.multistart()."
         )
     return Profile(fit, level, table, intervals, tuple(sentences))
+
+
+def _row(fit: FitRecord, trace: ProfileTrace, j: int, refits: Refits) -> dict[str, Any]:
+    """Row of the table for point number `j` of a trace: the profile there, and the values (NaN for a failed refit)."""
+    c, deviance = trace.c[j], trace.deviance[j]
+    values = dict.fromkeys(fit.values, np.nan)
+    if j == 0 and not trace.zero:  # the estimates
+        values = fit.values
+    elif np.isfinite(deviance):
+        values = trace.binding.values(refits.params(trace.x[j]))
+    sign = 1.0 if trace.zero else np.sign(c - trace.start)
+    row = {
+        "parameter": trace.coordinate.name,
+        "value": float(trace.coordinate.to_natural(c)),
+        "deviance": deviance,
+        "zeta": sign * np.sqrt(max(deviance, 0.0)) if np.isfinite(deviance) else np.nan,
+        "log_likelihood": trace.log_likelihood[j],
+        "status": trace.status[j],
+    }
+    # A parameter of the model called "value" does not replace the column "value".
+    return row | {n if n not in row else f"values.{n}": v for n, v in values.items()}
+
+
+def _interval(fit: FitRecord, trace: ProfileTrace, wald: pd.DataFrame, interrupted: bool) -> dict[str, Any]:
+    """Row of the intervals for a trace, with the Wald interval of the table `wald` beside it."""
+    name = trace.coordinate.name
+    (lower, lower_note), (upper, upper_note) = (trace.limit(sign, interrupted) for sign in (-1, 1))
+    natural = bool(wald["value"].notna()[name])
+    return {
+        "estimate": fit.values[name],
+        "lower": lower,
+        "upper": upper,
+        "wald lower": wald.loc[name, "value_lower" if natural else "lower"],
+        "wald upper": wald.loc[name, "value_upper" if natural else "upper"],
+        "note": "; ".join(note for note in (lower_note, upper_note) if note),
+    }

@@ -14,17 +14,8 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.model.covariance.reordered import Permuted
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.refits.profile_coordinate import Coordinate
-from jaxnlme.refits.refits import RESTARTED_SD, Refits
-
-# Largest distance of the first points from the estimate, and distances of the points of the next rounds where the limit
-# lies farther out, in units of (normal quantile x standard error).
-FIRST_REACH = 1.25
-FURTHER_POINTS = ((1.75, 2.5, 3.5), (5.0, 8.0, 12.0))
-# Points of the profile of an SD estimated as zero: log SDs relative to its start, in the first round and in the
-# next ones where the limit lies farther out.
-ZERO_SD_POINTS, FURTHER_ZERO_SD_POINTS = (-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0), ((1.5, 2.0, 3.0), (4.0, 5.0, 6.0))
-# Largest error of the deviance at an interval limit, less than 1e-4 standard errors of the value.
-DEVIANCE_TOLERANCE = 1e-4
+from jaxnlme.refits.refits import Refits
+from jaxnlme.refits.settings import PROFILE, REFIT
 
 
 def with_family(problem: Problem, family: Any) -> Problem:
@@ -87,7 +78,7 @@ class ProfileTrace:
         theta, slope = x[self.theta], np.eye(len(x))
         rows = []
         for k in range(len(theta)):
-            step = 1e-5 * np.eye(len(theta))[k] * max(abs(theta[k]), 0.1)
+            step = PROFILE.difference_step * np.eye(len(theta))[k] * max(abs(theta[k]), PROFILE.least_size)
             rows.append((new_theta(theta + step) - new_theta(theta - step)) / (2.0 * np.sum(step)))
         slope[self.theta, self.theta] = np.array(rows).T
         moved = x.copy()
@@ -111,21 +102,21 @@ class ProfileTrace:
         first = self.rounds == 0
         self.rounds += 1
         if first and self.zero:
-            return self.initial_log_sd() + np.array(ZERO_SD_POINTS)
+            return self.initial_log_sd() + np.array(PROFILE.zero_sd_points)
         if first:
-            steps = self.unit * FIRST_REACH * np.arange(1, self.points + 1) / self.points
+            steps = self.unit * PROFILE.first_reach * np.arange(1, self.points + 1) / self.points
             return self.start + np.concatenate([-steps, steps])
         points: list[float] = []
         for sign in self.sides:
             c, zeta = self.side(sign)
             if not np.any(zeta >= self.quantile):
-                if self.rounds - 2 < len(FURTHER_POINTS):
-                    further = FURTHER_ZERO_SD_POINTS if self.zero else FURTHER_POINTS
+                if self.rounds - 2 < len(PROFILE.further_points):
+                    further = PROFILE.further_zero_sd_points if self.zero else PROFILE.further_points
                     steps = np.array(further[self.rounds - 2])
                     base = self.initial_log_sd() + steps if self.zero else self.start + sign * steps * self.unit
                     points += base.tolist()
                 continue
-            if np.min(np.abs(zeta**2 - self.quantile**2)) > DEVIANCE_TOLERANCE:
+            if np.min(np.abs(zeta**2 - self.quantile**2)) > PROFILE.deviance_tolerance:
                 points.append(self._avoid_failures(self._crossing(c, zeta), c, zeta))
         return np.array(points)
 
@@ -135,7 +126,7 @@ class ProfileTrace:
         k = int(np.argmax(zeta >= self.quantile))
         inside = c[max(k - 1, 0)]
         failed = np.array(self.c)[~np.isfinite(self.deviance)]
-        near = 0.01 * abs(at - inside)
+        near = PROFILE.close_to_failed * abs(at - inside)
         for _ in range(len(failed)):
             if not np.any(np.abs(failed - at) <= near):
                 break
@@ -145,7 +136,7 @@ class ProfileTrace:
 
     def initial_log_sd(self) -> float:
         """Start of the log SD, for an SD estimated as zero."""
-        return self.start - np.log(RESTARTED_SD)
+        return self.start - np.log(REFIT.restarted_sd)
 
     def _crossing(self, c: np.ndarray, zeta: np.ndarray) -> float:
         """Point at which zeta reaches the quantile, by interpolation: monotone cubic where zeta increases, else
@@ -181,12 +172,12 @@ class ProfileTrace:
             return 0.0, "estimated as zero"
         c, zeta = self.side(sign)
         side = "lower" if sign < 0 else "upper"
-        if interrupted and not np.any(np.abs(zeta**2 - self.quantile**2) <= DEVIANCE_TOLERANCE):
+        if interrupted and not np.any(np.abs(zeta**2 - self.quantile**2) <= PROFILE.deviance_tolerance):
             return np.nan, f"{side} limit: interrupted"
         if not np.any(zeta >= self.quantile):
             return limits[0] if sign < 0 else limits[1], f"{side} limit not reached"
         error = np.abs(zeta**2 - self.quantile**2)
         k = int(np.argmin(error))
-        if error[k] <= DEVIANCE_TOLERANCE:
+        if error[k] <= PROFILE.deviance_tolerance:
             return float(to_natural(c[k])), ""
         return float(to_natural(self._crossing(c, zeta))), f"{side} limit by interpolation only"

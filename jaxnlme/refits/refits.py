@@ -14,15 +14,17 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
-from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import FitError, OptionError, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.settings import BOUNDARY
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
-from jaxnlme.refits.jobs import Jobs, Outcomes, empty_overlay, reached_maximum
-from jaxnlme.refits.vectorised_minimiser import run_batch, width_for
+from jaxnlme.refits.job_runs import BatchOptions, JobRuns
+from jaxnlme.refits.jobs import Outcomes, empty_overlay, reached_maximum
+from jaxnlme.refits.settings import BATCH, REFIT
+from jaxnlme.refits.vectorised_minimiser import width_for
+from jaxnlme.refits.zero_variances import restart_zero_variances, with_zero_variances
 from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
@@ -30,16 +32,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Predicted gain of a further step (log-likelihood units) at which a refit ends, about a millionth of a standard error
-# from its maximum. A fit ends with Newton steps by its information matrix; a refit gets as close by the last steps of
-# its minimiser, which converges superlinearly.
-TOLERANCE = 1e-12
-# Standard deviation, as a fraction of its start, below which a refit with that variance at zero is tried.
-SMALL_SD = 0.1
-# Standard deviation, as a fraction of its start, at which one of exactly zero is started again.
-RESTARTED_SD = 0.3
-# Gain (log-likelihood units) for which a rerun, from larger variances or from new modes, replaces a refit.
-LEAST_GAIN = 1e-6
 
 
 def check_option_names(fn: Callable[P, T]) -> Callable[P, T]:
@@ -98,7 +90,7 @@ class Refits:
         if converged and not fit.converged:
             raise FitError(f"{what} needs a fit that converged. {fit.status}", fit)
         self.fit = fit
-        self.estimator = MaximumLikelihood(fit.estimator.method, max_iterations, TOLERANCE)
+        self.estimator = MaximumLikelihood(fit.estimator.method, max_iterations, REFIT.tolerance)
         self.binding: Binding = fit.binding
         self.problem: Problem = fit.binding.problem
         self.template: Params = fit.params
@@ -123,18 +115,11 @@ class Refits:
         hessian_index: np.ndarray | None = None,
         problem: Problem | None = None,
         expected: int | None = None,
-        evaluations: int = 12,
+        evaluations: int = BATCH.evaluations,
         progress: bool | None = False,
         name: str = "fits",
     ) -> Outcomes:
-        """Run jobs from `x` (jobs, n) to their maxima.
-
-        1. Minimise from `x`.
-        2. Where standard deviations became small, minimise again with these exactly zero, and keep that result if it
-           costs no log-likelihood, as a fit does.
-        3. Where that happened, also try them again from larger values (a long step may have set one to zero whose score
-           is positive there), then repeat step 2.
-        4. Search the conditional modes again from zero, as a fit does; a job whose modes improve goes on from there.
+        """Run jobs from `x` (jobs, n) to their maxima (see `_to_maxima`).
 
         **Arguments:** `overlay`, `inverse_hessians`, `hessian_index`: as in `Jobs`; `free` (jobs, n) bool, by default
         that of the fit; `modes` (groups, random): where mode searches start, by default the fit's; `problem`: another
@@ -145,88 +130,50 @@ class Refits:
         free = np.tile(self.free, (len(x), 1)) if free is None else free
         modes = self.fit.modes if modes is None else modes
         problem = self.problem if problem is None else problem
-
         expected = len(x) if expected is None else expected
         width = width_for(expected, problem.n_rows) if self.width is None else self.width
-        free_at_start, free = free, free.copy()
-
-        def run_jobs(which, x, free, modes, progress):
-            return run_batch(
-                problem,
-                self.template,
-                self.estimator,
-                Jobs(
-                    x,
-                    free,
-                    lambda indices: overlay(which[indices]),
-                    modes,
-                    inverse_hessians,
-                    None if hessian_index is None else hessian_index[which],
-                ),
-                width=width,
-                expected=expected,
-                evaluations=evaluations,
-                progress=progress,
-                name=name,
-            )
-
-        def rerun(out, which, x, free_now, modes, gain):
-            """Run the jobs `which` (indices) again from `x`; returns the outcomes, with those that gained more than
-            `gain` in place, and the indices of these."""
-            if not len(which) or out.interrupted:
-                return out, which[:0]
-            new = run_jobs(which, x, free_now, modes, False)
-            rows = np.flatnonzero(new.done & (new.value < out.value[which] - gain))
-            free[which[rows]] = free_now[rows]
-            return out.replaced(which[rows], new.rows(rows)), which[rows]
-
+        options = BatchOptions(width, expected, evaluations, name)
         with x64():
-            out = run_jobs(np.arange(len(x)), x, free, modes, progress)
-            out, zero = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
-            restarted = [restart_zero_variances(self.binding, out.x[job], problem)[0] for job in zero]
-            restarted = np.array(restarted).reshape(-1, x.shape[1])
-            out, _ = rerun(out, zero, restarted, free_at_start[zero], modes, LEAST_GAIN)
-            out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
-            if self.estimator.method.at_mode and problem.density.n_effects:
-                at_maximum = np.flatnonzero(reached_maximum(out))
-                from_zero = np.zeros_like(modes)
-                out, improved = rerun(out, at_maximum, out.x[at_maximum], free[at_maximum], from_zero, LEAST_GAIN)
-                if len(improved):
-                    out, _ = rerun(out, *self._with_zero_variances(problem, out, free), modes, -BOUNDARY.cost_of_zero)
-        return out
+            runs = JobRuns(
+                problem, self.template, self.estimator, options, overlay, free, inverse_hessians, hessian_index
+            )
+            self._to_maxima(runs, x, free, modes, progress)
+        return runs.out
 
-    def _with_zero_variances(
-        self, problem: Problem, out: Outcomes, free: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Jobs that ended with small standard deviations (SMALL_SD): their indices (k,), x (k, n) with these exactly
-        zero, and the entries that are then free (k, n) bool."""
-        density = problem.density
-        family, first = density.covariance, len(density.beta_names)
-        last = first + family.n_unconstrained
-        initial_log_sd = _initial_log_sd(self.binding)
-        which, starts, frees = [], [], []
-        for job in np.flatnonzero(out.done & np.isfinite(out.value)):
-            x, still_free = out.x[job].copy(), free[job].copy()
-            small = [
-                first + index
-                for index, _, _ in family.log_scales
-                if still_free[first + index] and x[first + index] < initial_log_sd[index] + np.log(SMALL_SD)
-            ]
-            if not small:
-                continue
-            x[small] = -np.inf
-            x[first:last] = family.from_matrix(psi_of(density, x[first:last]))
-            for index, _, others in family.log_scales:
-                if x[first + index] == -np.inf:
-                    still_free[[first + index, *(first + o for o in others)]] = False
-            fixed = ~free[job] & np.isfinite(out.x[job])
-            # Entries that the job holds fixed must keep their values.
-            if np.allclose(x[fixed], out.x[job][fixed], rtol=1e-12, atol=0.0):
-                which.append(job)
-                starts.append(x)
-                frees.append(still_free)
-        n = out.x.shape[1]
-        return np.array(which, int), np.array(starts).reshape(-1, n), np.array(frees, bool).reshape(-1, n)
+    def _to_maxima(
+        self, runs: JobRuns, x: np.ndarray, free: np.ndarray, modes: np.ndarray, progress: bool | None
+    ) -> None:
+        """Minimise `runs` from `x` (jobs, n), and repeat the checks by which a fit improves its end point:
+
+        1. Minimise from `x`.
+        2. Where standard deviations became small, minimise again with these exactly zero, and keep that result if it
+           costs no log-likelihood, as a fit does.
+        3. Where that happened, also try them again from larger values (a long step may have set one to zero whose score
+           is positive there), then repeat step 2.
+        4. Search the conditional modes again from zero, as a fit does; a job whose modes improve goes on from there.
+
+        **Arguments:** `free` (jobs, n) bool, entries that are not held fixed; `modes` (groups, random): where mode
+        searches start; `progress` of the first minimisation.
+        """
+        problem = runs.problem
+        runs.start(x, modes, progress)
+        zero = self._try_zero_variances(runs, modes)
+        restarted = [restart_zero_variances(self.binding, runs.out.x[job], problem)[0] for job in zero]
+        restarted = np.array(restarted).reshape(-1, x.shape[1])
+        runs.rerun(zero, restarted, free[zero], modes, REFIT.least_gain)
+        self._try_zero_variances(runs, modes)
+        if self.estimator.method.at_mode and problem.density.n_effects:
+            at_maximum = np.flatnonzero(reached_maximum(runs.out))
+            points, from_zero = runs.out.x[at_maximum], np.zeros_like(modes)
+            improved = runs.rerun(at_maximum, points, runs.free[at_maximum], from_zero, REFIT.least_gain)
+            if len(improved):
+                self._try_zero_variances(runs, modes)
+
+    def _try_zero_variances(self, runs: JobRuns, modes: np.ndarray) -> np.ndarray:
+        """Rerun jobs with their small standard deviations exactly zero, and keep what costs no log-likelihood; the
+        indices of the jobs that were replaced."""
+        starts = with_zero_variances(self.binding, runs.problem, runs.out, runs.free)
+        return runs.rerun(*starts, modes, -BOUNDARY.cost_of_zero)
 
     @property
     def device_sentences(self) -> list[str]:
@@ -265,42 +212,14 @@ def natural_se(fit: FitRecord) -> pd.Series:
     return table["se"].where(~typical, relative)
 
 
-def restart_zero_variances(
-    binding: Binding, x: np.ndarray, problem: Problem | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Restart standard deviations that are exactly zero, and not fixed, at RESTARTED_SD times their start, so that a
-    refit with other data or weights estimates them anew.
-
-    **Arguments:** `x` (n,), packed; `problem`: one with another parametrisation of the covariance, the binding's where
-    None.
-    **Returns:** x (n,), and True (n,) for the restarted entries and the entries of the factor that had no effect at
-    zero.
-    """
-    density = (binding.problem if problem is None else problem).density
-    first = len(density.beta_names)
-    x, restarted = x.copy(), np.zeros(len(x), bool)
-    initial_log_sd = _initial_log_sd(binding)
-    for index, _, others in density.covariance.log_scales:
-        if x[first + index] == -np.inf and not binding.fixed[first + index]:
-            x[first + index] = initial_log_sd[index] + np.log(RESTARTED_SD)
-            restarted[[first + index, *(first + o for o in others)]] = True
-    return x, restarted
-
-
-def _initial_log_sd(binding: Binding) -> np.ndarray:
-    """Log standard deviations in theta (unconstrained,) at their start, zero where that is not finite."""
-    start = np.asarray(binding.start.covariance, float)
-    return np.where(np.isfinite(start), start, 0.0)
-
-
 def _inverse_information(fit: FitRecord, n: int, restarted: np.ndarray) -> np.ndarray | None:
-    """The inverse information (1, n, n), with a variance of 0.1 for `restarted` (n,) entries and 1 for others without
-    information; None where the fit has none."""
+    """The inverse information (1, n, n), with variances of `RefitSettings` for `restarted` (n,) entries and for others
+    without information; None where the fit has none."""
     info = fit.information
     if info is None or info.covariance is None or len(fit.binding.fixed) != n:
         return None
     inverse = np.zeros((n, n))
     inverse[np.ix_(info.active, info.active)] = info.covariance
     rest = np.setdiff1d(np.arange(n), info.active)
-    inverse[rest, rest] = np.where(restarted[rest], 0.1, 1.0)
+    inverse[rest, rest] = np.where(restarted[rest], REFIT.restarted_variance, REFIT.other_variance)
     return inverse[None]

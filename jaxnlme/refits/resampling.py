@@ -14,11 +14,9 @@ from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.refits.refits import Refits
+from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.record import FitRecord
 from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
-
-# Replicates whose responses are drawn by one call of the compiled program.
-REPLICATES_PER_DRAW = 32
 
 
 def case_weights(labels: list[str], seed: int, replicate: int, strata: np.ndarray) -> np.ndarray:
@@ -73,7 +71,7 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
     """
     problem = refits.problem
     check_sampler(problem.density)
-    size = min(REPLICATES_PER_DRAW, n)
+    size = min(BOOTSTRAP.replicates_per_draw, n)
     draw = compiled(_draws, size * problem.n_rows, once=True)
     problem_and_params = on_device((problem, refits.template))
     blocks: dict[int, list[np.ndarray]] = {}

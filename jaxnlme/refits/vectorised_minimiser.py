@@ -4,7 +4,7 @@ Fits differ in the number of evaluations they need, and a batch that runs until 
 most of its work. Therefore:
 
 1. the batch has `width` slots, each of which holds one job (a minimisation);
-2. one pass evaluates the objective of all slots once and advances each of them (`_advance`);
+2. one pass evaluates the objective of all slots once and advances each of them (`batch_passes.advance`);
 3. every few passes the host stores the jobs that have ended and puts the next jobs into their slots (`run_batch`); the
    first evaluation of a job is an evaluation like any other.
 
@@ -18,66 +18,31 @@ import dataclasses
 import time
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import Status
 from jaxnlme.estimators.core.progress import CountLine
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
-from jaxnlme.estimators.marginal.settings import SEARCH
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.refits.batch_passes import BatchState, advance, empty_slots
 from jaxnlme.refits.jobs import Jobs, Outcomes, blank_outcomes
+from jaxnlme.refits.settings import BATCH
 from jaxnlme.typing import PyTree
-
-# Numbers of slots; few of them, so that batches of other sizes use the same programs.
-WIDTHS = (1, 4, 16, 64)
-# Steps of the mode searches in one pass, and the largest number of times that a job's evaluation is continued in
-# the next pass from the modes reached so far. A slow mode search, as occurs far from a maximum, then does not delay the
-# other slots.
-MODE_STEPS_PER_PASS, MOST_PAUSES = 8, 4
-# Memory that an evaluation may use per row and slot, in bytes. (A one-compartment model with three effects uses 280
-# bytes on a CPU; large models and integrals use more.)
-BYTES_PER_ROW = 2_000
-# Memory available to a batch: bytes on a host, a fraction of its memory on a device.
-HOST_BYTES, DEVICE_SHARE = 2**30, 0.25
-# Predicted gain (log-likelihood units) below which a rejected step ends a job: rounding allows no further progress.
-ROUNDING_GAIN = 1e-8
-# Evaluations, in multiples of the largest number of iterations, after which a job ends: it backtracks in most steps.
-MOST_EVALUATIONS = 3
-# Seconds that one call of the program should take, after which the host refills slots and handles Ctrl-C.
-SECONDS_PER_CALL = 0.5
-
-
-class BatchState(eqx.Module):
-    """State of the slots, a leading axis of slots in every leaf.
-
-    **Fields:** `state` of the minimisations; `running`; `first_evaluation`: the evaluation in progress is the first of
-    a job; `pauses`: how often the evaluation in progress was continued in a next pass, and `modes` reached by then;
-    `n_failed_modes` and `full_log_likelihood` at the current point, as in Outcomes.
-    """
-
-    state: MaximumLikelihoodState
-    running: Any
-    first_evaluation: Any
-    pauses: Any
-    modes: Any
-    n_failed_modes: Any
-    full_log_likelihood: Any
 
 
 def width_for(jobs: int, rows: int) -> int:
-    """Number of slots for `jobs` jobs on `rows` rows each: the largest of WIDTHS that memory allows and, on a CPU,
-    which is hardly faster for wide batches than for small ones, that is small enough for slots to be refilled."""
+    """Number of slots for `jobs` jobs on `rows` rows each: the largest of `BatchSettings.widths` that memory allows
+    and, on a CPU, which is hardly faster for wide batches than for small ones, that is small enough for slots to be
+    refilled."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    memory = DEVICE_SHARE * stats["bytes_limit"] if "bytes_limit" in stats else HOST_BYTES
-    most = max(jobs / 2, 1.5 * min(jobs, 16)) if jax.default_backend() == "cpu" else 1.5 * jobs
-    allowed = [w for w in WIDTHS if w * rows * BYTES_PER_ROW <= memory and w <= most]
+    memory = BATCH.device_fraction * stats["bytes_limit"] if "bytes_limit" in stats else BATCH.host_bytes
+    most = BATCH.width_per_job * jobs
+    if jax.default_backend() == "cpu":
+        most = max(BATCH.cpu_width_per_job * jobs, BATCH.width_per_job * min(jobs, BATCH.cpu_few_jobs))
+    allowed = [w for w in BATCH.widths if w * rows * BATCH.bytes_per_row <= memory and w <= most]
     return max(allowed, default=1)
 
 
@@ -89,7 +54,7 @@ def run_batch(
     *,
     width: int | None = None,
     expected: int | None = None,
-    evaluations: int = 12,
+    evaluations: int = BATCH.evaluations,
     progress: bool | None = False,
     name: str = "fits",
 ) -> Outcomes:
@@ -103,160 +68,81 @@ def run_batch(
     """
     n_jobs, n = jobs.x.shape
     total = n_jobs if expected is None else expected
-    width = width_for(total, problem.n_rows) if width is None else width
-    out = blank_outcomes(n_jobs, n)
-    progress_line = CountLine(progress, name, n_jobs)
-    shared, template, estimator = on_device((problem, template, estimator))
+    slots = _Slots(jobs, width_for(total, problem.n_rows) if width is None else width)
     inverse_hessians = np.full((1, n, n), np.nan) if jobs.inverse_hessians is None else jobs.inverse_hessians
-    hessian_index = np.zeros(n_jobs, int) if jobs.hessian_index is None else jobs.hessian_index
-    inverse_hessians, modes = on_device((np.asarray(inverse_hessians, float), np.asarray(jobs.modes, float)))
-    # `compiled` assumes about fifty runs of a program.
-    advance = compiled(_advance, total * evaluations * problem.n_rows // 50)
-    batch = on_device(_empty_slots(width, n, modes.shape))
-    job_in_slot, next_job = np.full(width, -1), 0
-    # Slots without a job hold the values of the first one, and are never run.
-    rows = np.zeros(width, int)
-    overlay: PyTree = jax.tree.map(np.array, jobs.overlay(rows))
-    x, free = jobs.x[rows].astype(float), jobs.free[rows].astype(bool)
-    most_passes = 8
+    common = on_device(
+        (estimator, problem, template, np.asarray(inverse_hessians, float), np.asarray(jobs.modes, float))
+    )
+    program = compiled(advance, total * evaluations * problem.n_rows // BATCH.runs_per_program)
+    batch = on_device(empty_slots(slots.width, n, jobs.modes.shape))
+    out, progress_line = blank_outcomes(n_jobs, n), CountLine(progress, name, n_jobs)
+    passes_per_call = BATCH.first_passes
     try:
-        while True:
-            idle = np.flatnonzero(job_in_slot < 0)[: n_jobs - next_job]
-            if len(idle):
-                job_in_slot[idle] = np.arange(next_job, next_job + len(idle))
-                next_job += len(idle)
-                x[idle], free[idle] = jobs.x[job_in_slot[idle]], jobs.free[job_in_slot[idle]]
-                _write_rows(overlay, idle, jobs.overlay(job_in_slot[idle]))
-                per_slot = on_device((overlay, x, free, hessian_index[np.maximum(job_in_slot, 0)]))
-            refilled = np.isin(np.arange(width), idle)
+        while not slots.finished:
+            refilled = slots.refill()
             started = time.perf_counter()
-            # While jobs are waiting, at most a sixteenth of the slots may become idle.
-            most_ended = max(width // 16, 1) if next_job < n_jobs else width
-            bounds = np.array([most_passes, most_ended])  # an array: for numbers the program would be compiled anew
-            batch, passes = advance(
-                estimator, shared, template, inverse_hessians, modes, *per_slot, refilled, batch, bounds
-            )
+            # An array: for numbers the program would be compiled anew.
+            bounds = np.array([passes_per_call, slots.most_ended])
+            batch, passes = program(*common, *slots.contents, refilled, batch, bounds)
             running = np.asarray(batch.running)
             seconds = (time.perf_counter() - started) / max(int(passes), 1)
-            most_passes = int(np.clip(SECONDS_PER_CALL / max(seconds, 1e-6), 1, 64))
-            ended = np.flatnonzero(~running & (job_in_slot >= 0))
-            _store(out, job_in_slot[ended], ended, batch)
-            job_in_slot[ended] = -1
+            passes_per_call = int(np.clip(BATCH.seconds_per_call / max(seconds, 1e-6), 1, BATCH.max_passes))
+            _store(out, *slots.release(running), batch)
             progress_line.show(int(out.done.sum()))
-            if next_job == n_jobs and not running.any():
-                break
     except KeyboardInterrupt:
         out = dataclasses.replace(out, interrupted=True)
     progress_line.close()
     return out
 
 
-def _advance(
-    estimator: MaximumLikelihood,
-    shared: Problem,
-    template: Params,
-    inverse_hessians: Any,
-    modes: Any,
-    overlay: Problem,
-    x: Any,
-    free: Any,
-    hessian_index: Any,
-    refilled: Any,
-    batch: BatchState,
-    bounds: Any,
-) -> tuple[BatchState, Any]:
-    """At most bounds[0] passes over the slots, fewer as soon as bounds[1] slots have ended; the slots in `refilled`
-    (slots,) bool start a job.
+class _Slots:
+    """The jobs in the slots, on the host.
 
-    The program contains one evaluation of the objective: first evaluations and those of line searches differ only in
-    how the result is used.
+    `width`: the number of slots; `contents`: overlay, starting points, free entries and index of the initial inverse
+    Hessian of every slot, on the device. Slots without a job hold the values of the first one, and are never run.
 
-    **Returns:** the state of the slots, and the number of passes.
+    **Arguments:** `jobs`; `width`.
     """
-    density = shared.density
-    dense = template.pack().shape[0]
-    many = shared.n_groups >= SEARCH.groups_per_parameter * dense
-    full_weights = shared.weights
-    mode_steps = estimator.method.search.steps
-    interruptible = eqx.tree_at(
-        lambda e: e.method.search.steps, estimator, jnp.minimum(mode_steps, MODE_STEPS_PER_PASS)
-    )
 
-    def evaluate(overlay, at, z):
-        problem = eqx.combine(overlay, shared)
-        result = interruptible.evaluate(problem, template, at, z)
-        mode_found = (result.status == Status.ok) | (result.status == Status.no_observations)
-        n_failed_modes = jnp.sum(~mode_found & (problem.weights != 0))
-        full_log_likelihood = jnp.sum(jnp.where(full_weights == 0, 0.0, full_weights * result.values))
-        full_log_likelihood = jnp.where(jnp.any(~mode_found & (full_weights != 0)), jnp.nan, full_log_likelihood)
-        slow = jnp.any((result.status == Status.mode_not_found) & (problem.weights != 0))
-        slow &= jnp.any(jnp.abs(jnp.nan_to_num(result.modes - z)) > 1e-9)
-        return result, n_failed_modes, full_log_likelihood, slow
+    def __init__(self, jobs: Jobs, width: int):
+        self.jobs, self.width = jobs, width
+        self._job, self._next = np.full(width, -1), 0
+        rows = np.zeros(width, int)
+        self._overlay: PyTree = jax.tree.map(np.array, jobs.overlay(rows))
+        self._x, self._free = jobs.x[rows].astype(float), jobs.free[rows].astype(bool)
+        n_jobs = len(jobs.x)
+        self._hessian_index = np.zeros(n_jobs, int) if jobs.hessian_index is None else jobs.hessian_index
+        self.contents: tuple[Any, ...] = ()
 
-    def initial_state(at, result, free, hessian_index):
-        inverse_hessian = inverse_hessians[hessian_index]
-        state = estimator.init(density, template, at, result, free)
-        with_inverse = state.minimiser.with_inverse(state.bfgs, inverse_hessian)
-        use = jnp.all(jnp.isfinite(inverse_hessian))
-        bfgs = jax.tree.map(lambda new, old: jnp.where(use, new, old), with_inverse, state.bfgs)
-        return eqx.tree_at(lambda s: s.bfgs, state, bfgs)
+    @property
+    def finished(self) -> bool:
+        """True if every job has ended."""
+        return self._next == len(self.jobs.x) and bool((self._job < 0).all())
 
-    def one_pass(carry):
-        batch, count = carry
-        state = batch.state
-        trial = _select(batch.running, jax.vmap(estimator.trial)(state), state.bfgs.x)
-        at = _select(batch.first_evaluation, x, trial)
-        start = _select(batch.first_evaluation, jnp.broadcast_to(modes, state.modes.shape), state.modes)
-        start = _select(batch.pauses > 0, batch.modes, start)
-        result, n_failed_modes, full_log_likelihood, slow = jax.vmap(evaluate)(overlay, at, start)
-        more_steps = (batch.pauses < MOST_PAUSES) & ((batch.pauses + 1) * MODE_STEPS_PER_PASS < mode_steps)
-        pause = batch.running & slow & more_steps
-        evaluated = batch.running & ~pause
-        updated = jax.vmap(lambda state, result: estimator.update(state, result, many))(state, result)
-        updated = _select(evaluated, updated, state)
-        first = batch.first_evaluation & evaluated
-        state = jax.lax.cond(
-            jnp.any(first),
-            lambda: _select(first, jax.vmap(initial_state)(at, result, free, hessian_index), updated),
-            lambda: updated,
-        )
-        accepted = first | (evaluated & (state.bfgs.iterations > batch.state.bfgs.iterations))
-        ended = jax.vmap(estimator.terminate)(state) | (~accepted & (state.bfgs.decrement < ROUNDING_GAIN))
-        ended |= state.bfgs.evaluations >= MOST_EVALUATIONS * estimator.max_iterations
-        n_failed_modes, full_log_likelihood = _select(
-            accepted, (n_failed_modes, full_log_likelihood), (batch.n_failed_modes, batch.full_log_likelihood)
-        )
-        new = BatchState(
-            state=state,
-            running=batch.running & ~(ended & evaluated),
-            first_evaluation=batch.first_evaluation & pause,
-            pauses=jnp.where(pause, batch.pauses + 1, 0),
-            modes=result.modes,
-            n_failed_modes=n_failed_modes,
-            full_log_likelihood=full_log_likelihood,
-        )
-        return new, count + 1
+    @property
+    def most_ended(self) -> int:
+        """Number of jobs that may end before the host refills slots: few while jobs are waiting."""
+        return max(self.width // BATCH.idle_slots, 1) if self._next < len(self.jobs.x) else self.width
 
-    batch = eqx.tree_at(
-        lambda b: (b.running, b.first_evaluation), batch, (batch.running | refilled, batch.first_evaluation | refilled)
-    )
-    running_at_start = jnp.sum(batch.running)
+    def refill(self) -> np.ndarray:
+        """Put the next jobs into the slots without one; True (slots,) for these slots."""
+        jobs = self.jobs
+        idle = np.flatnonzero(self._job < 0)[: len(jobs.x) - self._next]
+        if len(idle):
+            self._job[idle] = np.arange(self._next, self._next + len(idle))
+            self._next += len(idle)
+            self._x[idle], self._free[idle] = jobs.x[self._job[idle]], jobs.free[self._job[idle]]
+            _write_rows(self._overlay, idle, jobs.overlay(self._job[idle]))
+            hessian_index = self._hessian_index[np.maximum(self._job, 0)]
+            self.contents = on_device((self._overlay, self._x, self._free, hessian_index))
+        return np.isin(np.arange(self.width), idle)
 
-    def proceed(carry):
-        batch, count = carry
-        running = jnp.sum(batch.running)
-        return (running > 0) & (count < bounds[0]) & (running_at_start - running < bounds[1])
-
-    return jax.lax.while_loop(proceed, one_pass, (batch, jnp.zeros((), int)))
-
-
-def _select(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
-    """For each slot `yes` where `mask` (slots,) bool, else `no`."""
-
-    def per_leaf(a, b):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(per_leaf, yes, no)
+    def release(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take the jobs that have ended, by `running` (slots,) bool, out of their slots; these jobs and slots."""
+        ended = np.flatnonzero(~running & (self._job >= 0))
+        jobs = self._job[ended]
+        self._job[ended] = -1
+        return jobs, ended
 
 
 def _write_rows(overlay: PyTree, slots: np.ndarray, new: PyTree) -> None:
@@ -282,34 +168,3 @@ def _store(out: Outcomes, jobs: np.ndarray, slots: np.ndarray, batch: BatchState
     ):
         target[jobs] = np.asarray(source)[slots]
     out.done[jobs] = True
-
-
-def _empty_slots(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
-    """The state of `width` slots without a job (numpy); `modes`: the shape (groups, random)."""
-
-    def zeros(*shape: int, dtype: Any = float) -> Any:
-        return np.zeros((width, *shape), dtype)
-
-    bfgs = BFGSState(
-        x=zeros(n),
-        value=zeros(),
-        gradient=zeros(n),
-        inverse=zeros(n, n),
-        direction=zeros(n),
-        slope=zeros(),
-        step=zeros(),
-        decrement=zeros(),
-        evaluations=zeros(dtype=int),
-        iterations=zeros(dtype=int),
-        stalled=zeros(dtype=bool),
-    )
-    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros())
-    return BatchState(
-        state=state,
-        running=zeros(dtype=bool),
-        first_evaluation=zeros(dtype=bool),
-        pauses=zeros(dtype=int),
-        modes=zeros(*modes),
-        n_failed_modes=zeros(dtype=int),
-        full_log_likelihood=zeros(),
-    )
