@@ -10,7 +10,7 @@ from jaxnlme.errors import some
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky, LogMatrix
 from jaxnlme.results.display import number
-from jaxnlme.results.inference import SINGULAR_EIGENVALUE
+from jaxnlme.results.settings import INFORMATION
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
@@ -65,9 +65,10 @@ def _linearly_dependent(psi: np.ndarray) -> set[int]:
         return set()
     sd = np.sqrt(np.diag(psi)[positive])
     correlation = psi[np.ix_(positive, positive)] / np.outer(sd, sd)
-    if np.linalg.eigvalsh(correlation)[0] > SINGULAR_EIGENVALUE:
+    if np.linalg.eigvalsh(correlation)[0] > INFORMATION.singular_eigenvalue:
         return set()
-    return {int(k) for k in positive[(np.abs(correlation - np.eye(len(positive))) > SINGULAR_EIGENVALUE).any(axis=1)]}
+    dependent = np.abs(correlation - np.eye(len(positive))) > INFORMATION.singular_eigenvalue
+    return {int(k) for k in positive[dependent.any(axis=1)]}
 
 
 def _weak_correlations(fit: FitRecord, table: Any) -> list[str]:

@@ -16,12 +16,10 @@ from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
+from jaxnlme.results.settings import INFORMATION
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Eigenvalue of an information matrix scaled to unit diagonal, below which its direction is called singular.
-SINGULAR_EIGENVALUE = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,15 +122,17 @@ def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str,
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
     directions = []
     for value, vector in zip(values, vectors.T, strict=True):
-        if value <= SINGULAR_EIGENVALUE:
-            coefficients = {name: float(v) for name, v in zip(names, vector, strict=True) if abs(v) > 0.1}
+        if value <= INFORMATION.singular_eigenvalue:
+            least = INFORMATION.least_coefficient
+            coefficients = {name: float(v) for name, v in zip(names, vector, strict=True) if abs(v) > least}
             directions.append(dict(sorted(coefficients.items(), key=lambda item: -abs(item[1]))))
     return tuple(directions)
 
 
 def direction_words(direction: dict[str, float]) -> str:
-    """A direction of `singular_directions` as text, at most six coefficients, such as "+0.71 a -0.70 b"."""
-    return " ".join(f"{coefficient:+.2f} {name}" for name, coefficient in list(direction.items())[:6])
+    """A direction of `singular_directions` as text, its largest coefficients, such as "+0.71 a -0.70 b"."""
+    largest = list(direction.items())[: INFORMATION.coefficients_shown]
+    return " ".join(f"{coefficient:+.2f} {name}" for name, coefficient in largest)
 
 
 def estimates_table(binding: Binding, params: Params, info: Information | None, level: float) -> pd.DataFrame:
@@ -143,37 +143,15 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     import pandas as pd
 
     density = binding.density
-    names = density.reported_names
-    p, q, pairs = len(density.beta_names), len(density.effect_names), len(density.covariance.correlated_pairs)
+    p = len(density.beta_names)
     if info is None:
         values = np.array([*np.asarray(params.beta), *list(binding.values(params).values())[p:]], float)
     else:
         values = info.reported
-    matrix = None if info is None else info.reported_matrix()
-    robust = None if info is None else info.reported_matrix(robust=True)
-    with np.errstate(invalid="ignore"):
-        se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
-        robust_se = np.full(len(values), np.nan) if robust is None else np.sqrt(np.diag(robust))
     fixed = _is_fixed(binding)
-    # A value with zero derivatives (a correlation of one) has no standard error, but for rounding.
-    rounding = 1e-12 * np.maximum(np.abs(values), 1e-300)
-    se = np.where(fixed | (se <= rounding), np.nan, se)
-    robust_se = np.where(fixed | (robust_se <= rounding), np.nan, robust_se)
-    half_width = float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se
-
-    lower, upper = values - half_width, values + half_width
-    kinds = ["fixed effect"] * p + ["random effect SD"] * q + ["correlation"] * pairs
-    kinds += ["error"] * (len(values) - len(kinds))
-    errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
-    for k, name in enumerate(names):
-        if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                factor = np.exp(half_width[k] / values[k])
-            lower[k], upper[k] = values[k] / factor, values[k] * factor
-        elif kinds[k] == "correlation" and abs(values[k]) < 1:
-            slope = half_width[k] / (1.0 - values[k] ** 2)
-            lower[k], upper[k] = np.tanh(np.arctanh(values[k]) - slope), np.tanh(np.arctanh(values[k]) + slope)
-
+    se, robust_se = (_standard_errors(info, values, fixed, robust) for robust in (False, True))
+    kinds = _kinds(density)
+    lower, upper = _wald_limits(density, kinds, values, float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se)
     table = pd.DataFrame(
         {
             "kind": kinds,
@@ -184,8 +162,59 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
             "upper": upper,
             "robust se": robust_se,
         },
-        index=pd.Index(names, name="parameter"),
+        index=pd.Index(density.reported_names, name="parameter"),
     )
+    natural, cv = _on_natural_scale(binding, values, lower, upper)
+    table["value"], table["value_lower"], table["value_upper"], table["cv%"] = *natural.T, cv
+    table["fixed"] = fixed
+    return table
+
+
+def _standard_errors(info: Information | None, values: np.ndarray, fixed: np.ndarray, robust: bool) -> np.ndarray:
+    """Standard errors of the reported `values` (reported,), from the sandwich where `robust`; NaN where they are
+    `fixed` (reported,) bool, or there is no information."""
+    matrix = None if info is None else info.reported_matrix(robust)
+    with np.errstate(invalid="ignore"):
+        se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
+    # A value with zero derivatives (a correlation of one) has no standard error, but for rounding.
+    rounding = INFORMATION.rounding * np.maximum(np.abs(values), 1e-300)
+    return np.where(fixed | (se <= rounding), np.nan, se)
+
+
+def _kinds(density: Density) -> list[str]:
+    """The kind of each reported value (reported,), in words."""
+    kinds = ["fixed effect"] * len(density.beta_names) + ["random effect SD"] * len(density.effect_names)
+    kinds += ["correlation"] * len(density.covariance.correlated_pairs)
+    return kinds + ["error"] * (len(density.reported_names) - len(kinds))
+
+
+def _wald_limits(
+    density: Density, kinds: list[str], values: np.ndarray, half_width: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper limits (reported,) of Wald intervals: `values` -+ `half_width`, for SDs and error parameters on a
+    log scale by exp, for correlations by Fisher's z.
+
+    **Arguments:** `kinds` (reported,), from `_kinds`; `half_width` (reported,): normal quantile times standard error.
+    """
+    lower, upper = values - half_width, values + half_width
+    errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
+    for k, name in enumerate(density.reported_names):
+        if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                factor = np.exp(half_width[k] / values[k])
+            lower[k], upper[k] = values[k] / factor, values[k] * factor
+        elif kinds[k] == "correlation" and abs(values[k]) < 1:
+            slope = half_width[k] / (1.0 - values[k] ** 2)
+            lower[k], upper[k] = np.tanh(np.arctanh(values[k]) - slope), np.tanh(np.arctanh(values[k]) + slope)
+    return lower, upper
+
+
+def _on_natural_scale(
+    binding: Binding, values: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Typical values with their limits on the natural scale (reported, 3), and coefficients of variation in percent
+    (reported,) of log-normal parameters; NaN for others."""
+    density, p = binding.density, len(binding.density.beta_names)
     natural = np.full((len(values), 3), np.nan)
     cv = np.full(len(values), np.nan)
     logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log)}
@@ -197,9 +226,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
         for k, effect in enumerate(density.effect_names):
             if effect in logs and binding.model.individual is None:
                 cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
-    table["value"], table["value_lower"], table["value_upper"], table["cv%"] = *natural.T, cv
-    table["fixed"] = fixed
-    return table
+    return natural, cv
 
 
 def _relative_se(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.ndarray:

@@ -66,17 +66,18 @@ class FitStatus:
 class FitRecord:
     """An estimation's outcome. What was not computed is None.
 
-    **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood; `estimator`,
-    what made it; `params` at the end (numpy); `converged`, which `status` explains; `interrupted` by Ctrl-C,
-    `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature` (groups, random, random) of minus
-    log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance` (groups,); `ess` (groups,), the
-    effective number of draws, NaN without draws; `log_likelihood`, weighted sum; `log_prior`; `information`, the
-    observed information and what follows; `at_zero`, sentences on variances estimated as zero; `history`, one dict an
-    iteration of the minimiser; `options`, `versions`; `timings`, seconds by phase and the count of `evaluations`;
-    `fingerprint` of the data; `totals`, weighted observations and groups with one of all the data where several
-    processes fitted them together, each with its own groups (None otherwise); `restricted`: beta was integrated out,
-    and `log_likelihood` is the restricted one (`group_log_likelihood` is that of each group at the estimates, whose sum
-    leaves the integral out); `sampling`, what a fit by simulation leaves beside that (None for others).
+    **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood;
+    `estimator`, the method with its options; `params` at the end (numpy); `converged`, which `status` explains;
+    `interrupted` by Ctrl-C, `stopped` by a callback; `status`; `modes` (groups, random), whitened; `curvature`
+    (groups, random, random) of minus log_joint there; `group_log_likelihood` (groups,); `monte_carlo_variance`
+    (groups,); `ess` (groups,), the effective number of draws, NaN without draws; `log_likelihood`, weighted sum;
+    `log_prior`; `information`, the observed information and standard errors; `at_zero`, sentences on variances
+    estimated as zero; `history`, one dict an iteration of the minimiser; `options`, `versions`; `timings`, seconds
+    by phase and the count of `evaluations`; `fingerprint` of the data; `totals`, weighted observations and groups
+    with one of all the data where several processes fitted them together, each with its own groups (None
+    otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
+    (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
+    the record of the draws of a stochastic method (None for others).
     """
 
     binding: Binding
@@ -152,6 +153,10 @@ class FitRecord:
         their unconstrained scale). Standard errors by the delta method from the observed information. `rse%` is
         100 se / |estimate|, and for typical values that of `value`: 100 se |dh/dxb| / |value| with value = h(xb), which
         is 100 se for log-scale parameters and does not depend on units.
+
+        **Arguments:** `level`, a probability.
+        **Returns:** a data frame, a row per reported value.
+        **Raises:** OptionError for a level outside (0, 1).
         """
         if not 0.0 < level < 1.0:
             raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
@@ -214,16 +219,18 @@ class FitRecord:
 
     @property
     def shrinkage(self) -> pd.Series:
-        """100 (1 - SD(b) / sd): how far the modes shrink towards zero, in percent (Savic and Karlsson 2009, AAPS J 11,
-        558-569), SD over the groups that say something: those with an observed response and a weight. NaN for an effect
-        of zero variance."""
+        """Shrinkage of the modes towards zero in percent, 100 (1 - SD(b) / sd), SD over the informative groups: those
+        with an observed response and a weight. NaN for an effect of zero variance.
+
+        **Source:** Savic and Karlsson (2009), AAPS Journal 11, 558-569.
+        """
         import pandas as pd
 
         sd = np.sqrt(np.diag(self._psi))
         b = self._b[self.data.observed.any(axis=1) & (self.data.weights > 0)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.std(b, axis=0, ddof=1) / sd if len(b) > 1 else np.full(len(sd), np.nan)
-        return pd.Series(100.0 * (1.0 - share), index=list(self.binding.density.effect_names), name="shrinkage %")
+            ratio = np.std(b, axis=0, ddof=1) / sd if len(b) > 1 else np.full(len(sd), np.nan)
+        return pd.Series(100.0 * (1.0 - ratio), index=list(self.binding.density.effect_names), name="shrinkage %")
 
     def _by_group(self, values: np.ndarray) -> pd.DataFrame:
         import pandas as pd

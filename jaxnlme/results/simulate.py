@@ -18,13 +18,11 @@ from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, rebind, require_estimates, to_rows
+from jaxnlme.results.settings import SIMULATION
 from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
-
-# Responses (replicates x groups x rows) that one call of the compiled program draws; more replicates need more calls.
-CELLS_PER_CALL = 2_000_000
 
 
 def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
@@ -42,7 +40,7 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     require_estimates(fit)
     binding = rebind(fit, data)
     check_sampler(binding.density)
-    chunk = min(int(n), max(CELLS_PER_CALL // max(binding.data.rows.size, 1), 1))
+    chunk = min(int(n), max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
     out = np.empty((n, binding.data.n_rows))
     with x64():
         replicates = compile_once(_replicates, binding, chunk)

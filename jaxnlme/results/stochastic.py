@@ -16,14 +16,12 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.display import Printable, Table
+from jaxnlme.results.settings import REPLICATES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.results.inference import Information
-
-# Difference of log-likelihoods, beyond Monte Carlo error, up to which two replicates have reached the same maximum.
-SAME_MAXIMUM = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,10 +228,11 @@ class Sampling(Printable):
 
 
 def reached_best(values: np.ndarray, errors: np.ndarray, best: int) -> np.ndarray:
-    """True (replicates,) for log-likelihoods `values` equal to that of the replicate `best` within SAME_MAXIMUM and
-    three times the sum of their Monte Carlo standard `errors` (replicates,), NaN for none."""
+    """True (replicates,) for log-likelihoods `values` equal to that of the replicate `best` up to
+    `ReplicateCriteria.same_maximum` and their Monte Carlo standard `errors` (replicates,), NaN for none."""
     with np.errstate(invalid="ignore"):
-        return values[best] - values < SAME_MAXIMUM + 3.0 * np.nan_to_num(errors[best] + errors)
+        mc_error = REPLICATES.mc_errors * np.nan_to_num(errors[best] + errors)
+        return values[best] - values < REPLICATES.same_maximum + mc_error
 
 
 def _reported(density: Any, template: Params, packed: Any) -> Any:

@@ -15,6 +15,7 @@ from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.advice import advice
 from jaxnlme.results.display import Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.results.settings import SUMMARY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,8 +226,6 @@ class Summary:
         return notes + [f"Note: {note}" for note in fit.data.notes]
 
 
-# Ratio of the limits of an interval of a positive value above which it is reported as not determined.
-LARGEST_RATIO = 1e8
 _HEADER = ("", "estimate", "se", "rse%", "95% interval")
 
 
@@ -244,7 +243,7 @@ def _row(name: str, row: pd.Series) -> tuple[str, ...]:
 
 def _interval(lower: float, upper: float) -> str:
     """An interval as text."""
-    if lower > 0 and upper > LARGEST_RATIO * lower:
+    if lower > 0 and upper > SUMMARY.largest_ratio * lower:
         return "not determined"
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 

@@ -12,6 +12,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.results import simulate as simulate_module
+from jaxnlme.results.settings import SimulationSettings
 from jaxnlme.results.simulate import simulate_responses, with_responses
 from tests import problems
 
@@ -60,7 +61,7 @@ def test_invariance(fit: jn.Fit, frame: pd.DataFrame, data: jn.GroupedData, monk
     order = np.argsort(-frame.Subject.to_numpy(), kind="stable")
     np.testing.assert_allclose(fit.simulate(3, key=7, data=frame.iloc[order].reset_index(drop=True)), y[:, order],
                                rtol=1e-12)  # fmt: skip
-    monkeypatch.setattr(simulate_module, "CELLS_PER_CALL", 2 * len(frame))
+    monkeypatch.setattr(simulate_module, "SIMULATION", SimulationSettings(cells_per_call=2 * len(frame)))
     np.testing.assert_allclose(fit.simulate(3, key=7), y, rtol=1e-12)
     assert not np.any(fit.simulate(1, key=8) == y)
 

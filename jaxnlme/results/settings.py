@@ -1,0 +1,57 @@
+"""Tuning constants of what follows from a fit, one frozen dataclass for each subject.
+
+Where no source is given, the value is a choice of this package, for the reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationCriteria:
+    """Information matrices and standard errors (`inference.py`), and singular psi (`advice.py`)."""
+
+    singular_eigenvalue: float = 1e-8
+    """Eigenvalue of an information or correlation matrix (scaled to unit diagonal) below which its direction is called
+    singular."""
+    least_coefficient: float = 0.1
+    """Coefficients of that direction (of length one) below this are not named."""
+    coefficients_shown: int = 6
+    """Most coefficients of a direction in a sentence."""
+    rounding: float = 1e-12
+    """Standard error, as a fraction of its value, that is taken for rounding: the value has zero derivatives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicateCriteria:
+    """Replicates of a stochastic fit (`stochastic.py`)."""
+
+    same_maximum: float = 0.5
+    """Difference of log-likelihoods, beyond Monte Carlo error, up to which two replicates have reached the same
+    maximum."""
+    mc_errors: float = 3.0
+    """Difference that is taken for Monte Carlo error, in sums of the standard errors of the two log-likelihoods."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSettings:
+    """Simulated responses (`simulate.py`)."""
+
+    cells_per_call: int = 2_000_000
+    """Responses (replicates x groups x rows) that one call of the compiled program draws, to bound memory; more
+    replicates need more calls."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryCriteria:
+    """The summary (`summary.py`)."""
+
+    largest_ratio: float = 1e8
+    """Ratio of the limits of an interval of a positive value above which it is reported as not determined."""
+
+
+INFORMATION = InformationCriteria()
+REPLICATES = ReplicateCriteria()
+SIMULATION = SimulationSettings()
+SUMMARY = SummaryCriteria()
