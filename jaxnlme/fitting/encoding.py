@@ -199,12 +199,12 @@ class Decoder:
         return pd.Timestamp(node["$time"])
 
     def _record(self, node: dict[str, Any]) -> Any:
-        kind, given = RECORDS[node["$record"]], node["fields"]
+        kind, fields = RECORDS[node["$record"]], node["fields"]
         out = object.__new__(kind)
         for field in dataclasses.fields(kind):
-            if field.name not in given:
+            if field.name not in fields:
                 raise ValueError(f"{kind.__name__} lacks {field.name}")
-            object.__setattr__(out, field.name, self.decode(given[field.name]))
+            object.__setattr__(out, field.name, self.decode(fields[field.name]))
         return out
 
     def _stored(self, node: dict[str, Any]) -> Any:

@@ -64,13 +64,13 @@ def _dump(content: Any, file: BinaryIO) -> None:
             if isinstance(obj, (FunctionType, type, ModuleType)):
                 name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
                 module = sys.modules.get(name or "")
-                if module is not None and name not in known and _is_users(module):
+                if module is not None and name not in seen_modules and _is_users(module):
                     cloudpickle.register_pickle_by_value(module)
                     registered.append(module)
-                known.add(name)
+                seen_modules.add(name)
             return super().reducer_override(obj)
 
-    known = set(cloudpickle.list_registry_pickle_by_value())
+    seen_modules = set(cloudpickle.list_registry_pickle_by_value())
     try:
         Pickler(file).dump(content)
     finally:

@@ -201,8 +201,8 @@ def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.
             _, pieces = placed.run(
                 _find_modes, (on_device(fit.params), on_device(steps), has_interaction(fit)), once=True
             )
-        z, curvature, found = (np.array(placed.collect(parts)) for parts in zip(*pieces, strict=True))
-    failed = which & ~found
+        z, curvature, mode_found = (np.array(placed.collect(parts)) for parts in zip(*pieces, strict=True))
+    failed = which & ~mode_found
     if failed.any():
         names = some([str(label) for label in binding.data.labels[failed]])
         warnings.warn(

@@ -223,10 +223,10 @@ def _failures_at_the_estimates(
 def _modes(run: Run, results: PostEstimation, params: Params, mean: np.ndarray, best: int) -> np.ndarray:
     """Whitened conditional modes (groups, random) of the best replicate, at `params`; the conditional mean (groups,
     random) of b, whitened, where the search did not converge: predictions may be based on it as well."""
-    modes, found = results.modes[:, best], results.mode_found[:, best]
-    if found.all():
+    modes, mode_found = results.modes[:, best], results.mode_found[:, best]
+    if mode_found.all():
         return modes
-    return np.where(found[:, None], modes, mean @ inverse_factor(run, params).T)
+    return np.where(mode_found[:, None], modes, mean @ inverse_factor(run, params).T)
 
 
 def _sampling(run: Run, results: PostEstimation, end: _EndOfRun, failures: list[list[str]], best: int) -> Sampling:

@@ -85,18 +85,18 @@ def simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Para
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []
 
 
-def limit_residual_scale(binding: Binding, params: Params, given: Any, processes: Processes) -> Params:
+def limit_residual_scale(binding: Binding, params: Params, user_starts: Any, processes: Processes) -> Params:
     """Params with residual scales reduced so that the residual standard deviation is no larger than that of the
     responses of all processes: from distant starting values, everything would be attributed to residual error, and the
     chains would not concentrate.
 
-    **Arguments:** `given`: names of parameters whose starting values the user gave; these are kept.
+    **Arguments:** `user_starts`: names of parameters whose starting values the user gave; these are kept.
     """
     density, data = binding.density, binding.data
     if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
         return params
     named = zip(density.error_names, density.error.parameters, strict=True)
-    automatic = np.array([p.automatic and name not in given for name, p in named], bool)
+    automatic = np.array([p.automatic and name not in user_starts for name, p in named], bool)
     y = data.y[data.observed]
     values = density.error.natural(np.asarray(params.error, float))
     scale = np.asarray(density.error.scale(y, **dict(zip(values.names, values.values, strict=True))))

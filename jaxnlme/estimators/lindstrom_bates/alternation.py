@@ -27,7 +27,7 @@ The root is searched for directly, which finds it also where the alternation cyc
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import numpy as np
@@ -38,12 +38,14 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.lindstrom_bates.session import LinearisedSession
+from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
 from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
-from jaxnlme.estimators.marginal.pipeline import Opening, run, session_at
-from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.marginal.objective import gradient_differences
+from jaxnlme.estimators.marginal.pipeline import Opening, run
+from jaxnlme.estimators.marginal.search import quasi_newton
+from jaxnlme.estimators.marginal.session import AbstractSearch, Session
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
@@ -87,183 +89,214 @@ class LindstromBates(AbstractEstimator):
 
 def open_alternation(opening: Opening) -> tuple[Session, list[str]]:
     """The session of the alternation at its start."""
-    return session_at(LindstromBatesSession, opening), []
+    objective = LinearisedObjective(opening.evaluator(), opening.estimator.restricted)
+    return opening.session(objective, FixedPointSearch()), []
 
 
-class LindstromBatesSession(LinearisedSession):
-    """A session that ends where the gradient of the linearised model is zero (see the module)."""
+@final
+class FixedPointSearch(AbstractSearch):
+    """A search for the point where the gradient of the linearised model is zero (see the module)."""
 
-    climb_until_gain = 0.0
-    unrestricted_phase_done = False
+    def __init__(self) -> None:
+        self.climb_until_gain = 0.0
+        self.unrestricted_phase = False
+        self.unrestricted_phase_done = False
 
-    def ends_early(self, state: MaximumLikelihoodState, rejected: int) -> bool:
+    @property
+    def resumable(self) -> bool:
+        """False in step 1: the minimiser's state does not apply to the likelihood that a resumed fit maximises."""
+        return not self.unrestricted_phase
+
+    def _near_root(self, state: MaximumLikelihoodState, rejected: int) -> bool:
+        """True if a climb is to end, and the search for the root to begin; `rejected`: points refused in a row."""
         decrement = float(state.bfgs.decrement)
-        near_root = decrement < self.climb_until_gain
         return (
-            near_root
+            decrement < self.climb_until_gain
             or rejected >= CLIMB.max_rejected_points
             or (rejected > 1 and decrement < CLIMB.gain_after_rejection)
         )
 
-    def minimise(self) -> None:
-        self._climb_unrestricted()
-        if self.halted:
+    def minimise(self, session: Session) -> None:
+        self._climb_unrestricted(session)
+        if session.halted:
             return
         for self.climb_until_gain in CLIMB.root_search_gains:
-            metric, active = self._climb()
-            if metric is None or self._search_root(active, metric, metric) or self.halted or self.out_of_iterations:
+            metric, active = self._climb(session)
+            if metric is None or _search_root(session, active, metric, metric):
+                return
+            if session.halted or session.out_of_iterations:
                 return
         improved = True
-        while improved and not (self.halted or self.out_of_iterations):
-            before = _merit(self.best.sums.gradient[active], metric)
-            slopes = self.slopes(active, active, self.evaluate).T
-            invertible = np.isfinite(slopes).all() and np.linalg.cond(slopes) < 1e14
-            if not invertible or self._search_root(active, np.linalg.inv(slopes), metric):
+        while improved and not (session.halted or session.out_of_iterations):
+            before = _merit(session.best.sums.gradient[active], metric)
+            slopes = gradient_differences(session.best, active, active, session.evaluate, session.spread).T
+            invertible = np.isfinite(slopes).all() and np.linalg.cond(slopes) < SEARCH.largest_condition
+            if not invertible or _search_root(session, active, np.linalg.inv(slopes), metric):
                 return
-            improved = _merit(self.best.sums.gradient[active], metric) < SEARCH.newton_round_ratio * before
+            improved = _merit(session.best.sums.gradient[active], metric) < SEARCH.newton_round_ratio * before
 
-    def _climb_unrestricted(self) -> None:
+    def _climb_unrestricted(self, session: Session) -> None:
         """Step 1, at the start of a RELME fit. Callbacks receive these iterations, too."""
-        if not self.restricted or self.unrestricted_phase_done or self.iterations:
+        if not session.estimator.restricted or self.unrestricted_phase_done or session.iterations:
             return
         self.unrestricted_phase_done, self.unrestricted_phase = True, True
         self.climb_until_gain = CLIMB.root_search_gains[0]
-        self.move(self.evaluate(self.x, self.best.modes))
+        restricted = _linearised(session)
+        session.objective = restricted.unrestricted()
+        session.move(session.evaluate(session.x, session.best.modes))
         try:
-            super().minimise()
+            quasi_newton(session, self._near_root)
         except KeyboardInterrupt:
-            self.interrupted = True
-        self.unrestricted_phase = False
-        self.move(self.evaluate(self.x, self.best.modes))
+            session.interrupted = True
+        session.objective, self.unrestricted_phase = restricted, False
+        session.move(session.evaluate(session.x, session.best.modes))
 
-    def _climb(self) -> tuple[np.ndarray | None, np.ndarray]:
+    def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:
         """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
         packed indices of the entries that it refers to."""
         for _ in range(CLIMB.max_climbs):
-            super().minimise()
-            active = np.flatnonzero(self.free)
-            if self.halted or not np.isfinite(self.best.value) or self.state is None:
+            quasi_newton(session, self._near_root)
+            active = np.flatnonzero(session.free)
+            if session.halted or not np.isfinite(session.best.value) or session.state is None:
                 return None, active
-            inverse = np.asarray(self.state.bfgs.inverse)[np.ix_(active, active)]
-            if self.many_groups and not has_flat_variance(self, active, np.diag(1.0 / np.diag(inverse))):
+            inverse = np.asarray(session.state.bfgs.inverse)[np.ix_(active, active)]
+            many_groups = session.objective.evaluator.many_groups
+            if many_groups and not has_flat_variance(session, active, np.diag(1.0 / np.diag(inverse))):
                 return inverse, active  # the scores of many groups approximate the information well enough
-            matrix = self.linearised_information(active)
-            if not np.isfinite(matrix).all():
+            matrix = _information(session, active)
+            if matrix is None:
                 return None, active
-            matrix = positive_definite_neighbour(matrix)
             # A variance that tends to zero would keep the root search from converging.
-            if set_to_zero(self, active, matrix, self.zeroed, self.freed):
+            if set_to_zero(session, active, matrix, session.zeroed, session.freed):
                 continue
-            if not has_flat_variance(self, active, matrix):
+            if not has_flat_variance(session, active, matrix):
                 break
             metric = positive_definite_inverse(matrix)
             if metric is None:
                 return None, active
-            self._alternate(metric, active)
-            matrix = self.linearised_information(active)
-            if not np.isfinite(matrix).all():
+            _alternate(session, metric, active)
+            matrix = _information(session, active)
+            if matrix is None:
                 return None, active
-            matrix = positive_definite_neighbour(matrix)
-            if self.halted or not set_to_zero(self, active, matrix, self.zeroed, self.freed):
+            if session.halted or not set_to_zero(session, active, matrix, session.zeroed, session.freed):
                 break
-        return (None if self.state is None else positive_definite_inverse(matrix)), active
+        return (None if session.state is None else positive_definite_inverse(matrix)), active
 
-    def _alternate(self, metric: np.ndarray, active: np.ndarray) -> None:
-        """Steps of the alternation itself: maximise the linearised likelihood, then linearise anew.
 
-        **Arguments:** `metric` (active, active): the inverse information; `active`: packed indices.
-        """
-        assert self.state is not None
-        se = np.sqrt(np.diag(metric))
-        inverse = np.zeros((len(self.x), len(self.x)))
-        inverse[np.ix_(active, active)] = metric
-        minimiser = self.state.minimiser
-        for _ in range(CLIMB.max_alternations):
-            if self.iterations >= int(self.estimator.max_iterations):
-                return
-            sums, before = self.best.sums, self.x[active]
-            # Values that are not finite are checked, not warned of.
+def _linearised(session: Session) -> LinearisedObjective:
+    assert isinstance(session.objective, LinearisedObjective)
+    return session.objective
+
+
+def _information(session: Session, active: np.ndarray) -> np.ndarray | None:
+    """The information of the linearised model in the entries `active`, or the positive definite matrix closest to it;
+    None if it is not finite."""
+    matrix = _linearised(session).linearised_information(session.best, active, session.spread)
+    return positive_definite_neighbour(matrix) if np.isfinite(matrix).all() else None
+
+
+def _alternate(session: Session, metric: np.ndarray, active: np.ndarray) -> None:
+    """Steps of the alternation itself: maximise the linearised likelihood, then linearise anew.
+
+    **Arguments:** `metric` (active, active): the inverse information; `active`: packed indices.
+    """
+    assert session.state is not None
+    se = np.sqrt(np.diag(metric))
+    inverse = np.zeros((len(session.x), len(session.x)))
+    inverse[np.ix_(active, active)] = metric
+    minimiser = session.state.minimiser
+    for _ in range(CLIMB.max_alternations):
+        if session.iterations >= int(session.estimator.max_iterations):
+            return
+        sums, before = session.best.sums, session.x[active]
+        # Values that are not finite are checked, not warned of.
+        with np.errstate(all="ignore"):
+            state, tries = minimiser.init(session.x, sums.value, sums.gradient, inverse), 0
+        session.notify_inner(session.objective.inner_procedure, "init", 0)
+        while not (
+            state.decrement < CLIMB.alternation_gain
+            or state.stalled
+            or tries == CLIMB.max_alternations
+            or session.halted
+        ):
+            x, tries = minimiser.trial(state), tries + 1
+            sums = session.evaluate_candidate(x).sums
             with np.errstate(all="ignore"):
-                state, tries = minimiser.init(self.x, sums.value, sums.gradient, inverse), 0
-            self.notify_inner(self.inner_procedure, "init", 0)
-            while not (
-                state.decrement < CLIMB.alternation_gain
-                or state.stalled
-                or tries == CLIMB.max_alternations
-                or self.halted
-            ):
-                x, tries = minimiser.trial(state), tries + 1
-                sums = self.evaluate_candidate(x).sums
-                with np.errstate(all="ignore"):
-                    state, _ = minimiser.update(state, sums.value, sums.gradient)
-                self.notify_inner(self.inner_procedure, "iter", tries)
-            self.notify_inner(self.inner_procedure, "done", tries)
-            inverse = np.asarray(state.inverse)
-            trial = self.evaluate_notifying(np.asarray(state.x), self.best.modes)
-            if self.halted or not np.isfinite(trial.value):
-                return
-            self.x, self.best = np.asarray(state.x), trial
-            self.iterations += 1
-            self._update_state(float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
-            self._record_iteration()
-            if np.max(np.abs(self.x[active] - before) / se) < CLIMB.alternation_step:
-                return
+                state, _ = minimiser.update(state, sums.value, sums.gradient)
+            session.notify_inner(session.objective.inner_procedure, "iter", tries)
+        session.notify_inner(session.objective.inner_procedure, "done", tries)
+        inverse = np.asarray(state.inverse)
+        trial = session.evaluate_notifying(np.asarray(state.x), session.best.modes)
+        if session.halted or not np.isfinite(trial.value):
+            return
+        session.best = trial
+        session.iterations += 1
+        _update_state(session, float(0.5 * trial.sums.gradient @ inverse @ trial.sums.gradient))
+        session.record_iteration()
+        if np.max(np.abs(session.x[active] - before) / se) < CLIMB.alternation_step:
+            return
 
-    def _search_root(self, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
-        """Step 4: Broyden steps to the root of the gradient in the entries `active`; True if it was found.
 
-        **Arguments:** `inverse` (active, active): the initial J; `metric` (active, active): the inverse information
-        M^-1, whose diagonal holds the squared standard errors.
-        """
-        assert self.state is not None
-        se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
-        max_change = np.asarray(self.state.minimiser.max_change)[active]
-        gradient, slow = np.asarray(self.best.sums.gradient)[active], 0
+def _search_root(session: Session, active: np.ndarray, inverse: np.ndarray, metric: np.ndarray) -> bool:
+    """Step 4: Broyden steps to the root of the gradient in the entries `active`; True if it was found.
 
-        self._update_state(_merit(gradient, metric))
-        tolerance = min(
-            max(float(self.estimator.tolerance), CRITERIA.smallest_tolerance), CRITERIA.fixed_point_tolerance
-        )
-        while np.max(np.abs(metric @ gradient) / se, initial=0.0) > tolerance:
-            if self.halted or self.iterations >= int(self.estimator.max_iterations) or slow > SEARCH.max_slow_steps:
-                return False
-            direction = -inverse @ gradient
-            direction /= max(1.0, float(np.max(np.abs(direction) / max_change)))
-            before = _merit(gradient, metric)
-            self.notify_inner(self.inner_procedure, "init", 0)
-            for tries, step in enumerate(SEARCH.step_lengths, 1):
-                x = self.x.copy()
-                x[active] += step * direction
-                trial = self.evaluate_notifying(x, self.best.modes)
-                self.notify_inner(self.inner_procedure, "iter", tries, trial, x)
-                new_gradient = np.asarray(trial.sums.gradient)[active]
-                finite = np.isfinite(trial.value) and np.isfinite(new_gradient).all()
-                if finite:
-                    inverse = broyden(inverse, step * direction, new_gradient - gradient)
-                if finite and _merit(new_gradient, metric) < before:
-                    break
-            else:
-                # No step helps: the root is found if only rounding errors remain.
-                return bool(np.max(np.abs(metric @ gradient) / se) < CRITERIA.fixed_point_tolerance / 10.0)
-            gradient = new_gradient
-            slow = slow + 1 if _merit(gradient, metric) > SEARCH.slow_step_ratio * before else 0
-            self.iterations += 1
-            self.x, self.best = x, trial
-            self._update_state(_merit(gradient, metric))
-            self.notify_inner(self.inner_procedure, "done", tries)
-            self._record_iteration()
-        return True
+    **Arguments:** `inverse` (active, active): the initial J; `metric` (active, active): the inverse information
+    M^-1, whose diagonal holds the squared standard errors.
+    """
+    assert session.state is not None
+    se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
+    max_change = np.asarray(session.state.minimiser.max_change)[active]
+    gradient, slow = np.asarray(session.best.sums.gradient)[active], 0
 
-    def _update_state(self, merit: float) -> None:
-        """Set the minimiser's state to the best point, with `merit` as its predicted gain."""
-        assert self.state is not None
-        sums = self.best.sums
-        bfgs = dataclasses.replace(
-            self.state.bfgs, x=self.x, value=sums.value, gradient=sums.gradient, decrement=np.asarray(merit)
-        )
-        self.state = dataclasses.replace(
-            self.state, bfgs=bfgs, modes=self.best.modes, log_likelihood=sums.log_likelihood
-        )
+    _update_state(session, _merit(gradient, metric))
+    tolerance = min(
+        max(float(session.estimator.tolerance), CRITERIA.smallest_tolerance), CRITERIA.fixed_point_tolerance
+    )
+    while np.max(np.abs(metric @ gradient) / se, initial=0.0) > tolerance:
+        if (
+            session.halted
+            or session.iterations >= int(session.estimator.max_iterations)
+            or slow > SEARCH.max_slow_steps
+        ):
+            return False
+        direction = -inverse @ gradient
+        direction /= max(1.0, float(np.max(np.abs(direction) / max_change)))
+        before = _merit(gradient, metric)
+        session.notify_inner(session.objective.inner_procedure, "init", 0)
+        for tries, step in enumerate(SEARCH.step_lengths, 1):
+            x = session.x.copy()
+            x[active] += step * direction
+            trial = session.evaluate_notifying(x, session.best.modes)
+            session.notify_inner(session.objective.inner_procedure, "iter", tries, trial, x)
+            new_gradient = np.asarray(trial.sums.gradient)[active]
+            finite = np.isfinite(trial.value) and np.isfinite(new_gradient).all()
+            if finite:
+                inverse = broyden(inverse, step * direction, new_gradient - gradient)
+            if finite and _merit(new_gradient, metric) < before:
+                break
+        else:
+            # No step helps: the root is found if only rounding errors remain.
+            return bool(np.max(np.abs(metric @ gradient) / se) < CRITERIA.fixed_point_tolerance / 10.0)
+        gradient = new_gradient
+        slow = slow + 1 if _merit(gradient, metric) > SEARCH.slow_step_ratio * before else 0
+        session.iterations += 1
+        session.best = trial
+        _update_state(session, _merit(gradient, metric))
+        session.notify_inner(session.objective.inner_procedure, "done", tries)
+        session.record_iteration()
+    return True
+
+
+def _update_state(session: Session, merit: float) -> None:
+    """Set the minimiser's state to the best point, with `merit` as its predicted gain."""
+    assert session.state is not None
+    sums = session.best.sums
+    bfgs = dataclasses.replace(
+        session.state.bfgs, x=session.x, value=sums.value, gradient=sums.gradient, decrement=np.asarray(merit)
+    )
+    session.state = dataclasses.replace(
+        session.state, bfgs=bfgs, modes=session.best.modes, log_likelihood=sums.log_likelihood
+    )
 
 
 def _merit(gradient: np.ndarray, metric: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class ConvergenceCriteria:
-    """The fixed point (`session.py`, `alternation.py`)."""
+    """The fixed point (`objective.py`, `alternation.py`)."""
 
     fixed_point_tolerance: float = 1e-5
     """Residual of the fixed point, in standard errors, below which it counts as found."""
@@ -49,6 +49,8 @@ class SearchSettings:
     """A step is slow if it leaves more than this fraction of the merit function."""
     max_slow_steps: int = 2
     """The search with one J ends after more than so many slow steps in a row."""
+    largest_condition: float = 1e14
+    """Condition number of the differences of g above which they are not inverted: no digit would be right."""
     newton_round_ratio: float = 0.9
     """Further rounds with a new J are not tried if one leaves more than this fraction of the merit function."""
 

@@ -2,7 +2,7 @@
 
 Rounds, at most CRITERIA.max_rounds; each check that finds a better point or other free parameters starts the next:
 
-1. Minimise the objective by quasi-Newton steps (`Session.minimise`). End if the user stopped the fit, the iterations
+1. Minimise the objective by quasi-Newton steps (`search.py`). End if the user stopped the fit, the iterations
    are used up, or the objective is not finite.
 2. Search the conditional modes of all groups again from z = 0. Adopt the better ones: next round.
 3. Compute the information matrix I, the second derivatives of the objective in the free parameters. (Without standard
@@ -97,7 +97,7 @@ def _adopt_better_modes(session: Session) -> bool:
     """
     if not (session.estimator.method.at_mode and session.binding.density.n_effects):
         return False
-    outcome = session.evaluate(session.x, session.zero_modes())
+    outcome = session.evaluate(session.x, session.objective.evaluator.zero_modes())
     fresh, current = outcome.local_groups, session.best.local_groups
     counts = session.binding.data.weights != 0
     value = np.where(counts, fresh.values, 0.0)
@@ -108,7 +108,7 @@ def _adopt_better_modes(session: Session) -> bool:
     better = counts & mode_found & (value > best + slack)
     if not session.processes.any(better.any()):
         return False
-    modes = session.modes_from(np.where(better[:, None], fresh.modes, current.modes))
+    modes = session.objective.evaluator.place_modes(np.where(better[:, None], fresh.modes, current.modes))
     session.move(session.evaluate(session.x, modes))
     return True
 
@@ -160,5 +160,5 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
         trial = session.evaluate(x, session.best.modes)
         if not trial.value <= session.best.value + 1e-9 * abs(session.best.value):
             break
-        session.x, session.best = trial.x, trial
+        session.best = trial
     return decrement

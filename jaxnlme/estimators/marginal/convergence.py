@@ -53,7 +53,7 @@ def assess(
     if session.stopped:
         failures.append("Stopped by a callback: this is the point reached, not a maximum.")
     if not np.isfinite(session.best.value):
-        failures += session.objective_failures or [
+        failures += session.objective.failures(session.best) or [
             "The objective is not finite; see status.groups for the groups concerned."
         ]
     elif not session.halted:
@@ -77,7 +77,7 @@ def assess(
 
 def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> str:
     """The sentence of a converged fit: the checks that were made."""
-    parts = [session.stopping_criterion(matrix, active, decrement)[1]]
+    parts = [session.objective.stopping_criterion(session.best, matrix, active, decrement)[1]]
     if matrix is not None:
         parts.append("the information matrix is positive definite")
     if session.estimator.method.at_mode and session.binding.density.n_effects:
@@ -119,7 +119,7 @@ def _convergence_failures(
     if session.out_of_iterations:
         return [
             f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
-            "likelihood units still expected to be gained; raise max_iterations, or start elsewhere."
+            "likelihood units still expected to be gained; raise max_iterations, or try other starting values."
         ]
     if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:
         sentences.append(
@@ -145,7 +145,7 @@ def _convergence_failures(
             f"The data carry no information on {some([names[k] for k in undetermined])} (the standard error of its "
             "logarithm is above 100): fix the variance, drop the effect, or use a simpler covariance."
         )
-    satisfied, description = session.stopping_criterion(matrix, active, decrement)
+    satisfied, description = session.objective.stopping_criterion(session.best, matrix, active, decrement)
     if not singular and not satisfied:
         sentences.append(
             f"Not at the maximum: {description}. The objective may not be smooth there: look at fit.history, try other "

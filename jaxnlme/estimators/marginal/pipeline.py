@@ -26,8 +26,11 @@ from jaxnlme.estimators.core.progress import Progress
 from jaxnlme.estimators.core.record import failed_start
 from jaxnlme.estimators.marginal.algorithm import run_to_convergence
 from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint
+from jaxnlme.estimators.marginal.evaluations import Evaluator
+from jaxnlme.estimators.marginal.objective import AbstractObjective, MarginalObjective
 from jaxnlme.estimators.marginal.result import record
-from jaxnlme.estimators.marginal.session import Session
+from jaxnlme.estimators.marginal.search import QuasiNewton
+from jaxnlme.estimators.marginal.session import AbstractSearch, Session
 from jaxnlme.estimators.setup import STARTS, Setup, set_up
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock, compile_clock
@@ -49,16 +52,19 @@ class Opening:
     checkpoint: MarginalCheckpoint | None
     is_new: bool
 
+    def evaluator(self, params: Params | None = None) -> Evaluator:
+        """The evaluator of the estimator's method, to start at `params` (by default those of the opening)."""
+        start = self.params if params is None else params
+        return Evaluator(self.binding, self.estimator.method, start, self.placed)
+
+    def session(self, objective: AbstractObjective, search: AbstractSearch) -> Session:
+        """The session that minimises `objective` by `search`."""
+        return Session(objective, search, self.estimator, self.callbacks, self.checkpoint)
+
 
 def open_session(opening: Opening) -> tuple[Session, list[str]]:
-    """The Session of a likelihood approximation at its start, and sentences for the record: none."""
-    return session_at(Session, opening), []
-
-
-def session_at(kind: type[Session], opening: Opening, params: Params | None = None) -> Session:
-    """A session of class `kind` at the start of `opening`, or at `params` if given."""
-    start = opening.params if params is None else params
-    return kind(opening.binding, opening.estimator, start, opening.callbacks, opening.placed, opening.checkpoint)
+    """The session of a likelihood approximation at its start, and sentences for the record: none."""
+    return opening.session(MarginalObjective(opening.evaluator()), QuasiNewton()), []
 
 
 def run(

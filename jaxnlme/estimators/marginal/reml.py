@@ -17,15 +17,15 @@ All of it is computed from the exact gradient of l, which every fit has compiled
    (`numerics.logdet_derivative`).
 3. Combine them: the value l_R, and its gradient dl/dtheta - d/dtheta (1/2) log|H| with beta^ a function of theta.
 
-The information matrix is that of beta and theta jointly (`RestrictedSession.hessian`). A fit starts near the maximum of
-l (`unrestricted_start`); from there the rounds are those of `algorithm`.
+The information matrix is that of beta and theta jointly (`RestrictedObjective.hessian`). A fit starts near the maximum
+of l (`unrestricted_start`); from there the rounds are those of `algorithm`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import numpy as np
@@ -34,9 +34,18 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.base import AbstractEstimator, no_information_on_beta
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues, ObjectiveSums
-from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
+from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
-from jaxnlme.estimators.marginal.pipeline import Opening, session_at
+from jaxnlme.estimators.marginal.objective import (
+    AbstractObjective,
+    MarginalObjective,
+    Notify,
+    gain_criterion,
+    no_callbacks,
+    points_beside,
+)
+from jaxnlme.estimators.marginal.pipeline import Opening
+from jaxnlme.estimators.marginal.search import QuasiNewton
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import PROFILE
 from jaxnlme.model.params import Params
@@ -74,78 +83,35 @@ class RestrictedPoint(EvaluatedPoint):
         self.integral, self.reason = integral, reason
 
 
-class RestrictedSession(Session):
-    """A Session whose objective is minus the restricted likelihood, a function of theta. The unfixed beta in x is only
-    the start of the first search for beta^; afterwards x holds beta^."""
+@final
+class RestrictedObjective(AbstractObjective):
+    """Minus the restricted likelihood, a function of theta. The unfixed beta in x is only the start of the first search
+    for beta^; the point that is returned holds beta^.
 
-    @property
-    def beta(self) -> np.ndarray:
-        """Packed indices (p,) of the beta that are integrated out."""
-        return np.flatnonzero(~self.binding.fixed[: len(self.binding.density.beta_names)])
+    **Arguments:** `evaluator`, which computes the `unrestricted` objective.
+    """
 
-    def continue_from(self, unrestricted: Session) -> None:
-        """Take over the inverse Hessian and the number of evaluations of an `unrestricted` session."""
-        self.evaluations += unrestricted.evaluations
-        self.interrupted = unrestricted.interrupted
-        if unrestricted.state is not None:
-            self.metric = np.asarray(unrestricted.state.bfgs.inverse)
+    procedure, inner_procedure = "LAP", "PLM"
 
-    def minimise(self) -> None:
-        if not self.interrupted:
-            super().minimise()
+    def __init__(self, evaluator: Evaluator):
+        super().__init__(evaluator)
+        self.unrestricted = MarginalObjective(evaluator)
+        self.beta = evaluator.beta
 
-    def evaluate(self, x: np.ndarray, modes: Sequence[Any], steps: int | None = None) -> EvaluatedPoint:
-        assert steps is None, "the search for beta^ needs whole evaluations"
-        return self._evaluate_restricted(np.asarray(x), modes)
-
-    def evaluate_notifying(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
-        """`evaluate`; callbacks with `every_stage` are called at each step of the search for beta^ and the modes."""
-        return self._evaluate_restricted(np.asarray(x), modes, self.callbacks.every_stage)
-
-    def hessian(self, active: np.ndarray) -> np.ndarray:
-        """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C = -H D the
-        second derivatives of -l in beta and theta, I_R the information on theta in the restricted likelihood. The
-        inverse is I_R^-1 for theta, and H^-1 + D I_R^-1 D' for beta."""
-        best = self.best
-        assert isinstance(best, RestrictedPoint)
-        if best.integral is None:
-            return np.full((len(active), len(active)), np.nan)
-        theta = np.setdiff1d(active, self.beta)
-        at_beta, at_theta = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
-
-        def restricted(x: np.ndarray, modes: Sequence[Any]) -> RestrictedPoint:
-            return self._evaluate_restricted(x, modes, fourth_order=False)
-
-        rows = np.zeros((len(theta), len(theta)))
-        for k, (up, down, width) in enumerate(self.differences(theta, self._evaluate_unrestricted)):
-            rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
-        for k, (up, down, width) in enumerate(self.differences(theta, restricted, PROFILE.logdet_step)):
-            ends = [np.nan if end.integral is None else end.integral.gradient[theta] for end in (up, down)]
-            rows[k] += (ends[0] - ends[1]) / width
-        matrix = np.zeros((len(active), len(active)))
-        matrix[np.ix_(at_theta, at_theta)] = 0.5 * (rows + rows.T)
-        information = best.integral.information
-        matrix[np.ix_(at_beta, at_beta)] = information
-        matrix[np.ix_(at_beta, at_theta)] = -information @ best.integral.beta_slopes[:, theta]
-        matrix[np.ix_(at_theta, at_beta)] = matrix[np.ix_(at_beta, at_theta)].T
-        return matrix
-
-    @property
-    def objective_failures(self) -> list[str]:
-        return [self.best.reason] if isinstance(self.best, RestrictedPoint) and self.best.reason else []
-
-    def _evaluate_unrestricted(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
-        return super().evaluate(x, modes)
-
-    def _evaluate_restricted(
-        self, x: np.ndarray, modes: Sequence[Any], notify: bool = False, fourth_order: bool = True
+    def evaluate(
+        self,
+        x: np.ndarray,
+        modes: Sequence[Any],
+        best: EvaluatedPoint | None,
+        notify: Notify = no_callbacks,
+        fourth_order: bool = True,
     ) -> RestrictedPoint:
         """The restricted likelihood at `x` (n,).
 
-        **Arguments:** `modes`: starts of the mode searches; `notify`: call the callbacks during the search for beta^;
+        **Arguments:** `modes`: starts of the mode searches; `notify`: called during the search for beta^;
         `fourth_order`: the order of the differences for log|H| (second if false).
         """
-        best = getattr(self, "best", None)
+        x = np.asarray(x)
         integral = best.integral if isinstance(best, RestrictedPoint) else None
         if integral is None:
             point, metric, gain = self._profile_beta(x, modes, None, notify)
@@ -172,42 +138,86 @@ class RestrictedSession(Session):
             return RestrictedPoint(point, _without_value(point.sums), None, reason)
         return self._with_integral(point, metric, fourth_order)
 
+    def evaluate_in_stages(
+        self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
+    ) -> EvaluatedPoint:
+        return self.evaluate(x, modes, best, notify)
+
+    def evaluate_candidate(self, x: np.ndarray, best: EvaluatedPoint) -> EvaluatedPoint:
+        return self.evaluate(x, self.evaluator.modes_at(x, best), best)
+
+    def accept_candidate(self, candidate: EvaluatedPoint, best: EvaluatedPoint) -> EvaluatedPoint:
+        return candidate
+
+    def stopping_criterion(
+        self, best: EvaluatedPoint, matrix: np.ndarray | None, active: np.ndarray, decrement: float
+    ) -> tuple[bool, str]:
+        return gain_criterion(decrement)
+
+    def failures(self, best: EvaluatedPoint) -> list[str]:
+        return [best.reason] if isinstance(best, RestrictedPoint) and best.reason else []
+
+    def hessian(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C = -H D the
+        second derivatives of -l in beta and theta, I_R the information on theta in the restricted likelihood. The
+        inverse is I_R^-1 for theta, and H^-1 + D I_R^-1 D' for beta."""
+        assert isinstance(best, RestrictedPoint)
+        if best.integral is None:
+            return np.full((len(active), len(active)), np.nan)
+        theta = np.setdiff1d(active, self.beta)
+        at_beta, at_theta = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
+
+        def restricted(x: np.ndarray, modes: Sequence[Any]) -> RestrictedPoint:
+            return self.evaluate(x, modes, best, fourth_order=False)
+
+        rows = np.zeros((len(theta), len(theta)))
+        for k, (up, down, width) in enumerate(points_beside(best, theta, self.unrestricted.evaluate, spread)):
+            rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
+        for k, (up, down, width) in enumerate(points_beside(best, theta, restricted, spread, PROFILE.logdet_step)):
+            ends = [np.nan if end.integral is None else end.integral.gradient[theta] for end in (up, down)]
+            rows[k] += (ends[0] - ends[1]) / width
+        matrix = np.zeros((len(active), len(active)))
+        matrix[np.ix_(at_theta, at_theta)] = 0.5 * (rows + rows.T)
+        information = best.integral.information
+        matrix[np.ix_(at_beta, at_beta)] = information
+        matrix[np.ix_(at_beta, at_theta)] = -information @ best.integral.beta_slopes[:, theta]
+        matrix[np.ix_(at_theta, at_beta)] = matrix[np.ix_(at_beta, at_theta)].T
+        return matrix
+
     @np.errstate(all="ignore")
     def _profile_beta(
-        self, x: np.ndarray, modes: Sequence[Any], inverse: np.ndarray | None, notify: bool
+        self, x: np.ndarray, modes: Sequence[Any], inverse: np.ndarray | None, notify: Notify
     ) -> tuple[EvaluatedPoint, np.ndarray, float]:
         """Maximise the unrestricted likelihood l over beta, from the beta in `x` (n,).
 
-        **Arguments:** `inverse` (p, p): the initial inverse Hessian, None for that of the groups' scores.
+        **Arguments:** `inverse` (p, p): the initial inverse Hessian, None for that of the groups' scores; `notify`:
+        called after each step.
         **Returns:** the point under l at beta^, the minimiser's inverse Hessian (p, p), and the expected gain of a
         further step.
         """
-        best = self._evaluate_unrestricted(x, modes)
+        evaluator, best = self.evaluator, self.unrestricted.evaluate(x, modes)
         if not np.isfinite(best.value):
             return best, np.eye(len(self.beta)), np.inf
-        estimator = MaximumLikelihood(self.estimator.method, PROFILE.max_steps, PROFILE.tolerance)
+        estimator = MaximumLikelihood(evaluator.method, PROFILE.max_steps, PROFILE.tolerance)
         is_beta = np.isin(np.arange(len(x)), self.beta)
         first = Evaluation(best.sums, GroupValues())
-        state = estimator.init(self.binding.density, self.template, x, first, is_beta)
+        state = estimator.init(evaluator.binding.density, evaluator.template, x, first, is_beta)
         block = np.ix_(self.beta, self.beta)
         if inverse is not None:
             metric = np.zeros((len(x), len(x)))
             metric[block] = inverse
             state = eqx.tree_at(lambda s: s.bfgs, state, state.minimiser.with_inverse(state.bfgs, metric))
-        if notify:
-            self.notify_inner("PNLS", "init", 0)
+        notify("PNLS", "init", 0)
         tries = 0
         while not estimator.terminate(state):
             tries += 1
-            result = self._evaluate_unrestricted(np.asarray(estimator.trial(state)), best.modes)
+            result = self.unrestricted.evaluate(np.asarray(estimator.trial(state)), best.modes)
             before = int(state.bfgs.iterations)
-            use_scores = self.many_groups and inverse is None
+            use_scores = evaluator.many_groups and inverse is None
             state = estimator.update(state, Evaluation(result.sums, GroupValues()), use_scores)
             best = result if int(state.bfgs.iterations) > before else best
-            if notify:
-                self.notify_inner("PNLS", "iter", tries, result, result.x)
-        if notify:
-            self.notify_inner("PNLS", "done", tries, best, best.x)
+            notify("PNLS", "iter", tries, result, result.x)
+        notify("PNLS", "done", tries, best, best.x)
         return best, np.asarray(state.bfgs.inverse)[block], float(state.bfgs.decrement)
 
     def _with_integral(self, point: EvaluatedPoint, metric: np.ndarray, fourth_order: bool) -> RestrictedPoint:
@@ -217,10 +227,10 @@ class RestrictedSession(Session):
         def gradient(shift: np.ndarray) -> np.ndarray:
             x = point.x.copy()
             x[beta] += shift
-            return self._evaluate_unrestricted(x, point.modes).sums.gradient
+            return self.unrestricted.evaluate(x, point.modes).sums.gradient
 
         derivative = logdet_derivative(gradient, score, beta, metric, fourth_order)
-        names = [self.binding.packed_names[k] for k in beta]
+        names = [self.evaluator.binding.packed_names[k] for k in beta]
         singular = singular_directions(derivative.hessian, names)
         if not derivative.positive_definite or singular:
             return RestrictedPoint(point, _without_value(point.sums), None, no_information_on_beta(singular))
@@ -267,7 +277,8 @@ def unrestricted_start(
     `params` and an empty sentence.
     """
     unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, PROFILE.unrestricted_tolerance)
-    session = Session(binding, unrestricted, params, (), placed)
+    objective = MarginalObjective(Evaluator(binding, estimator.method, params, placed))
+    session = Session(objective, QuasiNewton(), unrestricted, ())
     if not np.isfinite(session.best.value):
         return params, "", session
     try:
@@ -279,13 +290,16 @@ def unrestricted_start(
 
 
 def open_restricted(opening: Opening) -> tuple[Session, list[str]]:
-    """The session of the restricted likelihood; a new start first takes iterations of the unrestricted one."""
+    """The session of the restricted likelihood; a new start first takes iterations of the unrestricted one, whose
+    inverse Hessian and number of evaluations it takes over."""
     if not opening.is_new:
-        return session_at(RestrictedSession, opening), []
+        return opening.session(RestrictedObjective(opening.evaluator()), QuasiNewton()), []
     params, sentence, unrestricted = unrestricted_start(
         opening.binding, opening.estimator, opening.params, opening.placed
     )
-    session = session_at(RestrictedSession, opening, params)
-    assert isinstance(session, RestrictedSession)
-    session.continue_from(unrestricted)
+    session = opening.session(RestrictedObjective(opening.evaluator(params)), QuasiNewton())
+    session.objective.evaluator.count += unrestricted.evaluations
+    session.interrupted = unrestricted.interrupted
+    if unrestricted.state is not None:
+        session.metric = np.asarray(unrestricted.state.bfgs.inverse)
     return session, [sentence] if sentence else []

@@ -11,7 +11,7 @@ from jaxnlme.estimators.core.record import totals, versions
 from jaxnlme.estimators.marginal.convergence import Convergence
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.numerics.compiling import clock
-from jaxnlme.results.inference import information
+from jaxnlme.results.inference import Information, information
 from jaxnlme.results.record import FitRecord, FitStatus
 
 
@@ -29,24 +29,16 @@ def record(
     `timings`: as the record stores them.
     """
     binding, best, params = session.binding, session.best.local_groups, session.params()
-    processes = session.processes
-    info = None
-    if convergence.matrix is not None and np.isfinite(session.best.value):
-        with clock(timings, "information"):
-            weights = binding.data.weights[:, None]
-            scores = np.where(weights == 0, 0.0, best.scores[:, convergence.active] * weights)
-            scores, weights = (processes.concatenate(part) for part in (scores, binding.data.weights))
-            if session.restricted:  # centred scores: see Information
-                scores = scores - np.outer(weights, scores.sum(axis=0) / weights.sum())
-            info = information(binding, params, convergence.matrix, convergence.active, scores)
+    info = _information(session, convergence, timings)
     timings["evaluations"] = session.evaluations
-    sentences = [*convergence.sentences, *notes]
-    labels = [label for labels in processes.gather([str(label) for label, _ in left_out]) for label in labels]
-    if labels:
-        sentences.append(f"Left out at your request: group {some(labels)}.")
-    sentences += list(binding.data.notes)
     status = FitStatus(
-        tuple(sentences), binding.data.labels, best.status, best.evaluations, tuple(left_out), best.variance, best.ess
+        tuple(_sentences(session, convergence, left_out, notes)),
+        binding.data.labels,
+        best.status,
+        best.evaluations,
+        tuple(left_out),
+        best.variance,
+        best.ess,
     )
     log_likelihood = float(session.best.sums.log_likelihood)
     return FitRecord(
@@ -72,6 +64,33 @@ def record(
         versions=versions(),
         timings=timings,
         fingerprint=binding.data.fingerprint(),
-        totals=totals(binding, processes),
-        restricted=session.restricted,
+        totals=totals(binding, session.processes),
+        restricted=session.estimator.restricted,
     )
+
+
+def _information(session: Session, convergence: Convergence, timings: dict[str, float]) -> Information | None:
+    """The observed information and the groups' scores at the estimates; None if it was not computed."""
+    if convergence.matrix is None or not np.isfinite(session.best.value):
+        return None
+    binding, processes = session.binding, session.processes
+    with clock(timings, "information"):
+        weights = binding.data.weights[:, None]
+        scores = session.best.local_groups.scores[:, convergence.active]
+        scores = np.where(weights == 0, 0.0, scores * weights)
+        scores, weights = (processes.concatenate(part) for part in (scores, binding.data.weights))
+        if session.estimator.restricted:  # centred scores: see Information
+            scores = scores - np.outer(weights, scores.sum(axis=0) / weights.sum())
+        return information(binding, session.params(), convergence.matrix, convergence.active, scores)
+
+
+def _sentences(
+    session: Session, convergence: Convergence, left_out: list[tuple[Any, str]], notes: list[str]
+) -> list[str]:
+    """The sentences of the status: on convergence, the `notes`, groups left out, and notes on the data."""
+    sentences = [*convergence.sentences, *notes]
+    gathered = session.processes.gather([str(label) for label, _ in left_out])
+    labels = [label for labels in gathered for label in labels]
+    if labels:
+        sentences.append(f"Left out at your request: group {some(labels)}.")
+    return sentences + list(session.binding.data.notes)

@@ -47,6 +47,21 @@ class ConvergenceCriteria:
 
 
 @dataclasses.dataclass(frozen=True)
+class DifferenceSettings:
+    """Differences of the exact gradient (`objective.py`)."""
+
+    step: float = 3e-4
+    """Step in standard errors: short, so that the third-order term is small; long enough for rounding of the
+    gradient."""
+    least_step: float = 1e-6
+    """Shortest step, as a fraction of the entry, so that rounding of the entry itself does not matter."""
+    least_size: float = 1e-2
+    """Size that a smaller entry is taken to have in the shortest step."""
+    largest_step: float = 1e-2
+    """Longest step, as a fraction of the entry or of one, where standard errors are not known or very large."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BoundaryCriteria:
     """Variances that are set to zero (`boundary.py`)."""
 
@@ -77,5 +92,6 @@ class ProfileSettings:
 
 SEARCH = SearchSettings()
 CRITERIA = ConvergenceCriteria()
+DIFFERENCES = DifferenceSettings()
 BOUNDARY = BoundaryCriteria()
 PROFILE = ProfileSettings()

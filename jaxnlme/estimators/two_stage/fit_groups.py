@@ -80,12 +80,12 @@ def fit_groups(
 
 
 def groups_start(
-    binding: Binding, params: Params, given: Collection[str] = (), placed: PlacedProblem | None = None
+    binding: Binding, params: Params, user_starts: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
     """Starting values of a mixed fit from fits of single groups (see `GroupFits.start`).
 
-    **Arguments:** `params`: where the groups start, and the values of fixed entries; `given`: names of error parameters
-    that keep these values; `placed`: the groups on the devices, made here where None.
+    **Arguments:** `params`: where the groups start, and the values of fixed entries; `user_starts`: names of error
+    parameters that keep these values; `placed`: the groups on the devices, made here where None.
     **Returns:** Params, and a sentence for the record of the fit.
     **Raises:** ModelError where single groups have no parameters of their own (see `single_group`).
     """
@@ -104,7 +104,7 @@ def groups_start(
     outlying = f" Excluded as outlying: group {some(population.outlying)}." if population.outlying else ""
     sentence = f"Started from fits of {population.n_groups} single groups.{omitted}{outlying}"
     start = population_params(fits, population)
-    kept = np.array([name in given for name in binding.density.error_names], bool)
+    kept = np.array([name in user_starts for name in binding.density.error_names], bool)
     error = np.where(kept, np.asarray(params.error), start.error)
     return Params(start.beta, start.covariance, error, start.free), sentence
 

@@ -20,9 +20,12 @@ import pandas as pd
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.dry_run import place_and_check
-from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates, LindstromBatesSession
+from jaxnlme.estimators.lindstrom_bates.alternation import FixedPointSearch, LindstromBates
+from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.marginal.algorithm import run_to_convergence
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, variances_at_zero
+from jaxnlme.estimators.marginal.evaluations import Evaluator
+from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME
 from jaxnlme.precision import x64
 from tests.estimators import catalogue
@@ -219,15 +222,17 @@ class FixedPointResidual:
 
 def _session(
     problem: Problem, params: jn.Params, restricted: bool, modes: np.ndarray | None, held: int | None = None
-) -> LindstromBatesSession:
+) -> Session:
     """A session of the alternation at `params`, the entry `held` of the packed vector fixed."""
     binding = bind(problem.model, problem.data)
     if held is not None:
         binding = dataclasses.replace(binding, fixed=binding.fixed | (np.arange(len(binding.fixed)) == held))
     placed, _ = place_and_check(binding, params, None, None)
-    session = LindstromBatesSession(binding, LindstromBates(RELME() if restricted else LME()), params, [], placed)
+    estimator = LindstromBates(RELME() if restricted else LME())
+    evaluator = Evaluator(binding, estimator.method, params, placed)
+    session = Session(LinearisedObjective(evaluator, restricted), FixedPointSearch(), estimator, [])
     if modes is not None:
-        session.best = session.evaluate(session.x, session.modes_from(modes))
+        session.best = session.evaluate(session.x, evaluator.place_modes(modes))
     return session
 
 

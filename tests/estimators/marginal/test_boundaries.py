@@ -136,19 +136,26 @@ def test_modes_follow_when_psi_is_factored_afresh():
     from jaxnlme.binding.bind import bind
     from jaxnlme.binding.placement import PlacedProblem
     from jaxnlme.binding.user_scale import psi_of
+    from jaxnlme.estimators.marginal.evaluations import Evaluator
     from jaxnlme.estimators.marginal.method import MaximumLikelihood
+    from jaxnlme.estimators.marginal.objective import MarginalObjective
+    from jaxnlme.estimators.marginal.search import QuasiNewton
     from jaxnlme.estimators.marginal.session import Session
 
     model, data = catalogue.oral(covariance="full"), catalogue.theophylline_mg()
     binding = bind(model, data)
     theta = np.array([-20.0, -1.5, -2.0, 0.2, 0.1, 0.05])  # log diagonal, then rows of the triangle
     params = jn.Params(binding.start.beta, theta, binding.start.error, None)
-    session = Session(binding, MaximumLikelihood(jn.FOCEI()), params, [], PlacedProblem(binding.problem))
+    evaluator = Evaluator(binding, jn.FOCEI(), params, PlacedProblem(binding.problem))
+    session = Session(MarginalObjective(evaluator), QuasiNewton(), MaximumLikelihood(jn.FOCEI()), [])
     x = session.x.copy()
     gone = np.where(theta == -20.0, -np.inf, theta)  # exp(-20) is zero for every purpose
     x[3:9] = binding.density.covariance.from_matrix(psi_of(binding.density, gone))
     assert x[3] == -np.inf and not np.allclose(x[4:9], session.x[4:9])
     assert session.evaluate_candidate(x).value == pytest.approx(session.best.value, abs=1e-6)
-    transformed = session.placed.collect(session.modes_at(x)) @ np.asarray(binding.density.covariance.factor(x[3:9])).T
+    transformed = (
+        session.placed.collect(evaluator.modes_at(x, session.best))
+        @ np.asarray(binding.density.covariance.factor(x[3:9])).T
+    )
     original = session.placed.collect(session.best.modes) @ np.asarray(binding.density.covariance.factor(theta)).T
     assert transformed == pytest.approx(original, abs=1e-6)
