@@ -20,7 +20,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.post_estimation import centred_log_likelihood
-from jaxnlme.estimators.lindstrom_bates.session import partial_sums_linearised
+from jaxnlme.estimators.lindstrom_bates.objective import partial_sums_linearised
 from jaxnlme.likelihood.from_draws import QuadratureFromDraws, curvature_from_covariance, likelihood_from_draws
 from jaxnlme.likelihood.integrals import chi_squared
 from jaxnlme.likelihood.lindstrom_bates import Linearised

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.lindstrom_bates.session import partial_sums_linearised
+from jaxnlme.estimators.lindstrom_bates.objective import partial_sums_linearised
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from tests.problems import COVARIANCES, ERRORS, cheap, decay_data, decay_model, differences, stencil
 

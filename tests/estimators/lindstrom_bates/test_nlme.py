@@ -28,7 +28,7 @@ from tests.estimators.lindstrom_bates.nlme_fits import (
     profile_at,
 )
 
-# Residual that counts as converged (jaxnlme.estimators.lindstrom_bates.session), in standard errors.
+# Residual that counts as converged (jaxnlme.estimators.lindstrom_bates.objective), in standard errors.
 CONVERGED = 1e-5
 # Two searches that ended within that of one fixed point: the log-likelihood's gradient is zero there but for the
 # moving linearisation, whose slope is of order one to ten units a standard error.
