@@ -37,7 +37,7 @@ def about_this_process() -> dict[str, Any]:
     import jax.numpy as jnp
 
     return about() | {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in LIBRARIES},
         "device": sorted({f"{device.platform}: {device.device_kind}" for device in jax.devices()}),
         "dtype": str(jnp.zeros(()).dtype),
     }
@@ -46,7 +46,7 @@ def about_this_process() -> dict[str, Any]:
 LIBRARIES = ("jaxnlme", "jax", "jaxlib", "equinox", "numpy")
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

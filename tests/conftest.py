@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import gc
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.tiers import LONG, PAGES
+from tests.tiers import is_page, listed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,17 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests of the long tier and the pages (`tests/tiers.py`), before `-m` chooses."""
-    unmatched = set(LONG + PAGES)
+    """Marks the tests by their tier (`tests/tiers.py`), before `-m` chooses."""
+    tiers = {name: mark for tier, mark in (("long", "slow"), ("study", "study")) for name in listed(tier)}
+    unmatched = set(tiers)
     for item in items:
         name = item.nodeid.removeprefix("tests/")
-        for mark, patterns in (("slow", LONG), ("pages", PAGES)):
-            matched = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
-            unmatched -= set(matched)
-            if matched:
-                item.add_marker(mark)
+        unmatched.discard(name)
+        if is_page(name):
+            item.add_marker("pages")
+        elif name in tiers:
+            item.add_marker(tiers[name])
     if unmatched and config.args == [str(path) for path in config.getini("testpaths")]:
-        raise pytest.UsageError(f"tests/tiers.py names tests that are not there: {sorted(unmatched)}")
+        raise pytest.UsageError(f"tests/tiers/ names tests that are not there: {sorted(unmatched)}")
 
 
 # Every compiled program maps memory, and Linux allows a process 65,530 mappings: a process that runs six hundred tests

@@ -1,69 +1,91 @@
-"""The tests of the long tier, beside those that are marked `slow` where they stand.
+"""The tiers of the tests.
 
-README's line runs the standard tier: every feature, by its fastest cases. Here are further cases of the same tests
-(other residual models, covariances, numbers of effects) and tests that compile for more than about five seconds on one
-core. `.ci/run` runs both tiers. A pattern that matches no test is an error.
+- standard: what README's line runs: every feature by its fastest cases;
+- `slow`, the long tier (`tiers/long.txt`): features whose fastest case takes long, and more cases of each feature;
+- `study` (`tiers/study.txt`): the other cases of the same tests (further models, residual models, covariances);
+  `benchmarks/study_tests.py` runs them and records the outcome of each in `benchmarks/results/study_tests.csv`;
+- `pages`: the notebooks and the pages of docs/, whose blocks are executed.
+
+The two lists hold node ids ("tests/" left out), one a line. `python tests/tiers.py REPORT ...` writes them anew from
+the output of `pytest --durations=0 -vv`; a test that no report names stays where it is. A line that names no test is an
+error.
 """
 
 from __future__ import annotations
 
-# Shell patterns of node ids, "tests/" left out.
-LONG = (
-    "test_readme.py::test_the_picture_is_what_its_script_draws",
-    "likelihood/test_score.py::test_every_error_model[[]1-*",
-    "likelihood/test_score.py::test_every_error_model[[]2-*",
-    "likelihood/test_score.py::test_every_error_model[[]3-*",
-    "likelihood/test_score.py::test_every_error_model[[]4-*",
-    "likelihood/test_score.py::test_every_error_model[[]5-*",
-    "likelihood/test_score.py::test_every_error_model[[]6-*",
-    "likelihood/test_score.py::test_every_error_model[[]8-*",
-    "likelihood/test_score.py::test_every_error_model[[]9-*",
-    "likelihood/test_score.py::test_every_error_model[[]10-*",
-    "likelihood/test_score.py::test_every_error_model[[]11-*",
-    "likelihood/test_score.py::test_every_error_model[[]12-*",
-    "likelihood/test_published.py::test_every_case_of_wang_2007[[]probit*",
-    "likelihood/test_published.py::test_every_case_of_wang_2007[[]logit*",
-    "likelihood/test_invariance.py::test_blocks",
-    "likelihood/test_invariance.py::test_gradient_with_padding_and_buckets",
-    "likelihood/test_derivatives.py::test_gradient_equals_differences[[]box-cox*",
-    "likelihood/test_derivatives.py::test_gradient_equals_differences[[]log of*",
-    "likelihood/test_derivatives.py::test_gradient_equals_differences[[]power*",
-    "likelihood/test_derivatives.py::test_gradient_equals_differences[[]constant*",
-    "likelihood/test_derivatives.py::test_hessian_equals_differences_of_the_gradient[[]Laplace]",
-    "likelihood/test_derivatives.py::test_hessian_equals_differences_of_the_gradient[[]AGQ(3)]",
-    "likelihood/test_derivatives.py::test_hessian_with_more_effects_than_observations[[]Laplace]",
-    "likelihood/test_integrals.py::test_quadrature_converges_to_the_integral[[]1]",
-    "likelihood/test_integrals.py::test_quadrature_converges_to_the_integral[[]3]",
-    "likelihood/test_linear.py::*[[]blocks]",
-    "likelihood/test_linear.py::*[[]identity]",
-    "likelihood/test_linear.py::*[[]interleaved]",
-    "numerics/test_search.py::test_implicit_derivatives_to_third_order",
-    "model/residual_error/test_families.py::test_constant_plus_power_with_predictions_of_zero",
-    "estimators/core/test_devices.py::*",
-    "estimators/em/test_boundary.py::test_resuming_from_a_checkpoint_on_the_boundary",
-    "estimators/em/test_boundary.py::test_same_maximum_as_quadrature[[]full]",
-    "estimators/em/test_boundary.py::test_fit_many_with_one_of_two_on_the_boundary",
-    "estimators/em/test_boundary.py::test_boundary_is_reached_again_after_it_was_left",
-    "estimators/em/test_boundary.py::test_the_order_of_the_effects_does_not_matter*",
-    "estimators/em/test_problems.py::test_the_published_models_are_those_of_the_reference*",
-    "estimators/em/test_reproducibility.py::test_devices",
-    "estimators/em/test_saem.py::test_gradient_steps_lead_to_the_same_maximum",
-    "estimators/lindstrom_bates/test_alternation.py::test_callbacks_receive_parameters_and_likelihood_of_one_point",
-    "fitting/test_fit_many.py::test_a_set_without_a_maximum_affects_no_other",
-    "frontends/cli/test_cli.py::test_a_fit_by_simulation_is_reported_with_its_trajectories",
-    "frontends/matlab/test_nlmefitsa.py::test_a_script_of_matlab_s",
-    "frontends/matlab/test_nlmefitsa.py::test_one_random_effect_and_one_that_is_shared",
-    "refits/test_profile.py::test_the_interval_of_a_zero_variance",
-    "refits/test_refits.py::test_multistart_finds_both_absorptions_of_theophylline",
-    "refits/test_refits.py::test_weights_of_the_structural_model_are_refitted",
-    "estimators/marginal/test_estimate.py::test_the_derivative_of_an_estimate",
-)
-# Notebooks and the pages of docs/, whose blocks are executed: a stage of their own.
-PAGES = (
-    "test_notebooks.py::*",
-    "test_readme.py::test_python_blocks_run[[]matlab]",
-    "test_readme.py::test_python_blocks_run[[]models]",
-    "test_readme.py::test_python_blocks_run[[]results]",
-    "test_readme.py::test_python_blocks_run[[]saem]",
-    "test_readme.py::test_python_blocks_run[[]scale]",
-)
+import fnmatch
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent / "tiers"
+# Notebooks and the pages of docs/: shell patterns of node ids.
+PAGES = ("test_notebooks.py::*", "test_readme.py::test_python_blocks_run[[]*[]]")
+# README's own block is part of the standard tier.
+NO_PAGE = "test_readme.py::test_python_blocks_run[[]README[]]"
+
+# Seconds up to which every case is in the standard tier; up to which the fastest case of a test function is there, if
+# it has none that is faster; cases of a function in the standard and the long tier together; seconds up to which the
+# cases beyond the first may be.
+EVERY_CASE, FASTEST_CASE, CASES, FURTHER_CASE = 1.5, 8.0, 3, 20.0
+
+
+def listed(tier: str) -> list[str]:
+    """The node ids of a tier, "long" or "study"."""
+    path = FOLDER / f"{tier}.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def is_page(name: str) -> bool:
+    """True for the node id of a notebook or page."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in PAGES) and not fnmatch.fnmatchcase(name, NO_PAGE)
+
+
+def measured(reports: Iterable[Path]) -> dict[str, float]:
+    """Seconds of each test by node id, set up and tear down included, from the output of `pytest --durations=0 -vv`."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in reports:
+        for line in report.read_text().splitlines():
+            match = re.match(r"\s*([\d.]+)s (?:call|setup|teardown)\s+tests/(\S.*)", line)
+            if match:
+                seconds[match[2].strip()] += float(match[1])
+    return seconds
+
+
+def assigned(seconds: dict[str, float]) -> dict[str, list[str]]:
+    """The node ids of the tiers "long" and "study"; `seconds` of each test by node id."""
+    functions: dict[str, list[str]] = defaultdict(list)
+    for name in seconds:
+        if not is_page(name):
+            functions[name.partition("[")[0]].append(name)
+    tiers: dict[str, list[str]] = {"long": [], "study": []}
+    for cases in functions.values():
+        cases.sort(key=lambda name: seconds[name])
+        standard = [name for name in cases if seconds[name] <= EVERY_CASE]
+        if not standard and seconds[cases[0]] <= FASTEST_CASE:
+            standard = cases[:1]
+        rest = cases[len(standard) :]
+        room = max(CASES - len(standard), 0 if standard else 1)
+        long = [name for k, name in enumerate(rest[:room]) if seconds[name] <= FURTHER_CASE or not (standard or k)]
+        tiers["long"] += long
+        tiers["study"] += rest[len(long) :]
+    return tiers
+
+
+def main(arguments: list[str]) -> None:
+    seconds = measured(Path(name) for name in arguments)
+    tiers = assigned(seconds)
+    FOLDER.mkdir(exist_ok=True)
+    for tier, names in tiers.items():
+        kept = [name for name in listed(tier) if name not in seconds]
+        (FOLDER / f"{tier}.txt").write_text("\n".join(sorted({*names, *kept})) + "\n")
+        print(f"{tier}: {len(names)} tests, {sum(seconds[name] for name in names):.0f} s")
+    in_lists = {name for names in tiers.values() for name in names}
+    standard = [name for name in seconds if name not in in_lists and not is_page(name)]
+    print(f"standard: {len(standard)} tests, {sum(seconds[name] for name in standard):.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -22,8 +22,8 @@ from tests.estimators.em import saem_simulated as simulated
         ("oxboys_linear", 7),
         ("yield_nocov", 15),
         ("rapi_poisson", 15),
-        pytest.param("toenail_binary", 131, marks=pytest.mark.slow),
-        pytest.param("pd1_nocov", 31, marks=pytest.mark.slow),
+        ("toenail_binary", 131),
+        ("pd1_nocov", 31),
     ],
 )
 def test_the_published_models_are_those_of_the_reference(reference, name, nodes):

@@ -80,24 +80,6 @@ SHORT = {
     "Theoph_ssfol_diag_lKa_lCl_varConstPower_ML": 0.0018,
     "Theoph_ssfol_full_lKa_lCl_ML": 0.00087,
 }
-# One or more of each table; the others are slow only by their number.
-QUICK = {
-    "CO2_asympOff_AsymLrcCov_full_Asym_lrc_ML",
-    "Cefamandole_biexp_diag_A1_lrc1_A2_ML",
-    "ChickWeight_logis_diag_Asym_xmid_varPower_ML",
-    "DNase_logis_diag3_ML",
-    "Indometh_biexp_full_A1_lrc1_A2_ML",
-    "Nitrendipene_fpl_diag_A_B_ML",
-    "Orange_logis_Asym_ML",
-    "PBG_fpl_ld50cov_diag_B_ld50_run_ML",
-    "Phenobarb_pheno_diag_logWt_ML",
-    "Relaxin_fpl_diag_B_xmid_varPower_ML",
-    "Theoph_ssfol_diag_lKa_lCl_Wt_ML",
-}
-
-
-def marked(names, quick=QUICK):
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -147,7 +129,7 @@ def agrees(differences: dict[str, float]) -> bool:
     return all(differences[key] < limit for key, limit in LIMITS.items())
 
 
-@pytest.mark.parametrize("name", marked(AGREE))
+@pytest.mark.parametrize("name", AGREE)
 def test_nlme_is_at_the_fixed_point(reference, name):
     target, fit = problem(model_name(name)), fitted(reference, name)
     assert fit.converged, str(fit.status)
@@ -156,7 +138,7 @@ def test_nlme_is_at_the_fixed_point(reference, name):
     assert agrees(errors), errors
 
 
-@pytest.mark.parametrize("name", marked(SHORT))
+@pytest.mark.parametrize("name", SHORT)
 def test_where_nlme_stops_short_the_way_on_leads_here(reference, name, record_property):
     target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fit.converged, str(fit.status)
@@ -174,7 +156,7 @@ def test_where_nlme_stops_short_the_way_on_leads_here(reference, name, record_pr
     assert_same(fit, from_nlme(target, nlme, "lme"))
 
 
-@pytest.mark.parametrize("name", marked([*AGREE, *SHORT]))
+@pytest.mark.parametrize("name", [*AGREE, *SHORT])
 def test_perturbed_starts_reach_the_fixed_point_or_say_no(reference, name):
     """Starts off by a third in every entry at once: no other point is ever called converged."""
     target, fit = problem(model_name(name)), fitted(reference, name)
@@ -199,7 +181,7 @@ NO_FIXED_POINT = {
 }
 
 
-@pytest.mark.parametrize("name", marked(NO_FIXED_POINT, {"Theoph_ssfol_lKa_only_ctl_ML"}))
+@pytest.mark.parametrize("name", NO_FIXED_POINT)
 def test_nlme_away_from_a_fixed_point(reference, name):
     target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     nlme_residual, value = NO_FIXED_POINT[name]
@@ -383,14 +365,6 @@ RESTRICTED = [
     "Theoph_ssfol_diag_lKa_lCl_Wt_REML",
     "Theoph_ssfol_full_lKa_lCl_REML",
 ]
-QUICK_RESTRICTED = {
-    "CO2_asympOff_AsymLrcCov_full_Asym_lrc_REML",
-    "DNase_logis_diag3_REML",
-    "Indometh_biexp_diag_A1_lrc1_A2_varPower_REML",
-    "Orange_logis_Asym_REML",
-    "Phenobarb_pheno_diag_logWt_REML",
-    "Theoph_ssfol_diag_lKa_lCl_Wt_REML",
-}
 
 
 def ml_at_nlme_variance_function(reference, name: str, nlme: NlmeEstimates) -> jn.Fit:
@@ -405,7 +379,7 @@ def ml_at_nlme_variance_function(reference, name: str, nlme: NlmeEstimates) -> j
     return jn.fit(with_exponent, target.data, "lme", start=nlme_start(reference, name))
 
 
-@pytest.mark.parametrize("name", marked(RESTRICTED, QUICK_RESTRICTED))
+@pytest.mark.parametrize("name", RESTRICTED)
 def test_nlme_reml_is_ml_scaled_and_ours_is_higher(reference, name, record_property):
     target, fit, nlme = problem(model_name(name)), fitted(reference, name), nlme_estimates(reference, name)
     assert fit.converged, str(fit.status)
@@ -439,7 +413,7 @@ HIGHER = {
 }
 
 
-@pytest.mark.parametrize("name", marked(HIGHER, {"Theoph_ssfol_diag_lKa_lCl_varConstPower_REML"}))
+@pytest.mark.parametrize("name", HIGHER)
 def test_restricted_fixed_points_above_those_of_nlme(reference, name):
     fit = fitted(reference, name)
     assert fit.converged, str(fit.status)
@@ -484,14 +458,6 @@ FAILED = {
     "Theoph_ssfol_diag_lKa_lCl_varConstProp_REML": (-179.47767, []),
     "Theoph_ssfol_full3_REML": (-178.10521, ["lCl"]),
 }
-QUICK_FAILED = {
-    "Phenobarb_pheno_diag_Wt_ML",
-    "Theoph_ssfol_diag_lKa_lCl_varConstProp_ML",
-    "Orange_logis_full3_REML",
-    "Theoph_ssfol_full3_REML",
-}
-
-
 # Each of these models once.
 FAILED_MODELS = [
     name
@@ -506,7 +472,7 @@ def named_zeros(fit: jn.Fit) -> list[str]:
     return [s.split("random effect of ")[1].split(" is ")[0] for s in sentences]
 
 
-@pytest.mark.parametrize("name", marked(FAILED, QUICK_FAILED))
+@pytest.mark.parametrize("name", FAILED)
 def test_where_nlme_fails_the_fixed_point_is_found(reference, name):
     assert catalogue.record(reference, name)["status"] == "failed"
     target, fit = problem(model_name(name)), fitted(reference, name)
@@ -539,7 +505,7 @@ def test_likelihood_falls_along_the_singular_direction(reference, name):
 
 
 @pytest.mark.parametrize("method", ["foce", "focei"])
-@pytest.mark.parametrize("name", marked(FAILED_MODELS, QUICK_FAILED))
+@pytest.mark.parametrize("name", FAILED_MODELS)
 def test_where_nlme_fails_the_approximations_converge(reference, name, method):
     fit = fitted(reference, name, method)
     assert fit.converged, str(fit.status)
