@@ -22,14 +22,14 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "tiers"
 # Notebooks and the pages of docs/: shell patterns of node ids.
-PAGES = ("test_notebooks.py::*", "test_readme.py::test_python_blocks_run[[]*[]]")
-# README's own block is part of the standard tier.
-NO_PAGE = "test_readme.py::test_python_blocks_run[[]README[]]"
+PAGES = ("test_notebooks.py::*", "test_readme.py::test_python_blocks_run*")
+# README's own block is always in the standard tier.
+README = "test_readme.py::test_python_blocks_run[README]"
 
 # Seconds up to which every case is in the standard tier; up to which the fastest case of a test function is there, if
 # it has none that is faster; cases of a function in the standard and the long tier together; seconds up to which the
 # cases beyond the first may be.
-EVERY_CASE, FASTEST_CASE, CASES, FURTHER_CASE = 1.5, 8.0, 3, 20.0
+EVERY_CASE, FASTEST_CASE, CASES, FURTHER_CASE = 1.5, 5.0, 3, 20.0
 
 
 def listed(tier: str) -> list[str]:
@@ -40,7 +40,7 @@ def listed(tier: str) -> list[str]:
 
 def is_page(name: str) -> bool:
     """True for the node id of a notebook or page."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in PAGES) and not fnmatch.fnmatchcase(name, NO_PAGE)
+    return name != README and any(fnmatch.fnmatchcase(name, pattern) for pattern in PAGES)
 
 
 def measured(reports: Iterable[Path]) -> dict[str, float]:
@@ -58,7 +58,7 @@ def assigned(seconds: dict[str, float]) -> dict[str, list[str]]:
     """The node ids of the tiers "long" and "study"; `seconds` of each test by node id."""
     functions: dict[str, list[str]] = defaultdict(list)
     for name in seconds:
-        if not is_page(name):
+        if not is_page(name) and name != README:
             functions[name.partition("[")[0]].append(name)
     tiers: dict[str, list[str]] = {"long": [], "study": []}
     for cases in functions.values():

@@ -15,7 +15,7 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM
-from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates
+from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised

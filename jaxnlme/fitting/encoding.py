@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
-from jaxnlme.estimators.lindstrom_bates.alternation import LindstromBates
+from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, ImportanceIntegral

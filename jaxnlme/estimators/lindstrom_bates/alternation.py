@@ -27,77 +27,39 @@ The root is searched for directly, which finds it also where the alternation cyc
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, final
+from typing import final
 
-import equinox as eqx
 import numpy as np
 
-from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.model import NLMEModel
-from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError
-from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
-from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
 from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import gradient_differences
-from jaxnlme.estimators.marginal.pipeline import Opening, run
+from jaxnlme.estimators.marginal.pipeline import SessionInputs
 from jaxnlme.estimators.marginal.search import quasi_newton
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
-from jaxnlme.likelihood.lindstrom_bates import Linearised
-from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
-from jaxnlme.results.record import FitRecord
 
 
-class LindstromBates(AbstractEstimator):
-    """Estimates by the fixed point of a linearised likelihood.
-
-    **Fields:** `method`: a `jn.LME(...)` or `jn.RELME(...)`; `max_iterations`; `tolerance`: the estimation ends when a
-    further step would move no parameter by more than so many of its standard errors (1e-5 at most). The numbers are
-    traced.
-    """
-
-    method: Linearised
-    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
-    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
-
-    @property
-    def restricted(self) -> bool:
-        return self.method.restricted
-
-    def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
-        return run(model, data, self, plan, open_alternation)
-
-    def check(self, binding: Binding) -> None:
-        """Check that the model can be linearised.
-
-        **Raises:** ModelError if the response has no Gaussian moments (mean and covariance), or the structural model
-        has free weights; OptionError for RELME if beta cannot be integrated out.
-        """
-        super().check(binding)
-        if binding.start.free is not None:
-            raise ModelError(
-                f"{self.method.name} estimates no free weights of a structural model; use 'focei' or another "
-                "likelihood approximation."
-            )
-        if self.restricted:
-            check_beta_integrable(binding, self.name)
-
-
-def open_alternation(opening: Opening) -> tuple[Session, list[str]]:
+def alternation_session(inputs: SessionInputs) -> tuple[Session, list[str]]:
     """The session of the alternation at its start."""
-    objective = LinearisedObjective(opening.evaluator(), opening.estimator.restricted)
-    return opening.session(objective, FixedPointSearch()), []
+    objective = LinearisedObjective(inputs.evaluator(), inputs.estimator.restricted)
+    return inputs.session(objective, FixedPointSearch(objective)), []
 
 
 @final
 class FixedPointSearch(AbstractSearch):
-    """A search for the point where the gradient of the linearised model is zero (see the module)."""
+    """A search for the point where the gradient of the linearised model is zero (see the module).
 
-    def __init__(self) -> None:
+    **Arguments:** `objective` of the session. (In step 1 the session has that without the integral over beta.)
+
+    **Attributes:** `climb_until_gain`: predicted gain (log-likelihood units) below which a climb ends;
+    `unrestricted_phase`: True during step 1; `unrestricted_phase_done`: True from step 1 on.
+    """
+
+    def __init__(self, objective: LinearisedObjective) -> None:
+        self.objective = objective
         self.climb_until_gain = 0.0
         self.unrestricted_phase = False
         self.unrestricted_phase_done = False
@@ -129,7 +91,7 @@ class FixedPointSearch(AbstractSearch):
         improved = True
         while improved and not (session.halted or session.out_of_iterations):
             before = _merit(session.best.sums.gradient[active], metric)
-            slopes = gradient_differences(session.best, active, active, session.evaluate, session.spread).T
+            slopes = gradient_differences(session.best, active, active, session.evaluate, session.approximate_se).T
             invertible = np.isfinite(slopes).all() and np.linalg.cond(slopes) < SEARCH.largest_condition
             if not invertible or _search_root(session, active, np.linalg.inv(slopes), metric):
                 return
@@ -141,14 +103,13 @@ class FixedPointSearch(AbstractSearch):
             return
         self.unrestricted_phase_done, self.unrestricted_phase = True, True
         self.climb_until_gain = CLIMB.root_search_gains[0]
-        restricted = _linearised(session)
-        session.objective = restricted.unrestricted()
+        session.objective = self.objective.unrestricted()
         session.move(session.evaluate(session.x, session.best.modes))
         try:
             quasi_newton(session, self._near_root)
         except KeyboardInterrupt:
             session.interrupted = True
-        session.objective, self.unrestricted_phase = restricted, False
+        session.objective, self.unrestricted_phase = self.objective, False
         session.move(session.evaluate(session.x, session.best.modes))
 
     def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:
@@ -163,11 +124,11 @@ class FixedPointSearch(AbstractSearch):
             many_groups = session.objective.evaluator.many_groups
             if many_groups and not has_flat_variance(session, active, np.diag(1.0 / np.diag(inverse))):
                 return inverse, active  # the scores of many groups approximate the information well enough
-            matrix = _information(session, active)
+            matrix = self._information(session, active)
             if matrix is None:
                 return None, active
             # A variance that tends to zero would keep the root search from converging.
-            if set_to_zero(session, active, matrix, session.zeroed, session.freed):
+            if set_to_zero(session, active, matrix):
                 continue
             if not has_flat_variance(session, active, matrix):
                 break
@@ -175,24 +136,18 @@ class FixedPointSearch(AbstractSearch):
             if metric is None:
                 return None, active
             _alternate(session, metric, active)
-            matrix = _information(session, active)
+            matrix = self._information(session, active)
             if matrix is None:
                 return None, active
-            if session.halted or not set_to_zero(session, active, matrix, session.zeroed, session.freed):
+            if session.halted or not set_to_zero(session, active, matrix):
                 break
         return (None if session.state is None else positive_definite_inverse(matrix)), active
 
-
-def _linearised(session: Session) -> LinearisedObjective:
-    assert isinstance(session.objective, LinearisedObjective)
-    return session.objective
-
-
-def _information(session: Session, active: np.ndarray) -> np.ndarray | None:
-    """The information of the linearised model in the entries `active`, or the positive definite matrix closest to it;
-    None if it is not finite."""
-    matrix = _linearised(session).linearised_information(session.best, active, session.spread)
-    return positive_definite_neighbour(matrix) if np.isfinite(matrix).all() else None
+    def _information(self, session: Session, active: np.ndarray) -> np.ndarray | None:
+        """The information of the linearised model in the entries `active`, or the positive definite matrix closest to
+        it; None if it is not finite."""
+        matrix = self.objective.linearised_information(session.best, active, session.approximate_se)
+        return positive_definite_neighbour(matrix) if np.isfinite(matrix).all() else None
 
 
 def _alternate(session: Session, metric: np.ndarray, active: np.ndarray) -> None:
@@ -276,7 +231,9 @@ def _search_root(session: Session, active: np.ndarray, inverse: np.ndarray, metr
                 break
         else:
             # No step helps: the root is found if only rounding errors remain.
-            return bool(np.max(np.abs(metric @ gradient) / se) < CRITERIA.fixed_point_tolerance / 10.0)
+            return bool(
+                np.max(np.abs(metric @ gradient) / se) < CRITERIA.fixed_point_tolerance * CRITERIA.rounding_ratio
+            )
         gradient = new_gradient
         slow = slow + 1 if _merit(gradient, metric) > SEARCH.slow_step_ratio * before else 0
         session.iterations += 1

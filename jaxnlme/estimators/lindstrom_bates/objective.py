@@ -55,9 +55,7 @@ class LinearisedObjective(AbstractObjective):
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:
-        return search_modes_in_stages(
-            lambda modes, steps: self.evaluate(x, modes, best, steps), x, modes, self.evaluator, notify
-        )
+        return search_modes_in_stages(self.evaluate, x, modes, best, self.evaluator, notify)
 
     def evaluate_candidate(self, x: np.ndarray, best: EvaluatedPoint) -> EvaluatedPoint:
         """The EvaluatedPoint at `x` (n,) of the model linearised at the best point: then the gradient is that of the
@@ -81,7 +79,9 @@ class LinearisedObjective(AbstractObjective):
         return point.with_sums(with_beta_integrated(point.sums, self.evaluator.beta)) if self.restricted else point
 
     @np.errstate(all="ignore")
-    def linearised_information(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def linearised_information(
+        self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray
+    ) -> np.ndarray:
         """Minus the Hessian (active, active) of the linearised model's log-likelihood at `best`: X' V^-1 X in beta,
         where it is exact, and central differences of the exact gradient in the other entries."""
         binding, n = self.evaluator.binding, len(best.x)
@@ -92,17 +92,17 @@ class LinearisedObjective(AbstractObjective):
             matrix[:p, :p] = best.sums.information
         moving = active[active >= p] if no_priors else active
         linearised_here = functools.partial(self.evaluate_linearised_at, best)
-        matrix[moving] = gradient_differences(best, moving, np.arange(n), linearised_here, spread)
+        matrix[moving] = gradient_differences(best, moving, np.arange(n), linearised_here, approximate_se)
         # A row of beta that was not differenced is the column of the rows that were: the matrix is symmetric.
         matrix[:p, p:] = matrix[p:, :p].T if no_priors else matrix[:p, p:]
         matrix = matrix[np.ix_(active, active)]
         return 0.5 * (matrix + matrix.T)
 
-    def hessian(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
         """The information of the linearised model, with zeros between beta and the other parameters, to which beta is
         orthogonal in expectation."""
         p = len(self.evaluator.binding.density.beta_names)
-        matrix = self.linearised_information(best, active, spread)
+        matrix = self.linearised_information(best, active, approximate_se)
         fixed = active < p
         matrix[np.ix_(fixed, ~fixed)] = 0.0
         matrix[np.ix_(~fixed, fixed)] = 0.0
@@ -139,7 +139,7 @@ def partial_sums_linearised(
     problem: Problem, point: tuple[Linearised, Params, Vector, Vector], modes: Any
 ) -> tuple[ObjectiveSums, GroupValues]:
     """The terms of the groups of `problem` in the likelihood at x of the model linearised at x0; see
-    `objective.partial_sums`.
+    `core.objective.partial_sums`.
 
     **Arguments:** `point`: the method, the template of Params, x0 (n,) and x (n,); `modes` (groups, random): starts of
     the mode searches at x0.

@@ -14,6 +14,9 @@ class ConvergenceCriteria:
 
     fixed_point_tolerance: float = 1e-5
     """Residual of the fixed point, in standard errors, below which it counts as found."""
+    rounding_ratio: float = 0.1
+    """Where no step reduces the merit function, the root counts as found if the residual is below this fraction of
+    `fixed_point_tolerance`: only rounding errors remain."""
     smallest_tolerance: float = 1e-12
     """Smallest tolerance of the root search, in standard errors; a user's tolerance below it is raised to it."""
 

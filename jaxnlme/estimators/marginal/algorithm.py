@@ -11,9 +11,9 @@ Rounds, at most CRITERIA.max_rounds; each check that finds a better point or oth
    next round.
 5. Compute the score of each variance at zero. If the likelihood increases towards the interior, free it: next round.
 6. Follow a direction of negative curvature of I to a lower objective: next round.
-7. Take at most four Newton steps x <- x - I^-1 g (g the gradient), until the predicted gain g' I^-1 g / 2 is below
-   1e-12 log-likelihood units. If an entry has moved by more than CRITERIA.max_newton_move standard errors, compute I
-   again.
+7. Take at most ROUNDS.max_newton_steps Newton steps x <- x - I^-1 g (g the gradient), until the predicted gain
+   g' I^-1 g / 2 is below a millionth of CRITERIA.max_gain. If an entry has moved by more than CRITERIA.max_newton_move
+   standard errors, compute I again.
 
 The outcome is then assessed (`convergence.assess`): converged means, among others, a predicted gain below 1e-6.
 """
@@ -26,7 +26,7 @@ from jaxnlme.errors import Status
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import CRITERIA
+from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
 from jaxnlme.results.inference import singular_directions
 
 
@@ -39,7 +39,7 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
     """
     if not session.resumed:
         session.zeroed = variances_at_zero(session)
-        fix_zeroed(session, session.zeroed)
+        fix_zeroed(session)
     try:
         matrix, decrement = _rounds(session, with_information)
         session.processes.run_collectively(lambda: session.save(finished=not session.halted))
@@ -51,7 +51,7 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
         session.save()
         raise
     active = np.flatnonzero(session.free[: session.n_dense])
-    return assess(session, matrix, active, decrement, session.zeroed, with_information)
+    return assess(session, matrix, active, decrement, with_information)
 
 
 def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
@@ -59,7 +59,6 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
 
     **Returns:** the information matrix at the end (None if it was not reached), and the predicted gain of a step.
     """
-    zeroed, freed = session.zeroed, session.freed
     for _ in range(CRITERIA.max_rounds):
         session.minimise()
         session.processes.run_collectively(session.save)
@@ -68,15 +67,15 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         if _adopt_better_modes(session):
             continue
         # The minimisation itself may have set a variance to zero.
-        if zeroed and not with_information and leave_boundary(session, zeroed, freed):
+        if session.zeroed and not with_information and leave_boundary(session):
             continue
         if not with_information:
             return None, float(session.state.bfgs.decrement) if session.state else np.inf
         active = np.flatnonzero(session.free[: session.n_dense])
         matrix = session.hessian(active)
-        if set_to_zero(session, active, matrix, zeroed, freed):
+        if set_to_zero(session, active, matrix):
             continue
-        if leave_boundary(session, zeroed, freed):
+        if leave_boundary(session):
             continue
         if _follow_negative_curvature(session, active, matrix):
             continue
@@ -99,13 +98,13 @@ def _adopt_better_modes(session: Session) -> bool:
         return False
     outcome = session.evaluate(session.x, session.objective.evaluator.zero_modes())
     fresh, current = outcome.local_groups, session.best.local_groups
-    counts = session.binding.data.weights != 0
-    value = np.where(counts, fresh.values, 0.0)
-    best = np.where(counts, current.values, 0.0)
+    has_weight = session.binding.data.weights != 0
+    value = np.where(has_weight, fresh.values, 0.0)
+    best = np.where(has_weight, current.values, 0.0)
     mode_found = np.isin(fresh.status, (Status.ok, Status.no_observations))
-    slack = 1e-6 + 1e-10 * np.abs(best)
-    session.modes_not_reproduced = counts & ~(mode_found & (value > best - slack))
-    better = counts & mode_found & (value > best + slack)
+    slack = ROUNDS.better_mode_gain + ROUNDS.rounding_of_modes * np.abs(best)
+    session.modes_not_reproduced = has_weight & ~(mode_found & (value > best - slack))
+    better = has_weight & mode_found & (value > best + slack)
     if not session.processes.any(better.any()):
         return False
     modes = session.objective.evaluator.place_modes(np.where(better[:, None], fresh.modes, current.modes))
@@ -120,27 +119,27 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
     """
     if not len(active) or not np.isfinite(matrix).all():
         return False
-    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-12))
+    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), ROUNDS.least_curvature))
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
-    if values[0] > -1e-6:
+    if values[0] > -ROUNDS.negative_curvature:
         return False
     # Entries with little curvature have a large scale: limit the change of a log standard deviation to one.
     logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.log_scales]
     direction = scale * vectors[:, 0]
     direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)
-    for length in (1.0, 0.3, 0.1):
+    for length in ROUNDS.saddle_steps:
         for sign in (1.0, -1.0):
             x = session.x.copy()
             x[active] += sign * length * direction
             trial = session.evaluate(x, session.best.modes)
-            if trial.value < session.best.value - 1e-6:
+            if trial.value < session.best.value - ROUNDS.saddle_gain:
                 session.move(trial)
                 return True
     return False
 
 
 def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> float:
-    """Take at most four Newton steps with the given information `matrix` (active, active).
+    """Take at most ROUNDS.max_newton_steps Newton steps with the given information `matrix` (active, active).
 
     **Returns:** the predicted gain of a further step at the last point, infinite if the matrix is singular.
     """
@@ -149,16 +148,16 @@ def _newton_steps(session: Session, active: np.ndarray, matrix: np.ndarray) -> f
     if singular_directions(matrix, [str(k) for k in active]):
         return np.inf
     decrement = np.inf
-    for _ in range(4):
+    for _ in range(ROUNDS.max_newton_steps):
         gradient = session.best.sums.gradient[active]
         step = -np.linalg.solve(matrix, gradient)
         decrement = float(-0.5 * gradient @ step)
-        if decrement < 1e-6 * CRITERIA.max_gain:
+        if decrement < ROUNDS.newton_gain_ratio * CRITERIA.max_gain:
             break
         x = session.x.copy()
         x[active] += step
         trial = session.evaluate(x, session.best.modes)
-        if not trial.value <= session.best.value + 1e-9 * abs(session.best.value):
+        if not trial.value <= session.best.value + ROUNDS.rounding_of_sums * abs(session.best.value):
             break
         session.best = trial
     return decrement

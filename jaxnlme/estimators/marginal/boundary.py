@@ -18,8 +18,8 @@ def variances_at_zero(session: Session) -> set[int]:
     """Packed indices of variances that are zero, and not fixed, at the session's point: a fit may start from one that
     ended at the boundary."""
     density = session.binding.density
-    places = [len(density.beta_names) + index for index, _, _ in density.covariance.log_scales]
-    return {place for place in places if session.x[place] == -np.inf and not session.binding.fixed[place]}
+    entries = [len(density.beta_names) + index for index, _, _ in density.covariance.log_scales]
+    return {entry for entry in entries if session.x[entry] == -np.inf and not session.binding.fixed[entry]}
 
 
 def has_flat_variance(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
@@ -36,21 +36,22 @@ def _flat_variances(session: Session, active: np.ndarray, matrix: np.ndarray) ->
             yield first + index
 
 
-def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray, zeroed: set[int], freed: set[int]) -> bool:
+def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
     """Set variances that tend to zero to exactly zero if that costs no likelihood; True if one was set.
 
-    **Arguments:** `active`: packed indices of the free entries; `matrix` (active, active): second derivatives there;
-    `zeroed`, `freed`: packed indices of variances at zero (updated here) and of those freed before, which stay free.
+    Variances that were freed before (`session.freed`) stay free; `session.zeroed` is updated.
+
+    **Arguments:** `active`: packed indices of the free entries; `matrix` (active, active): second derivatives there.
     """
     density = session.binding.density
     first = len(density.beta_names)
     last = first + density.covariance.n_unconstrained
     changed = False
-    for place in _flat_variances(session, active, matrix):
-        if place in zeroed or place in freed:
+    for entry in _flat_variances(session, active, matrix):
+        if entry in session.zeroed or entry in session.freed:
             continue
         x = session.x.copy()
-        x[place] = -np.inf
+        x[entry] = -np.inf
         x[first:last] = density.covariance.from_matrix(psi_of(density, x[first:last]))
         zeros = {first + i for i, _, _ in density.covariance.log_scales if x[first + i] == -np.inf}
         if not zeros:
@@ -63,25 +64,25 @@ def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray, zeroed
         if not np.isfinite(accepted.value):
             continue
         # psi is factored anew: entries below the new zero may make an earlier zero of the factor positive again.
-        zeroed.clear()
-        zeroed |= zeros
-        fix_zeroed(session, zeroed)
+        session.zeroed = zeros
+        fix_zeroed(session)
         session.move(accepted)
         changed = True
     return changed
 
 
-def fix_zeroed(session: Session, zeroed: set[int]) -> None:
-    """Free all entries that the user left free, except the variances at zero and entries without effect beside them."""
+def fix_zeroed(session: Session) -> None:
+    """Free all entries that the user left free, except the variances at zero (`session.zeroed`) and entries without
+    effect beside them."""
     density = session.binding.density
     first = len(density.beta_names)
     session.free[: session.n_dense] = ~session.binding.fixed
     for index, _, column in density.covariance.log_scales:
-        if first + index in zeroed:
+        if first + index in session.zeroed:
             session.free[[first + index, *(first + k for k in column)]] = False
 
 
-def leave_boundary(session: Session, zeroed: set[int], freed: set[int]) -> bool:
+def leave_boundary(session: Session) -> bool:
     """Free a zero variance again if the likelihood increases from the boundary towards the interior; True if so.
 
     Tested are each variance by itself (the slope in its logarithm at a hundredth of its starting value, and the value
@@ -92,30 +93,34 @@ def leave_boundary(session: Session, zeroed: set[int], freed: set[int]) -> bool:
     start = np.asarray(session.binding.start.covariance)
     slopes: dict[int, float] = {}
     sds: dict[int, float] = {}
-    for place in sorted(zeroed):
+    for entry in sorted(session.zeroed):
         x = session.x.copy()
-        reference = start[place - first]
-        x[place] = (reference if np.isfinite(reference) else 0.0) + np.log(0.01)
+        reference = start[entry - first]
+        x[entry] = (reference if np.isfinite(reference) else 0.0) + np.log(BOUNDARY.trial_sd)
         trial = session.evaluate_candidate(x)
         # d(objective)/d(log sd) is minus 2 psi times the score of the variance.
-        slopes[place] = float(trial.sums.gradient[place])
-        sds[place] = np.exp(x[place])
-        if slopes[place] < -1e-7 and trial.value < session.best.value - 1e-9:
-            return _move_inside(session, zeroed, freed, trial)
+        slopes[entry] = float(trial.sums.gradient[entry])
+        sds[entry] = np.exp(x[entry])
+        if slopes[entry] < -BOUNDARY.least_slope and trial.value < session.best.value - BOUNDARY.least_gain:
+            return _move_inside(session, trial)
     effects = {first + k: members[0] for k, members, _ in density.covariance.log_scales if len(members) == 1}
-    zero = {effects[place]: (sds[place], max(slopes[place], 1e-12)) for place in slopes if place in effects}
+    zero = {
+        effects[entry]: (sds[entry], max(slopes[entry], BOUNDARY.smallest_score))
+        for entry in slopes
+        if entry in effects
+    }
     theta = session.x[first : first + density.covariance.n_unconstrained]
     for psi in _nearby_psi(psi_of(density, theta), density.covariance.correlated_pairs, zero):
         x = session.x.copy()
         x[first : first + len(theta)] = density.covariance.from_matrix(psi)
         trial = session.evaluate_candidate(x)
-        if trial.value < session.best.value - 1e-9:
-            return _move_inside(session, zeroed, freed, trial)
+        if trial.value < session.best.value - BOUNDARY.least_gain:
+            return _move_inside(session, trial)
     return False
 
 
 def _nearby_psi(
-    psi: np.ndarray, related: Sequence[tuple[int, int]], zero: dict[int, tuple[float, float]]
+    psi: np.ndarray, correlated_pairs: Sequence[tuple[int, int]], zero: dict[int, tuple[float, float]]
 ) -> Iterator[np.ndarray]:
     """Matrices near psi that no change of a single zero variance reaches.
 
@@ -124,10 +129,10 @@ def _nearby_psi(
     is added to it: a first-order change of a covariance, which a triangular factor with a zero on its diagonal does
     not contain.
 
-    **Arguments:** `related`: pairs of effects whose covariance is estimated; `zero`: effect to (small standard
+    **Arguments:** `correlated_pairs`: pairs of effects whose covariance is estimated; `zero`: effect to (small standard
     deviation, score of its logarithm).
     """
-    for pair, size, sign in itertools.product(related, (1.0, 10.0), (1.0, -1.0)):
+    for pair, size, sign in itertools.product(correlated_pairs, BOUNDARY.direction_sizes, (1.0, -1.0)):
         if all(k in zero for k in pair):
             least = min(zero[k][1] for k in pair)
             w = np.zeros(len(psi))
@@ -141,14 +146,13 @@ def _nearby_psi(
                 yield transform @ psi @ transform.T
 
 
-def _move_inside(session: Session, zeroed: set[int], freed: set[int], candidate: EvaluatedPoint) -> bool:
+def _move_inside(session: Session, candidate: EvaluatedPoint) -> bool:
     """Move to `candidate`, where some variances that were zero are positive, and free those; always True."""
     x = candidate.x
     density = session.binding.density
-    places = [len(density.beta_names) + k for k, _, _ in density.covariance.log_scales]
-    freed |= {place for place in zeroed if np.isfinite(x[place])}
-    zeroed.clear()
-    zeroed |= {place for place in places if x[place] == -np.inf}
-    fix_zeroed(session, zeroed)
+    entries = [len(density.beta_names) + k for k, _, _ in density.covariance.log_scales]
+    session.freed |= {entry for entry in session.zeroed if np.isfinite(x[entry])}
+    session.zeroed = {entry for entry in entries if x[entry] == -np.inf}
+    fix_zeroed(session)
     session.move(session.accept_candidate(candidate))
     return True

@@ -18,8 +18,7 @@ class Convergence:
     """Convergence assessment of a fit.
 
     **Fields:** `converged`; `sentences` with the reasons; `matrix` (active, active): the information, or None;
-    `active`: packed indices of the free entries; `at_zero`: sentences on the zero variances; `decrement`: the predicted
-    gain of a Newton step, in log-likelihood units.
+    `active`: packed indices of the free entries; `at_zero`: sentences on the zero variances.
     """
 
     converged: bool
@@ -27,7 +26,6 @@ class Convergence:
     matrix: np.ndarray | None
     active: np.ndarray
     at_zero: list[str]
-    decrement: float
 
 
 def assess(
@@ -35,18 +33,17 @@ def assess(
     matrix: np.ndarray | None,
     active: np.ndarray,
     decrement: float,
-    zeroed: set[int],
     with_information: bool,
 ) -> Convergence:
     """Assess the convergence of a session at the end of its rounds.
 
     **Arguments:** `matrix` (active, active): the last information matrix, or None; `active`: packed indices;
-    `decrement`: predicted gain of a further step; `zeroed`: packed indices of the variances at zero;
+    `decrement`: predicted gain of a further step;
     `with_information`: the information matrix was asked for.
-    **Returns:** the Convergence; it is converged if no reason speaks against it.
+    **Returns:** the Convergence; it is converged if there are no failures.
     """
     density, first = session.binding.density, len(session.binding.density.beta_names)
-    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], zeroed)
+    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], session.zeroed)
     failures: list[str] = []
     if session.interrupted:
         failures.append("Interrupted by the user: this is the best point so far, not a maximum.")
@@ -72,7 +69,7 @@ def assess(
         sentences.append(
             f"The {weights} free weights are assessed by the minimiser's own metric; standard errors hold them fixed."
         )
-    return Convergence(not failures, [*sentences, *at_zero], matrix, active, at_zero, decrement)
+    return Convergence(not failures, [*sentences, *at_zero], matrix, active, at_zero)
 
 
 def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float) -> str:
@@ -95,11 +92,11 @@ def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, 
 def _failed_groups(session: Session) -> list[str]:
     """One sentence for each status under which the computation of groups failed."""
     codes = session.best.local_groups.status
-    counts = session.binding.data.weights != 0
-    all_codes = {code for codes in session.processes.gather(set(codes[counts].tolist())) for code in codes}
+    has_weight = session.binding.data.weights != 0
+    all_codes = {code for codes in session.processes.gather(set(codes[has_weight].tolist())) for code in codes}
     sentences = []
     for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
-        sentences.append(f"Group {_labels(session, counts & (codes == code))}: {Status(code).sentence}")
+        sentences.append(f"Group {_labels(session, has_weight & (codes == code))}: {Status(code).sentence}")
     return sentences
 
 
@@ -119,7 +116,7 @@ def _convergence_failures(
     if session.out_of_iterations:
         return [
             f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
-            "likelihood units still expected to be gained; raise max_iterations, or try other starting values."
+            "likelihood units still expected to be gained; raise max_iterations, or use other starting values."
         ]
     if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:
         sentences.append(
@@ -132,7 +129,7 @@ def _convergence_failures(
             "parameters): fix one of them, drop an effect, or use a simpler covariance."
         )
     if with_information and matrix is None:
-        sentences.append("No maximum was confirmed in the allowed rounds; start from other values.")
+        sentences.append("No maximum was confirmed in the allowed rounds; use other starting values.")
     first = len(session.binding.density.beta_names)
     logs = {first + index for index, _, _ in session.binding.density.covariance.log_scales}
     undetermined = []

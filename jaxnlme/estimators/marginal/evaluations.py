@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -19,17 +20,43 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 
 
+@dataclasses.dataclass(frozen=True)
+class BetaIntegral:
+    """The terms that integrating beta out adds to the objective, -l, at one theta (see `reml`).
+
+    **Fields:** `information` (p, p): H; `beta_slopes` (p, n): derivatives D of beta^ in x, the identity in the columns
+    of beta; `value`: (1 / 2) log|H| - (p / 2) log 2 pi; `gradient` (n,): its total derivative, zero for beta.
+    """
+
+    information: np.ndarray
+    beta_slopes: np.ndarray
+    value: float
+    gradient: np.ndarray
+
+
+@final
 class EvaluatedPoint:
     """An objective evaluated at one point, on the host.
 
-    **Fields:** `sums` (numpy); `x` (n,): the point; `modes`: the modes there, as `Evaluator.run` takes them;
-    `pieces`: the GroupValues as they are `placed`; `local_groups`: the GroupValues of this process's groups.
+    **Fields:** `sums` (numpy); `x` (n,): the point; `modes`: the modes there, as `Evaluator.run` takes them; `chunks`:
+    the GroupValues as they are `placed`; `local_groups`: the GroupValues of this process's groups; `beta_integral`: of
+    a restricted likelihood, None if it is not finite, with `reason`, a sentence. The sums of a restricted likelihood
+    have a gradient of zero for beta, and for theta the total derivative with beta^ a function of theta.
     """
 
-    def __init__(self, sums: ObjectiveSums, pieces: Sequence[GroupValues], placed: PlacedProblem, x: np.ndarray):
+    def __init__(
+        self,
+        sums: ObjectiveSums,
+        chunks: Sequence[GroupValues],
+        placed: PlacedProblem,
+        x: np.ndarray,
+        beta_integral: BetaIntegral | None = None,
+        reason: str = "",
+    ):
         self.sums, self.x = sums, x
-        self.modes = [piece.modes for piece in pieces]
-        self.pieces, self.placed = pieces, placed
+        self.modes = [chunk.modes for chunk in chunks]
+        self.chunks, self.placed = chunks, placed
+        self.beta_integral, self.reason = beta_integral, reason
 
     @property
     def value(self) -> float:
@@ -39,13 +66,16 @@ class EvaluatedPoint:
     @functools.cached_property
     def local_groups(self) -> GroupValues:
         """GroupValues of this process: numpy arrays with a leading groups axis, in the order of the data."""
-        return jax.tree.map(lambda *parts: self.placed.collect(parts), *self.pieces)
+        return jax.tree.map(lambda *parts: self.placed.collect(parts), *self.chunks)
 
-    def with_sums(self, sums: ObjectiveSums) -> EvaluatedPoint:
+    def with_sums(
+        self, sums: ObjectiveSums, beta_integral: BetaIntegral | None = None, reason: str = ""
+    ) -> EvaluatedPoint:
         """The same point and group values, with other sums."""
-        return EvaluatedPoint(sums, self.pieces, self.placed, self.x)
+        return EvaluatedPoint(sums, self.chunks, self.placed, self.x, beta_integral, reason)
 
 
+@final
 class Evaluator:
     """Runs programs over placed groups, and counts the runs.
 

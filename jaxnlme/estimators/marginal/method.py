@@ -3,7 +3,7 @@ functions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import equinox as eqx
 import jax
@@ -39,6 +39,7 @@ class MaximumLikelihoodState(eqx.Module):
     log_likelihood: Any
 
 
+@final
 class MaximumLikelihood(AbstractEstimator):
     """Maximises one likelihood approximation over the unfixed parameters.
 
@@ -75,12 +76,17 @@ class MaximumLikelihood(AbstractEstimator):
         # Entries in the user's units (beta, the off-diagonal of a factor) may move by their own size, or by so many of
         # their standard errors; entries on log scales by SEARCH.largest_log_step, a factor of e^2.
         size = xnp.abs(x[:dense])
-        least = xnp.where(size > 0.0, SEARCH.least_information / xnp.where(size > 0.0, size, 1.0) ** 2, 1e-12)
+        least = xnp.where(
+            size > 0.0,
+            SEARCH.least_information / xnp.where(size > 0.0, size, 1.0) ** 2,
+            SEARCH.least_information_of_zero,
+        )
         largest = xnp.maximum(size, SEARCH.largest_step_in_se / xnp.sqrt(xnp.maximum(xnp.diagonal(first.outer), least)))
         in_user_units = [*range(beta), *(beta + k for _, _, column in density.covariance.log_scales for k in column)]
         in_units = np.isin(np.arange(x.shape[0]), np.array(in_user_units, int))
         largest = xnp.concatenate([largest, xnp.ones(x.shape[0] - dense)])
-        longest = xnp.where(in_units, xnp.clip(largest, 1e-8, 1e8), SEARCH.largest_log_step)
+        largest = xnp.clip(largest, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
+        longest = xnp.where(in_units, largest, SEARCH.largest_log_step)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
@@ -126,7 +132,11 @@ class MaximumLikelihood(AbstractEstimator):
         xnp = xp(state.bfgs.x)
         bfgs = state.bfgs
         over = (bfgs.decrement < self.tolerance) | bfgs.stalled | (bfgs.iterations >= self.max_iterations)
-        return over | ~xnp.isfinite(bfgs.value) | (bfgs.evaluations >= 10 * self.max_iterations)
+        return (
+            over
+            | ~xnp.isfinite(bfgs.value)
+            | (bfgs.evaluations >= SEARCH.evaluations_per_iteration * self.max_iterations)
+        )
 
     def minimise(
         self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
@@ -137,6 +147,7 @@ class MaximumLikelihood(AbstractEstimator):
         return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
 
 
+@final
 class REML(AbstractEstimator):
     """Maximises the restricted likelihood of a likelihood approximation over the unfixed covariance and error
     parameters; beta maximises the unrestricted likelihood at these.
@@ -158,9 +169,9 @@ class REML(AbstractEstimator):
 
     def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
         from jaxnlme.estimators.marginal.pipeline import run
-        from jaxnlme.estimators.marginal.reml import open_restricted
+        from jaxnlme.estimators.marginal.reml import restricted_session
 
-        return run(model, data, self, plan, open_restricted)
+        return run(model, data, self, plan, restricted_session)
 
     def check(self, binding: Binding) -> None:
         """Check that the restricted likelihood is defined.
@@ -225,5 +236,5 @@ def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
     if n_rest == 0:
         return inverse
     length = xnp.sqrt(xnp.sum(result.gradient[p:] ** 2))
-    rest = xnp.eye(n_rest) * (0.1 / xnp.maximum(length, 1e-12))
+    rest = xnp.eye(n_rest) * (SEARCH.first_free_step / xnp.maximum(length, 1e-12))
     return xnp.block([[inverse, xnp.zeros((p, n_rest))], [xnp.zeros((n_rest, p)), rest]])

@@ -1,4 +1,4 @@
-"""What a session minimises: minus a log-likelihood, with priors, over the packed parameters."""
+"""Objectives that a session minimises: minus a log-likelihood and log prior over the packed parameters."""
 
 from __future__ import annotations
 
@@ -57,27 +57,39 @@ class AbstractObjective(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint | None) -> EvaluatedPoint:
-        """The objective at `x` (n,), mode searches starting from `modes`."""
+        """The objective at `x` (n,).
+
+        **Arguments:** `modes`: starts of the mode searches, as `Evaluator.run` takes them.
+        **Returns:** the point evaluated.
+        """
 
     @abc.abstractmethod
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:
-        """`evaluate`, with `notify` called at each stage of the inner searches."""
+        """`evaluate`, with `notify` called at each stage of the inner searches; the same point is returned."""
 
     @abc.abstractmethod
     def evaluate_candidate(self, x: np.ndarray, best: EvaluatedPoint) -> EvaluatedPoint:
-        """The EvaluatedPoint at a candidate `x` (n,) for a move, comparable with `best` in value."""
+        """Evaluation of a candidate for a move.
+
+        **Arguments:** `x` (n,): the candidate.
+        **Returns:** its point, whose value may be compared with that of `best`.
+        """
 
     @abc.abstractmethod
     def accept_candidate(self, candidate: EvaluatedPoint, best: EvaluatedPoint) -> EvaluatedPoint:
-        """The EvaluatedPoint to continue from if a `candidate` (see above) is accepted."""
+        """The point to continue from if a candidate is accepted.
+
+        **Arguments:** `candidate`: a point from `evaluate_candidate`.
+        **Returns:** the point at the same x.
+        """
 
     @abc.abstractmethod
-    def hessian(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
         """Second derivatives (active, active) at `best`.
 
-        **Arguments:** `active`: packed indices; `spread` (n,): approximate standard errors, for the size of steps.
+        **Arguments:** `active`: packed indices; `approximate_se` (n,): the unit of the steps of differences.
         """
 
     @abc.abstractmethod
@@ -93,7 +105,7 @@ class AbstractObjective(abc.ABC):
 
     @abc.abstractmethod
     def failures(self, best: EvaluatedPoint) -> list[str]:
-        """Sentences on problems of `best` that only this objective has."""
+        """Sentences on problems of `best` that only this objective has; none where there are none."""
 
 
 @final
@@ -110,9 +122,7 @@ class MarginalObjective(AbstractObjective):
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:
-        return search_modes_in_stages(
-            lambda modes, steps: self.evaluate(x, modes, best, steps), x, modes, self.evaluator, notify
-        )
+        return search_modes_in_stages(self.evaluate, x, modes, best, self.evaluator, notify)
 
     def evaluate_candidate(self, x: np.ndarray, best: EvaluatedPoint) -> EvaluatedPoint:
         return self.evaluate(x, self.evaluator.modes_at(x, best))
@@ -120,10 +130,10 @@ class MarginalObjective(AbstractObjective):
     def accept_candidate(self, candidate: EvaluatedPoint, best: EvaluatedPoint) -> EvaluatedPoint:
         return candidate
 
-    def hessian(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
         """Central differences of the exact gradient, which need no other program (that of the Hessian would take many
         times as long to compile)."""
-        matrix = gradient_differences(best, active, active, self.evaluate, spread)
+        matrix = gradient_differences(best, active, active, self.evaluate, approximate_se)
         return 0.5 * (matrix + matrix.T)
 
     def stopping_criterion(
@@ -142,25 +152,27 @@ def gain_criterion(decrement: float) -> tuple[bool, str]:
 
 
 def search_modes_in_stages(
-    evaluate: Callable[[Sequence[Any], int | None], EvaluatedPoint],
+    evaluate: Callable[[np.ndarray, Sequence[Any], EvaluatedPoint | None, int | None], EvaluatedPoint],
     x: np.ndarray,
     modes: Sequence[Any],
+    best: EvaluatedPoint,
     evaluator: Evaluator,
     notify: Notify,
 ) -> EvaluatedPoint:
     """An evaluation at `x` (n,), its mode searches in stages of a few evaluations, with `notify` after each.
 
-    **Arguments:** `evaluate`: the objective at x from given modes with so many evaluations of a search (None: as many
+    **Arguments:** `evaluate`: the objective at x from modes, `best` and the most evaluations of a search (None: as many
     as the method allows); `modes`: the first starts.
+    **Returns:** the point with the modes found.
     """
     method, placed = evaluator.method, evaluator.placed
     if not method.at_mode:
-        return evaluate(modes, None)
+        return evaluate(x, modes, best, None)
     notify("PNLS", "init", 0)
     limit, k, done, steps = int(method.search.steps), 0, False, 2
     while not done:
         k += 1
-        outcome = evaluate(modes, steps)
+        outcome = evaluate(x, modes, best, steps)
         # A search shortens steps that are too long: if it took none, the next search gets more evaluations.
         unchanged = np.array_equal(placed.collect(outcome.modes), placed.collect(modes))
         steps, modes = min(2 * steps if placed.processes.all(unchanged) else 2, limit), outcome.modes
@@ -182,13 +194,13 @@ def gradient_differences(
     entries: np.ndarray,
     active: np.ndarray,
     evaluate: Callable[[np.ndarray, Sequence[Any]], EvaluatedPoint],
-    spread: np.ndarray,
+    approximate_se: np.ndarray,
 ) -> np.ndarray:
     """Derivatives (entries, active), in each of `entries`, of the gradient given by `evaluate`; see
     `points_beside`."""
     rows = [
         (up.sums.gradient - down.sums.gradient)[active] / width
-        for up, down, width in points_beside(best, entries, evaluate, spread)
+        for up, down, width in points_beside(best, entries, evaluate, approximate_se)
     ]
     return np.array(rows).reshape(len(entries), len(active))
 
@@ -197,17 +209,17 @@ def points_beside(
     best: EvaluatedPoint,
     entries: np.ndarray,
     evaluate: Callable[[np.ndarray, Sequence[Any]], P],
-    spread: np.ndarray,
+    approximate_se: np.ndarray,
     step_in_se: float = DIFFERENCES.step,
 ) -> Iterator[tuple[P, P, float]]:
     """For each of `entries`, `evaluate(x, modes)` on either side of `best`, and the distance of the two.
 
-    **Arguments:** `spread` (n,): approximate standard errors; `step_in_se`: the step, in these.
+    **Arguments:** `approximate_se` (n,): approximate standard errors; `step_in_se`: the step, in these.
     """
     placed, x = best.placed, best.x
     size = np.abs(np.where(np.isfinite(x), x, 0.0))
     least = DIFFERENCES.least_step * np.maximum(size, DIFFERENCES.least_size)
-    step = np.clip(step_in_se * spread, least, DIFFERENCES.largest_step * np.maximum(size, 1.0))
+    step = np.clip(step_in_se * approximate_se, least, DIFFERENCES.largest_step * np.maximum(size, 1.0))
     here = placed.collect(best.modes)
     for k in entries:
         ends = x.copy(), x.copy()

@@ -40,7 +40,7 @@ from jaxnlme.results.record import FitRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class Opening:
+class SessionInputs:
     """All that a session starts from: `binding`, `estimator`, `params` to start at, `callbacks`, `placed` groups and
     `checkpoint`; `is_new`: no earlier fit led to `params`, neither in the checkpoint nor as the start."""
 
@@ -53,7 +53,7 @@ class Opening:
     is_new: bool
 
     def evaluator(self, params: Params | None = None) -> Evaluator:
-        """The evaluator of the estimator's method, to start at `params` (by default those of the opening)."""
+        """The evaluator of the estimator's method, to start at `params` (by default those here)."""
         start = self.params if params is None else params
         return Evaluator(self.binding, self.estimator.method, start, self.placed)
 
@@ -62,9 +62,9 @@ class Opening:
         return Session(objective, search, self.estimator, self.callbacks, self.checkpoint)
 
 
-def open_session(opening: Opening) -> tuple[Session, list[str]]:
+def plain_session(inputs: SessionInputs) -> tuple[Session, list[str]]:
     """The session of a likelihood approximation at its start, and sentences for the record: none."""
-    return opening.session(MarginalObjective(opening.evaluator()), QuasiNewton()), []
+    return inputs.session(MarginalObjective(inputs.evaluator()), QuasiNewton()), []
 
 
 def run(
@@ -72,12 +72,12 @@ def run(
     data: GroupedData,
     estimator: AbstractEstimator,
     plan: Plan,
-    opener: Callable[[Opening], tuple[Session, list[str]]] = open_session,
+    make_session: Callable[[SessionInputs], tuple[Session, list[str]]] = plain_session,
 ) -> FitRecord:
     """The record of a fit by `estimator`.
 
-    **Arguments:** `plan`: the options of `fit`; `opener`: makes the session of a method at its start, with sentences
-    for the record.
+    **Arguments:** `plan`: the options of `fit`; `make_session`: makes the session of a method at its start, with
+    sentences for the record.
     **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     timings: dict[str, float] = {}
@@ -85,7 +85,7 @@ def run(
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
         line = Progress(plan.progress if processes.index == 0 else False, estimator.name)
-        opened = _Start(model, data, estimator, plan, processes, timings).open(opener, line)
+        opened = _Start(model, data, estimator, plan, processes, timings).open(make_session, line)
         if isinstance(opened, FitRecord):
             return opened
         session, start = opened
@@ -127,7 +127,7 @@ class _Start:
             self.notes.append(_resumed(self.checkpoint))
 
     def open(
-        self, opener: Callable[[Opening], tuple[Session, list[str]]], line: Progress
+        self, make_session: Callable[[SessionInputs], tuple[Session, list[str]]], line: Progress
     ) -> tuple[Session, _Start] | FitRecord:
         """The session at a start where every group that remains is finite; the record of a fit that did not begin where
         there is none."""
@@ -144,8 +144,8 @@ class _Start:
             binding, placed = self.setup.binding, self.setup.placed
             callbacks = [*self.plan.callbacks, line]
             with clock(self.timings, "first evaluation"):
-                session, notes = opener(
-                    Opening(binding, self.estimator, self.params, callbacks, placed, self.checkpoint, self.is_new)
+                session, notes = make_session(
+                    SessionInputs(binding, self.estimator, self.params, callbacks, placed, self.checkpoint, self.is_new)
                 )
             groups = session.best.local_groups
             self.finite = np.isfinite(groups.values) & np.isfinite(groups.scores).all(1)
@@ -178,10 +178,10 @@ class _Start:
         checkpoint = MarginalCheckpoint(
             self.plan.checkpoint, self.setup.binding, self.estimator, self.params, self.processes
         )
-        went_on_without = checkpoint.run_state is not None and not self.processes.all(checkpoint.rest.all())
-        if went_on_without and self.plan.on_bad_group == "stop":
+        continued_without = checkpoint.run_state is not None and not self.processes.all(checkpoint.rest.all())
+        if continued_without and self.plan.on_bad_group == "stop":
             raise OptionError(
-                f"the fit in the checkpoint {checkpoint.path} went on without some groups; say "
+                f"the fit in the checkpoint {checkpoint.path} was continued without some groups; say "
                 "on_bad_group='leave out'."
             )
         return checkpoint

@@ -34,7 +34,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.base import AbstractEstimator, no_information_on_beta
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues, ObjectiveSums
-from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
+from jaxnlme.estimators.marginal.evaluations import BetaIntegral, EvaluatedPoint, Evaluator
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.objective import (
     AbstractObjective,
@@ -44,43 +44,14 @@ from jaxnlme.estimators.marginal.objective import (
     no_callbacks,
     points_beside,
 )
-from jaxnlme.estimators.marginal.pipeline import Opening
+from jaxnlme.estimators.marginal.pipeline import SessionInputs
 from jaxnlme.estimators.marginal.search import QuasiNewton
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import PROFILE
+from jaxnlme.estimators.marginal.settings import RESTRICTED
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.logdet_derivative import LogdetDerivative, logdet_derivative
 from jaxnlme.results.inference import singular_directions
-
-
-@dataclasses.dataclass(frozen=True)
-class BetaIntegral:
-    """The terms that integrating beta out adds to the objective, -l, at one theta.
-
-    **Fields:** `information` (p, p): H; `beta_slopes` (p, n): derivatives D of beta^ in x, the identity in the columns
-    of beta; `value`: (1 / 2) log|H| - (p / 2) log 2 pi; `gradient` (n,): its total derivative, zero for beta.
-    """
-
-    information: np.ndarray
-    beta_slopes: np.ndarray
-    value: float
-    gradient: np.ndarray
-
-
-class RestrictedPoint(EvaluatedPoint):
-    """An EvaluatedPoint of the restricted likelihood.
-
-    **Arguments:** `unrestricted`: the point (beta^, theta) under l; its group values are kept; `sums` of the restricted
-    likelihood: their gradient is zero for beta, and for theta the total derivative with beta^ a function of theta;
-    `integral`: None if it is not finite, with `reason`, a sentence.
-    """
-
-    def __init__(
-        self, unrestricted: EvaluatedPoint, sums: ObjectiveSums, integral: BetaIntegral | None, reason: str = ""
-    ):
-        super().__init__(sums, unrestricted.pieces, unrestricted.placed, unrestricted.x)
-        self.integral, self.reason = integral, reason
 
 
 @final
@@ -105,18 +76,19 @@ class RestrictedObjective(AbstractObjective):
         best: EvaluatedPoint | None,
         notify: Notify = no_callbacks,
         fourth_order: bool = True,
-    ) -> RestrictedPoint:
+    ) -> EvaluatedPoint:
         """The restricted likelihood at `x` (n,).
 
-        **Arguments:** `modes`: starts of the mode searches; `notify`: called during the search for beta^;
-        `fourth_order`: the order of the differences for log|H| (second if false).
+        **Arguments:** `modes`: starts of the mode searches; `best`: its beta^ and their derivatives start the search
+        for beta^; `notify`: called during that search; `fourth_order`: the order of the differences for log|H| (second
+        if false).
+        **Returns:** the point, with beta^ in its x.
         """
         x = np.asarray(x)
-        integral = best.integral if isinstance(best, RestrictedPoint) else None
-        if integral is None:
+        integral = None if best is None else best.beta_integral
+        if best is None or integral is None:
             point, metric, gain = self._profile_beta(x, modes, None, notify)
         else:
-            assert best is not None
             with np.errstate(invalid="ignore"):
                 change = np.nan_to_num(x - best.x, nan=0.0, posinf=0.0, neginf=0.0)
             change[self.beta] = 0.0
@@ -129,13 +101,13 @@ class RestrictedObjective(AbstractObjective):
                 if np.isfinite(point.value):
                     break
         if not np.isfinite(point.value) or not np.isfinite(point.sums.gradient[self.beta]).all():
-            return RestrictedPoint(point, point.sums, None)
-        if not gain < PROFILE.max_gain:
+            return point
+        if not gain < RESTRICTED.max_gain:
             reason = (
                 "The fixed effects that fit best beside the other parameters were not found "
-                f"({gain:.1e} log-likelihood units still expected to be gained); start from other values."
+                f"({gain:.1e} log-likelihood units still expected to be gained); use other starting values."
             )
-            return RestrictedPoint(point, _without_value(point.sums), None, reason)
+            return point.with_sums(_without_value(point.sums), None, reason)
         return self._with_integral(point, metric, fourth_order)
 
     def evaluate_in_stages(
@@ -155,32 +127,34 @@ class RestrictedObjective(AbstractObjective):
         return gain_criterion(decrement)
 
     def failures(self, best: EvaluatedPoint) -> list[str]:
-        return [best.reason] if isinstance(best, RestrictedPoint) and best.reason else []
+        return [best.reason] if best.reason else []
 
-    def hessian(self, best: EvaluatedPoint, active: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
         """The joint information of beta and theta, (active, active): [[H, C], [C', C' H^-1 C + I_R]] with C = -H D the
         second derivatives of -l in beta and theta, I_R the information on theta in the restricted likelihood. The
         inverse is I_R^-1 for theta, and H^-1 + D I_R^-1 D' for beta."""
-        assert isinstance(best, RestrictedPoint)
-        if best.integral is None:
+        integral = best.beta_integral
+        if integral is None:
             return np.full((len(active), len(active)), np.nan)
         theta = np.setdiff1d(active, self.beta)
         at_beta, at_theta = np.searchsorted(active, self.beta), np.searchsorted(active, theta)
 
-        def restricted(x: np.ndarray, modes: Sequence[Any]) -> RestrictedPoint:
+        def restricted(x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
             return self.evaluate(x, modes, best, fourth_order=False)
 
         rows = np.zeros((len(theta), len(theta)))
-        for k, (up, down, width) in enumerate(points_beside(best, theta, self.unrestricted.evaluate, spread)):
+        for k, (up, down, width) in enumerate(points_beside(best, theta, self.unrestricted.evaluate, approximate_se)):
             rows[k] += (up.sums.gradient - down.sums.gradient)[theta] / width
-        for k, (up, down, width) in enumerate(points_beside(best, theta, restricted, spread, PROFILE.logdet_step)):
-            ends = [np.nan if end.integral is None else end.integral.gradient[theta] for end in (up, down)]
+        for k, (up, down, width) in enumerate(
+            points_beside(best, theta, restricted, approximate_se, RESTRICTED.logdet_step)
+        ):
+            ends = [np.nan if p.beta_integral is None else p.beta_integral.gradient[theta] for p in (up, down)]
             rows[k] += (ends[0] - ends[1]) / width
         matrix = np.zeros((len(active), len(active)))
         matrix[np.ix_(at_theta, at_theta)] = 0.5 * (rows + rows.T)
-        information = best.integral.information
+        information = integral.information
         matrix[np.ix_(at_beta, at_beta)] = information
-        matrix[np.ix_(at_beta, at_theta)] = -information @ best.integral.beta_slopes[:, theta]
+        matrix[np.ix_(at_beta, at_theta)] = -information @ integral.beta_slopes[:, theta]
         matrix[np.ix_(at_theta, at_beta)] = matrix[np.ix_(at_beta, at_theta)].T
         return matrix
 
@@ -198,7 +172,7 @@ class RestrictedObjective(AbstractObjective):
         evaluator, best = self.evaluator, self.unrestricted.evaluate(x, modes)
         if not np.isfinite(best.value):
             return best, np.eye(len(self.beta)), np.inf
-        estimator = MaximumLikelihood(evaluator.method, PROFILE.max_steps, PROFILE.tolerance)
+        estimator = MaximumLikelihood(evaluator.method, RESTRICTED.max_steps, RESTRICTED.tolerance)
         is_beta = np.isin(np.arange(len(x)), self.beta)
         first = Evaluation(best.sums, GroupValues())
         state = estimator.init(evaluator.binding.density, evaluator.template, x, first, is_beta)
@@ -220,7 +194,7 @@ class RestrictedObjective(AbstractObjective):
         notify("PNLS", "done", tries, best, best.x)
         return best, np.asarray(state.bfgs.inverse)[block], float(state.bfgs.decrement)
 
-    def _with_integral(self, point: EvaluatedPoint, metric: np.ndarray, fourth_order: bool) -> RestrictedPoint:
+    def _with_integral(self, point: EvaluatedPoint, metric: np.ndarray, fourth_order: bool) -> EvaluatedPoint:
         """The restricted likelihood from the unrestricted `point` at beta^; `metric` (p, p) is close to H^-1."""
         beta, score = self.beta, point.sums.gradient
 
@@ -233,7 +207,7 @@ class RestrictedObjective(AbstractObjective):
         names = [self.evaluator.binding.packed_names[k] for k in beta]
         singular = singular_directions(derivative.hessian, names)
         if not derivative.positive_definite or singular:
-            return RestrictedPoint(point, _without_value(point.sums), None, no_information_on_beta(singular))
+            return point.with_sums(_without_value(point.sums), None, no_information_on_beta(singular))
         integral = _integral(derivative, beta)
         # beta^ is one more Newton step away, too short to change x: value and gradient are extrapolated to it.
         step = -np.linalg.solve(integral.information, score[beta])
@@ -246,7 +220,7 @@ class RestrictedObjective(AbstractObjective):
             gradient=total,
             log_likelihood=point.sums.log_likelihood - change,
         )
-        return RestrictedPoint(point, sums, integral)
+        return point.with_sums(sums, integral)
 
 
 def _integral(derivative: LogdetDerivative, beta: np.ndarray) -> BetaIntegral:
@@ -276,7 +250,7 @@ def unrestricted_start(
     **Returns:** the Params, a sentence for the record, and the Session that found them; where the start is not finite,
     `params` and an empty sentence.
     """
-    unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, PROFILE.unrestricted_tolerance)
+    unrestricted = MaximumLikelihood(estimator.method, estimator.max_iterations, RESTRICTED.unrestricted_tolerance)
     objective = MarginalObjective(Evaluator(binding, estimator.method, params, placed))
     session = Session(objective, QuasiNewton(), unrestricted, ())
     if not np.isfinite(session.best.value):
@@ -289,15 +263,13 @@ def unrestricted_start(
     return session.params(), f"Started from {steps} of the unrestricted likelihood.", session
 
 
-def open_restricted(opening: Opening) -> tuple[Session, list[str]]:
+def restricted_session(inputs: SessionInputs) -> tuple[Session, list[str]]:
     """The session of the restricted likelihood; a new start first takes iterations of the unrestricted one, whose
     inverse Hessian and number of evaluations it takes over."""
-    if not opening.is_new:
-        return opening.session(RestrictedObjective(opening.evaluator()), QuasiNewton()), []
-    params, sentence, unrestricted = unrestricted_start(
-        opening.binding, opening.estimator, opening.params, opening.placed
-    )
-    session = opening.session(RestrictedObjective(opening.evaluator(params)), QuasiNewton())
+    if not inputs.is_new:
+        return inputs.session(RestrictedObjective(inputs.evaluator()), QuasiNewton()), []
+    params, sentence, unrestricted = unrestricted_start(inputs.binding, inputs.estimator, inputs.params, inputs.placed)
+    session = inputs.session(RestrictedObjective(inputs.evaluator(params)), QuasiNewton())
     session.objective.evaluator.count += unrestricted.evaluations
     session.interrupted = unrestricted.interrupted
     if unrestricted.state is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import numpy as np
@@ -32,6 +32,7 @@ class AbstractSearch(abc.ABC):
         """True if a resumed fit may continue with the session's minimiser state."""
 
 
+@final
 class Session:
     """An estimation in progress: an objective, a search for its minimum, and the history of both.
 
@@ -94,7 +95,7 @@ class Session:
         return self.interrupted or self.stopped
 
     @property
-    def spread(self) -> np.ndarray:
+    def approximate_se(self) -> np.ndarray:
         """Approximate standard errors (n,) by the inverse Hessian of the minimiser; ones where there is none."""
         if self.state is None:
             return np.ones(len(self.x))
@@ -138,7 +139,7 @@ class Session:
 
     def hessian(self, active: np.ndarray) -> np.ndarray:
         """Second derivatives (active, active) of the objective at the best point in the entries `active`."""
-        return self.objective.hessian(self.best, active, self.spread)
+        return self.objective.hessian(self.best, active, self.approximate_se)
 
     # ---- the best point
 

@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """Quasi-Newton steps (`method.py`)."""
+    """Quasi-Newton steps (`method.py`, `evaluations.py`; also of batched refits)."""
 
     largest_log_step: float = 2.0
     """Largest change of an entry on a log scale in one step: a factor of e^2."""
@@ -29,11 +29,19 @@ class SearchSettings:
     the outer product of the scores differs from the Hessian, and near the maximum convergence with it would be slow."""
     renew_steps: int = 10
     """The replacement is made in the first so many steps, for the same reason."""
+    largest_change: float = 1e8
+    """Limits of the largest step of an entry in the user's units: at most this, at least its inverse."""
+    least_information_of_zero: float = 1e-12
+    """Lower bound on the information of an entry whose value is zero, which has no size."""
+    evaluations_per_iteration: int = 10
+    """Evaluations allowed, as a multiple of `max_iterations`: a step that is refused costs one."""
+    first_free_step: float = 0.1
+    """Length of the first step of the free block (weights of a network), whose scale is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvergenceCriteria:
-    """Rounds (`algorithm.py`) and their assessment (`convergence.py`)."""
+    """Rounds (`algorithm.py`) and their assessment (`convergence.py`, `objective.py`; also of batched refits)."""
 
     max_gain: float = 1e-6
     """Predicted gain of a further step (log-likelihood units) below which an estimate counts as the maximum: it is then
@@ -44,6 +52,30 @@ class ConvergenceCriteria:
     """Newton steps that move an entry further than this, in standard errors, call for a new information matrix."""
     least_log_sd_information: float = 1e-4
     """Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundSettings:
+    """Steps of a round after the minimisation (`algorithm.py`)."""
+
+    better_mode_gain: float = 1e-6
+    """Log-likelihood units by which another mode of a group must be better to be adopted."""
+    rounding_of_modes: float = 1e-10
+    """The same, as a fraction of the group's log-likelihood: rounding."""
+    negative_curvature: float = 1e-6
+    """Eigenvalue of the information (scaled to unit diagonal) below minus which the point is a saddle point."""
+    least_curvature: float = 1e-12
+    """Curvature that smaller ones are raised to in that scaling."""
+    saddle_steps: tuple[float, ...] = (1.0, 0.3, 0.1)
+    """Lengths of the steps tried from a saddle point, in standard errors (at most one unit of a log SD)."""
+    saddle_gain: float = 1e-6
+    """Log-likelihood units that a step from a saddle point must gain."""
+    max_newton_steps: int = 4
+    """Most Newton steps at the end of a round; near the maximum two suffice."""
+    newton_gain_ratio: float = 1e-6
+    """They end when the predicted gain is below this fraction of `ConvergenceCriteria.max_gain`."""
+    rounding_of_sums: float = 1e-9
+    """Increase of the objective, as a fraction of it, that is taken for rounding in a Newton step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +95,27 @@ class DifferenceSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryCriteria:
-    """Variances that are set to zero (`boundary.py`)."""
+    """Variances that are set to zero (`boundary.py`; also in batched refits)."""
 
     flat_curvature: float = 10.0
     """Curvature of the objective in a log standard deviation (log-likelihood units) below which its variance may be
     tending to zero: at zero the curvature vanishes."""
     cost_of_zero: float = 1e-4
     """Largest loss of log-likelihood units accepted for setting a variance to exactly zero."""
+    trial_sd: float = 0.01
+    """SD, as a fraction of its starting value, at which the slope of a variance at zero is computed."""
+    least_slope: float = 1e-7
+    """Smallest slope of the log-likelihood in the log SD there that counts as an increase."""
+    least_gain: float = 1e-9
+    """Smallest gain (log-likelihood units) there that counts as one."""
+    smallest_score: float = 1e-12
+    """Score that smaller ones are raised to where directions are weighted by its inverse square root."""
+    direction_sizes: tuple[float, float] = (1.0, 10.0)
+    """Lengths of the tested directions of two effects, in units of the trial SDs."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ProfileSettings:
+class RestrictedSettings:
     """The restricted likelihood (`reml.py`)."""
 
     tolerance: float = 1e-12
@@ -92,6 +134,7 @@ class ProfileSettings:
 
 SEARCH = SearchSettings()
 CRITERIA = ConvergenceCriteria()
+ROUNDS = RoundSettings()
 DIFFERENCES = DifferenceSettings()
 BOUNDARY = BoundaryCriteria()
-PROFILE = ProfileSettings()
+RESTRICTED = RestrictedSettings()

@@ -20,7 +20,8 @@ import pandas as pd
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.dry_run import place_and_check
-from jaxnlme.estimators.lindstrom_bates.alternation import FixedPointSearch, LindstromBates
+from jaxnlme.estimators.lindstrom_bates.alternation import FixedPointSearch
+from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.marginal.algorithm import run_to_convergence
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, variances_at_zero
@@ -230,7 +231,8 @@ def _session(
     placed, _ = place_and_check(binding, params, None, None)
     estimator = LindstromBates(RELME() if restricted else LME())
     evaluator = Evaluator(binding, estimator.method, params, placed)
-    session = Session(LinearisedObjective(evaluator, restricted), FixedPointSearch(), estimator, [])
+    objective = LinearisedObjective(evaluator, restricted)
+    session = Session(objective, FixedPointSearch(objective), estimator, [])
     if modes is not None:
         session.best = session.evaluate(session.x, evaluator.place_modes(modes))
     return session
@@ -243,7 +245,8 @@ def fixed_point_residual(
     random), or from zero; zero variances do not count in the residual."""
     with x64():
         session = _session(problem, params, restricted, modes)
-        fix_zeroed(session, variances_at_zero(session))
+        session.zeroed = variances_at_zero(session)
+        fix_zeroed(session)
         active = np.flatnonzero(session.free)
         inverse = np.linalg.inv(session.hessian(active))
         moves = inverse @ np.asarray(session.best.sums.gradient)[active]

@@ -205,7 +205,7 @@ def laplace_error(approximation, groups):
 def quadrature(session, approximation):
     """log of the integral over the first beta of exp l(beta, theta) at the session's theta."""
     best = session.best
-    se = float(np.linalg.inv(best.integral.information)[0, 0] ** 0.5)
+    se = float(np.linalg.inv(best.beta_integral.information)[0, 0] ** 0.5)
     nodes = np.linspace(-9.0, 9.0, 181)
     batch = np.tile(best.x, (len(nodes), 1))
     batch[:, 0] += se * nodes
@@ -320,7 +320,7 @@ def test_priors_of_other_parameters_are_added():
     model, data, _ = lines()
     with_prior = jn.NLMEModel(catalogue.line, model.parameters, priors={"sd(slope)": jn.priors.Gamma(2.0, 1.0)})
     plain, penalised = (session_of(m, data, jn.FOCEI()) for m in (model, with_prior))
-    prior = float(penalised.binding.density.log_prior(penalised.template))
+    prior = float(penalised.binding.density.log_prior(penalised.objective.evaluator.template))
     assert penalised.best.value == pytest.approx(plain.best.value - prior, abs=1e-9)
     assert float(penalised.best.sums.log_likelihood) == pytest.approx(float(plain.best.sums.log_likelihood), abs=1e-9)
 
