@@ -18,7 +18,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.errors import ModelError, some
+from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import value_and_gradient
 from jaxnlme.model.params import Params
@@ -267,7 +267,7 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     numbers: list[int] = []
     for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
         for k, index in enumerate(positions):
-            if not groups[index] or len(numbers) > CHECKS.rows_shown:
+            if not groups[index] or len(numbers) > MESSAGES.items:
                 continue
             group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), bucket)
             f = density.predict(start, jnp.zeros(density.n_effects), group)
@@ -276,8 +276,8 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
             numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
     if not numbers:
         return ""
-    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[: CHECKS.rows_shown]))}" + (
-        " and others" if len(numbers) > CHECKS.rows_shown else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[: MESSAGES.items]))}" + (
+        " and others" if len(numbers) > MESSAGES.items else ""
     )
 
 

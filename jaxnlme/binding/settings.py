@@ -27,7 +27,7 @@ class PlacementSettings:
 @dataclasses.dataclass(frozen=True)
 class CheckSettings:
     """Checks of a covariance matrix given by a user (`user_scale.py`) and of one evaluation at the starting values
-    (`dry_run.py`); lengths of lists in messages."""
+    (`dry_run.py`)."""
 
     symmetry: float = 1e-8
     """Largest difference of the two entries of psi for a pair of effects, in units of correlations, that counts as
@@ -47,10 +47,6 @@ class CheckSettings:
     effect_shifts: tuple[float, ...] = (0.1, -0.2)
     """Whitened effects, beside zero, at which the slopes are evaluated that show which parameters have an effect: at
     zero a slope can vanish by symmetry."""
-    rows_shown: int = 5
-    """Most rows of the table that a message lists."""
-    levels_shown: int = 5
-    """Most unknown levels of a column that a message lists."""
 
 
 PLACEMENT = PlacementSettings()

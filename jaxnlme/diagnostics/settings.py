@@ -1,4 +1,4 @@
-"""Tuning constants of diagnostics; the values are choices of this package. Sizes and colours of drawings stand in the
+"""Tuning constants of diagnostics; the values are choices of this package. Sizes and colours of drawings are in the
 code that draws."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import MESSAGES, OptionError, some
 from jaxnlme.frontends.matlab.data import MatlabData
 from jaxnlme.frontends.matlab.options import choice
 from jaxnlme.frontends.matlab.settings import MATLAB
@@ -222,7 +222,9 @@ def _pattern(cov_pattern: Any, n: int) -> np.ndarray:
             "label for each random effect."
         )
     if pattern.dtype != bool and not (pattern.dtype.kind in "iuf" and np.isin(pattern, (0, 1)).all()):
-        raise OptionError(f"CovPattern must hold zeros and ones; received {np.unique(pattern).tolist()[:5]}.")
+        raise OptionError(
+            f"CovPattern must hold zeros and ones; received {np.unique(pattern).tolist()[: MESSAGES.items]}."
+        )
     pattern = pattern.astype(bool)
     offending = np.argwhere(pattern != pattern.T)
     if len(offending):

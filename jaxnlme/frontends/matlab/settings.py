@@ -1,7 +1,7 @@
 """Tuning constants of the functions with MATLAB's arguments, in two frozen dataclasses.
 
 Where no source is given, the value is a choice of this package, for the reason beside it. Defaults that MATLAB
-documents stand with the arguments that they belong to.
+documents are with the arguments that they belong to.
 """
 
 from __future__ import annotations
