@@ -113,7 +113,7 @@ class ComputationSettings:
 
     rows_if_run_fifty_times: int = 10_000
     """Rows of data below which compiling takes longer than running, for a program that a fit runs some fifty times: it
-    is then compiled with less optimisation."""
+    is then compiled without optimisation."""
     rows_if_run_once: int = 200_000
     """The same for a program that runs once."""
     rows_if_run_often: int = 40_000
