@@ -29,7 +29,8 @@ from jaxnlme.binding.bind import Binding, bind  # noqa: E402
 from jaxnlme.binding.placement import PlacedProblem, _program  # noqa: E402
 from jaxnlme.estimators.core.objective import flatten, partial_sums  # noqa: E402
 from jaxnlme.likelihood.approximations import approximation  # noqa: E402
-from jaxnlme.numerics.compiling import SMALL_ROWS, compiler_options  # noqa: E402
+from jaxnlme.numerics.compiling import compiler_options  # noqa: E402
+from jaxnlme.numerics.settings import COMPUTATION  # noqa: E402
 
 STEP = 1e-3  # of every entry of the packed vector, between one evaluation and the next
 Seconds = tuple[float, float]  # wall, CPU
@@ -122,7 +123,7 @@ class Evaluations:
 
     def lowered(self) -> Any:
         """The lowered program of the objective and its gradient, for one chunk."""
-        options = compiler_options(self.placed.n_rows < SMALL_ROWS, jax.default_backend())
+        options = compiler_options(self.placed.n_rows < COMPUTATION.rows_if_run_fifty_times, jax.default_backend())
         program = eqx.filter_jit(_program(partial_sums, self.placed.mesh, inner_sums=False), compiler_options=options)
         modes = self.placed.to_devices(self.modes()[0])
         return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)

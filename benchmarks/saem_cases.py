@@ -22,7 +22,7 @@ from provenance import about_this_process  # noqa: E402
 from results import Record  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
-from jaxnlme.numerics.quadrature import MAX_NODES  # noqa: E402
+from jaxnlme.numerics.settings import COMPUTATION  # noqa: E402
 from tests.estimators.em import saem_problems, saem_simulated  # noqa: E402
 
 REFERENCE = Path(os.environ.get("JAXNLME_REFERENCE") or HERE.parent.parent / "shared" / "reference")
@@ -77,7 +77,7 @@ def minus_two_log_likelihood(case: saem_problems.Case, params: jn.Params, nodes:
 
 def doubled(nodes: int, effects: int) -> int:
     """Twice as many nodes, or as many as a product grid may have."""
-    return min(2 * nodes, math.floor(MAX_NODES ** (1.0 / effects) + 1e-9))
+    return min(2 * nodes, math.floor(COMPUTATION.max_grid_points ** (1.0 / effects) + 1e-9))
 
 
 def estimates(fit: jn.Fit) -> dict[str, dict[str, float | None]]:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import enum
 from collections.abc import Iterable, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class MessageSettings:
+    """Lists in messages; choices of this package."""
+
+    items: int = 5
+    """Most items of a list that a sentence names."""
+    near_matches: int = 3
+    """Most known names that are proposed in the place of an unknown one."""
+    similarity: float = 0.5
+    """Least similarity of a proposed name, from 0 to 1 (the ratio of `difflib.SequenceMatcher`)."""
+
+
+MESSAGES = MessageSettings()
 
 
 class JaxnlmeError(Exception):
@@ -80,7 +96,7 @@ _SENTENCES = {
 }
 
 
-def some(items: Sequence[str], at_most: int = 5) -> str:
+def some(items: Sequence[str], at_most: int = MESSAGES.items) -> str:
     """Enumeration for a sentence: "a", "a, b and c"; beyond `at_most` items the first ones and "and N more"."""
     if len(items) > at_most:
         return f"{', '.join(items[:at_most])} and {len(items) - at_most} more"
@@ -90,7 +106,7 @@ def some(items: Sequence[str], at_most: int = 5) -> str:
 def near_matches(name: str, candidates: Iterable[str]) -> str:
     """End of an error message on an unknown `name`: the `candidates` of similar spelling, or all of them if none is."""
     candidates = list(candidates)
-    close = difflib.get_close_matches(str(name), candidates, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), candidates, n=MESSAGES.near_matches, cutoff=MESSAGES.similarity)
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"known: {', '.join(repr(k) for k in candidates) or 'none'}."

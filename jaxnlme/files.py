@@ -27,6 +27,18 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 
+
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """Archives and messages about them; choices of this package."""
+
+    compression_level: int = 5
+    """Level of zlib's compression, from 1 (fast) to 9 (small)."""
+    reason_length: int = 200
+    """Characters of the message of another library that a message repeats."""
+
+
+FILES = FileSettings()
 COMMENT = b"jaxnlme sha256 "
 DIGITS = 64
 ARRAYS = "arrays.npz"
@@ -83,7 +95,7 @@ def _bytes(kind: str, document: dict[str, Any], archive: Archive, compress: bool
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     arrays, out = io.BytesIO(), io.BytesIO()
     np.savez(arrays, allow_pickle=False, **archive.arrays)  # pyright: ignore[reportArgumentType]
-    with zipfile.ZipFile(out, "w", method, compresslevel=5 if compress else None) as file:
+    with zipfile.ZipFile(out, "w", method, compresslevel=FILES.compression_level if compress else None) as file:
         file.comment = COMMENT + b"0" * DIGITS
         file.writestr(f"{kind}.json", json.dumps(document, allow_nan=False, indent=1))
         file.writestr(ARRAYS, arrays.getvalue())
@@ -124,7 +136,7 @@ def read_archive(path: Path, kind: str, version: int, package: str) -> Archive:
 
 def unreadable(path: Path, kind: str, error: BaseException) -> OptionError:
     """The error for a file with a correct digest whose content is not that of its kind."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = " ".join(str(error).split())[: FILES.reason_length] or type(error).__name__
     return OptionError(f"{path} is not a jaxnlme {kind} that this version can read ({reason}); nothing was loaded.")
 
 

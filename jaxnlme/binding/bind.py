@@ -19,6 +19,7 @@ from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
 from jaxnlme.model.design import Design, Term, from_array, selection
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
+from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.params import Params
 from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES
 
@@ -173,7 +174,6 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
         return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
 
     shape = data.y.shape
-    columns: list[np.ndarray] = []
     formulas: dict[str, CovariateColumns] = {}
     if model.fixed_design is not None:
         fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
@@ -185,22 +185,14 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
         beta_names = tuple(f"beta{k}" for k in range(len(beta)))
         starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
     else:
-        terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(p)]
-        beta_list, scales_list = list(names), list[Any](transforms)
-        for k, entry in enumerate(parameters):
-            if not entry.covariates:
-                continue
-            covariates = like.covariates[entry.name] if like else CovariateColumns(entry.name, entry.covariates, data)
-            formulas[entry.name] = covariates
-            for name, owner, column in zip(covariates.names, covariates.owners, covariates.columns(data), strict=True):
-                terms[k].append((len(beta_list), None, len(columns)))
-                columns.append(column)
-                beta_list.append(f"{entry.name} ~ {name}")
-                scales_list.append(None)
-                starts.append(float(entry.covariates[owner].start))
-                fixed.append(entry.covariates[owner].fix)
-        fixed_design = Design(tuple(tuple(row) for row in terms), len(beta_list))
-        beta_names, scales = tuple(beta_list), tuple(scales_list)
+        if like:
+            formulas = {entry.name: like.covariates[entry.name] for entry in parameters if entry.covariates}
+        else:
+            formulas = {e.name: CovariateColumns(e.name, e.covariates, data) for e in parameters if e.covariates}
+        fixed_design, columns, beta_names, slopes = _formula_design(parameters, formulas, data)
+        starts += [float(slope.start) for slope in slopes]
+        fixed += [slope.fix for slope in slopes]
+        scales = (*transforms, *(None for _ in slopes))
     if model.random_design is not None:
         random_design, random_columns = from_array(model.random_design, "random_design", p, shape, len(columns))
         columns = columns + random_columns
@@ -208,6 +200,28 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
         random_design = selection(p, random_rows)
     individual = LinearIndividual(names, transforms, fixed_design, random_design)
     return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
+
+
+def _formula_design(
+    parameters: tuple[Parameter, ...], formulas: dict[str, CovariateColumns], data: GroupedData
+) -> tuple[Design, list[np.ndarray], tuple[str, ...], list[Covariate]]:
+    """The fixed-effects design of covariate formulas: the typical value of each parameter, then the coefficients.
+
+    **Returns:** the Design, its varying columns, the names of beta, and the declaration of each coefficient.
+    """
+    terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(len(parameters))]
+    columns: list[np.ndarray] = []
+    names, slopes = [entry.name for entry in parameters], []
+    for k, entry in enumerate(parameters):
+        if entry.name not in formulas:
+            continue
+        covariates = formulas[entry.name]
+        for name, owner, column in zip(covariates.names, covariates.owners, covariates.columns(data), strict=True):
+            terms[k].append((len(names), None, len(columns)))
+            columns.append(column)
+            names.append(f"{entry.name} ~ {name}")
+            slopes.append(entry.covariates[owner])
+    return Design(tuple(tuple(row) for row in terms), len(names)), columns, tuple(names), slopes
 
 
 def _explicit_effects(model: ModelDeclaration, design: Design) -> tuple[tuple[str, ...], np.ndarray]:

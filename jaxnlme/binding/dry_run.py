@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import ModelError, some
+from jaxnlme.binding.settings import CHECKS
+from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import value_and_gradient
 from jaxnlme.model.params import Params
@@ -135,7 +136,9 @@ def _probe(problem: Problem, params: Params) -> _Probe:
             value, slopes = value_and_gradient(outcome, argnums=(0, 1))(packed, z, group)
             return value, jnp.concatenate(slopes)
 
-        values, slopes = jax.vmap(value_and_slopes)(jnp.stack([zero, zero + 0.1, zero - 0.2]))
+        values, slopes = jax.vmap(value_and_slopes)(
+            jnp.stack([zero, *(zero + shift for shift in CHECKS.effect_shifts)])
+        )
         finite = jnp.isfinite(values[0]) & jnp.all(jnp.isfinite(slopes[0]))
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
@@ -229,14 +232,14 @@ def _tracer_advice(error: Exception) -> str:
 
 
 def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
-    bad = finite & ~(probe.padding < 1e-8)
+    bad = finite & ~(probe.padding < CHECKS.padding_change)
     if bad.any():
         raise ModelError(
             f"the predictions of real rows change with the padding of short groups (group {_labels(binding, bad)}): "
             "the model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave "
             "padded rows out."
         )
-    bad = finite & ~(probe.tables < 1e-8)
+    bad = finite & ~(probe.tables < CHECKS.padding_change)
     if bad.any():
         tables = ", ".join(f"v.{name}" for name in binding.data.tables)
         raise ModelError(
@@ -264,7 +267,7 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     numbers: list[int] = []
     for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
         for k, index in enumerate(positions):
-            if not groups[index] or len(numbers) > 5:
+            if not groups[index] or len(numbers) > MESSAGES.items:
                 continue
             group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), bucket)
             f = density.predict(start, jnp.zeros(density.n_effects), group)
@@ -273,8 +276,8 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
             numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
     if not numbers:
         return ""
-    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[:5]))}" + (
-        " and others" if len(numbers) > 5 else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[: MESSAGES.items]))}" + (
+        " and others" if len(numbers) > MESSAGES.items else ""
     )
 
 

@@ -15,24 +15,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnlme.binding.padding import agreed_shapes, pad_groups, split_into_chunks
+from jaxnlme.binding.padding import Chunk, agreed_shapes, pad_groups, split_into_chunks
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.settings import PLACEMENT
 from jaxnlme.data._layout import next_size
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import SMALL_ROWS, compiled, without_garbage_collection
+from jaxnlme.numerics.compiling import compiled, without_garbage_collection
 from jaxnlme.numerics.devices import AXIS, Processes
-from jaxnlme.numerics.linalg import UNROLLED
+from jaxnlme.numerics.settings import COMPUTATION
 from jaxnlme.numerics.threads import cores, run_concurrently
-
-# Significant bits of padded sizes: padding adds at most a quarter where compiling takes longer than computing, 3% in
-# all where it does not.
-COARSE_BITS, FINE_BITS = 3, 7
-
-# Rows of data for which another thread is used on a CPU, unless the caller gives a number: one program computes its
-# blocks of groups on one core.
-THREAD_ROWS = 5_000
 
 
 class PlacedProblem:
@@ -62,36 +55,29 @@ class PlacedProblem:
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
             raise OptionError(f"chunk_groups must be a number of groups, at least 1, or None; received {chunk!r}.")
         self.mesh, self.processes, self.rows = mesh, Processes(mesh), rows
+        self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
+        self._thread_rows = thread_rows
         self.n_groups = problem.n_groups
         self._buckets, self._weights = problem.buckets, np.asarray(problem.weights)
         self.density = on_device(problem.density) if mesh is None else problem.density
-        n_devices = 1 if mesh is None else mesh.devices.size // self.processes.count
         shapes = agreed_shapes(self.processes, problem.buckets)
         self.n_groups_all = sum(self.processes.gather(self.n_groups))
         if mesh is not None and self.n_groups_all < mesh.devices.size:
             raise OptionError(f"{mesh.devices.size} devices for {self.n_groups_all} groups; name fewer devices.")
-        bits = COARSE_BITS if sum(count * obs for count, obs, _ in shapes) <= SMALL_ROWS else FINE_BITS
+        total = sum(count * obs for count, obs, _ in shapes)
+        bits = PLACEMENT.coarse_bits if total <= COMPUTATION.rows_if_run_fifty_times else PLACEMENT.fine_bits
 
         def round_up(n: int) -> int:
             return next_size(n, bits) if grid else n
 
-        def slots_for(count: int, at_most: int | None = None) -> int:
-            """Number of slots for `count` groups, or for `at_most` if they are more: the same on each device."""
-            full = round_up(-(-count // n_devices))
-            return n_devices * (full if at_most is None else min(full, -(-at_most // n_devices)))
-
+        unpadded = [(obs, tables) for _, obs, tables in shapes]
         self._widths = [
             (round_up(obs), {name: round_up(k) for name, k in tables.items()}) if rows else (obs, tables)
-            for _, obs, tables in shapes
+            for obs, tables in unpadded
         ]
-        self.rows_unpadded = not rows or self._widths == [(obs, tables) for _, obs, tables in shapes]
-        counts = [count for count, _, _ in shapes]
-        total = sum(count * obs for count, obs, _ in shapes)
-        # Larger matrices are factored by LAPACK, whose batches use threads of their own: one program at a time.
-        one_thread = chunk is not None or mesh is not None or problem.density.n_effects > UNROLLED
-        threads = 1 if one_thread else min(cores(), total // (thread_rows or THREAD_ROWS))
-        chunk_size = round_up(-(-max(counts, default=1) // threads)) if threads > 1 else chunk
-        self.chunks = split_into_chunks(problem, counts, slots_for, n_devices, chunk_size)
+        self.rows_unpadded = not rows or self._widths == unpadded
+        threads = self._number_of_threads(total)
+        self.chunks = self._split(problem, [count for count, _, _ in shapes], threads, round_up)
         self.n_slots = sum(len(part.source) for part in self.chunks)
         self.n_rows = self.processes.count * max(
             sum(len(positions) * self._widths[k][0] for k, positions, _ in part.parts) for part in self.chunks
@@ -102,10 +88,30 @@ class PlacedProblem:
         source = np.concatenate([part.source for part in self.chunks])
         real = np.flatnonzero(np.concatenate([part.real for part in self.chunks]))
         self._slot[source[real]] = real
-        self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
-        self._thread_rows = thread_rows
         self._compiled: set[Any] = set()  # programs, with the structure of their arguments, that have been compiled
         self._held = None if self.chunked else [self._load(number) for number in range(len(self.chunks))]
+
+    def _number_of_threads(self, rows: int) -> int:
+        """Number of threads for `rows` rows of data. Larger matrices are factored by LAPACK, whose batches use threads
+        of their own: one program at a time."""
+        if self.chunked or self.mesh is not None or self.density.n_effects > COMPUTATION.unrolled:
+            return 1
+        return min(cores(), rows // (self._thread_rows or PLACEMENT.thread_rows))
+
+    def _split(self, problem: Problem, counts: list[int], threads: int, round_up: Callable[[int], int]) -> list[Chunk]:
+        """The chunks of the groups: those that the caller asked for, or one for each thread.
+
+        **Arguments:** `counts`: groups of each bucket; `threads`; `round_up(n)`: the size of the grid from n on.
+        """
+        n_devices = 1 if self.mesh is None else self.mesh.devices.size // self.processes.count
+
+        def slots_for(count: int, at_most: int | None = None) -> int:
+            """Number of slots for `count` groups, or for `at_most` if they are more: the same on each device."""
+            full = round_up(-(-count // n_devices))
+            return n_devices * (full if at_most is None else min(full, -(-at_most // n_devices)))
+
+        chunk_size = round_up(-(-max(counts, default=1) // threads)) if threads > 1 else self._chunk
+        return split_into_chunks(problem, counts, slots_for, n_devices, chunk_size)
 
     def place_like_this(self, problem: Problem) -> PlacedProblem:
         """Another `problem` of the same model, placed with the same options."""

@@ -9,12 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.binding.settings import PLACEMENT
 from jaxnlme.model.density import Density, Group
 from jaxnlme.typing import PyTree
-
-# Rows that a CPU computes at a time, so that intermediate arrays fit the caches of a core: blocks of 1,500 to 4,000
-# rows took the same time, a quarter less than 6,000 rows and a third of 110,000 rows at once.
-BLOCK_ROWS = 3_000
 
 
 class Problem(eqx.Module):
@@ -92,7 +89,7 @@ def _in_blocks(fn: Callable[..., PyTree], bucket: Group, *values: Any) -> PyTree
     """vmap of fn(group, *values), on a CPU in blocks of groups that fit its caches; an iterative search then ends with
     the slowest group of its block rather than of all groups."""
     groups, obs = bucket.y.shape
-    blocks = min(groups, round(groups * obs / BLOCK_ROWS)) if jax.default_backend() == "cpu" else 1
+    blocks = min(groups, round(groups * obs / PLACEMENT.block_rows)) if jax.default_backend() == "cpu" else 1
     if blocks < 2:
         return jax.vmap(fn)(bucket, *values)
     width = -(-groups // blocks)

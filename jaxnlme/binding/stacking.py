@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError, near_matches
+from jaxnlme.errors import MESSAGES, ModelError, near_matches
 from jaxnlme.model.density import Group
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.records import Record, Rows
@@ -64,7 +64,8 @@ def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     unknown = (strata < 0) & (data.observed if data.observed.any() else data.rows)
     if unknown.any():
         names = [_level(values[k]) for k in sorted(set(codes[unknown].tolist()))]
-        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {names[:5]}; known: {list(levels)}.")
+        shown = names[: MESSAGES.items]
+        raise ModelError(f"column {by!r} has levels that the fitted data lacked: {shown}; known: {list(levels)}.")
     return np.maximum(strata, 0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density
@@ -53,7 +54,7 @@ def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...
         return (j, k), float(np.max(relative, initial=0.0))
 
     (j, k), gap = largest(psi - psi.T)
-    if gap > 1e-8:
+    if gap > CHECKS.symmetry:
         raise ModelError(
             f"psi must be symmetric; it has {psi[j, k]:g} and {psi[k, j]:g} for the covariance of {effects[j]!r} and "
             f"{effects[k]!r}."
@@ -62,7 +63,7 @@ def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...
         "psi must be positive semidefinite; these variances and covariances (or SDs and correlations) cannot occur "
         f"together: {psi.tolist()}."
     )
-    if n and np.linalg.eigvalsh(psi / unit)[0] < -1e-8:
+    if n and np.linalg.eigvalsh(psi / unit)[0] < -CHECKS.semidefinite:
         raise ModelError(not_semidefinite)
     try:
         theta = family.from_matrix(psi)
@@ -71,9 +72,7 @@ def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...
     lower = np.asarray(family.factor(theta), float)
     nearest = lower @ lower.T
     (j, k), gap = largest(psi - nearest)
-    # A singular psi is reproduced with errors of up to 1e-5 in its correlations, the square root of the tolerance for
-    # zero pivots.
-    if gap > 2e-5:
+    if gap > CHECKS.family:
         entry = f"variance of {effects[j]!r}" if j == k else f"covariance of {effects[j]!r} and {effects[k]!r}"
         raise ModelError(
             f"psi is not in the covariance family {type(family).__name__}: the {entry} is {psi[j, k]:g}, and "
@@ -108,7 +107,7 @@ def psi_with(density: Density, psi: np.ndarray, values: Mapping[str, float]) -> 
             value = float(values[name])
             if not limits[0] <= value <= limits[1] or np.isinf(value):
                 raise ModelError(f"value {name!r} must be a number in [{limits[0]:g}, {limits[1]:g}], got {value:g}.")
-            if abs(out.get(key, value) - value) > 1e-8 * max(abs(value), 1e-300):
+            if abs(out.get(key, value) - value) > CHECKS.same_value * max(abs(value), 1e-300):
                 raise ModelError(
                     f"value {name!r} is {value:g}, and another value gives {out[key]:g}: the effects "
                     f"{', '.join(names[k] for k in sorted(same_parameter))} share this parameter."

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data import _checks as checks
-from jaxnlme.data._columns import matrix_columns, read_column, read_labels
-from jaxnlme.data._layout import factorize, lay_out
+from jaxnlme.data._columns import Column, matrix_columns, read_column, read_labels
+from jaxnlme.data._layout import TableLayout, factorize, lay_out
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
 
@@ -46,6 +46,20 @@ def assemble(
             checks.check_predictor(column, name, role)
 
     layout = lay_out(*factorize(labels, group_name))
+    fields = _padded(layout, values, columns, v_columns) | {"group_name": group_name, "y_name": y_name}
+    if weight is not None:
+        row_weights = checks.check_row_weights(weight, weights_name)
+        fields["weights"] = checks.check_weights(
+            checks.check_constant(row_weights, layout, weights_name, "weights"), layout.labels
+        )
+    return fields
+
+
+def _padded(
+    layout: TableLayout, values: np.ndarray, columns: Mapping[str, Column], v_columns: Mapping[str, Column]
+) -> dict[str, Any]:
+    """The fields of GroupedData for checked responses `values` (rows,), x `columns` and `v_columns`, with weights of
+    one. **Raises:** DataError for a column of v that varies within a group."""
     observed = layout.rows & ~np.isnan(values)[layout.source]
     fields: dict[str, Any] = {
         "y": safe_response(values[layout.source], observed),
@@ -57,19 +71,12 @@ def assemble(
         "weights": np.ones(len(layout.labels)),
         "labels": layout.labels,
         "row_index": np.where(layout.rows, layout.source, -1),
-        "group_name": group_name,
-        "y_name": y_name,
-        "levels": {name: c.levels for name, c in (columns | v_columns).items() if c.levels is not None},
+        "levels": {name: c.levels for name, c in {**columns, **v_columns}.items() if c.levels is not None},
     }
     for name, column in columns.items():
         fields["text" if column.is_text else "x"][name] = column.values[layout.source]
     for name, column in v_columns.items():
         fields["text" if column.is_text else "v"][name] = checks.check_constant(column.values, layout, name, "v")
-    if weight is not None:
-        row_weights = checks.check_row_weights(weight, weights_name)
-        fields["weights"] = checks.check_weights(
-            checks.check_constant(row_weights, layout, weights_name, "weights"), layout.labels
-        )
     return fields
 
 

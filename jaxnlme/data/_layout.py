@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data._columns import object_array
+from jaxnlme.data.settings import BUCKETS
 from jaxnlme.errors import DataError
 
 
@@ -92,10 +93,10 @@ def split_by_size(sizes: np.ndarray, count: int | None) -> list[np.ndarray]:
     real = int(sizes.sum())
     cells = int(sizes.size * levels[-1])
     cuts: list[int] = []
-    if cells > 2e6 and cells > 3 * real:
-        for buckets in (2, 3, 4):
+    if cells > BUCKETS.most_cells and cells > BUCKETS.padding_of_one * real:
+        for buckets in BUCKETS.counts:
             cuts, cells = _cuts(levels, np.bincount(number), buckets)
-            if cells <= 1.5 * real:
+            if cells <= BUCKETS.padding_accepted * real:
                 break
     return _buckets(number, cuts)
 
@@ -113,8 +114,8 @@ def _cuts(levels: np.ndarray, counts: np.ndarray, buckets: int) -> tuple[list[in
 
     **Arguments:** `levels`: the different sizes, sorted; `counts`: groups of each; `buckets`: their number.
     """
-    if levels.size > 500:
-        boundaries = np.unique(np.linspace(0, levels.size, 501).astype(int))
+    if levels.size > BUCKETS.most_sizes:
+        boundaries = np.unique(np.linspace(0, levels.size, BUCKETS.most_sizes + 1).astype(int))
         ends = boundaries[1:]
         merged = np.add.reduceat(counts, boundaries[:-1])
         cuts, cells = _cuts(levels[ends - 1], merged, buckets)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
+from jaxnlme.diagnostics.settings import DIAGNOSTICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 # Columns of the table, and the level of `predict` behind each.
 LEVELS = {"population prediction": "population", "individual prediction": "group"}
-# Largest relative difference between predictions at the fitted rows with and without the grid, for the grid to be used.
-PREDICTION_TOLERANCE = 1e-6
 
 
 def prediction_curves(
@@ -62,8 +61,8 @@ def _grid_curves(
     data = dataclasses.replace(data, tables=selected.tables)
     for name, level in LEVELS.items():
         before, after = table[name].to_numpy()[is_fitted], np.asarray(fit.predict(data, level=level))
-        tolerance = 1e-9 * np.nanmax(np.abs(before), initial=0.0)
-        if not np.allclose(after[is_fitted], before, rtol=PREDICTION_TOLERANCE, atol=tolerance, equal_nan=True):
+        rtol, atol = DIAGNOSTICS.same_prediction, DIAGNOSTICS.same_zero * np.nanmax(np.abs(before), initial=0.0)
+        if not np.allclose(after[is_fitted], before, rtol=rtol, atol=atol, equal_nan=True):
             return None
         table[name] = after
     return table

@@ -10,11 +10,10 @@ import numpy as np
 from jaxnlme.diagnostics.curves import prediction_curves
 from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, pyplot, style_axes, title_setter
 from jaxnlme.diagnostics.residuals import residuals as residual_table
+from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import SimulationPlots
 from jaxnlme.errors import OptionError, near_matches
 
-# Panels of `individual_fits` where no groups are named.
-MOST_GROUPS = 24
 # Title of the legend where curves have the fitted rows only.
 ROWS_ONLY = "drawn through the fitted rows: the model uses events of other rows"
 _INDIVIDUAL = ("ires", "iwres")  # residuals from individual predictions; the others are from population predictions
@@ -156,10 +155,11 @@ class Plots(SimulationPlots):
         ax = self._axes(ax, 1, (5.6, 3.8))[0]
         ax.axhline(0.0, color=DARK, lw=1.0, zorder=1)
         if kind not in ("pres", "ires"):
-            for quantile in (-1.96, 1.96):
-                ax.axhline(quantile, color=GREY, lw=1.0, ls="--", zorder=1)
+            for sign in (-1.0, 1.0):
+                ax.axhline(sign * DIAGNOSTICS.normal_quantile, color=GREY, lw=1.0, ls="--", zorder=1)
         ax.plot(horizontal, values, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
-        limit = 1.1 * max(float(np.nanmax(np.abs(values))), 2.2 if kind not in ("pres", "ires") else 0.0)
+        least = DIAGNOSTICS.least_residual_limit if kind not in ("pres", "ires") else 0.0
+        limit = 1.1 * max(float(np.nanmax(np.abs(values))), least)
         ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-limit, limit))
         style_axes(ax)
         self._title(ax.set_title, f"Residuals by {self.fit.method}" if title is None else title)
@@ -181,14 +181,14 @@ class Plots(SimulationPlots):
         ax = self._axes(ax, 1, (6.4, 1.2 + 1.15 * len(names)))[0]
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = np.nan_to_num(effects.to_numpy() / sd)
-        limit = max(3.2, 1.1 * float(np.abs(scaled).max()))
-        grid = np.linspace(-limit, limit, 201)
+        limit = max(DIAGNOSTICS.least_effect_limit, 1.1 * float(np.abs(scaled).max()))
+        grid = np.linspace(-limit, limit, DIAGNOSTICS.density_points)
         normal = np.exp(-0.5 * grid**2)
         for row, name in enumerate(reversed(names)):
             values = scaled[:, names.index(name)]
             ax.fill_between(grid, row, row + 0.72 * normal, color=SKY, alpha=0.3, lw=0)
             ax.plot(grid, row + 0.72 * normal, color=BLUE, lw=1.2)
-            if len(values) >= 40:
+            if len(values) >= DIAGNOSTICS.histogram_from:
                 count, boundaries = np.histogram(values, bins="fd", density=True)
                 height = 0.72 * count * np.sqrt(2.0 * np.pi)  # the scale on which the normal density peaks at 0.72
                 ax.stairs(row + np.minimum(height, 0.98), boundaries, baseline=row, color=DARK, lw=1.0)
@@ -234,10 +234,10 @@ class Plots(SimulationPlots):
         return ax
 
     def _positions(self, groups: Sequence[Any] | None) -> list[int]:
-        """Positions in the data of the groups with these labels, the first MOST_GROUPS where None."""
+        """Positions in the data of the groups with these labels, the first 24 where None."""
         labels = self.fit.data.labels.tolist()
         if groups is None:
-            return list(range(min(len(labels), MOST_GROUPS)))
+            return list(range(min(len(labels), DIAGNOSTICS.most_panels)))
         groups = [groups] if isinstance(groups, str) or not np.iterable(groups) else list(groups)
         for label in groups:
             if label not in labels:

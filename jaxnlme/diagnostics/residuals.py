@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
+from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import ModelError, OptionError, near_matches
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 KINDS = ("pres", "ires", "iwres", "pwres", "pwresi", "cwres", "cwresi")
-# Entries of the covariance matrices (groups, obs, obs) that are in memory at a time.
-MATRIX_ENTRIES = 20_000_000
 
 
 def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
@@ -165,7 +164,7 @@ def _decorrelate(residual: np.ndarray, jacobian: np.ndarray, variance: np.ndarra
     """
     groups, obs = residual.shape
     out = np.full((groups, obs), np.nan)
-    step = max(MATRIX_ENTRIES // max(obs * obs, 1), 1)
+    step = max(DIAGNOSTICS.matrix_entries // max(obs * obs, 1), 1)
     finite = np.flatnonzero(np.isfinite(jacobian).all(axis=(1, 2)) & np.isfinite(variance).all(axis=1))
     for start in range(0, len(finite), step):
         part = finite[start : start + step]

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, SKY, VERMILLION, Plotter, pyplot, style_axes
+from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
 
 if TYPE_CHECKING:
     from jaxnlme.results.stochastic import Sampling
 
-# Groups in the plot of individual parameters, and panels in a row of trajectories.
-MOST_GROUPS = 60
-COLUMNS = 4
 # Background colours of the phases; the iterations after them are white.
 SHADES = {"burn-in": "#d9d9d9", "annealing": "#fdebc8", "full steps": "#d7ecf8", "decreasing steps": "#d5efe6"}
 AFTER_PHASES = "fixed parameters and Newton steps"
@@ -115,9 +113,9 @@ class SimulationPlots(Plotter):
         available = list(sampling.parameters_mean.columns)
         varying = [name for name in available if (sampling.parameters_sd[name] > 0).any()]
         names = _checked_names(names, available, varying)
-        draws = sampling.parameter_samples[:MOST_GROUPS][:, :, [available.index(name) for name in names]]
-        low, lower, upper, high = np.quantile(draws, [0.025, 0.25, 0.75, 0.975], axis=1)
-        labels = [str(label) for label in self.fit.data.labels[:MOST_GROUPS]]
+        draws = sampling.parameter_samples[: DIAGNOSTICS.most_rows][:, :, [available.index(name) for name in names]]
+        low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
+        labels = [str(label) for label in self.fit.data.labels[: DIAGNOSTICS.most_rows]]
         typical = self.fit.parameters("population")
         created = ax is None
         size = (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4))
@@ -159,7 +157,7 @@ class SimulationPlots(Plotter):
         """The axes (count,), and True if they were created here."""
         if ax is not None:
             return self._axes(ax, count, (0.0, 0.0)), False
-        columns = min(count, COLUMNS)
+        columns = min(count, DIAGNOSTICS.trajectory_columns)
         rows = -(-count // columns)
         figure, grid = pyplot().subplots(
             rows, columns, sharex=True, squeeze=False, figsize=(0.8 + 2.5 * columns, 1.3 + 1.7 * rows),

@@ -13,6 +13,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
@@ -22,7 +23,6 @@ from jaxnlme.likelihood.lindstrom_bates import LME, RELME, Linearised
 from jaxnlme.results.record import FitRecord
 
 Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
-MAX_ITERATIONS, TOLERANCE = 500, 1e-8
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
 
@@ -35,7 +35,7 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
     if isinstance(method, str) and method.lower() in STOCHASTIC:
         method = STOCHASTIC[method.lower()]()
     if isinstance(method, AbstractEstimator):
-        if (max_iterations, tolerance) != (MAX_ITERATIONS, TOLERANCE):
+        if (max_iterations, tolerance) != (RUN_SETTINGS.max_iterations, RUN_SETTINGS.tolerance):
             raise OptionError(
                 f"{type(method).__name__} has max_iterations and tolerance of its own; give them there, or name the "
                 "method itself."

@@ -12,8 +12,9 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Callback
 from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import restrict
-from jaxnlme.estimators.pipeline import MAX_ITERATIONS, TOLERANCE, Method, as_estimator, run_in_sequence
+from jaxnlme.estimators.pipeline import Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
@@ -37,8 +38,8 @@ def fit(
     restricted: bool = False,
     start: Params | Mapping[str, float] | Fit | None = None,
     starts: str | None = None,
-    max_iterations: int = MAX_ITERATIONS,
-    tolerance: float = TOLERANCE,
+    max_iterations: int = RUN_SETTINGS.max_iterations,
+    tolerance: float = RUN_SETTINGS.tolerance,
     standard_errors: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,

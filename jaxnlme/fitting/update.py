@@ -17,13 +17,12 @@ from jaxnlme.estimators.marginal.method import REML
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.fitting.fit import fit as fit_model
 from jaxnlme.fitting.model_changes import ModelChange
+from jaxnlme.fitting.settings import RESTART
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import require_estimates
 
-# Starting value of an SD that was estimated as zero, relative to its default start.
-RESTART_SD_FRACTION = 0.3
 # Options recorded in a fit that an update uses again.
 INHERITED_OPTIONS = ("standard_errors", "on_bad_group", "devices", "chunk_groups")
 
@@ -157,11 +156,10 @@ def _psi(fit: Fit, binding: Binding, change: ModelChange) -> np.ndarray:
     psi[np.ix_(remaining, remaining)] = old_psi
     zero = np.diag(psi) <= 0
     psi[zero, :] = psi[:, zero] = 0.0
-    psi[zero, zero] = (RESTART_SD_FRACTION * sd[zero]) ** 2
-    # A psi that is nearly singular is moved into the interior: it would start on its boundary.
+    psi[zero, zero] = (RESTART.sd_fraction * sd[zero]) ** 2
     unit = np.sqrt(np.diag(psi))
-    if np.linalg.eigvalsh(psi / np.outer(unit, unit))[0] < 1e-6:
-        psi = 0.95 * psi + 0.05 * np.diag(np.diag(psi))
+    if np.linalg.eigvalsh(psi / np.outer(unit, unit))[0] < RESTART.nearly_singular:
+        psi = (1.0 - RESTART.diagonal_weight) * psi + RESTART.diagonal_weight * np.diag(np.diag(psi))
     return psi
 
 

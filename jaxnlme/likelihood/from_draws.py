@@ -22,21 +22,12 @@ from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_mome
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
 from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
 from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
-from jaxnlme.numerics.quadrature import MAX_NODES
+from jaxnlme.numerics.settings import COMPUTATION
 from jaxnlme.typing import Matrix, Vector
-
-# Pivots of a correlation matrix below this count as zero: an effect that others determine to eight digits comes from a
-# chain that did not move, or from fewer draws than effects.
-ZERO_PIVOT = 1e-8
-
-# Largest default number of quadrature points for a group, and of nodes per effect; three effects have 15**3 = 3,375.
-MOST_POINTS, MOST_NODES = 20_000, 15
-
-# Quadrature points or draws of a group computed at a time.
-BATCH = 100
 
 
 class AbstractFromDraws(eqx.Module):
@@ -83,7 +74,7 @@ class ImportanceFromDraws(AbstractFromDraws):
 
     integral: ImportanceIntegral
 
-    def __init__(self, draws: int = 2000, *, df: float = 5.0, seed: Any = 0, batch: int = BATCH):
+    def __init__(self, draws: int = 2000, *, df: float = 5.0, seed: Any = 0, batch: int = INTEGRATION.batch):
         if not _whole(draws, 2) or not df >= 0 or not _whole(batch, 1):
             raise OptionError(
                 "importance sampling needs draws >= 2, df >= 0 and batch >= 1; "
@@ -132,17 +123,19 @@ class QuadratureFromDraws(AbstractFromDraws):
     def nodes_of(self, effects: int) -> int:
         """Nodes per effect for a model with `effects` random effects. **Raises:** OptionError for too many points."""
         if self.nodes is not None:
-            if self.nodes**effects > MAX_NODES:
+            if self.nodes**effects > COMPUTATION.max_grid_points:
                 raise OptionError(
                     f"{self.nodes} nodes on {effects} random effects make {self.nodes**effects:,} points, more than "
-                    f"{MAX_NODES:,}; use fewer nodes, or importance sampling ('is')."
+                    f"{COMPUTATION.max_grid_points:,}; use fewer nodes, or importance sampling ('is')."
                 )
             return self.nodes
-        feasible = [nodes for nodes in range(3, MOST_NODES + 1, 2) if nodes**effects <= MOST_POINTS]
+        feasible = [
+            nodes for nodes in range(3, INTEGRATION.most_nodes + 1, 2) if nodes**effects <= INTEGRATION.most_points
+        ]
         if not feasible:
             raise OptionError(
-                f"quadrature ('gq') on {effects} random effects needs more than {MOST_POINTS:,} points for 3 nodes "
-                "each; use importance sampling ('is')."
+                f"quadrature ('gq') on {effects} random effects needs more than {INTEGRATION.most_points:,} points for "
+                "3 nodes each; use importance sampling ('is')."
             )
         return feasible[-1]
 
@@ -150,7 +143,7 @@ class QuadratureFromDraws(AbstractFromDraws):
         nodes = self.nodes_of(density.n_effects)
         # A power of `nodes` divides the size of the grid; a remainder would be compiled as another program.
         batch = nodes
-        while nodes > 1 and batch * nodes <= 2.5 * BATCH:
+        while nodes > 1 and batch * nodes <= INTEGRATION.grid_batch * INTEGRATION.batch:
             batch *= nodes
         return _integrated(GaussHermite(nodes, batch), density, params, group, mean, covariance)
 
@@ -210,7 +203,7 @@ def curvature_from_covariance(covariance: Matrix) -> Matrix:
     off = 0.5 * (covariance + covariance.T) / (sd[:, None] * sd[None, :])
     off = jnp.where(usable[:, None] & usable[None, :] & jnp.isfinite(off), off, 0.0)
     correlation = jnp.where(jnp.eye(n, dtype=bool), 1.0, off)
-    lower, _ = guarded_cholesky(correlation, floor=ZERO_PIVOT)
+    lower, _ = guarded_cholesky(correlation, floor=INTEGRATION.zero_pivot)
     columns = [cholesky_solve(lower, jnp.asarray(axis, covariance.dtype)) for axis in np.eye(n)]
     return jnp.stack(columns) / (sd[:, None] * sd[None, :]) if n else covariance
 

@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.derivatives import value_and_gradient
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.quadrature import normal_grid
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Degrees of freedom up to which a chi-squared variable is drawn as a sum of exponential ones.
-MOST_SUMMED_DF = 20
 
 
 def in_batches(fn: Callable[[Vector], Scalar], points: Any, batch: int | None) -> Vector:
@@ -136,7 +134,7 @@ def chi_squared(key: Any, df: float, draws: int, dtype: Any) -> Vector:
 
     **Arguments:** `key`: a JAX random key; `df`: positive; `draws`: their number; `dtype`.
     """
-    if df != int(df) or df > MOST_SUMMED_DF:
+    if df != int(df) or df > INTEGRATION.most_summed_df:
         return 2.0 * jax.random.gamma(key, 0.5 * df, (draws,), dtype)
     exponential, normal = jax.random.split(key)
     half = int(df) // 2

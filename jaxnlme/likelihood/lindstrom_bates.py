@@ -24,6 +24,7 @@ from jaxnlme.likelihood.integrals import no_monte_carlo_error
 from jaxnlme.likelihood.linear_mixed_model import LinearMixedResult, Tangent, linear_mixed_model
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
@@ -33,9 +34,6 @@ from jaxnlme.numerics.jets import Jet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.tracing import depends
 from jaxnlme.typing import Vector
-
-# Reweighting has converged when no log residual scale changes by more than this.
-REWEIGHTING_TOLERANCE = 1e-9
 
 
 class Linearised(eqx.Module):
@@ -207,7 +205,7 @@ def _reweighted(
 
     def weights_changed(old, z):
         change = jnp.abs(log_scale(predict(z)) - log_scale(old))
-        return jnp.max(jnp.where(jnp.isfinite(change), change, jnp.inf)) > REWEIGHTING_TOLERANCE
+        return jnp.max(jnp.where(jnp.isfinite(change), change, jnp.inf)) > INTEGRATION.reweighting_tolerance
 
     def reweight(state):
         f, z, search, _, count = state

@@ -30,6 +30,7 @@ from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.written_out import Entries, added, as_matrix, as_vector, column, product, symmetric, transposed
+from jaxnlme.typing import Vector
 
 
 class Tangent(eqx.Module):
@@ -73,34 +74,10 @@ def linear_mixed_model(
     """
     p, q, dtype = params.beta.shape[0], density.n_effects, params.beta.dtype
     slopes, fixed, random = tangent.slopes, tangent.fixed, tangent.random
-    axes, error = range(len(slopes)), params.error
-
-    def rows(error):
-        """For each row: residual e, precision W, the factor -de/df, and the log terms of the density."""
-
-        def residual(f):
-            residual, scale, slope = density.error.moments(f, tangent.prediction, error, group)
-            return residual, (scale, slope)
-
-        f = tangent.prediction
-        e, residual_slope, (scale, slope) = jax.jvp(residual, (f,), (jnp.ones_like(f),), has_aux=True)
-        logs = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
-        return e, 1.0 / scale**2, -residual_slope, logs
-
-    e, precision, factor_f, logs = barrier(rows(error))
-    weighted = [factor_f**2 * precision * column_u for column_u in slopes]
-    m = symmetric([[jnp.sum(weighted[j] * slopes[k]) for k in range(j + 1)] for j in axes])
-    weighted_e = factor_f * precision * e
-    c = column([jnp.sum(weighted_e * column_u) for column_u in slopes])
-
-    fixed_shift = product(fixed, column([params.beta[k] - tangent.beta[k] for k in range(p)]))
-    t = added(fixed_shift, product(random, column([-tangent.b[k] for k in range(q)])))
-    pattern: list[tuple[int, int]] = []
-    z_matrix: Entries = {}  # Z
-    if q:
-        factor = density.covariance.factor(params.covariance)
-        pattern = factor_pattern(density.covariance, params.covariance.shape[0])
-        z_matrix = product(random, {entry: factor[entry] for entry in pattern})
+    e, precision, factor_f, logs = barrier(_rows(density, tangent, group, params.error))
+    m, c = _sums_over_rows(slopes, e, precision, factor_f)
+    t = _deviation(tangent, params, q)
+    pattern, z_matrix = _scaled_design(density, random, params)  # Z
     z_transposed = transposed(z_matrix)
     mz = product(m, z_matrix)
     hessian = jnp.eye(q) + as_matrix(product(z_transposed, mz), q, dtype)
@@ -110,7 +87,7 @@ def linear_mixed_model(
     w = added(t, product(z_matrix, column([z[k] for k in range(q)])))
     s = _minus(c, product(m, w))
     # The penalised sum of squares, from its rows: differences of the sums above cancel where f is far from y.
-    jw = sum((w[k, 0] * slopes[k] for k in axes if (k, 0) in w), jnp.zeros_like(e))
+    jw = sum((w[k, 0] * slopes[k] for k in range(len(slopes)) if (k, 0) in w), jnp.zeros_like(e))
     quadratic = jnp.sum(precision * (e - factor_f * jw) ** 2) + jnp.sum(z**2)
     value = jnp.sum(logs) - 0.5 * quadratic - half_logdet(lower)
 
@@ -120,21 +97,11 @@ def linear_mixed_model(
     score = [as_vector(product(transposed(fixed), s), p, dtype)]
     if q:
         in_z_matrix = _minus(product(s, {(0, k): z[k] for k in range(q)}), product(m, z_h_inverse))
-        in_factor, zero = product(transposed(random), in_z_matrix), jnp.zeros((), dtype)
-        entries = jnp.stack([in_factor.get(entry, zero) for entry in pattern])
-        positions = tuple(np.array(pattern).T)
-        score.append(entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[positions])
-    if error.shape[0]:
-        jpj = sum(value * slopes[i] * slopes[j] for (i, j), value in p_matrix.items())
+        score.append(_covariance_score(density, params, product(transposed(random), in_z_matrix), pattern))
+    if params.error.shape[0]:
+        score.append(_error_score(density, tangent, group, params.error, jw, p_matrix))
 
-        def terms(error):
-            e, precision, factor_f, logs = rows(error)
-            return jnp.sum(logs - 0.5 * precision * ((e - factor_f * jw) ** 2 + factor_f**2 * jpj))
-
-        score.append(jax.grad(terms)(error))
-
-    mp = product(m, p_matrix)
-    q_matrix = _minus(m, product(mp, m))  # Q
+    q_matrix = _minus(m, product(product(m, p_matrix), m))  # Q
     qa = product(q_matrix, fixed)
     information = as_matrix(product(transposed(fixed), qa), p, dtype)
     cross_products, information_slopes = None, None
@@ -142,13 +109,85 @@ def linear_mixed_model(
         bqa = as_matrix(product(transposed(random), qa), q, dtype, p)  # B' Q A
         cross_products = bqa[:, None, :, None] * bqa[None, :, None, :]
         d = _minus(fixed, product(product(p_matrix, m), fixed))
-        columns = [sum((d[j, k] * slopes[j] for j in axes if (j, k) in d), jnp.zeros_like(e)) for k in range(p)]
-        dw = jax.jacfwd(lambda error: rows(error)[1] * rows(error)[2] ** 2)(error)  # (obs, error)
-        information_slopes = jnp.stack(
-            [jnp.stack([jnp.sum(dw * (a * b)[:, None], axis=0) for b in columns]) for a in columns]
-        )
-        information_slopes = jnp.moveaxis(information_slopes, -1, 0)
+        information_slopes = _information_slopes(density, tangent, group, params, d, e)
     return LinearMixedResult(value, jnp.concatenate(score), hessian, information, cross_products, information_slopes)
+
+
+def _rows(density: Density, tangent: Tangent, group: Group, error: Vector) -> tuple[Vector, Vector, Vector, Vector]:
+    """For each row (obs,): residual e, precision W, the factor -de/df, and the log terms of the density."""
+
+    def residual(f):
+        residual, scale, slope = density.error.moments(f, tangent.prediction, error, group)
+        return residual, (scale, slope)
+
+    f = tangent.prediction
+    e, residual_slope, (scale, slope) = jax.jvp(residual, (f,), (jnp.ones_like(f),), has_aux=True)
+    logs = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
+    return e, 1.0 / scale**2, -residual_slope, logs
+
+
+def _sums_over_rows(slopes: list[Any], e: Vector, precision: Vector, factor_f: Vector) -> tuple[Entries, Entries]:
+    """M = J' W J and c = J' W e, from what `_rows` returns."""
+    weighted = [factor_f**2 * precision * column_u for column_u in slopes]
+    m = symmetric([[jnp.sum(weighted[j] * slopes[k]) for k in range(j + 1)] for j in range(len(slopes))])
+    weighted_e = factor_f * precision * e
+    return m, column([jnp.sum(weighted_e * column_u) for column_u in slopes])
+
+
+def _deviation(tangent: Tangent, params: Params, q: int) -> Entries:
+    """t = A (beta - beta0) - B b0, for `q` random effects."""
+    p = params.beta.shape[0]
+    fixed_shift = product(tangent.fixed, column([params.beta[k] - tangent.beta[k] for k in range(p)]))
+    return added(fixed_shift, product(tangent.random, column([-tangent.b[k] for k in range(q)])))
+
+
+def _scaled_design(density: Density, random: Entries, params: Params) -> tuple[list[tuple[int, int]], Entries]:
+    """The entries of L that are not zero by structure, and Z = B L; both empty without random effects."""
+    if not density.n_effects:
+        return [], {}
+    factor = density.covariance.factor(params.covariance)
+    pattern = factor_pattern(density.covariance, params.covariance.shape[0])
+    return pattern, product(random, {entry: factor[entry] for entry in pattern})
+
+
+def _covariance_score(density: Density, params: Params, in_factor: Entries, pattern: list[tuple[int, int]]) -> Vector:
+    """Gradient in the covariance parameters, from that in the entries of L, `in_factor`; those outside the `pattern`
+    are zero by structure."""
+    zero = jnp.zeros((), params.beta.dtype)
+    entries = jnp.stack([in_factor.get(entry, zero) for entry in pattern])
+    positions = tuple(np.array(pattern).T)
+    return entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[positions]
+
+
+def _error_score(
+    density: Density, tangent: Tangent, group: Group, error: Vector, jw: Vector, p_matrix: Entries
+) -> Vector:
+    """Gradient in the error parameters, with w (`jw` is J w, by row) and P constant."""
+    slopes = tangent.slopes
+    jpj = sum(value * slopes[i] * slopes[j] for (i, j), value in p_matrix.items())
+
+    def terms(error):
+        e, precision, factor_f, logs = _rows(density, tangent, group, error)
+        return jnp.sum(logs - 0.5 * precision * ((e - factor_f * jw) ** 2 + factor_f**2 * jpj))
+
+    return jax.grad(terms)(error)
+
+
+def _information_slopes(density: Density, tangent: Tangent, group: Group, params: Params, d: Entries, e: Vector) -> Any:
+    """D' dM D (error, fixed, fixed), the derivatives of the information in the error parameters; `d`: D; `e` (obs,):
+    residuals."""
+    slopes, p = tangent.slopes, params.beta.shape[0]
+    axes = range(len(slopes))
+    columns = [sum((d[j, k] * slopes[j] for j in axes if (j, k) in d), jnp.zeros_like(e)) for k in range(p)]
+
+    def rows(error):
+        return _rows(density, tangent, group, error)
+
+    dw = jax.jacfwd(lambda error: rows(error)[1] * rows(error)[2] ** 2)(params.error)  # (obs, error)
+    information_slopes = jnp.stack(
+        [jnp.stack([jnp.sum(dw * (a * b)[:, None], axis=0) for b in columns]) for a in columns]
+    )
+    return jnp.moveaxis(information_slopes, -1, 0)
 
 
 def _minus(a: Entries, b: Entries) -> Entries:

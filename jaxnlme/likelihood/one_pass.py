@@ -30,6 +30,7 @@ import numpy as np
 
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.covariance.base import factor_pattern
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import partial_derivatives
@@ -52,9 +53,6 @@ from jaxnlme.numerics.written_out import (
 )
 from jaxnlme.records import Record
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
-
-# Largest number of partial derivatives in a jet; with more, differentiating the model itself is cheaper.
-MOST_PARTIALS = 36
 
 
 def one_pass(method: LikelihoodApproximation, density: Density, params: Params, group: Group) -> OnePassGroup | None:
@@ -82,7 +80,7 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
     if not (density.n_effects and isinstance(individual, LinearIndividual)):
         return None
     fixed, random = (design.entries(group.covariates) for design in (individual.fixed, individual.random))
-    if count_partials(len(individual.names), order) > MOST_PARTIALS or fixed is None or random is None:
+    if count_partials(len(individual.names), order) > INTEGRATION.most_partials or fixed is None or random is None:
         return None
     expansion = OnePassGroup(method, density, individual, params, group, fixed, random)
     shapes = jax.eval_shape(expansion.predict, *expansion.start)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.model.priors import AbstractPrior
+from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, transform
 from jaxnlme.records import RESERVED_NAMES
 
@@ -98,7 +99,9 @@ class Parameter(eqx.Module):
         """The starting standard deviation of the random effect on the transformed scale."""
         if self.sd is not None:
             return float(self.sd)
-        return 0.5 if self.transform.name != "identity" else 0.3 * abs(float(self.start)) or 1.0
+        if self.transform.name != "identity":
+            return MODEL.sd_start
+        return MODEL.relative_sd_start * abs(float(self.start)) or MODEL.sd_start_at_zero
 
 
 def _covariates(spec: str | Sequence[str | Covariate] | Mapping[str, float]) -> tuple[Covariate, ...]:

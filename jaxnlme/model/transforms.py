@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.model.settings import MODEL
 from jaxnlme.numerics.arrays import xp
 
 
@@ -272,7 +273,7 @@ class Composition(AbstractTransform):
 
 def _power_integral(u, shape):
     """(exp(shape u) - 1) / shape, u for shape 0, with smooth derivatives in the shape around zero."""
-    small = jnp.abs(shape) < 1e-5
+    small = jnp.abs(shape) < MODEL.series_below
     safe = jnp.where(small, 1.0, shape)
     series = u * (1.0 + shape * u / 2.0 * (1.0 + shape * u / 3.0))
     return jnp.where(small, series, jnp.expm1(safe * u) / safe)
@@ -280,7 +281,7 @@ def _power_integral(u, shape):
 
 def _log_of_power_integral(t, shape):
     """The inverse of `_power_integral` in u: log(1 + shape t) / shape."""
-    small = jnp.abs(shape) < 1e-5
+    small = jnp.abs(shape) < MODEL.series_below
     safe = jnp.where(small, 1.0, shape)
     series = t * (1.0 - shape * t / 2.0 * (1.0 - 2.0 * shape * t / 3.0))
     return jnp.where(small, series, jnp.log1p(safe * t) / safe)

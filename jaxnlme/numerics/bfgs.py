@@ -16,15 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.numerics.arrays import xp
+from jaxnlme.numerics.settings import MINIMISER
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Armijo condition: the fraction of the decrease predicted by the slope that a step must achieve.
-SUFFICIENT_DECREASE = 1e-4
-# Predicted decrease (units of the objective) larger than any log-likelihood allows: the inverse Hessian approximation
-# is then discarded.
-IMPLAUSIBLE_DECREMENT = 1e12
-# Step, as a fraction of the quasi-Newton step, below which the line search is given up.
-SHORTEST_STEP = 1e-10
 
 
 class BFGSState(eqx.Module):
@@ -89,8 +82,9 @@ class BFGS(eqx.Module):
         xnp = xp(state.x)
         gradient = xnp.where(self.free, gradient, 0.0)
         finite = xnp.isfinite(value) & xnp.all(xnp.isfinite(gradient))
-        slack = 16.0 * jnp.finfo(state.x.dtype).eps * xnp.maximum(1.0, xnp.abs(state.value))
-        accept = finite & (value <= state.value + SUFFICIENT_DECREASE * state.step * state.slope + slack)
+        slack = MINIMISER.bfgs_rounding * jnp.finfo(state.x.dtype).eps * xnp.maximum(1.0, xnp.abs(state.value))
+        decrease = MINIMISER.sufficient_decrease * state.step * state.slope
+        accept = finite & (value <= state.value + decrease + slack)
 
         s = xnp.where(self.free, state.step * state.direction, 0.0)
         inverse = self._updated_inverse(state.inverse, s, xnp.where(accept, gradient - state.gradient, 0.0))
@@ -99,13 +93,14 @@ class BFGS(eqx.Module):
         # then replaced by a diagonal matrix with the units of the variables.
         units = xnp.where(self.free, self.max_change, 0.0)
         largest = xnp.max(xnp.abs(gradient) * units, initial=0.0)
-        restart = accept & (largest > 0.0) & ~((slope < 0.0) & (decrement < IMPLAUSIBLE_DECREMENT))
+        restart = accept & (largest > 0.0) & ~((slope < 0.0) & (decrement < MINIMISER.implausible_decrement))
         inverse = xnp.where(restart, xnp.diag(units**2 / xnp.where(largest > 0.0, largest, 1.0)), inverse)
         direction, slope, decrement = self._direction(gradient, inverse)
 
         gain = xnp.where(finite, value - state.value - state.step * state.slope, xnp.inf)
-        shrink = xnp.clip(-state.slope * state.step / (2.0 * xnp.where(gain > 0, gain, xnp.inf)), 0.1, 0.5)
-        shorter = state.step * xnp.where(finite, shrink, 0.25)
+        shrink = -state.slope * state.step / (2.0 * xnp.where(gain > 0, gain, xnp.inf))
+        shrink = xnp.clip(shrink, MINIMISER.least_shrink, MINIMISER.largest_shrink)
+        shorter = state.step * xnp.where(finite, shrink, MINIMISER.shrink_to_finite)
 
         def if_accepted(new, old):
             return xnp.where(accept, new, old)
@@ -121,7 +116,7 @@ class BFGS(eqx.Module):
             decrement=if_accepted(decrement, state.decrement),
             evaluations=state.evaluations + 1,
             iterations=state.iterations + accept,
-            stalled=~accept & (shorter < SHORTEST_STEP),
+            stalled=~accept & (shorter < MINIMISER.shortest_bfgs_step),
         ), accept
 
     def with_inverse(self, state: BFGSState, inverse: Matrix) -> BFGSState:
@@ -145,7 +140,7 @@ class BFGS(eqx.Module):
         sy = xnp.sum(s * y)
         hy = inverse @ y
         yhy = xnp.sum(y * hy)
-        curved = sy > 1e-8 * xnp.sqrt(xnp.sum(s * s) * xnp.sum(y * y))
+        curved = sy > MINIMISER.least_curvature * xnp.sqrt(xnp.sum(s * s) * xnp.sum(y * y))
         rho = 1.0 / xnp.where(curved, sy, 1.0)
         new = inverse + (1.0 + yhy * rho) * rho * xnp.outer(s, s) - rho * (xnp.outer(hy, s) + xnp.outer(s, hy))
         # Where the gradient shows no positive curvature along s the update is not defined: double the next step

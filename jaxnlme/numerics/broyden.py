@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxnlme.numerics.settings import MINIMISER
+
 
 def broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Broyden's update of an inverse Jacobian: the result maps `change` to `step`.
@@ -13,17 +15,17 @@ def broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nda
     **Source:** Broyden (1965), Mathematics of Computation 19, 577-593, method 1."""
     predicted = inverse @ change
     divisor = float(step @ predicted)
-    if not abs(divisor) > 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(predicted)):
+    if not abs(divisor) > MINIMISER.least_divisor * float(np.linalg.norm(step) * np.linalg.norm(predicted)):
         return inverse
     return inverse + np.outer(step - predicted, step @ inverse) / divisor
 
 
 def positive_definite_neighbour(matrix: np.ndarray) -> np.ndarray:
     """Positive definite matrix (n, n) near a symmetric `matrix` (n, n): scaled to a unit diagonal, eigenvalues are
-    replaced by their absolute values, at least 1e-10, and the scaling is undone."""
+    replaced by their absolute values, at least `MINIMISER.least_eigenvalue`, and the scaling is undone."""
     scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-300))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
-    values = np.maximum(np.abs(values), 1e-10)
+    values = np.maximum(np.abs(values), MINIMISER.least_eigenvalue)
     return (vectors * values) @ vectors.T * np.outer(scale, scale)
 
 

@@ -15,11 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-# Rows of data below which compiling takes longer than running: for a program that a fit runs some fifty times, and for
-# a program that runs once.
-SMALL_ROWS, SMALL_ROWS_ONCE = 10_000, 200_000
-# Rows of data above which running takes longer than compiling, for a program that passes over them many hundred times.
-HEAVY_ROWS = 40_000
+from jaxnlme.numerics.settings import COMPUTATION
 
 # XLA rejects options that it does not have; up to jaxlib 0.11.0 it has one for fusion emitters.
 JAXLIB_VERSION = tuple(int(part) for part in re.findall(r"\d+", version("jaxlib"))[:3])
@@ -33,9 +29,8 @@ def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False
     **Arguments:** `rows`: rows of data that one call computes; `once`: the program runs once; `often`: it runs many
     hundred times; neither: some fifty times.
     """
-    return _compiled(
-        fn, rows < (SMALL_ROWS_ONCE if once else SMALL_ROWS), jax.default_backend(), often and rows >= HEAVY_ROWS
-    )
+    small = rows < (COMPUTATION.rows_if_run_once if once else COMPUTATION.rows_if_run_fifty_times)
+    return _compiled(fn, small, jax.default_backend(), often and rows >= COMPUTATION.rows_if_run_often)
 
 
 def compiler_options(small: bool, backend: str, heavy: bool = False) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.numerics.linalg import UNROLLED, cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.settings import COMPUTATION
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
@@ -23,7 +24,7 @@ def along_axes(push: Callable[[Vector], PyTree], n: int, dtype: Any) -> list[PyT
     **Arguments:** `push`: a linear map of a vector (n,), from `jax.linearize`; `n`; `dtype` of the vectors.
     """
     axes = np.eye(n, dtype=dtype)
-    if n <= UNROLLED:
+    if n <= COMPUTATION.unrolled:
         return [push(jnp.asarray(axis)) for axis in axes]
     stacked = jax.vmap(push)(jnp.asarray(axes))
     return [jax.tree.map(lambda leaf, k=k: leaf[k], stacked) for k in range(n)]
@@ -88,7 +89,7 @@ def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
     Small factorisations are straight-line code, which JAX differentiates. For larger ones, whose factorisation is a
     loop, the derivative is that of the solution, du = matrix^-1 (d right - d matrix u).
     """
-    if matrix.shape[0] <= UNROLLED:
+    if matrix.shape[0] <= COMPUTATION.unrolled:
         return cholesky_solve(guarded_cholesky(matrix, floor=0.0)[0], right)
     lower, _ = guarded_cholesky(jax.lax.stop_gradient(matrix), floor=0.0)
     return jax.lax.custom_linear_solve(

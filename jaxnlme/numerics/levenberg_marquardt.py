@@ -9,18 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve
+from jaxnlme.numerics.settings import MINIMISER
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
-
-# Damping, in units where the diagonal of the curvature is one: initial value, smallest and largest.
-FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-12, 1e10
-# Factor on the damping after a step that gained as much as predicted, and after a first rejected step (doubled with
-# each further rejection in a row).
-DECREASE, INCREASE = 0.1, 4.0
-# Added to the unit diagonal for the undamped step, so that a singular curvature has one.
-RIDGE = 1e-14
-# A search in which rounding allows no further decrease has converged if the predicted decrease (units of the value) is
-# below this.
-CONVERGED_DECREMENT = 1e-8
 
 
 class LevenbergMarquardtResult(eqx.Module):
@@ -66,41 +56,15 @@ def levenberg_marquardt(
     Madsen, Nielsen and Tingleff (2004), Methods for Non-Linear Least Squares Problems, section 3.2; the ending:
     Bates and Watts (1981), Technometrics 23, 179-183 (for a sum of squares it is their relative offset).
     """
-    slack = 8.0 * jnp.finfo(x0.dtype).eps
+    start = _start(expand, x0)
+    end = jax.lax.while_loop(
+        lambda s: ~s.done & (s.best.steps < max_steps), lambda s: _pass(expand, tolerance, s), start
+    )
+    return end.best
 
-    def pass_(state: _State) -> _State:
-        best, at = state.best, state.trial
-        value, gradient, curvature, extra = expand(at)
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(curvature))
-        accept = finite & (value <= best.value + slack * jnp.maximum(1.0, jnp.abs(value)))
-        new = LevenbergMarquardtResult(
-            at, value, gradient, curvature, extra, best.decrement, best.converged, finite, best.steps
-        )
-        best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, best)
 
-        # The smaller the ratio of actual to predicted gain, the less the damping decreases.
-        gain_ratio = jnp.where(jnp.isfinite(state.best.value), (state.best.value - value) / state.predicted_gain, 0.5)
-        decrease = jnp.clip(1.0 - (2.0 * gain_ratio - 1.0) ** 3, DECREASE, 1.0)
-        damping = jnp.clip(state.damping * jnp.where(accept, decrease, state.increase), LEAST_DAMPING, None)
-        increase = jnp.where(accept, INCREASE, 2.0 * state.increase)
-        scale = jnp.sqrt(jnp.abs(jnp.diagonal(best.curvature)))
-        scale = jnp.where(scale > 0, scale, 1.0)
-        unit, slope = best.curvature / (scale[:, None] * scale[None, :]), best.gradient / scale
-        eye = jnp.eye(x0.shape[0], dtype=x0.dtype)
-        step = -cholesky_solve(cholesky(unit + damping * eye), slope) / scale
-        undamped = cholesky_solve(cholesky(unit + RIDGE * eye), slope)
-        decrement = 0.5 * jnp.sum(slope * undamped)
-        decrement = jnp.where(jnp.isfinite(decrement), decrement, jnp.inf)
-        arrived = accept & (decrement < tolerance)
-        stuck = ~accept & ((damping > LARGEST_DAMPING) | ~best.finite)
-        converged = arrived | (stuck & best.finite & (decrement < CONVERGED_DECREMENT))
-        x = jnp.where(arrived, best.x - undamped / scale, best.x)
-        best = eqx.tree_at(
-            lambda b: (b.x, b.decrement, b.converged, b.steps), best, (x, decrement, converged, best.steps + 1)
-        )
-        predicted_gain = -jnp.sum(step * (best.gradient + 0.5 * best.curvature @ step))
-        return _State(best.x + step, best, predicted_gain, damping, increase, arrived | stuck)
-
+def _start(expand: Callable[[Vector], tuple[Scalar, Vector, Matrix, PyTree]], x0: Vector) -> _State:
+    """The state before the first evaluation, at `x0` (n,)."""
     extra = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(expand, x0)[3])
     n = x0.shape[0]
     false = jnp.zeros((), bool)
@@ -108,5 +72,53 @@ def levenberg_marquardt(
     blank = LevenbergMarquardtResult(
         x0, inf, jnp.zeros_like(x0), jnp.eye(n, dtype=x0.dtype), extra, inf, false, false, jnp.zeros((), int)
     )
-    start = _State(x0, blank, inf, jnp.full((), FIRST_DAMPING, x0.dtype), jnp.full((), INCREASE, x0.dtype), false)
-    return jax.lax.while_loop(lambda s: ~s.done & (s.best.steps < max_steps), pass_, start).best
+    damping, increase = (
+        jnp.full((), MINIMISER.first_damping, x0.dtype),
+        jnp.full((), MINIMISER.damping_increase, x0.dtype),
+    )
+    return _State(x0, blank, inf, damping, increase, false)
+
+
+def _pass(expand: Callable[[Vector], tuple[Scalar, Vector, Matrix, PyTree]], tolerance: float, state: _State) -> _State:
+    """The state after one evaluation: the best point, the damping, and the next trial."""
+    best, at = state.best, state.trial
+    dtype = at.dtype
+    slack = MINIMISER.rounding * jnp.finfo(dtype).eps
+    value, gradient, curvature, extra = expand(at)
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(curvature))
+    accept = finite & (value <= best.value + slack * jnp.maximum(1.0, jnp.abs(value)))
+    new = LevenbergMarquardtResult(
+        at, value, gradient, curvature, extra, best.decrement, best.converged, finite, best.steps
+    )
+    best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, best)
+
+    damping, increase = _next_damping(state, value, accept)
+    scale = jnp.sqrt(jnp.abs(jnp.diagonal(best.curvature)))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    unit, slope = best.curvature / (scale[:, None] * scale[None, :]), best.gradient / scale
+    eye = jnp.eye(at.shape[0], dtype=dtype)
+    step = -cholesky_solve(cholesky(unit + damping * eye), slope) / scale
+    undamped = cholesky_solve(cholesky(unit + MINIMISER.ridge * eye), slope)
+    decrement = 0.5 * jnp.sum(slope * undamped)
+    decrement = jnp.where(jnp.isfinite(decrement), decrement, jnp.inf)
+    arrived = accept & (decrement < tolerance)
+    stuck = ~accept & ((damping > MINIMISER.largest_damping) | ~best.finite)
+    converged = arrived | (stuck & best.finite & (decrement < MINIMISER.converged_decrement))
+    x = jnp.where(arrived, best.x - undamped / scale, best.x)
+    best = eqx.tree_at(
+        lambda b: (b.x, b.decrement, b.converged, b.steps), best, (x, decrement, converged, best.steps + 1)
+    )
+    predicted_gain = -jnp.sum(step * (best.gradient + 0.5 * best.curvature @ step))
+    return _State(best.x + step, best, predicted_gain, damping, increase, arrived | stuck)
+
+
+def _next_damping(state: _State, value: Scalar, accept: Scalar) -> tuple[Scalar, Scalar]:
+    """The damping after an evaluation, and the factor for the next rejection. The smaller the ratio of actual to
+    predicted gain of an accepted step, the less the damping decreases."""
+    has_predecessor = jnp.isfinite(state.best.value)
+    gain_ratio = jnp.where(
+        has_predecessor, (state.best.value - value) / state.predicted_gain, MINIMISER.first_gain_ratio
+    )
+    decrease = jnp.clip(1.0 - (2.0 * gain_ratio - 1.0) ** 3, MINIMISER.damping_decrease, 1.0)
+    damping = jnp.clip(state.damping * jnp.where(accept, decrease, state.increase), MINIMISER.least_damping, None)
+    return damping, jnp.where(accept, MINIMISER.damping_increase, 2.0 * state.increase)

@@ -1,7 +1,7 @@
 """Linear algebra of small dense matrices: Cholesky factors and triangular solves that vectorise over groups.
 
-Matrices of up to `UNROLLED` rows are factored by straight-line code on scalars, which vmap turns into elementwise
-arithmetic; larger ones by LAPACK (for tiny matrices a library call each takes longer than the arithmetic).
+Matrices of up to `COMPUTATION.unrolled` rows are factored by straight-line code on scalars, which vmap turns into
+elementwise arithmetic; larger ones by LAPACK (for tiny matrices a library call each takes longer than the arithmetic).
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from jaxnlme.numerics.settings import COMPUTATION
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Largest number of rows of a matrix whose factorisation is written as straight-line code.
-UNROLLED = 5
 
 
 def cholesky(matrix: Matrix) -> Matrix:
     """Lower factor L with L L' = `matrix` (n, n), symmetric positive definite; NaN where it is not."""
     n = matrix.shape[-1]
-    if n > UNROLLED:
+    if n > COMPUTATION.unrolled:
         return jnp.linalg.cholesky(matrix)
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     for j in range(n):
@@ -32,7 +30,7 @@ def cholesky(matrix: Matrix) -> Matrix:
     return _stack(lower)
 
 
-def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scalar]:
+def guarded_cholesky(matrix: Matrix, floor: float = COMPUTATION.least_pivot) -> tuple[Matrix, Scalar]:
     """Modified Cholesky factor of a symmetric `matrix` (n, n): of the matrix itself if it is positive definite.
 
     Pivots d of the LDL' factorisation below `floor` are replaced by max(|d|, 1), so that the factor always gives a
@@ -44,7 +42,7 @@ def guarded_cholesky(matrix: Matrix, floor: float = 1e-3) -> tuple[Matrix, Scala
     **Source:** Gill, Murray and Wright (1981), Practical Optimization, section 4.4.2.2, with the pivot's own size.
     """
     n = matrix.shape[-1]
-    if n > UNROLLED:
+    if n > COMPUTATION.unrolled:
         return _guarded_columns(matrix, floor)
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     changed = jnp.zeros((), bool)
@@ -78,7 +76,7 @@ def _guarded_columns(matrix: Matrix, floor: float) -> tuple[Matrix, Scalar]:
 def forward_solve(lower: Matrix, right: Vector) -> Vector:
     """The solution u (n,) of L u = `right` for a lower triangular L (n, n)."""
     n = lower.shape[-1]
-    if n > UNROLLED:
+    if n > COMPUTATION.unrolled:
         return solve_triangular(lower, right, lower=True)
     out: list = []
     for i in range(n):
@@ -89,7 +87,7 @@ def forward_solve(lower: Matrix, right: Vector) -> Vector:
 def backward_solve(lower: Matrix, right: Vector) -> Vector:
     """The solution u (n,) of L' u = `right` for a lower triangular L (n, n)."""
     n = lower.shape[-1]
-    if n > UNROLLED:
+    if n > COMPUTATION.unrolled:
         return solve_triangular(lower, right, lower=True, trans=1)
     out: list = [None] * n
     for i in reversed(range(n)):
@@ -115,7 +113,7 @@ def half_logdet(lower: Matrix) -> Scalar:
 def lower_product(lower: Matrix, vector: Vector) -> Vector:
     """L v (n,) for a lower triangular L (n, n) and `vector` v (n,), by elementwise operations for small n."""
     n = lower.shape[-1]
-    if n > UNROLLED:
+    if n > COMPUTATION.unrolled:
         return lower @ vector
     rows = [sum((lower[i, k] * vector[k] for k in range(1, i + 1)), lower[i, 0] * vector[0]) for i in range(n)]
     return jnp.stack(rows) if rows else vector
@@ -125,15 +123,11 @@ def small_product(a: Matrix, b: Matrix | Vector) -> Matrix | Vector:
     """a b for `a` (m, n) and `b` (n, k) or (n,), by elementwise operations for small n: for a batch of tiny products
     XLA would otherwise make a library call or a loop each."""
     n = a.shape[-1]
-    if n > UNROLLED or not n:
+    if n > COMPUTATION.unrolled or not n:
         return a @ b
     if b.ndim == 1:
         return sum((a[:, k] * b[k] for k in range(1, n)), a[:, 0] * b[0])
     return sum((a[:, k, None] * b[None, k] for k in range(1, n)), a[:, 0, None] * b[None, 0])
-
-
-# Degree of the Taylor polynomial and number of squarings in `expm`: exact to rounding for norms up to about 80.
-TAYLOR_DEGREE, SQUARINGS = 12, 8
 
 
 def expm(matrix: Matrix) -> Matrix:
@@ -147,15 +141,14 @@ def expm(matrix: Matrix) -> Matrix:
     n = matrix.shape[-1]
     eye = np.eye(n)
     middle = jnp.trace(matrix) / n
-    small = (matrix - middle * eye) / 2.0**SQUARINGS
-    out = jax.lax.fori_loop(
-        0, TAYLOR_DEGREE, lambda k, out: eye + small @ out / (TAYLOR_DEGREE - k), jnp.eye(n, dtype=matrix.dtype)
-    )
-    out = jax.lax.fori_loop(0, SQUARINGS, lambda _, out: out @ out, out)
+    degree, squarings = COMPUTATION.taylor_degree, COMPUTATION.squarings
+    small = (matrix - middle * eye) / 2.0**squarings
+    out = jax.lax.fori_loop(0, degree, lambda k, out: eye + small @ out / (degree - k), jnp.eye(n, dtype=matrix.dtype))
+    out = jax.lax.fori_loop(0, squarings, lambda _, out: out @ out, out)
     return jnp.exp(middle) * out
 
 
-def semidefinite_cholesky(psi: np.ndarray, tolerance: float = 1e-10) -> np.ndarray:
+def semidefinite_cholesky(psi: np.ndarray, tolerance: float = COMPUTATION.zero_pivot) -> np.ndarray:
     """Lower factor of a symmetric positive *semi*definite matrix, on the host; zero pivots give zero columns.
 
     **Arguments:** `psi` (n, n); `tolerance`: pivots below this fraction of their diagonal entry count as zero.

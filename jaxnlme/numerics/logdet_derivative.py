@@ -14,14 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Step of the differences (points at one and two steps), in units where H is the identity: small enough for an error of
-# fourth order, large enough that second differences keep eight digits of a gradient that has eleven.
-STEP = 0.02
-# H in the units of the steps should have eigenvalues near one. If the inverse of one differs from one by more than
-# RESCALE_ABOVE, the differences are computed again in better units, at most MAX_RESCALINGS times. Smaller deviations
-# are corrected: by differences of second order below SECOND_ORDER_BELOW, not at all below NEGLIGIBLE.
-RESCALE_ABOVE, MAX_RESCALINGS = 0.5, 6
-SECOND_ORDER_BELOW, NEGLIGIBLE = 1e-3, 1e-9
+from jaxnlme.numerics.settings import COMPUTATION
 
 
 class LogdetDerivative(NamedTuple):
@@ -58,7 +51,7 @@ def logdet_derivative(
     **Returns:** a LogdetDerivative.
     """
     units = np.linalg.cholesky(metric)
-    for _ in range(MAX_RESCALINGS):
+    for _ in range(COMPUTATION.max_rescalings):
         differences = [_differences(gradient, centre, unit, fourth_order) for unit in units.T]
         mixed = np.linalg.solve(units.T, np.array([first for first, _ in differences])).T
         hessian = 0.5 * (mixed[entries] + mixed[entries].T)
@@ -66,19 +59,18 @@ def logdet_derivative(
             break
         values, vectors = np.linalg.eigh(units.T @ hessian @ units)
         if not values[0] > 0.0:
-            # With steps that are far too long, differences can miss a positive curvature: try shorter ones.
-            units = 0.1 * units
+            units = COMPUTATION.shorten_units * units
             continue
         rotated = units @ vectors
-        if np.max(np.abs(1.0 / values - 1.0)) > RESCALE_ABOVE:
+        if np.max(np.abs(1.0 / values - 1.0)) > COMPUTATION.rescale_above:
             units = rotated / np.sqrt(values)
             continue
         slope = np.sum([second for _, second in differences], axis=0)
         # sum_j v_j v_j' is the metric; the rotated directions r_k add H^-1 - metric = sum_k (1 / value_k - 1) r_k r_k'.
         for value, direction in zip(values, rotated.T, strict=True):
             weight = 1.0 / value - 1.0
-            if abs(weight) > NEGLIGIBLE:
-                fourth = fourth_order and abs(weight) > SECOND_ORDER_BELOW
+            if abs(weight) > COMPUTATION.negligible_deviation:
+                fourth = fourth_order and abs(weight) > COMPUTATION.second_order_below
                 slope = slope + weight * _differences(gradient, centre, direction, fourth)[1]
         return LogdetDerivative(hessian, mixed, 0.5 * slope)
     return LogdetDerivative(hessian, mixed, np.full(len(centre), np.nan))
@@ -91,10 +83,11 @@ def _differences(
     order.
 
     **Source:** Abramowitz and Stegun (1964), Handbook of Mathematical Functions, section 25.3 (25.3.21, 25.3.24)."""
-    up, down = gradient(STEP * direction), gradient(-STEP * direction)
+    step = COMPUTATION.difference_step
+    up, down = gradient(step * direction), gradient(-step * direction)
     first, second = (up - down) / 2.0, up - 2.0 * centre + down
     if fourth_order:
-        up, down = gradient(2.0 * STEP * direction), gradient(-2.0 * STEP * direction)
+        up, down = gradient(2.0 * step * direction), gradient(-2.0 * step * direction)
         first = (4.0 * first - (up - down) / 4.0) / 3.0
         second = (4.0 * second - (up - 2.0 * centre + down) / 4.0) / 3.0
-    return first / STEP, second / STEP**2
+    return first / step, second / step**2

@@ -9,14 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.numerics.linalg import cholesky_solve, guarded_cholesky
+from jaxnlme.numerics.settings import MINIMISER
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Armijo condition: the fraction of the decrease predicted by the slope that a step must achieve.
-SUFFICIENT_DECREASE = 1e-4
-# Largest length of a Newton step, in the units of z (whitened effects: prior standard deviations).
-LONGEST_STEP = 5.0
-# Step, as a fraction of the Newton step, below which the line search is given up.
-SHORTEST_STEP = 1e-9
 
 
 class NewtonResult(eqx.Module):
@@ -54,10 +48,10 @@ def newton(
 ) -> tuple[Vector, NewtonResult]:
     """Minimise a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
-    Newton steps with a modified Cholesky factor of the Hessian, at most `LONGEST_STEP` long, shortened by quadratic
-    interpolation until the value decreases sufficiently. The search ends after the step that is shorter than
-    `tolerance`: with quadratic convergence the error is then of the order of the squared tolerance. Each pass of the
-    loop evaluates value, gradient and Hessian once, so a search that starts at the minimum takes one evaluation.
+    Newton steps with a modified Cholesky factor of the Hessian, of bounded length, shortened by quadratic interpolation
+    until the value decreases sufficiently. The search ends after the step that is shorter than `tolerance`: with
+    quadratic convergence the error is then of the order of the squared tolerance. Each pass of the loop evaluates
+    value, gradient and Hessian once, so a search that starts at the minimum takes one evaluation.
 
     **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
     `z0`, `fallback` (n,); `max_steps`: the largest number of evaluations; `tolerance` > 0: a step length, in units of
@@ -65,48 +59,17 @@ def newton(
     **Returns:** z (n,) and a NewtonResult.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
+    start = _start(z0, fallback, with_hessian)
+    end = jax.lax.while_loop(
+        lambda s: ~s.done & (s.count < max_steps), lambda s: _pass(expand, tolerance, with_hessian, s), start
+    )
+    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
+
+
+def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
+    """The state before the first evaluation, which is a step from `fallback` to `z0`."""
     dtype = z0.dtype
-    slack = 8.0 * jnp.finfo(dtype).eps
-
-    def pass_(state: _State) -> _State:
-        at = state.z + state.step * state.direction
-        value, gradient, hessian = expand(at)
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
-        bound = state.value + SUFFICIENT_DECREASE * state.step * state.slope + slack * jnp.maximum(1.0, jnp.abs(value))
-        first = jnp.isinf(state.value)
-        accept = finite & (first | (value <= bound))
-
-        lower, repaired = guarded_cholesky(jnp.where(finite, hessian, jnp.eye(z0.shape[0], dtype=dtype)))
-        direction = -cholesky_solve(lower, jnp.where(finite, gradient, 0.0))
-        length = jnp.sqrt(jnp.sum(direction**2))
-        direction = direction * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(length, LONGEST_STEP))
-        arrived = accept & (length <= tolerance) & ~repaired
-
-        # Rejected: the minimum of the parabola through both values and the slope, within [0.1, 0.5] of the step.
-        # The first point has no predecessor to interpolate with: go to the fallback (step 0), then give up.
-        gain = jnp.where(finite, value - state.value - state.step * state.slope, jnp.inf)
-        shrink = jnp.clip(-state.slope * state.step / (2.0 * jnp.where(gain > 0, gain, jnp.inf)), 0.1, 0.5)
-        shorter = jnp.where(first, 0.0, state.step * shrink)
-        stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < SHORTEST_STEP)
-
-        def if_accepted(new, old):
-            return jnp.where(accept, new, old)
-
-        return _State(
-            z=if_accepted(at, state.z) + jnp.where(arrived, direction, 0.0),
-            value=if_accepted(value, state.value),
-            direction=if_accepted(direction, state.direction),
-            slope=if_accepted(jnp.sum(direction * gradient), state.slope),
-            step=if_accepted(jnp.ones((), dtype), shorter),
-            positive=if_accepted(~repaired, state.positive),
-            done=arrived | stuck,
-            # A predicted decrease of the order of rounding counts as convergence, like a short step.
-            converged=arrived | (stuck & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
-            count=state.count + 1,
-            hessian=if_accepted(hessian, state.hessian) if with_hessian else None,
-        )
-
-    start = _State(
+    return _State(
         z=fallback,
         value=jnp.full((), jnp.inf, dtype),
         direction=jnp.where(jnp.isfinite(z0), z0 - fallback, 0.0),
@@ -118,5 +81,62 @@ def newton(
         count=jnp.zeros((), int),
         hessian=jnp.eye(z0.shape[0], dtype=dtype) if with_hessian else None,
     )
-    end = jax.lax.while_loop(lambda s: ~s.done & (s.count < max_steps), pass_, start)
-    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
+
+
+def _pass(
+    expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]], tolerance: float, with_hessian: bool, state: _State
+) -> _State:
+    """The state after one evaluation: a Newton step from a point that is accepted, a shorter step after another."""
+    dtype = state.z.dtype
+    slack = MINIMISER.rounding * jnp.finfo(dtype).eps
+    at = state.z + state.step * state.direction
+    value, gradient, hessian = expand(at)
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
+    decrease = MINIMISER.sufficient_decrease * state.step * state.slope
+    bound = state.value + decrease + slack * jnp.maximum(1.0, jnp.abs(value))
+    first = jnp.isinf(state.value)
+    accept = finite & (first | (value <= bound))
+
+    direction, length, repaired = _newton_step(finite, gradient, hessian)
+    arrived = accept & (length <= tolerance) & ~repaired
+    shorter = _shorter_step(state, value, finite, first)
+    stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < MINIMISER.shortest_newton_step)
+
+    def if_accepted(new, old):
+        return jnp.where(accept, new, old)
+
+    return _State(
+        z=if_accepted(at, state.z) + jnp.where(arrived, direction, 0.0),
+        value=if_accepted(value, state.value),
+        direction=if_accepted(direction, state.direction),
+        slope=if_accepted(jnp.sum(direction * gradient), state.slope),
+        step=if_accepted(jnp.ones((), dtype), shorter),
+        positive=if_accepted(~repaired, state.positive),
+        done=arrived | stuck,
+        # A predicted decrease of the order of rounding counts as convergence, like a short step.
+        converged=arrived | (stuck & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
+        count=state.count + 1,
+        hessian=if_accepted(hessian, state.hessian) if with_hessian else None,
+    )
+
+
+def _newton_step(finite: Scalar, gradient: Vector, hessian: Matrix) -> tuple[Vector, Scalar, Scalar]:
+    """The bounded Newton step (n,), the length of the unbounded one, and whether the Hessian had to be modified."""
+    n = gradient.shape[0]
+    lower, repaired = guarded_cholesky(jnp.where(finite, hessian, jnp.eye(n, dtype=gradient.dtype)))
+    direction = -cholesky_solve(lower, jnp.where(finite, gradient, 0.0))
+    length = jnp.sqrt(jnp.sum(direction**2))
+    longest = MINIMISER.longest_newton_step
+    return direction * jnp.minimum(1.0, longest / jnp.maximum(length, longest)), length, repaired
+
+
+def _shorter_step(state: _State, value: Scalar, finite: Scalar, first: Scalar) -> Scalar:
+    """The step after a rejected one, as a fraction of the Newton step.
+
+    The minimum of the parabola through both values and the slope, within bounds. The `first` point has no predecessor
+    to interpolate with: from there to the fallback (step 0), after which the search is given up.
+    """
+    gain = jnp.where(finite, value - state.value - state.step * state.slope, jnp.inf)
+    shrink = -state.slope * state.step / (2.0 * jnp.where(gain > 0, gain, jnp.inf))
+    shrink = jnp.clip(shrink, MINIMISER.least_shrink, MINIMISER.largest_shrink)
+    return jnp.where(first, 0.0, state.step * shrink)

@@ -7,9 +7,7 @@ import itertools
 import numpy as np
 
 from jaxnlme.errors import OptionError
-
-# Largest number of points of a tensor grid.
-MAX_NODES = 50_000
+from jaxnlme.numerics.settings import COMPUTATION
 
 
 def normal_grid(nodes: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
@@ -22,10 +20,10 @@ def normal_grid(nodes: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if nodes < 1:
         raise OptionError(f"quadrature needs at least one node a random effect; received {nodes}.")
-    if nodes**dimension > MAX_NODES:
+    if nodes**dimension > COMPUTATION.max_grid_points:
         raise OptionError(
-            f"{nodes} nodes on {dimension} random effects make {nodes**dimension:,} points, more than {MAX_NODES:,}; "
-            "use fewer nodes, or sampling."
+            f"{nodes} nodes on {dimension} random effects make {nodes**dimension:,} points, more than "
+            f"{COMPUTATION.max_grid_points:,}; use fewer nodes, or sampling."
         )
     x, w = np.polynomial.hermite_e.hermegauss(nodes)
     log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi)

@@ -14,23 +14,18 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Vector
-
-# Models with more random effects than this use the first-degree functions only: the number of second-degree functions
-# grows with the square of the number of effects.
-MAX_EFFECTS_SECOND_DEGREE = 6
-# Relative ridge added to the variances of the functions in the least-squares fit of the coefficients.
-RELATIVE_RIDGE = 1e-8
 
 
 def n_control_variates(effects: int) -> int:
     """Number of control variates of a model with `effects` random effects."""
-    return effects + (effects * (effects + 1) // 2 if effects <= MAX_EFFECTS_SECOND_DEGREE else 0)
+    return effects + (effects * (effects + 1) // 2 if effects <= TUNING.most_effects_second_degree else 0)
 
 
 def enough_draws(draws: int, effects: int) -> bool:
     """True if `draws` are enough to fit the coefficients of the control variates of `effects` random effects."""
-    return draws > 3 * n_control_variates(effects)
+    return draws > TUNING.draws_per_control_variate * n_control_variates(effects)
 
 
 def control_variates(z: Vector, slope: Vector) -> Vector:
@@ -39,11 +34,11 @@ def control_variates(z: Vector, slope: Vector) -> Vector:
     **Arguments:** `z` (random,), the draw; `slope` (random,), the gradient of the log joint density there; entries that
     are not finite count as zero.
     **Returns:** the first-degree functions g_j, followed by the second-degree functions z_j g_k + z_k g_j + 2 [j = k]
-    for j <= k where there are at most MAX_EFFECTS_SECOND_DEGREE effects.
+    for j <= k where there are at most `TUNING.most_effects_second_degree` effects.
     """
     q = z.shape[0]
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    if q > MAX_EFFECTS_SECOND_DEGREE:
+    if q > TUNING.most_effects_second_degree:
         return slope
     upper = np.triu_indices(q)
     mixed = z[:, None] * slope[None, :]
@@ -65,7 +60,8 @@ def fit_coefficients(
     covariance = products - means[..., :, None] * means[..., None, :]
     crossed = crossed - scores[..., :, None] * means[..., None, :]
     scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
-    unit = covariance / (scale[..., :, None] * scale[..., None, :]) + (RELATIVE_RIDGE + 1.0 / draws**2) * np.eye(k)
+    ridge = TUNING.relative_ridge + 1.0 / draws**2
+    unit = covariance / (scale[..., :, None] * scale[..., None, :]) + ridge * np.eye(k)
     finite = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(
         axis=(-2, -1), keepdims=True
     )

@@ -26,21 +26,8 @@ from jaxnlme.likelihood.integrals import chi_squared
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import cholesky, forward_solve, half_logdet
 from jaxnlme.sampling.samplers import AbstractSampler, Chains, Draws, Whitening
+from jaxnlme.sampling.settings import PROPOSAL
 from jaxnlme.typing import Matrix, Scalar, Vector
-
-# Degrees of freedom of the t-distributed components: heavier tails than Gaussian ones.
-DEGREES_OF_FREEDOM = 4.0
-# Fractions of the draws around the conditional mode and from the population; the others are from the proposal fitted to
-# earlier draws.
-FRACTION_AT_MODE, FRACTION_POPULATION = 3 / 8, 1 / 8
-# Weight of the earlier fit of the proposal, in effective draws per (dimension + 1).
-PRIOR_DRAWS_PER_DIMENSION = 10.0
-# Effective draws below which the proposal is not refitted: a single draw has no covariance.
-MIN_EFFECTIVE_DRAWS = 2.0
-# A draw whose log-density exceeds that at the mode by more than this is taken to be near a higher mode.
-BETTER_MODE_MARGIN = 2.0
-# Weight of the last iteration in the exponentially smoothed effective fraction of the draws.
-SMOOTHING = 0.1
 
 
 class LearnedProposal(eqx.Module):
@@ -71,7 +58,7 @@ class TComponent(eqx.Module):
     def log_density(self, u: Matrix) -> Vector:
         """Log-density (draws,) of z at standardised points `u` (draws, random)."""
         q = u.shape[1]
-        df = DEGREES_OF_FREEDOM
+        df = PROPOSAL.degrees_of_freedom
         constant = gammaln(0.5 * (df + q)) - gammaln(0.5 * df) - 0.5 * q * np.log(df * np.pi)
         log_jacobian = half_logdet(cholesky(self.inverse.T @ self.inverse))
         return constant + log_jacobian - 0.5 * (df + q) * jnp.log1p(jnp.sum(u**2, axis=1) / df)
@@ -94,7 +81,8 @@ class ImportanceSampler(AbstractSampler):
     @property
     def counts(self) -> tuple[int, int, int]:
         """Numbers of draws from each component of the mixture: conditional mode, earlier draws, population."""
-        first, last = (max(1, round(fraction * self.draws)) for fraction in (FRACTION_AT_MODE, FRACTION_POPULATION))
+        fractions = (PROPOSAL.fraction_at_mode, PROPOSAL.fraction_population)
+        first, last = (max(1, round(fraction * self.draws)) for fraction in fractions)
         return first, self.draws - first - last, last
 
     def initial_state(self):
@@ -107,7 +95,8 @@ class ImportanceSampler(AbstractSampler):
         components = (_component(whitening, chains, mean), _component(whitening, proposal, mean))
         u = jax.random.normal(normal, (self.draws, self.effects), mean.dtype)
         first, second, _ = self.counts
-        t_scale = jnp.sqrt(DEGREES_OF_FREEDOM / chi_squared(mixing, DEGREES_OF_FREEDOM, first + second, mean.dtype))
+        df = PROPOSAL.degrees_of_freedom
+        t_scale = jnp.sqrt(df / chi_squared(mixing, df, first + second, mean.dtype))
         u = u.at[: first + second].multiply(t_scale[:, None])
         z = jnp.concatenate(
             [
@@ -132,7 +121,7 @@ class ImportanceSampler(AbstractSampler):
         # If a draw is near a higher mode, the next search for the mode starts from it.
         value = jnp.where(jnp.isfinite(log_ratios), value, -jnp.inf)
         best = jnp.argmax(value)
-        better = (gain > 0) & ~(value[best] <= at_mode + BETTER_MODE_MARGIN) & any_finite
+        better = (gain > 0) & ~(value[best] <= at_mode + PROPOSAL.better_mode_margin) & any_finite
         centre = jnp.where(better, whitening.factor @ z[best] + mean, chains.centre)
         moved = eqx.tree_at(
             lambda c: (c.xi, c.centre, c.any_finite, c.sampler_state), chains, (xi, centre, any_finite, state)
@@ -200,9 +189,9 @@ def _updated_proposal(
     dimensions = u.shape[1] + 1
     fraction = jnp.nan_to_num(fraction)
     old_fraction = proposal.effective_fraction
-    smoothed = jnp.where(proposal.fitted, old_fraction + SMOOTHING * (fraction - old_fraction), fraction)
-    refit = (effective >= MIN_EFFECTIVE_DRAWS) & (gain > 0)
-    new_weight = jnp.where(refit, effective / (effective + PRIOR_DRAWS_PER_DIMENSION * dimensions), 0.0)
+    smoothed = jnp.where(proposal.fitted, old_fraction + PROPOSAL.smoothing * (fraction - old_fraction), fraction)
+    refit = (effective >= PROPOSAL.least_effective_draws) & (gain > 0)
+    new_weight = jnp.where(refit, effective / (effective + PROPOSAL.prior_draws_per_dimension * dimensions), 0.0)
     weights = jnp.where(refit, weights, 0.0)
     centre = weights @ u
     eye = jnp.eye(u.shape[1], dtype=u.dtype)

@@ -16,14 +16,9 @@ import numpy as np
 
 from jaxnlme.errors import OptionError
 from jaxnlme.numerics.linalg import small_product
+from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Matrix, Scalar, Vector
 
-# Degrees of freedom of the t proposals around the mode: a chi-squared variable with four is -2 log(u v), u, v uniform.
-MODE_PROPOSAL_DF = 4.0
-# Acceptance rates to which the scales of the random walks are tuned, for several coordinates at a time and for a single
-# one: Roberts, Gelman and Gilks (1997), Annals of Applied
-# Probability 7, 110-120.
-TARGET_ACCEPTANCE, TARGET_ACCEPTANCE_SINGLE = 0.3, 0.44
 KERNELS = ("population", "walk", "coordinates", "blocks", "mode")
 STAY, POPULATION, WALK, COORDINATE, BLOCK, MODE = range(6)
 
@@ -131,37 +126,8 @@ def update_chain(
     **Source:** Metropolis et al. (1953), Journal of Chemical Physics 21, 1087-1092; Hastings (1970), Biometrika 57,
     97-109.
     """
-    q = z.shape[0]
     uniforms, normals = uniform_from_bits(numbers[:, :3], z.dtype), normal_from_bits(numbers[:, 3:], z.dtype)
-    scales = jnp.exp(proposal.log_scales)
-
-    def stay(z, u, v, k):
-        return z, jnp.asarray(jnp.inf, z.dtype)
-
-    def population(z, u, v, k):
-        return u, 0.5 * jnp.sum(u**2) - 0.5 * jnp.sum(z**2)
-
-    def walk(z, u, v, k):
-        return z + scales[0] * small_product(proposal.factor, u), jnp.zeros((), z.dtype)
-
-    def coordinate(z, u, v, k):
-        return z + jnp.where(jnp.arange(q) == k, scales[2:] * u, 0.0), jnp.zeros((), z.dtype)
-
-    def block(z, u, v, k):
-        # The two coordinates whose normal numbers have the largest fractional parts: a random pair, independent of the
-        # state.
-        rank = jnp.abs(u - jnp.trunc(u))
-        chosen = rank >= jnp.sort(rank)[max(q - 2, 0)]
-        return z + jnp.where(chosen, scales[1] * u, 0.0), jnp.zeros((), z.dtype)
-
-    def mode(z, u, v, k):
-        radius = -2.0 * (jnp.log(v[1]) + jnp.log(v[2]))
-        u = u * jnp.sqrt(MODE_PROPOSAL_DF / radius)
-        old = small_product(proposal.inverse, z - proposal.centre)
-        tail = jnp.log1p(jnp.sum(u**2) / MODE_PROPOSAL_DF) - jnp.log1p(jnp.sum(old**2) / MODE_PROPOSAL_DF)
-        return proposal.centre + small_product(proposal.factor, u), 0.5 * (MODE_PROPOSAL_DF + q) * tail
-
-    branches = [stay, population, walk, coordinate, block, mode]
+    branches = _proposals(proposal, z.shape[0], z.dtype)
     used = sorted(set(kernels.tolist()))
     branch_index = np.array([used.index(kernel) for kernel in kernels])
 
@@ -186,6 +152,45 @@ def update_chain(
     return z, value, aux, accepted
 
 
+def _proposals(proposal: Proposal, q: int, dtype: Any) -> list[Callable[..., tuple[Vector, Scalar]]]:
+    """For each kernel, in the order of STAY to MODE, the function (z, u, v, k) -> (proposed point, log of the ratio of
+    the proposal densities there and back).
+
+    The functions take the current point `z` (q,), standard normal `u` (q,), uniform `v` (3,), of which the first
+    decides on acceptance, and the coordinate `k`.
+    """
+    scales = jnp.exp(proposal.log_scales)
+
+    def stay(z, u, v, k):
+        return z, jnp.asarray(jnp.inf, dtype)
+
+    def population(z, u, v, k):
+        return u, 0.5 * jnp.sum(u**2) - 0.5 * jnp.sum(z**2)
+
+    def walk(z, u, v, k):
+        return z + scales[0] * small_product(proposal.factor, u), jnp.zeros((), dtype)
+
+    def coordinate(z, u, v, k):
+        return z + jnp.where(jnp.arange(q) == k, scales[2:] * u, 0.0), jnp.zeros((), dtype)
+
+    def block(z, u, v, k):
+        # The two coordinates whose normal numbers have the largest fractional parts: a random pair, independent of the
+        # state.
+        rank = jnp.abs(u - jnp.trunc(u))
+        chosen = rank >= jnp.sort(rank)[max(q - 2, 0)]
+        return z + jnp.where(chosen, scales[1] * u, 0.0), jnp.zeros((), dtype)
+
+    def mode(z, u, v, k):
+        df = TUNING.mode_proposal_df
+        radius = -2.0 * (jnp.log(v[1]) + jnp.log(v[2]))
+        u = u * jnp.sqrt(df / radius)
+        old = small_product(proposal.inverse, z - proposal.centre)
+        tail = jnp.log1p(jnp.sum(u**2) / df) - jnp.log1p(jnp.sum(old**2) / df)
+        return proposal.centre + small_product(proposal.factor, u), 0.5 * (df + q) * tail
+
+    return [stay, population, walk, coordinate, block, mode]
+
+
 def tuned_scales(
     log_scales: Vector, accepted: Matrix, kernels: np.ndarray, coordinates: np.ndarray, gain: Scalar
 ) -> Vector:
@@ -201,6 +206,6 @@ def tuned_scales(
     steps = []
     for k in range(n):
         rates = [accepted[row] for row in np.flatnonzero(scale_index == k)]
-        target = TARGET_ACCEPTANCE if k < 2 else TARGET_ACCEPTANCE_SINGLE
+        target = TUNING.target_acceptance if k < 2 else TUNING.target_acceptance_single
         steps.append(sum(rates[1:], rates[0]) / len(rates) - target if rates else jnp.zeros_like(gain))
     return log_scales + gain * jnp.stack(steps)

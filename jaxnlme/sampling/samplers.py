@@ -18,14 +18,11 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, small_product
 from jaxnlme.numerics.newton import newton
 from jaxnlme.sampling.metropolis import Moves, Proposal, random_bits, tuned_scales, update_chain
+from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Matrix, Vector
 
-# Search for the conditional mode: at most 30 evaluations, ended by a step below 1e-3 (whitened units), accurate enough
-# for proposals.
-MODE_SEARCH = ModeSearch(30, 1e-3)
-# Initial step lengths of the random walks: of all effects, in units of their conditional standard deviations; of pairs
-# and single coordinates, in units of z.
-WALK_SCALE, COORDINATE_SCALE = 0.8, 0.5
+# Search of the conditional mode.
+MODE_SEARCH = ModeSearch(TUNING.mode_steps, TUNING.mode_tolerance)
 
 
 class Chains(eqx.Module):
@@ -55,7 +52,8 @@ def initial_chains(groups: int, replicates: int, chains: int, effects: int, samp
     """
     shape = (groups, replicates)
     eye = np.broadcast_to(np.eye(effects), (*shape, effects, effects))
-    scales = np.concatenate([np.log([WALK_SCALE, COORDINATE_SCALE]), np.full(effects, np.log(COORDINATE_SCALE))])
+    walk, coordinate = TUNING.walk_scale, TUNING.coordinate_scale
+    scales = np.concatenate([np.log([walk, coordinate]), np.full(effects, np.log(coordinate))])
     return Chains(
         np.zeros((*shape, chains, effects)),
         np.zeros((*shape, effects)),

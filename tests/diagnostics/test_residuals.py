@@ -14,6 +14,7 @@ from scipy.linalg import sqrtm
 
 import jaxnlme as jn
 from jaxnlme.diagnostics.residuals import KINDS
+from jaxnlme.diagnostics.settings import DiagnosticSettings
 from jaxnlme.model.residual_error.base import ErrorParameter, GaussianError
 from tests import problems
 
@@ -136,7 +137,7 @@ def test_row_order_buckets_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     pd.testing.assert_series_equal(split.predict(), fit.predict(), rtol=1e-12)
     pd.testing.assert_frame_equal(split.parameters(), fit.parameters(), rtol=1e-12)
     np.testing.assert_allclose(split.simulate(2), fit.simulate(2), rtol=1e-12)
-    monkeypatch.setattr("jaxnlme.diagnostics.residuals.MATRIX_ENTRIES", 30)
+    monkeypatch.setattr("jaxnlme.diagnostics.residuals.DIAGNOSTICS", DiagnosticSettings(matrix_entries=30))
     pd.testing.assert_frame_equal(fit.residuals(KINDS), whole, rtol=1e-10)
 
 

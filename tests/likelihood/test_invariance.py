@@ -10,6 +10,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.settings import PlacementSettings
 from tests.problems import APPROXIMATIONS, ERRORS, decay_data, decay_model, slopes, values
 
 # Rounding of sums in another order, and modes found to 1e-12.
@@ -68,7 +69,7 @@ def test_blocks(expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
     rows = binding.problem.buckets[0].y.size
     expected_slopes = slopes(binding.problem, APPROXIMATIONS["FOCEI"], binding.start, x[None])
     for count in (2, 3):
-        monkeypatch.setattr("jaxnlme.binding.problem.BLOCK_ROWS", rows / count)
+        monkeypatch.setattr("jaxnlme.binding.problem.PLACEMENT", PlacementSettings(block_rows=round(rows / count)))
         jax.clear_caches()  # the cache of compiled programs does not depend on the size of blocks
         value = values(binding.problem, APPROXIMATIONS["FOCEI"], binding.start)
         assert value == pytest.approx(expected["FOCEI"], **SAME)

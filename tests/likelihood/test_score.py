@@ -15,7 +15,8 @@ import jaxnlme as jn
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.estimators.core.objective import flatten, partial_sums
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
-from jaxnlme.likelihood.one_pass import MOST_PARTIALS, one_pass
+from jaxnlme.likelihood.one_pass import one_pass
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.numerics.jets import count_partials
 from tests.problems import (
@@ -82,7 +83,7 @@ def test_models_without_a_jet() -> None:
         jn.Parameter("c", 0.3, "log", random=True),
     ]
     eight = [jn.Parameter(f"p{k}", 1.0, random=k < 2) for k in range(8)]
-    assert count_partials(len(eight), 2) > MOST_PARTIALS
+    assert count_partials(len(eight), 2) > INTEGRATION.most_partials
     for structure, parameters in ((varying, within), (many, eight)):
         binding = bind(jn.NLMEModel(structure, parameters, error=jn.error.constant(0.3)), data)
         group = jax.tree.map(lambda leaf: leaf[0], binding.problem.buckets[0])

@@ -8,7 +8,6 @@ import pytest
 
 from jaxnlme.numerics.broyden import positive_definite_inverse, positive_definite_neighbour
 from jaxnlme.numerics.linalg import (
-    UNROLLED,
     backward_solve,
     cholesky,
     cholesky_solve,
@@ -19,8 +18,9 @@ from jaxnlme.numerics.linalg import (
     semidefinite_cholesky,
 )
 from jaxnlme.numerics.quadrature import normal_grid
+from jaxnlme.numerics.settings import COMPUTATION
 
-SIZES = (1, 2, 3, UNROLLED, UNROLLED + 1, 8)
+SIZES = (1, 2, 3, COMPUTATION.unrolled, COMPUTATION.unrolled + 1, 8)
 # rounding error for a well-conditioned matrix of a few rows
 CLOSE = {"rel": 1e-11, "abs": 1e-11}
 

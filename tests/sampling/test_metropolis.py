@@ -12,14 +12,13 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.sampling.metropolis import (
     KERNELS,
-    TARGET_ACCEPTANCE,
-    TARGET_ACCEPTANCE_SINGLE,
     Moves,
     Proposal,
     tuned_scales,
     update_chain,
 )
 from jaxnlme.sampling.samplers import Chains, Metropolis, Whitening, initial_chains
+from jaxnlme.sampling.settings import TUNING
 from tests.problems import cheap
 
 CHAINS, ITERATIONS = 3000, 80
@@ -182,8 +181,8 @@ def test_tuning_reaches_its_targets():
         rates = np.asarray(accepted)[450:].mean(axis=0)
         targets = np.select(
             [np.array(sampler.labels) == "coordinates", np.array(sampler.labels) == ""],
-            [TARGET_ACCEPTANCE_SINGLE, 1.0],
-            TARGET_ACCEPTANCE,
+            [TUNING.target_acceptance_single, 1.0],
+            TUNING.target_acceptance,
         )
         np.testing.assert_allclose(rates, targets, atol=0.06)  # the noise of scales tuned by 400 iterations
         assert (scales[400:] == scales[400][None]).all() and (scales[0] != start).all()
@@ -202,7 +201,9 @@ def test_scales_without_updates_are_unchanged():
     kernels, coordinates = only("coordinates").update_sequence(2)
     tuned = tuned_scales(initial, jnp.array([1.0, 1.0, 0.0]), kernels, coordinates, 0.5)
     np.testing.assert_allclose(
-        tuned - initial, [0.0, 0.0, 0.5 * (1 - TARGET_ACCEPTANCE_SINGLE), -0.5 * TARGET_ACCEPTANCE_SINGLE], atol=1e-15
+        tuned - initial,
+        [0.0, 0.0, 0.5 * (1 - TUNING.target_acceptance_single), -0.5 * TUNING.target_acceptance_single],
+        atol=1e-15,
     )
 
 

@@ -16,14 +16,13 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.model_digest import digest
 from jaxnlme.estimators.core.objective import flatten
 from jaxnlme.estimators.core.record import versions
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.files import Archive, read_archive, unreadable, write_archive
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Processes
 
 # Layout of the file: 1 until jaxnlme 0.1, a bare numpy file; 2 an archive of `jaxnlme.files` with a digest.
 FORMAT = 2
-# Least number of seconds between two writes, and the largest fraction of the run time that goes into writing.
-MIN_INTERVAL, MAX_WRITING_FRACTION = 1.0, 0.05
 # Sections of the document: what the fit is of, and the state of the run. Arrays are called "run/..." and "groups/...".
 IDENTITY, RUN = "identity", "run"
 REST = "groups/rest"
@@ -63,7 +62,7 @@ class AbstractCheckpoint(abc.ABC):
         }
         self.rest = np.ones(binding.data.n_groups, bool)
         self._unknown = Archive({}, {})
-        self._written, self._pause = -np.inf, MIN_INTERVAL
+        self._written, self._pause = -np.inf, RUN_SETTINGS.checkpoint_interval
         self.run_state: Any = self._read(binding, params)
 
     @abc.abstractmethod
@@ -96,7 +95,7 @@ class AbstractCheckpoint(abc.ABC):
         archive = Archive(document, kept.arrays | arrays, kept.members)
         write_archive(self.path, "checkpoint", FORMAT, versions()["jaxnlme"], archive, compress=False)
         self._written = time.monotonic()
-        self._pause = max(MIN_INTERVAL, (self._written - began) / MAX_WRITING_FRACTION)
+        self._pause = max(RUN_SETTINGS.checkpoint_interval, (self._written - began) / RUN_SETTINGS.writing_fraction)
 
     def _read(self, binding: Binding, params: Params) -> Any:
         """The run state in the files of all processes, None unless every process has one."""
@@ -123,7 +122,8 @@ class AbstractCheckpoint(abc.ABC):
         """Refuse a file whose point `x` (n,) has other fixed values than `params`."""
         here, in_file = (np.asarray(v)[: len(binding.fixed)] for v in (flatten(params), x))
         # Up to rounding: if a variance is zero, all of psi is factored again.
-        changed = binding.fixed & ~np.isclose(here, in_file, rtol=1e-9, atol=1e-12, equal_nan=True)
+        rtol, atol = RUN_SETTINGS.same_fixed_value, RUN_SETTINGS.same_fixed_zero
+        changed = binding.fixed & ~np.isclose(here, in_file, rtol=rtol, atol=atol, equal_nan=True)
         if changed.any():
             names = ", ".join(name for name, differs in zip(binding.packed_names, changed, strict=True) if differs)
             raise OptionError(

@@ -6,9 +6,7 @@ import sys
 import time
 
 from jaxnlme.estimators.core.callbacks import Iteration
-
-# Seconds of work before the first line is shown (short work shows none), and seconds between two lines.
-DELAY, INTERVAL = 2.0, 0.5
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 
 
 class ProgressLine:
@@ -21,12 +19,12 @@ class ProgressLine:
     def __init__(self, progress: bool | None):
         self.rewrite = sys.stderr.isatty() or "ipykernel" in sys.modules
         wanted = self.rewrite if progress is None else progress
-        self.delay = (0.0 if progress else DELAY) if wanted else float("inf")
+        self.delay = (0.0 if progress else RUN_SETTINGS.progress_delay) if wanted else float("inf")
         self.last_shown: float | None = None
 
     def show(self, text: str, seconds: float, last: bool = False) -> None:
         """Show `text`, `seconds` after the work began, if the last line is old enough; the `last` one always."""
-        recent = self.last_shown is not None and seconds - self.last_shown < INTERVAL
+        recent = self.last_shown is not None and seconds - self.last_shown < RUN_SETTINGS.progress_interval
         if seconds < self.delay or (recent and not last):
             return
         self.last_shown = seconds

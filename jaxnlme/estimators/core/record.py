@@ -61,16 +61,7 @@ def failed_start(
     """
     m, q = binding.data.n_groups, binding.density.n_effects
     codes = np.where(finite, Status.ok, Status.non_finite_start)
-    bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
-    if processes.all(finite.any()):
-        advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
-    else:
-        advice = "No group is finite: start elsewhere (a model that overflows at the start?), or fix the model."
-    names = some([label for labels in bad for label in labels])
-    sentences = (
-        "NOT CONVERGED: the fit did not begin.",
-        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
-    )
+    sentences = _failed_start_sentences(binding, finite, processes)
     beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
     return FitRecord(
         binding=binding,
@@ -97,4 +88,21 @@ def failed_start(
         fingerprint=binding.data.fingerprint(),
         totals=totals(binding, processes),
         restricted=estimator.restricted,
+    )
+
+
+def _failed_start_sentences(binding: Binding, finite: np.ndarray, processes: Processes) -> tuple[str, str]:
+    """The outcome, and the groups whose likelihood or gradient is not `finite` (groups,) with the advice; of all
+    processes."""
+    bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
+    if processes.all(finite.any()):
+        advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
+    else:
+        advice = (
+            "No group is finite: try other starting values (a model that overflows at the start?), or fix the model."
+        )
+    names = some([label for labels in bad for label in labels])
+    return (
+        "NOT CONVERGED: the fit did not begin.",
+        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
     )

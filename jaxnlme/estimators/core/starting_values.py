@@ -14,13 +14,11 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
+from jaxnlme.estimators.core.settings import POOLED
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.results.record import FitRecord
 from jaxnlme.typing import Vector
-
-# The pooled fit ends when a step lowers the sum of squares by less than this fraction, or after so many steps.
-POOLED_GAIN, MAX_POOLED_STEPS = 1e-8, 200
 
 
 def start_params(binding: Binding, start: Any) -> Params:
@@ -114,22 +112,24 @@ def _least_squares(equations: Any, x: np.ndarray, moving: np.ndarray) -> tuple[n
     square, right, matrix = equations(x)
     if not (np.isfinite(square) and np.isfinite(right).all() and np.isfinite(matrix).all()):
         return None, square
-    damping = 1e-3
-    for _ in range(MAX_POOLED_STEPS):
-        scale = np.sqrt(np.maximum(np.diag(matrix), 1e-12 * max(np.diag(matrix).max(initial=0.0), 1e-300)))
+    damping = POOLED.first_damping
+    for _ in range(POOLED.max_steps):
+        largest = max(np.diag(matrix).max(initial=0.0), 1e-300)
+        scale = np.sqrt(np.maximum(np.diag(matrix), POOLED.least_diagonal * largest))
         step = -np.linalg.solve(matrix / np.outer(scale, scale) + damping * np.eye(len(moving)), right / scale) / scale
         trial = x.copy()
         trial[moving] += step
         trial_equations = equations(trial)
         if all(np.isfinite(part).all() for part in trial_equations) and trial_equations[0] <= square:
             gained = square - trial_equations[0]
-            x, (square, right, matrix), damping = trial, trial_equations, max(damping / 10.0, 1e-12)
-            if gained <= POOLED_GAIN * square:
+            x, (square, right, matrix) = trial, trial_equations
+            damping = max(damping / POOLED.damping_factor, POOLED.least_damping)
+            if gained <= POOLED.least_gain * square:
                 break
-        elif damping > 1e8:
+        elif damping > POOLED.largest_damping:
             break
         else:
-            damping *= 10.0
+            damping *= POOLED.damping_factor
     return x, square
 
 

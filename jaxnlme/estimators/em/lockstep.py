@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.binding.problem import BLOCK_ROWS, Problem
+from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.settings import PLACEMENT
 from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, iterate_block
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.run import Run
@@ -192,7 +193,7 @@ class BatchScheduler:
 
     def _default_width(self, rows: int) -> int:
         """Number of runs with `rows` rows each that are computed in one program."""
-        return max(1, BLOCK_ROWS // rows) if jax.default_backend() == "cpu" else COMPUTING.gpu_width
+        return max(1, PLACEMENT.block_rows // rows) if jax.default_backend() == "cpu" else COMPUTING.gpu_width
 
     def _compute(self, requests: list[IterationRequest]) -> None:
         """Compute all requests, in batches of at most `width` requests of one kind."""

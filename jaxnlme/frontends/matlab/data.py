@@ -13,10 +13,9 @@ from jaxnlme.data._columns import column_names, read_column, read_labels
 from jaxnlme.data._rows import name_groups
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, some
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.records import RESERVED_IN_ROWS
 
-# Number of different array shapes in V that is allowed: modelfun is evaluated for every group once per shape.
-MOST_SHAPES = 8
 # The table of GroupedData that holds the numbers of V, and its column.
 TABLE, VALUE = "V", "value"
 
@@ -192,11 +191,11 @@ def _blocks(arrays: list[np.ndarray], labels: list[Any]) -> tuple[np.ndarray, tu
     for array in arrays:
         first.setdefault(array.shape, array)
     shapes = tuple(first)
-    if len(shapes) > MOST_SHAPES:
+    if len(shapes) > MATLAB.most_shapes:
         raise DataError(
             f"V has arrays of {len(shapes)} different shapes ({some([str(s) for s in shapes], 4)}); modelfun runs once "
-            f"for every shape, and {MOST_SHAPES} are the most: bring them to one shape with a column that marks the "
-            "rows in use, or use jn.fit with GroupedData.with_table, which pads and masks."
+            f"for every shape, and {MATLAB.most_shapes} are the most: bring them to one shape with a column that marks "
+            "the rows in use, or use jn.fit with GroupedData.with_table, which pads and masks."
         )
     values = np.empty((len(arrays), 1 + sum(int(np.prod(shape)) for shape in shapes)))
     for row, array in zip(values, arrays, strict=True):

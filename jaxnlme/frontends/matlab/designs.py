@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import MESSAGES, OptionError, some
 from jaxnlme.frontends.matlab.data import MatlabData
 from jaxnlme.frontends.matlab.options import choice
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.model.covariance.specification import pattern_blocks
 from jaxnlme.model.covariance.structures import AbstractCovariance, Diagonal, LogCholesky, LogMatrix
 from jaxnlme.model.parameters import Parameter
@@ -221,7 +222,9 @@ def _pattern(cov_pattern: Any, n: int) -> np.ndarray:
             "label for each random effect."
         )
     if pattern.dtype != bool and not (pattern.dtype.kind in "iuf" and np.isin(pattern, (0, 1)).all()):
-        raise OptionError(f"CovPattern must hold zeros and ones; received {np.unique(pattern).tolist()[:5]}.")
+        raise OptionError(
+            f"CovPattern must hold zeros and ones; received {np.unique(pattern).tolist()[: MESSAGES.items]}."
+        )
     pattern = pattern.astype(bool)
     offending = np.argwhere(pattern != pattern.T)
     if len(offending):
@@ -248,7 +251,7 @@ def _cov0(cov0: Any, pattern: np.ndarray) -> np.ndarray | None:
     if not np.isfinite(matrix).all():
         raise OptionError(f"Cov0 must hold finite numbers; received {np.asarray(cov0).tolist()}.")
     sd = np.sqrt(np.maximum(np.diag(matrix), 0.0))
-    if (sd == 0).any() or (np.abs(matrix - matrix.T) > 1e-8 * np.outer(sd, sd)).any():
+    if (sd == 0).any() or (np.abs(matrix - matrix.T) > MATLAB.symmetry * np.outer(sd, sd)).any():
         raise OptionError(f"Cov0 must be symmetric with positive variances; received {matrix.tolist()}.")
     least = float(np.linalg.eigvalsh(matrix / np.outer(sd, sd))[0])
     if least <= n * np.finfo(float).eps:

@@ -13,14 +13,8 @@ from jaxnlme.errors import ModelError
 from jaxnlme.frontends.matlab.data import TABLE, VALUE, MatlabData
 from jaxnlme.frontends.matlab.designs import Designs
 from jaxnlme.frontends.matlab.model_function import ModelFunction
+from jaxnlme.frontends.matlab.settings import INDEX_CHECK
 from jaxnlme.precision import x64
-
-# Rows at which predictions are compared: a single one may not show an effect (a rate has none at time zero).
-N_ROWS = 8
-# Numbers of entries added to phi. Two lengths distinguish phi[2] from phi[-1], whose position depends on the length.
-EXTRA_SHORT, EXTRA_LONG = 8, 16
-# Relative change of a prediction that is taken for rounding when an entry of phi changes by a quarter.
-ROUNDING = 1e-9
 
 
 class _LongerPhiRejected(Exception):
@@ -55,7 +49,7 @@ def check_phi_indices(structure: ModelFunction, designs: Designs, data: MatlabDa
 def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, n_phi: int) -> int | None:
     """The smallest index k >= `n_phi` that modelfun is found to read, or None."""
     table = data.data
-    slots = np.minimum(np.arange(N_ROWS), table.sizes[0] - 1)
+    slots = np.minimum(np.arange(INDEX_CHECK.rows), table.sizes[0] - 1)
     xfun = jnp.asarray(np.stack([column[0, slots] for column in table.x.values()], axis=-1))
     vfun: tuple[Any, ...] = ()
     if data.shapes:
@@ -64,11 +58,11 @@ def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, 
         vfun = (jnp.asarray(table.tables[TABLE][0][VALUE][0, 1 : 1 + int(np.prod(shape))].reshape(shape)),)
     typical = np.mean(designs.fixed, axis=tuple(range(designs.fixed.ndim - 2))) @ designs.beta
     typical_phi = np.array([float(h.to_natural(float(xb))) for xb, h in zip(typical, designs.transforms, strict=True)])
-    extra = 0.5 + 0.07 * np.arange(EXTRA_LONG)
+    extra = INDEX_CHECK.first_extra + INDEX_CHECK.extra_step * np.arange(INDEX_CHECK.extra_long)
     varying = max(designs.fixed.ndim, designs.random.ndim) == 4 and not structure.by_row
-    lengths = (n_phi + EXTRA_SHORT, n_phi + EXTRA_LONG)
+    lengths = (n_phi + INDEX_CHECK.extra_short, n_phi + INDEX_CHECK.extra_long)
     phis = [np.concatenate([typical_phi, extra[: length - n_phi]]) for length in lengths]
-    changed_phis = [np.where(np.arange(len(phi)) >= n_phi, 1.25 * phi, phi) for phi in phis]
+    changed_phis = [np.where(np.arange(len(phi)) >= n_phi, INDEX_CHECK.change * phi, phi) for phi in phis]
 
     def values(rows: list[np.ndarray]) -> np.ndarray:
         try:
@@ -82,7 +76,7 @@ def _out_of_range(structure: ModelFunction, designs: Designs, data: MatlabData, 
     for phi, changed_phi in zip(phis, changed_phis, strict=True):
         one_by_one = [np.where(np.arange(len(phi)) == k, changed_phi, phi) for k in range(n_phi, len(phi))]
         positions.append({n_phi + int(k) for k in np.flatnonzero(_changes_predictions(values([phi, *one_by_one])))})
-    shift = EXTRA_LONG - EXTRA_SHORT
+    shift = INDEX_CHECK.extra_long - INDEX_CHECK.extra_short
     from_start = positions[0] & positions[1]
     from_end = {k for k in positions[0] if k + shift in positions[1]}
     explained = positions[0] <= from_start | from_end and positions[1] <= from_start | {k + shift for k in from_end}
@@ -103,4 +97,4 @@ def _values(structure: ModelFunction, phis: Any, xfun: Any, vfun: tuple[Any, ...
 def _changes_predictions(values: np.ndarray) -> np.ndarray:
     """For each vector of phi after the first, True if it changes a prediction; a NaN difference counts as no change."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return (np.abs(values[1:] - values[0]) > ROUNDING * np.abs(values[0])).any(axis=1)
+        return (np.abs(values[1:] - values[0]) > INDEX_CHECK.rounding * np.abs(values[0])).any(axis=1)

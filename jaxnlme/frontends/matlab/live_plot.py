@@ -16,9 +16,8 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.diagnostics.drawing import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Iteration
+from jaxnlme.frontends.matlab.settings import MATLAB
 
-# Minimum time between two drawings, in seconds; files and notebooks take longer to draw than windows.
-MINIMUM_INTERVAL = {"window": 0.05, "axes": 0.05, "notebook": 0.5, "file": 1.0}
 # Beginnings of the names of matplotlib backends that open windows.
 WINDOWS = ("qt", "tk", "gtk", "wx", "macosx", "webagg", "nbagg", "notebook", "widget")
 
@@ -114,7 +113,7 @@ class _Picture:
             self._points.pop()
         self._iterations.append(status["iteration"])
         self._points.append([*values, np.nan if fval is None else float(fval)])
-        if state == "done" or time.monotonic() - self._drawn >= MINIMUM_INTERVAL[self._mode]:
+        if state == "done" or time.monotonic() - self._drawn >= _interval(self._mode):
             self._draw()
 
     def closed(self) -> bool:
@@ -199,6 +198,11 @@ def _display() -> str:
     if backend.startswith(WINDOWS) or "ipympl" in backend:
         return "window"
     return "notebook" if "inline" in backend and "IPython" in sys.modules else "file"
+
+
+def _interval(mode: str) -> float:
+    """Least number of seconds between two drawings: files and notebooks take longer to draw than windows."""
+    return {"notebook": MATLAB.notebook_interval, "file": MATLAB.file_interval}.get(mode, MATLAB.window_interval)
 
 
 def default_output_functions() -> tuple[Callable, ...]:

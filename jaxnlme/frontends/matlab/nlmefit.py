@@ -14,6 +14,7 @@ from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, Call, checked_call, f
 from jaxnlme.frontends.matlab.options import Statset, choice, name_values, on_off, statset
 from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.outputs import outputs
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogMatrix
 from jaxnlme.model.params import Params
@@ -32,9 +33,6 @@ REFUSED_ARGUMENTS = {
     name: f"{name!r} is an argument of nlmefitsa; nlmefit has none of that name." for name in _OF_NLMEFITSA
 }
 REFUSED_FIELDS = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
-# Smallest eigenvalue of psi, with effects scaled by the larger of their SD and starting SD, below which psi is taken to
-# be singular: the first if the fit by matrix logarithm did not converge, the second if it did.
-NEARLY_SINGULAR, SINGULAR = 1e-3, 1e-8
 
 
 def nlmefit(
@@ -152,7 +150,7 @@ def _continue_by_cholesky(call: Call, fit: Fit, run: Callable[..., Fit], output_
     unit = psi / np.outer(scale, scale)
     # Only the blocks by matrix logarithm: another block, such as a single effect of variance zero, may be singular.
     smallest_eigenvalue = min(float(np.linalg.eigvalsh(unit[np.ix_(block, block)])[0]) for block in logm_blocks)
-    if not smallest_eigenvalue < (SINGULAR if fit.converged else NEARLY_SINGULAR):
+    if not smallest_eigenvalue < (MATLAB.singular if fit.converged else MATLAB.nearly_singular):
         return fit
     cholesky_family = call.designs.covariance("chol")
     start = Params(fit.params.beta, cholesky_family.from_matrix(psi), fit.params.error, None)

@@ -9,16 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.precision import x64
 from jaxnlme.results.simulate import as_key
-
-# The tolerance of `jn.fit` is the expected gain of a further step, in log-likelihood units. A quasi-Newton step
-# underestimates the gain that remains, hence a fraction of TolFun. Bounds: above this gain no fit counts as converged;
-# below it there is only rounding.
-TOLERANCE_PER_TOLFUN, LARGEST_TOLERANCE, SMALLEST_TOLERANCE = 1e-4, 1e-6, 1e-13
-# The tolerance of `jn.SAEM` is the ratio of Monte Carlo error to standard error. This multiple of TolX is 0.05 for the
-# 1e-4 of MATLAB's scripts; bounded, because a tenth of the Monte Carlo error takes a hundred times the iterations.
-MC_RATIO_PER_TOLX, SMALLEST_MC_RATIO, LARGEST_MC_RATIO = 500.0, 0.01, 0.2
 
 
 def name_values(
@@ -73,8 +66,8 @@ class Statset:
     def tolerance(self) -> float:
         """The `tolerance` of `jn.fit`: min(1e-4 TolFun, TolX^2), within 1e-13 and 1e-6. A step of TolX standard errors
         gains about TolX^2 / 2 log-likelihood units; both defaults give 1e-8, the default of `jn.fit`."""
-        requested = min(TOLERANCE_PER_TOLFUN * self.TolFun, self.TolX**2)
-        return float(np.clip(requested, SMALLEST_TOLERANCE, LARGEST_TOLERANCE))
+        requested = min(MATLAB.tolerance_per_tolfun * self.TolFun, self.TolX**2)
+        return float(np.clip(requested, MATLAB.smallest_tolerance, MATLAB.largest_tolerance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +87,7 @@ class StatsetSA:
     @property
     def tolerance(self) -> float:
         """The `tolerance` of `jn.SAEM`: 500 TolX, within 0.01 and 0.2."""
-        return float(np.clip(MC_RATIO_PER_TOLX * self.TolX, SMALLEST_MC_RATIO, LARGEST_MC_RATIO))
+        return float(np.clip(MATLAB.mc_ratio_per_tolx * self.TolX, MATLAB.smallest_mc_ratio, MATLAB.largest_mc_ratio))
 
 
 Options = TypeVar("Options", Statset, StatsetSA)

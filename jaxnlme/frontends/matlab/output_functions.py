@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.core.callbacks import Iteration
 from jaxnlme.frontends.matlab.outputs import mean_square, parametrized
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.params import Params
 
@@ -118,20 +119,18 @@ class ValuesDisplay:
     """The callback for Options.Display = 'iter' of nlmefitsa: parameter values, one line per iteration, because the
     likelihood is not computed."""
 
-    MOST_VALUES = 8
-
     def __init__(self) -> None:
         self._header_printed = False
 
     def __call__(self, entry: Iteration) -> bool:
         """Print the line; False, it never stops the fit."""
         values = entry.values
-        ellipsis = " ..." * (len(values) > self.MOST_VALUES)
+        ellipsis = " ..." * (len(values) > MATLAB.values_shown)
         if not self._header_printed:
-            names = "".join(f" {name:>14}" for name in [*values][: self.MOST_VALUES])
+            names = "".join(f" {name:>14}" for name in [*values][: MATLAB.values_shown])
             print(f"{'iteration':>10} {'seconds':>9}{names}{ellipsis}")
             self._header_printed = True
-        columns = "".join(f" {value:>14.6g}" for value in [*values.values()][: self.MOST_VALUES])
+        columns = "".join(f" {value:>14.6g}" for value in [*values.values()][: MATLAB.values_shown])
         print(f"{entry.iteration:>10} {entry.seconds:>9.1f}{columns}{ellipsis}")
         sys.stdout.flush()
         return False

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.errors import near_matches
+from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.results.display import Table, html_table, number, text_pairs
 
 
@@ -65,9 +66,9 @@ def _on_one_line(value: Any) -> str:
     if isinstance(value, (bool, np.bool_, int, str)) or value is None:
         return str(value)
     if isinstance(value, (float, np.floating)):
-        return number(float(value), 5) or "nan"
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size <= 8:
-        return f"[{', '.join(number(entry, 5) or 'nan' for entry in value)}]"
+        return number(float(value), MATLAB.digits_shown) or "nan"
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size <= MATLAB.entries_shown:
+        return f"[{', '.join(number(entry, MATLAB.digits_shown) or 'nan' for entry in value)}]"
     if hasattr(value, "shape"):
         return f"{type(value).__name__} {value.shape}"
     if isinstance(value, Struct):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxnlme.model.settings import MODEL
 from jaxnlme.numerics.linalg import lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
 
@@ -91,7 +92,7 @@ def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, in
     of_package = type(covariance).__module__.startswith("jaxnlme.")
     if not of_package or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
         return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]
-    factor = np.asarray(covariance.factor(np.linspace(0.3, 0.7, n)))
+    factor = np.asarray(covariance.factor(np.linspace(*MODEL.pattern_range, n)))
     return [(int(i), int(j)) for i, j in zip(*np.nonzero(factor), strict=True)]
 
 

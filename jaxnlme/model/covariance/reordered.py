@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky
+from jaxnlme.model.settings import MODEL
 from jaxnlme.numerics.arrays import xp
-
-# Largest starting value of Fisher's z = atanh(r), for correlations of one: r = 1 - 3e-8.
-LARGEST_Z = 9.0
 
 
 class PairFirst(AbstractCovariance):
@@ -55,7 +53,7 @@ class PairFirst(AbstractCovariance):
         sd = np.hypot(diagonal, below)
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.arcsinh(below / diagonal) if sd > 0 else 0.0
-            theta[1], theta[n] = np.log(sd), np.clip(z, -LARGEST_Z, LARGEST_Z)
+            theta[1], theta[n] = np.log(sd), np.clip(z, -MODEL.largest_z, MODEL.largest_z)
         return theta
 
     @property

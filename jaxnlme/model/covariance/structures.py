@@ -14,6 +14,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.model.covariance.base import AbstractCovariance as AbstractCovariance
 from jaxnlme.model.covariance.base import as_semidefinite, log_sd
 from jaxnlme.model.covariance.blocks import Blocks as Blocks
+from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
 from jaxnlme.numerics.linalg import cholesky, expm, semidefinite_cholesky
@@ -98,10 +99,6 @@ class LogCholesky(AbstractCovariance):
         return tuple((j, k) for k in range(self.size) for j in range(k))
 
 
-# Smallest eigenvalue of psi that `LogMatrix.from_matrix` does not raise, as a fraction of the largest.
-LEAST_EIGENVALUE = 1e-12
-
-
 class LogMatrix(AbstractCovariance):
     """A full psi = exp(S): theta holds the upper triangle of the symmetric S = log psi, by rows. The factor is exp(S /
     2), which is symmetric. Every psi is positive definite; for a singular psi `from_matrix` gives a nearby definite
@@ -134,7 +131,7 @@ class LogMatrix(AbstractCovariance):
 
     def from_matrix(self, psi):
         values, vectors = np.linalg.eigh(as_semidefinite(psi))
-        least = max(LEAST_EIGENVALUE * float(values[-1]), np.finfo(float).tiny)
+        least = max(MODEL.least_eigenvalue * float(values[-1]), np.finfo(float).tiny)
         log = (vectors * np.log(np.maximum(values, least))) @ vectors.T
         return log[np.triu_indices(self.size)]
 
@@ -227,7 +224,7 @@ class CompoundSymmetry(AbstractCovariance):
         below = np.tril_indices(self.size, -1)
         r = float(np.mean(psi[below]) / variance) if variance > 0 else 0.0
         low = -1.0 / (self.size - 1)
-        logistic = np.clip((r - low) / (1.0 - low), 1e-6, 1.0 - 1e-6)
+        logistic = np.clip((r - low) / (1.0 - low), MODEL.correlation_margin, 1.0 - MODEL.correlation_margin)
         return np.array([log_sd(np.array([variance]))[0], np.log(logistic / (1.0 - logistic))])
 
     @property
@@ -239,7 +236,7 @@ class CompoundSymmetry(AbstractCovariance):
         variance = jnp.mean(jnp.diagonal(moment))
         low = -1.0 / (self.size - 1)
         logistic = (jnp.mean(moment[np.tril_indices(self.size, -1)]) / variance - low) / (1.0 - low)
-        logistic = jnp.clip(logistic, 1e-6, 1.0 - 1e-6)
+        logistic = jnp.clip(logistic, MODEL.correlation_margin, 1.0 - MODEL.correlation_margin)
         return jnp.stack([0.5 * jnp.log(variance), jnp.log(logistic / (1.0 - logistic))])
 
     @property

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
+from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
 
 
@@ -52,9 +53,9 @@ def _constant_power(f, a, b, c):
 
 def _parameters(positive: Mapping[str, float | None], exponent: float | None = None, fix_exponent: bool = False):
     """ErrorParameter objects of the positive parameters and of the exponent "c", if there is one."""
-    defaults = {"a": 1.0, "b": 0.2}
+    defaults = {name: MODEL.error_start for name in positive} | {"b": MODEL.proportional_error_start}
     entries = [
-        ErrorParameter(name, defaults.get(name, 1.0) if start is None else start, "log", automatic=start is None)
+        ErrorParameter(name, defaults[name] if start is None else start, "log", automatic=start is None)
         for name, start in positive.items()
     ]
     if exponent is not None:

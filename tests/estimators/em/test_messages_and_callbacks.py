@@ -10,6 +10,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.estimators.core import checkpoint
+from jaxnlme.estimators.core.settings import RunSettings
 
 # Few iterations: these fits need not be accurate. Their chains have one shape, so that they share compiled programs.
 QUICK = dict(iterations=(10, 10, 10), chains=4, likelihood="none", max_iterations=30)
@@ -131,8 +132,8 @@ class Killed(Exception):
 @pytest.mark.parametrize("last", [-3, 12, 30, 60, 90])
 def test_a_run_that_was_killed_is_resumed(tmp_path, monkeypatch, last):
     """The same numbers as of an uninterrupted run, killed in a phase or while scores are summed."""
-    monkeypatch.setattr(checkpoint, "MIN_INTERVAL", 0.0)
-    monkeypatch.setattr(checkpoint, "MAX_WRITING_FRACTION", 1e9)
+    always = RunSettings(checkpoint_interval=0.0, writing_fraction=1e9)
+    monkeypatch.setattr(checkpoint, "RUN_SETTINGS", always)
     method, path = jn.SAEM(**QUICK | {"max_iterations": 400}, seed=2), tmp_path / "run.npz"
 
     def die(entry):

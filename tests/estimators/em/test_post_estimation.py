@@ -10,6 +10,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core import checkpoint
+from jaxnlme.estimators.core.settings import RunSettings
 from jaxnlme.estimators.em import post_estimation
 from jaxnlme.estimators.em.convergence import replicate_disagreement
 from jaxnlme.estimators.em.louis import ScoreAndInformation
@@ -106,8 +107,8 @@ class Killed(Exception):
 
 def test_a_run_from_an_earlier_fit_is_resumed_without_that_fit(tmp_path, monkeypatch):
     """Its phases are those that it began with: no annealing."""
-    monkeypatch.setattr(checkpoint, "MIN_INTERVAL", 0.0)
-    monkeypatch.setattr(checkpoint, "MAX_WRITING_FRACTION", 1e9)
+    always = RunSettings(checkpoint_interval=0.0, writing_fraction=1e9)
+    monkeypatch.setattr(checkpoint, "RUN_SETTINGS", always)
     earlier = jn.fit(MODEL, data(), "focei")
 
     def die(entry):

@@ -10,13 +10,14 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.placement import PlacedProblem
+from jaxnlme.binding.settings import PlacementSettings
 from jaxnlme.numerics.threads import run_concurrently
 from tests.problems import decay_data, decay_model
 
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxnlme.binding.placement.THREAD_ROWS", 2)
+    monkeypatch.setattr("jaxnlme.binding.placement.PLACEMENT", PlacementSettings(thread_rows=2))
     monkeypatch.setattr("jaxnlme.binding.placement.cores", lambda: 3)
 
 
@@ -56,7 +57,7 @@ def test_one_call_goes_ahead_and_the_order_is_kept() -> None:
 
 def test_shapes_stay_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of similar size share the shapes of a thread's part, too."""
-    monkeypatch.setattr("jaxnlme.binding.placement.THREAD_ROWS", 100)
+    monkeypatch.setattr("jaxnlme.binding.placement.PLACEMENT", PlacementSettings(thread_rows=100))
     monkeypatch.setattr("jaxnlme.binding.placement.cores", lambda: 2)
 
     def shapes(groups):

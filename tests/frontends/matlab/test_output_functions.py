@@ -17,6 +17,7 @@ import jaxnlme as jn
 from jaxnlme.frontends.matlab import live_plot
 from jaxnlme.frontends.matlab.live_plot import LivePlot
 from jaxnlme.frontends.matlab.outputs import parametrized
+from jaxnlme.frontends.matlab.settings import MatlabSettings
 from tests import simulated_fits
 from tests.frontends.matlab.matlab_calls import START, Recorder, call
 
@@ -255,6 +256,6 @@ def test_in_a_notebook_one_display_is_updated(monkeypatch) -> None:
     assert IPython.__version__
     monkeypatch.setattr(shown, "display", display)
     monkeypatch.setattr("jaxnlme.frontends.matlab.live_plot._display", lambda: "notebook")
-    monkeypatch.setitem(live_plot.MINIMUM_INTERVAL, "notebook", 0.0)
+    monkeypatch.setattr(live_plot, "MATLAB", MatlabSettings(notebook_interval=0.0))
     assert call(Options={"OutputFcn": LivePlot()}, beta0=START)[2].converged
     assert pictures[0] == "display" and set(pictures[1:]) == {"update"} and len(pictures) > 3

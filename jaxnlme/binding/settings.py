@@ -1,0 +1,53 @@
+"""Tuning constants of models bound to data, in two frozen dataclasses: where groups are computed; checks.
+
+Where no source is given, the value is a choice of this package, for the reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacementSettings:
+    """Shapes of placed groups and threads (`placement.py`), and blocks of groups (`problem.py`)."""
+
+    coarse_bits: int = 3
+    """Significant bits of padded sizes where compiling takes longer than computing: padding adds at most a quarter."""
+    fine_bits: int = 7
+    """Significant bits of padded sizes where computing takes longer: padding adds at most 3% in all."""
+    thread_rows: int = 5_000
+    """Rows of data for which another thread is used on a CPU, unless the caller gives a number: one program computes
+    its blocks of groups on one core."""
+    block_rows: int = 3_000
+    """Rows that a CPU computes at a time, so that intermediate arrays fit the caches of a core: blocks of 1,500 to
+    4,000 rows took the same time, a quarter less than 6,000 rows and a third of 110,000 rows at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckSettings:
+    """Checks of a covariance matrix given by a user (`user_scale.py`) and of one evaluation at the starting values
+    (`dry_run.py`)."""
+
+    symmetry: float = 1e-8
+    """Largest difference of the two entries of psi for a pair of effects, in units of correlations, that counts as
+    rounding."""
+    semidefinite: float = 1e-8
+    """Largest size of a negative eigenvalue of the correlation matrix that counts as rounding."""
+    family: float = 2e-5
+    """Largest difference, in units of correlations, of psi from the nearest matrix of the covariance family. A singular
+    psi is reproduced with errors of up to 1e-5, the square root of the tolerance for zero pivots in
+    `linalg.semidefinite_cholesky`."""
+    same_value: float = 1e-8
+    """Largest relative difference of two values that are given for one parameter."""
+
+    padding_change: float = 1e-8
+    """Change of the predictions for the real rows of a group with its padding that counts as rounding, as a fraction of
+    the largest prediction."""
+    effect_shifts: tuple[float, ...] = (0.1, -0.2)
+    """Whitened effects, beside zero, at which the slopes are evaluated that show which parameters have an effect: at
+    zero a slope can vanish by symmetry."""
+
+
+PLACEMENT = PlacementSettings()
+CHECKS = CheckSettings()

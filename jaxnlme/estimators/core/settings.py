@@ -1,0 +1,65 @@
+"""Tuning constants that all methods share, in two frozen dataclasses: runs; the pooled fit.
+
+Where no source is given, the value is a choice of this package, for the reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Defaults of `fit`, checkpoints (`checkpoint.py`) and the line that shows progress (`progress.py`)."""
+
+    max_iterations: int = 500
+    """Default of the most iterations of a fit: a bound for fits that do not converge."""
+    tolerance: float = 1e-8
+    """Default of the expected gain of a further step, in log-likelihood units, at which a fit ends: a gain of d^2 / 2
+    belongs to a distance of d standard errors, here 1.4e-4."""
+
+    checkpoint_interval: float = 1.0
+    """Least number of seconds between two writes of a checkpoint."""
+    writing_fraction: float = 0.05
+    """Largest fraction of the run time that goes into writing checkpoints."""
+    same_fixed_value: float = 1e-9
+    """Relative difference up to which a fixed value in a checkpoint is that of the model: if a variance is zero, all of
+    psi is factored again, with rounding errors."""
+    same_fixed_zero: float = 1e-12
+    """The same for a value of zero, as an absolute difference on the unconstrained scale."""
+
+    progress_delay: float = 2.0
+    """Seconds of work before the first line is shown: short work shows none."""
+    progress_interval: float = 0.5
+    """Seconds between two lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledFitSettings:
+    """The fit without random effects (`starting_values.py`), by the Levenberg-Marquardt method with damping in units
+    where the diagonal of the curvature is one."""
+
+    least_gain: float = 1e-8
+    """The search ends when a step lowers the sum of squares by less than this fraction: it gives starting values."""
+    max_steps: int = 200
+    """Most steps of the search."""
+    first_damping: float = 1e-3
+    """Damping of the first step.
+
+    **Source:** Madsen, Nielsen and Tingleff (2004), Methods for Non-Linear Least Squares Problems, section 3.2, for a
+    start that need not be near the minimum."""
+    least_damping: float = 1e-12
+    """Smallest damping: less does not change a step."""
+    largest_damping: float = 1e8
+    """Damping above which the search is given up: no step along the negative gradient decreases the sum of squares."""
+    damping_factor: float = 10.0
+    """Factor by which the damping decreases after a step that is accepted, and increases after one that is not.
+
+    **Source:** Marquardt (1963), SIAM Journal on Applied Mathematics 11, 431-441."""
+    least_diagonal: float = 1e-12
+    """Smallest diagonal entry of the normal equations, as a fraction of the largest, that is used as a scale: a
+    parameter without effect has none."""
+
+
+RUN_SETTINGS = RunSettings()
+POOLED = PooledFitSettings()

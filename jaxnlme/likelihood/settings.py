@@ -1,0 +1,37 @@
+"""Tuning constants of likelihoods; the values are choices of this package.
+
+Step limits and tolerances of a mode search are options of each approximation (`approximations.py`, `mode.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegrationSettings:
+    """Integrals over the random effects (`integrals.py`, `from_draws.py`), their derivatives in one pass
+    (`one_pass.py`), and iterative reweighting (`lindstrom_bates.py`)."""
+
+    most_partials: int = 36
+    """Largest number of partial derivatives in a jet; with more, differentiating the model itself is cheaper."""
+    reweighting_tolerance: float = 1e-9
+    """Reweighting has converged when no log residual scale changes by more than this."""
+    most_summed_df: int = 20
+    """Degrees of freedom up to which a chi-squared variable is drawn as a sum of exponential ones (one for two)."""
+
+    zero_pivot: float = 1e-8
+    """Pivots of the correlation matrix of draws below this count as zero: an effect that others determine to eight
+    digits comes from a chain that did not move, or from fewer draws than effects."""
+    most_points: int = 20_000
+    """Largest default number of quadrature points for a group."""
+    most_nodes: int = 15
+    """Largest default number of quadrature nodes per effect; three effects have 15**3 = 3,375 points."""
+    batch: int = 100
+    """Quadrature points or draws of a group computed at a time, to bound memory."""
+    grid_batch: float = 2.5
+    """Limit of the points of a product grid computed at a time, in multiples of `batch`: larger than one because only
+    powers of the number of nodes divide the grid."""
+
+
+INTEGRATION = IntegrationSettings()

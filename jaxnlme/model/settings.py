@@ -1,0 +1,44 @@
+"""Tuning constants and default starting values of models.
+
+Where no source is given, the value is a choice of this package, for the reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Covariance structures (`covariance/`), transforms (`transforms.py`), and starting values that a model does not
+    declare (`parameters.py`, `residual_error/families.py`)."""
+
+    least_eigenvalue: float = 1e-12
+    """Smallest eigenvalue of psi that `LogMatrix.from_matrix` does not raise, as a fraction of the largest: the matrix
+    logarithm has no singular psi."""
+    correlation_margin: float = 1e-6
+    """Least distance of the correlation of `CompoundSymmetry` from the ends of its interval, as a fraction of the
+    length of the interval: the logit stays below 14."""
+    largest_z: float = 9.0
+    """Largest starting value of Fisher's z = atanh(r) in `PairFirst`, for correlations of one: r = 1 - 3e-8."""
+    pattern_range: tuple[float, float] = (0.3, 0.7)
+    """Ends of the arbitrary, different values of theta at which the zero entries of a factor are looked up."""
+
+    series_below: float = 1e-5
+    """Absolute shape of a Box-Cox or Yeo-Johnson transform below which a power series around shape zero is used; its
+    first omitted term is then of the order of rounding."""
+
+    sd_start: float = 0.5
+    """Standard deviation of a random effect on a transformed scale; on the log scale about 50% of the typical value."""
+    relative_sd_start: float = 0.3
+    """Standard deviation of a random effect on the natural scale, as a fraction of the starting typical value."""
+    sd_start_at_zero: float = 1.0
+    """The same where the typical value starts at zero, in the unit of the parameter."""
+    proportional_error_start: float = 0.2
+    """Proportional part b of a residual error, a coefficient of variation of 20%. `fit` multiplies the scales of a
+    residual error that the user does not give by the size of the residuals at the start."""
+    error_start: float = 1.0
+    """Other scales of a residual error, with the same note."""
+
+
+MODEL = ModelSettings()
