@@ -96,5 +96,5 @@ def no_information_on_beta(singular: Sequence[dict[str, float]]) -> str:
     direction = f" along the direction {terms} (shares of standardised parameters)" if terms else ""
     return (
         f"The restricted likelihood needs information on every fixed effect, and the data carry none{direction}: fix "
-        "one of them or leave it out, or start from other values."
+        "one of them or leave it out, or use other starting values."
     )

@@ -99,7 +99,7 @@ def _failed_start_sentences(binding: Binding, finite: np.ndarray, processes: Pro
         advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:
         advice = (
-            "No group is finite: try other starting values (a model that overflows at the start?), or fix the model."
+            "No group is finite: use other starting values (a model that overflows at the start?), or fix the model."
         )
     names = some([label for labels in bad for label in labels])
     return (
