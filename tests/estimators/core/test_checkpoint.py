@@ -142,7 +142,7 @@ def test_groups_left_out_stay_out(tmp_path):
     path = tmp_path / "fit"
     with pytest.raises(Killed):
         jn.fit(model(), table, "focei", checkpoint=path, callbacks=[dies_at(3)], on_bad_group="leave out")
-    with pytest.raises(jn.OptionError, match="went on without some groups"):
+    with pytest.raises(jn.OptionError, match="was continued without some groups"):
         jn.fit(model(), table, "focei", checkpoint=path)
     resumed = jn.fit(model(), table, "focei", checkpoint=path, on_bad_group="leave out")
     assert resumed.converged and resumed.data.n_groups == 22
