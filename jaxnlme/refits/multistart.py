@@ -121,9 +121,9 @@ class Multistart(Printable):
 
     **Fields:** `fit`; `refit`, the function `jn.fit`; `starts`, a row per start: the values at its start ("start of
     NAME") and its end, by name, `log_likelihood`, `status`, `maximum` (its row in `maxima`, -1 where it failed),
-    `iterations`; `maxima`, a row per distinct maximum, the highest first: `log_likelihood` (of all groups), `gain` over
-    the objective of the fit (log-likelihood units), number `starts` and fraction `share` of the starts that reached it,
-    `fit`: it is the maximum of the fit, and the values; `sentences`; `x` (maxima, n), packed.
+    `iterations`, `evaluations`; `maxima`, a row per distinct maximum, the highest first: `log_likelihood` (of all
+    groups), `gain` over the log-likelihood plus log prior of the fit, number `starts` and fraction `share` of the
+    starts that reached it, `fit`: it is the maximum of the fit, and the values; `sentences`; `x` (maxima, n), packed.
     """
 
     fit: FitRecord

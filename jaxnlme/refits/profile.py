@@ -37,10 +37,10 @@ def profile(
     """Profile likelihood intervals of reported values: typical values, coefficients, SDs, correlations, error
     parameters; all points of all profiles are fitted in one compiled program.
 
-    With M(c) the maximum of the objective where the value is held at c, and M that of the fit, the deviance is
-    D(c) = 2 (M - M(c)), the signed root zeta(c) = sign(c - estimate) sqrt(D(c)), and the interval is where D(c) is
-    below the `level` quantile of chi-squared with one degree of freedom. SDs and correlations of a full psi are made
-    coordinates by reordering its factor.
+    With M(c) the maximum of the log-likelihood plus log prior where the value is held at c, and M that of the fit, the
+    deviance is D(c) = 2 (M - M(c)), the signed root zeta(c) = sign(c - estimate) sqrt(D(c)), and the interval is where
+    D(c) is below the `level` quantile of chi-squared with one degree of freedom. SDs and correlations of a full psi are
+    made coordinates by reordering its factor.
 
     **Arguments:** `names`: all that were estimated where None; `level` of the intervals; `points` on each side
     in the first round, up to 1.25 times the half-width of the Wald interval; more follow farther out where a limit was

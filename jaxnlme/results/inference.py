@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Information:
     """The observed information at the estimate.
 
-    **Fields:** `matrix` (active, active): minus the Hessian of the objective in the packed entries `active` (indices);
-    `scores` (groups, active): weighted gradients of the groups' log-likelihoods, for the sandwich; `singular`:
-    directions without information, each a dict from parameter name to its coefficient; `reported`, `jacobian`
-    (reported, packed): the values that a fit reports and their derivatives.
+    **Fields:** `matrix` (active, active): the observed information, the Hessian of the objective (minus log-likelihood and
+    log prior) in the packed entries `active` (indices); `scores` (groups, active): weighted gradients of the groups'
+    log-likelihoods, for the sandwich; `singular`: directions without information, each a dict from parameter name to
+    its coefficient; `reported`, `jacobian` (reported, packed): the values that a fit reports and their derivatives.
 
     The scores of a restricted fit are centred, w_i (s_i - sum w s / sum w): at its estimates the groups' scores of
     theta sum to minus the gradient of the term that integrating beta out adds. That term belongs to no group and does
