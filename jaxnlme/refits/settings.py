@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class RefitSettings:
-    """One refit (`refits.py`, `zero_variances.py`)."""
+    """One refit (`refits.py`, `zero_variances.py`, `profile_trace.py`)."""
 
     tolerance: float = 1e-12
     """Predicted gain of a further step (log-likelihood units) at which a refit ends, about a millionth of a standard
@@ -33,7 +33,7 @@ class RefitSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
-    """The vectorised minimiser (`vectorised_minimiser.py`, `batch_passes.py`)."""
+    """The vectorised minimiser (`vectorised_minimiser.py`, `batch_passes.py`, `refits.py`)."""
 
     widths: tuple[int, ...] = (1, 4, 16, 64)
     """Numbers of slots; few of them, so that batches of other sizes use the same programs."""

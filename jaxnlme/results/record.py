@@ -28,8 +28,9 @@ class FitStatus:
     """Status of a fit.
 
     **Fields:** `sentences`, first that it converged or not; `code` and `evaluations` (groups,), a Status and the cost
-    of the last mode search of each group; `labels` (groups,); `left_out`, labels left out at the user's request;
-    `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of each log-likelihood.
+    of the last mode search of each group; `labels` (groups,); `left_out`, pairs of the label of a group left out at the
+    user's request and the reason; `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of
+    each log-likelihood.
     """
 
     sentences: tuple[str, ...]

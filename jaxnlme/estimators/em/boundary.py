@@ -1,7 +1,7 @@
 """Psi on the boundary of the parameter space: variances of zero and correlations of plus or minus one.
 
 On the boundary the chains hold the whitened effects z, b = L z with psi = L L', because the scores of z stay finite
-where those of b do not (`sufficient_statistics.whitened_layout`). With g_i and H_i the gradient and the Hessian of
+where those of b do not (`parameter_layout.whitened_layout`). With g_i and H_i the gradient and the Hessian of
 log p(y_i | b_i) in b_i, w_i the weight of group i, and expectations over the conditional distribution given y_i:
 
 1. Nearly on the boundary (`nearly_dependent`): the conditional variance L_kk^2 of effect k given the effects before it

@@ -82,10 +82,10 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             f"(tolerance {estimator.tolerance:g}): allow more iterations (max_iterations is "
             f"{int(estimator.max_iterations)}) or {estimator.remedies[0]}."
         )
-    drifting = np.flatnonzero(np.abs(estimate.geweke_z) > CRITERIA.geweke_limit)
-    if len(drifting):
+    non_stationary = np.flatnonzero(np.abs(estimate.geweke_z) > CRITERIA.geweke_limit)
+    if len(non_stationary):
         out.append(
-            f"The chains are not stationary (Geweke's test): the mean scores of {some([names[k] for k in drifting])} "
+            f"The chains are not stationary (Geweke's test): the mean scores of {some([names[k] for k in non_stationary])} "
             "differ between the two halves of the last draws by more than their Monte Carlo error. Allow more "
             f"iterations, or {estimator.remedies[1]}."
         )
@@ -155,7 +155,7 @@ def errors_table(
     **Arguments:** `estimates`, score and information of each replicate; `best`, number of the replicate reported;
     `packed` (replicates, packed), final parameters; `names` (packed,).
     **Returns:** a table with the rows of the active parameters and the columns `estimate`, `se`, `monte carlo se`,
-    `last step`, `drift` (Geweke's z) and, with several replicates, `rhat` and `spread` (their standard deviation).
+    `last step`, `geweke z` and, with several replicates, `rhat` and `spread` (their standard deviation).
     """
     import pandas as pd
 

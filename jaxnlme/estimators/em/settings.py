@@ -12,7 +12,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class StartSettings:
-    """Starting values suited to simulation (`pipeline.py`)."""
+    """Starting values suited to simulation (`simulation_starts.py`, `frontends/matlab/nlmefitsa.py`)."""
 
     sd_factor: float = 2.0
     """Factor by which standard deviations that the user did not give are widened: chains converge faster from a
@@ -32,7 +32,8 @@ class StartSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSettings:
-    """Lengths and gains of the scheduled phases (`saem.py`, `imp.py`) and of those added to them (`phases.py`)."""
+    """Lengths and gains of the scheduled phases (`saem.py`, `imp.py`) and of those added to them (`phases.py`), and the
+    iterations that these need (`rounds/decisions.py`, `rounds/boundary_evidence.py`)."""
 
     saem_phases: tuple[int, int, int] = (100, 50, 50)
     """Iterations with annealing, with full steps and with decreasing steps: half of those of MATLAB and saemix, because
@@ -68,7 +69,8 @@ class MaximisationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """Numbers of draws (`saem.py`, `imp.py`) and of score iterations in a round (`rounds/sampling_round.py`)."""
+    """Numbers of draws (`saem.py`, `imp.py`), of iterations in a round (`algorithm.py`, `rounds/sampling_round.py`,
+    `rounds/decisions.py`) and of batch means (`louis.py`)."""
 
     min_groups_times_chains: int = 100
     """Smallest number of groups times chains: MATLAB and saemix choose the number of chains by this rule."""
@@ -92,8 +94,8 @@ class SamplingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ConvergenceCriteria:
-    """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), and the assessment of
-    the end of a run (`convergence.py`)."""
+    """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), Monte Carlo checks of means
+    (`louis.py`), and the assessment of the end of a run (`convergence.py`)."""
 
     significant_mc_errors: float = 4.0
     """A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before
@@ -132,7 +134,8 @@ class ConvergenceCriteria:
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """Steps between rounds (`rounds/newton.py`, `rounds/decisions.py`, `rounds/boundary_moves.uphill_point`)."""
+    """Steps in a round and between rounds (`rounds/sampling_round.py`, `rounds/newton.py`, `rounds/decisions.py`,
+    `rounds/boundary_moves.py`)."""
 
     large_step: float = 0.5
     """Before control variates reduce the Monte Carlo error, only a step longer than this, in standard errors, is
