@@ -85,9 +85,9 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
     non_stationary = np.flatnonzero(np.abs(estimate.geweke_z) > CRITERIA.geweke_limit)
     if len(non_stationary):
         out.append(
-            f"The chains are not stationary (Geweke's test): the mean scores of {some([names[k] for k in non_stationary])} "
-            "differ between the two halves of the last draws by more than their Monte Carlo error. Allow more "
-            f"iterations, or {estimator.remedies[1]}."
+            "The chains are not stationary (Geweke's test): the mean scores of "
+            f"{some([names[k] for k in non_stationary])} differ between the two halves of the last draws by more than "
+            f"their Monte Carlo error. Allow more iterations, or {estimator.remedies[1]}."
         )
     sampler_states = run.to_host([chunk.chains.sampler_state for chunk in run.chain_states])
     return out + run.gather(estimator.sampling_problems(sampler_states, run.binding.data.labels))

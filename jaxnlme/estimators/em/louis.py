@@ -47,7 +47,7 @@ class ScoreAndInformation:
       information.
     - `outer` (batches, active, active): batch means of the sum over groups of the products of scores.
     - `batches` (batches, active): batch means of the score.
-    - `iterations`: number behind `score` and `batches`; `n_iterations`: number behind everything else.
+    - `n_score_iterations`: number behind `score` and `batches`; `n_iterations`: number behind everything else.
     - `group_scores` (groups, active): weighted mean scores of this process's groups.
     - `psi_slopes` and `factor_slopes` (batches, random, random): batch means of the derivatives of the log-likelihood
       along psi and along a factor of it, in a `whitened` layout.
@@ -61,7 +61,7 @@ class ScoreAndInformation:
     observed_fraction: np.ndarray
     outer: np.ndarray
     batches: np.ndarray
-    iterations: int
+    n_score_iterations: int
     n_iterations: int
     group_scores: np.ndarray
     psi_slopes: np.ndarray

@@ -88,8 +88,11 @@ class SamplingSettings:
     the chains, many enough to estimate the variance between them."""
     min_score_iterations: int = 40
     """Score iterations of a segment, at least: two for each of the batches of the batch means."""
+    initial_fraction: float = 0.25
+    """Score iterations of the first segment of a round, as a fraction of the iterations behind the score of the round
+    before: a quarter of the iterations behind the score."""
     max_initial_iterations: int = 500
-    """Score iterations of the first segment of a round, at most; they are a quarter of those of the round before."""
+    """Score iterations of the first segment of a round, at most."""
 
 
 @dataclasses.dataclass(frozen=True)

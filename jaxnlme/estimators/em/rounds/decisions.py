@@ -127,9 +127,10 @@ class RoundFacts:
 
     @property
     def next_initial_iterations(self) -> int:
-        """Score iterations of the first segment of the next round: a quarter of those of this one, within limits."""
-        quarter = min(self.estimates[0].iterations // 4, SAMPLING.max_initial_iterations)
-        return max(self.run.outer_state.initial_iterations, quarter)
+        """Score iterations of the first segment of the next round: `SAMPLING.initial_fraction` of the iterations behind
+        the score of this one, within limits."""
+        count = int(SAMPLING.initial_fraction * self.estimates[0].n_score_iterations)
+        return max(self.run.outer_state.initial_iterations, min(count, SAMPLING.max_initial_iterations))
 
     def enough_iterations_for(self, action: Action) -> bool:
         """True if enough iterations remain for a step or averaging, and the first segment of the round after it."""
