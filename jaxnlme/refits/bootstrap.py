@@ -55,7 +55,9 @@ def bootstrap(
     Refits start from the estimates and conditional modes of the fit; variances estimated as zero start from a positive
     value. They run on the default device with all groups at once, whatever `devices` and `chunk_groups` the fit used.
     **Returns:** a Bootstrap.
-    **Raises:** FitError where the fit did not converge; OptionError; ModelError where responses cannot be drawn.
+    **Raises:** FitError where the fit did not converge; OptionError for an unknown `kind` or column in `by`, `by` with
+    kind "parametric", numbers that are not whole or too small, and the fits that `Refits` refuses; ModelError where
+    responses cannot be drawn.
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, Chapman and Hall; for mixed models Thai,
     Mentre, Holford, Veyrat-Follet and Comets (2013), Pharmaceutical Statistics 12, 129-140.
     """
@@ -229,7 +231,8 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, 
         sentences.append("Resampling within the levels of a column (by=) keeps every level in every replicate.")
     if ran and good < BOOTSTRAP.min_converged * ran:
         sentences.append(
-            "More than a tenth failed: the statistics of the others may be misleading; try a simpler model."
+            f"More than {1.0 - BOOTSTRAP.min_converged:.0%} failed: the statistics of the others may be misleading; "
+            "try a simpler model."
         )
     zeros = [name for name in table if str(name).startswith("sd(") and (table[name] == 0).any()]
     if zeros:

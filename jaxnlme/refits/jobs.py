@@ -101,7 +101,7 @@ NO_INFORMATION = "without information on some parameter"
 
 def reached_maximum(out: Outcomes) -> np.ndarray:
     """True (jobs,) for jobs that reached a maximum: the objective is finite, the predicted gain of a further step below
-    1e-6, the mode of every group found, and every parameter identifiable."""
+    `CRITERIA.max_gain`, the mode of every group found, and every parameter identifiable."""
     return (
         out.identifiable
         & out.done

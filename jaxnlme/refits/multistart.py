@@ -58,7 +58,8 @@ def multistart(
     Mode searches start from zero. The refits run on the default device with all groups at once; only `best` uses the
     `devices` and `chunk_groups` of the fit.
     **Returns:** a Multistart, whose `best` is a full Fit.
-    **Raises:** OptionError.
+    **Raises:** OptionError for an unknown `around`, a `spread` that is not positive, numbers that are not whole or too
+    small, around="estimates" of a fit without estimates, and the fits that `Refits` refuses.
     **Source:** McKay, Beckman and Conover (1979), Technometrics 21, 239-245 (Latin hypercube sampling).
     """
     if around not in AROUND:

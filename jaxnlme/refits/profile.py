@@ -43,9 +43,9 @@ def profile(
     made coordinates by reordering its factor.
 
     **Arguments:** `names`: all that were estimated where None; `level` of the intervals; `points` on each side
-    in the first round, up to 1.25 times the half-width of the Wald interval; more follow farther out where a limit was
-    not reached, and until it is exact; `max_iterations` of a refit; `width`: the number of refits at a time;
-    `progress` as in `fit`.
+    in the first round, up to `PROFILE.first_reach` times the half-width of the Wald interval; more follow farther out
+    where a limit was not reached, and until it is exact; `max_iterations` of a refit; `width`: the number of refits at
+    a time; `progress` as in `fit`.
 
     Refits run on the default device with all groups at once, whatever `devices` and `chunk_groups` the fit used.
     **Returns:** a Profile.

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class Information:
     """The observed information at the estimate.
 
-    **Fields:** `matrix` (active, active): the observed information, the Hessian of the objective (minus log-likelihood and
-    log prior) in the packed entries `active` (indices); `scores` (groups, active): weighted gradients of the groups'
-    log-likelihoods, for the sandwich; `singular`: directions without information, each a dict from parameter name to
-    its coefficient; `reported`, `jacobian` (reported, packed): the values that a fit reports and their derivatives.
+    **Fields:** `matrix` (active, active): the observed information, the Hessian of the objective (minus log-likelihood
+    and log prior) in the packed entries `active` (indices); `scores` (groups, active): weighted gradients of the
+    groups' log-likelihoods, for the sandwich; `singular`: directions without information, each a dict from parameter
+    name to its coefficient; `reported`, `jacobian` (reported, packed): the values that a fit reports and their
+    derivatives.
 
     The scores of a restricted fit are centred, w_i (s_i - sum w s / sum w): at its estimates the groups' scores of
     theta sum to minus the gradient of the term that integrating beta out adds. That term belongs to no group and does
@@ -112,7 +113,7 @@ def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str,
 
     **Arguments:** `matrix` (n, n); `names` (n,) of its parameters.
     **Returns:** for each direction a dict from the name of a parameter to its coefficient, largest first, without
-    coefficients below 0.1; all `names` with coefficient 1 for a matrix that is not finite.
+    coefficients below `INFORMATION.least_coefficient`; all `names` with coefficient 1 for a matrix that is not finite.
     """
     if not len(matrix):
         return ()

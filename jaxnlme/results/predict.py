@@ -26,8 +26,9 @@ def predict(fit: FitRecord, data: Any = None, level: str = "group") -> pd.Series
     b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has;
     the mode of a new group is found from its responses at the fitted parameters.
     **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
-    **Raises:** DataError naming the new groups without any response at level "group"; FitError where the fit has no
-    estimates; ModelError where the structural model does not return one number per row.
+    **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and naming the
+    new groups without any response at level "group"; FitError where the fit has no estimates; ModelError where the
+    structural model does not return one number per row, or the model has explicit designs and `data` are new.
     """
     import pandas as pd
 
@@ -47,6 +48,8 @@ def parameters(fit: FitRecord, level: str = "group", data: Any = None) -> pd.Dat
 
     **Arguments:** `level`, `data`: as in `predict`.
     **Returns:** a row per group, by label; a row per row of the table where a parameter varies within groups.
+    **Raises:** OptionError, DataError and FitError as `predict`; ModelError where the model has explicit designs and
+    `data` are new.
     """
     import pandas as pd
 

@@ -32,8 +32,9 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     `predict`. The random numbers of a group are a function of (key, replicate, label of the group): the order of
     groups, padding and the number of replicates do not change them.
     **Returns:** (n, rows), in row order, also for rows whose response was missing.
-    **Raises:** ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where
-    the fit has no estimates.
+    **Raises:** OptionError where `n` is not a whole number >= 1, or `key` neither a seed nor a key; ModelError where
+    the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the fit has no estimates; for
+    new `data` errors of `predict`.
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise OptionError(f"n, the number of replicates, must be a whole number >= 1; received {n!r}.")

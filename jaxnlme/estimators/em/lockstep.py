@@ -155,7 +155,10 @@ class BatchScheduler:
                 self.condition.notify_all()
 
     def submit(self, request: IterationRequest) -> IterationTrace:
-        """Trace of the iterations of a request. Waits until they are computed; other fits execute in the meantime."""
+        """Trace of the iterations of a request. Waits until they are computed; other fits execute in the meantime.
+
+        **Raises:** the exception that prevented them, such as that of another fit, or KeyboardInterrupt.
+        """
         self.execution_lock.release()
         try:
             with self.condition:
