@@ -17,7 +17,7 @@ from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import CountLine
 from jaxnlme.estimators.em import pipeline
 from jaxnlme.estimators.em.linearised_information import linearised_information
-from jaxnlme.estimators.em.lockstep import BatchedRun, BatchScheduler
+from jaxnlme.estimators.em.lockstep import BatchScheduler
 from jaxnlme.estimators.em.options import INFORMATIONS
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.fitting.fit import Fit
@@ -85,7 +85,7 @@ def fit_many(
     def fit_set(k: int) -> Fit:
         set_data = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))
         seeded = method.with_seed(method.seed + k)
-        return Fit.from_record(pipeline.run(model, set_data, seeded, plan, functools.partial(BatchedRun, scheduler)))
+        return Fit.from_record(pipeline.run(model, set_data, seeded, plan, scheduler.block_function()))
 
     line = CountLine(progress, method.method.name, len(values))
     fits = scheduler.run_all([functools.partial(fit_set, k) for k in range(len(values))], line.show)

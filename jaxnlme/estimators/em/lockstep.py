@@ -25,7 +25,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import PLACEMENT
 from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, iterate_block
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.run import Run
+from jaxnlme.estimators.em.run import Run, run_block
 from jaxnlme.estimators.em.settings import COMPUTING
 from jaxnlme.model.density import Density
 from jaxnlme.numerics.compiling import compiled
@@ -68,30 +68,17 @@ def run_batch(density: Density, context: StepContext, schedules: Schedule, count
     return jax.vmap(per_run)(inputs)
 
 
-class BatchedRun(Run):
-    """Run whose iterations are computed by a BatchScheduler, in batches with those of other runs."""
-
-    def __init__(self, scheduler: BatchScheduler, *args: Any):
-        super().__init__(*args)
-        self.scheduler = scheduler
-        if self.placed.in_one_chunk:
-            self.data = jax.tree.map(np.asarray, self.placed.held_groups)
-            self.key_data = np.asarray(jax.random.key_data(self.keys))
-
-    def _block(self, schedules: Schedule, count: int) -> IterationTrace:
-        if not self.placed.in_one_chunk:  # data so large that a batch would not be faster
-            return super()._block(schedules, count)
-        return self.scheduler.submit(IterationRequest(self, schedules, count))
-
-
 @dataclasses.dataclass(eq=False)
 class IterationRequest:
-    """Iterations that a run waits for: `schedules` (count,); `traces`, the results so far; `error`, the exception that
-    prevented them; `ready`, set when either is complete."""
+    """Iterations that a run waits for: `schedules` (count,); `data`, the buckets and weights of the run on the host;
+    `key_data`, its keys as integers; `traces`, the results so far; `error`, the exception that prevented them; `ready`,
+    set when either is complete."""
 
-    run: BatchedRun
+    run: Run
     schedules: Schedule
     count: int
+    data: tuple[Any, Any]
+    key_data: np.ndarray
     traces: list[IterationTrace] = dataclasses.field(default_factory=list)
     error: BaseException | None = None
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -137,6 +124,20 @@ class BatchScheduler:
             return [future.result() for future in futures]
 
     # --- in a fit's thread ---
+
+    def block_function(self) -> Callable[[Run, Schedule, int], IterationTrace]:
+        """The `compute_block` of one Run, which submits its iterations to this scheduler."""
+        on_host: list[Any] = []  # data and keys of the run, once for all its requests
+
+        def compute_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
+            if not run.placed.in_one_chunk:  # data so large that a batch would not be faster
+                return run_block(run, schedules, count)
+            if not on_host:
+                data, keys = run.placed.held_groups, jax.random.key_data(run.keys)
+                on_host.extend((jax.tree.map(np.asarray, data), np.asarray(keys)))
+            return self.submit(IterationRequest(run, schedules, count, *on_host))
+
+        return compute_block
 
     def _run_fit(self, fit: Callable[[], Any]) -> Any:
         """Run one fit in its thread while it holds the execution lock."""
@@ -235,7 +236,8 @@ class BatchScheduler:
         for request in requests:
             run, schedules = request.run, request.schedules
             schedule_rows = np.asarray(schedules.iteration)[at], np.asarray(schedules.tuning_gain)[at]
-            inputs.append(RunInputs(*run.data, run.em_state, run.chain_states[0], run.key_data, *schedule_rows))  # pyright: ignore[reportCallIssue]
+            state = run.em_state, run.chain_states[0], request.key_data
+            inputs.append(RunInputs(*request.data, *state, *schedule_rows))  # pyright: ignore[reportCallIssue]
         inputs += inputs[:1] * (self.width - len(inputs))
         stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *inputs)
         first = requests[0].run

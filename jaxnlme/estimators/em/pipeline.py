@@ -26,6 +26,8 @@ from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.core.record import failed_start
 from jaxnlme.estimators.em.algorithm import run_algorithm
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
+from jaxnlme.estimators.em.e_step import IterationTrace
+from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
@@ -49,11 +51,11 @@ def run(
     data: GroupedData,
     estimator: AbstractStochastic,
     plan: Plan,
-    make_run: Callable[..., Run] = Run,
+    compute_block: Callable[[Run, Schedule, int], IterationTrace] | None = None,
 ) -> FitRecord:
     """The record of a fit by a method that draws the random effects.
 
-    **Arguments:** `plan`: the options of `fit`; `make_run`: class or function that makes the Run.
+    **Arguments:** `plan`: the options of `fit`; `compute_block`: as of a Run.
     **Raises:** DataError, ModelError, OptionError for errors found before iterating.
     """
     timings: dict[str, float] = {}
@@ -65,7 +67,7 @@ def run(
             return start
         line = ProgressLine(plan.progress if processes.index == 0 else False)
         with clock(timings, "run"):
-            stochastic_run = make_run(
+            stochastic_run = Run(
                 start.setup.binding,
                 estimator,
                 start.replicates,
@@ -75,6 +77,7 @@ def run(
                 line.show,
                 start.checkpoint,
                 start.boundary_start,
+                compute_block,
             )
             outcome = run_algorithm(stochastic_run)
             line.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -45,13 +45,14 @@ class NonFiniteParameters(Exception):
     """The parameters of a run are no longer finite; the argument is the name of the phase."""
 
 
+@final
 class Run:
     """A stochastic estimation in progress, of one or more replicates.
 
     **Arguments:** `binding`; `estimator`; `starts`, Params of each replicate; `placed`, the groups on their devices;
     `warm`: the starts come from an earlier fit, near the maximum; `callbacks`; `show(text, seconds)`, the progress
     line; `checkpoint`, None for no file; `boundary_start` (packed,): the estimates of the earlier fit, if psi is
-    singular there.
+    singular there; `compute_block`: the function that runs a block of iterations, such as that of a BatchScheduler.
 
     **Fields:** `em_state` (replicates, ...), parameters and averaged statistics; `chain_states`, one per chunk of
     `placed`; `iteration`, number of the next iteration, burn-in included; `starts` (replicates, packed), `model_start`
@@ -72,8 +73,10 @@ class Run:
         show: Callable[[str, float], None],
         checkpoint: StochasticCheckpoint | None = None,
         boundary_start: np.ndarray | None = None,
+        compute_block: Callable[[Run, Schedule, int], IterationTrace] | None = None,
     ):
         self.binding, self.estimator, self.placed = binding, estimator, placed
+        self.compute_block = run_block if compute_block is None else compute_block
         self.callbacks = Callbacks(callbacks, placed.processes)
         # Callbacks are called after each iteration, so blocks are of one iteration, in all processes if in one.
         self.has_callbacks = placed.processes.any(bool(callbacks))
@@ -159,7 +162,7 @@ class Run:
         while done < total and not self.stopped:
             count = min(1 if self.has_callbacks else BLOCK, total - done)
             part = jax.tree.map(lambda leaf, at=done, n=count: np.asarray(leaf)[at : at + n], schedules)
-            trace = self._block(part, count)
+            trace = self.compute_block(self, part, count)
             done += count
             self.iteration += count
             self.packed_trace.append(np.asarray(trace.packed))
@@ -190,32 +193,6 @@ class Run:
     def run_state(self) -> dict[str, np.ndarray]:
         """Arrays from which another process continues with the same numbers."""
         return run_arrays(self)
-
-    def _block(self, schedules: Schedule, count: int) -> IterationTrace:
-        """Run `count` iterations in one compiled program where the groups are in one chunk, step by step otherwise."""
-        passes = self.replicates * self.estimator.evaluations(self.placed.n_groups_all)
-        if self.placed.in_one_chunk:
-            full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), schedules)
-            shared = (self.context, self.em_state, self.keys, full, np.asarray(count))
-            (self.em_state, trace), chain_states = self.placed.loop(iterate_block, shared, self.chain_states[0], passes)
-            self.chain_states = [chain_states]
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
-        traces = []
-        for k in range(count):
-            schedule = jax.tree.map(lambda leaf, k=k: leaf[k], schedules)
-            sums, self.chain_states = self.placed.run(
-                simulation_step,
-                (self.context, self.em_state.packed, self.keys, schedule),
-                self.chain_states,
-                passes=passes,
-            )
-            sums = jax.tree.map(np.asarray, sums)
-            self.em_state = compiled(maximisation_step, 0)(
-                self.placed.density, self.context, self.em_state, sums, schedule
-            )
-            self.em_state = jax.tree.map(np.asarray, self.em_state)
-            traces.append(IterationTrace(self.em_state.packed, sums))
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *traces)
 
     def params(self, replicate: int = 0) -> Params:
         """Current Params (numpy) of a replicate."""
@@ -308,8 +285,34 @@ class Run:
 
     def groups_without_density(self) -> np.ndarray:
         """Labels of the groups none of whose draws has a finite density."""
-        alive = self.to_host([chunk.chains.any_finite for chunk in self.chain_states])
-        return self.binding.data.labels[~alive.all(axis=1)]
+        any_finite = self.to_host([chunk.chains.any_finite for chunk in self.chain_states])
+        return self.binding.data.labels[~any_finite.all(axis=1)]
+
+
+def run_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
+    """Run `count` iterations of a run, in one compiled program where the groups are in one chunk, step by step
+    otherwise; `schedules`, leaves (count,)."""
+    passes = run.replicates * run.estimator.evaluations(run.placed.n_groups_all)
+    if run.placed.in_one_chunk:
+        full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), schedules)
+        shared = (run.context, run.em_state, run.keys, full, np.asarray(count))
+        (run.em_state, trace), chain_states = run.placed.loop(iterate_block, shared, run.chain_states[0], passes)
+        run.chain_states = [chain_states]
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
+    traces = []
+    for k in range(count):
+        schedule = jax.tree.map(lambda leaf, k=k: leaf[k], schedules)
+        sums, run.chain_states = run.placed.run(
+            simulation_step,
+            (run.context, run.em_state.packed, run.keys, schedule),
+            run.chain_states,
+            passes=passes,
+        )
+        sums = jax.tree.map(np.asarray, sums)
+        run.em_state = compiled(maximisation_step, 0)(run.placed.density, run.context, run.em_state, sums, schedule)
+        run.em_state = jax.tree.map(np.asarray, run.em_state)
+        traces.append(IterationTrace(run.em_state.packed, sums))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *traces)
 
 
 def replicate_keys(seed: int | tuple[int, ...], replicates: int) -> Any:
