@@ -82,11 +82,6 @@ class LikelihoodApproximation(eqx.Module):
         """True if the approximation needs an outcome with Gaussian moments (mean and scale)."""
         return self.curvature == "gauss-newton" or not self.interaction
 
-    @property
-    def stochastic(self) -> bool:
-        """True if the value has a Monte Carlo error."""
-        return isinstance(self.integral, ImportanceIntegral)
-
     def check(self, density: Density) -> None:
         """Check that the outcome suits the approximation.
 

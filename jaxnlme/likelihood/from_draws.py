@@ -38,11 +38,6 @@ class AbstractFromDraws(eqx.Module):
     def name(self) -> str:
         """The name of the method: "is", "gq" or "lin"."""
 
-    @property
-    def stochastic(self) -> bool:
-        """True if the value has a Monte Carlo error."""
-        return False
-
     @abc.abstractmethod
     def check(self, density: Density) -> None:
         """Check that the model suits the method. **Raises:** ModelError or OptionError where it does not."""
@@ -85,10 +80,6 @@ class ImportanceFromDraws(AbstractFromDraws):
     @property
     def name(self) -> str:
         return "is"
-
-    @property
-    def stochastic(self) -> bool:
-        return True
 
     def check(self, density):
         pass

@@ -31,14 +31,13 @@ NO_COORDINATE = (
 class Coordinate:
     """One reported value as an entry of the packed vector.
 
-    **Fields:** `name`; `index` of the entry; `to_real`, `to_natural`: increasing functions from the value to the entry
-    and back; `limits` of the value; `permutation` (random, random): the permutation matrix of the effects after which
-    the value is an entry, None where none is needed.
+    **Fields:** `name`; `index` of the entry; `to_natural`: the increasing function from the entry to the value;
+    `limits` of the value; `permutation` (random, random): the permutation matrix of the effects after which the value
+    is an entry, None where none is needed.
     """
 
     name: str
     index: int
-    to_real: Callable[[Any], Any]
     to_natural: Callable[[Any], Any]
     limits: tuple[float, float]
     permutation: np.ndarray | None = None
@@ -57,14 +56,14 @@ def coordinate(binding: Binding, name: str) -> Coordinate:
             raise OptionError(f"{name!r} is fixed, so it has no profile.")
         transform = binding.transforms[k]
         if transform is None:
-            return Coordinate(name, k, _same, _same, (-np.inf, np.inf))
-        return Coordinate(name, k, transform.to_real, transform.to_natural, transform.domain)
+            return Coordinate(name, k, _same, (-np.inf, np.inf))
+        return Coordinate(name, k, transform.to_natural, transform.domain)
     if name in density.error_names:
         k = density.error_names.index(name)
         if binding.fixed[p + n_theta + k]:
             raise OptionError(f"{name!r} is fixed, so it has no profile.")
         transform = density.error.parameters[k].transform
-        return Coordinate(name, p + n_theta + k, transform.to_real, transform.to_natural, transform.domain)
+        return Coordinate(name, p + n_theta + k, transform.to_natural, transform.domain)
     if binding.fixed[p : p + n_theta].all():
         raise OptionError(f"{name!r} is fixed, so it has no profile.")
     effects = density.effect_names
@@ -72,27 +71,28 @@ def coordinate(binding: Binding, name: str) -> Coordinate:
     q = len(effects)
     if name in sds:
         entry = _sd(density.covariance, sds.index(name), q)
-        scales = (np.log, np.exp, (0.0, np.inf))
+        to_natural, limits = np.exp, (0.0, np.inf)
     else:
         pair = next(pair for pair in density.covariance.correlated_pairs if name == _corr(effects, pair))
         entry = _correlation(density.covariance, pair, q)
-        scales = (np.arctanh, np.tanh, (-1.0, 1.0))
+        to_natural, limits = np.tanh, (-1.0, 1.0)
         if entry is not None and isinstance(_part(density.covariance, pair[0]), CompoundSymmetry):
             low = -1.0 / (_part(density.covariance, pair[0]).size - 1)
-            scales = (
-                lambda r: np.log((r - low) / (1.0 - r)),
-                lambda t: low + (1.0 - low) / (1.0 + np.exp(-np.asarray(t, float))),
-                (low, 1.0),
-            )
+            to_natural, limits = _logistic_above(low), (low, 1.0)
     if entry is None:
         raise OptionError(f"{name!r} cannot be profiled: {NO_COORDINATE}.")
     index, permutation = entry
-    return Coordinate(name, p + index, *scales, permutation)
+    return Coordinate(name, p + index, to_natural, limits, permutation)
 
 
 def _same(value: Any) -> Any:
     """The identity transform."""
     return value
+
+
+def _logistic_above(low: float) -> Callable[[Any], Any]:
+    """The logistic function from the real line to (`low`, 1)."""
+    return lambda t: low + (1.0 - low) / (1.0 + np.exp(-np.asarray(t, float)))
 
 
 def _corr(effects: tuple[str, ...], pair: tuple[int, int]) -> str:
