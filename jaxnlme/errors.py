@@ -1,4 +1,5 @@
-"""Exceptions, and the status code of a group; every failure has a sentence that proposes a remedy."""
+"""Exceptions, the status code of a group, and checks of options; every failure has a sentence that proposes a
+remedy."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import dataclasses
 import difflib
 import enum
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,24 @@ _SENTENCES = {
     Status.no_observations: "The group has no observed response; it adds nothing to the likelihood.",
     Status.left_out: "The group was left out of the fit at your request.",
 }
+
+
+def check_whole_number(name: str, value: Any, least: int, meaning: str = "") -> int:
+    """`value` as an int.
+
+    **Arguments:** `name` of the option; `least`, its smallest value; `meaning` of the option, for the message.
+    **Raises:** OptionError where it is not a whole number >= `least`.
+    """
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        subject = f"{name}, {meaning}," if meaning else name
+        raise OptionError(f"{subject} must be a whole number >= {least}; received {value!r}.")
+    return int(value)
+
+
+def check_level(level: float) -> None:
+    """Check the level of an interval. **Raises:** OptionError where it is outside (0, 1)."""
+    if not 0.0 < level < 1.0:
+        raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
 
 
 def some(items: Sequence[str], at_most: int = MESSAGES.items) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import CountLine
 from jaxnlme.estimators.em import pipeline
@@ -69,10 +69,8 @@ def fit_many(
         )
     if not isinstance(method.seed, int):
         raise OptionError(f"fit_many needs a whole number as seed: set k is given seed + k; received {method.seed!r}.")
-    if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
-        raise OptionError(
-            f"width, the number of runs computed in one program, is a whole number >= 1; received {width!r}."
-        )
+    if width is not None:
+        width = check_whole_number("width", width, 1, "the number of runs computed in one program")
     values = np.asarray(responses, float)
     if values.ndim != 3 or values.shape[1:] != data.y.shape:
         raise OptionError(
@@ -80,7 +78,7 @@ def fit_many(
             f"{data.y.shape[1]}); received {values.shape}."
         )
     plan = Plan(start, None, True, (), False, "stop", None, None, None)
-    scheduler = BatchScheduler(None if width is None else int(width))
+    scheduler = BatchScheduler(width)
 
     def fit_set(k: int) -> Fit:
         set_data = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches
 from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.refits.jackknife import jackknife as run_jackknife
 from jaxnlme.refits.jobs import NO_INFORMATION, Outcomes, failures, outcome_sentences, reached_maximum
-from jaxnlme.refits.refits import Refits, check_option_names, check_whole_number
+from jaxnlme.refits.refits import Refits, check_option_names
 from jaxnlme.refits.replicate_table import ReplicateTable
 from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
 from jaxnlme.refits.settings import BOOTSTRAP
@@ -133,8 +133,7 @@ class Bootstrap(ReplicateTable):
 
         if kind not in INTERVALS:
             raise OptionError(f"kind {kind!r} of intervals is not known; {near_matches(kind, INTERVALS)}")
-        if not 0.0 < level < 1.0:
-            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        check_level(level)
         values, estimate = self.values, self.estimates
         if len(values) < 2:
             raise OptionError("fewer than two replicates converged: intervals need at least two.")

@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, check_whole_number, near_matches
 from jaxnlme.refits.jobs import Outcomes, empty_overlay, failures, outcome_sentences, reached_maximum
-from jaxnlme.refits.refits import (
-    Refits,
-    check_option_names,
-    check_whole_number,
-    natural_se,
-    pack_on_host,
-)
+from jaxnlme.refits.refits import Refits, check_option_names, natural_se, pack_on_host
 from jaxnlme.refits.settings import MULTISTART
 from jaxnlme.refits.zero_variances import restart_zero_variances
 from jaxnlme.results.display import Printable, Table, number

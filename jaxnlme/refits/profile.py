@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches
 from jaxnlme.model.covariance.reordered import with_pair_first
 from jaxnlme.refits.jobs import failures
 from jaxnlme.refits.profile_coordinate import coordinate
@@ -70,10 +70,8 @@ def profile(
 
 def _refits(fit: FitRecord, level: float, points: int, max_iterations: int, width: int | None) -> Refits:
     """The Refits of a profile; arguments as of `profile`. **Raises:** OptionError, FitError."""
-    if not 0.0 < level < 1.0:
-        raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
-    if not isinstance(points, (int, np.integer)) or isinstance(points, bool) or points < 1:
-        raise OptionError(f"points must be a whole number >= 1; received {points!r}.")
+    check_level(level)
+    check_whole_number("points", points, 1)
     refits = Refits(fit, "a profile", max_iterations, width)
     if fit.information is None or fit.information.covariance is None:
         raise OptionError("a profile begins with the information matrix; fit with standard_errors=True.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import FitError, OptionError, near_matches
+from jaxnlme.errors import FitError, OptionError, check_whole_number, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.settings import BOUNDARY
@@ -46,17 +46,6 @@ def check_option_names(fn: Callable[P, T]) -> Callable[P, T]:
         return fn(*args, **kwargs)
 
     return call
-
-
-def check_whole_number(name: str, value: Any, least: int, meaning: str = "") -> int:
-    """`value` as an int.
-
-    **Raises:** OptionError where it is not a whole number >= `least`; `meaning` of the option `name`, for the message.
-    """
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        subject = f"{name}, {meaning}," if meaning else name
-        raise OptionError(f"{subject} must be a whole number >= {least}; received {value!r}.")
-    return int(value)
 
 
 class Refits:

@@ -12,7 +12,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import FitError, OptionError, Status
+from jaxnlme.errors import FitError, Status, check_level
 from jaxnlme.model.params import Params
 from jaxnlme.results.criteria import Criteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
@@ -159,8 +159,7 @@ class FitRecord:
         **Returns:** a data frame, a row per reported value.
         **Raises:** OptionError for a level outside (0, 1).
         """
-        if not 0.0 < level < 1.0:
-            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        check_level(level)
         return estimates_table(self.binding, self.params, self.information, level)
 
     @property

@@ -8,9 +8,9 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options, check_integer
+from jaxnlme.estimators.em.options import check_common_options
 from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, phase_bounds, pilot_iterations
 from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE
 from jaxnlme.sampling.importance import ImportanceSampler
@@ -74,8 +74,8 @@ class IMP(AbstractStochastic):
     ):
         self.method = StochasticMethod("IMP")
         self.iterations = imp_phase_lengths(iterations)
-        self.last_draws = check_integer("IMP", "likelihood_draws", likelihood_draws, 2)
-        check_integer("IMP", "draws", draws, 2 * SAMPLING.min_effective_draws)
+        self.last_draws = check_whole_number("IMP: likelihood_draws", likelihood_draws, 2)
+        check_whole_number("IMP: draws", draws, 2 * SAMPLING.min_effective_draws)
         for name, value in check_common_options("IMP", locals() | {"burn_in": 0}).items():
             setattr(self, name, value)
 

@@ -7,19 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, check_whole_number
 
 LIKELIHOODS = ("is", "gq", "lin", "none")
 INFORMATIONS = ("louis", "linearised")
 M_STEPS = ("auto", "gradient")
-
-
-def check_integer(method: str, name: str, value: Any, minimum: int) -> int:
-    """`value` as an int. **Raises:** OptionError, naming `method` and the option `name`, unless it is a whole number >=
-    `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise OptionError(f"{method}: {name} is a whole number, at least {minimum}; received {value!r}.")
-    return int(value)
 
 
 def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -42,8 +34,8 @@ def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]
     out = {name: options[name] for name in choices} | {"tolerance": float(options["tolerance"])}
     out["seed"] = normalise_seed(method, options["seed"])
     minima = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
-    out |= {name: check_integer(method, name, options[name], minimum) for name, minimum in minima.items()}
-    out["nodes"] = None if options["nodes"] is None else check_integer(method, "nodes", options["nodes"], 1)
+    out |= {name: check_whole_number(f"{method}: {name}", options[name], minimum) for name, minimum in minima.items()}
+    out["nodes"] = None if options["nodes"] is None else check_whole_number(f"{method}: nodes", options["nodes"], 1)
     return out
 
 

@@ -10,10 +10,10 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options, check_integer
+from jaxnlme.estimators.em.options import check_common_options
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
@@ -231,7 +231,7 @@ class SAEM(AbstractStochastic):
             raise OptionError(f"SAEM: annealing is a number in [0, 1); received {annealing!r}.")
         self.method = StochasticMethod("SAEM")
         self.iterations = saem_phase_lengths(iterations)
-        self.chains = None if chains is None else check_integer("SAEM", "chains", chains, 1)
+        self.chains = None if chains is None else check_whole_number("SAEM: chains", chains, 1)
         self.moves = Moves() if moves is None else moves
         self.annealing = float(annealing)
         checked = check_common_options("SAEM", locals())

@@ -12,7 +12,7 @@ from jaxnlme.binding.dry_run import place_and_check
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.two_stage.group_fits import GroupFits
 from jaxnlme.estimators.two_stage.population import estimate_population, population_params
@@ -62,8 +62,7 @@ def fit_groups(
     """
     if starts not in (None, "pooled"):
         raise OptionError(f"starts must be None or 'pooled'; received {starts!r}.")
-    if not isinstance(max_steps, (int, np.integer)) or isinstance(max_steps, bool) or max_steps < 1:
-        raise OptionError(f"max_steps must be a whole number >= 1; received {max_steps!r}.")
+    max_steps = check_whole_number("max_steps", max_steps, 1)
     with x64():
         binding = bind(model, data)
         group_model = single_group(binding)
@@ -76,7 +75,7 @@ def fit_groups(
         if starts == "pooled":
             params, sentence = pooled_start(binding, params, named_starts, placed)
             notes.append(sentence)
-        return _fit(binding, placed, group_model, params, int(max_steps), notes)
+        return _fit(binding, placed, group_model, params, max_steps, notes)
 
 
 def groups_start(

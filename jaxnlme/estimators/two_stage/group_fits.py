@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import check_level, some
 from jaxnlme.estimators.two_stage.population import Population, estimate_population, one_process, population_params
 from jaxnlme.estimators.two_stage.settings import DISPLAY
 from jaxnlme.estimators.two_stage.single_group import SingleGroup
@@ -192,8 +192,7 @@ class GroupFits(Printable):
         import pandas as pd
         from scipy.stats import t
 
-        if not 0.0 < level < 1.0:
-            raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        check_level(level)
         se = np.sqrt(np.einsum("ikk->ik", self.covariances(pooled)))
         df = np.full(len(se), np.inf)
         if self.gaussian:
