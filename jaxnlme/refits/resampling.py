@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
@@ -16,7 +13,7 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.refits.refits import Refits
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.record import FitRecord
-from jaxnlme.results.simulate import as_key, check_sampler, simulate_responses
+from jaxnlme.results.simulate import as_key, check_sampler, simulate_replicates
 
 
 def case_weights(labels: list[str], seed: int, replicate: int, strata: np.ndarray) -> np.ndarray:
@@ -72,7 +69,7 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
     problem = refits.problem
     check_sampler(problem.density)
     size = min(BOOTSTRAP.replicates_per_draw, n)
-    draw = compiled(_draws, size * problem.n_rows, once=True)
+    draw = compiled(simulate_replicates, size * problem.n_rows, once=True)
     problem_and_params = on_device((problem, refits.template))
     blocks: dict[int, list[np.ndarray]] = {}
 
@@ -90,8 +87,3 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
         return refits.overlay(lambda p: [bucket.y for bucket in p.buckets], responses)
 
     return overlay
-
-
-def _draws(problem: Problem, params: Any, key: Any, replicates: Any) -> Any:
-    """Responses of the `replicates` (k,): an array (k, groups, obs) per bucket."""
-    return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(jnp.asarray(replicates))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.errors import ModelError, OptionError, check_whole_number
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
@@ -36,15 +36,14 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the fit has no estimates; for
     new `data` errors of `predict`.
     """
-    if not isinstance(n, (int, np.integer)) or n < 1:
-        raise OptionError(f"n, the number of replicates, must be a whole number >= 1; received {n!r}.")
+    n = check_whole_number("n", n, 1, "the number of replicates")
     require_estimates(fit)
     binding = rebind(fit, data)
     check_sampler(binding.density)
-    chunk = min(int(n), max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
+    chunk = min(n, max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
     out = np.empty((n, binding.data.n_rows))
     with x64():
-        replicates = compile_once(_replicates, binding, chunk)
+        replicates = compile_once(simulate_replicates, binding, chunk)
         problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
         for start in range(0, n, chunk):
             # The last call may draw more replicates than needed, so that no other size is compiled.
@@ -61,8 +60,13 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     return out
 
 
-def _replicates(problem: Problem, params: Params, key: jax.Array, replicates: jax.Array) -> list[jax.Array]:
-    """Responses of the `replicates` (k,): an array (k, groups, obs) per bucket."""
+def simulate_replicates(problem: Problem, params: Params, key: jax.Array, replicates: jax.Array) -> list[jax.Array]:
+    """Responses of several replicates, as a pure function; replicate r is that of `simulate` with the same key.
+
+    **Arguments:** `problem`; `params`; `key`, a JAX key; `replicates` (k,), numbers of the replicates.
+    **Returns:** an array (k, groups, obs) per bucket.
+    **Raises:** ModelError where the outcome cannot be drawn.
+    """
     return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(replicates)
 
 
