@@ -44,23 +44,10 @@ DIGITS = 64
 ARRAYS = "arrays.npz"
 # First bytes of files of jaxnlme 0.1: gzip (a fit) and numpy's zip without a digest (a checkpoint).
 _GZIP = b"\x1f\x8b"
+# All that taking a document or arrays of wrong content apart can raise.
+CONTENT_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # All that reading an archive with a correct digest and wrong content can raise.
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_UNREADABLE = (*CONTENT_ERRORS, EOFError, MemoryError, OSError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)

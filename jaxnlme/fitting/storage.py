@@ -30,9 +30,9 @@ from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import JaxnlmeError, OptionError
-from jaxnlme.estimators.core.model_digest import digest
+from jaxnlme.estimators.core.model_digest import binding_digest
 from jaxnlme.estimators.core.record import versions
-from jaxnlme.files import Archive, read_archive, unreadable, write_archive
+from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
 from jaxnlme.fitting.encoding import Decoder, Encoder
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.fitting.stored_code import code_of, read_code
@@ -47,8 +47,6 @@ SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
 TABLES = ("estimates", "values", "covariance", "psi", "random_effects", "random_effects_se", "shrinkage", "groups")
 # Fields of a Fit that sections of their own hold.
 _APART = ("binding", "params", "sampling", "fingerprint")
-# What a file with a correct digest and wrong content can raise while it is taken apart.
-_WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def save(fit: Fit, path: str | Path) -> Path:
@@ -118,7 +116,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
         return _fit(path, archive, code["model"] if code is not None else model, objects, code)
     except JaxnlmeError:
         raise
-    except _WRONG as error:
+    except CONTENT_ERRORS as error:
         raise unreadable(path, "fit", error) from error
 
 
@@ -144,13 +142,9 @@ def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
         "error_parameters": list(density.error_names),
         "packed": list(binding.packed_names),
         "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
-        "digest": _model_digest(binding),
+        "digest": binding_digest(binding),
         "covariates": _covariate_digest(binding),
     }
-
-
-def _model_digest(binding: Binding) -> str:
-    return digest([binding.density, binding.packed_names, binding.fixed.tolist()])
 
 
 def _covariate_digest(binding: Binding) -> str:
@@ -304,7 +298,7 @@ def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None
         )
     ours, theirs = versions(), document["estimation"]["versions"]
     same_python = ours["python"].rsplit(".", 1)[0] == str(theirs.get("python")).rsplit(".", 1)[0]
-    if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != _model_digest(binding):
+    if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != binding_digest(binding):
         warnings.warn(
             f"{path}: the code of model= is not the code that was fitted (its digest differs); predictions are those "
             "of the model given here, at the estimates of the file.",

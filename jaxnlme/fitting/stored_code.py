@@ -15,10 +15,8 @@ from typing import Any, BinaryIO
 
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.record import versions
+from jaxnlme.files import CONTENT_ERRORS
 from jaxnlme.fitting.fit import Fit
-
-# Errors of unpickling code that this Python cannot bring back.
-_WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def code_of(fit: Fit, objects: list[Any]) -> bytes:
@@ -43,7 +41,7 @@ def read_code(path: Path, content: bytes) -> dict[str, Any]:
             f"{path} needs the module {error.name!r}, which this Python does not find; install it, add the folder that "
             "holds it to PYTHONPATH, or pass the model: jn.load(path, model=model)."
         ) from error
-    except (pickle.UnpicklingError, EOFError, *_WRONG) as error:
+    except (pickle.UnpicklingError, EOFError, *CONTENT_ERRORS) as error:
         raise OptionError(
             f"{path} holds code that this Python ({versions()['python']}) cannot bring back ({error}); pass the model: "
             "jn.load(path, model=model)."

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.estimators.marginal.method import REML
@@ -146,7 +147,7 @@ def _start(fit: Fit, binding: Binding, change: ModelChange, error: Any) -> dict[
 def _psi(fit: Fit, binding: Binding, change: ModelChange) -> np.ndarray:
     """Starting psi (random, random): the estimate for effects that remain, starting SDs for new effects and those at
     zero."""
-    sd = np.sqrt(np.diag(_default_psi(binding)))
+    sd = np.sqrt(np.diag(psi_of(binding.density, binding.start.covariance)))
     kept = np.asarray(change.kept_effects, int)
     psi = np.diag(sd**2)
     remaining = np.flatnonzero(kept >= 0)
@@ -161,8 +162,3 @@ def _psi(fit: Fit, binding: Binding, change: ModelChange) -> np.ndarray:
     if np.linalg.eigvalsh(psi / np.outer(unit, unit))[0] < RESTART.nearly_singular:
         psi = (1.0 - RESTART.diagonal_weight) * psi + RESTART.diagonal_weight * np.diag(np.diag(psi))
     return psi
-
-
-def _default_psi(binding: Binding) -> np.ndarray:
-    factor = np.asarray(binding.density.covariance.factor(np.asarray(binding.start.covariance, float)), float)
-    return factor @ factor.T

@@ -13,11 +13,11 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import JaxnlmeError, OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.model_digest import digest
+from jaxnlme.estimators.core.model_digest import binding_digest, digest
 from jaxnlme.estimators.core.objective import flatten
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
-from jaxnlme.files import Archive, read_archive, unreadable, write_archive
+from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Processes
 
@@ -26,8 +26,6 @@ FORMAT = 2
 # Sections of the document: what the fit is of, and the state of the run. Arrays are called "run/..." and "groups/...".
 IDENTITY, RUN = "identity", "run"
 REST = "groups/rest"
-# Everything that a file of the right kind and version with wrong content can raise.
-_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class AbstractCheckpoint(abc.ABC):
@@ -55,7 +53,7 @@ class AbstractCheckpoint(abc.ABC):
         self.processes = processes
         self.identity = {
             "data": binding.data.fingerprint(),
-            "model": digest([binding.density, binding.packed_names, binding.fixed.tolist()]),
+            "model": binding_digest(binding),
             "method": digest(estimator.identity),
             "method name": estimator.name,
             "version": versions()["jaxnlme"],
@@ -113,7 +111,7 @@ class AbstractCheckpoint(abc.ABC):
                 raise ValueError(f"its point has the shape {x.shape}")
         except JaxnlmeError:
             raise
-        except _WRONG as error:
+        except CONTENT_ERRORS as error:
             raise unreadable(self.path, "checkpoint", error) from error
         self._check_fixed(binding, params, x)
         return run_state
@@ -144,7 +142,7 @@ class AbstractCheckpoint(abc.ABC):
             run = Archive(archive.document[RUN], _run_arrays(archive.arrays))
         except JaxnlmeError:
             raise
-        except (OSError, *_WRONG) as error:
+        except (OSError, *CONTENT_ERRORS) as error:
             raise unreadable(self.path, "checkpoint", error) from error
         self.rest = rest
         self._unknown = _without_own(archive)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnlme.binding.bind import Binding
 from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
 
@@ -37,6 +38,11 @@ def digest(thing: Any) -> str:
     for piece in _pieces(thing, {}):
         state.update(piece.encode() + b"\x1f")
     return state.hexdigest()
+
+
+def binding_digest(binding: Binding) -> str:
+    """The `digest` of a model met with data: its density, and the names and fixed entries of its packed parameters."""
+    return digest([binding.density, binding.packed_names, binding.fixed.tolist()])
 
 
 def _pieces(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
