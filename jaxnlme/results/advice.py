@@ -10,7 +10,7 @@ from jaxnlme.errors import some
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogCholesky, LogMatrix
 from jaxnlme.results.display import number
-from jaxnlme.results.settings import INFORMATION
+from jaxnlme.results.settings import ADVICE, INFORMATION
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
@@ -29,7 +29,7 @@ def advice(fit: FitRecord) -> list[str]:
 
 
 def _small_variances(fit: FitRecord, table: Any) -> list[str]:
-    """By the delta method se(sd^2) = 2 sd se(sd): a variance is below its standard error where sd < 2 se(sd)."""
+    """A sentence on the variances below their standard errors (`ADVICE.small_sd`), if there are any."""
     density = fit.binding.density
     # Effects that share an SD cannot be dropped one by one.
     shared = {k for _, effects, _ in density.covariance.log_scales if len(effects) > 1 for k in effects}
@@ -44,7 +44,7 @@ def _small_variances(fit: FitRecord, table: Any) -> list[str]:
         if k in shared:
             continue
         row = table.loc[f"sd({name})"]
-        if 0.0 < row["estimate"] < 2.0 * row["se"]:
+        if 0.0 < row["estimate"] < ADVICE.small_sd * row["se"]:
             small.append((name, f"{name} ({number(row['estimate'], 2)}, se {number(row['se'], 2)})"))
     if not small:
         return []
@@ -72,13 +72,14 @@ def _linearly_dependent(psi: np.ndarray) -> set[int]:
 
 
 def _weak_correlations(fit: FitRecord, table: Any) -> list[str]:
-    """A sentence if every correlation is smaller than two standard errors."""
+    """A sentence if every correlation is smaller than `ADVICE.weak_correlation` standard errors."""
     density = fit.binding.density
     rows = table[table.kind == "correlation"]
     if not isinstance(density.covariance, (LogCholesky, LogMatrix, Blocks)) or not len(rows) or fit.at_zero:
         return []
-    # Two standard errors, not the interval: the Fisher z interval of a correlation near one may contain zero.
-    if not (rows["estimate"].abs() < 2.0 * rows["se"]).all():  # false where a standard error is missing
+    # Standard errors, not the interval: the Fisher z interval of a correlation near one may contain zero.
+    weak = rows["estimate"].abs() < ADVICE.weak_correlation * rows["se"]  # false where a standard error is missing
+    if not weak.all():
         return []
     largest = rows.loc[rows["estimate"].abs().idxmax()]
     single = len(rows) == 1

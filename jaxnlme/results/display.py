@@ -14,10 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Columns of a line of text, and the most characters of a name in the first column of a table.
-WIDTH = 99
-LONGEST_NAME = 30
-
+from jaxnlme.results.settings import DISPLAY
 
 # --- sentences and tables ---
 
@@ -33,8 +30,8 @@ class Table:
 
 
 def wrap(sentence: str) -> list[str]:
-    """The lines (at most WIDTH columns) of a sentence."""
-    return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
+    """The lines (at most `DISPLAY.width` columns) of a sentence."""
+    return textwrap.wrap(sentence, DISPLAY.width, subsequent_indent="  ")
 
 
 def text_pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -42,7 +39,7 @@ def text_pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in pairs) + 2
     lines = []
     for name, value in pairs:
-        first, *more = textwrap.wrap(value, WIDTH - width) or [""]
+        first, *more = textwrap.wrap(value, DISPLAY.width - width) or [""]
         lines.append(name.ljust(width) + first)
         lines += [" " * width + line for line in more]
     return lines
@@ -53,7 +50,8 @@ def text_table(table: Table) -> list[str]:
     long."""
     rows = [list(row) for row in table.rows]
     widths = [max(len(row[k]) for row in [table.header, *rows]) for k in range(1, len(table.header))]
-    name_width = max(min(WIDTH - sum(widths) - 2 * len(widths), LONGEST_NAME), 8)
+    name_width = DISPLAY.width - sum(widths) - 2 * len(widths)
+    name_width = max(min(name_width, DISPLAY.longest_name), DISPLAY.shortest_name)
     for row in rows:
         row[0] = row[0] if len(row[0]) <= name_width else row[0][: name_width - 3] + "..."
     first = max(len(row[0]) for row in rows)

@@ -51,7 +51,35 @@ class SummaryCriteria:
     """Ratio of the limits of an interval of a positive value above which it is reported as not determined."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DisplaySettings:
+    """Text of records (`display.py`, `stochastic_summary.py`)."""
+
+    width: int = 99
+    """Columns of a line of text."""
+    longest_name: int = 30
+    """Most characters of a name in the first column of a table."""
+    shortest_name: int = 8
+    """Characters that remain of a name that is cut, at least, even where lines become too long."""
+    replicate_columns: int = 6
+    """Most replicates in one table, so that its lines fit `width`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdviceCriteria:
+    """Hints on random effects (`advice.py`)."""
+
+    small_sd: float = 2.0
+    """Standard deviation, in its standard errors, below which a variance is small: below its own standard error, by the
+    delta method se(sd^2) = 2 sd se(sd)."""
+    weak_correlation: float = 2.0
+    """Correlation, in standard errors, below which it does not differ significantly from zero: about the 97.5% quantile
+    of the normal distribution."""
+
+
 INFORMATION = InformationCriteria()
 REPLICATES = ReplicateCriteria()
 SIMULATION = SimulationSettings()
 SUMMARY = SummaryCriteria()
+DISPLAY = DisplaySettings()
+ADVICE = AdviceCriteria()

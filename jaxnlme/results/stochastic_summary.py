@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.results.display import Table, number
+from jaxnlme.results.settings import DISPLAY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,6 @@ INTEGRALS = {
 }
 # Name of the kernel that draws independently; its acceptance is the fraction of effective draws.
 EFFECTIVE_DRAWS = "effective draws"
-# Most replicates in one table, so that its lines fit the page.
-REPLICATE_COLUMNS = 6
 
 
 def describe_run(sampling: Sampling) -> str:
@@ -102,8 +101,8 @@ def _replicates(sampling: Sampling) -> list[Table]:
     """Tables of the values of the replicates, a column each; none for a single replicate."""
     runs = list(enumerate(sampling.replicates))
     out = []
-    for first in range(0, len(runs) if len(runs) > 1 else 0, REPLICATE_COLUMNS):
-        part = runs[first : first + REPLICATE_COLUMNS]
+    for first in range(0, len(runs) if len(runs) > 1 else 0, DISPLAY.replicate_columns):
+        part = runs[first : first + DISPLAY.replicate_columns]
         header = ("", *(f"{k}{' (best)' if k == sampling.best else ''}" for k, _ in part))
         likelihoods = [replicate.log_likelihood for _, replicate in part]
         rows = [

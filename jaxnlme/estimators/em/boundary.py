@@ -173,8 +173,8 @@ def _inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarra
     for index, effects, shape_entries in covariance.log_scales:
         if theta[index] != -np.inf or _in_unstructured_block(density, effects):
             continue
-        # A structured block may open with any of its shapes (such as correlations): both extremes and the middle.
-        for value in (-8.0, 0.0, 8.0) if shape_entries else (0.0,):
+        # A structured block may open with any of its shapes (such as correlations).
+        for value in BOUNDARY.shape_values if shape_entries else (0.0,):
             x = np.where(np.isfinite(theta), theta, 0.0)
             x[index], x[list(shape_entries)] = 0.0, value
             within = np.ix_(effects, effects)

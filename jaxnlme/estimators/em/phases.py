@@ -71,6 +71,6 @@ def add_averaging(run: Run, full_steps_first: bool) -> None:
     k = np.arange(total)
     gain = gains(k, SCHEDULE.added_averaging[0] if full_steps_first else -SCHEDULE.continued_gain_offset)
     schedule = fixed_parameter_schedule(run, total, update=True, gain=gain, tuning_gain=tuning_gains(run.iteration + k))
-    schedule.search_modes[:] = k % 10 == 0
+    schedule.search_modes[:] = k % SCHEDULE.mode_search_interval == 0
     run.iterate(schedule, ADDED_AVERAGING)
     run.outer_state.averaging_phases += 1

@@ -293,9 +293,9 @@ def phase_bounds(names: Sequence[str], counts: Sequence[int]) -> dict[str, tuple
 
 
 def mode_search_iterations(k: np.ndarray) -> np.ndarray:
-    """Mask (iterations,) of the iterations that search the conditional modes: often at first, while the parameters
-    change fast."""
-    return (k < 20) | (k % 10 == 0)
+    """Mask (iterations,) of the iterations that search the conditional modes: the first
+    SCHEDULE.first_mode_searches, and one in SCHEDULE.mode_search_interval."""
+    return (k < SCHEDULE.first_mode_searches) | (k % SCHEDULE.mode_search_interval == 0)
 
 
 def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:

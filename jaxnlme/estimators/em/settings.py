@@ -45,6 +45,10 @@ class ScheduleSettings:
     gain_exponent: float = 0.7
     """Gains of decreasing steps are k^-0.7: they decrease more slowly than 1 / k, so that the estimates do not depend
     on the start where EM converges slowly."""
+    first_mode_searches: int = 20
+    """Iterations at the beginning, each of which searches the conditional modes: the parameters change fast."""
+    mode_search_interval: int = 10
+    """Iterations from one search of the conditional modes to the next, later and in added averaging."""
     pilot_iterations: int = 40
     """Number of last iterations of the phases that sum up scores, to which the control variates are fitted."""
     added_averaging: tuple[int, int] = (50, 100)
@@ -86,6 +90,9 @@ class SamplingSettings:
     batches: int = 20
     """Number of batches of iterations for batch means: few enough that a batch is longer than the autocorrelation of
     the chains, many enough to estimate the variance between them."""
+    safety_factor: float = 1.1
+    """Factor of the number of score iterations that the Monte Carlo errors so far predict as enough: they are
+    themselves estimated with error."""
     min_score_iterations: int = 40
     """Score iterations of a segment, at least: two for each of the batches of the batch means."""
     initial_fraction: float = 0.25
@@ -113,6 +120,9 @@ class ConvergenceCriteria:
     the information is not positive definite)."""
     uncertain_iterations: int = 400
     """Score iterations before which no step is taken with an uncertain information."""
+    uncertain_segments_on_boundary: int = 2
+    """The same on the boundary of psi, in first segments of a round: the information is often not positive definite
+    there far from the maximum, and an uphill step follows sooner."""
     se_error_limit: float = 0.05
     """Monte Carlo error of a standard error, as a fraction of it, below which it is final."""
     max_se_iterations: int = 2000
@@ -172,6 +182,9 @@ class BoundaryCriteria:
     with a correlation of 0.97."""
     min_iterations_singular: int = 160
     """Score iterations after which an information that is not positive definite is no longer attributed to noise."""
+    shape_values: tuple[float, ...] = (-8.0, 0.0, 8.0)
+    """Shapes (such as correlations) with which a structured block of zero variance may open, on their unconstrained
+    scales: both extremes and the middle."""
     rank_tolerance: float = 1e-10
     """Eigenvalues of a correlation matrix at or below this are zero."""
     positive_mc_errors: float = 4.0

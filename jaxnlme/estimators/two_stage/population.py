@@ -108,7 +108,7 @@ def two_stage(
     target = group_params - designs @ np.where(free, 0.0, beta)
     x = designs[:, :, free]
     middle = np.median(target, axis=0)
-    mad = 1.4826 * np.median(np.abs(target - middle), axis=0)
+    mad = POPULATION.sd_per_mad * np.median(np.abs(target - middle), axis=0)
     within = np.median(np.einsum("ikk->ik", sampling), axis=0)
     unit = np.sqrt(mad**2 + within)
     unit = np.where(unit > 0, unit, np.maximum(np.abs(middle), 1.0))
@@ -120,7 +120,7 @@ def two_stage(
     coefficients, psi = _em_steps(y[used], x[used], v[used], first, psi, POPULATION.robust_steps, POPULATION.t_df)
     distance = _mahalanobis(y - x @ coefficients, psi + v)[0]
     scale = np.median(distance) / chi2.ppf(0.5, p)
-    outlying = distance > max(scale, 1e-8) * chi2.ppf(POPULATION.outlier_quantile, p)
+    outlying = distance > max(scale, POPULATION.min_outlier_scale) * chi2.ppf(POPULATION.outlier_quantile, p)
     if m - outlying.sum() < max(p + 1, POPULATION.min_kept_fraction * m):
         outlying = np.zeros(m, bool)
     used = used[~outlying[used]]
@@ -142,7 +142,7 @@ def _em_steps(
         weight = np.ones(len(y)) if t_df is None else (t_df + p) / (t_df + distance)
         weighted = np.einsum("ikf,ikl->ifl", x, inverse) * weight[:, None, None]
         normal, right = np.einsum("ifl,ilg->fg", weighted, x), np.einsum("ifl,il->f", weighted, y)
-        beta = np.linalg.lstsq(normal, right, rcond=1e-12)[0]
+        beta = np.linalg.lstsq(normal, right, rcond=POPULATION.rank_tolerance)[0]
         residual = y - x @ beta
         gain = psi @ inverse
         b = np.einsum("ikl,il->ik", gain, residual)

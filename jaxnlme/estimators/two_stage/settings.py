@@ -49,6 +49,10 @@ class PopulationSettings:
     outlier_quantile: float = 0.999
     """Quantile of a group's squared distance from the population (chi-squared) above which the second pass excludes
     it."""
+    sd_per_mad: float = 1.4826
+    """Standard deviation of a normal distribution in units of its median absolute deviation, 1 / Phi^-1(3/4)."""
+    min_outlier_scale: float = 1e-8
+    """Smallest scale of the squared distances in the limit for outliers: groups that differ by rounding are none."""
     min_kept_fraction: float = 0.75
     """Fraction of the groups that must remain: more than a quarter of the groups are no outliers."""
     robust_steps: int = 40
@@ -57,6 +61,9 @@ class PopulationSettings:
     """EM iterations of the plain pass, at most; enough for starting values."""
     max_change: float = 1e-6
     """Largest change of the covariance (in units of the spread over groups) at which the EM iterations end."""
+    rank_tolerance: float = 1e-12
+    """Singular value of the normal equations, relative to the largest, at which a direction of beta is left out: the
+    groups do not determine it."""
     max_groups: int = 2_000
     """Most groups that the EM iterations use; enough for starting values."""
     min_start_variance: float = 0.01

@@ -79,7 +79,8 @@ class SegmentFacts:
         not positive definite may be due to noise. On the boundary of psi, where it often is so far from the maximum, an
         uphill step follows sooner."""
         on_boundary = self.run.layout.whitened
-        until = 2 * self.initial_iterations if on_boundary else CRITERIA.uncertain_iterations
+        segments = CRITERIA.uncertain_segments_on_boundary
+        until = segments * self.initial_iterations if on_boundary else CRITERIA.uncertain_iterations
         return (
             any(not estimate.se_mc_error <= CRITERIA.uncertain_se_error for estimate in self.estimates)
             and self.n_iterations < until
@@ -146,7 +147,7 @@ class SegmentFacts:
             for estimate in (self.estimates if self.information_is_uncertain else self.deciding)
         )
         n, least = self.n_iterations, SAMPLING.min_score_iterations
-        return int(np.clip(1.1 * n * ratio**2 - n, least, max(n, least)))
+        return int(np.clip(SAMPLING.safety_factor * n * ratio**2 - n, least, max(n, least)))
 
 
 def sample_until_decided(run: Run, initial_iterations: int) -> SampledRound:
