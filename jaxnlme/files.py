@@ -59,14 +59,16 @@ class Archive:
     members: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
-def write_archive(path: Path, kind: str, version: int, package: str, archive: Archive, compress: bool = True) -> None:
+def write_archive(
+    path: Path, kind: str, version: int, jaxnlme_version: str, archive: Archive, compress: bool = True
+) -> None:
     """Writes an archive; the file is replaced only by a complete one.
 
-    **Arguments:** `kind`, "fit" or "checkpoint"; `version` of the kind's layout; `package`, the version of jaxnlme;
-    `compress`: False is faster, for files that are written often.
+    **Arguments:** `kind`, "fit" or "checkpoint"; `version` of the kind's layout; `jaxnlme_version`, that of the
+    package; `compress`: False is faster, for files that are written often.
     **Raises:** OSError where the file cannot be written; ValueError for an array of objects.
     """
-    document = {"format": f"jaxnlme {kind}", "version": version, "jaxnlme": package} | archive.document
+    document = {"format": f"jaxnlme {kind}", "version": version, "jaxnlme": jaxnlme_version} | archive.document
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -92,7 +94,7 @@ def _bytes(kind: str, document: dict[str, Any], archive: Archive, compress: bool
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
-def read_archive(path: Path, kind: str, version: int, package: str) -> Archive:
+def read_archive(path: Path, kind: str, version: int, jaxnlme_version: str) -> Archive:
     """The content of a file that `write_archive` wrote, with "format", "version" and "jaxnlme" taken out.
 
     **Arguments:** as of `write_archive`.
@@ -110,7 +112,7 @@ def read_archive(path: Path, kind: str, version: int, package: str) -> Archive:
             if kinds != [kind]:
                 raise OptionError(f"{path} holds a jaxnlme {kinds[0] if kinds else 'file'}, and no {kind}.")
             document = json.loads(file.read(f"{kind}.json"))
-            _check_version(path, kind, version, package, document)
+            _check_version(path, kind, version, jaxnlme_version, document)
             with np.load(io.BytesIO(file.read(ARRAYS)), allow_pickle=False) as arrays:
                 loaded = {name: arrays[name] for name in arrays.files}
             members = {name: file.read(name) for name in names if name not in (f"{kind}.json", ARRAYS)}
@@ -144,7 +146,7 @@ def _check_digest(path: Path, kind: str, content: bytes) -> None:
     raise OptionError(f"{path} is not a file that holds a jaxnlme {kind} (its digest is missing: damaged, or foreign).")
 
 
-def _check_version(path: Path, kind: str, version: int, package: str, document: Any) -> None:
+def _check_version(path: Path, kind: str, version: int, jaxnlme_version: str, document: Any) -> None:
     if not isinstance(document, dict) or document.get("format") != f"jaxnlme {kind}":
         raise ValueError("its document does not name the format")
     written = document.get("version")
@@ -154,5 +156,5 @@ def _check_version(path: Path, kind: str, version: int, package: str, document: 
         age = "a later" if written > version else "an earlier"
         raise OptionError(
             f"{path} was written by jaxnlme {document.get('jaxnlme')} in {age} format "
-            f"({written}; this is jaxnlme {package} with format {version}); read it with that version."
+            f"({written}; this is jaxnlme {jaxnlme_version} with format {version}); read it with that version."
         )

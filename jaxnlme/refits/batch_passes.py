@@ -183,7 +183,7 @@ class _Passes:
         """True (slots,) for minimisations that end: by the estimator's rule, by rounding, or after too many
         evaluations; `accepted` (slots,) bool: the step was accepted."""
         ended = jax.vmap(self.estimator.terminate)(state) | (~accepted & (state.bfgs.decrement < BATCH.rounding_gain))
-        ended |= state.bfgs.evaluations >= BATCH.max_evaluations * self.estimator.max_iterations
+        ended |= state.bfgs.evaluations >= BATCH.evaluations_per_iteration * self.estimator.max_iterations
         return ended
 
 

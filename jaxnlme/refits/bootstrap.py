@@ -15,7 +15,7 @@ from jaxnlme.refits.jackknife import jackknife as run_jackknife
 from jaxnlme.refits.jobs import NO_INFORMATION, Outcomes, failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names
 from jaxnlme.refits.replicate_table import ReplicateTable
-from jaxnlme.refits.resampling import case_draws, parametric_draws, strata_of
+from jaxnlme.refits.resampling import case_draws, parametric_draws, resampling_strata
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
@@ -70,7 +70,7 @@ def bootstrap(
     refits = Refits(fit, "a bootstrap", max_iterations, width)
     within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
     is_case = kind == "case"
-    overlay = case_draws(refits, seed, strata_of(fit, within)) if is_case else parametric_draws(refits, seed, n)
+    overlay = case_draws(refits, seed, resampling_strata(fit, within)) if is_case else parametric_draws(refits, seed, n)
     starts = np.tile(refits.x, (n, 1))
     out = refits.run(overlay, starts, inverse_hessians=refits.inverse_hessians, progress=progress, name="bootstrap")
     if is_case:

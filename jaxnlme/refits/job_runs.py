@@ -11,12 +11,12 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.model.params import Params
 from jaxnlme.refits.jobs import Jobs, Outcomes, blank_outcomes
-from jaxnlme.refits.vectorised_minimiser import run_batch
+from jaxnlme.refits.vectorised_minimiser import run_jobs
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
-    """Options of `run_batch` that all runs of the same jobs share; see there."""
+    """Options of `run_jobs` that all runs of the same jobs share; see there."""
 
     width: int
     expected: int
@@ -29,7 +29,7 @@ class JobRuns:
 
     `out`: the Outcomes; `free` (jobs, n) bool: the entries that were free in the run whose outcome is held.
 
-    **Arguments:** `problem`, `template`, `estimator`, `options`: as of `run_batch`; `overlay`, `inverse_hessians`,
+    **Arguments:** `problem`, `template`, `estimator`, `options`: as of `run_jobs`; `overlay`, `inverse_hessians`,
     `hessian_index`: as in `Jobs`; `free` (jobs, n) bool in the first run.
     """
 
@@ -78,6 +78,6 @@ class JobRuns:
         hessian_index = None if self.hessian_index is None else self.hessian_index[which]
         overlay = self.overlay
         jobs = Jobs(x, free, lambda rows: overlay(which[rows]), modes, self.inverse_hessians, hessian_index)
-        return run_batch(
+        return run_jobs(
             self.problem, self.template, self.estimator, jobs, progress=progress, **dataclasses.asdict(self.options)
         )

@@ -62,7 +62,7 @@ def multistart(
     if not 0.0 < spread < np.inf:
         raise OptionError(f"spread must be a positive number; received {spread!r}.")
     seed = check_whole_number("seed", seed, 0)
-    refits = Refits(fit, "a multistart", max_iterations, width, converged=False)
+    refits = Refits(fit, "a multistart", max_iterations, width, require_converged=False)
     if around == "estimates" and not np.isfinite(fit.log_likelihood):
         raise OptionError("the fit has no estimates to start around; use around='start'.")
     starts = _starts(refits, n, float(spread), around, seed)
@@ -70,7 +70,7 @@ def multistart(
         lambda indices: empty_overlay(refits.problem),
         starts,
         modes=np.zeros_like(np.asarray(fit.modes)),
-        evaluations=MULTISTART.evaluations,
+        evaluations=MULTISTART.expected_evaluations,
         progress=progress,
         name="multistart",
     )
@@ -138,7 +138,7 @@ class Multistart(Printable):
             raise OptionError("no start reached a maximum, so there is no best one.")
         if self.fit.converged and not self.maxima["gain"].iloc[0] > MULTISTART.better_by:
             return self.fit
-        start = Refits(self.fit, "a multistart", 1, converged=False).params(self.x[0])
+        start = Refits(self.fit, "a multistart", 1, require_converged=False).params(self.x[0])
         # As many devices as the fit used, or as this machine has.
         devices, chunk = (self.fit.options.get(name) for name in ("devices", "chunk_groups"))
         devices = None if devices is None else min(devices, len(jax.local_devices()))

@@ -216,7 +216,7 @@ def _row(fit: FitRecord, trace: ProfileTrace, j: int, refits: Refits) -> dict[st
         values = fit.values
     elif np.isfinite(deviance):
         values = trace.binding.values(refits.params(trace.x[j]))
-    sign = 1.0 if trace.zero else np.sign(c - trace.start)
+    sign = 1.0 if trace.zero else np.sign(c - trace.estimate)
     row = {
         "parameter": trace.coordinate.name,
         "value": float(trace.coordinate.to_natural(c)),

@@ -28,7 +28,8 @@ class ProfileTrace:
 
     `c`: the points, on the scale of the coordinate, the estimate first (none for an SD estimated as zero); `deviance`
     (NaN where the refit failed), `log_likelihood` and `status` there; `x`: the packed vectors there, in the
-    parametrisation of the coordinate; `centre` (n,): the estimates, SDs of zero restarted; `zero`: the value is an SD
+    parametrisation of the coordinate; `centre` (n,): the estimates, SDs of zero restarted; `estimate`: its entry
+    for the coordinate; `half_width` of the Wald interval, on the scale of the coordinate; `zero`: the value is an SD
     estimated as zero; `rounds`: the number of rounds requested so far.
 
     **Arguments:** `inner`: the covariance family whose effects may be permuted, None where no coordinate needs that;
@@ -55,9 +56,9 @@ class ProfileTrace:
         self.inverse_information = slope @ refits.inverse_hessians[0] @ slope.T
         self.zero = coordinate.name.startswith("sd(") and refits.fit.values[coordinate.name] == 0.0
         k = coordinate.index
-        self.start = float(self.centre[k])
-        self.unit = float(np.sqrt(self.inverse_information[k, k])) * self.quantile
-        self.c: list[float] = [] if self.zero else [self.start]
+        self.estimate = float(self.centre[k])
+        self.half_width = float(np.sqrt(self.inverse_information[k, k])) * self.quantile
+        self.c: list[float] = [] if self.zero else [self.estimate]
         self.deviance: list[float] = [] if self.zero else [0.0]
         self.log_likelihood: list[float] = [] if self.zero else [refits.fit.log_likelihood]
         self.x: list[np.ndarray] = [] if self.zero else [self.centre]
@@ -88,7 +89,7 @@ class ProfileTrace:
     def side(self, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Points c below (`sign` -1) or above (1) the estimate whose refit converged, and zeta >= 0 there, outwards."""
         c, deviance = np.array(self.c), np.array(self.deviance)
-        use = np.isfinite(deviance) & ((sign * (c - self.start) >= 0) | self.zero)
+        use = np.isfinite(deviance) & ((sign * (c - self.estimate) >= 0) | self.zero)
         order = np.argsort(sign * c[use])
         return c[use][order], np.sqrt(np.maximum(deviance[use][order], 0.0))
 
@@ -104,8 +105,8 @@ class ProfileTrace:
         if first and self.zero:
             return self.initial_log_sd() + np.array(PROFILE.zero_sd_points)
         if first:
-            steps = self.unit * PROFILE.first_reach * np.arange(1, self.points + 1) / self.points
-            return self.start + np.concatenate([-steps, steps])
+            steps = self.half_width * PROFILE.first_reach * np.arange(1, self.points + 1) / self.points
+            return self.estimate + np.concatenate([-steps, steps])
         points: list[float] = []
         for sign in self.sides:
             c, zeta = self.side(sign)
@@ -113,8 +114,8 @@ class ProfileTrace:
                 if self.rounds - 2 < len(PROFILE.further_points):
                     further = PROFILE.further_zero_sd_points if self.zero else PROFILE.further_points
                     steps = np.array(further[self.rounds - 2])
-                    base = self.initial_log_sd() + steps if self.zero else self.start + sign * steps * self.unit
-                    points += base.tolist()
+                    wald_points = self.estimate + sign * steps * self.half_width
+                    points += (self.initial_log_sd() + steps if self.zero else wald_points).tolist()
                 continue
             if np.min(np.abs(zeta**2 - self.quantile**2)) > PROFILE.deviance_tolerance:
                 points.append(self._avoid_failures(self._crossing(c, zeta), c, zeta))
@@ -136,7 +137,7 @@ class ProfileTrace:
 
     def initial_log_sd(self) -> float:
         """Start of the log SD, for an SD estimated as zero."""
-        return self.start - np.log(REFIT.restarted_sd)
+        return self.estimate - np.log(REFIT.restarted_sd)
 
     def _crossing(self, c: np.ndarray, zeta: np.ndarray) -> float:
         """Point at which zeta reaches the quantile, by interpolation: monotone cubic where zeta increases, else

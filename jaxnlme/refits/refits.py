@@ -56,28 +56,34 @@ class Refits:
     `inverse_hessians` (1, n, n), the inverse information, None without information on every entry; `dense`, the number
     of entries that are not weights of the structural model; `problem`, `template` as of a fit.
 
-    **Arguments:** `fit`; `what`: the analysis, for messages ("a bootstrap"); `max_iterations` of a refit; `width`;
-    `converged`: refuse a fit that did not converge.
+    **Arguments:** `fit`; `analysis`: its name, for messages ("a bootstrap"); `max_iterations` of a refit; `width`;
+    `require_converged`: refuse a fit that did not converge.
     **Raises:** FitError where the fit did not converge; OptionError for a fit that does not maximise a likelihood
     approximation, more than one process, or a bad `max_iterations` or `width`.
     """
 
     def __init__(
-        self, fit: FitRecord, what: str, max_iterations: int, width: int | None = None, *, converged: bool = True
+        self,
+        fit: FitRecord,
+        analysis: str,
+        max_iterations: int,
+        width: int | None = None,
+        *,
+        require_converged: bool = True,
     ):
         if not isinstance(fit.estimator, MaximumLikelihood):
             method = f"restricted {fit.method}" if fit.restricted and fit.method != "RELME" else fit.method
             raise OptionError(
-                f"{what} needs a fit that maximises a likelihood approximation ('focei', ...), not a restricted "
+                f"{analysis} needs a fit that maximises a likelihood approximation ('focei', ...), not a restricted "
                 f"likelihood; this one is by {method}. Fit the model that way from these estimates: "
                 "jn.fit(model, data, 'focei', start=fit)."
             )
         if jax.process_count() > 1:
-            raise OptionError(f"{what} runs in one process; save the fit and load it in a single process.")
+            raise OptionError(f"{analysis} runs in one process; save the fit and load it in a single process.")
         max_iterations = check_whole_number("max_iterations", max_iterations, 1)
         self.width = None if width is None else check_whole_number("width", width, 1, "the number of refits at a time")
-        if converged and not fit.converged:
-            raise FitError(f"{what} needs a fit that converged. {fit.status}", fit)
+        if require_converged and not fit.converged:
+            raise FitError(f"{analysis} needs a fit that converged. {fit.status}", fit)
         self.fit = fit
         self.estimator = MaximumLikelihood(fit.estimator.method, max_iterations, REFIT.tolerance)
         self.binding: Binding = fit.binding
@@ -104,7 +110,7 @@ class Refits:
         hessian_index: np.ndarray | None = None,
         problem: Problem | None = None,
         expected: int | None = None,
-        evaluations: int = BATCH.evaluations,
+        evaluations: int = BATCH.expected_evaluations,
         progress: bool | None = False,
         name: str = "fits",
     ) -> Outcomes:
@@ -113,7 +119,7 @@ class Refits:
         **Arguments:** `overlay`, `inverse_hessians`, `hessian_index`: as in `Jobs`; `free` (jobs, n) bool, by default
         that of the fit; `modes` (groups, random): where mode searches start, by default the fit's; `problem`: another
         one with as many parameters, by default the fit's; `expected`, `evaluations`, `progress`, `name`: as in
-        `run_batch`.
+        `run_jobs`.
         **Returns:** the Outcomes.
         """
         free = np.tile(self.free, (len(x), 1)) if free is None else free

@@ -31,7 +31,7 @@ def case_weights(labels: list[str], seed: int, replicate: int, strata: np.ndarra
     return counts
 
 
-def strata_of(fit: FitRecord, by: Sequence[str]) -> np.ndarray:
+def resampling_strata(fit: FitRecord, by: Sequence[str]) -> np.ndarray:
     """Stratum (groups,) of each group, the crossed levels of the columns `by`; -1 for a group of weight zero.
 
     **Raises:** OptionError where a name is not a group-level column.

@@ -61,9 +61,8 @@ class BatchSettings:
     rounding_gain: float = 1e-8
     """Predicted gain (log-likelihood units) below which a rejected step ends a job: rounding allows no further
     progress."""
-    max_evaluations: int = 3
-    """Evaluations, in multiples of the largest number of iterations, after which a job ends: it backtracks in most
-    steps."""
+    evaluations_per_iteration: int = 3
+    """Evaluations, in multiples of `max_iterations`, after which a job ends: it backtracks in most steps."""
     seconds_per_call: float = 0.5
     """Seconds that one call of the program should take, after which the host refills slots and handles Ctrl-C."""
     first_passes: int = 8
@@ -74,7 +73,7 @@ class BatchSettings:
     """While jobs are waiting, at most one in so many slots may become idle before the host refills them."""
     runs_per_program: int = 50
     """Runs of a program that `compiled` assumes when it weighs compile time; it is handed the work divided by them."""
-    evaluations: int = 12
+    expected_evaluations: int = 12
     """Evaluations that a refit from the estimates is expected to need."""
 
 
@@ -113,16 +112,17 @@ class MultistartSettings:
     """Multistart (`multistart.py`)."""
 
     same_objective: float = 1e-3
-    """Two fits reached the same maximum if their objectives differ by less, in log-likelihood units,"""
+    """Difference of the objectives of two fits, in log-likelihood units, from which on their maxima are distinct."""
     same_values: float = 0.05
-    """and their values by less than this fraction of the standard error (of the value where there is none),"""
+    """First part of the largest difference between a value at the same maximum in two fits, as a fraction of the
+    standard error of the value (of the value where there is none). The three parts are added up."""
     same_relative: float = 1e-3
-    """this fraction of the value, for values with a very small standard error, """
+    """Second part, as a fraction of the value: for values with a very small standard error."""
     same_absolute: float = 1e-8
-    """and this, in the unit of the value, for values of zero, added up."""
+    """Third part, in the unit of the value: for values of zero."""
     better_by: float = 1e-4
     """Gain over the fit (log-likelihood units) above which a maximum is reported as better."""
-    evaluations: int = 80
+    expected_evaluations: int = 80
     """Evaluations that a refit from a random start is expected to need."""
     least_value: float = 1e-3
     """Smallest size of a parameter without transform, in its own unit, to which `spread` is relative."""

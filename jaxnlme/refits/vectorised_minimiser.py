@@ -5,7 +5,7 @@ most of its work. Therefore:
 
 1. the batch has `width` slots, each of which holds one job (a minimisation);
 2. one pass evaluates the objective of all slots once and advances each of them (`batch_passes.advance`);
-3. every few passes the host stores the jobs that have ended and puts the next jobs into their slots (`run_batch`); the
+3. every few passes the host stores the jobs that have ended and puts the next jobs into their slots (`run_jobs`); the
    first evaluation of a job is an evaluation like any other.
 
 Slots are idle only during the last jobs, one program serves any number of jobs, and finished jobs are on the host, so
@@ -46,7 +46,7 @@ def width_for(jobs: int, rows: int) -> int:
     return max(allowed, default=1)
 
 
-def run_batch(
+def run_jobs(
     problem: Problem,
     template: Params,
     estimator: MaximumLikelihood,
@@ -54,7 +54,7 @@ def run_batch(
     *,
     width: int | None = None,
     expected: int | None = None,
-    evaluations: int = BATCH.evaluations,
+    evaluations: int = BATCH.expected_evaluations,
     progress: bool | None = False,
     name: str = "fits",
 ) -> Outcomes:

@@ -191,7 +191,7 @@ def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.
     if q == 0:
         return np.zeros((m, 0)), np.zeros((m, 0, 0))
     approximation = _approximation(fit)
-    steps = ModeSearch() if approximation is None else approximation.search
+    search = ModeSearch() if approximation is None else approximation.search
     method = getattr(fit.estimator, "method", None)
     with x64():
         placed = _placed_problem(fit, binding)
@@ -199,7 +199,7 @@ def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.
             _, pieces = placed.run(_penalised_modes, (on_device(fit.params), on_device(method)), once=True)
         else:
             _, pieces = placed.run(
-                _find_modes, (on_device(fit.params), on_device(steps), has_interaction(fit)), once=True
+                _find_modes, (on_device(fit.params), on_device(search), has_interaction(fit)), once=True
             )
         z, curvature, mode_found = (np.array(placed.collect(parts)) for parts in zip(*pieces, strict=True))
     failed = which & ~mode_found
@@ -226,13 +226,13 @@ def _penalised_modes(problem: Problem, at: tuple[Params, Linearised], _: Any) ->
 
 def _find_modes(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
     """Modes (groups, random), curvatures there and success flags of the groups."""
-    params, steps, interacting = at
+    params, search, interacting = at
     density = problem.density
     zero = jnp.zeros(density.n_effects)
 
     def per_group(group):
         at_zero = None if interacting else density.predict(params, zero, group)
-        z, result = search_mode(steps, density, params, group, at_zero, zero)
+        z, result = search_mode(search, density, params, group, at_zero, zero)
         return z, exact(density, params, z, group, at_zero), result.converged & result.finite
 
     return (), problem.map(per_group)

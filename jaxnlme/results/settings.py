@@ -9,7 +9,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class InformationCriteria:
+class InformationMatrixCriteria:
     """Information matrices and standard errors (`inference.py`), and singular psi (`advice.py`)."""
 
     singular_eigenvalue: float = 1e-8
@@ -77,7 +77,7 @@ class AdviceCriteria:
     of the normal distribution."""
 
 
-INFORMATION = InformationCriteria()
+INFORMATION = InformationMatrixCriteria()
 REPLICATES = ReplicateCriteria()
 SIMULATION = SimulationSettings()
 SUMMARY = SummaryCriteria()

@@ -44,8 +44,8 @@ class Replicate:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sampling(Printable):
-    """Course of a stochastic fit, and the conditional distributions at its estimates. It prints as sentences and
-    tables: the run, Monte Carlo errors by parameter, kernels, replicates.
+    """Trajectories and Monte Carlo errors of a stochastic fit, and the conditional distributions at its estimates. It
+    prints as sentences and tables: the run, Monte Carlo errors by parameter, kernels, replicates.
 
     **Fields:**
 

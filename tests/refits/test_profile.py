@@ -136,12 +136,12 @@ def test_a_limit_whose_refit_fails_is_searched_at_other_points(orange):
     refits = Refits(orange, "a profile", 100)
     trace = ProfileTrace(refits, coordinate(refits.binding, "scal"), None, 0.95, 2)
     trace.rounds = 1
-    trace.c += [trace.start + step * trace.unit for step in (0.5, 1.25)]
+    trace.c += [trace.estimate + step * trace.half_width for step in (0.5, 1.25)]
     trace.deviance += [0.25 * QUANTILE, 1.5 * QUANTILE]
     tried = []
     for _ in range(4):
         (at,) = trace.next_points()[-1:]
-        assert all(abs(at - earlier) > 1e-3 * trace.unit for earlier in tried)
+        assert all(abs(at - earlier) > 1e-3 * trace.half_width for earlier in tried)
         assert trace.c[1] < at < trace.c[2]
         tried.append(at)
         trace.c.append(at)

@@ -17,7 +17,7 @@ from jaxnlme.refits.jackknife import _cook
 from jaxnlme.refits.jobs import blank_outcomes
 from jaxnlme.refits.multistart import _sentences
 from jaxnlme.refits.refits import Refits
-from jaxnlme.refits.resampling import case_weights, strata_of
+from jaxnlme.refits.resampling import case_weights, resampling_strata
 from tests.estimators import catalogue
 from tests.refits.conftest import lines
 
@@ -72,7 +72,7 @@ def test_strata_keep_their_numbers(line):
 def test_strata_of_several_columns_are_their_crossed_levels():
     frame = pd.DataFrame({"g": np.arange(8), "y": 0.0, "t": 0.0, "a": list("xxyyxxyy"), "b": [0, 1, 0, 1, 0, 1, 0, 1]})
     data = jn.GroupedData.from_frame(frame, "g", "y", ["t"], v=["a", "b"])
-    strata = strata_of(SimpleNamespace(data=data), ("a", "b"))
+    strata = resampling_strata(SimpleNamespace(data=data), ("a", "b"))
     assert len(set(strata)) == 4 and (strata[:4] == strata[4:]).all()
 
 

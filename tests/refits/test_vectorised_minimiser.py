@@ -13,7 +13,7 @@ from jaxnlme.estimators.core.objective import flatten
 from jaxnlme.refits import vectorised_minimiser
 from jaxnlme.refits.jobs import Jobs, empty_overlay
 from jaxnlme.refits.settings import REFIT
-from jaxnlme.refits.vectorised_minimiser import run_batch, width_for
+from jaxnlme.refits.vectorised_minimiser import run_jobs, width_for
 
 WEIGHTS = np.array([[1.0] * 5, [2, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 3, 1, 1, 0], [1, 0, 2, 1, 1], [1, 1, 1, 0, 2]])
 
@@ -32,7 +32,7 @@ def jobs(fit, weights, x=None, from_information=True):
 
 def run(fit, *args, width=4, **options):
     estimator = jn.MaximumLikelihood(fit.estimator.method, 100, REFIT.tolerance)
-    return run_batch(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
+    return run_jobs(fit.binding.problem, fit.params, estimator, jobs(fit, *args, **options), width=width)
 
 
 def test_a_job_is_the_fit_with_its_weights(orange):
@@ -87,7 +87,7 @@ def test_a_group_of_weight_zero_has_no_effect(orange):
 
     x = np.tile(flatten(orange.params), (2, 1))
     two_jobs = Jobs(x, np.ones(x.shape, bool), overlay, orange.modes)
-    out = run_batch(
+    out = run_jobs(
         problem, orange.params, jn.MaximumLikelihood(orange.estimator.method, 100, REFIT.tolerance), two_jobs, width=4
     )
     assert out.done.all() and (out.n_failed_modes == 0).all()

@@ -184,11 +184,11 @@ def _inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarra
     return out
 
 
-def _block_of(related: Any, effects: set[int]) -> set[int]:
-    """All effects connected to `effects` by the pairs `related`."""
+def _block_of(correlated_pairs: Any, effects: set[int]) -> set[int]:
+    """All effects connected to `effects` by the `correlated_pairs`."""
     grown = True
     while grown:
-        wider = effects | {k for pair in related if effects & set(pair) for k in pair}
+        wider = effects | {k for pair in correlated_pairs if effects & set(pair) for k in pair}
         effects, grown = wider, wider != effects
     return effects
 

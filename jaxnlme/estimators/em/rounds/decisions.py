@@ -92,7 +92,7 @@ class RoundFacts:
         return self.run.outer_state.newton_steps >= STEPS.max_newton_steps
 
     @property
-    def no_newton_step_leads_on(self) -> bool:
+    def no_newton_step_available(self) -> bool:
         """True if Newton steps are used up, or no replicate has a valid one."""
         return self.newton_steps_used_up or not any(
             estimate.positive_definite and estimate.twice_differentiable for estimate in self.estimates
@@ -146,7 +146,7 @@ def next_action(facts: RoundFacts) -> Action:
     if facts.approached_face is not None:
         return Action.MOVE_TO_BOUNDARY
     # Step 2.
-    if (facts.at_maximum or facts.no_newton_step_leads_on) and facts.should_leave_boundary:
+    if (facts.at_maximum or facts.no_newton_step_available) and facts.should_leave_boundary:
         return Action.LEAVE_BOUNDARY
     # Step 3.
     if (facts.at_maximum or facts.interior_singular_rounds_used_up) and facts.scales_to_restart:

@@ -53,10 +53,10 @@ def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
         return estimate.packed
     # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
     # the step as well.
-    trusted = estimate.se * np.minimum(
+    limiting_se = estimate.se * np.minimum(
         1.0, STEPS.longest_complete_step * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
     )
-    length = np.max(np.abs(estimate.step) / np.maximum(trusted, 1e-300), initial=0.0)
+    length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
     out = estimate.packed.copy()
     out[estimate.active] += estimate.step * min(1.0, STEPS.longest_step / max(length, 1e-300))
     return out
