@@ -81,6 +81,7 @@ def write_archive(
 
 
 def _bytes(kind: str, document: dict[str, Any], archive: Archive, compress: bool) -> bytes:
+    """The bytes of the file, its digest at the end; arguments as of `write_archive`, `document` with its header."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     arrays, out = io.BytesIO(), io.BytesIO()
     np.savez(arrays, allow_pickle=False, **archive.arrays)  # pyright: ignore[reportArgumentType]
@@ -98,6 +99,7 @@ def read_archive(path: Path, kind: str, version: int, jaxnlme_version: str) -> A
     """The content of a file that `write_archive` wrote, with "format", "version" and "jaxnlme" taken out.
 
     **Arguments:** as of `write_archive`.
+    **Returns:** the Archive.
     **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
     short, of another kind, or of another version.
     """
@@ -130,6 +132,8 @@ def unreadable(path: Path, kind: str, error: BaseException) -> OptionError:
 
 
 def _check_digest(path: Path, kind: str, content: bytes) -> None:
+    """Check the digest of a file's `content`. **Raises:** OptionError where it is missing or wrong, with the likely
+    cause: version 0.1, damage, or a file of another program."""
     marked = content[-DIGITS - len(COMMENT) : -DIGITS] == COMMENT
     if marked and hashlib.sha256(content[:-DIGITS]).hexdigest().encode() == content[-DIGITS:]:
         return
@@ -147,6 +151,8 @@ def _check_digest(path: Path, kind: str, content: bytes) -> None:
 
 
 def _check_version(path: Path, kind: str, version: int, jaxnlme_version: str, document: Any) -> None:
+    """Check the header of a document; arguments as of `read_archive`. **Raises:** ValueError where it names no format
+    or version; OptionError for another version."""
     if not isinstance(document, dict) or document.get("format") != f"jaxnlme {kind}":
         raise ValueError("its document does not name the format")
     written = document.get("version")

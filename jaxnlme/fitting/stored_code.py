@@ -32,6 +32,13 @@ def code_of(fit: Fit, objects: list[Any]) -> bytes:
 
 
 def read_code(path: Path, content: bytes) -> dict[str, Any]:
+    """The model, the user's objects and the binding that `code_of` pickled. This runs code of whoever wrote the file.
+
+    **Arguments:** `path` of the file, for messages; `content`, the pickle.
+    **Returns:** a dict with "model", "objects" (a list) and "binding" (None where `bind(model, data)` makes it again).
+    **Raises:** OptionError for a module that is missing, code that this Python cannot bring back, and code of another
+    kind.
+    """
     import pickle
 
     try:

@@ -49,8 +49,11 @@ def resampling_strata(fit: FitRecord, by: Sequence[str]) -> np.ndarray:
 
 
 def case_draws(refits: Refits, seed: int, strata: np.ndarray) -> Callable[[np.ndarray], Problem]:
-    """The `overlay` of `Jobs` for resampled groups: weights times the number of draws. Arguments as of
-    `case_weights`."""
+    """The `overlay` of `Jobs` for resampled groups: weights times the number of draws.
+
+    **Arguments:** `refits` of the fit; `seed`, `strata` (groups,): as of `case_weights`.
+    **Returns:** a function from numbers of replicates (jobs,) to a Problem with weights (jobs, groups).
+    """
     weights = np.asarray(refits.problem.weights, float)
     labels = [str(label) for label in refits.fit.data.labels]
 
@@ -64,6 +67,8 @@ def case_draws(refits: Refits, seed: int, strata: np.ndarray) -> Callable[[np.nd
 def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray], Problem]:
     """The `overlay` of `Jobs` for `n` replicates of responses simulated from the fit.
 
+    **Arguments:** `refits` of the fit; `seed`, as of `simulate`; `n`, the number of replicates.
+    **Returns:** a function from numbers of replicates (jobs,) to a Problem with responses (jobs, groups, obs).
     **Raises:** ModelError where responses cannot be drawn.
     """
     problem = refits.problem

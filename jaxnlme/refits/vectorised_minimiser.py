@@ -60,9 +60,10 @@ def run_jobs(
 ) -> Outcomes:
     """Run every job until it ends (see `MaximumLikelihood.terminate`), inside the 64-bit context.
 
-    **Arguments:** `problem`, `template`: common to all jobs; `width`: the number of slots, by `width_for` where None;
-    `expected`: the number of jobs that the program will serve, in this call and later ones, of about `evaluations`
-    evaluations each; `progress`, `name`: a line that counts finished jobs.
+    **Arguments:** `problem`, `template` (Params): common to all jobs; `estimator`: the objective, and the rule by which
+    a job ends; `jobs`: where each starts, and how its data differ; `width`: the number of slots, by `width_for` where
+    None; `expected`: the number of jobs that the program will serve, in this call and later ones, of about
+    `evaluations` evaluations each; `progress`, `name`: a line that counts finished jobs.
     **Returns:** Outcomes. A job whose objective is not finite ends without affecting the others; Ctrl-C returns the
     jobs that have ended, `interrupted` true.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
@@ -75,8 +76,6 @@ def criteria(
     likelihood integrates out those of the first `integrated` packed entries (beta) that are not fixed; zero for other
     likelihoods.
     """
-    import jax
-
     n_free = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(free))
     n_fixed = int(np.sum(fixed))
     if totals is None:

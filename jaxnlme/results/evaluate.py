@@ -63,7 +63,11 @@ def _placed_problem(fit: FitRecord, binding: Binding) -> PlacedProblem:
 
 
 def to_rows(binding: Binding, pieces: list[Any]) -> np.ndarray:
-    """One column (rows,) in the order of the table, from one array (groups, obs) per bucket."""
+    """One value for each row of the table, in its order.
+
+    **Arguments:** `pieces`: one array (groups, obs) per bucket of the binding's problem, padded rows included.
+    **Returns:** a column (rows,).
+    """
     full = np.full(binding.data.rows.shape, np.nan)
     for which, piece in zip(binding.bucket_groups, pieces, strict=True):
         piece = np.asarray(piece)

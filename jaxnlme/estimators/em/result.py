@@ -292,6 +292,7 @@ def _conditional_moments(run: Run, estimates: list[ScoreAndInformation] | None) 
 
 
 def _converged_sentence(run: Run, estimate: ScoreAndInformation | None) -> str:
+    """The sentence on a converged fit: the criteria that it met."""
     assert estimate is not None
     criteria = (
         f"Converged: by the score at fixed parameters, the maximum is reached with a Monte Carlo error of "

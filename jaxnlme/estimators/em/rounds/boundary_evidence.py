@@ -7,7 +7,8 @@
 3. `scales_to_restart`: scales that have become negligible in the interior.
 4. `rotated_face`: the log-likelihood increases along a rotation of a singular psi.
 
-The functions change nothing. Each takes the score and information of all replicates from the same round.
+The functions change nothing. **Arguments** of each: `run`, at the parameters of the round; `estimates`, the score and
+information of all replicates from the same round, or the `estimate` of one of them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Face = tuple[np.ndarray, frozenset[int]]
 
 def scale_entries(run: Run) -> list[int]:
     """Packed entries that are logarithms of scales: standard deviations of effects (or diagonal entries of L), and
-    residual scales; those that the user fixed are not included."""
+    residual scales; those that the user fixed are not included. **Returns:** a list of indices, effects first."""
     density, layout = run.binding.density, run.interior_layout
     out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
     if density.error.has_gaussian_moments:
@@ -38,7 +39,11 @@ def scale_entries(run: Run) -> list[int]:
 
 
 def is_vanishing(run: Run, estimate: ScoreAndInformation, k: int) -> bool:
-    """True if the scale at the packed entry `k` is far below its start and almost nothing is observed of it."""
+    """Evidence that a scale vanishes: it is far below its start, and almost nothing is observed of it.
+
+    **Arguments:** `estimate` of one replicate; `k`, the packed entry of the scale.
+    **Returns:** True if it vanishes; False also if it is zero already, or the scores are at fixed z.
+    """
     if k not in estimate.active or run.layout.whitened:  # zero already; or scored at fixed z, not at fixed xi
         return False
     position = estimate.active.tolist().index(k)
@@ -123,8 +128,10 @@ def should_leave_boundary(run: Run, estimates: list[ScoreAndInformation]) -> boo
 
 
 def scales_to_restart(run: Run, estimates: list[ScoreAndInformation]) -> frozenset[int]:
-    """Packed entries of the scales that vanish in any replicate and were not restarted before; none if too few
-    iterations remain."""
+    """Scales to restart from above: they vanish in any replicate, and were not restarted before.
+
+    **Returns:** their packed entries; none if too few iterations remain.
+    """
     if iterations_remaining(run) < BOUNDARY.min_iterations_after_move + sum(SCHEDULE.added_averaging):
         return frozenset()
     return frozenset(
@@ -135,8 +142,11 @@ def scales_to_restart(run: Run, estimates: list[ScoreAndInformation]) -> frozens
 
 
 def rotated_face(run: Run, estimates: list[ScoreAndInformation]) -> Face | None:
-    """Parameters with a singular psi rotated in every replicate whose log-likelihood increases that way; None if it
-    does in none, if psi is not singular, or if the allowed rotations or iterations are used up."""
+    """Parameters with a singular psi rotated in every replicate whose log-likelihood increases that way.
+
+    **Returns:** the parameters (replicates, packed), and the entries held fixed; None if the log-likelihood increases
+    in none, if psi is not singular, or if the allowed rotations or iterations are used up.
+    """
     density, state = run.binding.density, run.outer_state
     if not run.layout.whitened or state.rotations >= BOUNDARY.max_rotations or not enough_iterations_for_move(run):
         return None

@@ -21,8 +21,11 @@ from jaxnlme.estimators.em.settings import CRITERIA, STEPS
 
 
 def deciding_replicates(estimates: list[ScoreAndInformation]) -> list[ScoreAndInformation]:
-    """Replicates used by the stopping rule: those with positive definite observed information, or all if there are
-    none."""
+    """Replicates used by the stopping rule.
+
+    **Arguments:** `estimates`, score and information of all replicates.
+    **Returns:** those with positive definite observed information, or all if there are none.
+    """
     return [estimate for estimate in estimates if estimate.positive_definite] or estimates
 
 
@@ -32,6 +35,9 @@ def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
 
     With x the longest significant step in standard errors, a Newton step leaves about c x^2 (c a bound on the relative
     change of the curvature along it), and 2 e x of it where the information has a relative error of 2 e.
+
+    **Arguments:** `run`, for its tolerance and its scales; `estimate`, score and information of the replicate.
+    **Returns:** True if a step, not only the last one, is needed.
     """
     if not estimate.positive_definite:
         return True
@@ -47,8 +53,11 @@ def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
 
 
 def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
-    """Parameters (packed,) after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors; the same
-    parameters if the information is not positive definite."""
+    """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors.
+
+    **Arguments:** `estimate`, score and information at the present parameters.
+    **Returns:** the new parameters (packed,); the present ones if the information is not positive definite.
+    """
     if not estimate.positive_definite:
         return estimate.packed
     # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
