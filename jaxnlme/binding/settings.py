@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PlacementSettings:
     """Shapes of placed groups and threads (`placement.py`), and blocks of groups (`problem.py`)."""
 
@@ -24,7 +24,7 @@ class PlacementSettings:
     4,000 rows took the same time, a quarter less than 6,000 rows and a third of 110,000 rows at once."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CheckSettings:
     """Checks of a covariance matrix given by a user (`user_scale.py`) and of one evaluation at the starting values
     (`dry_run.py`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BucketSettings:
     """Division of groups into buckets of one padded size each (`_layout.py`). Every bucket is another copy of the
     compiled program."""

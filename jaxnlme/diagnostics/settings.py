@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DiagnosticSettings:
     """Residuals (`residuals.py`), prediction curves (`curves.py`) and plots (`plots.py`, `simulation_plots.py`)."""
 

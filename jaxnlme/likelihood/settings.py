@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IntegrationSettings:
     """Integrals over the random effects (`integrals.py`, `from_draws.py`), their derivatives in one pass
     (`one_pass.py`), and iterative reweighting (`lindstrom_bates.py`)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ModelSettings:
     """Covariance structures (`covariance/`), transforms (`transforms.py`), and starting values that a model does not
     declare (`parameters.py`, `residual_error/families.py`)."""

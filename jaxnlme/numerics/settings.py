@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MinimiserSettings:
     """Newton's method (`newton.py`), BFGS (`bfgs.py`), Levenberg-Marquardt (`levenberg_marquardt.py`) and the matrices
     of a quasi-Newton search (`broyden.py`)."""
@@ -72,7 +72,7 @@ class MinimiserSettings:
     """Smallest eigenvalue of a positive definite neighbour of a matrix, scaled to a unit diagonal."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ComputationSettings:
     """Linear algebra (`linalg.py`), quadrature grids (`quadrature.py`), derivatives of a log-determinant
     (`logdet_derivative.py`) and compilation (`compiling.py`)."""

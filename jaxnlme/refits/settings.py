@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RefitSettings:
     """One refit (`refits.py`, `zero_variances.py`, `profile_trace.py`)."""
 
@@ -31,7 +31,7 @@ class RefitSettings:
     variances become zero."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BatchSettings:
     """The vectorised minimiser (`vectorised_minimiser.py`, `batch_passes.py`, `refits.py`)."""
 
@@ -77,7 +77,7 @@ class BatchSettings:
     """Evaluations that a refit from the estimates is expected to need."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BootstrapSettings:
     """Bootstrap and jackknife (`bootstrap.py`, `resampling.py`, `jackknife.py`)."""
 
@@ -91,7 +91,7 @@ class BootstrapSettings:
     """Groups in the printed table of influence."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IdentifiabilityCriteria:
     """The identifiability check of refits (`identifiability.py`)."""
 
@@ -107,7 +107,7 @@ class IdentifiabilityCriteria:
     """Groups for each parameter above which two points are enough: a group spans one direction per point."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MultistartSettings:
     """Multistart (`multistart.py`)."""
 
@@ -136,7 +136,7 @@ class MultistartSettings:
     """Maxima in the printed table."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ProfileSettings:
     """Profile likelihood (`profile.py`, `profile_search.py`, `profile_trace.py`)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class InformationMatrixCriteria:
     """Information matrices and standard errors (`inference.py`), and singular psi (`advice.py`)."""
 
@@ -23,7 +23,7 @@ class InformationMatrixCriteria:
     """Standard error, as a fraction of its value, that is taken for rounding: the value has zero derivatives."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ReplicateCriteria:
     """Replicates of a stochastic fit (`stochastic.py`)."""
 
@@ -34,7 +34,7 @@ class ReplicateCriteria:
     """Difference that is taken for Monte Carlo error, in sums of the standard errors of the two log-likelihoods."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SimulationSettings:
     """Simulated responses (`simulate.py`)."""
 
@@ -43,7 +43,7 @@ class SimulationSettings:
     replicates need more calls."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SummaryCriteria:
     """The summary (`summary.py`)."""
 
@@ -51,7 +51,7 @@ class SummaryCriteria:
     """Ratio of the limits of an interval of a positive value above which it is reported as not determined."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DisplaySettings:
     """Text of records (`display.py`, `stochastic_summary.py`)."""
 
@@ -65,7 +65,7 @@ class DisplaySettings:
     """Most replicates in one table, so that its lines fit `width`."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AdviceCriteria:
     """Hints on random effects (`advice.py`)."""
 

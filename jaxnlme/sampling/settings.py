@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ChainSettings:
     """Metropolis-Hastings kernels (`metropolis.py`), chains (`samplers.py`) and control variates
     (`control_variates.py`)."""
@@ -44,7 +44,7 @@ class ChainSettings:
     them."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ProposalSettings:
     """Importance sampling (`importance.py`)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RunSettings:
     """Defaults of `fit`, checkpoints (`checkpoint.py`) and the line that shows progress (`progress.py`)."""
 
@@ -34,7 +34,7 @@ class RunSettings:
     """Seconds between two lines."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PooledFitSettings:
     """The fit without random effects (`starting_values.py`), by the Levenberg-Marquardt method with damping in units
     where the diagonal of the curvature is one."""

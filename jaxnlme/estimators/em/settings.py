@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StartSettings:
     """Starting values suited to simulation (`simulation_starts.py`, `frontends/matlab/nlmefitsa.py`)."""
 
@@ -30,7 +30,7 @@ class StartSettings:
     """The same for log standard deviations and residual parameters, on their unconstrained scales."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ScheduleSettings:
     """Lengths and gains of the scheduled phases (`saem.py`, `imp.py`) and of those added to them (`phases.py`), and the
     iterations that these need (`rounds/decisions.py`, `rounds/boundary_evidence.py`)."""
@@ -58,7 +58,7 @@ class ScheduleSettings:
     ago: a first gain of one would discard the statistics."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MaximisationSettings:
     """The M-step (`m_step.py`)."""
 
@@ -71,7 +71,7 @@ class MaximisationSettings:
     two effects up to 0.9975)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SamplingSettings:
     """Numbers of draws (`saem.py`, `imp.py`), of iterations in a round (`algorithm.py`, `rounds/sampling_round.py`,
     `rounds/decisions.py`) and of batch means (`louis.py`)."""
@@ -102,7 +102,7 @@ class SamplingSettings:
     """Score iterations of the first segment of a round, at most."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ConvergenceCriteria:
     """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), Monte Carlo checks of means
     (`louis.py`), and the assessment of the end of a run (`convergence.py`)."""
@@ -145,7 +145,7 @@ class ConvergenceCriteria:
     Computational and Graphical Statistics 7, 434-455."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StepSettings:
     """Steps in a round and between rounds (`rounds/sampling_round.py`, `rounds/newton.py`, `rounds/decisions.py`,
     `rounds/boundary_moves.py`)."""
@@ -169,7 +169,7 @@ class StepSettings:
     """Longest uphill step of the logarithm of a scale."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BoundaryCriteria:
     """Decisions on the boundary of psi (`boundary.py`, `rounds/boundary_evidence.py`) and its moves
     (`rounds/boundary_moves.py`)."""
@@ -216,7 +216,7 @@ class BoundaryCriteria:
     """Fewest iterations after the equilibration that make a move worthwhile."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PostEstimationSettings:
     """Draws of b that a Fit keeps (`post_estimation.py`)."""
 
@@ -230,7 +230,7 @@ class PostEstimationSettings:
     """Times that draws are taken from the chains, at most."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ComputingSettings:
     """Division of the work among threads and programs (`saem.py`, `lockstep.py`)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ConvergenceCriteria:
     """The fixed point (`objective.py`, `alternation.py`)."""
 
@@ -21,7 +21,7 @@ class ConvergenceCriteria:
     """Smallest tolerance of the root search, in standard errors; a user's tolerance below it is raised to it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ClimbSettings:
     """The climb to the neighbourhood of the root, and alternations on the way (`alternation.py`)."""
 
@@ -42,7 +42,7 @@ class ClimbSettings:
     """Alternations end when a step moves no entry by more than this, in standard errors."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SearchSettings:
     """The root search (`alternation.py`)."""
 

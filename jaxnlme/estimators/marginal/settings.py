@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SearchSettings:
     """Quasi-Newton steps (`method.py`, `evaluations.py`; also of batched refits)."""
 
@@ -39,7 +39,7 @@ class SearchSettings:
     """Length of the first step of the free block (weights of a network), whose scale is not known."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ConvergenceCriteria:
     """Rounds (`algorithm.py`) and their assessment (`convergence.py`, `objective.py`; also of batched refits)."""
 
@@ -54,7 +54,7 @@ class ConvergenceCriteria:
     """Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RoundSettings:
     """Steps of a round after the minimisation (`algorithm.py`)."""
 
@@ -78,7 +78,7 @@ class RoundSettings:
     """Increase of the objective, as a fraction of it, that is taken for rounding in a Newton step."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DifferenceSettings:
     """Differences of the exact gradient (`objective.py`)."""
 
@@ -93,7 +93,7 @@ class DifferenceSettings:
     """Longest step, as a fraction of the entry or of one, where standard errors are not known or very large."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BoundaryCriteria:
     """Variances that are set to zero (`boundary.py`; also in batched refits)."""
 
@@ -114,7 +114,7 @@ class BoundaryCriteria:
     """Lengths of the tested directions of two effects, in units of the trial SDs."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RestrictedSettings:
     """The restricted likelihood (`reml.py`)."""
 

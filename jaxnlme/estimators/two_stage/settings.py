@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SearchSettings:
     """The search of one group (`search.py`)."""
 
@@ -23,7 +23,7 @@ class SearchSettings:
     """Residual SD, as a fraction of the spread of y, below which a residual is rounding error."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SharedErrorSettings:
     """The residual model that the groups share (`search.py`, `fit_groups.py`)."""
 
@@ -38,7 +38,7 @@ class SharedErrorSettings:
     proportional to it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PopulationSettings:
     """The two-stage estimate of the population, and the starting values from it (`population.py`)."""
 
@@ -80,7 +80,7 @@ class PopulationSettings:
     """Smallest starting SD, in the unit of its effect, where every estimate is exact."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StatusCriteria:
     """Outcomes of single groups (`status.py`), and their variation (`summary.py`)."""
 
@@ -93,7 +93,7 @@ class StatusCriteria:
     """p-value below which a parameter is reported to vary between groups."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DisplaySettings:
     """The printed table (`group_fits.py`) and the plot of intervals (`plots.py`)."""
 

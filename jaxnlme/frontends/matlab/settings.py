@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MatlabSettings:
     """Translation of options (`options.py`), starting values and the shape of the data (`designs.py`, `data.py`),
     the assessment of psi (`nlmefit.py`), and displays (`live_plot.py`, `output_functions.py`, `struct.py`)."""
@@ -54,7 +54,7 @@ class MatlabSettings:
     """Significant digits of numbers in a field of a record."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IndexCheckSettings:
     """The check for phi[k] with k beyond the parameters (`index_check.py`), which appends entries to phi."""
 
