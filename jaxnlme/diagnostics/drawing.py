@@ -17,7 +17,7 @@ CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DARK, GREY = "#333333", "#8a8a8a"
 
 
-class Plotter:
+class AbstractPlotter:
     """Base class of the plots of `fit`.
 
     **Raises:** ImportError naming the extra to install, where matplotlib is missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxnlme.diagnostics.curves import prediction_curves
 from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, pyplot, style_axes, title_setter
 from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
-from jaxnlme.diagnostics.simulation_plots import SimulationPlots
+from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
 from jaxnlme.errors import OptionError, near_matches
 
 # Title of the legend where curves have the fitted rows only.
@@ -19,7 +19,8 @@ ROWS_ONLY = "drawn through the fitted rows: the model uses events of other rows"
 _INDIVIDUAL = ("ires", "iwres")  # residuals from individual predictions; the others are from population predictions
 
 
-class Plots(SimulationPlots):
+@final
+class Plots(AbstractSimulationPlots):
     """Plots of `fit`, as `fit.plot`. Methods return matplotlib axes (`ax.figure.savefig("name.png")`), and draw into
     `ax` where it is given.
 

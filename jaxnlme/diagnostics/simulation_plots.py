@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, SKY, VERMILLION, Plotter, pyplot, style_axes
+from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, SKY, VERMILLION, AbstractPlotter, pyplot, style_axes
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
@@ -20,7 +20,7 @@ SHADES = {"burn-in": "#d9d9d9", "annealing": "#fdebc8", "full steps": "#d7ecf8",
 AFTER_PHASES = "fixed parameters and Newton steps"
 
 
-class SimulationPlots(Plotter):
+class AbstractSimulationPlots(AbstractPlotter):
     """Plots of stochastic fits only."""
 
     def trajectories(self, names: Sequence[str] | str | None = None, ax: Any = None) -> np.ndarray:

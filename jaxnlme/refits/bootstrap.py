@@ -14,7 +14,7 @@ from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.refits.jackknife import jackknife as run_jackknife
 from jaxnlme.refits.jobs import NO_INFORMATION, Outcomes, failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names
-from jaxnlme.refits.replicate_table import ReplicateTable
+from jaxnlme.refits.replicate_table import AbstractReplicateTable
 from jaxnlme.refits.resampling import case_draws, parametric_draws, resampling_strata
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
@@ -79,7 +79,7 @@ def bootstrap(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Bootstrap(ReplicateTable):
+class Bootstrap(AbstractReplicateTable):
     """Bootstrap replicates and the statistics that follow from them. Values are on the scale of `fit.values`: typical
     values on their natural scale, SDs, correlations, error parameters.
 

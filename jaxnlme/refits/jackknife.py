@@ -12,7 +12,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jobs import failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names, natural_se, pack_on_host
-from jaxnlme.refits.replicate_table import ReplicateTable
+from jaxnlme.refits.replicate_table import AbstractReplicateTable
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
@@ -55,7 +55,7 @@ def jackknife(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Jackknife(ReplicateTable):
+class Jackknife(AbstractReplicateTable):
     """Values without each group, and the statistics that follow from them. Values are on the scale of `fit.values`.
 
     **Fields:** `fit`; `deleted`, a row for each deleted group, by label: the values by name (NaN where the refit

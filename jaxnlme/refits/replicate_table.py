@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
-class ReplicateTable(Printable):
+class AbstractReplicateTable(Printable):
     """Record with a row per refit: the values by name, NaN where the refit failed, and its outcome `status`."""
 
     fit: FitRecord
