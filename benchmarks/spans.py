@@ -59,13 +59,13 @@ def cut(interval: Interval, window: Interval) -> Interval | None:
 
 def merged(intervals: list[Interval]) -> list[Interval]:
     """The same instants in intervals that do not overlap."""
-    intervals: list[Interval] = []
+    separate: list[Interval] = []
     for start, end in sorted(intervals):
-        if intervals and start <= intervals[-1][1]:
-            intervals[-1] = (intervals[-1][0], max(intervals[-1][1], end))
+        if separate and start <= separate[-1][1]:
+            separate[-1] = (separate[-1][0], max(separate[-1][1], end))
         else:
-            intervals.append((start, end))
-    return intervals
+            separate.append((start, end))
+    return separate
 
 
 def length(intervals: list[Interval]) -> float:
