@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -113,8 +114,8 @@ def check_whole_number(name: str, value: Any, least: int, meaning: str = "") -> 
 
 
 def check_level(level: float) -> None:
-    """Check the level of an interval. **Raises:** OptionError where it is outside (0, 1)."""
-    if not 0.0 < level < 1.0:
+    """Check the level of an interval. **Raises:** OptionError where it is not a number inside (0, 1)."""
+    if isinstance(level, (bool, np.bool_)) or not isinstance(level, numbers.Real) or not 0.0 < level < 1.0:
         raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
 
 

@@ -111,6 +111,8 @@ def bind(
     """
     if model is None:
         raise ModelError("a model is needed with GroupedData; only a Problem includes its model.")
+    if not isinstance(model, ModelDeclaration):
+        raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
     if not isinstance(data, GroupedData):
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
     _check_readable(data)

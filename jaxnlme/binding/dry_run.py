@@ -199,6 +199,14 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
 def _check_prediction(density: Density, f: Any, group: Group) -> None:
     """Check shape and type of the prediction for one group while it is traced (a compiled program has passed)."""
     expected = group.y.shape
+    for leaf in jax.tree.leaves(f):
+        dtype = getattr(leaf, "dtype", group.y.dtype)
+        if jnp.issubdtype(dtype, jnp.floating) and dtype != group.y.dtype:
+            raise ModelError(
+                f"the structural model returned {dtype}, and fits are computed in {group.y.dtype}: its rounding "
+                "would show in the derivatives. Data and parameters have 64 bits, so the model itself shortens its "
+                "result, by .astype(...) or dtype=...; leave that out."
+            )
     if not density.error.has_gaussian_moments:
         return
     if getattr(f, "shape", None) != expected:

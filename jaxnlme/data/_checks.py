@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.data._columns import Column
+from jaxnlme.data._columns import Column, refuse_traced
 from jaxnlme.data._layout import TableLayout
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
@@ -129,6 +129,18 @@ def check_selection(groups: Any, n_groups: int) -> np.ndarray:
             "For labels pass np.isin(data.labels, [...])."
         )
     return chosen
+
+
+def numeric_response(y: Any) -> np.ndarray:
+    """Responses of any shape as float64.
+
+    **Raises:** DataError where they are not numeric, or traced.
+    """
+    refuse_traced(y, "y")
+    try:
+        return np.array(y, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("y is not numeric; expected a number for every row, NaN if missing.") from None
 
 
 def check_weights(weights: Any, labels: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ def column_names(frame: Any) -> list[Any]:
 def take_column(frame: Any, name: Any, role: str) -> Any:
     """The raw column `name` of `frame`; `role` is for messages.
 
-    **Raises:** DataError if there is no such column, or several.
+    **Raises:** DataError if there is no such column, or several, and for one that JAX traces.
     """
     names = column_names(frame)
     count = names.count(name)
@@ -65,7 +65,17 @@ def take_column(frame: Any, name: Any, role: str) -> Any:
         if name in list(getattr(getattr(frame, "index", None), "names", [])):
             hint = "it is the index of the frame: call frame.reset_index() first."
         raise DataError(f"{role}: the table has no column {name!r}; {hint}")
+    refuse_traced(frame[name], f"column {name!r}")
     return frame[name]
+
+
+def refuse_traced(values: Any, description: str) -> None:
+    """**Raises:** DataError for `values` that JAX traces. (This room does not need JAX, and does not import it.)"""
+    if any(kind.__name__ == "Tracer" for kind in type(values).__mro__):
+        raise DataError(
+            f"{description} is traced by jax.jit, jax.vmap or jax.grad, and GroupedData runs on the host, in Python: "
+            "make the data outside. Inside JAX programs jn.estimate and jn.log_likelihood take them."
+        )
 
 
 def read_column(raw: Any, name: str) -> Column:

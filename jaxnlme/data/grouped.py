@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data import _build as build
-from jaxnlme.data._checks import check_roles, check_selection, check_weights
+from jaxnlme.data._checks import check_roles, check_selection, check_weights, numeric_response
 from jaxnlme.data._columns import column_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._layout import split_by_size
@@ -272,7 +272,7 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
         """
-        y = np.array(y, dtype=np.float64)
+        y = numeric_response(y)
         if y.shape == (self.n_rows,):
             flat, y = y, self.y.copy()
             cells = np.argwhere(self.rows)[self._table_order]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.arguments import check_names, require_host
 from jaxnlme.binding.problem import Problem
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import ModelError, OptionError, near_matches
@@ -50,7 +51,10 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
     """
     import pandas as pd
 
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    require_host("fit.residuals")
+    kinds = tuple(check_names("kinds", kinds, "residuals"))
+    if not kinds:
+        raise OptionError(f"kinds is an empty list; name at least one of {', '.join(map(repr, KINDS))}.")
     for kind in kinds:
         if kind not in KINDS:
             raise OptionError(f"residual {kind!r} is not known; {near_matches(str(kind), KINDS)}")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnlme.arguments import check_number, plain_number
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
@@ -32,6 +33,8 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
 
     **Raises:** OptionError for an unknown method, numbers out of range, or numbers beside an estimator of its own.
     """
+    max_iterations = check_whole_number("max_iterations", plain_number(max_iterations), 0)
+    tolerance = check_number("tolerance", tolerance, 0.0, above=True)
     if isinstance(method, str) and method.lower() in STOCHASTIC:
         method = STOCHASTIC[method.lower()]()
     if isinstance(method, AbstractEstimator):
@@ -41,15 +44,11 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
                 "method itself."
             )
         return method
-    if not max_iterations >= 0 or not tolerance > 0:
-        raise OptionError(
-            f"max_iterations must be >= 0 and tolerance > 0; received {max_iterations!r} and {tolerance!r}."
-        )
     if isinstance(method, str) and method.lower() in LINEARISED:
         method = LINEARISED[method.lower()]()
     if isinstance(method, Linearised):
-        return LindstromBates(method, int(max_iterations), float(tolerance))
-    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), int(max_iterations), float(tolerance))
+        return LindstromBates(method, max_iterations, tolerance)
+    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), max_iterations, tolerance)
 
 
 def run_in_sequence(

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnlme.arguments import check_callables, check_choice, check_flag, check_path, check_progress, require_host
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.callbacks import Callback
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
@@ -88,18 +89,18 @@ def fit(
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
     **Raises:** DataError, ModelError, OptionError for errors found before iterating; FitError with `throw`.
     """
-    if on_bad_group not in ("stop", "leave out"):
-        raise OptionError(f"on_bad_group must be 'stop' or 'leave out'; received {on_bad_group!r}.")
-    if starts not in (None, *STARTS):
-        raise OptionError(f"starts must be None, 'pooled' or 'groups'; received {starts!r}.")
+    require_host("jn.fit", start, data, max_iterations, tolerance, getattr(model, "structure", None))
+    check_choice("on_bad_group", on_bad_group, ("stop", "leave out"))
+    check_choice("starts", starts, (None, *STARTS))
+    for name, value in {"restricted": restricted, "standard_errors": standard_errors, "throw": throw}.items():
+        check_flag(name, value)
+    callbacks, progress = check_callables("callbacks", callbacks), check_progress(progress)
     methods: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
-    if not isinstance(restricted, bool):
-        raise OptionError(f"restricted must be True or False; received {restricted!r}.")
-    if checkpoint is not None and not isinstance(checkpoint, (str, Path)):
-        raise OptionError(f"checkpoint is the path of a file, or None; received {checkpoint!r}.")
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else check_path("checkpoint", checkpoint)
+    if chunk_groups is not None:
+        chunk_groups = check_whole_number("chunk_groups", chunk_groups, 1, "the largest number of groups at a time")
     mesh = mesh_of(devices)
     estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
     if restricted:

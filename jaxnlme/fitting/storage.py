@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnlme.arguments import check_flag, check_path
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
@@ -59,7 +60,7 @@ def save(fit: Fit, path: str | Path) -> Path:
     **Returns:** the path.
     **Raises:** TypeError for a model that holds what cannot be stored, such as a lock or an open file.
     """
-    path = Path(path)
+    path = check_path("path", path)
     encoder = Encoder()
     document = {
         "model": _model_section(fit, encoder),
@@ -95,9 +96,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
     **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
     short, of another kind or version, for a model that is not the file's, and for a module that is missing.
     """
-    path = Path(path)
-    if not isinstance(trust_code, bool):
-        raise OptionError(f"trust_code must be True or False; received {trust_code!r}.")
+    path, trust_code = check_path("path", path), check_flag("trust_code", trust_code)
     if model is not None and not isinstance(model, NLMEModel):
         raise OptionError(f"model must be a jn.NLMEModel, or None; received a {type(model).__name__}.")
     if model is not None and trust_code:

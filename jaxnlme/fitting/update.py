@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnlme.arguments import check_names, require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
@@ -66,9 +67,15 @@ def update(
         if name not in option_names:
             further_names = ["data", "random", "drop", "covariance", "covariates", "error"]
             raise OptionError(f"update has no option {name!r}; {near_matches(name, [*option_names, *further_names])}")
+    require_host("fit.update", options.get("start"), data)
+    if covariates is not None and not isinstance(covariates, Mapping):
+        raise OptionError(
+            "covariates must be a dictionary from parameters to their covariates, as in {'cl': ['log(Wt / 70)']}; "
+            f"received {covariates!r}."
+        )
     require_estimates(fit)
-    dropped = [] if drop is None else [drop] if isinstance(drop, str) else list(drop)
-    random_names = None if random is None else [random] if isinstance(random, str) else list(random)
+    dropped = [] if drop is None else check_names("drop", drop, "random effects or covariates")
+    random_names = None if random is None else check_names("random", random, "parameters")
     named_twice = [name for name in dropped if random_names is not None and name in random_names]
     if named_twice:
         raise OptionError(f"{named_twice[0]!r} is named in drop= and in random=; name it in one of them.")

@@ -10,7 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.errors import ModelError, OptionError, Status, near_matches
+from jaxnlme.arguments import check_choice, check_count, check_number
+from jaxnlme.errors import ModelError, OptionError, Status, check_whole_number, near_matches
 from jaxnlme.likelihood.curvature import exact, gauss_newton
 from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarloError
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
@@ -74,8 +75,7 @@ class LikelihoodApproximation(eqx.Module):
     search: ModeSearch
 
     def __check_init__(self):
-        if self.curvature not in ("gauss-newton", "exact"):
-            raise OptionError(f"curvature must be 'gauss-newton' or 'exact'; received {self.curvature!r}.")
+        check_choice("curvature", self.curvature, ("gauss-newton", "exact"))
 
     @property
     def needs_gaussian_moments(self) -> bool:
@@ -155,8 +155,8 @@ def group_result(
 
 def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
     """The ModeSearch of an approximation's options. **Raises:** OptionError for numbers out of range."""
-    if not mode_steps >= 1 or not mode_tolerance > 0:
-        raise OptionError(f"mode_steps must be >= 1 and mode_tolerance > 0; received {mode_steps}, {mode_tolerance}.")
+    check_count("mode_steps", mode_steps, 1)
+    check_number("mode_tolerance", mode_tolerance, 0.0, above=True)
     return ModeSearch(mode_steps, mode_tolerance)
 
 
@@ -223,8 +223,7 @@ def AGQ(
     **Raises:** OptionError unless nodes is a whole number of at least 1; for more than 50,000 points when evaluated.
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
     """
-    if not isinstance(nodes, int) or nodes < 1:
-        raise OptionError(f"AGQ: nodes must be a whole number of at least 1; received {nodes!r}.")
+    nodes = check_whole_number("AGQ: nodes", nodes, 1)
     return LikelihoodApproximation(
         f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), mode_search(mode_steps, mode_tolerance)
     )
@@ -248,14 +247,15 @@ def ImportanceSampling(
     **Raises:** OptionError for numbers out of range.
     **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
     """
-    if not isinstance(draws, int) or draws < 2 or df < 0:
-        raise OptionError(f"ImportanceSampling needs draws >= 2 and df >= 0; received {draws!r}, {df!r}.")
+    draws = check_whole_number("ImportanceSampling: draws", draws, 2)
+    df = check_number("ImportanceSampling: df", df, 0.0)
+    seed = check_whole_number("ImportanceSampling: seed", seed, 0)
     return LikelihoodApproximation(
         f"importance sampling({draws})",
         True,
         True,
         curvature,
-        ImportanceIntegral(draws, float(df), seed),
+        ImportanceIntegral(draws, df, seed),
         mode_search(mode_steps, mode_tolerance),
     )
 

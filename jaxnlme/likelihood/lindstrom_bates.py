@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.errors import OptionError
+from jaxnlme.arguments import check_count
 from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_search, require_gaussian_moments
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
 from jaxnlme.likelihood.linear_mixed_model import LinearMixedResult, Tangent, linear_mixed_model
@@ -79,8 +79,7 @@ def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: 
 
 
 def _linearised(restricted: bool, mode_steps: int, mode_tolerance: float, reweightings: int) -> Linearised:
-    if not reweightings >= 1:
-        raise OptionError(f"reweightings must be at least 1; received {reweightings!r}.")
+    check_count("reweightings", reweightings, 1)
     return Linearised(restricted, mode_search(mode_steps, mode_tolerance), reweightings)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, some
 from jaxnlme.model.design import per_group_where_constant
 from jaxnlme.model.parameters import Covariate
 
@@ -41,11 +41,17 @@ class CovariateColumns:
             name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.source_columns
         )
         self.levels = {name: _present(data, name) for name in self.source_columns if name in data.levels}
+        self.known_levels = {name: _values(data, name) for name in self._categorical(data)}
         self.spec: Any = None
         self.spec = self._matrix(None, data).model_spec
         owners = self._owners(covariates)
         self.keep = [k for k, name in enumerate(self.spec.column_names) if name != "Intercept"]
-        self.names = [str(self.spec.column_names[k]) for k in self.keep]
+        names = [str(self.spec.column_names[k]) for k in self.keep]
+        # The table holds numbers as floats: the level 2022 of C(year) is 2022.0 to formulaic.
+        numbers = [levels for name, levels in self.known_levels.items() if name not in data.text]
+        if numbers and all(float(level).is_integer() for levels in numbers for level in levels):
+            names = [re.sub(r"\[(T\.)?(-?\d+)\.0\]", r"[\1\2]", name) for name in names]
+        self.names = names
         self.owners = [owners[k] for k in self.keep]
 
     def columns(self, data: GroupedData) -> list[np.ndarray]:
@@ -53,6 +59,7 @@ class CovariateColumns:
 
         **Raises:** ModelError where a covariate is not finite, or has a level that the first data set does not have.
         """
+        self._check_levels(data)
         matrix = np.asarray(self._matrix(self.spec, data), float)[:, self.keep]
         out = []
         for k, name in enumerate(self.names):
@@ -72,6 +79,25 @@ class CovariateColumns:
                 )
             out.append(per_group_where_constant(column))
         return out
+
+    def _categorical(self, data: GroupedData) -> list[str]:
+        """The source columns that are categories: text, and C(name) in a formula."""
+        return [
+            name
+            for name in self.source_columns
+            if name in data.text or re.search(rf"(?<![\w.])C\(\s*{re.escape(name)}\s*[,)]", self.formula)
+        ]
+
+    def _check_levels(self, data: GroupedData) -> None:
+        """**Raises:** ModelError for a level that the first data set does not have."""
+        for name, known in self.known_levels.items():
+            new = [level for level in _values(data, name) if level not in known]
+            if new:
+                raise ModelError(
+                    f"parameter {self.parameter!r}: column {name!r} has {'levels' if len(new) > 1 else 'the level'} "
+                    f"{some(_words(new))}, which the fitted data lacked, so that there is no coefficient for it; "
+                    f"known levels: {', '.join(_words(known))}."
+                )
 
     def _owners(self, covariates: Sequence[Covariate]) -> dict[int, int]:
         """For each column of the design matrix except the intercept the index of the covariate with its term."""
@@ -136,8 +162,14 @@ class CovariateColumns:
                     )
                 return source.get_model_matrix(table, na_action="ignore")
         except (FormulaicError, DataMismatchWarning, *_FORMULA_ERRORS) as error:
+            if re.search(r"(?<![\w.])(as\.)?factor\(", self.formula):
+                raise ModelError(
+                    f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} use factor(), which is R's: "
+                    "write C(column), or use a column of text, which is categorical by itself."
+                ) from error
+            reason = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).rstrip(".")  # without marks for colours
             raise ModelError(
-                f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} cannot be computed: {error}. "
+                f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} cannot be computed: {reason}. "
                 f"Columns of the data that formulas may use (listed in v, one value a group, or in x, one a row): "
                 f"{', '.join(self.available) or 'none'}."
             ) from error
@@ -149,6 +181,19 @@ def _present(data: GroupedData, name: str) -> list[Any]:
     cells = np.asarray(column)
     present = set((cells if cells.ndim == 1 else cells[data.rows]).tolist())
     return [level for level in data.levels[name] if level in present]
+
+
+def _values(data: GroupedData, name: str) -> list[Any]:
+    """The different values of column `name` in real rows, missing ones left out, in order where they have one."""
+    column = np.asarray(data.x[name] if name in data.x else data.v[name] if name in data.v else data.text[name])
+    cells = column if column.ndim == 1 else column[data.rows]
+    values = {value for value in cells.tolist() if value is not None and value == value}
+    return sorted(values, key=lambda value: (str(type(value)), value))
+
+
+def _words(levels: Sequence[Any]) -> list[str]:
+    """Levels as text, whole numbers without a decimal point."""
+    return [f"{level:g}" if isinstance(level, float) else repr(level) for level in levels]
 
 
 def _formula(text: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxnlme.arguments import check_flag
 from jaxnlme.errors import ModelError
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
@@ -39,6 +40,16 @@ class ModelDeclaration:
     ):
         if isinstance(parameters, Mapping):
             parameters = [Parameter(name, start) for name, start in parameters.items()]
+        if not isinstance(parameters, (list, tuple)):
+            raise ModelError(
+                "parameters must be a list of jn.Parameter objects, or a dictionary from names to starting values; "
+                f"received {parameters!r}."
+            )
+        check_flag("fix_psi", fix_psi)
+        if priors is not None and not isinstance(priors, Mapping):
+            raise ModelError(
+                f"priors must be a dictionary from reported names to objects of jn.priors; received {priors!r}."
+            )
         self.structure = structure
         self.parameters = tuple(parameters)
         self.covariance = covariance

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.arguments import check_flag, check_keywords, number_or_given, positive_number
 from jaxnlme.errors import ModelError
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.settings import MODEL
@@ -29,8 +31,23 @@ class Covariate(eqx.Module):
     """
 
     formula: str = eqx.field(static=True)
-    start: Any = eqx.field(default=0.0, converter=lambda value: np.asarray(value, float))
+    start: Any = eqx.field(default=0.0, converter=number_or_given)
     fix: bool = eqx.field(static=True, default=False)
+
+    def __new__(cls, *args: Any, **options: Any) -> Covariate:
+        """A new object. **Raises:** OptionError for an option that there is not."""
+        check_keywords("Covariate", options, ("formula", "start", "fix"))
+        return super().__new__(cls)
+
+    def __check_init__(self):
+        if not isinstance(self.formula, str) or not self.formula.strip():
+            raise ModelError(
+                f"a covariate must be a formula over columns of the data, such as 'log(Wt / 70)'; received "
+                f"{self.formula!r}."
+            )
+        check_flag(f"covariate {self.formula!r}: fix", self.fix)
+        if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
+            raise ModelError(f"covariate {self.formula!r}: start must be one number; received {self.start!r}.")
 
 
 class Parameter(eqx.Module):
@@ -54,7 +71,7 @@ class Parameter(eqx.Module):
     """
 
     name: str = eqx.field(static=True)
-    start: Any = eqx.field(converter=lambda value: np.asarray(value, float))
+    start: Any = eqx.field(converter=number_or_given)
     transform: AbstractTransform = eqx.field(static=True, default="identity", converter=transform)
     random: bool = eqx.field(static=True, default=False)
     covariates: tuple[Covariate, ...] = eqx.field(default=(), converter=lambda value: _covariates(value))
@@ -62,14 +79,23 @@ class Parameter(eqx.Module):
     sd: Any = None
     prior: AbstractPrior | None = None
 
+    def __new__(cls, *args: Any, **options: Any) -> Parameter:
+        """A new object. **Raises:** OptionError for an option that there is not."""
+        names = ("name", "start", "transform", "random", "covariates", "fix", "sd", "prior")
+        check_keywords("Parameter", options, names)
+        return super().__new__(cls)
+
     def __check_init__(self):
         for flag in ("random", "fix"):
             if not isinstance(getattr(self, flag), (bool, np.bool_)):
                 raise ModelError(
                     f"parameter {self.name!r}: {flag} must be True or False; received {getattr(self, flag)!r}."
                 )
-        if not str(self.name).isidentifier():
-            raise ModelError(f"parameter names must be Python names, readable as phi.{self.name}; got {self.name!r}.")
+        if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise ModelError(
+                f"parameter names must be Python names and no keywords, readable as phi.{self.name}; received "
+                f"{self.name!r}."
+            )
         if self.name in RESERVED_NAMES:
             raise ModelError(
                 f"a parameter cannot be called {self.name!r}: phi.{self.name} is reserved for another purpose; choose "
@@ -81,13 +107,15 @@ class Parameter(eqx.Module):
                 "responses have (jn.error.transform_both_sides); use log, logit or probit for a parameter."
             )
         low, high = self.transform.domain
-        if self.start.ndim != 0 or not low < self.start < high:
+        if not isinstance(self.start, np.ndarray) or self.start.ndim != 0 or not low < self.start < high:
             raise ModelError(
                 f"parameter {self.name!r}: the start must be one number inside ({low:g}, {high:g}), the domain of its "
                 f"{self.transform.name} transform; received {self.start!r}."
             )
-        if self.sd is not None and not float(self.sd) > 0.0:
-            raise ModelError(f"parameter {self.name!r}: sd must be positive; received {self.sd!r}.")
+        if self.sd is not None and not positive_number(self.sd):
+            raise ModelError(f"parameter {self.name!r}: sd must be positive, one number; received {self.sd!r}.")
+        if self.prior is not None and not isinstance(self.prior, AbstractPrior):
+            raise ModelError(f"parameter {self.name!r}: prior must be an object of jn.priors; received {self.prior!r}.")
 
     @property
     def beta_start(self) -> float:
@@ -109,4 +137,9 @@ def _covariates(spec: str | Sequence[str | Covariate] | Mapping[str, float]) -> 
         spec = [spec]
     if isinstance(spec, Mapping):
         spec = [Covariate(formula, start) for formula, start in spec.items()]
+    if not isinstance(spec, (list, tuple)):
+        raise ModelError(
+            f"covariates must be a list of formulas, or a dictionary from formulas to starting coefficients; received "
+            f"{spec!r}."
+        )
     return tuple(entry if isinstance(entry, Covariate) else Covariate(entry) for entry in spec)

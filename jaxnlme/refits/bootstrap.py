@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches
+from jaxnlme.arguments import check_choice, check_names, check_progress
+from jaxnlme.errors import OptionError, check_level, check_whole_number
 from jaxnlme.refits.identifiability import identifiable
 from jaxnlme.refits.jackknife import Jackknife
 from jaxnlme.refits.jackknife import jackknife as run_jackknife
@@ -61,14 +62,14 @@ def bootstrap(
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, Chapman and Hall; for mixed models Thai,
     Mentre, Holford, Veyrat-Follet and Comets (2013), Pharmaceutical Statistics 12, 129-140.
     """
-    if kind not in KINDS:
-        raise OptionError(f"kind {kind!r} of bootstrap is not known; {near_matches(kind, KINDS)}")
+    check_choice("kind", kind, KINDS)
+    progress = check_progress(progress)
     n = check_whole_number("n", n, 2, "the number of replicates")
     seed = check_whole_number("seed", seed, 0)
     if by is not None and kind != "case":
         raise OptionError("by= draws groups within levels of a column, which only kind='case' does.")
     refits = Refits(fit, "a bootstrap", max_iterations, width)
-    within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
+    within = () if by is None else tuple(check_names("by", by, "columns"))
     is_case = kind == "case"
     overlay = case_draws(refits, seed, resampling_strata(fit, within)) if is_case else parametric_draws(refits, seed, n)
     starts = np.tile(refits.x, (n, 1))
@@ -131,8 +132,7 @@ class Bootstrap(AbstractReplicateTable):
         import pandas as pd
         from scipy.special import ndtri
 
-        if kind not in INTERVALS:
-            raise OptionError(f"kind {kind!r} of intervals is not known; {near_matches(kind, INTERVALS)}")
+        check_choice("kind", kind, INTERVALS)
         check_level(level)
         values, estimate = self.values, self.estimates
         if len(values) < 2:

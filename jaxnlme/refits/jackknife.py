@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.arguments import check_progress
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.refits.identifiability import identifiable
@@ -37,6 +38,7 @@ def jackknife(
     **Source:** Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 11; case deletion: Cook (1977),
     Technometrics 19, 15-18; Cook (1986), JRSS B 48, 133-169.
     """
+    progress = check_progress(progress)
     refits = Refits(fit, "a jackknife", max_iterations, width)
     weights = np.asarray(refits.problem.weights, float)
     deleted = np.flatnonzero(weights != 0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnlme.errors import OptionError, check_whole_number, near_matches
+from jaxnlme.arguments import check_choice, check_number, check_progress
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.refits.jobs import Outcomes, empty_overlay, failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names, natural_se, pack_on_host
 from jaxnlme.refits.settings import MULTISTART
@@ -56,16 +57,15 @@ def multistart(
     small, around="estimates" of a fit without estimates, and the fits that `Refits` refuses.
     **Source:** McKay, Beckman and Conover (1979), Technometrics 21, 239-245 (Latin hypercube sampling).
     """
-    if around not in AROUND:
-        raise OptionError(f"around={around!r} is not known; {near_matches(around, AROUND)}")
+    check_choice("around", around, AROUND)
+    progress = check_progress(progress)
     n = check_whole_number("n", n, 1, "the number of starts")
-    if not 0.0 < spread < np.inf:
-        raise OptionError(f"spread must be a positive number; received {spread!r}.")
+    spread = check_number("spread", spread, 0.0, above=True)
     seed = check_whole_number("seed", seed, 0)
     refits = Refits(fit, "a multistart", max_iterations, width, require_converged=False)
     if around == "estimates" and not np.isfinite(fit.log_likelihood):
         raise OptionError("the fit has no estimates to start around; use around='start'.")
-    starts = _starts(refits, n, float(spread), around, seed)
+    starts = _starts(refits, n, spread, around, seed)
     out = refits.run(
         lambda indices: empty_overlay(refits.problem),
         starts,

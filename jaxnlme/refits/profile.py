@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.arguments import check_names, check_progress
 from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches
 from jaxnlme.model.covariance.reordered import with_pair_first
 from jaxnlme.refits.jobs import failures
@@ -54,6 +55,7 @@ def profile(
     **Source:** Bates and Watts (1988), Nonlinear Regression Analysis and Its Applications, chapter 6; Venzon and
     Moolgavkar (1988), Applied Statistics 37, 87-94.
     """
+    progress = check_progress(progress)
     refits = _refits(fit, level, points, max_iterations, width)
     wanted = _names(fit, names)
     if not wanted:
@@ -93,7 +95,7 @@ def _names(fit: FitRecord, names: str | Sequence[str] | None) -> list[str]:
             for name in fit.values
             if not fixed[name] and not (name.startswith("corr(") and _no_correlation(fit, name))
         ]
-    listed = [names] if isinstance(names, str) else list(names)
+    listed = check_names("names", names, "values of the fit")
     for name in listed:
         if name not in fit.values:
             raise OptionError(f"{name!r} is not a value of this fit; {near_matches(name, fit.values)}")

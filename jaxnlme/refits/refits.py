@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError, OptionError, check_whole_number, near_matches
@@ -71,6 +72,7 @@ class Refits:
         *,
         require_converged: bool = True,
     ):
+        require_host(analysis)
         if not isinstance(fit.estimator, MaximumLikelihood):
             method = f"restricted {fit.method}" if fit.restricted and fit.method != "RELME" else fit.method
             raise OptionError(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import DataError, FitError, ModelError, OptionError, Status, some
+from jaxnlme.errors import DataError, FitError, ModelError, Status, some
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised_likelihood
@@ -87,8 +88,8 @@ def binding_and_effects(fit: FitRecord, data: Any, level: str) -> tuple[Binding,
 
     **Raises:** OptionError for another level; FitError where the fit has no estimates; errors of `rebind`.
     """
-    if level not in ("group", "population"):
-        raise OptionError(f"level must be 'group' or 'population'; received {level!r}.")
+    require_host("a prediction of a Fit", data)
+    check_choice("level", level, ("group", "population"))
     require_estimates(fit)
     binding = rebind(fit, data)
     if level == "population":

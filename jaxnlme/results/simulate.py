@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.arguments import require_host
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError, OptionError, check_whole_number
 from jaxnlme.model.density import Density, Group
@@ -37,6 +38,7 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     new `data` errors of `predict`.
     """
     n = check_whole_number("n", n, 1, "the number of replicates")
+    require_host("fit.simulate", key, data)
     require_estimates(fit)
     binding = rebind(fit, data)
     check_sampler(binding.density)

@@ -11,7 +11,14 @@ import numpy as np
 from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options
-from jaxnlme.estimators.em.saem import AbstractStochastic, StochasticMethod, gains, phase_bounds, pilot_iterations
+from jaxnlme.estimators.em.saem import (
+    AbstractStochastic,
+    StochasticMethod,
+    gains,
+    phase_bounds,
+    phase_lengths,
+    pilot_iterations,
+)
 from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE
 from jaxnlme.sampling.importance import ImportanceSampler
 
@@ -136,7 +143,7 @@ def imp_phase_lengths(iterations: Any) -> tuple[int, int]:
 
     **Raises:** OptionError for anything but one or two non-negative whole numbers, or none above zero.
     """
-    lengths = np.asarray(iterations)
+    lengths = phase_lengths(iterations)
     if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (2,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(
             "IMP: iterations is one whole number, or two of them: full steps, decreasing steps; received "

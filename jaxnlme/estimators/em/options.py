@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnlme.arguments import check_choice, check_number
 from jaxnlme.errors import OptionError, check_whole_number
 
 LIKELIHOODS = ("is", "gq", "lin", "none")
@@ -22,16 +23,10 @@ def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]
     """
     choices = {"m_step": M_STEPS, "likelihood": LIKELIHOODS, "information": INFORMATIONS}
     for name, allowed in choices.items():
-        if options[name] not in allowed:
-            raise OptionError(
-                f"{method}: {name} must be one of {', '.join(map(repr, allowed))}; got {options[name]!r}."
-            )
-    if not 0 < options["tolerance"] <= 1:
-        raise OptionError(
-            f"{method}: tolerance is relative to the standard errors, above 0 and at most 1; got "
-            f"{options['tolerance']!r}."
-        )
-    out = {name: options[name] for name in choices} | {"tolerance": float(options["tolerance"])}
+        check_choice(f"{method}: {name}", options[name], allowed)
+    # Relative to the standard errors.
+    tolerance = check_number(f"{method}: tolerance", options["tolerance"], 0.0, 1.0, above=True)
+    out = {name: options[name] for name in choices} | {"tolerance": tolerance}
     out["seed"] = normalise_seed(method, options["seed"])
     minima = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
     out |= {name: check_whole_number(f"{method}: {name}", options[name], minimum) for name, minimum in minima.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.arguments import check_number
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -227,13 +228,14 @@ class SAEM(AbstractStochastic):
     ):
         if moves is not None and not isinstance(moves, Moves):
             raise OptionError(f"SAEM: moves is a jn.Moves; received {moves!r}.")
-        if not 0.0 <= annealing < 1.0:
+        annealing = check_number("SAEM: annealing", annealing, 0.0)
+        if not annealing < 1.0:
             raise OptionError(f"SAEM: annealing is a number in [0, 1); received {annealing!r}.")
         self.method = StochasticMethod("SAEM")
         self.iterations = saem_phase_lengths(iterations)
         self.chains = None if chains is None else check_whole_number("SAEM: chains", chains, 1)
         self.moves = Moves() if moves is None else moves
-        self.annealing = float(annealing)
+        self.annealing = annealing
         checked = check_common_options("SAEM", locals())
         for name, value in checked.items():
             setattr(self, name, value)
@@ -298,12 +300,20 @@ def mode_search_iterations(k: np.ndarray) -> np.ndarray:
     return (k < SCHEDULE.first_mode_searches) | (k % SCHEDULE.mode_search_interval == 0)
 
 
+def phase_lengths(iterations: Any) -> np.ndarray:
+    """`iterations` as an array; an empty one, which no check accepts, for what is none (lists of unequal lengths)."""
+    try:
+        return np.asarray(iterations)
+    except (TypeError, ValueError):
+        return np.zeros(0)
+
+
 def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
     """Lengths of the three phases; a single number is divided in the proportions of the defaults.
 
     **Raises:** OptionError for anything but one or three non-negative whole numbers, or none above zero.
     """
-    lengths = np.asarray(iterations)
+    lengths = phase_lengths(iterations)
     if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (3,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(
             "iterations is one whole number, or three of them: annealing, full steps, decreasing steps; received "

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.arguments import check_count, check_number
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
@@ -53,6 +54,10 @@ class MaximumLikelihood(AbstractEstimator):
     method: LikelihoodApproximation
     max_iterations: Any = eqx.field(default=500, converter=number_to_array)
     tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
+
+    def __check_init__(self):
+        check_count("max_iterations", self.max_iterations, 0)
+        check_number("tolerance", self.tolerance, 0.0, above=True)
 
     def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
         from jaxnlme.estimators.marginal.pipeline import run

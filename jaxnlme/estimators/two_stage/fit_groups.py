@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.dry_run import place_and_check
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, check_whole_number, some
+from jaxnlme.errors import check_whole_number, some
 from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
 from jaxnlme.estimators.two_stage.group_fits import GroupFits
 from jaxnlme.estimators.two_stage.population import estimate_population, population_params
@@ -60,8 +61,8 @@ def fit_groups(
     **Raises:** DataError, ModelError, OptionError for mistakes found before the first iteration.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 6.1 (nlsList).
     """
-    if starts not in (None, "pooled"):
-        raise OptionError(f"starts must be None or 'pooled'; received {starts!r}.")
+    require_host("jn.fit_groups", start, data, getattr(model, "structure", None))
+    check_choice("starts", starts, (None, "pooled"))
     max_steps = check_whole_number("max_steps", max_steps, 1)
     with x64():
         binding = bind(model, data)

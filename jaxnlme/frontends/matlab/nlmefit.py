@@ -11,7 +11,7 @@ import numpy as np
 from jaxnlme.errors import FitError, ModelError, OptionError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, Call, checked_call, fit_callbacks, report_outcome
-from jaxnlme.frontends.matlab.options import Statset, choice, name_values, on_off, statset
+from jaxnlme.frontends.matlab.options import Statset, choice, name_values, on_off, statset, with_pairs
 from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.outputs import outputs
 from jaxnlme.frontends.matlab.settings import MATLAB
@@ -36,11 +36,12 @@ REFUSED_FIELDS = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit d
 
 
 def nlmefit(
-    X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, **options: Any
+    X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
     """Fit a nonlinear mixed-effects model by an approximate marginal likelihood; arguments as of MATLAB's nlmefit.
 
     y_ij = f(phi_i, x_ij, v_i) + error, phi_i = h(A_i beta + B_i b_i), b_i ~ N(0, psi). All indices count from 0.
+    Name-value arguments are keywords, or pairs after beta0 as in MATLAB: `nlmefit(..., beta0, "REParamsSelect", [0])`.
 
     **Arguments:**
 
@@ -89,7 +90,7 @@ def nlmefit(
     **Source:** the formulas agree with the published output of the indomethacin example in the MathWorks documentation
     (dfe 57, logl 54.5882, mse 0.0066, rmse 0.0787, aic -91.1765, bic -93.0506 for N = 66, M = 6, k = 9).
     """
-    arguments = name_values(options, NLMEFIT_DEFAULTS, REFUSED_ARGUMENTS)
+    arguments = name_values(with_pairs(pairs, options), NLMEFIT_DEFAULTS, REFUSED_ARGUMENTS)
     settings = statset(arguments["Options"], Statset, REFUSED_FIELDS)
     parametrization = _parametrization(arguments)
     approximation = choice("ApproximationType", arguments["ApproximationType"], ("LME", "RELME", "FO", "FOCE"))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnlme.estimators.em.settings import START
 from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, checked_call, fit_callbacks, report_outcome
 from jaxnlme.frontends.matlab.live_plot import default_output_functions
-from jaxnlme.frontends.matlab.options import StatsetSA, name_values, on_off, statset
+from jaxnlme.frontends.matlab.options import StatsetSA, name_values, on_off, statset, with_pairs
 from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.replicates import replicate_outputs
 from jaxnlme.frontends.matlab.saem_options import SIMULATION_DEFAULTS, replicate_starts, saem, start_columns
@@ -31,7 +31,7 @@ REFUSED_FIELDS = {
 
 
 def nlmefitsa(
-    X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, **options: Any
+    X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
     """Fit a nonlinear mixed-effects model by maximum likelihood, using stochastic approximation EM (SAEM);
     arguments as of MATLAB's nlmefitsa.
@@ -85,7 +85,7 @@ def nlmefitsa(
     **Raises:** as nlmefit. A fit that did not converge warns with its status.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038.
     """
-    arguments = name_values(options, NLMEFITSA_DEFAULTS, REFUSED_ARGUMENTS)
+    arguments = name_values(with_pairs(pairs, options), NLMEFITSA_DEFAULTS, REFUSED_ARGUMENTS)
     settings = statset(arguments["Options"], StatsetSA, REFUSED_FIELDS)
     starts, replicates = start_columns(beta0, arguments)
     method = saem(arguments, settings, replicates)

@@ -33,6 +33,26 @@ def name_values(
     return out
 
 
+def with_pairs(pairs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Name-value arguments from MATLAB's `pairs` (name, value, name, value, ...) and from `keywords`.
+
+    **Raises:** OptionError where a name is not text, has no value, or is given twice.
+    """
+    out: dict[str, Any] = {}
+    for position in range(0, len(pairs), 2):
+        name = pairs[position]
+        if not isinstance(name, str):
+            raise OptionError(
+                f"after beta0 come pairs of a name and a value; received {name!r} where a name is expected."
+            )
+        if position + 1 == len(pairs):
+            raise OptionError(f"the name-value argument {name!r} has no value.")
+        if name in out or name in keywords:
+            raise OptionError(f"the name-value argument {name!r} is given twice.")
+        out[name] = pairs[position + 1]
+    return out | dict(keywords)
+
+
 def _empty(value: Any) -> bool:
     """True for None and MATLAB's [], which mean the default."""
     return value is None or (isinstance(value, (list, tuple)) and len(value) == 0)

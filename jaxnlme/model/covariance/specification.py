@@ -62,6 +62,11 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     **Raises:** OptionError naming what was expected.
     """
     n = len(effects)
+    if not isinstance(spec, (AbstractCovariance, str, list, tuple)) and not np.ndim(np.asarray(spec, object)):
+        raise OptionError(
+            f"covariance must be one of {', '.join(map(repr, _NAMED))}, a list of blocks of effects, a 0/1 matrix, "
+            f"or an object of jn.covariances; received {spec!r}."
+        )
     if isinstance(spec, AbstractCovariance):
         if spec.size != n:
             raise OptionError(f"the covariance has {spec.size} effects, the model {n}: {', '.join(effects) or 'none'}.")

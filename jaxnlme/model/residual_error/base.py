@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.arguments import check_flag, check_keywords, number_or_given
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.model.transforms import AbstractTransform, Identity, transform
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -37,12 +38,23 @@ class ErrorParameter(eqx.Module):
     """
 
     name: str = eqx.field(static=True)
-    start: Any = eqx.field(converter=lambda value: np.asarray(value, float))
+    start: Any = eqx.field(converter=number_or_given)
     transform: AbstractTransform = eqx.field(static=True, converter=transform)
     fix: bool = eqx.field(static=True, default=False)
     automatic: bool = eqx.field(static=True, default=False)
 
+    def __new__(cls, *args: Any, **options: Any) -> ErrorParameter:
+        """A new object. **Raises:** OptionError for an option that there is not."""
+        check_keywords("ErrorParameter", options, ("name", "start", "transform", "fix", "automatic"))
+        return super().__new__(cls)
+
     def __check_init__(self):
+        if not isinstance(self.name, str) or not self.name:
+            raise OptionError(f"the name of an error parameter must be text; received {self.name!r}.")
+        for flag in ("fix", "automatic"):
+            check_flag(f"error parameter {self.name!r}: {flag}", getattr(self, flag))
+        if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
+            raise OptionError(f"error parameter {self.name!r} must start at one number; received {self.start!r}.")
         if self.transform.has_shape:
             raise OptionError(
                 f"error parameter {self.name!r}: the {self.transform.name} transform has an exponent of its own; use "

@@ -197,6 +197,13 @@ def error_model(spec: str | AbstractError) -> AbstractError:
     """
     if isinstance(spec, AbstractError):
         return spec
+    if not isinstance(spec, str):
+        advice = " Call it, with parentheses." if callable(spec) else ""
+        raise OptionError(
+            "error must be one residual model, a name such as 'proportional' or an object such as "
+            f"jn.error.combined(by='endpoint'), whose parameters differ between the levels of a column; received "
+            f"{spec!r}.{advice}"
+        )
     if spec not in NAMED:
-        raise OptionError(f"error {spec!r} is not known; {near_matches(str(spec), NAMED)} An object works too.")
+        raise OptionError(f"error {spec!r} is not known; {near_matches(spec, NAMED)} An object works too.")
     return NAMED[spec]()

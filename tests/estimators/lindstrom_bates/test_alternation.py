@@ -292,7 +292,7 @@ def test_beta_that_cannot_be_integrated_out_is_named() -> None:
     with pytest.raises(jn.OptionError, match="RELME integrates the fixed effects out under a flat prior, and a has"):
         parameters = decay_model("constant").parameters
         jn.fit(jn.NLMEModel(decay, parameters, priors={"a": jn.priors.Normal(0.5, 0.1)}), decays(), "relme")
-    with pytest.raises(jn.OptionError, match="reweightings must be at least 1"):
+    with pytest.raises(jn.OptionError, match="reweightings must be a whole number >= 1"):
         jn.LME(reweightings=0)
     with pytest.raises(jn.OptionError, match="LME is not a likelihood approximation"):
         jn.log_likelihood(decay_model("constant"), decay_model("constant").params(decays()), decays(), "lme")
