@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -70,12 +69,14 @@ def number_or_given(value: Any) -> Any:
         return value
 
 
-def check_keywords(kind: str, options: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Check the names of `options` of `jn.KIND`. **Raises:** OptionError for one that is not in `names`."""
+def check_keywords(cls: type, options: Mapping[str, Any]) -> None:
+    """Check the names of the `options` of a public dataclass. **Raises:** OptionError for one that is no field of
+    `cls`."""
+    names = [field.name for field in dataclasses.fields(cls)]
     for name in options:
         if name not in names:
             raise OptionError(
-                f"jn.{kind} has no option {name!r}; {near_matches(name, names)} It takes {', '.join(names)}."
+                f"jn.{cls.__name__} has no option {name!r}; {near_matches(name, names)} It takes {', '.join(names)}."
             )
 
 
@@ -157,8 +158,8 @@ def require_host(caller: str, *values: Any) -> None:
     **Arguments:** `caller`: name of the function, for the message; `values`: its arguments, those that may be traced.
     **Raises:** OptionError inside `jax.jit`, and where a value or an array in it is traced by vmap or grad.
     """
-    # Inside jit every operation is traced, also that of constants.
-    if is_traced(jnp.add(np.float32(0.0), np.float32(0.0))) or any(map(is_traced, _leaves(values))):
+    # Inside jit every operation is traced, also that of constants; a transfer compiles no program outside.
+    if is_traced(jax.device_put(np.float32(0.0))) or any(map(is_traced, _leaves(values))):
         raise OptionError(
             f"{caller} runs on the host, in Python, and cannot be called inside jax.jit, jax.vmap or jax.grad, nor "
             "with values that they trace. Inside JAX programs use jn.estimate to fit and jn.log_likelihood for the "

@@ -98,6 +98,12 @@ class Binding:
         return out
 
 
+def check_grouped_data(data: Any) -> None:
+    """Check the type of `data`. **Raises:** ModelError where it is not a GroupedData."""
+    if not isinstance(data, GroupedData):
+        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+
+
 def bind(
     model: ModelDeclaration | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
 ) -> Binding:
@@ -113,8 +119,7 @@ def bind(
         raise ModelError("a model is needed with GroupedData; only a Problem includes its model.")
     if not isinstance(model, ModelDeclaration):
         raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
-    if not isinstance(data, GroupedData):
-        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    check_grouped_data(data)
     _check_readable(data)
     individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
     if model.random_design is None or model.individual is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.bind import Binding, bind, check_grouped_data
 from jaxnlme.data._columns import object_array
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.data.grouped import GroupedData
@@ -52,8 +52,7 @@ def bind_own_groups(model: ModelDeclaration, data: GroupedData, like: Binding | 
 
 
 def _check_data(model: ModelDeclaration, data: GroupedData) -> None:
-    if not isinstance(data, GroupedData):
-        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    check_grouped_data(data)
     designs = (model.fixed_design, model.random_design)
     if any(np.ndim(design) > 2 for design in designs if design is not None):
         raise ModelError(

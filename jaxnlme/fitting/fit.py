@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnlme.arguments import check_callables, check_choice, check_flag, check_path, check_progress, require_host
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Callback
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
@@ -99,8 +99,6 @@ def fit(
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
     path = None if checkpoint is None else check_path("checkpoint", checkpoint)
-    if chunk_groups is not None:
-        chunk_groups = check_whole_number("chunk_groups", chunk_groups, 1, "the largest number of groups at a time")
     mesh = mesh_of(devices)
     estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
     if restricted:

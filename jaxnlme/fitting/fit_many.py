@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.arguments import check_progress, require_host
+from jaxnlme.binding.bind import check_grouped_data
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError, OptionError, check_whole_number
+from jaxnlme.errors import OptionError, check_whole_number
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import CountLine
 from jaxnlme.estimators.em import pipeline
@@ -80,8 +81,7 @@ def fit_many(
         raise OptionError(
             f"responses must be an array of numbers (sets, groups, obs); received {type(responses).__name__}."
         ) from None
-    if not isinstance(data, GroupedData):
-        raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
+    check_grouped_data(data)
     if values.ndim != 3 or values.shape[1:] != data.y.shape:
         raise OptionError(
             f"responses must have the shape of data.y behind an axis of sets, (sets, {data.y.shape[0]}, "

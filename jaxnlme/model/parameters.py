@@ -36,7 +36,7 @@ class Covariate(eqx.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> Covariate:
         """A new object. **Raises:** OptionError for an option that there is not."""
-        check_keywords("Covariate", options, ("formula", "start", "fix"))
+        check_keywords(cls, options)
         return super().__new__(cls)
 
     def __check_init__(self):
@@ -81,8 +81,7 @@ class Parameter(eqx.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> Parameter:
         """A new object. **Raises:** OptionError for an option that there is not."""
-        names = ("name", "start", "transform", "random", "covariates", "fix", "sd", "prior")
-        check_keywords("Parameter", options, names)
+        check_keywords(cls, options)
         return super().__new__(cls)
 
     def __check_init__(self):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
+from jaxnlme.arguments import check_count, check_number
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
 from jaxnlme.results.inference import direction_words
@@ -29,6 +30,10 @@ class AbstractEstimator(eqx.Module):
     method: eqx.AbstractVar[Any]
     max_iterations: eqx.AbstractVar[Any]
     tolerance: eqx.AbstractVar[Any]
+
+    def __check_init__(self):
+        check_count("max_iterations", self.max_iterations, 0)
+        check_number("tolerance", self.tolerance, 0.0, above=True)
 
     @property
     def restricted(self) -> bool:

@@ -55,19 +55,17 @@ class FixedPointSearch(AbstractSearch):
     **Arguments:** `objective` of the session. (In step 1 the session has that without the integral over beta.)
 
     **Attributes:** `climb_until_gain`: predicted gain (log-likelihood units) below which a climb ends;
-    `unrestricted_phase`: True during step 1; `unrestricted_phase_done`: True from step 1 on.
+    `unrestricted_phase_done`: True from step 1 on.
     """
 
     def __init__(self, objective: LinearisedObjective) -> None:
         self.objective = objective
         self.climb_until_gain = 0.0
-        self.unrestricted_phase = False
         self.unrestricted_phase_done = False
 
-    @property
-    def resumable(self) -> bool:
+    def resumable(self, session: Session) -> bool:
         """False in step 1: the minimiser's state does not apply to the likelihood that a resumed fit maximises."""
-        return not self.unrestricted_phase
+        return session.objective is self.objective
 
     def _near_root(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         """True if a climb is to end, and the search for the root to begin; `rejected`: points refused in a row."""
@@ -101,7 +99,7 @@ class FixedPointSearch(AbstractSearch):
         """Step 1, at the start of a RELME fit. Callbacks receive these iterations, too."""
         if not session.estimator.restricted or self.unrestricted_phase_done or session.iterations:
             return
-        self.unrestricted_phase_done, self.unrestricted_phase = True, True
+        self.unrestricted_phase_done = True
         self.climb_until_gain = CLIMB.root_search_gains[0]
         session.objective = self.objective.unrestricted()
         session.move(session.evaluate(session.x, session.best.modes))
@@ -109,7 +107,7 @@ class FixedPointSearch(AbstractSearch):
             quasi_newton(session, self._near_root)
         except KeyboardInterrupt:
             session.interrupted = True
-        session.objective, self.unrestricted_phase = self.objective, False
+        session.objective = self.objective
         session.move(session.evaluate(session.x, session.best.modes))
 
     def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:

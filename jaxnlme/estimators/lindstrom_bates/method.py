@@ -12,6 +12,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.lindstrom_bates.alternation import alternation_session
 from jaxnlme.estimators.marginal.pipeline import run
 from jaxnlme.likelihood.lindstrom_bates import Linearised
@@ -29,8 +30,8 @@ class LindstromBates(AbstractEstimator):
     """
 
     method: Linearised
-    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
-    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
+    max_iterations: Any = eqx.field(default=RUN_SETTINGS.max_iterations, converter=number_to_array)
+    tolerance: Any = eqx.field(default=RUN_SETTINGS.tolerance, converter=number_to_array)
 
     @property
     def restricted(self) -> bool:

@@ -13,6 +13,7 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.objective import flatten, unflatten
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
@@ -46,8 +47,8 @@ def estimate(
     weights: Any = None,
     *,
     fixed: Any = None,
-    max_iterations: Any = 500,
-    tolerance: Any = 1e-8,
+    max_iterations: Any = RUN_SETTINGS.max_iterations,
+    tolerance: Any = RUN_SETTINGS.tolerance,
 ) -> Estimate:
     """Maximise a likelihood approximation from `params0`: a pure function, so that whole fits run under jit and vmap;
     each fit of a vmapped batch ends by its own criterion.

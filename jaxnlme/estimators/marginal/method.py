@@ -9,12 +9,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from jaxnlme.arguments import check_count, check_number
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
@@ -52,12 +52,8 @@ class MaximumLikelihood(AbstractEstimator):
     """
 
     method: LikelihoodApproximation
-    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
-    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
-
-    def __check_init__(self):
-        check_count("max_iterations", self.max_iterations, 0)
-        check_number("tolerance", self.tolerance, 0.0, above=True)
+    max_iterations: Any = eqx.field(default=RUN_SETTINGS.max_iterations, converter=number_to_array)
+    tolerance: Any = eqx.field(default=RUN_SETTINGS.tolerance, converter=number_to_array)
 
     def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
         from jaxnlme.estimators.marginal.pipeline import run
@@ -161,8 +157,8 @@ class REML(AbstractEstimator):
     """
 
     method: LikelihoodApproximation
-    max_iterations: Any = eqx.field(default=500, converter=number_to_array)
-    tolerance: Any = eqx.field(default=1e-8, converter=number_to_array)
+    max_iterations: Any = eqx.field(default=RUN_SETTINGS.max_iterations, converter=number_to_array)
+    tolerance: Any = eqx.field(default=RUN_SETTINGS.tolerance, converter=number_to_array)
 
     @property
     def restricted(self) -> bool:

@@ -21,8 +21,7 @@ EndsEarly = Callable[[MaximumLikelihoodState, int], bool]
 class QuasiNewton(AbstractSearch):
     """Quasi-Newton steps until the predicted gain is below the tolerance."""
 
-    @property
-    def resumable(self) -> bool:
+    def resumable(self, session: Session) -> bool:
         return True
 
     def minimise(self, session: Session) -> None:

@@ -26,9 +26,8 @@ class AbstractSearch(abc.ABC):
     def minimise(self, session: Session) -> None:
         """Iterate from the session's point until the search ends or the session is halted."""
 
-    @property
     @abc.abstractmethod
-    def resumable(self) -> bool:
+    def resumable(self, session: Session) -> bool:
         """True if a resumed fit may continue with the session's minimiser state."""
 
 
@@ -202,7 +201,7 @@ class Session:
         """Write the checkpoint, if there is one."""
         if self.checkpoint is None:
             return
-        at_best = self.search.resumable and self.state is not None and np.array_equal(self.state.bfgs.x, self.x)
+        at_best = self.search.resumable(self) and self.state is not None and np.array_equal(self.state.bfgs.x, self.x)
         run_state = RunState(
             self.x,
             self.placed.collect(self.best.modes),

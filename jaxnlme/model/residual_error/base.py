@@ -45,7 +45,7 @@ class ErrorParameter(eqx.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> ErrorParameter:
         """A new object. **Raises:** OptionError for an option that there is not."""
-        check_keywords("ErrorParameter", options, ("name", "start", "transform", "fix", "automatic"))
+        check_keywords(cls, options)
         return super().__new__(cls)
 
     def __check_init__(self):
