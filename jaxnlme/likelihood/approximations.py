@@ -249,7 +249,7 @@ def ImportanceSampling(
     """
     draws = check_whole_number("ImportanceSampling: draws", draws, 2)
     df = check_number("ImportanceSampling: df", df, 0.0)
-    seed = check_whole_number("ImportanceSampling: seed", seed, 0)
+    check_count("ImportanceSampling: seed", seed, 0)
     return LikelihoodApproximation(
         f"importance sampling({draws})",
         True,

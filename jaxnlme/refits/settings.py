@@ -129,9 +129,9 @@ class MultistartSettings:
     least_coefficient: float = 0.5
     """The same for a coefficient."""
     weight_spread: float = 0.1
-    """Spread of a weight of the structural model, as a fraction of its size"""
+    """Spread of a weight of the structural model, as a fraction of its size."""
     least_weight: float = 0.1
-    """(at least this size)."""
+    """Size that a smaller weight is taken to have there."""
     maxima_shown: int = 5
     """Maxima in the printed table."""
 

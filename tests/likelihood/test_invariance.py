@@ -122,6 +122,12 @@ def test_draws_of_importance_sampling_depend_on_the_seed() -> None:
     assert (runs[0] != runs[2]).all()
 
 
+def test_the_seed_of_importance_sampling_may_be_traced() -> None:
+    seeds = jnp.arange(3)
+    made = jax.vmap(lambda seed: jn.ImportanceSampling(50, seed=seed))(seeds)
+    assert (made.integral.seed == seeds).all()
+
+
 def test_rows_without_a_response_add_nothing() -> None:
     frame = decay_data().to_frame()
     extra = pd.DataFrame({"group": [0, 1, 1, 3], "y": np.nan, "t": [0.0, 9.0, 1e6, 2.0], "kind": [0.0, 1.0, 1.0, 0.0]})
