@@ -141,8 +141,26 @@ def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
         "error_parameters": list(density.error_names),
         "packed": list(binding.packed_names),
         "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
+        "statistics": _statistics(binding),
         "digest": binding_digest(binding),
         "covariates": _covariate_digest(binding),
+    }
+
+
+def _statistics(binding: Binding) -> dict[str, str]:
+    """The statistical part of a model in words: transforms, covariance, residual error, priors, fixed parameters. Where
+    it differs, the numbers of a fit have another meaning."""
+    density = binding.density
+    transforms = zip(density.beta_names, binding.transforms, strict=True)
+    fixed = [name for name, is_fixed in zip(binding.packed_names, binding.fixed, strict=True) if is_fixed]
+    return {
+        **{f"the transform of {name}": transform.name for name, transform in transforms if transform is not None},
+        "the covariance of the random effects": repr(density.covariance),
+        "the residual error": density.error.formula,
+        "the priors": "; ".join(
+            f"{name}: {prior!r}" for name, prior in zip(density.prior_names, density.priors, strict=True)
+        ),
+        "the list of fixed parameters": ", ".join(fixed),
     }
 
 
@@ -289,6 +307,14 @@ def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None
             f"{path} holds a fit of another model: its parameters are {', '.join(there)}; those of model= are "
             f"{', '.join(names)}."
         )
+    here, in_file = _statistics(binding), section.get("statistics", {})
+    differs = [name for name in here if here[name] != in_file.get(name, here[name])]
+    if differs:
+        differences = "; ".join(
+            f"{name} is {in_file[name] or 'empty'} in the file and {here[name] or 'empty'} in model="
+            for name in differs
+        )
+        raise OptionError(f"{path} holds a fit of another model: {differences}.")
     if section["covariates"] != _covariate_digest(binding):
         raise OptionError(
             f"{path}: the covariate columns that model= makes are not those of the fit (levels and centres come from "
@@ -299,8 +325,9 @@ def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None
     same_python = ours["python"].rsplit(".", 1)[0] == str(theirs.get("python")).rsplit(".", 1)[0]
     if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != binding_digest(binding):
         warnings.warn(
-            f"{path}: the code of model= is not the code that was fitted (its digest differs); predictions are those "
-            "of the model given here, at the estimates of the file.",
+            f"{path}: the functions of model=, or constants that they read, are not those that were fitted (their "
+            "digest differs). Estimates, likelihood and summary are those of the file; predictions, simulations and "
+            "refits use the functions given here.",
             stacklevel=4,
         )
 

@@ -206,6 +206,21 @@ def test_another_model_is_refused(fit: jn.Fit, saved: Path) -> None:
         jn.load(saved, trust_code="yes")
 
 
+def test_another_statistical_model_is_refused(fit: jn.Fit, saved: Path) -> None:
+    """The numbers of the file would be shown under another meaning: a logarithm as a rate, a variance as an SD."""
+    ka, *others = fit.model.parameters
+    identity = jn.Parameter(ka.name, ka.start, random=ka.random)
+    fixed = jn.Parameter(ka.name, ka.start, ka.transform, random=ka.random, fix=True)
+    cases = [
+        ([identity, *others], "combined", f"the transform of {ka.name} is log in the file and identity in model="),
+        ([fixed, *others], "combined", f"the list of fixed parameters is empty in the file and {ka.name} in model="),
+        ([ka, *others], "combined variance", "the residual error is .* in the file and .* in model="),
+    ]
+    for parameters, error, message in cases:
+        with pytest.raises(jn.OptionError, match=message):
+            jn.load(saved, model=jn.NLMEModel(fit.model.structure, parameters, error=error))
+
+
 def other_curve(phi, x, v):
     """The volume doubled."""
     ke = phi.cl / (2.0 * phi.vol)
@@ -214,7 +229,7 @@ def other_curve(phi, x, v):
 
 def test_other_code_of_the_same_parameters_is_pointed_out(fit: jn.Fit, saved: Path) -> None:
     other = jn.NLMEModel(other_curve, fit.model.parameters, error="combined")
-    with pytest.warns(UserWarning, match="is not the code that was fitted"):
+    with pytest.warns(UserWarning, match="are not those that were fitted"):
         jn.load(saved, model=other)
 
 

@@ -25,6 +25,9 @@ _WITH_START = (Parameter, Covariate, ErrorParameter)
 # Packages, besides Python itself, whose code is identified by its name.
 _LIBRARIES = {"jax", "jaxlib", "numpy", "jaxnlme", "equinox", "jaxtyping", "scipy", "pandas"} | sys.stdlib_module_names
 
+# Flag of code objects from Python 3.13 on, before which the first constant was reserved for the docstring.
+CODE_HAS_DOCSTRING = 0x4000000
+
 
 def digest(thing: Any) -> str:
     """SHA-256 (hex) of a model's parts.
@@ -64,7 +67,8 @@ def _pieces(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
             yield from _pieces(value, visited)
     elif isinstance(thing, types.CodeType):
         yield thing.co_code.hex()
-        yield from _pieces([thing.co_names, thing.co_varnames, thing.co_consts], visited)
+        constants = thing.co_consts[1:] if _has_docstring(thing) else thing.co_consts
+        yield from _pieces([thing.co_names, thing.co_varnames, constants], visited)
     elif id(thing) in visited:
         yield "again"
     elif isinstance(thing, types.ModuleType) or (isinstance(thing, type) and not _is_users(thing)):
@@ -145,6 +149,13 @@ def _members(kind: type) -> dict[str, Any]:
 def _is_cached(kind: type, name: str) -> bool:
     """True if an object's entry is the stored value of a cached property."""
     return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
+
+
+def _has_docstring(code: types.CodeType) -> bool:
+    """True if the first constant of a function's code is its docstring, or stands in its place."""
+    if code.co_name.startswith("<"):
+        return False
+    return sys.version_info < (3, 13) or bool(code.co_flags & CODE_HAS_DOCSTRING)
 
 
 def _globals(code: types.CodeType) -> list[str]:

@@ -74,6 +74,8 @@ def run_algorithm(run: Run) -> RunOutcome:
             _scheduled_phases(run, schedule)
         if not run.stopped:
             _newton_phase(run, outcome)
+        if run.stopped:
+            run.save_interrupted()
     except KeyboardInterrupt:
         run.save_interrupted()
         run.interrupted = True

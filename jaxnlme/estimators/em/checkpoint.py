@@ -35,4 +35,4 @@ class StochasticCheckpoint(AbstractCheckpoint):
         """Sentence for the record of a fit that was resumed from a file; empty if there was none."""
         if self.run_state is None:
             return []
-        return [f"Resumed from {self.path} after {int(self.run_state['iteration'])} iterations."]
+        return [f"Resumed from {self.path} after {int(self.run_state['iteration'])} iterations, burn-in included."]

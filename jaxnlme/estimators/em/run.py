@@ -162,23 +162,41 @@ class Run:
         while done < total and not self.stopped:
             count = min(1 if self.has_callbacks else BLOCK, total - done)
             part = jax.tree.map(lambda leaf, at=done, n=count: np.asarray(leaf)[at : at + n], schedules)
-            trace = self.compute_block(self, part, count)
+            if phase in UNSAVED_PHASES:
+                self.phase = phase
+            trace = self._advance(part, count)
             done += count
-            self.iteration += count
-            self.packed_trace.append(np.asarray(trace.packed))
-            self.acceptance_trace.append(
-                np.asarray(trace.simulation_sums.accepted / trace.simulation_sums.n_groups[..., None])
-            )
             if keep_traces:
-                traces.append(jax.tree.map(np.asarray, trace))
+                traces.append(trace)
             if not (self.packed_trace[-1][-1] < np.inf).all():  # log standard deviations may be minus infinity
                 raise NonFiniteParameters(phase)
             self.phase = phase
-            self.history.append({"iteration": self.iterations_after_burn_in - 1, "seconds": self.seconds})
             self._report_iteration(phase)
             if self.checkpoint is not None and phase not in UNSAVED_PHASES and self.checkpoint.due():
                 self.checkpoint.write(self.run_state())
         return traces
+
+    def _advance(self, schedules: Schedule, count: int) -> IterationTrace:
+        """Run `count` iterations of `schedules` (count,) and record them: all of it or, if Ctrl-C or an exception comes
+        between, nothing, so that a checkpoint never holds a part of a block.
+
+        **Returns:** the trace, as numpy arrays.
+        """
+        before = self.em_state, self.chain_states, self.iteration
+        blocks = len(self.packed_trace), len(self.acceptance_trace), len(self.history)
+        try:
+            trace = jax.tree.map(np.asarray, self.compute_block(self, schedules, count))
+            accepted = trace.simulation_sums.accepted / trace.simulation_sums.n_groups[..., None]
+            self.packed_trace.append(trace.packed)
+            self.acceptance_trace.append(accepted)
+            self.iteration += count
+            self.history.append({"iteration": self.iterations_after_burn_in - 1, "seconds": self.seconds})
+        except BaseException:
+            self.em_state, self.chain_states, self.iteration = before
+            for records, length in zip((self.packed_trace, self.acceptance_trace, self.history), blocks, strict=True):
+                del records[length:]
+            raise
+        return trace
 
     def save_point(self) -> None:
         """Write the checkpoint at the beginning of a round of draws at fixed parameters."""

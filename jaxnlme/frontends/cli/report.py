@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 PICTURES = ("individual_fits", "observed_predicted", "residuals")
 # Further pictures of a fit by simulation (SAEM, IMP).
 SIMULATED = ("trajectories", "individual_parameters")
+FILES = ("summary.txt", "estimates.csv", "random_effects.csv", "fit.jaxnlme")
 
 
 def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> tuple[list[Path], str | None]:
     """Write `fit` into `folder`, which is created: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and,
     where matplotlib is installed, one PNG for each of `pictures`; for SAEM and IMP also trajectories and individual
-    parameters.
+    parameters. Files of these names from an earlier fit are removed.
 
     A fit that could not start has no estimates: only summary.txt and fit.jaxnlme are written.
     **Arguments:** `pictures`: names of methods of `fit.plot`.
     **Returns:** the files, and a sentence about pictures that were left out, or None.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES + tuple(f"{picture}.png" for picture in (*PICTURES, *SIMULATED)):
+        (folder / name).unlink(missing_ok=True)  # of an earlier fit, which this one may not replace all of
     files = [folder / "summary.txt"]
     summary = fit.summary()
     files[0].write_text(f"{summary}\n", encoding="utf-8")

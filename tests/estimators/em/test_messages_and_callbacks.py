@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.estimators.core import checkpoint
 from jaxnlme.estimators.core.settings import RunSettings
+from jaxnlme.estimators.em import run as runs
 
 # Few iterations: these fits need not be accurate. Their chains have one shape, so that they share compiled programs.
 QUICK = dict(iterations=(10, 10, 10), chains=4, likelihood="none", max_iterations=30)
@@ -123,6 +125,34 @@ def test_an_interrupt_keeps_the_parameters_of_that_iteration(last):
     np.testing.assert_array_equal(fit.params.pack(), entries[-1].params.pack())
     assert np.isnan(fit.sampling.parameters_mean.to_numpy()).all()
     assert fit.sampling.samples.shape[1] == 0
+
+
+def test_a_block_cut_off_leaves_no_trace(monkeypatch):
+    """Ctrl-C between the new parameters and the new chains of a block: the run is at the end of the block before."""
+    blocks, whole_block = [], runs.run_block
+
+    def cut_off(run, schedules, count):
+        trace = whole_block(run, schedules, count)
+        blocks.append((run.iteration, np.asarray(run.em_state.packed)))
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        return trace
+
+    monkeypatch.setattr(runs, "run_block", cut_off)
+    fit = jn.fit(MODEL, data(), jn.SAEM(**QUICK))
+    (_, kept), (iteration, cut) = blocks
+    assert fit.interrupted and iteration > 0 and not np.array_equal(kept, cut)
+    np.testing.assert_array_equal(fit.params.pack(), kept[0])
+    assert fit.iterations == iteration - jn.SAEM(**QUICK).burn_in
+
+
+def test_a_callback_that_stops_a_run_leaves_its_checkpoint(tmp_path):
+    path = tmp_path / "run.ckpt"
+    stopped = jn.fit(MODEL, data(), jn.SAEM(**QUICK), callbacks=[lambda it: it.iteration == 20], checkpoint=path)
+    assert stopped.stopped
+    resumed = jn.fit(MODEL, data(), jn.SAEM(**QUICK), checkpoint=path)
+    sentence = next(s for s in resumed.status.sentences if s.startswith("Resumed"))
+    assert int(re.search(r"after (\d+) iterations", sentence)[1]) == 21 + jn.SAEM(**QUICK).burn_in
 
 
 class Killed(Exception):
