@@ -23,9 +23,10 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import PLACEMENT
+from jaxnlme.estimators.em.blocks import run_block
 from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, StepContext, iterate_block
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.run import Run, run_block
+from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import COMPUTING
 from jaxnlme.model.density import Density
 from jaxnlme.numerics.compiling import compiled

@@ -13,15 +13,13 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.callbacks import Callback, Callbacks, Iteration
+from jaxnlme.estimators.em.blocks import replicate_keys, run_block
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
 from jaxnlme.estimators.em.e_step import (
     BLOCK,
     ChainState,
     IterationTrace,
     StepContext,
-    iterate_block,
-    maximisation_step,
-    simulation_step,
 )
 from jaxnlme.estimators.em.m_step import EMState, Schedule
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout
@@ -30,7 +28,6 @@ from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.em.scores import GroupScoreSums
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import compiled
 from jaxnlme.sampling.control_variates import enough_draws, fit_coefficients, n_control_variates
 from jaxnlme.sampling.samplers import initial_chains
 
@@ -305,39 +302,3 @@ class Run:
         """Labels of the groups none of whose draws has a finite density."""
         any_finite = self.to_host([chunk.chains.any_finite for chunk in self.chain_states])
         return self.binding.data.labels[~any_finite.all(axis=1)]
-
-
-def run_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
-    """Run `count` iterations of a run, in one compiled program where the groups are in one chunk, step by step
-    otherwise; `schedules`, leaves (count,)."""
-    passes = run.replicates * run.estimator.evaluations(run.placed.n_groups_all)
-    if run.placed.in_one_chunk:
-        full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), schedules)
-        shared = (run.context, run.em_state, run.keys, full, np.asarray(count))
-        (run.em_state, trace), chain_states = run.placed.loop(iterate_block, shared, run.chain_states[0], passes)
-        run.chain_states = [chain_states]
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
-    traces = []
-    for k in range(count):
-        schedule = jax.tree.map(lambda leaf, k=k: leaf[k], schedules)
-        sums, run.chain_states = run.placed.run(
-            simulation_step,
-            (run.context, run.em_state.packed, run.keys, schedule),
-            run.chain_states,
-            passes=passes,
-        )
-        sums = jax.tree.map(np.asarray, sums)
-        run.em_state = compiled(maximisation_step, 0)(run.placed.density, run.context, run.em_state, sums, schedule)
-        run.em_state = jax.tree.map(np.asarray, run.em_state)
-        traces.append(IterationTrace(run.em_state.packed, sums))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *traces)
-
-
-def replicate_keys(seed: int | tuple[int, ...], replicates: int) -> Any:
-    """JAX keys (replicates,) derived from `seed`, an integer or the numbers of a key."""
-    base = (
-        jax.random.key(seed)
-        if isinstance(seed, int)
-        else jax.random.wrap_key_data(jax.numpy.asarray(seed, jax.numpy.uint32))
-    )
-    return jax.vmap(lambda k: jax.random.fold_in(base, k))(np.arange(replicates))
