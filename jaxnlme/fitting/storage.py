@@ -18,8 +18,6 @@ again when the loaded fit is saved.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from jaxnlme.estimators.core.record import versions
 from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
 from jaxnlme.fitting.encoding import Decoder, Encoder
 from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.same_model import check_model, covariate_digest, statistics
 from jaxnlme.fitting.stored_code import code_of, read_code
 from jaxnlme.fitting.stored_fit import StoredFit
 from jaxnlme.model.params import Params
@@ -141,36 +140,10 @@ def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
         "error_parameters": list(density.error_names),
         "packed": list(binding.packed_names),
         "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
-        "statistics": _statistics(binding),
+        "statistics": statistics(binding),
         "digest": binding_digest(binding),
-        "covariates": _covariate_digest(binding),
+        "covariates": covariate_digest(binding),
     }
-
-
-def _statistics(binding: Binding) -> dict[str, str]:
-    """The statistical part of a model in words: transforms, covariance, residual error, priors, fixed parameters. Where
-    it differs, the numbers of a fit have another meaning."""
-    density = binding.density
-    transforms = zip(density.beta_names, binding.transforms, strict=True)
-    fixed = [name for name, is_fixed in zip(binding.packed_names, binding.fixed, strict=True) if is_fixed]
-    return {
-        **{f"the transform of {name}": transform.name for name, transform in transforms if transform is not None},
-        "the covariance of the random effects": repr(density.covariance),
-        "the residual error": density.error.formula,
-        "the priors": "; ".join(
-            f"{name}: {prior!r}" for name, prior in zip(density.prior_names, density.priors, strict=True)
-        ),
-        "the list of fixed parameters": ", ".join(fixed),
-    }
-
-
-def _covariate_digest(binding: Binding) -> str:
-    """SHA-256 (hex) of the covariate columns of all groups, whose levels and centres depend on the data."""
-    state = hashlib.sha256()
-    for bucket in binding.problem.buckets:
-        for column in bucket.covariates:
-            state.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
-    return state.hexdigest()
 
 
 def _estimation_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
@@ -270,7 +243,7 @@ def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, co
         stored_binding = None if code is None else code["binding"]
         binding = bind(model, data) if stored_binding is None else stored_binding
     if code is None:
-        _check_model(path, binding, document)
+        check_model(path, binding, document)
     fields = decoder.decode(document["estimation"])
     del fields["criteria"], fields["iterations"]
     fields["params"] = _params(fields["params"], binding)
@@ -296,40 +269,6 @@ def _sampling(section: Any, decoder: Decoder, binding: Binding) -> Sampling | No
         for replicate in fields.pop("replicates")
     )
     return Sampling(binding=binding, replicates=replicates, **fields)
-
-
-def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None:
-    """**Raises:** OptionError for a model that is not the one of the file."""
-    section = document["model"]
-    names, there = list(binding.packed_names), list(section["packed"])
-    if names != there:
-        raise OptionError(
-            f"{path} holds a fit of another model: its parameters are {', '.join(there)}; those of model= are "
-            f"{', '.join(names)}."
-        )
-    here, in_file = _statistics(binding), section.get("statistics", {})
-    differs = [name for name in here if here[name] != in_file.get(name, here[name])]
-    if differs:
-        differences = "; ".join(
-            f"{name} is {in_file[name] or 'empty'} in the file and {here[name] or 'empty'} in model="
-            for name in differs
-        )
-        raise OptionError(f"{path} holds a fit of another model: {differences}.")
-    if section["covariates"] != _covariate_digest(binding):
-        raise OptionError(
-            f"{path}: the covariate columns that model= makes are not those of the fit (levels and centres come from "
-            "the data of all processes, and of groups that were left out); load it with trust_code=True if you trust "
-            "the file."
-        )
-    ours, theirs = versions(), document["estimation"]["versions"]
-    same_python = ours["python"].rsplit(".", 1)[0] == str(theirs.get("python")).rsplit(".", 1)[0]
-    if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != binding_digest(binding):
-        warnings.warn(
-            f"{path}: the functions of model=, or constants that they read, are not those that were fitted (their "
-            "digest differs). Estimates, likelihood and summary are those of the file; predictions, simulations and "
-            "refits use the functions given here.",
-            stacklevel=4,
-        )
 
 
 def _unknown(archive: Archive) -> Archive | None:
