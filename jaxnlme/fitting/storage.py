@@ -18,26 +18,26 @@ again when the loaded fit is saved.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnlme.arguments import check_flag, check_path
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import JaxnlmeError, OptionError
-from jaxnlme.estimators.core.model_digest import binding_digest
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
-from jaxnlme.fitting.encoding import Decoder, Encoder
+from jaxnlme.fitting.encoding import Decoder, Encoder, NotLoaded
 from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.same_model import check_model
 from jaxnlme.fitting.stored_code import code_of, read_code
 from jaxnlme.fitting.stored_fit import StoredFit
+from jaxnlme.fitting.stored_sections import TABLES, sections_of
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.stochastic import Sampling
@@ -45,39 +45,40 @@ from jaxnlme.results.stochastic import Sampling
 FORMAT = 3
 CODE = "model.cloudpickle"
 SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
-TABLES = ("estimates", "values", "covariance", "psi", "random_effects", "random_effects_se", "shrinkage", "groups")
-# Fields of a Fit that sections of their own hold.
-_APART = ("binding", "params", "sampling", "fingerprint")
 
 
 def save(fit: Fit, path: str | Path) -> Path:
     """Writes a fit to `path`, so that another process can load it.
 
     Functions and classes of the user's own modules (neither installed packages nor the standard library) go into the
-    file whole, with the functions they call. The file replaces an earlier one only when it is complete.
+    file whole, with the functions they call. A model that holds what cannot be stored, such as a lock or an open file,
+    is left out, with a warning. The file replaces an earlier one only when it is complete.
 
     **Arguments:** `fit`; `path` of the file.
     **Returns:** the path.
-    **Raises:** TypeError for a model that holds what cannot be stored, such as a lock or an open file.
+    **Raises:** OptionError where the file cannot be written there.
     """
     path = check_path("path", path)
     encoder = Encoder()
-    document = {
-        "model": _model_section(fit, encoder),
-        "estimation": _estimation_section(fit, encoder),
-        "tables": _tables_section(fit, encoder),
-        "data": _data_section(fit.data, encoder),
-        "summary": _summary_section(fit),
-        "sampling": _sampling_section(fit, encoder),
-    }
+    document = sections_of(fit, encoder)
+    members, missing = {}, ""
+    try:
+        members[CODE] = code_of(fit, encoder.objects)
+    except pickle.PicklingError as error:
+        missing = str(error)
     kept = fit.unknown_sections
-    members = {CODE: code_of(fit, encoder.objects)}
     if kept is not None:
         document = kept.document | document
         document["tables"] = kept.document.get("tables", {}) | document["tables"]
         members = kept.members | members
     arrays = encoder.arrays if kept is None else kept.arrays | encoder.arrays
     write_archive(path, "fit", FORMAT, versions()["jaxnlme"], Archive(document, arrays, members))
+    if missing:
+        warnings.warn(
+            f"{path} holds the numbers of the fit without the code of its model, because {missing}; jn.load(path, "
+            "model=model) gives the whole fit.",
+            stacklevel=3,
+        )
     return path
 
 
@@ -110,7 +111,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
         if missing:
             raise ValueError(f"it lacks the section {missing[0]!r}")
         if code is None and model is None:
-            return _stored(archive)
+            return _stored(path, archive)
         objects = None if code is None else code["objects"]
         return _fit(path, archive, code["model"] if code is not None else model, objects, code)
     except JaxnlmeError:
@@ -123,122 +124,14 @@ def save_again(archive: Archive, path: str | Path) -> Path:
     """Writes the content of a file that was read, as it was, to `path`.
 
     **Returns:** the path.
+    **Raises:** OptionError where the file cannot be written there.
     """
-    path = Path(path)
+    path = check_path("path", path)
     write_archive(path, "fit", FORMAT, versions()["jaxnlme"], archive)
     return path
 
 
-# --- sections ---
-
-
-def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    binding, density = fit.binding, fit.binding.density
-    return {
-        "declaration": repr(fit.model),
-        "fixed_effects": list(density.beta_names),
-        "random_effects": list(density.effect_names),
-        "error_parameters": list(density.error_names),
-        "packed": list(binding.packed_names),
-        "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
-        "statistics": _statistics(binding),
-        "digest": binding_digest(binding),
-        "covariates": _covariate_digest(binding),
-    }
-
-
-def _statistics(binding: Binding) -> dict[str, str]:
-    """The statistical part of a model in words: transforms, covariance, residual error, priors, fixed parameters. Where
-    it differs, the numbers of a fit have another meaning."""
-    density = binding.density
-    transforms = zip(density.beta_names, binding.transforms, strict=True)
-    fixed = [name for name, is_fixed in zip(binding.packed_names, binding.fixed, strict=True) if is_fixed]
-    return {
-        **{f"the transform of {name}": transform.name for name, transform in transforms if transform is not None},
-        "the covariance of the random effects": repr(density.covariance),
-        "the residual error": density.error.formula,
-        "the priors": "; ".join(
-            f"{name}: {prior!r}" for name, prior in zip(density.prior_names, density.priors, strict=True)
-        ),
-        "the list of fixed parameters": ", ".join(fixed),
-    }
-
-
-def _covariate_digest(binding: Binding) -> str:
-    """SHA-256 (hex) of the covariate columns of all groups, whose levels and centres depend on the data."""
-    state = hashlib.sha256()
-    for bucket in binding.problem.buckets:
-        for column in bucket.covariates:
-            state.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
-    return state.hexdigest()
-
-
-def _estimation_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    params = fit.params
-    free = [np.asarray(leaf) for leaf in jax.tree.leaves(params.free)]
-    parts = {"beta": params.beta, "covariance": params.covariance, "error": params.error}
-    packed = {name: np.asarray(value, float) for name, value in parts.items()} | {"free": free}
-    fields = {
-        field.name: encoder.encode(getattr(fit, field.name), f"estimation/{field.name}")
-        for field in dataclasses.fields(fit)
-        if field.name not in _APART
-    }
-    return fields | {
-        "params": encoder.encode(packed, "estimation/params"),
-        "criteria": encoder.encode(fit.criteria, "estimation/criteria"),
-        "iterations": fit.iterations,
-    }
-
-
-def _tables_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    group = fit.data.group_name
-
-    def entry(name: str, value: Any, level: str | None, axis: str) -> dict[str, Any]:
-        content = encoder.encode(value, f"tables/{name}")
-        return {"level": level, "axis": axis, "endpoint": None, "content": content}
-
-    return {
-        "estimates": entry("estimates", fit.estimates, None, "parameters"),
-        "values": entry("values", fit.values, None, "parameters"),
-        "covariance": entry("covariance", fit.covariance, None, "parameters"),
-        "psi": entry("psi", fit.psi, group, "effects"),
-        "shrinkage": entry("shrinkage", fit.shrinkage, group, "effects"),
-        "random_effects": entry("random_effects", fit.random_effects, group, "groups"),
-        "random_effects_se": entry("random_effects_se", fit.random_effects_se, group, "groups"),
-        "groups": entry("groups", fit.status.groups, group, "groups"),
-    }
-
-
-def _data_section(data: GroupedData, encoder: Encoder) -> dict[str, Any]:
-    fields = {
-        field.name: encoder.encode(getattr(data, field.name), f"data/{field.name}")
-        for field in dataclasses.fields(data)
-    }
-    return {"fields": fields, "digest": data.fingerprint()}
-
-
-def _summary_section(fit: Fit) -> dict[str, Any]:
-    summary = fit.summary()
-    return {"text": str(summary), "html": summary._repr_html_(), "one_line": repr(fit)}
-
-
-def _sampling_section(fit: Fit, encoder: Encoder) -> Any:
-    if fit.sampling is None:
-        return None
-    names = [field.name for field in dataclasses.fields(fit.sampling) if field.name not in ("binding", "replicates")]
-    section = {name: encoder.encode(getattr(fit.sampling, name), f"sampling/{name}") for name in names}
-    replicates = []
-    for k, replicate in enumerate(fit.sampling.replicates):
-        params = {name: np.asarray(getattr(replicate.params, name), float) for name in ("beta", "covariance", "error")}
-        place = f"sampling/replicates/{k}"
-        replicates.append(encoder.encode(dataclasses.replace(replicate, params=params), place))  # pyright: ignore[reportArgumentType]
-    return section | {"replicates": replicates}
-
-
-# --- reading ---
-
-
-def _stored(archive: Archive) -> StoredFit:
+def _stored(path: Path, archive: Archive) -> StoredFit:
     """A StoredFit of an archive."""
     decoder = Decoder(archive.arrays)
     document = archive.document
@@ -250,13 +143,20 @@ def _stored(archive: Archive) -> StoredFit:
         tables=tables,
         page=document["summary"],
         fingerprint=document["data"]["digest"],
-        data=_data(document, decoder),
+        data=_data(path, document, decoder),
         archive=archive,
     )
 
 
-def _data(document: dict[str, Any], decoder: Decoder) -> GroupedData:
-    data = GroupedData(**decoder.decode(document["data"]["fields"]))
+def _data(path: Path, document: dict[str, Any], decoder: Decoder) -> GroupedData:
+    fields = decoder.decode(document["data"]["fields"])
+    for label in fields["labels"].tolist():
+        if isinstance(label, NotLoaded):
+            raise OptionError(
+                f"{path}: the group labels are of the type {label.description}, which only the code in the file brings "
+                "back; load it with trust_code=True if you trust the file, or label the groups by text or numbers."
+            )
+    data = GroupedData(**fields)
     if data.fingerprint() != document["data"]["digest"]:
         raise ValueError("its data do not agree with their digest")
     return data
@@ -265,12 +165,12 @@ def _data(document: dict[str, Any], decoder: Decoder) -> GroupedData:
 def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, code: dict[str, Any] | None) -> Fit:
     """The Fit of an archive with its model."""
     decoder, document = Decoder(archive.arrays, objects), archive.document
-    data = _data(document, decoder)
+    data = _data(path, document, decoder)
     with x64():
         stored_binding = None if code is None else code["binding"]
         binding = bind(model, data) if stored_binding is None else stored_binding
     if code is None:
-        _check_model(path, binding, document)
+        check_model(path, binding, document)
     fields = decoder.decode(document["estimation"])
     del fields["criteria"], fields["iterations"]
     fields["params"] = _params(fields["params"], binding)
@@ -296,40 +196,6 @@ def _sampling(section: Any, decoder: Decoder, binding: Binding) -> Sampling | No
         for replicate in fields.pop("replicates")
     )
     return Sampling(binding=binding, replicates=replicates, **fields)
-
-
-def _check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None:
-    """**Raises:** OptionError for a model that is not the one of the file."""
-    section = document["model"]
-    names, there = list(binding.packed_names), list(section["packed"])
-    if names != there:
-        raise OptionError(
-            f"{path} holds a fit of another model: its parameters are {', '.join(there)}; those of model= are "
-            f"{', '.join(names)}."
-        )
-    here, in_file = _statistics(binding), section.get("statistics", {})
-    differs = [name for name in here if here[name] != in_file.get(name, here[name])]
-    if differs:
-        differences = "; ".join(
-            f"{name} is {in_file[name] or 'empty'} in the file and {here[name] or 'empty'} in model="
-            for name in differs
-        )
-        raise OptionError(f"{path} holds a fit of another model: {differences}.")
-    if section["covariates"] != _covariate_digest(binding):
-        raise OptionError(
-            f"{path}: the covariate columns that model= makes are not those of the fit (levels and centres come from "
-            "the data of all processes, and of groups that were left out); load it with trust_code=True if you trust "
-            "the file."
-        )
-    ours, theirs = versions(), document["estimation"]["versions"]
-    same_python = ours["python"].rsplit(".", 1)[0] == str(theirs.get("python")).rsplit(".", 1)[0]
-    if same_python and ours["jaxnlme"] == theirs.get("jaxnlme") and section["digest"] != binding_digest(binding):
-        warnings.warn(
-            f"{path}: the functions of model=, or constants that they read, are not those that were fitted (their "
-            "digest differs). Estimates, likelihood and summary are those of the file; predictions, simulations and "
-            "refits use the functions given here.",
-            stacklevel=4,
-        )
 
 
 def _unknown(archive: Archive) -> Archive | None:
