@@ -147,7 +147,7 @@ def _is_index(value: Any) -> bool:
 
 def check_path(name: str, value: Any) -> Path:
     """`value` as a Path. **Raises:** OptionError where it is not the path of a file."""
-    if not isinstance(value, (str, Path)) or not str(value):
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise OptionError(f"{name} must be the path of a file; received {value!r}.")
     return Path(value)
 

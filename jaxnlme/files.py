@@ -18,6 +18,8 @@ import hashlib
 import io
 import json
 import os
+import secrets
+import stat
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,12 +38,16 @@ class FileSettings:
     """Level of zlib's compression, from 1 (fast) to 9 (small)."""
     reason_length: int = 200
     """Characters of the message of another library that a message repeats."""
+    random_bytes: int = 8
+    """Random bytes in the name of a file that is not yet complete; 8 do not meet twice."""
 
 
 FILES = FileSettings()
 COMMENT = b"jaxnlme sha256 "
 DIGITS = 64
 ARRAYS = "arrays.npz"
+# Place of the first member's name in a zip archive.
+_NAME = 30
 # First bytes of files of jaxnlme 0.1: gzip (a fit) and numpy's zip without a digest (a checkpoint).
 _GZIP = b"\x1f\x8b"
 # All that taking a document or arrays of wrong content apart can raise.
@@ -66,18 +72,43 @@ def write_archive(
 
     **Arguments:** `kind`, "fit" or "checkpoint"; `version` of the kind's layout; `jaxnlme_version`, that of the
     package; `compress`: False is faster, for files that are written often.
-    **Raises:** OSError where the file cannot be written; ValueError for an array of objects.
+    **Raises:** OptionError where there can be no such file: a folder that is missing or may not be written to; OSError
+    for a full disk and the like; ValueError for an array of objects.
     """
     document = {"format": f"jaxnlme {kind}", "version": version, "jaxnlme": jaxnlme_version} | archive.document
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    content = _bytes(kind, document, archive, compress)
     try:
-        with open(part, "wb") as file:
-            file.write(_bytes(kind, document, archive, compress))
+        if path.is_dir():
+            raise OptionError(f"{path} is a folder; give the path of a file, such as {path / kind}.")
+        _replace(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        if error.filename is None:  # nothing about the path, such as a full disk
+            raise
+        raise OptionError(f"{path} cannot be written ({error.strerror}); {_remedy(path)}.") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file, in the place and with the permissions of an earlier one, at once."""
+    part = path.with_name(f".{secrets.token_hex(FILES.random_bytes)}.part")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    try:
+        # "x": a new file, as another thread may write to the same path.
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, 0o666 if mode is None else mode)) as file:
+            if mode is not None:
+                part.chmod(mode)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remedy(path: Path) -> str:
+    """The remedy where a file cannot be written."""
+    if not path.parent.exists():
+        return f"make the folder {path.parent} first"
+    return "give another path, or the permission to write there"
 
 
 def _bytes(kind: str, document: dict[str, Any], archive: Archive, compress: bool) -> bytes:
@@ -110,6 +141,7 @@ def read_archive(path: Path, kind: str, version: int, jaxnlme_version: str) -> A
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             names = file.namelist()
+            _check_members(path, kind, names)
             kinds = [name.removesuffix(".json") for name in names if name in ("fit.json", "checkpoint.json")]
             if kinds != [kind]:
                 raise OptionError(f"{path} holds a jaxnlme {kinds[0] if kinds else 'file'}, and no {kind}.")
@@ -125,10 +157,25 @@ def read_archive(path: Path, kind: str, version: int, jaxnlme_version: str) -> A
     return Archive({k: v for k, v in document.items() if k not in ("format", "version", "jaxnlme")}, loaded, members)
 
 
+def _check_members(path: Path, kind: str, names: list[str]) -> None:
+    """**Raises:** OptionError where one of the `names` of members is there twice: readers differ in which they take."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OptionError(
+            f"{path} is damaged: it holds {twice[0]!r} more than once; take a copy, or make the {kind} again."
+        )
+
+
 def unreadable(path: Path, kind: str, error: BaseException) -> OptionError:
     """The error for a file with a correct digest whose content is not that of its kind."""
-    reason = " ".join(str(error).split())[: FILES.reason_length] or type(error).__name__
-    return OptionError(f"{path} is not a jaxnlme {kind} that this version can read ({reason}); nothing was loaded.")
+    return OptionError(
+        f"{path} is not a jaxnlme {kind} that this version can read ({reason_of(error)}); nothing was loaded."
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of an error of another library in one line."""
+    return " ".join(str(error).split())[: FILES.reason_length] or type(error).__name__
 
 
 def _check_digest(path: Path, kind: str, content: bytes) -> None:
@@ -142,7 +189,8 @@ def _check_digest(path: Path, kind: str, content: bytes) -> None:
             f"{path} is not a file of this version: a jaxnlme {kind} of version 0.1 is a pickle, which is no longer "
             f"read; load it with version 0.1, or make the {kind} again."
         )
-    if marked or f"{kind}.json".encode() in content:
+    # The first member of our archives; its name stands at byte 30 of the file.
+    if marked or content[_NAME:].startswith((b"fit.json", b"checkpoint.json")):
         raise OptionError(
             f"{path} is damaged or cut short: its digest does not agree with its content; take a copy, or make the "
             f"{kind} again."

@@ -2,13 +2,15 @@
 
 Plain JSON values stand for themselves. What JSON lacks is a dictionary with one key that starts with "$": "$tuple",
 "$float" (nan and infinities), "$dict" (keys that are no strings), "$array" (the name of an array), "$cells" (an array
-of objects, cell by cell), "$table", "$column", "$index" (pandas), "$time", "$record" (a class of `RECORDS`, by name,
-with its fields) and "$stored" (the number of an object that only `trust_code=True` brings back).
+of objects, cell by cell), "$table", "$column", "$index" (pandas), "$plain" (dates, times and the like, see
+`plain_values`; "$time" in earlier files), "$record" (a class of `RECORDS`, by name, with its fields) and "$stored" (the
+number of an object that only `trust_code=True` brings back).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood
+from jaxnlme.fitting.plain_values import decode_index, decode_plain, encode_index, encode_plain
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, ImportanceIntegral
 from jaxnlme.likelihood.lindstrom_bates import Linearised
@@ -62,10 +65,13 @@ class Encoder:
 
     def encode(self, value: Any, place: str) -> Any:
         """`value` as JSON; arrays inside are called `place`, "place/field", ..."""
-        if value is None or isinstance(value, (bool, str)) or (isinstance(value, int) and not hasattr(value, "name")):
+        if value is None or (isinstance(value, (bool, str, int)) and not isinstance(value, enum.Enum)):
             return value
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+        plain = encode_plain(value)
+        if plain is not None:
+            return plain
         if isinstance(value, (np.ndarray, np.generic, jax.Array)):
             return self._array(np.asarray(value), value, place)
         if isinstance(value, (tuple, list)):
@@ -115,14 +121,23 @@ class Encoder:
         if isinstance(value, pd.RangeIndex):
             return {"$index": "range", "values": [value.start, value.stop, value.step], "name": value.name}
         if isinstance(value, pd.MultiIndex):
-            rows = [self.encode(level.to_numpy(), f"{place}/{k}") for k, level in enumerate(_levels(value))]
+            rows = [self.encode(level, f"{place}/{k}") for k, level in enumerate(_levels(value))]
             return {"$index": "multi", "values": rows, "names": self.encode(list(value.names), f"{place}/names")}
         if type(value) in (pd.Index, pd.DatetimeIndex) and getattr(value, "tz", None) is None:
             values = self.encode(value.to_numpy(), f"{place}/values")
             return {"$index": "plain", "values": values, "name": self.encode(value.name, f"{place}/name")}
-        if isinstance(value, pd.Timestamp):
-            return {"$time": value.isoformat()}
-        return self.store(value, f"{type(value).__module__}.{type(value).__qualname__}")
+        if isinstance(value, pd.Index):
+            name = self.encode(value.name, f"{place}/name")
+            whole = encode_index(value)
+            if whole is not None:
+                return whole | {"name": name}
+            cells = self.encode(value.to_numpy(dtype=object), f"{place}/cells")
+            return self.store(value, _kind(value)) | {"instead": {"$index": "plain", "values": cells, "name": name}}
+        return self.store(value, _kind(value))
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _levels(index: Any) -> list[Any]:
@@ -147,6 +162,7 @@ class Decoder:
             "$table": self._table,
             "$column": self._column,
             "$index": self._index,
+            "$plain": decode_plain,
             "$time": self._time,
             "$record": self._record,
             "$stored": self._stored,
@@ -191,6 +207,8 @@ class Decoder:
         if node["$index"] == "multi":
             levels = [self.decode(level) for level in node["values"]]
             return pd.MultiIndex.from_arrays(levels, names=self.decode(node["names"]))
+        if node["$index"] != "plain":
+            return decode_index(node, self.decode(node["name"]))
         return pd.Index(self.decode(node["values"]), name=self.decode(node["name"]))
 
     def _time(self, node: dict[str, Any]) -> Any:
@@ -208,4 +226,6 @@ class Decoder:
         return out
 
     def _stored(self, node: dict[str, Any]) -> Any:
-        return NotLoaded(str(node["description"])) if self.objects is None else self.objects[node["$stored"]]
+        if self.objects is not None:
+            return self.objects[node["$stored"]]
+        return self.decode(node["instead"]) if "instead" in node else NotLoaded(str(node["description"]))

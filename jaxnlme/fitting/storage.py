@@ -18,25 +18,26 @@ again when the loaded fit is saved.
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnlme.arguments import check_flag, check_path
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import JaxnlmeError, OptionError
-from jaxnlme.estimators.core.model_digest import binding_digest
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
-from jaxnlme.fitting.encoding import Decoder, Encoder
+from jaxnlme.fitting.encoding import Decoder, Encoder, NotLoaded
 from jaxnlme.fitting.fit import Fit
-from jaxnlme.fitting.same_model import check_model, covariate_digest, statistics
+from jaxnlme.fitting.same_model import check_model
 from jaxnlme.fitting.stored_code import code_of, read_code
 from jaxnlme.fitting.stored_fit import StoredFit
+from jaxnlme.fitting.stored_sections import TABLES, sections_of
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.stochastic import Sampling
@@ -44,39 +45,40 @@ from jaxnlme.results.stochastic import Sampling
 FORMAT = 3
 CODE = "model.cloudpickle"
 SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
-TABLES = ("estimates", "values", "covariance", "psi", "random_effects", "random_effects_se", "shrinkage", "groups")
-# Fields of a Fit that sections of their own hold.
-_APART = ("binding", "params", "sampling", "fingerprint")
 
 
 def save(fit: Fit, path: str | Path) -> Path:
     """Writes a fit to `path`, so that another process can load it.
 
     Functions and classes of the user's own modules (neither installed packages nor the standard library) go into the
-    file whole, with the functions they call. The file replaces an earlier one only when it is complete.
+    file whole, with the functions they call. A model that holds what cannot be stored, such as a lock or an open file,
+    is left out, with a warning. The file replaces an earlier one only when it is complete.
 
     **Arguments:** `fit`; `path` of the file.
     **Returns:** the path.
-    **Raises:** TypeError for a model that holds what cannot be stored, such as a lock or an open file.
+    **Raises:** OptionError where the file cannot be written there.
     """
     path = check_path("path", path)
     encoder = Encoder()
-    document = {
-        "model": _model_section(fit, encoder),
-        "estimation": _estimation_section(fit, encoder),
-        "tables": _tables_section(fit, encoder),
-        "data": _data_section(fit.data, encoder),
-        "summary": _summary_section(fit),
-        "sampling": _sampling_section(fit, encoder),
-    }
+    document = sections_of(fit, encoder)
+    members, missing = {}, ""
+    try:
+        members[CODE] = code_of(fit, encoder.objects)
+    except pickle.PicklingError as error:
+        missing = str(error)
     kept = fit.unknown_sections
-    members = {CODE: code_of(fit, encoder.objects)}
     if kept is not None:
         document = kept.document | document
         document["tables"] = kept.document.get("tables", {}) | document["tables"]
         members = kept.members | members
     arrays = encoder.arrays if kept is None else kept.arrays | encoder.arrays
     write_archive(path, "fit", FORMAT, versions()["jaxnlme"], Archive(document, arrays, members))
+    if missing:
+        warnings.warn(
+            f"{path} holds the numbers of the fit without the code of its model, because {missing}; jn.load(path, "
+            "model=model) gives the whole fit.",
+            stacklevel=3,
+        )
     return path
 
 
@@ -109,7 +111,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
         if missing:
             raise ValueError(f"it lacks the section {missing[0]!r}")
         if code is None and model is None:
-            return _stored(archive)
+            return _stored(path, archive)
         objects = None if code is None else code["objects"]
         return _fit(path, archive, code["model"] if code is not None else model, objects, code)
     except JaxnlmeError:
@@ -122,96 +124,14 @@ def save_again(archive: Archive, path: str | Path) -> Path:
     """Writes the content of a file that was read, as it was, to `path`.
 
     **Returns:** the path.
+    **Raises:** OptionError where the file cannot be written there.
     """
-    path = Path(path)
+    path = check_path("path", path)
     write_archive(path, "fit", FORMAT, versions()["jaxnlme"], archive)
     return path
 
 
-# --- sections ---
-
-
-def _model_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    binding, density = fit.binding, fit.binding.density
-    return {
-        "declaration": repr(fit.model),
-        "fixed_effects": list(density.beta_names),
-        "random_effects": list(density.effect_names),
-        "error_parameters": list(density.error_names),
-        "packed": list(binding.packed_names),
-        "fixed": encoder.encode(np.asarray(binding.fixed), "model/fixed"),
-        "statistics": statistics(binding),
-        "digest": binding_digest(binding),
-        "covariates": covariate_digest(binding),
-    }
-
-
-def _estimation_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    params = fit.params
-    free = [np.asarray(leaf) for leaf in jax.tree.leaves(params.free)]
-    parts = {"beta": params.beta, "covariance": params.covariance, "error": params.error}
-    packed = {name: np.asarray(value, float) for name, value in parts.items()} | {"free": free}
-    fields = {
-        field.name: encoder.encode(getattr(fit, field.name), f"estimation/{field.name}")
-        for field in dataclasses.fields(fit)
-        if field.name not in _APART
-    }
-    return fields | {
-        "params": encoder.encode(packed, "estimation/params"),
-        "criteria": encoder.encode(fit.criteria, "estimation/criteria"),
-        "iterations": fit.iterations,
-    }
-
-
-def _tables_section(fit: Fit, encoder: Encoder) -> dict[str, Any]:
-    group = fit.data.group_name
-
-    def entry(name: str, value: Any, level: str | None, axis: str) -> dict[str, Any]:
-        content = encoder.encode(value, f"tables/{name}")
-        return {"level": level, "axis": axis, "endpoint": None, "content": content}
-
-    return {
-        "estimates": entry("estimates", fit.estimates, None, "parameters"),
-        "values": entry("values", fit.values, None, "parameters"),
-        "covariance": entry("covariance", fit.covariance, None, "parameters"),
-        "psi": entry("psi", fit.psi, group, "effects"),
-        "shrinkage": entry("shrinkage", fit.shrinkage, group, "effects"),
-        "random_effects": entry("random_effects", fit.random_effects, group, "groups"),
-        "random_effects_se": entry("random_effects_se", fit.random_effects_se, group, "groups"),
-        "groups": entry("groups", fit.status.groups, group, "groups"),
-    }
-
-
-def _data_section(data: GroupedData, encoder: Encoder) -> dict[str, Any]:
-    fields = {
-        field.name: encoder.encode(getattr(data, field.name), f"data/{field.name}")
-        for field in dataclasses.fields(data)
-    }
-    return {"fields": fields, "digest": data.fingerprint()}
-
-
-def _summary_section(fit: Fit) -> dict[str, Any]:
-    summary = fit.summary()
-    return {"text": str(summary), "html": summary._repr_html_(), "one_line": repr(fit)}
-
-
-def _sampling_section(fit: Fit, encoder: Encoder) -> Any:
-    if fit.sampling is None:
-        return None
-    names = [field.name for field in dataclasses.fields(fit.sampling) if field.name not in ("binding", "replicates")]
-    section = {name: encoder.encode(getattr(fit.sampling, name), f"sampling/{name}") for name in names}
-    replicates = []
-    for k, replicate in enumerate(fit.sampling.replicates):
-        params = {name: np.asarray(getattr(replicate.params, name), float) for name in ("beta", "covariance", "error")}
-        place = f"sampling/replicates/{k}"
-        replicates.append(encoder.encode(dataclasses.replace(replicate, params=params), place))  # pyright: ignore[reportArgumentType]
-    return section | {"replicates": replicates}
-
-
-# --- reading ---
-
-
-def _stored(archive: Archive) -> StoredFit:
+def _stored(path: Path, archive: Archive) -> StoredFit:
     """A StoredFit of an archive."""
     decoder = Decoder(archive.arrays)
     document = archive.document
@@ -223,13 +143,20 @@ def _stored(archive: Archive) -> StoredFit:
         tables=tables,
         page=document["summary"],
         fingerprint=document["data"]["digest"],
-        data=_data(document, decoder),
+        data=_data(path, document, decoder),
         archive=archive,
     )
 
 
-def _data(document: dict[str, Any], decoder: Decoder) -> GroupedData:
-    data = GroupedData(**decoder.decode(document["data"]["fields"]))
+def _data(path: Path, document: dict[str, Any], decoder: Decoder) -> GroupedData:
+    fields = decoder.decode(document["data"]["fields"])
+    for label in fields["labels"].tolist():
+        if isinstance(label, NotLoaded):
+            raise OptionError(
+                f"{path}: the group labels are of the type {label.description}, which only the code in the file brings "
+                "back; load it with trust_code=True if you trust the file, or label the groups by text or numbers."
+            )
+    data = GroupedData(**fields)
     if data.fingerprint() != document["data"]["digest"]:
         raise ValueError("its data do not agree with their digest")
     return data
@@ -238,7 +165,7 @@ def _data(document: dict[str, Any], decoder: Decoder) -> GroupedData:
 def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, code: dict[str, Any] | None) -> Fit:
     """The Fit of an archive with its model."""
     decoder, document = Decoder(archive.arrays, objects), archive.document
-    data = _data(document, decoder)
+    data = _data(path, document, decoder)
     with x64():
         stored_binding = None if code is None else code["binding"]
         binding = bind(model, data) if stored_binding is None else stored_binding

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import datetime
+import decimal
 import gzip
 import hashlib
 import io
@@ -13,9 +14,15 @@ import re
 import subprocess
 import sys
 import threading
+import uuid
+import warnings
 import zipfile
+import zoneinfo
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +33,7 @@ import jaxnlme as jn
 from jaxnlme import files
 from jaxnlme.files import Archive, read_archive, write_archive
 from jaxnlme.fitting import storage
+from jaxnlme.fitting.encoding import Decoder, Encoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -395,12 +403,18 @@ def test_a_missing_module_is_named(fit: jn.Fit, saved: Path, tmp_path: Path) -> 
         jn.load(path, trust_code=True)
 
 
-def test_a_file_is_replaced_only_by_a_complete_one(fit: jn.Fit, tmp_path: Path) -> None:
+def test_a_file_is_replaced_only_by_a_complete_one(
+    fit: jn.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.fit"
     path.write_text("earlier")
-    broken = dataclasses.replace(fit, options={"lock": threading.Lock()})
-    with pytest.raises(TypeError, match="lock"):
-        broken.save(path)
+
+    def full(*args: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        fit.save(path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -433,3 +447,320 @@ def test_other_files_are_refused(saved: Path, tmp_path: Path) -> None:
         jn.load(tmp_path / "missing.fit")
     with pytest.raises(jn.OptionError, match="is a folder"):
         jn.load(tmp_path)
+
+
+# ---- classes, and objects that cannot be stored
+
+
+NETWORKS = """
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+class Curve(eqx.Module):
+    asymptote: float = eqx.field(static=True, default=190.0)
+
+    def __call__(self, phi, x):
+        return self.asymptote / (1.0 + jnp.exp((phi.mid - x.age) / 350.0)) + self.correction(x.age / 1000.0)
+
+class Network(Curve):
+    bend: jax.Array
+    net: eqx.nn.MLP
+
+    def __init__(self, key):
+        self.asymptote = 180.0
+        self.bend = jnp.ones(2)
+        self.net = eqx.nn.MLP("scalar", "scalar", 2, 1, key=key)
+
+    def correction(self, t):
+        assert isinstance(self, Network) and super().__call__ is not None
+        return self.bend[0] * t + jnp.vectorize(self.net)(t)
+"""
+
+FITS_NETWORKS = """
+import sys
+import equinox as eqx
+import jax
+import jaxnlme as jn
+from networks import Network
+{code}
+data = jn.GroupedData.from_frame(jn.datasets.orange(), "Tree", "circumference", "age")
+for k, structure in enumerate((Network(jax.random.key(1)), eqx.filter_jit(Network(jax.random.key(1))))):
+    model = jn.NLMEModel(structure, [jn.Parameter("mid", 700.0, random=True)])
+    fit = jn.fit(model, data, "foce", standard_errors=False, max_iterations=1)
+    fit.save(sys.argv[1] + str(k))
+    print(fit.predict().iloc[3])
+"""
+
+ASKS_NETWORKS = """
+import sys
+import jaxnlme as jn
+
+for k in range(2):
+    print(jn.load(sys.argv[1] + str(k), trust_code=True).predict().iloc[3])
+"""
+
+
+@pytest.mark.parametrize("home", ["a module", "the script"])
+def test_equinox_modules_travel_with_the_fit(home: str, tmp_path: Path) -> None:
+    """Fields of arrays, of networks, and static ones, inherited too; the process that reads has no such module."""
+    writes, reads = tmp_path / "home", tmp_path / "away"
+    for folder in (writes, reads):
+        folder.mkdir()
+    if home == "a module":
+        (writes / "networks.py").write_text(NETWORKS)
+        code = FITS_NETWORKS.format(code="")
+    else:
+        code = FITS_NETWORKS.replace("from networks import Network", "").format(code=NETWORKS)
+    there = run(code, tmp_path / "orange.fit", writes)
+    assert run(ASKS_NETWORKS, tmp_path / "orange.fit", reads) == there
+
+
+class Scaled:
+    """A model whose class holds a constant."""
+
+    factor = 1.0
+
+    def __call__(self, phi, x):
+        return self.factor * line(phi, x)
+
+
+LOCK = threading.Lock()
+
+
+def locked(phi, x):
+    with LOCK:
+        return line(phi, x)
+
+
+class Refuses:
+    """Cannot be pickled."""
+
+    def __call__(self, phi, x):
+        return line(phi, x)
+
+    def __reduce__(self):
+        raise RuntimeError("of no use elsewhere")
+
+
+def quick(structure: Any, data: jn.GroupedData | None = None) -> jn.Fit:
+    """A fit of a line that is cut off at once."""
+    model, lines = simulated()
+    model = jn.NLMEModel(structure, model.parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return jn.fit(model, data or lines, "fo", standard_errors=False, max_iterations=1)
+
+
+def test_loading_leaves_the_classes_of_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = quick(Scaled())
+    path, expected = fit.save(tmp_path / "fit"), fit.predict()
+    monkeypatch.setattr(Scaled, "factor", 2.0)
+    loaded = jn.load(path, trust_code=True)
+    assert Scaled.factor == 2.0
+    pd.testing.assert_series_equal(loaded.predict(), expected)
+
+
+@pytest.mark.parametrize(
+    ("structure", "named"),
+    [
+        (locked, r"the global variable 'LOCK' of 'locked' \(a _thread\.lock\)"),
+        (Refuses(), r"an object of the type tests.*Refuses cannot be stored \(of no use elsewhere\)"),
+        (jax.checkpoint(line), "cannot be stored"),
+    ],
+    ids=["lock", "reduce", "checkpoint"],
+)
+def test_a_model_that_cannot_be_stored_leaves_the_numbers(structure: Any, named: str, tmp_path: Path) -> None:
+    fit = quick(structure)
+    with pytest.warns(UserWarning, match=rf"{named}.*jn\.load\(path, model=model\)") as caught:
+        path = fit.save(tmp_path / "fit")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    pd.testing.assert_frame_equal(jn.load(path).estimates, fit.estimates)
+    pd.testing.assert_series_equal(jn.load(path, model=fit.model).predict(), fit.predict())
+    with pytest.raises(jn.OptionError, match="holds no code"):
+        jn.load(path, trust_code=True)
+
+
+@pytest.mark.parametrize("error", [ImportError("no name"), SyntaxError("bad"), Exception("some\nlines")], ids=repr)
+def test_code_that_fails_is_one_sentence(error: Exception, saved: Path, tmp_path: Path) -> None:
+    class Fails:
+        def __reduce__(self):
+            return fail, (error,)
+
+    archive, path = read_archive(saved, "fit", storage.FORMAT, "test"), tmp_path / "fails.fit"
+    members = {storage.CODE: cloudpickle.dumps(Fails())}
+    write_archive(path, "fit", storage.FORMAT, "test", Archive(archive.document, archive.arrays, members))
+    with pytest.raises(jn.OptionError, match=r"holds code that this Python .* cannot bring back") as caught:
+        jn.load(path, trust_code=True)
+    assert "\n" not in str(caught.value)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+# ---- labels
+
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+PLAIN = [
+    datetime.date(2020, 1, 2), datetime.datetime(2020, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
+    datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(1, 2, 3), b"a\xff", decimal.Decimal("1.10"),
+    uuid.UUID(int=5), np.datetime64("2020-01-01", "D"), np.timedelta64(3, "h"), pd.Timestamp("2020-01-01 00:00:00.5"),
+    pd.Timestamp("2020-10-25 01:30:00.000000001", tz="UTC").tz_convert("Europe/Berlin"), pd.Timedelta("1h 3ns"),
+    pd.Timestamp("2020-01-01 00:00+05:00"), pd.Period("2020Q1", "Q-NOV"),
+    pd.date_range("2020", periods=3, tz="Europe/Berlin", name="when"), pd.date_range("2020", periods=3),
+    pd.timedelta_range("1h", periods=3), pd.period_range("2020", periods=3, freq="M"),
+    pd.MultiIndex.from_arrays([pd.date_range("2020", periods=2, tz="UTC"), [1, 2]], names=["a", None]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
+def test_dates_and_their_like_come_back(value: Any) -> None:
+    encoder = Encoder()
+    node = json.loads(json.dumps(encoder.encode(value, "value")))
+    again = Decoder(encoder.arrays).decode(node)
+    assert not encoder.objects and type(again) is type(value)
+    if isinstance(value, pd.Index):
+        assert again.equals(value) and again.names == value.names and again.dtype == value.dtype
+    else:
+        assert again == value and repr(again) == repr(value)
+
+
+def relabelled(label: Any, index: Any) -> jn.GroupedData:
+    """The data of `simulated` with other labels and another row index."""
+    lines = simulated()[1]
+    frame = lines.to_frame()[["t", "kind", "y"]].assign(group=[label(k // 4) for k in range(32)])
+    frame.index = index
+    return jn.GroupedData.from_frame(frame, "group", "y", ["t"], ["kind"])
+
+
+def test_times_label_groups_and_rows(tmp_path: Path) -> None:
+    index = pd.date_range("2020", periods=32, tz="Europe/Berlin", freq="D")
+    fit = quick(line, relabelled(lambda k: pd.Timestamp(2020, 1, 1 + k, tz="Europe/Berlin"), index))
+    path = fit.save(tmp_path / "fit")
+    pd.testing.assert_frame_equal(jn.load(path).random_effects, fit.random_effects)
+    for loaded in (jn.load(path, model=fit.model), jn.load(path, trust_code=True)):
+        assert loaded.fingerprint == fit.fingerprint and loaded.data.labels[0] == fit.data.labels[0]
+        pd.testing.assert_series_equal(loaded.predict(), fit.predict())
+        assert loaded.residuals().index.equals(fit.residuals().index)
+
+
+def test_labels_that_need_code_are_named(tmp_path: Path) -> None:
+    """Of the row index no more is lost than its labels."""
+    intervals = pd.IntervalIndex.from_breaks(range(33))
+    path = quick(line, relabelled(lambda k: pd.Interval(k, k + 1), range(32))).save(tmp_path / "fit")
+    for options in ({}, {"model": jn.load(path, trust_code=True).model}):
+        with pytest.raises(jn.OptionError, match=r"labels are of the type pandas\.\S*Interval, .* trust_code=True"):
+            jn.load(path, **options)
+    fit = quick(line, relabelled(str, intervals))
+    path = fit.save(tmp_path / "fit")
+    again = jn.load(path, model=fit.model).predict()
+    np.testing.assert_array_equal(again, fit.predict())
+    assert "not loaded" in str(again.index[0])
+    assert jn.load(path, trust_code=True).predict().index.equals(fit.predict().index)
+
+
+# ---- other models and versions, other places
+
+
+def test_functions_of_other_versions_are_not_compared(fit: jn.Fit, saved: Path, tmp_path: Path) -> None:
+    archive, path = read_archive(saved, "fit", storage.FORMAT, "test"), tmp_path / "other.fit"
+    for name, version, words in (
+        ("python", "3.2.1", r"of Python 3\.2 and"),
+        ("jaxnlme", "9.9", r"of jaxnlme 9\.9 and"),
+    ):
+        estimation = archive.document["estimation"]
+        estimation = estimation | {"versions": estimation["versions"] | {name: version}}
+        write_archive(
+            path, "fit", storage.FORMAT, "test", Archive(archive.document | {"estimation": estimation}, archive.arrays)
+        )
+        with pytest.warns(UserWarning, match=rf"could not be compared .* because the file is {words}"):
+            jn.load(path, model=fit.model)
+
+
+class Weights(eqx.Module):
+    weights: dict[str, jax.Array]
+
+    def __call__(self, phi, x):
+        return phi.a + phi.b * x.t + sum(w.sum() * x.t**2 for w in self.weights.values())
+
+
+def test_other_free_parameters_are_another_model(tmp_path: Path) -> None:
+    fit = quick(Weights({"first": jnp.zeros(2)}))
+    path = fit.save(tmp_path / "fit")
+    assert jn.load(path, model=fit.model).fingerprint == fit.fingerprint
+    for others in ({"second": jnp.zeros(2)}, {"first": jnp.zeros(3)}, {"first": jnp.zeros(2), "more": jnp.zeros(1)}):
+        model = jn.NLMEModel(Weights(others), fit.model.parameters)
+        with pytest.raises(jn.OptionError, match=r"another model: the list of free parameters is .* in the file"):
+            jn.load(path, model=model)
+
+
+@pytest.mark.parametrize("place", ["", "missing/a.fit", "a\0b", "n" * 300, "file/a.fit"])
+def test_paths_that_no_file_can_have(place: str, fit: jn.Fit, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = f"{tmp_path}/{place}"
+    for each in (fit, jn.load(saved)):
+        with pytest.raises(jn.OptionError) as caught:
+            each.save(path)
+        assert repr(path)[1:-1].rstrip("/") in str(caught.value) and ".part" not in str(caught.value)
+    with pytest.raises(jn.OptionError, match="must be the path of a file"):
+        jn.load(saved).save(3)  # pyright: ignore[reportArgumentType]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_may_not_be_written_to(fit: jn.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, *args: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files.os, "open", denied)
+    with pytest.raises(jn.OptionError, match=r"a\.fit cannot be written \(Permission denied\); give another path"):
+        fit.save(tmp_path / "a.fit")
+
+
+def test_members_twice_and_foreign_text(saved: Path, tmp_path: Path) -> None:
+    twice, foreign, out = tmp_path / "twice.fit", tmp_path / "foreign.txt", io.BytesIO(saved.read_bytes())
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "a") as file:
+        warnings.simplefilter("ignore")
+        file.writestr("arrays.npz", b"")
+    content = out.getvalue()[: -files.DIGITS]
+    twice.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(jn.OptionError, match=r"is damaged: it holds 'arrays\.npz' more than once"):
+        jn.load(twice)
+    foreign.write_text("a text about fit.json and the like\n" * 20)
+    with pytest.raises(jn.OptionError, match="not a file that holds a jaxnlme fit"):
+        jn.load(foreign)
+
+
+def test_an_earlier_file_keeps_its_place_and_permissions(saved: Path, tmp_path: Path) -> None:
+    stored, path, link = jn.load(saved), tmp_path / "a.fit", tmp_path / "link.fit"
+    path.write_text("earlier")
+    path.chmod(0o600)
+    link.symlink_to(path.name)
+    stored.save(link)
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    pd.testing.assert_frame_equal(jn.load(path).estimates, stored.estimates)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.fit", "link.fit"]
+
+
+def test_threads_save_at_once(fit: jn.Fit, tmp_path: Path) -> None:
+    """Models of a module that is pickled by value (this one), to a path of their own and to one that they share."""
+    model, errors = quick(line), []
+    long = "n" * 245
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(3):
+                model.save(tmp_path / f"{number}.fit")
+                model.save(tmp_path / long)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and not cloudpickle.list_registry_pickle_by_value()
+    assert len(list(tmp_path.iterdir())) == 5
+    pd.testing.assert_series_equal(jn.load(tmp_path / long, trust_code=True).predict(), model.predict())

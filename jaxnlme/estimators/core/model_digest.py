@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import sys
@@ -24,6 +25,9 @@ _ENTERS_VALUES += (types.FunctionType, functools.partial)
 _WITH_START = (Parameter, Covariate, ErrorParameter)
 # Packages, besides Python itself, whose code is identified by its name.
 _LIBRARIES = {"jax", "jaxlib", "numpy", "jaxnlme", "equinox", "jaxtyping", "scipy", "pandas"} | sys.stdlib_module_names
+
+# Instructions that may read a variable of the module.
+_READS_GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 # Flag of code objects from Python 3.13 on, before which the first constant was reserved for the docstring.
 CODE_HAS_DOCSTRING = 0x4000000
@@ -159,9 +163,10 @@ def _has_docstring(code: types.CodeType) -> bool:
 
 
 def _globals(code: types.CodeType) -> list[str]:
-    """Names that a function, and functions inside it, may read from their module."""
+    """Names that a function, and functions inside it, may read from their module; names of attributes are none."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return sorted({*code.co_names, *(name for c in inner for name in _globals(c))})
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in _READS_GLOBALS}
+    return sorted({*own, *(name for c in inner for name in _globals(c))})
 
 
 def _filled(cell: Any) -> bool:

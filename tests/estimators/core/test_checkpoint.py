@@ -290,6 +290,24 @@ def test_the_digest_of_a_model_follows_its_code(monkeypatch):
     assert digest(make(2)) != first
 
 
+def test_the_digest_leaves_out_variables_called_like_an_attribute(monkeypatch):
+    """Functions inside a function and the bodies of classes read variables, too."""
+
+    def reads_attribute(phi, x):
+        return phi.FACTOR * x.t
+
+    def reads_within(phi, x):
+        class Constants:
+            factor = FACTOR
+
+        return (lambda t: Constants.factor * t)(x.t)
+
+    first, within = digest(reads_attribute), digest(reads_within)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert digest(reads_attribute) == first
+    assert digest(reads_within) != within
+
+
 def test_the_digest_of_an_object_follows_all_it_holds():
     """Entries with an underscore, fields called `start`, and the constants and methods of the user's classes."""
 
