@@ -161,9 +161,12 @@ def _check_members(path: Path, kind: str, names: list[str]) -> None:
     """**Raises:** OptionError where one of the `names` of members is there twice: readers differ in which they take."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise OptionError(
-            f"{path} is damaged: it holds {twice[0]!r} more than once; take a copy, or make the {kind} again."
-        )
+        raise _damaged(path, kind, f"damaged: it holds {twice[0]!r} more than once")
+
+
+def _damaged(path: Path, kind: str, what: str) -> OptionError:
+    """The error for a damaged file; `what`: the damage, in words that follow "is"."""
+    return OptionError(f"{path} is {what}; take a copy, or make the {kind} again.")
 
 
 def unreadable(path: Path, kind: str, error: BaseException) -> OptionError:
@@ -191,10 +194,7 @@ def _check_digest(path: Path, kind: str, content: bytes) -> None:
         )
     # The first member of our archives; its name stands at byte 30 of the file.
     if marked or content[_NAME:].startswith((b"fit.json", b"checkpoint.json")):
-        raise OptionError(
-            f"{path} is damaged or cut short: its digest does not agree with its content; take a copy, or make the "
-            f"{kind} again."
-        )
+        raise _damaged(path, kind, "damaged or cut short: its digest does not agree with its content")
     raise OptionError(f"{path} is not a file that holds a jaxnlme {kind} (its digest is missing: damaged, or foreign).")
 
 

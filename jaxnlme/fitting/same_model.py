@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -101,14 +102,19 @@ def _statistics(binding: Binding) -> dict[str, str]:
     fixed = [name for name, is_fixed in zip(binding.packed_names, binding.fixed, strict=True) if is_fixed]
     return {
         **{f"the transform of {name}": transform.name for name, transform in transforms if transform is not None},
-        "the covariance of the random effects": repr(density.covariance),
+        "the covariance of the random effects": _in_full(density.covariance),
         "the residual error": density.error.formula,
-        "the priors": "; ".join(
-            f"{name}: {prior!r}" for name, prior in zip(density.prior_names, density.priors, strict=True)
+        "the list of priors": "; ".join(
+            f"{name}: {_in_full(prior)}" for name, prior in zip(density.prior_names, density.priors, strict=True)
         ),
         "the list of fixed parameters": ", ".join(fixed),
         "the list of free parameters": ", ".join(_free_names(binding)),
     }
+
+
+def _in_full(part: Any) -> str:
+    """A part of a model in words, with the numbers that it holds."""
+    return eqx.tree_pformat(part, short_arrays=False)
 
 
 def _free_names(binding: Binding) -> list[str]:

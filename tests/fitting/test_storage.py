@@ -229,6 +229,19 @@ def test_another_statistical_model_is_refused(fit: jn.Fit, saved: Path) -> None:
             jn.load(saved, model=jn.NLMEModel(fit.model.structure, parameters, error=error))
 
 
+def test_a_prior_with_other_numbers_is_refused(tmp_path: Path) -> None:
+    def lines(sd: float) -> jn.NLMEModel:
+        return jn.NLMEModel(
+            line, [jn.Parameter("a", 1.0, random=True, prior=jn.priors.Normal(1.0, sd)), jn.Parameter("b", 0.4)]
+        )
+
+    data = simulated()[1]
+    path = jn.fit(lines(2.0), data, "fo", standard_errors=False).save(tmp_path / "prior.fit")
+    assert jn.load(path, model=lines(2.0)).values
+    with pytest.raises(jn.OptionError, match=r"the list of priors is .* in the file and .* in model="):
+        jn.load(path, model=lines(3.0))
+
+
 def other_curve(phi, x, v):
     """The volume doubled."""
     ke = phi.cl / (2.0 * phi.vol)

@@ -30,7 +30,7 @@ _LIBRARIES = {"jax", "jaxlib", "numpy", "jaxnlme", "equinox", "jaxtyping", "scip
 _READS_GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 # Flag of code objects from Python 3.13 on, before which the first constant was reserved for the docstring.
-CODE_HAS_DOCSTRING = 0x4000000
+_CODE_HAS_DOCSTRING = 0x4000000
 
 
 def digest(thing: Any) -> str:
@@ -159,7 +159,7 @@ def _has_docstring(code: types.CodeType) -> bool:
     """True if the first constant of a function's code is its docstring, or stands in its place."""
     if code.co_name.startswith("<"):
         return False
-    return sys.version_info < (3, 13) or bool(code.co_flags & CODE_HAS_DOCSTRING)
+    return sys.version_info < (3, 13) or bool(code.co_flags & _CODE_HAS_DOCSTRING)
 
 
 def _globals(code: types.CodeType) -> list[str]:

@@ -15,12 +15,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.estimators.core.callbacks import Callback, Callbacks, Iteration
 from jaxnlme.estimators.em.blocks import replicate_keys, run_block
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
-from jaxnlme.estimators.em.e_step import (
-    BLOCK,
-    ChainState,
-    IterationTrace,
-    StepContext,
-)
+from jaxnlme.estimators.em.e_step import BLOCK, ChainState, IterationTrace, StepContext
 from jaxnlme.estimators.em.m_step import EMState, Schedule
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout, parameter_layout
 from jaxnlme.estimators.em.run_state import OuterState, restore_run, run_arrays

@@ -15,21 +15,30 @@ if TYPE_CHECKING:
 PICTURES = ("individual_fits", "observed_predicted", "residuals")
 # Further pictures of a fit by simulation (SAEM, IMP).
 SIMULATED = ("trajectories", "individual_parameters")
+# Its files other than pictures.
 FILES = ("summary.txt", "estimates.csv", "random_effects.csv", "fit.jaxnlme")
 
 
 def write_report(fit: Fit, folder: Path, pictures: Sequence[str] = PICTURES) -> tuple[list[Path], str | None]:
     """Write `fit` into `folder`, which is created: summary.txt, estimates.csv, random_effects.csv, fit.jaxnlme and,
     where matplotlib is installed, one PNG for each of `pictures`; for SAEM and IMP also trajectories and individual
-    parameters. Files of these names from an earlier fit are removed.
+    parameters. Files of an earlier fit there that this one does not
+    replace are removed, once its own are written.
 
     A fit that could not start has no estimates: only summary.txt and fit.jaxnlme are written.
     **Arguments:** `pictures`: names of methods of `fit.plot`.
     **Returns:** the files, and a sentence about pictures that were left out, or None.
     """
+    files, note = _write(fit, folder, pictures)
+    earlier = [*FILES, *(f"{picture}.png" for picture in (*PICTURES, *SIMULATED))]
+    for path in {folder / name for name in earlier} - set(files):
+        path.unlink(missing_ok=True)
+    return files, note
+
+
+def _write(fit: Fit, folder: Path, pictures: Sequence[str]) -> tuple[list[Path], str | None]:
+    """Write the files of `write_report`, with its arguments and what it returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES + tuple(f"{picture}.png" for picture in (*PICTURES, *SIMULATED)):
-        (folder / name).unlink(missing_ok=True)  # of an earlier fit, which this one may not replace all of
     files = [folder / "summary.txt"]
     summary = fit.summary()
     files[0].write_text(f"{summary}\n", encoding="utf-8")

@@ -117,6 +117,8 @@ def test_options_of_other_methods_are_refused(folder, arguments, message):
 
 def test_without_matplotlib_the_report_has_no_pictures_and_says_so(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (folder / "out").mkdir()
+    (folder / "out" / "trajectories.png").write_bytes(b"of an earlier fit")
     result = fit(folder, "--max-iterations", "0")
     assert "pip install 'jaxnlme[plot]'" in result.output
     assert {file.name for file in (folder / "out").iterdir()} == REPORT
