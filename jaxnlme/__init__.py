@@ -51,6 +51,7 @@ from jaxnlme.model.params import Params as Params
 from jaxnlme.model.residual_error import families as error
 from jaxnlme.model.residual_error.base import ErrorParameter as ErrorParameter
 from jaxnlme.model.residual_error.base import GroupLogLikelihood as GroupLogLikelihood
+from jaxnlme.model.safe_power import safe_power as safe_power
 from jaxnlme.results.simulate import simulate_responses as simulate_responses
 from jaxnlme.results.simulate import with_responses as with_responses
 from jaxnlme.sampling.metropolis import Moves as Moves

@@ -32,7 +32,8 @@ class Binding:
     (packed,) bool: entries of the packed vector that are not estimated; `packed_names`: names of its entries;
     `transforms`: for each beta that is the typical value of a parameter its transform, None for other coefficients;
     `covariates`: by parameter, the columns that its covariate formulas make; `bucket_groups`: for each bucket the
-    positions of its groups in the data.
+    positions of its groups in the data; `sd_ranges`: for each random effect the least and largest starting standard
+    deviation (`Parameter.sd_start_range`).
     """
 
     model: ModelDeclaration
@@ -44,6 +45,7 @@ class Binding:
     transforms: tuple[Any, ...]
     covariates: dict[str, CovariateColumns]
     bucket_groups: tuple[np.ndarray, ...]
+    sd_ranges: tuple[tuple[float, float], ...]
 
     @property
     def density(self) -> Density:
@@ -125,8 +127,11 @@ def bind(
     if model.random_design is None or model.individual is not None:
         effects = tuple(p.name for p in model.parameters if p.random)
         sd0 = np.array([p.sd_start for p in model.parameters if p.random])
+        sd_ranges = [p.sd_start_range for p in model.parameters if p.random]
     else:
-        effects, sd0 = _explicit_effects(model, individual.random)
+        effects, sd0, sd_ranges = _explicit_effects(model, individual.random)
+    if model.psi is not None or model.fix_psi:
+        sd_ranges = [(0.0, np.inf)] * len(effects)
     family = covariance(model.covariance, effects) if like is None else like.density.covariance
     error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
@@ -149,7 +154,9 @@ def bind(
         np.asarray(data.weights, float),
     )
     start = Params(beta0, theta0, error0, model._free)
-    return Binding(model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups))
+    return Binding(
+        model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups), tuple(sd_ranges)
+    )
 
 
 def _check_readable(data: GroupedData) -> None:
@@ -231,13 +238,17 @@ def _formula_design(
     return Design(tuple(tuple(row) for row in terms), len(names)), columns, tuple(names), slopes
 
 
-def _explicit_effects(model: ModelDeclaration, design: Design) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and starting SDs of the columns of random_design: those of the parameter if a column enters only one."""
+def _explicit_effects(
+    model: ModelDeclaration, design: Design
+) -> tuple[tuple[str, ...], np.ndarray, list[tuple[float, float]]]:
+    """Names, starting SDs and their ranges of the columns of random_design: those of the parameter if a column enters
+    only one."""
     rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
     only = [model.parameters[column[0]].name if len(column) == 1 else None for column in rows]
     effects = tuple(name if name and only.count(name) == 1 else f"b{k}" for k, name in enumerate(only))
     sds = [max((model.parameters[p].sd_start for p in column), default=1.0) for column in rows]
-    return effects, np.array(sds, float)
+    ranges = [model.parameters[column[0]].sd_start_range if len(column) == 1 else (0.0, np.inf) for column in rows]
+    return effects, np.array(sds, float), ranges
 
 
 def _theta_names(density: Density) -> tuple[str, ...]:

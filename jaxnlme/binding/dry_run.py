@@ -3,9 +3,7 @@ mistakes."""
 
 from __future__ import annotations
 
-import os
 import traceback
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -20,13 +18,12 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.derivatives import value_and_gradient
+from jaxnlme.model.derivatives import jacobian, value_and_gradient
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.tracing import is_users_file
 from jaxnlme.records import Rows
 
-# Stack frames of this package are recognised by the full path of its folder: users may have folders called jaxnlme.
-_PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 _TRACER_ERRORS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerBoolConversionError,
@@ -40,11 +37,14 @@ class DryRun(eqx.Module):
     """Result of one evaluation of all groups at the starting values, in the order of the data.
 
     **Fields:** `finite` (groups,) bool: log-density and gradient are finite at z = 0; `misfit`: the root mean square of
-    the standardised residuals at z = 0, None for outcomes without Gaussian moments.
+    the standardised residuals at z = 0, None for outcomes without Gaussian moments; `effect_sizes` (random,): the root
+    mean square change of the standardised predictions by one starting SD of each random effect, to first order, as a
+    fraction of `misfit`; None with it.
     """
 
     finite: np.ndarray
     misfit: float | None
+    effect_sizes: np.ndarray | None
 
 
 def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None) -> DryRun:
@@ -72,12 +72,15 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     effect = np.max(processes.gather(np.max(effect, axis=0)), axis=0)
     if processes.any(finite.any()):
         _check_effects(binding, start, effect)
-    misfit = None
+    misfit, effect_sizes = None, None
     if density.error.has_gaussian_moments and processes.any(finite.any()):
-        total = sum(processes.gather(float(np.sum(probe.squares[finite]))))
+        total = np.sum(processes.gather(np.sum(probe.squares[finite], axis=0)), axis=0)
         count = sum(processes.gather(int(np.sum(binding.data.observed[finite]))))
-        misfit = float(np.sqrt(total / max(count, 1))) if np.isfinite(total) else None
-    return DryRun(finite, misfit)
+        if np.isfinite(total[0]):
+            misfit = float(np.sqrt(total[0] / max(count, 1)))
+            with np.errstate(all="ignore"):  # a misfit of zero has no effect sizes
+                effect_sizes = np.sqrt(total[1:] / total[0])
+    return DryRun(finite, misfit, effect_sizes)
 
 
 def place_and_check(
@@ -142,10 +145,12 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         finite = jnp.isfinite(values[0]) & jnp.all(jnp.isfinite(slopes[0]))
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
-        squares, worst = jnp.zeros(()), jnp.ones(group.y.shape)
+        squares, worst = jnp.zeros(1 + q), jnp.ones(group.y.shape)
         if density.error.has_gaussian_moments:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
-            squares = jnp.sum(jnp.where(group.x.observed, (residual / scale) ** 2, 0.0))
+            slopes = jacobian(lambda z: density.predict(params, z, group))(zero)
+            parts = jnp.concatenate([residual[:, None], slopes], axis=1) / scale[:, None]
+            squares = jnp.sum(jnp.where(group.x.observed[:, None], parts**2, 0.0), axis=0)
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
         padding = _padding_difference(density, params, f, group)
         tables = _table_difference(density, params, f, group)
@@ -221,11 +226,7 @@ def _check_prediction(density: Density, f: Any, group: Group) -> None:
 
 def _tracer_advice(error: Exception) -> str:
     """Message on the user's line that cannot be traced, with what to write instead."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in ("/jax/", _PACKAGE, "/equinox/", "/numpy/", "<frozen"))
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
     where = f' in {frames[-1].filename}, line {frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
     if isinstance(error, jax.errors.TracerBoolConversionError):
         advice = "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."

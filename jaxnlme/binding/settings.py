@@ -26,8 +26,8 @@ class PlacementSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CheckSettings:
-    """Checks of a covariance matrix given by a user (`user_scale.py`) and of one evaluation at the starting values
-    (`dry_run.py`)."""
+    """Checks of a covariance matrix given by a user (`user_scale.py`), of one evaluation at the starting values
+    (`dry_run.py`) and of groups that fail (`model_faults.py`)."""
 
     symmetry: float = 1e-8
     """Largest difference of the two entries of psi for a pair of effects, in units of correlations, that counts as
@@ -47,6 +47,16 @@ class CheckSettings:
     effect_shifts: tuple[float, ...] = (0.1, -0.2)
     """Whitened effects, beside zero, at which the slopes are evaluated that show which parameters have an effect: at
     zero a slope can vanish by symmetry."""
+    explained_groups: int = 3
+    """Most groups of which rows and operations are looked for when they fail: one is the rule."""
+    kink_groups: int = 100
+    """Most groups of which a kink under the mode is looked for, at some milliseconds each."""
+    kink_step: float = 1e-4
+    """Distance, in whitened effects, on either side of a mode at which branches of the model are compared: searches of
+    a mode on a kink end much closer to it."""
+    moved: float = 1e-3
+    """Shift of the individual parameters, as a fraction of their size, that shows whether an argument of zero moves
+    with them."""
 
 
 PLACEMENT = PlacementSettings()

@@ -16,7 +16,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
+from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, scaled_sd_start, start_params
 from jaxnlme.estimators.two_stage.fit_groups import groups_start
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
@@ -80,6 +80,7 @@ def set_up(
     default_starts = start is None or bool(named_starts)
     if default_starts:
         params = scaled_error_start(binding, params, check.misfit, named_starts)
+        params = scaled_sd_start(binding, params, check.effect_sizes, named_starts)
     # A group of weight zero need not be finite: it adds nothing.
     finite = check.finite | (binding.data.weights == 0)
     return Setup(model, binding, params, named_starts, default_starts, placed, finite)

@@ -17,6 +17,7 @@ from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import restrict
 from jaxnlme.estimators.pipeline import Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
+from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
@@ -64,7 +65,9 @@ def fit(
       "laplace"; in a list, the last method is restricted, and those before give its start.
     - `start`: Params, values by name on the user's scale, or an earlier Fit of the same model; None: the model's own.
     - `starts`: "pooled" first fits the model without random effects to all data; "groups" fits each group by itself
-      and starts from the averages, spread and residual scale of these fits (see `fit_groups`).
+      and starts from the averages, spread and residual scale of these fits (see `fit_groups`); "multi" fits from many
+      starts around the given one in one compiled program and starts from the best (see `multistart`). A start that
+      these find is not used where the likelihood is higher at the given one.
     - `max_iterations`, `tolerance`: of the quasi-Newton minimiser; it ends when a further step is predicted to gain
       less than `tolerance` log-likelihood units (for "lme" and "relme": to move no parameter by more of its standard
       errors, 1e-5 at most).
@@ -91,7 +94,7 @@ def fit(
     """
     require_host("jn.fit", start, data, max_iterations, tolerance, getattr(model, "structure", None))
     check_choice("on_bad_group", on_bad_group, ("stop", "leave out"))
-    check_choice("starts", starts, (None, *STARTS))
+    check_choice("starts", starts, (None, *STARTS, "multi"))
     for name, value in {"restricted": restricted, "standard_errors": standard_errors, "throw": throw}.items():
         check_flag(name, value)
     callbacks, progress = check_callables("callbacks", callbacks), check_progress(progress)
@@ -103,8 +106,15 @@ def fit(
     estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
     if restricted:
         estimators[-1] = restrict(estimators[-1])
-    plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, path)
-    result = Fit.from_record(run_in_sequence(model, data, estimators, plan))
+    search = starts == "multi"
+    preliminary = None if search else starts
+    plan = Plan(start, preliminary, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, path)
+    found = ""
+    if search and not (path is not None and path.exists()):
+        best, found = best_of_starts(model, data, estimators[0], plan, fit)
+        plan = dataclasses.replace(plan, start=start if best is None else best)
+    record = run_in_sequence(model, data, estimators, plan)
+    result = Fit.from_record(with_start_sentence(record, found) if search else record)
     return result.throw() if throw else result
 
 

@@ -28,7 +28,7 @@ class GroupResult(eqx.Module):
 
     **Fields:** `value`: log p(y); `mode` (random,): whitened effects at which the integrand was expanded; `status`: a
     Status code; `evaluations`: of the mode search; `curvature` (random, random): H there; `monte_carlo`: the Monte
-    Carlo error.
+    Carlo error; `joint`: log joint density at the mode, NaN where none was searched.
     """
 
     value: Any
@@ -37,6 +37,7 @@ class GroupResult(eqx.Module):
     evaluations: Any
     curvature: Any
     monte_carlo: MonteCarloError
+    joint: Any
 
 
 def require_gaussian_moments(name: str, density: Density) -> None:
@@ -112,7 +113,8 @@ class LikelihoodApproximation(eqx.Module):
     def evaluate(self, density: Density, params: Params, group: Group, z0: Vector) -> GroupResult:
         """Likelihood of one group, with exact derivatives of every order in `params` (implicit ones through the mode).
 
-        **Arguments:** `density`; `params`; `group`; `z0` (random,): start of the search of the mode, whitened.
+        **Arguments:** `density`; `params`; `group`; `z0` (random,): start of the search of the mode, whitened;
+        or (starts, random), of which the best end is taken.
         **Returns:** a GroupResult.
         """
         if self.at_mode and density.n_effects:
@@ -137,6 +139,7 @@ def group_result(
     converged = jnp.ones((), bool) if search is None else search.converged
     finite_start = jnp.isfinite(value) if search is None else search.finite
     evaluations = jnp.ones((), int) if search is None else search.evaluations
+    joint = jnp.full((), jnp.nan) if search is None else -search.value
     status = jnp.where(converged, Status.ok, Status.mode_not_found)
     # The factor of a curvature that is not positive definite is NaN. With a finite factor the value can still be NaN,
     # at a node of the integral.
@@ -150,7 +153,7 @@ def group_result(
     status = jnp.where(observed, status, Status.no_observations)
     value, z = jnp.where(observed, value, 0.0), jnp.where(observed, z, 0.0)
     monte_carlo = MonteCarloError(jnp.where(observed, monte_carlo.variance, 0.0), monte_carlo.ess)
-    return GroupResult(value, z, status, evaluations, hessian, monte_carlo)
+    return GroupResult(value, z, status, evaluations, hessian, monte_carlo, joint)
 
 
 def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:

@@ -223,4 +223,5 @@ def _result(value: Any, mean: Vector, curvature: Matrix, monte_carlo: MonteCarlo
     status = jnp.where(jnp.isfinite(value), Status.ok, Status.non_finite)
     status = jnp.where(observed, status, Status.no_observations)
     monte_carlo = MonteCarloError(jnp.where(observed, monte_carlo.variance, 0.0), monte_carlo.ess)
-    return GroupResult(jnp.where(observed, value, 0.0), mean, status, jnp.zeros((), int), curvature, monte_carlo)
+    value, no_mode = jnp.where(observed, value, 0.0), jnp.full((), jnp.nan)
+    return GroupResult(value, mean, status, jnp.zeros((), int), curvature, monte_carlo, no_mode)

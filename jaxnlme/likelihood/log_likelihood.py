@@ -15,6 +15,8 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
+from jaxnlme.likelihood.curvature import exact
+from jaxnlme.likelihood.mode import ModeSearch, mode_starts, search_mode
 from jaxnlme.model.params import Params
 from jaxnlme.precision import require_x64
 from jaxnlme.typing import Scalar, Vector
@@ -41,13 +43,36 @@ def evaluate_groups(
     """Likelihoods of all groups by one approximation.
 
     **Arguments:** `problem`; `params`; `method`: the approximation; `modes` (groups, random): starts of the searches of
-    the modes, whitened; None: zeros.
+    the modes, whitened; None: each group's mode is the best of those found from `mode_starts`.
     **Returns:** a GroupResult with a leading groups axis, in the order of the data.
     """
     density = problem.density
     if modes is None:
-        modes = jnp.zeros((problem.n_groups, density.n_effects))
+        starts = jnp.asarray(mode_starts(density.n_effects))
+        modes = jnp.broadcast_to(starts, (problem.n_groups, *starts.shape))
     return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), modes)
+
+
+def modes_of_groups(
+    problem: Problem, at: tuple[Params, ModeSearch, bool], starts: Any
+) -> tuple[tuple[()], tuple[Any, Any, Any]]:
+    """For `PlacedProblem.run`: the conditional modes of all groups, without derivatives.
+
+    **Arguments:** `at`: the Params; limits of the search; true if the residual scale depends on the random effects,
+    false if it is that at zero; `starts` (groups, starts, random), whitened.
+    **Returns:** no sums; by group, whitened modes (groups, random), the Hessian of minus the log joint density there,
+    and whether the mode was found.
+    """
+    params, search, interacting = at
+    density = problem.density
+    zero = jnp.zeros(density.n_effects)
+
+    def per_group(group, z0):
+        at_zero = None if interacting else density.predict(params, zero, group)
+        z, result = search_mode(search, density, params, group, at_zero, z0)
+        return z, exact(density, params, z, group, at_zero), result.converged & result.finite
+
+    return (), problem.map(per_group, starts)
 
 
 def group_log_likelihoods(
@@ -67,7 +92,8 @@ def group_log_likelihoods(
     - `params`: from `model.params(data)`.
     - `data`: GroupedData, or a Problem if the data themselves are traced.
     - `method`: a likelihood approximation or its name.
-    - `modes` (groups, random): starts of the searches of the modes, whitened; None: zeros.
+    - `modes` (groups, random): starts of the searches of the modes, whitened. None: several starts for each group, of
+      which the mode with the highest joint density is taken.
 
     **Returns:** (groups,), in the order of the data's labels; NaN for a group without a finite likelihood.
     **Raises:** PrecisionError where 64-bit floats are off; ModelError where the outcome does not suit the

@@ -1,18 +1,26 @@
-"""The conditional mode of the whitened effects, differentiable through the implicit function theorem."""
+"""The conditional mode of the whitened effects, differentiable through the implicit function theorem.
+
+A group may have several modes. Its mode is that of the highest joint density among those found from the starts of
+`mode_starts`; searches that start near a known mode (`z0` of one point) find the mode they lead to.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxnlme.likelihood.settings import MODES
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import implicit_minimiser, value_gradient_hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.newton import NewtonResult, newton
-from jaxnlme.typing import Vector
+from jaxnlme.typing import Matrix, Scalar, Vector
 
 
 class ModeSearch(eqx.Module):
@@ -26,13 +34,43 @@ class ModeSearch(eqx.Module):
     tolerance: Any = eqx.field(default=1e-6, converter=number_to_array)
 
 
+def mode_starts(n_effects: int) -> np.ndarray:
+    """Starts (starts, random) of the searches of a group's mode: zero, and points on either side of it along each of
+    the first effects, in whitened units; nine at most."""
+    axes = np.eye(n_effects)[: MODES.most_axes]
+    distances = MODES.distances_of_few if n_effects <= MODES.few_effects else MODES.distances
+    steps = [sign * distance * axes for distance in distances for sign in (1.0, -1.0)]
+    return np.concatenate([np.zeros((1, n_effects)), *steps])
+
+
+def newton_from_starts(
+    search: ModeSearch, expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]], z0: Vector | Matrix
+) -> tuple[Vector, NewtonResult]:
+    """The minimum found by Newton's method from `z0` (random,), or the lowest of those found from `z0` (starts,
+    random), which is the first unless another is lower by more than rounding.
+
+    **Arguments:** `expand(z)`: value, gradient and Hessian.
+    """
+    if z0.ndim == 1:
+        return newton(expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+    ends = jax.vmap(lambda z: newton(expand, z, jnp.zeros_like(z), search.steps, search.tolerance))(z0)
+    _, results = ends
+    found = results.converged & results.finite
+    values = jnp.where(found, results.value, jnp.inf)
+    lowest = jnp.argmin(values)
+    slack = MODES.gain + MODES.rounding * jnp.abs(values[0])
+    best = jnp.where(found[0] & (values[lowest] >= values[0] - slack), 0, lowest)
+    return jax.tree.map(lambda leaf: leaf[best], ends)
+
+
 def conditional_mode(
     search: ModeSearch, density: Density, params: Params, group: Group, scale_prediction: Any, z0: Vector
 ) -> tuple[Vector, NewtonResult]:
     """The conditional mode argmax_z log_joint(params, z, group), differentiable.
 
     **Arguments:** `search`: limits; `scale_prediction` (obs,): the prediction from which the residual scale is
-    computed, None: that at z; `z0` (random,): start of the search, with z = 0 as fallback.
+    computed, None: that at z; `z0` (random,): start of the search, with z = 0 as fallback; or (starts, random): the
+    best end is taken.
     **Returns:** the mode (random,), with exact derivatives of every order in params, the group's data and the scale
     prediction; and a NewtonResult.
     """
@@ -58,4 +96,4 @@ def search_mode(
     def expand(z):
         return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)
 
-    return newton(expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+    return newton_from_starts(search, expand, z0)

@@ -30,6 +30,7 @@ import numpy as np
 
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
+from jaxnlme.likelihood.mode import newton_from_starts
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.covariance.base import factor_pattern
 from jaxnlme.model.density import Density, Group
@@ -40,7 +41,7 @@ from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.jets import Jet, count_partials
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
-from jaxnlme.numerics.newton import NewtonResult, newton
+from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.written_out import (
     Entries,
     added,
@@ -227,9 +228,8 @@ class OnePassGroup:
     # --- mode, value and score ---
 
     def mode(self, z0: Vector) -> tuple[Vector, NewtonResult]:
-        """The conditional mode (random,), searched from `z0` (random,), and the NewtonResult."""
-        search = self.method.search
-        return newton(self.expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
+        """The conditional mode (random,), searched from `z0` (random,) or (starts, random), and the NewtonResult."""
+        return newton_from_starts(self.method.search, self.expand, z0)
 
     def value_and_score(self, z0: Vector) -> tuple[GroupResult, Vector]:
         """The GroupResult for a Gaussian integral, and its score (packed,), the gradient in (beta, covariance, error).

@@ -9,6 +9,24 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ModeSettings:
+    """Searches of a group's mode from several starts (`mode.py`)."""
+
+    distances: tuple[float, ...] = (1.5,)
+    """Distances of the starts from zero along each effect, in whitened units: two or three hold the highest mode."""
+    distances_of_few: tuple[float, ...] = (1.0, 2.0)
+    """The same for models with few effects."""
+    few_effects: int = 2
+    """Effects up to which there are starts at two distances: nine at most."""
+    most_axes: int = 4
+    """Effects along which there are such starts: nine at most."""
+    gain: float = 1e-6
+    """Log units by which the joint density at another mode must be higher than at the one found from zero."""
+    rounding: float = 1e-10
+    """The same, as a fraction of the log joint density: rounding."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IntegrationSettings:
     """Integrals over the random effects (`integrals.py`, `from_draws.py`), their derivatives in one pass
     (`one_pass.py`), and iterative reweighting (`lindstrom_bates.py`)."""
@@ -34,4 +52,5 @@ class IntegrationSettings:
     powers of the number of nodes divide the grid."""
 
 
+MODES = ModeSettings()
 INTEGRATION = IntegrationSettings()

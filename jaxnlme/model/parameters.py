@@ -63,7 +63,7 @@ class Parameter(eqx.Module):
     - `covariates`: formulas or `Covariate` objects; a dictionary maps formulas to starting coefficients.
     - `fix`: the typical value is not estimated.
     - `sd`: starting standard deviation of the random effect, on the transformed scale; None: 0.5, or for the identity
-      0.3 |start|.
+      0.3 |start|, which `fit` brings near the size of the residuals at the start.
     - `prior`: prior density of beta, on the transformed scale (MAP estimation).
 
     **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
@@ -120,6 +120,14 @@ class Parameter(eqx.Module):
     def beta_start(self) -> float:
         """The starting typical value on the transformed scale."""
         return float(self.transform.to_real(float(self.start)))
+
+    @property
+    def sd_start_range(self) -> tuple[float, float]:
+        """The least and largest starting standard deviation, as fractions of the one whose random effect would explain
+        the residuals at the start: a default on the natural scale must know the unit of the parameter."""
+        if self.sd is not None or self.transform.name != "identity":
+            return 0.0, np.inf
+        return MODEL.sd_start_range if float(self.start) else (1.0, 1.0)
 
     @property
     def sd_start(self) -> float:

@@ -33,7 +33,10 @@ class ModelSettings:
     relative_sd_start: float = 0.3
     """Standard deviation of a random effect on the natural scale, as a fraction of the starting typical value."""
     sd_start_at_zero: float = 1.0
-    """The same where the typical value starts at zero, in the unit of the parameter."""
+    """The same where the typical value starts at zero, in the unit of the parameter, before `fit` has seen the data."""
+    sd_start_range: tuple[float, float] = (0.1, 10.0)
+    """Range of the default on the natural scale, as fractions of the standard deviation whose random effect would
+    explain the residuals at the start; where the typical value starts at zero, that standard deviation itself."""
     proportional_error_start: float = 0.2
     """Proportional part b of a residual error, a coefficient of variation of 20%. `fit` multiplies the scales of a
     residual error that the user does not give by the size of the residuals at the start."""

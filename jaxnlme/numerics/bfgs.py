@@ -140,7 +140,9 @@ class BFGS(eqx.Module):
         sy = xnp.sum(s * y)
         hy = inverse @ y
         yhy = xnp.sum(y * hy)
-        curved = sy > MINIMISER.least_curvature * xnp.sqrt(xnp.sum(s * s) * xnp.sum(y * y))
+        # Both lengths in the units of the variables: their product does not depend on these.
+        length = xnp.sqrt(xnp.sum((s / self.max_change) ** 2) * xnp.sum((y * self.max_change) ** 2))
+        curved = sy > MINIMISER.least_curvature * length
         rho = 1.0 / xnp.where(curved, sy, 1.0)
         new = inverse + (1.0 + yhy * rho) * rho * xnp.outer(s, s) - rho * (xnp.outer(hy, s) + xnp.outer(s, hy))
         # Where the gradient shows no positive curvature along s the update is not defined: double the next step

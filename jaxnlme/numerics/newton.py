@@ -14,10 +14,11 @@ from jaxnlme.typing import Matrix, Scalar, Vector
 
 
 class NewtonResult(eqx.Module):
-    """Outcome of a search: `converged`; `finite`: false if the value was finite neither at the start nor at the
-    fallback; `positive`: true if the Hessian at the last accepted point is positive definite; `evaluations`; `hessian`
-    (n, n) at that point, None unless requested."""
+    """Outcome of a search: `value` at the last accepted point; `converged`; `finite`: false if the value was finite
+    neither at the start nor at the fallback; `positive`: true if the Hessian at that point is positive definite;
+    `evaluations`; `hessian` (n, n) at that point, None unless requested."""
 
+    value: jax.Array
     converged: jax.Array
     finite: jax.Array
     positive: jax.Array
@@ -63,7 +64,7 @@ def newton(
     end = jax.lax.while_loop(
         lambda s: ~s.done & (s.count < max_steps), lambda s: _pass(expand, tolerance, with_hessian, s), start
     )
-    return end.z, NewtonResult(end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
+    return end.z, NewtonResult(end.value, end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
 
 
 def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_number, check_progress
 from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.model.params import Params
 from jaxnlme.refits.jobs import Outcomes, empty_overlay, failures, outcome_sentences, reached_maximum
 from jaxnlme.refits.refits import Refits, check_option_names, natural_se, pack_on_host
 from jaxnlme.refits.settings import MULTISTART
@@ -138,7 +139,7 @@ class Multistart(Printable):
             raise OptionError("no start reached a maximum, so there is no best one.")
         if self.fit.converged and not self.maxima["gain"].iloc[0] > MULTISTART.better_by:
             return self.fit
-        start = Refits(self.fit, "a multistart", 1, require_converged=False).params(self.x[0])
+        start = self.params_of_maximum(0)
         # As many devices as the fit used, or as this machine has.
         devices, chunk = (self.fit.options.get(name) for name in ("devices", "chunk_groups"))
         devices = None if devices is None else min(devices, len(jax.local_devices()))
@@ -151,6 +152,10 @@ class Multistart(Printable):
             devices=devices,
             chunk_groups=chunk,
         )
+
+    def params_of_maximum(self, row: int) -> Params:
+        """The Params at the maximum in a `row` of `maxima`."""
+        return Refits(self.fit, "a multistart", 1, require_converged=False).params(self.x[row])
 
     def _tables(self) -> list[Table]:
         if not len(self.maxima):

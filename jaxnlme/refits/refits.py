@@ -18,7 +18,6 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError, OptionError, check_whole_number, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
-from jaxnlme.estimators.marginal.settings import BOUNDARY
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.refits.job_runs import BatchOptions, JobRuns
@@ -170,7 +169,7 @@ class Refits:
         """Rerun jobs with their small standard deviations exactly zero, and keep what costs no log-likelihood; the
         indices of the jobs that were replaced."""
         starts = with_zero_variances(self.binding, runs.problem, runs.out, runs.free)
-        return runs.rerun(*starts, modes, -BOUNDARY.cost_of_zero)
+        return runs.rerun(*starts, modes, -REFIT.cost_of_zero)
 
     @property
     def device_sentences(self) -> list[str]:

@@ -20,6 +20,8 @@ class RefitSettings:
     """Standard deviation, as a fraction of its start, below which a refit with that variance at zero is tried."""
     restarted_sd: float = 0.3
     """Standard deviation, as a fraction of its start, at which one of exactly zero is started again."""
+    cost_of_zero: float = 1e-4
+    """Largest loss of log-likelihood units accepted for a rerun with a small variance at exactly zero."""
     least_gain: float = 1e-6
     """Gain (log-likelihood units) for which a rerun, from larger variances or from new modes, replaces a refit."""
     restarted_variance: float = 0.1
@@ -132,6 +134,8 @@ class MultistartSettings:
     """Spread of a weight of the structural model, as a fraction of its size."""
     least_weight: float = 0.1
     """Size that a smaller weight is taken to have there."""
+    starts_before_fit: int = 16
+    """Starts of the search that `starts="multi"` makes before a fit."""
     maxima_shown: int = 5
     """Maxima in the printed table."""
 

@@ -18,9 +18,9 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, Status, some
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
-from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.lindstrom_bates import Linearised, linearised_likelihood
-from jaxnlme.likelihood.mode import ModeSearch, search_mode
+from jaxnlme.likelihood.log_likelihood import modes_of_groups
+from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
@@ -186,7 +186,7 @@ def _approximation(fit: FitRecord) -> LikelihoodApproximation | None:
 
 
 def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whitened conditional modes at the fitted parameters, searched from zero.
+    """Whitened conditional modes at the fitted parameters, each the best of those found from several starts.
 
     **Arguments:** `which` (groups,) bool: the groups whose modes are needed.
     **Returns:** modes (groups, random) and the curvature of minus log_joint there (groups, random, random); NaN, with a
@@ -203,9 +203,9 @@ def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.
         if isinstance(method, Linearised):
             _, pieces = placed.run(_penalised_modes, (on_device(fit.params), on_device(method)), once=True)
         else:
-            _, pieces = placed.run(
-                _find_modes, (on_device(fit.params), on_device(search), has_interaction(fit)), once=True
-            )
+            starts = np.broadcast_to(mode_starts(q), (m, *mode_starts(q).shape))
+            at = (on_device(fit.params), on_device(search), has_interaction(fit))
+            _, pieces = placed.run(modes_of_groups, at, placed.scatter(starts), once=True)
         z, curvature, mode_found = (np.array(placed.collect(parts)) for parts in zip(*pieces, strict=True))
     failed = which & ~mode_found
     if failed.any():
@@ -218,26 +218,12 @@ def find_modes(fit: FitRecord, binding: Binding, which: np.ndarray) -> tuple[np.
 
 
 def _penalised_modes(problem: Problem, at: tuple[Params, Linearised], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-    """As `_find_modes`, by penalised least squares for a linearised likelihood."""
+    """As `modes_of_groups`, by penalised least squares for a linearised likelihood."""
     params, method = at
     zero = jnp.zeros(problem.density.n_effects)
 
     def per_group(group):
         result = linearised_likelihood(method, problem.density, params, params, group, zero).result
         return result.mode, result.curvature, result.status == Status.ok
-
-    return (), problem.map(per_group)
-
-
-def _find_modes(problem: Problem, at: tuple[Params, ModeSearch, bool], _: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Modes (groups, random), curvatures there and success flags of the groups."""
-    params, search, interacting = at
-    density = problem.density
-    zero = jnp.zeros(density.n_effects)
-
-    def per_group(group):
-        at_zero = None if interacting else density.predict(params, zero, group)
-        z, result = search_mode(search, density, params, group, at_zero, zero)
-        return z, exact(density, params, z, group, at_zero), result.converged & result.finite
 
     return (), problem.map(per_group)

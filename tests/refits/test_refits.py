@@ -208,6 +208,19 @@ def theophylline() -> jn.Fit:
     return jn.fit(catalogue.oral(), catalogue.theophylline_mg(), "focei").throw()
 
 
+@pytest.mark.parametrize("method", ["focei", "lme"])
+def test_starts_multi_begins_at_the_best_maximum(theophylline, method):
+    """From its own starts the fit ends at the slower elimination; with the other one the log-likelihood is higher."""
+    fit = jn.fit(theophylline.model, theophylline.data, method, starts="multi")
+    assert fit.converged and fit.options["starts"] == "multi"
+    assert fit.values["ka"] == pytest.approx(0.0848, abs=2e-3) and fit.values["sd(ka)"] == 0.0
+    if method == "focei":
+        assert fit.log_likelihood == pytest.approx(-176.46731, abs=1e-4)
+    assert fit.log_likelihood > theophylline.log_likelihood + 2.0
+    (sentence,) = [s for s in fit.status.sentences if s.startswith("Started from the best of 16 fits by FOCEI")]
+    assert "-176.467 (from" in sentence and f"from the given start {theophylline.log_likelihood:.3f}" in sentence
+
+
 def test_multistart_finds_both_absorptions_of_theophylline(theophylline):
     """Fast absorption and slow elimination, or the reverse (flip-flop), which fits these data better: ka and cl / v
     change places."""

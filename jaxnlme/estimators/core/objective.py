@@ -45,7 +45,7 @@ class GroupValues(eqx.Module):
     **Fields:** `scores` (groups, dense): gradient of each group's log-likelihood in the dense vector; `values`: the
     log-likelihoods; `modes` (groups, random); `status`; `evaluations` of the mode search; `curvature` (groups, random,
     random); `variance`: Monte Carlo variance of each value; `ess`: effective number of draws behind it (both NaN
-    without draws).
+    without draws); `joint`: log joint density at each mode (NaN where none was searched).
     """
 
     scores: Any = None
@@ -56,6 +56,7 @@ class GroupValues(eqx.Module):
     curvature: Any = None
     variance: Any = None
     ess: Any = None
+    joint: Any = None
 
 
 class Evaluation(eqx.Module):
@@ -163,6 +164,7 @@ def group_values(results: GroupResult, scores: Any = None) -> GroupValues:
         curvature=results.curvature,
         variance=results.monte_carlo.variance,
         ess=results.monte_carlo.ess,
+        joint=results.joint,
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.model_faults import non_finite_sentence
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.model.params import Params
@@ -61,7 +62,7 @@ def failed_start(
     """
     m, q = binding.data.n_groups, binding.density.n_effects
     codes = np.where(finite, Status.ok, Status.non_finite_start)
-    sentences = _failed_start_sentences(binding, finite, processes)
+    sentences = _failed_start_sentences(binding, params, finite, processes)
     beta, covariance, error = (np.full(np.shape(b), np.nan) for b in (params.beta, params.covariance, params.error))
     return FitRecord(
         binding=binding,
@@ -91,11 +92,18 @@ def failed_start(
     )
 
 
-def _failed_start_sentences(binding: Binding, finite: np.ndarray, processes: Processes) -> tuple[str, str]:
-    """The outcome, and the groups whose likelihood or gradient is not `finite` (groups,) with the advice; of all
-    processes."""
+def _failed_start_sentences(
+    binding: Binding, params: Params, finite: np.ndarray, processes: Processes
+) -> tuple[str, ...]:
+    """The outcome, the groups whose likelihood or gradient is not `finite` (groups,) at the start `params` with the
+    advice, and rows and operation of the model that cause it; of all processes."""
     bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
-    if processes.all(finite.any()):
+    at_zero = np.zeros((len(finite), binding.density.n_effects))
+    faults = processes.gather(non_finite_sentence(binding, params, at_zero, ~finite))
+    fault = "".join([fault for fault in faults if fault][:1])
+    if fault:
+        advice = fault
+    elif processes.all(finite.any()):
         advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:
         advice = (
@@ -104,5 +112,5 @@ def _failed_start_sentences(binding: Binding, finite: np.ndarray, processes: Pro
     names = some([label for labels in bad for label in labels])
     return (
         "NOT CONVERGED: the fit did not begin.",
-        f"The likelihood or its gradient is not finite at the starting values for group {names}. {advice}",
+        f"The likelihood or its derivatives are not finite at the starting values for group {names}. {advice}",
     )

@@ -40,7 +40,12 @@ class PooledFitSettings:
     where the diagonal of the curvature is one."""
 
     least_gain: float = 1e-8
-    """The search ends when a step lowers the sum of squares by less than this fraction: it gives starting values."""
+    """The search has converged when a step without damping would lower the sum of squares by less than this fraction:
+    it gives starting values.
+
+    **Source:** the relative offset of Bates and Watts (1981), Technometrics 23, 179-183."""
+    exact_fit: float = 1e-20
+    """It has converged as well when the sum of squares is this fraction of the first: only rounding is left."""
     max_steps: int = 200
     """Most steps of the search."""
     first_damping: float = 1e-3
@@ -56,6 +61,9 @@ class PooledFitSettings:
     """Factor by which the damping decreases after a step that is accepted, and increases after one that is not.
 
     **Source:** Marquardt (1963), SIAM Journal on Applied Mathematics 11, 431-441."""
+    least_effect: float = 1e-6
+    """Change of the predictions by a change of a parameter by its own size, as a fraction of the residuals, below which
+    the parameter has no effect at the end: the search has left the region where the data say anything of it."""
     least_diagonal: float = 1e-12
     """Smallest diagonal entry of the normal equations, as a fraction of the largest, that is used as a scale: a
     parameter without effect has none."""

@@ -1,4 +1,5 @@
-"""Starting values: residual scales from the residuals at the start, and the pooled fit."""
+"""Starting values: residual scales and standard deviations of random effects from the residuals at the start, and the
+pooled fit."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import OptionError
+from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.core.settings import POOLED
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
@@ -63,6 +65,28 @@ def scaled_error_start(
     return Params(params.beta, params.covariance, error, params.free)
 
 
+def scaled_sd_start(
+    binding: Binding, params: Params, effect_sizes: np.ndarray | None, user_named: Collection[str] = ()
+) -> Params:
+    """Params with default starting SDs of random effects brought into the range of `Binding.sd_ranges`, so that a fit
+    does not depend on the units of the parameters.
+
+    **Arguments:** `effect_sizes` (random,): as in `DryRun`, None if unknown; `user_named`: standard deviations whose
+    start the user gave by name stay.
+    """
+    if effect_sizes is None or not len(effect_sizes):
+        return params
+    low, high = np.array(binding.sd_ranges).T
+    named = np.array([f"sd({name})" in user_named for name in binding.density.effect_names])
+    usable = np.isfinite(effect_sizes) & (effect_sizes > 0.0) & ~named
+    sizes = np.where(usable, effect_sizes, 1.0)
+    factors = np.where(usable, np.clip(sizes, low, high) / sizes, 1.0)
+    if (factors == 1.0).all():
+        return params
+    psi = psi_of(binding.density, np.asarray(params.covariance)) * np.outer(factors, factors)
+    return Params(params.beta, binding.density.covariance.from_matrix(psi), params.error, params.free)
+
+
 def pooled_start(
     binding: Binding, params: Params, user_named: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
@@ -92,9 +116,23 @@ def pooled_start(
         square, right, matrix = (np.asarray(part) for part in sums)
         return float(square), right[moving], matrix[np.ix_(moving, moving)]
 
-    end, square = _least_squares(normal_equations, np.asarray(initial), moving)
+    end, square, matrix, converged = _least_squares(normal_equations, np.asarray(initial), moving)
     if end is None:
         return params, "The pooled start failed (not finite); the fit began from the model's own starts."
+    if not converged:
+        return params, (
+            "The pooled fit did not converge (a distant start, or parameters on which the data of all groups carry no "
+            "information); the fit began from the model's own starts."
+        )
+    # A parameter that could change by its own size without any effect on the predictions: the curve has flattened out.
+    effects = np.sqrt(np.diag(matrix)) * np.abs(end[moving])
+    flat = (end[moving] != 0.0) & (effects < POOLED.least_effect * np.sqrt(square))
+    if flat.any() and template.free is None:
+        names = some([density.beta_names[k] for k in moving[flat]])
+        return params, (
+            f"The pooled fit ended where {names} has no effect on the predictions (a curve that has flattened out): "
+            "the fit began from the model's own starts."
+        )
     data, processes = binding.data, placed.processes
     n_observations = sum(processes.gather(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
     beta, free_block = jax.tree.map(np.asarray, unravel(jnp.asarray(end)))
@@ -103,34 +141,40 @@ def pooled_start(
     return scaled, "Started from a pooled fit without random effects."
 
 
-def _least_squares(equations: Any, x: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray | None, float]:
+def _least_squares(
+    equations: Any, x: np.ndarray, moving: np.ndarray
+) -> tuple[np.ndarray | None, float, np.ndarray, bool]:
     """Minimise the sum of squares over the entries `moving` of x.
 
     **Arguments:** `equations(x)`: sum of squares, right-hand side and matrix of the normal equations.
-    **Returns:** the minimiser, None if the equations are not finite at the start, and the sum of squares there.
+    **Returns:** the minimiser, None if the equations are not finite at the start; the sum of squares and the matrix
+    there; and whether the search converged.
     """
     square, right, matrix = equations(x)
     if not (np.isfinite(square) and np.isfinite(right).all() and np.isfinite(matrix).all()):
-        return None, square
-    damping = POOLED.first_damping
-    for _ in range(POOLED.max_steps):
+        return None, square, matrix, False
+    first, damping, converged = square, POOLED.first_damping, not len(moving)
+    for _ in range(0 if converged else POOLED.max_steps):
         largest = max(np.diag(matrix).max(initial=0.0), 1e-300)
         scale = np.sqrt(np.maximum(np.diag(matrix), POOLED.least_diagonal * largest))
-        step = -np.linalg.solve(matrix / np.outer(scale, scale) + damping * np.eye(len(moving)), right / scale) / scale
+        unit, slope, eye = matrix / np.outer(scale, scale), right / scale, np.eye(len(moving))
+        # The relative offset: what a step without damping would gain, as a fraction of the sum of squares.
+        offset = slope @ np.linalg.solve(unit + POOLED.least_damping * eye, slope)
+        converged = bool(offset <= POOLED.least_gain * square or square <= POOLED.exact_fit * first)
+        if converged:
+            break
+        step = -np.linalg.solve(unit + damping * eye, slope) / scale
         trial = x.copy()
         trial[moving] += step
         trial_equations = equations(trial)
         if all(np.isfinite(part).all() for part in trial_equations) and trial_equations[0] <= square:
-            gained = square - trial_equations[0]
             x, (square, right, matrix) = trial, trial_equations
             damping = max(damping / POOLED.damping_factor, POOLED.least_damping)
-            if gained <= POOLED.least_gain * square:
-                break
         elif damping > POOLED.largest_damping:
             break
         else:
             damping *= POOLED.damping_factor
-    return x, square
+    return x, square, matrix, converged
 
 
 def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tuple[Any, Any]:

@@ -113,9 +113,11 @@ def _correlations_near_one(run: Run, estimate: ScoreAndInformation) -> list[str]
     ]
 
 
-def zero_variance_notes(run: Run, estimate: ScoreAndInformation) -> list[str]:
+def zero_variance_notes(run: Run, estimate: ScoreAndInformation, converged: bool) -> list[str]:
     """Sentences on variances that are estimated as zero."""
-    out = zero_sentences(run.binding.density, run.interior_layout.theta(estimate.packed), set(run.fixed_at_boundary))
+    out = zero_sentences(
+        run.binding.density, run.interior_layout.theta(estimate.packed), set(run.fixed_at_boundary), converged
+    )
     if out and not direction_is_clear(run, [estimate]):
         out.append(
             "The slope of the log-likelihood from there into the interior is within its Monte Carlo error: a small "

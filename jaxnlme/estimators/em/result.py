@@ -27,6 +27,7 @@ from jaxnlme.estimators.em.convergence import (
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
+from jaxnlme.estimators.em.modes import Modes, checked_modes, unsure_modes_note
 from jaxnlme.estimators.em.parameter_layout import m_step_description
 from jaxnlme.estimators.em.post_estimation import (
     PostEstimation,
@@ -83,7 +84,10 @@ def to_record(
     replicates = range(run.replicates)
     failures = [convergence_failures(run, outcome, end.estimate(r)) for r in replicates]
     failures_of_fit = failures[best] + _failures_at_the_estimates(run, results, end.estimates, best)
-    at_zero = _at_zero(run, end.estimate(best))
+    modes = _modes(run, results, end, best)
+    lost = ~modes.found & (outcome.non_finite_phase is None)
+    notes = [*notes, *unsure_modes_note(run.gather([str(label) for label in run.binding.data.labels[lost]]))]
+    at_zero = _at_zero(run, end.estimate(best), not failures_of_fit)
     sentences = _sentences(run, end.estimate(best), failures_of_fit, at_zero, notes, left_out)
     timings["iterations"] = run.iteration
     return FitRecord(
@@ -94,8 +98,8 @@ def to_record(
         converged=not failures_of_fit,
         interrupted=run.interrupted,
         stopped=run.stopped,
-        modes=_modes(run, results, end.params[best], end.mean[:, best], best),
-        curvature=results.curvature[:, best],
+        modes=modes.modes,
+        curvature=modes.curvature,
         log_likelihood=float(results.log_likelihoods[best]),
         log_prior=_log_prior(run, end.params[best]),
         information=results.informations[best],
@@ -107,7 +111,7 @@ def to_record(
         fingerprint=run.binding.data.fingerprint(),
         totals=totals(run.binding, run.placed.processes),
         sampling=_sampling(run, results, end, failures, best),
-        **_group_fields(run, results.groups[best], sentences, left_out),
+        **_group_fields(run, results.groups[best], lost, sentences, left_out),
     )
 
 
@@ -138,9 +142,9 @@ def _post_estimation(
     return results
 
 
-def _at_zero(run: Run, estimate: ScoreAndInformation | None) -> tuple[str, ...]:
+def _at_zero(run: Run, estimate: ScoreAndInformation | None, converged: bool) -> tuple[str, ...]:
     """Sentences on variances estimated as zero; none for a run that ended early."""
-    return () if estimate is None else tuple(zero_variance_notes(run, estimate))
+    return () if estimate is None else tuple(zero_variance_notes(run, estimate, converged))
 
 
 def _sentences(
@@ -161,14 +165,16 @@ def _sentences(
 
 
 def _group_fields(
-    run: Run, groups: GroupValues | None, sentences: tuple[str, ...], left_out: list[tuple[Any, str]]
+    run: Run, groups: GroupValues | None, lost: np.ndarray, sentences: tuple[str, ...], left_out: list[tuple[Any, str]]
 ) -> dict[str, Any]:
     """Fields of the record by group: status, log-likelihood, its Monte Carlo variance and effective sample size.
 
-    **Arguments:** `groups`: values behind the log-likelihood; None where it was not computed, which gives NaN.
+    **Arguments:** `groups`: values behind the log-likelihood; None where it was not computed, which gives NaN; `lost`
+    (groups,) bool: groups whose mode was not found.
     """
     data = run.binding.data
     status = np.where(data.observed.any(axis=1), Status.ok, Status.no_observations) if groups is None else groups.status
+    status = np.where(lost & (np.asarray(status) == Status.ok), Status.mode_not_found, status)
     nan = np.full(data.n_groups, np.nan)
     values, variance, ess = (nan, nan, nan) if groups is None else (groups.values, groups.variance, groups.ess)
     no_iterations = np.zeros(data.n_groups, int)
@@ -220,13 +226,13 @@ def _failures_at_the_estimates(
     return out + replicate_disagreement(estimates, results.log_likelihoods, results.errors, best, names)
 
 
-def _modes(run: Run, results: PostEstimation, params: Params, mean: np.ndarray, best: int) -> np.ndarray:
-    """Whitened conditional modes (groups, random) of the best replicate, at `params`; the conditional mean (groups,
-    random) of b, whitened, where the search did not converge: predictions may be based on it as well."""
-    modes, mode_found = results.modes[:, best], results.mode_found[:, best]
-    if mode_found.all():
-        return modes
-    return np.where(mode_found[:, None], modes, mean @ inverse_factor(run, params).T)
+def _modes(run: Run, results: PostEstimation, end: _EndOfRun, best: int) -> Modes:
+    """Modes of the best replicate; where they were not found, the conditional means: predictions may be based on them
+    as well."""
+    inverse = inverse_factor(run, end.params[best])
+    mean, covariance = end.mean[:, best] @ inverse.T, inverse @ end.covariance[:, best] @ inverse.T
+    chains = Modes(results.modes[:, best], results.curvature[:, best], results.mode_found[:, best])
+    return checked_modes(run, end.params[best], chains, mean, covariance)
 
 
 def _sampling(run: Run, results: PostEstimation, end: _EndOfRun, failures: list[list[str]], best: int) -> Sampling:

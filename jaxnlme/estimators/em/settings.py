@@ -218,7 +218,7 @@ class BoundaryCriteria:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PostEstimationSettings:
-    """Draws of b that a Fit keeps (`post_estimation.py`)."""
+    """Draws of b that a Fit keeps (`post_estimation.py`), and modes beside them (`modes.py`)."""
 
     max_draws_per_group: int = 100
     """Draws of each group, at most."""
@@ -228,6 +228,13 @@ class PostEstimationSettings:
     """Iterations between draws that are kept."""
     max_draw_rounds: int = 20
     """Times that draws are taken from the chains, at most."""
+    largest_mode_distance: float = 6.0
+    """Distance of a mode from the mean of the draws, in their standard deviations, from which on it is searched again:
+    the mode of a density with one mode lies within sqrt(3) of them.
+
+    **Source:** Johnson and Rogers (1951), Annals of Mathematical Statistics 22, 433-439."""
+    least_draws_variance: float = 1e-12
+    """Variance of whitened draws that smaller ones are raised to: rounding."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

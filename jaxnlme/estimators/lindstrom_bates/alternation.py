@@ -39,6 +39,7 @@ from jaxnlme.estimators.marginal.objective import gradient_differences
 from jaxnlme.estimators.marginal.pipeline import SessionInputs
 from jaxnlme.estimators.marginal.search import quasi_newton
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
+from jaxnlme.estimators.marginal.settings import SEARCH as QUASI_NEWTON
 from jaxnlme.numerics.broyden import broyden, positive_definite_inverse, positive_definite_neighbour
 
 
@@ -113,6 +114,7 @@ class FixedPointSearch(AbstractSearch):
     def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:
         """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
         packed indices of the entries that it refers to."""
+        value = np.inf
         for _ in range(CLIMB.max_climbs):
             quasi_newton(session, self._near_root)
             active = np.flatnonzero(session.free)
@@ -129,7 +131,15 @@ class FixedPointSearch(AbstractSearch):
             if set_to_zero(session, active, matrix):
                 continue
             if not has_flat_variance(session, active, matrix):
-                break
+                improved, value = value - session.best.value > CLIMB.least_progress, session.best.value
+                inverse = positive_definite_inverse(matrix)
+                gradient = np.asarray(session.best.sums.gradient)[active]
+                if inverse is None or not improved or _merit(gradient, inverse) < CLIMB.far_gain:
+                    break
+                # The minimiser's own metric was wrong (a start near zero, say): climb on with the information.
+                session.metric = np.zeros((len(session.x), len(session.x)))
+                session.metric[np.ix_(active, active)] = inverse
+                continue
             metric = positive_definite_inverse(matrix)
             if metric is None:
                 return None, active
@@ -199,6 +209,8 @@ def _search_root(session: Session, active: np.ndarray, inverse: np.ndarray, metr
     assert session.state is not None
     se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
     max_change = np.asarray(session.state.minimiser.max_change)[active]
+    in_units = max_change != QUASI_NEWTON.largest_log_step
+    max_change = np.where(in_units, np.maximum(max_change, QUASI_NEWTON.largest_step_in_se * se), max_change)
     gradient, slow = np.asarray(session.best.sums.gradient)[active], 0
 
     _update_state(session, _merit(gradient, metric))

@@ -52,6 +52,11 @@ class LinearisedObjective(AbstractObjective):
     ) -> EvaluatedPoint:
         return self._evaluate(x, x, modes, steps)
 
+    def mode_ranks(self, groups: GroupValues) -> np.ndarray:
+        """Log-likelihoods (groups,) of the model linearised at each mode. (Their penalised sums of squares have weights
+        of their own, which no density has.)"""
+        return np.asarray(groups.values)
+
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:

@@ -34,6 +34,10 @@ class ClimbSettings:
     """It ends after two of them at a predicted gain below this (log-likelihood units)."""
     max_climbs: int = 10
     """Most climbs: there is one more for each variance that is set to zero."""
+    far_gain: float = 1.0
+    """Predicted gain by the information (log-likelihood units) from which the climb goes on in its metric."""
+    least_progress: float = 0.1
+    """Log-likelihood units that the last climb must have gained for that."""
     max_alternations: int = 30
     """Most alternations, and most quasi-Newton steps in each."""
     alternation_gain: float = 1e-10

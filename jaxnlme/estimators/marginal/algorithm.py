@@ -4,12 +4,13 @@ Rounds, at most CRITERIA.max_rounds; each check that finds a better point or oth
 
 1. Minimise the objective by quasi-Newton steps (`search.py`). End if the user stopped the fit, the iterations
    are used up, or the objective is not finite.
-2. Search the conditional modes of all groups again from z = 0. Adopt the better ones: next round.
+2. Search the conditional modes of all groups again from several starts (`modes`). Adopt others: next round.
 3. Compute the information matrix I, the second derivatives of the objective in the free parameters. (Without standard
-   errors: 5 for the variances at zero, then end.)
+   errors: 4 and 5 with the outer products of the groups' scores as I, then end.)
 4. Set variances whose log standard deviation has almost no curvature to exactly zero, if that costs no likelihood:
    next round.
-5. Compute the score of each variance at zero. If the likelihood increases towards the interior, free it: next round.
+5. Search for a higher likelihood on the rays from the variances at zero (`boundary_rays`); move there if it is found:
+   next round.
 6. Follow a direction of negative curvature of I to a lower objective: next round.
 7. Take at most ROUNDS.max_newton_steps Newton steps x <- x - I^-1 g (g the gradient), until the predicted gain
    g' I^-1 g / 2 is below a millionth of CRITERIA.max_gain. If an entry has moved by more than CRITERIA.max_newton_move
@@ -22,9 +23,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.errors import Status
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
+from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
 from jaxnlme.results.inference import singular_directions
@@ -64,14 +65,14 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         session.processes.run_collectively(session.save)
         if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
             return None, np.inf
-        if _adopt_better_modes(session):
+        if adopt_modes_of_rule(session):
             continue
-        # The minimisation itself may have set a variance to zero.
-        if session.zeroed and not with_information and leave_boundary(session):
-            continue
-        if not with_information:
-            return None, float(session.state.bfgs.decrement) if session.state else np.inf
         active = np.flatnonzero(session.free[: session.n_dense])
+        if not with_information:
+            # The scores' outer products tell small variances, as the information would.
+            if set_to_zero(session, active, session.best.sums.outer[np.ix_(active, active)]) or leave_boundary(session):
+                continue
+            return None, float(session.state.bfgs.decrement) if session.state else np.inf
         matrix = session.hessian(active)
         if set_to_zero(session, active, matrix):
             continue
@@ -86,30 +87,6 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
             matrix = session.hessian(active)
         return matrix, decrement
     return None, np.inf
-
-
-def _adopt_better_modes(session: Session) -> bool:
-    """Search every mode from z = 0 and adopt the better ones; True if there was one.
-
-    If a group has several modes, the better one is that with the larger approximate likelihood: the integral is at
-    least the larger part. Groups whose mode was not found again are recorded in `session.modes_not_reproduced`.
-    """
-    if not (session.estimator.method.at_mode and session.binding.density.n_effects):
-        return False
-    outcome = session.evaluate(session.x, session.objective.evaluator.zero_modes())
-    fresh, current = outcome.local_groups, session.best.local_groups
-    has_weight = session.binding.data.weights != 0
-    value = np.where(has_weight, fresh.values, 0.0)
-    best = np.where(has_weight, current.values, 0.0)
-    mode_found = np.isin(fresh.status, (Status.ok, Status.no_observations))
-    slack = ROUNDS.better_mode_gain + ROUNDS.rounding_of_modes * np.abs(best)
-    session.modes_not_reproduced = has_weight & ~(mode_found & (value > best - slack))
-    better = has_weight & mode_found & (value > best + slack)
-    if not session.processes.any(better.any()):
-        return False
-    modes = session.objective.evaluator.place_modes(np.where(better[:, None], fresh.modes, current.modes))
-    session.move(session.evaluate(session.x, modes))
-    return True
 
 
 def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:

@@ -1,17 +1,18 @@
 """Variances at the boundary of the parameter space: set to exactly zero if that costs no likelihood, and freed again if
-the score at zero is positive."""
+the likelihood is higher inside."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.errors import Status
+from jaxnlme.estimators.marginal.boundary_rays import rays
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import BOUNDARY
+from jaxnlme.estimators.marginal.settings import BOUNDARY, RAYS
 
 
 def variances_at_zero(session: Session) -> set[int]:
@@ -39,7 +40,7 @@ def _flat_variances(session: Session, active: np.ndarray, matrix: np.ndarray) ->
 def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
     """Set variances that tend to zero to exactly zero if that costs no likelihood; True if one was set.
 
-    Variances that were freed before (`session.freed`) stay free; `session.zeroed` is updated.
+    `session.zeroed` is updated.
 
     **Arguments:** `active`: packed indices of the free entries; `matrix` (active, active): second derivatives there.
     """
@@ -48,7 +49,7 @@ def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray) -> boo
     last = first + density.covariance.n_unconstrained
     changed = False
     for entry in _flat_variances(session, active, matrix):
-        if entry in session.zeroed or entry in session.freed:
+        if entry in session.zeroed:
             continue
         x = session.x.copy()
         x[entry] = -np.inf
@@ -57,7 +58,9 @@ def set_to_zero(session: Session, active: np.ndarray, matrix: np.ndarray) -> boo
         if not zeros:
             continue
         candidate = session.evaluate_candidate(x)
-        if not candidate.value <= session.best.value + BOUNDARY.cost_of_zero:
+        # A variance that was freed before is set to zero again only if that gains: rounds cannot repeat for ever.
+        cost = 0.0 if entry in session.freed else BOUNDARY.least_gain + BOUNDARY.rounding * abs(session.best.value)
+        if not candidate.value <= session.best.value + cost:
             continue
         # A model that is finite with the linearisation held may not be finite when linearised at the candidate itself.
         accepted = session.accept_candidate(candidate)
@@ -83,67 +86,29 @@ def fix_zeroed(session: Session) -> None:
 
 
 def leave_boundary(session: Session) -> bool:
-    """Free a zero variance again if the likelihood increases from the boundary towards the interior; True if so.
+    """Leave the boundary if the likelihood is higher inside; True if so.
 
-    Tested are each variance by itself (the slope in its logarithm at a hundredth of its starting value, and the value
-    there), then pairs of effects by `_nearby_psi`.
+    A variance stays at zero if, on each ray from the boundary (`boundary_rays`), no standard deviation that is tried
+    has a likelihood higher by BOUNDARY.least_gain: neither the small ones, where the slope at zero decides, nor those
+    up to the spread of the data. The best point of the rays is moved to.
     """
-    density = session.binding.density
-    first = len(density.beta_names)
-    start = np.asarray(session.binding.start.covariance)
-    slopes: dict[int, float] = {}
-    sds: dict[int, float] = {}
-    for entry in sorted(session.zeroed):
-        x = session.x.copy()
-        reference = start[entry - first]
-        x[entry] = (reference if np.isfinite(reference) else 0.0) + np.log(BOUNDARY.trial_sd)
-        trial = session.evaluate_candidate(x)
-        # d(objective)/d(log sd) is minus 2 psi times the score of the variance.
-        slopes[entry] = float(trial.sums.gradient[entry])
-        sds[entry] = np.exp(x[entry])
-        if slopes[entry] < -BOUNDARY.least_slope and trial.value < session.best.value - BOUNDARY.least_gain:
-            return _move_inside(session, trial)
-    effects = {first + k: members[0] for k, members, _ in density.covariance.log_scales if len(members) == 1}
-    zero = {
-        effects[entry]: (sds[entry], max(slopes[entry], BOUNDARY.smallest_score))
-        for entry in slopes
-        if entry in effects
-    }
-    theta = session.x[first : first + density.covariance.n_unconstrained]
-    for psi in _nearby_psi(psi_of(density, theta), density.covariance.correlated_pairs, zero):
-        x = session.x.copy()
-        x[first : first + len(theta)] = density.covariance.from_matrix(psi)
-        trial = session.evaluate_candidate(x)
-        if trial.value < session.best.value - BOUNDARY.least_gain:
-            return _move_inside(session, trial)
-    return False
+    if not session.zeroed:
+        return False
+    best, limit = None, session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
+    for ray in rays(session):
+        for c, x in ray.points:
+            if c < RAYS.first_far_step and ray.predicted_gain < BOUNDARY.least_gain:
+                continue
+            trial = session.evaluate_candidate(x)
+            if trial.value < limit and np.isfinite(trial.sums.gradient).all() and all_modes_found(trial):
+                best, limit = trial, trial.value
+    return best is not None and _move_inside(session, best)
 
 
-def _nearby_psi(
-    psi: np.ndarray, correlated_pairs: Sequence[tuple[int, int]], zero: dict[int, tuple[float, float]]
-) -> Iterator[np.ndarray]:
-    """Matrices near psi that no change of a single zero variance reaches.
-
-    For two effects at zero, psi + w w' with w a combination weighted by 1 / sqrt(score): the two signs decide exactly
-    whether the 2 x 2 block of their scores is negative definite. For one effect at zero, a multiple of another effect
-    is added to it: a first-order change of a covariance, which a triangular factor with a zero on its diagonal does
-    not contain.
-
-    **Arguments:** `correlated_pairs`: pairs of effects whose covariance is estimated; `zero`: effect to (small standard
-    deviation, score of its logarithm).
-    """
-    for pair, size, sign in itertools.product(correlated_pairs, BOUNDARY.direction_sizes, (1.0, -1.0)):
-        if all(k in zero for k in pair):
-            least = min(zero[k][1] for k in pair)
-            w = np.zeros(len(psi))
-            w[list(pair)] = [size * zero[k][0] * np.sqrt(least / zero[k][1]) for k in pair]
-            w[pair[1]] *= sign
-            yield psi + np.outer(w, w)
-        for k, partner in (pair, pair[::-1]):
-            if k in zero and partner not in zero and psi[partner, partner] > 0:
-                transform = np.eye(len(psi))
-                transform[k, partner] = sign * size * zero[k][0] / np.sqrt(psi[partner, partner])
-                yield transform @ psi @ transform.T
+def all_modes_found(point: EvaluatedPoint) -> bool:
+    """True if no group of any process has failed at `point`."""
+    failed = ~np.isin(point.local_groups.status, (Status.ok, Status.no_observations))
+    return not point.placed.processes.any(failed.any())
 
 
 def _move_inside(session: Session, candidate: EvaluatedPoint) -> bool:

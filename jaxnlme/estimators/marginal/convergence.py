@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
+from jaxnlme.binding.model_faults import kink_sentence, non_finite_sentence
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import CRITERIA
+from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
 from jaxnlme.results.inference import direction_words, singular_directions
 
 
@@ -43,23 +45,29 @@ def assess(
     **Returns:** the Convergence; it is converged if there are no failures.
     """
     density, first = session.binding.density, len(session.binding.density.beta_names)
-    at_zero = zero_sentences(density, session.x[first : first + density.covariance.n_unconstrained], session.zeroed)
+    # What is wrong with the groups explains what is wrong at the end, so it comes first.
+    of_groups = [*_failed_groups(session), *_uncertain_modes(session)]
     failures: list[str] = []
     if session.interrupted:
         failures.append("Interrupted by the user: this is the best point so far, not a maximum.")
     if session.stopped:
         failures.append("Stopped by a callback: this is the point reached, not a maximum.")
+    failures += of_groups
     if not np.isfinite(session.best.value):
         failures += session.objective.failures(session.best) or [
             "The objective is not finite; see status.groups for the groups concerned."
         ]
-    elif not session.halted:
+    elif session.out_of_iterations and not session.halted:
+        failures.append(_out_of_iterations(session))
+    elif not (session.halted or of_groups):
         failures += _convergence_failures(session, matrix, active, decrement, with_information)
-    failures += _failed_groups(session)
+    theta = session.x[first : first + density.covariance.n_unconstrained]
+    at_zero = zero_sentences(density, theta, session.zeroed, not failures)
     if failures:
         sentences = ["NOT CONVERGED.", *failures]
     else:
         sentences = [_converged(session, matrix, active, decrement)]
+    sentences += _second_modes(session)
     if not with_information and not failures:
         sentences.append(
             "The information matrix was not asked for: the maximum is assessed by the minimiser's own metric."
@@ -78,14 +86,7 @@ def _converged(session: Session, matrix: np.ndarray | None, active: np.ndarray, 
     if matrix is not None:
         parts.append("the information matrix is positive definite")
     if session.estimator.method.at_mode and session.binding.density.n_effects:
-        labels = _labels(session, session.modes_not_reproduced)
-        if labels:
-            parts.append(
-                f"every group's mode was found (not again by a search from zero for group {labels}: the better one is "
-                "kept)"
-            )
-        else:
-            parts.append("every group's mode was found, and found again by a search from zero")
+        parts.append("every group's mode was found, and found again by searches from zero and around it")
     return f"Converged: {'; '.join(parts)}."
 
 
@@ -96,8 +97,68 @@ def _failed_groups(session: Session) -> list[str]:
     all_codes = {code for codes in session.processes.gather(set(codes[has_weight].tolist())) for code in codes}
     sentences = []
     for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
-        sentences.append(f"Group {_labels(session, has_weight & (codes == code))}: {Status(code).sentence}")
+        which = has_weight & (codes == code)
+        look_for = kink_sentence if code == Status.mode_not_found else non_finite_sentence
+        because = _faults(session, look_for, groups=which)
+        on_kink = because and code == Status.mode_not_found
+        sentence = "The conditional mode was not found." if on_kink else Status(code).sentence
+        sentences.append(f"Group {_labels(session, which)}: {sentence}{because}")
     return sentences
+
+
+def _faults(session: Session, *look_for: Callable[..., str], groups: np.ndarray | None = None) -> str:
+    """Text of the functions `look_for` of `model_faults` on `groups` (groups,) bool, by default those of weight other
+    than zero, to append to a sentence; of all processes."""
+    which = session.binding.data.weights != 0 if groups is None else groups
+    modes = session.best.local_groups.modes
+    found = [fault(session.binding, session.params(), modes, which) for fault in look_for]
+    texts = [text for texts in session.processes.gather(found) for text in texts if text]
+    return "".join(f" {text}" for text in texts[:1])
+
+
+def _predicted_gain(session: Session) -> float:
+    """The gain of a further step that the minimiser predicts, in log-likelihood units."""
+    return float(session.state.bfgs.decrement) if session.state is not None else np.inf
+
+
+def _out_of_iterations(session: Session) -> str:
+    """The sentence on a fit that used up its iterations."""
+    gain = _predicted_gain(session)
+    expected = f", with {gain:.1e} log-likelihood units still expected to be gained" if np.isfinite(gain) else ""
+    return (
+        f"The {int(session.estimator.max_iterations)} iterations allowed were used up{expected}; raise max_iterations, "
+        "or use other starting values."
+    )
+
+
+def _uncertain_modes(session: Session) -> list[str]:
+    """Sentences on groups whose modes would not be found again from other starts at these parameters."""
+    sentences = []
+    if labels := _labels(session, session.modes_exchanged):
+        sentences.append(
+            f"Group {labels}: the fit goes back and forth between modes of the random effects that are nearly as good; "
+            "a likelihood approximated at one mode is not smooth there. Use quadrature with more nodes (jn.AGQ), "
+            "importance sampling or SAEM, or other starting values."
+        )
+    lost = session.modes_not_found_again & ~session.modes_exchanged
+    if labels := _labels(session, lost & (session.best.local_groups.status == Status.ok)):
+        sentences.append(
+            f"Group {labels}: the mode of the random effects was not found again by searches from zero and around it; "
+            "use other starting values, or more `mode_steps`."
+        )
+    return sentences
+
+
+def _second_modes(session: Session) -> list[str]:
+    """A sentence on groups with another mode of nearly the same joint density; none where there are none."""
+    labels = _labels(session, session.second_modes < ROUNDS.second_mode)
+    if not labels:
+        return []
+    return [
+        f"Group {labels}: another mode of the random effects is nearly as good (less than {ROUNDS.second_mode:g} log "
+        "units lower), and an approximation at one mode leaves it out: compare with quadrature with more nodes "
+        "(jn.AGQ), importance sampling or SAEM."
+    ]
 
 
 def _labels(session: Session, which: np.ndarray) -> str:
@@ -112,16 +173,17 @@ def _convergence_failures(
     """Sentences with the reasons why the point is not a maximum; arguments as of `assess`."""
     names = [session.binding.packed_names[k] for k in active]
     sentences = []
-    gain = float(session.state.bfgs.decrement) if session.state is not None else np.inf
-    if session.out_of_iterations:
-        return [
-            f"The {int(session.estimator.max_iterations)} iterations allowed were used up, with {gain:.1e} log-"
-            "likelihood units still expected to be gained; raise max_iterations, or use other starting values."
-        ]
+    gain = _predicted_gain(session)
     if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:
         sentences.append(
             f"The free weights are expected to gain {gain:.1e} more (limit {CRITERIA.max_gain:g}); lower the tolerance."
         )
+    if matrix is not None and not np.isfinite(matrix).all():
+        without = some([name for name, row in zip(names, matrix, strict=True) if not np.isfinite(row).all()])
+        return [
+            f"The second derivatives of the log-likelihood in {without} are not finite at the end, so that it is not "
+            f"known to be a maximum.{_faults(session, non_finite_sentence, kink_sentence)}"
+        ]
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
         sentences.append(
@@ -143,7 +205,10 @@ def _convergence_failures(
             "logarithm is above 100): fix the variance, drop the effect, or use a simpler covariance."
         )
     satisfied, description = session.objective.stopping_criterion(session.best, matrix, active, decrement)
-    if not singular and not satisfied:
+    if (sentences or not satisfied) and (kink := _faults(session, kink_sentence)):
+        # On a kink the differences behind the information mean nothing.
+        return [f"Not at a maximum that can be confirmed.{kink}"]
+    if not singular and not satisfied and (np.isfinite(decrement) or not sentences):
         sentences.append(
             f"Not at the maximum: {description}. The objective may not be smooth there: look at fit.history, try other "
             "starting values."

@@ -108,16 +108,17 @@ class MaximumLikelihood(AbstractEstimator):
         """
         xnp = xp(state.bfgs.x)
         bfgs, accept = state.minimiser.update(state.bfgs, result.value, result.gradient)
+        minimiser = _with_longer_steps(state, accept)
         if many_groups:
             # Far from the maximum, the scores of many groups give a better Hessian than the steps so far.
-            metric = _score_metric(result, state.minimiser)
-            renewed = state.minimiser.with_inverse(bfgs, metric)
+            metric = _score_metric(result, minimiser)
+            renewed = minimiser.with_inverse(bfgs, metric)
             enough = result.counted >= SEARCH.groups_per_parameter * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > SEARCH.renew_above) & (bfgs.iterations <= SEARCH.renew_steps)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
         return MaximumLikelihoodState(
             bfgs,
-            state.minimiser,
+            minimiser,
             jax.tree.map(lambda new, old: xnp.where(accept, new, old), result.modes, state.modes),
             xnp.where(accept, result.log_likelihood, state.log_likelihood),
         )
@@ -207,6 +208,18 @@ def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
             f"Received {estimator.name}."
         )
     return estimator
+
+
+def _with_longer_steps(state: MaximumLikelihoodState, accepted: Any) -> BFGS:
+    """The minimiser with larger steps allowed for entries in the user's units whose step was limited, if the point was
+    accepted at the first trial: the first limit is only a guess where a start is far from the data, or near zero."""
+    minimiser, bfgs = state.minimiser, state.bfgs
+    xnp = xp(bfgs.x)
+    limited = xnp.abs(bfgs.inverse @ bfgs.gradient) > minimiser.max_change
+    longer = limited & (minimiser.max_change != SEARCH.largest_log_step) & accepted & (bfgs.step == 1.0)
+    factor = xnp.where(longer, SEARCH.limit_growth, 1.0)
+    largest = xnp.clip(minimiser.max_change * factor, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
+    return BFGS(minimiser.free, largest)
 
 
 def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:

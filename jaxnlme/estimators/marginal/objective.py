@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, final
 import numpy as np
 
 from jaxnlme.errors import Status
-from jaxnlme.estimators.core.objective import partial_sums
+from jaxnlme.estimators.core.objective import GroupValues, partial_sums
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
 from jaxnlme.estimators.marginal.settings import CRITERIA, DIFFERENCES
 
@@ -62,6 +62,15 @@ class AbstractObjective(abc.ABC):
         **Arguments:** `modes`: starts of the mode searches, as `Evaluator.run` takes them.
         **Returns:** the point evaluated.
         """
+
+    def search_modes(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
+        """The point `x` (n,), with the groups' modes that a search from `modes` finds; its sums need not be those of
+        the objective."""
+        return self.evaluate(x, modes, None)
+
+    def mode_ranks(self, groups: GroupValues) -> np.ndarray:
+        """Numbers (groups,), in log units, of which a group's best mode has the highest: log joint densities."""
+        return np.asarray(groups.joint)
 
     @abc.abstractmethod
     def evaluate_in_stages(
@@ -147,6 +156,8 @@ class MarginalObjective(AbstractObjective):
 
 def gain_criterion(decrement: float) -> tuple[bool, str]:
     """The stopping criterion on the predicted gain of a further step, `decrement`, in log-likelihood units."""
+    if not np.isfinite(decrement):
+        return False, "the gain of a further step is not known"
     clause = f"a further step is expected to gain {decrement:.1e} log-likelihood units (limit {CRITERIA.max_gain:g})"
     return decrement < CRITERIA.max_gain, clause
 
@@ -217,9 +228,10 @@ def points_beside(
     **Arguments:** `approximate_se` (n,): approximate standard errors; `step_in_se`: the step, in these.
     """
     placed, x = best.placed, best.x
-    size = np.abs(np.where(np.isfinite(x), x, 0.0))
-    least = DIFFERENCES.least_step * np.maximum(size, DIFFERENCES.least_size)
-    step = np.clip(step_in_se * approximate_se, least, DIFFERENCES.largest_step * np.maximum(size, 1.0))
+    # Entries in the user's units have the size of their value or of their standard error: no absolute number is small.
+    size = np.maximum(np.abs(np.where(np.isfinite(x), x, 0.0)), approximate_se)
+    least = DIFFERENCES.least_step * size
+    step = np.clip(step_in_se * approximate_se, least, DIFFERENCES.largest_step * size)
     here = placed.collect(best.modes)
     for k in entries:
         ends = x.copy(), x.copy()

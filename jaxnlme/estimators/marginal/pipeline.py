@@ -21,6 +21,7 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.estimators.core.objective import flatten
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import Progress
 from jaxnlme.estimators.core.record import failed_start
@@ -102,7 +103,8 @@ class _Start:
     """Steps 1 to 4.
 
     **Attributes:** `setup` of the groups that remain; `params`; `left_out`: labels of the other groups, with the
-    reason; `notes` for the record; `starts`: the preliminary fit still to be made, None if there is none.
+    reason; `notes` for the record; `starts`: the preliminary fit still to be made, None if there is none; `replaced`:
+    the preliminary fit whose start is still to be compared with the model's own.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class _Start:
         self.params, self.finite = self.setup.params, self.setup.finite
         self.left_out: list[tuple[Any, str]] = []
         self.notes: list[str] = []
-        self.starts = plan.starts
+        self.starts, self.replaced = plan.starts, None
         self.is_new = not isinstance(plan.start, FitRecord)
         self.checkpoint = self._read_checkpoint()
         if self.checkpoint is not None and self.checkpoint.run_state is not None:
@@ -147,6 +149,8 @@ class _Start:
                 session, notes = make_session(
                     SessionInputs(binding, self.estimator, self.params, callbacks, placed, self.checkpoint, self.is_new)
                 )
+            if self._own_start_is_better(session):
+                continue
             groups = session.best.local_groups
             self.finite = np.isfinite(groups.values) & np.isfinite(groups.scores).all(1)
             self.finite |= binding.data.weights == 0
@@ -170,7 +174,23 @@ class _Start:
                 self.setup.binding, self.params, self.setup.named_starts, self.setup.placed
             )
         self.notes.append(sentence)
-        self.starts = None
+        self.replaced, self.starts = self.starts, None
+
+    def _own_start_is_better(self, session: Session) -> bool:
+        """True if the likelihood at the model's own start is higher than at that of the preliminary fit, where
+        `session` begins; the own start is then taken instead, once."""
+        if self.replaced is None:
+            return False
+        evaluator, replaced, self.replaced = session.objective.evaluator, self.replaced, None
+        own = session.objective.evaluate(np.asarray(flatten(self.setup.params)), evaluator.zero_modes(), None)
+        if not (own.value < session.best.value or (np.isfinite(own.value) and not np.isfinite(session.best.value))):
+            return False
+        self.params = self.setup.params
+        self.notes[-1] = (
+            f"The likelihood is lower at the start from starts={replaced!r} than at the model's own starts, "
+        )
+        self.notes[-1] += "from which the fit began."
+        return True
 
     def _read_checkpoint(self) -> MarginalCheckpoint | None:
         if self.plan.checkpoint is None:

@@ -110,6 +110,9 @@ class RestrictedObjective(AbstractObjective):
             return point.with_sums(_without_value(point.sums), None, reason)
         return self._with_integral(point, metric, fourth_order)
 
+    def search_modes(self, x: np.ndarray, modes: Sequence[Any]) -> EvaluatedPoint:
+        return self.unrestricted.evaluate(x, modes)
+
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:

@@ -16,6 +16,7 @@ from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint, RunState
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import AbstractObjective
+from jaxnlme.estimators.marginal.settings import DIFFERENCES
 from jaxnlme.model.params import Params
 
 
@@ -44,8 +45,8 @@ class Session:
     (n,) bool: entries that may move; `n_dense`: length of the dense vector (without the free block); `history`;
     `iterations`; `interrupted`: True after Ctrl-C; `stopped`: True after a callback asked for it; `zeroed`,
     `freed`: packed indices of variances set to zero, and of those freed again (see `boundary`); `metric`: inverse
-    Hessian (n, n) for the next minimisation, None if none is known; `modes_not_reproduced` (groups,) bool: modes
-    that a search from zero did not find again.
+    Hessian (n, n) for the next minimisation, None if none is known; `modes_not_found_again`, `modes_exchanged`
+    (groups,) bool, and `second_modes` (groups,): of the last search of the modes, see `modes`.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Session:
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.iterations = 0
-        self.modes_not_reproduced = np.zeros(self.binding.data.n_groups, bool)
+        self.modes_not_found_again = np.zeros(self.binding.data.n_groups, bool)
+        self.modes_exchanged = self.modes_not_found_again
+        self.second_modes = np.full(self.binding.data.n_groups, np.inf)
         self.interrupted = False
         self.stopped = False
         self.zeroed: set[int] = set()
@@ -98,7 +101,8 @@ class Session:
         """Approximate standard errors (n,) by the inverse Hessian of the minimiser; ones where there is none."""
         if self.state is None:
             return np.ones(len(self.x))
-        return np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
+        se = np.sqrt(np.maximum(np.diag(np.asarray(self.state.bfgs.inverse)), 0.0))
+        return np.minimum(se, DIFFERENCES.largest_se * np.asarray(self.state.minimiser.max_change))
 
     @property
     def out_of_iterations(self) -> bool:

@@ -17,6 +17,11 @@ class SearchSettings:
     largest_step_in_se: float = 5.0
     """Largest change of an entry in the user's units in one step, in standard errors by the outer product of the
     scores."""
+    limit_growth: float = 4.0
+    """Factor by which the largest step of an entry in the user's units grows when a limited step is accepted at once.
+
+    **Source:** the growth of a trust region, with a larger factor: Nocedal and Wright (2006), Numerical Optimization,
+    algorithm 4.1."""
     least_information: float = 1e-4
     """Lower bound on the information of an entry, relative to the square of its size (on log scales, of one)."""
     groups_per_parameter: int = 8
@@ -29,8 +34,9 @@ class SearchSettings:
     the outer product of the scores differs from the Hessian, and near the maximum convergence with it would be slow."""
     renew_steps: int = 10
     """The replacement is made in the first so many steps, for the same reason."""
-    largest_change: float = 1e8
-    """Limits of the largest step of an entry in the user's units: at most this, at least its inverse."""
+    largest_change: float = 1e150
+    """Limits of the largest step of an entry in the user's units: at most this, at least its inverse, so that its
+    square is finite."""
     least_information_of_zero: float = 1e-12
     """Lower bound on the information of an entry whose value is zero, which has no size."""
     evaluations_per_iteration: int = 10
@@ -59,9 +65,15 @@ class RoundSettings:
     """Steps of a round after the minimisation (`algorithm.py`)."""
 
     better_mode_gain: float = 1e-6
-    """Log-likelihood units by which another mode of a group must be better to be adopted."""
+    """Log units by which the joint density at another mode of a group must differ for it to be adopted."""
     rounding_of_modes: float = 1e-10
-    """The same, as a fraction of the group's log-likelihood: rounding."""
+    """The same, as a fraction of the group's log joint density: rounding."""
+    distinct_modes: float = 0.01
+    """Distance, in whitened units, from which on two ends of mode searches are two modes: those of one mode differ by
+    the squared tolerance of the search."""
+    second_mode: float = 3.0
+    """Another mode is named if its joint density is lower by less than so many log units: a factor of 20, so that what
+    an approximation at one mode leaves out is some 5% of the group's likelihood."""
     negative_curvature: float = 1e-6
     """Eigenvalue of the information (scaled to unit diagonal) below minus which the point is a saddle point."""
     least_curvature: float = 1e-12
@@ -86,11 +98,12 @@ class DifferenceSettings:
     """Step in standard errors: short, so that the third-order term is small; long enough for rounding of the
     gradient."""
     least_step: float = 1e-6
-    """Shortest step, as a fraction of the entry, so that rounding of the entry itself does not matter."""
-    least_size: float = 1e-2
-    """Size that a smaller entry is taken to have in the shortest step."""
+    """Shortest step, as a fraction of the entry or its standard error, so that rounding of the entry itself does not
+    matter."""
     largest_step: float = 1e-2
-    """Longest step, as a fraction of the entry or of one, where standard errors are not known or very large."""
+    """Longest step, as the same fraction."""
+    largest_se: float = 15.0
+    """Largest standard error assumed, in units of the largest step of the search: 30 for a log standard deviation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -100,18 +113,44 @@ class BoundaryCriteria:
     flat_curvature: float = 10.0
     """Curvature of the objective in a log standard deviation (log-likelihood units) below which its variance may be
     tending to zero: at zero the curvature vanishes."""
-    cost_of_zero: float = 1e-4
-    """Largest loss of log-likelihood units accepted for setting a variance to exactly zero."""
-    trial_sd: float = 0.01
-    """SD, as a fraction of its starting value, at which the slope of a variance at zero is computed."""
-    least_slope: float = 1e-7
-    """Smallest slope of the log-likelihood in the log SD there that counts as an increase."""
-    least_gain: float = 1e-9
-    """Smallest gain (log-likelihood units) there that counts as one."""
-    smallest_score: float = 1e-12
-    """Score that smaller ones are raised to where directions are weighted by its inverse square root."""
-    direction_sizes: tuple[float, float] = (1.0, 10.0)
-    """Lengths of the tested directions of two effects, in units of the trial SDs."""
+    least_gain: float = 1e-6
+    """Log-likelihood units: a variance is zero if none above zero gains more, by prediction or on the rays tried. A
+    zero variance gains s^2 / (2 I) when it leaves zero, with s its score there and I the information; this limit is
+    that of `ConvergenceCriteria.max_gain`."""
+    rounding: float = 1e-10
+    """The same, as a fraction of the log-likelihood: rounding."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class RaySettings:
+    """Rays from the boundary of psi (`boundary_rays.py`)."""
+
+    score: float = 1e-3
+    """Root mean square of the groups' scores of a log standard deviation t near zero, at which slopes are computed:
+    t^2 J' R^-1 J is then about 1e-3, so that terms beyond the first order are as small, and rounding (1e-12 of a score
+    of one) does not matter."""
+    first_sd: float = 0.01
+    """First trial of t, as a fraction of its starting value."""
+    max_evaluations: int = 12
+    """Most evaluations to find t; two or three suffice where the first is not far too large."""
+    accepted_ratio: float = 3.0
+    """Largest ratio of t to its aim at which the search for t ends."""
+    largest_change: float = 1e40
+    """Largest factor between the scores at two trials of t: scores are proportional to t^2 near zero."""
+    largest_sd: float = 1e6
+    """Largest trial of t, as a fraction of its starting value: further out it has no effect at all."""
+    shrink: float = 30.0
+    """Factor by which t is reduced where the objective is not finite."""
+    steps: tuple[float, ...] = tuple(10.0 ** (0.5 * k) for k in range(8))
+    """Standard deviations tried, in units of t: from t to 3,000 t, since one group's effect has a standard error of
+    about 20 t: at the last the random effect is 150 times as large."""
+    turns: tuple[float, ...] = (1.0, 10.0, 100.0)
+    """The same for turns of psi."""
+    first_far_step: float = 5.0
+    """Steps below this are only tried if the slope at the boundary predicts a gain."""
+    rank_tolerance: float = 1e-10
+    """Eigenvalue, as a fraction of one on the diagonal, up to which a direction of psi counts as without variance; and
+    the same for singular values of its derivatives."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -137,4 +176,5 @@ CRITERIA = ConvergenceCriteria()
 ROUNDS = RoundSettings()
 DIFFERENCES = DifferenceSettings()
 BOUNDARY = BoundaryCriteria()
+RAYS = RaySettings()
 RESTRICTED = RestrictedSettings()

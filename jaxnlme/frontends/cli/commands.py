@@ -78,7 +78,7 @@ def fit_command(
     starts: Annotated[
         str | None,
         typer.Option(
-            metavar="pooled|groups",
+            metavar="pooled|groups|multi",
             help="Start from a fit without random effects to all data, or from fits of single groups.",
         ),
     ] = None,

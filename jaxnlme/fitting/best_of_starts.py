@@ -1,0 +1,72 @@
+"""The start of a fit by `starts="multi"`: the best of many batched fits from starts around the given one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from jaxnlme.binding.model import NLMEModel
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.estimators.core.plan import Plan
+from jaxnlme.estimators.core.settings import RUN_SETTINGS
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.model.params import Params
+
+if TYPE_CHECKING:
+    from jaxnlme.fitting.fit import Fit
+
+
+def best_of_starts(
+    model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan, fit: Any
+) -> tuple[Params | None, str]:
+    """The Params at the highest maximum that fits from many starts reach, and a sentence on what they found.
+
+    The search is made by the likelihood approximation of `estimator`; for others (linearised and restricted
+    likelihoods, SAEM, IMP) by FOCEI, or Laplace's approximation where the outcome has no Gaussian moments.
+
+    **Arguments:** `plan`: its start is the centre of the starts; `fit`: the function `jn.fit`.
+    **Returns:** None for the Params where no start reached a maximum: the fit then begins at the centre.
+    """
+    from jaxnlme.refits.settings import MULTISTART
+
+    likelihood = _searchable(model, estimator)
+    first: Fit = fit(
+        model,
+        data,
+        likelihood,
+        start=plan.start,
+        progress=plan.progress,
+        on_bad_group=plan.on_bad_group,
+        max_iterations=RUN_SETTINGS.max_iterations,
+    )
+    if not len(first.history):
+        return None, "The search from several starts did not begin: the likelihood is not finite at the start."
+    found = first.multistart(MULTISTART.starts_before_fit, progress=plan.progress)
+    maxima = found.maxima
+    if not len(maxima):
+        return None, f"None of {len(found.starts)} starts reached a maximum; the fit began from the model's own starts."
+    heights = ", ".join(
+        f"{row.log_likelihood:.3f} (from {row.starts})" for row in maxima.head(MULTISTART.maxima_shown).itertuples()
+    )
+    sentence = (
+        f"Started from the best of {len(found.starts)} fits by {first.method} from several starts: maxima of the "
+        f"log-likelihood at {heights}; from the given start {first.log_likelihood:.3f}."
+    )
+    if first.converged and not maxima["gain"].iloc[0] > MULTISTART.better_by:
+        return first.params, sentence
+    return found.params_of_maximum(0), sentence
+
+
+def _searchable(model: NLMEModel, estimator: AbstractEstimator) -> Any:
+    """The likelihood approximation by which starts are compared, for a fit by `estimator`."""
+    if isinstance(estimator, MaximumLikelihood):
+        return estimator.method
+    gaussian = getattr(model.error, "has_gaussian_moments", True)
+    return "focei" if gaussian else "laplace"
+
+
+def with_start_sentence(record: Any, sentence: str) -> Any:
+    """The record with the option starts="multi" and the `sentence` on what the starts led to."""
+    status = dataclasses.replace(record.status, sentences=(*record.status.sentences, sentence))
+    return dataclasses.replace(record, status=status, options={**record.options, "starts": "multi"})
