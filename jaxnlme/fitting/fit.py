@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnlme.arguments import check_callables, check_choice, check_flag, check_path, check_progress, require_host
+from jaxnlme.arguments import check_callables, check_checkpoint, check_choice, check_flag, check_progress, require_host
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
@@ -20,6 +20,7 @@ from jaxnlme.estimators.setup import STARTS
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jaxnlme.refits.profile import Profile
 
 
+@public("jn.fit")
 def fit(
     model: NLMEModel,
     data: GroupedData,
@@ -98,7 +100,7 @@ def fit(
     methods: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
-    path = None if checkpoint is None else check_path("checkpoint", checkpoint)
+    path = check_checkpoint(checkpoint)
     mesh = mesh_of(devices)
     estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
     if restricted:

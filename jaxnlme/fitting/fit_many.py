@@ -14,7 +14,7 @@ from jaxnlme.binding.bind import check_grouped_data
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import CountLine
 from jaxnlme.estimators.em import pipeline
@@ -26,11 +26,13 @@ from jaxnlme.fitting.fit import Fit
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import Information, estimates_table, information
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@public("jn.fit_many")
 def fit_many(
     model: NLMEModel,
     data: GroupedData,
@@ -66,11 +68,14 @@ def fit_many(
     """
     if not isinstance(method, AbstractStochastic):
         raise OptionError(
-            f"fit_many takes a method that draws the random effects, jn.SAEM(...) or jn.IMP(...); received {method!r}. "
+            f"fit_many takes a method that draws the random effects, jn.SAEM(...) or jn.IMP(...); "
+            f"received {shown(method)}. "
             "For the approximations of the likelihood (jn.FOCEI and the like), batch jn.estimate with jax.vmap."
         )
     if not isinstance(method.seed, int):
-        raise OptionError(f"fit_many needs a whole number as seed: set k is given seed + k; received {method.seed!r}.")
+        raise OptionError(
+            f"fit_many needs a whole number as seed: set k is given seed + k; received {shown(method.seed)}."
+        )
     require_host("jn.fit_many", start, data, responses, getattr(model, "structure", None))
     progress = check_progress(progress)
     if width is not None:
@@ -162,7 +167,9 @@ class ManyFits:
         default = fit.estimator.information
         kind = default if kind is None else kind
         if kind not in INFORMATIONS:
-            raise OptionError(f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {kind!r}.")
+            raise OptionError(
+                f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {shown(kind)}."
+            )
         if kind == default or fit.information is None:
             return fit.information
         if kind == "louis":

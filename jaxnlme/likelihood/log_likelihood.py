@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from jaxnlme.arguments import is_traced
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.model import NLMEModel
-from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
-from jaxnlme.model.params import Params
+from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
+from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -27,14 +28,17 @@ def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
 
 def check_weights(weights: Any, n_groups: int) -> Any:
     """`weights` as an array (groups,). **Raises:** OptionError for another shape or negative numbers."""
+    if not is_traced(weights) and np.asarray(weights).dtype.kind not in "biuf":
+        raise OptionError(f"weights must be numbers, one a group; received {shown(weights)}.")
     weights = jnp.asarray(weights)
     if weights.shape != (n_groups,):
         raise OptionError(f"weights must have shape ({n_groups},), one a group; received {weights.shape}.")
-    if not isinstance(weights, Tracer) and bool((np.asarray(weights) < 0).any()):
+    if not is_traced(weights) and bool((np.asarray(weights) < 0).any()):
         raise OptionError("weights must not be negative.")
     return weights
 
 
+@public("jn.evaluate_groups")
 def evaluate_groups(
     problem: Problem, params: Params, method: LikelihoodApproximation, modes: Any = None
 ) -> GroupResult:
@@ -44,12 +48,17 @@ def evaluate_groups(
     the modes, whitened; None: zeros.
     **Returns:** a GroupResult with a leading groups axis, in the order of the data.
     """
+    check_problem(problem)
+    check_params(params)
+    if not isinstance(method, LikelihoodApproximation):
+        method = approximation(method)
     density = problem.density
     if modes is None:
         modes = jnp.zeros((problem.n_groups, density.n_effects))
     return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), modes)
 
 
+@public("jn.group_log_likelihoods")
 def group_log_likelihoods(
     model: NLMEModel | None,
     params: Params,
@@ -80,6 +89,7 @@ def group_log_likelihoods(
     return evaluate_groups(problem, params, chosen, modes).value
 
 
+@public("jn.log_likelihood")
 def log_likelihood(
     model: NLMEModel | None,
     params: Params,
@@ -98,7 +108,7 @@ def log_likelihood(
     """
     problem = as_problem(model, data)
     weights = problem.weights if weights is None else check_weights(weights, problem.n_groups)
-    if isinstance(weights, Tracer) or not np.all(np.asarray(weights)):
+    if is_traced(weights) or not np.all(np.asarray(weights)):
         problem = problem.replace_zero_weight_groups(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))

@@ -17,9 +17,10 @@ from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
-from jaxnlme.model.params import Params
+from jaxnlme.model.params import Params, check_params
 from jaxnlme.numerics.implicit import implicit_minimiser
 from jaxnlme.precision import require_x64
+from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -39,6 +40,7 @@ class Estimate(eqx.Module):
     iterations: Any
 
 
+@public("jn.estimate")
 def estimate(
     model: NLMEModel | None,
     params0: Params,
@@ -62,6 +64,7 @@ def estimate(
     **Raises:** PrecisionError if 64-bit floats are off.
     """
     require_x64("estimate")
+    check_params(params0)
     estimator = MaximumLikelihood(approximation(method), max_iterations, tolerance)
     if isinstance(data, Problem):
         problem = data

@@ -30,8 +30,10 @@ from jaxnlme.estimators.two_stage.status import GroupStatus, singular
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 
+@public("jn.fit_groups")
 def fit_groups(
     model: NLMEModel,
     data: GroupedData,
