@@ -42,6 +42,13 @@ class ModelError(JaxnlmeError, ValueError):
     """The model cannot be used: its declaration or its function is wrong, or does not fit the data."""
 
 
+class UnknownNameError(ModelError, AttributeError, KeyError):
+    """The model's function reads a name that phi, x or v do not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would put it in quotation marks
+
+
 class OptionError(JaxnlmeError, ValueError):
     """An option is unknown or has an invalid value."""
 
@@ -134,6 +141,8 @@ def shown(value: Any) -> str:
     text = repr(value)
     if len(text) <= MESSAGES.characters and "\n" not in text:
         return text
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
     kind = type(value).__name__
     return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
 

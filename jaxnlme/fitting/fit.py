@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnlme.arguments import check_callables, check_checkpoint, check_choice, check_flag, check_progress, require_host
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
@@ -106,7 +107,8 @@ def fit(
     if restricted:
         estimators[-1] = restrict(estimators[-1])
     plan = Plan(start, starts, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, path)
-    result = Fit.from_record(run_in_sequence(model, data, estimators, plan))
+    with explained_errors():
+        result = Fit.from_record(run_in_sequence(model, data, estimators, plan))
     return result.throw() if throw else result
 
 

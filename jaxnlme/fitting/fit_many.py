@@ -11,12 +11,13 @@ import numpy as np
 
 from jaxnlme.arguments import check_progress, require_host
 from jaxnlme.binding.bind import check_grouped_data
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.core.progress import CountLine
+from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.em import pipeline
 from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.lockstep import BatchScheduler
@@ -100,9 +101,9 @@ def fit_many(
         seeded = method.with_seed(method.seed + k)
         return Fit.from_record(pipeline.run(model, set_data, seeded, plan, scheduler.block_function()))
 
-    line = CountLine(progress, method.method.name, len(values))
-    fits = scheduler.run_all([functools.partial(fit_set, k) for k in range(len(values))], line.show)
-    line.close()
+    with ProgressLine(progress, method.method.name, len(values)) as line, explained_errors():
+        jobs = [functools.partial(fit_set, k) for k in range(len(values))]
+        fits = scheduler.run_all(jobs, functools.partial(line.show, "fits"))
     return ManyFits(tuple(fits))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import is_traced
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.data.grouped import GroupedData
@@ -26,10 +27,14 @@ def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
     return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
 
 
-def check_weights(weights: Any, n_groups: int) -> Any:
-    """`weights` as an array (groups,). **Raises:** OptionError for another shape or negative numbers."""
+def _check_numbers(weights: Any) -> None:
     if not is_traced(weights) and np.asarray(weights).dtype.kind not in "biuf":
         raise OptionError(f"weights must be numbers, one a group; received {shown(weights)}.")
+
+
+def check_weights(weights: Any, n_groups: int) -> Any:
+    """`weights` as an array (groups,). **Raises:** OptionError for another shape or negative numbers."""
+    _check_numbers(weights)
     weights = jnp.asarray(weights)
     if weights.shape != (n_groups,):
         raise OptionError(f"weights must have shape ({n_groups},), one a group; received {weights.shape}.")
@@ -83,10 +88,12 @@ def group_log_likelihoods(
     approximation.
     """
     require_x64("group_log_likelihoods")
+    check_params(params)
     problem = as_problem(model, data)
     chosen = jax.tree.map(jnp.asarray, approximation(method))
     chosen.check(problem.density)
-    return evaluate_groups(problem, params, chosen, modes).value
+    with explained_errors():
+        return evaluate_groups(problem, params, chosen, modes).value
 
 
 @public("jn.log_likelihood")
@@ -106,6 +113,10 @@ def log_likelihood(
     **Returns:** a scalar.
     **Raises:** as `group_log_likelihoods`; OptionError for weights of another shape or negative ones.
     """
+    check_params(params)
+    method = approximation(method)
+    if weights is not None:
+        _check_numbers(weights)
     problem = as_problem(model, data)
     weights = problem.weights if weights is None else check_weights(weights, problem.n_groups)
     if is_traced(weights) or not np.all(np.asarray(weights)):

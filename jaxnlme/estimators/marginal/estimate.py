@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
@@ -80,7 +81,8 @@ def estimate(
     if fixed is not None:
         free = free.at[: len(fixed)].set(~jnp.asarray(fixed))
     problem = jax.tree.map(jnp.asarray, problem)
-    end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
+    with explained_errors():
+        end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
     ended = (state.bfgs.decrement < tolerance) & jnp.isfinite(state.bfgs.value)
     return Estimate(
         unflatten(params0, end), state.log_likelihood, state.modes, state.bfgs.decrement, ended, state.bfgs.iterations

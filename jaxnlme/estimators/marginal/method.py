@@ -18,6 +18,7 @@ from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
+from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array, xp
@@ -56,7 +57,7 @@ class MaximumLikelihood(AbstractEstimator):
     tolerance: Any = eqx.field(default=RUN_SETTINGS.tolerance, converter=number_to_array)
 
     def __check_init__(self):
-        if not isinstance(self.method, LikelihoodApproximation):
+        if not isinstance(self.method, (LikelihoodApproximation, Linearised)):
             raise OptionError(
                 f"MaximumLikelihood takes a likelihood approximation, such as jn.FOCEI(); "
                 f"received {shown(self.method)}."

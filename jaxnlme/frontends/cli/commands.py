@@ -22,9 +22,27 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: no codes for colours, in files least of all
 )
 
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile afresh, without the cache folder.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from jaxnlme import __version__
+
+        typer.echo(f"jaxnlme {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Nonlinear mixed-effects models in JAX."""
 
 
 def main() -> None:

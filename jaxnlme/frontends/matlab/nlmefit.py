@@ -19,6 +19,7 @@ from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogMatrix
 from jaxnlme.model.params import Params
+from jaxnlme.signatures import public
 
 NLMEFIT_DEFAULTS = SHARED_DEFAULTS | {
     "ApproximationType": "LME",
@@ -36,6 +37,7 @@ REFUSED_ARGUMENTS = {
 REFUSED_FIELDS = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
 
 
+@public("jn.nlmefit")
 def nlmefit(
     X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:

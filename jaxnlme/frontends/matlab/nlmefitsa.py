@@ -15,6 +15,7 @@ from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.replicates import replicate_outputs
 from jaxnlme.frontends.matlab.saem_options import SIMULATION_DEFAULTS, replicate_starts, saem, start_columns
 from jaxnlme.frontends.matlab.struct import Struct
+from jaxnlme.signatures import public
 
 NLMEFITSA_DEFAULTS = (
     SHARED_DEFAULTS | SIMULATION_DEFAULTS | {"Cov0": None, "ComputeStdErrors": False, "ErrorParameters": None}
@@ -31,6 +32,7 @@ REFUSED_FIELDS = {
 }
 
 
+@public("jn.nlmefitsa")
 def nlmefitsa(
     X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:

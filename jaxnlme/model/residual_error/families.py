@@ -8,7 +8,7 @@ levels has its own parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -170,7 +170,7 @@ def transform_both_sides(
 @public("jn.error.custom")
 def custom(
     scale: Callable,
-    parameters: Mapping[str, float],
+    parameters: Mapping[str, float] | Sequence[ErrorParameter],
     *,
     response: str | AbstractTransform = "identity",
     shape: float = 0.5,
@@ -181,15 +181,21 @@ def custom(
 
     **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), in jax.numpy; with an
     argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
-    `parameters`: starting values of its positive parameters, by name; `response`, `shape`, `fix_shape`: as for
+    `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
+    another transform or be fixed; `response`, `shape`, `fix_shape`: as for
     `transform_both_sides`; `by`: a column with parameters for each level.
+    **Raises:** OptionError for a scale that is no function of f and these parameters.
     """
-    if not isinstance(parameters, Mapping):
+    if isinstance(parameters, Mapping):
+        entries = _parameters(parameters)
+    elif isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
+        entries = tuple(parameters)
+    else:
         raise OptionError(
             "parameters must be a dictionary from the names of the scale's parameters to starting values, such as "
-            f"{{'a': 0.1}}; received {shown(parameters)}."
+            f"{{'a': 0.1}}, or a list of jn.ErrorParameter objects; received {shown(parameters)}."
         )
-    base = GaussianError(scale, _parameters(parameters), "custom", getattr(scale, "__name__", "scale(f)"), by=by)
+    base = GaussianError(scale, entries, "custom", getattr(scale, "__name__", "scale(f)"), by=by)
     if isinstance(transform(response), Identity):
         return base
     return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)

@@ -21,8 +21,9 @@ def check_scale(scale: Any, names: Sequence[str]) -> None:
         raise OptionError(f"scale must be a function scale(f, **parameters); received {shown(scale)}.")
     if "x" in names:
         raise OptionError("no parameter of the scale can be called 'x': the predictors have that name.")
+    keywords: dict[str, None] = dict.fromkeys([*names, *(["x"] if sees_x(scale) else [])])
     try:
-        inspect.signature(scale).bind(None, **dict.fromkeys([*names, *(["x"] if sees_x(scale) else [])]))
+        inspect.signature(scale).bind(None, **keywords)
     except TypeError:
         raise OptionError(
             f"the scale must be a function of f and {', '.join(names) or 'no parameters'}, the parameters it is "
