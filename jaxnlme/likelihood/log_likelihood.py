@@ -113,6 +113,7 @@ def log_likelihood(
     **Returns:** a scalar.
     **Raises:** as `group_log_likelihoods`; OptionError for weights of another shape or negative ones.
     """
+    require_x64("log_likelihood")
     check_params(params)
     method = approximation(method)
     if weights is not None:

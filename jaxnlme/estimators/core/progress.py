@@ -124,8 +124,9 @@ def _bar(total: int | None) -> Any:
     else:
         from tqdm import tqdm as base
 
-        # tqdm's own width is 0 in terminals that do not say theirs.
-        target = {"file": sys.stderr, "ncols": shutil.get_terminal_size().columns - 1}
+        # By itself tqdm writes nothing in terminals that do not say their size.
+        size = shutil.get_terminal_size()
+        target = {"file": sys.stderr, "ncols": size.columns - 1, "nrows": size.lines}
 
     # tqdm has a thread that looks after all bars; this line has its own.
     kind: Any = type("Bar", (base,), {"monitor_interval": 0})
