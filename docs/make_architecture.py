@@ -18,6 +18,7 @@ BEGIN, END = "<!-- drawing: written by make_architecture.py -->", "<!-- end of t
 # A room may use itself and the rooms above it.
 ROOMS = (
     "errors",
+    "signatures",
     "arguments",
     "precision",
     "typing",

@@ -6,15 +6,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src.xla_bridge import backends_are_initialized
 from jax.core import Tracer
 
-from jaxnlme.errors import OptionError, check_whole_number, near_matches
+from jaxnlme.errors import OptionError, check_whole_number, near_matches, shown
 
 
 def is_traced(value: Any) -> bool:
@@ -40,7 +43,7 @@ def check_number(name: str, value: Any, least: float, most: float = math.inf, *,
     real = real_number(value)
     if real is None or not (least < real if above else least <= real) or real > most:
         bounds = f"{'>' if above else '>='} {least:g}" + ("" if math.isinf(most) else f" and <= {most:g}")
-        raise OptionError(f"{name} must be a finite number {bounds}; received {plain_number(value)!r}.")
+        raise OptionError(f"{name} must be a finite number {bounds}; received {shown(plain_number(value))}.")
     return real
 
 
@@ -69,17 +72,6 @@ def number_or_given(value: Any) -> Any:
         return value
 
 
-def check_keywords(cls: type, options: Mapping[str, Any]) -> None:
-    """Check the names of the `options` of a public dataclass. **Raises:** OptionError for one that is no field of
-    `cls`."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    for name in options:
-        if name not in names:
-            raise OptionError(
-                f"jn.{cls.__name__} has no option {name!r}; {near_matches(name, names)} It takes {', '.join(names)}."
-            )
-
-
 def check_count(name: str, value: Any, least: int) -> Any:
     """`value` if it is a whole number >= `least`, also as an array of shape (), or traced.
 
@@ -97,7 +89,7 @@ def check_flag(name: str, value: Any, *, none: str = "") -> Any:
         return None
     if not isinstance(value, (bool, np.bool_)):
         also = f", or None ({none})" if none else ""
-        raise OptionError(f"{name} must be True or False{also}; received {value!r}.")
+        raise OptionError(f"{name} must be True or False{also}; received {shown(value)}.")
     return bool(value)
 
 
@@ -113,7 +105,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> Any:
     *others, last = (repr(choice) for choice in choices)
     near = near_matches(value, [choice for choice in choices if choice]) if isinstance(value, str) else ""
     advice = f"; {near}" if near.startswith("did") else "."
-    raise OptionError(f"{name} must be {', '.join(others)} or {last}; received {value!r}{advice}")
+    raise OptionError(f"{name} must be {', '.join(others)} or {last}; received {shown(value)}{advice}")
 
 
 def check_callables(name: str, value: Any) -> tuple[Callable, ...]:
@@ -122,7 +114,7 @@ def check_callables(name: str, value: Any) -> tuple[Callable, ...]:
     if callable(value):
         raise OptionError(f"{name} must be a list of functions; received one function: write {name}=[f].")
     if not isinstance(value, (list, tuple)):
-        raise OptionError(f"{name} must be a list of functions; received {value!r}.")
+        raise OptionError(f"{name} must be a list of functions; received {shown(value)}.")
     for entry in value:
         if not callable(entry):
             raise OptionError(f"{name} must be a list of functions; it holds {entry!r}, which cannot be called.")
@@ -136,7 +128,7 @@ def check_names(name: str, value: Any, meaning: str) -> list[str]:
         return [value]
     listed = list(value) if isinstance(value, (list, tuple, np.ndarray)) or _is_index(value) else None
     if listed is None or not all(isinstance(entry, str) for entry in listed):
-        raise OptionError(f"{name} must be one name or a list of names of {meaning}; received {value!r}.")
+        raise OptionError(f"{name} must be one name or a list of names of {meaning}; received {shown(value)}.")
     return [str(entry) for entry in listed]
 
 
@@ -148,8 +140,49 @@ def _is_index(value: Any) -> bool:
 def check_path(name: str, value: Any) -> Path:
     """`value` as a Path. **Raises:** OptionError where it is not the path of a file."""
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
-        raise OptionError(f"{name} must be the path of a file; received {value!r}.")
+        raise OptionError(f"{name} must be the path of a file; received {shown(value)}.")
     return Path(value)
+
+
+def check_checkpoint(value: Any) -> Path | None:
+    """The option `checkpoint` as a Path, None for none. **Raises:** OptionError where there can be no such file."""
+    if value is None:
+        return None
+    path = check_path("checkpoint", value)
+    if path.is_dir():
+        raise OptionError(f"checkpoint must be the path of a file; {path} is a folder.")
+    if not path.parent.is_dir():
+        raise OptionError(f"checkpoint: the folder {path.parent} does not exist.")
+    return path
+
+
+class _ThisProcess:
+    """Facts on this process: `forked`, it is the fork of one in which JAX had started."""
+
+    forked = False
+
+
+def _note_fork() -> None:
+    _ThisProcess.forked = _ThisProcess.forked or backends_are_initialized()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_not_forked(caller: str) -> None:
+    """Check that JAX can compute in this process: the threads that it computes with do not survive a fork, and the
+    first computation would wait for them forever.
+
+    **Arguments:** `caller`: name of the function, for the message.
+    **Raises:** OptionError in the fork of a process in which JAX had started.
+    """
+    if _ThisProcess.forked:
+        raise OptionError(
+            f"{caller} cannot run here: this process was forked from one in which JAX had computed, and would wait "
+            'forever. Start processes afresh, with multiprocessing.get_context("spawn"), which '
+            'ProcessPoolExecutor takes as mp_context, or joblib\'s backend "loky"; or use threads.'
+        )
 
 
 def require_host(caller: str, *values: Any) -> None:
@@ -158,6 +191,14 @@ def require_host(caller: str, *values: Any) -> None:
     **Arguments:** `caller`: name of the function, for the message; `values`: its arguments, those that may be traced.
     **Raises:** OptionError inside `jax.jit`, and where a value or an array in it is traced by vmap or grad.
     """
+    check_not_forked(caller)
+    config: Any = jax.config  # JAX adds its settings at run time
+    if config.jax_debug_nans or config.jax_debug_infs:
+        warnings.warn(
+            f"{caller} switches jax_debug_nans and jax_debug_infs off while it runs: it tries points where a model "
+            "need not be finite, and steps back from them. Rows where the model is not finite at the start are named.",
+            stacklevel=4,
+        )
     # Inside jit every operation is traced, also that of constants; a transfer compiles no program outside.
     if is_traced(jax.device_put(np.float32(0.0))) or any(map(is_traced, _leaves(values))):
         raise OptionError(

@@ -19,6 +19,8 @@ class MessageSettings:
 
     items: int = 5
     """Most items of a list that a sentence names."""
+    characters: int = 80
+    """Longest text of a value that a sentence shows; of others it names the type."""
     near_matches: int = 3
     """Most known names that are proposed in the place of an unknown one."""
     similarity: float = 0.5
@@ -40,8 +42,23 @@ class ModelError(JaxnlmeError, ValueError):
     """The model cannot be used: its declaration or its function is wrong, or does not fit the data."""
 
 
+class UnknownNameError(ModelError, AttributeError, KeyError):
+    """The model's function reads a name that phi, x or v do not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would put it in quotation marks
+
+
 class OptionError(JaxnlmeError, ValueError):
     """An option is unknown or has an invalid value."""
+
+
+class ArgumentError(OptionError, TypeError):
+    """A call with an argument that the function does not take, or without one that it needs."""
+
+
+class MissingFileError(OptionError, FileNotFoundError):
+    """A file that is not there."""
 
 
 class PrecisionError(JaxnlmeError, RuntimeError):
@@ -109,14 +126,25 @@ def check_whole_number(name: str, value: Any, least: int, meaning: str = "") -> 
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         subject = f"{name}, {meaning}," if meaning else name
-        raise OptionError(f"{subject} must be a whole number >= {least}; received {value!r}.")
+        raise OptionError(f"{subject} must be a whole number >= {least}; received {shown(value)}.")
     return int(value)
 
 
 def check_level(level: float) -> None:
     """Check the level of an interval. **Raises:** OptionError where it is not a number inside (0, 1)."""
     if isinstance(level, (bool, np.bool_)) or not isinstance(level, numbers.Real) or not 0.0 < level < 1.0:
-        raise OptionError(f"level is a probability, such as 0.9 for 90%; received {level!r}.")
+        raise OptionError(f"level is a probability, such as 0.9 for 90%; received {shown(level)}.")
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: its `repr`, or its type where that is long or has several lines."""
+    text = repr(value)
+    if len(text) <= MESSAGES.characters and "\n" not in text:
+        return text
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    kind = type(value).__name__
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
 
 
 def some(items: Sequence[str], at_most: int = MESSAGES.items) -> str:
@@ -127,9 +155,13 @@ def some(items: Sequence[str], at_most: int = MESSAGES.items) -> str:
 
 
 def near_matches(name: str, candidates: Iterable[str]) -> str:
-    """End of an error message on an unknown `name`: the `candidates` of similar spelling, or all of them if none is."""
+    """End of an error message on an unknown `name`: the `candidates` that it begins or that are of similar spelling, or
+    all of them if none is."""
     candidates = list(candidates)
-    close = difflib.get_close_matches(str(name), candidates, n=MESSAGES.near_matches, cutoff=MESSAGES.similarity)
+    begun = [c for c in candidates if len(str(name)) > 1 and c.lower().startswith(str(name).lower())]
+    close = begun[: MESSAGES.near_matches] or difflib.get_close_matches(
+        str(name), candidates, n=MESSAGES.near_matches, cutoff=MESSAGES.similarity
+    )
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"known: {', '.join(repr(k) for k in candidates) or 'none'}."

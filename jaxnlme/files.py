@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import MissingFileError, OptionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +131,13 @@ def read_archive(path: Path, kind: str, version: int, jaxnlme_version: str) -> A
 
     **Arguments:** as of `write_archive`.
     **Returns:** the Archive.
-    **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
+    **Raises:** MissingFileError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
     short, of another kind, or of another version.
     """
     if path.is_dir():
         raise OptionError(f"{path} is a folder, and no file that holds a jaxnlme {kind}.")
+    if not path.exists():
+        raise MissingFileError(f"there is no file {path}.")
     content = path.read_bytes()
     _check_digest(path, kind, content)
     try:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import jax
 
+from jaxnlme.arguments import check_not_forked
 from jaxnlme.errors import PrecisionError
 
 
 def x64() -> AbstractContextManager:
-    """The scoped 64-bit context in which entry points (`fit`, the command line) compute; no global setting changes."""
+    """The scoped 64-bit context in which entry points (`fit`, the command line) compute, with
+    jax_debug_nans and jax_debug_infs off; no global setting changes."""
+    config: Any = jax.config  # JAX adds its settings at run time
+    if config.jax_debug_nans or config.jax_debug_infs:
+        return _without_debugging()
     return jax.enable_x64(True)
+
+
+@contextmanager
+def _without_debugging() -> Iterator[None]:
+    with jax.enable_x64(True), jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 def require_x64(caller: str) -> None:
@@ -21,6 +34,7 @@ def require_x64(caller: str) -> None:
     **Raises:** PrecisionError with the line to add: without 64-bit floats JAX converts float64 input to float32 without
     a warning.
     """
+    check_not_forked(caller)
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise PrecisionError(
             f"{caller} needs 64-bit floats, and they are off in this session. Add\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import equinox as eqx
 
-from jaxnlme.errors import near_matches
+from jaxnlme.errors import UnknownNameError, near_matches
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
@@ -20,7 +20,7 @@ class Record(eqx.Module):
     **Arguments:** `names`: the names, in order. `values`: one pytree per name (phi: scalars or (obs,) arrays; x: (obs,)
     arrays; v: scalars or nested records). `entry_kind`: the noun for an entry in error messages ("parameter").
     `text_columns`: names of text columns of the data, which a model function cannot read.
-    **Raises:** AttributeError or KeyError for an unknown name, with names of similar spelling.
+    **Raises:** UnknownNameError (an AttributeError and a KeyError) for an unknown name, with names of similar spelling.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -34,12 +34,12 @@ class Record(eqx.Module):
         try:
             return self.values[self.names.index(name)]
         except ValueError:
-            raise AttributeError(self._unknown(name)) from None
+            raise UnknownNameError(self._unknown(name)) from None
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
             if key not in self.names:
-                raise KeyError(self._unknown(key))
+                raise UnknownNameError(self._unknown(key))
             return self.values[self.names.index(key)]
         return self.values[key]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -352,3 +356,47 @@ def test_levels_that_the_fit_has_not_seen():
 def test_factor_of_r(formula):
     with pytest.raises(jn.ModelError, match=r"write C\(column\), or use a column of text"):
         bind(with_covariate(formula), visits())
+
+
+def test_fits_while_jax_looks_for_nan(data, fit):
+    """jax_debug_nans is off while a fit runs, and on again behind it."""
+    with jax.debug_nans(True):
+        with pytest.warns(UserWarning, match=r"jn\.fit switches jax_debug_nans and jax_debug_infs off while it runs"):
+            debugged = jn.fit(MODEL, data)
+        assert jax.config.jax_debug_nans
+    assert debugged.log_likelihood == fit.log_likelihood
+
+
+FORK = """
+import os, sys, warnings
+import jax.numpy as jnp
+import jaxnlme as jn
+from jaxnlme.arguments import check_not_forked
+warnings.simplefilter("ignore")
+if os.fork() == 0:  # nothing has been computed: JAX may start here
+    check_not_forked("here")
+    os._exit(0)
+os.wait()
+jnp.ones(1) + 1
+if os.fork() == 0:
+    for call in (lambda: jn.fit(None, None), lambda: jn.log_likelihood(None, None, None)):
+        try:
+            call()
+        except jn.JaxnlmeError as error:
+            print(error, flush=True)
+    os._exit(0)
+os.wait()
+check_not_forked("the parent")
+print("end")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_fork_of_a_process_in_which_jax_has_started():
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    *refused, end = done.stdout.splitlines()
+    assert done.returncode == 0 and end == "end", done.stderr
+    assert len(refused) == 2
+    for sentence, name in zip(refused, ("jn.fit", "log_likelihood"), strict=True):
+        assert sentence.startswith(f"{name} cannot run here: this process was forked")
+        assert 'get_context("spawn")' in sentence

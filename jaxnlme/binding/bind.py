@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.stacking import levels, stack_groups, strata_of
-from jaxnlme.binding.user_scale import on_real_line, psi_of, psi_with, theta_from_psi
+from jaxnlme.binding.user_scale import as_matrix, numbers_by_name, on_real_line, psi_of, psi_with, theta_from_psi
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.specification import covariance
@@ -20,8 +20,9 @@ from jaxnlme.model.density import Density
 from jaxnlme.model.design import Design, Term, from_array, selection
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Covariate, Parameter
-from jaxnlme.model.params import Params
+from jaxnlme.model.params import Params, check_params
 from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES
+from jaxnlme.signatures import public
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,8 +55,8 @@ class Binding:
 
     def params(self, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:
         """Params from values on the user's scale; arguments and exceptions as for `NLMEModel.params`."""
-        values = dict(values or {})
         density = self.density
+        values = numbers_by_name(values)
         errors = density.error_names
         covariance_names = density.reported_names[len(density.beta_names) : -len(errors) or None]
         check_names("value", tuple(values), density.reported_names)
@@ -67,7 +68,7 @@ class Binding:
         if psi is not None or any(name in values for name in covariance_names):
             matrix = psi_of(density, theta)
             if psi is not None:  # checked here by itself, and below with the values in it
-                matrix = np.asarray(psi, float)
+                matrix = as_matrix(psi)
                 theta_from_psi(density.covariance, matrix, density.effect_names)
             matrix = psi_with(density, matrix, values)
             theta = theta_from_psi(density.covariance, matrix, density.effect_names)
@@ -78,7 +79,8 @@ class Binding:
         return Params(beta, theta, error, self.start.free)
 
     def values(self, params: Params) -> dict[str, float]:
-        """Values on the user's scale by name, as `params` takes them."""
+        """Values on the user's scale by name, as `params` takes them. **Raises:** ModelError for what is no Params."""
+        check_params(params)
         density = self.density
         beta = np.asarray(params.beta, float)
         out = {
@@ -106,6 +108,7 @@ def check_grouped_data(data: Any) -> None:
         raise ModelError(f"data must be a jn.GroupedData; received {type(data).__name__}. See GroupedData.from_frame.")
 
 
+@public("jn.bind")
 def bind(
     model: ModelDeclaration | None, data: GroupedData, like: Binding | None = None, buckets: int | None = None
 ) -> Binding:

@@ -3,7 +3,6 @@ mistakes."""
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import equinox as eqx
@@ -13,24 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer_advice
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.derivatives import jacobian, value_and_gradient
+from jaxnlme.model.derivatives import gradient, jacobian, value_and_gradient
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.tracing import is_users_file
 from jaxnlme.records import Rows
-
-_TRACER_ERRORS = (
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 class DryRun(eqx.Module):
@@ -61,11 +52,14 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     processes = placed.processes
     start = on_device(start)
     try:
-        _, chunks = placed.run(_probe_all, start, once=True)
-    except _TRACER_ERRORS as error:
-        raise ModelError(_tracer_advice(error)) from error
+        with explained_errors():
+            _, chunks = placed.run(_probe_all, start, once=True)
+    except TRACER_ERRORS as error:
+        raise ModelError(tracer_advice(error)) from error
     probe = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
     finite = np.array(probe.finite)
+    if not finite.all():
+        _check_derivatives(binding, start)
     processes.run_collectively(lambda: _check_padding(binding, probe, finite))
     processes.run_collectively(lambda: _check_scales(binding, start, probe, finite))
     effect = probe.effect[finite] if finite.any() else np.zeros((1, probe.effect.shape[1]))
@@ -99,7 +93,7 @@ def place_and_check(
         return placed, dry_run(binding, start, placed)
     try:
         return placed, dry_run(binding, start, placed)
-    except jax.errors.JaxRuntimeError:  # not caused by the model: out of memory, for example
+    except jax.errors.JaxRuntimeError:  # not caused by the model (`explained_errors`): out of memory, for example
         raise
     except Exception:  # any exception of the model; if it does not come from the padding, it is raised again below
         placed = PlacedProblem(binding.problem, mesh, chunk, rows=False, thread_rows=thread_rows)
@@ -224,20 +218,21 @@ def _check_prediction(density: Density, f: Any, group: Group) -> None:
         raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
 
 
-def _tracer_advice(error: Exception) -> str:
-    """Message on the user's line that cannot be traced, with what to write instead."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
-    where = f' in {frames[-1].filename}, line {frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
-    if isinstance(error, jax.errors.TracerBoolConversionError):
-        advice = "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."
-    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
-        advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
-    else:
-        advice = (
-            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for "
-            "np.exp, and no float() or int() of a parameter."
-        )
-    return f"The model is not pure JAX{where}. {advice}"
+def _check_derivatives(binding: Binding, start: Params) -> None:
+    """Check, by tracing one group, that the model has the second derivatives of a fit: where it has only those in
+    reverse mode, they need not be finite, and that is not the reason to name.
+
+    **Raises:** ModelError naming what works.
+    """
+    density = binding.density
+    group = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), binding.problem.buckets[0])
+
+    def log_joint(z):
+        return density.log_joint(start, z, group)
+
+    if density.n_effects:
+        with explained_errors():
+            jax.eval_shape(jacobian(gradient(log_joint)), jnp.zeros(density.n_effects))
 
 
 def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from jaxnlme.binding.padding import Chunk, agreed_shapes, pad_groups, split_into
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import PLACEMENT
 from jaxnlme.data._layout import next_size
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.model.density import Group
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled, without_garbage_collection
@@ -53,7 +53,7 @@ class PlacedProblem:
         thread_rows: int | None = None,
     ):
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1):
-            raise OptionError(f"chunk_groups must be a number of groups, at least 1, or None; received {chunk!r}.")
+            raise OptionError(f"chunk_groups must be a number of groups, at least 1, or None; received {shown(chunk)}.")
         self.mesh, self.processes, self.rows = mesh, Processes(mesh), rows
         self.chunked, self._chunk, self._grid = chunk is not None, chunk, grid
         self._thread_rows = thread_rows

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.binding.settings import PLACEMENT
+from jaxnlme.errors import ModelError
 from jaxnlme.model.density import Density, Group
 from jaxnlme.typing import PyTree
 
@@ -83,6 +84,14 @@ class Problem(eqx.Module):
             outputs.append(_in_blocks(fn, bucket, *values))
             start += count
         return outputs
+
+
+def check_problem(value: Any) -> None:
+    """**Raises:** ModelError where `value` is not a Problem."""
+    if not isinstance(value, Problem):
+        raise ModelError(
+            f"problem must be a jn.Problem, as in jn.bind(model, data).problem; received {type(value).__name__}."
+        )
 
 
 def _in_blocks(fn: Callable[..., PyTree], bucket: Group, *values: Any) -> PyTree:

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxnlme.arguments import plain_number
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density
 from jaxnlme.model.transforms import AbstractTransform
+
+
+def numbers_by_name(values: Any) -> dict[str, float]:
+    """The user's `values` by name as a dictionary. **Raises:** ModelError for what is none, or holds no numbers."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ModelError(
+            f"values must be a dictionary from names to numbers, such as {{'ka': 1.5}}; received {shown(values)}."
+        )
+    for name, value in values.items():
+        plain = plain_number(value)
+        if isinstance(plain, (bool, np.bool_)) or not isinstance(plain, numbers.Real):
+            raise ModelError(f"value of {name!r}: expected a number; received {shown(plain)}.")
+    return dict(values)
+
+
+def as_matrix(psi: Any) -> np.ndarray:
+    """`psi` as an array of floats. **Raises:** ModelError where it holds no numbers."""
+    try:
+        return np.asarray(psi, float)
+    except (TypeError, ValueError):
+        raise ModelError(f"psi must be a matrix of numbers (random, random); received {shown(psi)}.") from None
 
 
 def on_real_line(name: str, value: float, transform: AbstractTransform) -> float:
@@ -23,7 +48,7 @@ def on_real_line(name: str, value: float, transform: AbstractTransform) -> float
     if not low < float(value) < high:
         raise ModelError(
             f"value of {name!r}: expected a number inside ({low:g}, {high:g}), the domain of its {transform.name} "
-            f"transform; received {value!r}."
+            f"transform; received {shown(value)}."
         )
     return float(transform.to_real(float(value)))
 
@@ -40,7 +65,7 @@ def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...
     **Arguments:** `psi` (random, random); `effects`: names of the random effects, for messages.
     **Raises:** ModelError where psi is not a covariance matrix of these effects, or not in the family.
     """
-    psi, n = np.asarray(psi, float), len(effects)
+    psi, n = as_matrix(psi), len(effects)
     if psi.shape != (n, n):
         raise ModelError(f"psi must have shape ({n}, {n}), got {psi.shape}.")
     if not np.isfinite(psi).all() or (np.diag(psi) < 0).any():

@@ -3,6 +3,8 @@ remedy."""
 
 from __future__ import annotations
 
+import keyword
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from jaxnlme.data._columns import Column, refuse_traced
 from jaxnlme.data._layout import TableLayout
 from jaxnlme.data._rows import name_groups, name_rows
-from jaxnlme.errors import DataError
+from jaxnlme.errors import DataError, MissingFileError, shown
 
 
 def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
@@ -25,6 +27,46 @@ def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
                     "copy the column under another name."
                 )
             roles[name] = role
+
+
+def check_single_names(group: Any, y: Any, need_response: Any) -> None:
+    """Check that `group` and `y` are single names, and `need_response` a flag. **Raises:** DataError."""
+    if isinstance(group, (list, tuple)):
+        raise DataError(
+            f"group is {shown(group)}; expected one column name: for nested levels name the outermost, and list the "
+            "inner ones in x."
+        )
+    if isinstance(y, (list, tuple)):
+        raise DataError(
+            f"y is {shown(y)}; expected one column name: several responses go below each other, in one column, with a "
+            "column that says which is which."
+        )
+    if not isinstance(need_response, (bool, np.bool_)):
+        raise DataError(f"need_response must be True or False; received {shown(need_response)}.")
+
+
+def check_table_name(name: Any, used: Mapping[str, Any]) -> None:
+    """**Raises:** DataError where a model could not read a table of that `name` as `v.name`, or the name is `used`."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise DataError(f"a table must have a Python name, which the model reads as v.name; received {shown(name)}.")
+    if name in used:
+        raise DataError(f"the data already have a column or table {name!r}; expected a new name for the table.")
+
+
+def check_csv_path(path: Any) -> None:
+    """**Raises:** DataError where `path` is neither a path nor a file, MissingFileError where there is no such file."""
+    if not isinstance(path, (str, os.PathLike)) and not hasattr(path, "read"):
+        raise DataError(f"path is {shown(path)}; expected the path of a CSV file.")
+    is_path = isinstance(path, os.PathLike) or (isinstance(path, str) and "://" not in path)
+    if is_path and not os.path.exists(os.path.expanduser(path)):
+        raise MissingFileError(f"there is no file {os.fspath(path)}.")
+
+
+def check_buckets(count: Any) -> None:
+    """**Raises:** DataError where `count` is neither None nor a whole number >= 1."""
+    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if count is not None and not (whole and count >= 1):
+        raise DataError(f"{shown(count)} buckets were asked for; expected at least 1, or None to choose.")
 
 
 def check_lengths(lengths: Mapping[str, int]) -> int:

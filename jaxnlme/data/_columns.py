@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data._rows import name_rows
-from jaxnlme.errors import DataError, near_matches
+from jaxnlme.errors import DataError, near_matches, shown
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def take_column(frame: Any, name: Any, role: str) -> Any:
     **Raises:** DataError if there is no such column, or several, and for one that JAX traces.
     """
     names = column_names(frame)
+    if isinstance(name, (list, tuple, set, Mapping)):
+        raise DataError(f"{role} is {shown(name)}; expected one column name.")
     count = names.count(name)
     if count > 1:
         raise DataError(
@@ -114,6 +116,8 @@ def read_labels(raw: Any, name: str) -> list[Any]:
         labels = raw.to_list()
     elif hasattr(raw, "tolist"):
         labels = raw.tolist()
+    elif not hasattr(raw, "__iter__") or isinstance(raw, (str, Mapping)):
+        raise DataError(f"group is {shown(raw)}; expected one label per row.")
     else:
         labels = list(raw)
     missing = _missing(labels)
@@ -146,6 +150,8 @@ def name_list(names: Any, role: str) -> list[str]:
     """One name or several as a list; `role` is for messages. **Raises:** DataError if a name is listed twice."""
     if names is None:
         names = ()
+    if isinstance(names, (Mapping, bytes)) or not hasattr(names, "__iter__"):
+        raise DataError(f"{role} is {shown(names)}; expected one column name or a list of them, as in {role}=['Time'].")
     listed: list[str] = [names] if isinstance(names, str) else list(names)
     twice = sorted({str(n) for n in listed if listed.count(n) > 1})
     if twice:

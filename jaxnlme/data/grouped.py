@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data import _build as build
-from jaxnlme.data._checks import check_roles, check_selection, check_weights, numeric_response
+from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import column_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._notes import notes_of
-from jaxnlme.errors import DataError
+from jaxnlme.errors import DataError, check_whole_number
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ class GroupedData:
     index: Any = None
 
     @classmethod
+    @public("GroupedData.from_frame")
     def from_frame(
         cls,
         frame: Any,
@@ -88,13 +90,9 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
         """
-        if not isinstance(group, str) and isinstance(group, (list, tuple)):
-            raise DataError(
-                f"group is {group!r}; expected one column name: for nested levels name the outermost, and list the "
-                "inner ones in x."
-            )
+        checks.check_single_names(group, y, need_response)
         x_names, v_names = name_list(x, "x"), name_list(v, "v")
-        check_roles(group, y, x_names, v_names)
+        checks.check_roles(group, y, x_names, v_names)
         labels = take_column(frame, group, "group")
         absent = not need_response and y not in column_names(frame)
         return cls(
@@ -113,6 +111,7 @@ class GroupedData:
         )
 
     @classmethod
+    @public("GroupedData.from_csv")
     def from_csv(
         cls,
         path: str | Path,
@@ -131,9 +130,11 @@ class GroupedData:
         """
         import pandas as pd
 
+        checks.check_csv_path(path)
         return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights)
 
     @classmethod
+    @public("GroupedData.from_arrays")
     def from_arrays(
         cls,
         y: Any,
@@ -158,7 +159,7 @@ class GroupedData:
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
         x_columns, v_columns, weights = build.array_columns(y, group, x, v, weights, group_name)
-        check_roles(group_name, y_name, list(x_columns), list(v_columns))
+        checks.check_roles(group_name, y_name, list(x_columns), list(v_columns))
         return cls(**build.assemble(group, y, x_columns, v_columns, weights, group_name, y_name))
 
     @property
@@ -222,7 +223,7 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
-        chosen = check_selection(groups, self.n_groups)
+        chosen = checks.check_selection(groups, self.n_groups)
         tables = {}
         for name, (columns, mask) in self.tables.items():
             width = max(int(mask[chosen].sum(axis=1).max()), 1)
@@ -238,6 +239,7 @@ class GroupedData:
 
     def pad_to(self, obs: int) -> GroupedData:
         """The same data padded to `obs` rows per group. **Raises:** DataError if a group has more rows."""
+        obs = check_whole_number("obs", obs, 1, "the rows of each group")
         if obs < self.sizes.max():
             raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
         return self._with_width(obs, np.arange(self.n_groups))
@@ -261,7 +263,7 @@ class GroupedData:
 
     def with_weights(self, weights: Any) -> GroupedData:
         """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
-        return replace(self, weights=check_weights(weights, self.labels))
+        return replace(self, weights=checks.check_weights(weights, self.labels))
 
     def with_response(self, y: Any) -> GroupedData:
         """The same rows with other responses, for example simulated ones.
@@ -272,7 +274,7 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
         """
-        y = numeric_response(y)
+        y = checks.numeric_response(y)
         if y.shape == (self.n_rows,):
             flat, y = y, self.y.copy()
             cells = np.argwhere(self.rows)[self._table_order]
@@ -288,6 +290,7 @@ class GroupedData:
             raise DataError(f"y is infinite in {bad.sum()} observed cells; expected finite numbers, NaN if missing.")
         return replace(self, y=build.safe_response(y, observed), observed=observed)
 
+    @public("data.with_table")
     def with_table(self, name: str, frame: Any, group: str, columns: str | Sequence[str]) -> GroupedData:
         """The same data with a further table of other rows, such as dose events.
 
@@ -297,14 +300,12 @@ class GroupedData:
         **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
         **Raises:** DataError for unknown labels, text, missing or infinite values, or a name that is in use.
         """
-        if name in (self.x | self.v | self.text | self.tables):
-            raise DataError(f"the data already have a column or table {name!r}; expected a new name for the table.")
+        checks.check_table_name(name, self.x | self.v | self.text | self.tables)
         listed = name_list(columns, "columns")
         if not listed:
             raise DataError(f"table {name!r} lists no columns; expected at least one numeric column.")
         raw = {column: take_column(frame, column, f"table {name!r}") for column in listed}
-        labels = take_column(frame, group, "group")
-        table = build.further_table(name, labels, raw, self.labels.tolist(), group)
+        table = build.further_table(name, take_column(frame, group, "group"), raw, self.labels.tolist(), group)
         return replace(self, tables={**self.tables, name: table})
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
@@ -315,8 +316,7 @@ class GroupedData:
         **Returns:** one array of positions per bucket; fewer buckets if there are fewer different sizes.
         **Raises:** DataError for a count below 1.
         """
-        if count is not None and count < 1:
-            raise DataError(f"{count} buckets were asked for; expected at least 1, or None to choose.")
+        checks.check_buckets(count)
         return split_by_size(self.sizes, count)
 
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, pyplot, st
 from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, near_matches, shown
 
 # Title of the legend where curves have the fitted rows only.
 ROWS_ONLY = "drawn through the fitted rows: the model uses events of other rows"
@@ -113,7 +113,7 @@ class Plots(AbstractSimulationPlots):
         **Raises:** OptionError for another level or number of axes.
         """
         if level not in ("population", "group", "both"):
-            raise OptionError(f"level must be 'population', 'group' or 'both'; received {level!r}.")
+            raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
         levels = ("population", "group") if level == "both" else (level,)
         axes = self._axes(ax, len(levels), (4.0 * len(levels) + 0.3, 4.2), share=True)
         y = self.fit.data.to_frame()[self.fit.data.y_name].to_numpy()

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnlme.arguments import check_callables, check_choice, check_flag, check_path, check_progress, require_host
+from jaxnlme.arguments import check_callables, check_checkpoint, check_choice, check_flag, check_progress, require_host
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
@@ -21,6 +22,7 @@ from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from jaxnlme.refits.profile import Profile
 
 
+@public("jn.fit")
 def fit(
     model: NLMEModel,
     data: GroupedData,
@@ -101,7 +104,7 @@ def fit(
     methods: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
     if not methods:
         raise OptionError("method is an empty list; name at least one.")
-    path = None if checkpoint is None else check_path("checkpoint", checkpoint)
+    path = check_checkpoint(checkpoint)
     mesh = mesh_of(devices)
     estimators = [as_estimator(each, max_iterations, tolerance) for each in methods]
     if restricted:
@@ -113,7 +116,8 @@ def fit(
     if search and not (path is not None and path.exists()):
         best, found = best_of_starts(model, data, estimators[0], plan, fit)
         plan = dataclasses.replace(plan, start=start if best is None else best)
-    record = run_in_sequence(model, data, estimators, plan)
+    with explained_errors():
+        record = run_in_sequence(model, data, estimators, plan)
     result = Fit.from_record(with_start_sentence(record, found) if search else record)
     return result.throw() if throw else result
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from jaxnlme.arguments import check_progress, require_host
 from jaxnlme.binding.bind import check_grouped_data
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.core.progress import CountLine
+from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.em import pipeline
 from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.lockstep import BatchScheduler
@@ -26,11 +27,13 @@ from jaxnlme.fitting.fit import Fit
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import Information, estimates_table, information
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@public("jn.fit_many")
 def fit_many(
     model: NLMEModel,
     data: GroupedData,
@@ -66,11 +69,14 @@ def fit_many(
     """
     if not isinstance(method, AbstractStochastic):
         raise OptionError(
-            f"fit_many takes a method that draws the random effects, jn.SAEM(...) or jn.IMP(...); received {method!r}. "
+            f"fit_many takes a method that draws the random effects, jn.SAEM(...) or jn.IMP(...); "
+            f"received {shown(method)}. "
             "For the approximations of the likelihood (jn.FOCEI and the like), batch jn.estimate with jax.vmap."
         )
     if not isinstance(method.seed, int):
-        raise OptionError(f"fit_many needs a whole number as seed: set k is given seed + k; received {method.seed!r}.")
+        raise OptionError(
+            f"fit_many needs a whole number as seed: set k is given seed + k; received {shown(method.seed)}."
+        )
     require_host("jn.fit_many", start, data, responses, getattr(model, "structure", None))
     progress = check_progress(progress)
     if width is not None:
@@ -95,9 +101,9 @@ def fit_many(
         seeded = method.with_seed(method.seed + k)
         return Fit.from_record(pipeline.run(model, set_data, seeded, plan, scheduler.block_function()))
 
-    line = CountLine(progress, method.method.name, len(values))
-    fits = scheduler.run_all([functools.partial(fit_set, k) for k in range(len(values))], line.show)
-    line.close()
+    with ProgressLine(progress, method.method.name, len(values)) as line, explained_errors():
+        jobs = [functools.partial(fit_set, k) for k in range(len(values))]
+        fits = scheduler.run_all(jobs, functools.partial(line.show, "fits"))
     return ManyFits(tuple(fits))
 
 
@@ -162,7 +168,9 @@ class ManyFits:
         default = fit.estimator.information
         kind = default if kind is None else kind
         if kind not in INFORMATIONS:
-            raise OptionError(f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {kind!r}.")
+            raise OptionError(
+                f"information must be one of {', '.join(map(repr, INFORMATIONS))}; received {shown(kind)}."
+            )
         if kind == default or fit.information is None:
             return fit.information
         if kind == "louis":

@@ -68,14 +68,14 @@ def check_model(path: Path, binding: Binding, document: dict[str, Any]) -> None:
         warnings.warn(
             f"{path}: the functions of model= could not be compared with those that were fitted, because {others}; "
             "see to it that they are the same.",
-            stacklevel=4,
+            stacklevel=5,
         )
     elif section["digest"] != binding_digest(binding):
         warnings.warn(
             f"{path}: the functions of model=, or constants that they read, are not those that were fitted (their "
             "digest differs). Estimates, likelihood and summary are those of the file; predictions, simulations and "
             "refits use the functions given here.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

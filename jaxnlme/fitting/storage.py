@@ -41,6 +41,7 @@ from jaxnlme.fitting.stored_sections import TABLES, sections_of
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.stochastic import Sampling
+from jaxnlme.signatures import public
 
 FORMAT = 3
 CODE = "model.cloudpickle"
@@ -82,6 +83,7 @@ def save(fit: Fit, path: str | Path) -> Path:
     return path
 
 
+@public("jn.load")
 def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool = False) -> Fit | StoredFit:
     """The fit in a file that `Fit.save` wrote.
 
@@ -94,7 +96,7 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
       files that you trust.
 
     **Returns:** a Fit where the model is there, else a StoredFit with its tables.
-    **Raises:** FileNotFoundError where there is no file; OptionError, in one sentence, for a file that is damaged, cut
+    **Raises:** MissingFileError where there is none; OptionError, in one sentence, for a file that is damaged, cut
     short, of another kind or version, for a model that is not the file's, and for a module that is missing.
     """
     path, trust_code = check_path("path", path), check_flag("trust_code", trust_code)

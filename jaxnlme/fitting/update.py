@@ -14,7 +14,7 @@ from jaxnlme.arguments import check_names, require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.estimators.marginal.method import REML
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.fitting.fit import fit as fit_model
@@ -24,11 +24,13 @@ from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import require_estimates
+from jaxnlme.signatures import public
 
 # Options recorded in a fit that an update uses again.
 INHERITED_OPTIONS = ("standard_errors", "on_bad_group", "devices", "chunk_groups")
 
 
+@public("fit.update")
 def update(
     fit: Fit,
     *,
@@ -71,7 +73,7 @@ def update(
     if covariates is not None and not isinstance(covariates, Mapping):
         raise OptionError(
             "covariates must be a dictionary from parameters to their covariates, as in {'cl': ['log(Wt / 70)']}; "
-            f"received {covariates!r}."
+            f"received {shown(covariates)}."
         )
     require_estimates(fit)
     dropped = [] if drop is None else check_names("drop", drop, "random effects or covariates")

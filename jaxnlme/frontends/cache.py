@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
+from jaxnlme.arguments import check_path
 from jaxnlme.errors import OptionError
+from jaxnlme.signatures import public
 
 
-def enable_compilation_cache(path: str | Path | None = None) -> Path:
+@public("jn.enable_compilation_cache")
+def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
     """Keep compiled programs on disk from here on: one call, at the top of a script or a notebook.
 
     The command line does it by itself; importing jaxnlme does not. A program is reused for the same model, shapes,
@@ -17,16 +22,24 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path:
 
     **Arguments:** `path`: the folder. None takes what JAX is already set to (environment variable
     JAX_COMPILATION_CACHE_DIR), else `jaxnlme/jax` in the user's cache folder (XDG_CACHE_HOME, or ~/.cache).
-    **Returns:** the folder, which exists.  **Raises:** OptionError where it cannot be made.
+    **Returns:** the folder, which exists. None, with a warning, where the one that `path=None` takes cannot be made or
+    written to: the cache only saves time.
+    **Raises:** OptionError where `path` is given and cannot be made or written to.
     """
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-    folder = compilation_cache_folder() if path is None else Path(path).expanduser()
+    folder = compilation_cache_folder() if path is None else check_path("path", path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise OptionError(f"the compilation cache folder {folder} cannot be made: {error}.") from error
+        sentence = f"the compilation cache folder {folder} cannot be made or written to: {error}."
+        if path is not None:
+            raise OptionError(sentence) from error
+        warnings.warn(f"{sentence} Programs are compiled again in every process.", stacklevel=3)
+        return None
     if _configured_folder() != str(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         reset_cache()  # JAX reads the setting only at the first compilation; this makes it read it again

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.arguments import check_choice, check_count, check_number
-from jaxnlme.errors import ModelError, OptionError, Status, check_whole_number, near_matches
+from jaxnlme.errors import ModelError, OptionError, Status, check_whole_number, near_matches, shown
 from jaxnlme.likelihood.curvature import exact, gauss_newton
 from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarloError
 from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
@@ -20,6 +20,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
+from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -163,6 +164,7 @@ def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:
     return ModeSearch(mode_steps, mode_tolerance)
 
 
+@public("jn.FO")
 def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order (FO): the prediction is linearised at z = 0, and the residual scale is that at z = 0.
 
@@ -174,6 +176,7 @@ def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAppr
     )
 
 
+@public("jn.FOCE")
 def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order conditional estimation (FOCE), without interaction: the residual scale is that at z = 0 in the mode,
     the quadratic form, the log-scale and the curvature.
@@ -188,6 +191,7 @@ def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAp
     )
 
 
+@public("jn.FOCEI")
 def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodApproximation:
     """First order conditional estimation with interaction (FOCEI): Laplace's approximation with the Gauss-Newton
     curvature, including the term of the residual scale.
@@ -201,6 +205,7 @@ def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodA
     )
 
 
+@public("jn.Laplace")
 def Laplace(
     *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
 ) -> LikelihoodApproximation:
@@ -215,6 +220,7 @@ def Laplace(
     )
 
 
+@public("jn.AGQ")
 def AGQ(
     nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
 ) -> LikelihoodApproximation:
@@ -232,6 +238,7 @@ def AGQ(
     )
 
 
+@public("jn.ImportanceSampling")
 def ImportanceSampling(
     draws: int = 1000,
     *,
@@ -282,5 +289,6 @@ def approximation(spec: str | LikelihoodApproximation, other_methods: Iterable[s
             f"computes. Use one of {', '.join(map(repr, NAMED))}, or an object such as jn.AGQ(5)."
         )
     if not isinstance(spec, str) or spec.lower() not in NAMED:
-        raise OptionError(f"method {spec!r} is not known; {near_matches(str(spec).lower(), [*NAMED, *other_methods])}")
+        known = near_matches(spec.lower() if isinstance(spec, str) else "", [*NAMED, *other_methods])
+        raise OptionError(f"method {shown(spec)} is not known; {known}")
     return NAMED[spec.lower()]()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import OptionError, Status, near_matches
+from jaxnlme.errors import OptionError, Status, near_matches, shown
 from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_moments
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
 from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
@@ -73,7 +73,7 @@ class ImportanceFromDraws(AbstractFromDraws):
         if not _whole(draws, 2) or not df >= 0 or not _whole(batch, 1):
             raise OptionError(
                 "importance sampling needs draws >= 2, df >= 0 and batch >= 1; "
-                f"received {draws!r}, {df!r} and {batch!r}."
+                f"received {shown(draws)}, {df!r} and {batch!r}."
             )
         self.integral = ImportanceIntegral(int(draws), float(df), seed, int(batch))
 
@@ -102,7 +102,7 @@ class QuadratureFromDraws(AbstractFromDraws):
 
     def __check_init__(self):
         if self.nodes is not None and not _whole(self.nodes, 1):
-            raise OptionError(f"nodes must be a whole number of at least 1, or None; received {self.nodes!r}.")
+            raise OptionError(f"nodes must be a whole number of at least 1, or None; received {shown(self.nodes)}.")
 
     @property
     def name(self) -> str:

@@ -33,6 +33,7 @@ from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.jets import Jet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.tracing import depends
+from jaxnlme.signatures import public
 from jaxnlme.typing import Vector
 
 
@@ -60,6 +61,7 @@ class Linearised(eqx.Module):
         require_gaussian_moments(self.name, density)
 
 
+@public("jn.LME")
 def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
     """Maximum likelihood for the linearised mixed model (the default of R's nlme and MATLAB's nlmefit).
 
@@ -73,6 +75,7 @@ def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: in
     return _linearised(False, mode_steps, mode_tolerance, reweightings)
 
 
+@public("jn.RELME")
 def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
     """Restricted maximum likelihood (REML) for the linearised mixed model; see `LME` for arguments and source."""
     return _linearised(True, mode_steps, mode_tolerance, reweightings)

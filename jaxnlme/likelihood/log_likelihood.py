@@ -7,18 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from jaxnlme.arguments import is_traced
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
-from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
 from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts, search_mode
-from jaxnlme.model.params import Params
+from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
+from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -27,16 +29,23 @@ def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
     return jax.tree.map(jnp.asarray, data if isinstance(data, Problem) else bind(model, data).problem)
 
 
+def _check_numbers(weights: Any) -> None:
+    if not is_traced(weights) and np.asarray(weights).dtype.kind not in "biuf":
+        raise OptionError(f"weights must be numbers, one a group; received {shown(weights)}.")
+
+
 def check_weights(weights: Any, n_groups: int) -> Any:
     """`weights` as an array (groups,). **Raises:** OptionError for another shape or negative numbers."""
+    _check_numbers(weights)
     weights = jnp.asarray(weights)
     if weights.shape != (n_groups,):
         raise OptionError(f"weights must have shape ({n_groups},), one a group; received {weights.shape}.")
-    if not isinstance(weights, Tracer) and bool((np.asarray(weights) < 0).any()):
+    if not is_traced(weights) and bool((np.asarray(weights) < 0).any()):
         raise OptionError("weights must not be negative.")
     return weights
 
 
+@public("jn.evaluate_groups")
 def evaluate_groups(
     problem: Problem, params: Params, method: LikelihoodApproximation, modes: Any = None
 ) -> GroupResult:
@@ -46,6 +55,10 @@ def evaluate_groups(
     the modes, whitened; None: each group's mode is the best of those found from `mode_starts`.
     **Returns:** a GroupResult with a leading groups axis, in the order of the data.
     """
+    check_problem(problem)
+    check_params(params)
+    if not isinstance(method, LikelihoodApproximation):
+        method = approximation(method)
     density = problem.density
     if modes is None:
         starts = jnp.asarray(mode_starts(density.n_effects))
@@ -75,6 +88,7 @@ def modes_of_groups(
     return (), problem.map(per_group, starts)
 
 
+@public("jn.group_log_likelihoods")
 def group_log_likelihoods(
     model: NLMEModel | None,
     params: Params,
@@ -100,12 +114,15 @@ def group_log_likelihoods(
     approximation.
     """
     require_x64("group_log_likelihoods")
+    check_params(params)
     problem = as_problem(model, data)
     chosen = jax.tree.map(jnp.asarray, approximation(method))
     chosen.check(problem.density)
-    return evaluate_groups(problem, params, chosen, modes).value
+    with explained_errors():
+        return evaluate_groups(problem, params, chosen, modes).value
 
 
+@public("jn.log_likelihood")
 def log_likelihood(
     model: NLMEModel | None,
     params: Params,
@@ -122,9 +139,14 @@ def log_likelihood(
     **Returns:** a scalar.
     **Raises:** as `group_log_likelihoods`; OptionError for weights of another shape or negative ones.
     """
+    require_x64("log_likelihood")
+    check_params(params)
+    method = approximation(method)
+    if weights is not None:
+        _check_numbers(weights)
     problem = as_problem(model, data)
     weights = problem.weights if weights is None else check_weights(weights, problem.n_groups)
-    if isinstance(weights, Tracer) or not np.all(np.asarray(weights)):
+    if is_traced(weights) or not np.all(np.asarray(weights)):
         problem = problem.replace_zero_weight_groups(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))

@@ -9,12 +9,14 @@ from typing import Any, Self
 import numpy as np
 
 from jaxnlme.arguments import check_flag
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, shown
+from jaxnlme.model.covariance.specification import check_specification
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.families import error_model
 from jaxnlme.model.structural import structural
+from jaxnlme.signatures import public
 
 
 class ModelDeclaration:
@@ -23,6 +25,7 @@ class ModelDeclaration:
     **Raises:** ModelError or OptionError, naming what was expected.
     """
 
+    @public("jn.NLMEModel")
     def __init__(
         self,
         structure: Callable,
@@ -43,13 +46,25 @@ class ModelDeclaration:
         if not isinstance(parameters, (list, tuple)):
             raise ModelError(
                 "parameters must be a list of jn.Parameter objects, or a dictionary from names to starting values; "
-                f"received {parameters!r}."
+                f"received {shown(parameters)}."
             )
         check_flag("fix_psi", fix_psi)
-        if priors is not None and not isinstance(priors, Mapping):
-            raise ModelError(
-                f"priors must be a dictionary from reported names to objects of jn.priors; received {priors!r}."
-            )
+        if priors is not None:
+            if not isinstance(priors, Mapping):
+                raise ModelError(
+                    f"priors must be a dictionary from reported names to objects of jn.priors; "
+                    f"received {shown(priors)}."
+                )
+            for name, prior in priors.items():
+                if not isinstance(prior, AbstractPrior):
+                    raise ModelError(f"the prior of {name!r} must be an object of jn.priors; received {shown(prior)}.")
+        if individual is not None and not callable(individual):
+            raise ModelError(f"individual must be a function (beta, b, v) -> phi; received {shown(individual)}.")
+        numeric = {"fixed_design": fixed_design, "random_design": random_design, "beta": beta, "psi": psi}
+        for name, value in numeric.items():
+            if value is not None and not _holds_numbers(value):
+                raise ModelError(f"{name} must be an array of numbers; received {shown(value)}.")
+        check_specification(covariance)
         self.structure = structure
         self.parameters = tuple(parameters)
         self.covariance = covariance
@@ -91,7 +106,7 @@ class ModelDeclaration:
     def _check(self) -> None:
         for entry in self.parameters:
             if not isinstance(entry, Parameter):
-                raise ModelError(f"parameters must be jn.Parameter objects; received {entry!r}.")
+                raise ModelError(f"parameters must be jn.Parameter objects; received {shown(entry)}.")
         names = [p.name for p in self.parameters]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated or not names:
@@ -139,3 +154,11 @@ class ModelDeclaration:
         model = copy.copy(self)
         model.fixed_design, model.random_design = cut(self.fixed_design), cut(self.random_design)
         return model
+
+
+def _holds_numbers(value: Any) -> bool:
+    """True if `value` is an array of numbers, or nested lists of them."""
+    try:
+        return np.asarray(value).dtype.kind in "biuf"
+    except ValueError:  # rows of different lengths
+        return False

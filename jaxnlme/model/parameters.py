@@ -9,12 +9,13 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from jaxnlme.arguments import check_flag, check_keywords, number_or_given, positive_number
-from jaxnlme.errors import ModelError
+from jaxnlme.arguments import check_flag, number_or_given, positive_number
+from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, transform
 from jaxnlme.records import RESERVED_NAMES
+from jaxnlme.signatures import check_call
 
 
 class Covariate(eqx.Module):
@@ -35,8 +36,8 @@ class Covariate(eqx.Module):
     fix: bool = eqx.field(static=True, default=False)
 
     def __new__(cls, *args: Any, **options: Any) -> Covariate:
-        """A new object. **Raises:** OptionError for an option that there is not."""
-        check_keywords(cls, options)
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
         return super().__new__(cls)
 
     def __check_init__(self):
@@ -47,7 +48,7 @@ class Covariate(eqx.Module):
             )
         check_flag(f"covariate {self.formula!r}: fix", self.fix)
         if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
-            raise ModelError(f"covariate {self.formula!r}: start must be one number; received {self.start!r}.")
+            raise ModelError(f"covariate {self.formula!r}: start must be one number; received {shown(self.start)}.")
 
 
 class Parameter(eqx.Module):
@@ -80,15 +81,15 @@ class Parameter(eqx.Module):
     prior: AbstractPrior | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Parameter:
-        """A new object. **Raises:** OptionError for an option that there is not."""
-        check_keywords(cls, options)
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
         return super().__new__(cls)
 
     def __check_init__(self):
         for flag in ("random", "fix"):
             if not isinstance(getattr(self, flag), (bool, np.bool_)):
                 raise ModelError(
-                    f"parameter {self.name!r}: {flag} must be True or False; received {getattr(self, flag)!r}."
+                    f"parameter {self.name!r}: {flag} must be True or False; received {shown(getattr(self, flag))}."
                 )
         if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
             raise ModelError(
@@ -109,12 +110,14 @@ class Parameter(eqx.Module):
         if not isinstance(self.start, np.ndarray) or self.start.ndim != 0 or not low < self.start < high:
             raise ModelError(
                 f"parameter {self.name!r}: the start must be one number inside ({low:g}, {high:g}), the domain of its "
-                f"{self.transform.name} transform; received {self.start!r}."
+                f"{self.transform.name} transform; received {shown(self.start)}."
             )
         if self.sd is not None and not positive_number(self.sd):
-            raise ModelError(f"parameter {self.name!r}: sd must be positive, one number; received {self.sd!r}.")
+            raise ModelError(f"parameter {self.name!r}: sd must be positive, one number; received {shown(self.sd)}.")
         if self.prior is not None and not isinstance(self.prior, AbstractPrior):
-            raise ModelError(f"parameter {self.name!r}: prior must be an object of jn.priors; received {self.prior!r}.")
+            raise ModelError(
+                f"parameter {self.name!r}: prior must be an object of jn.priors; received {shown(self.prior)}."
+            )
 
     @property
     def beta_start(self) -> float:

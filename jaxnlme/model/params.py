@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 
+from jaxnlme.errors import ModelError
 from jaxnlme.numerics.arrays import xp
 from jaxnlme.typing import Vector
 
@@ -35,3 +36,9 @@ class Params(eqx.Module):
         """Params with the block sizes of these from `vector` (packed,); `free` None keeps the free block."""
         p, c = self.beta.shape[0], self.covariance.shape[0]
         return Params(vector[:p], vector[p : p + c], vector[p + c :], self.free if free is None else free)
+
+
+def check_params(value: Any) -> None:
+    """**Raises:** ModelError where `value` is not a Params."""
+    if not isinstance(value, Params):
+        raise ModelError(f"params must be a Params, from model.params(data); received {type(value).__name__}.")

@@ -8,25 +8,41 @@ parametrisation is not included: the estimate maximises likelihood times prior o
 from __future__ import annotations
 
 import abc
-from typing import Any
+import dataclasses
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
+from jaxnlme.arguments import number_or_given, plain_number, real_number
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-
-
-def _number(value: Any) -> np.ndarray:
-    return np.asarray(value, float)
+from jaxnlme.signatures import check_call
 
 
 class AbstractPrior(eqx.Module):
     """A prior density of one reported value. A subclass defines `log_density`."""
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
+        return super().__new__(cls)
+
     @abc.abstractmethod
     def log_density(self, value: Any) -> Any:
         """The normalised log-density at a scalar `value`; -inf outside the support."""
+
+
+def _check_numbers(prior: AbstractPrior, *positive: str) -> None:
+    """**Raises:** OptionError where a field of `prior` is not a finite number, or one of `positive` is not positive."""
+    for field in dataclasses.fields(prior):
+        value, above_zero = getattr(prior, field.name), field.name in positive
+        real = real_number(value)
+        if real is None or (above_zero and not real > 0.0):
+            raise OptionError(
+                f"jn.priors.{type(prior).__name__}: {field.name} must be a {'positive' if above_zero else 'finite'} "
+                f"number; received {shown(plain_number(value))}."
+            )
 
 
 class Normal(AbstractPrior):
@@ -35,8 +51,11 @@ class Normal(AbstractPrior):
     **Arguments:** `mean`; `sd`: standard deviation, positive; both in the unit of the reported value.
     """
 
-    mean: Any = eqx.field(converter=_number)
-    sd: Any = eqx.field(converter=_number)
+    mean: Any = eqx.field(converter=number_or_given)
+    sd: Any = eqx.field(converter=number_or_given)
+
+    def __check_init__(self):
+        _check_numbers(self, "sd")
 
     def log_density(self, value):
         return -0.5 * ((value - self.mean) / self.sd) ** 2 - jnp.log(self.sd) - HALF_LOG_2PI
@@ -49,8 +68,11 @@ class LogNormal(AbstractPrior):
     positive.
     """
 
-    median: Any = eqx.field(converter=_number)
-    sd: Any = eqx.field(converter=_number)
+    median: Any = eqx.field(converter=number_or_given)
+    sd: Any = eqx.field(converter=number_or_given)
+
+    def __check_init__(self):
+        _check_numbers(self, "median", "sd")
 
     def log_density(self, value):
         positive = value > 0
@@ -65,7 +87,10 @@ class HalfNormal(AbstractPrior):
     **Arguments:** `scale`: standard deviation of u, in the unit of the reported value, positive.
     """
 
-    scale: Any = eqx.field(converter=_number)
+    scale: Any = eqx.field(converter=number_or_given)
+
+    def __check_init__(self):
+        _check_numbers(self, "scale")
 
     def log_density(self, value):
         density = jnp.log(2.0) - 0.5 * (value / self.scale) ** 2 - jnp.log(self.scale) - HALF_LOG_2PI
@@ -80,8 +105,11 @@ class Gamma(AbstractPrior):
     **Source:** Chung et al. (2013), Psychometrika 78, 685-709, for shape 2 and a small rate.
     """
 
-    shape: Any = eqx.field(converter=_number)
-    rate: Any = eqx.field(converter=_number)
+    shape: Any = eqx.field(converter=number_or_given)
+    rate: Any = eqx.field(converter=number_or_given)
+
+    def __check_init__(self):
+        _check_numbers(self, "shape", "rate")
 
     def log_density(self, value):
         from jax.scipy.special import gammaln

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnlme import errors
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 
 # Name of the only axis of a mesh: groups are distributed along it.
 AXIS = "groups"
@@ -61,7 +61,9 @@ def mesh_of(devices: Devices) -> Mesh | None:
 def _chosen(devices: Any) -> list[jax.Device]:
     if isinstance(devices, str):
         if devices != "all":
-            raise OptionError(f"devices must be None, a number, 'all', jax devices or a mesh; received {devices!r}.")
+            raise OptionError(
+                f"devices must be None, a number, 'all', jax devices or a mesh; received {shown(devices)}."
+            )
         return jax.devices()
     if isinstance(devices, (int, np.integer)) and not isinstance(devices, bool):
         local_devices = jax.local_devices()
@@ -73,7 +75,7 @@ def _chosen(devices: Any) -> list[jax.Device]:
         return local_devices[: int(devices)]
     listed = list(devices) if isinstance(devices, (list, tuple, np.ndarray)) else []
     if not listed or not all(isinstance(device, jax.Device) for device in listed):
-        raise OptionError(f"devices must be None, a number, 'all', jax devices or a mesh; received {devices!r}.")
+        raise OptionError(f"devices must be None, a number, 'all', jax devices or a mesh; received {shown(devices)}.")
     return listed
 
 

@@ -12,7 +12,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 # Stack frames of this package are recognised by the full path of its folder: users may have folders called jaxnlme.
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
-_LIBRARIES = ("/jax/", "/equinox/", "/numpy/", "<frozen", _PACKAGE)
+_LIBRARIES = ("/jax/", "/equinox/", "/numpy/", "/diffrax/", "<frozen", _PACKAGE)
 
 
 def depends(fn: Callable[..., Any], argument: Any) -> bool:

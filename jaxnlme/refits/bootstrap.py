@@ -20,6 +20,7 @@ from jaxnlme.refits.resampling import case_draws, parametric_draws, resampling_s
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ INTERVALS = ("percentile", "basic", "normal", "bca")
 
 
 @check_option_names
+@public("fit.bootstrap")
 def bootstrap(
     fit: FitRecord,
     n: int = 500,

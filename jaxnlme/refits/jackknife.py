@@ -17,12 +17,14 @@ from jaxnlme.refits.replicate_table import AbstractReplicateTable
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Table, number
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @check_option_names
+@public("fit.jackknife")
 def jackknife(
     fit: FitRecord, *, max_iterations: int = 100, width: int | None = None, progress: bool | None = None
 ) -> Jackknife:

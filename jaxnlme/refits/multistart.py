@@ -19,6 +19,7 @@ from jaxnlme.refits.settings import MULTISTART
 from jaxnlme.refits.zero_variances import restart_zero_variances
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ AROUND = ("start", "estimates")
 
 
 @check_option_names
+@public("fit.multistart")
 def multistart(
     fit: FitRecord,
     n: int = 64,

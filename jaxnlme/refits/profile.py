@@ -19,12 +19,14 @@ from jaxnlme.refits.refits import Refits, check_option_names
 from jaxnlme.refits.settings import PROFILE
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @check_option_names
+@public("fit.profile")
 def profile(
     fit: FitRecord,
     names: str | Sequence[str] | None = None,

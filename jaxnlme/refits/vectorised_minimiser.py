@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.estimators.core.progress import CountLine
+from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
@@ -76,23 +76,23 @@ def run_jobs(
     )
     program = compiled(advance, total * evaluations * problem.n_rows // BATCH.runs_per_program)
     batch = on_device(empty_slots(slots.width, n, jobs.modes.shape))
-    out, progress_line = blank_outcomes(n_jobs, n), CountLine(progress, name, n_jobs)
+    out = blank_outcomes(n_jobs, n)
     passes_per_call = BATCH.first_passes
     try:
-        while not slots.finished:
-            refilled = slots.refill()
-            started = time.perf_counter()
-            # An array: for numbers the program would be compiled anew.
-            bounds = np.array([passes_per_call, slots.most_ended])
-            batch, passes = program(*common, *slots.contents, refilled, batch, bounds)
-            running = np.asarray(batch.running)
-            seconds = (time.perf_counter() - started) / max(int(passes), 1)
-            passes_per_call = int(np.clip(BATCH.seconds_per_call / max(seconds, 1e-6), 1, BATCH.max_passes))
-            _store(out, *slots.release(running), batch)
-            progress_line.show(int(out.done.sum()))
+        with ProgressLine(progress, name, n_jobs) as line:
+            while not slots.finished:
+                refilled = slots.refill()
+                started = time.perf_counter()
+                # An array: for numbers the program would be compiled anew.
+                bounds = np.array([passes_per_call, slots.most_ended])
+                batch, passes = program(*common, *slots.contents, refilled, batch, bounds)
+                running = np.asarray(batch.running)
+                seconds = (time.perf_counter() - started) / max(int(passes), 1)
+                passes_per_call = int(np.clip(BATCH.seconds_per_call / max(seconds, 1e-6), 1, BATCH.max_passes))
+                _store(out, *slots.release(running), batch)
+                line.show("refits", int(out.done.sum()))
     except KeyboardInterrupt:
         out = dataclasses.replace(out, interrupted=True)
-    progress_line.close()
     return out
 
 

@@ -141,9 +141,10 @@ def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
     """Whitened conditional modes (groups, random) of the groups of `binding`: those of the fit for its groups, found at
-    the fitted parameters for others.
+    the fitted parameters for others; zero, with a warning that names them, for new groups without a response beside
+    groups that have one.
 
-    **Raises:** DataError for a new group without a response.
+    **Raises:** DataError where no group is in the fit or has a response, and for labels of another type than the fit's.
     """
     modes, _ = fit.conditional
     if binding is fit.binding:
@@ -153,8 +154,15 @@ def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
     index = np.array([position.get(label, -1) for label in labels], int)
     new = index < 0
     empty = [labels[k] for k in np.flatnonzero(new & ~binding.data.observed.any(axis=1))]
-    if empty:
-        alike = next((label for label in position if str(label) == str(empty[0])), None)
+    # With no data the mode is the mean of the random effects, zero.
+    alike = next((label for label in position for other in empty if str(label) == str(other)), None)
+    if empty and alike is None and len(empty) < len(labels):
+        warnings.warn(
+            f"group {some([repr(label) for label in empty])} is not in the fit and has no response to find its random "
+            "effects from; its results are those of the population (random effects zero).",
+            stacklevel=5,
+        )
+    elif empty:
         hint = f" (the fit has the {type(alike).__name__} {alike!r})" if alike is not None else ""
         raise DataError(
             f"group {some([repr(label) for label in empty])} is not in the fit{hint} and has no response to find its "

@@ -24,11 +24,12 @@ def predict(fit: FitRecord, data: Any = None, level: str = "group") -> pd.Series
     **Arguments:** `data`: None for the fitted rows; a GroupedData, or a table with the columns the fit was made from
     (the response may be absent). Factor levels, centres and strata are those of the fit. `level`: "population", at
     b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has;
-    the mode of a new group is found from its responses at the fitted parameters.
+    the mode of a new group is found from its responses at the fitted parameters; a new group without a response has the
+    population's predictions, with a warning that names it.
     **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
-    **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and naming the
-    new groups without any response at level "group"; FitError where the fit has no estimates; ModelError where the
-    structural model does not return one number per row, or the model has explicit designs and `data` are new.
+    **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and, at level
+    "group", where no group is in the fit or has a response; FitError where the fit has no estimates; ModelError where
+    the structural model does not return one number per row, or the model has explicit designs and `data` are new.
     """
     import pandas as pd
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import require_host
-from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import ModelError, OptionError, check_whole_number
+from jaxnlme.binding.problem import Problem, check_problem
+from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
@@ -20,6 +20,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, rebind, require_estimates, to_rows
 from jaxnlme.results.settings import SIMULATION
+from jaxnlme.signatures import public
 from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def simulate_replicates(problem: Problem, params: Params, key: jax.Array, replic
     return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(replicates)
 
 
+@public("jn.simulate_responses")
 def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list[jax.Array]:
     """One draw of all responses, as a pure function for jit and vmap over keys or parameters.
 
@@ -79,6 +81,7 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
     **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; see `with_responses`.
     **Raises:** ModelError where the outcome cannot be drawn.
     """
+    check_problem(problem)
     density = problem.density
     check_sampler(density)
 
@@ -105,6 +108,7 @@ def draw(density: Density, params: Params, key: jax.Array, prediction: Any, grou
     return error.draw(noise, prediction, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@public("jn.with_responses")
 def with_responses(problem: Problem, responses: list[Any]) -> Problem:
     """The problem with other values of its observed responses.
 
@@ -115,9 +119,11 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
     **Returns:** a Problem.
     **Raises:** OptionError for another number of arrays.
     """
-    if len(responses) != len(problem.buckets):
+    check_problem(problem)
+    if not isinstance(responses, (list, tuple)) or len(responses) != len(problem.buckets):
         raise OptionError(
-            f"responses must hold one array for each of {len(problem.buckets)} buckets; got {len(responses)}."
+            f"responses must be a list with one array for each of {len(problem.buckets)} buckets; received "
+            f"{len(responses) if isinstance(responses, (list, tuple)) else type(responses).__name__}."
         )
     observed = [jnp.where(b.x.observed, y, b.y) for b, y in zip(problem.buckets, responses, strict=True)]
     return eqx.tree_at(lambda p: [bucket.y for bucket in p.buckets], problem, observed)
@@ -147,4 +153,4 @@ def as_key(key: Any) -> jax.Array:
             return jnp.asarray(key)
         if key.dtype == np.uint32 and key.ndim == 1:
             return jax.random.wrap_key_data(jnp.asarray(key))
-    raise OptionError(f"key must be a whole number or one JAX key; received {key!r}.")
+    raise OptionError(f"key must be a whole number or one JAX key; received {shown(key)}.")

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.settings import TUNING
+from jaxnlme.signatures import check_call
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 KERNELS = ("population", "walk", "coordinates", "blocks", "mode")
@@ -43,11 +44,16 @@ class Moves(eqx.Module):
     blocks: int = eqx.field(static=True, default=0)
     mode: int = eqx.field(static=True, default=2)
 
+    def __new__(cls, *args: Any, **options: Any) -> Moves:
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
+        return super().__new__(cls)
+
     def __check_init__(self):
         for name in KERNELS:
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
-                raise OptionError(f"Moves: {name} is a number of updates, at least 0; received {count!r}.")
+                raise OptionError(f"Moves: {name} is a number of updates, at least 0; received {shown(count)}.")
         if not any(getattr(self, name) for name in KERNELS):
             raise OptionError("Moves: at least one kernel must make an update; all are 0.")
 

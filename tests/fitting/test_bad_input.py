@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -64,6 +65,63 @@ def test_models_that_are_not_pure_jax(function, line, advice):
     assert "The model is not pure JAX" in message
     assert "test_bad_input.py, line" in message
     assert line in message and advice in message
+
+
+@jax.custom_vjp
+def solved(mu, slope, t):
+    """A solver with a derivative in reverse mode only, which is not finite over intervals of length zero."""
+    return mu + slope * t
+
+
+def forward(mu, slope, t):
+    return solved(mu, slope, t), t
+
+
+def backward(t, cotangent):
+    gap = jnp.min(jnp.diff(t))
+    exists = jnp.where(gap == 0.0, jnp.nan, 1.0)
+    return jnp.sum(cotangent) * exists, jnp.sum(cotangent * t) * exists, jnp.zeros_like(t)
+
+
+solved.defvjp(forward, backward)
+
+
+def reverse_only(phi, x):
+    return solved(phi.mu, phi.slope, x.t)
+
+
+def with_loop(phi, x):
+    def smaller(state):
+        return state * 0.5
+
+    return phi.mu + phi.slope * x.t + jax.lax.while_loop(lambda state: state > 1.0, smaller, jnp.sum(phi.mu) + 4.0)
+
+
+def with_callback(phi, x):
+    return phi.mu + jax.pure_callback(lambda t: t, jax.ShapeDtypeStruct(x.t.shape, x.t.dtype), phi.slope * x.t)
+
+
+@pytest.mark.parametrize(
+    ("function", "rows", "reason", "remedy"),
+    [
+        (reverse_only, 5, "a derivative in reverse mode only", "adjoint=diffrax.DirectAdjoint()"),
+        (reverse_only, 9, "a derivative in reverse mode only", "adjoint=diffrax.DirectAdjoint()"),
+        (with_loop, 5, "the number of steps of a loop in it depends on values", "Use a loop with fixed bounds"),
+        (with_callback, 5, "it calls Python from inside a JAX program", "Write that part with jax.numpy"),
+    ],
+)
+def test_models_without_the_derivatives_of_a_fit(function, rows, reason, remedy):
+    data = jn.GroupedData.from_frame(frame(rows=rows), "g", "y", "t", "w")  # nine rows are padded to a larger shape
+    message = refusal(function, data=data)
+    assert "cannot be differentiated as a fit needs it" in message and reason in message and remedy in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_pure_likelihood_without_its_derivatives():
+    data = table()
+    model = jn.NLMEModel(reverse_only, PARAMETERS)
+    with pytest.raises(jn.ModelError, match="a derivative in reverse mode only"):
+        jn.log_likelihood(model, model.params(data), data, "focei")
 
 
 def misses_slope(phi, x):

@@ -179,10 +179,10 @@ def test_a_profile_interrupted_before_its_first_point(monkeypatch, recwarn):
 
 
 def test_an_interrupted_profile_is_reported(orange, monkeypatch):
-    def show(self, done):
+    def show(self, text, done):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vectorised_minimiser.CountLine, "show", show)
+    monkeypatch.setattr(vectorised_minimiser.ProgressLine, "show", show)
     result = orange.profile("scal", width=4)
     assert "Interrupted: " in str(result)
     row = result.intervals.loc["scal"]

@@ -117,12 +117,12 @@ def test_one_program_for_any_number_of_jobs(orange):
 def test_an_interruption_keeps_the_jobs_that_have_ended(orange, monkeypatch):
     shown = []
 
-    def show(self, done):
+    def show(self, text, done):
         shown.append(done)
         if done >= 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(vectorised_minimiser.CountLine, "show", show)
+    monkeypatch.setattr(vectorised_minimiser.ProgressLine, "show", show)
     out = run(orange, np.tile(WEIGHTS, (4, 1)))
     assert out.interrupted
     assert 4 <= out.done.sum() < 24

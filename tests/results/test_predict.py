@@ -80,9 +80,22 @@ def test_new_groups_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: 
     np.testing.assert_allclose(fit.predict(new, level="population"), expected, rtol=1e-12)
 
 
+def test_one_new_group_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
+    new = frame[frame.Subject.isin([1, 2])].assign(Subject=lambda table: table.Subject.astype(object)).copy()
+    new.loc[new.Subject == 2, "conc"] = np.nan
+    new.loc[new.Subject == 2, "Subject"] = "two"
+    with pytest.warns(UserWarning, match=r"group 'two' is not in the fit and has no response .* of the population"):
+        prediction = fit.predict(new)
+    one = new.Subject == 1
+    np.testing.assert_allclose(prediction[one], fit.predict(frame[frame.Subject == 1]), rtol=1e-8)
+    np.testing.assert_allclose(prediction[~one], fit.predict(new, level="population")[~one], rtol=1e-12)
+
+
 def test_mistakes_are_named(fit: jn.Fit, frame: pd.DataFrame) -> None:
     with pytest.raises(jn.OptionError, match="level"):
         fit.predict(level="subject")
+    with pytest.raises(jn.OptionError, match="did you mean 'population'"):
+        fit.predict(level="pop")
     with pytest.raises(jn.DataError, match="Time"):
         fit.predict(frame.drop(columns="Time"))
     with pytest.raises(jn.DataError, match="Wt"):

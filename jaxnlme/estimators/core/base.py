@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import equinox as eqx
 
@@ -12,6 +12,7 @@ from jaxnlme.arguments import check_count, check_number
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
 from jaxnlme.results.inference import direction_words
+from jaxnlme.signatures import check_call
 
 if TYPE_CHECKING:
     from jaxnlme.binding.model import NLMEModel
@@ -30,6 +31,11 @@ class AbstractEstimator(eqx.Module):
     method: eqx.AbstractVar[Any]
     max_iterations: eqx.AbstractVar[Any]
     tolerance: eqx.AbstractVar[Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
+        return super().__new__(cls)
 
     def __check_init__(self):
         check_count("max_iterations", self.max_iterations, 0)

@@ -1,80 +1,134 @@
-"""Progress of long work: one line that is rewritten, in terminals and notebooks."""
+"""Progress of long work: one line that is rewritten, in terminals and notebooks, by tqdm.
+
+A thread writes the line again while the work computes, so that it moves also while a single call of XLA compiles or
+runs for minutes.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
+import threading
 import time
+from collections.abc import Mapping
+from typing import Any, Self
 
 from jaxnlme.estimators.core.callbacks import Iteration
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 
 
 class ProgressLine:
-    """A line on standard error that is overwritten, at most twice a second.
+    """A line on standard error that says what is being computed, and for how long already: rewritten about twice a
+    second in a terminal or notebook; elsewhere, where it was asked for, a new line every second. A context: it ends the
+    line.
 
     **Arguments:** `progress`: True shows the line always, False never, None in a terminal or notebook after two seconds
-    of work.
+    of work; `name`: opens the line; `total`: number of jobs, if there are several; `timings`: a dictionary whose entry
+    "trace" grows while JAX traces programs (`compile_clock`), from which the line knows that it compiles.
     """
 
-    def __init__(self, progress: bool | None):
+    def __init__(
+        self, progress: bool | None, name: str, total: int | None = None, timings: Mapping[str, float] | None = None
+    ):
+        self.name, self.total, self.timings = name, total, {} if timings is None else timings
         self.rewrite = sys.stderr.isatty() or "ipykernel" in sys.modules
-        wanted = self.rewrite if progress is None else progress
-        self.delay = (0.0 if progress else RUN_SETTINGS.progress_delay) if wanted else float("inf")
-        self.last_shown: float | None = None
+        self.wanted = self.rewrite if progress is None else progress
+        self.delay = 0.0 if progress else RUN_SETTINGS.progress_delay
+        self.began = time.perf_counter()
+        self.done = 0
+        self._text = ""
+        self._shown: float | None = None
+        self._bar: Any = None
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def show(self, text: str, seconds: float, last: bool = False) -> None:
-        """Show `text`, `seconds` after the work began, if the last line is old enough; the `last` one always."""
-        recent = self.last_shown is not None and seconds - self.last_shown < RUN_SETTINGS.progress_interval
-        if seconds < self.delay or (recent and not last):
-            return
-        self.last_shown = seconds
-        start, end = ("\r", "") if self.rewrite else ("", "\n")
-        print(start + text, end=end, file=sys.stderr, flush=True)
+    def __enter__(self) -> Self:
+        if self.wanted:
+            self._thread = threading.Thread(target=self._repeat, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def text(self) -> str:
+        """The line, without the seconds."""
+        if self._text:
+            return f"{self.name}: {self._text}"
+        if self.timings.get("trace", 0.0) > RUN_SETTINGS.noticed_tracing:
+            about = f"about {RUN_SETTINGS.compile_seconds} s; the next fit starts at once"
+            return f"{self.name}: compiling the model, {about}"
+        return f"{self.name}: {'starting' if self.total is None else 'compiling and starting'}"
+
+    def show(self, text: str, done: int = 0) -> None:
+        """Say what is being computed from now on: `text`, after `done` jobs have ended."""
+        self._text, self.done = text, done
+        if self.wanted:
+            self._write()
 
     def close(self) -> None:
         """End the line, if one was shown."""
-        if self.rewrite and self.last_shown is not None:
-            print(file=sys.stderr, flush=True)
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._shown is not None:
+            self._write(last=True)
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _repeat(self) -> None:
+        while not self._end.wait(RUN_SETTINGS.progress_interval):
+            self._write()
+
+    def _write(self, last: bool = False) -> None:
+        """Write the line, if one is due; the `last` one always."""
+        interval = RUN_SETTINGS.progress_interval if self.rewrite else RUN_SETTINGS.interval_in_files
+        with self._lock:
+            seconds = time.perf_counter() - self.began
+            recent = self._shown is not None and seconds - self._shown < 0.9 * interval
+            if seconds < self.delay or (recent and not last):
+                return
+            self._shown = seconds
+            if not self.rewrite:
+                count = "" if self.total is None else f" {self.done} of {self.total}"
+                print(f"{self.text}{count}, {seconds:.0f} s", file=sys.stderr, flush=True)
+                return
+            if self._bar is None:
+                self._bar = _bar(self.total)
+            if self.total is not None:
+                self._bar.n = self.done
+            self._bar.set_description_str(f"{self.text}, {seconds:.0f} s" if self.total is None else self.text)
 
 
-class Progress:
-    """A callback that shows the iteration and log-likelihood of a fit; the delay counts from its first iteration, after
-    compilation.
-
-    **Arguments:** `progress` as in `fit`; `name` of the method.
-    """
-
-    def __init__(self, progress: bool | None, name: str):
-        self.name = name
-        self.began: float | None = None
-        self._line = ProgressLine(progress)
+class Progress(ProgressLine):
+    """A ProgressLine that is a callback: it shows iteration and log-likelihood; arguments as of ProgressLine."""
 
     def __call__(self, iteration: Iteration) -> bool:
-        """Show a line if one is due; never stops the fit."""
-        self.began = iteration.seconds if self.began is None else self.began
-        text = f"{self.name}: iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
-        text += f"expected gain {iteration.expected_gain:.0e}, {iteration.seconds:.0f} s"
-        self._line.show(text, iteration.seconds - self.began)
+        """Show the `iteration`; never stops the fit."""
+        text = f"iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
+        self.show(f"{text}expected gain {iteration.expected_gain:.0e}")
         return False
 
-    def close(self) -> None:
-        """End the line, if one was shown."""
-        self._line.close()
 
+def _bar(total: int | None) -> Any:
+    """A bar of tqdm for `total` jobs, or only its text for None; a widget in a notebook that has ipywidgets."""
+    if "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as base
 
-class CountLine:
-    """A progress line with the number of jobs, of `total`, that have ended; `progress` and `name` as for `Progress`."""
+        target = {}
+    else:
+        from tqdm import tqdm as base
 
-    def __init__(self, progress: bool | None, name: str, total: int):
-        self.name, self.total = name, total
-        self.began = time.perf_counter()
-        self._line = ProgressLine(progress)
+        # By itself tqdm writes nothing in terminals that do not say their size.
+        size = shutil.get_terminal_size()
+        target = {"file": sys.stderr, "ncols": size.columns - 1, "nrows": size.lines}
 
-    def show(self, done: int) -> None:
-        """Show the number `done` if a line is due."""
-        seconds = time.perf_counter() - self.began
-        self._line.show(f"{self.name}: {done} of {self.total}, {seconds:.0f} s", seconds, done == self.total)
-
-    def close(self) -> None:
-        """End the line, if one was shown."""
-        self._line.close()
+    # tqdm has a thread that looks after all bars; this line has its own.
+    kind: Any = type("Bar", (base,), {"monitor_interval": 0})
+    layout = {"bar_format": "{desc}"} if total is None else {}
+    return kind(total=total, **target, **layout)

@@ -31,7 +31,13 @@ class RunSettings:
     progress_delay: float = 2.0
     """Seconds of work before the first line is shown: short work shows none."""
     progress_interval: float = 0.5
-    """Seconds between two lines."""
+    """Seconds after which the line is rewritten."""
+    interval_in_files: float = 1.0
+    """Seconds between two lines where they cannot be rewritten."""
+    noticed_tracing: float = 0.02
+    """Seconds of tracing from which the line says that it compiles: a fit whose programs are there traces none."""
+    compile_seconds: int = 10
+    """Seconds that the first fit of a model takes to compile, as the line gives them: 4 to 15 on two cores."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxnlme.arguments import check_choice, check_number
-from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.errors import OptionError, check_whole_number, shown
 
 LIKELIHOODS = ("is", "gq", "lin", "none")
 INFORMATIONS = ("louis", "linearised")
@@ -46,4 +46,4 @@ def normalise_seed(method: str, seed: Any) -> int | tuple[int, ...]:
         data = np.asarray(jax.random.key_data(seed) if typed else seed)
         if data.shape == (2,) and data.dtype == np.uint32:
             return tuple(int(part) for part in data)
-    raise OptionError(f"{method}: seed is a whole number or a JAX key; received {seed!r}.")
+    raise OptionError(f"{method}: seed is a whole number or a JAX key; received {shown(seed)}.")

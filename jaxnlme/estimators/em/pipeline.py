@@ -62,27 +62,30 @@ def run(
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        start = _start(model, data, estimator, plan, processes, timings)
-        if isinstance(start, FitRecord):
-            return start
-        line = ProgressLine(plan.progress if processes.index == 0 else False)
-        with clock(timings, "run"):
-            stochastic_run = Run(
-                start.setup.binding,
-                estimator,
-                start.replicates,
-                start.setup.placed,
-                start.warm,
-                plan.callbacks,
-                line.show,
-                start.checkpoint,
-                start.boundary_start,
-                compute_block,
+        shown = plan.progress if processes.index == 0 else False
+        with ProgressLine(shown, estimator.name, timings=timings) as line:
+            start = _start(model, data, estimator, plan, processes, timings)
+            if isinstance(start, FitRecord):
+                return start
+            with clock(timings, "run"):
+                stochastic_run = Run(
+                    start.setup.binding,
+                    estimator,
+                    start.replicates,
+                    start.setup.placed,
+                    start.warm,
+                    plan.callbacks,
+                    line.show,
+                    start.checkpoint,
+                    start.boundary_start,
+                    compute_block,
+                )
+                outcome = run_algorithm(stochastic_run)
+            line.show("log-likelihood and standard errors")
+            options = plan.options(estimator)
+            result = to_record(
+                stochastic_run, outcome, plan.standard_errors, start.left_out, start.notes, options, timings
             )
-            outcome = run_algorithm(stochastic_run)
-            line.close()
-        options = plan.options(estimator)
-        result = to_record(stochastic_run, outcome, plan.standard_errors, start.left_out, start.notes, options, timings)
     timings["total"] = time.perf_counter() - began
     return result
 

@@ -42,9 +42,9 @@ class Run:
     """A stochastic estimation in progress, of one or more replicates.
 
     **Arguments:** `binding`; `estimator`; `starts`, Params of each replicate; `placed`, the groups on their devices;
-    `warm`: the starts come from an earlier fit, near the maximum; `callbacks`; `show(text, seconds)`, the progress
-    line; `checkpoint`, None for no file; `boundary_start` (packed,): the estimates of the earlier fit, if psi is
-    singular there; `compute_block`: the function that runs a block of iterations, such as that of a BatchScheduler.
+    `warm`: the starts come from an earlier fit, near the maximum; `callbacks`; `show(text)`, the progress line;
+    `checkpoint`, None for no file; `boundary_start` (packed,): the estimates of the earlier fit, if psi is singular
+    there; `compute_block`: the function that runs a block of iterations, such as that of a BatchScheduler.
 
     **Fields:** `em_state` (replicates, ...), parameters and averaged statistics; `chain_states`, one per chunk of
     `placed`; `iteration`, number of the next iteration, burn-in included; `starts` (replicates, packed), `model_start`
@@ -62,7 +62,7 @@ class Run:
         placed: PlacedProblem,
         warm: bool,
         callbacks: Sequence[Callback],
-        show: Callable[[str, float], None],
+        show: Callable[[str], None],
         checkpoint: StochasticCheckpoint | None = None,
         boundary_start: np.ndarray | None = None,
         compute_block: Callable[[Run, Schedule, int], IterationTrace] | None = None,
@@ -288,10 +288,7 @@ class Run:
 
     def _report_iteration(self, phase: str) -> None:
         self.notify("iter")
-        self.show(
-            f"{self.estimator.method.name}: iteration {self.iterations_after_burn_in}, {phase}, {self.seconds:.0f} s",
-            self.seconds,
-        )
+        self.show(f"iteration {self.iterations_after_burn_in}, {phase}")
 
     def groups_without_density(self) -> np.ndarray:
         """Labels of the groups none of whose draws has a finite density."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_number
 from jaxnlme.binding.bind import Binding
-from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options
@@ -227,10 +227,10 @@ class SAEM(AbstractStochastic):
         annealing: float = 0.97,
     ):
         if moves is not None and not isinstance(moves, Moves):
-            raise OptionError(f"SAEM: moves is a jn.Moves; received {moves!r}.")
+            raise OptionError(f"SAEM: moves is a jn.Moves; received {shown(moves)}.")
         annealing = check_number("SAEM: annealing", annealing, 0.0)
         if not annealing < 1.0:
-            raise OptionError(f"SAEM: annealing is a number in [0, 1); received {annealing!r}.")
+            raise OptionError(f"SAEM: annealing is a number in [0, 1); received {shown(annealing)}.")
         self.method = StochasticMethod("SAEM")
         self.iterations = saem_phase_lengths(iterations)
         self.chains = None if chains is None else check_whole_number("SAEM: chains", chains, 1)

@@ -90,10 +90,14 @@ def limit_residual_scale(binding: Binding, params: Params, user_starts: Any, pro
     responses of all processes: from distant starting values, everything would be attributed to residual error, and the
     chains would not concentrate.
 
+    A scale that depends on the predictors is left as it is.
+
     **Arguments:** `user_starts`: names of parameters whose starting values the user gave; these are kept.
     """
     density, data = binding.density, binding.data
     if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
+        return params
+    if density.error.sees_x:
         return params
     named = zip(density.error_names, density.error.parameters, strict=True)
     automatic = np.array([p.automatic and name not in user_starts for name, p in named], bool)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.binding.bind import bind
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
@@ -17,9 +18,10 @@ from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
-from jaxnlme.model.params import Params
+from jaxnlme.model.params import Params, check_params
 from jaxnlme.numerics.implicit import implicit_minimiser
 from jaxnlme.precision import require_x64
+from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -39,6 +41,7 @@ class Estimate(eqx.Module):
     iterations: Any
 
 
+@public("jn.estimate")
 def estimate(
     model: NLMEModel | None,
     params0: Params,
@@ -62,6 +65,7 @@ def estimate(
     **Raises:** PrecisionError if 64-bit floats are off.
     """
     require_x64("estimate")
+    check_params(params0)
     estimator = MaximumLikelihood(approximation(method), max_iterations, tolerance)
     if isinstance(data, Problem):
         problem = data
@@ -77,7 +81,8 @@ def estimate(
     if fixed is not None:
         free = free.at[: len(fixed)].set(~jnp.asarray(fixed))
     problem = jax.tree.map(jnp.asarray, problem)
-    end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
+    with explained_errors():
+        end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
     ended = (state.bfgs.decrement < tolerance) & jnp.isfinite(state.bfgs.value)
     return Estimate(
         unflatten(params0, end), state.log_likelihood, state.modes, state.bfgs.decrement, ended, state.bfgs.iterations

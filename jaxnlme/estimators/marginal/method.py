@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
+from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array, xp
@@ -54,6 +55,13 @@ class MaximumLikelihood(AbstractEstimator):
     method: LikelihoodApproximation
     max_iterations: Any = eqx.field(default=RUN_SETTINGS.max_iterations, converter=number_to_array)
     tolerance: Any = eqx.field(default=RUN_SETTINGS.tolerance, converter=number_to_array)
+
+    def __check_init__(self):
+        if not isinstance(self.method, (LikelihoodApproximation, Linearised)):
+            raise OptionError(
+                f"MaximumLikelihood takes a likelihood approximation, such as jn.FOCEI(); "
+                f"received {shown(self.method)}."
+            )
 
     def run(self, model: NLMEModel, data: GroupedData, plan: Plan) -> FitRecord:
         from jaxnlme.estimators.marginal.pipeline import run

@@ -85,16 +85,16 @@ def run(
     began = time.perf_counter()
     with x64(), compile_clock(timings):
         processes = Processes(plan.mesh)
-        line = Progress(plan.progress if processes.index == 0 else False, estimator.name)
-        opened = _Start(model, data, estimator, plan, processes, timings).open(make_session, line)
-        if isinstance(opened, FitRecord):
-            return opened
-        session, start = opened
-        with clock(timings, "optimise"):
-            convergence = run_to_convergence(session, plan.standard_errors)
-            session.notify_end()
-            line.close()
-        result = record(session, convergence, start.left_out, start.notes, plan.options(estimator), timings)
+        shown = plan.progress if processes.index == 0 else False
+        with Progress(shown, estimator.name, timings=timings) as line:
+            opened = _Start(model, data, estimator, plan, processes, timings).open(make_session, line)
+            if isinstance(opened, FitRecord):
+                return opened
+            session, start = opened
+            with clock(timings, "optimise"):
+                convergence = run_to_convergence(session, plan.standard_errors)
+                session.notify_end()
+            result = record(session, convergence, start.left_out, start.notes, plan.options(estimator), timings)
     timings["total"] = time.perf_counter() - began
     return result
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.dry_run import place_and_check
+from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
@@ -30,8 +31,10 @@ from jaxnlme.estimators.two_stage.status import GroupStatus, singular
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
 from jaxnlme.results.record import FitRecord
+from jaxnlme.signatures import public
 
 
+@public("jn.fit_groups")
 def fit_groups(
     model: NLMEModel,
     data: GroupedData,
@@ -64,7 +67,7 @@ def fit_groups(
     require_host("jn.fit_groups", start, data, getattr(model, "structure", None))
     check_choice("starts", starts, (None, "pooled"))
     max_steps = check_whole_number("max_steps", max_steps, 1)
-    with x64():
+    with x64(), explained_errors():
         binding = bind(model, data)
         group_model = single_group(binding)
         params = start_params(binding, start)

@@ -174,7 +174,7 @@ def _objective(
 def has_single_scale(error: AbstractError) -> bool:
     """True if the residual model has one parameter and that is a factor of the residual SD: the SD of each group then
     takes its place, and the groups share nothing."""
-    if not isinstance(error, GaussianError) or len(error.parameters) != 1:
+    if not isinstance(error, GaussianError) or len(error.parameters) != 1 or error.sees_x:
         return False
     (parameter,) = error.parameters
     if not isinstance(parameter.transform, Log):

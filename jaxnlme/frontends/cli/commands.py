@@ -5,6 +5,8 @@ Exit codes: 0, the fit converged (or there was nothing to fit); 1, it did not; 2
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +22,27 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: no codes for colours, in files least of all
 )
 
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compile afresh, without the cache folder.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from jaxnlme import __version__
+
+        typer.echo(f"jaxnlme {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Nonlinear mixed-effects models in JAX."""
 
 
 def main() -> None:
@@ -37,6 +57,7 @@ def demo(
 ) -> None:
     """Fit theophylline in 12 subjects (ships with the package): print the summary and write a report."""
     with _exit_codes():
+        _make_folder(out)
         _cache(no_cache)
         from jaxnlme.fitting.fit import fit
         from jaxnlme.frontends.cli.demo import theophylline
@@ -109,6 +130,7 @@ def fit_command(
         options = {"max_iterations": max_iterations, "replicates": replicates, "seed": seed}
         options_given = {name: value for name, value in options.items() if value is not None}
         methods, fit_options = _methods(_split(method), agq_nodes, options_given)
+        _make_folder(out)
         module = load_model_file(model)
         nlme_model = model_of(module, model)
         data = data_of(module, model, table, {"group": group, "y": y, "x": _split(x), "v": _split(v)})
@@ -138,7 +160,30 @@ def _cache(off: bool) -> Path | None:
     """Enable the compilation cache unless it is `off`: its folder, or None."""
     from jaxnlme.frontends.cache import enable_compilation_cache
 
-    return None if off else enable_compilation_cache()
+    if off:
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        folder = enable_compilation_cache()
+    for warning in caught:
+        typer.echo(f"jaxnlme: {warning.message}", err=True)
+    return folder
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder of the report and write a file there, before the time of a fit is spent. **Raises:** OptionError
+    where that is not possible."""
+    from jaxnlme.errors import OptionError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(
+            f"--out: the folder {out} cannot be made or written to ({reason}); name another one."
+        ) from None
 
 
 def _split(names: list[str]) -> list[str]:

@@ -70,6 +70,11 @@ def checked_call(
     error = _error(arguments)
     choice("OptimFun", arguments["OptimFun"], ("fminsearch", "fminunc"))
     data = matlab_data(X, y, group, V)
+    if data.data.n_groups < 2:
+        raise DataError(
+            f"group has one value, {data.data.labels[0]!r}, in all rows; expected at least two groups: psi is the "
+            "covariance between groups, on which one group has no information. jn.fit takes fixed psi and priors."
+        )
     if error.name == "exponential":
         _positive(data)
     vectorization = choice("Vectorization", arguments["Vectorization"], ("SinglePhi", "SingleGroup", "Full"))
@@ -195,7 +200,7 @@ def report_outcome(function: str, fit: Fit, settings: Statset | StatsetSA, inter
     if settings.Display != "off":
         print(fit.status)
     if not fit.converged and not fit.stopped and not fit.interrupted:
-        warnings.warn(f"{function}: {fit.status}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{function}: {fit.status}", RuntimeWarning, stacklevel=4)
     return fit
 
 

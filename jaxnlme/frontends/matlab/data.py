@@ -12,7 +12,7 @@ import numpy as np
 from jaxnlme.data._columns import column_names, read_column, read_labels
 from jaxnlme.data._rows import name_groups
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import DataError, some
+from jaxnlme.errors import DataError, shown, some
 from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.records import RESERVED_IN_ROWS
 
@@ -155,6 +155,10 @@ def _by_group(V: Any, labels: list[Any]) -> list[np.ndarray]:
         entries = list(rows)
         if index is not None and type(index).__name__ != "RangeIndex" and set(index) == set(labels):
             entries = _in_order(dict(zip(index, rows, strict=True)), V, labels)
+    elif not hasattr(V, "__iter__") or isinstance(V, str):
+        raise DataError(
+            f"V is {shown(V)}; expected (M, G), (M,), a list of M arrays or a dictionary, or None for none."
+        )
     else:
         entries = list(V)
     if len(entries) != len(labels):

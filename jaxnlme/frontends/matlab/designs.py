@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import MESSAGES, OptionError, some
+from jaxnlme.errors import MESSAGES, OptionError, shown, some
 from jaxnlme.frontends.matlab.data import MatlabData
 from jaxnlme.frontends.matlab.options import choice
 from jaxnlme.frontends.matlab.settings import MATLAB
@@ -208,7 +208,8 @@ def _pattern(cov_pattern: Any, n: int) -> np.ndarray:
     pattern = np.asarray(cov_pattern)
     if isinstance(cov_pattern, str):
         raise OptionError(
-            f"CovPattern must be an array; received {cov_pattern!r}. Expected ({n}, {n}), a pattern of zeros and ones "
+            f"CovPattern must be an array; "
+            f"received {shown(cov_pattern)}. Expected ({n}, {n}), a pattern of zeros and ones "
             f"(np.ones(({n}, {n})) for a full psi), or ({n},), a label for each random effect."
         )
     if pattern.shape in ((n,), (1, n)) and pattern.shape != (n, n):

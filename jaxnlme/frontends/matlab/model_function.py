@@ -67,7 +67,7 @@ class ModelFunction:
 
     def _evaluate(self, phi: Any, xfun: Any, vfun: tuple[Any, ...]) -> Any:
         try:
-            return jnp.asarray(self.fn(phi, xfun, *vfun))
+            out = self.fn(phi, xfun, *vfun)
         except IndexError as error:
             if phi.ndim != 1 or "many indices" not in str(error):
                 raise
@@ -77,6 +77,17 @@ class ModelFunction:
                 f"({phi.shape[0]},) in each call here, so write phi[0], or phi[..., 0], not phi[:, 0]; xfun is "
                 f"{xfun.shape}{shapes}."
             ) from error
+        except AttributeError as error:
+            if "Tracer has no attribute" not in str(error):
+                raise
+            name = str(error).split()[-1].strip("'.")
+            raise ModelError(
+                f"modelfun reads an attribute {name!r}, and phi, xfun and vfun are arrays without names here: write "
+                f"phi[0] for the first parameter and xfun[:, 0] for the first predictor (jn.fit has phi.{name})."
+            ) from error
+        if out is None:
+            raise ModelError("modelfun returned None; expected numbers: it may lack a `return`.")
+        return jnp.asarray(out)
 
     def _rows(self, phi: Any, xfun: Any, varying: bool, vfun: tuple[Any, ...]) -> Any:
         out, rows = self._evaluate(phi, xfun, vfun), xfun.shape[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.arguments import require_host
 from jaxnlme.errors import FitError, ModelError, OptionError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, Call, checked_call, fit_callbacks, report_outcome
@@ -18,6 +19,7 @@ from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.frontends.matlab.struct import Struct
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks, LogMatrix
 from jaxnlme.model.params import Params
+from jaxnlme.signatures import public
 
 NLMEFIT_DEFAULTS = SHARED_DEFAULTS | {
     "ApproximationType": "LME",
@@ -35,6 +37,7 @@ REFUSED_ARGUMENTS = {
 REFUSED_FIELDS = {"Streams": "Options.Streams is a field of nlmefitsa; nlmefit draws no random numbers."}
 
 
+@public("jn.nlmefit")
 def nlmefit(
     X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
@@ -90,6 +93,7 @@ def nlmefit(
     **Source:** the formulas agree with the published output of the indomethacin example in the MathWorks documentation
     (dfe 57, logl 54.5882, mse 0.0066, rmse 0.0787, aic -91.1765, bic -93.0506 for N = 66, M = 6, k = 9).
     """
+    require_host("nlmefit", X, y, group, V, modelfun, beta0, options)
     arguments = name_values(with_pairs(pairs, options), NLMEFIT_DEFAULTS, REFUSED_ARGUMENTS)
     settings = statset(arguments["Options"], Statset, REFUSED_FIELDS)
     parametrization = _parametrization(arguments)

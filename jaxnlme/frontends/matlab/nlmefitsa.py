@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.arguments import require_host
 from jaxnlme.estimators.em.settings import START
 from jaxnlme.frontends.matlab.call import SHARED_DEFAULTS, checked_call, fit_callbacks, report_outcome
 from jaxnlme.frontends.matlab.live_plot import default_output_functions
@@ -14,6 +15,7 @@ from jaxnlme.frontends.matlab.output_functions import OutputFunctions
 from jaxnlme.frontends.matlab.replicates import replicate_outputs
 from jaxnlme.frontends.matlab.saem_options import SIMULATION_DEFAULTS, replicate_starts, saem, start_columns
 from jaxnlme.frontends.matlab.struct import Struct
+from jaxnlme.signatures import public
 
 NLMEFITSA_DEFAULTS = (
     SHARED_DEFAULTS | SIMULATION_DEFAULTS | {"Cov0": None, "ComputeStdErrors": False, "ErrorParameters": None}
@@ -30,6 +32,7 @@ REFUSED_FIELDS = {
 }
 
 
+@public("jn.nlmefitsa")
 def nlmefitsa(
     X: Any, y: Any, group: Any, V: Any, modelfun: Any, beta0: Any, *pairs: Any, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, Struct, np.ndarray]:
@@ -85,6 +88,7 @@ def nlmefitsa(
     **Raises:** as nlmefit. A fit that did not converge warns with its status.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038.
     """
+    require_host("nlmefitsa", X, y, group, V, modelfun, beta0, options)
     arguments = name_values(with_pairs(pairs, options), NLMEFITSA_DEFAULTS, REFUSED_ARGUMENTS)
     settings = statset(arguments["Options"], StatsetSA, REFUSED_FIELDS)
     starts, replicates = start_columns(beta0, arguments)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.frontends.matlab.settings import MATLAB
 from jaxnlme.precision import x64
 from jaxnlme.results.simulate import as_key
@@ -43,7 +43,7 @@ def with_pairs(pairs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, A
         name = pairs[position]
         if not isinstance(name, str):
             raise OptionError(
-                f"after beta0 come pairs of a name and a value; received {name!r} where a name is expected."
+                f"after beta0 come pairs of a name and a value; received {shown(name)} where a name is expected."
             )
         if position + 1 == len(pairs):
             raise OptionError(f"the name-value argument {name!r} has no value.")
@@ -64,7 +64,7 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
         if isinstance(value, str) and value.lower() == option.lower():
             return option
     raise OptionError(
-        f"{name} must be one of {', '.join(map(repr, options))}; received {value!r}"
+        f"{name} must be one of {', '.join(map(repr, options))}; received {shown(value)}"
         + (f", {near_matches(value, options)}" if isinstance(value, str) else ".")
     )
 
@@ -151,7 +151,7 @@ def positive(name: str, value: Any) -> float:
     """`value` as a positive float.  **Raises:** OptionError naming the argument."""
     number = _number(value)
     if not number > 0:
-        raise OptionError(f"{name} must be a positive number; received {value!r}.")
+        raise OptionError(f"{name} must be a positive number; received {shown(value)}.")
     return number
 
 
@@ -159,7 +159,7 @@ def count(name: str, value: Any, least: int = 0) -> int:
     """`value` as a whole number, at least `least`.  **Raises:** OptionError naming the argument."""
     number = _number(value)
     if not (number >= least and number.is_integer()):
-        raise OptionError(f"{name} must be a whole number, at least {least}; received {value!r}.")
+        raise OptionError(f"{name} must be a whole number, at least {least}; received {shown(value)}.")
     return int(number)
 
 
@@ -173,7 +173,7 @@ def _number(value: Any) -> float:
 def _derivative_steps(name: str, value: Any) -> Any:
     steps = np.asarray(value)
     if steps.dtype.kind not in "iuf" or steps.ndim > 1 or not (steps > 0).all():
-        raise OptionError(f"{name} must be a positive number, or one for each parameter; received {value!r}.")
+        raise OptionError(f"{name} must be a positive number, or one for each parameter; received {shown(value)}.")
     return value
 
 
@@ -182,7 +182,9 @@ def _seed(name: str, value: Any) -> Any:
         with x64():
             as_key(value)
     except OptionError:
-        raise OptionError(f"{name} must be a whole number, the seed, or one JAX key; received {value!r}.") from None
+        raise OptionError(
+            f"{name} must be a whole number, the seed, or one JAX key; received {shown(value)}."
+        ) from None
     return value
 
 
@@ -196,7 +198,7 @@ def _functions(name: str, value: Any) -> tuple[Callable, ...]:
     for entry in functions:
         if not callable(entry):
             raise OptionError(
-                f"{name} must be a function (beta, status, state) -> stop, or a list of them; received {entry!r}."
+                f"{name} must be a function (beta, status, state) -> stop, or a list of them; received {shown(entry)}."
             )
     return tuple(functions)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.dry_run import dry_run, place_and_check
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.estimators.core.starting_values import scaled_error_start
 from jaxnlme.estimators.em.saem import SAEM
 from jaxnlme.frontends.matlab.call import Call
@@ -74,7 +74,7 @@ def _moves(updates: Any) -> Moves:
     population, coordinates, blocks = counts[0], counts[1], counts[2]
     mode = {"mode": counts[3]} if len(counts) == 4 else {}
     if not population + coordinates + blocks + mode.get("mode", 0):
-        raise OptionError(f"NMCMCIterations must leave at least one update; received {updates!r}.")
+        raise OptionError(f"NMCMCIterations must leave at least one update; received {shown(updates)}.")
     return Moves(population=population, walk=0, coordinates=coordinates, blocks=blocks, **mode)
 
 
@@ -82,7 +82,7 @@ def _counts(name: str, value: Any, lengths: tuple[int, ...], meaning: str) -> tu
     """Whole numbers, as many as one of `lengths`."""
     entries = np.atleast_1d(np.asarray(value, object)).reshape(-1).tolist()
     if len(entries) not in lengths:
-        raise OptionError(f"{name} must be {meaning}; received {value!r}.")
+        raise OptionError(f"{name} must be {meaning}; received {shown(value)}.")
     return tuple(count(name, entry) for entry in entries)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
     Blocks,
@@ -53,6 +53,23 @@ def family_name(family: AbstractCovariance) -> str | None:
     return next((name for name, kind in _NAMED.items() if type(family) is kind), None)
 
 
+def check_specification(spec: object) -> None:
+    """Check the type of a covariance specification, and its name, as far as no effects are needed.
+
+    **Raises:** OptionError naming what was expected.
+    """
+    expected = (
+        f"one of {', '.join(map(repr, _NAMED))}, a list of blocks of effect names, a 0/1 pattern, or an object of "
+        "jn.covariances"
+    )
+    if isinstance(spec, str) and spec not in _NAMED:
+        near = near_matches(spec, _NAMED)
+        hint = f" {near[0].upper()}{near[1:]}" if near.endswith("?") else ""
+        raise OptionError(f"covariance {spec!r} is not known; expected {expected}.{hint}")
+    if not isinstance(spec, (AbstractCovariance, str, list, tuple)) and not np.ndim(np.asarray(spec, object)):
+        raise OptionError(f"covariance must be {expected}; received {shown(spec)}.")
+
+
 def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     """The covariance family of the named `effects`.
 
@@ -62,21 +79,12 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     **Raises:** OptionError naming what was expected.
     """
     n = len(effects)
-    if not isinstance(spec, (AbstractCovariance, str, list, tuple)) and not np.ndim(np.asarray(spec, object)):
-        raise OptionError(
-            f"covariance must be one of {', '.join(map(repr, _NAMED))}, a list of blocks of effects, a 0/1 matrix, "
-            f"or an object of jn.covariances; received {spec!r}."
-        )
+    check_specification(spec)
     if isinstance(spec, AbstractCovariance):
         if spec.size != n:
             raise OptionError(f"the covariance has {spec.size} effects, the model {n}: {', '.join(effects) or 'none'}.")
         return spec
     if isinstance(spec, str):
-        if spec not in _NAMED:
-            raise OptionError(
-                f"covariance {spec!r} is not known; expected one of {', '.join(map(repr, _NAMED))}, a list of blocks "
-                "of effect names, a 0/1 pattern or a covariance object."
-            )
         return Diagonal(n) if n < 2 else _NAMED[spec](n)
     if isinstance(spec, (list, tuple)) and any(isinstance(name, str) for part in spec for name in _listed(part)):
         return _named_blocks([_listed(part) for part in spec], list(effects))

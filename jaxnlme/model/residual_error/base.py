@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.arguments import check_flag, check_keywords, number_or_given
-from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.arguments import check_flag, number_or_given
+from jaxnlme.errors import ModelError, OptionError, shown
+from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
 from jaxnlme.model.transforms import AbstractTransform, Identity, transform
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
+from jaxnlme.signatures import check_call
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -44,17 +46,17 @@ class ErrorParameter(eqx.Module):
     automatic: bool = eqx.field(static=True, default=False)
 
     def __new__(cls, *args: Any, **options: Any) -> ErrorParameter:
-        """A new object. **Raises:** OptionError for an option that there is not."""
-        check_keywords(cls, options)
+        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
+        check_call(cls, args, options)
         return super().__new__(cls)
 
     def __check_init__(self):
         if not isinstance(self.name, str) or not self.name:
-            raise OptionError(f"the name of an error parameter must be text; received {self.name!r}.")
+            raise OptionError(f"the name of an error parameter must be text; received {shown(self.name)}.")
         for flag in ("fix", "automatic"):
             check_flag(f"error parameter {self.name!r}: {flag}", getattr(self, flag))
         if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
-            raise OptionError(f"error parameter {self.name!r} must start at one number; received {self.start!r}.")
+            raise OptionError(f"error parameter {self.name!r} must start at one number; received {shown(self.start)}.")
         if self.transform.has_shape:
             raise OptionError(
                 f"error parameter {self.name!r}: the {self.transform.name} transform has an exponent of its own; use "
@@ -63,7 +65,7 @@ class ErrorParameter(eqx.Module):
         low, high = self.transform.domain
         if not low < self.start < high:
             raise OptionError(
-                f"error parameter {self.name!r} must start inside ({low:g}, {high:g}); received {self.start!r}."
+                f"error parameter {self.name!r} must start inside ({low:g}, {high:g}); received {shown(self.start)}."
             )
 
 
@@ -131,7 +133,8 @@ class GaussianError(AbstractError):
 
     **Arguments:**
 
-    - `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y) at the prediction f.
+    - `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y) at the prediction f; a function with an
+      argument `x` also gets the predictors of the group, as the structural model does.
     - `parameters`: those of the scale, then the exponent of h if it has one.
     - `name`: for summaries; `sd_formula`: the scale as a formula.
     - `response`: the transform h (identity, log, ...).
@@ -139,6 +142,7 @@ class GaussianError(AbstractError):
     - `by`: a column of the data; each of its levels has its own copy of the scale parameters.
     - `levels`: those of `by`, filled in when the model is bound to data.
 
+    **Raises:** OptionError for a scale that is no function of f and the parameters.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2; Carroll and
     Ruppert (1984), Journal of the American Statistical Association 79, 321-328, for h.
     """
@@ -151,6 +155,24 @@ class GaussianError(AbstractError):
     of_transformed: bool = eqx.field(static=True, default=False)
     by: str | None = eqx.field(static=True, default=None)
     levels: tuple[str, ...] = eqx.field(static=True, default=())
+
+    def __check_init__(self):
+        if self.by is not None and not isinstance(self.by, str):
+            raise OptionError(f"by must be the name of one column of the data; received {shown(self.by)}.")
+        if not self.levels:
+            check_scale(self.scale, [p.name for p in self.parameters[: len(self.parameters) - self.n_shape]])
+
+    @property
+    def sees_x(self) -> bool:
+        """True if the scale also depends on the predictors x."""
+        return sees_x(self.scale)
+
+    def scale_at(self, f: Any, parameters: Mapping[str, Any], x: Any) -> Any:
+        """The residual standard deviation (obs,), or (), of h(y).
+
+        **Arguments:** `f` (obs,): the prediction, or h of it; `parameters`: by name; `x`: the predictors of the group.
+        """
+        return self.scale(f, **parameters, **({"x": x} if self.sees_x else {}))
 
     @property
     def formula(self) -> str:
@@ -219,7 +241,7 @@ class GaussianError(AbstractError):
         base = f_scale
         if self.of_transformed:
             base = mean if f_scale is f else self.response.to_real(f_scale, shape)
-        scale = jnp.broadcast_to(self.scale(base, **parameters), group.y.shape)
+        scale = jnp.broadcast_to(self.scale_at(base, parameters, group.x), group.y.shape)
         residual = self.response.to_real(group.y, shape) - mean
         slope = self.response.log_slope(group.y, shape)
         return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
@@ -236,7 +258,7 @@ class GaussianError(AbstractError):
         """
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(prediction, shape)
-        scale = self.scale(mean if self.of_transformed else prediction, **parameters)
+        scale = self.scale_at(mean if self.of_transformed else prediction, parameters, group.x)
         return self.response.to_natural(mean + scale * noise, shape)
 
 
@@ -253,7 +275,8 @@ class GroupLogLikelihood(AbstractError):
     - `sampler(key, f, p, x, v)`: draws responses (obs,) from a JAX random key, for `simulate`; None: not available.
     - `name`: for summaries.
 
-    **Raises:** ModelError where `density` does not take five arguments, or returns another shape.
+    **Raises:** ModelError where `density` or `sampler` does not take five arguments, `parameters` are of another type,
+    or `density` returns another shape.
     """
 
     density: Callable = eqx.field(static=True)
@@ -266,6 +289,14 @@ class GroupLogLikelihood(AbstractError):
             inspect.signature(self.density).bind(None, None, None, None, None)
         except TypeError:
             raise ModelError("the group log-likelihood must take (y, f, p, x, v): five arguments.") from None
+        listed = isinstance(self.parameters, (list, tuple))
+        if not listed or not all(isinstance(entry, ErrorParameter) for entry in self.parameters):
+            raise ModelError(
+                "the parameters of a group log-likelihood must be a list of jn.ErrorParameter objects, such as "
+                f"[jn.ErrorParameter('shape', 1.0, 'log')]; received {shown(self.parameters)}."
+            )
+        if self.sampler is not None and not callable(self.sampler):
+            raise ModelError(f"sampler must be a function (key, f, p, x, v); received {shown(self.sampler)}.")
 
     @property
     def formula(self) -> str:

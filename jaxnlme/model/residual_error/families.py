@@ -8,14 +8,15 @@ levels has its own parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
+from jaxnlme.signatures import public
 
 
 def _constant(f, a):
@@ -63,6 +64,7 @@ def _parameters(positive: Mapping[str, float | None], exponent: float | None = N
     return tuple(entries)
 
 
+@public("jn.error.constant")
 def constant(a: float | None = None, *, by: str | None = None) -> GaussianError:
     """y = f + a e.
 
@@ -71,6 +73,7 @@ def constant(a: float | None = None, *, by: str | None = None) -> GaussianError:
     return GaussianError(_constant, _parameters({"a": a}), "constant", "a", by=by)
 
 
+@public("jn.error.proportional")
 def proportional(b: float | None = None, *, by: str | None = None) -> GaussianError:
     """y = f + b |f| e.
 
@@ -80,6 +83,7 @@ def proportional(b: float | None = None, *, by: str | None = None) -> GaussianEr
     return GaussianError(_proportional, _parameters({"b": b}), "proportional", "b |f|", by=by)
 
 
+@public("jn.error.combined")
 def combined(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
     """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1).
 
@@ -88,6 +92,7 @@ def combined(a: float | None = None, b: float | None = None, *, by: str | None =
     return GaussianError(_combined, _parameters({"a": a, "b": b}), "combined", "a + b |f|", by=by)
 
 
+@public("jn.error.combined_variance")
 def combined_variance(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
     """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2).
 
@@ -98,6 +103,7 @@ def combined_variance(a: float | None = None, b: float | None = None, *, by: str
     )
 
 
+@public("jn.error.power")
 def power(
     b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
 ) -> GaussianError:
@@ -110,6 +116,7 @@ def power(
     return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
 
 
+@public("jn.error.constant_power")
 def constant_power(
     a: float | None = None, b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
 ) -> GaussianError:
@@ -123,6 +130,7 @@ def constant_power(
     )
 
 
+@public("jn.error.exponential")
 def exponential(a: float | None = None, *, by: str | None = None) -> GaussianError:
     """y = f exp(a e), that is log y = log f + a e, for positive y and f.
 
@@ -131,6 +139,7 @@ def exponential(a: float | None = None, *, by: str | None = None) -> GaussianErr
     return transform_both_sides("log", constant(a, by=by))
 
 
+@public("jn.error.transform_both_sides")
 def transform_both_sides(
     response: str | AbstractTransform,
     error: str | GaussianError = "constant",
@@ -158,9 +167,10 @@ def transform_both_sides(
     return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
 
 
+@public("jn.error.custom")
 def custom(
     scale: Callable,
-    parameters: Mapping[str, float],
+    parameters: Mapping[str, float] | Sequence[ErrorParameter],
     *,
     response: str | AbstractTransform = "identity",
     shape: float = 0.5,
@@ -169,11 +179,23 @@ def custom(
 ) -> GaussianError:
     """h(y) = h(f) + scale(f) e with a scale function of the user.
 
-    **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), written with jax.numpy;
-    `parameters`: starting values of its positive parameters, by name; `response`, `shape`, `fix_shape`: as for
+    **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), in jax.numpy; with an
+    argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
+    `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
+    another transform or be fixed; `response`, `shape`, `fix_shape`: as for
     `transform_both_sides`; `by`: a column with parameters for each level.
+    **Raises:** OptionError for a scale that is no function of f and these parameters.
     """
-    base = GaussianError(scale, _parameters(parameters), "custom", getattr(scale, "__name__", "scale(f)"), by=by)
+    if isinstance(parameters, Mapping):
+        entries = _parameters(parameters)
+    elif isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
+        entries = tuple(parameters)
+    else:
+        raise OptionError(
+            "parameters must be a dictionary from the names of the scale's parameters to starting values, such as "
+            f"{{'a': 0.1}}, or a list of jn.ErrorParameter objects; received {shown(parameters)}."
+        )
+    base = GaussianError(scale, entries, "custom", getattr(scale, "__name__", "scale(f)"), by=by)
     if isinstance(transform(response), Identity):
         return base
     return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)

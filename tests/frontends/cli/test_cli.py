@@ -211,6 +211,24 @@ def test_doctor_prints_what_it_found():
     assert {"device", "cache", "import"} <= set(lines)
 
 
+def test_version_and_help_need_no_jax():
+    code = "import sys; from jaxnlme.frontends.cli.commands import app; app(sys.argv[1:], standalone_mode=False); "
+    code += "assert not {'jax', 'numpy', 'pandas'} & set(sys.modules), 'slow'"
+    for arguments, part in [(["--version"], f"jaxnlme {jn.__version__}"), (["fit", "--help"], "--max-iterations")]:
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0 and part in done.stdout, done.stderr
+        assert "\x1b" not in done.stdout
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_a_warning(folder, monkeypatch):
+    (folder / "file").write_text("")
+    monkeypatch.setattr("jaxnlme.frontends.cache.compilation_cache_folder", lambda: folder / "file" / "cache")
+    result = fit(folder, "--y", "girth")
+    assert "cannot be made or written to" in result.output and "no column 'girth'" in result.output
+    with pytest.warns(UserWarning, match="Programs are compiled again in every process"):
+        assert jn.enable_compilation_cache() is None
+
+
 def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:

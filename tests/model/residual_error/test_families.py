@@ -60,6 +60,39 @@ def test_formula_of_a_transformed_scale() -> None:
     assert error.sd_formula == "a + b |h(f)|"
 
 
+def early_and_late(f, x, a, b):
+    return jnp.where(x.late > 0.5, b, a)
+
+
+def line(phi, x):
+    return phi.mu + phi.slope * x.t
+
+
+def test_a_scale_of_the_predictors_is_that_of_their_strata() -> None:
+    """Two standard deviations chosen by a column: as a function of x, and by the strata of a text column."""
+    rng = np.random.default_rng(0)
+    group, t = np.repeat(np.arange(4), 6), np.tile(np.arange(6.0), 4)
+    columns = {"g": group, "t": t, "late": (t > 2).astype(float), "part": np.where(t > 2, "late", "early")}
+    columns["y"] = 2.0 + rng.normal(size=4)[group] + 0.5 * t + np.where(t > 2, 0.8, 0.2) * rng.normal(size=24)
+    data = jn.GroupedData.from_frame(columns, "g", "y", ["t", "late", "part"])
+    parameters = [jn.Parameter("mu", 2.0, random=True), jn.Parameter("slope", 0.5)]
+    parts = [jn.ErrorParameter("a", 0.3, "log"), jn.ErrorParameter("b", 0.6, "log", fix=True)]
+    by_x = jn.NLMEModel(line, parameters, error=jn.error.custom(early_and_late, parts))
+    by_part = jn.NLMEModel(line, parameters, error=jn.error.constant(by="part"))
+    params = by_x.params(data)
+    strata = {"a[early]": 0.3, "a[late]": 0.6}
+    assert by_part.params(data, strata).error.tolist() == pytest.approx(params.error.tolist())
+    bindings = [jn.bind(model, data) for model in (by_x, by_part)]
+    values = []
+    for binding in bindings:
+        group = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), binding.problem.buckets[0])
+        values.append(float(binding.density.log_joint(params, jnp.zeros(1) + 0.4, group)))
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    draws = [jn.simulate_responses(binding.problem, params, jax.random.key(1))[0] for binding in bindings]
+    np.testing.assert_allclose(draws[0], draws[1], rtol=1e-12)
+    assert bindings[0].fixed.tolist()[-2:] == [False, True]
+
+
 def test_representation_of_a_model() -> None:
     parameters = [
         jn.Parameter("ka", 1.5, "log", random=True, covariates="log(Wt / 70)"),

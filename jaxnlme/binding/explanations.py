@@ -1,0 +1,102 @@
+"""Errors of JAX that a user's model causes, explained: code that cannot be traced, derivatives that JAX does not have,
+checks of solvers."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+from jaxnlme.errors import JaxnlmeError, ModelError
+from jaxnlme.numerics.tracing import is_users_file
+
+TRACER_ERRORS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+SOLVERS = (
+    "a fixed number of steps by jax.lax.scan (a Runge-Kutta method), diffrax with adjoint=diffrax.DirectAdjoint(), or "
+    "the closed form where there is one"
+)
+# A Python function that a compiled program calls has raised: a check of equinox or diffrax.
+CALLBACK_ERROR = "CpuCallback error"
+# Parts of JAX's and diffrax's messages, the reason, and the remedy.
+DERIVATIVE_ERRORS = (
+    (
+        ("custom_lin", "autodiff (jvp) to a custom_vjp", "filter_custom_vjp"),
+        "part of it has a derivative in reverse mode only (jax.custom_vjp, as in jax.experimental.ode.odeint and in "
+        "diffrax's default adjoint), and a fit takes derivatives in both modes",
+        f"Use what JAX differentiates in both: {SOLVERS}.",
+    ),
+    (
+        ("does not work for lax.while_loop", "Cannot reverse-mode autodifferentiate"),
+        "the number of steps of a loop in it depends on values (jax.lax.while_loop, diffrax's ForwardMode or "
+        "max_steps=None), and such a loop has no derivative in reverse mode",
+        f"Use a loop with fixed bounds; {SOLVERS}.",
+    ),
+    (
+        ("callbacks do not support JVP",),
+        "it calls Python from inside a JAX program, and such a call has no derivative",
+        "Write that part with jax.numpy.",
+    ),
+)
+
+
+def tracer_advice(error: Exception) -> str:
+    """Message on the user's line that cannot be traced, with what to write instead."""
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        advice = "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."
+    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
+    else:
+        advice = (
+            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for "
+            "np.exp, and no float() or int() of a parameter."
+        )
+    return f"The model is not pure JAX{_users_line(error)}. {advice}"
+
+
+def model_error(error: BaseException) -> str | None:
+    """Message on an error of JAX that the model causes, a derivative that JAX does not have or a check of a solver that
+    failed while it ran; None for other errors."""
+    text = str(error)
+    for parts, reason, remedy in DERIVATIVE_ERRORS:
+        if any(part in text for part in parts):
+            return f"The model cannot be differentiated as a fit needs it{_users_line(error)}: {reason}. {remedy}"
+    if CALLBACK_ERROR not in text:
+        return None
+    raised = [line for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception): ", line)]
+    reason = raised[-1].partition(": ")[2].rstrip(".") if raised else "an error in a callback to Python"
+    return (
+        f"The model stopped while it was computed: {reason}. A fit computes it at extreme parameters too, and in rows "
+        "that repeat the last time of a short group: with diffrax use throw=False, and a dense solution, "
+        "saveat=diffrax.SaveAt(dense=True) with jax.vmap(solution.evaluate)(x.Time)."
+    )
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """Context in which errors of JAX that the model causes become a ModelError that names what works."""
+    try:
+        yield
+    except JaxnlmeError:
+        raise
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        message = model_error(error)
+        if message is None:
+            raise
+        raise ModelError(message) from error
+
+
+def _users_line(error: BaseException) -> str:
+    """The last line of the user's own code in the traceback of `error`, as the end of a clause; "" if there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if is_users_file(frame.filename):
+            return f' in {frame.filename}, line {frame.lineno}: "{frame.line}"'
+    return ""

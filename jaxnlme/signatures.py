@@ -1,0 +1,106 @@
+"""Calls of public functions: an unknown keyword, a missing argument, or one too many ends in one sentence."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from jaxnlme.errors import ArgumentError, near_matches
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# Options of other programs, and those that stand elsewhere here, with what to write.
+ELSEWHERE = {
+    "seed": "methods that draw take it, as in jn.SAEM(seed=1)",
+    "chains": "a method takes it, as in jn.SAEM(chains=4)",
+    "nodes": "the method takes it, as in jn.AGQ(nodes=7)",
+    "verbose": "progress=True shows a line while it runs",
+    "display": "progress=True shows a line while it runs",
+    "weights": "weights are part of the data: data.with_weights(...)",
+    "reml": "restricted=True maximises the restricted likelihood",
+    "bounds": "a transform bounds a parameter, as in jn.Parameter('a', 0.5, 'logit(0, 1)')",
+    "random": "jn.Parameter(..., random=True) has a random effect",
+    "optimizer": "the minimiser is that of the method",
+}
+
+
+def public(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorator of a public function: a call that does not fit its signature is refused in a sentence.
+
+    **Arguments:** `name`: of the function as users write it, for the message.
+    **Raises:** ArgumentError, an OptionError and a TypeError; errors raised inside the function pass unchanged.
+    """
+
+    def decorate(fn: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @functools.wraps(fn)
+        def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+            try:
+                return fn(*args, **options)
+            except TypeError as error:
+                # The traceback of an error raised inside the function has further frames.
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise
+                message = mismatch(name, inspect.signature(fn), args, options)
+                if message is None:
+                    raise
+                raise ArgumentError(message) from None
+
+        return call
+
+    return decorate
+
+
+def check_call(cls: type, args: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Check the arguments of a public class, in its `__new__`; a call without any passes, because copying and reading
+    stored objects make such calls.
+
+    **Raises:** ArgumentError for arguments that its `__init__` does not take.
+    """
+    if args or options:
+        message = mismatch(f"jn.{cls.__name__}", _signature(cls), (None, *args), options)
+        if message is not None:
+            raise ArgumentError(message)
+
+
+@functools.cache
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls.__init__)
+
+
+def mismatch(name: str, signature: inspect.Signature, args: Sequence[Any], options: Mapping[str, Any]) -> str | None:
+    """The sentence on a call that does not fit a signature; None where it fits.
+
+    **Arguments:** `name` of the function, for the message; `args`, `options`: those of the call, "self" included.
+    """
+    try:
+        signature.bind(*args, **options)
+        return None
+    except TypeError:
+        pass
+    parameters = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names = [p.name for p in parameters if p.name not in ("self", "cls")]
+    offset = len(parameters) - len(names)
+    by_position = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][offset:]
+    takes = f"It takes {', '.join(names) or 'no arguments'}."
+    accepts_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = [option for option in options if option not in names and not accepts_all]
+    if unknown:
+        hint = ELSEWHERE.get(unknown[0].lower())
+        near = f"{hint}." if hint else near_matches(unknown[0], names) if names else ""
+        near = near if near.endswith("?") or hint else ""
+        return f"{name} has no option {unknown[0]!r}{'; ' if near else '.'}{near} {takes}"
+    positions = args[offset:]
+    if len(positions) > len(by_position):
+        rest = [name for name in names if name not in by_position]
+        by_name = f": give the others by name, as in {rest[0]}=..." if rest else ""
+        allowed = f"only {', '.join(by_position)}" if by_position else "none"
+        return f"{name} received {len(positions)} arguments by position and takes {allowed} so{by_name}. {takes}"
+    twice = [option for option in by_position[: len(positions)] if option in options]
+    if twice:
+        return f"{name} received {twice[0]} twice, by position and by name; give it once."
+    needed = [p.name for p in parameters[offset:] if p.default is p.empty]
+    missing = [need for need in needed if need not in options and need not in by_position[: len(positions)]]
+    return f"{name} needs {' and '.join(missing)}, which the call lacks. {takes}"
