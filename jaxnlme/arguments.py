@@ -140,7 +140,8 @@ def _is_index(value: Any) -> bool:
 def check_path(name: str, value: Any) -> Path:
     """`value` as a Path. **Raises:** OptionError where it is not the path of a file."""
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
-        raise OptionError(f"{name} must be the path of a file; received {shown(value)}.")
+        received = repr(value) if isinstance(value, (str, Path)) else shown(value)
+        raise OptionError(f"{name} must be the path of a file; received {received}.")
     return Path(value)
 
 

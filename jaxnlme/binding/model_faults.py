@@ -165,11 +165,13 @@ def _cause(operations: Operations, source: Operation | None) -> str:
     """The operation that made a result not finite, and the remedy: the end of a sentence."""
     if source is None:
         return "; look for 0/0, log(0) or overflow (jnp.where on the argument helps)."
+    wrong = ~np.isfinite(source.outputs[0])
     source = _behind_division(source)
     word = _WORDS.get(source.name, f"the operation {source.name}")
     line = f", in {source.where}" if source.where else ""
     which = -1 if source.name == "div" else 0
     zero = source.inputs[which] == 0
+    zero = zero & wrong if zero.shape == wrong.shape else zero
     if not zero.any():
         return f": {word}{line}. Look for overflow, or an argument outside the range of the function."
     moved = operations.run(CHECKS.moved)[0][source.number]

@@ -759,7 +759,7 @@ def test_an_earlier_file_keeps_its_place_and_permissions(saved: Path, tmp_path: 
 def test_threads_save_at_once(fit: jn.Fit, tmp_path: Path) -> None:
     """Models of a module that is pickled by value (this one), to a path of their own and to one that they share."""
     model, errors = quick(line), []
-    long = "n" * 245
+    long, registered = "n" * 245, cloudpickle.list_registry_pickle_by_value()
 
     def work(number: int) -> None:
         try:
@@ -774,6 +774,6 @@ def test_threads_save_at_once(fit: jn.Fit, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not errors and not cloudpickle.list_registry_pickle_by_value()
+    assert not errors and cloudpickle.list_registry_pickle_by_value() == registered
     assert len(list(tmp_path.iterdir())) == 5
     pd.testing.assert_series_equal(jn.load(tmp_path / long, trust_code=True).predict(), model.predict())

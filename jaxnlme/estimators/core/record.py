@@ -100,15 +100,13 @@ def _failed_start_sentences(
     bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
     at_zero = np.zeros((len(finite), binding.density.n_effects))
     faults = processes.gather(non_finite_sentence(binding, params, at_zero, ~finite))
-    fault = "".join([fault for fault in faults if fault][:1])
-    if fault:
-        advice = fault
-    elif processes.all(finite.any()):
+    fault = [fault for fault in faults if fault][:1]
+    if processes.all(finite.any()):
         advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:
-        advice = (
-            "No group is finite: use other starting values (a model that overflows at the start?), or fix the model."
-        )
+        overflow = "" if fault else " (a model that overflows at the start?)"
+        advice = f"No group is finite: fix the model, or use other starting values{overflow}."
+    advice = " ".join([*fault, advice])
     names = some([label for labels in bad for label in labels])
     return (
         "NOT CONVERGED: the fit did not begin.",

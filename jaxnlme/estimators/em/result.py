@@ -27,13 +27,15 @@ from jaxnlme.estimators.em.convergence import (
     zero_variance_notes,
 )
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.modes import Modes, checked_modes, unsure_modes_note
 from jaxnlme.estimators.em.parameter_layout import m_step_description
 from jaxnlme.estimators.em.post_estimation import (
+    Modes,
     PostEstimation,
+    checked_modes,
     fill_post_estimation,
     inverse_factor,
     non_finite_sentence,
+    unsure_modes_note,
 )
 from jaxnlme.estimators.em.rounds.newton import newton_point
 from jaxnlme.estimators.em.run import Run

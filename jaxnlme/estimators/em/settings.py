@@ -218,7 +218,7 @@ class BoundaryCriteria:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PostEstimationSettings:
-    """Draws of b that a Fit keeps (`post_estimation.py`), and modes beside them (`modes.py`)."""
+    """Draws of b that a Fit keeps and modes beside them (`post_estimation.py`)."""
 
     max_draws_per_group: int = 100
     """Draws of each group, at most."""

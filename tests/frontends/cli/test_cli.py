@@ -157,7 +157,7 @@ def test_load_of_the_model_file_reads_the_table(folder):
         (MODEL + COLUMNS, ["--agq-nodes", "3"], "--agq-nodes goes with --method agq"),
         (MODEL + COLUMNS, ["--method", "agq", "--restricted"], "Laplace's method"),
         (MODEL + COLUMNS, ["--method", "lme", "--restricted"], "is 'relme'"),
-        (MODEL + COLUMNS, ["--starts", "group"], "'pooled' or 'groups'"),
+        (MODEL + COLUMNS, ["--starts", "group"], "'pooled', 'groups' or 'multi'"),
         (MODEL + COLUMNS, ["--y", "girth"], "no column 'girth'"),
         (MODEL.replace("model =", "modell ="), [], "did you mean 'modell'"),
         ("model = 3\n", [], "must be a jn.NLMEModel"),
