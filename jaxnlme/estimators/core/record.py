@@ -106,7 +106,7 @@ def _failed_start_sentences(
     else:
         overflow = "" if fault else " (a model that overflows at the start?)"
         advice = f"No group is finite: fix the model, or use other starting values{overflow}."
-    advice = " ".join([*fault, advice])
+    advice = " ".join([advice, *fault])
     names = some([label for labels in bad for label in labels])
     return (
         "NOT CONVERGED: the fit did not begin.",
