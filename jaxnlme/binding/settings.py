@@ -27,7 +27,7 @@ class PlacementSettings:
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CheckSettings:
     """Checks of a covariance matrix given by a user (`user_scale.py`), of one evaluation at the starting values
-    (`dry_run.py`) and of groups that fail (`model_faults.py`)."""
+    (`dry_run.py`) and of groups that fail (`model_errors.py`)."""
 
     symmetry: float = 1e-8
     """Largest difference of the two entries of psi for a pair of effects, in units of correlations, that counts as

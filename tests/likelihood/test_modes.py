@@ -47,13 +47,13 @@ def test_the_mode_is_that_of_the_highest_density(last):
     joint = joint_on_grid(data, 1.0, 1.0, float(np.exp(np.asarray(params.error)[0])))
     highest = GRID[joint.argmax(axis=1)]
     problem = jn.bind(model, data).problem
-    alone = jn.evaluate_groups(problem, params, jn.Laplace(), jnp.full((GROUPS, 1), -1.0))
+    from_one_start = jn.evaluate_groups(problem, params, jn.Laplace(), jnp.full((GROUPS, 1), -1.0))
     ruled = jn.evaluate_groups(problem, params, jn.Laplace())
     np.testing.assert_allclose(np.asarray(ruled.mode)[:, 0], highest, atol=1e-3)  # the grid's step
     np.testing.assert_allclose(ruled.joint, joint.max(axis=1), atol=1e-6)
-    same = np.abs(np.asarray(alone.mode) - np.asarray(ruled.mode))[:, 0] < 1e-6
+    same = np.abs(np.asarray(from_one_start.mode) - np.asarray(ruled.mode))[:, 0] < 1e-6
     assert 0 < same.sum() < GROUPS, "one start must not do for these data"
-    np.testing.assert_allclose(np.asarray(ruled.value)[same], np.asarray(alone.value)[same], rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(ruled.value)[same], np.asarray(from_one_start.value)[same], rtol=1e-12)
 
 
 @pytest.mark.parametrize("start", [0.2, 1.0, 2.5])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.model_faults import non_finite_sentence
+from jaxnlme.binding.model_errors import non_finite_sentence
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.model.params import Params
@@ -99,14 +99,14 @@ def _failed_start_sentences(
     advice, and rows and operation of the model that cause it; of all processes."""
     bad = processes.gather([str(label) for label in binding.data.labels[~finite]])
     at_zero = np.zeros((len(finite), binding.density.n_effects))
-    faults = processes.gather(non_finite_sentence(binding, params, at_zero, ~finite))
-    fault = [fault for fault in faults if fault][:1]
+    errors = processes.gather(non_finite_sentence(binding, params, at_zero, ~finite))
+    error = [error for error in errors if error][:1]
     if processes.all(finite.any()):
         advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
     else:
-        overflow = "" if fault else " (a model that overflows at the start?)"
+        overflow = "" if error else " (a model that overflows at the start?)"
         advice = f"No group is finite: fix the model, or use other starting values{overflow}."
-    advice = " ".join([advice, *fault])
+    advice = " ".join([advice, *error])
     names = some([label for labels in bad for label in labels])
     return (
         "NOT CONVERGED: the fit did not begin.",

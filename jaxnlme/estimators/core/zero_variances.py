@@ -12,7 +12,7 @@ def zero_sentences(density: Density, theta: np.ndarray, zeroed: set[int], conver
     """One sentence for each variance, or conditional variance, that is estimated as zero.
 
     **Arguments:** `theta` (unconstrained,), the covariance parameters; `zeroed`, packed indices of the log scales at
-    minus infinity; `converged`: the fit is at a maximum, which alone says what the data say of them.
+    minus infinity; `converged`: the fit is at a maximum, and only then it shows what the data say of them.
     """
     first = len(density.beta_names)
     psi = psi_of(density, theta) if density.n_effects else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxnlme.binding.model_faults import kink_sentence, non_finite_sentence
+from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.marginal.session import Session
@@ -99,19 +99,19 @@ def _failed_groups(session: Session) -> list[str]:
     for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
         which = has_weight & (codes == code)
         look_for = kink_sentence if code == Status.mode_not_found else non_finite_sentence
-        because = _faults(session, look_for, groups=which)
+        because = _errors_of_model(session, look_for, groups=which)
         on_kink = because and code == Status.mode_not_found
         sentence = "The conditional mode was not found." if on_kink else Status(code).sentence
         sentences.append(f"Group {_labels(session, which)}: {sentence}{because}")
     return sentences
 
 
-def _faults(session: Session, *look_for: Callable[..., str], groups: np.ndarray | None = None) -> str:
-    """Text of the functions `look_for` of `model_faults` on `groups` (groups,) bool, by default those of weight other
+def _errors_of_model(session: Session, *look_for: Callable[..., str], groups: np.ndarray | None = None) -> str:
+    """Text of the functions `look_for` of `model_errors` on `groups` (groups,) bool, by default those of weight other
     than zero, to append to a sentence; of all processes."""
     which = session.binding.data.weights != 0 if groups is None else groups
     modes = session.best.local_groups.modes
-    found = [fault(session.binding, session.params(), modes, which) for fault in look_for]
+    found = [error(session.binding, session.params(), modes, which) for error in look_for]
     texts = [text for texts in session.processes.gather(found) for text in texts if text]
     return "".join(f" {text}" for text in texts[:1])
 
@@ -182,7 +182,7 @@ def _convergence_failures(
         without = some([name for name, row in zip(names, matrix, strict=True) if not np.isfinite(row).all()])
         return [
             f"The second derivatives of the log-likelihood in {without} are not finite at the end, so that it is not "
-            f"known to be a maximum.{_faults(session, non_finite_sentence, kink_sentence)}"
+            f"known to be a maximum.{_errors_of_model(session, non_finite_sentence, kink_sentence)}"
         ]
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
@@ -205,7 +205,7 @@ def _convergence_failures(
             "logarithm is above 100): fix the variance, drop the effect, or use a simpler covariance."
         )
     satisfied, description = session.objective.stopping_criterion(session.best, matrix, active, decrement)
-    if (sentences or not satisfied) and (kink := _faults(session, kink_sentence)):
+    if (sentences or not satisfied) and (kink := _errors_of_model(session, kink_sentence)):
         # On a kink the differences behind the information mean nothing.
         return [f"Not at a maximum that can be confirmed.{kink}"]
     if not singular and not satisfied and (np.isfinite(decrement) or not sentences):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.binding.model_faults import kink_sentence, non_finite_sentence
+from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
 
 P = jn.Parameter
 
@@ -48,7 +48,7 @@ def onset(p, x):
 
 
 def masked(p, x):
-    # The logarithm of zero is not selected: the fault must not be looked for there.
+    # The logarithm of zero is not selected: the error must not be looked for there.
     return p.a + p.b * jnp.where(x.dose > 0, jnp.log(jnp.where(x.dose > 0, x.dose, 1.0)), 0.0) + jnp.sqrt(p.c * x.dose)
 
 
@@ -81,7 +81,7 @@ def test_rows_and_operation_are_named(fn, words):
     assert __file__ in text
 
 
-def test_a_finite_model_has_no_fault():
+def test_a_finite_model_has_no_error():
     assert sentence(hill, table(first=0.5)) == "" and sentence(hill_safe) == ""
 
 

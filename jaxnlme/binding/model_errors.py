@@ -50,12 +50,12 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
         predict, names = _shifted_prediction(binding, params, z[index], group)
         observed = np.asarray(group.x.observed)
         for order in range(len(_ORDERS)):
-            faults = {name: _fault(partial, order, observed) for name, partial in _partials(predict, names, order)}
-            faults = {name: fault for name, fault in faults.items() if fault is not None}
-            if faults:
-                rows, cause = next(iter(faults.values()))
+            errors = {name: _error(partial, order, observed) for name, partial in _partials(predict, names, order)}
+            errors = {name: error for name, error in errors.items() if error is not None}
+            if errors:
+                rows, cause = next(iter(errors.values()))
                 subject = (
-                    "the model" if not order else f"the model is finite, but its {_ORDERS[order]} in {some([*faults])}"
+                    "the model" if not order else f"the model is finite, but its {_ORDERS[order]} in {some([*errors])}"
                 )
                 return f"In {_rows(binding, index, rows)} {subject} is not finite{cause}"
     return ""
@@ -118,21 +118,21 @@ def _shifted_prediction(
 def _partials(
     predict: Callable[..., Any], names: tuple[str, ...], order: int
 ) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """For each parameter its name and the derivative of `order` in it alone, as a function of its shift. (In all
+    """For each parameter its name and the derivative of `order` in it only, as a function of its shift. (In all
     together, zero times infinity would make the derivatives in the others not finite as well.)"""
     for k, name in enumerate(names if order else names[:1]):
-        partial = functools.partial(_alone, predict, len(names), k)
+        partial = functools.partial(_single, predict, len(names), k)
         for _ in range(order):
             partial = jacobian(partial)
         yield name, partial
 
 
-def _alone(predict: Callable[..., Any], n: int, k: int, shift: Any) -> Any:
+def _single(predict: Callable[..., Any], n: int, k: int, shift: Any) -> Any:
     """`predict` at a `shift` of parameter `k` of `n`."""
     return predict(*(shift if j == k else 0.0 for j in range(n)))
 
 
-def _fault(partial: Callable[[Any], Any], order: int, observed: np.ndarray) -> tuple[np.ndarray, str] | None:
+def _error(partial: Callable[[Any], Any], order: int, observed: np.ndarray) -> tuple[np.ndarray, str] | None:
     """The observed rows (obs,) in which `partial`, a derivative of `order`, is not finite, and the cause, the end of a
     sentence; None if it is finite in all."""
     operations = Operations(partial, 0.0)
