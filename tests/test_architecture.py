@@ -131,6 +131,19 @@ WITHOUT_F = {
 }
 
 
+def test_public_names_are_imported_as_they_are_listed() -> None:
+    """What type checkers read as imports of the package is what the package imports when a name is first used."""
+    tree = ast.parse((ROOT / "jaxnlme" / "__init__.py").read_text())
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        alias.asname: (str(node.module).removeprefix("jaxnlme."), alias.name)
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == jn._PUBLIC
+
+
 def test_the_users_function_is_differentiated_in_one_module(architecture: ModuleType) -> None:
     found = []
     for module, path in architecture.modules().items():

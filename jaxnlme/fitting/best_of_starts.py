@@ -9,7 +9,6 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.plan import Plan
-from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.model.params import Params
 
@@ -38,7 +37,6 @@ def best_of_starts(
         start=plan.start,
         progress=plan.progress,
         on_bad_group=plan.on_bad_group,
-        max_iterations=RUN_SETTINGS.max_iterations,
     )
     if not len(first.history):
         return None, "The search from several starts did not begin: the likelihood is not finite at the start."
@@ -67,6 +65,7 @@ def _searchable(model: NLMEModel, estimator: AbstractEstimator) -> Any:
 
 
 def with_start_sentence(record: Any, sentence: str) -> Any:
-    """The record with the option starts="multi" and the `sentence` on what the starts led to."""
-    status = dataclasses.replace(record.status, sentences=(*record.status.sentences, sentence))
+    """The record with the option starts="multi" and the `sentence` on what the starts led to (none where a checkpoint
+    took the place of the search)."""
+    status = dataclasses.replace(record.status, sentences=(*record.status.sentences, *filter(None, [sentence])))
     return dataclasses.replace(record, status=status, options={**record.options, "starts": "multi"})

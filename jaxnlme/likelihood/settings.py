@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ModeSettings:
-    """Searches of a group's mode from several starts (`mode.py`)."""
+    """Searches of a group's mode from several starts (`mode.py`, and at the end of a fit `estimators/marginal/`)."""
 
     distances: tuple[float, ...] = (1.5,)
     """Distances of the starts from zero along each effect, in whitened units: two or three hold the highest mode."""

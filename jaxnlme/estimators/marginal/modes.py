@@ -10,6 +10,7 @@ from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import ROUNDS
 from jaxnlme.likelihood.mode import mode_starts
+from jaxnlme.likelihood.settings import MODES
 
 
 def adopt_modes_of_rule(session: Session) -> bool:
@@ -34,7 +35,7 @@ def adopt_modes_of_rule(session: Session) -> bool:
     observed = (session.binding.data.weights != 0) & (current.status != Status.no_observations)
     rank = session.objective.mode_ranks(current)
     gain = np.where(observed, rule - rank, 0.0)
-    slack = ROUNDS.better_mode_gain + ROUNDS.rounding_of_modes * np.abs(rank)
+    slack = MODES.gain + MODES.rounding * np.abs(rank)
     session.second_modes = np.where(observed, _second(found, ranks, rule, modes), np.inf)
     session.modes_not_found_again = observed & ~(gain > -slack)
     session.modes_exchanged = observed & np.isfinite(rule) & ~(np.abs(gain) <= slack)
@@ -53,13 +54,12 @@ def _ranks(session: Session, groups: GroupValues) -> np.ndarray:
 
 def _best(found: list[GroupValues], ranks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The highest `ranks` (groups,) of the modes `found`, and these modes (groups, random): the first unless another is
-    higher by more than rounding."""
-    best, modes = ranks[0], found[0].modes
-    for groups, rank in zip(found[1:], ranks[1:], strict=True):
-        slack = np.where(np.isfinite(best), ROUNDS.better_mode_gain + ROUNDS.rounding_of_modes * np.abs(best), 0.0)
-        higher = rank > best + slack
-        best, modes = np.where(higher, rank, best), np.where(higher[:, None], groups.modes, modes)
-    return best, modes
+    higher by more than rounding, as in `likelihood.mode.newton_from_starts`."""
+    first, each = ranks[0], np.arange(len(ranks[0]))
+    highest = np.argmax(ranks, axis=0)
+    slack = MODES.gain + MODES.rounding * np.abs(first)
+    best = np.where(np.isfinite(first) & (np.max(ranks, axis=0) <= first + slack), 0, highest)
+    return np.stack(ranks)[best, each], np.stack([groups.modes for groups in found])[best, each]
 
 
 def _second(found: list[GroupValues], ranks: list[np.ndarray], best: np.ndarray, modes: np.ndarray) -> np.ndarray:

@@ -64,10 +64,6 @@ class ConvergenceCriteria:
 class RoundSettings:
     """Steps of a round after the minimisation (`algorithm.py`)."""
 
-    better_mode_gain: float = 1e-6
-    """Log units by which the joint density at another mode of a group must differ for it to be adopted."""
-    rounding_of_modes: float = 1e-10
-    """The same, as a fraction of the group's log joint density: rounding."""
     distinct_modes: float = 0.01
     """Distance, in whitened units, from which on two ends of mode searches are two modes: those of one mode differ by
     the squared tolerance of the search."""
