@@ -23,6 +23,15 @@ class ModelSettings:
     """Largest starting value of Fisher's z = atanh(r) in `PairFirst`, for correlations of one: r = 1 - 3e-8."""
     pattern_range: tuple[float, float] = (0.3, 0.7)
     """Ends of the arbitrary, different values of theta at which the zero entries of a factor are looked up."""
+    held_step: float = 0.1
+    """Change of an entry of theta by which it is found out which elements of psi depend on it."""
+    held_tolerance: float = 1e-9
+    """Difference up to which two values of an element of psi count as equal: far above rounding, far below what
+    `held_step` changes."""
+    held_rounding: float = 1e-14
+    """Accuracy of an entry of theta at which an element of psi has the value to hold."""
+    held_reach: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    """Sizes of that entry between which it is searched for, one after the other: up to an SD of e^32."""
 
     series_below: float = 1e-5
     """Absolute shape of a Box-Cox or Yeo-Johnson transform below which a power series around shape zero is used; its

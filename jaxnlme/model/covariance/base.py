@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -82,6 +83,26 @@ class AbstractCovariance(eqx.Module):
     def correlated_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs (j, k), j < k, of effects whose correlation is estimated."""
 
+    def with_elements(self, sds: Sequence[int], pairs: Sequence[tuple[int, int]]) -> AbstractCovariance:
+        """The same family of matrices, with elements of psi as entries of theta that other elements leave free, so that
+        they can be held fixed (`held.py`).
+
+        **Arguments:** `sds`: effects whose standard deviation is to be an entry; `pairs`: pairs (j, k), j < k, whose
+        correlation is.
+        **Returns:** an AbstractCovariance; this one, where its entries are standard deviations and correlations.
+        """
+        return self
+
+    @property
+    def fixed_entries(self) -> tuple[int, ...]:
+        """Entries of theta that are held fixed."""
+        return ()
+
+    @property
+    def unwrapped(self) -> AbstractCovariance:
+        """The structure itself, without the values that are held fixed in it."""
+        return self
+
 
 def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, int]]:
     """The entries (row, column) of the factor L that are not zero by structure.
@@ -89,6 +110,7 @@ def factor_pattern(covariance: AbstractCovariance, n: int) -> list[tuple[int, in
     For the families of this package they are those of the factor at arbitrary parameters (n,), computed on the host;
     for other families, and where the family has traced leaves, all entries.
     """
+    covariance = covariance.unwrapped
     of_package = type(covariance).__module__.startswith("jaxnlme.")
     if not of_package or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(covariance)):
         return [(i, j) for i in range(covariance.size) for j in range(covariance.size)]

@@ -79,6 +79,16 @@ class Blocks(AbstractCovariance):
             ]
         )
 
+    def with_elements(self, sds, pairs):
+        parts = []
+        for effects, part in self.parts:
+            own_sds = [effects.index(j) for j in sds if j in effects]
+            # Positions in the block, in order: the effects of a block need not be sorted.
+            own = [(effects.index(j), effects.index(k)) for j, k in pairs if j in effects and k in effects]
+            own_pairs = [(min(pair), max(pair)) for pair in own]
+            parts.append((effects, part.with_elements(own_sds, own_pairs) if own_sds or own_pairs else part))
+        return Blocks(self.size, tuple(parts))
+
     @property
     def log_scales(self):
         out = []

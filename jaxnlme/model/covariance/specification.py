@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.model.covariance.sd_correlation import SDCorrelation
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
     Blocks,
@@ -50,6 +51,8 @@ _NAMED = {
 
 def family_name(family: AbstractCovariance) -> str | None:
     """The name of a covariance family ("diagonal", "full", ...); None for blocks and other objects."""
+    if isinstance(family, SDCorrelation):
+        return "full"
     return next((name for name, kind in _NAMED.items() if type(family) is kind), None)
 
 
@@ -92,6 +95,38 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     if pattern.shape != (n, n):
         raise OptionError(f"a covariance pattern must have shape ({n}, {n}); received {pattern.shape}.")
     return pattern_blocks(pattern)
+
+
+def without_effects(family: AbstractCovariance, kept: Sequence[int], effects: Sequence[str]) -> AbstractCovariance:
+    """The covariance `family` of the random effects `kept`, where the variances of the others are zero.
+
+    **Arguments:** `kept`: positions of effects; `effects`: names of all effects, for messages.
+    **Raises:** OptionError where an effect shares its standard deviation with one that is left out, and for a family of
+    which there is no smaller one.
+    """
+    for _, shared, _ in family.log_scales:
+        if len(shared) > 1 and len(set(shared) & set(kept)) not in (0, len(shared)):
+            names = ", ".join(f"sd({effects[k]})" for k in shared)
+            raise OptionError(
+                f"{names} are one parameter in this covariance structure: hold all of them at zero, or none."
+            )
+    if isinstance(family, Blocks):
+        parts = []
+        for positions, part in family.parts:
+            remaining = [k for k, position in enumerate(positions) if position in kept]
+            if remaining:
+                smaller = without_effects(part, remaining, [effects[k] for k in positions])
+                parts.append((tuple(kept.index(positions[k]) for k in remaining), smaller))
+        return Blocks(len(kept), tuple(parts))
+    if len(kept) == family.size:
+        return family
+    kind = next((kind for kind in _NAMED.values() if type(family) is kind), None)
+    if kind is None:
+        raise OptionError(
+            f"a standard deviation cannot be held at zero with a covariance object {type(family).__name__}: leave the "
+            "random effect out (random=False) and give the covariance of the others."
+        )
+    return Diagonal(len(kept)) if len(kept) < 2 else kind(len(kept))
 
 
 def _named_blocks(blocks: list[list[str]], effects: list[str]) -> Blocks:

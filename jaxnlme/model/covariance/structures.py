@@ -14,6 +14,8 @@ from jaxnlme.errors import OptionError
 from jaxnlme.model.covariance.base import AbstractCovariance as AbstractCovariance
 from jaxnlme.model.covariance.base import as_semidefinite, log_sd
 from jaxnlme.model.covariance.blocks import Blocks as Blocks
+from jaxnlme.model.covariance.held import HeldFixed as HeldFixed
+from jaxnlme.model.covariance.sd_correlation import sd_correlation
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import sigmoid
 from jaxnlme.numerics.arrays import xp
@@ -88,6 +90,9 @@ class LogCholesky(AbstractCovariance):
         lower = cholesky(moment)
         return jnp.concatenate([jnp.log(jnp.diagonal(lower)), lower[np.tril_indices(self.size, -1)]])
 
+    def with_elements(self, sds, pairs):
+        return sd_correlation(self.size, sds, pairs)
+
     @property
     def log_scales(self):
         rows, columns = np.tril_indices(self.size, -1)
@@ -143,6 +148,9 @@ class LogMatrix(AbstractCovariance):
         values, vectors = jnp.linalg.eigh(moment)
         log = (vectors * jnp.log(values)[None, :]) @ vectors.T
         return log[np.triu_indices(self.size)]
+
+    def with_elements(self, sds, pairs):
+        return sd_correlation(self.size, sds, pairs)
 
     @property
     def log_scales(self):
