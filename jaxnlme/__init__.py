@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from jaxnlme.model import priors as priors
     from jaxnlme.model import transforms as transforms
     from jaxnlme.model.covariance import structures as covariances
+    from jaxnlme.model.fixed import fixed as fixed
     from jaxnlme.model.parameters import Covariate as Covariate
     from jaxnlme.model.parameters import Parameter as Parameter
     from jaxnlme.model.params import Params as Params
@@ -112,6 +113,7 @@ _PUBLIC = {
     "priors": ("model", "priors"),
     "transforms": ("model", "transforms"),
     "covariances": ("model.covariance", "structures"),
+    "fixed": ("model.fixed", "fixed"),
     "Covariate": ("model.parameters", "Covariate"),
     "Parameter": ("model.parameters", "Parameter"),
     "Params": ("model.params", "Params"),

@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.held_values import check_held_names, elements, held_error, held_values, without_zero_effects
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.settings import CHECKS
 from jaxnlme.binding.stacking import levels, stack_groups, strata_of
 from jaxnlme.binding.user_scale import as_matrix, numbers_by_name, on_real_line, psi_of, psi_with, theta_from_psi
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
+from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
 from jaxnlme.model.design import Design, Term, from_array, selection
+from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.params import Params, check_params
@@ -34,7 +38,9 @@ class Binding:
     `transforms`: for each beta that is the typical value of a parameter its transform, None for other coefficients;
     `covariates`: by parameter, the columns that its covariate formulas make; `bucket_groups`: for each bucket the
     positions of its groups in the data; `sd_ranges`: for each random effect the least and largest starting standard
-    deviation (`Parameter.sd_start_range`).
+    deviation (`Parameter.sd_start_range`); `held`: values on the user's scale, by reported name, that the model holds
+    fixed by `fixed=` or `Parameter(sd=jn.fixed(...))`; `bound_model`: the model without the random effects whose
+    standard deviation is held at zero.
     """
 
     model: ModelDeclaration
@@ -47,6 +53,8 @@ class Binding:
     covariates: dict[str, CovariateColumns]
     bucket_groups: tuple[np.ndarray, ...]
     sd_ranges: tuple[tuple[float, float], ...]
+    held: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bound_model: ModelDeclaration | None = None
 
     @property
     def density(self) -> Density:
@@ -60,6 +68,7 @@ class Binding:
         errors = density.error_names
         covariance_names = density.reported_names[len(density.beta_names) : -len(errors) or None]
         check_names("value", tuple(values), density.reported_names)
+        self._check_held(values)
         beta = np.array(self.start.beta, float)
         for k, (name, transform) in enumerate(zip(density.beta_names, self.transforms, strict=True)):
             if name in values:
@@ -77,6 +86,15 @@ class Binding:
             if name in values:
                 error[k] = on_real_line(name, values[name], entry.transform)
         return Params(beta, theta, error, self.start.free)
+
+    def _check_held(self, values: Mapping[str, float]) -> None:
+        """**Raises:** ModelError where `values` gives another value to one that the model holds fixed."""
+        for name, value in values.items():
+            if name in self.held and abs(float(value) - self.held[name]) > CHECKS.same_value * abs(self.held[name]):
+                raise ModelError(
+                    f"{name} is held fixed at {self.held[name]:g} in this model; received {float(value):g}. Leave it "
+                    "out, or change fixed=."
+                )
 
     def values(self, params: Params) -> dict[str, float]:
         """Values on the user's scale by name, as `params` takes them. **Raises:** ModelError for what is no Params."""
@@ -126,27 +144,32 @@ def bind(
         raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
     check_grouped_data(data)
     _check_readable(data)
+    declared, (model, held, zero) = model, _held(model, data)
     individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
-    if model.random_design is None or model.individual is not None:
-        effects = tuple(p.name for p in model.parameters if p.random)
-        sd0 = np.array([p.sd_start for p in model.parameters if p.random])
-        sd_ranges = [p.sd_start_range for p in model.parameters if p.random]
-    else:
-        effects, sd0, sd_ranges = _explicit_effects(model, individual.random)
+    effects, sd0, sd_ranges = _effects(model, individual)
     if model.psi is not None or model.fix_psi:
         sd_ranges = [(0.0, np.inf)] * len(effects)
     family = covariance(model.covariance, effects) if like is None else like.density.covariance
+    if like is None:
+        family = held_fixed(family, elements(held, effects), effects)
     error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
+    error = held_error(error, held, names) if like is None else error
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else theta_from_psi(family, model.psi, effects)
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
     densities = tuple(priors.values())
     density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
+    if held:
+        check_held_names(held, density.reported_names, (*effects, *zero), zero)
     check_names("prior on", tuple(priors), density.reported_names)
-    fixed = np.concatenate(
-        [fixed, np.full(len(theta0), model.fix_psi), np.array([p.fix for p in error.parameters], bool)]
-    )
+    for k, (name, transform) in enumerate(zip(names, transforms, strict=True)):
+        if name in held:
+            beta0[k] = held[name] if transform is None else on_real_line(name, held[name], transform)
+            fixed[k] = True
+    fixed_theta = np.full(len(theta0), model.fix_psi)
+    fixed_theta[list(family.fixed_entries)] = True
+    fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
     strata = strata_of(data, error)
@@ -158,8 +181,30 @@ def bind(
     )
     start = Params(beta0, theta0, error0, model._free)
     return Binding(
-        model, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups), tuple(sd_ranges)
-    )
+        declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
+        tuple(sd_ranges), held, model,
+    )  # fmt: skip
+
+
+def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], list[str]]:
+    """The model without the effects whose standard deviation is held at zero, all values that it holds fixed, by
+    reported name, and the names of those effects."""
+    if not model.fixed and not any(isinstance(p.sd, Fixed) for p in model.parameters):
+        return model, {}, []
+    individual = None if model.random_design is None else _individual(model, data, None)[0]
+    effects = _effects(model, individual)[0]
+    held = held_values(model, effects)
+    zero = [name for name in effects if held.get(f"sd({name})") == 0]
+    return without_zero_effects(model, effects, zero), held, zero
+
+
+def _effects(model: ModelDeclaration, individual: Any) -> tuple[tuple[str, ...], np.ndarray, list[tuple[float, float]]]:
+    """Names, starting SDs and their ranges of the random effects."""
+    if model.random_design is None or model.individual is not None:
+        effects = [p for p in model.parameters if p.random]
+        sds = np.array([p.sd_start for p in effects])
+        return tuple(p.name for p in effects), sds, [p.sd_start_range for p in effects]
+    return _explicit_effects(model, individual.random)
 
 
 def _check_readable(data: GroupedData) -> None:
@@ -187,7 +232,9 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
     fixed = [entry.fix for entry in parameters]
     if model.individual is not None:
         effects = tuple(names[k] for k in random_rows)
-        individual: AbstractIndividual = FunctionIndividual(model.individual, names, transforms, effects)
+        individual: AbstractIndividual = FunctionIndividual(
+            model.individual, names, transforms, effects, model.zero_effects
+        )
         return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
 
     shape = data.y.shape
@@ -249,6 +296,7 @@ def _explicit_effects(
     rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
     only = [model.parameters[column[0]].name if len(column) == 1 else None for column in rows]
     effects = tuple(name if name and only.count(name) == 1 else f"b{k}" for k, name in enumerate(only))
+    effects = model.effect_names or effects
     sds = [max((model.parameters[p].sd_start for p in column), default=1.0) for column in rows]
     ranges = [model.parameters[column[0]].sd_start_range if len(column) == 1 else (0.0, np.inf) for column in rows]
     return effects, np.array(sds, float), ranges

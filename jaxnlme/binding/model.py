@@ -32,6 +32,8 @@ class NLMEModel(ModelDeclaration):
     - `psi`: starting value of psi (random, random) on the transformed scale, positive semidefinite; None: a diagonal
       matrix with the squared starting standard deviations of the parameters.
     - `fix_psi`: psi is not estimated.
+    - `fixed`: values that are held fixed, by reported name, on the user's scale, the others being estimated:
+      `{"sd(ka)": 0.3, "corr(ka, cl)": 0, "a": 0.2, "ka": 1.5}`.
     - `priors`: prior densities by reported name ("ka", "sd(ka)", "a", ...), in addition to those of the parameters.
 
     **Raises:** ModelError or OptionError, naming what was expected.

@@ -97,6 +97,13 @@ def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...
     lower = np.asarray(family.factor(theta), float)
     nearest = lower @ lower.T
     (j, k), gap = largest(psi - nearest)
+    if gap > CHECKS.family and family.fixed_entries:
+        entry = f"sd({effects[j]})" if j == k else f"the covariance of {effects[j]!r} and {effects[k]!r}"
+        here, held = (np.sqrt(m[j, k]) if j == k else m[j, k] for m in (psi, nearest))
+        raise ModelError(
+            f"{entry} is {here:g} in psi (or in the SDs and correlations given), and {held:g} in the model, which "
+            "holds elements of psi fixed; give a psi that agrees with them."
+        )
     if gap > CHECKS.family:
         entry = f"variance of {effects[j]!r}" if j == k else f"covariance of {effects[j]!r} and {effects[k]!r}"
         raise ModelError(

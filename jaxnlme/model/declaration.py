@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.arguments import check_flag
 from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.covariance.specification import check_specification
+from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
@@ -40,6 +41,7 @@ class ModelDeclaration:
         psi: Any = None,
         fix_psi: bool = False,
         priors: Mapping[str, AbstractPrior] | None = None,
+        fixed: Mapping[str, float] | None = None,
     ):
         if isinstance(parameters, Mapping):
             parameters = [Parameter(name, start) for name, start in parameters.items()]
@@ -76,6 +78,11 @@ class ModelDeclaration:
         self.psi = psi
         self.fix_psi = fix_psi
         self.priors = dict(priors or {})
+        self.fixed = check_fixed(fixed)
+        # Of a model that is bound without the effects whose SD is held at zero: the names of the effects of its
+        # random_design (None: by default), and the effects that an individual function finds at zero.
+        self.effect_names: tuple[str, ...] | None = None
+        self.zero_effects: tuple[str, ...] = ()
         self._check()
         self._structural, self._free = structural(structure)
 
@@ -101,6 +108,9 @@ class ModelDeclaration:
                 self.covariance if isinstance(self.covariance, (str, list, tuple)) else type(self.covariance).__name__
             )
             lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
+        held = {f"sd({p.name})": p.sd.value for p in self.parameters if isinstance(p.sd, Fixed)} | self.fixed
+        if held:
+            lines.append(f"  held fixed: {', '.join(f'{name} = {value:g}' for name, value in held.items())}")
         return "\n".join(lines)
 
     def _check(self) -> None:

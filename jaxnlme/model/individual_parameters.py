@@ -55,7 +55,7 @@ class FunctionIndividual(AbstractIndividual):
     **Arguments:** `fn(beta, b, v)`: called with records of the fixed effects (each on the natural scale of its
     parameter), of the random effects (named after their parameters) and of the group-level predictors; returns a
     dictionary, a Record, or a tuple with one value for each of `names`. `names`: of the fixed effects; `transforms`:
-    theirs; `effects`: names of the random effects.
+    theirs; `effects`: names of the random effects; `zero_effects`: names of those that are zero in every group.
     **Raises:** ModelError where `fn` returns anything else.
     """
 
@@ -63,10 +63,12 @@ class FunctionIndividual(AbstractIndividual):
     names: tuple[str, ...] = eqx.field(static=True)
     transforms: tuple[AbstractTransform, ...] = eqx.field(static=True)
     effects: tuple[str, ...] = eqx.field(static=True)
+    zero_effects: tuple[str, ...] = eqx.field(static=True, default=())
 
     def phi(self, beta, b, group):
         natural = tuple(t.to_natural(beta[k]) for k, t in enumerate(self.transforms))
-        effects = Record(self.effects, tuple(b[k] for k in range(len(self.effects))), "random effect")
+        values = (*(b[k] for k in range(len(self.effects))), *(0.0 * natural[0] for _ in self.zero_effects))
+        effects = Record((*self.effects, *self.zero_effects), values, "random effect")
         out = self.fn(Record(self.names, natural, "parameter"), effects, group.v)
         if isinstance(out, Record):
             return out

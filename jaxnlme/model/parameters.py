@@ -9,8 +9,9 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from jaxnlme.arguments import check_flag, number_or_given, positive_number
+from jaxnlme.arguments import check_flag, number_or_given, positive_number, real_number
 from jaxnlme.errors import ModelError, shown
+from jaxnlme.model.fixed import Fixed, number_of
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, transform
@@ -47,6 +48,7 @@ class Covariate(eqx.Module):
                 f"{self.formula!r}."
             )
         check_flag(f"covariate {self.formula!r}: fix", self.fix)
+        _refuse_fixed_start(f"covariate {self.formula!r}", self.start)
         if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
             raise ModelError(f"covariate {self.formula!r}: start must be one number; received {shown(self.start)}.")
 
@@ -64,7 +66,8 @@ class Parameter(eqx.Module):
     - `covariates`: formulas or `Covariate` objects; a dictionary maps formulas to starting coefficients.
     - `fix`: the typical value is not estimated.
     - `sd`: starting standard deviation of the random effect, on the transformed scale; None: 0.5, or for the identity
-      0.3 |start|, which `fit` brings near the size of the residuals at the start.
+      0.3 |start|, which `fit` brings near the size of the residuals at the start. `jn.fixed(0.3)`: it is held there and
+      not estimated; 0 (or `jn.fixed(0)`): it is held at zero, and the model is fitted without this random effect.
     - `prior`: prior density of beta, on the transformed scale (MAP estimation).
 
     **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
@@ -77,7 +80,7 @@ class Parameter(eqx.Module):
     random: bool = eqx.field(static=True, default=False)
     covariates: tuple[Covariate, ...] = eqx.field(default=(), converter=lambda value: _covariates(value))
     fix: bool = eqx.field(static=True, default=False)
-    sd: Any = None
+    sd: Any = eqx.field(default=None, converter=lambda value: _sd(value))
     prior: AbstractPrior | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Parameter:
@@ -106,14 +109,20 @@ class Parameter(eqx.Module):
                 f"parameter {self.name!r}: the {self.transform.name} transform has an exponent to estimate, which only "
                 "responses have (jn.error.transform_both_sides); use log, logit or probit for a parameter."
             )
+        _refuse_fixed_start(f"parameter {self.name!r}", self.start)
         low, high = self.transform.domain
         if not isinstance(self.start, np.ndarray) or self.start.ndim != 0 or not low < self.start < high:
             raise ModelError(
                 f"parameter {self.name!r}: the start must be one number inside ({low:g}, {high:g}), the domain of its "
                 f"{self.transform.name} transform; received {shown(self.start)}."
             )
-        if self.sd is not None and not positive_number(self.sd):
-            raise ModelError(f"parameter {self.name!r}: sd must be positive, one number; received {shown(self.sd)}.")
+        if isinstance(self.sd, Fixed) and self.sd.value < 0:
+            raise ModelError(f"parameter {self.name!r}: sd cannot be held at {self.sd.value:g}, which is negative.")
+        if self.sd is not None and not isinstance(self.sd, Fixed) and not positive_number(self.sd):
+            raise ModelError(
+                f"parameter {self.name!r}: sd must be positive, one number, zero or jn.fixed(...); received "
+                f"{shown(self.sd)}."
+            )
         if self.prior is not None and not isinstance(self.prior, AbstractPrior):
             raise ModelError(
                 f"parameter {self.name!r}: prior must be an object of jn.priors; received {shown(self.prior)}."
@@ -136,10 +145,21 @@ class Parameter(eqx.Module):
     def sd_start(self) -> float:
         """The starting standard deviation of the random effect on the transformed scale."""
         if self.sd is not None:
-            return float(self.sd)
+            return float(number_of(self.sd)) or MODEL.sd_start
         if self.transform.name != "identity":
             return MODEL.sd_start
         return MODEL.relative_sd_start * abs(float(self.start)) or MODEL.sd_start_at_zero
+
+
+def _sd(value: Any) -> Any:
+    """The option `sd`: zero is a value to hold."""
+    return Fixed(0.0) if real_number(value) == 0.0 else value
+
+
+def _refuse_fixed_start(what: str, start: Any) -> None:
+    """**Raises:** ModelError for a `start` that is a Fixed, with the option that is meant."""
+    if isinstance(start, Fixed):
+        raise ModelError(f"{what}: write start={start.value:g}, fix=True to hold it at {start.value:g}.")
 
 
 def _covariates(spec: str | Sequence[str | Covariate] | Mapping[str, float]) -> tuple[Covariate, ...]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.model.covariance.held import fixed_elements
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
@@ -243,9 +244,10 @@ def _relative_se(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.nda
 
 
 def _is_fixed(binding: Binding) -> np.ndarray:
-    """True (reported,) for values that were fixed: beta, psi, error parameters."""
+    """True (reported,) for values that were fixed: beta, psi or elements of it, error parameters."""
     density = binding.density
     p, n_theta = len(density.beta_names), density.covariance.n_unconstrained
     psi = bool(n_theta) and bool(binding.fixed[p : p + n_theta].all())
-    middle = len(density.effect_names) + len(density.covariance.correlated_pairs)
-    return np.concatenate([binding.fixed[:p], np.full(middle, psi), binding.fixed[p + n_theta :]]).astype(bool)
+    sds, correlations = fixed_elements(density.covariance)
+    middle = np.array([*sds, *correlations], bool) | psi
+    return np.concatenate([binding.fixed[:p], middle, binding.fixed[p + n_theta :]]).astype(bool)

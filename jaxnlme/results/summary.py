@@ -94,10 +94,20 @@ class Summary:
             ("method", f"{method}, {fit.iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
+            *self._held(),
             ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
             ("columns", columns),
             *self._simulation(),
         ]
+
+    def _held(self) -> list[tuple[str, str]]:
+        """A pair on the values that the model holds fixed; none where it holds none."""
+        effects = [f"sd({name})" for name in self.fit.binding.density.effect_names]
+        values = []
+        for name, value in self.fit.binding.held.items():
+            without = " (no random effect)" if name.startswith("sd(") and name not in effects else ""
+            values.append(f"{name} = {number(value)}{without}")
+        return [("held fixed", "; ".join(values))] if values else []
 
     def _simulation(self) -> list[tuple[str, str]]:
         """Pairs on the run of a stochastic fit; none for other fits."""
@@ -251,6 +261,7 @@ def _interval(lower: float, upper: float) -> str:
 def describe_psi(covariance: AbstractCovariance, effects: Sequence[str]) -> str:
     """The structure of psi with the names of the effects, such as "full psi of ka, cl" or, for blocks,
     "psi of blocks: ka, cl (full); vol"."""
+    covariance = covariance.unwrapped
     if not isinstance(covariance, Blocks):
         return f"{_family_text(covariance)} psi of {', '.join(effects)}"
     blocks = []

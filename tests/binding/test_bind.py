@@ -263,7 +263,7 @@ def test_other_invalid_declarations_are_refused() -> None:
     with pytest.raises(jn.ModelError, match=r"readable as phi\.2a"):
         jn.Parameter("2a", 1.0)
     with pytest.raises(jn.ModelError, match="sd must be positive"):
-        jn.Parameter("a", 1.0, random=True, sd=0.0)
+        jn.Parameter("a", 1.0, random=True, sd=-0.1)
     with pytest.raises(jn.OptionError, match="'a' must start inside"):
         jn.error.constant(-1.0)
     with pytest.raises(jn.OptionError, match="error 'proportinal' is not known; did you mean 'proportional'"):

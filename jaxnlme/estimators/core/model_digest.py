@@ -48,8 +48,10 @@ def digest(thing: Any) -> str:
 
 
 def binding_digest(binding: Binding) -> str:
-    """The `digest` of a model met with data: its density, and the names and fixed entries of its packed parameters."""
-    return digest([binding.density, binding.packed_names, binding.fixed.tolist()])
+    """The `digest` of a model met with data: its density, the names and fixed entries of its packed parameters, and the
+    values that it holds fixed."""
+    held = [dict(binding.held)] if binding.held else []
+    return digest([binding.density, binding.packed_names, binding.fixed.tolist(), *held])
 
 
 def _pieces(thing: Any, visited: dict[int, Any]) -> Iterator[str]:

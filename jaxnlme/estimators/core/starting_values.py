@@ -33,7 +33,7 @@ def start_params(binding: Binding, start: Any) -> Params:
     if isinstance(start, FitRecord):
         if start.binding.density.reported_names != binding.density.reported_names:
             raise OptionError("start is a fit of another model: its parameters have other names.")
-        return start.params
+        return _with_held(binding, _params_of_fit(binding, start), binding.fixed & ~start.binding.fixed)
     if isinstance(start, Params):
         shapes = [np.shape(getattr(start, name)) for name in ("beta", "covariance", "error")]
         expected = [np.shape(getattr(binding.start, name)) for name in ("beta", "covariance", "error")]
@@ -41,10 +41,32 @@ def start_params(binding: Binding, start: Any) -> Params:
             raise OptionError(
                 f"start has blocks of shapes {shapes}; this model has {expected} (beta, covariance, error)."
             )
-        return start
+        return _with_held(binding, start, np.zeros(len(binding.fixed), bool))
     if isinstance(start, Mapping):
         return binding.params(start)
     raise OptionError(f"start must be Params, a mapping of names to values, or a Fit; received {type(start).__name__}.")
+
+
+def _params_of_fit(binding: Binding, fit: FitRecord) -> Params:
+    """The estimates of an earlier fit in the parametrisation of psi of this model, which depends on what is held."""
+    params, family, other = fit.params, binding.density.covariance, fit.binding.density.covariance
+    if not (family.fixed_entries or other.fixed_entries):
+        return params
+    theta = family.from_matrix(psi_of(fit.binding.density, np.asarray(params.covariance)))
+    return Params(params.beta, theta, params.error, params.free)
+
+
+def _with_held(binding: Binding, params: Params, newly_fixed: np.ndarray) -> Params:
+    """Params with the values that the model holds fixed in the place of those of a start.
+
+    **Arguments:** `newly_fixed` (packed,) bool: entries that take the model's value, besides those of `binding.held`.
+    """
+    held = newly_fixed | np.array([name in binding.held for name in binding.packed_names], bool)
+    first = len(binding.density.beta_names)
+    held[[first + k for k in binding.density.covariance.fixed_entries]] = True
+    if not held.any():
+        return params
+    return params.unpack(np.where(held, binding.start.pack(), np.asarray(params.pack())))
 
 
 def scaled_error_start(

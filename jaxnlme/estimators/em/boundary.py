@@ -81,7 +81,7 @@ def project_to_face(
 
     **Arguments:** `packed` (packed,); `scales`: packed entries of the scales to set to zero, beside those that are.
     **Returns:** the parameters (packed,), and the entries to hold fixed: the zero scales, and those that have no effect
-    beside them. None if no scale is zero, or the user fixed one of these entries.
+    beside them. None if no scale is zero, or the user fixed one of these scales.
     """
     x = packed.copy()
     x[sorted(scales)] = -np.inf
@@ -95,11 +95,11 @@ def project_to_face(
         if theta[index] == -np.inf and not _in_unstructured_block(density, effects):
             psi[np.ix_(effects, effects)] = 0.0
     theta[:] = density.covariance.from_matrix(psi)
-    held: set[int] = set()
-    for index, _, shape_entries in density.covariance.log_scales:
-        if theta[index] == -np.inf:
-            held |= {layout.beta + index, *(layout.beta + entry for entry in shape_entries)}
-    return (x, frozenset(held)) if held and all(layout.free[k] for k in held) else None
+    zero = [(index, shapes) for index, _, shapes in density.covariance.log_scales if theta[index] == -np.inf]
+    held = {layout.beta + index for index, _ in zero}
+    if not held or not all(layout.free[k] for k in held):
+        return None
+    return x, frozenset(held | {layout.beta + entry for _, shape_entries in zero for entry in shape_entries})
 
 
 def slopes(layout: ParameterLayout, density: Density, estimate: ScoreAndInformation) -> list[Slope]:

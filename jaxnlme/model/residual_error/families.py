@@ -1,8 +1,10 @@
 """The named residual models: functions that make a GaussianError, each with its formula.
 
 e ~ N(0, 1), independent over observations. All parameters except exponents are positive. The arguments are starting
-values on the natural scale; `fit` scales those that are None to the data. `by` is a column of the data: each of its
-levels has its own parameters.
+values on the natural scale; `fit` scales those that are None to the data. Each takes `jn.fixed(value)` in the place of
+a starting value, to hold the parameter there; `fix` is the value to hold, or a dictionary of values by name where there
+are several parameters (zero is allowed beside others). `by` is a column of the data: each of its levels has its own
+parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
+from jaxnlme.arguments import real_number
 from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.model.fixed import Fixed, check_fixed, number_of
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
@@ -52,60 +56,116 @@ def _constant_power(f, a, b, c):
     return a + b * _abs_power(f, c)
 
 
-def _parameters(positive: Mapping[str, float | None], exponent: float | None = None, fix_exponent: bool = False):
-    """ErrorParameter objects of the positive parameters and of the exponent "c", if there is one."""
+# What a named residual model holds fixed: a value (if it has one parameter), or values by name.
+Fix = float | Mapping[str, float] | None
+
+
+def _parameters(
+    positive: Mapping[str, float | Fixed | None],
+    exponent: float | Fixed | None = None,
+    fix_exponent: bool = False,
+    fix: Fix = None,
+):
+    """ErrorParameter objects of the positive parameters and of the exponent "c", if there is one.
+
+    **Raises:** OptionError for values in `fix` that are none of these parameters.
+    """
+    starts = dict(positive) | ({} if exponent is None else {"c": exponent})
+    held = {name: start.value for name, start in starts.items() if isinstance(start, Fixed)}
+    for name, value in _fix_by_name(fix, list(starts)).items():
+        if starts[name] is not None and (name != "c" or isinstance(starts[name], Fixed)):
+            raise OptionError(f"{name} has a value and one in fix=; give it in one of them.")
+        held[name] = value
     defaults = {name: MODEL.error_start for name in positive} | {"b": MODEL.proportional_error_start}
-    entries = [
-        ErrorParameter(name, defaults[name] if start is None else start, "log", automatic=start is None)
-        for name, start in positive.items()
-    ]
+    entries = []
+    for name, start in positive.items():
+        if name in held:
+            entries.append(_held(name, held[name]))
+        else:
+            value = defaults[name] if start is None else start
+            entries.append(ErrorParameter(name, value, "log", automatic=start is None))
     if exponent is not None:
-        entries.append(ErrorParameter("c", exponent, "identity", fix_exponent))
+        entries.append(ErrorParameter("c", held.get("c", exponent), "identity", fix_exponent or "c" in held))
     return tuple(entries)
 
 
+def _held(name: str, value: float) -> ErrorParameter:
+    """A positive parameter that is held at `value`, or at zero."""
+    if value < 0:
+        raise OptionError(f"error parameter {name!r} cannot be held at {value:g}, which is negative.")
+    return ErrorParameter(name, value, "log" if value > 0 else "identity", fix=True)
+
+
+def _fix_by_name(fix: Fix, names: Sequence[str]) -> dict[str, float]:
+    """The option `fix` as a dictionary.  **Raises:** OptionError for anything else, and for names not among
+    `names`."""
+    if fix is None:
+        return {}
+    if not isinstance(fix, Mapping):
+        number = real_number(number_of(fix))
+        if number is None or len(names) != 1:
+            raise OptionError(
+                f"fix must be {'the value to hold' if len(names) == 1 else 'a dictionary of values to hold'}, as in "
+                f"fix={'0.2' if len(names) == 1 else f'{{{names[0]!r}: 0.2}}'}; received {fix!r}."
+            )
+        return {names[0]: number}
+    for name in fix:
+        if name not in names:
+            raise OptionError(f"fix={dict(fix)!r}: {name!r} is no parameter of this model; {near_matches(name, names)}")
+    return check_fixed(fix)
+
+
 @public("jn.error.constant")
-def constant(a: float | None = None, *, by: str | None = None) -> GaussianError:
+def constant(a: float | Fixed | None = None, *, fix: Fix = None, by: str | None = None) -> GaussianError:
     """y = f + a e.
 
     **Arguments:** `a`: residual standard deviation, in the unit of y; `by`: a column with one `a` for each level.
     """
-    return GaussianError(_constant, _parameters({"a": a}), "constant", "a", by=by)
+    return GaussianError(_constant, _parameters({"a": a}, fix=fix), "constant", "a", by=by)
 
 
 @public("jn.error.proportional")
-def proportional(b: float | None = None, *, by: str | None = None) -> GaussianError:
+def proportional(b: float | Fixed | None = None, *, fix: Fix = None, by: str | None = None) -> GaussianError:
     """y = f + b |f| e.
 
     **Arguments:** `b`: residual standard deviation as a fraction of the prediction; `by`: a column with one `b` for
     each level.
     """
-    return GaussianError(_proportional, _parameters({"b": b}), "proportional", "b |f|", by=by)
+    return GaussianError(_proportional, _parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
 
 
 @public("jn.error.combined")
-def combined(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
+def combined(
+    a: float | Fixed | None = None, b: float | Fixed | None = None, *, fix: Fix = None, by: str | None = None
+) -> GaussianError:
     """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1).
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
-    return GaussianError(_combined, _parameters({"a": a, "b": b}), "combined", "a + b |f|", by=by)
+    return GaussianError(_combined, _parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
 
 
 @public("jn.error.combined_variance")
-def combined_variance(a: float | None = None, b: float | None = None, *, by: str | None = None) -> GaussianError:
+def combined_variance(
+    a: float | Fixed | None = None, b: float | Fixed | None = None, *, fix: Fix = None, by: str | None = None
+) -> GaussianError:
     """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2).
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
     return GaussianError(
-        _combined_variance, _parameters({"a": a, "b": b}), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
+        _combined_variance, _parameters({"a": a, "b": b}, fix=fix), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
     )
 
 
 @public("jn.error.power")
 def power(
-    b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
+    b: float | Fixed | None = None,
+    c: float | Fixed = 1.0,
+    *,
+    fix_exponent: bool = False,
+    fix: Fix = None,
+    by: str | None = None,
 ) -> GaussianError:
     """y = f + b |f|^c e (nlme's varPower).
 
@@ -113,12 +173,18 @@ def power(
     column with parameters for each level.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2.
     """
-    return GaussianError(_power, _parameters({"b": b}, c, fix_exponent), "power", "b |f|^c", by=by)
+    return GaussianError(_power, _parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
 
 
 @public("jn.error.constant_power")
 def constant_power(
-    a: float | None = None, b: float | None = None, c: float = 1.0, *, fix_exponent: bool = False, by: str | None = None
+    a: float | Fixed | None = None,
+    b: float | Fixed | None = None,
+    c: float | Fixed = 1.0,
+    *,
+    fix_exponent: bool = False,
+    fix: Fix = None,
+    by: str | None = None,
 ) -> GaussianError:
     """y = f + (a + b |f|^c) e (nlme's varConstPower, with another parametrisation).
 
@@ -126,17 +192,21 @@ def constant_power(
     not estimated; `by`: a column with parameters for each level.
     """
     return GaussianError(
-        _constant_power, _parameters({"a": a, "b": b}, c, fix_exponent), "constant plus power", "a + b |f|^c", by=by
+        _constant_power,
+        _parameters({"a": a, "b": b}, c, fix_exponent, fix),
+        "constant plus power",
+        "a + b |f|^c",
+        by=by,
     )
 
 
 @public("jn.error.exponential")
-def exponential(a: float | None = None, *, by: str | None = None) -> GaussianError:
+def exponential(a: float | Fixed | None = None, *, fix: Fix = None, by: str | None = None) -> GaussianError:
     """y = f exp(a e), that is log y = log f + a e, for positive y and f.
 
     **Arguments:** `a`: residual standard deviation of log y, without unit; `by`: a column with one `a` for each level.
     """
-    return transform_both_sides("log", constant(a, by=by))
+    return transform_both_sides("log", constant(a, fix=fix, by=by))
 
 
 @public("jn.error.transform_both_sides")
@@ -170,8 +240,9 @@ def transform_both_sides(
 @public("jn.error.custom")
 def custom(
     scale: Callable,
-    parameters: Mapping[str, float] | Sequence[ErrorParameter],
+    parameters: Mapping[str, float | Fixed] | Sequence[ErrorParameter],
     *,
+    fix: Fix = None,
     response: str | AbstractTransform = "identity",
     shape: float = 0.5,
     fix_shape: bool = False,
@@ -182,13 +253,16 @@ def custom(
     **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), in jax.numpy; with an
     argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
     `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
-    another transform or be fixed; `response`, `shape`, `fix_shape`: as for
+    another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`, `fix_shape`: as for
     `transform_both_sides`; `by`: a column with parameters for each level.
     **Raises:** OptionError for a scale that is no function of f and these parameters.
     """
     if isinstance(parameters, Mapping):
-        entries = _parameters(parameters)
+        only_fixed = {name: None for name in (fix if isinstance(fix, Mapping) else ()) if name not in parameters}
+        entries = _parameters({**parameters, **only_fixed}, fix=fix)
     elif isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
+        if fix is not None:
+            raise OptionError("fix= goes with a dictionary of parameters; a jn.ErrorParameter has fix=True.")
         entries = tuple(parameters)
     else:
         raise OptionError(

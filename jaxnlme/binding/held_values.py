@@ -1,0 +1,133 @@
+"""Values that a model holds fixed, by reported name: where they come from, and the model and residual error with them.
+
+A random effect whose standard deviation is held at zero is none: the model is bound without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.model.covariance.held import Element
+from jaxnlme.model.covariance.specification import covariance, without_effects
+from jaxnlme.model.declaration import ModelDeclaration
+from jaxnlme.model.fixed import Fixed
+from jaxnlme.model.individual_parameters import check_names
+from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
+
+
+def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, float]:
+    """The values that a model holds fixed, by reported name: those of `fixed=` and of `Parameter(sd=...)`.
+
+    **Arguments:** `effects`: names of the random effects.
+    **Raises:** ModelError where two values are given for one name, or where psi is fixed as a whole.
+    """
+    held: dict[str, float] = {}
+    reported = {f"corr({b}, {a})": f"corr({a}, {b})" for k, b in enumerate(effects) for a in effects[:k]}
+    for given, value in model.fixed.items():
+        name = reported.get(given, given)
+        if held.setdefault(name, value) != value:
+            raise ModelError(f"{name} is held at {held[name]:g} and at {value:g}: it is named twice.")
+    for p in model.parameters:
+        if isinstance(p.sd, Fixed):
+            name = f"sd({p.name})"
+            if p.name not in effects:
+                raise ModelError(
+                    f"parameter {p.name!r}: sd={p.sd!r} holds no single random effect of random_design; hold it by its "
+                    f"name among {', '.join(effects)}, as in fixed={{'sd({effects[0]})': 0.3}}."
+                )
+            if held.setdefault(name, p.sd.value) != p.sd.value:
+                raise ModelError(f"{name} is held at {p.sd.value:g} by the parameter and at {held[name]:g} by fixed=.")
+    if model.fix_psi and any(name.startswith(("sd(", "corr(")) for name in held):
+        raise ModelError("fix_psi=True holds all of psi at psi=; single SDs and correlations need fix_psi=False.")
+    return held
+
+
+def without_zero_effects(model: ModelDeclaration, effects: Sequence[str], zero: Sequence[str]) -> ModelDeclaration:
+    """The model without the random effects whose standard deviation is held at zero.
+
+    **Arguments:** `effects`: names of the random effects; `zero`: those to leave out.
+    **Raises:** ModelError where psi= gives one of them a variance; OptionError where one of them shares its standard
+    deviation with an effect that stays.
+    """
+    if not zero:
+        return model
+    kept = [k for k, name in enumerate(effects) if name not in zero]
+    out = copy.copy(model)
+    out.covariance = without_effects(covariance(model.covariance, effects), kept, effects)
+    if model.psi is not None and np.shape(model.psi) == (len(effects),) * 2:
+        psi = np.asarray(model.psi, float)
+        for name in zero:
+            if psi[effects.index(name), effects.index(name)] != 0:
+                raise ModelError(f"sd({name}) is held at zero, and psi= gives it a variance.")
+        out.psi = psi[np.ix_(kept, kept)]
+    if model.random_design is not None:
+        out.random_design = np.asarray(model.random_design, float)[..., kept]
+        out.effect_names = tuple(effects[k] for k in kept)
+    else:
+        out.zero_effects = tuple(zero)
+        out.parameters = tuple(
+            dataclasses.replace(p, random=False, sd=None) if p.name in zero else p for p in model.parameters
+        )
+    return out
+
+
+def elements(held: Mapping[str, float], effects: Sequence[str]) -> dict[Element, float]:
+    """The standard deviations and correlations among the values `held`, by positions of the random effects.
+
+    **Raises:** ModelError for a standard deviation that is not positive, or a correlation not between -1 and 1.
+    """
+    names: dict[str, Element] = {f"sd({name})": (k,) for k, name in enumerate(effects)}
+    names |= {f"corr({effects[j]}, {effects[k]})": (j, k) for k in range(len(effects)) for j in range(k)}
+    out: dict[Element, float] = {}
+    for name, value in held.items():
+        element = names.get(name)
+        if element is None:
+            continue
+        if len(element) == 1 and not value > 0:
+            raise ModelError(f"{name} must be held at a standard deviation >= 0; received {value:g}.")
+        if len(element) == 2 and not abs(value) < 1:
+            raise ModelError(f"{name} must be held at a correlation between -1 and 1; received {value:g}.")
+        out[element] = value
+    return out
+
+
+def check_held_names(
+    held: Mapping[str, float], reported: Sequence[str], effects: Sequence[str], zero: Sequence[str]
+) -> None:
+    """Check that every value `held` belongs to the model.
+
+    **Arguments:** `reported`: names of the values that a fit reports; `effects`: names of all random effects; `zero`:
+    of those whose standard deviation is held at zero.
+    **Raises:** ModelError naming the first that does not, with names of similar spelling.
+    """
+    pairs = [f"corr({a}, {b})" for k, b in enumerate(effects) for a in effects[:k]]
+    for name in held:
+        if name in pairs and any(effect in zero for effect in name[5:-1].split(", ")):
+            raise ModelError(f"{name} is held fixed, and the standard deviation of one of its effects at zero.")
+    check_names("fixed value of", tuple(held), (*reported, *(f"sd({name})" for name in zero), *pairs))
+
+
+def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequence[str]) -> AbstractError:
+    """The residual model with the parameters among the values `held` fixed there; unchanged where there is none."""
+    names = [f"error.{p.name}" if p.name in beta_names else p.name for p in error.parameters]
+    if not any(name in held for name in names):
+        return error
+    parameters = []
+    for name, p in zip(names, error.parameters, strict=True):
+        if name in held and p.fix and not np.isclose(float(p.start), held[name], rtol=1e-12):
+            raise ModelError(f"{name} is fixed at {float(p.start):g} by the residual model and at {held[name]:g} here.")
+        parameters.append(held_parameter(p, held[name]) if name in held else p)
+    changed: Any = error
+    return dataclasses.replace(changed, parameters=tuple(parameters))
+
+
+def held_parameter(parameter: ErrorParameter, value: float) -> ErrorParameter:
+    """The parameter of a residual model fixed at `value`. A value of zero at the end of its range is allowed."""
+    scale = "identity" if value == 0 == parameter.transform.domain[0] else parameter.transform
+    return ErrorParameter(parameter.name, value, scale, fix=True)
