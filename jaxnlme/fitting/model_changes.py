@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
+from jaxnlme.arguments import check_names
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.errors import OptionError, near_matches, some
 from jaxnlme.model.covariance.specification import covariance as family
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
+from jaxnlme.model.residual_error.base import ErrorParameter
 from jaxnlme.model.residual_error.families import error_model
+from jaxnlme.model.settings import MODEL
+from jaxnlme.model.transforms import Log
 from jaxnlme.results.record import FitRecord
 
 
@@ -27,7 +32,10 @@ class ModelChange:
 
     def __init__(self, fit: FitRecord):
         self.fit = fit
-        self.old_model = fit.model
+        # A random effect whose standard deviation is held at zero is none, also from now on.
+        self.old_model = fit.binding.bound_model or fit.model
+        self.error = self.old_model.error
+        self.held = {k: v for k, v in self.old_model.fixed.items() if v != 0 or k in fit.binding.density.reported_names}
         self.parameters = list(self.old_model.parameters)
         self.names = [p.name for p in self.parameters]
         self.effects = list(fit.binding.density.effect_names)
@@ -88,6 +96,69 @@ class ModelChange:
             k = self.names.index(name)
             self.parameters[k] = _replace(self.parameters[k], covariates=terms)
 
+    def hold(self, changes: Mapping[str, float | None] | Sequence[str] | str) -> None:
+        """Hold values fixed, or estimate them from now on.
+
+        **Arguments:** `changes`: by reported name the value to hold, or None for a value that is estimated from now on;
+        or names alone, which are held at their estimates.
+        **Raises:** OptionError for names that the fit does not have, or values that are not numbers.
+        """
+        values = self.fit.values
+        if not isinstance(changes, Mapping):
+            changes = {name: values.get(name) for name in check_names("fixed", changes, "values of the fit")}
+        new_effects = [f"sd({p.name})" for p in self.parameters if p.random and p.name not in self.effects]
+        for name, value in changes.items():
+            if name not in values and name not in new_effects:
+                raise OptionError(f"fixed: {name!r} is not a value of this fit; {near_matches(name, values)}")
+            self.held.pop(name, None)
+            self._release(name)
+            if value is not None:
+                self.held |= check_fixed({name: value})
+
+    def _release(self, name: str) -> None:
+        """Remove what the parameters and the residual model themselves say of holding the value `name`."""
+        for k, p in enumerate(self.parameters):
+            if name == f"sd({p.name})" and isinstance(p.sd, Fixed):
+                self.parameters[k] = _replace(p, sd=p.sd.value or None)
+            elif name == p.name and p.fix:
+                self.parameters[k] = _replace(p, fix=False)
+        density = self.fit.binding.density
+        if name in density.error_names:
+            entry = density.error.parameters[density.error_names.index(name)]
+            if entry.fix and name not in self.fit.binding.held:
+                self._release_error(name, entry)
+
+    def _release_error(self, name: str, entry: ErrorParameter) -> None:
+        """Estimate the parameter `entry` of the residual model, which is fixed there."""
+        if not any(entry is p for p in self.error.parameters):
+            raise OptionError(f"fixed: {name!r} is fixed by the residual model for all levels; give another error=.")
+        start = float(entry.start) or MODEL.error_start
+        released = ErrorParameter(entry.name, start, entry.transform if float(entry.start) else Log())
+        changed: Any = self.error
+        parameters = tuple(released if p is entry else p for p in self.error.parameters)
+        self.error = dataclasses.replace(changed, parameters=parameters)
+
+    def _held_after(self, error: Any) -> dict[str, float]:
+        """The values to hold, without those of quantities that were removed."""
+        removed = {self.effects[k] for k in range(len(self.effects)) if k not in self.kept_effects}
+        out = {}
+        for name, value in self.held.items():
+            inside = name[name.find("(") + 1 : -1].split(", ") if name.startswith(("sd(", "corr(")) else []
+            of_old_error = error is not None and name in self.fit.binding.density.error_names
+            of_old_term = " ~ " in name and name.split(" ~ ")[1] not in self._terms(name.split(" ~ ")[0])
+            if not (removed.intersection(inside) or of_old_error or of_old_term):
+                out[name] = value
+        return out
+
+    def _terms(self, owner: str) -> list[str]:
+        """Names of the covariate columns of the parameter `owner` whose formulas remain."""
+        built = self.fit.binding.covariates.get(owner)
+        if built is None or owner not in self.names:
+            return []
+        before = self.old_model.parameters[self.names.index(owner)].covariates
+        formulas = {c.formula for c in self.parameters[self.names.index(owner)].covariates}
+        return [n for n, o in zip(built.names, built.owners, strict=True) if before[o].formula in formulas]
+
     def model(self, covariance: Any, error: Any) -> NLMEModel:
         """The changed model.
 
@@ -115,11 +186,11 @@ class ModelChange:
             spec = covariance
         else:
             spec = old.covariance if effects_unchanged else self._remaining_covariance()
-        return NLMEModel(
+        model = NLMEModel(
             structure,
             self.parameters,
             spec,
-            old.error if error is None else error_model(error),
+            self.error if error is None else error_model(error),
             individual=old.individual,
             fixed_design=old.fixed_design,
             random_design=design,
@@ -127,7 +198,12 @@ class ModelChange:
             psi=psi if self.kept_effects else None,
             fix_psi=old.fix_psi,
             priors=self._priors(spec, error),
+            fixed=self._held_after(error),
         )
+        model.zero_effects = old.zero_effects
+        if old.effect_names is not None and design is not None:
+            model.effect_names = tuple(old.effect_names[k] for k in self.kept_effects)
+        return model
 
     def _clear_random_flags(self) -> None:
         """Set random=False and remove the starting SD of parameters whose effect was removed."""

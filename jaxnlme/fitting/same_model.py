@@ -109,7 +109,15 @@ def _statistics(binding: Binding) -> dict[str, str]:
         ),
         "the list of fixed parameters": ", ".join(fixed),
         "the list of free parameters": ", ".join(_free_names(binding)),
+        **_held(binding),
     }
+
+
+def _held(binding: Binding) -> dict[str, str]:
+    """The values that the model and its residual error hold fixed, in words; empty where they hold none."""
+    errors = zip(binding.density.error_names, binding.density.error.parameters, strict=True)
+    held = {name: float(p.start) for name, p in errors if p.fix} | dict(binding.held)
+    return {"the list of values held fixed": ", ".join(f"{n} = {held[n]!r}" for n in sorted(held))} if held else {}
 
 
 def _in_full(part: Any) -> str:

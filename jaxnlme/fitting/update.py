@@ -40,6 +40,7 @@ def update(
     covariance: Any = None,
     covariates: Mapping[str, Any] | None = None,
     error: Any = None,
+    fixed: Mapping[str, float | None] | Sequence[str] | str | None = None,
     method: Any = None,
     **options: Any,
 ) -> Fit:
@@ -52,6 +53,8 @@ def update(
     - `covariance`, `error`: as in NLMEModel. A covariance given by blocks, a pattern or a family object is restricted
       to the effects that remain; a new effect is independent of the others.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.
+    - `fixed`: values to hold fixed, by reported name, `{"sd(ka)": 0.3}`; None in the place of a value estimates it from
+      now on; names alone, `["sd(ka)"]`, are held at their estimates. What the fit holds stays held.
     - `data`, `method`, and every option of `fit`, among them `start`: values by name that replace estimates. Anything
       not named stays as in the fit (except `callbacks`, `progress`, `throw` and `checkpoint`, never taken over).
       A restricted fit stays restricted by another method, too, unless `restricted=False` (or "lme" after "relme").
@@ -67,7 +70,7 @@ def update(
     option_names = list(inspect.signature(fit_model).parameters)[2:]
     for name in options:
         if name not in option_names:
-            further_names = ["data", "random", "drop", "covariance", "covariates", "error"]
+            further_names = ["data", "random", "drop", "covariance", "covariates", "error", "fixed"]
             raise OptionError(f"update has no option {name!r}; {near_matches(name, [*option_names, *further_names])}")
     require_host("fit.update", options.get("start"), data)
     if covariates is not None and not isinstance(covariates, Mapping):
@@ -87,6 +90,8 @@ def update(
         change.covariates(covariates)
     if random_names is not None:
         change.random(random_names)
+    if fixed is not None:
+        change.hold(fixed)
     model = change.model(covariance, error)
     data = fit.data if data is None else data
     restricted_given = "restricted" in options
@@ -142,7 +147,7 @@ def _start(fit: Fit, binding: Binding, change: ModelChange, error: Any) -> dict[
     `fit` scales them to the data."""
     old, density = fit.values, binding.density
     parameter_names = [*density.beta_names, *(() if error is not None else density.error_names)]
-    values_by_name = {name: old[name] for name in parameter_names if name in old}
+    values_by_name = {name: old[name] for name in parameter_names if name in old and name not in binding.held}
     params = binding.params(values_by_name)
     theta = np.asarray(params.covariance, float)
     if density.n_effects:

@@ -12,7 +12,7 @@ from jaxnlme.arguments import check_names, check_progress
 from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches
 from jaxnlme.model.covariance.reordered import with_pair_first
 from jaxnlme.refits.jobs import failures
-from jaxnlme.refits.profile_coordinate import coordinate
+from jaxnlme.refits.profile_coordinate import coordinate, held_families
 from jaxnlme.refits.profile_search import ProfileSearch
 from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits, check_option_names
@@ -62,14 +62,19 @@ def profile(
     wanted = _names(fit, names)
     if not wanted:
         raise OptionError("there is nothing to profile: no name is given, or every value is fixed.")
-    coordinates = [coordinate(refits.binding, name) for name in wanted]
+    families = held_families(refits.binding, wanted)
+    coordinates = [coordinate(refits.binding, name, families.get(name)) for name in wanted]
     # If one coordinate needs the effects in another order, all use the family that permits it: one program serves all.
     reorder = any(c.permutation is not None for c in coordinates)
     inner = with_pair_first(refits.binding.density.covariance) if reorder else None
     traces = [ProfileTrace(refits, c, inner, level, int(points)) for c in coordinates]
-    search = ProfileSearch(refits, traces, progress)
-    search.run()
-    return _record(fit, traces, search, level)
+    # Traces of one family are refitted together; there are several where the model holds elements of psi fixed.
+    interrupted = False
+    for family in {id(c.family): c.family for c in coordinates}.values():
+        search = ProfileSearch(refits, [trace for trace in traces if trace.coordinate.family is family], progress)
+        search.run()
+        interrupted = interrupted or search.interrupted
+    return _record(fit, traces, refits, interrupted, level)
 
 
 def _refits(fit: FitRecord, level: float, points: int, max_iterations: int, width: int | None) -> Refits:
@@ -182,24 +187,24 @@ def _pair(lower: float, upper: float) -> str:
     return "" if np.isnan(lower) or np.isnan(upper) else f"[{number(lower)}, {number(upper)}]"
 
 
-def _record(fit: FitRecord, traces: list[ProfileTrace], search: ProfileSearch, level: float) -> Profile:
+def _record(fit: FitRecord, traces: list[ProfileTrace], refits: Refits, interrupted: bool, level: float) -> Profile:
     """The Profile of the traces, with its sentences."""
     import pandas as pd
 
     wald = fit.confidence_intervals(level)
     places = [(trace, int(j)) for trace in traces for j in np.argsort(trace.c, kind="stable")]
-    rows = [_row(fit, trace, j, search.refits) for trace, j in places]
+    rows = [_row(fit, trace, j, refits) for trace, j in places]
     columns = ["parameter", "value", "deviance", "zeta", "log_likelihood", "status"]
     columns += [n if n not in columns else f"values.{n}" for n in fit.values]
     table = pd.DataFrame(rows, columns=columns)
-    limits = {trace.coordinate.name: _interval(fit, trace, wald, search.interrupted) for trace in traces}
+    limits = {trace.coordinate.name: _interval(fit, trace, wald, interrupted) for trace in traces}
     intervals = pd.DataFrame.from_dict(limits, orient="index")
     intervals.index.name = "parameter"
     status = np.array([trace.status[j] for trace, j in places], object)
     sentences = [f"Profile likelihood of a fit by {fit.method}, {100 * level:g}% intervals ({len(table)} points)."]
     if fit.log_prior != 0:
         sentences.append("The profile is that of likelihood times priors, the posterior density up to a constant.")
-    sentences += failures(status, "points") + search.refits.device_sentences
+    sentences += failures(status, "points") + refits.device_sentences
     noted = [f"{name}: {note}" for name, note in intervals["note"].items() if note]
     if noted:
         sentences.append(f"{'; '.join(noted)}.")

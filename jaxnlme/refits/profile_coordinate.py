@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
+from jaxnlme.model.covariance.held import Element, HeldFixed, element_entry, fixed_elements, with_entries
 from jaxnlme.model.covariance.reordered import permutation_to_front
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
@@ -20,6 +21,7 @@ from jaxnlme.model.covariance.structures import (
     LogCholesky,
     MultipleOfIdentity,
 )
+from jaxnlme.model.density import Density
 
 # End of the message for a standard deviation or correlation without a coordinate.
 NO_COORDINATE = (
@@ -33,7 +35,8 @@ class Coordinate:
 
     **Fields:** `name`; `index` of the entry; `to_natural`: the increasing function from the entry to the value;
     `limits` of the value; `permutation` (random, random): the permutation matrix of the effects after which the value
-    is an entry, None where none is needed.
+    is an entry, None where none is needed; `family`: the covariance family in which it is an entry, where the model
+    holds elements of psi fixed and its own family does not have that entry.
     """
 
     name: str
@@ -41,10 +44,13 @@ class Coordinate:
     to_natural: Callable[[Any], Any]
     limits: tuple[float, float]
     permutation: np.ndarray | None = None
+    family: AbstractCovariance | None = None
 
 
-def coordinate(binding: Binding, name: str) -> Coordinate:
+def coordinate(binding: Binding, name: str, family: AbstractCovariance | None = None) -> Coordinate:
     """The Coordinate of the reported value `name`.
+
+    **Arguments:** `family`: the covariance family to use where the model holds elements of psi fixed (`held_families`).
 
     **Raises:** OptionError where the value is fixed, or its covariance family has no coordinate for it.
     """
@@ -69,20 +75,56 @@ def coordinate(binding: Binding, name: str) -> Coordinate:
     effects = density.effect_names
     sds = [f"sd({effect})" for effect in effects]
     q = len(effects)
+    held = density.covariance if isinstance(density.covariance, HeldFixed) else None
+    if held is not None and name not in _free_elements(density):
+        raise OptionError(f"{name!r} is fixed, so it has no profile.")
     if name in sds:
-        entry = _sd(density.covariance, sds.index(name), q)
+        element: Element = (sds.index(name),)
+        entry = None if held is not None else _sd(density.covariance, sds.index(name), q)
         to_natural, limits = np.exp, (0.0, np.inf)
     else:
         pair = next(pair for pair in density.covariance.correlated_pairs if name == _corr(effects, pair))
-        entry = _correlation(density.covariance, pair, q)
+        element = pair
+        entry = None if held is not None else _correlation(density.covariance, pair, q)
         to_natural, limits = np.tanh, (-1.0, 1.0)
-        if entry is not None and isinstance(_part(density.covariance, pair[0]), CompoundSymmetry):
-            low = -1.0 / (_part(density.covariance, pair[0]).size - 1)
+        part = _part(density.covariance.unwrapped, pair[0])
+        if isinstance(part, CompoundSymmetry):
+            low = -1.0 / (part.size - 1)
             to_natural, limits = _logistic_above(low), (low, 1.0)
+    if held is not None:
+        family = held if family is None else family
+        return Coordinate(name, p + element_entry(family, element, effects), to_natural, limits, None, family)
     if entry is None:
         raise OptionError(f"{name!r} cannot be profiled: {NO_COORDINATE}.")
     index, permutation = entry
     return Coordinate(name, p + index, to_natural, limits, permutation)
+
+
+def _free_elements(density: Density) -> dict[str, Element]:
+    """The standard deviations and correlations that are estimated, by reported name."""
+    effects, family = density.effect_names, density.covariance
+    sds, correlations = fixed_elements(family)
+    out: dict[str, Element] = {f"sd({effects[k]})": (k,) for k in range(len(effects)) if not sds[k]}
+    pairs = zip(family.correlated_pairs, correlations, strict=True)
+    return out | {_corr(effects, pair): pair for pair, is_fixed in pairs if not is_fixed}
+
+
+def held_families(binding: Binding, names: list[str]) -> dict[str, AbstractCovariance]:
+    """For a model that holds elements of psi fixed, a family in which each standard deviation or correlation among
+    `names` is an entry of theta, by name.
+
+    Any standard deviations may be entries together, and one correlation beside those that are held.
+    """
+    density = binding.density
+    held, elements = density.covariance, _free_elements(density)
+    wanted = [elements[name] for name in names if name in elements]
+    if not isinstance(held, HeldFixed) or not wanted:
+        return {}
+    sds = [e[0] for e in wanted if len(e) == 1]
+    pairs = [(e[0], e[1]) for e in wanted if len(e) == 2]
+    families = {pair: with_entries(held, sds, [pair], density.effect_names) for pair in pairs}
+    of_sds = next(iter(families.values())) if pairs else with_entries(held, sds, [], density.effect_names)
+    return {name: families.get(e, of_sds) for name, e in elements.items() if name in names}  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _same(value: Any) -> Any:

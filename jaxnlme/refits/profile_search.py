@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
+from jaxnlme.model.covariance.reordered import Permuted
 from jaxnlme.refits.jobs import empty_overlay, outcome_sentences, reached_maximum
 from jaxnlme.refits.profile_trace import ProfileTrace
 from jaxnlme.refits.refits import Refits
@@ -24,10 +25,10 @@ class ProfileSearch:
         self.refits, self.traces, self.progress = refits, traces, progress
         self.interrupted = False
         self.problem = traces[0].problem
-        self.permuted = traces[0].family is not None
+        self.permuted = isinstance(traces[0].family, Permuted)
         self.inverse_hessians = np.array([trace.inverse_information for trace in traces])
         # The modes of the fit are whitened by its factor, which another order of the effects changes.
-        self.modes = np.zeros_like(refits.fit.modes) if self.permuted else refits.fit.modes
+        self.modes = np.zeros_like(refits.fit.modes) if traces[0].family is not None else refits.fit.modes
         self.expected = sum(2 * trace.points for trace in traces)
 
     def run(self) -> None:
@@ -46,8 +47,7 @@ class ProfileSearch:
         trace_index = np.concatenate([np.full(len(c), k) for k, c in enumerate(points)]).astype(int)
         values = np.concatenate(points)
         x = np.array([self.traces[k].starting_point(c) for k, c in zip(trace_index, values, strict=True)])
-        free = np.tile(refits.free, (len(x), 1))
-        free[np.arange(len(x)), [self.traces[k].coordinate.index for k in trace_index]] = False
+        free = np.array([self.traces[k].free for k in trace_index])
 
         def overlay(indices: np.ndarray) -> Problem:
             empty = empty_overlay(self.problem)

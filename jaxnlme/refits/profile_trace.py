@@ -29,8 +29,8 @@ class ProfileTrace:
     `c`: the points, on the scale of the coordinate, the estimate first (none for an SD estimated as zero); `deviance`
     (NaN where the refit failed), `log_likelihood` and `status` there; `x`: the packed vectors there, in the
     parametrisation of the coordinate; `centre` (n,): the estimates, SDs of zero restarted; `estimate`: its entry
-    for the coordinate; `half_width` of the Wald interval, on the scale of the coordinate; `zero`: the value is an SD
-    estimated as zero; `rounds`: the number of rounds requested so far.
+    for the coordinate; `free` (n,): the entries that a refit estimates; `half_width` of the Wald interval, on the scale
+    of the coordinate; `zero`: the value is an SD estimated as zero; `rounds`: the number of rounds requested so far.
 
     **Arguments:** `inner`: the covariance family whose effects may be permuted, None where no coordinate needs that;
     `level` of the interval; `points` on each side in the first round.
@@ -43,14 +43,19 @@ class ProfileTrace:
 
         self.coordinate = coordinate
         self.quantile = float(ndtri(0.5 + level / 2.0))
-        binding, self.family = refits.binding, None
-        if inner is not None:
+        binding, self.family = refits.binding, coordinate.family
+        if inner is not None and self.family is None:
             permutation = np.eye(inner.size) if coordinate.permutation is None else coordinate.permutation
             self.family = Permuted(inner.size, inner, binding.density.covariance.correlated_pairs, permutation)
         self.problem = with_family(refits.problem, self.family)
         self.binding = dataclasses.replace(binding, problem=self.problem)
         first = len(binding.density.beta_names)
         self.theta = slice(first, first + binding.density.covariance.n_unconstrained)
+        self.free = refits.free.copy()
+        if coordinate.family is not None:
+            self.free[self.theta] = True
+            self.free[[first + k for k in coordinate.family.fixed_entries]] = False
+        self.free[coordinate.index] = False
         self.centre, slope = self._reparametrised(refits.binding, refits.x)
         assert refits.inverse_hessians is not None
         self.inverse_information = slope @ refits.inverse_hessians[0] @ slope.T
@@ -82,6 +87,7 @@ class ProfileTrace:
             step = PROFILE.difference_step * np.eye(len(theta))[k] * max(abs(theta[k]), PROFILE.least_size)
             rows.append((new_theta(theta + step) - new_theta(theta - step)) / (2.0 * np.sum(step)))
         slope[self.theta, self.theta] = np.array(rows).T
+        slope[:, [self.theta.start + k for k in binding.density.covariance.fixed_entries]] = 0.0
         moved = x.copy()
         moved[self.theta] = new_theta(theta)
         return moved, slope
