@@ -107,7 +107,7 @@ def test_refits_keep_what_is_held() -> None:
     for name in ("corr(mu, slope)", "a"):
         with pytest.raises(jn.OptionError, match="is fixed, so it has no profile"):
             fit.profile(name)
-    values = fit.bootstrap(4, key=1).values
+    values = fit.bootstrap(4, seed=1).replicates
     assert values["corr(mu, slope)"].to_numpy() == pytest.approx(0.2, rel=1e-12)
     assert values["a"].to_numpy() == pytest.approx(0.4, rel=1e-12)
     assert values["sd(mu)"].std() > 0.01

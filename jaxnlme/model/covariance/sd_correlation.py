@@ -157,9 +157,10 @@ def sd_correlation(size: int, sds: Sequence[int], pairs: Sequence[tuple[int, int
     known = {(min(pair), max(pair)) for pair in pairs}
     neighbours = {j: {k for k in range(size) if (min(j, k), max(j, k)) in known} for j in range(size)}
     order: list[int] = []
-    while len(order) < size:  # the effect with most correlations given with the ones before: first those with any
+    chosen = {*sds, *(j for pair in known for j in pair)}
+    while len(order) < size:  # the effect with most correlations given with the ones before: first the chosen ones
         rest = [j for j in range(size) if j not in order]
-        order.append(max(rest, key=lambda j: (len(neighbours[j] & set(order)), bool(neighbours[j]), -j)))
+        order.append(max(rest, key=lambda j: (len(neighbours[j] & set(order)), j in chosen, -j)))
     for a, effect in enumerate(order):
         before = sorted(neighbours[effect] & set(order[:a]))
         if any(k not in neighbours[j] for j in before for k in before if j < k):
@@ -167,5 +168,4 @@ def sd_correlation(size: int, sds: Sequence[int], pairs: Sequence[tuple[int, int
                 "the correlations held fixed form a ring of four or more random effects, without those across it; hold "
                 "one across the ring too, or fewer of them."
             )
-    scaled = tuple(sorted({*sds, *(j for pair in known for j in pair)}))
-    return SDCorrelation(size, tuple(order), tuple(sorted(known)), scaled)
+    return SDCorrelation(size, tuple(order), tuple(sorted(known)), tuple(sorted(chosen)))
