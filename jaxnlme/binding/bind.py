@@ -90,7 +90,11 @@ class Binding:
     def _check_held(self, values: Mapping[str, float]) -> None:
         """**Raises:** ModelError where `values` gives another value to one that the model holds fixed."""
         for name, value in values.items():
-            if name in self.held and abs(float(value) - self.held[name]) > CHECKS.same_value * abs(self.held[name]):
+            effects = name[5:-1].split(", ") if name.startswith("corr(") else []
+            if any(values.get(f"sd({effect})") == 0 for effect in effects):
+                continue  # a correlation with an effect of zero variance is reported as zero
+            size = 1.0 if effects else abs(self.held.get(name, 0.0))
+            if name in self.held and abs(float(value) - self.held[name]) > CHECKS.same_value * size:
                 raise ModelError(
                     f"{name} is held fixed at {self.held[name]:g} in this model; received {float(value):g}. Leave it "
                     "out, or change fixed=."

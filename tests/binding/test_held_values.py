@@ -111,6 +111,11 @@ def test_starts_give_way_to_what_is_held() -> None:
     with pytest.raises(jn.ModelError, match=r"sd\(b\) is 1 in psi .*, and 0.3 in the model, which holds"):
         held(fixed={"sd(b)": 0.3}, psi=np.eye(3))
     params = binding.params({"sd(a)": 0.9, "sd(b)": 0.3})
+    correlated = held(fixed={"corr(a, c)": 0.0, "corr(a, b)": -0.3})
+    values = correlated.values(correlated.start)
+    assert correlated.values(correlated.params(values)) == pytest.approx(values)
+    # at a variance of zero a correlation is reported as zero
+    assert correlated.params({**values, "sd(b)": 0.0, "corr(a, b)": 0.0, "corr(b, c)": 0.0}).covariance[1] == -np.inf
     assert binding.values(params)["sd(a)"] == pytest.approx(0.9)
 
 
