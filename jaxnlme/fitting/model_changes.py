@@ -100,7 +100,7 @@ class ModelChange:
         """Hold values fixed, or estimate them from now on.
 
         **Arguments:** `changes`: by reported name the value to hold, or None for a value that is estimated from now on;
-        or names alone, which are held at their estimates.
+        or names only, which are held at their estimates.
         **Raises:** OptionError for names that the fit does not have, or values that are not numbers.
         """
         values = self.fit.values

@@ -54,7 +54,7 @@ def update(
       to the effects that remain; a new effect is independent of the others.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.
     - `fixed`: values to hold fixed, by reported name, `{"sd(ka)": 0.3}`; None in the place of a value estimates it from
-      now on; names alone, `["sd(ka)"]`, are held at their estimates. What the fit holds stays held.
+      now on; names only, `["sd(ka)"]`, are held at their estimates. What the fit holds stays held.
     - `data`, `method`, and every option of `fit`, among them `start`: values by name that replace estimates. Anything
       not named stays as in the fit (except `callbacks`, `progress`, `throw` and `checkpoint`, never taken over).
       A restricted fit stays restricted by another method, too, unless `restricted=False` (or "lme" after "relme").

@@ -72,7 +72,7 @@ def held_fixed(
 
     **Arguments:** `values`: standard deviations (> 0) by (j,), and correlations by (j, k) with j < k; `effects`: names
     of the random effects, for messages.
-    **Raises:** OptionError for values that are impossible in this family, together or alone, and for elements that are
+    **Raises:** OptionError for values that are impossible in this family, together or singly, and for elements that are
     no entry of its theta.
     """
     by_structure = [e for e in values if len(e) == 2 and e not in family.correlated_pairs]

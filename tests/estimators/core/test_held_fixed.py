@@ -301,8 +301,8 @@ def test_a_correlation_goes_to_minus_one_beside_a_held_sd(fixed: dict[str, float
 def test_starts_from_other_fits(held: dict[str, float]) -> None:
     free = jn.fit(model("mu slope"), data(), "focei")
     fit = jn.fit(model("mu slope", fixed=held), data(), "focei", start=free).throw()
-    alone = jn.fit(model("mu slope", fixed=held), data(), "focei")
-    assert fit.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-6)
+    afresh = jn.fit(model("mu slope", fixed=held), data(), "focei")
+    assert fit.log_likelihood == pytest.approx(afresh.log_likelihood, abs=1e-6)
     ((name, value),) = held.items()
     assert fit.values[name] == pytest.approx(value, rel=1e-12)
     back = jn.fit(model("mu slope"), data(), "focei", start=fit)
