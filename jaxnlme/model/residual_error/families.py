@@ -253,8 +253,8 @@ def custom(
     **Arguments:** `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y), in jax.numpy; with an
     argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
     `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
-    another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`, `fix_shape`: as for
-    `transform_both_sides`; `by`: a column with parameters for each level.
+    another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`,
+    `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level.
     **Raises:** OptionError for a scale that is no function of f and these parameters.
     """
     if isinstance(parameters, Mapping):
