@@ -11,11 +11,13 @@ degree.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.sampling.settings import TUNING
-from jaxnlme.typing import Vector
+from jaxnlme.typing import Matrix, Vector
 
 
 def n_control_variates(effects: int) -> int:
@@ -44,6 +46,23 @@ def control_variates(z: Vector, slope: Vector) -> Vector:
     mixed = z[:, None] * slope[None, :]
     pairs = (mixed + mixed.T + 2.0 * np.eye(q))[upper]
     return jnp.concatenate([slope, pairs])
+
+
+def velocity_of(coefficients: Matrix, effects: int) -> tuple[Matrix, Any]:
+    """The velocities V_k(z) = m_k + S_k z along which scores less their control variates are scores of transported
+    draws: s_k - A_k c(z) = s_k + g(z)' V_k(z) + div V_k.
+
+    **Arguments:** `coefficients` (parameters, functions), A; `effects`, the number of random effects.
+    **Returns:** m (parameters, random), and the symmetric S (parameters, random, random), zero where there are no
+    functions of the second degree.
+    """
+    shift = -coefficients[:, :effects]
+    linear = jnp.zeros((len(coefficients), effects, effects), coefficients.dtype)
+    if coefficients.shape[1] > effects:
+        rows, columns = np.triu_indices(effects)
+        linear = linear.at[:, rows, columns].set(-coefficients[:, effects:])
+        linear = linear + jnp.swapaxes(linear, 1, 2)
+    return shift, linear
 
 
 def fit_coefficients(

@@ -41,7 +41,7 @@ from jaxnlme.estimators.em.rounds.boundary_moves import (
     uphill_point,
 )
 from jaxnlme.estimators.em.rounds.decisions import Action, RoundFacts, next_action
-from jaxnlme.estimators.em.rounds.newton import newton_point
+from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings
 from jaxnlme.estimators.em.rounds.sampling_round import sample_until_decided
 from jaxnlme.estimators.em.run import NonFiniteParameters, Run
 from jaxnlme.estimators.em.settings import SAMPLING
@@ -145,7 +145,11 @@ def _carry_out(action: Action, run: Run, facts: RoundFacts) -> None:
             rotate_singular_psi(run, facts.rotated_face, facts.n_iterations)
         case Action.NEWTON_STEP | Action.UPHILL_STEP:
             _count_step(run, facts)
+            active = facts.estimates[0].active
+            before = np.asarray(run.em_state.packed)[:, active]
+            run.outer_state.doublings = updated_doublings(run, facts.estimates)
             run.set_parameters(np.stack([_next_point(run, estimate) for estimate in facts.estimates]))
+            run.outer_state.last_steps = np.asarray(run.em_state.packed)[:, active] - before
         case Action.ADD_AVERAGING:
             _count_step(run, facts)
             add_averaging(run, full_steps_first=False)
@@ -162,8 +166,8 @@ def _count_step(run: Run, facts: RoundFacts) -> None:
 
 
 def _next_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
-    """Parameters (packed,) of a replicate after a step: an uphill step on the boundary where its own information is not
-    positive definite, otherwise the Newton step."""
-    if run.layout.whitened and not estimate.positive_definite:
+    """Parameters (packed,) of a replicate after a step: an uphill step where its own information is not positive
+    definite, on the boundary or from transported draws; otherwise the Newton step."""
+    if (run.layout.whitened or estimate.transported) and not estimate.positive_definite:
         return uphill_point(run, estimate)
-    return newton_point(estimate)
+    return newton_point(estimate, run.outer_state.doublings)

@@ -7,13 +7,14 @@ mean score.
    variates.
 2. Observed information (Louis' identity): I = E[-d2 log p(y, b)] - sum_i w_i var(s_i | y_i), with the variance from
    sum_i w_i E[s_i s_i' | y_i] and the mean scores of the groups.
-3. V by batch means of the iterations' scores.
+3. V by batch means and by autocovariances of the iterations' scores.
 4. Newton step towards the maximum: I^-1 S, with Monte Carlo covariance I^-1 V I^-1. Standard errors: the square roots
    of the diagonal of I^-1.
 5. Monte Carlo error of the standard errors: batch means of sum_i w_i E[s_i s_i' | y_i].
 
 **Source:** Louis (1982), Journal of the Royal Statistical Society B 44, 226-233; Gu and Kong (1998), PNAS 95,
-7270-7274; Flegal, Haran and Jones (2008), Statistical Science 23, 250-260, for batch means.
+7270-7274; Flegal, Haran and Jones (2008), Statistical Science 23, 250-260, for batch means; Geyer (1992), Statistical
+Science 7, 473-483, for autocovariances.
 """
 
 from __future__ import annotations
@@ -43,30 +44,47 @@ class ScoreAndInformation:
 
     - `packed` (packed,): the parameters; `active` (active,): indices of the free ones, to which the rest refers.
     - `score` (active,): the mean complete-data score; `information` (active, active): the observed information.
-    - `observed_fraction` (active,): diagonal of the observed information divided by that of the complete-data
-      information.
-    - `outer` (batches, active, active): batch means of the sum over groups of the products of scores.
-    - `batches` (batches, active): batch means of the score.
-    - `n_score_iterations`: number behind `score` and `batches`; `n_iterations`: number behind everything else.
+    - `complete` (active, active): the complete-data information.
+    - `information_batches` (batches, active, active): batch means that vary as the information does.
+    - `scores` (iterations, active): the score of each iteration, in order.
+    - `n_iterations`: number of iterations behind everything else.
     - `group_scores` (groups, active): weighted mean scores of this process's groups.
     - `psi_slopes` and `factor_slopes` (batches, random, random): batch means of the derivatives of the log-likelihood
       along psi and along a factor of it, in a `whitened` layout.
     - `twice_differentiable`: true if second derivatives of the model are valid there (a Monte Carlo check).
+    - `transported`: true if the information is that of transported draws (`rounds/transport.py`).
     """
 
     packed: np.ndarray
     active: np.ndarray
     score: np.ndarray
     information: np.ndarray
-    observed_fraction: np.ndarray
-    outer: np.ndarray
-    batches: np.ndarray
-    n_score_iterations: int
+    complete: np.ndarray
+    information_batches: np.ndarray
+    scores: np.ndarray
     n_iterations: int
     group_scores: np.ndarray
     psi_slopes: np.ndarray
     factor_slopes: np.ndarray
     twice_differentiable: bool
+    transported: bool = False
+
+    @property
+    def observed_fraction(self) -> np.ndarray:
+        """Diagonal of the observed information divided by that of the complete-data information (active,)."""
+        return np.diag(self.information) / np.diag(self.complete)
+
+    @functools.cached_property
+    def least_observed_fraction(self) -> float:
+        """The least fraction of the complete-data information that is observed along any direction, whatever the
+        coordinates; minus infinity if the complete-data information is not positive definite."""
+        size = np.sqrt(np.abs(np.diag(self.complete)))
+        unit = np.outer(size, size)
+        try:
+            root = np.linalg.inv(np.linalg.cholesky(self.complete / unit))
+        except np.linalg.LinAlgError:
+            return -float("inf")
+        return float(np.linalg.eigvalsh(root @ (self.information / unit) @ root.T).min(initial=1.0))
 
     @functools.cached_property
     def positive_definite(self) -> bool:
@@ -85,21 +103,22 @@ class ScoreAndInformation:
         """Standard errors (active,)."""
         return np.sqrt(np.diag(self.covariance))
 
-    @property
-    def score_mc_covariance(self) -> np.ndarray:
-        """Monte Carlo covariance of `score` (active, active), by batch means."""
-        deviations = self.batches - self.batches.mean(axis=0)
-        return deviations.T @ deviations / max(len(deviations) - 1, 1) / len(deviations)
+    @functools.cached_property
+    def batches(self) -> np.ndarray:
+        """Batch means of the score (batches, active)."""
+        return batch_means(self.scores)
 
     @property
     def se_mc_error(self) -> float:
-        """Largest Monte Carlo error of a standard error, relative to it, by batch means of `outer`; infinite if the
-        information is singular."""
+        """Largest Monte Carlo error of a standard error, relative to it, by batch means of the information;
+        infinite if it is singular."""
         if not self.positive_definite:
             return float("inf")
         covariance = self.covariance
         # d log se = diag(I^-1 dI I^-1) / (2 diag(I^-1)), up to sign.
-        changes = 0.5 * np.einsum("ij,bjk,ki->bi", covariance, self.outer, covariance) / np.diag(covariance)
+        changes = (
+            0.5 * np.einsum("ij,bjk,ki->bi", covariance, self.information_batches, covariance) / np.diag(covariance)
+        )
         return float(np.max(mean_and_error(changes)[1], initial=0.0))
 
     @property
@@ -107,11 +126,13 @@ class ScoreAndInformation:
         """Newton step (active,) from `packed` to the maximum; NaN if the information is singular."""
         return self.covariance @ self.score
 
-    @property
+    @functools.cached_property
     def monte_carlo_se(self) -> np.ndarray:
-        """Monte Carlo errors (active,) of the estimates, the end of the Newton step."""
-        covariance = self.covariance
-        return np.sqrt(np.maximum(np.diag(covariance @ self.score_mc_covariance @ covariance), 0.0))
+        """Monte Carlo errors (active,) of the estimates, the end of the Newton step: the larger one by batch means and
+        by autocovariances, because the chains' memory may be longer than a batch."""
+        steps = self.scores @ self.covariance
+        by_batches = mean_and_error(self.batches @ self.covariance)[1]
+        return np.maximum(by_batches, np.sqrt(variance_of_mean(steps)))
 
     @property
     def mc_error_ratio(self) -> float:
@@ -170,7 +191,7 @@ def louis_estimate(
     n = len(score_sums.score)
     group_scores, scores = groups.score, score_sums.score
     controlled = None if first_controlled is None else score_sums.variance_reduced[first_controlled:]
-    if controlled is not None and _mean_is_zero(score_sums.score[first_controlled:] - controlled):
+    if controlled is not None and mean_is_zero(score_sums.score[first_controlled:] - controlled):
         scores = controlled
         group_scores = group_scores - (control_coefficients @ groups.control_variates[..., None])[..., 0]
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
@@ -190,15 +211,14 @@ def louis_estimate(
         active,
         score.mean(axis=0)[active],
         (complete - missing)[block],
-        np.diag(complete - missing)[active] / np.diag(complete)[active],
+        complete[block],
         batch_means(score_sums.outer)[:, *block],
-        batch_means(score)[:, active],
-        len(score),
+        score[:, active],
         n,
         (finite_scores * weights).T[:, active],
         batch_means(score_sums.psi_slope),
         batch_means(score_sums.factor_slope),
-        _mean_is_zero(score_sums.curvature_check),
+        mean_is_zero(score_sums.curvature_check),
     )
 
 
@@ -213,7 +233,23 @@ def mean_and_error(batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return batches.mean(axis=0), batches.std(axis=0, ddof=1) / np.sqrt(len(batches))
 
 
-def _mean_is_zero(differences: np.ndarray) -> bool:
+def variance_of_mean(rows: np.ndarray) -> np.ndarray:
+    """Variance (...) of the mean of the `rows` (iterations, ...) of stationary chains, from their autocovariances up to
+    the first pair of lags whose sum is not positive, these sums made decreasing; NaN stays NaN.
+
+    **Source:** Geyer (1992), Statistical Science 7, 473-483, the initial monotone sequence.
+    """
+    n = len(rows)
+    deviations = rows - rows.mean(axis=0)
+    spectrum = np.abs(np.fft.rfft(deviations, 2 * n, axis=0)) ** 2
+    covariances = np.fft.irfft(spectrum, axis=0)[: n - n % 2] / n
+    pairs = covariances[0::2] + covariances[1::2]
+    positive = np.logical_and.accumulate(pairs > 0, axis=0)
+    sums = np.where(positive, np.minimum.accumulate(pairs, axis=0), 0.0).sum(axis=0)
+    return np.maximum(2.0 * sums - covariances[0], 0.0) / n
+
+
+def mean_is_zero(differences: np.ndarray) -> bool:
     """True if the mean of `differences` (iterations, ...) is zero within its Monte Carlo error. The control variates in
     the scores must have mean zero; they do not if the model is discontinuous in the effects."""
     if not np.isfinite(differences).all():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Names of the arrays of a checkpoint that hold an OuterState: its counts, and a set each.
 COUNTS, RESTARTED_SCALES, EXCLUDED_FACES = "outer_state.counts", "outer_state.restarted", "outer_state.excluded"
+LAST_STEPS = "outer_state.last_steps"
 
 
 @dataclasses.dataclass
@@ -30,6 +31,10 @@ class OuterState:
     - `restarted_scales`: packed entries of the small scales already restarted from above, each at most once.
     - `excluded_faces`: packed entries of the scales that may not be set to zero any more, because the log-likelihood
       was found to increase from there into the interior.
+    - `transported`: the information was computed from transported draws (`rounds/transport.py`); `kinked`: it could not
+      be, because the model is not twice differentiable in the effects.
+    - `doublings` of the longest step, and `last_steps` (replicates, active), the last Newton steps, from which they
+      follow; none before the first.
     """
 
     newton_steps: int = 0
@@ -39,8 +44,12 @@ class OuterState:
     rotations: int = 0
     boundary_exits: int = 0
     started_at_boundary: bool = False
+    transported: bool = False
+    kinked: bool = False
+    doublings: int = 0
     restarted_scales: frozenset[int] = frozenset()
     excluded_faces: frozenset[int] = frozenset()
+    last_steps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint: the counts, and the sets as index arrays."""
@@ -48,21 +57,27 @@ class OuterState:
             COUNTS: np.array([int(getattr(self, name)) for name in _count_names()]),
             RESTARTED_SCALES: np.array(sorted(self.restarted_scales), int),
             EXCLUDED_FACES: np.array(sorted(self.excluded_faces), int),
+            LAST_STEPS: self.last_steps,
         }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> OuterState:
         """The state written by `to_arrays`; other arrays are ignored."""
         counts = {name: int(count) for name, count in zip(_count_names(), arrays[COUNTS], strict=True)}
-        started = bool(counts.pop("started_at_boundary"))
+        started, transported, kinked = (
+            bool(counts.pop(name)) for name in ("started_at_boundary", "transported", "kinked")
+        )
         restarted, excluded = (frozenset(arrays[name].tolist()) for name in (RESTARTED_SCALES, EXCLUDED_FACES))
-        return cls(**counts, started_at_boundary=started, restarted_scales=restarted, excluded_faces=excluded)
+        return cls(
+            **counts, started_at_boundary=started, transported=transported, kinked=kinked,
+            restarted_scales=restarted, excluded_faces=excluded, last_steps=arrays[LAST_STEPS],
+        )  # fmt: skip
 
 
 def _count_names() -> list[str]:
-    """Names of the fields that are not sets, in the order of the array of counts."""
-    sets = ("restarted_scales", "excluded_faces")
-    return [field.name for field in dataclasses.fields(OuterState) if field.name not in sets]
+    """Names of the fields that are counts, in the order of their array."""
+    others = ("restarted_scales", "excluded_faces", "last_steps")
+    return [field.name for field in dataclasses.fields(OuterState) if field.name not in others]
 
 
 def run_arrays(run: Run) -> dict[str, np.ndarray]:

@@ -100,6 +100,9 @@ class SamplingSettings:
     before: a quarter of the iterations behind the score."""
     max_initial_iterations: int = 500
     """Score iterations of the first segment of a round, at most."""
+    transport_interval: int = 4
+    """Score iterations from one evaluation of the information of transported draws to the next: their terms cost more
+    than an iteration, and vary little."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -123,6 +126,10 @@ class ConvergenceCriteria:
     uncertain_segments_on_boundary: int = 2
     """The same on the boundary of psi, in first segments of a round: the information is often not positive definite
     there far from the maximum, and an uphill step follows sooner."""
+    transport_below_fraction: float = 0.1
+    """Least fraction of the complete-data information that is observed, along any direction, below which the
+    information is computed from transported draws: in xi its relative Monte Carlo error is ten times that of the
+    missing information there."""
     se_error_limit: float = 0.05
     """Monte Carlo error of a standard error, as a fraction of it, below which it is final."""
     max_se_iterations: int = 2000
@@ -155,10 +162,17 @@ class StepSettings:
     taken."""
     longest_step: float = 1.0
     """Longest step between rounds, in standard errors."""
+    most_doublings: int = 4
+    """Doublings of the longest step, one after each step that ended short of the maximum in its own direction, where
+    the information is that of transported draws."""
+    same_direction: float = 0.5
+    """Cosine, in the metric of the information, above which two steps have the same direction."""
     longest_complete_step: float = 10.0
     """Longest step between rounds, in standard errors that complete data would give."""
     max_newton_steps: int = 5
     """Newton steps after which a phase of averaging is added."""
+    max_transported_steps: int = 25
+    """The same where the information is that of transported draws: averaging is slow there, the steps are accurate."""
     max_singular_rounds: int = 2
     """Phases of averaging added in the interior for rounds without a positive definite information, at most."""
     max_uphill_steps: int = 10

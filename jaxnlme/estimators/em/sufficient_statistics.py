@@ -176,23 +176,38 @@ def outcome_log_density(
     moved = params.unpack(params.pack().at[np.array(layout.hessian_entries, int)].set(entries))
     if not layout.whitened:
         return log_density_given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
-    rows, columns = np.array(layout.rows, int), np.array(layout.columns, int)
-    other_columns = np.setdiff1d(np.arange(density.n_effects), columns)
-    coefficients = layout.row_centring.coefficients(group)
+    matrix, offset = coordinates_at(layout, density, params, moved, group)
+    z_moved = small_product(matrix, z) + offset
+    columns = np.array(layout.columns, int)
+    factor = density.covariance.factor(moved.covariance)[np.ix_(np.array(layout.rows, int), columns)]
+    log_jacobian = half_logdet(cholesky(small_product(factor, factor.T)))
+    value = log_density_given_effects(density, moved, density.effects(moved, z_moved), group)
+    return value - log_jacobian - 0.5 * jnp.sum(z_moved[columns] ** 2)
 
-    def mean_and_factor(params):
-        factor = density.covariance.factor(params.covariance)
-        mean = layout.row_centring.mean(params.beta, coefficients)[rows]
-        shift = small_product(factor[np.ix_(rows, other_columns)], z[other_columns])
-        return mean + shift, factor[np.ix_(rows, columns)]
 
-    (mean, factor), (moved_mean, moved_factor) = mean_and_factor(params), mean_and_factor(moved)
-    xi = jax.lax.stop_gradient(mean + small_product(factor, z[columns]))
-    inverse = small_product(moved_factor.T, cholesky_inverse(cholesky(small_product(moved_factor, moved_factor.T))))
-    z_columns = small_product(inverse, xi - moved_mean)
-    b = density.effects(moved, z.at[columns].set(z_columns))
-    log_jacobian = half_logdet(cholesky(small_product(moved_factor, moved_factor.T)))
-    return log_density_given_effects(density, moved, b, group) - log_jacobian - 0.5 * jnp.sum(z_columns**2)
+def coordinates_at(
+    layout: ParameterLayout, density: Density, params: Params, moved: Params, group: Group
+) -> tuple[Matrix, Vector]:
+    """The map z -> M z + m from coordinates of the effects at `params` to those at `moved`: of the same xi; in a
+    `whitened` layout, of the same xi of the effects `layout.rows` and the same other coordinates of z.
+
+    **Returns:** M (random, random) and m (random,).
+    """
+    whitened, q = layout.whitened, density.n_effects
+    centres = layout.row_centring if whitened else layout.centring
+    rows, columns = (np.array(part, int) if whitened else np.arange(q) for part in (layout.rows, layout.columns))
+    others = np.setdiff1d(np.arange(q), columns)
+    coefficients = centres.coefficients(group)
+    mean, moved_mean = (centres.mean(p.beta, coefficients)[rows] for p in (params, moved))
+    factor, moved_factor = (density.covariance.factor(p.covariance)[rows] for p in (params, moved))
+    square = moved_factor[:, columns]
+    inverse = small_product(square.T, cholesky_inverse(cholesky(small_product(square, square.T))))
+    matrix = jnp.eye(q, dtype=factor.dtype)
+    matrix = matrix.at[np.ix_(columns, columns)].set(small_product(inverse, factor[:, columns]))
+    if len(others):
+        shift = small_product(inverse, factor[:, others] - moved_factor[:, others])
+        matrix = matrix.at[np.ix_(columns, others)].set(shift)
+    return matrix, jnp.zeros((q,), matrix.dtype).at[columns].set(small_product(inverse, mean - moved_mean))
 
 
 def log_density_given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:

@@ -59,8 +59,8 @@ def estimate_at(at, noise=0.01):
     batches = noise * np.random.default_rng(n).normal(size=(20, n))
     batches -= batches.mean(axis=0)
     outer, none = np.zeros((20, n, n)), np.zeros((0, n))
-    square = np.zeros(n), np.eye(n), np.ones(n), outer
-    return ScoreAndInformation(np.asarray(at, float), np.arange(n), *square, batches, 20, 20, none, outer, outer, True)
+    square = np.zeros(n), np.eye(n), np.eye(n), outer
+    return ScoreAndInformation(np.asarray(at, float), np.arange(n), *square, batches, 20, none, outer, outer, True)
 
 
 def test_replicates_that_disagree():

@@ -13,7 +13,7 @@
    too many rounds without a positive definite information.
    a. The information of a replicate is positive definite: a Newton step; in the interior, after
       `STEPS.max_newton_steps` of them, averaging.
-   b. That of no replicate is: on the boundary an uphill step, in the interior averaging.
+   b. That of no replicate is: an uphill step, on the boundary or from transported draws; otherwise averaging.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class RoundFacts:
     @property
     def newton_steps_used_up(self) -> bool:
         """True after as many Newton steps as are taken before averaging is added."""
-        return self.run.outer_state.newton_steps >= STEPS.max_newton_steps
+        transported = any(estimate.transported for estimate in self.estimates)
+        most = STEPS.max_transported_steps if transported else STEPS.max_newton_steps
+        return self.run.outer_state.newton_steps >= most
 
     @property
     def no_newton_step_available(self) -> bool:
@@ -107,8 +109,14 @@ class RoundFacts:
     @property
     def too_many_singular_rounds(self) -> bool:
         """True if no information is positive definite, and as many such rounds as are allowed came before."""
-        allowed = STEPS.max_uphill_steps if self.on_boundary else STEPS.max_singular_rounds
+        allowed = STEPS.max_uphill_steps if self.steps_uphill else STEPS.max_singular_rounds
         return not self.any_positive_definite and self.run.outer_state.singular_rounds >= allowed
+
+    @property
+    def steps_uphill(self) -> bool:
+        """True if a step follows a round without a positive definite information: on the boundary, and where the
+        information is that of transported draws."""
+        return self.on_boundary or any(estimate.transported for estimate in self.estimates)
 
     @functools.cached_property
     def should_leave_boundary(self) -> bool:
@@ -129,7 +137,7 @@ class RoundFacts:
     def next_initial_iterations(self) -> int:
         """Score iterations of the first segment of the next round: `SAMPLING.initial_fraction` of the iterations behind
         the score of this one, within limits."""
-        count = int(SAMPLING.initial_fraction * self.estimates[0].n_score_iterations)
+        count = int(SAMPLING.initial_fraction * len(self.estimates[0].scores))
         return max(self.run.outer_state.initial_iterations, min(count, SAMPLING.max_initial_iterations))
 
     def enough_iterations_for(self, action: Action) -> bool:
@@ -167,7 +175,7 @@ def next_action(facts: RoundFacts) -> Action:
 def _step(facts: RoundFacts) -> Action:
     """The step towards the maximum, or averaging in its place (step 6, a and b)."""
     if not facts.any_positive_definite:
-        return Action.UPHILL_STEP if facts.on_boundary else Action.ADD_AVERAGING
+        return Action.UPHILL_STEP if facts.steps_uphill else Action.ADD_AVERAGING
     if facts.on_boundary or not facts.newton_steps_used_up:
         return Action.NEWTON_STEP
     return Action.ADD_AVERAGING

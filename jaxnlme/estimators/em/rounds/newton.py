@@ -52,20 +52,42 @@ def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
     )
 
 
-def newton_point(estimate: ScoreAndInformation) -> np.ndarray:
+def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
     """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors.
 
-    **Arguments:** `estimate`, score and information at the present parameters.
+    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step, where
+    the information is that of transported draws.
     **Returns:** the new parameters (packed,); the present ones if the information is not positive definite.
     """
     if not estimate.positive_definite:
         return estimate.packed
     # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
     # the step as well.
-    limiting_se = estimate.se * np.minimum(
-        1.0, STEPS.longest_complete_step * np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
-    )
+    limiting_se, longest = estimate.se, STEPS.longest_step
+    if estimate.transported:
+        longest *= 2.0**doublings
+    else:
+        observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+        limiting_se = limiting_se * np.minimum(1.0, STEPS.longest_complete_step * observed)
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
     out = estimate.packed.copy()
-    out[estimate.active] += estimate.step * min(1.0, STEPS.longest_step / max(length, 1e-300))
+    out[estimate.active] += estimate.step * min(1.0, longest / max(length, 1e-300))
     return out
+
+
+def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
+    """Doublings of the longest step after a round: one more if the step before it ended short of the maximum, one less
+    if it went beyond, in the metric of the information.
+
+    **Arguments:** `run`, with the last steps (replicates, active) in its outer state; `estimates` of the round.
+    """
+    state = run.outer_state
+    cosines = []
+    for estimate, last in zip(estimates, state.last_steps, strict=False):
+        if estimate.transported and estimate.positive_definite and len(last) == len(estimate.active):
+            size = np.sqrt((last @ estimate.information @ last) * max(estimate.step @ estimate.score, 0.0))
+            cosines.append(last @ estimate.score / max(size, 1e-300))
+    if not cosines:
+        return 0
+    change = int(min(cosines) > STEPS.same_direction) - int(min(cosines) < 0.0)
+    return int(np.clip(state.doublings + change, 0, STEPS.most_doublings))

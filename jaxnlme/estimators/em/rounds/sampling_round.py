@@ -9,6 +9,9 @@ round, and the facts about them (`SegmentFacts`) are looked at in this order:
 3. Decided, because the Monte Carlo errors of estimates, standard errors and slopes are within their limits.
 4. Not decided: control variates are fitted to the draws so far, once in a round, where they reduce the number of
    further draws; then the next segment is sampled, as long as iterations remain.
+
+Where little of the complete-data information is observed along a direction, the information is computed from
+transported draws (`transport.py`) once control variates are fitted, and no step is taken before.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from jaxnlme.estimators.em.m_step import SimulationSums
 from jaxnlme.estimators.em.phases import iterations_remaining, sample_scores
 from jaxnlme.estimators.em.rounds.boundary_evidence import approached_boundary, direction_is_clear
 from jaxnlme.estimators.em.rounds.newton import deciding_replicates, significantly_off_maximum
+from jaxnlme.estimators.em.rounds.transport import TransportedInformation
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING, STEPS
 
@@ -43,13 +47,15 @@ class SegmentFacts:
     """Facts about the draws of a round so far, each computed when it is first asked for.
 
     **Arguments:** `run`; `estimates` of each replicate; `initial_iterations` of the first segment of the round;
-    `has_control_variates`: they are used in the estimates.
+    `has_control_variates`: they are used in the estimates; `can_transport`: the information of transported draws can be
+    had, and is not used yet.
     """
 
     run: Run
     estimates: list[ScoreAndInformation]
     initial_iterations: int
     has_control_variates: bool
+    can_transport: bool = False
 
     @functools.cached_property
     def deciding(self) -> list[ScoreAndInformation]:
@@ -127,9 +133,20 @@ class SegmentFacts:
         )
 
     @property
+    def needs_transport(self) -> bool:
+        """True if the information of transported draws is wanted and can be had: of any replicate, little of the
+        complete-data information is observed along a direction, or the information is not positive definite. A run
+        that used it in an earlier round goes on with it."""
+        limit = CRITERIA.transport_below_fraction
+        little = self.run.outer_state.transported or any(
+            not estimate.least_observed_fraction > limit for estimate in self.estimates
+        )
+        return self.can_transport and little
+
+    @property
     def is_decided(self) -> bool:
         """True if the round is decided (steps 1 to 3 of the module)."""
-        return self.newton_does_not_apply or self.step_is_due or self.is_accurate
+        return self.newton_does_not_apply or (not self.needs_transport and (self.step_is_due or self.is_accurate))
 
     @property
     def control_variates_may_help(self) -> bool:
@@ -159,15 +176,23 @@ def sample_until_decided(run: Run, initial_iterations: int) -> SampledRound:
     # The first score iteration in which control variates are used (None: not yet). Those of an earlier round are used
     # from the beginning.
     control_variates_from, refitted = (0 if run.has_control_variates else None), False
+    transported: TransportedInformation | None = None
     traces = sample_scores(run, initial_iterations)
     while not run.stopped:
         estimates = louis_estimates(run, traces, control_variates_from)
-        facts = SegmentFacts(run, estimates, initial_iterations, control_variates_from is not None)
+        is_transported = transported is not None and transported.is_valid
+        if transported is not None and is_transported:
+            estimates = transported.applied(estimates)
+        elif transported is not None and transported.is_complete:
+            run.outer_state.kinked, transported = True, None
+        can_transport = not (run.outer_state.kinked or is_transported)
+        facts = SegmentFacts(run, estimates, initial_iterations, control_variates_from is not None, can_transport)
         # Steps 1 to 3.
         if facts.is_decided:
             return SampledRound(estimates, True)
         # Step 4.
-        refit = not refitted and facts.control_variates_may_help and run.fit_control_variates(facts.n_iterations)
+        wanted = facts.control_variates_may_help or facts.needs_transport
+        refit = not refitted and wanted and run.fit_control_variates(facts.n_iterations)
         count = min(initial_iterations if refit else facts.iterations_needed, iterations_remaining(run))
         if count < 1:
             break
@@ -175,7 +200,11 @@ def sample_until_decided(run: Run, initial_iterations: int) -> SampledRound:
             # Coefficients fixed before the draws that they are applied to leave the mean unbiased, earlier ones too.
             control_variates_from = facts.n_iterations if control_variates_from is None else control_variates_from
             refitted = True
-        traces += sample_scores(run, count)
+        if run.has_control_variates and (facts.needs_transport or (refit and is_transported)):
+            transported = TransportedInformation.begin(run, facts.n_iterations)
+            run.outer_state.transported = True
+            count = min(max(count, transported.least_iterations), iterations_remaining(run))
+        traces += sample_scores(run, count) if transported is None else transported.sample_scores(count)
     return SampledRound(estimates, False)
 
 
