@@ -70,10 +70,13 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
         )
     out += _correlations_near_one(run, estimate)
     if not singular and significantly_off_maximum(run, estimate):
-        worst = int(np.argmax(np.abs(estimate.step) / estimate.se))
+        in_mc_errors = np.abs(estimate.step) / np.maximum(estimate.monte_carlo_se, 1e-300)
+        significant = in_mc_errors > CRITERIA.significant_mc_errors
+        worst = int(np.argmax(np.where(significant, np.abs(estimate.step) / estimate.se, 0.0)))
         out.append(
-            f"Not at the maximum: by the score, {names[worst]} is {estimate.distance:.2g} standard errors from it, "
-            "more than its Monte Carlo error and too far for a last Newton step: " + remedy
+            f"Not at the maximum: by the score, {names[worst]} is {abs(estimate.step[worst] / estimate.se[worst]):.2g} "
+            f"standard errors from it, {in_mc_errors[worst]:.2g} times its Monte Carlo error (limit "
+            f"{CRITERIA.significant_mc_errors:g}) and too far for a last Newton step: " + remedy
         )
     elif not singular and estimate.mc_error_ratio > estimator.tolerance:
         worst = int(np.argmax(estimate.monte_carlo_se / estimate.se))
@@ -86,8 +89,9 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
     if len(non_stationary):
         out.append(
             "The chains are not stationary (Geweke's test): the mean scores of "
-            f"{some([names[k] for k in non_stationary])} differ between the two halves of the last draws by more than "
-            f"their Monte Carlo error. Allow more iterations, or {estimator.remedies[1]}."
+            f"{some([names[k] for k in non_stationary])} differ between the two halves of the last draws by up to "
+            f"{np.abs(estimate.geweke_z).max():.2g} times their Monte Carlo error (limit {CRITERIA.geweke_limit:g}). "
+            f"Allow more iterations, or {estimator.remedies[1]}."
         )
     sampler_states = run.to_host([chunk.chains.sampler_state for chunk in run.chain_states])
     return out + run.gather(estimator.sampling_problems(sampler_states, run.binding.data.labels))

@@ -77,9 +77,12 @@ class ScoreAndInformation:
     @functools.cached_property
     def least_observed_fraction(self) -> float:
         """The least fraction of the complete-data information that is observed along any direction, whatever the
-        coordinates; minus infinity if the complete-data information is not positive definite."""
-        size = np.sqrt(np.abs(np.diag(self.complete)))
+        coordinates; minus infinity if an information is not finite or the complete-data information not positive
+        definite."""
+        size = np.sqrt(np.maximum(np.abs(np.diag(self.complete)), np.finfo(float).tiny))
         unit = np.outer(size, size)
+        if not (np.isfinite(self.complete).all() and np.isfinite(self.information).all()):
+            return -float("inf")
         try:
             root = np.linalg.inv(np.linalg.cholesky(self.complete / unit))
         except np.linalg.LinAlgError:

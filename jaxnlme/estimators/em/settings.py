@@ -100,6 +100,9 @@ class SamplingSettings:
     before: a quarter of the iterations behind the score."""
     max_initial_iterations: int = 500
     """Score iterations of the first segment of a round, at most."""
+    max_transport_numbers: int = 50_000_000
+    """Numbers of all groups that the information of transported draws may hold (400 MB); beyond, Louis' information in
+    xi is used, whose Monte Carlo error falls with the number of groups."""
     transport_interval: int = 4
     """Score iterations from one evaluation of the information of transported draws to the next: their terms cost more
     than an iteration, and vary little."""
@@ -130,6 +133,11 @@ class ConvergenceCriteria:
     """Least fraction of the complete-data information that is observed, along any direction, below which the
     information is computed from transported draws: in xi its relative Monte Carlo error is ten times that of the
     missing information there."""
+    target_per_tolerance: float = 1.0 / 3.0
+    """Monte Carlo error of the estimates, as a fraction of the tolerance, at which sampling ends: the distance to the
+    maximum is within the tolerance in every parameter then, and not in most of them only."""
+    max_target_iterations: int = 2000
+    """Score iterations of a round after which the tolerance itself suffices."""
     se_error_limit: float = 0.05
     """Monte Carlo error of a standard error, as a fraction of it, below which it is final."""
     max_se_iterations: int = 2000

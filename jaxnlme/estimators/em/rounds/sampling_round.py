@@ -28,7 +28,7 @@ from jaxnlme.estimators.em.m_step import SimulationSums
 from jaxnlme.estimators.em.phases import iterations_remaining, sample_scores
 from jaxnlme.estimators.em.rounds.boundary_evidence import approached_boundary, direction_is_clear
 from jaxnlme.estimators.em.rounds.newton import deciding_replicates, significantly_off_maximum
-from jaxnlme.estimators.em.rounds.transport import TransportedInformation
+from jaxnlme.estimators.em.rounds.transport import TransportedInformation, fits_memory
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING, STEPS
 
@@ -123,13 +123,24 @@ class SegmentFacts:
         return all(estimate.mc_error_ratio <= self.tolerance for estimate in self.deciding)
 
     @property
+    def estimates_are_final(self) -> bool:
+        """True if the Monte Carlo errors of the estimates are well within the tolerance, or within it after draws
+        enough."""
+        target = CRITERIA.target_per_tolerance * self.tolerance
+        enough = self.n_iterations >= CRITERIA.max_target_iterations
+        few_remain = iterations_remaining(self.run) < SAMPLING.max_initial_iterations
+        return self.estimates_are_accurate and (
+            enough or few_remain or all(estimate.mc_error_ratio <= target for estimate in self.deciding)
+        )
+
+    @property
     def is_accurate(self) -> bool:
         """True if estimates, standard errors and slopes are all known well enough."""
         return (
             self.standard_errors_are_final
             and self.direction_is_final
             and not self.information_is_uncertain
-            and self.estimates_are_accurate
+            and self.estimates_are_final
         )
 
     @property
@@ -156,11 +167,20 @@ class SegmentFacts:
         )
 
     @property
+    def scores_suffice(self) -> bool:
+        """True if nothing but further scores is wanted: the standard errors are final, and no score of transported
+        draws is in use, which has the smaller Monte Carlo error where it is."""
+        return self.standard_errors_are_final and all(len(e.scores) == e.n_iterations for e in self.deciding)
+
+    @property
     def iterations_needed(self) -> int:
         """Number of further score iterations that bring the Monte Carlo errors of estimates and standard errors to
         their limits, at most as many as there are: the Monte Carlo errors are themselves estimated with error."""
+        limit = self.tolerance
+        if self.estimates_are_accurate and not self.estimates_are_final:
+            limit *= CRITERIA.target_per_tolerance
         ratio = max(
-            max(estimate.mc_error_ratio / self.tolerance, estimate.se_mc_error / CRITERIA.se_error_limit)
+            max(estimate.mc_error_ratio / limit, estimate.se_mc_error / CRITERIA.se_error_limit)
             for estimate in (self.estimates if self.information_is_uncertain else self.deciding)
         )
         n, least = self.n_iterations, SAMPLING.min_score_iterations
@@ -185,7 +205,7 @@ def sample_until_decided(run: Run, initial_iterations: int) -> SampledRound:
             estimates = transported.applied(estimates)
         elif transported is not None and transported.is_complete:
             run.outer_state.kinked, transported = True, None
-        can_transport = not (run.outer_state.kinked or is_transported)
+        can_transport = not (run.outer_state.kinked or is_transported) and fits_memory(run)
         facts = SegmentFacts(run, estimates, initial_iterations, control_variates_from is not None, can_transport)
         # Steps 1 to 3.
         if facts.is_decided:
@@ -204,7 +224,10 @@ def sample_until_decided(run: Run, initial_iterations: int) -> SampledRound:
             transported = TransportedInformation.begin(run, facts.n_iterations)
             run.outer_state.transported = True
             count = min(max(count, transported.least_iterations), iterations_remaining(run))
-        traces += sample_scores(run, count) if transported is None else transported.sample_scores(count)
+        if transported is None or (is_transported and facts.scores_suffice):
+            traces += sample_scores(run, count)
+        else:
+            traces += transported.sample_scores(count)
     return SampledRound(estimates, False)
 
 

@@ -285,6 +285,13 @@ class TransportedInformation:
         return slope[estimate.active], matrix[np.ix_(estimate.active, estimate.active)]
 
 
+def fits_memory(run: Run) -> bool:
+    """True if the terms of all groups are within `SAMPLING.max_transport_numbers`."""
+    active, effects = sum(run.layout.free), run.binding.density.n_effects
+    terms = 2 * run.placed.n_groups_all * run.replicates * (active * (active + 3) // 2) * n_control_variates(effects)
+    return terms <= SAMPLING.max_transport_numbers
+
+
 def _symmetric(pairs: np.ndarray, n: int) -> np.ndarray:
     """Symmetric matrices (..., n, n) of their lower triangles (..., pairs)."""
     out = np.zeros((*pairs.shape[:-1], n, n))
