@@ -181,8 +181,8 @@ class SAEM(AbstractStochastic):
       "gq" (Gauss-Hermite quadrature with `nodes` an effect), "lin" (linearised), "none".
     - `information`: the matrix behind standard errors: "louis" (the observed information, by Louis' method) or
       "linearised".
-    - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error. Sampling ends at a third
-      of it where a round of 2,000 iterations reaches that.
+    - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error. Sampling ends at a
+      third of it where a round of 2,000 iterations reaches that.
     - `max_iterations`: of all phases including those added. It shortens neither the phases of `iterations` nor the
       first 50 iterations after them, which assess the result; up to 42 iterations that draw samples for the Fit come
       last and are not counted.
