@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options
+from jaxnlme.estimators.em.options import check_common_options, iteration_limits
 from jaxnlme.estimators.em.saem import (
     AbstractStochastic,
     StochasticMethod,
@@ -37,12 +37,12 @@ class IMP(AbstractStochastic):
     **Arguments:**
 
     - `iterations`: numbers of iterations with full steps (plain EM) and with decreasing steps; one number is divided as
-      50 : 30. A start from an earlier fit gets at most 5 and 10.
+      50 : 30, which None gives. A start from an earlier fit gets at most 5 and 10.
     - `draws`: number of draws of each group in each iteration. If a group has fewer than 10 effective ones, it is named
       and the fit is reported as not converged.
     - `likelihood_draws`: number of draws of likelihood="is", at the estimates.
-    - `replicates`, `seed`, `m_step`, `likelihood`, `nodes`, `information`, `tolerance`, `max_iterations`: as of
-      `jn.SAEM`.
+    - `replicates`, `seed`, `m_step`, `likelihood`, `nodes`, `information`, `tolerance`, `max_iterations` (None: at
+      least 2000): as of `jn.SAEM`.
 
     **Raises:** OptionError for values out of range.
     **Source:** Wei and Tanner (1990), Journal of the American Statistical Association 85, 699-704; Quintana, Liu and
@@ -66,7 +66,7 @@ class IMP(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = SCHEDULE.imp_phases,
+        iterations: int | Sequence[int] | None = None,
         *,
         draws: int = 300,
         likelihood_draws: int = 2000,
@@ -77,10 +77,12 @@ class IMP(AbstractStochastic):
         nodes: int | None = None,
         information: str = "louis",
         tolerance: float = 0.05,
-        max_iterations: int = 2000,
+        max_iterations: int | None = None,
     ):
         self.method = StochasticMethod("IMP")
-        self.iterations = imp_phase_lengths(iterations)
+        self.max_iterations, self.iterations = iteration_limits(
+            "IMP", max_iterations, SCHEDULE.imp_max_iterations, iterations, imp_phase_lengths
+        )
         self.last_draws = check_whole_number("IMP: likelihood_draws", likelihood_draws, 2)
         check_whole_number("IMP: draws", draws, 2 * SAMPLING.min_effective_draws)
         for name, value in check_common_options("IMP", locals() | {"burn_in": 0}).items():
@@ -139,10 +141,12 @@ class IMP(AbstractStochastic):
 
 
 def imp_phase_lengths(iterations: Any) -> tuple[int, int]:
-    """Lengths of both phases; a single number is divided in the proportions of the defaults.
+    """Lengths of both phases; a single number is divided in the proportions of the defaults, which None gives.
 
     **Raises:** OptionError for anything but one or two non-negative whole numbers, or none above zero.
     """
+    if iterations is None:
+        return SCHEDULE.imp_phases
     lengths = phase_lengths(iterations)
     if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (2,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from jaxnlme.arguments import check_choice, check_number
 from jaxnlme.errors import OptionError, check_whole_number, shown
 
+Lengths = TypeVar("Lengths", bound=tuple[int, ...])
 LIKELIHOODS = ("is", "gq", "lin", "none")
 INFORMATIONS = ("louis", "linearised")
 M_STEPS = ("auto", "gradient")
@@ -28,10 +30,34 @@ def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]
     tolerance = check_number(f"{method}: tolerance", options["tolerance"], 0.0, 1.0, above=True)
     out = {name: options[name] for name in choices} | {"tolerance": tolerance}
     out["seed"] = normalise_seed(method, options["seed"])
-    minima = {"burn_in": 0, "replicates": 1, "draws": 2, "max_iterations": 1}
+    minima = {"burn_in": 0, "replicates": 1, "draws": 2}
     out |= {name: check_whole_number(f"{method}: {name}", options[name], minimum) for name, minimum in minima.items()}
     out["nodes"] = None if options["nodes"] is None else check_whole_number(f"{method}: nodes", options["nodes"], 1)
     return out
+
+
+def iteration_limits(
+    method: str, max_iterations: Any, default_limit: int, iterations: Any, lengths: Callable[[Any], Lengths]
+) -> tuple[int, Lengths]:
+    """The limit of iterations, and the lengths of the phases, which it includes.
+
+    **Arguments:** `method`, its name for messages; `max_iterations` and `iterations`, as the user gave them;
+    `default_limit`, the least limit where `max_iterations` is None; `lengths`, a function from `iterations` to the
+    lengths of the phases, of which None gives the default.
+    **Raises:** OptionError for a limit that is no whole number, or below the phases that the user gave.
+    """
+    phases = lengths(iterations)
+    if max_iterations is None:
+        return max(default_limit, 2 * sum(phases)), phases
+    limit = check_whole_number(f"{method}: max_iterations", max_iterations, 1)
+    if sum(phases) <= limit:
+        return limit, phases
+    if iterations is None:
+        return limit, lengths(limit)
+    raise OptionError(
+        f"{method}: max_iterations is {limit}, fewer than the {sum(phases)} of iterations={iterations!r}, which it "
+        "includes: give fewer iterations, or a higher max_iterations."
+    )
 
 
 def normalise_seed(method: str, seed: Any) -> int | tuple[int, ...]:

@@ -14,7 +14,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options
+from jaxnlme.estimators.em.options import check_common_options, iteration_limits
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
@@ -168,7 +168,8 @@ class SAEM(AbstractStochastic):
     **Arguments:**
 
     - `iterations`: numbers of iterations with annealed variances, with full steps and with decreasing steps; one number
-      is divided in the proportions of the default. A start from an earlier fit needs no annealing and gets none.
+      is divided in the proportions of the default; None: 100, 50 and 50. A start from an earlier fit needs no annealing
+      and gets none.
     - `burn_in`: iterations of simulation only, before the first update of the parameters.
     - `chains`: number of chains of each group; None: so many that groups times chains is at least 100.
     - `moves`: a `jn.Moves`, the number of updates of each kernel in an iteration.
@@ -183,9 +184,10 @@ class SAEM(AbstractStochastic):
       "linearised".
     - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error. Sampling ends at a
       third of it where a round of 2,000 iterations reaches that.
-    - `max_iterations`: of all phases including those added. It shortens neither the phases of `iterations` nor the
-      first 50 iterations after them, which assess the result; up to 42 iterations that draw samples for the Fit come
-      last and are not counted.
+    - `max_iterations`: of all phases including those added; None: 5000, or twice `iterations` where that is more. Of
+      fewer, the phases that `iterations=None` stands for are shortened in proportion. The 50 iterations after the
+      phases, which assess the result, are always run; up to 42 iterations that draw samples for the Fit come last and
+      are not counted.
     - `annealing`: in an iteration of the first phase a variance falls to no less than `annealing` times its last value.
 
     **Raises:** OptionError for values out of range.
@@ -211,7 +213,7 @@ class SAEM(AbstractStochastic):
 
     def __init__(
         self,
-        iterations: int | Sequence[int] = SCHEDULE.saem_phases,
+        iterations: int | Sequence[int] | None = None,
         *,
         burn_in: int = 5,
         chains: int | None = None,
@@ -224,7 +226,7 @@ class SAEM(AbstractStochastic):
         nodes: int | None = None,
         information: str = "louis",
         tolerance: float = 0.05,
-        max_iterations: int = 5000,
+        max_iterations: int | None = None,
         annealing: float = 0.97,
     ):
         if moves is not None and not isinstance(moves, Moves):
@@ -233,7 +235,9 @@ class SAEM(AbstractStochastic):
         if not annealing < 1.0:
             raise OptionError(f"SAEM: annealing is a number in [0, 1); received {shown(annealing)}.")
         self.method = StochasticMethod("SAEM")
-        self.iterations = saem_phase_lengths(iterations)
+        self.max_iterations, self.iterations = iteration_limits(
+            "SAEM", max_iterations, SCHEDULE.saem_max_iterations, iterations, saem_phase_lengths
+        )
         self.chains = None if chains is None else check_whole_number("SAEM: chains", chains, 1)
         self.moves = Moves() if moves is None else moves
         self.annealing = annealing
@@ -310,10 +314,12 @@ def phase_lengths(iterations: Any) -> np.ndarray:
 
 
 def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
-    """Lengths of the three phases; a single number is divided in the proportions of the defaults.
+    """Lengths of the three phases; a single number is divided in the proportions of the defaults, which None gives.
 
     **Raises:** OptionError for anything but one or three non-negative whole numbers, or none above zero.
     """
+    if iterations is None:
+        return SCHEDULE.saem_phases
     lengths = phase_lengths(iterations)
     if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (3,)) or (lengths < 0).any() or lengths.sum() < 1:
         raise OptionError(

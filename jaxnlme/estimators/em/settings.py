@@ -42,6 +42,10 @@ class ScheduleSettings:
     """Iterations with full steps and with decreasing steps."""
     imp_warm_phases: tuple[int, int] = (5, 10)
     """The same, at most, from the result of an earlier fit."""
+    saem_max_iterations: int = 5000
+    """The option `max_iterations` where the user gives none, or twice the phases where that is more."""
+    imp_max_iterations: int = 2000
+    """The same of IMP."""
     gain_exponent: float = 0.7
     """Gains of decreasing steps are k^-0.7: they decrease more slowly than 1 / k, so that the estimates do not depend
     on the start where EM converges slowly."""

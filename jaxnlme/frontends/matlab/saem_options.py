@@ -46,10 +46,9 @@ def saem(arguments: Mapping[str, Any], settings: StatsetSA, replicates: int) -> 
         raise OptionError("NIterations must leave at least one iteration; received zeros.")
     planned_iterations: Any = iterations if len(iterations) == 3 else iterations[0]
     # The convergence assessment after the planned iterations takes iterations, too.
-    max_iterations = max(SAEM().max_iterations, 2 * sum(iterations)) if settings.MaxIter is None else settings.MaxIter
-    if max_iterations < sum(iterations):
+    if settings.MaxIter is not None and settings.MaxIter < sum(iterations):
         raise OptionError(
-            f"Options.MaxIter is {max_iterations}, fewer than the {sum(iterations)} iterations of NIterations; it "
+            f"Options.MaxIter is {settings.MaxIter}, fewer than the {sum(iterations)} iterations of NIterations; it "
             "bounds them and those of the convergence assessment after them."
         )
     return SAEM(
@@ -61,7 +60,7 @@ def saem(arguments: Mapping[str, Any], settings: StatsetSA, replicates: int) -> 
         seed=settings.Streams,
         likelihood=choice("LogLikMethod", arguments["LogLikMethod"], LIKELIHOODS),
         tolerance=settings.tolerance,
-        max_iterations=max_iterations,
+        max_iterations=settings.MaxIter,
     )
 
 

@@ -55,10 +55,22 @@ def whole():
     return fit
 
 
+def test_max_iterations_bounds_the_phases():
+    assert jn.SAEM().iterations == (100, 50, 50) and jn.SAEM().max_iterations == 5000
+    assert jn.SAEM(max_iterations=100).iterations == (50, 25, 25)
+    assert jn.SAEM(9000).max_iterations == 18_000
+    assert sum(jn.IMP(max_iterations=16).iterations) == 16 and jn.IMP((3, 3), max_iterations=6).iterations == (3, 3)
+    with pytest.raises(jn.OptionError, match="SAEM: max_iterations is 5, fewer than the 9"):
+        jn.SAEM((3, 3, 3), max_iterations=5)
+    with pytest.raises(jn.OptionError, match="IMP: max_iterations is 5, fewer than the 9"):
+        jn.IMP(9, max_iterations=5)
+
+
 def test_a_short_run_does_not_converge():
     fit = jn.fit(MODEL, data(), jn.SAEM((3, 3, 3), chains=4, max_iterations=15, likelihood="none"))
     assert not fit.converged and fit.status.sentences[0] == "NOT CONVERGED."
-    assert "Not at the maximum" in fit.status.sentences[1] and "max_iterations is 15" in fit.status.sentences[1]
+    (reason,) = [s for s in fit.status.sentences if "max_iterations is 15" in s]
+    assert "Monte Carlo error" in reason and "(tolerance 0.05)" in reason
     assert np.isnan(fit.log_likelihood) and np.isnan(fit.aic) and np.isnan(fit.bic)
     assert "NOT CONVERGED" in str(fit.summary())
 
