@@ -13,12 +13,13 @@ from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
 P = jn.Parameter
 
 
-def table(first=0.0, groups=3):
+def table(first=0.0, groups=3, unit=1.0):
+    """`unit` of the dose."""
     t = np.array([first, 1.0, 2.0, 4.0])
     rng = np.random.default_rng(1)
     g = np.repeat(np.arange(groups), len(t))
     y = 1.0 + np.tile(t, groups) + 0.1 * rng.normal(size=len(g))
-    return jn.GroupedData.from_frame({"g": g, "dose": np.tile(t, groups), "y": y}, "g", "y", ["dose"])
+    return jn.GroupedData.from_frame({"g": g, "dose": unit * np.tile(t, groups), "y": y}, "g", "y", ["dose"])
 
 
 def hill(p, x):
@@ -115,3 +116,18 @@ def test_a_kink_under_a_mode_is_named():
     for word in ("group 1", "row 6 (dose = 1)", "max", "jnp.maximum(x.dose - p.b, 0.0)", "jn.SAEM()"):
         assert word in text, text
     assert not kink_sentence(binding, binding.start, np.full((3, 1), 0.5), np.ones(3, bool))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(
+    ("fn", "starts", "words"),
+    [
+        (hill, lambda unit: (1.0, unit, 1.5), ["row 1 (dose = 0)", "a power of zero", "safe_power"]),
+        (root, lambda unit: (1.0, 1.0, 1.5 / unit), ["row 1 (dose = 0)", "square root of zero"]),
+        (logarithm, lambda unit: (1.0, 1.0, 1.0 / unit), ["row 1 (dose = 0)", "a logarithm of zero"]),
+    ],
+)
+def test_rows_and_operation_in_other_units(unit, fn, starts, words):
+    text = sentence(fn, table(unit=unit), starts(unit))
+    for word in words:
+        assert word in text, text
