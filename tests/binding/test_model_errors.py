@@ -131,3 +131,11 @@ def test_rows_and_operation_in_other_units(unit, fn, starts, words):
     text = sentence(fn, table(unit=unit), starts(unit))
     for word in words:
         assert word in text, text
+
+
+def test_draws_without_derivatives_say_why():
+    method = jn.SAEM((4, 4, 4), chains=4, max_iterations=12, likelihood="none")
+    fit = jn.fit(model(hill), table(), method)
+    text = str(fit.status)
+    assert not fit.converged and "not finite" in text and "safe_power" in text and "dose = 0" in text, text
+    assert "not positive definite along" not in text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnlme.binding.model_errors import non_finite_sentence
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
@@ -17,6 +18,7 @@ from jaxnlme.estimators.em.rounds.boundary_evidence import direction_is_clear, i
 from jaxnlme.estimators.em.rounds.newton import significantly_off_maximum
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA
+from jaxnlme.model.params import Params
 from jaxnlme.results.inference import direction_words, singular_directions
 from jaxnlme.results.stochastic import reached_best
 
@@ -40,17 +42,23 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
     if outcome.non_finite_phase is not None:
         labels = run.gather([str(label) for label in run.groups_without_density()])
         of_groups = f" No draw of group {some(labels)} has a finite density." if labels else ""
+        remedy = (
+            "Try other starting values, or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument "
+            "helps)."
+        )
         return [
             f"The parameters stopped being finite in iteration {run.iterations_after_burn_in} "
-            f"({outcome.non_finite_phase}).{of_groups} Try other starting values, or look for overflow, 0/0 or log(0) "
-            "in the model (jnp.where on the argument helps)."
+            f"({outcome.non_finite_phase}).{of_groups} {_error_of_model(run, run.binding.start) or remedy}"
         ]
     if estimate is None:
         return ["The run ended before convergence could be assessed; allow more iterations."]
     names = [run.binding.packed_names[k] for k in estimate.active]
     remedy = f"allow more iterations (max_iterations is {int(estimator.max_iterations)}), or use other starting values."
     out = []
-    singular = singular_directions(estimate.information, names)
+    finite = bool(np.isfinite(estimate.information).all() and np.isfinite(estimate.score).all())
+    if not finite:
+        out += _not_finite(run, estimate, names)
+    singular = singular_directions(estimate.information, names) if finite else ()
     if singular:
         directions = some([direction_words(direction) for direction in singular], 3)
         out.append(
@@ -69,7 +77,7 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             "whether the log-likelihood increases towards the interior: " + remedy
         )
     out += _correlations_near_one(run, estimate)
-    if not singular and significantly_off_maximum(run, estimate):
+    if finite and not singular and significantly_off_maximum(run, estimate):
         in_mc_errors = np.abs(estimate.step) / np.maximum(estimate.monte_carlo_se, 1e-300)
         significant = in_mc_errors > CRITERIA.significant_mc_errors
         worst = int(np.argmax(np.where(significant, np.abs(estimate.step) / estimate.se, 0.0)))
@@ -78,7 +86,7 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             f"standard errors from it, {in_mc_errors[worst]:.2g} times its Monte Carlo error (limit "
             f"{CRITERIA.significant_mc_errors:g}) and too far for a last Newton step: " + remedy
         )
-    elif not singular and estimate.mc_error_ratio > estimator.tolerance:
+    elif finite and not singular and estimate.mc_error_ratio > estimator.tolerance:
         worst = int(np.argmax(estimate.monte_carlo_se / estimate.se))
         out.append(
             f"The Monte Carlo error of {names[worst]} is {estimate.mc_error_ratio:.2g} of its standard error "
@@ -95,6 +103,27 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
         )
     sampler_states = run.to_host([chunk.chains.sampler_state for chunk in run.chain_states])
     return out + run.gather(estimator.sampling_problems(sampler_states, run.binding.data.labels))
+
+
+def _not_finite(run: Run, estimate: ScoreAndInformation, names: list[str]) -> list[str]:
+    """A sentence on the parameters along which the score or the information is not finite, and on what is wrong with
+    the model where typical individuals show it."""
+    rows = np.isfinite(estimate.information).all(axis=1) & np.isfinite(estimate.score)
+    without = some([name for name, finite in zip(names, rows, strict=True) if not finite])
+    error = _error_of_model(run, run.template.unpack(estimate.packed))
+    return [
+        f"The derivatives of the log-likelihood in {without} are not finite at the draws, so that the end of the run "
+        f"is not known to be a maximum. {error}".rstrip()
+    ]
+
+
+def _error_of_model(run: Run, params: Params) -> str:
+    """A sentence on what is not finite in the model at `params` without random effects; empty if all is finite."""
+    binding = run.binding
+    without_effects = np.zeros((binding.data.n_groups, binding.density.n_effects))
+    observed = binding.data.observed.any(axis=1)
+    found = run.gather([non_finite_sentence(binding, params, without_effects, observed)])
+    return next(filter(None, found), "")
 
 
 def _correlations_near_one(run: Run, estimate: ScoreAndInformation) -> list[str]:
