@@ -94,7 +94,7 @@ DECLARATIONS: list[tuple[Callable, str]] = [
     (lambda: model(priors={"asym": 3}), r"the prior of 'asym' must be an object of jn\.priors; received 3"),
     (lambda: model(psi="a"), "psi must be an array of numbers; received 'a'"),
     (lambda: model(individual=3), "individual must be a function"),
-    (lambda: jn.error.constant(sd=0.2), r"jn\.error\.constant has no option 'sd'\. It takes a, by"),
+    (lambda: jn.error.constant(sd=0.2), r"jn\.error\.constant has no option 'sd'\. It takes a, fix, by"),
     (lambda: jn.error.constant(by=["a"]), "by must be the name of one column"),
     (lambda: jn.error.custom(3, {"a": 1.0}), "scale must be a function"),
     (lambda: jn.error.custom(lambda f, b: b, {"a": 1.0}), r"a function of f and a, .*; it takes \(f, b\)"),

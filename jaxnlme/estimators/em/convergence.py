@@ -121,7 +121,7 @@ def _error_of_model(run: Run, params: Params) -> str:
     """A sentence on what is not finite in the model at `params` without random effects; empty if all is finite."""
     binding = run.binding
     without_effects = np.zeros((binding.data.n_groups, binding.density.n_effects))
-    observed = binding.data.observed.any(axis=1)
+    observed = np.asarray(binding.data.observed.any(axis=1))
     found = run.gather([non_finite_sentence(binding, params, without_effects, observed)])
     return next(filter(None, found), "")
 

@@ -10,13 +10,12 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options, iteration_limits
+from jaxnlme.estimators.em.options import check_common_options, iteration_limits, phase_lengths
 from jaxnlme.estimators.em.saem import (
     AbstractStochastic,
     StochasticMethod,
     gains,
     phase_bounds,
-    phase_lengths,
     pilot_iterations,
 )
 from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE

@@ -36,6 +36,14 @@ def check_common_options(method: str, options: dict[str, Any]) -> dict[str, Any]
     return out
 
 
+def phase_lengths(iterations: Any) -> np.ndarray:
+    """`iterations` as an array; an empty one, which no check accepts, for what is none (lists of unequal lengths)."""
+    try:
+        return np.asarray(iterations)
+    except (TypeError, ValueError):
+        return np.zeros(0)
+
+
 def iteration_limits(
     method: str, max_iterations: Any, default_limit: int, iterations: Any, lengths: Callable[[Any], Lengths]
 ) -> tuple[int, Lengths]:

@@ -14,7 +14,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options, iteration_limits
+from jaxnlme.estimators.em.options import check_common_options, iteration_limits, phase_lengths
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
@@ -303,14 +303,6 @@ def mode_search_iterations(k: np.ndarray) -> np.ndarray:
     """Mask (iterations,) of the iterations that search the conditional modes: the first
     SCHEDULE.first_mode_searches, and one in SCHEDULE.mode_search_interval."""
     return (k < SCHEDULE.first_mode_searches) | (k % SCHEDULE.mode_search_interval == 0)
-
-
-def phase_lengths(iterations: Any) -> np.ndarray:
-    """`iterations` as an array; an empty one, which no check accepts, for what is none (lists of unequal lengths)."""
-    try:
-        return np.asarray(iterations)
-    except (TypeError, ValueError):
-        return np.zeros(0)
 
 
 def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
