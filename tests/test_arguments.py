@@ -80,7 +80,7 @@ OPTIONS_OF_METHODS = {
     (jn.AGQ,): {"nodes": ["3", 2.5, True, 0]},
     (jn.ImportanceSampling,): {"draws": ["a", 1, 2.5], "df": ["a", -1.0, NAN], "seed": ["a", 1.5]},
     (jn.SAEM, jn.IMP): {
-        "iterations": ["a", None, 2.5, [[1], [2, 3]], -1],
+        "iterations": ["a", True, 2.5, [[1], [2, 3]], -1],
         "draws": ["a", 2.5, 1],
         "replicates": ["a", 0, True],
         "likelihood": ["iss", 3, None],
