@@ -33,6 +33,13 @@ def shown(monkeypatch, stream, wanted, work, **options):
     return stream.getvalue()
 
 
+def until(reached):
+    """Return when `reached()` is true, or after a minute: on a busy machine the thread of the line may wait."""
+    end = time.monotonic() + 60.0
+    while not reached() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def test_a_file_gets_lines_only_where_they_were_asked_for(quick, monkeypatch):
     def work(line):
         time.sleep(0.3)  # one long call of the compiler
@@ -40,26 +47,32 @@ def test_a_file_gets_lines_only_where_they_were_asked_for(quick, monkeypatch):
 
     assert shown(monkeypatch, io.StringIO(), None, work) == ""
     assert shown(monkeypatch, io.StringIO(), False, work) == ""
-    text = shown(monkeypatch, io.StringIO(), True, work)
+    file = io.StringIO()
+
+    def long_work(line):
+        until(lambda: file.getvalue().count("\n") >= 3)
+        line.show("iteration 3")
+
+    text = shown(monkeypatch, file, True, long_work)
     lines = text.splitlines()
     assert len(lines) >= 4 and lines[0] == "FOCEI: starting, 0 s" and lines[-1] == "FOCEI: iteration 3, 0 s"
     assert "\r" not in text and "\x1b" not in text
 
 
 def test_a_terminal_gets_one_line_that_moves_while_the_compiler_works(quick, monkeypatch):
-    timings = {"trace": 0.0}
+    timings, terminal = {"trace": 0.0}, Terminal()
+    starting, compiling = "\rFOCEI: starting", "\rFOCEI: compiling the model, about 10 s; the next fit starts at once"
 
     def work(line):
-        time.sleep(0.2)
+        until(lambda: terminal.getvalue().count(starting) >= 2)
         timings["trace"] = 1.0
-        time.sleep(0.2)
+        until(lambda: terminal.getvalue().count(compiling) >= 4)
 
-    text = shown(monkeypatch, Terminal(), None, work, timings=timings)
-    assert text.count("\rFOCEI: starting") >= 2
-    assert text.count("\rFOCEI: compiling the model, about 10 s; the next fit starts at once") >= 4
+    text = shown(monkeypatch, terminal, None, work, timings=timings)
+    assert text.count(starting) >= 2 and text.count(compiling) >= 4
     assert text.count("\n") == 1 and "\x1b" not in text
     assert shown(monkeypatch, Terminal(), None, lambda line: time.sleep(0.05)) == ""  # short work
-    assert shown(monkeypatch, Terminal(), False, work) == ""
+    assert shown(monkeypatch, Terminal(), False, lambda line: time.sleep(0.3)) == ""
 
 
 def test_jobs_are_counted(quick, monkeypatch):
