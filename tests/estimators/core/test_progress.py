@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import time
 
 import pytest
@@ -55,7 +56,8 @@ def test_a_file_gets_lines_only_where_they_were_asked_for(quick, monkeypatch):
 
     text = shown(monkeypatch, file, True, long_work)
     lines = text.splitlines()
-    assert len(lines) >= 4 and lines[0] == "FOCEI: starting, 0 s" and lines[-1] == "FOCEI: iteration 3, 0 s"
+    assert len(lines) >= 4 and lines[0].startswith("FOCEI: starting, ")
+    assert re.fullmatch(r"FOCEI: iteration 3, \d+ s", lines[-1])
     assert "\r" not in text and "\x1b" not in text
 
 
