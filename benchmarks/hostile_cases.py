@@ -1,0 +1,395 @@
+"""The cases of the hostile study: models, faults of the data or of the starts, methods.
+
+Every model has one shape of data (groups x rows) whatever the fault: with few groups, or with one observation in a
+group, the other responses are empty. Nothing but numbers varies, and each pair of model and method compiles once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnlme as jn
+
+
+def line(phi: Any, x: Any) -> Any:
+    """A straight line."""
+    return phi.base + phi.slope * x.t
+
+
+def oral(phi: Any, x: Any) -> Any:
+    """One compartment, first-order absorption."""
+    ke = phi.cl / phi.vol
+    return x.dose * phi.ka / (phi.vol * (phi.ka - ke)) * (jnp.exp(-ke * x.t) - jnp.exp(-phi.ka * x.t))
+
+
+def logistic(phi: Any, x: Any) -> Any:
+    """Logistic growth."""
+    return phi.asym / (1.0 + jnp.exp((phi.mid - x.t) / phi.scale))
+
+
+def asymptotic(phi: Any, x: Any) -> Any:
+    """Regression to an asymptote."""
+    return phi.asym + (phi.base - phi.asym) * jnp.exp(-phi.rate * x.t)
+
+
+def michaelis(phi: Any, x: Any) -> Any:
+    """Michaelis and Menten's curve, in the concentration `t`."""
+    return phi.top * x.t / (phi.half + x.t)
+
+
+def biexponential(phi: Any, x: Any) -> Any:
+    """Two exponentials."""
+    return phi.a1 * jnp.exp(-phi.k1 * x.t) + phi.a2 * jnp.exp(-phi.k2 * x.t)
+
+
+def counts(phi: Any, x: Any) -> Any:
+    """A rate that declines."""
+    return phi.base * jnp.exp(-phi.slope * x.t)
+
+
+def logit(phi: Any, x: Any) -> Any:
+    """The logit of a probability."""
+    return phi.base + phi.slope * x.t
+
+
+def poisson(y: Any, f: Any) -> Any:
+    """log p(y | f) of counts."""
+    return y * jnp.log(f) - f - jax.scipy.special.gammaln(y + 1.0)
+
+
+def bernoulli(y: Any, f: Any) -> Any:
+    """log p(y | f) of zeros and ones, f the logit."""
+    return y * f - jnp.logaddexp(0.0, f)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A model of the study.
+
+    **Fields:** `function`; `typical`: true typical values by name; `transforms`: those that are not "identity"; `sds`:
+    true standard deviations of the random effects by name, on the transformed scale; `noise`: true residual parameter;
+    `times` of a group; `units`: by parameter, the powers of the units of y, t and dose in its own; `linear`: in the
+    random effects; `covariance`; `correlation` of the effects; `groups`; `error`; `outcome`: "poisson", "bernoulli" or
+    "" for a Gaussian one; `mode`: values of a start near another maximum.
+    """
+
+    function: Callable[..., Any]
+    typical: Mapping[str, float]
+    transforms: Mapping[str, str]
+    sds: Mapping[str, float]
+    noise: float
+    times: tuple[float, ...]
+    units: Mapping[str, tuple[int, int, int]]
+    linear: bool = False
+    covariance: str = "diagonal"
+    correlation: float = 0.0
+    groups: int = 12
+    error: str = "constant"
+    outcome: str = ""
+    mode: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that the function reads."""
+        return ["t", "dose"] if self.function is oral else ["t"]
+
+    def log_scale(self, name: str) -> bool:
+        """True for a parameter with the log transform, whose standard deviation has no unit."""
+        return self.transforms.get(name) == "log"
+
+
+LINE: dict[str, Any] = {
+    "function": line,
+    "typical": {"base": 10.0, "slope": 2.0},
+    "transforms": {},
+    "sds": {"base": 2.0, "slope": 0.6},
+    "noise": 1.0,
+    "times": (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+    "units": {"base": (1, 0, 0), "slope": (1, -1, 0)},
+    "linear": True,
+    "mode": {"base": -10.0, "slope": -2.0},
+}
+CURVES: dict[str, Curve] = {
+    "line": Curve(**LINE),
+    "line, full psi": Curve(**LINE | {"covariance": "full", "correlation": 0.4}),
+    "oral": Curve(
+        oral,
+        {"ka": 1.5, "cl": 3.0, "vol": 30.0},
+        {"ka": "log", "cl": "log", "vol": "log"},
+        {"ka": 0.4, "cl": 0.3, "vol": 0.2},
+        0.3,
+        (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 24.0),
+        {"ka": (0, -1, 0), "cl": (-1, -1, 1), "vol": (-1, 0, 1)},
+        mode={"ka": 0.1, "cl": 3.0, "vol": 2.0},
+    ),
+    "logistic": Curve(
+        logistic,
+        {"asym": 200.0, "mid": 700.0, "scale": 300.0},
+        {},
+        {"asym": 30.0, "mid": 60.0},
+        6.0,
+        (100.0, 400.0, 600.0, 900.0, 1200.0, 1400.0, 1600.0),
+        {"asym": (1, 0, 0), "mid": (0, 1, 0), "scale": (0, 1, 0)},
+        mode={"asym": 200.0, "mid": 700.0, "scale": -300.0},
+    ),
+    "asymptotic, full psi": Curve(
+        asymptotic,
+        {"asym": 100.0, "base": -8.0, "rate": 0.05},
+        {"rate": "log"},
+        {"asym": 8.0, "base": 3.0},
+        1.0,
+        (0.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0),
+        {"asym": (1, 0, 0), "base": (1, 0, 0), "rate": (0, -1, 0)},
+        covariance="full",
+        correlation=0.4,
+        mode={"asym": -8.0, "base": 100.0, "rate": 0.001},
+    ),
+    "michaelis": Curve(
+        michaelis,
+        {"top": 200.0, "half": 0.06},
+        {"top": "log", "half": "log"},
+        {"top": 0.2, "half": 0.2},
+        8.0,
+        (0.02, 0.04, 0.06, 0.11, 0.22, 0.56, 1.1),
+        {"top": (1, 0, 0), "half": (0, 1, 0)},
+        mode={"top": 2000.0, "half": 1.5},
+    ),
+    "biexponential": Curve(
+        biexponential,
+        {"a1": 3.0, "k1": 2.0, "a2": 0.6, "k2": 0.25},
+        {"a1": "log", "k1": "log", "a2": "log", "k2": "log"},
+        {"a1": 0.3, "k1": 0.2},
+        0.1,
+        (0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0),
+        {"a1": (1, 0, 0), "k1": (0, -1, 0), "a2": (1, 0, 0), "k2": (0, -1, 0)},
+        error="proportional",
+        mode={"a1": 0.6, "k1": 0.25, "a2": 3.0, "k2": 2.0},
+    ),
+    "poisson": Curve(
+        counts,
+        {"base": 3.0, "slope": 0.15},
+        {"base": "log"},
+        {"base": 0.4},
+        0.0,
+        (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+        {"base": (0, 0, 0), "slope": (0, -1, 0)},
+        groups=20,
+        outcome="poisson",
+        mode={"base": 0.3, "slope": -0.5},
+    ),
+    "binary": Curve(
+        logit,
+        {"base": 0.5, "slope": -0.3},
+        {},
+        {"base": 1.0},
+        0.0,
+        (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+        {"base": (0, 0, 0), "slope": (0, -1, 0)},
+        groups=20,
+        outcome="bernoulli",
+        mode={"base": -3.0, "slope": 1.0},
+    ),
+}
+METHODS: dict[str, tuple[Any, bool]] = {
+    "fo": ("fo", False),
+    "foce": ("foce", False),
+    "focei": ("focei", False),
+    "laplace": ("laplace", False),
+    "agq": (jn.AGQ(3), False),
+    "lme": ("lme", False),
+    "relme": ("relme", False),
+    "fo, restricted": ("fo", True),
+    "focei, restricted": ("focei", True),
+    "laplace, restricted": ("laplace", True),
+    "saem": (jn.SAEM(iterations=(40, 40, 20), max_iterations=1500), False),
+}
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("line", "focei"),
+    ("line, full psi", "lme"),
+    ("oral", "focei"),
+    ("logistic", "lme"),
+    ("line", "relme"),
+    ("biexponential", "foce"),
+    ("poisson", "laplace"),
+    ("asymptotic, full psi", "fo"),
+    ("michaelis", "laplace"),
+    ("line, full psi", "focei, restricted"),
+    ("oral", "lme"),
+    ("binary", "agq"),
+    ("asymptotic, full psi", "lme"),
+    ("logistic", "relme"),
+    ("biexponential", "focei"),
+    ("line", "lme"),
+    ("logistic", "laplace"),
+    ("asymptotic, full psi", "focei"),
+    ("line", "laplace, restricted"),
+    ("oral", "saem"),
+    ("michaelis", "lme"),
+    ("michaelis", "agq"),
+    ("oral", "fo"),
+    ("line, full psi", "fo, restricted"),
+    ("biexponential", "lme"),
+    ("oral", "laplace"),
+    ("line, full psi", "focei"),
+    ("logistic", "focei"),
+    ("oral", "relme"),
+    ("logistic", "focei, restricted"),
+    ("line, full psi", "saem"),
+    ("line, full psi", "relme"),
+    ("asymptotic, full psi", "relme"),
+    ("poisson", "agq"),
+    ("binary", "laplace"),
+    ("michaelis", "focei"),
+    ("biexponential", "laplace"),
+    ("biexponential", "fo"),
+    ("oral", "agq"),
+)
+"""Models with their methods, in an order in which every method comes early."""
+UNITS, SDS, TYPICAL, ZERO, CORRELATED = "units", "starting SDs", "typical values", "zero variance", "correlated"
+OUTLIER, SINGLES, TIMES, EXACT, FEW = "outlying group", "single rows", "equal times", "tiny noise", "four groups"
+CONSTANT, MODE, MIXED = "constant group", "other mode", "several"
+FAULTS = (UNITS, SDS, TYPICAL, ZERO, CORRELATED, OUTLIER, SINGLES, TIMES, EXACT, FEW, CONSTANT, MODE, MIXED)
+SAEM_FAULTS = (UNITS, SDS, ZERO, OUTLIER, FEW, MODE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One table with one method, fitted from several starts. The seed of the simulation is `number`."""
+
+    number: int
+    model: str
+    method: str
+    fault: str
+
+
+def cases(replicates: int) -> Iterator[Case]:
+    """All cases: every pair of model and method with every fault, then all again; one pair after the other, as each
+    compiles its programs at its first fit."""
+    number = 0
+    for _ in range(replicates):
+        for model, method in PAIRS:
+            for fault in SAEM_FAULTS if method == "saem" else FAULTS:
+                yield Case(number, model, method, fault)
+                number += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A case's numbers: `model`, `data`, `starts` by name, each values by reported name; `spreads`: a large standard
+    deviation for each effect."""
+
+    model: jn.NLMEModel
+    data: jn.GroupedData
+    starts: dict[str, dict[str, float]]
+    spreads: dict[str, float]
+
+
+def make(case: Case) -> Made:
+    """Table, model and starts of a case: at the truth, and a hostile one; where the fault is of the data, the second
+    start is off by up to a factor of 2 (typical values) or 10 (standard deviations)."""
+    curve, rng = CURVES[case.model], np.random.default_rng(case.number)
+    faults = {case.fault}
+    if case.fault == MIXED:
+        faults = set(rng.choice(FAULTS[:-1], 3, replace=False).tolist())
+    response, times, dose = _simulate(curve, faults, rng)
+    size = 10.0 ** rng.uniform(-6.0, 6.0, 3) if UNITS in faults else np.ones(3)
+    if curve.outcome:
+        size[0] = 1.0
+    factors = {name: float(np.prod(size ** np.array(powers))) for name, powers in curve.units.items()}
+    frame = {"g": np.repeat(np.arange(curve.groups), len(curve.times)), "y": (response * size[0]).ravel()}
+    frame |= {"t": (times * size[1]).ravel(), "dose": np.full(response.size, dose * size[2])}
+    data = jn.GroupedData.from_frame(frame, "g", "y", curve.columns)
+    typical = {name: value * factors[name] for name, value in curve.typical.items()}
+    sds = {name: sd * (1.0 if curve.log_scale(name) else abs(factors[name])) for name, sd in curve.sds.items()}
+    noise = {} if curve.outcome else {"b": curve.noise} if curve.error != "constant" else {"a": curve.noise * size[0]}
+    truth = _start(typical, sds, noise)
+    hostile = _hostile(curve, faults, rng, typical, sds, noise, factors)
+    spreads = {n: 3.0 if curve.log_scale(n) else 3.0 * max(abs(typical[n]), sds[n]) for n in sds}
+    parameters = [
+        jn.Parameter(name, value, curve.transforms.get(name, "identity"), random=name in sds)
+        for name, value in typical.items()
+    ]
+    outcomes = {"poisson": poisson, "bernoulli": bernoulli}
+    error: Any = jn.GroupLogLikelihood(outcomes[curve.outcome]) if curve.outcome else curve.error
+    model = jn.NLMEModel(curve.function, parameters, curve.covariance, error)
+    return Made(model, data, {"truth": truth, "hostile": hostile}, spreads)
+
+
+def _simulate(curve: Curve, faults: set[str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+    """Responses and times (groups, rows) in the first units, and the dose."""
+    shape = (curve.groups, len(curve.times))
+    times, dose = np.broadcast_to(np.array(curve.times), shape).copy(), 300.0
+    if TIMES in faults:
+        times = times[:, [1, 1, 1, 3, 3, 6, 6]]
+    names = list(curve.sds)
+    scale = np.array([curve.sds[name] for name in names])
+    if ZERO in faults:
+        scale[rng.integers(len(names))] = 0.0
+    correlation = np.full((len(names), len(names)), 1.0 if CORRELATED in faults else curve.correlation)
+    np.fill_diagonal(correlation, 1.0)
+    values, vectors = np.linalg.eigh(correlation)
+    effects = rng.standard_normal((curve.groups, len(names))) * np.sqrt(np.maximum(values, 0.0)) @ vectors.T * scale
+    if OUTLIER in faults:
+        effects[1] += 6.0 * scale * rng.choice([-1.0, 1.0], len(names))
+    phi: dict[str, Any] = {name: np.full((curve.groups, 1), value) for name, value in curve.typical.items()}
+    for k, name in enumerate(names):
+        step = effects[:, k : k + 1]
+        phi[name] = phi[name] * np.exp(step) if curve.log_scale(name) else phi[name] + step
+    mean = np.asarray(curve.function(_Record(phi), _Record({"t": times, "dose": dose})))
+    if curve.outcome == "poisson":
+        response = rng.poisson(np.minimum(mean, 1e6)).astype(float)
+    elif curve.outcome:
+        response = (rng.random(shape) < 1.0 / (1.0 + np.exp(-mean))).astype(float)
+    else:
+        noise = curve.noise * (1e-4 if EXACT in faults else 1.0) * (1.0 if curve.error == "constant" else mean)
+        response = mean + noise * rng.standard_normal(shape)
+    if CONSTANT in faults:
+        response[2] = np.round(np.mean(response[2]), 0 if curve.outcome else 12)
+    if SINGLES in faults:
+        rows = rng.integers(shape[1], size=curve.groups // 2)
+        keep = np.arange(shape[1])[None, :] == rows[:, None]
+        response[: curve.groups // 2] = np.where(keep, response[: curve.groups // 2], np.nan)
+    if FEW in faults:
+        response[4:] = np.nan
+    return response, times, dose
+
+
+class _Record:
+    """Columns as attributes."""
+
+    def __init__(self, columns: Mapping[str, Any]):
+        self.__dict__.update(columns)
+
+
+def _hostile(
+    curve: Curve,
+    faults: set[str],
+    rng: np.random.Generator,
+    typical: dict[str, float],
+    sds: dict[str, float],
+    noise: dict[str, float],
+    factors: dict[str, float],
+) -> dict[str, float]:
+    """The second start of a case."""
+    typical, sds, noise = dict(typical), dict(sds), dict(noise)
+    if MODE in faults:
+        typical = {name: curve.mode[name] * factors[name] for name in typical}
+    far = 10.0 if TYPICAL in faults else 1.0 if MODE in faults or SDS in faults else 2.0
+    for name in typical:
+        typical[name] *= far ** rng.uniform(-1.0, 1.0)
+    low, high = (-4.0, 4.0 if curve.linear else 1.0) if SDS in faults else (-1.0, 1.0)
+    for values in (sds, noise):
+        for name in values:
+            values[name] *= 10.0 ** rng.uniform(low, high)
+    return _start(typical, sds, noise)
+
+
+def _start(typical: dict[str, float], sds: dict[str, float], noise: dict[str, float]) -> dict[str, float]:
+    """Values by the names that a fit reports."""
+    return {**typical, **{f"sd({name})": value for name, value in sds.items()}, **noise}

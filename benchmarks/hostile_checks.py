@@ -1,0 +1,180 @@
+"""Checks of a finished fit that do not use what it says of itself: values of `jn.log_likelihood` around the reported
+parameters, from which score and information follow by differences.
+
+One compiled program a model and method evaluates `POINTS` packed vectors; the modes are searched afresh at each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+import jaxnlme as jn
+
+POINTS = 32
+STEP = 0.02
+"""Of a difference, in standard errors."""
+LEAST_EIGENVALUE = 1e-6
+"""Of the scaled information; directions below it have no Newton step."""
+
+
+@eqx.filter_jit
+def _values(problem: jn.Problem, params: jn.Params, method: jn.LikelihoodApproximation, points: Any) -> jax.Array:
+    return jax.lax.map(lambda x: jn.log_likelihood(None, params.unpack(x), problem, method), points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """The log-likelihood of a fit's model and data as a function of the packed vector; `restricted`: of the entries of
+    psi and residual error, `fixed` beta integrated out. `scale` (packed,): steps of about a standard error."""
+
+    problem: jn.Problem
+    params: jn.Params
+    method: Any
+    restricted: bool
+    scale: np.ndarray
+    n_beta: int
+
+    def plain(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) of the unrestricted log-likelihood at `points` (n, packed)."""
+        out = []
+        for first in range(0, len(points), POINTS):
+            part = points[first : first + POINTS]
+            padded = np.concatenate([part, np.repeat(part[-1:], POINTS - len(part), 0)])
+            out.append(np.asarray(_values(self.problem, self.params, self.method, padded))[: len(part)])
+        return np.concatenate(out)
+
+    def values(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) of the log-likelihood at `points` (n, packed); where it is restricted, beta is moved to its
+        maximum by a Newton step."""
+        if not self.restricted:
+            return self.plain(points)
+        active = np.arange(self.n_beta)
+        return np.array([_integrated(self.plain, point, active, self.scale) for point in points])
+
+
+def _integrated(function: Any, x: np.ndarray, active: np.ndarray, scale: np.ndarray) -> float:
+    """log of the integral of exp `function` over the entries `active`, by Laplace's method."""
+    value, score, information = derivatives(function, x, active, scale)
+    sign, logdet = np.linalg.slogdet(information)
+    if sign <= 0:
+        return float("nan")
+    at_maximum = value + 0.5 * score @ np.linalg.solve(information, score)
+    return float(at_maximum + 0.5 * len(active) * np.log(2.0 * np.pi) - 0.5 * logdet)
+
+
+def derivatives(
+    function: Any, x: np.ndarray, active: np.ndarray, scale: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Value at `x`, score and information (minus the second derivatives) in the entries `active`, by central
+    differences with steps of `STEP` times `scale`."""
+    n, steps = len(active), STEP * scale[active]
+    unit = np.zeros((n, len(x)))
+    unit[np.arange(n), active] = steps
+    pairs = [(j, k) for j in range(n) for k in range(j)]
+    shifts = [np.zeros((1, len(x))), unit, -unit]
+    shifts += [np.array([unit[j] + unit[k] for j, k in pairs]), np.array([-unit[j] - unit[k] for j, k in pairs])]
+    sizes = np.cumsum([len(part) for part in shifts])[:-1]
+    points = x + np.concatenate([part.reshape(-1, len(x)) for part in shifts])
+    (value,), up, down, both_up, both_down = np.split(function(points), sizes)
+    second = np.diag(up + down - 2.0 * value)
+    for (j, k), high, low in zip(pairs, both_up, both_down, strict=True):
+        second[j, k] = second[k, j] = 0.5 * (high + low - up[j] - down[j] - up[k] - down[k] + 2.0 * value)
+    return float(value), (up - down) / (2.0 * steps), -second / np.outer(steps, steps)
+
+
+def surface(fit: jn.Fit, method: Any, restricted: bool) -> Surface:
+    """The Surface of a fit, with the packed standard errors that it reports as steps."""
+    x, n_beta = np.asarray(fit.params.pack(), float), len(fit.params.beta)
+    scale = np.where(np.arange(len(x)) < n_beta, 1e-2 * np.maximum(np.abs(x), 1e-6), 0.1)
+    information = fit.information
+    if information is not None and information.covariance is not None:
+        variances = np.diag(information.covariance)
+        scale[information.active] = np.where(variances > 0, np.sqrt(np.abs(variances)), scale[information.active])
+    # Logarithms of standard deviations that the data hardly determine: no longer steps than a factor.
+    scale[n_beta:] = np.where(fit.binding.fixed[n_beta:], 0.0, np.minimum(scale[n_beta:], _largest_steps(fit)))
+    problem, params = jax.tree.map(jax.numpy.asarray, (fit.binding.problem, fit.params))
+    return Surface(problem, params, method, restricted, scale, n_beta)
+
+
+def _largest_steps(fit: jn.Fit) -> np.ndarray:
+    """A factor for logarithms, infinite for other entries of theta (below the diagonal of psi's factor)."""
+    size = np.full(len(fit.params.covariance), np.inf)
+    size[[k for k, _, _ in fit.binding.density.covariance.log_scales]] = 10.0
+    return np.concatenate([size, np.full(len(fit.params.error), 10.0)])
+
+
+def free_entries(fit: jn.Fit) -> np.ndarray:
+    """Packed entries that the fit estimates: all but zero variances and entries without effect beside them."""
+    if fit.information is not None:
+        return np.asarray(fit.information.active)
+    return np.flatnonzero(np.isfinite(fit.params.pack()) & ~fit.binding.fixed)
+
+
+def stationarity(fit: jn.Fit, found: Surface) -> dict[str, float]:
+    """Whether the reported parameters are a stationary point.
+
+    **Returns:** `recomputed`: the log-likelihood there; `gain`: s' I^-1 s / 2, what a Newton step is predicted to gain;
+    `eigenvalue`: the least of I scaled to a unit diagonal; `gained`: the most that such steps, or steps along that
+    eigenvector where it is negative, gain in fact.
+    """
+    x, active = np.asarray(fit.params.pack(), float), free_entries(fit)
+    if found.restricted:
+        active = active[active >= found.n_beta]
+    value, score, information = derivatives(found.values, x, active, found.scale)
+    if not len(active):
+        return {"recomputed": value, "gain": 0.0, "eigenvalue": 1.0, "gained": 0.0}
+    diagonal = np.sqrt(np.abs(np.diag(information)))
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    scaled = information / np.outer(diagonal, diagonal)
+    if not np.isfinite(scaled).all() or not np.isfinite(score).all():
+        return {"recomputed": value, "gain": np.nan, "eigenvalue": np.nan, "gained": np.nan}
+    values, vectors = np.linalg.eigh(scaled)
+    along = vectors.T @ (score / diagonal)
+    used = values > LEAST_EIGENVALUE
+    newton = vectors[:, used] @ (along[used] / values[used]) / diagonal
+    steps = [length * newton for length in (1.0, 0.3, 0.1)]
+    if values[0] < 0:
+        steps += [length * vectors[:, 0] / diagonal for length in (-1.0, -0.3, 0.3, 1.0)]
+    points = np.repeat(x[None], len(steps), 0)
+    points[:, active] += np.array(steps)
+    gained = np.nanmax(np.append(found.values(points) - value, 0.0))
+    gain = 0.5 * float(np.sum(along[used] ** 2 / values[used]))
+    return {"recomputed": value, "gain": gain, "eigenvalue": float(values[0]), "gained": float(gained)}
+
+
+def zeros(fit: jn.Fit) -> list[tuple[int, str]]:
+    """Packed places of the zeros on the diagonal of psi's factor, and the effect of each."""
+    density, theta = fit.binding.density, np.asarray(fit.params.covariance)
+    names = density.effect_names
+    return [
+        (len(fit.params.beta) + k, names[effects[0]])
+        for k, effects, _ in density.covariance.log_scales
+        if theta[k] == -np.inf
+    ]
+
+
+def highest_on_rays(fit: jn.Fit, found: Surface, value: float, spreads: dict[str, float]) -> float:
+    """The most by which the log-likelihood is above `value` where one zero standard deviation is set to others, half a
+    decade apart, from 1e-5 of its spread up to it."""
+    x, points = np.asarray(fit.params.pack(), float), []
+    for place, name in zeros(fit):
+        for decade in np.linspace(-5.0, 0.0, 11):
+            point = x.copy()
+            point[place] = np.log(spreads[name]) + decade * np.log(10.0)
+            points.append(point)
+    return float(np.nanmax(np.append(found.values(np.array(points)) - value, -np.inf)))
+
+
+def distance(first: jn.Fit, second: jn.Fit) -> float:
+    """The largest difference of two fits' reported values, in the first one's standard errors; values of which it has
+    none (a zero variance) are left out."""
+    tables = first.estimates, second.estimates
+    se = tables[0]["se"].to_numpy(float)
+    moved = np.abs(tables[1]["estimate"].to_numpy(float) - tables[0]["estimate"].to_numpy(float))
+    used = np.isfinite(se) & (se > 0)
+    return float(np.max(moved[used] / se[used], initial=0.0))
