@@ -1,7 +1,9 @@
-"""Checks of a finished fit that do not use what it says of itself: values of `jn.log_likelihood` around the reported
+"""Checks of a finished fit that do not use what it says of itself: values of the log-likelihood around the reported
 parameters, from which score and information follow by differences.
 
-One compiled program a model and method evaluates `POINTS` packed vectors; the modes are searched afresh at each.
+Of a likelihood approximation these are values of `jn.log_likelihood` (`Surface`): one compiled program a model and
+method evaluates `POINTS` packed vectors; the modes are searched afresh at each. Of LME and RELME they are those of the
+linear mixed model at the reported estimates and modes (`Linearised`), written here in numpy.
 """
 
 from __future__ import annotations
@@ -57,6 +59,102 @@ class Surface:
         return np.array([_integrated(self.plain, point, active, self.scale) for point in points])
 
 
+@dataclasses.dataclass(frozen=True)
+class Linearised:
+    """The log-likelihood of the linear mixed model that LME and RELME end with, its tangent and the weights held.
+
+    **Fields:** `groups`: of each group working response (obs,), derivatives in beta (obs, fixed) and in b
+    (obs, random), and relative variances (obs,); `density` of the fit; `restricted`; `scale` (packed,), `n_beta`: as of
+    `Surface`.
+    **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Pinheiro and Bates (2000), sections 2.2 and 7.2.1.
+    """
+
+    groups: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    density: Any
+    restricted: bool
+    scale: np.ndarray
+    n_beta: int
+
+    def values(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) at `points` (n, packed)."""
+        return np.array([self.value(point, self.restricted) for point in points])
+
+    def plain(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) of the unrestricted log-likelihood at `points` (n, packed)."""
+        return np.array([self.value(point, False) for point in points])
+
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        last = self.n_beta + self.density.covariance.n_unconstrained
+        factor = np.asarray(self.density.covariance.factor(x[self.n_beta : last]))
+        return x[: self.n_beta], factor @ factor.T, float(np.exp(2.0 * x[last]))
+
+    def value(self, x: np.ndarray, restricted: bool) -> float:
+        """The log-likelihood at `x` (packed,)."""
+        beta, psi, variance = self._parts(x)
+        total, information, score = 0.0, np.zeros((self.n_beta, self.n_beta)), np.zeros(self.n_beta)
+        for response, fixed, random, weight in self.groups:
+            matrix = random @ psi @ random.T + variance * np.diag(weight)
+            residual = response - fixed @ beta
+            total -= 0.5 * (len(residual) * np.log(2.0 * np.pi) + np.linalg.slogdet(matrix)[1])
+            total -= 0.5 * residual @ np.linalg.solve(matrix, residual)
+            information += fixed.T @ np.linalg.solve(matrix, fixed)
+            score += fixed.T @ np.linalg.solve(matrix, residual)
+        if restricted:
+            total += 0.5 * (score @ np.linalg.solve(information, score) + self.n_beta * np.log(2.0 * np.pi))
+            total -= 0.5 * np.linalg.slogdet(information)[1]
+        return float(total)
+
+    def gain_of_modes(self, x: np.ndarray, b: np.ndarray) -> float:
+        """What the predicted random effects would gain over the modes `b` (groups, random), summed over groups."""
+        beta, psi, variance = self._parts(x)
+        gain = 0.0
+        for (response, fixed, random, weight), mode in zip(self.groups, b, strict=True):
+            matrix = random @ psi @ random.T + variance * np.diag(weight)
+            predicted = psi @ random.T @ np.linalg.solve(matrix, response - fixed @ beta)
+            gain += 0.5 * np.sum((random @ (predicted - mode)) ** 2 / (variance * weight))
+        return gain
+
+
+def linearised(fit: jn.Fit, curve: Any, restricted: bool) -> Linearised:
+    """The `Linearised` of a fit by LME or RELME; `curve`: a Curve."""
+    b, beta = fit.random_effects.to_numpy(float), np.asarray(fit.params.beta, float)
+    names = list(curve.typical)
+    effects = [names.index(name) for name in fit.binding.density.effect_names]
+    centre = np.tile(beta, (len(b), 1))
+    centre[:, effects] += b
+    data = fit.binding.data
+    x = _Columns({name: np.asarray(data.x[name]) for name in curve.columns})
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        logs = [curve.log_scale(name) for name in names]
+        natural = [np.exp(v) if log else v for v, log in zip(values.T, logs, strict=True)]
+        phi = _Columns({name: value[:, None] for name, value in zip(names, natural, strict=True)})
+        return np.asarray(curve.function(phi, x), float)
+
+    columns = []
+    for k, name in enumerate(names):
+        step = np.zeros(len(names))
+        step[k] = 1e-4 if curve.log_scale(name) else 1e-4 * max(abs(beta[k]), np.max(np.abs(centre[:, k])), 1e-12)
+        near = (mean(centre + step) - mean(centre - step)) / (2.0 * step[k])
+        far = (mean(centre + 2.0 * step) - mean(centre - 2.0 * step)) / (4.0 * step[k])
+        columns.append((4.0 * near - far) / 3.0)
+    slopes, fitted = np.stack(columns, axis=-1), mean(centre)
+    weights = np.ones_like(fitted) if curve.error == "constant" else fitted**2
+    groups = []
+    for i, seen in enumerate(np.asarray(data.observed)):
+        fixed = slopes[i][seen]
+        response = np.asarray(data.y)[i][seen] - fitted[i][seen] + fixed @ beta + fixed[:, effects] @ b[i]
+        groups.append((response, fixed, fixed[:, effects], weights[i][seen]))
+    return Linearised(groups, fit.binding.density, restricted, steps(fit), len(beta))
+
+
+class _Columns:
+    """Columns as attributes."""
+
+    def __init__(self, columns: dict[str, Any]):
+        self.__dict__.update(columns)
+
+
 def _integrated(function: Any, x: np.ndarray, active: np.ndarray, scale: np.ndarray) -> float:
     """log of the integral of exp `function` over the entries `active`, by Laplace's method."""
     value, score, information = derivatives(function, x, active, scale)
@@ -88,7 +186,13 @@ def derivatives(
 
 
 def surface(fit: jn.Fit, method: Any, restricted: bool) -> Surface:
-    """The Surface of a fit, with the packed standard errors that it reports as steps."""
+    """The Surface of a fit."""
+    problem, params = jax.tree.map(jax.numpy.asarray, (fit.binding.problem, fit.params))
+    return Surface(problem, params, method, restricted, steps(fit), len(fit.params.beta))
+
+
+def steps(fit: jn.Fit) -> np.ndarray:
+    """Steps (packed,) of about a standard error: those that the fit reports, where it does."""
     x, n_beta = np.asarray(fit.params.pack(), float), len(fit.params.beta)
     scale = np.where(np.arange(len(x)) < n_beta, 1e-2 * np.maximum(np.abs(x), 1e-6), 0.1)
     information = fit.information
@@ -96,9 +200,8 @@ def surface(fit: jn.Fit, method: Any, restricted: bool) -> Surface:
         variances = np.diag(information.covariance)
         scale[information.active] = np.where(variances > 0, np.sqrt(np.abs(variances)), scale[information.active])
     # Logarithms of standard deviations that the data hardly determine: no longer steps than a factor.
-    scale[n_beta:] = np.where(fit.binding.fixed[n_beta:], 0.0, np.minimum(scale[n_beta:], _largest_steps(fit)))
-    problem, params = jax.tree.map(jax.numpy.asarray, (fit.binding.problem, fit.params))
-    return Surface(problem, params, method, restricted, scale, n_beta)
+    scale[n_beta:] = np.minimum(scale[n_beta:], _largest_steps(fit))
+    return scale
 
 
 def _largest_steps(fit: jn.Fit) -> np.ndarray:
@@ -115,7 +218,7 @@ def free_entries(fit: jn.Fit) -> np.ndarray:
     return np.flatnonzero(np.isfinite(fit.params.pack()) & ~fit.binding.fixed)
 
 
-def stationarity(fit: jn.Fit, found: Surface) -> dict[str, float]:
+def stationarity(fit: jn.Fit, found: Surface | Linearised) -> dict[str, float]:
     """Whether the reported parameters are a stationary point.
 
     **Returns:** `recomputed`: the log-likelihood there; `gain`: s' I^-1 s / 2, what a Newton step is predicted to gain;
@@ -144,6 +247,11 @@ def stationarity(fit: jn.Fit, found: Surface) -> dict[str, float]:
     points[:, active] += np.array(steps)
     gained = np.nanmax(np.append(found.values(points) - value, 0.0))
     gain = 0.5 * float(np.sum(along[used] ** 2 / values[used]))
+    if isinstance(found, Linearised):
+        gain += found.gain_of_modes(x, fit.random_effects.to_numpy(float))
+    if found.restricted:  # beta maximises the likelihood beside the other entries
+        _, score, information = derivatives(found.plain, x, np.arange(found.n_beta), found.scale)
+        gain += 0.5 * float(score @ np.linalg.solve(information, score))
     return {"recomputed": value, "gain": gain, "eigenvalue": float(values[0]), "gained": float(gained)}
 
 
@@ -158,7 +266,7 @@ def zeros(fit: jn.Fit) -> list[tuple[int, str]]:
     ]
 
 
-def highest_on_rays(fit: jn.Fit, found: Surface, value: float, spreads: dict[str, float]) -> float:
+def highest_on_rays(fit: jn.Fit, found: Surface | Linearised, value: float, spreads: dict[str, float]) -> float:
     """The most by which the log-likelihood is above `value` where one zero standard deviation is set to others, half a
     decade apart, from 1e-5 of its spread up to it."""
     x, points = np.asarray(fit.params.pack(), float), []

@@ -13,17 +13,17 @@ method:
 - `other value`: converged, and `jn.log_likelihood` at the reported parameters differs by more than 0.01 (of SAEM, by
   more than four Monte Carlo errors beside);
 - `not stationary`: converged, and a Newton step by differences of `jn.log_likelihood` is predicted to gain, or gains,
-  more than 0.001 (of SAEM 0.05, its Monte Carlo error), or the information has a negative eigenvalue. Of LME and RELME,
-  whose linearised likelihood has no such function: a fit from the estimates moves by more than 0.001 standard errors;
+  more than 0.001 (of SAEM 0.05, its Monte Carlo error), or the information has a negative eigenvalue; or a fit by LME
+  or RELME from the estimates moves by more than 0.001 standard errors;
 - `zero, higher inside`: converged with a variance of zero, and the likelihood is higher by more than 0.001 with another
-  one (of LME and RELME: of a fit from there);
+  one;
 - `start decides`: not converged, though the other start converged at the same value (within 0.01); `start, any`: at
   any value;
 - `foreign`: an exception that is not the package's;
 - `inferior`: converged and stationary, but lower by more than 0.01 (of SAEM 0.1) than the other start's point.
 
-LME and RELME have models that are linear in the random effects checked as FOCEI, which is exact there. SAEM is checked
-by quadrature with five nodes.
+In the place of `jn.log_likelihood`, LME and RELME have the likelihood of the linear mixed model at their estimates and
+modes, written anew for this study; SAEM has quadrature with five nodes.
 """
 
 from __future__ import annotations
@@ -132,23 +132,13 @@ def _run(case: Case, made: Made, start: str) -> dict[str, Any]:
 def checks(case: Case, made: Made, done: jn.Fit) -> dict[str, Any]:
     """The columns of a converged fit that do not rest on what it says of itself."""
     row: dict[str, Any] = {"zeros": len(hostile_checks.zeros(done))}
-    lindstrom_bates = case.method in ("lme", "relme")
-    if lindstrom_bates:
+    method, restricted = METHODS[case.method]
+    if case.method in ("lme", "relme"):
         again = fit(made, case.method, done.params)
         row["moved"] = hostile_checks.distance(done, again) if again.converged else math.inf
-        row["recomputed"] = again.log_likelihood
-        if row["zeros"] and not CURVES[case.model].linear:
-            sds = {f"sd({name})": 0.1 * made.spreads[name] for _, name in hostile_checks.zeros(done)}
-            lifted = fit(made, case.method, {**done.values, **sds})
-            row["ray"] = lifted.log_likelihood - done.log_likelihood if lifted.converged else -math.inf
-        if not CURVES[case.model].linear:
-            return row
-    method, restricted = METHODS[case.method]
-    if lindstrom_bates:
-        method, restricted = "focei", case.method == "relme"
-    elif case.method == "saem":
-        method = jn.AGQ(5)
-    found = hostile_checks.surface(done, method, restricted)
+        found = hostile_checks.linearised(done, CURVES[case.model], case.method == "relme")
+    else:
+        found = hostile_checks.surface(done, jn.AGQ(5) if case.method == "saem" else method, restricted)
     row |= hostile_checks.stationarity(done, found)
     if row["zeros"]:
         row["ray"] = hostile_checks.highest_on_rays(done, found, row["recomputed"], made.spreads)
