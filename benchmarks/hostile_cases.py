@@ -58,12 +58,12 @@ def logit(phi: Any, x: Any) -> Any:
     return phi.base + phi.slope * x.t
 
 
-def poisson(y: Any, f: Any) -> Any:
+def poisson(y: Any, f: Any, p: Any, x: Any, v: Any) -> Any:
     """log p(y | f) of counts."""
     return y * jnp.log(f) - f - jax.scipy.special.gammaln(y + 1.0)
 
 
-def bernoulli(y: Any, f: Any) -> Any:
+def bernoulli(y: Any, f: Any, p: Any, x: Any, v: Any) -> Any:
     """log p(y | f) of zeros and ones, f the logit."""
     return y * f - jnp.logaddexp(0.0, f)
 
