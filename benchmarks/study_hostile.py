@@ -46,7 +46,8 @@ jax.config.update("jax_enable_x64", True)
 
 import hostile_cases  # noqa: E402
 import hostile_checks  # noqa: E402
-from hostile_cases import CURVES, METHODS, Case, Made  # noqa: E402
+from hostile_cases import METHODS, Case, Made  # noqa: E402
+from hostile_models import CURVES  # noqa: E402
 from results import add_folder  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
