@@ -1,6 +1,6 @@
-"""The cases of the hostile study: models, faults of the data or of the starts, methods.
+"""The cases of the hostile study: models, difficulties of the data or of the starts, methods.
 
-Every model has one shape of data (groups x rows) whatever the fault: with few groups, or with one observation in a
+Every model has one shape of data (groups x rows) whatever the difficulty: with few groups, or with one observation in a
 group, the other responses are empty. Nothing but numbers varies, and each pair of model and method compiles once.
 """
 
@@ -73,8 +73,8 @@ PAIRS: tuple[tuple[str, str], ...] = (
 UNITS, SDS, TYPICAL, ZERO, CORRELATED = "units", "starting SDs", "typical values", "zero variance", "correlated"
 OUTLIER, SINGLES, TIMES, EXACT, FEW = "outlying group", "single rows", "equal times", "tiny noise", "four groups"
 CONSTANT, MODE, MIXED = "constant group", "other mode", "several"
-FAULTS = (UNITS, SDS, TYPICAL, ZERO, CORRELATED, OUTLIER, SINGLES, TIMES, EXACT, FEW, CONSTANT, MODE, MIXED)
-SAEM_FAULTS = (UNITS, SDS, ZERO, OUTLIER, FEW, MODE)
+DIFFICULTIES = (UNITS, SDS, TYPICAL, ZERO, CORRELATED, OUTLIER, SINGLES, TIMES, EXACT, FEW, CONSTANT, MODE, MIXED)
+SAEM_DIFFICULTIES = (UNITS, SDS, ZERO, OUTLIER, FEW, MODE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +84,17 @@ class Case:
     number: int
     model: str
     method: str
-    fault: str
+    difficulty: str
 
 
 def cases(replicates: int) -> Iterator[Case]:
-    """All cases: every pair of model and method with every fault, then all again; one pair after the other, as each
-    compiles its programs at its first fit."""
+    """All cases: every pair of model and method with every difficulty, then all again; one pair after the other, as
+    each compiles its programs at its first fit."""
     number = 0
     for _ in range(replicates):
         for model, method in PAIRS:
-            for fault in SAEM_FAULTS if method == "saem" else FAULTS:
-                yield Case(number, model, method, fault)
+            for difficulty in SAEM_DIFFICULTIES if method == "saem" else DIFFICULTIES:
+                yield Case(number, model, method, difficulty)
                 number += 1
 
 
@@ -110,14 +110,14 @@ class Made:
 
 
 def make(case: Case) -> Made:
-    """Table, model and starts of a case: at the truth, and a hostile one; where the fault is of the data, the second
-    start is off by up to a factor of 2 (typical values) or 10 (standard deviations)."""
+    """Table, model and starts of a case: at the truth, and a hostile one; where the difficulty is of the data, the
+    second start is off by up to a factor of 2 (typical values) or 10 (standard deviations)."""
     curve, rng = CURVES[case.model], np.random.default_rng(case.number)
-    faults = {case.fault}
-    if case.fault == MIXED:
-        faults = set(rng.choice(FAULTS[:-1], 3, replace=False).tolist())
-    response, times, dose = _simulate(curve, faults, rng)
-    size = 10.0 ** rng.uniform(-6.0, 6.0, 3) if UNITS in faults else np.ones(3)
+    difficulties = {case.difficulty}
+    if case.difficulty == MIXED:
+        difficulties = set(rng.choice(DIFFICULTIES[:-1], 3, replace=False).tolist())
+    response, times, dose = _simulate(curve, difficulties, rng)
+    size = 10.0 ** rng.uniform(-6.0, 6.0, 3) if UNITS in difficulties else np.ones(3)
     if curve.outcome:
         size[0] = 1.0
     factors = {name: float(np.prod(size ** np.array(powers))) for name, powers in curve.units.items()}
@@ -128,7 +128,7 @@ def make(case: Case) -> Made:
     sds = {name: sd * (1.0 if curve.log_scale(name) else abs(factors[name])) for name, sd in curve.sds.items()}
     noise = {} if curve.outcome else {"b": curve.noise} if curve.error != "constant" else {"a": curve.noise * size[0]}
     truth = _start(typical, sds, noise)
-    hostile = _hostile(curve, faults, rng, typical, sds, noise, factors)
+    hostile = _hostile(curve, difficulties, rng, typical, sds, noise, factors)
     spreads = {n: 3.0 if curve.log_scale(n) else 3.0 * max(abs(typical[n]), sds[n]) for n in sds}
     parameters = [
         jn.Parameter(name, value, curve.transforms.get(name, "identity"), random=name in sds)
@@ -140,21 +140,21 @@ def make(case: Case) -> Made:
     return Made(model, data, {"truth": truth, "hostile": hostile}, spreads)
 
 
-def _simulate(curve: Curve, faults: set[str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+def _simulate(curve: Curve, difficulties: set[str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     """Responses and times (groups, rows) in the first units, and the dose."""
     shape = (curve.groups, len(curve.times))
     times, dose = np.broadcast_to(np.array(curve.times), shape).copy(), 300.0
-    if TIMES in faults:
+    if TIMES in difficulties:
         times = times[:, [1, 1, 1, 3, 3, 6, 6]]
     names = list(curve.sds)
     scale = np.array([curve.sds[name] for name in names])
-    if ZERO in faults:
+    if ZERO in difficulties:
         scale[rng.integers(len(names))] = 0.0
-    correlation = np.full((len(names), len(names)), 1.0 if CORRELATED in faults else curve.correlation)
+    correlation = np.full((len(names), len(names)), 1.0 if CORRELATED in difficulties else curve.correlation)
     np.fill_diagonal(correlation, 1.0)
     values, vectors = np.linalg.eigh(correlation)
     effects = rng.standard_normal((curve.groups, len(names))) * np.sqrt(np.maximum(values, 0.0)) @ vectors.T * scale
-    if OUTLIER in faults:
+    if OUTLIER in difficulties:
         effects[1] += 6.0 * scale * rng.choice([-1.0, 1.0], len(names))
     phi: dict[str, Any] = {name: np.full((curve.groups, 1), value) for name, value in curve.typical.items()}
     for k, name in enumerate(names):
@@ -166,15 +166,15 @@ def _simulate(curve: Curve, faults: set[str], rng: np.random.Generator) -> tuple
     elif curve.outcome:
         response = (rng.random(shape) < 1.0 / (1.0 + np.exp(-mean))).astype(float)
     else:
-        noise = curve.noise * (1e-4 if EXACT in faults else 1.0) * (1.0 if curve.error == "constant" else mean)
+        noise = curve.noise * (1e-4 if EXACT in difficulties else 1.0) * (1.0 if curve.error == "constant" else mean)
         response = mean + noise * rng.standard_normal(shape)
-    if CONSTANT in faults:
+    if CONSTANT in difficulties:
         response[2] = np.round(np.mean(response[2]), 0 if curve.outcome else 12)
-    if SINGLES in faults:
+    if SINGLES in difficulties:
         rows = rng.integers(shape[1], size=curve.groups // 2)
         keep = np.arange(shape[1])[None, :] == rows[:, None]
         response[: curve.groups // 2] = np.where(keep, response[: curve.groups // 2], np.nan)
-    if FEW in faults:
+    if FEW in difficulties:
         response[4:] = np.nan
     return response, times, dose
 
@@ -188,7 +188,7 @@ class _Record:
 
 def _hostile(
     curve: Curve,
-    faults: set[str],
+    difficulties: set[str],
     rng: np.random.Generator,
     typical: dict[str, float],
     sds: dict[str, float],
@@ -197,12 +197,12 @@ def _hostile(
 ) -> dict[str, float]:
     """The second start of a case."""
     typical, sds, noise = dict(typical), dict(sds), dict(noise)
-    if MODE in faults:
+    if MODE in difficulties:
         typical = {name: curve.mode[name] * factors[name] for name in typical}
-    far = 10.0 if TYPICAL in faults else 1.0 if MODE in faults or SDS in faults else 2.0
+    far = 10.0 if TYPICAL in difficulties else 1.0 if MODE in difficulties or SDS in difficulties else 2.0
     for name in typical:
         typical[name] *= far ** rng.uniform(-1.0, 1.0)
-    low, high = (-4.0, 4.0 if curve.linear else 1.0) if SDS in faults else (-1.0, 1.0)
+    low, high = (-4.0, 4.0 if curve.linear else 1.0) if SDS in difficulties else (-1.0, 1.0)
     for values in (sds, noise):
         for name in values:
             values[name] *= 10.0 ** rng.uniform(low, high)

@@ -5,9 +5,9 @@ holds.
     python benchmarks/study_hostile.py --table [--failures]
     python benchmarks/study_hostile.py --show 17
 
-Cases are those of hostile_cases.py: a model, a fault, a method and a seed, each fitted from two starts, at the truth
-and from a hostile one. Writes results/hostile.csv, a row a fit; rows on file are not computed again. Prints a table by
-method:
+Cases are those of hostile_cases.py: a model, a difficulty, a method and a seed, each fitted from two starts, at the
+truth and from a hostile one. Writes results/hostile.csv, a row a fit; rows on file are not computed again. Prints
+a table by method:
 
 - `fits`, `converged`, `refused` (an exception of the package, which is an answer);
 - `other value`: converged, and `jn.log_likelihood` at the reported parameters differs by more than 0.01 (of SAEM, by
@@ -57,7 +57,7 @@ COLUMNS = (
     "case",
     "model",
     "method",
-    "fault",
+    "difficulty",
     "start",
     "converged",
     "log_likelihood",
@@ -110,7 +110,12 @@ def run_case(case: Case) -> list[dict[str, Any]]:
 
 def _run(case: Case, made: Made, start: str) -> dict[str, Any]:
     """A row of one fit and its checks. An exception makes a row, too: the study continues."""
-    row: dict[str, Any] = {"case": case.number, "model": case.model, "method": case.method, "fault": case.fault}
+    row: dict[str, Any] = {
+        "case": case.number,
+        "model": case.model,
+        "method": case.method,
+        "difficulty": case.difficulty,
+    }
     row["start"], began = start, time.perf_counter()
     try:
         done = fit(made, case.method, made.starts[start])
@@ -247,7 +252,7 @@ def study(path: Path, only: list[str] | None, number: int, seconds: float) -> No
         for case in hostile_cases.cases(REPLICATES):
             if count >= number or time.monotonic() - began > seconds:
                 break
-            name = f"{case.model} {case.method} {case.fault}"
+            name = f"{case.model} {case.method} {case.difficulty}"
             if case.number in finished or (only and not any(part in name for part in only)):
                 continue
             made = run_case(case)
@@ -268,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=2000, help="fits on file after which the study ends")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
-    parser.add_argument("--only", nargs="+", help="cases whose model, method and fault contain one of these")
+    parser.add_argument("--only", nargs="+", help="cases whose model, method and difficulty contain one of these")
     parser.add_argument("--table", action="store_true", help="print the table from the results on file")
     parser.add_argument("--failures", action="store_true", help="print the rows behind the table as well")
     parser.add_argument("--show", type=int, metavar="CASE", help="fit one case, and print all that its fits say")
