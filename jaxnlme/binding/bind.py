@@ -15,6 +15,7 @@ from jaxnlme.binding.stacking import levels, stack_groups, strata_of
 from jaxnlme.binding.user_scale import as_matrix, numbers_by_name, on_real_line, psi_of, psi_with, theta_from_psi
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
+from jaxnlme.model.covariance.base import element_name, elements_by_name
 from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariates import CovariateColumns
@@ -89,11 +90,13 @@ class Binding:
 
     def _check_held(self, values: Mapping[str, float]) -> None:
         """**Raises:** ModelError where `values` gives another value to one that the model holds fixed."""
+        effects = self.density.effect_names
+        elements = elements_by_name(effects)
         for name, value in values.items():
-            effects = name[5:-1].split(", ") if name.startswith("corr(") else []
-            if any(values.get(f"sd({effect})") == 0 for effect in effects):
+            is_correlation = len(element := elements.get(name, ())) == 2
+            if is_correlation and any(values.get(element_name((k,), effects)) == 0 for k in element):
                 continue  # a correlation with an effect of zero variance is reported as zero
-            size = 1.0 if effects else abs(self.held.get(name, 0.0))
+            size = 1.0 if is_correlation else abs(self.held.get(name, 0.0))
             if name in self.held and abs(float(value) - self.held[name]) > CHECKS.same_value * size:
                 raise ModelError(
                     f"{name} is held fixed at {self.held[name]:g} in this model; received {float(value):g}. Leave it "
@@ -112,10 +115,10 @@ class Binding:
         if density.n_effects:
             psi = psi_of(density, np.asarray(params.covariance, float))
             sd = np.sqrt(np.diag(psi))
-            out |= {f"sd({name})": float(value) for name, value in zip(density.effect_names, sd, strict=True)}
+            out |= {element_name((k,), density.effect_names): float(value) for k, value in enumerate(sd)}
             for j, k in density.covariance.correlated_pairs:
                 r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
-                out[f"corr({density.effect_names[j]}, {density.effect_names[k]})"] = float(r)
+                out[element_name((j, k), density.effect_names)] = float(r)
         theta = np.asarray(params.error, float)
         out |= {
             name: float(p.transform.to_natural(float(t)))
@@ -148,7 +151,7 @@ def bind(
         raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
     check_grouped_data(data)
     _check_readable(data)
-    declared, (model, held, zero) = model, _held(model, data)
+    declared, (model, held, all_effects) = model, _held(model, data)
     individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
     effects, sd0, sd_ranges = _effects(model, individual)
     if model.psi is not None or model.fix_psi:
@@ -165,7 +168,7 @@ def bind(
     densities = tuple(priors.values())
     density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
     if held:
-        check_held_names(held, density.reported_names, (*effects, *zero), zero)
+        check_held_names(held, density.reported_names, all_effects)
     check_names("prior on", tuple(priors), density.reported_names)
     for k, (name, transform) in enumerate(zip(names, transforms, strict=True)):
         if name in held:
@@ -190,16 +193,16 @@ def bind(
     )  # fmt: skip
 
 
-def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], list[str]]:
+def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], tuple[str, ...]]:
     """The model without the effects whose standard deviation is held at zero, all values that it holds fixed, by
-    reported name, and the names of those effects."""
+    reported name, and the names of all effects (none where it holds nothing fixed)."""
     if not model.fixed and not any(isinstance(p.sd, Fixed) for p in model.parameters):
-        return model, {}, []
+        return model, {}, ()
     individual = None if model.random_design is None else _individual(model, data, None)[0]
     effects = _effects(model, individual)[0]
     held = held_values(model, effects)
-    zero = [name for name in effects if held.get(f"sd({name})") == 0]
-    return without_zero_effects(model, effects, zero), held, zero
+    zero = [name for k, name in enumerate(effects) if held.get(element_name((k,), effects)) == 0]
+    return without_zero_effects(model, effects, zero), held, effects
 
 
 def _effects(model: ModelDeclaration, individual: Any) -> tuple[tuple[str, ...], np.ndarray, list[tuple[float, float]]]:

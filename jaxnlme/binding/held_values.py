@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.model.covariance.held import Element
+from jaxnlme.model.covariance.base import Element, element_name, elements_by_name
 from jaxnlme.model.covariance.specification import covariance, without_effects
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
-from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
+from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.families import held_parameter
 
 
 def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, float]:
@@ -28,7 +29,7 @@ def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, fl
     **Raises:** ModelError where two values are given for one name, or where psi is fixed as a whole.
     """
     held: dict[str, float] = {}
-    reported = {f"corr({b}, {a})": f"corr({a}, {b})" for k, b in enumerate(effects) for a in effects[:k]}
+    reported = {element_name(e[::-1], effects): name for name, e in elements_by_name(effects).items()}
     for given, value in model.fixed.items():
         name = reported.get(given, given)
         if held.setdefault(name, value) != value:
@@ -82,8 +83,7 @@ def elements(held: Mapping[str, float], effects: Sequence[str]) -> dict[Element,
 
     **Raises:** ModelError for a standard deviation that is not positive, or a correlation not between -1 and 1.
     """
-    names: dict[str, Element] = {f"sd({name})": (k,) for k, name in enumerate(effects)}
-    names |= {f"corr({effects[j]}, {effects[k]})": (j, k) for k in range(len(effects)) for j in range(k)}
+    names = elements_by_name(effects)
     out: dict[Element, float] = {}
     for name, value in held.items():
         element = names.get(name)
@@ -97,20 +97,19 @@ def elements(held: Mapping[str, float], effects: Sequence[str]) -> dict[Element,
     return out
 
 
-def check_held_names(
-    held: Mapping[str, float], reported: Sequence[str], effects: Sequence[str], zero: Sequence[str]
-) -> None:
+def check_held_names(held: Mapping[str, float], reported: Sequence[str], effects: Sequence[str]) -> None:
     """Check that every value `held` belongs to the model.
 
-    **Arguments:** `reported`: names of the values that a fit reports; `effects`: names of all random effects; `zero`:
-    of those whose standard deviation is held at zero.
+    **Arguments:** `reported`: names of the values that a fit reports; `effects`: names of all random effects, those
+    whose standard deviation is held at zero among them.
     **Raises:** ModelError naming the first that does not, with names of similar spelling.
     """
-    pairs = [f"corr({a}, {b})" for k, b in enumerate(effects) for a in effects[:k]]
+    names = elements_by_name(effects)
     for name in held:
-        if name in pairs and any(effect in zero for effect in name[5:-1].split(", ")):
+        element = names.get(name, ())
+        if len(element) == 2 and any(held.get(element_name((k,), effects)) == 0 for k in element):
             raise ModelError(f"{name} is held fixed, and the standard deviation of one of its effects at zero.")
-    check_names("fixed value of", tuple(held), (*reported, *(f"sd({name})" for name in zero), *pairs))
+    check_names("fixed value of", tuple(held), (*reported, *(name for name in names if name not in reported)))
 
 
 def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequence[str]) -> AbstractError:
@@ -125,9 +124,3 @@ def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequ
         parameters.append(held_parameter(p, held[name]) if name in held else p)
     changed: Any = error
     return dataclasses.replace(changed, parameters=tuple(parameters))
-
-
-def held_parameter(parameter: ErrorParameter, value: float) -> ErrorParameter:
-    """The parameter of a residual model fixed at `value`. A value of zero at the end of its range is allowed."""
-    scale = "identity" if value == 0 == parameter.transform.domain[0] else parameter.transform
-    return ErrorParameter(parameter.name, value, scale, fix=True)

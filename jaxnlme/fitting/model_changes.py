@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.arguments import check_names
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.errors import OptionError, near_matches, some
+from jaxnlme.model.covariance.base import element_name, elements_by_name
 from jaxnlme.model.covariance.specification import covariance as family
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
@@ -140,13 +141,13 @@ class ModelChange:
 
     def _held_after(self, error: Any) -> dict[str, float]:
         """The values to hold, without those of quantities that were removed."""
-        removed = {self.effects[k] for k in range(len(self.effects)) if k not in self.kept_effects}
+        elements = elements_by_name(self.effects)
         out = {}
         for name, value in self.held.items():
-            inside = name[name.find("(") + 1 : -1].split(", ") if name.startswith(("sd(", "corr(")) else []
+            of_old_effect = not set(elements.get(name, ())) <= set(self.kept_effects)
             of_old_error = error is not None and name in self.fit.binding.density.error_names
             of_old_term = " ~ " in name and name.split(" ~ ")[1] not in self._terms(name.split(" ~ ")[0])
-            if not (removed.intersection(inside) or of_old_error or of_old_term):
+            if not (of_old_effect or of_old_error or of_old_term):
                 out[name] = value
         return out
 
@@ -318,7 +319,7 @@ class ModelChange:
 
 def _pairs(names: list[str], covariance: AbstractCovariance) -> list[str]:
     """Names of the correlations in a covariance family."""
-    return [f"corr({names[j]}, {names[k]})" for j, k in covariance.correlated_pairs]
+    return [element_name(pair, names) for pair in covariance.correlated_pairs]
 
 
 def _replace(parameter: Parameter, **changes: Any) -> Parameter:

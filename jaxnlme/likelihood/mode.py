@@ -18,7 +18,7 @@ from jaxnlme.likelihood.settings import MODES
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import implicit_minimiser, value_gradient_hessian
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.arrays import number_to_array
+from jaxnlme.numerics.arrays import number_to_array, xp
 from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.typing import Matrix, Scalar, Vector
 
@@ -56,11 +56,18 @@ def newton_from_starts(
     ends = jax.vmap(lambda z: newton(expand, z, jnp.zeros_like(z), search.steps, search.tolerance))(z0)
     _, results = ends
     found = results.converged & results.finite
-    values = jnp.where(found, results.value, jnp.inf)
-    lowest = jnp.argmin(values)
-    slack = MODES.gain + MODES.rounding * jnp.abs(values[0])
-    best = jnp.where(found[0] & (values[lowest] >= values[0] - slack), 0, lowest)
+    best = first_or_lowest(jnp.where(found, results.value, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], ends)
+
+
+def first_or_lowest(values: Any) -> Any:
+    """Index of the lowest of `values` (starts, ...) along the first axis, infinite where none was found; zero unless
+    another is lower than the first by more than rounding."""
+    xnp = xp(values)
+    found = xnp.isfinite(values[0])
+    first = xnp.where(found, values[0], 0.0)
+    slack = MODES.gain + MODES.rounding * xnp.abs(first)
+    return xnp.where(found & (xnp.min(values, axis=0) >= first - slack), 0, xnp.argmin(values, axis=0))
 
 
 def conditional_mode(

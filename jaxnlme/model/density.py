@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
+from jaxnlme.model.covariance.base import element_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.individual_parameters import AbstractIndividual
 from jaxnlme.model.params import Params
@@ -100,11 +101,8 @@ class Density(eqx.Module):
     @property
     def reported_names(self) -> tuple[str, ...]:
         """Names of the values in `reported`."""
-        sds = tuple(f"sd({name})" for name in self.effect_names)
-        pairs = tuple(
-            f"corr({self.effect_names[j]}, {self.effect_names[k]})" for j, k in self.covariance.correlated_pairs
-        )
-        return self.beta_names + sds + pairs + self.error_names
+        elements = (*((k,) for k in range(self.n_effects)), *self.covariance.correlated_pairs)
+        return self.beta_names + tuple(element_name(e, self.effect_names) for e in elements) + self.error_names
 
     def reported(self, params: Params) -> Vector:
         """The values that a fit reports: beta (transformed scale), standard deviations and correlations of psi

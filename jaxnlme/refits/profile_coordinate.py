@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError
-from jaxnlme.model.covariance.held import Element, HeldFixed, element_entry, fixed_elements, with_entries
+from jaxnlme.model.covariance.base import Element, element_name
+from jaxnlme.model.covariance.held import HeldFixed, element_entry, fixed_elements, with_entries
 from jaxnlme.model.covariance.reordered import permutation_to_front
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
@@ -83,7 +84,7 @@ def coordinate(binding: Binding, name: str, family: AbstractCovariance | None = 
         entry = None if held is not None else _sd(density.covariance, sds.index(name), q)
         to_natural, limits = np.exp, (0.0, np.inf)
     else:
-        pair = next(pair for pair in density.covariance.correlated_pairs if name == _corr(effects, pair))
+        pair = next(pair for pair in density.covariance.correlated_pairs if name == element_name(pair, effects))
         element = pair
         entry = None if held is not None else _correlation(density.covariance, pair, q)
         to_natural, limits = np.tanh, (-1.0, 1.0)
@@ -106,7 +107,7 @@ def _free_elements(density: Density) -> dict[str, Element]:
     sds, correlations = fixed_elements(family)
     out: dict[str, Element] = {f"sd({effects[k]})": (k,) for k in range(len(effects)) if not sds[k]}
     pairs = zip(family.correlated_pairs, correlations, strict=True)
-    return out | {_corr(effects, pair): pair for pair, is_fixed in pairs if not is_fixed}
+    return out | {element_name(pair, effects): pair for pair, is_fixed in pairs if not is_fixed}
 
 
 def held_families(binding: Binding, names: list[str]) -> dict[str, AbstractCovariance]:
@@ -135,11 +136,6 @@ def _same(value: Any) -> Any:
 def _logistic_above(low: float) -> Callable[[Any], Any]:
     """The logistic function from the real line to (`low`, 1)."""
     return lambda t: low + (1.0 - low) / (1.0 + np.exp(-np.asarray(t, float)))
-
-
-def _corr(effects: tuple[str, ...], pair: tuple[int, int]) -> str:
-    """Reported name of the correlation of a pair of effects."""
-    return f"corr({effects[pair[0]]}, {effects[pair[1]]})"
 
 
 def _part(family: AbstractCovariance, effect: int) -> Any:

@@ -15,7 +15,7 @@ from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.rounds.boundary_evidence import direction_is_clear, increases_inwards, is_vanishing
-from jaxnlme.estimators.em.rounds.newton import significantly_off_maximum
+from jaxnlme.estimators.em.rounds.newton import significant_distances, significantly_off_maximum
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import CRITERIA
 from jaxnlme.model.params import Params
@@ -42,13 +42,13 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
     if outcome.non_finite_phase is not None:
         labels = run.gather([str(label) for label in run.groups_without_density()])
         of_groups = f" No draw of group {some(labels)} has a finite density." if labels else ""
-        remedy = (
+        advice = _error_of_model(run, run.binding.start) or (
             "Try other starting values, or look for overflow, 0/0 or log(0) in the model (jnp.where on the argument "
             "helps)."
         )
         return [
             f"The parameters stopped being finite in iteration {run.iterations_after_burn_in} "
-            f"({outcome.non_finite_phase}).{of_groups} {_error_of_model(run, run.binding.start) or remedy}"
+            f"({outcome.non_finite_phase}).{of_groups} {advice}"
         ]
     if estimate is None:
         return ["The run ended before convergence could be assessed; allow more iterations."]
@@ -77,16 +77,17 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             "whether the log-likelihood increases towards the interior: " + remedy
         )
     out += _correlations_near_one(run, estimate)
-    if finite and not singular and significantly_off_maximum(run, estimate):
-        in_mc_errors = np.abs(estimate.step) / np.maximum(estimate.monte_carlo_se, 1e-300)
-        significant = in_mc_errors > CRITERIA.significant_mc_errors
-        worst = int(np.argmax(np.where(significant, np.abs(estimate.step) / estimate.se, 0.0)))
+    has_step = finite and not singular
+    if has_step and significantly_off_maximum(run, estimate):
+        distances = significant_distances(estimate)
+        worst = int(np.argmax(distances))
+        in_mc_errors = abs(estimate.step[worst]) / max(estimate.monte_carlo_se[worst], np.finfo(float).tiny)
         out.append(
-            f"Not at the maximum: by the score, {names[worst]} is {abs(estimate.step[worst] / estimate.se[worst]):.2g} "
-            f"standard errors from it, {in_mc_errors[worst]:.2g} times its Monte Carlo error (limit "
-            f"{CRITERIA.significant_mc_errors:g}) and too far for a last Newton step: " + remedy
+            f"Not at the maximum: by the score, {names[worst]} is {distances[worst]:.2g} standard errors from it, "
+            f"{in_mc_errors:.2g} times its Monte Carlo error (limit {CRITERIA.significant_mc_errors:g}) and too far "
+            f"for a last Newton step: {remedy}"
         )
-    elif finite and not singular and estimate.mc_error_ratio > estimator.tolerance:
+    elif has_step and estimate.mc_error_ratio > estimator.tolerance:
         worst = int(np.argmax(estimate.monte_carlo_se / estimate.se))
         out.append(
             f"The Monte Carlo error of {names[worst]} is {estimate.mc_error_ratio:.2g} of its standard error "

@@ -9,7 +9,7 @@ from jaxnlme.errors import Status
 from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import ROUNDS
-from jaxnlme.likelihood.mode import mode_starts
+from jaxnlme.likelihood.mode import first_or_lowest, mode_starts
 from jaxnlme.likelihood.settings import MODES
 
 
@@ -54,11 +54,8 @@ def _ranks(session: Session, groups: GroupValues) -> np.ndarray:
 
 def _best(found: list[GroupValues], ranks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The highest `ranks` (groups,) of the modes `found`, and these modes (groups, random): the first unless another is
-    higher by more than rounding, as in `likelihood.mode.newton_from_starts`."""
-    first, each = ranks[0], np.arange(len(ranks[0]))
-    highest = np.argmax(ranks, axis=0)
-    slack = MODES.gain + MODES.rounding * np.abs(first)
-    best = np.where(np.isfinite(first) & (np.max(ranks, axis=0) <= first + slack), 0, highest)
+    higher by more than rounding."""
+    best, each = first_or_lowest(-np.stack(ranks)), np.arange(len(ranks[0]))
     return np.stack(ranks)[best, each], np.stack([groups.modes for groups in found])[best, each]
 
 

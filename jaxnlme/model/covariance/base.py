@@ -14,6 +14,9 @@ from jaxnlme.model.settings import MODEL
 from jaxnlme.numerics.linalg import lower_product, semidefinite_cholesky
 from jaxnlme.typing import Matrix, Vector
 
+# A standard deviation (j,) or a correlation (j, k), j < k, by the positions of the effects.
+Element = tuple[int, ...]
+
 
 class AbstractCovariance(eqx.Module):
     """A family of covariance matrices psi (random, random), parametrised by a vector theta (unconstrained,).
@@ -129,3 +132,15 @@ def as_semidefinite(psi: np.ndarray) -> np.ndarray:
     psi = np.asarray(psi, float)
     semidefinite_cholesky(psi)
     return psi
+
+
+def element_name(element: Element, effects: Sequence[str]) -> str:
+    """The reported name of an element of psi, such as "sd(ka)" or "corr(ka, cl)"."""
+    return f"{'sd' if len(element) == 1 else 'corr'}({', '.join(effects[k] for k in element)})"
+
+
+def elements_by_name(effects: Sequence[str]) -> dict[str, Element]:
+    """All standard deviations and correlations of the random effects `effects`, by reported name."""
+    sds = [(k,) for k in range(len(effects))]
+    pairs = [(j, k) for k in range(len(effects)) for j in range(k)]
+    return {element_name(element, effects): element for element in (*sds, *pairs)}

@@ -9,11 +9,8 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.model.covariance.base import AbstractCovariance
+from jaxnlme.model.covariance.base import AbstractCovariance, Element, element_name
 from jaxnlme.model.settings import MODEL
-
-# A standard deviation (j,) or a correlation (j, k), j < k, by the positions of the effects.
-Element = tuple[int, ...]
 
 
 class HeldFixed(AbstractCovariance):
@@ -140,11 +137,6 @@ def element_entry(family: AbstractCovariance, element: Element, effects: Sequenc
     **Raises:** OptionError where the family has no such entry.
     """
     return _only_entry(family, element, element_name(element, effects))
-
-
-def element_name(element: Element, effects: Sequence[str]) -> str:
-    """The reported name of an element, such as "sd(ka)" or "corr(ka, cl)"."""
-    return f"{'sd' if len(element) == 1 else 'corr'}({', '.join(effects[k] for k in element)})"
 
 
 def fixed_elements(family: AbstractCovariance) -> tuple[list[bool], list[bool]]:

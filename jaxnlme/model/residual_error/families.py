@@ -93,7 +93,13 @@ def _held(name: str, value: float) -> ErrorParameter:
     """A positive parameter that is held at `value`, or at zero."""
     if value < 0:
         raise OptionError(f"error parameter {name!r} cannot be held at {value:g}, which is negative.")
-    return ErrorParameter(name, value, "log" if value > 0 else "identity", fix=True)
+    return held_parameter(ErrorParameter(name, MODEL.error_start, "log"), value)
+
+
+def held_parameter(parameter: ErrorParameter, value: float) -> ErrorParameter:
+    """The parameter of a residual model fixed at `value`. A value of zero at the end of its range is allowed."""
+    scale = "identity" if value == 0 == parameter.transform.domain[0] else parameter.transform
+    return ErrorParameter(parameter.name, value, scale, fix=True)
 
 
 def _fix_by_name(fix: Fix, names: Sequence[str]) -> dict[str, float]:

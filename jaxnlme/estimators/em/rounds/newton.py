@@ -41,15 +41,20 @@ def significantly_off_maximum(run: Run, estimate: ScoreAndInformation) -> bool:
     """
     if not estimate.positive_definite:
         return True
-    step = np.abs(estimate.step)
-    significant = step > CRITERIA.significant_mc_errors * estimate.monte_carlo_se
-    distance = float(np.max((step / estimate.se)[significant], initial=0.0))
+    distance = float(np.max(significant_distances(estimate), initial=0.0))
     tolerance = float(run.estimator.tolerance)
     # The log-likelihood is the farther from quadratic, the larger the standard error of a log standard deviation.
     curvature_change = 1.0 + 2.0 * float(np.max(estimate.se[np.isin(estimate.active, scale_entries(run))], initial=0.0))
     return distance > tolerance or distance * (curvature_change * distance + 2.0 * estimate.se_mc_error) > max(
         CRITERIA.remainder_per_mc_error * estimate.mc_error_ratio, CRITERIA.remainder_per_tolerance * tolerance
     )
+
+
+def significant_distances(estimate: ScoreAndInformation) -> np.ndarray:
+    """Entries (active,) of the Newton step in standard errors, in absolute value; zero for those that are not
+    significant beside their Monte Carlo error."""
+    step = np.abs(estimate.step)
+    return np.where(step > CRITERIA.significant_mc_errors * estimate.monte_carlo_se, step / estimate.se, 0.0)
 
 
 def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
