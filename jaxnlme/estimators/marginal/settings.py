@@ -24,6 +24,8 @@ class SearchSettings:
     algorithm 4.1."""
     least_information: float = 1e-4
     """Lower bound on the information of an entry, relative to the square of its size (on log scales, of one)."""
+    agreeing_scores: float = 0.5
+    """Square of the mean score of the groups, as a fraction of the mean of their squares, above which these agree."""
     groups_per_parameter: int = 8
     """Groups for each parameter from which on the inverse Hessian is replaced by that of the groups' scores, which far
     from the maximum is better than that of the steps so far.
