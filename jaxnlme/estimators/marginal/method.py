@@ -245,8 +245,10 @@ def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
     p = outer.shape[0]
     # Where the scores of most groups agree in sign and size, their squares say how far the maximum is, not how curved
     # the likelihood is: -log L falls like exp(-2 x) on a log scale that is far too small, with curvature 2 |gradient|.
+    # With a prior, whose slope is no score of a group, nothing follows from the gradient.
     slope, square = xnp.abs(result.gradient[:p]), xnp.diagonal(outer)
     agree = (largest[:p] == SEARCH.largest_log_step) & (slope**2 > SEARCH.agreeing_scores * counted * square)
+    agree = agree & (result.value == -result.log_likelihood)
     capped = xnp.where(agree & (square > 2.0 * slope), 2.0 * slope / xnp.where(square > 0.0, square, 1.0), 1.0)
     outer = outer * xnp.sqrt(capped)[:, None] * xnp.sqrt(capped)[None, :]
     n_rest = result.gradient.shape[0] - p
