@@ -11,7 +11,8 @@ values and seed of SAEM (saem_family_cases.py). The target is the maximum by ada
 table:
 
 - `maximum`: runs whose target is finite with a positive definite information, and changes by no more than 0.01 standard
-  errors with twice the nodes; of these `boundary`: with a variance of zero or a singular psi. The next columns are of these runs:
+  errors with twice the nodes; of these `boundary`: with a variance of zero or a singular psi. The next columns are of
+  these runs:
 - `converged`: by SAEM's own word; `MC error`: the largest Monte Carlo error of an estimate, in its standard error
   (0.017 at most);
 - `within 0.05`: runs with every estimate within 0.05 standard errors of the target's (98% at least); `farthest,
