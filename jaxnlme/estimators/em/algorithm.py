@@ -38,10 +38,9 @@ from jaxnlme.estimators.em.rounds.boundary_moves import (
     restart_small_scales,
     rotate_singular_psi,
     start_at_boundary,
-    uphill_point,
 )
 from jaxnlme.estimators.em.rounds.decisions import Action, RoundFacts, next_action
-from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings
+from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings, uphill_point
 from jaxnlme.estimators.em.rounds.sampling_round import sample_until_decided
 from jaxnlme.estimators.em.run import NonFiniteParameters, Run
 from jaxnlme.estimators.em.settings import SAMPLING
@@ -169,5 +168,5 @@ def _next_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
     """Parameters (packed,) of a replicate after a step: an uphill step where its own information is not positive
     definite, on the boundary or from transported draws; otherwise the Newton step."""
     if (run.layout.whitened or estimate.transported) and not estimate.positive_definite:
-        return uphill_point(run, estimate)
+        return uphill_point(run, estimate, run.outer_state.doublings)
     return newton_point(estimate, run.outer_state.doublings)

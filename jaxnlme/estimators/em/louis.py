@@ -95,6 +95,17 @@ class ScoreAndInformation:
         return not singular_directions(self.information, [str(k) for k in self.active])
 
     @functools.cached_property
+    def negative_beyond_error(self) -> bool:
+        """True if the information is negative along a direction, beyond its Monte Carlo error by batch means."""
+        if not (np.isfinite(self.information).all() and np.isfinite(self.information_batches).all()):
+            return False
+        size = np.sqrt(np.maximum(np.abs(np.diag(self.complete)), np.finfo(float).tiny))
+        values, vectors = np.linalg.eigh(self.information / np.outer(size, size))
+        along = vectors[:, 0] / size
+        error = mean_and_error(np.einsum("i,bij,j->b", along, self.information_batches, along))[1]
+        return bool(values[0] < -CRITERIA.significant_mc_errors * error)
+
+    @functools.cached_property
     def covariance(self) -> np.ndarray:
         """Inverse information (active, active), the covariance of the estimates; NaN if the information is singular."""
         if not self.positive_definite:

@@ -191,6 +191,8 @@ class StepSettings:
     """Uphill steps on the boundary of psi for such rounds, at most."""
     min_curvature_fraction: float = 0.02
     """Smallest curvature of an uphill step, as a fraction of that of complete data."""
+    min_transported_fraction: float = 1e-4
+    """The same where the information is that of transported draws."""
     longest_log_scale_step: float = 0.7
     """Longest uphill step of the logarithm of a scale."""
 

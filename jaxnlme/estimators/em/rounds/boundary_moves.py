@@ -26,7 +26,7 @@ from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_lay
 from jaxnlme.estimators.em.phases import add_averaging, equilibrate
 from jaxnlme.estimators.em.rounds.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.settings import BOUNDARY, STEPS
+from jaxnlme.estimators.em.settings import BOUNDARY
 
 
 def start_at_boundary(run: Run) -> bool:
@@ -92,22 +92,6 @@ def rotate_singular_psi(run: Run, face: Face, n_iterations: int) -> None:
     """Put psi at its rotation on a `face` of the boundary; `n_iterations`: score iterations in the run's sums."""
     run.outer_state.rotations += 1
     _restart_whitened(run, face[1], face[0], n_iterations)
-
-
-def uphill_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
-    """Parameters (packed,) after a step along which the log-likelihood increases, for an information that is not
-    positive definite: the Newton step with the eigenvalues of the information, in units of the complete one, replaced
-    by their absolute values, `STEPS.min_curvature_fraction` at least, and its length limited."""
-    out = estimate.packed.copy()
-    observed = np.where(estimate.observed_fraction == 0, 1.0, estimate.observed_fraction)
-    unit = np.sqrt(np.maximum(np.abs(np.diag(estimate.information) / observed), 1e-300))
-    values, vectors = np.linalg.eigh(estimate.information / np.outer(unit, unit))
-    curvatures = np.maximum(np.abs(values), STEPS.min_curvature_fraction)
-    step = vectors @ ((vectors.T @ (estimate.score / unit)) / curvatures) / unit
-    is_scale = np.isin(estimate.active, scale_entries(run))
-    longest = np.where(is_scale, STEPS.longest_log_scale_step, 1.0 / (STEPS.min_curvature_fraction * unit))
-    out[estimate.active] += step / max(1.0, np.max(np.abs(step) / longest, initial=0.0))
-    return out
 
 
 def _restart_whitened(run: Run, held: frozenset[int], packed: np.ndarray, n_iterations: int) -> None:

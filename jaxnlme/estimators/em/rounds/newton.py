@@ -6,6 +6,7 @@ the quadratic approximation.
 1. `significantly_off_maximum`: d is significant beside its Monte Carlo error, and so long that a last Newton step would
    leave too much of the distance.
 2. `newton_point`: theta + d, shortened to `STEPS.longest_step` standard errors.
+3. `uphill_point`, where the information is not positive definite: a step along which the log-likelihood increases.
 
 **Source:** Gu and Kong (1998), PNAS 95, 7270-7274, for Newton steps from draws.
 """
@@ -60,20 +61,16 @@ def significant_distances(estimate: ScoreAndInformation) -> np.ndarray:
 def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
     """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors.
 
-    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step, where
-    the information is that of transported draws.
+    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step.
     **Returns:** the new parameters (packed,); the present ones if the information is not positive definite.
     """
     if not estimate.positive_definite:
         return estimate.packed
-    # Where almost nothing is observed of an entry, its standard error is mostly noise: the one of complete data limits
-    # the step as well.
-    limiting_se, longest = estimate.se, STEPS.longest_step
-    if estimate.transported:
-        longest *= 2.0**doublings
-    else:
-        observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
-        limiting_se = limiting_se * np.minimum(1.0, STEPS.longest_complete_step * observed)
+    # Where almost nothing is observed of an entry, its standard error is mostly noise, and where the information is
+    # almost singular, it changes along the step: the standard error of complete data limits the step as well.
+    observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+    longest = STEPS.longest_step * 2.0**doublings
+    limiting_se = estimate.se * np.minimum(1.0, STEPS.longest_complete_step * observed)
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
     out = estimate.packed.copy()
     out[estimate.active] += estimate.step * min(1.0, longest / max(length, 1e-300))
@@ -82,17 +79,52 @@ def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarra
 
 def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
     """Doublings of the longest step after a round: one more if the step before it ended short of the maximum, one less
-    if it went beyond, in the metric of the information.
+    if it went beyond, in the metric of the information (where that is not positive definite, of the complete one).
 
     **Arguments:** `run`, with the last steps (replicates, active) in its outer state; `estimates` of the round.
     """
     state = run.outer_state
     cosines = []
     for estimate, last in zip(estimates, state.last_steps, strict=False):
-        if estimate.transported and estimate.positive_definite and len(last) == len(estimate.active):
-            size = np.sqrt((last @ estimate.information @ last) * max(estimate.step @ estimate.score, 0.0))
-            cosines.append(last @ estimate.score / max(size, 1e-300))
+        if estimate.transported and len(last) == len(estimate.active):
+            step, metric = estimate.step, estimate.information
+            if not estimate.positive_definite:
+                step, metric = uphill_direction(estimate), estimate.complete
+            size = np.sqrt((last @ metric @ last) * max(step @ metric @ step, 0.0))
+            cosines.append(last @ metric @ step / max(size, 1e-300))
     if not cosines:
         return 0
     change = int(min(cosines) > STEPS.same_direction) - int(min(cosines) < 0.0)
     return int(np.clip(state.doublings + change, 0, STEPS.most_doublings))
+
+
+def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
+    """A step (active,) along which the log-likelihood increases, of no limited length: the Newton step with the
+    eigenvalues of the information, in units of the complete one, replaced by their absolute values,
+    `STEPS.min_curvature_fraction` at least. The information of transported draws is accurate where little is observed:
+    its least curvature is smaller."""
+    unit = complete_units(estimate)
+    values, vectors = np.linalg.eigh(estimate.information / np.outer(unit, unit))
+    least = STEPS.min_transported_fraction if estimate.transported else STEPS.min_curvature_fraction
+    return vectors @ ((vectors.T @ (estimate.score / unit)) / np.maximum(np.abs(values), least)) / unit
+
+
+def uphill_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
+    """Parameters (packed,) after an uphill step of limited length, for an information that is not positive definite.
+
+    **Arguments:** `doublings` of the longest step, where the information is that of transported draws.
+    """
+    step, out = uphill_direction(estimate), estimate.packed.copy()
+    longest = 1.0 / STEPS.min_curvature_fraction
+    if estimate.transported:
+        longest = STEPS.longest_complete_step * 2.0**doublings
+    is_scale = np.isin(estimate.active, scale_entries(run))
+    limits = np.where(is_scale, STEPS.longest_log_scale_step, longest / complete_units(estimate))
+    out[estimate.active] += step / max(1.0, np.max(np.abs(step) / limits, initial=0.0))
+    return out
+
+
+def complete_units(estimate: ScoreAndInformation) -> np.ndarray:
+    """Reciprocals of the standard errors that complete data would give (active,)."""
+    observed = np.where(estimate.observed_fraction == 0, 1.0, estimate.observed_fraction)
+    return np.sqrt(np.maximum(np.abs(np.diag(estimate.information) / observed), 1e-300))

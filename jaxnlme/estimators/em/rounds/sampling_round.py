@@ -82,15 +82,14 @@ class SegmentFacts:
     @functools.cached_property
     def information_is_uncertain(self) -> bool:
         """True if standard errors have large Monte Carlo errors, and more draws may change that. An information that is
-        not positive definite may be due to noise. On the boundary of psi, where it often is so far from the maximum, an
+        not positive definite may be due to noise, unless that of transported draws is so beyond its error. On the boundary of psi, where it often is so far from the maximum, an
         uphill step follows sooner."""
         on_boundary = self.run.layout.whitened
         segments = CRITERIA.uncertain_segments_on_boundary
         until = segments * self.initial_iterations if on_boundary else CRITERIA.uncertain_iterations
-        return (
-            any(not estimate.se_mc_error <= CRITERIA.uncertain_se_error for estimate in self.estimates)
-            and self.n_iterations < until
-        )
+        uncertain = [not estimate.se_mc_error <= CRITERIA.uncertain_se_error for estimate in self.estimates]
+        clear = [estimate.transported and estimate.negative_beyond_error for estimate in self.estimates]
+        return any(u and not c for u, c in zip(uncertain, clear, strict=True)) and self.n_iterations < until
 
     @property
     def step_is_due(self) -> bool:
