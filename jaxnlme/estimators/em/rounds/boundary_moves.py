@@ -12,8 +12,7 @@ the maximum is there. The moves, each where the evidence of the same name (`boun
    once each; they decrease again if the maximum is at zero.
 4. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
 
-`start_at_boundary` begins a run at the boundary on which an earlier fit ended. `uphill_point` is the step used between
-rounds on the boundary where the information is not positive definite.
+`start_at_boundary` begins a run at the boundary on which an earlier fit ended.
 """
 
 from __future__ import annotations

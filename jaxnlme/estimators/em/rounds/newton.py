@@ -61,16 +61,21 @@ def significant_distances(estimate: ScoreAndInformation) -> np.ndarray:
 def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
     """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors.
 
-    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step.
+    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step, where
+    the information is that of transported draws.
     **Returns:** the new parameters (packed,); the present ones if the information is not positive definite.
     """
     if not estimate.positive_definite:
         return estimate.packed
     # Where almost nothing is observed of an entry, its standard error is mostly noise, and where the information is
     # almost singular, it changes along the step: the standard error of complete data limits the step as well.
-    observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
-    longest = STEPS.longest_step * 2.0**doublings
-    limiting_se = estimate.se * np.minimum(1.0, STEPS.longest_complete_step * observed)
+    longest, complete = STEPS.longest_step, STEPS.longest_complete_step
+    if estimate.transported:
+        longest *= 2.0**doublings
+        limiting_se = np.minimum(estimate.se, complete / complete_units(estimate))
+    else:
+        observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
+        limiting_se = estimate.se * np.minimum(1.0, complete * observed)
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
     out = estimate.packed.copy()
     out[estimate.active] += estimate.step * min(1.0, longest / max(length, 1e-300))

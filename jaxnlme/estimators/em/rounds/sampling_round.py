@@ -82,8 +82,8 @@ class SegmentFacts:
     @functools.cached_property
     def information_is_uncertain(self) -> bool:
         """True if standard errors have large Monte Carlo errors, and more draws may change that. An information that is
-        not positive definite may be due to noise, unless that of transported draws is so beyond its error. On the boundary of psi, where it often is so far from the maximum, an
-        uphill step follows sooner."""
+        not positive definite may be due to noise, unless that of transported draws is so beyond its error. On the
+        boundary of psi, where it often is so far from the maximum, an uphill step follows sooner."""
         on_boundary = self.run.layout.whitened
         segments = CRITERIA.uncertain_segments_on_boundary
         until = segments * self.initial_iterations if on_boundary else CRITERIA.uncertain_iterations
