@@ -13,7 +13,7 @@ import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.estimators.em.louis import ScoreAndInformation, batch_means, mean_and_error, variance_of_mean
 from jaxnlme.estimators.em.parameter_layout import parameter_layout, whitened_layout
-from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings
+from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings, uphill_point
 from jaxnlme.estimators.em.run_state import OuterState
 from jaxnlme.estimators.em.settings import STEPS
 from jaxnlme.estimators.em.sufficient_statistics import coordinates_at
@@ -117,6 +117,22 @@ def test_the_longest_step_follows_the_steps(last, before, after):
     np.testing.assert_allclose(newton_point(here, after)[0], 2.0 * min(1.0, 2.0**after / 4.0))
 
 
+def test_uphill_steps_along_a_ridge_grow():
+    """A curvature of -1e-4 along the first parameter, complete-data standard errors of 0.5: at first ten of them."""
+    here = estimate(np.diag([-4e-4, 1.0]), np.diag([4.0, 2.0]), np.tile([0.1, 0.0], (20, 1)))
+    assert here.negative_beyond_error and not here.positive_definite
+    run = types.SimpleNamespace(
+        binding=types.SimpleNamespace(density=types.SimpleNamespace(covariance=types.SimpleNamespace(log_scales=()))),
+        outer_state=OuterState(last_steps=np.array([[1.0, 0.0]])),
+    )
+    run.binding.density.error = types.SimpleNamespace(has_gaussian_moments=False)
+    run.interior_layout = types.SimpleNamespace(free=(True, True))
+    assert updated_doublings(run, [here]) == 1  # pyright: ignore[reportArgumentType]
+    for doublings in (0, 1, 2):
+        step = uphill_point(run, here, doublings)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_allclose(step, [5.0 * 2.0**doublings, 0.0])
+
+
 # ---- fits
 
 
@@ -193,3 +209,26 @@ def test_a_nonlinear_random_effect_beside_fixed_ones():
     )
     data = jn.GroupedData.from_arrays(y, group, {"t": t})
     assert_at_the_maximum(jn.fit(model, data, jn.SAEM(seed=1)), jn.fit(model, data, jn.AGQ(15)))
+
+
+def test_a_start_far_along_a_ridge():
+    """Two of three parameters without random effect, and a start at twice their size: the information is not positive
+    definite for some 150 complete-data standard errors on the way."""
+    rng = np.random.default_rng(0)
+    group, t = np.repeat(np.arange(30), 7), np.tile(np.linspace(118.0, 700.0, 7), 30)
+    asym = 180.0 + 22.0 * rng.normal(size=30)
+    y = asym[group] / (1.0 + np.exp((550.0 - t) / 300.0)) + 3.8 * rng.normal(size=len(t))
+    data = jn.GroupedData.from_arrays(y, group, {"t": t})
+    parameters = [
+        jn.Parameter("asym", 360.0, random=True, sd=145.0),
+        jn.Parameter("xmid", 1000.0),
+        jn.Parameter("scal", 410.0),
+    ]
+    model = jn.NLMEModel(logistic, parameters)
+    exact = jn.fit(model, data, jn.AGQ(9)).estimates
+    fit = jn.fit(model, data, jn.SAEM(seed=1))
+    assert fit.converged and fit.iterations < 4000
+    off = (fit.estimates["estimate"] - exact["estimate"]) / exact["se"]
+    # The estimates of this fit have Monte Carlo errors of 1e-4 standard errors.
+    assert off.abs().max() < 0.01, off
+    np.testing.assert_allclose(fit.estimates["se"], exact["se"], rtol=0.05)
