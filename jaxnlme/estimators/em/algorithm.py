@@ -149,6 +149,7 @@ def _carry_out(action: Action, run: Run, facts: RoundFacts) -> None:
             run.outer_state.doublings = updated_doublings(run, facts.estimates)
             run.set_parameters(np.stack([_next_point(run, estimate) for estimate in facts.estimates]))
             run.outer_state.last_steps = np.asarray(run.em_state.packed)[:, active] - before
+            run.outer_state.last_se = np.stack([estimate.se for estimate in facts.estimates])
         case Action.ADD_AVERAGING:
             _count_step(run, facts)
             add_averaging(run, full_steps_first=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Names of the arrays of a checkpoint that hold an OuterState: its counts, and a set each.
 COUNTS, RESTARTED_SCALES, EXCLUDED_FACES = "outer_state.counts", "outer_state.restarted", "outer_state.excluded"
-LAST_STEPS = "outer_state.last_steps"
+LAST_STEPS, LAST_SE = "outer_state.last_steps", "outer_state.last_se"
 
 
 @dataclasses.dataclass
@@ -34,7 +34,7 @@ class OuterState:
     - `transported`: the information was computed from transported draws (`rounds/transport.py`); `kinked`: it could not
       be, because the model is not twice differentiable in the effects.
     - `doublings` of the longest step, and `last_steps` (replicates, active), the last Newton steps, from which they
-      follow; none before the first.
+      follow; `last_se` (replicates, active), the standard errors before these; none before the first.
     """
 
     newton_steps: int = 0
@@ -50,6 +50,7 @@ class OuterState:
     restarted_scales: frozenset[int] = frozenset()
     excluded_faces: frozenset[int] = frozenset()
     last_steps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    last_se: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint: the counts, and the sets as index arrays."""
@@ -58,6 +59,7 @@ class OuterState:
             RESTARTED_SCALES: np.array(sorted(self.restarted_scales), int),
             EXCLUDED_FACES: np.array(sorted(self.excluded_faces), int),
             LAST_STEPS: self.last_steps,
+            LAST_SE: self.last_se,
         }
 
     @classmethod
@@ -71,12 +73,13 @@ class OuterState:
         return cls(
             **counts, started_at_boundary=started, transported=transported, kinked=kinked,
             restarted_scales=restarted, excluded_faces=excluded, last_steps=arrays[LAST_STEPS],
+            last_se=arrays[LAST_SE],
         )  # fmt: skip
 
 
 def _count_names() -> list[str]:
     """Names of the fields that are counts, in the order of their array."""
-    others = ("restarted_scales", "excluded_faces", "last_steps")
+    others = ("restarted_scales", "excluded_faces", "last_steps", "last_se")
     return [field.name for field in dataclasses.fields(OuterState) if field.name not in others]
 
 

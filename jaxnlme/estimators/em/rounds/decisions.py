@@ -31,7 +31,11 @@ from jaxnlme.estimators.em.rounds.boundary_evidence import (
     scales_to_restart,
     should_leave_boundary,
 )
-from jaxnlme.estimators.em.rounds.newton import deciding_replicates, significantly_off_maximum
+from jaxnlme.estimators.em.rounds.newton import (
+    deciding_replicates,
+    significantly_off_maximum,
+    standard_errors_changed,
+)
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import SAMPLING, SCHEDULE, STEPS
 
@@ -76,7 +80,12 @@ class RoundFacts:
 
     @functools.cached_property
     def at_maximum(self) -> bool:
-        """True if no deciding replicate is significantly off the maximum (on the face, if psi is on the boundary)."""
+        """True if no deciding replicate is significantly off the maximum (on the face, if psi is on the boundary), and
+        standard errors no longer change from step to step."""
+        if not self.newton_steps_used_up and any(
+            standard_errors_changed(self.run, estimate, k) for k, estimate in enumerate(self.estimates)
+        ):
+            return False
         return not any(
             significantly_off_maximum(self.run, estimate) for estimate in deciding_replicates(self.estimates)
         )

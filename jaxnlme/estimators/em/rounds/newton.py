@@ -103,6 +103,16 @@ def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
     return int(np.clip(state.doublings + change, 0, STEPS.most_doublings))
 
 
+def standard_errors_changed(run: Run, estimate: ScoreAndInformation, replicate: int) -> bool:
+    """True if the information of transported draws gives other standard errors than before the last step, by more than
+    `STEPS.stable_se`: on a curved ridge it changes over a small part of a standard error."""
+    last = run.outer_state.last_se[replicate : replicate + 1].ravel()
+    if not estimate.transported or len(last) != len(estimate.active):
+        return False
+    with np.errstate(invalid="ignore"):
+        return not bool((np.abs(np.log(estimate.se / last)) <= STEPS.stable_se).all())
+
+
 def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
     """A step (active,) along which the log-likelihood increases, of no limited length: the Newton step with the
     eigenvalues of the information, in units of the complete one, replaced by their absolute values,
