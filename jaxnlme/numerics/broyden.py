@@ -32,9 +32,12 @@ def positive_definite_neighbour(matrix: np.ndarray) -> np.ndarray:
 @np.errstate(all="ignore")
 def positive_definite_inverse(matrix: np.ndarray) -> np.ndarray | None:
     """The inverse of a positive definite `matrix` (n, n), scaled to a unit diagonal first; None where a diagonal entry
-    is not positive or the inverse is not finite."""
+    is not positive, the matrix is exactly singular, or the inverse is not finite."""
     scale = np.sqrt(np.diag(matrix))
     if not np.all(scale > 0.0):
         return None
-    inverse = np.linalg.inv(matrix / np.outer(scale, scale)) / np.outer(scale, scale)
+    try:
+        inverse = np.linalg.inv(matrix / np.outer(scale, scale)) / np.outer(scale, scale)
+    except np.linalg.LinAlgError:
+        return None
     return inverse if np.isfinite(inverse).all() else None

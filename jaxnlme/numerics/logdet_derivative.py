@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnlme.numerics.broyden import positive_definite_neighbour
 from jaxnlme.numerics.settings import COMPUTATION
 
 
@@ -50,7 +51,10 @@ def logdet_derivative(
     Hessian, which sets the units of the steps; `fourth_order`: the order of the differences (second if false).
     **Returns:** a LogdetDerivative.
     """
-    units = np.linalg.cholesky(metric)
+    try:
+        units = np.linalg.cholesky(metric)
+    except np.linalg.LinAlgError:  # by rounding, where two entries are nearly determined by each other
+        units = np.linalg.cholesky(positive_definite_neighbour(metric))
     for _ in range(COMPUTATION.max_rescalings):
         differences = [_differences(gradient, centre, unit, fourth_order) for unit in units.T]
         mixed = np.linalg.solve(units.T, np.array([first for first, _ in differences])).T

@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jaxnlme.numerics.broyden import positive_definite_inverse
 from jaxnlme.numerics.logdet_derivative import logdet_derivative
 from tests import problems
 
@@ -37,3 +39,17 @@ def test_gradient_of_the_log_determinant_of_a_known_function():
         np.testing.assert_allclose(result.mixed_derivatives, exact[:, :2], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(result.half_logdet_gradient, problems.cheap(jax.grad(half))(x), rtol=1e-5, atol=1e-6)
     assert not logdet_derivative(lambda shift: -shifted(shift), -centre, entries, np.eye(2)).positive_definite
+
+
+def test_a_metric_that_rounding_made_indefinite():
+    """The block of F(b) = b' H b / 2, with a metric whose smaller eigenvalue is -1e-17."""
+    hessian = np.array([[2.0, 0.3], [0.3, 1.0]])
+    metric = np.array([[1.0, 1.0 + 1e-15], [1.0 + 1e-15, 1.0]])
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(metric)
+    found = logdet_derivative(lambda shift: hessian @ shift, np.zeros(2), np.arange(2), metric)
+    np.testing.assert_allclose(found.hessian, hessian, rtol=1e-6)
+
+
+def test_a_singular_matrix_has_no_inverse():
+    assert positive_definite_inverse(np.ones((2, 2))) is None
