@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,8 @@ class Record:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n")
         part.replace(self.path)
+
+
+def number(value: Any) -> float | None:
+    """A float for JSON, which has no NaN and no infinity."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -12,14 +12,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import saem_plateau  # noqa: E402
 from provenance import about_this_process  # noqa: E402
-from results import Record  # noqa: E402
+from results import Record, number  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.numerics.settings import COMPUTATION  # noqa: E402
@@ -84,8 +83,3 @@ def estimates(fit: jn.Fit) -> dict[str, dict[str, float | None]]:
     """Estimates and standard errors by reported name, typical values on their transformed scale."""
     table = fit.estimates
     return {str(name): {"estimate": number(row["estimate"]), "se": number(row["se"])} for name, row in table.iterrows()}
-
-
-def number(value: Any) -> float | None:
-    """A float for JSON, which has no NaN."""
-    return float(value) if value is not None and np.isfinite(value) else None

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from results import number
 
 import jaxnlme as jn
 
@@ -92,11 +93,6 @@ def least_eigenvalue(fit: jn.Fit) -> float:
     scale = np.sqrt(np.abs(np.diag(matrix)))
     scale = np.where(scale > 0, scale, 1.0)
     return float(np.linalg.eigvalsh(matrix / np.outer(scale, scale))[0]) if len(matrix) else 1.0
-
-
-def number(value: Any) -> float | None:
-    """A float for JSON, which has no NaN."""
-    return float(value) if value is not None and np.isfinite(value) else None
 
 
 def _ordered(value: float) -> float:

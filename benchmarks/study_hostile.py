@@ -28,13 +28,11 @@ modes, written anew for this study; SAEM has quadrature with five nodes.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,9 +44,9 @@ jax.config.update("jax_enable_x64", True)
 
 import hostile_cases  # noqa: E402
 import hostile_checks  # noqa: E402
+import resumable  # noqa: E402
 from hostile_cases import METHODS, Case, Made  # noqa: E402
 from hostile_models import CURVES  # noqa: E402
-from results import add_folder  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 
@@ -269,27 +267,5 @@ def _short(value: Any) -> Any:
     return f"{value:.9g}" if isinstance(value, float) else value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=2000, help="fits on file after which the study ends")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
-    parser.add_argument("--only", nargs="+", help="cases whose model, method and difficulty contain one of these")
-    parser.add_argument("--table", action="store_true", help="print the table from the results on file")
-    parser.add_argument("--failures", action="store_true", help="print the rows behind the table as well")
-    parser.add_argument("--show", type=int, metavar="CASE", help="fit one case, and print all that its fits say")
-    add_folder(parser)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    path = options.folder / FILE
-    if options.show is not None:
-        show(options.show)
-        return
-    if not options.table:
-        study(path, options.only, options.number, options.seconds)
-    if options.failures:
-        print_failures(read(path))
-    print_table(read(path))
-
-
 if __name__ == "__main__":
-    main()
+    resumable.run(__doc__, FILE, 2000, study, show, read, print_table, print_failures)

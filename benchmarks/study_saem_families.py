@@ -27,12 +27,10 @@ table:
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +38,10 @@ import jax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import resumable
 import saem_family_targets as targets
 from provenance import about_this_process
-from results import Record, add_folder
+from results import Record
 from saem_family_cases import SHAPES, Made, Run, make, runs
 from saem_family_models import FAMILIES
 from saem_family_table import print_failures, print_table, read
@@ -160,27 +159,5 @@ def _short(value: Any) -> Any:
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=240, help="the number of runs")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
-    parser.add_argument("--only", nargs="+", help="runs whose family, groups and design contain one of these")
-    parser.add_argument("--table", action="store_true", help="print the table from the results on file")
-    parser.add_argument("--failures", action="store_true", help="print the runs that exceed a limit as well")
-    parser.add_argument("--show", type=int, metavar="RUN", help="one run, and print all that its fits say")
-    add_folder(parser)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    path = options.folder / FILE
-    if options.show is not None:
-        show(options.show)
-        return
-    if not options.table:
-        study(path, options.only, options.number, options.seconds)
-    print_table(read(path))
-    if options.failures:
-        print_failures(read(path))
-
-
 if __name__ == "__main__":
-    main()
+    resumable.run(__doc__, FILE, 240, study, show, read, print_table, print_failures)
