@@ -75,12 +75,16 @@ class ScoreAndInformation:
         return np.diag(self.information) / np.diag(self.complete)
 
     @functools.cached_property
+    def complete_scale(self) -> np.ndarray:
+        """Square roots of the diagonal of the complete-data information (active,), in size and above zero."""
+        return np.sqrt(np.maximum(np.abs(np.diag(self.complete)), np.finfo(float).tiny))
+
+    @functools.cached_property
     def least_observed_fraction(self) -> float:
         """The least fraction of the complete-data information that is observed along any direction, whatever the
         coordinates; minus infinity if an information is not finite or the complete-data information not positive
         definite."""
-        size = np.sqrt(np.maximum(np.abs(np.diag(self.complete)), np.finfo(float).tiny))
-        unit = np.outer(size, size)
+        unit = np.outer(self.complete_scale, self.complete_scale)
         if not (np.isfinite(self.complete).all() and np.isfinite(self.information).all()):
             return -float("inf")
         try:
@@ -99,9 +103,9 @@ class ScoreAndInformation:
         """True if the information is negative along a direction, beyond its Monte Carlo error by batch means."""
         if not (np.isfinite(self.information).all() and np.isfinite(self.information_batches).all()):
             return False
-        size = np.sqrt(np.maximum(np.abs(np.diag(self.complete)), np.finfo(float).tiny))
-        values, vectors = np.linalg.eigh(self.information / np.outer(size, size))
-        along = vectors[:, 0] / size
+        scale = self.complete_scale
+        values, vectors = np.linalg.eigh(self.information / np.outer(scale, scale))
+        along = vectors[:, 0] / scale
         error = mean_and_error(np.einsum("i,bij,j->b", along, self.information_batches, along))[1]
         return bool(values[0] < -CRITERIA.significant_mc_errors * error)
 

@@ -194,8 +194,8 @@ class StepSettings:
     min_transported_fraction: float = 1e-4
     """The same where the information is that of transported draws."""
     stable_se: float = 0.05
-    """Largest change of a standard error in the last step, as a fraction, where the information is that of transported
-    draws."""
+    """Largest change of the logarithm of a standard error in the last step, where the information is that of
+    transported draws."""
     longest_log_scale_step: float = 0.7
     """Longest uphill step of the logarithm of a scale."""
 

@@ -82,9 +82,7 @@ class RoundFacts:
     def at_maximum(self) -> bool:
         """True if no deciding replicate is significantly off the maximum (on the face, if psi is on the boundary), and
         standard errors no longer change from step to step."""
-        if not self.newton_steps_used_up and any(
-            standard_errors_changed(self.run, estimate, k) for k, estimate in enumerate(self.estimates)
-        ):
+        if not self.newton_steps_used_up and standard_errors_changed(self.run, self.estimates):
             return False
         return not any(
             significantly_off_maximum(self.run, estimate) for estimate in deciding_replicates(self.estimates)

@@ -72,7 +72,7 @@ def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarra
     longest, complete = STEPS.longest_step, STEPS.longest_complete_step
     if estimate.transported:
         longest *= 2.0**doublings
-        limiting_se = np.minimum(estimate.se, complete / complete_units(estimate))
+        limiting_se = np.minimum(estimate.se, complete / estimate.complete_scale)
     else:
         observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
         limiting_se = estimate.se * np.minimum(1.0, complete * observed)
@@ -103,14 +103,19 @@ def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
     return int(np.clip(state.doublings + change, 0, STEPS.most_doublings))
 
 
-def standard_errors_changed(run: Run, estimate: ScoreAndInformation, replicate: int) -> bool:
+def standard_errors_changed(run: Run, estimates: list[ScoreAndInformation]) -> bool:
     """True if the information of transported draws gives other standard errors than before the last step, by more than
-    `STEPS.stable_se`: on a curved ridge it changes over a small part of a standard error."""
-    last = run.outer_state.last_se[replicate : replicate + 1].ravel()
-    if not estimate.transported or len(last) != len(estimate.active):
-        return False
-    with np.errstate(invalid="ignore"):
-        return not bool((np.abs(np.log(estimate.se / last)) <= STEPS.stable_se).all())
+    `STEPS.stable_se`: on a curved ridge it changes over a small part of a standard error.
+
+    **Arguments:** `run`, with the standard errors before the last step (replicates, active) in its outer state;
+    `estimates` of the round.
+    """
+    return any(
+        estimate.transported
+        and len(last) == len(estimate.active)
+        and not (np.abs(np.log(estimate.se / last)) <= STEPS.stable_se).all()
+        for estimate, last in zip(estimates, run.outer_state.last_se, strict=False)
+    )
 
 
 def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
@@ -118,7 +123,7 @@ def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
     eigenvalues of the information, in units of the complete one, replaced by their absolute values,
     `STEPS.min_curvature_fraction` at least. The information of transported draws is accurate where little is observed:
     its least curvature is smaller."""
-    unit = complete_units(estimate)
+    unit = estimate.complete_scale
     values, vectors = np.linalg.eigh(estimate.information / np.outer(unit, unit))
     least = STEPS.min_transported_fraction if estimate.transported else STEPS.min_curvature_fraction
     return vectors @ ((vectors.T @ (estimate.score / unit)) / np.maximum(np.abs(values), least)) / unit
@@ -134,12 +139,6 @@ def uphill_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) ->
     if estimate.transported:
         longest = STEPS.longest_complete_step * 2.0**doublings
     is_scale = np.isin(estimate.active, scale_entries(run))
-    limits = np.where(is_scale, STEPS.longest_log_scale_step, longest / complete_units(estimate))
+    limits = np.where(is_scale, STEPS.longest_log_scale_step, longest / estimate.complete_scale)
     out[estimate.active] += step / max(1.0, np.max(np.abs(step) / limits, initial=0.0))
     return out
-
-
-def complete_units(estimate: ScoreAndInformation) -> np.ndarray:
-    """Reciprocals of the standard errors that complete data would give (active,)."""
-    observed = np.where(estimate.observed_fraction == 0, 1.0, estimate.observed_fraction)
-    return np.sqrt(np.maximum(np.abs(np.diag(estimate.information) / observed), 1e-300))
