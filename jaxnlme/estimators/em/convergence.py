@@ -15,9 +15,13 @@ from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.rounds.boundary_evidence import direction_is_clear, increases_inwards, is_vanishing
-from jaxnlme.estimators.em.rounds.newton import significant_distances, significantly_off_maximum
+from jaxnlme.estimators.em.rounds.newton import (
+    changes_of_standard_errors,
+    significant_distances,
+    significantly_off_maximum,
+)
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.settings import CRITERIA
+from jaxnlme.estimators.em.settings import CRITERIA, STEPS
 from jaxnlme.model.params import Params
 from jaxnlme.results.inference import direction_words, singular_directions
 from jaxnlme.results.stochastic import reached_best
@@ -87,6 +91,8 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             f"{in_mc_errors:.2g} times its Monte Carlo error (limit {CRITERIA.significant_mc_errors:g}) and too far "
             f"for a last Newton step: {remedy}"
         )
+    elif has_step and (changing := _changing_standard_error(run, outcome, estimate)):
+        out.append(f"{changing}: {remedy}")
     elif has_step and estimate.mc_error_ratio > estimator.tolerance:
         worst = int(np.argmax(estimate.monte_carlo_se / estimate.se))
         out.append(
@@ -104,6 +110,20 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
         )
     sampler_states = run.to_host([chunk.chains.sampler_state for chunk in run.chain_states])
     return out + run.gather(estimator.sampling_problems(sampler_states, run.binding.data.labels))
+
+
+def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndInformation) -> str:
+    """Words on the standard error that changed most over the last step, if by too much; empty otherwise."""
+    estimates = outcome.estimates or []
+    for candidate, changes in zip(estimates, changes_of_standard_errors(run, estimates), strict=True):
+        if candidate is estimate and not (changes <= STEPS.stable_se).all():
+            worst = int(np.argmax(changes))
+            name = run.binding.packed_names[estimate.active[worst]]
+            return (
+                f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
+                f"{STEPS.stable_se:.0%}), so that the run has not settled on the curvature of the log-likelihood"
+            )
+    return ""
 
 
 def _not_finite(run: Run, estimate: ScoreAndInformation, names: list[str]) -> list[str]:

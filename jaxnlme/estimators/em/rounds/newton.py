@@ -103,19 +103,26 @@ def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
     return int(np.clip(state.doublings + change, 0, STEPS.most_doublings))
 
 
-def standard_errors_changed(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """True if the information of transported draws gives other standard errors than before the last step, by more than
-    `STEPS.stable_se`: on a curved ridge it changes over a small part of a standard error.
+def changes_of_standard_errors(run: Run, estimates: list[ScoreAndInformation]) -> list[np.ndarray]:
+    """Changes (active,) of the logarithms of the standard errors of each replicate over the last step, in absolute
+    value, by the information of transported draws: on a curved ridge it changes over a small part of a standard error.
+    Zero for other information.
 
     **Arguments:** `run`, with the standard errors before the last step (replicates, active) in its outer state;
-    `estimates` of the round.
+    `estimates` of all replicates.
     """
-    return any(
-        estimate.transported
-        and len(last) == len(estimate.active)
-        and not (np.abs(np.log(estimate.se / last)) <= STEPS.stable_se).all()
-        for estimate, last in zip(estimates, run.outer_state.last_se, strict=False)
-    )
+    before = run.outer_state.last_se
+    return [
+        np.abs(np.log(estimate.se / before[r]))
+        if estimate.transported and r < len(before) and len(before[r]) == len(estimate.active)
+        else np.zeros(len(estimate.active))
+        for r, estimate in enumerate(estimates)
+    ]
+
+
+def standard_errors_changed(run: Run, estimates: list[ScoreAndInformation]) -> bool:
+    """True if a standard error of a replicate changed by more than `STEPS.stable_se` over the last step."""
+    return any(not (change <= STEPS.stable_se).all() for change in changes_of_standard_errors(run, estimates))
 
 
 def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
