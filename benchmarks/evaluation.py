@@ -123,7 +123,8 @@ class Evaluations:
 
     def lowered(self) -> Any:
         """The lowered program of the objective and its gradient, for one chunk."""
-        options = compiler_options(self.placed.n_rows < COMPUTATION.rows_if_run_fifty_times, jax.default_backend())
+        small = self.placed.n_rows < COMPUTATION.rows_if_run_fifty_times
+        options = compiler_options(0 if small else None, jax.default_backend())
         program = eqx.filter_jit(_program(partial_sums, self.placed.mesh, inner_sums=False), compiler_options=options)
         modes = self.placed.to_devices(self.modes()[0])
         return program.lower(self.placed.density, *self.held()[0], (self.method, self.params, self.x), modes)

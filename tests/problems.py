@@ -22,7 +22,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
 from jaxnlme.numerics.compiling import compiler_options
 
-cheap = functools.partial(jax.jit, compiler_options=compiler_options(True, jax.default_backend()))
+cheap = functools.partial(jax.jit, compiler_options=compiler_options(0, jax.default_backend()))
 
 
 @cheap

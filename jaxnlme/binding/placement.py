@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 import equinox as eqx
@@ -25,7 +26,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled, without_garbage_collection
 from jaxnlme.numerics.devices import AXIS, Processes
 from jaxnlme.numerics.settings import COMPUTATION
-from jaxnlme.numerics.threads import cores, run_concurrently
+from jaxnlme.numerics.threads import cores, in_background, run_concurrently
 
 
 class PlacedProblem:
@@ -89,6 +90,7 @@ class PlacedProblem:
         real = np.flatnonzero(np.concatenate([part.real for part in self.chunks]))
         self._slot[source[real]] = real
         self._compiled: set[Any] = set()  # programs, with the structure of their arguments, that have been compiled
+        self._in_preparation: dict[Any, Future] = {}  # programs that another thread compiles
         self._held = None if self.chunked else [self._load(number) for number in range(len(self.chunks))]
 
     def _number_of_threads(self, rows: int) -> int:
@@ -179,8 +181,9 @@ class PlacedProblem:
         `passes`: for a program that runs many hundred times, the number of passes over the rows in each run.
         **Returns:** `sums`, added up over all parts, and `groups`, one pytree (slots, ...) per chunk; see `collect`.
         """
-        rows = self.n_rows * (passes or 1)
-        program = compiled(_program(fn, self.mesh, False), rows, once=once, often=passes is not None)
+        program = self._program_of(fn, once, passes)
+        if program in self._in_preparation:  # an exception there is raised by this thread's call, too
+            wait([self._in_preparation.pop(program)])
         values: Sequence[Any] = [None] * len(self.chunks) if per_group is None else per_group
         if self._held is not None:
             calls = [
@@ -208,6 +211,19 @@ class PlacedProblem:
             running = result
         return total, out
 
+    def _program_of(self, fn: Callable, once: bool, passes: int | None) -> Any:
+        rows = self.n_rows * (passes or 1)
+        return compiled(_program(fn, self.mesh, False), rows, once=once, often=passes is not None)
+
+    def prepare(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Sequence[Any]) -> None:
+        """Compile the program of a later `run` in another thread; `run` waits for it.
+
+        **Arguments:** as for `run`, of groups that are on the devices, with any values.
+        """
+        assert self._held is not None
+        program, arguments = self._program_of(fn, False, None), (self.density, *self._held[0], shared, per_group[0])
+        self._in_preparation[program] = in_background(lambda: program.lower(*arguments).compile())
+
     @property
     def in_one_chunk(self) -> bool:
         """True if all groups are in one chunk on the devices, so that one program can iterate over them (`loop`)."""
@@ -219,19 +235,32 @@ class PlacedProblem:
         assert self._held is not None
         return self._held[0]
 
-    def loop(self, fn: Callable[..., tuple[Any, Any]], shared: Any, per_group: Any, passes: int) -> tuple[Any, Any]:
+    def loop(
+        self,
+        fn: Callable[..., tuple[Any, Any]],
+        shared: Any,
+        per_group: Any,
+        passes: int,
+        prepare: Callable[[], None] | None = None,
+    ) -> tuple[Any, Any]:
         """`fn(problem, shared, per_group, total) -> (result, groups)` over groups in one chunk (`in_one_chunk`), by one
         compiled program that may need sums over all groups many times: `total(sums)` adds up those of all devices.
 
-        **Arguments:** as for `run`, with one pytree for `per_group`; `passes`: passes over the rows in each run.
+        **Arguments:** as for `run`, with one pytree for `per_group`; `passes`: passes over the rows in each run;
+        `prepare()`: called when the program is compiled first, to prepare others meanwhile.
         **Returns:** `result`, the same on all devices, and `groups`, a pytree (slots, ...).
         """
         program = compiled(_program(fn, self.mesh, True), self.n_rows * passes, often=True)
         assert self._held is not None
-        with without_garbage_collection() if (program, "loop") not in self._compiled else contextlib.nullcontext():
-            result = program(self.density, *self._held[0], shared, per_group)
+        arguments = (self.density, *self._held[0], shared, per_group)
+        if (program, "loop") not in self._compiled:
+            with without_garbage_collection():
+                lowered = program.lower(*arguments)
+            if prepare is not None and self.mesh is None:
+                prepare()
+            lowered.compile()
         self._compiled.add((program, "loop"))
-        return result
+        return program(*arguments)
 
 
 def _added(a: Any, b: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,3 +28,12 @@ def number_to_array(value: Any) -> Any:
     """`value` as an array: a Python number becomes a numpy scalar array, which a compiled program takes as an argument
     (a Python number would be a constant); numpy and JAX arrays, traced ones included, are returned unchanged."""
     return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+
+
+def map_leading(fn: Callable[..., PyTree], *trees: PyTree) -> PyTree:
+    """`fn` over the leading axis of arrays, as `jax.vmap(fn)(*trees)`; an axis of length one is removed and put back
+    instead, since each vmap traces all operations once more."""
+    if jax.tree.leaves(trees)[0].shape[0] != 1:
+        return jax.vmap(fn)(*trees)
+    single = fn(*jax.tree.map(lambda leaf: jax.lax.squeeze(leaf, (0,)), trees))
+    return jax.tree.map(lambda leaf: jax.lax.expand_dims(leaf, (0,)), single)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -22,7 +24,7 @@ JAXLIB_VERSION = tuple(int(part) for part in re.findall(r"\d+", version("jaxlib"
 HAS_EMITTER_OPTION = JAXLIB_VERSION < (0, 11, 1)
 
 
-def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False) -> Callable:
+def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False) -> _Program:
     """`fn` jitted with compiler options chosen for its amount of work; calls with the same function, size class and
     shapes share one program.
 
@@ -30,37 +32,55 @@ def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False
     hundred times; neither: some fifty times.
     """
     small = rows < (COMPUTATION.rows_if_run_once if once else COMPUTATION.rows_if_run_fifty_times)
-    return _compiled(fn, small, jax.default_backend(), often and rows >= COMPUTATION.rows_if_run_often)
+    heavy = often and rows >= COMPUTATION.rows_if_run_often
+    level = 0 if small else 1 if often and not heavy else None
+    return _compiled(fn, level, jax.default_backend(), heavy)
 
 
-def compiler_options(small: bool, backend: str, heavy: bool = False) -> dict[str, Any]:
+def compiler_options(level: int | None, backend: str, heavy: bool = False) -> dict[str, Any]:
     """XLA's compiler options for a program.
 
     On a CPU, programs without fusion emitters compile in half the time and, run fifty times, are as fast; loops of
     hundreds of iterations need more than twice the time (0.6 against 0.25 ms on 108 chains of 10 rows), so programs
-    with much work (`heavy`) use emitters. Without optimisation (`small`) programs compile in half the time again, and
-    run two to three times slower. Jaxlib from 0.11.1 on always uses emitters.
+    with much work (`heavy`) use emitters. Without optimisation (level 0) programs compile in half the time again, and
+    run two to three times slower; at level 1 they compile in four fifths of the time and run as fast, if small. Jaxlib
+    from 0.11.1 on always uses emitters.
 
-    **Arguments:** `small`: compile without optimisation; `backend`: "cpu", "gpu", ...; `heavy`: with fusion emitters.
+    **Arguments:** `level`: of optimisation, None for XLA's default; `backend`: "cpu", "gpu", ...; `heavy`: with fusion
+    emitters.
     """
     if backend != "cpu":
         return {}
     options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if HAS_EMITTER_OPTION and not heavy else {}
-    return options | ({"xla_backend_optimization_level": 0} if small else {})
+    return options | ({} if level is None else {"xla_backend_optimization_level": level})
 
 
 @functools.cache
-def _compiled(fn: Callable, small: bool, backend: str, heavy: bool) -> Callable:
-    options = compiler_options(small, backend, heavy)
+def _compiled(fn: Callable, level: int | None, backend: str, heavy: bool) -> _Program:
+    options = compiler_options(level, backend, heavy)
     plain = jax.jit(fn, compiler_options=options)
     filtered = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
+    return _Program(plain, filtered)
 
-    def program(*args: Any) -> Any:
-        # eqx.filter_jit separates arrays from other leaves in Python, some 0.1 ms a call: not needed if all are arrays.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Program:
+    """A jitted function, by jax.jit and by eqx.filter_jit; the latter separates arrays from other leaves in Python,
+    some 0.1 ms a call, which is not needed if all are arrays."""
+
+    plain: Any
+    filtered: Any
+
+    def _for(self, args: tuple) -> Any:
         all_arrays = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(args))
-        return (plain if all_arrays else filtered)(*args)
+        return self.plain if all_arrays else self.filtered
 
-    return program
+    def __call__(self, *args: Any) -> Any:
+        return self._for(args)(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """The traced program, which `.compile()` compiles for later calls."""
+        return self._for(args).lower(*args)
 
 
 @contextlib.contextmanager
@@ -78,16 +98,18 @@ def without_garbage_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def compile_clock(timings: dict[str, float]) -> Iterator[None]:
-    """Context that adds to `timings` the seconds JAX spends tracing ("trace", lowering included) and compiling
-    ("compile")."""
+    """Context that adds to `timings` the seconds JAX spends in this thread tracing ("trace", lowering included) and
+    compiling ("compile")."""
     phases = {
         "/jax/core/compile/jaxpr_trace_duration": "trace",
         "/jax/core/compile/jaxpr_to_mlir_module_duration": "trace",
         "/jax/core/compile/backend_compile_duration": "compile",
     }
 
+    thread = threading.get_ident()
+
     def record(event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event in phases:
+        if event in phases and threading.get_ident() == thread:
             timings[phases[event]] = timings.get(phases[event], 0.0) + duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(record)

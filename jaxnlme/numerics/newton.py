@@ -69,18 +69,22 @@ def newton(
 
 def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
     """The state before the first evaluation, which is a step from `fallback` to `z0`."""
-    dtype = z0.dtype
+    n = z0.shape[0]
+    finite = jnp.isfinite(z0)
+    # Constants computed from z0 are batched from the beginning under vmap, so that JAX traces the loop's batch once.
+    never = jnp.any(finite & ~finite)
+    zero = jnp.where(never, z0[0], 0.0) if n else jnp.zeros((), z0.dtype)
     return _State(
-        z=fallback,
-        value=jnp.full((), jnp.inf, dtype),
-        direction=jnp.where(jnp.isfinite(z0), z0 - fallback, 0.0),
-        slope=jnp.zeros((), dtype),
-        step=jnp.ones((), dtype),
-        positive=jnp.ones((), bool),
-        done=jnp.zeros((), bool),
-        converged=jnp.zeros((), bool),
-        count=jnp.zeros((), int),
-        hessian=jnp.eye(z0.shape[0], dtype=dtype) if with_hessian else None,
+        z=fallback + zero,
+        value=zero + jnp.inf,
+        direction=jnp.where(finite, z0 - fallback, 0.0),
+        slope=zero,
+        step=zero + 1.0,
+        positive=~never,
+        done=never,
+        converged=never,
+        count=never.astype(int),
+        hessian=zero + jnp.eye(n, dtype=z0.dtype) if with_hessian else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,8 +26,24 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="jaxnlme")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+@functools.cache
+def _background() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="jaxnlme-compile")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_background.cache_clear)
+
+
+def in_background(call: Callable[[], Any]) -> Future:
+    """The Future of a `call` by another thread, in the 64-bit context."""
+
+    def in_context() -> Any:
+        with x64():
+            return call()
+
+    return _background().submit(in_context)
 
 
 def run_concurrently(calls: Sequence[Callable[[], Any]], compile_first: bool) -> list[Any]:

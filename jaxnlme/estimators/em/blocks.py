@@ -22,7 +22,9 @@ def run_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
     if run.placed.in_one_chunk:
         full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), schedules)
         shared = (run.context, run.em_state, run.keys, full, np.asarray(count))
-        (run.em_state, trace), chain_states = run.placed.loop(iterate_block, shared, run.chain_states[0], passes)
+        (run.em_state, trace), chain_states = run.placed.loop(
+            iterate_block, shared, run.chain_states[0], passes, run.prepare
+        )
         run.chain_states = [chain_states]
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace)
     traces = []
@@ -43,9 +45,14 @@ def run_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
 
 def replicate_keys(seed: int | tuple[int, ...], replicates: int) -> Any:
     """JAX keys (replicates,) derived from `seed`, an integer or the numbers of a key."""
-    base = (
-        jax.random.key(seed)
-        if isinstance(seed, int)
-        else jax.random.wrap_key_data(jax.numpy.asarray(seed, jax.numpy.uint32))
-    )
-    return jax.vmap(lambda k: jax.random.fold_in(base, k))(np.arange(replicates))
+    if isinstance(seed, int):
+        return compiled(_keys_of_seed, 0)(np.asarray(seed), np.arange(replicates))
+    return compiled(_keys_of_data, 0)(np.asarray(seed, np.uint32), np.arange(replicates))
+
+
+def _keys_of_seed(seed: Any, numbers: Any) -> Any:
+    return jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(numbers)
+
+
+def _keys_of_data(data: Any, numbers: Any) -> Any:
+    return jax.vmap(lambda k: jax.random.fold_in(jax.random.wrap_key_data(data), k))(numbers)

@@ -41,6 +41,7 @@ from jaxnlme.estimators.em.sufficient_statistics import (
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.samplers import AbstractSampler, Chains, Whitening, laplace_approximation, whitening_at
@@ -84,27 +85,40 @@ def simulation_step(
     """
     context, packed, keys, schedule = shared
     density, weights = problem.density, problem.weights
-    params = jax.vmap(context.template.unpack)(packed)
-    whitenings = jax.vmap(lambda p: whitening_at(density, p, context.layout.whitened))(params)
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, schedule.iteration))(keys)
+    params = map_leading(context.template.unpack, packed)
+    whitenings = map_leading(lambda p: whitening_at(density, p, context.layout.whitened), params)
+    keys = map_leading(lambda key: jax.random.fold_in(key, schedule.iteration), keys)
+
+    def search_modes(chains):
+        def per_group(group, chains):
+            def per_replicate(*arguments):
+                return _with_mode(context.layout, density, schedule, group, *arguments)
+
+            return map_leading(per_replicate, params, whitenings, chains)
+
+        return problem.map(per_group, chains)
+
+    # Separate passes over the groups, under conditions outside of vmap: a condition inside is traced once more for each
+    # vmap around it.
+    chains = jax.lax.cond(schedule.search_modes, search_modes, lambda chains: chains, chain_states.chains)
 
     def per_group(group, weight, chains):
         def per_replicate(params, whitening, key, chains):
             return _simulate_group(context, density, schedule, group, weight, params, whitening, key, chains)
 
-        return jax.vmap(per_replicate)(params, whitenings, keys, chains)
+        return map_leading(per_replicate, params, whitenings, keys, chains)
 
-    contributions, chains, scored_draws = problem.map(per_group, weights, chain_states.chains)
+    contributions, chains, scored_draws = problem.map(per_group, weights, chains)
     sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), contributions)
 
     def with_scores(group_sums):
-        terms = jax.vmap(lambda p: score_terms(context.layout, density, p))(params)
+        terms = map_leading(lambda p: score_terms(context.layout, density, p), params)
 
         def scores_per_group(group, weight, scored_draws, control_coefficients, group_sums):
             def per_replicate(*arguments):
                 return accumulate_scores(context.layout, density, group, weight, *arguments)
 
-            return jax.vmap(per_replicate)(params, whitenings, terms, scored_draws, control_coefficients, group_sums)
+            return map_leading(per_replicate, params, whitenings, terms, scored_draws, control_coefficients, group_sums)
 
         coefficients = chain_states.control_coefficients
         contributions, group_sums = problem.map(scores_per_group, weights, scored_draws, coefficients, group_sums)
@@ -113,11 +127,27 @@ def simulation_step(
     def without_scores(group_sums):
         return ScoreSums.zeros(context.layout, packed.shape[:1], packed.dtype), group_sums
 
-    # A separate pass over the groups: iterations that do not sum up scores then need not carry the sums through the
-    # simulation.
+    # Iterations that do not sum up scores need not carry the sums through the simulation.
     score_sums, group_sums = jax.lax.cond(schedule.sum_scores, with_scores, without_scores, chain_states.sums)
     sums = dataclasses.replace(sums, score_sums=score_sums)
     return sums, ChainState(chains, chain_states.control_coefficients, group_sums)
+
+
+def _with_mode(
+    layout: ParameterLayout,
+    density: Density,
+    schedule: Schedule,
+    group: Group,
+    params: Params,
+    whitening: Whitening,
+    chains: Chains,
+) -> Chains:
+    """Chains of one group with Laplace's approximation at its conditional mode, searched from the last one, or from the
+    mean of the population if the chains are reset."""
+    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
+    start = jnp.where(schedule.reset_chains, mean, chains.centre)
+    approximation = laplace_approximation(density, params, whitening, group, mean, start)
+    return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.mode_found), chains, approximation)
 
 
 def _simulate_group(
@@ -135,17 +165,12 @@ def _simulate_group(
     layout, q = context.layout, density.n_effects
     coefficients = layout.centring.coefficients(group)
     mean = layout.centring.mean(params.beta, coefficients)
+    reset_centre = schedule.reset_chains & ~schedule.search_modes  # a search has started from the mean
     initial = eqx.tree_at(
         lambda c: (c.xi, c.centre),
         chains,
-        (jnp.where(schedule.reset_chains, mean, chains.xi), jnp.where(schedule.reset_chains, mean, chains.centre)),
+        (jnp.where(schedule.reset_chains, mean, chains.xi), jnp.where(reset_centre, mean, chains.centre)),
     )
-
-    def with_mode(chains):
-        approximation = laplace_approximation(density, params, whitening, group, mean, chains.centre)
-        return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.mode_found), chains, approximation)
-
-    initial = jax.lax.cond(schedule.search_modes, with_mode, lambda chains: chains, initial)
 
     def log_density(z):
         f = density.predict(params, z, group)
@@ -232,4 +257,4 @@ def maximisation_step(
     def per_replicate(em_state, sums):
         return maximise(context.layout, density, context.template, em_state, sums, schedule)
 
-    return jax.vmap(per_replicate)(em_state, sums)
+    return map_leading(per_replicate, em_state, sums)

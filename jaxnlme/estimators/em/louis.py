@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.estimators.em.settings import CRITERIA, SAMPLING
-from jaxnlme.estimators.em.sufficient_statistics import SufficientStatistics, expected_log_likelihood
+from jaxnlme.estimators.em.sufficient_statistics import SufficientStatistics, complete_curvature
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
@@ -213,7 +213,7 @@ def louis_estimate(
         scores = controlled
         group_scores = group_scores - (control_coefficients @ groups.control_variates[..., None])[..., 0]
     stats = jax.tree.map(lambda leaf: leaf.mean(axis=0), sums.statistics)
-    curvature, prior = (np.asarray(part) for part in _curvature(density, template, layout, packed, stats))
+    curvature, prior = _curvature(density, template, layout, packed, stats)
     complete = curvature.copy()
     if layout.scored:
         index, g = np.array(layout.hessian_entries, int), len(layout.scored)
@@ -281,19 +281,17 @@ def _curvature(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minus the second derivatives (packed, packed) of Q and the log prior at `packed`, and the gradient of the log
     prior."""
-    arguments = on_device((density, template, packed, stats))
-    return compiled(_derivatives, 0)(layout, *arguments)
+    curvature = complete_curvature(layout, density, template, packed, stats)
+    if not density.priors:
+        return curvature, np.zeros(len(packed))
+    prior_hessian, slope = compiled(_prior_derivatives, 0)(*on_device((density, template, packed)))
+    return curvature - np.asarray(prior_hessian), np.asarray(slope)
 
 
-def _derivatives(
-    layout: ParameterLayout, density: Density, template: Params, packed: Any, stats: SufficientStatistics
-) -> Any:
-    """`_curvature`, compiled."""
+def _prior_derivatives(density: Density, template: Params, packed: Any) -> Any:
+    """Second derivatives (packed, packed) and gradient (packed,) of the log prior."""
 
     def prior(packed):
         return density.log_prior(template.unpack(packed))
 
-    def value(packed):
-        return expected_log_likelihood(layout, density, template, packed, stats) + prior(packed)
-
-    return -jax.hessian(value)(packed), jax.grad(prior)(packed)
+    return jax.hessian(prior)(packed), jax.grad(prior)(packed)

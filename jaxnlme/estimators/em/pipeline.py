@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from jaxnlme.estimators.em.algorithm import run_algorithm
 from jaxnlme.estimators.em.checkpoint import StochasticCheckpoint
 from jaxnlme.estimators.em.e_step import IterationTrace
 from jaxnlme.estimators.em.m_step import Schedule
+from jaxnlme.estimators.em.post_estimation import prepare_likelihood
 from jaxnlme.estimators.em.result import to_record
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.saem import AbstractStochastic
@@ -80,6 +82,7 @@ def run(
                     start.boundary_start,
                     compute_block,
                 )
+                stochastic_run.prepare = functools.partial(prepare_likelihood, stochastic_run)
                 outcome = run_algorithm(stochastic_run)
             line.show("log-likelihood and standard errors")
             options = plan.options(estimator)

@@ -26,7 +26,7 @@ from jaxnlme.likelihood.from_draws import AbstractFromDraws
 from jaxnlme.likelihood.log_likelihood import modes_of_groups
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.arrays import map_leading, on_device
 from jaxnlme.numerics.compiling import clock
 from jaxnlme.results.inference import Information, information
 from jaxnlme.sampling.samplers import whitening_at
@@ -133,8 +133,8 @@ def modes_and_draws(
     """
     context, packed = shared
     density = problem.density
-    params = jax.vmap(context.template.unpack)(packed)
-    whitenings = jax.vmap(lambda p: whitening_at(density, p, context.layout.whitened))(params)
+    params = map_leading(context.template.unpack, packed)
+    whitenings = map_leading(lambda p: whitening_at(density, p, context.layout.whitened), params)
 
     def per_group(group, chain_states):
         def per_replicate(params, whitening, chains):
@@ -146,7 +146,7 @@ def modes_and_draws(
                 b = b @ density.covariance.factor(params.covariance).T
             return whitening.inverse @ (chains.centre - mean), root.T @ root, chains.mode_found, b
 
-        return jax.vmap(per_replicate)(params, whitenings, chain_states.chains)
+        return map_leading(per_replicate, params, whitenings, chain_states.chains)
 
     return (), problem.map(per_group, chain_states)
 
@@ -178,6 +178,19 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, covariance: np.ndarr
         run.placed, method, params, mean @ inverse.T, inverse @ covariance @ inverse.T
     )
     return float(sums.log_likelihood), float(np.sqrt(sums.variance)), groups
+
+
+def prepare_likelihood(run: Run) -> None:
+    """Have the program of the final log-likelihood compiled in another thread."""
+    method = run.estimator.final_likelihood
+    if method is not None and not run.placed.chunked:
+        n, q = run.placed.n_groups, run.binding.density.n_effects
+        at = _scattered(run.placed, np.zeros((n, q)), np.broadcast_to(np.eye(q), (n, q, q)))
+        run.placed.prepare(sum_centred, (method, run.params()), at)
+
+
+def _scattered(placed: PlacedProblem, centre: np.ndarray, spread: np.ndarray) -> list[Any]:
+    return list(zip(placed.scatter(centre), placed.scatter(spread), strict=True))
 
 
 def _information(run: Run, params: Params, estimate: ScoreAndInformation, modes: np.ndarray) -> Information:
@@ -232,8 +245,7 @@ def centred_log_likelihood(
             f"centre and spread must have shapes ({m}, {q}) and ({m}, {q}, {q}); "
             f"received {np.shape(centre)} and {np.shape(spread)}."
         )
-    at = list(zip(placed.scatter(centre), placed.scatter(spread), strict=True))
-    sums, chunks = placed.run(sum_centred, (method, params), at)
+    sums, chunks = placed.run(sum_centred, (method, params), _scattered(placed, centre, spread))
     groups = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
     return jax.tree.map(np.asarray, sums), groups
 

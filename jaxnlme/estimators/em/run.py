@@ -51,7 +51,8 @@ class Run:
     (packed,), the model's own starting values; `layout`, the M-step in use, and `interior_layout`, the one for psi in
     the interior; `interior_point` (replicates, packed), the parameters before psi was first moved to the boundary;
     `packed_trace` (blocks of (iterations, replicates, packed)) and `acceptance_trace` (blocks of (iterations,
-    replicates, updates)); `outer_state`; `interrupted` by Ctrl-C, `stopped` by a callback.
+    replicates, updates)); `outer_state`; `prepare`, called while the first block is compiled; `interrupted` by Ctrl-C,
+    `stopped` by a callback.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Run:
     ):
         self.binding, self.estimator, self.placed = binding, estimator, placed
         self.compute_block = run_block if compute_block is None else compute_block
+        self.prepare: Callable[[], None] | None = None
         self.callbacks = Callbacks(callbacks, placed.processes)
         # Callbacks are called after each iteration, so blocks are of one iteration, in all processes if in one.
         self.has_callbacks = placed.processes.any(bool(callbacks))

@@ -33,8 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
+from jaxnlme.model.covariance.base import AbstractCovariance
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, half_logdet, small_product
 from jaxnlme.typing import Matrix, Scalar, Vector
 
@@ -108,6 +111,49 @@ def expected_log_likelihood(
         level = params.error
         value = value - jnp.sum(stats.counts * level + 0.5 * stats.squares * jnp.exp(-2.0 * level))
     return value
+
+
+def complete_curvature(
+    layout: ParameterLayout, density: Density, template: Params, packed: np.ndarray, stats: SufficientStatistics
+) -> np.ndarray:
+    """Minus the second derivatives (packed, packed) of Q at `packed` (packed,), on the host.
+
+    With P = psi^-1, D_k = dpsi/dtheta_k, X = gram K - cross (K of `Centring.mean_matrix`), and s_a the effect that
+    coefficient a shifts:
+
+    1. beta: gram_ab P[s_a, s_b].
+    2. beta and theta: -(P D_k P X_a)[s_a].
+    3. theta: tr(P D_k P D_l (P R - w / 2)), symmetrised, + tr(G D_kl), G = (w P - P R P) / 2.
+    4. Residual scales: 2 S_l / s_l^2.
+    """
+    out = np.zeros((layout.n, layout.n))
+    params = template.unpack(packed)
+    if density.n_effects and not layout.whitened:
+        r = np.asarray(second_moment(layout, np.asarray(params.beta), stats))
+        arguments = on_device((density.covariance, np.asarray(params.covariance), np.asarray(stats.weight), r))
+        p, d, from_second = (np.asarray(part) for part in compiled(_psi_terms, 0)(*arguments))
+        effects = np.array([effect for _, effect, _, _ in layout.centring.terms], int)
+        beta, theta = layout.centring.centred, np.arange(layout.beta, layout.beta + layout.covariance)
+        x = stats.gram @ layout.centring.mean_matrix(np.asarray(params.beta)) - stats.cross
+        out[np.ix_(beta, beta)] = stats.gram * p[np.ix_(effects, effects)]
+        mixed = -np.einsum("kaq,aq->ak", (p @ d @ p)[:, effects], x)
+        out[np.ix_(beta, theta)], out[np.ix_(theta, beta)] = mixed, mixed.T
+        pd = p @ d
+        from_first = np.einsum("kij,lji->kl", pd, pd @ (p @ r - 0.5 * stats.weight * np.eye(len(p))))
+        out[np.ix_(theta, theta)] = 0.5 * (from_first + from_first.T) + from_second
+    if layout.strata:
+        scales = np.arange(layout.beta + layout.covariance, layout.n)
+        out[scales, scales] = 2.0 * stats.squares * np.exp(-2.0 * np.asarray(params.error))
+    return out
+
+
+def _psi_terms(covariance: AbstractCovariance, theta: Vector, weight: Scalar, r: Matrix) -> tuple[Matrix, Any, Matrix]:
+    """P (random, random), D (covariance, random, random) and tr(G D_kl) (covariance, covariance) of
+    `complete_curvature`, compiled."""
+    p = cholesky_inverse(cholesky(covariance.psi(theta)))
+    g = 0.5 * (weight * p - p @ r @ p)
+    d = jnp.moveaxis(jax.jacfwd(covariance.psi)(theta), -1, 0)
+    return p, d, jax.hessian(lambda theta: jnp.sum(g * covariance.psi(theta)))(theta)
 
 
 class ScoreTerms(eqx.Module):

@@ -20,23 +20,24 @@ from jaxnlme.model.fixed import Fixed, check_fixed, number_of
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
+from jaxnlme.numerics.arrays import xp
 from jaxnlme.signatures import public
 
 
 def _constant(f, a):
-    return a * jnp.ones_like(f)
+    return a * xp(f).ones_like(f)
 
 
 def _proportional(f, b):
-    return b * jnp.abs(f)
+    return b * xp(f).abs(f)
 
 
 def _combined(f, a, b):
-    return a + b * jnp.abs(f)
+    return a + b * xp(f).abs(f)
 
 
 def _combined_variance(f, a, b):
-    return jnp.sqrt(a**2 + (b * f) ** 2)
+    return xp(f).sqrt(a**2 + (b * f) ** 2)
 
 
 def _abs_power(f, c):

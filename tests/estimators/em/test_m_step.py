@@ -14,6 +14,7 @@ from jaxnlme.estimators.em.m_step import EMState, Schedule, SimulationSums, maxi
 from jaxnlme.estimators.em.parameter_layout import parameter_layout
 from jaxnlme.estimators.em.sufficient_statistics import (
     SufficientStatistics,
+    complete_curvature,
     effect_statistics,
     expected_log_likelihood,
     residual_statistics,
@@ -127,10 +128,14 @@ def maximised(binding, m_step):
     begin = EMState(start, jax.tree.map(jnp.zeros_like, stats), zero((g, g)))
     schedule = Schedule(0, 1.0, True, 0.0, False, 0.0, False, False)
     packed, slope, hessian = after_many_m_steps(layout, binding.density, binding.start, begin, fresh, schedule)
+    packed, hessian = np.asarray(packed), np.asarray(hessian)
+    if not binding.density.priors:  # second derivatives by matrix products against automatic differentiation
+        numbers = jax.tree.map(np.asarray, stats)
+        curvature = complete_curvature(layout, binding.density, binding.start, packed, numbers)
+        np.testing.assert_allclose(curvature, -hessian, rtol=1e-9, atol=1e-11 * np.abs(hessian).max())
     updated = np.array([k for k in range(layout.n) if layout.free[k] and k not in layout.scored])
     assert np.array_equal(np.delete(packed, updated), np.delete(start, updated))
-    hessian = np.asarray(hessian)[np.ix_(updated, updated)]
-    return layout, updated, np.asarray(packed), np.asarray(slope)[updated], hessian
+    return layout, updated, packed, np.asarray(slope)[updated], hessian[np.ix_(updated, updated)]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ from jaxnlme.estimators.em.settings import SAMPLING
 from jaxnlme.estimators.em.sufficient_statistics import coordinates_at, weighted_contribution
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
+from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates, fit_coefficients, n_control_variates, velocity_of
 from jaxnlme.sampling.samplers import Chains, Whitening, whitening_at
@@ -92,14 +93,14 @@ def transport_sums(
     context, packed = shared
     chain_states, references, earlier = per_group
     density = problem.density
-    params = jax.vmap(context.template.unpack)(packed)
-    whitenings = jax.vmap(lambda p: whitening_at(density, p, context.layout.whitened))(params)
+    params = map_leading(context.template.unpack, packed)
+    whitenings = map_leading(lambda p: whitening_at(density, p, context.layout.whitened), params)
 
     def terms_of_group(group, weight, chains, coefficients, reference):
         def per_replicate(*arguments):
             return _group_terms(context, density, group, weight, *arguments)
 
-        return jax.vmap(per_replicate)(packed, whitenings, chains, coefficients, reference)
+        return map_leading(per_replicate, packed, whitenings, chains, coefficients, reference)
 
     contributions, terms = problem.map(
         terms_of_group, problem.weights, chain_states.chains, chain_states.control_coefficients, references
