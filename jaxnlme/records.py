@@ -34,12 +34,12 @@ class Record(eqx.Module):
         try:
             return self.values[self.names.index(name)]
         except ValueError:
-            raise UnknownNameError(self._unknown(name)) from None
+            raise UnknownNameError(self._unknown(name), name) from None
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
             if key not in self.names:
-                raise UnknownNameError(self._unknown(key))
+                raise UnknownNameError(self._unknown(key), key)
             return self.values[self.names.index(key)]
         return self.values[key]
 

@@ -16,16 +16,29 @@ if TYPE_CHECKING:
     from jaxnlme.fitting.fit import Fit
 
 
+@dataclasses.dataclass(frozen=True)
+class BestStart:
+    """Outcome of the search from many starts.
+
+    **Fields:** `params`, at the highest maximum; None where no start reached one: the fit then begins at the centre.
+    `sentence` on what was found. `interrupted`: the fit from the centre, marked as interrupted, if Ctrl-C came during
+    the search; the fit itself is then not begun.
+    """
+
+    params: Params | None
+    sentence: str
+    interrupted: Fit | None = None
+
+
 def best_of_starts(
     model: NLMEModel, data: GroupedData, estimator: AbstractEstimator, plan: Plan, fit: Any
-) -> tuple[Params | None, str]:
-    """The Params at the highest maximum that fits from many starts reach, and a sentence on what they found.
+) -> BestStart:
+    """The highest maximum that fits from many starts reach.
 
     The search is made by the likelihood approximation of `estimator`; for others (linearised and restricted
     likelihoods, SAEM, IMP) by FOCEI, or Laplace's approximation where the outcome has no Gaussian moments.
 
     **Arguments:** `plan`: its start is the centre of the starts; `fit`: the function `jn.fit`.
-    **Returns:** None for the Params where no start reached a maximum: the fit then begins at the centre.
     """
     from jaxnlme.refits.settings import MULTISTART
 
@@ -38,12 +51,20 @@ def best_of_starts(
         progress=plan.progress,
         on_bad_group=plan.on_bad_group,
     )
+    if first.interrupted:
+        return BestStart(None, "", _interrupted(first, estimator))
     if not len(first.history):
-        return None, "The search from several starts did not begin: the likelihood is not finite at the start."
+        return BestStart(
+            None, "The search from several starts did not begin: the likelihood is not finite at the start."
+        )
     found = first.multistart(MULTISTART.starts_before_fit, progress=plan.progress)
+    if found.interrupted:
+        return BestStart(None, "", _interrupted(first, estimator))
     maxima = found.maxima
     if not len(maxima):
-        return None, f"None of {len(found.starts)} starts reached a maximum; the fit began from the model's own starts."
+        return BestStart(
+            None, f"None of {len(found.starts)} starts reached a maximum; the fit began from the model's own starts."
+        )
     heights = ", ".join(
         f"{row.log_likelihood:.3f} (from {row.starts})" for row in maxima.head(MULTISTART.maxima_shown).itertuples()
     )
@@ -52,8 +73,18 @@ def best_of_starts(
         f"log-likelihood at {heights}; from the given start {first.log_likelihood:.3f}."
     )
     if first.converged and not maxima["gain"].iloc[0] > MULTISTART.better_by:
-        return first.params, sentence
-    return found.params_of_maximum(0), sentence
+        return BestStart(first.params, sentence)
+    return BestStart(found.params_of_maximum(0), sentence)
+
+
+def _interrupted(first: Fit, estimator: AbstractEstimator) -> Fit:
+    """`first` as the result of a fit by `estimator` that was interrupted before it began."""
+    sentence = (
+        f"Interrupted by the user in the search from several starts, before the fit by {estimator.name} began: these "
+        f"are the estimates by {first.method} from the given start."
+    )
+    status = dataclasses.replace(first.status, sentences=("NOT CONVERGED.", sentence, *first.status.sentences[1:]))
+    return dataclasses.replace(first, converged=False, interrupted=True, status=status)
 
 
 def _searchable(model: NLMEModel, estimator: AbstractEstimator) -> Any:

@@ -114,8 +114,11 @@ def fit(
     plan = Plan(start, preliminary, standard_errors, callbacks, progress, on_bad_group, mesh, chunk_groups, path)
     found = ""
     if search and not (path is not None and path.exists()):
-        best, found = best_of_starts(model, data, estimators[0], plan, fit)
-        plan = dataclasses.replace(plan, start=start if best is None else best)
+        best = best_of_starts(model, data, estimators[0], plan, fit)
+        if best.interrupted is not None:
+            return best.interrupted.throw() if throw else best.interrupted
+        found = best.sentence
+        plan = dataclasses.replace(plan, start=start if best.params is None else best.params)
     with explained_errors():
         record = run_in_sequence(model, data, estimators, plan)
     result = Fit.from_record(with_start_sentence(record, found) if search else record)

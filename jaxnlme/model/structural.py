@@ -8,7 +8,7 @@ from typing import Any
 
 import equinox as eqx
 
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, UnknownNameError
 from jaxnlme.records import Record
 
 
@@ -30,7 +30,22 @@ class Structural(eqx.Module):
         `x`: predictors (obs,); `v`: group-level predictors.
         """
         fn = self.fn if free is None else eqx.combine(free, self.fn)
-        return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
+        try:
+            return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
+        except UnknownNameError as error:
+            where = _record_of(error, {"phi": phi, "x": x, "v": v})
+            if not where:
+                raise
+            order = "f(phi, x, v)" if self.arity == 3 else "f(phi, x)"
+            raise UnknownNameError(
+                f"{error} It is in {where}: the arguments of the model function come in the order {order}.",
+                *error.args[1:],
+            ) from error
+
+
+def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:
+    """The argument that has the name which `error` did not find in another one; empty if none has it."""
+    return next((label for label, record in records.items() if {*error.args[1:]} & {*record.names}), "")
 
 
 def structural(fn: Callable) -> tuple[Structural, Any]:

@@ -121,7 +121,8 @@ class Multistart(Printable):
     NAME") and its end, by name, `log_likelihood`, `status`, `maximum` (its row in `maxima`, -1 where it failed),
     `iterations`, `evaluations`; `maxima`, a row per distinct maximum, the highest first: `log_likelihood` (of all
     groups), `gain` over the log-likelihood plus log prior of the fit, number `starts` and fraction `share` of the
-    starts that reached it, `fit`: it is the maximum of the fit, and the values; `sentences`; `x` (maxima, n), packed.
+    starts that reached it, `fit`: it is the maximum of the fit, and the values; `sentences`; `x` (maxima, n), packed;
+    `interrupted` by Ctrl-C.
     """
 
     fit: FitRecord
@@ -130,6 +131,7 @@ class Multistart(Printable):
     maxima: pd.DataFrame
     sentences: tuple[str, ...]
     x: np.ndarray
+    interrupted: bool = False
 
     @functools.cached_property
     def best(self) -> FitRecord:
@@ -209,7 +211,7 @@ def _record(refits: Refits, out: Outcomes, starts: np.ndarray, refit: Callable[.
     table["evaluations"] = out.evaluations
     table.index.name = "start"
     sentences = _sentences(fit, out, maxima, good, table) + refits.device_sentences
-    return Multistart(fit, refit, table, maxima, tuple(sentences), np.array(x))
+    return Multistart(fit, refit, table, maxima, tuple(sentences), np.array(x), out.interrupted)
 
 
 def _value_array(fit: FitRecord) -> np.ndarray:

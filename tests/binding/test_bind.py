@@ -427,3 +427,11 @@ def test_unknown_names_of_a_record_are_reported_with_similar_ones() -> None:
     binding = bind(jn.NLMEModel(misspelt, {"alpah": 1.0}), decay_data())
     with pytest.raises(AttributeError, match="no parameter is called 'alpha'; did you mean 'alpah'"):
         jn.log_likelihood(binding.model, binding.start, binding.problem, "fo")
+
+
+def test_arguments_of_the_model_function_in_the_wrong_order() -> None:
+    binding = bind(jn.NLMEModel(lambda x, phi: phi.rate * x.time, {"rate": 1.0}), decay_data())
+    with pytest.raises(
+        AttributeError, match=r"no predictor \(x\) is called 'rate'.* It is in phi: .* in the order f\(phi, x\)"
+    ):
+        jn.log_likelihood(binding.model, binding.start, binding.problem, "fo")

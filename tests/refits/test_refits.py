@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.refits import vectorised_minimiser
 from jaxnlme.refits.jackknife import _cook
 from jaxnlme.refits.jobs import blank_outcomes
 from jaxnlme.refits.multistart import _sentences
@@ -219,6 +220,19 @@ def test_starts_multi_begins_at_the_best_maximum(theophylline, method):
     assert fit.log_likelihood > theophylline.log_likelihood + 2.0
     (sentence,) = [s for s in fit.status.sentences if s.startswith("Started from the best of 16 fits by FOCEI")]
     assert "-176.467 (from" in sentence and f"from the given start {theophylline.log_likelihood:.3f}" in sentence
+
+
+def test_an_interruption_of_the_search_for_a_start_ends_the_fit(theophylline, monkeypatch):
+    def show(self, text, done=None):
+        if done is not None:  # the count of refits: the fit from the given start has none
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(vectorised_minimiser.ProgressLine, "show", show)
+    fit = jn.fit(theophylline.model, theophylline.data, "lme", starts="multi")
+    assert fit.interrupted and not fit.converged and fit.method == "FOCEI"
+    assert fit.log_likelihood == pytest.approx(theophylline.log_likelihood, abs=1e-6)
+    first, second, *_ = fit.status.sentences
+    assert first == "NOT CONVERGED." and "before the fit by LME began" in second
 
 
 def test_multistart_finds_both_absorptions_of_theophylline(theophylline):
