@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnlme.estimators.em.e_step import BLOCK, IterationTrace, iterate_block, maximisation_step, simulation_step
 from jaxnlme.estimators.em.m_step import Schedule
+from jaxnlme.estimators.em.settings import COMPUTING
 from jaxnlme.numerics.compiling import compiled
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def run_block(run: Run, schedules: Schedule, count: int) -> IterationTrace:
     """Run `count` iterations of a run, in one compiled program where the groups are in one chunk, step by step
     otherwise; `schedules`, leaves (count,)."""
     passes = run.replicates * run.estimator.evaluations(run.placed.n_groups_all)
+    passes = -(-passes // COMPUTING.whitened_divisor) if run.layout.whitened else passes
     if run.placed.in_one_chunk:
         full = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], BLOCK - count, 0)]), schedules)
         shared = (run.context, run.em_state, run.keys, full, np.asarray(count))

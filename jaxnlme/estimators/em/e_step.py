@@ -196,8 +196,12 @@ def _simulate_group(
         def outcome(entries, z):
             return outcome_log_density(layout, density, params, z, group, entries)
 
-        outcome_scores = jax.vmap(lambda z: derivatives.gradient(outcome)(entries, z)[: len(layout.scored)])(z)
-        hessians = jax.vmap(lambda z: derivatives.hessian(outcome)(entries, z))(z)
+        def slope_twice(entries, z):
+            slope = derivatives.gradient(outcome)(entries, z)
+            return slope, slope
+
+        hessians, slopes = jax.vmap(lambda z: derivatives.jacobian(slope_twice, has_aux=True)(entries, z))(z)
+        outcome_scores = slopes[:, : len(layout.scored)]
         outcome_score, hessian = draws.mean(outcome_scores), -draws.mean(hessians)
     weight = observed_weight(group, weight)
     stats, outcome_score, hessian = weighted_contribution(weight, (stats, outcome_score, hessian))

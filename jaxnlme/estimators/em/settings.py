@@ -274,6 +274,9 @@ class ComputingSettings:
 
     evaluations_per_chain: int = 16
     """Approximate number of evaluations of each data row by a chain in an iteration."""
+    whitened_divisor: int = 4
+    """Factor by which the program of a whitened layout does less work in a run: it is twice as large and computes half
+    of the iterations."""
     row_evaluations_per_thread: int = 800_000
     """Row evaluations per iteration that justify a thread of their own: threads synchronise after every iteration."""
     gpu_width: int = 256
