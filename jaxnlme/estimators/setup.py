@@ -16,7 +16,13 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.base import AbstractEstimator
-from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, scaled_sd_start, start_params
+from jaxnlme.estimators.core.starting_values import (
+    balanced_error_start,
+    pooled_start,
+    scaled_error_start,
+    scaled_sd_start,
+    start_params,
+)
 from jaxnlme.estimators.two_stage.fit_groups import groups_start
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.compiling import clock
@@ -73,11 +79,13 @@ def set_up(
         estimator.check(binding)
     named_starts = start if isinstance(start, Mapping) else ()
     params = processes.run_collectively(lambda: start_params(binding, start))
+    default_starts = start is None or bool(named_starts)
+    if default_starts:
+        params = balanced_error_start(binding, params, named_starts, processes)
     with clock(timings, "check"):
         placed, check = place_and_check(
             binding, params, plan.mesh, plan.chunk_groups, estimator.thread_rows(binding.data.n_groups)
         )
-    default_starts = start is None or bool(named_starts)
     if default_starts:
         params = scaled_error_start(binding, params, check.misfit, named_starts)
         params = scaled_sd_start(binding, params, check.effect_sizes, named_starts)

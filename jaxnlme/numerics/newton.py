@@ -36,6 +36,7 @@ class _State(eqx.Module):
     done: jax.Array
     converged: jax.Array
     count: jax.Array
+    longest: jax.Array
     hessian: jax.Array | None = None
 
 
@@ -49,7 +50,8 @@ def newton(
 ) -> tuple[Vector, NewtonResult]:
     """Minimise a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
-    Newton steps with a modified Cholesky factor of the Hessian, of bounded length, shortened by quadratic interpolation
+    Newton steps with a modified Cholesky factor of the Hessian, of bounded length (the bound grows from each step that
+    it shortens to the next), shortened by quadratic interpolation
     until the value decreases sufficiently. The search ends after the step that is shorter than `tolerance`: with
     quadratic convergence the error is then of the order of the squared tolerance. Each pass of the loop evaluates
     value, gradient and Hessian once, so a search that starts at the minimum takes one evaluation.
@@ -84,6 +86,7 @@ def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
         done=never,
         converged=never,
         count=never.astype(int),
+        longest=zero + MINIMISER.longest_newton_step,
         hessian=zero + jnp.eye(n, dtype=z0.dtype) if with_hessian else None,
     )
 
@@ -102,7 +105,7 @@ def _pass(
     first = jnp.isinf(state.value)
     accept = finite & (first | (value <= bound))
 
-    direction, length, repaired = _newton_step(finite, gradient, hessian)
+    direction, length, repaired = _newton_step(finite, gradient, hessian, state.longest)
     arrived = accept & (length <= tolerance) & ~repaired
     shorter = _shorter_step(state, value, finite, first)
     stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < MINIMISER.shortest_newton_step)
@@ -121,17 +124,18 @@ def _pass(
         # A predicted decrease of the order of rounding counts as convergence, like a short step.
         converged=arrived | (stuck & ~first & state.positive & (-state.slope < jnp.sqrt(slack))),
         count=state.count + 1,
+        longest=jnp.where(accept & (length > state.longest), MINIMISER.newton_step_growth, 1.0) * state.longest,
         hessian=if_accepted(hessian, state.hessian) if with_hessian else None,
     )
 
 
-def _newton_step(finite: Scalar, gradient: Vector, hessian: Matrix) -> tuple[Vector, Scalar, Scalar]:
-    """The bounded Newton step (n,), the length of the unbounded one, and whether the Hessian had to be modified."""
+def _newton_step(finite: Scalar, gradient: Vector, hessian: Matrix, longest: Scalar) -> tuple[Vector, Scalar, Scalar]:
+    """The Newton step (n,), of length `longest` at most, the length of the unbounded one, and whether the Hessian had
+    to be modified."""
     n = gradient.shape[0]
     lower, repaired = guarded_cholesky(jnp.where(finite, hessian, jnp.eye(n, dtype=gradient.dtype)))
     direction = -cholesky_solve(lower, jnp.where(finite, gradient, 0.0))
     length = jnp.sqrt(jnp.sum(direction**2))
-    longest = MINIMISER.longest_newton_step
     return direction * jnp.minimum(1.0, longest / jnp.maximum(length, longest)), length, repaired
 
 

@@ -28,7 +28,12 @@ class MinimiserSettings:
     precision: an increase up to this is no increase."""
 
     longest_newton_step: float = 5.0
-    """Largest length of a Newton step, in the units of z (whitened effects: prior standard deviations)."""
+    """Largest length of the first Newton step, in the units of z (whitened effects: prior standard deviations)."""
+    newton_step_growth: float = 2.0
+    """Factor by which that length grows from a step that it limited to the next: modes may be thousands of prior
+    standard deviations away where a starting SD is far too small.
+
+    **Source:** the growth of a trust region: Nocedal and Wright (2006), Numerical Optimization, algorithm 4.1."""
     shortest_newton_step: float = 1e-9
     """Step, as a fraction of the Newton step, below which the line search is given up: rounding allows no decrease."""
 

@@ -19,6 +19,9 @@ from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.core.settings import POOLED
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
+from jaxnlme.model.residual_error.base import GaussianError
+from jaxnlme.model.residual_error.families import TWO_PART_SCALES
+from jaxnlme.numerics.devices import Processes
 from jaxnlme.results.record import FitRecord
 from jaxnlme.typing import Vector
 
@@ -67,6 +70,40 @@ def _with_held(binding: Binding, params: Params, newly_fixed: np.ndarray) -> Par
     if not held.any():
         return params
     return params.unpack(np.where(held, binding.start.pack(), np.asarray(params.pack())))
+
+
+def balanced_error_start(
+    binding: Binding, params: Params, user_named: Collection[str] = (), processes: Processes | None = None
+) -> Params:
+    """Params with parts a and b of a residual scale such as a + b |f|^c that are equal at predictions as large as the
+    data, so that a fit does not depend on the unit of y: a has that unit and b has not.
+
+    **Arguments:** `user_named`: error parameters whose start the user gave by name; these, and those with a start in
+    the model, stay, and the other part follows them. `processes` whose data count; None: of this one.
+    """
+    error, data = binding.density.error, binding.data
+    if not isinstance(error, GaussianError) or error.scale not in TWO_PART_SCALES:
+        return params
+    y = data.y[data.observed]
+    base = np.asarray(error.response.to_real(y)) if error.of_transformed and not error.n_shape else y
+    usable = base[np.isfinite(base)]
+    sums = np.array([float(np.sum(usable**2)), float(len(usable))])
+    square, count = sums if processes is None else processes.total(sums)
+    if not square > 0:
+        return params
+    size, theta = np.sqrt(square / count), np.array(params.error, float)
+    natural = [float(p.transform.to_natural(theta[k])) for k, p in enumerate(error.parameters)]
+    names = binding.density.error_names
+    strata = max(len(error.levels), 1)
+    for level in range(strata):
+        a, b = level, strata + level
+        c = natural[2 * strata + level] if error.scale is TWO_PART_SCALES[2] else 1.0
+        a_moves, b_moves = (error.parameters[k].automatic and names[k] not in user_named for k in (a, b))
+        if b_moves and natural[a] > 0:
+            theta[b] = np.log(natural[a] / size**c)
+        elif a_moves and natural[b] > 0:
+            theta[a] = np.log(natural[b] * size**c)
+    return Params(params.beta, params.covariance, theta, params.free)
 
 
 def scaled_error_start(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
+from jaxnlme.estimators.marginal.starting_scales import adjust_starting_scales
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 
@@ -43,6 +44,8 @@ def quasi_newton(session: Session, ends_early: EndsEarly = lambda state, rejecte
         estimator = MaximumLikelihood(method, remaining + int(state.bfgs.iterations), tolerance)
         trial, over = _resume(estimator, state)
     else:
+        if not session.history:
+            adjust_starting_scales(session)
         estimator = MaximumLikelihood(method, remaining, tolerance)
         first = Evaluation(session.best.sums, GroupValues())
         start = (session.binding.density, session.objective.evaluator.template, session.x, first, session.free)

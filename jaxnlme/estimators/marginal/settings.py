@@ -48,6 +48,19 @@ class SearchSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class StartingScaleSettings:
+    """Scales at the start of a search (`starting_scales.py`)."""
+
+    least_log_step: float = 1.0
+    """Shortest EM step of the logarithm of a scale that is taken: a factor of e, from which quasi-Newton steps find the
+    maximum."""
+    least_ratio: float = 1e-12
+    """Smallest ratio of a new variance to the last one: larger steps down are taken in parts."""
+    most_steps: int = 20
+    """Most steps; two or three are the rule."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ConvergenceCriteria:
     """Rounds (`algorithm.py`) and their assessment (`convergence.py`, `objective.py`; also of batched refits)."""
 
@@ -170,6 +183,7 @@ class RestrictedSettings:
 
 
 SEARCH = SearchSettings()
+SCALES = StartingScaleSettings()
 CRITERIA = ConvergenceCriteria()
 ROUNDS = RoundSettings()
 DIFFERENCES = DifferenceSettings()

@@ -15,7 +15,12 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import check_whole_number, some
-from jaxnlme.estimators.core.starting_values import pooled_start, scaled_error_start, start_params
+from jaxnlme.estimators.core.starting_values import (
+    balanced_error_start,
+    pooled_start,
+    scaled_error_start,
+    start_params,
+)
 from jaxnlme.estimators.two_stage.group_fits import GroupFits
 from jaxnlme.estimators.two_stage.population import estimate_population, population_params
 from jaxnlme.estimators.two_stage.search import (
@@ -71,8 +76,10 @@ def fit_groups(
         binding = bind(model, data)
         group_model = single_group(binding)
         params = start_params(binding, start)
-        placed, check = place_and_check(binding, params, None, None)
         named_starts = start if isinstance(start, Mapping) else ()
+        if start is None or named_starts:
+            params = balanced_error_start(binding, params, named_starts)
+        placed, check = place_and_check(binding, params, None, None)
         if start is None or named_starts:
             params = scaled_error_start(binding, params, check.misfit, named_starts)
         notes: list[str] = []

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.dry_run import dry_run, place_and_check
 from jaxnlme.errors import OptionError, shown
-from jaxnlme.estimators.core.starting_values import scaled_error_start
+from jaxnlme.estimators.core.starting_values import balanced_error_start, scaled_error_start
 from jaxnlme.estimators.em.saem import SAEM
 from jaxnlme.frontends.matlab.call import Call
 from jaxnlme.frontends.matlab.options import StatsetSA, choice, count
@@ -139,6 +139,7 @@ def replicate_starts(call: Call, family: AbstractCovariance, columns: np.ndarray
         for column in columns.T:
             psi = dataclasses.replace(call.designs, beta=column).psi
             params = Params(column, family.from_matrix(psi), binding.start.error, binding.start.free)
+            params = balanced_error_start(binding, params)
             if placed is None:
                 placed, start_check = place_and_check(binding, params, None, None)
             else:

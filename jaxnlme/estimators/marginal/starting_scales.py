@@ -1,0 +1,112 @@
+"""Starting scales of a search: standard deviations and residual scales that are far off, brought near their size.
+
+By Fisher's identity the derivative of the log-likelihood in the logarithm of a scale s is E[S | y] / s^2 - N, with S
+the sum of squares of the N residuals (or of the m effects b_k) that it scales. A step of the EM algorithm for s is
+therefore
+
+    log s <- log s + log(1 + g / N) / 2,    g the derivative,
+
+and needs no more than the gradient. Where s is too small by a factor of a thousand, the curvature of the likelihood is
+a million times that at the maximum, and changes as fast: quasi-Newton steps in all parameters lead astray there.
+
+EM hardly moves a standard deviation of effects that is so small that the data do not show it. There the derivatives of
+the groups are proportional to its square v, and a scoring step in v itself, whose information is that of the outer
+products, is
+
+    log s <- log s + log(1 + 2 g / sum_i g_i^2) / 2.
+
+1. Compute the EM step of every free scale, or, for effects, the scoring step if it is longer and upwards. End if none
+   is longer than `SCALES.least_log_step`.
+2. Take all of these together, or, if the objective is not lower there, the longest; end if that does not help either.
+   Repeat, SCALES.most_steps times.
+
+**Source:** Dempster, Laird and Rubin (1977), Journal of the Royal Statistical Society B 39, 1-38, for EM; Fisher's
+identity: Louis (1982), Journal of the Royal Statistical Society B 44, 226-233.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxnlme.estimators.marginal.settings import SCALES
+from jaxnlme.model.residual_error.base import GaussianError
+from jaxnlme.model.transforms import Log
+
+if TYPE_CHECKING:
+    from jaxnlme.binding.bind import Binding
+    from jaxnlme.estimators.marginal.session import Session
+
+# Packed indices of the entries of one scale, and the number of residuals or effects that it scales.
+Scale = tuple[np.ndarray, float]
+
+
+def adjust_starting_scales(session: Session) -> None:
+    """Move `session` to scales near their size (see the module); nothing happens where they are."""
+    scales = [
+        (indices[session.free[indices]], count)
+        for indices, count in _scales(session)
+        if count > 0 and session.free[indices].any()
+    ]
+    for _ in range(SCALES.most_steps):
+        steps = np.array([_step(session, indices, count) for indices, count in scales])
+        far = np.flatnonzero(np.abs(steps) > SCALES.least_log_step)
+        if not len(far):
+            return
+        longest = far[[np.argmax(np.abs(steps[far]))]]
+        for which in (far, longest) if len(far) > 1 else (far,):
+            x = session.x.copy()
+            for k in which:
+                x[scales[k][0]] += steps[k]
+            trial = session.evaluate(x, session.objective.evaluator.modes_at(x, session.best))
+            if trial.value < session.best.value and np.isfinite(trial.sums.gradient).all():
+                session.move(trial)
+                break
+        else:
+            return
+
+
+def _step(session: Session, indices: np.ndarray, count: float) -> float:
+    """The step of the logarithm of a scale, with `indices` and `count` as in `Scale`; zero where it is not finite."""
+    sums, first = session.best.sums, len(session.binding.density.beta_names)
+    score = -float(np.sum(np.asarray(sums.gradient)[indices]))
+    ratio = max(1.0 + score / count, SCALES.least_ratio)
+    if indices[0] < first + session.binding.density.covariance.n_unconstrained and score > 0:
+        squares = float(np.asarray(sums.outer)[indices[0], indices[0]])
+        ratio = max(ratio, 1.0 + 2.0 * score / squares if squares > 0 else 0.0)
+    return 0.5 * float(np.log(ratio)) if np.isfinite(ratio) and np.isfinite(session.x[indices]).all() else 0.0
+
+
+def _scales(session: Session) -> list[Scale]:
+    """The scales of a model: of the random effects and, for Gaussian outcomes, of the residuals, one of each stratum
+    with all its positive parameters together."""
+    binding, density = session.binding, session.binding.density
+    first, error = len(density.beta_names), density.error
+    of_error = first + density.covariance.n_unconstrained
+    is_log = np.array([isinstance(p.transform, Log) for p in error.parameters], bool)
+    strata = len(error.levels) if isinstance(error, GaussianError) and error.by is not None else 1
+    totals = session.processes.total(np.concatenate(_weighted_counts(binding, strata)))
+    groups, rows = float(totals[0]), totals[1:]
+    out = [(np.array([first + index]), groups * len(effects)) for index, effects, _ in density.covariance.log_scales]
+    if isinstance(error, GaussianError):
+        entries = np.arange(len(is_log) - error.n_shape)
+        entries = entries[is_log[entries]]
+        out += [(of_error + entries[entries % strata == level], float(rows[level])) for level in range(strata)]
+    return out
+
+
+def _weighted_counts(binding: Binding, strata: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted numbers of the groups with a response (1,), and of the responses of each stratum (strata,)."""
+    problem, weights = binding.problem, np.asarray(binding.data.weights)
+    groups, rows, start = 0.0, np.zeros(strata), 0
+    positions = np.argsort(np.asarray(problem.order))
+    for bucket in problem.buckets:
+        observed = np.asarray(bucket.x.observed)
+        weight = weights[positions[start : start + len(observed)]]
+        start += len(observed)
+        groups += float(weight @ observed.any(axis=1))
+        for level in range(strata):
+            in_stratum = observed & (np.asarray(bucket.strata) == level) if strata > 1 else observed
+            rows[level] += float(weight @ in_stratum.sum(axis=1))
+    return np.array([groups]), rows
