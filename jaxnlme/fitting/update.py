@@ -163,6 +163,9 @@ def _psi(fit: Fit, binding: Binding, change: ModelChange) -> np.ndarray:
     zero."""
     sd = np.sqrt(np.diag(psi_of(binding.density, binding.start.covariance)))
     kept = np.asarray(change.kept_effects, int)
+    if len(kept) != len(sd):  # effects whose standard deviation is now held at zero are no effects
+        names = binding.density.effect_names
+        kept = np.array([change.effects.index(name) if name in change.effects else -1 for name in names], int)
     psi = np.diag(sd**2)
     remaining = np.flatnonzero(kept >= 0)
     old_psi = fit.psi.to_numpy()[np.ix_(kept[remaining], kept[remaining])]
