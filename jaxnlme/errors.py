@@ -138,7 +138,7 @@ def check_level(level: float) -> None:
 
 def shown(value: Any) -> str:
     """`value` as a message shows it: its `repr`, or its type where that is long or has several lines."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, (np.ndarray, np.generic)) and not value.ndim else value)
     if len(text) <= MESSAGES.characters and "\n" not in text:
         return text
     if isinstance(value, np.ndarray):

@@ -7,7 +7,7 @@ from typing import Any
 
 import equinox as eqx
 
-from jaxnlme.errors import UnknownNameError, near_matches
+from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
@@ -41,13 +41,20 @@ class Record(eqx.Module):
             if key not in self.names:
                 raise UnknownNameError(self._unknown(key), key)
             return self.values[self.names.index(key)]
+        if isinstance(key, (tuple, list)):
+            example = self.names[0] if self.names else "name"
+            raise ModelError(
+                f"a record of named values ({self.entry_kind}: {some(self.names)}) is not a matrix and has no entry "
+                f"[{', '.join(':' if isinstance(k, slice) else str(k) for k in key)}]: write .{example}, [{example!r}] "
+                "or [0] for one of them; jnp.stack(list(record), axis=1) makes a matrix of columns."
+            )
         return self.values[key]
 
     def _unknown(self, name: str) -> str:
         if name in self.text_columns:
             return (
-                f"{name!r} is a text column, which only covariate formulas and `by=` can use; code it as numbers (for "
-                "example 0 and 1) for the model function."
+                f"{name!r} is a text column (or one of True and False), which only covariate formulas and `by=` can "
+                "use; code it as numbers (for example 0 and 1) for the model function."
             )
         return f"no {self.entry_kind} is called {name!r}; {near_matches(name, self.names)}"
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.binding.held_values import check_held_names, elements, held_error, held_values, without_zero_effects
+from jaxnlme.binding.held_values import (
+    check_held_names,
+    check_residual_scale,
+    elements,
+    held_error,
+    held_values,
+    without_zero_effects,
+)
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.binding.stacking import levels, stack_groups, strata_of
@@ -161,6 +168,7 @@ def bind(
         family = held_fixed(family, elements(held, effects), effects)
     error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
     error = held_error(error, held, names) if like is None else error
+    check_residual_scale(error)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else theta_from_psi(family, model.psi, effects)
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])

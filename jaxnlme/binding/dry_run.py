@@ -258,10 +258,17 @@ def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.nda
     if binding.density.error.has_gaussian_moments and zero.any() and not finite[zero].any():
         rows = _zero_rows(binding, start, zero)
         if rows:
+            density = binding.density
+            held = [
+                name
+                for name, p in zip(density.error_names, density.error.parameters, strict=True)
+                if p.fix and p.start == 0
+            ]
+            remedy = f"have {' and '.join(held)} estimated" if held else "add a constant part (error='combined')"
             raise ModelError(
                 f"the residual standard deviation is zero in {rows}: the prediction is 0 there at the starting values, "
-                f"and the error model is {binding.density.error.formula}. Leave these rows out, or add a constant part "
-                "(error='combined')."
+                f"and the error model is {density.error.formula}{f', {held[0]} held at zero' if held else ''}. Leave "
+                f"these rows out, or {remedy}."
             )
 
 

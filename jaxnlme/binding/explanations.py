@@ -48,10 +48,29 @@ DERIVATIVE_ERRORS = (
 )
 
 
+CONDITION_ADVICE = (
+    "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."
+)
+# Parts of messages of JAX and numpy on code that changes or tests arrays in a way that cannot be traced, with the
+# remedy.
+CODE_ERRORS = (
+    (("truth value of an array",), CONDITION_ADVICE),
+    (
+        ("Only integer scalar arrays can be converted to a scalar index",),
+        "A number of steps or a size cannot depend on parameters.",
+    ),
+    (
+        ("JAX arrays are immutable", "setting an array element with a sequence"),
+        "An array cannot be filled entry by entry: build it with jnp.where, jnp.stack([...]) or jnp.concatenate, or "
+        "write y = y.at[k].set(value) for y[k] = value.",
+    ),
+)
+
+
 def tracer_advice(error: Exception) -> str:
     """Message on the user's line that cannot be traced, with what to write instead."""
     if isinstance(error, jax.errors.TracerBoolConversionError):
-        advice = "A Python `if`, `and` or `while` cannot depend on parameters or data: use jnp.where(condition, a, b)."
+        advice = CONDITION_ADVICE
     elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
         advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
     else:
@@ -63,9 +82,12 @@ def tracer_advice(error: Exception) -> str:
 
 
 def model_error(error: BaseException) -> str | None:
-    """Message on an error of JAX that the model causes, a derivative that JAX does not have or a check of a solver that
-    failed while it ran; None for other errors."""
+    """Message on an error of JAX that the model causes: code that cannot be traced, a derivative that JAX does not
+    have, a check of a solver that failed while it ran; None for other errors."""
     text = str(error)
+    for parts, advice in CODE_ERRORS:
+        if any(part in text for part in parts) and (line := _users_line(error)):
+            return f"The model is not pure JAX{line}. {advice}"
     for parts, reason, remedy in DERIVATIVE_ERRORS:
         if any(part in text for part in parts):
             return f"The model cannot be differentiated as a fit needs it{_users_line(error)}: {reason}. {remedy}"

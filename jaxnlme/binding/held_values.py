@@ -18,7 +18,7 @@ from jaxnlme.model.covariance.specification import covariance, without_effects
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
-from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.residual_error.families import held_parameter
 
 
@@ -110,6 +110,19 @@ def check_held_names(held: Mapping[str, float], reported: Sequence[str], effects
         if len(element) == 2 and any(held.get(element_name((k,), effects)) == 0 for k in element):
             raise ModelError(f"{name} is held fixed, and the standard deviation of one of its effects at zero.")
     check_names("fixed value of", tuple(held), (*reported, *(name for name in names if name not in reported)))
+
+
+def check_residual_scale(error: AbstractError) -> None:
+    """**Raises:** ModelError where all parts of a Gaussian residual scale are held at zero."""
+    if not isinstance(error, GaussianError):
+        return
+    parts = [p for p in error.parameters if p.name.partition("[")[0] in ("a", "b")]
+    if parts and all(p.fix and float(p.start) == 0 for p in parts):
+        names = " and ".join(p.name for p in parts)
+        raise ModelError(
+            f"the residual standard deviation is held at zero ({names}), where responses have no density: hold it at a "
+            "positive value, or have it estimated."
+        )
 
 
 def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequence[str]) -> AbstractError:

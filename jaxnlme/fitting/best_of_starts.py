@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -53,10 +55,6 @@ def best_of_starts(
     )
     if first.interrupted:
         return BestStart(None, "", _interrupted(first, estimator))
-    if not len(first.history):
-        return BestStart(
-            None, "The search from several starts did not begin: the likelihood is not finite at the start."
-        )
     found = first.multistart(MULTISTART.starts_before_fit, progress=plan.progress)
     if found.interrupted:
         return BestStart(None, "", _interrupted(first, estimator))
@@ -68,9 +66,10 @@ def best_of_starts(
     heights = ", ".join(
         f"{row.log_likelihood:.3f} (from {row.starts})" for row in maxima.head(MULTISTART.maxima_shown).itertuples()
     )
+    given = f"{first.log_likelihood:.3f}" if np.isfinite(first.log_likelihood) else "it is not finite"
     sentence = (
         f"Started from the best of {len(found.starts)} fits by {first.method} from several starts: maxima of the "
-        f"log-likelihood at {heights}; from the given start {first.log_likelihood:.3f}."
+        f"log-likelihood at {heights}; from the given start {given}."
     )
     if first.converged and not maxima["gain"].iloc[0] > MULTISTART.better_by:
         return BestStart(first.params, sentence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxnlme.numerics.linalg import unit_diagonal
 from jaxnlme.numerics.settings import MINIMISER
 
 
@@ -23,8 +24,8 @@ def broyden(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nda
 def positive_definite_neighbour(matrix: np.ndarray) -> np.ndarray:
     """Positive definite matrix (n, n) near a symmetric `matrix` (n, n): scaled to a unit diagonal, eigenvalues are
     replaced by their absolute values, at least `MINIMISER.least_eigenvalue`, and the scaling is undone."""
-    scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-300))
-    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
+    unit, scale = unit_diagonal(matrix)
+    values, vectors = np.linalg.eigh(unit)
     values = np.maximum(np.abs(values), MINIMISER.least_eigenvalue)
     return (vectors * values) @ vectors.T * np.outer(scale, scale)
 

@@ -152,6 +152,19 @@ def expm(matrix: Matrix) -> Matrix:
     return jnp.exp(middle) * out
 
 
+@np.errstate(over="ignore")
+def unit_diagonal(matrix: np.ndarray, least: float = COMPUTATION.least_diagonal) -> tuple[np.ndarray, np.ndarray]:
+    """A finite symmetric `matrix` (n, n) scaled to a unit diagonal, on the host, and the scale (n,): the square roots
+    of the absolute values of its diagonal, `least` at least.
+
+    Entries off the diagonal of a matrix that is far from positive definite are limited, so that its eigenvalues can be
+    computed.
+    """
+    scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), least))
+    limit = COMPUTATION.largest_scaled_entry
+    return np.clip(matrix / scale[:, None] / scale[None, :], -limit, limit), scale
+
+
 def semidefinite_cholesky(psi: np.ndarray, tolerance: float = COMPUTATION.zero_pivot) -> np.ndarray:
     """Lower factor of a symmetric positive *semi*definite matrix, on the host; zero pivots give zero columns.
 

@@ -90,6 +90,10 @@ class ComputationSettings:
     is the identity."""
     zero_pivot: float = 1e-10
     """Pivots of a positive semidefinite matrix below this fraction of their diagonal entry count as zero."""
+    least_diagonal: float = 1e-300
+    """Diagonal entries that smaller ones are raised to where a matrix is scaled to a unit diagonal."""
+    largest_scaled_entry: float = 1e100
+    """Largest entry of a matrix scaled to a unit diagonal: its square is finite."""
     taylor_degree: int = 12
     """Degree of the Taylor polynomial in `expm`; with `squarings` exact to rounding for norms up to about 80."""
     squarings: int = 8

@@ -16,6 +16,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.numerics.linalg import unit_diagonal
 from jaxnlme.precision import x64
 from jaxnlme.results.settings import INFORMATION
 
@@ -120,8 +121,7 @@ def singular_directions(matrix: np.ndarray, names: list[str]) -> tuple[dict[str,
         return ()
     if not np.isfinite(matrix).all():
         return ({name: 1.0 for name in names},)
-    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
-    values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
+    values, vectors = np.linalg.eigh(unit_diagonal(matrix)[0])
     directions = []
     for value, vector in zip(values, vectors.T, strict=True):
         if value <= INFORMATION.singular_eigenvalue:

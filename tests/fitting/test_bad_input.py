@@ -51,9 +51,35 @@ def with_boolean_index(phi, x):
     return phi.mu + phi.slope * x.t[x.t > 0]
 
 
+def with_if_on_data(phi, x):
+    if x.t > 2.0:
+        return phi.mu
+    return phi.mu + phi.slope * x.t
+
+
+def filled(phi, x):
+    y = jnp.zeros(x.t.shape)
+    y[0] = phi.mu
+    return y + phi.slope * x.t
+
+
+def filled_by_numpy(phi, x):
+    y = np.zeros(x.t.shape)
+    y[0] = phi.mu
+    return y + phi.slope * x.t
+
+
+def with_range(phi, x):
+    return phi.mu + sum(phi.slope * x.t for _ in range(phi.mu))
+
+
 @pytest.mark.parametrize(
     ("function", "line", "advice"),
     [
+        (with_if_on_data, "if x.t > 2.0:", "jnp.where(condition, a, b)"),
+        (filled, "y[0] = phi.mu", "y.at[k].set(value)"),
+        (filled_by_numpy, "y[0] = phi.mu", "y.at[k].set(value)"),
+        (with_range, "range(phi.mu)", "cannot depend on parameters"),
         (with_numpy, "np.exp(phi.slope)", "jnp.exp for np.exp"),
         (with_math, "math.exp(phi.slope)", "not numpy or math"),
         (with_if, "if phi.slope > 0:", "jnp.where(condition, a, b)"),
@@ -65,6 +91,20 @@ def test_models_that_are_not_pure_jax(function, line, advice):
     assert "The model is not pure JAX" in message
     assert "test_bad_input.py, line" in message
     assert line in message and advice in message
+
+
+def test_a_record_is_not_a_matrix():
+    message = refusal(lambda phi, x: phi.mu + phi.slope * x[:, 0])
+    assert "a record of named values (predictor (x): t) is not a matrix and has no entry [:, 0]: write .t" in message
+
+
+def test_a_residual_sd_held_at_zero():
+    for error in (jn.error.constant(fix=0), jn.error.combined(a=jn.fixed(0.0), b=jn.fixed(0.0))):
+        message = refusal(lambda phi, x: phi.mu + phi.slope * x.t, error=error)
+        assert "the residual standard deviation is held at zero (a" in message
+    without_constant = jn.error.combined(a=jn.fixed(0.0))
+    message = refusal(lambda phi, x: phi.slope * x.t, error=without_constant)
+    assert "a held at zero. Leave these rows out, or have a estimated" in message
 
 
 @jax.custom_vjp

@@ -161,6 +161,17 @@ def test_an_sd_at_zero_restarts_positive(full: jn.Fit) -> None:
     assert start["sd(a)"] == pytest.approx(at_zero.values["sd(a)"])
 
 
+@pytest.mark.usefixtures("called")
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_an_sd_held_at_zero_leaves_the_other_effects(full: jn.Fit, name: str) -> None:
+    unrelated = held(full, jn.NLMEModel(problems.linear, full.model.parameters, "diagonal"), full.data)
+    others = [k for k, other in enumerate("abc") if other != name]
+    start = unrelated.update(fixed={f"sd({name})": 0}).start
+    assert f"sd({name})" not in start
+    expected = np.sqrt(np.diag(unrelated.psi.to_numpy()))[others]
+    assert [start[f"sd({'abc'[k]})"] for k in others] == pytest.approx(expected)
+
+
 def one_of_two(phi, x):
     return phi.mu + phi.slope * x.t + 0.0 * x.s
 

@@ -222,6 +222,16 @@ def test_starts_multi_begins_at_the_best_maximum(theophylline, method):
     assert "-176.467 (from" in sentence and f"from the given start {theophylline.log_likelihood:.3f}" in sentence
 
 
+def test_starts_multi_from_a_start_without_a_likelihood(theophylline):
+    """At ka = cl / v the curve is 0 / 0; from other starts it is not."""
+    model = theophylline.model
+    names = list(theophylline.values)[:3]
+    singular = {names[0]: 1.0, names[1]: 1.0, names[2]: 1.0}
+    assert not jn.fit(model, theophylline.data, "focei", start=singular).converged
+    fit = jn.fit(model, theophylline.data, "focei", start=singular, starts="multi")
+    assert fit.converged and "from the given start it is not finite" in str(fit.status)
+
+
 def test_an_interruption_of_the_search_for_a_start_ends_the_fit(theophylline, monkeypatch):
     def show(self, text, done=None):
         if done is not None:  # the count of refits: the fit from the given start has none

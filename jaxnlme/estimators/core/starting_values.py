@@ -188,8 +188,9 @@ def pooled_start(
     flat = (end[moving] != 0.0) & (effects < POOLED.least_effect * np.sqrt(square))
     if flat.any() and template.free is None:
         names = some([density.beta_names[k] for k in moving[flat]])
+        verb = "have" if flat.sum() > 1 else "has"
         return params, (
-            f"The pooled fit ended where {names} has no effect on the predictions (a curve that has flattened out): "
+            f"The pooled fit ended where {names} {verb} no effect on the predictions (a curve that has flattened out): "
             "the fit began from the model's own starts."
         )
     data, processes = binding.data, placed.processes

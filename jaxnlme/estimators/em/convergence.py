@@ -121,7 +121,7 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
             name = run.binding.packed_names[estimate.active[worst]]
             return (
                 f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
-                f"{STEPS.stable_se:.0%}), so that the run has not settled on the curvature of the log-likelihood"
+                f"{STEPS.stable_se:.0%}), so that it may not be that at the maximum"
             )
     return ""
 

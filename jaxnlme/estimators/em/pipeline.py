@@ -62,7 +62,7 @@ def run(
     """
     timings: dict[str, float] = {}
     began = time.perf_counter()
-    with x64(), compile_clock(timings):
+    with x64(), compile_clock(timings), np.errstate(all="ignore"):  # values that are not finite are checked
         processes = Processes(plan.mesh)
         shown = plan.progress if processes.index == 0 else False
         with ProgressLine(shown, estimator.name, timings=timings) as line:

@@ -28,6 +28,7 @@ from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
+from jaxnlme.numerics.linalg import unit_diagonal
 from jaxnlme.results.inference import singular_directions
 
 
@@ -96,13 +97,13 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
     """
     if not len(active) or not np.isfinite(matrix).all():
         return False
-    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), ROUNDS.least_curvature))
-    values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
+    unit, size = unit_diagonal(matrix, ROUNDS.least_curvature)
+    values, vectors = np.linalg.eigh(unit)
     if values[0] > -ROUNDS.negative_curvature:
         return False
     # Entries with little curvature have a large scale: limit the change of a log standard deviation to one.
     logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.log_scales]
-    direction = scale * vectors[:, 0]
+    direction = vectors[:, 0] / size
     direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)
     for length in ROUNDS.saddle_steps:
         for sign in (1.0, -1.0):

@@ -148,8 +148,8 @@ def _mixtures(session: Session, inside: EvaluatedPoint, slope: np.ndarray, squar
 
 
 def _ray(slope: float, square: float, points: list[tuple[float, np.ndarray]]) -> Ray:
-    gain = slope**2 / (2.0 * square) if slope > 0.0 and square > 0.0 else 0.0
-    return Ray(points, gain if np.isfinite(gain) else 0.0)
+    gain = np.square(slope / np.sqrt(2.0 * square)) if slope > 0.0 and square > 0.0 else 0.0
+    return Ray(points, float(gain) if np.isfinite(gain) else 0.0)
 
 
 def _size(square: float, point: EvaluatedPoint) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
+from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.marginal.session import Session
@@ -167,10 +168,37 @@ def _labels(session: Session, which: np.ndarray) -> str:
     return some([label for labels in session.processes.gather(labels) for label in labels])
 
 
+def _singular_in_the_limit(session: Session) -> str:
+    """A sentence on a psi that is singular but for rounding, in a structure whose parameters reach a singular one only
+    in the limit; empty where it is not. (A factor with a diagonal on a log scale reaches it at a variance of zero.)"""
+    density, first = session.binding.density, len(session.binding.density.beta_names)
+    theta = session.x[first : first + density.covariance.n_unconstrained]
+    pairs = density.covariance.correlated_pairs
+    if not pairs or np.isneginf(theta).any() or not np.isfinite(theta).all():
+        return ""
+    psi = psi_of(density, theta)
+    sd = np.sqrt(np.diag(psi))
+    if not (np.isfinite(psi).all() and (sd > 0).all()):
+        return ""
+    correlation = psi / np.outer(sd, sd)
+    if np.linalg.eigvalsh(correlation)[0] > CRITERIA.singular_correlation:
+        return ""
+    j, k = max(pairs, key=lambda pair: abs(correlation[pair]))
+    value = correlation[j, k]
+    of_pair = f" (the correlation of {density.effect_names[j]} and {density.effect_names[k]} is {value:.7f})"
+    return (
+        f"Psi becomes singular{of_pair if abs(value) > 0.99 else ''}: the log-likelihood rises towards a limit that "
+        "this covariance structure does not reach, and there may be a higher maximum elsewhere. Try starts='pooled' or "
+        "'multi', covariance='full' (where a singular psi is a result) or 'diagonal', or leave out a random effect."
+    )
+
+
 def _convergence_failures(
     session: Session, matrix: np.ndarray | None, active: np.ndarray, decrement: float, with_information: bool
 ) -> list[str]:
     """Sentences with the reasons why the point is not a maximum; arguments as of `assess`."""
+    if sentence := _singular_in_the_limit(session):
+        return [sentence]
     names = [session.binding.packed_names[k] for k in active]
     sentences = []
     gain = _predicted_gain(session)

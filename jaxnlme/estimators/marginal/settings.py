@@ -71,6 +71,8 @@ class ConvergenceCriteria:
     """Most rounds; a round is repeated only if a check has found a better point or other free parameters."""
     max_newton_move: float = 1e-3
     """Newton steps that move an entry further than this, in standard errors, call for a new information matrix."""
+    singular_correlation: float = 1e-7
+    """Eigenvalue of the correlation matrix of the random effects below which psi counts as singular."""
     least_log_sd_information: float = 1e-4
     """Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100."""
 

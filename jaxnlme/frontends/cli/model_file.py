@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxnlme.errors import JaxnlmeError, OptionError, near_matches
 
+_TABLE_SUFFIXES = (".csv", ".tsv", ".dat", ".xls", ".xlsx", ".json", ".parquet", ".feather", ".gz", ".zip")
 _ROLES = ("group", "y", "x", "v", "weights")
 
 
@@ -22,7 +23,7 @@ def load_model_file(path: Path) -> ModuleType:
     """Execute a Python file as a module, in 64-bit floats, with its folder importable.
 
     Functions defined in it are saved with a fit by value; modules that it imports from its folder are not.
-    **Raises:** UserCodeError, with the traceback, where the file's code raises.
+    **Raises:** OptionError for a table; UserCodeError, with the traceback, where the file's code raises.
     """
     import importlib.util
 
@@ -30,6 +31,8 @@ def load_model_file(path: Path) -> ModuleType:
 
     from jaxnlme.precision import x64
 
+    if path.suffix.lower() in _TABLE_SUFFIXES:
+        raise OptionError(f"{path} is a table, not a model file: the call is jaxnlme fit MODEL.py DATA.csv.")
     path = path.resolve()
     name = f"jaxnlme_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_loader(name, path))

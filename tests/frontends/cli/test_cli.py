@@ -195,6 +195,8 @@ def test_the_users_own_errors_show_their_traceback(folder, model, line):
 
 def test_missing_files_and_broken_tables_exit_with_2(folder):
     assert call("fit", folder / "nowhere.py", folder / "table.csv", "--out", folder / "out").exit_code == 2
+    exchanged = call("fit", folder / "table.csv", folder / "model.py", "--out", folder / "out")
+    assert exchanged.exit_code == 2 and "is a table, not a model file" in exchanged.output
     (folder / "table.csv").write_text("")
     result = fit(folder)
     assert result.exit_code == 2
