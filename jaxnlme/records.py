@@ -53,7 +53,7 @@ class Record(eqx.Module):
     def _unknown(self, name: str) -> str:
         if name in self.text_columns:
             return (
-                f"{name!r} is a text column (or one of True and False), which only covariate formulas and `by=` can "
+                f"{name!r} is a text column, or one of True and False, which only covariate formulas and `by=` can "
                 "use; code it as numbers (for example 0 and 1) for the model function."
             )
         return f"no {self.entry_kind} is called {name!r}; {near_matches(name, self.names)}"

@@ -136,6 +136,8 @@ def _carry_out(action: Action, run: Run, facts: RoundFacts) -> None:
             assert facts.approached_face is not None
             move_to_boundary(run, facts.approached_face, facts.n_iterations)
         case Action.LEAVE_BOUNDARY:
+            if facts.higher_interior_point is not None:
+                run.interior_point = facts.higher_interior_point
             leave_boundary(run, facts.estimates, facts.at_maximum)
         case Action.RESTART_SMALL_SCALES:
             restart_small_scales(run, facts.scales_to_restart)

@@ -106,7 +106,7 @@ def slopes(layout: ParameterLayout, density: Density, estimate: ScoreAndInformat
     """Slopes of the log-likelihood from psi of `estimate` into the interior, tr(G D), along the candidates D for the
     steepest direction."""
     out = []
-    for direction in _inward_directions(density, layout.theta(estimate.packed), estimate.psi_slopes.mean(axis=0)):
+    for direction in inward_directions(density, layout.theta(estimate.packed), estimate.psi_slopes.mean(axis=0)):
         mean, error = mean_and_error(np.einsum("bij,ij->b", estimate.psi_slopes, direction))
         out.append(Slope(float(mean), float(error)))
     return out
@@ -165,7 +165,7 @@ def _eigen_decomposition(psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return sd, values, vectors
 
 
-def _inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarray) -> list[np.ndarray]:
+def inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarray) -> list[np.ndarray]:
     """Changes D of psi (random, random) into the interior, positive semidefinite, of trace one; `psi_slope` is G."""
     covariance, n = density.covariance, density.n_effects
     psi = psi_of(density, theta)

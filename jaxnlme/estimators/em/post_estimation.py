@@ -7,14 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
-from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import OptionError, Status, some
-from jaxnlme.estimators.core.objective import GroupValues, group_values, weighted_sum
+from jaxnlme.errors import Status, some
+from jaxnlme.estimators.core.centred_likelihood import centred_log_likelihood, scattered, sum_centred
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.e_step import ChainState, StepContext
 from jaxnlme.estimators.em.linearised_information import linearised_information
@@ -22,7 +19,6 @@ from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import equilibrate
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import POST_ESTIMATION
-from jaxnlme.likelihood.from_draws import AbstractFromDraws
 from jaxnlme.likelihood.log_likelihood import modes_of_groups
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params
@@ -185,12 +181,8 @@ def prepare_likelihood(run: Run) -> None:
     method = run.estimator.final_likelihood
     if method is not None and not run.placed.chunked:
         n, q = run.placed.n_groups, run.binding.density.n_effects
-        at = _scattered(run.placed, np.zeros((n, q)), np.broadcast_to(np.eye(q), (n, q, q)))
+        at = scattered(run.placed, np.zeros((n, q)), np.broadcast_to(np.eye(q), (n, q, q)))
         run.placed.prepare(sum_centred, (method, run.params()), at)
-
-
-def _scattered(placed: PlacedProblem, centre: np.ndarray, spread: np.ndarray) -> list[Any]:
-    return list(zip(placed.scatter(centre), placed.scatter(spread), strict=True))
 
 
 def _information(run: Run, params: Params, estimate: ScoreAndInformation, modes: np.ndarray) -> Information:
@@ -200,54 +192,6 @@ def _information(run: Run, params: Params, estimate: ScoreAndInformation, modes:
     else:
         matrix, scores = estimate.information, estimate.group_scores
     return information(run.binding, params, matrix, estimate.active, run.placed.processes.concatenate(scores))
-
-
-# ---- log-likelihoods around given conditional means, over all groups
-
-
-class CentredSums(eqx.Module):
-    """Sums over groups: `log_likelihood`, weighted; `variance` of it, Monte Carlo (zero for deterministic rules)."""
-
-    log_likelihood: Any
-    variance: Any
-
-
-def sum_centred(
-    problem: Problem, point: tuple[AbstractFromDraws, Params], at: tuple[Any, Any]
-) -> tuple[CentredSums, GroupValues]:
-    """For `PlacedProblem.run`: log-likelihoods of the groups of `problem`, and their weighted sums. Draws of different
-    groups are independent, so variances add up with the squares of the weights.
-
-    **Arguments:** `point`: the method and Params; `at`: centre (groups, random) and spread (groups, random, random).
-    **Returns:** CentredSums, and GroupValues (groups, ...).
-    """
-    method, params = point
-    density, weights = problem.density, problem.weights
-    results = problem.map(lambda group, *at: method.evaluate(density, params, group, *at), *at)
-    variance = weighted_sum(weights**2, results.monte_carlo.variance)
-    return CentredSums(weighted_sum(weights, results.value), variance), group_values(results)
-
-
-def centred_log_likelihood(
-    placed: PlacedProblem, method: AbstractFromDraws, params: Params, centre: np.ndarray, spread: np.ndarray
-) -> tuple[CentredSums, GroupValues]:
-    """`sum_centred` over all groups, on the host.
-
-    **Arguments:** `centre` (groups, random), `spread` (groups, random, random), in the order of the data.
-    **Returns:** numpy: the sums over every process's groups, and GroupValues of this process's (groups, ...), `scores`
-    None.
-    **Raises:** ModelError or OptionError if the model does not suit the method; OptionError for other shapes.
-    """
-    method.check(placed.density)
-    m, q = placed.n_groups, placed.density.n_effects
-    if np.shape(centre) != (m, q) or np.shape(spread) != (m, q, q):
-        raise OptionError(
-            f"centre and spread must have shapes ({m}, {q}) and ({m}, {q}, {q}); "
-            f"received {np.shape(centre)} and {np.shape(spread)}."
-        )
-    sums, chunks = placed.run(sum_centred, (method, params), _scattered(placed, centre, spread))
-    groups = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
-    return jax.tree.map(np.asarray, sums), groups
 
 
 # ---- modes at the estimates, checked against the draws

@@ -241,6 +241,15 @@ class BoundaryCriteria:
     """Scores are taken at fixed xi of effects of whose variance at least this fraction is observed."""
     min_singular_value: float = 0.1
     """Smallest singular value of the correlation factor of these effects: they are linearly independent."""
+    ray_fractions: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+    """Points of a ray from the boundary at which the log-likelihood is computed by quadrature, as fractions of the
+    variances there."""
+    least_ray_gain: float = 1e-5
+    """Gain (log-likelihood units) on such a ray, at least: quadrature is more accurate."""
+    most_quadrature_effects: int = 4
+    """Random effects for which it is computed, at most: a grid of 11 nodes for each."""
+    most_quadrature_evaluations: int = 200_000_000
+    """Evaluations of rows on such a ray, at most: some ten seconds."""
     restart_iterations: int = 50
     """Iterations of equilibration for chains that start anew."""
     min_iterations_after_move: int = 100

@@ -4,7 +4,8 @@
 
 1. All replicates approach a face of the boundary of psi: move there.
 2. On the boundary, the log-likelihood increases into the interior or the model has kinks: leave it. Far from the
-   maximum on the face the slope is no evidence; it counts at that maximum, or where no Newton step leads there.
+   maximum on the face the slope is no evidence; it counts at that maximum, or where no Newton step leads there. Also
+   at that maximum where draws do not decide and quadrature finds a higher point inside.
 3. Scales have become negligible in the interior: restart them from above; at the maximum, or after as many rounds
    without a positive definite information as are allowed in the interior.
 4. At the maximum of a singular psi, the log-likelihood increases along a rotation: rotate it.
@@ -22,6 +23,8 @@ import dataclasses
 import enum
 import functools
 
+import numpy as np
+
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import iterations_remaining
 from jaxnlme.estimators.em.rounds.boundary_evidence import (
@@ -31,6 +34,7 @@ from jaxnlme.estimators.em.rounds.boundary_evidence import (
     scales_to_restart,
     should_leave_boundary,
 )
+from jaxnlme.estimators.em.rounds.boundary_quadrature import higher_interior_point
 from jaxnlme.estimators.em.rounds.newton import (
     deciding_replicates,
     significantly_off_maximum,
@@ -131,6 +135,12 @@ class RoundFacts:
         return should_leave_boundary(self.run, self.estimates)
 
     @functools.cached_property
+    def higher_interior_point(self) -> np.ndarray | None:
+        """At the maximum on the boundary, parameters inside it with a higher log-likelihood by quadrature; None
+        otherwise."""
+        return higher_interior_point(self.run, self.estimates) if self.on_boundary and self.at_maximum else None
+
+    @functools.cached_property
     def scales_to_restart(self) -> frozenset[int]:
         """Packed entries of scales that vanish and were not restarted before."""
         return scales_to_restart(self.run, self.estimates)
@@ -162,6 +172,8 @@ def next_action(facts: RoundFacts) -> Action:
         return Action.MOVE_TO_BOUNDARY
     # Step 2.
     if (facts.at_maximum or facts.no_newton_step_available) and facts.should_leave_boundary:
+        return Action.LEAVE_BOUNDARY
+    if facts.higher_interior_point is not None:
         return Action.LEAVE_BOUNDARY
     # Step 3.
     if (facts.at_maximum or facts.interior_singular_rounds_used_up) and facts.scales_to_restart:
