@@ -172,4 +172,4 @@ def _next_point(run: Run, estimate: ScoreAndInformation) -> np.ndarray:
     definite, on the boundary or from transported draws; otherwise the Newton step."""
     if (run.layout.whitened or estimate.transported) and not estimate.positive_definite:
         return uphill_point(run, estimate, run.outer_state.doublings)
-    return newton_point(estimate, run.outer_state.doublings)
+    return newton_point(run, estimate, run.outer_state.doublings)

@@ -202,7 +202,7 @@ def _final_parameters(run: Run, outcome: RunOutcome, estimates: list[ScoreAndInf
     packed = np.asarray(run.em_state.packed).copy()
     for r, estimate in enumerate(estimates or []):
         if estimate.positive_definite:
-            packed[r] = newton_point(estimate)
+            packed[r] = newton_point(run, estimate)
     return packed
 
 

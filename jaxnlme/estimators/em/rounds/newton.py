@@ -58,11 +58,12 @@ def significant_distances(estimate: ScoreAndInformation) -> np.ndarray:
     return np.where(step > CRITERIA.significant_mc_errors * estimate.monte_carlo_se, step / estimate.se, 0.0)
 
 
-def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
-    """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors.
+def newton_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
+    """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors, and to
+    `STEPS.longest_log_scale_step` in the logarithm of a scale.
 
-    **Arguments:** `estimate`, score and information at the present parameters; `doublings` of the longest step, where
-    the information is that of transported draws.
+    **Arguments:** `run`, for its scales; `estimate`, score and information at the present parameters; `doublings` of
+    the longest step, where the information is that of transported draws.
     **Returns:** the new parameters (packed,); the present ones if the information is not positive definite.
     """
     if not estimate.positive_definite:
@@ -77,8 +78,12 @@ def newton_point(estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarra
         observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
         limiting_se = estimate.se * np.minimum(1.0, complete * observed)
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
+    # The standard error of a scale that is hardly observed is no measure of how far a step may lead.
+    log_scales = np.abs(estimate.step[np.isin(estimate.active, scale_entries(run))])
+    longest_log = STEPS.longest_log_scale_step * 2.0**doublings
+    shrink = min(longest / max(length, 1e-300), longest_log / max(np.max(log_scales, initial=0.0), 1e-300))
     out = estimate.packed.copy()
-    out[estimate.active] += estimate.step * min(1.0, longest / max(length, 1e-300))
+    out[estimate.active] += estimate.step * min(1.0, shrink)
     return out
 
 
