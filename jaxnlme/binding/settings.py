@@ -41,6 +41,10 @@ class CheckSettings:
     same_value: float = 1e-8
     """Largest relative difference of two values that are given for one parameter."""
 
+    theta_step: float = 1e-4
+    """Step of an entry of theta that shows which elements of psi it changes (`message_names`)."""
+    theta_change: float = 1e-2
+    """Change of an element, as a fraction of that step, from which on the entry changes it: one of first order."""
     padding_change: float = 1e-8
     """Change of the predictions for the real rows of a group with its padding that counts as rounding, as a fraction of
     the largest prediction."""

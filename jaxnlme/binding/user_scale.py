@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density
 from jaxnlme.model.transforms import AbstractTransform
+
+if TYPE_CHECKING:
+    from jaxnlme.binding.bind import Binding
 
 
 def numbers_by_name(values: Any) -> dict[str, float]:
@@ -57,6 +60,27 @@ def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
     """psi (random, random) at `theta` (unconstrained,), on the host."""
     lower = np.asarray(density.covariance.factor(np.asarray(theta, float)), float)
     return lower @ lower.T
+
+
+def message_names(binding: Binding) -> list[str]:
+    """Names (packed,) of the packed entries for messages: as in `Binding.packed_names`, but entries of theta without a
+    name of their own are named after what they change in psi, "corr(a, b)" or "log var(a)"."""
+    covariance, names = binding.density.covariance, list(binding.packed_names)
+    effects, first = binding.density.effect_names, len(binding.density.beta_names)
+    theta = np.zeros(covariance.n_unconstrained)
+    for k in range(len(theta)):
+        if names[first + k] != f"psi[{k}]":
+            continue
+        beside = theta.copy()
+        beside[k] = CHECKS.theta_step
+        change = np.asarray(psi_of(binding.density, beside) - psi_of(binding.density, theta))
+        changed = np.abs(change) > CHECKS.theta_change * CHECKS.theta_step
+        pairs = np.argwhere(np.triu(changed, 1))
+        chosen = sorted(set(pairs.ravel().tolist())) if len(pairs) else np.flatnonzero(np.diag(changed)).tolist()
+        name = f"{'corr' if len(pairs) else 'log var'}({', '.join(effects[j] for j in chosen)})"
+        if chosen and name not in names:
+            names[first + k] = name
+    return names
 
 
 def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...]) -> np.ndarray:

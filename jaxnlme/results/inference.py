@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.user_scale import message_names
 from jaxnlme.model.covariance.held import fixed_elements
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
@@ -106,7 +107,8 @@ def information(
         reported, jacobian = compiled(_reported, 0)(binding.density, template, dense.pack())
     # Derivatives with respect to the logarithm of a variance of exactly zero are zero, and NaN where divided by it.
     jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
-    names = [binding.packed_names[k] for k in active]
+    all_names = message_names(binding)
+    names = [all_names[k] for k in active]
     return Information(matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.binding.model_errors import non_finite_sentence
-from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome
@@ -56,7 +56,8 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
         ]
     if estimate is None:
         return ["The run ended before convergence could be assessed; allow more iterations."]
-    names = [run.binding.packed_names[k] for k in estimate.active]
+    all_names = message_names(run.binding)
+    names = [all_names[k] for k in estimate.active]
     remedy = f"allow more iterations (max_iterations is {int(estimator.max_iterations)}), or use other starting values."
     out = []
     finite = bool(np.isfinite(estimate.information).all() and np.isfinite(estimate.score).all())
@@ -118,7 +119,7 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
     for candidate, changes in zip(estimates, changes_of_standard_errors(run, estimates), strict=True):
         if candidate is estimate and not (changes <= STEPS.stable_se).all():
             worst = int(np.argmax(changes))
-            name = run.binding.packed_names[estimate.active[worst]]
+            name = message_names(run.binding)[estimate.active[worst]]
             return (
                 f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
                 f"{STEPS.stable_se:.0%}), so that it may not be that at the maximum"

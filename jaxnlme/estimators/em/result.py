@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnlme.binding.user_scale import message_names
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.core.record import totals, versions
@@ -224,7 +225,8 @@ def _failures_at_the_estimates(
     out = []
     if run.estimator.likelihood != "none" and not np.isfinite(results.log_likelihoods[best]):
         out.append(non_finite_sentence(run, results.groups[best]))
-    names = [run.binding.packed_names[k] for k in estimates[best].active]
+    all_names = message_names(run.binding)
+    names = [all_names[k] for k in estimates[best].active]
     return out + replicate_disagreement(estimates, results.log_likelihoods, results.errors, best, names)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
-from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.marginal.session import Session
@@ -199,7 +199,8 @@ def _convergence_failures(
     """Sentences with the reasons why the point is not a maximum; arguments as of `assess`."""
     if sentence := _singular_in_the_limit(session):
         return [sentence]
-    names = [session.binding.packed_names[k] for k in active]
+    all_names = message_names(session.binding)
+    names = [all_names[k] for k in active]
     sentences = []
     gain = _predicted_gain(session)
     if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:
