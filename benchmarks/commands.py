@@ -70,6 +70,11 @@ def fit_command(case: Case, method: str = "focei", second: bool = False) -> list
     return worker + tables
 
 
+def indomethacin_command() -> list[str]:
+    """Our worker on MathWorks' example of nlmefitsa."""
+    return [sys.executable, str(HERE / "worker.py"), "--indomethacin"]
+
+
 def floor_command() -> list[str]:
     """A process that imports what a fit imports and compiles one addition."""
     return [sys.executable, str(HERE / "worker.py"), "--floor"]
