@@ -146,7 +146,7 @@ class Bootstrap(AbstractReplicateTable):
         elif kind == "bca":
             if self.kind != "case":
                 raise OptionError("'bca' takes its acceleration from the jackknife, which applies to kind='case' only.")
-            jackknife = run_jackknife(self.fit, progress=False) if jackknife is None else jackknife
+            jackknife = run_jackknife(self.fit) if jackknife is None else jackknife
             self._check(jackknife)
             limits = {n: _bca(values[n], estimate[n], jackknife.values[n], (low, high)) for n in self._free_names}
             lower, upper = (pd.Series({name: pair[k] for name, pair in limits.items()}) for k in (0, 1))

@@ -48,10 +48,13 @@ class JobRuns:
         self.overlay, self.free = overlay, free.copy()
         self.inverse_hessians, self.hessian_index = inverse_hessians, hessian_index
         self.out = blank_outcomes(*free.shape)
+        self.progress: bool | None = False
 
     def start(self, x: np.ndarray, modes: np.ndarray, progress: bool | None) -> None:
-        """Minimise every job from `x` (jobs, n), with mode searches from `modes` (groups, random)."""
-        self.out = self._run(np.arange(len(x)), x, self.free, modes, progress)
+        """Minimise every job from `x` (jobs, n), with mode searches from `modes` (groups, random); `progress` of this
+        and later runs."""
+        self.progress = progress
+        self.out = self._run(np.arange(len(x)), x, self.free, modes, self.options)
 
     def rerun(
         self, which: np.ndarray, x: np.ndarray, free: np.ndarray, modes: np.ndarray, least_gain: float
@@ -65,19 +68,20 @@ class JobRuns:
         """
         if not len(which) or self.out.interrupted:
             return which[:0]
-        new = self._run(which, x, free, modes, False)
+        again = dataclasses.replace(self.options, name=f"{self.options.name}, from other points")
+        new = self._run(which, x, free, modes, again)
         rows = np.flatnonzero(new.done & (new.value < self.out.value[which] - least_gain))
         self.free[which[rows]] = free[rows]
         self.out = self.out.replaced(which[rows], new.rows(rows))
         return which[rows]
 
     def _run(
-        self, which: np.ndarray, x: np.ndarray, free: np.ndarray, modes: np.ndarray, progress: bool | None
+        self, which: np.ndarray, x: np.ndarray, free: np.ndarray, modes: np.ndarray, options: BatchOptions
     ) -> Outcomes:
         """Outcomes of the jobs `which` (k,) from `x` (k, n)."""
         hessian_index = None if self.hessian_index is None else self.hessian_index[which]
         overlay = self.overlay
         jobs = Jobs(x, free, lambda rows: overlay(which[rows]), modes, self.inverse_hessians, hessian_index)
         return run_jobs(
-            self.problem, self.template, self.estimator, jobs, progress=progress, **dataclasses.asdict(self.options)
+            self.problem, self.template, self.estimator, jobs, progress=self.progress, **dataclasses.asdict(options)
         )

@@ -18,6 +18,10 @@ class RunSettings:
     """Default of the expected gain of a further step, in log-likelihood units, at which a fit ends: a gain of d^2 / 2
     belongs to a distance of d standard errors, here 1.4e-4."""
 
+    vanished_part: float = 1e-5
+    """Part of a residual scale, as a fraction of the other part, below which it counts as zero: the likelihood of a
+    million rows then changes by less than one unit if it is left out."""
+
     checkpoint_interval: float = 1.0
     """Least number of seconds between two writes of a checkpoint."""
     writing_fraction: float = 0.05

@@ -161,7 +161,8 @@ def _sentences(
     """Sentences of the status: convergence or the `failures`, variances of zero and undetermined ones, `notes` on the
     start, groups left out, notes on the data. `estimate`: that of the best replicate."""
     sentences = ["NOT CONVERGED.", *failures] if failures else [_converged_sentence(run, estimate)]
-    sentences += [*at_zero, *undetermined_variance_notes(run, estimate), *notes]
+    undetermined = [] if failures else undetermined_variance_notes(run, estimate)
+    sentences += [*at_zero, *undetermined, *notes]
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
     return (*sentences, *run.binding.data.notes)

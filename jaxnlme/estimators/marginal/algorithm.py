@@ -4,7 +4,8 @@ Rounds, at most CRITERIA.max_rounds; each check that finds a better point or oth
 
 1. Minimise the objective by quasi-Newton steps (`search.py`). End if the user stopped the fit, the iterations
    are used up, or the objective is not finite.
-2. Search the conditional modes of all groups again from several starts (`modes`). Adopt others: next round.
+2. Search the conditional modes of all groups again from several starts (`modes`). Adopt others: next round. Where a
+   part of a residual scale is estimated as zero, try larger ones: next round if the objective is lower there.
 3. Compute the information matrix I, the second derivatives of the objective in the free parameters. (Without standard
    errors: 4 and 5 with the outer products of the groups' scores as I, then end.)
 4. Set variances whose log standard deviation has almost no curvature to exactly zero, if that costs no likelihood:
@@ -23,11 +24,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxnlme.estimators.core.zero_variances import vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
+from jaxnlme.estimators.marginal.settings import BOUNDARY, CRITERIA, ROUNDS
 from jaxnlme.numerics.linalg import unit_diagonal
 from jaxnlme.results.inference import singular_directions
 
@@ -52,8 +54,33 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
     except BaseException:
         session.save()
         raise
-    active = np.flatnonzero(session.free[: session.n_dense])
+    active = _active(session)
     return assess(session, matrix, active, decrement, with_information)
+
+
+def _active(session: Session) -> np.ndarray:
+    """Packed indices of the entries with information: the free ones, without parts of a residual scale that are
+    estimated as zero."""
+    vanished = vanished_parts(session.binding, session.x)
+    return np.array([k for k in np.flatnonzero(session.free[: session.n_dense]) if k not in vanished], int)
+
+
+def _restore_vanished_part(session: Session) -> bool:
+    """Move to a larger value of a part of a residual scale that is estimated as zero, if the objective is lower there;
+    True if so. Its derivative in the logarithm of the part is almost zero there, whatever the data."""
+    limit = session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
+    best = None
+    for k, part in vanished_parts(session.binding, session.x).items():
+        for share in ROUNDS.part_shares:
+            x = session.x.copy()
+            x[k] = part.size + np.log(share)
+            trial = session.evaluate_candidate(x)
+            if trial.value < limit and np.isfinite(trial.sums.gradient).all():
+                best, limit = trial, trial.value
+    if best is None:
+        return False
+    session.move(session.accept_candidate(best))
+    return True
 
 
 def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
@@ -66,9 +93,9 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         session.processes.run_collectively(session.save)
         if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
             return None, np.inf
-        if adopt_modes_of_rule(session):
+        if adopt_modes_of_rule(session) or _restore_vanished_part(session):
             continue
-        active = np.flatnonzero(session.free[: session.n_dense])
+        active = _active(session)
         if not with_information:
             # The scores' outer products tell small variances, as the information would.
             if set_to_zero(session, active, session.best.sums.outer[np.ix_(active, active)]) or leave_boundary(session):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
 from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import Status, some
-from jaxnlme.estimators.core.zero_variances import zero_sentences
+from jaxnlme.estimators.core.zero_variances import vanished_parts, zero_sentences
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
 from jaxnlme.results.inference import direction_words, singular_directions
@@ -69,6 +69,7 @@ def assess(
     else:
         sentences = [_converged(session, matrix, active, decrement)]
     sentences += _second_modes(session)
+    sentences += [part.sentence(np.exp(session.x[k])) for k, part in vanished_parts(session.binding, session.x).items()]
     if not with_information and not failures:
         sentences.append(
             "The information matrix was not asked for: the maximum is assessed by the minimiser's own metric."
@@ -216,8 +217,9 @@ def _convergence_failures(
     singular = singular_directions(matrix, names) if matrix is not None else ()
     for direction in singular:
         sentences.append(
-            f"The data carry no information along the direction {direction_words(direction)} (shares of standardised "
-            "parameters): fix one of them, drop an effect, or use a simpler covariance."
+            f"Here the data carry no information along the direction {direction_words(direction)} (shares of "
+            "standardised parameters). After a start far from the data: try other starting values, or starts='pooled' "
+            "or 'multi'. Otherwise fix one of these parameters, drop an effect, or use a simpler covariance."
         )
     if with_information and matrix is None:
         sentences.append("No maximum was confirmed in the allowed rounds; use other starting values.")

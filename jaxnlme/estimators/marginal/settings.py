@@ -87,6 +87,8 @@ class RoundSettings:
     second_mode: float = 3.0
     """Another mode is named if its joint density is lower by less than so many log units: a factor of 20, so that what
     an approximation at one mode leaves out is some 5% of the group's likelihood."""
+    part_shares: tuple[float, ...] = (1e-3, 0.01, 0.1, 0.5)
+    """Sizes, as fractions of the other part of a residual scale, that are tried of one estimated as zero."""
     negative_curvature: float = 1e-6
     """Eigenvalue of the information (scaled to unit diagonal) below minus which the point is a saddle point."""
     least_curvature: float = 1e-12

@@ -1,4 +1,4 @@
-"""Whether the log-likelihood is higher inside the boundary of psi, by quadrature, where draws do not decide it.
+"""Log-likelihoods at the boundary of psi and inside it, by quadrature, where draws do not decide which is higher.
 
 At a maximum on a face of the boundary the sign of the slope into the interior decides (`boundary.slopes`). Where it is
 within its Monte Carlo error, the log-likelihood is computed at the face and at points of the ray psi + c D, with D the
