@@ -33,6 +33,7 @@ from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.phases import add_averaging, equilibrate
 from jaxnlme.estimators.em.rounds.boundary_moves import (
+    hold_vanished_parts,
     leave_boundary,
     move_to_boundary,
     restart_small_scales,
@@ -141,6 +142,8 @@ def _carry_out(action: Action, run: Run, facts: RoundFacts) -> None:
             leave_boundary(run, facts.estimates, facts.at_maximum)
         case Action.RESTART_SMALL_SCALES:
             restart_small_scales(run, facts.scales_to_restart)
+        case Action.HOLD_VANISHED_PARTS:
+            hold_vanished_parts(run, facts.vanished_parts)
         case Action.ROTATE:
             assert facts.rotated_face is not None
             rotate_singular_psi(run, facts.rotated_face, facts.n_iterations)

@@ -19,6 +19,7 @@ from jaxnlme.binding.user_scale import message_names
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.core.record import totals, versions
+from jaxnlme.estimators.core.zero_variances import vanished_parts
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.convergence import (
     convergence_failures,
@@ -162,7 +163,9 @@ def _sentences(
     start, groups left out, notes on the data. `estimate`: that of the best replicate."""
     sentences = ["NOT CONVERGED.", *failures] if failures else [_converged_sentence(run, estimate)]
     undetermined = [] if failures else undetermined_variance_notes(run, estimate)
-    sentences += [*at_zero, *undetermined, *notes]
+    parts = {} if estimate is None else vanished_parts(run.binding, estimate.packed)
+    vanished = [part.sentence(np.exp(estimate.packed[k])) for k, part in parts.items()] if estimate is not None else []
+    sentences += [*at_zero, *vanished, *undetermined, *notes]
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")
     return (*sentences, *run.binding.data.notes)

@@ -64,3 +64,14 @@ def test_a_part_that_is_zero_is_told(method):
     se, expected = fit.estimates["se"], without.estimates["se"]
     assert np.isnan(se["b"])
     np.testing.assert_allclose(se.drop("b"), expected, rtol=1e-3)
+
+
+def test_saem_holds_a_part_that_is_zero():
+    method = jn.SAEM(seed=1, likelihood="none")
+    without = jn.fit(model("constant"), data(1, 0.3, 0.0), method)
+    fit = jn.fit(model("combined"), data(1, 0.3, 0.0), method)
+    assert fit.converged and "The part b of the residual error is estimated as zero" in str(fit.status)
+    kept = fit.estimates.drop("b")
+    distance = (kept["estimate"] - without.estimates["estimate"]) / without.estimates["se"]
+    assert np.abs(distance).max() < 0.1  # each within 0.05 standard errors of the maximum
+    np.testing.assert_allclose(kept["se"], without.estimates["se"], rtol=0.1)

@@ -5,7 +5,8 @@
 2. `should_leave_boundary`: the slope of the log-likelihood into the interior is significantly positive, or the model
    has kinks there.
 3. `scales_to_restart`: scales that have become negligible in the interior.
-4. `rotated_face`: the log-likelihood increases along a rotation of a singular psi.
+4. `vanished_in_all`: parts of a residual scale that all replicates estimate as zero.
+5. `rotated_face`: the log-likelihood increases along a rotation of a singular psi.
 
 The functions change nothing. **Arguments** of each: `run`, at the parameters of the round; `estimates`, the score and
 information of all replicates from the same round, or the `estimate` of one of them.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
+from jaxnlme.estimators.core.zero_variances import vanished_parts
 from jaxnlme.estimators.em.boundary import nearly_dependent, project_to_face, rotate, slopes
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import iterations_remaining
@@ -139,6 +141,15 @@ def scales_to_restart(run: Run, estimates: list[ScoreAndInformation]) -> frozens
         for k in scale_entries(run)
         if k not in run.outer_state.restarted_scales and any(is_vanishing(run, estimate, k) for estimate in estimates)
     )
+
+
+def vanished_in_all(run: Run) -> frozenset[int]:
+    """Free packed entries of parts of a residual scale that are estimated as zero in all replicates; none if too few
+    iterations remain."""
+    if not enough_iterations_for_move(run):
+        return frozenset()
+    parts = [set(vanished_parts(run.binding, packed)) for packed in np.asarray(run.em_state.packed)]
+    return frozenset(k for k in set.intersection(*parts) if run.layout.free[k])
 
 
 def rotated_face(run: Run, estimates: list[ScoreAndInformation]) -> Face | None:

@@ -10,12 +10,16 @@ the maximum is there. The moves, each where the evidence of the same name (`boun
    excluded from then on.
 3. `restart_small_scales`: scales that have become negligible in the interior are put back to a quarter of their start,
    once each; they decrease again if the maximum is at zero.
-4. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
+4. `hold_vanished_parts`: parts of a residual scale that are estimated as zero are held where they are: the likelihood
+   does not depend on their logarithm any more.
+5. `rotate_singular_psi`: a singular psi is rotated where the log-likelihood increases that way (`boundary.rotate`).
 
 `start_at_boundary` begins a run at the boundary on which an earlier fit ended.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -85,6 +89,21 @@ def restart_small_scales(run: Run, scales: frozenset[int]) -> None:
     run.set_parameters(packed)
     add_averaging(run, full_steps_first=True)
     run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
+
+
+def hold_vanished_parts(run: Run, entries: frozenset[int]) -> None:
+    """Hold packed `entries` at their values from here on, and start the chains anew."""
+
+    def held(layout: ParameterLayout) -> ParameterLayout:
+        return dataclasses.replace(
+            layout,
+            free=tuple(is_free and k not in entries for k, is_free in enumerate(layout.free)),
+            statistical=tuple(k for k in layout.statistical if k not in entries),
+            scored=tuple(k for k in layout.scored if k not in entries),
+        )
+
+    run.interior_layout = held(run.interior_layout)
+    _restart_chains(run, held(run.layout), np.array(run.em_state.packed))
 
 
 def rotate_singular_psi(run: Run, face: Face, n_iterations: int) -> None:

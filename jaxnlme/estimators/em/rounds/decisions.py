@@ -8,9 +8,10 @@
    at that maximum where draws do not decide and quadrature finds a higher point inside.
 3. Scales have become negligible in the interior: restart them from above; at the maximum, or after as many rounds
    without a positive definite information as are allowed in the interior.
-4. At the maximum of a singular psi, the log-likelihood increases along a rotation: rotate it.
-5. At the maximum: stop.
-6. Otherwise a step, or averaging in its place; stop if too few iterations remain for it and the next round, or after
+4. Parts of a residual scale are estimated as zero: hold them.
+5. At the maximum of a singular psi, the log-likelihood increases along a rotation: rotate it.
+6. At the maximum: stop.
+7. Otherwise a step, or averaging in its place; stop if too few iterations remain for it and the next round, or after
    too many rounds without a positive definite information.
    a. The information of a replicate is positive definite: a Newton step; in the interior, after
       `STEPS.max_newton_steps` of them, averaging.
@@ -33,6 +34,7 @@ from jaxnlme.estimators.em.rounds.boundary_evidence import (
     rotated_face,
     scales_to_restart,
     should_leave_boundary,
+    vanished_in_all,
 )
 from jaxnlme.estimators.em.rounds.boundary_quadrature import higher_interior_point
 from jaxnlme.estimators.em.rounds.newton import (
@@ -50,6 +52,7 @@ class Action(enum.Enum):
     MOVE_TO_BOUNDARY = enum.auto()
     LEAVE_BOUNDARY = enum.auto()
     RESTART_SMALL_SCALES = enum.auto()
+    HOLD_VANISHED_PARTS = enum.auto()
     ROTATE = enum.auto()
     NEWTON_STEP = enum.auto()
     UPHILL_STEP = enum.auto()
@@ -146,6 +149,11 @@ class RoundFacts:
         return scales_to_restart(self.run, self.estimates)
 
     @functools.cached_property
+    def vanished_parts(self) -> frozenset[int]:
+        """Packed entries of parts of a residual scale that are estimated as zero."""
+        return vanished_in_all(self.run)
+
+    @functools.cached_property
     def rotated_face(self) -> Face | None:
         """Parameters with a rotated psi; None if no rotation applies."""
         return rotated_face(self.run, self.estimates)
@@ -166,7 +174,7 @@ class RoundFacts:
 
 
 def next_action(facts: RoundFacts) -> Action:
-    """The action that follows a decided round (steps 1 to 6 of the module)."""
+    """The action that follows a decided round (steps 1 to 7 of the module)."""
     # Step 1.
     if facts.approached_face is not None:
         return Action.MOVE_TO_BOUNDARY
@@ -179,12 +187,15 @@ def next_action(facts: RoundFacts) -> Action:
     if (facts.at_maximum or facts.interior_singular_rounds_used_up) and facts.scales_to_restart:
         return Action.RESTART_SMALL_SCALES
     # Step 4.
+    if facts.vanished_parts:
+        return Action.HOLD_VANISHED_PARTS
+    # Step 5.
     if facts.at_maximum and facts.rotated_face is not None:
         return Action.ROTATE
-    # Step 5.
+    # Step 6.
     if facts.at_maximum:
         return Action.STOP
-    # Step 6.
+    # Step 7.
     step = _step(facts)
     if facts.too_many_singular_rounds or not facts.enough_iterations_for(step):
         return Action.STOP
@@ -192,7 +203,7 @@ def next_action(facts: RoundFacts) -> Action:
 
 
 def _step(facts: RoundFacts) -> Action:
-    """The step towards the maximum, or averaging in its place (step 6, a and b)."""
+    """The step towards the maximum, or averaging in its place (step 7, a and b)."""
     if not facts.any_positive_definite:
         return Action.UPHILL_STEP if facts.steps_uphill else Action.ADD_AVERAGING
     if facts.on_boundary or not facts.newton_steps_used_up:
