@@ -20,6 +20,11 @@ import jaxnlme as jn
 POINTS = 32
 STEP = 0.02
 """Of a difference, in standard errors."""
+GRADIENT_STEP = 1e-3
+"""Of a difference of exact gradients, in standard errors."""
+DOUBTFUL_GAIN, DOUBTFUL_EIGENVALUE = 1e-3, -1e-4
+"""Beyond these the derivatives are computed again from exact gradients: on a ridge of the log-likelihood second
+differences of values are mostly rounding."""
 LEAST_EIGENVALUE = 1e-6
 """Of the scaled information; directions below it have no Newton step."""
 
@@ -27,6 +32,11 @@ LEAST_EIGENVALUE = 1e-6
 @eqx.filter_jit
 def _values(problem: jn.Problem, params: jn.Params, method: jn.LikelihoodApproximation, points: Any) -> jax.Array:
     return jax.lax.map(lambda x: jn.log_likelihood(None, params.unpack(x), problem, method), points)
+
+
+@eqx.filter_jit
+def _gradient(problem: jn.Problem, params: jn.Params, method: jn.LikelihoodApproximation, x: Any) -> jax.Array:
+    return jax.grad(lambda x: jn.log_likelihood(None, params.unpack(x), problem, method))(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +59,20 @@ class Surface:
             padded = np.concatenate([part, np.repeat(part[-1:], POINTS - len(part), 0)])
             out.append(np.asarray(_values(self.problem, self.params, self.method, padded))[: len(part)])
         return np.concatenate(out)
+
+    def exact_derivatives(self, x: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score and information in the entries `active` at `x` (packed,), by automatic differentiation and differences
+        of the gradient."""
+
+        def gradient(point: np.ndarray) -> np.ndarray:
+            return np.asarray(_gradient(self.problem, self.params, self.method, point))[active]
+
+        rows = []
+        for k in active:
+            step = np.zeros(len(x))
+            step[k] = GRADIENT_STEP * self.scale[k]
+            rows.append((gradient(x - step) - gradient(x + step)) / (2.0 * step[k]))
+        return gradient(x), 0.5 * (np.array(rows) + np.array(rows).T)
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Values (n,) of the log-likelihood at `points` (n, packed); where it is restricted, beta is moved to its
@@ -218,6 +242,33 @@ def free_entries(fit: jn.Fit) -> np.ndarray:
     return np.flatnonzero(np.isfinite(fit.params.pack()) & ~fit.binding.fixed)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Quadratic:
+    """What a quadratic approximation predicts: the `gain` of a Newton step, the least `eigenvalue` of the information
+    scaled to a unit diagonal, and `steps` to try. NaN and none where derivatives are not finite."""
+
+    gain: float
+    eigenvalue: float
+    steps: list[np.ndarray]
+
+
+def _quadratic(score: np.ndarray, information: np.ndarray) -> _Quadratic:
+    """The `_Quadratic` of a score and an information."""
+    diagonal = np.sqrt(np.abs(np.diag(information)))
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    scaled = information / np.outer(diagonal, diagonal)
+    if not np.isfinite(scaled).all() or not np.isfinite(score).all():
+        return _Quadratic(np.nan, np.nan, [])
+    values, vectors = np.linalg.eigh(scaled)
+    along = vectors.T @ (score / diagonal)
+    used = values > LEAST_EIGENVALUE
+    newton = vectors[:, used] @ (along[used] / values[used]) / diagonal
+    steps = [length * newton for length in (1.0, 0.3, 0.1)]
+    if values[0] < 0:
+        steps += [length * vectors[:, 0] / diagonal for length in (-1.0, -0.3, 0.3, 1.0)]
+    return _Quadratic(0.5 * float(np.sum(along[used] ** 2 / values[used])), float(values[0]), steps)
+
+
 def stationarity(fit: jn.Fit, found: Surface | Linearised) -> dict[str, float]:
     """Whether the reported parameters are a stationary point.
 
@@ -231,28 +282,22 @@ def stationarity(fit: jn.Fit, found: Surface | Linearised) -> dict[str, float]:
     value, score, information = derivatives(found.values, x, active, found.scale)
     if not len(active):
         return {"recomputed": value, "gain": 0.0, "eigenvalue": 1.0, "gained": 0.0}
-    diagonal = np.sqrt(np.abs(np.diag(information)))
-    diagonal = np.where(diagonal > 0, diagonal, 1.0)
-    scaled = information / np.outer(diagonal, diagonal)
-    if not np.isfinite(scaled).all() or not np.isfinite(score).all():
+    quadratic = _quadratic(score, information)
+    doubtful = not (quadratic.gain <= DOUBTFUL_GAIN and quadratic.eigenvalue >= DOUBTFUL_EIGENVALUE)
+    if doubtful and isinstance(found, Surface) and not found.restricted:
+        quadratic = _quadratic(*found.exact_derivatives(x, active))
+    if not np.isfinite(quadratic.gain):
         return {"recomputed": value, "gain": np.nan, "eigenvalue": np.nan, "gained": np.nan}
-    values, vectors = np.linalg.eigh(scaled)
-    along = vectors.T @ (score / diagonal)
-    used = values > LEAST_EIGENVALUE
-    newton = vectors[:, used] @ (along[used] / values[used]) / diagonal
-    steps = [length * newton for length in (1.0, 0.3, 0.1)]
-    if values[0] < 0:
-        steps += [length * vectors[:, 0] / diagonal for length in (-1.0, -0.3, 0.3, 1.0)]
+    steps, gain = quadratic.steps, quadratic.gain
     points = np.repeat(x[None], len(steps), 0)
     points[:, active] += np.array(steps)
     gained = np.nanmax(np.append(found.values(points) - value, 0.0))
-    gain = 0.5 * float(np.sum(along[used] ** 2 / values[used]))
     if isinstance(found, Linearised):
         gain += found.gain_of_modes(x, fit.random_effects.to_numpy(float))
     if found.restricted:  # beta maximises the likelihood beside the other entries
         _, score, information = derivatives(found.plain, x, np.arange(found.n_beta), found.scale)
         gain += 0.5 * float(score @ np.linalg.solve(information, score))
-    return {"recomputed": value, "gain": gain, "eigenvalue": float(values[0]), "gained": float(gained)}
+    return {"recomputed": value, "gain": gain, "eigenvalue": quadratic.eigenvalue, "gained": float(gained)}
 
 
 def zeros(fit: jn.Fit) -> list[tuple[int, str]]:
