@@ -46,7 +46,7 @@ class Record(eqx.Module):
             raise ModelError(
                 f"a record of named values ({self.entry_kind}: {some(self.names)}) is not a matrix and has no entry "
                 f"[{', '.join(':' if isinstance(k, slice) else str(k) for k in key)}]: write .{example}, [{example!r}] "
-                "or [0] for one of them; jnp.stack(list(record), axis=1) makes a matrix of columns."
+                "or [0] for one of them; jnp.stack(list(record), axis=-1) makes an array of them."
             )
         return self.values[key]
 

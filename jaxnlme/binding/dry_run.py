@@ -262,13 +262,13 @@ def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.nda
             held = [
                 name
                 for name, p in zip(density.error_names, density.error.parameters, strict=True)
-                if p.fix and p.start == 0
+                if p.fix and p.start == 0 and p.name.partition("[")[0] == "a"
             ]
-            remedy = f"have {' and '.join(held)} estimated" if held else "add a constant part (error='combined')"
+            remedy = f"estimate {' and '.join(held)}" if held else "add a constant part (error='combined')"
             raise ModelError(
                 f"the residual standard deviation is zero in {rows}: the prediction is 0 there at the starting values, "
-                f"and the error model is {density.error.formula}{f', {held[0]} held at zero' if held else ''}. Leave "
-                f"these rows out, or {remedy}."
+                f"and the error model is {density.error.formula}{f', {some(held)} held at zero' if held else ''}. "
+                f"Leave these rows out, or {remedy}."
             )
 
 

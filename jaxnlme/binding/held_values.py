@@ -18,8 +18,9 @@ from jaxnlme.model.covariance.specification import covariance, without_effects
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
-from jaxnlme.model.residual_error.base import AbstractError, GaussianError
+from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.families import held_parameter
+from jaxnlme.model.residual_error.parts import held_at_zero
 
 
 def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, float]:
@@ -113,15 +114,11 @@ def check_held_names(held: Mapping[str, float], reported: Sequence[str], effects
 
 
 def check_residual_scale(error: AbstractError) -> None:
-    """**Raises:** ModelError where all parts of a Gaussian residual scale are held at zero."""
-    if not isinstance(error, GaussianError):
-        return
-    parts = [p for p in error.parameters if p.name.partition("[")[0] in ("a", "b")]
-    if parts and all(p.fix and float(p.start) == 0 for p in parts):
-        names = " and ".join(p.name for p in parts)
+    """**Raises:** ModelError where all parts of a residual scale are held at zero."""
+    if names := held_at_zero(error):
         raise ModelError(
-            f"the residual standard deviation is held at zero ({names}), where responses have no density: hold it at a "
-            "positive value, or have it estimated."
+            f"the residual standard deviation is held at zero ({' and '.join(names)}), where responses have no "
+            "density: hold it at a positive value, or have it estimated."
         )
 
 

@@ -104,7 +104,7 @@ def test_a_residual_sd_held_at_zero():
         assert "the residual standard deviation is held at zero (a" in message
     without_constant = jn.error.combined(a=jn.fixed(0.0))
     message = refusal(lambda phi, x: phi.slope * x.t, error=without_constant)
-    assert "a held at zero. Leave these rows out, or have a estimated" in message
+    assert "a held at zero. Leave these rows out, or estimate a" in message
 
 
 @jax.custom_vjp

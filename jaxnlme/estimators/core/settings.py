@@ -21,6 +21,9 @@ class RunSettings:
     vanished_part: float = 1e-5
     """Part of a residual scale, as a fraction of the other part, below which it counts as zero: the likelihood of a
     million rows then changes by less than one unit if it is left out."""
+    size_quantiles: tuple[float, float, float] = (0.05, 0.5, 0.95)
+    """Quantiles of the absolute responses that stand for small, middle and large predictions there: single rows far
+    from the others do not decide."""
 
     checkpoint_interval: float = 1.0
     """Least number of seconds between two writes of a checkpoint."""

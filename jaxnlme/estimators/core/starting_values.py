@@ -20,7 +20,7 @@ from jaxnlme.estimators.core.settings import POOLED
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
-from jaxnlme.model.residual_error.families import TWO_PART_SCALES
+from jaxnlme.model.residual_error.parts import two_parts
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.results.record import FitRecord
 from jaxnlme.typing import Vector
@@ -82,7 +82,8 @@ def balanced_error_start(
     the model, stay, and the other part follows them. `processes` whose data count; None: of this one.
     """
     error, data = binding.density.error, binding.data
-    if not isinstance(error, GaussianError) or error.scale not in TWO_PART_SCALES:
+    parts = two_parts(error)
+    if not parts or not isinstance(error, GaussianError):
         return params
     y = data.y[data.observed]
     base = np.asarray(error.response.to_real(y)) if error.of_transformed and not error.n_shape else y
@@ -94,10 +95,8 @@ def balanced_error_start(
     size, theta = np.sqrt(square / count), np.array(params.error, float)
     natural = [float(p.transform.to_natural(theta[k])) for k, p in enumerate(error.parameters)]
     names = binding.density.error_names
-    strata = max(len(error.levels), 1)
-    for level in range(strata):
-        a, b = level, strata + level
-        c = natural[2 * strata + level] if error.scale is TWO_PART_SCALES[2] else 1.0
+    for a, b, power in parts:
+        c = 1.0 if power is None else natural[power]
         a_moves, b_moves = (error.parameters[k].automatic and names[k] not in user_named for k in (a, b))
         if b_moves and natural[a] > 0:
             theta[b] = np.log(natural[a] / size**c)

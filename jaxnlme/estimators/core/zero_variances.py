@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.model.density import Density
 from jaxnlme.model.residual_error.base import GaussianError
-from jaxnlme.model.residual_error.families import TWO_PART_SCALES
+from jaxnlme.model.residual_error.parts import two_parts
+from jaxnlme.model.transforms import Identity
+from jaxnlme.numerics.devices import Processes
 
 
 def zero_sentences(density: Density, theta: np.ndarray, zeroed: set[int], converged: bool) -> list[str]:
@@ -44,46 +47,72 @@ def zero_sentences(density: Density, theta: np.ndarray, zeroed: set[int], conver
 
 @dataclasses.dataclass(frozen=True)
 class VanishedPart:
-    """A part of a residual scale such as a + b |f|^c that is estimated as zero: its `name`, the name of the residual
-    model without it (`without`), and its `size`, the logarithm of the value that makes both parts equal."""
+    """A part of a residual scale such as a + b |f|^c that is estimated as zero.
 
+    **Fields:** `entry`, its packed index; `others`, those of parameters that then have no effect (the exponent beside
+    b); `name`; `without`: the name of the residual model without it, None where that is no named one; `equal`: the
+    logarithm of the value that makes both parts equal at predictions of the size of the data.
+    """
+
+    entry: int
+    others: tuple[int, ...]
     name: str
-    without: str
-    size: float
+    without: str | None
+    equal: float
 
     def sentence(self, value: float) -> str:
         """A sentence on the part, with its `value`."""
-        return (
-            f"The part {self.name} of the residual error is estimated as zero ({value:.1g}): error={self.without!r} "
-            "fits as well."
-        )
+        model = "the residual model without it" if self.without is None else f"error={self.without!r}"
+        return f"The part {self.name} of the residual error is estimated as zero ({value:.1g}): {model} fits as well."
 
 
-def vanished_parts(binding: Binding, x: np.ndarray) -> dict[int, VanishedPart]:
-    """Parts of a residual scale that are estimated as zero, by packed index: at predictions as large as the largest (b)
-    or the smallest (a) responses, they are a fraction of the other part below RUN_SETTINGS.vanished_part. Their
+def vanished_parts(binding: Binding, x: np.ndarray, processes: Processes) -> list[VanishedPart]:
+    """Free parts of a residual scale that are estimated as zero: a fraction below RUN_SETTINGS.vanished_part of the
+    other part, also where predictions are as large as the large responses (b) or as small as the small ones (a). Their
     logarithm goes to minus infinity, and the likelihood no longer depends on it.
 
-    **Arguments:** `x` (packed,).
+    **Arguments:** `x` (packed,); `processes`, all of which must call this function at the same time.
     """
     density, error = binding.density, binding.density.error
-    if not isinstance(error, GaussianError) or error.scale not in TWO_PART_SCALES or error.of_transformed:
-        return {}
+    parts = two_parts(error)
+    if not parts or not isinstance(error, GaussianError) or error.of_transformed:
+        return []
     first = len(density.beta_names) + density.covariance.n_unconstrained
-    strata = max(len(error.levels), 1)
-    y = np.abs(np.asarray(binding.data.y[binding.data.observed]))
-    if not (y > 0).any():
-        return {}
-    low, high = np.log(np.min(y[y > 0])), np.log(np.max(y))
-    out = {}
-    for level in range(strata):
-        a, b = first + level, first + strata + level
-        power = error.scale is TWO_PART_SCALES[2]
-        c = x[first + 2 * strata + level] if power else 1.0
-        for k, size, without in (
-            (b, x[a] - c * high, "constant"),
-            (a, x[b] + c * low, "power" if power else "proportional"),
-        ):
-            if x[k] - size < np.log(RUN_SETTINGS.vanished_part) and not binding.fixed[k]:
-                out[k] = VanishedPart(density.error_names[k - first], without, float(size))
+    named = not error.levels and isinstance(error.response, Identity)
+    out = []
+    for level, (a, b, power) in enumerate(parts):
+        sizes = _log_sizes(binding, level, len(parts), processes)
+        if sizes is None:
+            continue
+        low, middle, high = sizes
+        c = 1.0 if power is None else float(x[first + power])
+        exponent = () if power is None or binding.fixed[first + power] else (first + power,)
+        proportional = "proportional" if power is None else "power"
+        ratio, limit = x[first + b] - x[first + a], np.log(RUN_SETTINGS.vanished_part)
+        if ratio + c * high < limit and not binding.fixed[first + b]:
+            equal = float(x[first + a] - c * middle)
+            out.append(VanishedPart(first + b, exponent, density.error_names[b], "constant" if named else None, equal))
+        if -ratio - c * low < limit and not binding.fixed[first + a]:
+            equal = float(x[first + b] + c * middle)
+            out.append(VanishedPart(first + a, (), density.error_names[a], proportional if named else None, equal))
     return out
+
+
+def entries_of(parts: Sequence[VanishedPart]) -> frozenset[int]:
+    """Packed indices of the `parts` and of the parameters that have no effect beside them."""
+    return frozenset(k for part in parts for k in (part.entry, *part.others))
+
+
+def _log_sizes(binding: Binding, level: int, strata: int, processes: Processes) -> tuple[float, float, float] | None:
+    """Logarithms of a small, the middle and a large absolute response of a stratum (RUN_SETTINGS.size_quantiles), over
+    all processes; None if there is none but zero."""
+    logs = []
+    for bucket in binding.problem.buckets:
+        seen = np.asarray(bucket.x.observed) & (np.asarray(bucket.y) != 0)
+        if strata > 1:
+            seen &= np.asarray(bucket.strata) == level
+        logs.append(np.log(np.abs(np.asarray(bucket.y)[seen])))
+    own = np.concatenate(logs)
+    found = processes.gather(None if not len(own) else np.quantile(own, RUN_SETTINGS.size_quantiles).tolist())
+    sizes = np.array([quantiles for quantiles in found if quantiles is not None])
+    return None if not len(sizes) else (sizes[:, 0].min(), float(np.median(sizes[:, 1])), sizes[:, 2].max())

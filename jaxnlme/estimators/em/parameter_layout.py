@@ -3,6 +3,7 @@ statistics, the complete-data score; also for fixed values, priors and a singula
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -127,6 +128,16 @@ def whitened_layout(
         Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
         False, False, False, (), scored, True, rows, columns, row_centring,
     )  # fmt: skip
+
+
+def with_held(layout: ParameterLayout, entries: frozenset[int]) -> ParameterLayout:
+    """The layout with further packed `entries` held at their values."""
+    return dataclasses.replace(
+        layout,
+        free=tuple(is_free and k not in entries for k, is_free in enumerate(layout.free)),
+        statistical=tuple(k for k in layout.statistical if k not in entries),
+        scored=tuple(k for k in layout.scored if k not in entries),
+    )
 
 
 def n_closed_form_scales(error: AbstractError) -> int:

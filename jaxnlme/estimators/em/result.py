@@ -163,8 +163,10 @@ def _sentences(
     start, groups left out, notes on the data. `estimate`: that of the best replicate."""
     sentences = ["NOT CONVERGED.", *failures] if failures else [_converged_sentence(run, estimate)]
     undetermined = [] if failures else undetermined_variance_notes(run, estimate)
-    parts = {} if estimate is None else vanished_parts(run.binding, estimate.packed)
-    vanished = [part.sentence(np.exp(estimate.packed[k])) for k, part in parts.items()] if estimate is not None else []
+    vanished = []
+    if estimate is not None and not failures:
+        parts = vanished_parts(run.binding, estimate.packed, run.placed.processes)
+        vanished = [part.sentence(np.exp(estimate.packed[part.entry])) for part in parts]
     sentences += [*at_zero, *vanished, *undetermined, *notes]
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")

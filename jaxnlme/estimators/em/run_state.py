@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jaxnlme.estimators.em.parameter_layout import whitened_layout
+from jaxnlme.estimators.em.parameter_layout import whitened_layout, with_held
 
 if TYPE_CHECKING:
     from jaxnlme.estimators.em.run import Run
 
 # Names of the arrays of a checkpoint that hold an OuterState: its counts, and a set each.
 COUNTS, RESTARTED_SCALES, EXCLUDED_FACES = "outer_state.counts", "outer_state.restarted", "outer_state.excluded"
+HELD_PARTS = "outer_state.held_parts"
 LAST_STEPS, LAST_SE = "outer_state.last_steps", "outer_state.last_se"
 
 
@@ -31,6 +32,7 @@ class OuterState:
     - `restarted_scales`: packed entries of the small scales already restarted from above, each at most once.
     - `excluded_faces`: packed entries of the scales that may not be set to zero any more, because the log-likelihood
       was found to increase from there into the interior.
+    - `held_parts`: packed entries of parts of a residual scale that were estimated as zero, and are held.
     - `transported`: the information was computed from transported draws (`rounds/transport.py`); `kinked`: it could not
       be, because the model is not twice differentiable in the effects.
     - `doublings` of the longest step, and `last_steps` (replicates, active), the last Newton steps, from which they
@@ -49,6 +51,7 @@ class OuterState:
     doublings: int = 0
     restarted_scales: frozenset[int] = frozenset()
     excluded_faces: frozenset[int] = frozenset()
+    held_parts: frozenset[int] = frozenset()
     last_steps: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     last_se: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
@@ -58,6 +61,7 @@ class OuterState:
             COUNTS: np.array([int(getattr(self, name)) for name in _count_names()]),
             RESTARTED_SCALES: np.array(sorted(self.restarted_scales), int),
             EXCLUDED_FACES: np.array(sorted(self.excluded_faces), int),
+            HELD_PARTS: np.array(sorted(self.held_parts), int),
             LAST_STEPS: self.last_steps,
             LAST_SE: self.last_se,
         }
@@ -69,17 +73,19 @@ class OuterState:
         started, transported, kinked = (
             bool(counts.pop(name)) for name in ("started_at_boundary", "transported", "kinked")
         )
-        restarted, excluded = (frozenset(arrays[name].tolist()) for name in (RESTARTED_SCALES, EXCLUDED_FACES))
+        restarted, excluded, held = (
+            frozenset(arrays[name].tolist()) for name in (RESTARTED_SCALES, EXCLUDED_FACES, HELD_PARTS)
+        )
         return cls(
             **counts, started_at_boundary=started, transported=transported, kinked=kinked,
-            restarted_scales=restarted, excluded_faces=excluded, last_steps=arrays[LAST_STEPS],
+            restarted_scales=restarted, excluded_faces=excluded, held_parts=held, last_steps=arrays[LAST_STEPS],
             last_se=arrays[LAST_SE],
         )  # fmt: skip
 
 
 def _count_names() -> list[str]:
     """Names of the fields that are counts, in the order of their array."""
-    others = ("restarted_scales", "excluded_faces", "last_steps", "last_se")
+    others = ("restarted_scales", "excluded_faces", "held_parts", "last_steps", "last_se")
     return [field.name for field in dataclasses.fields(OuterState) if field.name not in others]
 
 
@@ -102,6 +108,10 @@ def run_arrays(run: Run) -> dict[str, np.ndarray]:
 
 def restore_run(run: Run, arrays: dict[str, np.ndarray]) -> None:
     """Put a `run` that has just begun into the state that `run_arrays` wrote."""
+    parts = OuterState.from_arrays(arrays).held_parts
+    if parts:
+        run.interior_layout = with_held(run.interior_layout, parts)
+        run.reset_layout(run.interior_layout, run.starts)
     if arrays["whitened"]:
         held = frozenset(np.flatnonzero(np.asarray(run.interior_layout.free) & ~arrays["free"]).tolist())
         rows, columns = (tuple(arrays[name].tolist()) for name in ("rows", "columns"))

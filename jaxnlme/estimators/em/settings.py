@@ -197,7 +197,8 @@ class StepSettings:
     """Largest change of the logarithm of a standard error in the last step, where the information is that of
     transported draws."""
     longest_log_scale_step: float = 0.7
-    """Longest uphill step of the logarithm of a scale."""
+    """Longest step, uphill or Newton, of the logarithm of a scale, a factor of two: what is observed of a scale changes
+    with its square."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -241,13 +242,16 @@ class BoundaryCriteria:
     """Scores are taken at fixed xi of effects of whose variance at least this fraction is observed."""
     min_singular_value: float = 0.1
     """Smallest singular value of the correlation factor of these effects: they are linearly independent."""
+    restarted_part: float = 0.1
+    """Size, as a fraction of the other part, at which a part of a residual scale that began near zero is restarted."""
     ray_fractions: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
     """Points of a ray from the boundary at which the log-likelihood is computed by quadrature, as fractions of the
-    variances there."""
+    variances there: from where it is linear in the variance up to the size of the variances themselves."""
     least_ray_gain: float = 1e-5
-    """Gain (log-likelihood units) on such a ray, at least: quadrature is more accurate."""
+    """Gain (log-likelihood units) on such a ray, at least: differences of the same quadrature at neighbouring points
+    are more accurate."""
     most_quadrature_effects: int = 4
-    """Random effects for which it is computed, at most: a grid of 11 nodes for each."""
+    """Random effects for which it is computed, at most: four effects make 11^4 points for each group."""
     most_quadrature_evaluations: int = 200_000_000
     """Evaluations of rows on such a ray, at most: some ten seconds."""
     restart_iterations: int = 50

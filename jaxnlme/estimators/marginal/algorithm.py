@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.estimators.core.zero_variances import vanished_parts
+from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
@@ -45,23 +45,22 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
         session.zeroed = variances_at_zero(session)
         fix_zeroed(session)
     try:
-        matrix, decrement = _rounds(session, with_information)
+        matrix, active, decrement = _rounds(session, with_information)
         session.processes.run_collectively(lambda: session.save(finished=not session.halted))
     except KeyboardInterrupt:
         session.interrupted = True
-        matrix, decrement = None, np.inf
+        matrix, active, decrement = None, np.flatnonzero(session.free[: session.n_dense]), np.inf
         session.save()
     except BaseException:
         session.save()
         raise
-    active = _active(session)
     return assess(session, matrix, active, decrement, with_information)
 
 
 def _active(session: Session) -> np.ndarray:
     """Packed indices of the entries with information: the free ones, without parts of a residual scale that are
     estimated as zero."""
-    vanished = vanished_parts(session.binding, session.x)
+    vanished = entries_of(vanished_parts(session.binding, session.x, session.processes))
     return np.array([k for k in np.flatnonzero(session.free[: session.n_dense]) if k not in vanished], int)
 
 
@@ -70,10 +69,10 @@ def _restore_vanished_part(session: Session) -> bool:
     True if so. Its derivative in the logarithm of the part is almost zero there, whatever the data."""
     limit = session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
     best = None
-    for k, part in vanished_parts(session.binding, session.x).items():
+    for part in vanished_parts(session.binding, session.x, session.processes):
         for share in ROUNDS.part_shares:
             x = session.x.copy()
-            x[k] = part.size + np.log(share)
+            x[part.entry] = part.equal + np.log(share)
             trial = session.evaluate_candidate(x)
             if trial.value < limit and np.isfinite(trial.sums.gradient).all():
                 best, limit = trial, trial.value
@@ -83,16 +82,17 @@ def _restore_vanished_part(session: Session) -> bool:
     return True
 
 
-def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, float]:
+def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, np.ndarray, float]:
     """The rounds of `run_to_convergence`.
 
-    **Returns:** the information matrix at the end (None if it was not reached), and the predicted gain of a step.
+    **Returns:** the information matrix at the end (None if it was not reached), the packed indices of its entries, and
+    the predicted gain of a step.
     """
     for _ in range(CRITERIA.max_rounds):
         session.minimise()
         session.processes.run_collectively(session.save)
         if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
-            return None, np.inf
+            return None, _active(session), np.inf
         if adopt_modes_of_rule(session) or _restore_vanished_part(session):
             continue
         active = _active(session)
@@ -100,7 +100,7 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
             # The scores' outer products tell small variances, as the information would.
             if set_to_zero(session, active, session.best.sums.outer[np.ix_(active, active)]) or leave_boundary(session):
                 continue
-            return None, float(session.state.bfgs.decrement) if session.state else np.inf
+            return None, active, float(session.state.bfgs.decrement) if session.state else np.inf
         matrix = session.hessian(active)
         if set_to_zero(session, active, matrix):
             continue
@@ -113,14 +113,14 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         moves_in_se = np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix)))
         if np.max(moves_in_se, initial=0.0) > CRITERIA.max_newton_move:
             matrix = session.hessian(active)
-        return matrix, decrement
-    return None, np.inf
+        return matrix, active, decrement
+    return None, _active(session), np.inf
 
 
 def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.ndarray) -> bool:
     """Move from a saddle point along a direction of negative curvature, if the objective is lower there; True if so.
 
-    **Arguments:** `active`: packed indices of the free entries; `matrix` (active, active): the information.
+    **Arguments:** `active`: packed indices of the entries with information; `matrix` (active, active): the information.
     """
     if not len(active) or not np.isfinite(matrix).all():
         return False
@@ -128,7 +128,7 @@ def _follow_negative_curvature(session: Session, active: np.ndarray, matrix: np.
     values, vectors = np.linalg.eigh(unit)
     if values[0] > -ROUNDS.negative_curvature:
         return False
-    # Entries with little curvature have a large scale: limit the change of a log standard deviation to one.
+    # Entries with little curvature have a small `size` and move far: limit the change of a log standard deviation.
     logs = [len(session.binding.density.beta_names) + k for k, _, _ in session.binding.density.covariance.log_scales]
     direction = vectors[:, 0] / size
     direction /= np.max(np.abs(direction[np.isin(active, logs)]), initial=1.0)

@@ -69,7 +69,8 @@ def assess(
     else:
         sentences = [_converged(session, matrix, active, decrement)]
     sentences += _second_modes(session)
-    sentences += [part.sentence(np.exp(session.x[k])) for k, part in vanished_parts(session.binding, session.x).items()]
+    parts = vanished_parts(session.binding, session.x, session.processes)
+    sentences += [] if failures else [part.sentence(np.exp(session.x[part.entry])) for part in parts]
     if not with_information and not failures:
         sentences.append(
             "The information matrix was not asked for: the maximum is assessed by the minimiser's own metric."
@@ -171,11 +172,15 @@ def _labels(session: Session, which: np.ndarray) -> str:
 
 def _singular_in_the_limit(session: Session) -> str:
     """A sentence on a psi that is singular but for rounding, in a structure whose parameters reach a singular one only
-    in the limit; empty where it is not. (A factor with a diagonal on a log scale reaches it at a variance of zero.)"""
+    in the limit; empty where it is not. (Where each effect has a log standard deviation of its own, given those before
+    it, psi is singular where one of these is minus infinity.)"""
     density, first = session.binding.density, len(session.binding.density.beta_names)
-    theta = session.x[first : first + density.covariance.n_unconstrained]
-    pairs = density.covariance.correlated_pairs
-    if not pairs or np.isneginf(theta).any() or not np.isfinite(theta).all():
+    covariance = density.covariance
+    within = slice(first, first + covariance.n_unconstrained)
+    single = {effects[0] for _, effects, _ in covariance.log_scales if len(effects) == 1}
+    pairs = [pair for pair in covariance.correlated_pairs if not single.issuperset(pair)]
+    theta = session.x[within]
+    if not pairs or not session.free[within].any() or not np.isfinite(theta).all():
         return ""
     psi = psi_of(density, theta)
     sd = np.sqrt(np.diag(psi))
@@ -188,9 +193,10 @@ def _singular_in_the_limit(session: Session) -> str:
     value = correlation[j, k]
     of_pair = f" (the correlation of {density.effect_names[j]} and {density.effect_names[k]} is {value:.7f})"
     return (
-        f"Psi becomes singular{of_pair if abs(value) > 0.99 else ''}: the log-likelihood rises towards a limit that "
-        "this covariance structure does not reach, and there may be a higher maximum elsewhere. Try starts='pooled' or "
-        "'multi', covariance='full' (where a singular psi is a result) or 'diagonal', or leave out a random effect."
+        f"Psi becomes singular{of_pair if abs(value) > CRITERIA.named_correlation else ''}: the log-likelihood rises "
+        "towards a limit that this covariance structure does not reach, and there may be a higher maximum elsewhere. "
+        "Try starts='pooled' or 'multi', covariance='full' (where a singular psi is a result) or 'diagonal', or leave "
+        "out a random effect."
     )
 
 

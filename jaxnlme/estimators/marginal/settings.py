@@ -55,7 +55,8 @@ class StartingScaleSettings:
     """Shortest EM step of the logarithm of a scale that is taken: a factor of e, from which quasi-Newton steps find the
     maximum."""
     least_ratio: float = 1e-12
-    """Smallest ratio of a new variance to the last one: larger steps down are taken in parts."""
+    """Smallest ratio of a new variance to the last one, a factor of 1e-6 in the SD: larger steps down are taken in
+    parts."""
     most_steps: int = 20
     """Most steps; two or three are the rule."""
 
@@ -72,7 +73,11 @@ class ConvergenceCriteria:
     max_newton_move: float = 1e-3
     """Newton steps that move an entry further than this, in standard errors, call for a new information matrix."""
     singular_correlation: float = 1e-7
-    """Eigenvalue of the correlation matrix of the random effects below which psi counts as singular."""
+    """Eigenvalue of the correlation matrix of the random effects below which psi counts as singular: of two effects, 1
+    minus the absolute value of their correlation."""
+    named_correlation: float = 0.99
+    """Absolute value above which a correlation is named as the one that makes psi singular; with three effects and more
+    it need not be one pair."""
     least_log_sd_information: float = 1e-4
     """Information on the logarithm of a standard deviation below which the data carry none: a standard error of 100."""
 
@@ -88,7 +93,8 @@ class RoundSettings:
     """Another mode is named if its joint density is lower by less than so many log units: a factor of 20, so that what
     an approximation at one mode leaves out is some 5% of the group's likelihood."""
     part_shares: tuple[float, ...] = (1e-3, 0.01, 0.1, 0.5)
-    """Sizes, as fractions of the other part of a residual scale, that are tried of one estimated as zero."""
+    """Sizes, as fractions of the other part of a residual scale, that are tried of one estimated as zero: from what a
+    few thousand rows show up to a scale of two parts of one size."""
     negative_curvature: float = 1e-6
     """Eigenvalue of the information (scaled to unit diagonal) below minus which the point is a saddle point."""
     least_curvature: float = 1e-12
@@ -187,7 +193,7 @@ class RestrictedSettings:
 
 
 SEARCH = SearchSettings()
-SCALES = StartingScaleSettings()
+STARTING_SCALES = StartingScaleSettings()
 CRITERIA = ConvergenceCriteria()
 ROUNDS = RoundSettings()
 DIFFERENCES = DifferenceSettings()

@@ -16,9 +16,9 @@ products, is
     log s <- log s + log(1 + 2 g / sum_i g_i^2) / 2.
 
 1. Compute the EM step of every free scale, or, for effects, the scoring step if it is longer and upwards. End if none
-   is longer than `SCALES.least_log_step`.
+   is longer than `STARTING_SCALES.least_log_step`.
 2. Take all of these together, or, if the objective is not lower there, the longest; end if that does not help either.
-   Repeat, SCALES.most_steps times.
+   Repeat, STARTING_SCALES.most_steps times.
 
 **Source:** Dempster, Laird and Rubin (1977), Journal of the Royal Statistical Society B 39, 1-38, for EM; Fisher's
 identity: Louis (1982), Journal of the Royal Statistical Society B 44, 226-233.
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnlme.estimators.marginal.settings import SCALES
+from jaxnlme.estimators.marginal.settings import STARTING_SCALES
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.transforms import Log
 
@@ -46,12 +46,12 @@ def adjust_starting_scales(session: Session) -> None:
     """Move `session` to scales near their size (see the module); nothing happens where they are."""
     scales = [
         (indices[session.free[indices]], count)
-        for indices, count in _scales(session)
+        for indices, count in scales_of(session)
         if count > 0 and session.free[indices].any()
     ]
-    for _ in range(SCALES.most_steps):
-        steps = np.array([_step(session, indices, count) for indices, count in scales])
-        far = np.flatnonzero(np.abs(steps) > SCALES.least_log_step)
+    for _ in range(STARTING_SCALES.most_steps):
+        steps = np.array([em_step(session, indices, count) for indices, count in scales])
+        far = np.flatnonzero(np.abs(steps) > STARTING_SCALES.least_log_step)
         if not len(far):
             return
         longest = far[[np.argmax(np.abs(steps[far]))]]
@@ -67,18 +67,18 @@ def adjust_starting_scales(session: Session) -> None:
             return
 
 
-def _step(session: Session, indices: np.ndarray, count: float) -> float:
+def em_step(session: Session, indices: np.ndarray, count: float) -> float:
     """The step of the logarithm of a scale, with `indices` and `count` as in `Scale`; zero where it is not finite."""
     sums, first = session.best.sums, len(session.binding.density.beta_names)
     score = -float(np.sum(np.asarray(sums.gradient)[indices]))
-    ratio = max(1.0 + score / count, SCALES.least_ratio)
+    ratio = max(1.0 + score / count, STARTING_SCALES.least_ratio)
     if indices[0] < first + session.binding.density.covariance.n_unconstrained and score > 0:
         squares = float(np.asarray(sums.outer)[indices[0], indices[0]])
         ratio = max(ratio, 1.0 + 2.0 * score / squares if squares > 0 else 0.0)
     return 0.5 * float(np.log(ratio)) if np.isfinite(ratio) and np.isfinite(session.x[indices]).all() else 0.0
 
 
-def _scales(session: Session) -> list[Scale]:
+def scales_of(session: Session) -> list[Scale]:
     """The scales of a model: of the random effects and, for Gaussian outcomes, of the residuals, one of each stratum
     with all its positive parameters together."""
     binding, density = session.binding, session.binding.density

@@ -77,10 +77,11 @@ def fit_groups(
         group_model = single_group(binding)
         params = start_params(binding, start)
         named_starts = start if isinstance(start, Mapping) else ()
-        if start is None or named_starts:
+        default_starts = start is None or bool(named_starts)
+        if default_starts:
             params = balanced_error_start(binding, params, named_starts)
         placed, check = place_and_check(binding, params, None, None)
-        if start is None or named_starts:
+        if default_starts:
             params = scaled_error_start(binding, params, check.misfit, named_starts)
         notes: list[str] = []
         if starts == "pooled":

@@ -57,9 +57,6 @@ def _constant_power(f, a, b, c):
     return a + b * _abs_power(f, c)
 
 
-# Scales of two parts, a constant a and b |f|^c (c = 1 where it is no parameter).
-TWO_PART_SCALES = (_combined, _combined_variance, _constant_power)
-
 # What a named residual model holds fixed: a value (if it has one parameter), or values by name.
 Fix = float | Mapping[str, float] | None
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.estimators.core.zero_variances import vanished_parts
+from jaxnlme.estimators.core.zero_variances import VanishedPart, vanished_parts
 from jaxnlme.estimators.em.boundary import nearly_dependent, project_to_face, rotate, slopes
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import iterations_remaining
@@ -143,13 +143,15 @@ def scales_to_restart(run: Run, estimates: list[ScoreAndInformation]) -> frozens
     )
 
 
-def vanished_in_all(run: Run) -> frozenset[int]:
-    """Free packed entries of parts of a residual scale that are estimated as zero in all replicates; none if too few
-    iterations remain."""
+def vanished_in_all(run: Run) -> list[VanishedPart]:
+    """Parts of a residual scale that all replicates estimate as zero, not held yet; none if too few iterations
+    remain."""
     if not enough_iterations_for_move(run):
-        return frozenset()
-    parts = [set(vanished_parts(run.binding, packed)) for packed in np.asarray(run.em_state.packed)]
-    return frozenset(k for k in set.intersection(*parts) if run.layout.free[k])
+        return []
+    processes = run.placed.processes
+    of_replicates = [vanished_parts(run.binding, packed, processes) for packed in np.asarray(run.em_state.packed)]
+    common = frozenset.intersection(*(frozenset(part.entry for part in parts) for parts in of_replicates))
+    return [part for part in of_replicates[0] if part.entry in common and run.layout.free[part.entry]]
 
 
 def rotated_face(run: Run, estimates: list[ScoreAndInformation]) -> Face | None:

@@ -19,13 +19,12 @@ the maximum is there. The moves, each where the evidence of the same name (`boun
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
+from jaxnlme.estimators.core.zero_variances import VanishedPart, entries_of, vanished_parts
 from jaxnlme.estimators.em.boundary import project_to_face
 from jaxnlme.estimators.em.louis import ScoreAndInformation
-from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout
+from jaxnlme.estimators.em.parameter_layout import ParameterLayout, whitened_layout, with_held
 from jaxnlme.estimators.em.phases import add_averaging, equilibrate
 from jaxnlme.estimators.em.rounds.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.run import Run
@@ -91,19 +90,23 @@ def restart_small_scales(run: Run, scales: frozenset[int]) -> None:
     run.outer_state.newton_steps = run.outer_state.singular_rounds = 0
 
 
-def hold_vanished_parts(run: Run, entries: frozenset[int]) -> None:
-    """Hold packed `entries` at their values from here on, and start the chains anew."""
-
-    def held(layout: ParameterLayout) -> ParameterLayout:
-        return dataclasses.replace(
-            layout,
-            free=tuple(is_free and k not in entries for k, is_free in enumerate(layout.free)),
-            statistical=tuple(k for k in layout.statistical if k not in entries),
-            scored=tuple(k for k in layout.scored if k not in entries),
-        )
-
-    run.interior_layout = held(run.interior_layout)
-    _restart_chains(run, held(run.layout), np.array(run.em_state.packed))
+def hold_vanished_parts(run: Run, parts: list[VanishedPart]) -> None:
+    """Hold `parts` of a residual scale at their values from here on, and start the chains anew. Parts that began near
+    zero, where their score is zero whatever the data, are first restarted from above, once each."""
+    processes = run.placed.processes
+    at_start = entries_of(vanished_parts(run.binding, run.starts[0], processes)) - run.outer_state.restarted_scales
+    small = [part for part in parts if part.entry in at_start]
+    if small:
+        packed = np.array(run.em_state.packed)
+        for part in small:
+            packed[:, part.entry] = part.equal + np.log(BOUNDARY.restarted_part)
+        run.outer_state.restarted_scales |= {part.entry for part in small}
+        _restart_chains(run, run.layout, packed)
+        add_averaging(run, full_steps_first=True)
+        return
+    run.outer_state.held_parts |= entries_of(parts)
+    run.interior_layout = with_held(run.interior_layout, entries_of(parts))
+    _restart_chains(run, with_held(run.layout, entries_of(parts)), np.array(run.em_state.packed))
 
 
 def rotate_singular_psi(run: Run, face: Face, n_iterations: int) -> None:

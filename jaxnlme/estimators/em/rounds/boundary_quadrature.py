@@ -25,15 +25,17 @@ def higher_interior_point(run: Run, estimates: list[ScoreAndInformation]) -> np.
     """Parameters (replicates, packed) in the interior of psi whose log-likelihood is higher than at the face.
 
     **Arguments:** `run`, at its maximum on the face; `estimates` of the round.
-    **Returns:** None if psi is in the interior, if the draws decide, if the log-likelihood is not higher in any
-    replicate, or if the quadrature would take too many evaluations or the move too many iterations.
+    **Returns:** None if psi is in the interior, if the draws decide, if no replicate has a higher point, or if the
+    quadrature would take too many evaluations or the move too many iterations; replicates without a higher point get
+    the point of the ray nearest to the face.
     """
     if direction_is_clear(run, estimates) or has_kinks(estimates) or not enough_iterations_for_move(run):
         return None
     q, rule = run.binding.density.n_effects, QuadratureFromDraws()
     if q > BOUNDARY.most_quadrature_effects:
         return None
-    evaluations = rule.nodes_of(q) ** q * run.placed.n_rows * len(BOUNDARY.ray_fractions)
+    points_of_all = (len(BOUNDARY.ray_fractions) + 1) * run.replicates
+    evaluations = rule.nodes_of(q) ** q * run.placed.n_rows * points_of_all
     if evaluations > BOUNDARY.most_quadrature_evaluations:
         return None
     points = [_best_point(run, rule, r, estimate) for r, estimate in enumerate(estimates)]
@@ -46,6 +48,7 @@ def higher_interior_point(run: Run, estimates: list[ScoreAndInformation]) -> np.
 
 def _best_point(run: Run, rule: QuadratureFromDraws, r: int, estimate: ScoreAndInformation) -> np.ndarray | None:
     """The highest point (packed,) of the ray of replicate `r`; None if the face is as high."""
+    assert run.layout.whitened  # the moments are then those of z, as quadrature takes them
     sums, n = run.score_sums(), estimate.n_iterations
     mean = sums.first_moment[:, r] / n
     covariance = sums.second_moment[:, r] / n - mean[:, :, None] * mean[:, None, :]

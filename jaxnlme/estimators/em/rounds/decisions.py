@@ -26,6 +26,7 @@ import functools
 
 import numpy as np
 
+from jaxnlme.estimators.core.zero_variances import VanishedPart
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import iterations_remaining
 from jaxnlme.estimators.em.rounds.boundary_evidence import (
@@ -149,8 +150,8 @@ class RoundFacts:
         return scales_to_restart(self.run, self.estimates)
 
     @functools.cached_property
-    def vanished_parts(self) -> frozenset[int]:
-        """Packed entries of parts of a residual scale that are estimated as zero."""
+    def vanished_parts(self) -> list[VanishedPart]:
+        """Parts of a residual scale that are estimated as zero, and not held yet."""
         return vanished_in_all(self.run)
 
     @functools.cached_property
