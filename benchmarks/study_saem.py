@@ -1,7 +1,7 @@
 """SAEM against the exact maxima: where its estimates end over many seeds, and whether its stated errors agree.
 
     JAXNLME_REFERENCE=... python benchmarks/study_saem.py --targets [--only theo pd1]
-    JAXNLME_REFERENCE=... python benchmarks/study_saem.py [--seeds 10] [--only theo pd1]
+    JAXNLME_REFERENCE=... python benchmarks/study_saem.py [--seeds 10] [--first-seed 0] [--only theo pd1]
     python benchmarks/study_saem.py --table
 
 The cases are saemix's documented examples with its starts, and simulated ones (tests/estimators/saem_problems.py and
@@ -170,8 +170,8 @@ def print_table(folder: Path) -> None:
         print("| " + " | ".join(cells(case_summary)) + " |")
 
 
-def study(folder: Path, only: list[str] | None, seeds: int) -> None:
-    """All fits, one row each, on file at once; a line of the table after every case."""
+def study(folder: Path, only: list[str] | None, seeds: range) -> None:
+    """All fits by the `seeds`, one row each, on file at once; a line of the table after every case."""
     targets = {row["case"]: row for row in shared.read(folder / shared.TARGETS)}
     cases = shared.makers(only)
     missing = [name for name in cases if name not in targets]
@@ -180,7 +180,7 @@ def study(folder: Path, only: list[str] | None, seeds: int) -> None:
     record = shared.open_record(folder / shared.STUDY, list(cases))
     for name, maker in cases.items():
         case, target = maker(), targets[name]
-        for seed in range(seeds):
+        for seed in seeds:
             record.add(run_one(case, seed, target["nodes"] or target["nodes_finer"]))
         case_summary = summary(name, [row for row in record.rows if row["case"] == name], target)
         print(" | ".join(cells(case_summary)), flush=True)
@@ -192,13 +192,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table from the results on file")
     parser.add_argument("--only", nargs="+", help="cases whose name contains one of these")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     add_folder(parser)
     options = parser.parse_args()
     if options.targets:
         saem_targets.make(options.folder, options.only)
         return
     if not options.table:
-        study(options.folder, options.only, options.seeds)
+        study(options.folder, options.only, range(options.first_seed, options.first_seed + options.seeds))
     print_table(options.folder)
 
 
