@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError, some
+from jaxnlme.errors import ModelError, near_matches, some
 from jaxnlme.model.design import per_group_where_constant
 from jaxnlme.model.parameters import Covariate
 
+_ARITHMETIC = "In formulas *, :, + and - combine terms: write arithmetic in braces, {Wt / 70}, or inside a function, log(Wt / 70)."
 # Exceptions that parsing or computing a user's formula can raise, besides those of formulaic.
 _FORMULA_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 
@@ -128,7 +129,8 @@ class CovariateColumns:
             return set(_formula(formula))
         except FormulaicError as error:
             raise ModelError(
-                f"parameter {self.parameter!r}: the covariate {formula!r} is not a formula: {error}."
+                f"parameter {self.parameter!r}: the covariate {formula!r} is not a formula: {_first_line(error)}. "
+                f"{_ARITHMETIC}"
             ) from error
 
     def _matrix(self, source: Any, data: GroupedData) -> Any:
@@ -167,9 +169,17 @@ class CovariateColumns:
                     f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} use factor(), which is R's: "
                     "write C(column), or use a column of text, which is categorical by itself."
                 ) from error
-            reason = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).rstrip(".")  # without marks for colours
+            reason = _first_line(error)
+            unknown = re.search(r"name '(\w+)' is not defined", reason)
+            if unknown is not None:
+                name = unknown[1]
+                hint = "the natural logarithm is log" if name == "ln" else near_matches(name, self.available)
+                reason = f"{name!r} is no column or function; {hint.rstrip('.')}"
+            elif "perator" in reason:
+                reason = f"{reason}. {_ARITHMETIC}"
+            reason = reason if reason[-1] in ".?" else f"{reason}."
             raise ModelError(
-                f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} cannot be computed: {reason}. "
+                f"parameter {self.parameter!r}: the covariates {self.formula[4:]!r} cannot be computed: {reason} "
                 f"Columns of the data that formulas may use (listed in v, one value a group, or in x, one a row): "
                 f"{', '.join(self.available) or 'none'}."
             ) from error
@@ -201,3 +211,9 @@ def _formula(text: str) -> Any:
     from formulaic import Formula
 
     return Formula(text)  # pyright: ignore[reportAbstractUsage]
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of the message of formulaic's `error`, without marks for colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
