@@ -14,7 +14,10 @@ from jaxnlme.errors import ModelError, near_matches, some
 from jaxnlme.model.design import per_group_where_constant
 from jaxnlme.model.parameters import Covariate
 
-_ARITHMETIC = "In formulas *, :, + and - combine terms: write arithmetic in braces, {Wt / 70}, or inside a function, log(Wt / 70)."
+_ARITHMETIC = (
+    "In formulas *, :, + and - combine terms: write arithmetic in braces, {Wt / 70}, or inside a function, "
+    "log(Wt / 70)."
+)
 # Exceptions that parsing or computing a user's formula can raise, besides those of formulaic.
 _FORMULA_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 

@@ -199,6 +199,9 @@ def test_strata_are_those_of_rows_with_a_response() -> None:
     ("formula", "message"),
     [
         ("log(weight)", "the covariates '.*log.weight.*' cannot be computed.*t, dose, wt, form, sex"),
+        ("log(WT)", "'WT' is no column or function; did you mean 'wt'"),
+        ("ln(wt)", "'ln' is no column or function; the natural logarithm is log"),
+        ("wt*0", r"write arithmetic in braces, \{Wt / 70\}"),
         ("log(wt - 60)", "covariate 'log.wt - 60.' is not finite in group p"),
         ("log(dose - 2)", "covariate 'log.dose - 2.' is not finite in row 1"),
     ],
