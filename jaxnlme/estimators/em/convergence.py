@@ -17,11 +17,12 @@ from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.rounds.boundary_evidence import direction_is_clear, increases_inwards, is_vanishing
 from jaxnlme.estimators.em.rounds.newton import (
     changes_of_standard_errors,
+    largest_stable_change,
     significant_distances,
     significantly_off_maximum,
 )
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.settings import CRITERIA, STEPS
+from jaxnlme.estimators.em.settings import CRITERIA
 from jaxnlme.model.params import Params
 from jaxnlme.results.inference import direction_words, singular_directions
 from jaxnlme.results.stochastic import reached_best
@@ -117,12 +118,13 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
     """Words on the standard error that changed most over the last step, if by too much; empty otherwise."""
     estimates = outcome.estimates or []
     for candidate, changes in zip(estimates, changes_of_standard_errors(run, estimates), strict=True):
-        if candidate is estimate and not (changes <= STEPS.stable_se).all():
+        limit = largest_stable_change(candidate)
+        if candidate is estimate and not (changes <= limit).all():
             worst = int(np.argmax(changes))
             name = message_names(run.binding)[estimate.active[worst]]
             return (
                 f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
-                f"{STEPS.stable_se:.0%}), so that it may not be that at the maximum"
+                f"{np.expm1(limit):.0%}), so that it may not be that at the maximum"
             )
     return ""
 

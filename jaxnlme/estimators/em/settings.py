@@ -117,6 +117,8 @@ class ConvergenceCriteria:
     """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), Monte Carlo checks of means
     (`louis.py`), and the assessment of the end of a run (`convergence.py`)."""
 
+    se_mc_errors: float = 3.0
+    """Difference of two standard errors, in its Monte Carlo errors, beyond which they differ."""
     significant_mc_errors: float = 4.0
     """A step is significant beyond this many of its Monte Carlo errors: enough to allow for those of the step before
     it."""
@@ -196,9 +198,11 @@ class StepSettings:
     stable_se: float = 0.05
     """Largest change of the logarithm of a standard error in the last step, where the information is that of
     transported draws."""
+    longest_log_scale_newton_step: float = 2.0
+    """Longest Newton step of the logarithm of a scale: as of the minimiser, a factor of e^2."""
     longest_log_scale_step: float = 0.7
-    """Longest step, uphill or Newton, of the logarithm of a scale, a factor of two: what is observed of a scale changes
-    with its square."""
+    """Longest uphill step of the logarithm of a scale, a factor of two: what is observed of a scale changes with its
+    square."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

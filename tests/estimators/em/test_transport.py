@@ -137,7 +137,7 @@ def test_the_logarithm_of_a_scale_moves_by_a_limited_step():
     run = run_with_steps(OuterState(), log_scales=((0, (0,), ()),))
     for doublings in (0, 1):
         moved = newton_point(run, here, doublings)
-        assert moved[0] == pytest.approx(STEPS.longest_log_scale_step * 2.0**doublings)
+        assert moved[0] == pytest.approx(STEPS.longest_log_scale_newton_step * 2.0**doublings)
 
 
 def test_uphill_steps_along_a_ridge_grow():

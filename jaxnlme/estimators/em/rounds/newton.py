@@ -60,7 +60,7 @@ def significant_distances(estimate: ScoreAndInformation) -> np.ndarray:
 
 def newton_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) -> np.ndarray:
     """Parameters after a Newton step d = I^-1 s, shortened to `STEPS.longest_step` standard errors, and to
-    `STEPS.longest_log_scale_step` in the logarithm of a scale.
+    `STEPS.longest_log_scale_newton_step` in the logarithm of a scale.
 
     **Arguments:** `run`, for its scales; `estimate`, score and information at the present parameters; `doublings` of
     the longest step, where the information is that of transported draws.
@@ -80,7 +80,7 @@ def newton_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) ->
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
     # The standard error of a scale that is hardly observed is no measure of how far a step may lead.
     log_scales = np.abs(estimate.step[np.isin(estimate.active, scale_entries(run))])
-    longest_log = STEPS.longest_log_scale_step * 2.0**doublings
+    longest_log = STEPS.longest_log_scale_newton_step * 2.0**doublings
     shrink = min(longest / max(length, 1e-300), longest_log / max(np.max(log_scales, initial=0.0), 1e-300))
     out = estimate.packed.copy()
     out[estimate.active] += estimate.step * min(1.0, shrink)
@@ -126,8 +126,18 @@ def changes_of_standard_errors(run: Run, estimates: list[ScoreAndInformation]) -
 
 
 def standard_errors_changed(run: Run, estimates: list[ScoreAndInformation]) -> bool:
-    """True if a standard error of a replicate changed by more than `STEPS.stable_se` over the last step."""
-    return any(not (change <= STEPS.stable_se).all() for change in changes_of_standard_errors(run, estimates))
+    """True if a standard error of a replicate changed over the last step by more than `largest_stable_change`."""
+    changes = changes_of_standard_errors(run, estimates)
+    return any(
+        not (change <= largest_stable_change(estimate)).all()
+        for change, estimate in zip(changes, estimates, strict=True)
+    )
+
+
+def largest_stable_change(estimate: ScoreAndInformation) -> float:
+    """Change of the logarithm of a standard error over a step that counts as none: `STEPS.stable_se`, or what the Monte
+    Carlo errors of two standard errors explain."""
+    return max(STEPS.stable_se, CRITERIA.se_mc_errors * np.sqrt(2.0) * estimate.se_mc_error)
 
 
 def uphill_direction(estimate: ScoreAndInformation) -> np.ndarray:
