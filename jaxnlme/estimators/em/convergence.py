@@ -118,7 +118,7 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
     """Words on the standard error that changed most over the last step, if by too much; empty otherwise."""
     estimates = outcome.estimates or []
     for candidate, changes in zip(estimates, changes_of_standard_errors(run, estimates), strict=True):
-        limit = largest_stable_change(candidate)
+        limit = max(CRITERIA.changing_se, largest_stable_change(candidate))
         if candidate is estimate and not (changes <= limit).all():
             worst = int(np.argmax(changes))
             name = message_names(run.binding)[estimate.active[worst]]

@@ -117,6 +117,9 @@ class ConvergenceCriteria:
     """Decisions on steps and on accuracy (`rounds/sampling_round.py`, `rounds/newton.py`), Monte Carlo checks of means
     (`louis.py`), and the assessment of the end of a run (`convergence.py`)."""
 
+    changing_se: float = 0.1
+    """Change of the logarithm of a standard error over the last step, at most, of a run that has converged: standard
+    errors are within some 20% of their limit then. (Steps go on until it is below `STEPS.stable_se`.)"""
     se_mc_errors: float = 3.0
     """Difference of two standard errors, in its Monte Carlo errors, beyond which they differ."""
     significant_mc_errors: float = 4.0
