@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:
     return lower @ lower.T
 
 
-def message_names(binding: Binding) -> list[str]:
-    """Names (packed,) of the packed entries for messages: as in `Binding.packed_names`, but entries of theta without a
+def message_names(binding: Binding, entries: Iterable[int]) -> list[str]:
+    """Names of packed `entries` for messages: as in `Binding.packed_names`, but entries of theta without a
     name of their own are named after what they change in psi, "corr(a, b)" or "log var(a)"."""
     covariance, names = binding.density.covariance, list(binding.packed_names)
     effects, first = binding.density.effect_names, len(binding.density.beta_names)
@@ -80,7 +80,7 @@ def message_names(binding: Binding) -> list[str]:
         name = f"{'corr' if len(pairs) else 'log var'}({', '.join(effects[j] for j in chosen)})"
         if chosen and name not in names:
             names[first + k] = name
-    return names
+    return [names[k] for k in entries]
 
 
 def theta_from_psi(family: AbstractCovariance, psi: Any, effects: tuple[str, ...]) -> np.ndarray:

@@ -4,7 +4,7 @@
 |---|---|---|
 | `linearise`, `tangents`, `jacobian` | of vectors, in few variables (effects, parameters of one group) | forward |
 | `gradient`, `value_and_gradient` | of a scalar, in all parameters at once | reverse |
-| `value_gradient_hessian`, `hessian` | of a scalar, in the effects of one group | forward over reverse |
+| `value_gradient_hessian`, `hessian_and_gradient`, `hessian` | of a scalar, in few variables | forward over reverse |
 | `directional_slope` | of a scalar, along a direction of the effects, then in all parameters | reverse over forward |
 | `partial_derivatives` | of f in the parameters of one group, to a given order, each once | forward over forward |
 | `implicit_minimiser` | of a minimiser, by the implicit function theorem | forward over reverse |
@@ -65,6 +65,17 @@ def value_and_gradient(
 def value_gradient_hessian(fn: Callable[[Vector], Scalar], z: Vector) -> tuple[Scalar, Vector, Matrix]:
     """Value (), gradient (n,) and Hessian (n, n) of the scalar `fn` at `z` (n,), in one pass."""
     return implicit.value_gradient_hessian(fn, z)
+
+
+def hessian_and_gradient(fn: Callable[..., Scalar]) -> Callable[..., tuple[Matrix, Vector]]:
+    """The function that returns the Hessian (n, n) and the gradient (n,) of the scalar `fn` in its first argument (n,),
+    in one pass."""
+
+    def gradient_twice(*arguments: Any) -> tuple[Vector, Vector]:
+        slope = gradient(fn)(*arguments)
+        return slope, slope
+
+    return jacobian(gradient_twice, has_aux=True)
 
 
 def hessian(fn: Callable[..., Scalar]) -> Callable[..., Matrix]:

@@ -107,8 +107,7 @@ def information(
         reported, jacobian = compiled(_reported, 0)(binding.density, template, dense.pack())
     # Derivatives with respect to the logarithm of a variance of exactly zero are zero, and NaN where divided by it.
     jacobian = np.nan_to_num(np.asarray(jacobian), nan=0.0, posinf=0.0, neginf=0.0)
-    all_names = message_names(binding)
-    names = [all_names[k] for k in active]
+    names = message_names(binding, active)
     return Information(matrix, active, scores, singular_directions(matrix, names), np.asarray(reported), jacobian)
 
 

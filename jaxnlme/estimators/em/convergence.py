@@ -57,8 +57,7 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
         ]
     if estimate is None:
         return ["The run ended before convergence could be assessed; allow more iterations."]
-    all_names = message_names(run.binding)
-    names = [all_names[k] for k in estimate.active]
+    names = message_names(run.binding, estimate.active)
     remedy = f"allow more iterations (max_iterations is {int(estimator.max_iterations)}), or use other starting values."
     out = []
     finite = bool(np.isfinite(estimate.information).all() and np.isfinite(estimate.score).all())
@@ -121,7 +120,7 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
         limit = max(CRITERIA.changing_se, largest_stable_change(candidate))
         if candidate is estimate and not (changes <= limit).all():
             worst = int(np.argmax(changes))
-            name = message_names(run.binding)[estimate.active[worst]]
+            (name,) = message_names(run.binding, estimate.active[[worst]])
             return (
                 f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
                 f"{np.expm1(limit):.0%}), so that it may not be that at the maximum"

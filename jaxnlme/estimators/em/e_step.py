@@ -196,11 +196,7 @@ def _simulate_group(
         def outcome(entries, z):
             return outcome_log_density(layout, density, params, z, group, entries)
 
-        def slope_twice(entries, z):
-            slope = derivatives.gradient(outcome)(entries, z)
-            return slope, slope
-
-        hessians, slopes = jax.vmap(lambda z: derivatives.jacobian(slope_twice, has_aux=True)(entries, z))(z)
+        hessians, slopes = jax.vmap(lambda z: derivatives.hessian_and_gradient(outcome)(entries, z))(z)
         outcome_scores = slopes[:, : len(layout.scored)]
         outcome_score, hessian = draws.mean(outcome_scores), -draws.mean(hessians)
     weight = observed_weight(group, weight)

@@ -231,8 +231,7 @@ def _failures_at_the_estimates(
     out = []
     if run.estimator.likelihood != "none" and not np.isfinite(results.log_likelihoods[best]):
         out.append(non_finite_sentence(run, results.groups[best]))
-    all_names = message_names(run.binding)
-    names = [all_names[k] for k in estimates[best].active]
+    names = message_names(run.binding, estimates[best].active)
     return out + replicate_disagreement(estimates, results.log_likelihoods, results.errors, best, names)
 
 

@@ -206,8 +206,7 @@ def _convergence_failures(
     """Sentences with the reasons why the point is not a maximum; arguments as of `assess`."""
     if sentence := _singular_in_the_limit(session):
         return [sentence]
-    all_names = message_names(session.binding)
-    names = [all_names[k] for k in active]
+    names = message_names(session.binding, active)
     sentences = []
     gain = _predicted_gain(session)
     if len(session.free) > session.n_dense and not gain < CRITERIA.max_gain:

@@ -137,13 +137,9 @@ def _group_terms(
         log_jacobian = jnp.trace(excess) - 0.5 * jnp.sum(excess * excess.T)
         return density.log_joint(moved, small_product(matrix, z) + offset, group) + log_jacobian
 
-    def slope_twice(change, z):
-        slope = derivatives.gradient(log_density)(change, z)
-        return slope, slope
-
     def terms_of_draw(z):
         zero = jnp.zeros((n + q,), z.dtype)
-        hessian, slope = derivatives.jacobian(slope_twice, has_aux=True)(zero, z)
+        hessian, slope = derivatives.hessian_and_gradient(log_density)(zero, z)
         deviation = slope[:n] - reference
         pairs = -hessian[:n, :n] - deviation[:, None] * deviation[None, :]
         terms = jnp.concatenate([pairs[np.tril_indices(n)], slope[:n]])
