@@ -11,7 +11,7 @@ from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
-RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed")
+RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units")
 
 
 class Record(eqx.Module):
@@ -71,7 +71,11 @@ class Record(eqx.Module):
 
 class Rows(Record):
     """Predictors of one group, a record of (obs,) columns, with `mask` (obs,), true on real rows, and `observed`
-    (obs,), true where the response was observed. Padded rows repeat the group's last row."""
+    (obs,), true where the response was observed. Padded rows repeat the group's last row.
+
+    With nested levels `units` is a Record of the unit (obs,) of each row, a whole number from 0 on, by level:
+    `x.units.Occasion`."""
 
     mask: Any = None
     observed: Any = None
+    units: Any = None

@@ -119,6 +119,8 @@ DERIVATIVES = {"grad", "value_and_grad", "jacfwd", "jacrev", "hessian", "lineari
 WITHOUT_F = {
     "numerics": "functions of any kind, handed in",
     "model.derivatives": "the room itself",
+    "binding.separability": "residual densities in f",
+    "likelihood.nested": "residual densities in f, and jets that hold f's derivatives already",
     "likelihood.one_pass": "residual densities in f, the factor of psi, and jets that hold f's derivatives already",
     "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",
     "estimators.core.objective": "the log prior",

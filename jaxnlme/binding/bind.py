@@ -17,6 +17,8 @@ from jaxnlme.binding.held_values import (
     without_zero_effects,
 )
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.random_effects import covariance_of, levels_of, psi_matrix, random_effects
+from jaxnlme.binding.separability import is_separable
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.binding.stacking import levels, stack_groups, strata_of
 from jaxnlme.binding.user_scale import as_matrix, numbers_by_name, on_real_line, psi_of, psi_with, theta_from_psi
@@ -24,12 +26,10 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.base import element_name, elements_by_name
 from jaxnlme.model.covariance.held import held_fixed
-from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
 from jaxnlme.model.design import Design, Term, from_array, selection
-from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.params import Params, check_params
@@ -159,22 +159,24 @@ def bind(
     check_grouped_data(data)
     _check_readable(data)
     declared, (model, held, all_effects) = model, _held(model, data)
-    individual, columns, beta0, fixed, names, transforms, covariates = _individual(model, data, like)
-    effects, sd0, sd_ranges = _effects(model, individual)
+    individual, columns, beta0, fixed, names, transforms, covariates, random = _individual(model, data, like)
+    effects, sd_ranges = random.names, random.sd_ranges
     if model.psi is not None or model.fix_psi:
-        sd_ranges = [(0.0, np.inf)] * len(effects)
-    family = covariance(model.covariance, effects) if like is None else like.density.covariance
+        sd_ranges = ((0.0, np.inf),) * len(effects)
+    family = covariance_of(model.covariance, random) if like is None else like.density.covariance
     if like is None:
         family = held_fixed(family, elements(held, effects), effects)
     error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
     error = held_error(error, held, names) if like is None else error
     check_residual_scale(error)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
-    theta0 = family.from_matrix(np.diag(sd0**2)) if model.psi is None else theta_from_psi(family, model.psi, effects)
+    psi0 = psi_matrix(model.psi, random)
+    theta0 = family.from_matrix(np.diag(random.sds**2)) if psi0 is None else theta_from_psi(family, psi0, effects)
     error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
     densities = tuple(priors.values())
-    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects)
+    layout = levels_of(random, data)
+    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects, layout)
     if held:
         check_held_names(held, density.reported_names, all_effects)
     check_names("prior on", tuple(priors), density.reported_names)
@@ -195,31 +197,24 @@ def bind(
         np.asarray(data.weights, float),
     )
     start = Params(beta0, theta0, error0, model._free)
+    if layout is not None and is_separable(problem, start, data, columns):
+        separable = dataclasses.replace(layout, separable=True)
+        problem = dataclasses.replace(problem, density=dataclasses.replace(density, levels=separable))
     return Binding(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
-        tuple(sd_ranges), held, model,
+        sd_ranges, held, model,
     )  # fmt: skip
 
 
 def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], tuple[str, ...]]:
     """The model without the effects whose standard deviation is held at zero, all values that it holds fixed, by
     reported name, and the names of all effects (none where it holds nothing fixed)."""
-    if not model.fixed and not any(isinstance(p.sd, Fixed) for p in model.parameters):
+    if not model.fixed and not any(p.holds_sd for p in model.parameters):
         return model, {}, ()
-    individual = None if model.random_design is None else _individual(model, data, None)[0]
-    effects = _effects(model, individual)[0]
-    held = held_values(model, effects)
-    zero = [name for k, name in enumerate(effects) if held.get(element_name((k,), effects)) == 0]
-    return without_zero_effects(model, effects, zero), held, effects
-
-
-def _effects(model: ModelDeclaration, individual: Any) -> tuple[tuple[str, ...], np.ndarray, list[tuple[float, float]]]:
-    """Names, starting SDs and their ranges of the random effects."""
-    if model.random_design is None or model.individual is not None:
-        effects = [p for p in model.parameters if p.random]
-        sds = np.array([p.sd_start for p in effects])
-        return tuple(p.name for p in effects), sds, [p.sd_start_range for p in effects]
-    return _explicit_effects(model, individual.random)
+    random = _individual(model, data, None)[-1]
+    held = held_values(model, random)
+    zero = [name for k, name in enumerate(random.names) if held.get(element_name((k,), random.names)) == 0]
+    return without_zero_effects(model, random, zero), held, random.names
 
 
 def _check_readable(data: GroupedData) -> None:
@@ -236,21 +231,21 @@ def _check_readable(data: GroupedData) -> None:
 
 
 def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
-    """Individual parameters: the object, the varying columns of the designs, and for beta starting values, which are
-    fixed, names, transforms and covariate columns."""
+    """Individual parameters: the object, the varying columns of the designs, for beta starting values, which are
+    fixed, names, transforms and covariate columns, and the RandomEffects."""
     parameters = model.parameters
     p = len(parameters)
     names = tuple(entry.name for entry in parameters)
     transforms = tuple(entry.transform for entry in parameters)
-    random_rows = [k for k, entry in enumerate(parameters) if entry.random]
+    nested = tuple(level.name for level in data.nested)
     starts = [entry.beta_start for entry in parameters]
     fixed = [entry.fix for entry in parameters]
     if model.individual is not None:
-        effects = tuple(names[k] for k in random_rows)
+        random = random_effects(model, data, None)
         individual: AbstractIndividual = FunctionIndividual(
-            model.individual, names, transforms, effects, model.zero_effects
+            model.individual, names, transforms, random.names, model.zero_effects, nested
         )
-        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}
+        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}, random
 
     shape = data.y.shape
     formulas: dict[str, CovariateColumns] = {}
@@ -275,10 +270,12 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
     if model.random_design is not None:
         random_design, random_columns = from_array(model.random_design, "random_design", p, shape, len(columns))
         columns = columns + random_columns
+        random = random_effects(model, data, random_design)
     else:
-        random_design = selection(p, random_rows)
-    individual = LinearIndividual(names, transforms, fixed_design, random_design)
-    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas
+        random = random_effects(model, data, None)
+        random_design = selection(p, list(random.parameters or ()))
+    individual = LinearIndividual(names, transforms, fixed_design, random_design, nested)
+    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas, random
 
 
 def _formula_design(
@@ -301,20 +298,6 @@ def _formula_design(
             names.append(f"{entry.name} ~ {name}")
             slopes.append(entry.covariates[owner])
     return Design(tuple(tuple(row) for row in terms), len(names)), columns, tuple(names), slopes
-
-
-def _explicit_effects(
-    model: ModelDeclaration, design: Design
-) -> tuple[tuple[str, ...], np.ndarray, list[tuple[float, float]]]:
-    """Names, starting SDs and their ranges of the columns of random_design: those of the parameter if a column enters
-    only one."""
-    rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
-    only = [model.parameters[column[0]].name if len(column) == 1 else None for column in rows]
-    effects = tuple(name if name and only.count(name) == 1 else f"b{k}" for k, name in enumerate(only))
-    effects = model.effect_names or effects
-    sds = [max((model.parameters[p].sd_start for p in column), default=1.0) for column in rows]
-    ranges = [model.parameters[column[0]].sd_start_range if len(column) == 1 else (0.0, np.inf) for column in rows]
-    return effects, np.array(sds, float), ranges
 
 
 def _theta_names(density: Density) -> tuple[str, ...]:

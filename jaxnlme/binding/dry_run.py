@@ -28,9 +28,9 @@ class DryRun(eqx.Module):
     """Result of one evaluation of all groups at the starting values, in the order of the data.
 
     **Fields:** `finite` (groups,) bool: log-density and gradient are finite at z = 0; `misfit`: the root mean square of
-    the standardised residuals at z = 0, None for outcomes without Gaussian moments; `effect_sizes` (random,): the root
-    mean square change of the standardised predictions by one starting SD of each random effect, to first order, as a
-    fraction of `misfit`; None with it.
+    the standardised residuals at z = 0, None for outcomes without Gaussian moments; `effect_sizes` (distinct effects,):
+    the root mean square change of the standardised predictions by one starting SD of each random effect, to first
+    order, as a fraction of `misfit`; None with it.
     """
 
     finite: np.ndarray
@@ -73,7 +73,7 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
         if np.isfinite(total[0]):
             misfit = float(np.sqrt(total[0] / max(count, 1)))
             with np.errstate(all="ignore"):  # a misfit of zero has no effect sizes
-                effect_sizes = np.sqrt(total[1:] / total[0])
+                effect_sizes = np.sqrt(density.over_units(total[1:], np.sum) / total[0])
     return DryRun(finite, misfit, effect_sizes)
 
 
@@ -309,8 +309,8 @@ def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
     ]
     # Effect k depends on the whitened effects whose entries in row k of the factor are not zero.
     factor = np.asarray(density.covariance.factor(np.asarray(start.covariance))) != 0.0
-    has_slope = slopes[p : p + density.n_effects] != 0.0
-    constant = [k for k in range(density.n_effects) if factor[k].any() and not has_slope[factor[k]].any()]
+    has_slope = density.over_units(slopes[p : p + density.n_effects], np.max) != 0.0
+    constant = [k for k in range(len(factor)) if factor[k].any() and not has_slope[factor[k]].any()]
     effects = [f"random effect of {density.effect_names[k]}" for k in constant]
     effects = [name for name in effects if name.removeprefix("random effect of ") not in without_effect]
     if without_effect or errors or effects:

@@ -12,58 +12,73 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.random_effects import (
+    RandomEffects,
+    covariance_of,
+    declared_depths,
+    effect_name,
+    psi_matrix,
+    sd_name,
+)
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.base import Element, element_name, elements_by_name
-from jaxnlme.model.covariance.specification import covariance, without_effects
+from jaxnlme.model.covariance.specification import without_effects
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
+from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.families import held_parameter
 from jaxnlme.model.residual_error.parts import held_at_zero
 
 
-def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, float]:
+def held_values(model: ModelDeclaration, random: RandomEffects) -> dict[str, float]:
     """The values that a model holds fixed, by reported name: those of `fixed=` and of `Parameter(sd=...)`.
 
-    **Arguments:** `effects`: names of the random effects.
+    **Arguments:** `random`: the random effects.
     **Raises:** ModelError where two values are given for one name, or where psi is fixed as a whole.
     """
     held: dict[str, float] = {}
+    effects = random.names
     reported = {element_name(e[::-1], effects): name for name, e in elements_by_name(effects).items()}
     for given, value in model.fixed.items():
         name = reported.get(given, given)
         if held.setdefault(name, value) != value:
             raise ModelError(f"{name} is held at {held[name]:g} and at {value:g}: it is named twice.")
     for p in model.parameters:
-        if isinstance(p.sd, Fixed):
-            name = f"sd({p.name})"
-            if p.name not in effects:
+        depths = [0] if model.random_design is not None else declared_depths(p, random.level_names)
+        for depth in depths:
+            sd, name = p.sd_of(random.level_names[depth]), sd_name(p, random.level_names[depth], depth)
+            if not isinstance(sd, Fixed):
+                continue
+            if not depth and p.name not in effects:
                 raise ModelError(
-                    f"parameter {p.name!r}: sd={p.sd!r} holds no single random effect of random_design; hold it by its "
+                    f"parameter {p.name!r}: sd={sd!r} holds no single random effect of random_design; hold it by its "
                     f"name among {', '.join(effects)}, as in fixed={{'sd({effects[0]})': 0.3}}."
                 )
-            if held.setdefault(name, p.sd.value) != p.sd.value:
-                raise ModelError(f"{name} is held at {p.sd.value:g} by the parameter and at {held[name]:g} by fixed=.")
+            if held.setdefault(name, sd.value) != sd.value:
+                raise ModelError(f"{name} is held at {sd.value:g} by the parameter and at {held[name]:g} by fixed=.")
     if model.fix_psi and any(name.startswith(("sd(", "corr(")) for name in held):
         raise ModelError("fix_psi=True holds all of psi at psi=; single SDs and correlations need fix_psi=False.")
     return held
 
 
-def without_zero_effects(model: ModelDeclaration, effects: Sequence[str], zero: Sequence[str]) -> ModelDeclaration:
+def without_zero_effects(model: ModelDeclaration, random: RandomEffects, zero: Sequence[str]) -> ModelDeclaration:
     """The model without the random effects whose standard deviation is held at zero.
 
-    **Arguments:** `effects`: names of the random effects; `zero`: those to leave out.
+    **Arguments:** `random`: the random effects; `zero`: names of those to leave out.
     **Raises:** ModelError where psi= gives one of them a variance; OptionError where one of them shares its standard
     deviation with an effect that stays.
     """
     if not zero:
         return model
+    effects, levels = random.names, random.level_names
     kept = [k for k, name in enumerate(effects) if name not in zero]
     out = copy.copy(model)
-    out.covariance = without_effects(covariance(model.covariance, effects), kept, effects)
-    if model.psi is not None and np.shape(model.psi) == (len(effects),) * 2:
-        psi = np.asarray(model.psi, float)
+    out.covariance = without_effects(covariance_of(model.covariance, random), kept, effects)
+    matrix = psi_matrix(model.psi, random)
+    if matrix is not None and np.shape(matrix) == (len(effects),) * 2:
+        psi = np.asarray(matrix, float)
         for name in zero:
             if psi[effects.index(name), effects.index(name)] != 0:
                 raise ModelError(f"sd({name}) is held at zero, and psi= gives it a variance.")
@@ -73,10 +88,20 @@ def without_zero_effects(model: ModelDeclaration, effects: Sequence[str], zero: 
         out.effect_names = tuple(effects[k] for k in kept)
     else:
         out.zero_effects = tuple(zero)
-        out.parameters = tuple(
-            dataclasses.replace(p, random=False, sd=None) if p.name in zero else p for p in model.parameters
-        )
+        out.parameters = tuple(_without_effects(p, zero, levels) for p in model.parameters)
     return out
+
+
+def _without_effects(parameter: Parameter, zero: Sequence[str], levels: Sequence[str]) -> Parameter:
+    """The parameter without its random effects that are among the names `zero`."""
+    depths = declared_depths(parameter, levels)
+    remaining = [levels[d] for d in depths if effect_name(parameter.name, levels[d], d) not in zero]
+    if len(remaining) == len(depths):
+        return parameter
+    if not remaining:
+        return dataclasses.replace(parameter, random=False, sd=None)
+    sds = {level: parameter.sd_of(level) for level in remaining if parameter.sd_of(level) is not None}
+    return dataclasses.replace(parameter, random=remaining, sd=sds or None)
 
 
 def elements(held: Mapping[str, float], effects: Sequence[str]) -> dict[Element, float]:

@@ -3,6 +3,7 @@ a mode."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,6 @@ from jaxnlme.model.density import Group
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.operations import Operation, Operations, source_of_non_finite, switches
-from jaxnlme.records import Record
 
 _WORDS = {
     "pow": "a power",
@@ -105,12 +105,12 @@ def _shifted_prediction(
     size on the natural scale; and names of these parameters."""
     density = binding.density
     b = density.effects(params, jnp.nan_to_num(jnp.asarray(z)))
-    phi = density.individual.phi(jnp.asarray(params.beta), b, group)
+    phi = density.phi_given(jnp.asarray(params.beta), b, group)
     sizes = [np.max(np.abs(np.asarray(value)), initial=0.0) or 1.0 for value in phi.values]
 
     def predict(*shifts):
         values = tuple(v + size * shift for v, size, shift in zip(phi.values, sizes, shifts, strict=True))
-        return density.structural(params.free, Record(phi.names, values, "parameter"), group.x, group.v)
+        return density.structural(params.free, dataclasses.replace(phi, values=values), group.x, group.v)
 
     return predict, phi.names
 

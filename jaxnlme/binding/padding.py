@@ -14,6 +14,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
+from jaxnlme.model.levels import Units
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.records import Record, Rows
 
@@ -111,6 +112,9 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
     def rows(entry: Rows, width: int) -> Rows:
         new = (tuple(cut(c, width) for c in entry.values), cut(entry.mask, width, True))
         entry = eqx.tree_at(lambda e: (e.values, e.mask), entry, new)
+        if entry.units is not None:
+            units = tuple(cut(index, width) for index in entry.units.values)
+            entry = eqx.tree_at(lambda e: e.units.values, entry, units)
         if entry.observed is None:
             return entry
         return eqx.tree_at(lambda e: e.observed, entry, cut(entry.observed, width, True))
@@ -126,4 +130,8 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         tuple(cut(c, obs) for c in bucket.covariates),
         None if bucket.strata is None else cut(bucket.strata, obs),
         cut(bucket.key, 0),
+        tuple(
+            Units(cut(level.index, obs), cut(level.first_row, 0), cut(level.parent, 0), cut(level.present, 0))
+            for level in bucket.units
+        ),
     )

@@ -27,7 +27,7 @@ class PlacementSettings:
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CheckSettings:
     """Checks of a covariance matrix given by a user (`user_scale.py`), of one evaluation at the starting values
-    (`dry_run.py`) and of groups that fail (`model_errors.py`)."""
+    (`dry_run.py`, `separability.py`) and of groups that fail (`model_errors.py`)."""
 
     symmetry: float = 1e-8
     """Largest difference of the two entries of psi for a pair of effects, in units of correlations, that counts as
@@ -48,6 +48,12 @@ class CheckSettings:
     padding_change: float = 1e-8
     """Change of the predictions for the real rows of a group with its padding that counts as rounding, as a fraction of
     the largest prediction."""
+    probe_size: float = 0.3
+    """Whitened effects at which the probe for separable units differentiates the model: inside the bulk of a standard
+    normal distribution, and not zero, where derivatives can vanish by symmetry."""
+    coupling: float = 1e-9
+    """Difference of the derivatives of rows in the parameters of other units that counts as rounding, as a fraction of
+    the largest derivative."""
     effect_shifts: tuple[float, ...] = (0.1, -0.2)
     """Whitened effects, beside zero, at which the slopes are evaluated that show which parameters have an effect: at
     zero a slope can vanish by symmetry."""

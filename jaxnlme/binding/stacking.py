@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import MESSAGES, ModelError, near_matches
 from jaxnlme.model.density import Group
+from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.records import Record, Rows
 
@@ -41,11 +44,14 @@ def _level(value: Any) -> str:
 
 
 def _column(data: GroupedData, name: str) -> np.ndarray:
+    for level in data.nested:
+        if name == level.name:
+            return level.row_labels
     for table in (data.x, data.v, data.text):
         if name in table:
             column = np.asarray(table[name])
             return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
-    names = [*data.x, *data.v, *data.text]
+    names = [*data.x, *data.v, *data.text, *(level.name for level in data.nested)]
     raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, names)}")
 
 
@@ -80,19 +86,41 @@ def stack_groups(data: GroupedData, groups: np.ndarray, columns: list[np.ndarray
     def cut(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[groups][:, :obs] if array.ndim >= 2 else array[groups])
 
+    level_names = tuple(level.name for level in data.nested)
+    units = tuple(_units(level, groups, cut) for level in data.nested)
     x = Rows(
         tuple(data.x),
         tuple(cut(c) for c in data.x.values()),
         "predictor (x)",
         cut(data.rows),
         cut(data.observed),
+        Record(level_names, tuple(level.index for level in units), "nested level") if units else None,
         text_columns=tuple(data.text),
     )
-    tables = {
-        name: Rows(tuple(table), tuple(c[groups] for c in table.values()), f"column of table {name}", mask[groups])
-        for name, (table, mask) in data.tables.items()
-    }
+    tables = {}
+    for name, (table, mask) in data.tables.items():
+        of_rows = {level: unit[groups] for level, unit in data.table_units.get(name, {}).items()}
+        index = Record(tuple(of_rows), tuple(of_rows.values()), "nested level") if of_rows else None
+        columns_of_table = tuple(c[groups] for c in table.values())
+        tables[name] = Rows(tuple(table), columns_of_table, f"column of table {name}", mask[groups], units=index)
     columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), None if strata is None else cut(strata), keys)
+    of_rows = None if strata is None else cut(strata)
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units)
+
+
+def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> Units:
+    """The units of a nested level in the `groups` (n,), as many as the one with most of them has.
+
+    **Arguments:** `cut(array)`: the groups of an array (groups, obs), with as many rows as the longest has.
+    """
+    units = int(level.counts[groups].max())
+    index = cut(level.unit)
+    # In padding the unit is that of the group's last row, which the level has.
+    return Units(
+        index,
+        np.ascontiguousarray(level.first_row[groups][:, :units]),
+        np.ascontiguousarray(level.parent[groups][:, :units]),
+        np.ascontiguousarray(level.present[groups][:, :units]),
+    )

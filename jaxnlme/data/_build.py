@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import Column, matrix_columns, read_column, read_labels
 from jaxnlme.data._layout import TableLayout, factorize, lay_out
+from jaxnlme.data._nested import check_nesting, nested_levels, unit_positions
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
 
+if TYPE_CHECKING:
+    from jaxnlme.data.grouped import GroupedData
+
 
 def assemble(
-    labels: Any,
+    labels: Sequence[Any],
     y: Any,
     x: Mapping[str, Any],
     v: Mapping[str, Any],
     weights: Any,
-    group_name: str,
+    level_names: Sequence[str],
     y_name: str,
     weights_name: str = "weights",
     need_response: bool = True,
 ) -> dict[str, Any]:
     """The fields of GroupedData from raw columns with one value per row.
 
-    **Arguments:** `labels`: of the groups; `y`: the response; `x`, `v`: columns by name; `weights`: a column or None;
-    `group_name`, `y_name`, `weights_name`: for messages; `need_response`: refuse data without an observed response.
+    **Arguments:** `labels`: of the grouping levels, outermost first; `y`: the response; `x`, `v`: columns by name;
+    `weights`: a column or None; `level_names`, `y_name`, `weights_name`: for messages; `need_response`: refuse data
+    without an observed response.
     **Raises:** DataError, as documented in `_checks`."""
-    labels = read_labels(labels, group_name)
+    by_level = [read_labels(raw, name) for raw, name in zip(labels, level_names, strict=True)]
+    group_name, outermost = level_names[0], by_level[0]
     response = read_column(y, y_name)
     columns = {name: read_column(raw, name) for name, raw in x.items()}
     v_columns = {name: read_column(raw, name) for name, raw in v.items()}
     weight = None if weights is None else read_column(weights, weights_name)
-    lengths = {group_name: len(labels), y_name: response.values.size}
+    lengths = {name: len(column) for name, column in zip(level_names, by_level, strict=True)}
+    lengths |= {y_name: response.values.size}
     lengths |= {name: column.values.size for name, column in (columns | v_columns).items()}
     if weight is not None:
         lengths[weights_name] = weight.values.size
@@ -45,8 +52,11 @@ def assemble(
         for name, column in table.items():
             checks.check_predictor(column, name, role)
 
-    layout = lay_out(*factorize(labels, group_name))
+    layout = lay_out(*factorize(outermost, group_name))
     fields = _padded(layout, values, columns, v_columns) | {"group_name": group_name, "y_name": y_name}
+    if len(by_level) > 1:
+        check_nesting(group_name, level_names[1:], outermost, by_level[1:])
+        fields["nested"] = nested_levels(level_names[1:], by_level[1:], layout.source)
     if weight is not None:
         row_weights = checks.check_row_weights(weight, weights_name)
         fields["weights"] = checks.check_weights(
@@ -118,21 +128,29 @@ def array_columns(y: Any, group: Any, x: Any, v: Any, weights: Any, group_name: 
 
 
 def further_table(
-    name: str, labels: Any, columns: Mapping[str, Any], data_labels: Sequence[Any], group_name: str
+    name: str, labels: Sequence[Any], columns: Mapping[str, Any], data: GroupedData, level_names: Sequence[str]
 ) -> tuple:
     """The columns (groups, k) and the mask (groups, k) of a further table, the rows of a group in the order of the
-    table.
+    table, and by nested level the unit (groups, k) of each row (empty where the table has the outermost level only).
 
-    **Arguments:** `name`: of the table; `labels`: of its rows; `columns`: raw columns by name; `data_labels` (groups,):
-    labels of the data; `group_name`: of the label column, for messages.
+    **Arguments:** `name`: of the table; `labels`: of its rows, by level; `columns`: raw columns by name; `data`: those
+    it is added to; `level_names`: of the label columns, for messages.
     **Raises:** DataError for labels that the data do not have, text columns, missing or infinite values."""
-    labels = read_labels(labels, group_name)
+    if len(labels) not in (1, 1 + len(data.nested)):
+        known = [data.group_name, *(level.name for level in data.nested)]
+        raise DataError(
+            f"table {name!r} has labels of {len(labels)} levels; the data have {len(known)} ({', '.join(known)}): give "
+            "the columns of all of them in group=, or that of the outermost."
+        )
+    by_level = [read_labels(raw, level) for raw, level in zip(labels, level_names, strict=True)]
+    outermost, group_name, data_labels = by_level[0], level_names[0], data.labels.tolist()
     read = {column: read_column(raw, column) for column, raw in columns.items()}
-    checks.check_lengths({group_name: len(labels)} | {c: r.values.size for c, r in read.items()})
+    lengths = {level: len(column) for level, column in zip(level_names, by_level, strict=True)}
+    checks.check_lengths(lengths | {c: r.values.size for c, r in read.items()})
     number = {label: k for k, label in enumerate(data_labels)}
-    codes = np.fromiter((number.get(label, -1) for label in labels), dtype=np.intp, count=len(labels))
+    codes = np.fromiter((number.get(label, -1) for label in outermost), dtype=np.intp, count=len(outermost))
     if (codes < 0).any():
-        unknown = list(dict.fromkeys(labels[k] for k in np.flatnonzero(codes < 0)))
+        unknown = list(dict.fromkeys(outermost[k] for k in np.flatnonzero(codes < 0)))
         similar = next((label for label in data_labels if str(label) == str(unknown[0])), None)
         hint = f" (the data have the {type(similar).__name__} {similar!r})" if similar is not None else ""
         raise DataError(
@@ -147,4 +165,9 @@ def further_table(
             )
         checks.check_predictor(content, column, f"table {name!r}:")
     layout = lay_out(codes, data_labels)
-    return {column: content.values[layout.source] for column, content in read.items()}, layout.rows
+    inner = data.nested if len(by_level) > 1 else ()
+    positions = unit_positions(inner, by_level[1:], codes, name, data_labels)
+    units = {level.name: unit[layout.source] for level, unit in zip(inner, positions, strict=True)}
+    # A group without rows in the table is filled with another group's row: its unit must exist here as well.
+    units = {level: np.where(layout.sizes[:, None] > 0, unit, 0) for level, unit in units.items()}
+    return ({column: content.values[layout.source] for column, content in read.items()}, layout.rows), units

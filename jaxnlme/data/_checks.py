@@ -16,9 +16,9 @@ from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError, MissingFileError, shown
 
 
-def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
+def check_roles(group: list[str], y: str, x: list[str], v: list[str]) -> None:
     """Check that every column has one role. **Raises:** DataError naming the column and its two roles."""
-    roles = {group: "the group"}
+    roles = dict.fromkeys(group, "the group")
     for role, names in (("the response y", [y]), ("x", x), ("v", v)):
         for name in names:
             if name in roles:
@@ -29,13 +29,8 @@ def check_roles(group: str, y: str, x: list[str], v: list[str]) -> None:
             roles[name] = role
 
 
-def check_single_names(group: Any, y: Any, need_response: Any) -> None:
-    """Check that `group` and `y` are single names, and `need_response` a flag. **Raises:** DataError."""
-    if isinstance(group, (list, tuple)):
-        raise DataError(
-            f"group is {shown(group)}; expected one column name: for nested levels name the outermost, and list the "
-            "inner ones in x."
-        )
+def check_single_names(y: Any, need_response: Any) -> None:
+    """Check that `y` is a single name, and `need_response` a flag. **Raises:** DataError."""
     if isinstance(y, (list, tuple)):
         raise DataError(
             f"y is {shown(y)}; expected one column name: several responses go below each other, in one column, with a "

@@ -159,6 +159,15 @@ def name_list(names: Any, role: str) -> list[str]:
     return listed
 
 
+def level_names(group: Any) -> list[Any]:
+    """The columns of the grouping levels, outermost first, from one name or a list. **Raises:** DataError where there
+    is none, or one is listed twice."""
+    levels = name_list(group, "group") if isinstance(group, (list, tuple)) else [group]
+    if not levels:
+        raise DataError("group lists no column; expected one name, or those of nested levels from the outermost on.")
+    return levels
+
+
 def object_array(cells: Sequence[Any]) -> np.ndarray:
     """The cells as a one-dimensional array of Python objects; tuples stay single objects."""
     return np.fromiter(cells, dtype=object, count=len(cells))

@@ -19,8 +19,9 @@ def describe(data: GroupedData) -> tuple[str, str]:
     sizes = data.sizes
     low, high = int(sizes.min()), int(sizes.max())
     span = f"{low}" if low == high else f"{low} to {high}"
+    nested = "".join(f", {int(level.counts.sum())} by {level.name!r} inside" for level in data.nested)
     counts = (
-        f"{len(sizes)} group{'s' * (len(sizes) != 1)} by {data.group_name!r} ({span} rows each), "
+        f"{len(sizes)} group{'s' * (len(sizes) != 1)} by {data.group_name!r} ({span} rows each){nested}, "
         f"{data.n_rows} rows, {data.n_obs} observed"
     )
     return counts, "; ".join(f"{role} = {names}" for role, names in roles(data).items() if names)
@@ -57,6 +58,8 @@ def to_frame(data: GroupedData) -> pd.DataFrame:
 
     frame = pd.DataFrame({data.group_name: data.rows_to_column(per_row(data.labels))})
     frame[data.group_name] = frame[data.group_name].infer_objects()
+    for level in data.nested:
+        frame[level.name] = pd.Series(data.rows_to_column(level.row_labels), dtype=object).infer_objects()
     frame[data.y_name] = data.rows_to_column(np.where(data.observed, data.y, np.nan))
     for name, values in (data.x | data.v | data.text).items():
         column = data.rows_to_column(per_row(values))
@@ -79,6 +82,8 @@ def digest(data: GroupedData) -> str:
             state.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
 
     add(f"group {data.group_name}", data.labels)
+    for level in data.nested:
+        add(f"level {level.name}", level.row_labels[data.rows])
     add("sizes", data.sizes)
     add("weights", data.weights)
     add(f"y {data.y_name}", np.where(data.observed, data.y, np.nan)[data.rows])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data._nested import nesting_notes
 from jaxnlme.data._rows import name_groups
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def notes_of(data: GroupedData) -> tuple[str, ...]:
     for name, values in data.x.items():
         if data.n_rows > 1 and (values == values[0, 0]).all():
             notes.append(f"x column {name!r} is constant ({values[0, 0]:g}) in the whole table.")
+    notes += nesting_notes(data.group_name, data.labels, data.nested)
     if data.x:
         notes += _order(data, *next(iter(data.x.items())))
     for name, text in data.text.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,12 @@ import numpy as np
 
 from jaxnlme.data import _build as build
 from jaxnlme.data import _checks as checks
-from jaxnlme.data._columns import column_names, name_list, take_column
+from jaxnlme.data._columns import column_names, level_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._layout import split_by_size
+from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
+from jaxnlme.data._subset import subset, with_width
 from jaxnlme.errors import DataError, check_whole_number
 from jaxnlme.signatures import public
 
@@ -43,6 +45,8 @@ class GroupedData:
     - `group_name`, `y_name`: names of the group and response columns.
     - `tables`: further tables (dose events), each a pair (columns (groups, k), mask (groups, k)).
     - `levels`: declared order of categorical columns.
+    - `nested`: the levels inside the groups (occasions of a subject), outermost first, each a NestedLevel.
+    - `table_units`: for a further table by nested level the unit (groups, k) of each row.
     - `index`: the index of the original pandas table, None for 0, 1, ...
     """
 
@@ -60,13 +64,15 @@ class GroupedData:
     tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     levels: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     index: Any = None
+    nested: tuple[NestedLevel, ...] = ()
+    table_units: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @classmethod
     @public("GroupedData.from_frame")
     def from_frame(
         cls,
         frame: Any,
-        group: str,
+        group: str | Sequence[str],
         y: str,
         x: str | Sequence[str] = (),
         v: str | Sequence[str] = (),
@@ -80,7 +86,8 @@ class GroupedData:
 
         - `frame`: a pandas or polars data frame, or a dictionary of arrays.
         - `group`, `y`: names of the group and response columns; rows with an empty response are kept, without an
-          observation.
+          observation. Nested levels are listed from the outermost on, as in `group=["Subject", "Occasion"]`; labels of
+          an inner level count within the unit of the level before, so they may be used again in others.
         - `x`: names of columns that vary within a group.
         - `v`: names of columns that are constant within each group.
         - `weights`: name of a column of group weights, constant within each group, >= 0.
@@ -90,19 +97,19 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
         """
-        checks.check_single_names(group, y, need_response)
-        x_names, v_names = name_list(x, "x"), name_list(v, "v")
-        checks.check_roles(group, y, x_names, v_names)
-        labels = take_column(frame, group, "group")
+        checks.check_single_names(y, need_response)
+        levels, x_names, v_names = level_names(group), name_list(x, "x"), name_list(v, "v")
+        checks.check_roles(levels, y, x_names, v_names)
+        labels = [take_column(frame, level, "group") for level in levels]
         absent = not need_response and y not in column_names(frame)
         return cls(
             **build.assemble(
                 labels,
-                np.full(len(labels), np.nan) if absent else take_column(frame, y, "y"),
+                np.full(len(labels[0]), np.nan) if absent else take_column(frame, y, "y"),
                 {name: take_column(frame, name, "x") for name in x_names},
                 {name: take_column(frame, name, "v") for name in v_names},
                 None if weights is None else take_column(frame, weights, "weights"),
-                group,
+                levels,
                 y,
                 weights or "weights",
                 need_response,
@@ -115,7 +122,7 @@ class GroupedData:
     def from_csv(
         cls,
         path: str | Path,
-        group: str,
+        group: str | Sequence[str],
         y: str,
         x: str | Sequence[str] = (),
         v: str | Sequence[str] = (),
@@ -149,7 +156,8 @@ class GroupedData:
 
         **Arguments:**
 
-        - `y`, `group` (rows,): responses, NaN where missing, and group labels.
+        - `y`, `group` (rows,): responses, NaN where missing, and group labels; a dictionary of label arrays by name,
+          outermost first, for nested levels.
         - `x`: a dictionary of arrays (rows,), or a vector or matrix (rows, xdim), whose columns are called x0, x1, ...
         - `v`: the same with arrays (groups,), in order of first appearance of the groups, or (rows,), constant within
           each group; columns of a matrix are called v0, v1, ...
@@ -158,9 +166,11 @@ class GroupedData:
 
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
-        x_columns, v_columns, weights = build.array_columns(y, group, x, v, weights, group_name)
-        checks.check_roles(group_name, y_name, list(x_columns), list(v_columns))
-        return cls(**build.assemble(group, y, x_columns, v_columns, weights, group_name, y_name))
+        labels = group if isinstance(group, Mapping) else {group_name: group}
+        outermost = next(iter(labels.items()), (group_name, ()))
+        x_columns, v_columns, weights = build.array_columns(y, outermost[1], x, v, weights, outermost[0])
+        checks.check_roles(level_names(list(labels)), y_name, list(x_columns), list(v_columns))
+        return cls(**build.assemble(list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name))
 
     @property
     def n_groups(self) -> int:
@@ -223,43 +233,14 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
-        chosen = checks.check_selection(groups, self.n_groups)
-        tables = {}
-        for name, (columns, mask) in self.tables.items():
-            width = max(int(mask[chosen].sum(axis=1).max()), 1)
-            tables[name] = ({c: a[chosen, :width] for c, a in columns.items()}, mask[chosen, :width])
-        short = self._with_width(int(self.sizes[chosen].max()), chosen)
-        return replace(
-            short,
-            v={name: values[chosen] for name, values in self.v.items()},
-            weights=self.weights[chosen],
-            labels=self.labels[chosen],
-            tables=tables,
-        )
+        return subset(self, checks.check_selection(groups, self.n_groups))
 
     def pad_to(self, obs: int) -> GroupedData:
         """The same data padded to `obs` rows per group. **Raises:** DataError if a group has more rows."""
         obs = check_whole_number("obs", obs, 1, "the rows of each group")
         if obs < self.sizes.max():
             raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
-        return self._with_width(obs, np.arange(self.n_groups))
-
-    def _with_width(self, obs: int, chosen: np.ndarray) -> GroupedData:
-        """The `chosen` groups (positions) with `obs` rows: padding repeats the last column, which is the group's last
-        row or padding."""
-        slot = np.minimum(np.arange(obs), self.rows.shape[1] - 1)
-        cells = np.ix_(chosen, slot)
-        real = np.arange(obs) < self.sizes[chosen][:, None]
-        observed = self.observed[cells] & real
-        return replace(
-            self,
-            y=build.safe_response(self.y[cells], observed),
-            x={name: values[cells] for name, values in self.x.items()},
-            text={name: values[cells] if values.ndim == 2 else values[chosen] for name, values in self.text.items()},
-            rows=real,
-            observed=observed,
-            row_index=np.where(real, self.row_index[cells], -1),
-        )
+        return with_width(self, obs, np.arange(self.n_groups))
 
     def with_weights(self, weights: Any) -> GroupedData:
         """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
@@ -291,12 +272,14 @@ class GroupedData:
         return replace(self, y=build.safe_response(y, observed), observed=observed)
 
     @public("data.with_table")
-    def with_table(self, name: str, frame: Any, group: str, columns: str | Sequence[str]) -> GroupedData:
+    def with_table(
+        self, name: str, frame: Any, group: str | Sequence[str], columns: str | Sequence[str]
+    ) -> GroupedData:
         """The same data with a further table of other rows, such as dose events.
 
         **Arguments:** `name`: the model reads the table as `v.name`; `frame`: as for `from_frame`; `group`: name of its
-        column of group labels, which must be labels of the data; `columns`: names of its numeric columns. A group may
-        have no rows in it.
+        column of group labels, which must be labels of the data, or with nested levels the list of the columns of all
+        levels; `columns`: names of its numeric columns. A group may have no rows in it.
         **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
         **Raises:** DataError for unknown labels, text, missing or infinite values, or a name that is in use.
         """
@@ -305,8 +288,12 @@ class GroupedData:
         if not listed:
             raise DataError(f"table {name!r} lists no columns; expected at least one numeric column.")
         raw = {column: take_column(frame, column, f"table {name!r}") for column in listed}
-        table = build.further_table(name, take_column(frame, group, "group"), raw, self.labels.tolist(), group)
-        return replace(self, tables={**self.tables, name: table})
+        levels = level_names(group)
+        labels = [take_column(frame, level, "group") for level in levels]
+        table, units = build.further_table(name, labels, raw, self, levels)
+        return replace(
+            self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
+        )
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme.data._nested import NestedLevel
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
@@ -41,7 +42,8 @@ RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Criteria, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral, Information, LikelihoodApproximation,
-        LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, REML, Replicate, SAEM, StochasticMethod,
+        LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, NestedLevel, REML, Replicate, SAEM,
+        StochasticMethod,
     )
 }  # fmt: skip
 

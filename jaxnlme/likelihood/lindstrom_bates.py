@@ -157,7 +157,7 @@ def tangent_at(density: Density, params: Params, group: Group, z: Vector, expans
         return Tangent(prediction_jet.partial(), slopes, expansion.fixed, expansion.random, params.beta, b)
 
     def predict(beta, b):
-        phi = density.individual.phi(beta, b, group)
+        phi = density.phi_given(beta, b, group)
         return density.structural(params.free, phi, group.x, group.v)
 
     prediction, push = derivatives.linearise(predict, params.beta, b)

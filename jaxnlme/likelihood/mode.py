@@ -44,16 +44,23 @@ def mode_starts(n_effects: int) -> np.ndarray:
 
 
 def newton_from_starts(
-    search: ModeSearch, expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]], z0: Vector | Matrix
+    search: ModeSearch,
+    expand: Callable[[Vector], tuple[Scalar, Vector, Any]],
+    z0: Vector | Matrix,
+    solve: Callable[[Any, Vector], tuple[Vector, Scalar]] | None = None,
 ) -> tuple[Vector, NewtonResult]:
     """The minimum found by Newton's method from `z0` (random,), or the lowest of those found from `z0` (starts,
     random), which is the first unless another is lower by more than rounding.
 
-    **Arguments:** `expand(z)`: value, gradient and Hessian.
+    **Arguments:** `expand(z)`: value, gradient and Hessian; `solve`: as for `numerics.newton.newton`.
     """
+
+    def from_start(z: Vector) -> tuple[Vector, NewtonResult]:
+        return newton(expand, z, jnp.zeros_like(z), search.steps, search.tolerance, solve=solve)
+
     if z0.ndim == 1:
-        return newton(expand, z0, jnp.zeros_like(z0), search.steps, search.tolerance)
-    ends = jax.vmap(lambda z: newton(expand, z, jnp.zeros_like(z), search.steps, search.tolerance))(z0)
+        return from_start(z0)
+    ends = jax.vmap(from_start)(z0)
     _, results = ends
     found = results.converged & results.finite
     best = first_or_lowest(jnp.where(found, results.value, jnp.inf))

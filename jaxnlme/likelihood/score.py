@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.mode import search_mode
+from jaxnlme.likelihood.nested import nested_value_and_score
 from jaxnlme.likelihood.one_pass import one_pass
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import directional_slope, value_and_gradient, value_gradient_hessian
@@ -48,6 +49,9 @@ def _value_and_score(
     group: Group,
     z0: Vector,
 ) -> tuple[GroupResult, Vector]:
+    nested = nested_value_and_score(method, density, unpack, x, group, z0)
+    if nested is not None:
+        return nested
     expansion = one_pass(method, density, unpack(x), group)
     if expansion is not None and isinstance(method.integral, Gaussian):
         return expansion.value_and_score(z0)

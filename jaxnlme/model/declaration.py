@@ -62,11 +62,12 @@ class ModelDeclaration:
                     raise ModelError(f"the prior of {name!r} must be an object of jn.priors; received {shown(prior)}.")
         if individual is not None and not callable(individual):
             raise ModelError(f"individual must be a function (beta, b, v) -> phi; received {shown(individual)}.")
-        numeric = {"fixed_design": fixed_design, "random_design": random_design, "beta": beta, "psi": psi}
-        for name, value in numeric.items():
+        numeric = {"fixed_design": fixed_design, "random_design": random_design, "beta": beta}
+        for name, value in (*numeric.items(), *_by_level("psi", psi)):
             if value is not None and not _holds_numbers(value):
                 raise ModelError(f"{name} must be an array of numbers; received {shown(value)}.")
-        check_specification(covariance)
+        for _, spec in _by_level("covariance", covariance):
+            check_specification(spec)
         self.structure = structure
         self.parameters = tuple(parameters)
         self.covariance = covariance
@@ -91,7 +92,8 @@ class ModelDeclaration:
         lines = [f"NLMEModel: {name}, {self.error.formula}"]
         for p in self.parameters:
             scale = "" if p.transform.name == "identity" else f", {p.transform.name}"
-            marks = (", random" if p.random else "") + (", fixed" if p.fix else "")
+            by = f" by {', '.join(p.random)}" if isinstance(p.random, tuple) and p.random else ""
+            marks = (f", random{by}" if p.random else "") + (", fixed" if p.fix else "")
             terms = "".join(f" + {c.formula}" for c in p.covariates)
             # With a fixed design the starting values are `beta`, not those of the parameters.
             start = f" = {float(p.start):g}" if self.fixed_design is None else ""
@@ -104,11 +106,14 @@ class ModelDeclaration:
                 starts = starts and f", beta starts at {starts}"
                 lines.append(f"  {design}: shape {np.shape(getattr(self, design))}{starts}")
         if self.random_design is not None or any(p.random for p in self.parameters):
-            spec = (
-                self.covariance if isinstance(self.covariance, (str, list, tuple)) else type(self.covariance).__name__
-            )
+            plain = isinstance(self.covariance, (str, list, tuple, Mapping))
+            spec = self.covariance if plain else type(self.covariance).__name__
             lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
-        held = {f"sd({p.name})": p.sd.value for p in self.parameters if isinstance(p.sd, Fixed)} | self.fixed
+        held = {f"sd({p.name})": p.sd.value for p in self.parameters if isinstance(p.sd, Fixed)}
+        for p in self.parameters:
+            by_level = p.sd.items() if isinstance(p.sd, Mapping) else ()
+            held |= {f"sd of {p.name} by {level}": sd.value for level, sd in by_level if isinstance(sd, Fixed)}
+        held |= self.fixed
         if held:
             lines.append(f"  held fixed: {', '.join(f'{name} = {value:g}' for name, value in held.items())}")
         return "\n".join(lines)
@@ -164,6 +169,13 @@ class ModelDeclaration:
         model = copy.copy(self)
         model.fixed_design, model.random_design = cut(self.fixed_design), cut(self.random_design)
         return model
+
+
+def _by_level(option: str, value: Any) -> list[tuple[str, Any]]:
+    """Pairs of a name for messages and a value: one for each level of a dictionary, one for anything else."""
+    if not isinstance(value, Mapping):
+        return [(option, value)]
+    return [(f"{option} of level {level!r}", part) for level, part in value.items()]
 
 
 def _holds_numbers(value: Any) -> bool:

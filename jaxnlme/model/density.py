@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnlme.model.covariance.base import element_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.individual_parameters import AbstractIndividual
+from jaxnlme.model.levels import Levels, Units
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
@@ -25,7 +28,7 @@ class Group(eqx.Module):
     **Fields:** `y` (obs,): responses, a finite placeholder where none was observed; `x`: predictors with their masks;
     `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
-    which seeds the random draws of this group.
+    which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first.
     """
 
     y: Any
@@ -34,6 +37,7 @@ class Group(eqx.Module):
     covariates: tuple[Any, ...]
     strata: Any
     key: Any
+    units: tuple[Units, ...] = ()
 
 
 class Density(eqx.Module):
@@ -41,7 +45,8 @@ class Density(eqx.Module):
 
     **Fields:** `structural`: the user's function; `individual`: from fixed and random effects to the individual
     parameters phi; `covariance`: family of psi; `error`: residual model; `prior_densities`, `prior_names`: priors and
-    the reported values they apply to; `beta_names`, `effect_names`: of the fixed and the random effects.
+    the reported values they apply to; `beta_names`, `effect_names`: of the fixed and the distinct random effects;
+    `levels`: the layout of random effects of nested levels, None where all are those of the group itself.
     """
 
     structural: Structural
@@ -52,6 +57,7 @@ class Density(eqx.Module):
     prior_names: tuple[str, ...] = eqx.field(static=True)  # a field of its own, since names are static
     beta_names: tuple[str, ...] = eqx.field(static=True)
     effect_names: tuple[str, ...] = eqx.field(static=True)
+    levels: Levels | None = None
 
     @property
     def priors(self) -> tuple[tuple[str, AbstractPrior], ...]:
@@ -60,16 +66,37 @@ class Density(eqx.Module):
 
     @property
     def n_effects(self) -> int:
-        """Number of random effects of a group."""
-        return self.covariance.size
+        """Number of random effects of a group: with nested levels, those of all their units."""
+        return self.covariance.size if self.levels is None else self.levels.size
+
+    def over_units(self, values: np.ndarray, reduce: Callable[..., Any]) -> np.ndarray:
+        """One value for each distinct effect (distinct effects,), from `values` (random,) on the host: `reduce`, such
+        as np.max, over the units of its level."""
+        if self.levels is None:
+            return values
+        return np.concatenate([reduce(part, axis=0) for part in self.levels.split(values)])
+
+    def map_effects(self, matrix: Any, vectors: Any) -> Any:
+        """The products of `matrix` (distinct effects, distinct effects), block diagonal by level, with the random
+        effects of every unit in `vectors` (..., random)."""
+        return vectors @ matrix.T if self.levels is None else self.levels.map_blocks(matrix, vectors)
 
     def effects(self, params: Params, z: Vector) -> Vector:
         """The random effects b = L(theta) z (random,) for whitened effects `z` (random,)."""
-        return self.covariance.apply(params.covariance, z) if self.n_effects else z
+        if not self.n_effects:
+            return z
+        if self.levels is None:
+            return self.covariance.apply(params.covariance, z)
+        return self.map_effects(self.covariance.factor(params.covariance), z)
 
     def phi(self, params: Params, z: Vector, group: Group) -> Record:
         """The individual parameters phi on their natural scale, at whitened effects `z` (random,)."""
-        return self.individual.phi(params.beta, self.effects(params, z), group)
+        return self.phi_given(params.beta, self.effects(params, z), group)
+
+    def phi_given(self, beta: Vector, b: Vector, group: Group) -> Record:
+        """The individual parameters phi on their natural scale, at fixed effects `beta` (fixed,) and random effects `b`
+        (random,)."""
+        return self.individual.phi(beta, b if self.levels is None else self.levels.on_rows(b, group.units), group)
 
     def predict(self, params: Params, z: Vector, group: Group) -> Any:
         """The prediction f(phi, x, v) at whitened effects `z` (random,): (obs,) for a Gaussian outcome."""
@@ -101,7 +128,7 @@ class Density(eqx.Module):
     @property
     def reported_names(self) -> tuple[str, ...]:
         """Names of the values in `reported`."""
-        elements = (*((k,) for k in range(self.n_effects)), *self.covariance.correlated_pairs)
+        elements = (*((k,) for k in range(self.covariance.size)), *self.covariance.correlated_pairs)
         return self.beta_names + tuple(element_name(e, self.effect_names) for e in elements) + self.error_names
 
     def reported(self, params: Params) -> Vector:

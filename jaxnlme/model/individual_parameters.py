@@ -10,6 +10,7 @@ import equinox as eqx
 
 from jaxnlme.errors import ModelError, near_matches
 from jaxnlme.model.design import Design
+from jaxnlme.model.levels import LevelRecord
 from jaxnlme.model.transforms import AbstractTransform
 from jaxnlme.records import Record
 from jaxnlme.typing import Vector
@@ -22,20 +23,23 @@ class AbstractIndividual(eqx.Module):
     def phi(self, beta: Vector, b: Vector, group: Any) -> Record:
         """A record of parameters, each () or (obs,), on the natural scale.
 
-        **Arguments:** `beta` (fixed,); `b` (random,); `group`: a Group.
+        **Arguments:** `beta` (fixed,); `b` (random,), or with nested levels the distinct effects on the rows of the
+        group, each () or (obs,); `group`: a Group.
         """
 
 
 class LinearIndividual(AbstractIndividual):
     """phi = h(A beta + B b), with h elementwise.
 
-    **Fields:** `names`: of the parameters; `transforms`: h of each; `fixed`, `random`: the design matrices A and B.
+    **Fields:** `names`: of the parameters; `transforms`: h of each; `fixed`, `random`: the design matrices A and B;
+    `level_names`: of the nested levels of the data.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
     transforms: tuple[AbstractTransform, ...] = eqx.field(static=True)
     fixed: Design
     random: Design
+    level_names: tuple[str, ...] = eqx.field(static=True, default=())
 
     def xb(self, beta: Vector, b: Vector, group: Any) -> list[Any]:
         """A beta + B b, one entry () or (obs,) per parameter, on the transformed scale."""
@@ -46,7 +50,7 @@ class LinearIndividual(AbstractIndividual):
     def phi(self, beta, b, group):
         xb = self.xb(beta, b, group)
         values = tuple(t.to_natural(entry) for t, entry in zip(self.transforms, xb, strict=True))
-        return Record(self.names, values, "parameter")
+        return as_record(self.names, values, self.level_names, group)
 
 
 class FunctionIndividual(AbstractIndividual):
@@ -55,7 +59,8 @@ class FunctionIndividual(AbstractIndividual):
     **Arguments:** `fn(beta, b, v)`: called with records of the fixed effects (each on the natural scale of its
     parameter), of the random effects (named after their parameters) and of the group-level predictors; returns a
     dictionary, a Record, or a tuple with one value for each of `names`. `names`: of the fixed effects; `transforms`:
-    theirs; `effects`: names of the random effects; `zero_effects`: names of those that are zero in every group.
+    theirs; `effects`: names of the random effects; `zero_effects`: names of those that are zero in every group;
+    `level_names`: of the nested levels of the data.
     **Raises:** ModelError where `fn` returns anything else.
     """
 
@@ -64,26 +69,33 @@ class FunctionIndividual(AbstractIndividual):
     transforms: tuple[AbstractTransform, ...] = eqx.field(static=True)
     effects: tuple[str, ...] = eqx.field(static=True)
     zero_effects: tuple[str, ...] = eqx.field(static=True, default=())
+    level_names: tuple[str, ...] = eqx.field(static=True, default=())
 
     def phi(self, beta, b, group):
         natural = tuple(t.to_natural(beta[k]) for k, t in enumerate(self.transforms))
         values = (*(b[k] for k in range(len(self.effects))), *(0.0 * natural[0] for _ in self.zero_effects))
         effects = Record((*self.effects, *self.zero_effects), values, "random effect")
         out = self.fn(Record(self.names, natural, "parameter"), effects, group.v)
-        if isinstance(out, Record):
-            return out
         if hasattr(out, "keys"):
-            return Record(tuple(out.keys()), tuple(out[k] for k in out.keys()), "parameter")  # noqa: SIM118
+            names = tuple(out.keys())
+            return as_record(names, tuple(out[k] for k in names), self.level_names, group)
         if isinstance(out, (tuple, list)):
             if len(out) != len(self.names):
                 raise ModelError(
                     f"the individual-parameter function returned {len(out)} values; return a dict with the names "
                     f"that the model uses, or one value for each of {', '.join(self.names)}."
                 )
-            return Record(self.names, tuple(out), "parameter")
+            return as_record(self.names, tuple(out), self.level_names, group)
         raise ModelError(
             f"the individual-parameter function must return a dict or a tuple; it returned {type(out).__name__}."
         )
+
+
+def as_record(names: tuple[str, ...], values: tuple[Any, ...], level_names: tuple[str, ...], group: Any) -> Record:
+    """The individual parameters as a Record, or as a LevelRecord where the data have nested levels."""
+    if not level_names:
+        return Record(names, values, "parameter")
+    return LevelRecord(names, values, "parameter", level_names=level_names, units=group.units)
 
 
 def check_names(kind: str, names: tuple[str, ...], allowed: tuple[str, ...]) -> None:

@@ -62,12 +62,14 @@ class Parameter(eqx.Module):
     - `start`: starting typical value, on the natural scale (the unit of phi).
     - `transform`: the function h: "identity", "log" (phi > 0), "logit" or "probit" (0 < phi < 1), "logit(low, high)",
       "probit(low, high)", or an object of `jn.transforms`.
-    - `random`: it has a random effect.
+    - `random`: it has a random effect by group. With nested levels also the name of a level or a list of names, each of
+      which has a random effect of its own: `["Subject", "Occasion"]`; True is the outermost level.
     - `covariates`: formulas or `Covariate` objects; a dictionary maps formulas to starting coefficients.
     - `fix`: the typical value is not estimated.
     - `sd`: starting standard deviation of the random effect, on the transformed scale; None: 0.5, or for the identity
       0.3 |start|, which `fit` brings near the size of the residuals at the start. `jn.fixed(0.3)`: it is held there and
-      not estimated; 0 (or `jn.fixed(0)`): it is held at zero, and the model is fitted without this random effect.
+      not estimated; 0 (or `jn.fixed(0)`): it is held at zero, and the model is fitted without this random effect. A
+      dictionary gives one of these for each level: `{"Subject": 0.3, "Occasion": 0.1}`.
     - `prior`: prior density of beta, on the transformed scale (MAP estimation).
 
     **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
@@ -77,7 +79,7 @@ class Parameter(eqx.Module):
     name: str = eqx.field(static=True)
     start: Any = eqx.field(converter=number_or_given)
     transform: AbstractTransform = eqx.field(static=True, default="identity", converter=transform)
-    random: bool = eqx.field(static=True, default=False)
+    random: Any = eqx.field(static=True, default=False, converter=lambda value: _random(value))
     covariates: tuple[Covariate, ...] = eqx.field(default=(), converter=lambda value: _covariates(value))
     fix: bool = eqx.field(static=True, default=False)
     sd: Any = eqx.field(default=None, converter=lambda value: _sd(value))
@@ -89,11 +91,9 @@ class Parameter(eqx.Module):
         return super().__new__(cls)
 
     def __check_init__(self):
-        for flag in ("random", "fix"):
-            if not isinstance(getattr(self, flag), (bool, np.bool_)):
-                raise ModelError(
-                    f"parameter {self.name!r}: {flag} must be True or False; received {shown(getattr(self, flag))}."
-                )
+        if not isinstance(self.fix, (bool, np.bool_)):
+            raise ModelError(f"parameter {self.name!r}: fix must be True or False; received {shown(self.fix)}.")
+        _check_random(self.name, self.random)
         if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
             raise ModelError(
                 f"parameter names must be Python names and no keywords, readable as phi.{self.name}; received "
@@ -116,13 +116,14 @@ class Parameter(eqx.Module):
                 f"parameter {self.name!r}: the start must be one number inside ({low:g}, {high:g}), the domain of its "
                 f"{self.transform.name} transform; received {shown(self.start)}."
             )
-        if isinstance(self.sd, Fixed) and self.sd.value < 0:
-            raise ModelError(f"parameter {self.name!r}: sd cannot be held at {self.sd.value:g}, which is negative.")
-        if self.sd is not None and not isinstance(self.sd, Fixed) and not positive_number(self.sd):
-            raise ModelError(
-                f"parameter {self.name!r}: sd must be positive, one number, zero or jn.fixed(...); received "
-                f"{shown(self.sd)}."
-            )
+        for sd in self.sd.values() if isinstance(self.sd, Mapping) else (self.sd,):
+            if isinstance(sd, Fixed) and sd.value < 0:
+                raise ModelError(f"parameter {self.name!r}: sd cannot be held at {sd.value:g}, which is negative.")
+            if sd is not None and not isinstance(sd, Fixed) and not positive_number(sd):
+                raise ModelError(
+                    f"parameter {self.name!r}: sd must be positive, one number, zero or jn.fixed(...); received "
+                    f"{shown(sd)}."
+                )
         if self.prior is not None and not isinstance(self.prior, AbstractPrior):
             raise ModelError(
                 f"parameter {self.name!r}: prior must be an object of jn.priors; received {shown(self.prior)}."
@@ -134,25 +135,57 @@ class Parameter(eqx.Module):
         return float(self.transform.to_real(float(self.start)))
 
     @property
-    def sd_start_range(self) -> tuple[float, float]:
+    def holds_sd(self) -> bool:
+        """True if the standard deviation of a random effect is held fixed."""
+        return any(isinstance(sd, Fixed) for sd in (self.sd.values() if isinstance(self.sd, Mapping) else (self.sd,)))
+
+    def sd_of(self, level: str) -> Any:
+        """The option `sd` for the random effect by `level`."""
+        return self.sd.get(level) if isinstance(self.sd, Mapping) else self.sd
+
+    def sd_start_range(self, level: str) -> tuple[float, float]:
         """The least and largest starting standard deviation, as fractions of the one whose random effect would explain
-        the residuals at the start: a default on the natural scale must know the unit of the parameter."""
-        if self.sd is not None or self.transform.name != "identity":
+        the residuals at the start: a default on the natural scale must know the unit of the parameter. `level`: of the
+        random effect."""
+        if self.sd_of(level) is not None or self.transform.name != "identity":
             return 0.0, np.inf
         return MODEL.sd_start_range if float(self.start) else (1.0, 1.0)
 
-    @property
-    def sd_start(self) -> float:
-        """The starting standard deviation of the random effect on the transformed scale."""
-        if self.sd is not None:
-            return float(number_of(self.sd)) or MODEL.sd_start
+    def sd_start(self, level: str) -> float:
+        """The starting standard deviation of the random effect by `level` on the transformed scale."""
+        sd = self.sd_of(level)
+        if sd is not None:
+            return float(number_of(sd)) or MODEL.sd_start
         if self.transform.name != "identity":
             return MODEL.sd_start
         return MODEL.relative_sd_start * abs(float(self.start)) or MODEL.sd_start_at_zero
 
 
+def _random(value: Any) -> Any:
+    """The option `random`: a flag, or a tuple of names of levels."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) or False if isinstance(value, (list, tuple)) else value
+
+
+def _check_random(name: str, random: Any) -> None:
+    """**Raises:** ModelError unless `random` of the parameter `name` is a flag or a tuple of different names."""
+    if isinstance(random, (bool, np.bool_)):
+        return
+    names = list(random) if isinstance(random, tuple) else []
+    if not names or any(not isinstance(n, str) or n.lower() in ("yes", "no", "true", "false") for n in names):
+        raise ModelError(
+            f"parameter {name!r}: random must be True or False, or with nested levels the name of a level or a list of "
+            f"names; received {shown(random)}."
+        )
+    if len(set(names)) < len(names):
+        raise ModelError(f"parameter {name!r}: random names a level twice: {names}.")
+
+
 def _sd(value: Any) -> Any:
     """The option `sd`: zero is a value to hold."""
+    if isinstance(value, Mapping):
+        return {level: _sd(sd) for level, sd in value.items()}
     return Fixed(0.0) if real_number(value) == 0.0 else value
 
 

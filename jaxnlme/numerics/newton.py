@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -41,12 +42,13 @@ class _State(eqx.Module):
 
 
 def newton(
-    expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]],
+    expand: Callable[[Vector], tuple[Scalar, Vector, Any]],
     z0: Vector,
     fallback: Vector,
     max_steps: int,
     tolerance: float,
     with_hessian: bool = False,
+    solve: Callable[[Any, Vector], tuple[Vector, Scalar]] | None = None,
 ) -> tuple[Vector, NewtonResult]:
     """Minimise a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
@@ -58,13 +60,15 @@ def newton(
 
     **Arguments:** `expand(z)`: value, gradient (n,) and Hessian (n, n) at z, in units of order one (whitened effects);
     `z0`, `fallback` (n,); `max_steps`: the largest number of evaluations; `tolerance` > 0: a step length, in units of
-    z; `with_hessian`: return the Hessian at the last accepted point.
+    z; `with_hessian`: return the Hessian at the last accepted point; `solve(hessian, right)`: for a Hessian in another
+    form than a matrix, the solution (n,) with a modified factor, and whether it had to be modified (the factor of a
+    matrix of zeros must be finite); None: by `guarded_cholesky`.
     **Returns:** z (n,) and a NewtonResult.
     **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
     """
     start = _start(z0, fallback, with_hessian)
     end = jax.lax.while_loop(
-        lambda s: ~s.done & (s.count < max_steps), lambda s: _pass(expand, tolerance, with_hessian, s), start
+        lambda s: ~s.done & (s.count < max_steps), lambda s: _pass(expand, tolerance, with_hessian, solve, s), start
     )
     return end.z, NewtonResult(end.value, end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
 
@@ -92,7 +96,11 @@ def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
 
 
 def _pass(
-    expand: Callable[[Vector], tuple[Scalar, Vector, Matrix]], tolerance: float, with_hessian: bool, state: _State
+    expand: Callable[[Vector], tuple[Scalar, Vector, Any]],
+    tolerance: float,
+    with_hessian: bool,
+    solve: Callable[[Any, Vector], tuple[Vector, Scalar]] | None,
+    state: _State,
 ) -> _State:
     """The state after one evaluation: a Newton step from a point that is accepted, a shorter step after another."""
     dtype = state.z.dtype
@@ -105,7 +113,10 @@ def _pass(
     first = jnp.isinf(state.value)
     accept = finite & (first | (value <= bound))
 
-    direction, length, repaired = _newton_step(finite, gradient, hessian, state.longest)
+    gradient = jnp.where(finite, gradient, 0.0)
+    newton_step, repaired = _solve(finite, hessian, -gradient) if solve is None else solve(hessian, -gradient)
+    length = jnp.sqrt(jnp.sum(newton_step**2))
+    direction = newton_step * jnp.minimum(1.0, state.longest / jnp.maximum(length, state.longest))
     arrived = accept & (length <= tolerance) & ~repaired
     shorter = _shorter_step(state, value, finite, first)
     stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < MINIMISER.shortest_newton_step)
@@ -129,14 +140,11 @@ def _pass(
     )
 
 
-def _newton_step(finite: Scalar, gradient: Vector, hessian: Matrix, longest: Scalar) -> tuple[Vector, Scalar, Scalar]:
-    """The Newton step (n,), of length `longest` at most, the length of the unbounded one, and whether the Hessian had
-    to be modified."""
-    n = gradient.shape[0]
-    lower, repaired = guarded_cholesky(jnp.where(finite, hessian, jnp.eye(n, dtype=gradient.dtype)))
-    direction = -cholesky_solve(lower, jnp.where(finite, gradient, 0.0))
-    length = jnp.sqrt(jnp.sum(direction**2))
-    return direction * jnp.minimum(1.0, longest / jnp.maximum(length, longest)), length, repaired
+def _solve(finite: Scalar, hessian: Matrix, right: Vector) -> tuple[Vector, Scalar]:
+    """The solution (n,) with a modified Cholesky factor of the Hessian, and whether it had to be modified; that of the
+    identity where the Hessian is not `finite`."""
+    lower, repaired = guarded_cholesky(jnp.where(finite, hessian, jnp.eye(right.shape[0], dtype=right.dtype)))
+    return cholesky_solve(lower, right), repaired
 
 
 def _shorter_step(state: _State, value: Scalar, finite: Scalar, first: Scalar) -> Scalar:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.arguments import check_choice, require_host
+from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.random_effects import level_names
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, Status, some
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
@@ -25,6 +26,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
+from jaxnlme.results.by_level import level_depth, modes_of_known_units, up_to_depth
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
@@ -82,19 +84,19 @@ def require_estimates(fit: FitRecord) -> None:
         raise FitError(f"the fit has no estimates. {fit.status}", fit)
 
 
-def binding_and_effects(fit: FitRecord, data: Any, level: str) -> tuple[Binding, np.ndarray]:
-    """The binding of the fitted or new data, and whitened effects (groups, random) at `level`: zero for "population",
-    the conditional modes for "group".
+def binding_and_effects(fit: FitRecord, data: Any, level: str | int) -> tuple[Binding, np.ndarray]:
+    """The binding of the fitted or new data, and whitened effects (groups, random) at `level` (`level_depth`): zero for
+    "population", the conditional modes for "group"; with nested levels those of some levels, others zero.
 
     **Raises:** OptionError for another level; FitError where the fit has no estimates; errors of `rebind`.
     """
     require_host("a prediction of a Fit", data)
-    check_choice("level", level, ("group", "population"))
+    depth = level_depth(fit.data, level)
     require_estimates(fit)
     binding = rebind(fit, data)
-    if level == "population":
+    if depth == 0:
         return binding, np.zeros((binding.data.n_groups, binding.density.n_effects))
-    return binding, group_modes(fit, binding)
+    return binding, up_to_depth(binding, group_modes(fit, binding), depth)
 
 
 def rebind(fit: FitRecord, data: Any) -> Binding:
@@ -136,7 +138,7 @@ def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
         )
     x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
-    return GroupedData.from_frame(frame, fitted.group_name, fitted.y_name, x, v, need_response=False)
+    return GroupedData.from_frame(frame, level_names(fitted), fitted.y_name, x, v, need_response=False)
 
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
@@ -168,7 +170,8 @@ def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
             f"group {some([repr(label) for label in empty])} is not in the fit{hint} and has no response to find its "
             "random effects from; use level='population', or give responses."
         )
-    return np.where(new[:, None], find_modes(fit, binding, new)[0], modes[index]) if new.any() else modes[index]
+    known = modes_of_known_units(fit.binding, binding, modes, index)
+    return np.where(new[:, None], find_modes(fit, binding, new)[0], known) if new.any() else known
 
 
 def conditional_modes(fit: FitRecord) -> tuple[np.ndarray, np.ndarray]:

@@ -227,7 +227,7 @@ def _on_natural_scale(
             if transform is not None:
                 natural[k] = [float(transform.to_natural(v)) for v in (values[k], lower[k], upper[k])]
         for k, effect in enumerate(density.effect_names):
-            if effect in logs and binding.model.individual is None:
+            if effect.partition("|")[0] in logs and binding.model.individual is None:
                 cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
     return natural, cv
 

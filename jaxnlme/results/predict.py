@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
-def predict(fit: FitRecord, data: Any = None, level: str = "group") -> pd.Series:
+def predict(fit: FitRecord, data: Any = None, level: str | int = "group") -> pd.Series:
     """f(phi, x, v) at every row of a table, in its row order.
 
     **Arguments:** `data`: None for the fitted rows; a GroupedData, or a table with the columns the fit was made from
-    (the response may be absent). Factor levels, centres and strata are those of the fit. `level`: "population", at
-    b = 0; "group", at the conditional modes. A group of the fit keeps its mode, whatever responses the new table has;
-    the mode of a new group is found from its responses at the fitted parameters; a new group without a response has the
-    population's predictions, with a warning that names it.
+    (the response may be absent). Factor levels, centres and strata are those of the fit. `level`: "population" or 0, at
+    b = 0; "group", at the conditional modes; with nested levels also the name of a level or its number from 1 on: with
+    the random effects of the levels up to it. A group of the fit keeps its mode, whatever responses the new table has,
+    and a nested unit that the fit does not have gets no effects of its own; the mode of a new group is found from its
+    responses at the fitted parameters; a new group without a response has the population's predictions, with a warning
+    that names it.
     **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
     **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and, at level
     "group", where no group is in the fit or has a response; FitError where the fit has no estimates; ModelError where
@@ -44,7 +46,7 @@ def predict(fit: FitRecord, data: Any = None, level: str = "group") -> pd.Series
     return pd.Series(to_rows(binding, pieces), index=binding.data.row_labels, name="prediction")
 
 
-def parameters(fit: FitRecord, level: str = "group", data: Any = None) -> pd.DataFrame:
+def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> pd.DataFrame:
     """Individual parameters phi on their natural scale.
 
     **Arguments:** `level`, `data`: as in `predict`.

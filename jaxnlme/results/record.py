@@ -14,6 +14,7 @@ from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, Status, check_level
 from jaxnlme.model.params import Params
+from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
 
@@ -193,7 +194,7 @@ class FitRecord:
     @functools.cached_property
     def _b(self) -> np.ndarray:
         """Conditional modes of the random effects (groups, random)."""
-        return self.conditional[0] @ self._factor.T
+        return self.binding.density.map_effects(self._factor, self.conditional[0])
 
     @functools.cached_property
     def conditional(self) -> tuple[np.ndarray, np.ndarray]:
@@ -204,39 +205,37 @@ class FitRecord:
         return conditional_modes(self)
 
     @functools.cached_property
-    def random_effects(self) -> pd.DataFrame:
-        """Conditional modes b (groups x effects), on the transformed scale, by group label."""
-        return self._by_group(self._b)
+    def random_effects(self) -> Any:
+        """Conditional modes b (groups x effects), on the transformed scale, by group label; with random effects at
+        nested levels a dictionary of such tables by level, a row for each unit."""
+        return effects_by_level(self.binding, self._b)
 
     @functools.cached_property
-    def random_effects_se(self) -> pd.DataFrame:
-        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode."""
+    def random_effects_se(self) -> Any:
+        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode. A table like
+        `random_effects`."""
         if not self._b.shape[1]:
-            return self._by_group(self._b)
-        inverse = np.linalg.inv(self.conditional[1])
-        spread = np.einsum("ij,gjk,ik->gi", self._factor, inverse, self._factor)
-        return self._by_group(np.sqrt(spread))
+            return effects_by_level(self.binding, self._b)
+        levels = self.binding.density.levels
+        factor = self._factor if levels is None else levels.expanded(self._factor)
+        spread = np.einsum("ij,gjk,ik->gi", factor, np.linalg.inv(self.conditional[1]), factor)
+        return effects_by_level(self.binding, np.sqrt(spread))
 
     @property
     def shrinkage(self) -> pd.Series:
-        """Shrinkage of the modes towards zero in percent, 100 (1 - SD(b) / sd), SD over the informative groups: those
-        with an observed response and a weight. NaN for an effect of zero variance.
+        """Shrinkage of the modes towards zero in percent, 100 (1 - SD(b) / sd), SD over the informative groups (or
+        units of a nested level): those with an observed response and a weight. NaN for an effect of zero variance.
 
         **Source:** Savic and Karlsson (2009), AAPS Journal 11, 558-569.
         """
         import pandas as pd
 
         sd = np.sqrt(np.diag(self._psi))
-        b = self._b[self.data.observed.any(axis=1) & (self.data.weights > 0)]
+        columns = effect_columns(self.binding, self._b)
+        spread = np.array([np.std(b, ddof=1) if len(b) > 1 else np.nan for b in columns])
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.std(b, axis=0, ddof=1) / sd if len(b) > 1 else np.full(len(sd), np.nan)
+            ratio = spread / sd
         return pd.Series(100.0 * (1.0 - ratio), index=list(self.binding.density.effect_names), name="shrinkage %")
-
-    def _by_group(self, values: np.ndarray) -> pd.DataFrame:
-        import pandas as pd
-
-        index = pd.Index(self.data.labels, name=self.data.group_name)
-        return pd.DataFrame(values, index=index, columns=list(self.binding.density.effect_names))
 
     # --- criteria ---
 
@@ -275,13 +274,13 @@ class FitRecord:
 
         return Summary(self)
 
-    def predict(self, data: Any = None, level: str = "group") -> Any:
+    def predict(self, data: Any = None, level: str | int = "group") -> Any:
         """Predictions; see `jaxnlme.results.predict.predict`."""
         from jaxnlme.results.predict import predict
 
         return predict(self, data, level)
 
-    def parameters(self, level: str = "group", data: Any = None) -> pd.DataFrame:
+    def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
         """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`."""
         from jaxnlme.results.predict import parameters
 

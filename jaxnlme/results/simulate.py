@@ -87,11 +87,25 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
 
     def per_group(group: Group) -> Vector:
         effects, noise = jax.random.split(jax.random.fold_in(key, group.key))
-        z = jax.random.normal(effects, (density.n_effects,), params.beta.dtype)
+        z = draw_effects(density, effects, params.beta.dtype)
         f = density.predict(params, z, group)
         return draw(density, params, noise, f, group)
 
     return problem.map_buckets(per_group)
+
+
+def draw_effects(density: Density, key: jax.Array, dtype: Any) -> Vector:
+    """Standard normal effects (random,) of one group from a JAX `key`. Each unit of a nested level derives its own key,
+    so that the units of other groups have no effect."""
+    if density.levels is None:
+        return jax.random.normal(key, (density.n_effects,), dtype)
+    parts = []
+    for level in density.levels.levels:
+        of_level = jax.random.fold_in(key, level.depth)
+        keys = jax.vmap(lambda unit, of_level=of_level: jax.random.fold_in(of_level, unit))(jnp.arange(level.units))
+        shape = (len(level.effects),)
+        parts.append(jax.vmap(lambda key, shape=shape: jax.random.normal(key, shape, dtype))(keys))
+    return density.levels.join(parts)
 
 
 def draw(density: Density, params: Params, key: jax.Array, prediction: Any, group: Group) -> Vector:

@@ -191,7 +191,7 @@ class Sampling(Printable):
 
         def phi(density, params, bucket, b):
             def per_draw(group, b):
-                record = density.individual.phi(params.beta, b, group)
+                record = density.phi_given(params.beta, b, group)
                 names[:] = [record.names]
                 return jax.numpy.stack([jax.numpy.ravel(jax.numpy.asarray(value))[0] for value in record.values])
 

@@ -71,6 +71,11 @@ class AbstractStochastic(AbstractEstimator):
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
                 "exact here."
             )
+        if binding.density.levels is not None:
+            raise OptionError(
+                f"{self.name} does not fit random effects at nested levels; fit this model by 'focei', 'laplace' or "
+                "another approximation."
+            )
         if binding.start.free is not None:
             raise OptionError(
                 f"{self.name} does not estimate the free block of weights inside the model, and would keep their "

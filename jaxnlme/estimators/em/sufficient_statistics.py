@@ -258,7 +258,7 @@ def coordinates_at(
 
 def log_density_given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
     """log p(y | b) of one group, `b` (random,)."""
-    phi = density.individual.phi(params.beta, b, group)
+    phi = density.phi_given(params.beta, b, group)
     f = density.structural(params.free, phi, group.x, group.v)
     return density.error.log_density(f, f, params.error, group)
 

@@ -138,8 +138,8 @@ class Evaluator:
     def modes_at(self, x: np.ndarray, best: EvaluatedPoint) -> list[Any]:
         """The modes of `best` in the coordinates of `x` (n,), whose factor of psi may be another: the same b."""
         z = self.placed.collect(best.modes)
-        covariance = self.binding.density.covariance
+        density = self.binding.density
         if not z.shape[1]:
             return self.place_modes(z)
-        old, new = (np.asarray(covariance.factor(np.asarray(self.params(at).covariance))) for at in (best.x, x))
-        return self.place_modes(z @ old.T @ np.linalg.pinv(new).T)
+        old, new = (np.asarray(density.covariance.factor(np.asarray(self.params(at).covariance))) for at in (best.x, x))
+        return self.place_modes(density.map_effects(np.linalg.pinv(new) @ old, z))

@@ -37,6 +37,7 @@ from jaxnlme.model.transforms import Log
 if TYPE_CHECKING:
     from jaxnlme.binding.bind import Binding
     from jaxnlme.estimators.marginal.session import Session
+    from jaxnlme.model.density import Density, Group
 
 # Packed indices of the entries of one scale, and the number of residuals or effects that it scales.
 Scale = tuple[np.ndarray, float]
@@ -87,8 +88,11 @@ def scales_of(session: Session) -> list[Scale]:
     is_log = np.array([isinstance(p.transform, Log) for p in error.parameters], bool)
     strata = len(error.levels) if isinstance(error, GaussianError) and error.by is not None else 1
     totals = session.processes.total(np.concatenate(_weighted_counts(binding, strata)))
-    groups, rows = float(totals[0]), totals[1:]
-    out = [(np.array([first + index]), groups * len(effects)) for index, effects, _ in density.covariance.log_scales]
+    of_effects, rows = totals[: density.covariance.size], totals[density.covariance.size :]
+    out = [
+        (np.array([first + index]), float(sum(of_effects[k] for k in effects)))
+        for index, effects, _ in density.covariance.log_scales
+    ]
     if isinstance(error, GaussianError):
         entries = np.arange(len(is_log) - error.n_shape)
         entries = entries[is_log[entries]]
@@ -97,16 +101,32 @@ def scales_of(session: Session) -> list[Scale]:
 
 
 def _weighted_counts(binding: Binding, strata: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted numbers of the groups with a response (1,), and of the responses of each stratum (strata,)."""
+    """Weighted numbers of the units (of the groups, or of nested levels) of each distinct effect with a response
+    (distinct effects,), and of the responses of each stratum (strata,)."""
     problem, weights = binding.problem, np.asarray(binding.data.weights)
-    groups, rows, start = 0.0, np.zeros(strata), 0
+    effects, rows, start = np.zeros(binding.density.covariance.size), np.zeros(strata), 0
     positions = np.argsort(np.asarray(problem.order))
     for bucket in problem.buckets:
         observed = np.asarray(bucket.x.observed)
         weight = weights[positions[start : start + len(observed)]]
         start += len(observed)
-        groups += float(weight @ observed.any(axis=1))
+        effects += weight @ observed_units(binding.density, bucket, observed)
         for level in range(strata):
             in_stratum = observed & (np.asarray(bucket.strata) == level) if strata > 1 else observed
             rows[level] += float(weight @ in_stratum.sum(axis=1))
-    return np.array([groups]), rows
+    return effects, rows
+
+
+def observed_units(density: Density, bucket: Group, observed: np.ndarray) -> np.ndarray:
+    """The number of units with a response that have each distinct effect (groups, distinct effects): one for the groups
+    themselves, the units of nested levels.
+
+    **Arguments:** `bucket`: stacked groups; `observed` (groups, obs).
+    """
+    out = np.repeat(observed.any(axis=1, keepdims=True), density.covariance.size, axis=1).astype(float)
+    for level in () if density.levels is None else density.levels.levels:
+        if level.depth:
+            unit = np.asarray(bucket.units[level.depth - 1].index)
+            seen = (unit[:, :, None] == np.arange(level.units)) & observed[:, :, None]
+            out[:, list(level.effects)] = seen.any(axis=1).sum(axis=1)[:, None]
+    return out

@@ -59,7 +59,7 @@ class SingleGroup(eqx.Module):
             phi = Record(individual.names, tuple(t.to_natural(a + b) for t, a, b in parts), "parameter")
         else:
             beta = params.beta.at[np.array(self.beta_index)].set(group_params)
-            phi = individual.phi(beta, jnp.zeros(density.n_effects), group)
+            phi = density.phi_given(beta, jnp.zeros(density.n_effects), group)
         return density.structural(params.free, phi, group.x, group.v)
 
 

@@ -66,7 +66,7 @@ class Designs:
         """
         if self.cov0 is not None:
             return self.cov0
-        sds = np.array([p.sd_start for p in self.parameters])
+        sds = np.array([p.sd_start("") for p in self.parameters])
         size = np.sqrt(np.mean(self.random**2, axis=tuple(range(self.random.ndim - 2))))
         candidates = np.where(size > 0, sds[:, None] / np.where(size > 0, size, 1.0), np.inf)
         sd = np.min(candidates, axis=0, initial=np.inf)

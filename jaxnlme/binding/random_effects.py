@@ -1,0 +1,189 @@
+"""The random effects that a model declares, resolved at the levels of the data: names, starts, levels, covariance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import ModelError, near_matches
+from jaxnlme.model.covariance.base import AbstractCovariance, element_name
+from jaxnlme.model.covariance.specification import covariance
+from jaxnlme.model.covariance.structures import Blocks
+from jaxnlme.model.declaration import ModelDeclaration
+from jaxnlme.model.design import Design
+from jaxnlme.model.levels import EffectLevel, Levels
+from jaxnlme.model.parameters import Parameter
+from jaxnlme.model.settings import MODEL
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomEffects:
+    """The distinct random effects of a model, those of the outermost level first.
+
+    **Fields:** `names`; `parameters`: index of the parameter that each belongs to (None for the columns of a
+    random_design); `depths`: 0 for the groups, 1 for the first nested level, ...; `level_names`: by depth; `sds`:
+    starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`).
+    """
+
+    names: tuple[str, ...]
+    parameters: tuple[int, ...] | None
+    depths: tuple[int, ...]
+    level_names: tuple[str, ...]
+    sds: np.ndarray
+    sd_ranges: tuple[tuple[float, float], ...]
+
+    def at(self, depth: int) -> list[int]:
+        """Positions of the effects of a level."""
+        return [k for k, d in enumerate(self.depths) if d == depth]
+
+    def short_names(self, depth: int) -> list[str]:
+        """Names of the effects of a level without that of the level."""
+        return [self.names[k].removesuffix(f"|{self.level_names[depth]}") for k in self.at(depth)]
+
+
+def effect_name(parameter: str, level: str, depth: int) -> str:
+    """The name of a random effect: that of the parameter, with the level where it is nested, "cl|Occasion"."""
+    return f"{parameter}|{level}" if depth else parameter
+
+
+def level_names(data: GroupedData) -> tuple[str, ...]:
+    """The names of the grouping levels of the data, outermost first."""
+    return (data.group_name, *(level.name for level in data.nested))
+
+
+def declared_depths(parameter: Parameter, levels: Sequence[str]) -> list[int]:
+    """The levels, as positions among `levels`, that a parameter has random effects by.
+
+    **Raises:** ModelError for a level that the data do not have.
+    """
+    names = parameter.random if isinstance(parameter.random, tuple) else (levels[0],) if parameter.random else ()
+    sds = tuple(parameter.sd) if isinstance(parameter.sd, Mapping) else ()
+    for option, name in (*(("random", name) for name in names), *(("sd", name) for name in sds)):
+        if name not in levels:
+            raise ModelError(
+                f"parameter {parameter.name!r}: {option} names the level {name!r}, which the data do not have; "
+                f"{near_matches(name, levels)} Levels are declared by GroupedData.from_frame(..., group=[...])."
+            )
+    for name in sds:
+        if name not in names:
+            raise ModelError(f"parameter {parameter.name!r}: sd names the level {name!r}, and random does not.")
+    return [depth for depth, level in enumerate(levels) if level in names]
+
+
+def random_effects(model: ModelDeclaration, data: GroupedData, random_design: Design | None) -> RandomEffects:
+    """The distinct random effects of a model bound to `data`.
+
+    **Arguments:** `random_design`: the Design of the model's random_design, None without one.
+    **Raises:** ModelError for a level that the data do not have.
+    """
+    levels = level_names(data)
+    if random_design is not None and model.individual is None:
+        return _explicit(model, random_design, levels)
+    declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, levels)]
+    declared.sort(key=lambda entry: entry[0])
+    parameters = [model.parameters[k] for _, k in declared]
+    return RandomEffects(
+        tuple(effect_name(p.name, levels[d], d) for p, (d, _) in zip(parameters, declared, strict=True)),
+        tuple(k for _, k in declared),
+        tuple(depth for depth, _ in declared),
+        levels,
+        np.array([p.sd_start(levels[d]) for p, (d, _) in zip(parameters, declared, strict=True)], float),
+        tuple(p.sd_start_range(levels[d]) for p, (d, _) in zip(parameters, declared, strict=True)),
+    )
+
+
+def _explicit(model: ModelDeclaration, design: Design, levels: tuple[str, ...]) -> RandomEffects:
+    """The columns of random_design, with the names and starts of the parameter where a column enters only one."""
+    rows = [[p for p, terms in enumerate(design.terms) if any(t[0] == k for t in terms)] for k in range(design.columns)]
+    only = [model.parameters[column[0]].name if len(column) == 1 else None for column in rows]
+    names = tuple(name if name and only.count(name) == 1 else f"b{k}" for k, name in enumerate(only))
+    names = model.effect_names or names
+    sds = [max((model.parameters[p].sd_start(levels[0]) for p in column), default=1.0) for column in rows]
+    ranges = tuple(
+        model.parameters[column[0]].sd_start_range(levels[0]) if len(column) == 1 else (0.0, np.inf) for column in rows
+    )
+    return RandomEffects(names, None, (0,) * len(names), levels, np.array(sds, float), ranges)
+
+
+def levels_of(effects: RandomEffects, data: GroupedData) -> Levels | None:
+    """The layout of the random effects of nested levels; None where all are those of the groups.
+
+    **Arguments:** `data`: whose numbers of units it has.
+    """
+    if not any(effects.depths):
+        return None
+    units = (1, *(int(level.counts.max()) for level in data.nested))
+    used = sorted(set(effects.depths))
+    return Levels(tuple(EffectLevel(effects.level_names[d], d, tuple(effects.at(d)), units[d]) for d in used))
+
+
+def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
+    """The covariance family of the distinct random effects: effects of different levels are independent.
+
+    **Arguments:** `spec`: as for `specification.covariance`, for every level; or a dictionary of these by level, where
+    levels that it does not name have independent effects.
+    **Raises:** ModelError for a level without random effects, and for a structure that correlates levels.
+    """
+    used = sorted(set(effects.depths))
+    names = [effects.level_names[d] for d in used]
+    if isinstance(spec, Mapping):
+        for name in spec:
+            if name not in names:
+                raise ModelError(
+                    f"covariance names {name!r}, which is no level with random effects; {near_matches(name, names)}"
+                )
+        spec_of = {d: spec.get(effects.level_names[d], "diagonal") for d in used}
+    elif isinstance(spec, AbstractCovariance) and any(effects.depths):
+        return _checked_object(spec, effects)
+    elif not isinstance(spec, str) and len(used) > 1:
+        example = ", ".join(f"{name!r}: ..." for name in names)
+        raise ModelError(
+            f"the model has random effects at {len(used)} levels: give their covariances by level, "
+            f"covariance={{{example}}}."
+        )
+    else:
+        spec_of = dict.fromkeys(used, spec)
+    families = [covariance(spec_of[d], effects.short_names(d)) for d in used]
+    if len(used) < 2:
+        return families[0] if families else covariance("diagonal", ())
+    return Blocks(len(effects.names), tuple((tuple(effects.at(d)), f) for d, f in zip(used, families, strict=True)))
+
+
+def _checked_object(family: AbstractCovariance, effects: RandomEffects) -> AbstractCovariance:
+    """A covariance object of all effects. **Raises:** ModelError where it correlates effects of different levels."""
+    family = covariance(family, effects.names)
+    psi = np.asarray(family.factor(np.linspace(*MODEL.pattern_range, family.n_unconstrained)))
+    psi = psi @ psi.T
+    for j, k in zip(*np.nonzero(psi), strict=True):
+        if effects.depths[j] != effects.depths[k]:
+            raise ModelError(
+                f"the covariance object correlates {effects.names[j]} and {effects.names[k]}, random effects of "
+                "different levels, which are independent: give one covariance for each level, in a dictionary."
+            )
+    return family
+
+
+def psi_matrix(psi: Any, effects: RandomEffects) -> Any:
+    """The option `psi` as one matrix (distinct effects, distinct effects), from a matrix or a dictionary of matrices by
+    level. **Raises:** ModelError for a level without random effects, or matrices of other shapes."""
+    if not isinstance(psi, Mapping):
+        return psi
+    used = {effects.level_names[d]: effects.at(d) for d in sorted(set(effects.depths))}
+    out = np.diag(effects.sds**2)
+    for name, matrix in psi.items():
+        if name not in used:
+            raise ModelError(f"psi names {name!r}, which is no level with random effects; {near_matches(name, used)}")
+        n = len(used[name])
+        if np.shape(matrix) != (n, n):
+            raise ModelError(f"psi of level {name!r} must have shape ({n}, {n}); received {np.shape(matrix)}.")
+        out[np.ix_(used[name], used[name])] = matrix
+    return out
+
+
+def sd_name(parameter: Parameter, level: str, depth: int) -> str:
+    """The reported name of the standard deviation of a parameter's random effect by `level`."""
+    return element_name((0,), [effect_name(parameter.name, level, depth)])

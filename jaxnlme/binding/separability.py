@@ -1,0 +1,116 @@
+"""The probe that decides whether the log-density of a group is a sum over the units of its innermost level.
+
+Rows of a model with carry-over between occasions, or residuals that are correlated across them, depend on the
+parameters of several units; then the random effects of all units of a group are one dense problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.settings import CHECKS
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.model.density import Density, Group
+from jaxnlme.model.derivatives import linearise
+from jaxnlme.model.individual_parameters import LinearIndividual
+from jaxnlme.model.levels import LevelRecord
+from jaxnlme.model.params import Params
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.precision import x64
+
+
+def is_separable(problem: Problem, start: Params, data: GroupedData, columns: Sequence[np.ndarray]) -> bool:
+    """True if predictions and residual densities couple only rows of one unit of the innermost level with random
+    effects, and the designs are constant in each unit.
+
+    Derivatives along a direction that differs between units must be those along the same direction in all units, times
+    the unit's own factor. Groups whose derivatives are not finite there do not count.
+
+    **Arguments:** `start`: Params to evaluate at; `columns`: the varying columns of the designs, each (groups,) or
+    (groups, obs).
+    """
+    density = problem.density
+    assert density.levels is not None
+    if not isinstance(density.individual, LinearIndividual):
+        return False
+    level = data.nested[density.levels.innermost.depth - 1]
+    for column in columns:
+        if column.ndim == 2:
+            of_unit = np.take_along_axis(column, np.take_along_axis(level.first_row, level.unit, axis=1), axis=1)
+            if not (column == of_unit).all():
+                return False
+    try:
+        with x64(), jax.ensure_compile_time_eval():
+            finite, coupled = (np.asarray(part) for part in jax.jit(_probe)(*on_device((problem, start))))
+    except Exception:  # whatever the model raises is raised again, with an explanation, when it is evaluated
+        return False
+    return bool(finite.any() and not coupled[finite].any())
+
+
+def _probe(problem: Problem, start: Params) -> tuple[Any, Any]:
+    """For each group: derivatives are finite; rows of different units are coupled."""
+    density = problem.density
+
+    def per_group(group: Group) -> tuple[Any, Any]:
+        z = CHECKS.probe_size * jnp.cos(1.0 + jnp.arange(density.n_effects, dtype=group.y.dtype))
+        return _of_group(density, start, z, group)
+
+    return problem.map(per_group)
+
+
+def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any]:
+    assert density.levels is not None
+    phi = density.phi(params, z, group)
+    assert isinstance(phi, LevelRecord)
+    unit = group.units[density.levels.innermost.depth - 1].index
+    factor = jnp.sin(1.0 + unit.astype(group.y.dtype))  # one factor for each unit
+    along_rows = jnp.cos(2.0 + jnp.arange(group.y.shape[0], dtype=group.y.dtype))
+
+    def predict(*shifts: Any) -> Any:
+        values = tuple(value + shift for value, shift in zip(phi.values, shifts, strict=True))
+        shifted = LevelRecord(phi.names, values, phi.entry_kind, level_names=phi.level_names, units=phi.units)
+        return density.structural(params.free, shifted, group.x, group.v)
+
+    zero = [jnp.zeros_like(group.y)] * len(phi.names)
+    f, push = linearise(predict, *zero)
+    finite, coupled = jnp.ones((), bool), jnp.zeros((), bool)
+    for k in range(len(zero)):
+
+        def along(direction: Any, k: int = k) -> Any:
+            return push(*(direction if j == k else jnp.zeros_like(group.y) for j in range(len(zero))))
+
+        found = _coupling(along(jnp.ones_like(group.y)), along(factor), factor, group.x.mask)
+        finite, coupled = finite & found[0], coupled | found[1]
+
+    def of_predictions(f: Any) -> Any:
+        return jax.grad(lambda f: density.error.log_density(f, f, params.error, group))(f)
+
+    slopes, push_slope = jax.linearize(of_predictions, f)
+    direction = jax.tree.map(lambda leaf: _by_row(along_rows, leaf), f)
+    scaled = jax.tree.map(lambda leaf: _by_row(along_rows * factor, leaf), f)
+    found = _coupling(push_slope(direction), push_slope(scaled), factor, group.x.observed)
+    return finite & found[0], coupled | found[1]
+
+
+def _by_row(values: Any, leaf: Any) -> Any:
+    """`values` (obs,) in the shape of `leaf` (obs, ...)."""
+    return jnp.broadcast_to(values.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf.shape)
+
+
+def _coupling(same: Any, different: Any, factor: Any, mask: Any) -> tuple[Any, Any]:
+    """Whether derivatives are finite, and whether those along the direction with a factor for each unit differ from the
+    factor times those along the common direction, in rows of `mask`."""
+    finite, coupled = jnp.ones((), bool), jnp.zeros((), bool)
+    for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(different), strict=True):
+        rows = _by_row(mask, a)
+        expected = a * _by_row(factor, a)
+        size = jnp.max(jnp.where(rows, jnp.abs(a), 0.0))
+        finite = finite & jnp.all(jnp.isfinite(jnp.where(rows, a, 0.0)))
+        coupled = coupled | (jnp.max(jnp.where(rows, jnp.abs(b - expected), 0.0)) > CHECKS.coupling * size)
+    return finite, coupled

@@ -1,0 +1,157 @@
+"""Random effects at several nested levels: their layout in the vector of a group, and their values on its rows.
+
+The random effects of a group are those of the outermost level, then those of every unit of the first nested level, and
+so on: b = (b_0, b_11, ..., b_1n, b_21, ...). Units of one level have the same covariance matrix, so psi holds one block
+for each level. Units that a group lacks keep effects that change nothing, standard normal in the whitened coordinates.
+
+**Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, sections 2.1.2 and 7.1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.records import Record, Rows
+from jaxnlme.typing import Matrix, Vector
+
+
+class Units(eqx.Module):
+    """The units of one nested level in one group.
+
+    **Fields:** `index` (obs,): the unit of each row; `first_row` (units,): a row of each unit; `parent` (units,): the
+    unit of the level above (0 in the first nested level); `present` (units,): true where the group has the unit.
+    """
+
+    index: Any
+    first_row: Any
+    parent: Any
+    present: Any
+
+
+class EffectLevel(eqx.Module):
+    """The random effects of one level.
+
+    **Fields:** `name`; `depth`: 0 for the groups themselves, 1 for the first nested level, ...; `effects`: positions
+    of its effects among all distinct ones; `units`: the most units that a group has.
+    """
+
+    name: str = eqx.field(static=True)
+    depth: int = eqx.field(static=True)
+    effects: tuple[int, ...] = eqx.field(static=True)
+    units: int = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        """Length of its part of the vector of a group."""
+        return self.units * len(self.effects)
+
+
+class Levels(eqx.Module):
+    """The levels with random effects, outermost first.
+
+    **Fields:** `levels`: an EffectLevel each; `separable`: true if the log-density of a group is a sum over the units
+    of the innermost level with random effects, each a function of the parameters of that unit's rows only.
+    """
+
+    levels: tuple[EffectLevel, ...] = eqx.field(static=True)
+    separable: bool = eqx.field(static=True, default=False)
+
+    @property
+    def size(self) -> int:
+        """Length of the vector of the random effects of a group."""
+        return sum(level.size for level in self.levels)
+
+    @property
+    def innermost(self) -> EffectLevel:
+        """The last level with random effects."""
+        return self.levels[-1]
+
+    def split(self, vector: Any) -> list[Any]:
+        """The parts (..., units, effects of the level) of vectors (..., size), one for each level."""
+        out, start = [], 0
+        for level in self.levels:
+            part = vector[..., start : start + level.size]
+            out.append(part.reshape(*part.shape[:-1], level.units, len(level.effects)))
+            start += level.size
+        return out
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """The vector (..., size) of the parts (..., units, effects of the level), the inverse of `split`."""
+        xp = np if all(isinstance(part, np.ndarray) for part in parts) else jnp
+        return xp.concatenate([part.reshape(*part.shape[:-2], -1) for part in parts], axis=-1)
+
+    def map_blocks(self, matrix: Matrix, vector: Any) -> Any:
+        """The product of each level's block of `matrix` (distinct effects, distinct effects) with its effects in
+        `vector` (..., size)."""
+        parts = []
+        for level, part in zip(self.levels, self.split(vector), strict=True):
+            block = matrix[np.ix_(level.effects, level.effects)]
+            parts.append(part @ block.T)
+        return self.join(parts)
+
+    def expanded(self, matrix: Any) -> Any:
+        """The block diagonal matrix (size, size) with the blocks of `matrix` (distinct effects, distinct effects)
+        repeated for every unit."""
+        xp = np if isinstance(matrix, np.ndarray) else jnp
+        out = xp.zeros((self.size, self.size), matrix.dtype)
+        start = 0
+        for level in self.levels:
+            block = xp.kron(xp.eye(level.units, dtype=matrix.dtype), matrix[np.ix_(level.effects, level.effects)])
+            place = np.zeros((self.size, level.size))
+            place[start : start + level.size] = np.eye(level.size)
+            out = out + place @ block @ place.T
+            start += level.size
+        return out
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The distinct effect (size,) that each entry of the vector of a group is."""
+        return np.concatenate([np.tile(np.array(level.effects, int), level.units) for level in self.levels])
+
+    def on_rows(self, b: Vector, units: Sequence[Units]) -> list[Any]:
+        """The value of each distinct effect, () for the outermost level, (obs,) for others: that of each row's unit.
+
+        **Arguments:** `b` (size,); `units`: of the nested levels of the data, outermost first.
+        """
+        values: dict[int, Any] = {}
+        for level, part in zip(self.levels, self.split(b), strict=True):
+            for k, effect in enumerate(level.effects):
+                values[effect] = part[0, k] if level.depth == 0 else part[:, k][units[level.depth - 1].index]
+        return [values[effect] for effect in range(len(values))]
+
+
+class LevelRecord(Record):
+    """Individual parameters of a group with nested levels: a Record of values () or (obs,), those of each row's unit.
+
+    `phi.on("Occasion")` gives the parameters of the units of a level, each (units,), and `phi.on(v.dose)` those of the
+    rows of a further table that has labels of the levels, each (k,), as a model with carry-over between occasions needs
+    them.
+    """
+
+    level_names: tuple[str, ...] = eqx.field(static=True, default=(), kw_only=True)
+    units: tuple[Units, ...] = eqx.field(default=(), kw_only=True)
+
+    def on(self, axis: Any) -> Record:
+        """The parameters on another axis.
+
+        **Arguments:** `axis`: the name of a nested level, or a further table such as `v.dose`.
+        **Returns:** a Record with values (units,) or (k,); a parameter that is one number in the group stays one.
+        **Raises:** UnknownNameError for a level that the data do not have; ModelError for a table without labels of the
+        levels.
+        """
+        if isinstance(axis, Rows):
+            if not isinstance(axis.units, Record) or not len(axis.units):
+                raise ModelError(
+                    "this further table has no labels of the nested levels: add it by data.with_table(name, frame, "
+                    f"group=[..., {', '.join(map(repr, self.level_names))}], columns=...)."
+                )
+            rows = self.units[-1].first_row[axis.units[self.level_names[-1]]]
+        else:
+            rows = Record(self.level_names, self.units, "nested level")[axis].first_row
+        return Record(self.names, tuple(v[rows] if jnp.ndim(v) else v for v in self.values), self.entry_kind)

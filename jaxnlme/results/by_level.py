@@ -1,0 +1,147 @@
+"""Tables of random effects by grouping level, and effects of some of the levels only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.binding.random_effects import level_names
+from jaxnlme.errors import OptionError, near_matches, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxnlme.binding.bind import Binding
+    from jaxnlme.data.grouped import GroupedData
+
+
+def unit_index(data: GroupedData, depth: int) -> tuple[pd.Index, np.ndarray]:
+    """The units of a grouping level, by label and the labels of the levels around it, and their positions.
+
+    **Arguments:** `depth`: 0 for the groups, 1 for the first nested level, ...
+    **Returns:** a pandas index (units of all groups,), and pairs (group, unit) (units of all groups, 2).
+    """
+    import pandas as pd
+
+    if depth == 0:
+        cells = np.stack([np.arange(data.n_groups), np.zeros(data.n_groups, int)], axis=1)
+        return pd.Index(data.labels, name=data.group_name), cells
+    cells = np.argwhere(data.nested[depth - 1].present)
+    labels, unit = [], cells[:, 1]
+    for level in reversed(data.nested[:depth]):
+        labels.append(level.labels[cells[:, 0], unit])
+        unit = level.parent[cells[:, 0], unit]
+    labels.append(data.labels[cells[:, 0]])
+    arrays = [pd.Series(column, dtype=object).infer_objects() for column in reversed(labels)]
+    return pd.MultiIndex.from_arrays(arrays, names=level_names(data)[: depth + 1]), cells
+
+
+def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
+    """Values of the random effects of every unit as a table of units by effects.
+
+    **Arguments:** `values` (groups, random).
+    **Returns:** a data frame by group; with random effects at nested levels a dictionary of data frames by level.
+    """
+    import pandas as pd
+
+    density, data = binding.density, binding.data
+    if density.levels is None:
+        return pd.DataFrame(values, index=unit_index(data, 0)[0], columns=list(density.effect_names))
+    out = {}
+    for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
+        index, cells = unit_index(data, level.depth)
+        names = [density.effect_names[k] for k in level.effects]
+        table = part[cells[:, 0], cells[:, 1] if level.depth else 0]
+        out[level.name] = pd.DataFrame(table, index=index, columns=names)
+    return out
+
+
+def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
+    """For each distinct effect its values over the informative units: those with an observed response in a group with a
+    positive weight.
+
+    **Arguments:** `values` (groups, random).
+    """
+    density, data = binding.density, binding.data
+    weighted = data.weights > 0
+    if density.levels is None:
+        chosen = values[data.observed.any(axis=1) & weighted]
+        return list(chosen.T)
+    out: dict[int, np.ndarray] = {}
+    for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
+        if level.depth:
+            unit = data.nested[level.depth - 1].unit
+            informative = ((unit[:, :, None] == np.arange(level.units)) & data.observed[:, :, None]).any(axis=1)
+        else:
+            informative = data.observed.any(axis=1, keepdims=True)
+        chosen = part[informative & weighted[:, None]]
+        out |= {effect: chosen[:, k] for k, effect in enumerate(level.effects)}
+    return [out[effect] for effect in range(len(out))]
+
+
+def level_depth(data: GroupedData, level: Any) -> int:
+    """The number of grouping levels, from the outermost on, that a prediction takes the random effects of.
+
+    **Arguments:** `level`: "population" or 0: none; "group": all; the name of a level, or its number from 1 on: those
+    up to it.
+    **Raises:** OptionError for anything else.
+    """
+    names = level_names(data)
+    if isinstance(level, str):
+        if level in ("population", "group"):
+            return 0 if level == "population" else len(names)
+        if level in names:
+            return names.index(level) + 1
+        raise OptionError(
+            f"level {level!r} is not known; {near_matches(level, ['group', 'population', *names])} Levels by number "
+            f"are 0 (population) to {len(names)}."
+        )
+    if isinstance(level, (int, np.integer)) and not isinstance(level, bool) and 0 <= level <= len(names):
+        return int(level)
+    raise OptionError(
+        f"level must be 'population', 'group', the name of a grouping level ({', '.join(map(repr, names))}) or a "
+        f"number from 0 to {len(names)}; received {shown(level)}."
+    )
+
+
+def up_to_depth(binding: Binding, z: np.ndarray, depth: int) -> np.ndarray:
+    """The whitened effects `z` (groups, random) with those of deeper levels set to zero."""
+    levels = binding.density.levels
+    if levels is None:
+        return z if depth else np.zeros_like(z)
+    parts = [
+        part if level.depth < depth else np.zeros_like(part)
+        for level, part in zip(levels.levels, levels.split(z), strict=True)
+    ]
+    return levels.join(parts)
+
+
+def modes_of_known_units(fitted: Binding, binding: Binding, modes: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The modes (groups, random) of the groups of `binding`, from those of the fit: a nested unit has the effects of
+    the unit with its labels in the fit, and zero where there is none.
+
+    **Arguments:** `fitted`: the binding of the fit; `modes` (fitted groups, random); `index` (groups,): position of
+    each group in the fit, -1 for new groups.
+    """
+    levels, old_levels = binding.density.levels, fitted.density.levels
+    if levels is None or old_levels is None:
+        return modes[index]
+    out = []
+    for level, part in zip(old_levels.levels, old_levels.split(modes), strict=True):
+        if level.depth == 0:
+            out.append(part[index])
+            continue
+        known = {label: tuple(cell) for label, cell in zip(*_labels_and_cells(fitted.data, level.depth), strict=True)}
+        units = next(entry.units for entry in levels.levels if entry.depth == level.depth)
+        new = np.zeros((len(index), units, part.shape[-1]))
+        for label, (group, unit) in zip(*_labels_and_cells(binding.data, level.depth), strict=True):
+            if label in known:
+                new[group, unit] = part[known[label]]
+        out.append(new)
+    return levels.join(out)
+
+
+def _labels_and_cells(data: GroupedData, depth: int) -> tuple[list[tuple], list[tuple[int, int]]]:
+    index, cells = unit_index(data, depth)
+    return list(index), [(int(group), int(unit)) for group, unit in cells]
