@@ -14,6 +14,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
+from jaxnlme.model.residual_error.correlation_base import Layout
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.records import Record, Rows
 
@@ -126,4 +127,12 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         tuple(cut(c, obs) for c in bucket.covariates),
         None if bucket.strata is None else cut(bucket.strata, obs),
         cut(bucket.key, 0),
+        None if bucket.layout is None else _pad_layout(bucket.layout, cut, obs),
     )
+
+
+def _pad_layout(layout: Layout, cut: Callable[..., Any], obs: int) -> Layout:
+    """The layout with padded rows, which belong to no series."""
+    code, row_code = (cut(codes + 1, obs, True) - 1 for codes in (layout.code, layout.row_code))
+    time, offset, lag = cut(layout.time, obs), cut(layout.offset, obs, True), cut(layout.lag, obs)
+    return Layout(time, code, row_code, offset, lag, layout.links, layout.extent)

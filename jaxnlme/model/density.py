@@ -13,6 +13,7 @@ from jaxnlme.model.individual_parameters import AbstractIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.correlation_base import Layout
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
@@ -25,7 +26,8 @@ class Group(eqx.Module):
     **Fields:** `y` (obs,): responses, a finite placeholder where none was observed; `x`: predictors with their masks;
     `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
-    which seeds the random draws of this group.
+    which seeds the random draws of this group; `layout`: where the rows stand in their series for a residual model with
+    a correlation, or None.
     """
 
     y: Any
@@ -34,6 +36,7 @@ class Group(eqx.Module):
     covariates: tuple[Any, ...]
     strata: Any
     key: Any
+    layout: Layout | None = None
 
 
 class Density(eqx.Module):
