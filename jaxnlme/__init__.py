@@ -55,9 +55,10 @@ if TYPE_CHECKING:
     from jaxnlme.model.parameters import Covariate as Covariate
     from jaxnlme.model.parameters import Parameter as Parameter
     from jaxnlme.model.params import Params as Params
+    from jaxnlme.model.residual_error import correlation as correlation
     from jaxnlme.model.residual_error import families as error
-    from jaxnlme.model.residual_error.base import ErrorParameter as ErrorParameter
     from jaxnlme.model.residual_error.base import GroupLogLikelihood as GroupLogLikelihood
+    from jaxnlme.model.residual_error.error_parameter import ErrorParameter as ErrorParameter
     from jaxnlme.model.safe_power import safe_power as safe_power
     from jaxnlme.results.simulate import simulate_responses as simulate_responses
     from jaxnlme.results.simulate import with_responses as with_responses
@@ -117,9 +118,10 @@ _PUBLIC = {
     "Covariate": ("model.parameters", "Covariate"),
     "Parameter": ("model.parameters", "Parameter"),
     "Params": ("model.params", "Params"),
+    "correlation": ("model.residual_error", "correlation"),
     "error": ("model.residual_error", "families"),
-    "ErrorParameter": ("model.residual_error.base", "ErrorParameter"),
     "GroupLogLikelihood": ("model.residual_error.base", "GroupLogLikelihood"),
+    "ErrorParameter": ("model.residual_error.error_parameter", "ErrorParameter"),
     "safe_power": ("model.safe_power", "safe_power"),
     "simulate_responses": ("results.simulate", "simulate_responses"),
     "with_responses": ("results.simulate", "with_responses"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,18 @@ from jaxnlme.binding.held_values import (
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.random_effects import covariance_of, levels_of, psi_matrix, random_effects
 from jaxnlme.binding.separability import is_separable
+from jaxnlme.binding.series import layouts, resolve_correlation
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.binding.stacking import levels, stack_groups, strata_of
-from jaxnlme.binding.user_scale import as_matrix, numbers_by_name, on_real_line, psi_of, psi_with, theta_from_psi
+from jaxnlme.binding.stacking import check_readable, levels, stack_groups, strata_of
+from jaxnlme.binding.user_scale import (
+    as_matrix,
+    numbers_by_name,
+    on_real_line,
+    psi_of,
+    psi_with,
+    theta_from_psi,
+    with_error_values,
+)
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
 from jaxnlme.model.covariance.base import element_name, elements_by_name
@@ -33,7 +42,7 @@ from jaxnlme.model.design import Design, Term, from_array, selection
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
 from jaxnlme.model.parameters import Covariate, Parameter
 from jaxnlme.model.params import Params, check_params
-from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES
+from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.signatures import public
 
 
@@ -89,10 +98,7 @@ class Binding:
                 theta_from_psi(density.covariance, matrix, density.effect_names)
             matrix = psi_with(density, matrix, values)
             theta = theta_from_psi(density.covariance, matrix, density.effect_names)
-        error = np.array(self.start.error, float)
-        for k, (name, entry) in enumerate(zip(errors, density.error.parameters, strict=True)):
-            if name in values:
-                error[k] = on_real_line(name, values[name], entry.transform)
+        error = with_error_values(density, np.array(self.start.error, float), values)
         return Params(beta, theta, error, self.start.free)
 
     def _check_held(self, values: Mapping[str, float]) -> None:
@@ -126,12 +132,8 @@ class Binding:
             for j, k in density.covariance.correlated_pairs:
                 r = psi[j, k] / (sd[j] * sd[k]) if sd[j] * sd[k] > 0 else 0.0
                 out[element_name((j, k), density.effect_names)] = float(r)
-        theta = np.asarray(params.error, float)
-        out |= {
-            name: float(p.transform.to_natural(float(t)))
-            for name, p, t in zip(density.error_names, density.error.parameters, theta, strict=True)
-        }
-        return out
+        natural = density.error.natural(np.asarray(params.error, float))
+        return out | {name: float(value) for name, value in zip(density.error_names, natural, strict=True)}
 
 
 def check_grouped_data(data: Any) -> None:
@@ -157,7 +159,7 @@ def bind(
     if not isinstance(model, ModelDeclaration):
         raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
     check_grouped_data(data)
-    _check_readable(data)
+    check_readable(data)
     declared, (model, held, all_effects) = model, _held(model, data)
     individual, columns, beta0, fixed, names, transforms, covariates, random = _individual(model, data, like)
     effects, sd_ranges = random.names, random.sd_ranges
@@ -166,17 +168,18 @@ def bind(
     family = covariance_of(model.covariance, random) if like is None else like.density.covariance
     if like is None:
         family = held_fixed(family, elements(held, effects), effects)
-    error = model.error.resolve(lambda name: levels(data, name)) if like is None else like.density.error
-    error = held_error(error, held, names) if like is None else error
+    error = like.density.error if like is not None else _resolved_error(model, data, held, names)
     check_residual_scale(error)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     psi0 = psi_matrix(model.psi, random)
     theta0 = family.from_matrix(np.diag(random.sds**2)) if psi0 is None else theta_from_psi(family, psi0, effects)
-    error0 = np.array([float(p.transform.to_real(float(p.start))) for p in error.parameters])
+    error0 = error.unconstrained([float(p.start) for p in error.parameters])
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
     densities = tuple(priors.values())
-    layout = levels_of(random, data)
-    density = Density(model._structural, individual, family, error, densities, tuple(priors), names, effects, layout)
+    effect_levels = levels_of(random, data)
+    density = Density(
+        model._structural, individual, family, error, densities, tuple(priors), names, effects, effect_levels
+    )
     if held:
         check_held_names(held, density.reported_names, all_effects)
     check_names("prior on", tuple(priors), density.reported_names)
@@ -189,21 +192,29 @@ def bind(
     fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
-    strata = strata_of(data, error)
+    strata, layout = strata_of(data, error), layouts(data, error)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata) for positions in groups),
+        tuple(stack_groups(data, positions, columns, strata, layout) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )
     start = Params(beta0, theta0, error0, model._free)
-    if layout is not None and is_separable(problem, start, data, columns):
-        separable = dataclasses.replace(layout, separable=True)
+    if effect_levels is not None and is_separable(problem, start, data, columns):
+        separable = dataclasses.replace(effect_levels, separable=True)
         problem = dataclasses.replace(problem, density=dataclasses.replace(density, levels=separable))
     return Binding(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
         sd_ranges, held, model,
     )  # fmt: skip
+
+
+def _resolved_error(
+    model: ModelDeclaration, data: GroupedData, held: Mapping[str, float], names: Sequence[str]
+) -> AbstractError:
+    """The residual model with its strata and series from the data, and the values `held` fixed."""
+    error = resolve_correlation(model.error.resolve(lambda name: levels(data, name)), data)
+    return held_error(error, held, names)
 
 
 def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], tuple[str, ...]]:
@@ -215,19 +226,6 @@ def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration,
     held = held_values(model, random)
     zero = [name for k, name in enumerate(random.names) if held.get(element_name((k,), random.names)) == 0]
     return without_zero_effects(model, random, zero), held, random.names
-
-
-def _check_readable(data: GroupedData) -> None:
-    """Check that the model can read every column as an attribute of x, v or a further table."""
-    records = [("x", data.x, RESERVED_IN_ROWS), ("v", (*data.v, *data.tables), RESERVED_NAMES)]
-    records += [(f"v.{name}", table, RESERVED_IN_ROWS) for name, (table, _) in data.tables.items()]
-    for record, names, reserved in records:
-        for name in names:
-            if name in reserved:
-                raise ModelError(
-                    f"column {name!r} cannot be read by the model: {record}.{name} is reserved for another purpose. "
-                    "Rename the column in the table."
-                )
 
 
 def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:

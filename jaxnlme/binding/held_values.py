@@ -27,7 +27,8 @@ from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.parameters import Parameter
-from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.families import held_parameter
 from jaxnlme.model.residual_error.parts import held_at_zero
 
@@ -156,6 +157,19 @@ def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequ
     for name, p in zip(names, error.parameters, strict=True):
         if name in held and p.fix and not np.isclose(float(p.start), held[name], rtol=1e-12):
             raise ModelError(f"{name} is fixed at {float(p.start):g} by the residual model and at {held[name]:g} here.")
+        if name in held and p in getattr(getattr(error, "correlation", None), "parameters", ()):
+            _check_held_correlation(error, name, p, held[name])
         parameters.append(held_parameter(p, held[name]) if name in held else p)
     changed: Any = error
     return dataclasses.replace(changed, parameters=tuple(parameters))
+
+
+def _check_held_correlation(error: Any, name: str, p: ErrorParameter, value: float) -> None:
+    """**Raises:** ModelError for a parameter of a residual correlation that cannot be held at `value`."""
+    low, high = p.transform.domain
+    if error.correlation.is_joint:
+        raise ModelError(
+            f"{name} cannot be held fixed: the values of {error.correlation.formula} depend on each other."
+        )
+    if not low < value < high:
+        raise ModelError(f"{name} must be held inside ({low:g}, {high:g}); received {value:g}.")

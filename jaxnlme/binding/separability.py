@@ -104,8 +104,8 @@ def _by_row(values: Any, leaf: Any) -> Any:
 
 
 def _coupling(same: Any, different: Any, factor: Any, mask: Any) -> tuple[Any, Any]:
-    """Whether derivatives are finite, and whether those along the direction with a factor for each unit differ from the
-    factor times those along the common direction, in rows of `mask`."""
+    """Flags: derivatives are finite; those along the direction with a factor for each unit differ from the factor times
+    those along the common direction, in rows of `mask`."""
     finite, coupled = jnp.ones((), bool), jnp.zeros((), bool)
     for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(different), strict=True):
         rows = _by_row(mask, a)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnlme.data._nested import NestedLevel
@@ -13,8 +14,22 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import MESSAGES, ModelError, near_matches
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
-from jaxnlme.model.residual_error.base import AbstractError
-from jaxnlme.records import Record, Rows
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Record, Rows
+
+
+def check_readable(data: GroupedData) -> None:
+    """Check that the model can read every column as an attribute of x, v or a further table."""
+    records = [("x", data.x, RESERVED_IN_ROWS), ("v", (*data.v, *data.tables), RESERVED_NAMES)]
+    records += [(f"v.{name}", table, RESERVED_IN_ROWS) for name, (table, _) in data.tables.items()]
+    for record, names, reserved in records:
+        for name in names:
+            if name in reserved:
+                raise ModelError(
+                    f"column {name!r} cannot be read by the model: {record}.{name} is reserved for another purpose. "
+                    "Rename the column in the table."
+                )
 
 
 def levels(data: GroupedData, name: str) -> list[str]:
@@ -22,7 +37,7 @@ def levels(data: GroupedData, name: str) -> list[str]:
 
     **Raises:** ModelError where the data have no such column.
     """
-    values, codes = _distinct(_column(data, name))
+    values, codes = distinct(column_of(data, name))
     observed_codes = set(codes[data.observed].tolist())
     if name not in data.levels:
         return [_level(value) for k, value in enumerate(values) if k in observed_codes]
@@ -30,7 +45,7 @@ def levels(data: GroupedData, name: str) -> list[str]:
     return [level for level in map(_level, data.levels[name]) if level in observed_levels]
 
 
-def _distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
+def distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
     """The sorted distinct values of a column (groups, obs), and the index in them of each cell (groups, obs)."""
     if column.dtype == object:
         column = np.vectorize(_level, otypes=[object])(column).astype(str)
@@ -43,7 +58,11 @@ def _level(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _column(data: GroupedData, name: str) -> np.ndarray:
+def column_of(data: GroupedData, name: str, user: str = "the residual model") -> np.ndarray:
+    """Column `name` of the data for each cell (groups, obs); `user`: who reads it, for the message.
+
+    **Raises:** ModelError where the data have no such column.
+    """
     for level in data.nested:
         if name == level.name:
             return level.row_labels
@@ -52,7 +71,7 @@ def _column(data: GroupedData, name: str) -> np.ndarray:
             column = np.asarray(table[name])
             return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
     names = [*data.x, *data.v, *data.text, *(level.name for level in data.nested)]
-    raise ModelError(f"column {name!r} of the residual model is not in the data; {near_matches(name, names)}")
+    raise ModelError(f"column {name!r} of {user} is not in the data; {near_matches(name, names)}")
 
 
 def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
@@ -63,7 +82,7 @@ def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     by, levels = getattr(error, "by", None), getattr(error, "levels", ())
     if by is None:
         return None
-    values, codes = _distinct(_column(data, by))
+    values, codes = distinct(column_of(data, by))
     index = [levels.index(_level(value)) if _level(value) in levels else -1 for value in values]
     strata = np.array(index)[codes]
     # Only rows with a response need a level; a table without responses (for predictions) needs one in every row.
@@ -75,11 +94,17 @@ def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     return np.maximum(strata, 0)
 
 
-def stack_groups(data: GroupedData, groups: np.ndarray, columns: list[np.ndarray], strata: np.ndarray | None) -> Group:
+def stack_groups(
+    data: GroupedData,
+    groups: np.ndarray,
+    columns: list[np.ndarray],
+    strata: np.ndarray | None,
+    layout: Layout | None = None,
+) -> Group:
     """Groups of a data set stacked into one Group, with as many rows as the longest of them has.
 
     **Arguments:** `groups` (n,): positions of the groups; `columns`: the varying columns of the designs, each (groups,)
-    or (groups, obs); `strata` (groups, obs) or None.
+    or (groups, obs); `strata` (groups, obs) or None; `layout` of all groups, or None.
     """
     obs = max(int(data.rows[groups].sum(axis=1).max(initial=1)), 1) if len(groups) < data.n_groups else data.y.shape[1]
 
@@ -107,7 +132,8 @@ def stack_groups(data: GroupedData, groups: np.ndarray, columns: list[np.ndarray
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
     of_rows = None if strata is None else cut(strata)
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units)
+    of_layout = jax.tree.map(cut, layout)
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, of_layout)
 
 
 def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> Units:

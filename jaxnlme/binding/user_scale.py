@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import plain_number
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.errors import ModelError, shown
+from jaxnlme.errors import ModelError, OptionError, shown
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.density import Density
 from jaxnlme.model.transforms import AbstractTransform
@@ -54,6 +54,29 @@ def on_real_line(name: str, value: float, transform: AbstractTransform) -> float
             f"transform; received {shown(value)}."
         )
     return float(transform.to_real(float(value)))
+
+
+def with_error_values(density: Density, theta: np.ndarray, values: Mapping[str, float]) -> np.ndarray:
+    """The residual-error parameters `theta` (error,) with those in `values`, by reported name, replaced.
+
+    **Raises:** ModelError for values outside their domain, or that form no correlation together.
+    """
+    error, theta = density.error, theta.copy()
+    given = {k: name for k, name in enumerate(density.error_names) if name in values}
+    for k, name in given.items():
+        theta[k] = on_real_line(name, values[name], error.parameters[k].transform)
+    correlation = getattr(error, "correlation", None)
+    first = len(theta) - (0 if correlation is None else len(correlation.parameters))
+    if correlation is None or not correlation.is_joint or not any(k >= first for k in given):
+        return theta
+    # Parameters of a correlation that are reported as functions of several entries of theta.
+    natural = [float(v) for v in correlation.natural(theta[first:])]
+    natural = [values.get(name, v) for name, v in zip(density.error_names[first:], natural, strict=True)]
+    try:
+        theta[first:] = correlation.unconstrained(natural)
+    except OptionError as problem:
+        raise ModelError(str(problem)) from None
+    return theta
 
 
 def psi_of(density: Density, theta: np.ndarray) -> np.ndarray:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import linearise, tangents, value_gradient_hessian
 from jaxnlme.model.params import Params
+from jaxnlme.model.residual_error.correlation_base import Vectors
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.typing import Matrix, Vector
 
@@ -17,9 +17,10 @@ from jaxnlme.typing import Matrix, Vector
 def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:
     """H = I + J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l)), (random, random).
 
-    J is the Jacobian of the (transformed) mean in z, R = diag(scale^2). If `scale_prediction` is None, the scale
-    depends on z and its term is included, which for independent errors is 2 sum (d log scale / dz)(d log scale / dz)'
-    (interaction, FOCEI); otherwise the scale is constant, that at `scale_prediction` (FO, FOCE).
+    J is the Jacobian of the (transformed) mean in z, R = S C S with S = diag(scale) and C the correlation of the
+    residuals. If `scale_prediction` is None, the scale depends on z and its term is included (interaction, FOCEI; see
+    `residual_error.correlation_base`), for independent errors 2 sum (d log scale / dz)(d log scale / dz)'; otherwise
+    the scale is constant, that at `scale_prediction` (FO, FOCE).
 
     **Arguments:** `z` (random,): whitened effects; `scale_prediction` (obs,) or None.
     **Source:** Almquist, Leander and Jirstrand (2015), J Pharmacokinet Pharmacodyn 42, 191-209, equations 13 and 20.
@@ -35,11 +36,12 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
     (_, log_scale), push = linearise(moments, z)
     log_scale, dots = barrier((log_scale, tangents(push, z.shape[0], z.dtype)))
     precision = jnp.exp(-log_scale)
-    rows = [residual_dot * precision for residual_dot, _ in dots]
+    factor = density.error.factor(params.error, group)
+    rows = [factor.whiten(residual_dot * precision) for residual_dot, _ in dots]
     if scale_prediction is None:
-        root2 = 2.0**0.5
-        return _gram(rows, [root2 * log_scale_dot for _, log_scale_dot in dots])
-    return _gram(rows)
+        sides = [factor.interaction(log_scale_dot) for _, log_scale_dot in dots]
+        return _gram([((row, *left), (row, *right)) for row, (left, right) in zip(rows, sides, strict=True)])
+    return _gram([((row,), (row,)) for row in rows])
 
 
 def exact(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:
@@ -48,8 +50,12 @@ def exact(density: Density, params: Params, z: Vector, group: Group, scale_predi
     return value_gradient_hessian(lambda z: -density.log_joint_given(params, z, group, scale_prediction), z)[2]
 
 
-def _gram(*parts: list[jax.Array]) -> Matrix:
-    """I + sum over parts of R R' (random, random), each part R given as a list of `random` rows (obs,)."""
-    n = len(parts[0])
-    entries = [[jnp.sum(sum(part[k] * part[j] for part in parts)) for j in range(k + 1)] for k in range(n)]
+def _gram(sides: list[tuple[Vectors, Vectors]]) -> Matrix:
+    """I + the sums over rows and vectors of the products of the left vectors (obs,) of effect k and the right ones of
+    effect j, (random, random); symmetric."""
+    n = len(sides)
+    entries = [
+        [jnp.sum(sum(a * b for a, b in zip(sides[k][0], sides[j][1], strict=True))) for j in range(k + 1)]
+        for k in range(n)
+    ]
     return jnp.stack([jnp.stack([entries[max(k, j)][min(k, j)] + (k == j) for j in range(n)]) for k in range(n)])

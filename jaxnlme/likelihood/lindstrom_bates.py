@@ -23,6 +23,8 @@ from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_se
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
 from jaxnlme.likelihood.linear_mixed_model import LinearMixedResult, Tangent, linear_mixed_model
 from jaxnlme.likelihood.mode import ModeSearch, search_mode
+from jaxnlme.likelihood.nested import NestedGroup, is_nested
+from jaxnlme.likelihood.nested_linear_mixed_model import NestedTangent, nested_linear_mixed_model, nested_tangent
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model import derivatives
@@ -104,7 +106,8 @@ def linearised_likelihood(
     **Returns:** a LinearisedResult, all zero in `linear_mixed` for a group without an observed response.
     """
     z, search, tangent = linearise(method, density, expansion, group, z0)
-    model = linear_mixed_model(density, computed_once(tangent), params, group, method.restricted)
+    of_tangent = nested_linear_mixed_model if isinstance(tangent, NestedTangent) else linear_mixed_model
+    model = of_tangent(density, computed_once(tangent), params, group, method.restricted)
     result = group_result(model.value, z, model.hessian, no_monte_carlo_error(), search, group)
     observed = jnp.any(group.x.observed)
     return LinearisedResult(result, jax.tree.map(lambda leaf: jnp.where(observed, leaf, 0.0), model))
@@ -115,7 +118,7 @@ def linearised_likelihood(
 
 def linearise(
     method: Linearised, density: Density, params: Params, group: Group, z0: Vector
-) -> tuple[Vector, NewtonResult | None, Tangent]:
+) -> tuple[Vector, NewtonResult | None, Tangent | NestedTangent]:
     """The random effects of one group at `params`, and the group linearised there.
 
     **Arguments:** `z0` (random,): start of the search, whitened.
@@ -136,20 +139,27 @@ def linearise(
 
     z, search = z0, None
     if density.n_effects:
+        by_unit = is_nested(density, 2)
 
         def mode(f, z):
+            if by_unit:
+                return NestedGroup(method, density, params, group).mode(method.search, f, z)
             return search_mode(method.search, density, params, group, f, z)
 
         z, search = _reweighted(method, density, params, group, lambda z: density.predict(params, z, group), mode, z0)
     return z, search, tangent_at(density, params, group, z, None)
 
 
-def tangent_at(density: Density, params: Params, group: Group, z: Vector, expansion: OnePassGroup | None) -> Tangent:
+def tangent_at(
+    density: Density, params: Params, group: Group, z: Vector, expansion: OnePassGroup | None
+) -> Tangent | NestedTangent:
     """One group linearised at `params` and the whitened effects `z` (random,).
 
     **Arguments:** `expansion`: the group at `params` with derivatives in the individual parameters on their transformed
     scale, where these are linear in beta and b; None: the derivatives are those in beta and b.
     """
+    if density.levels is not None:
+        return nested_tangent(density, params, group, z)
     b = density.effects(params, z)
     if expansion is not None:
         prediction_jet = derivatives.partial_derivatives(expansion.predict, expansion.at(z), 1)
@@ -167,12 +177,12 @@ def tangent_at(density: Density, params: Params, group: Group, z: Vector, expans
     return Tangent(prediction, slopes, fixed, random, params.beta, b)
 
 
-def tangent_from_draws(density: Density, params: Params, group: Group, z: Vector) -> Tangent:
+def tangent_from_draws(density: Density, params: Params, group: Group, z: Vector) -> Any:
     """One group linearised at `params` and the whitened effects `z` (random,), for likelihoods from draws."""
     return computed_once(tangent_at(density, params, group, z, one_pass_to_order(None, density, params, group, 1)))
 
 
-def computed_once(tangent: Tangent) -> Tangent:
+def computed_once(tangent: Any) -> Any:
     """The tangent behind a compiler barrier, so that prediction and derivatives are computed once."""
     return eqx.tree_at(lambda t: (t.prediction, t.slopes), tangent, barrier((tangent.prediction, tangent.slopes)))
 

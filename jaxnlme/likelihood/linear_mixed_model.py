@@ -1,16 +1,17 @@
 """The linear mixed model of one group for a given linearisation: likelihood, score and information.
 
-With J the Jacobian of the transformed mean h(f) in coordinates u = A beta + B b, e = h(y) - h(f), W = S^-2 and
-t = A (beta - beta0) - B b0 for a linearisation at (beta0, b0),
+With J the Jacobian of the transformed mean h(f) in coordinates u = A beta + B b, e = h(y) - h(f), R = S C S, W = R^-1
+= F' F (F = T S^-1 with the factor T of the correlation C) and t = A (beta - beta0) - B b0 for a linearisation at
+(beta0, b0),
 
-    e ~ N(J t, S^2 + J B psi B' J'),        psi = L L',  Z = B L.
+    e ~ N(J t, R + J B psi B' J'),        psi = L L',  Z = B L.
 
-With the sums over rows M = J' W J and c = J' W e, everything else is algebra of small matrices:
+With the whitened rows F J and F e, M = J' W J and c = J' W e, everything else is algebra of small matrices:
 
     H = I + Z' M Z,    z = H^-1 Z' (c - M t),    w = t + Z z,    s = c - M w,    P = Z H^-1 Z'
-    log p       logs - (|e - J w|^2 + |z|^2) / 2 - log|H| / 2,  rows weighted by W
+    log p       logs - (|F (e - J w)|^2 + |z|^2) / 2 - log|H| / 2
     in beta     A' s,         in L   B' (s z' - M Z H^-1)
-    in error parameters   of logs - |e - J w|^2 / 2 - J P J' / 2 with w and P constant
+    in error parameters   of logs - |F (e - J w)|^2 / 2 - tr(F J P J' F') / 2 with w and P constant
     X' V^-1 X   A' Q A,  Q = M - M P M,   with derivatives  -(B' Q A)' dpsi (B' Q A)  and  D' dM D,  D = (I - P M) A.
 """
 
@@ -28,7 +29,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
+from jaxnlme.numerics.linalg import backward_solve, cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.written_out import Entries, added, as_matrix, as_vector, column, product, symmetric, transposed
 from jaxnlme.typing import Vector
 
@@ -74,8 +75,8 @@ def linear_mixed_model(
     """
     p, q, dtype = params.beta.shape[0], density.n_effects, params.beta.dtype
     slopes, fixed, random = tangent.slopes, tangent.fixed, tangent.random
-    e, precision, factor_f, logs = barrier(_rows(density, tangent, group, params.error))
-    m, c = _sums_over_rows(slopes, e, precision, factor_f)
+    e, columns, logs = barrier(whitened_rows(density, tangent, group, params.error, slopes))
+    m, c = _sums_over_rows(columns, e)
     t = _deviation(tangent, params, q)
     pattern, z_matrix = _scaled_design(density, random, params)  # Z
     z_transposed = transposed(z_matrix)
@@ -87,9 +88,8 @@ def linear_mixed_model(
     w = added(t, product(z_matrix, column([z[k] for k in range(q)])))
     s = _minus(c, product(m, w))
     # The penalised sum of squares, from its rows: differences of the sums above cancel where f is far from y.
-    jw = sum((w[k, 0] * slopes[k] for k in range(len(slopes)) if (k, 0) in w), jnp.zeros_like(e))
-    quadratic = jnp.sum(precision * (e - factor_f * jw) ** 2) + jnp.sum(z**2)
-    value = jnp.sum(logs) - 0.5 * quadratic - half_logdet(lower)
+    fitted = _combined(columns, w, 0)
+    value = logs - 0.5 * (jnp.sum((e - fitted) ** 2) + jnp.sum(z**2)) - half_logdet(lower)
 
     inverse = [cholesky_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
     z_h_inverse = product(z_matrix, {(i, j): inverse[j][i] for i in range(q) for j in range(q)})  # Z H^-1
@@ -99,7 +99,11 @@ def linear_mixed_model(
         in_z_matrix = _minus(product(s, {(0, k): z[k] for k in range(q)}), product(m, z_h_inverse))
         score.append(_covariance_score(density, params, product(transposed(random), in_z_matrix), pattern))
     if params.error.shape[0]:
-        score.append(_error_score(density, tangent, group, params.error, jw, p_matrix))
+        # P = V V' with V = Z K, K K' = H^-1
+        root = [backward_solve(lower, jnp.asarray(axis, dtype)) for axis in np.eye(q)]
+        v = product(z_matrix, {(i, j): root[j][i] for i in range(q) for j in range(q)})
+        parts = [_combined(slopes, w, 0), *(_combined(slopes, v, k) for k in range(q))]
+        score.append(error_score(density, tangent, group, params.error, parts))
 
     q_matrix = _minus(m, product(product(m, p_matrix), m))  # Q
     qa = product(q_matrix, fixed)
@@ -109,12 +113,16 @@ def linear_mixed_model(
         bqa = as_matrix(product(transposed(random), qa), q, dtype, p)  # B' Q A
         cross_products = bqa[:, None, :, None] * bqa[None, :, None, :]
         d = _minus(fixed, product(product(p_matrix, m), fixed))
-        information_slopes = _information_slopes(density, tangent, group, params, d, e)
+        parts = [_combined(slopes, d, k) for k in range(p)]
+        information_slopes = slopes_of_information(density, tangent, group, params, parts)
     return LinearMixedResult(value, jnp.concatenate(score), hessian, information, cross_products, information_slopes)
 
 
-def _rows(density: Density, tangent: Tangent, group: Group, error: Vector) -> tuple[Vector, Vector, Vector, Vector]:
-    """For each row (obs,): residual e, precision W, the factor -de/df, and the log terms of the density."""
+def whitened_rows(
+    density: Density, tangent: Any, group: Group, error: Vector, vectors: list[Vector]
+) -> tuple[Vector, list[Vector], Any]:
+    """F e (obs,) of the residuals e; F D v (obs,) of `vectors` v, changes of the prediction, with D = -de/df; and the
+    sum of the log terms of the density."""
 
     def residual(f):
         residual, scale, slope = density.error.moments(f, tangent.prediction, error, group)
@@ -122,16 +130,22 @@ def _rows(density: Density, tangent: Tangent, group: Group, error: Vector) -> tu
 
     f = tangent.prediction
     e, residual_slope, (scale, slope) = jax.jvp(residual, (f,), (jnp.ones_like(f),), has_aux=True)
-    logs = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
-    return e, 1.0 / scale**2, -residual_slope, logs
+    factor = density.error.factor(error, group)
+    logs = jnp.sum(jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)) - factor.half_logdet
+    weight = -residual_slope / scale
+    return factor.whiten(e / scale), [factor.whiten(weight * v) for v in vectors], logs
 
 
-def _sums_over_rows(slopes: list[Any], e: Vector, precision: Vector, factor_f: Vector) -> tuple[Entries, Entries]:
-    """M = J' W J and c = J' W e, from what `_rows` returns."""
-    weighted = [factor_f**2 * precision * column_u for column_u in slopes]
-    m = symmetric([[jnp.sum(weighted[j] * slopes[k]) for k in range(j + 1)] for j in range(len(slopes))])
-    weighted_e = factor_f * precision * e
-    return m, column([jnp.sum(weighted_e * column_u) for column_u in slopes])
+def _combined(columns: list[Any], matrix: Entries, k: int) -> Vector:
+    """The product (obs,) of `columns`, each (obs,), with column `k` of `matrix`."""
+    terms = (matrix[j, k] * columns[j] for j in range(len(columns)) if (j, k) in matrix)
+    return sum(terms, jnp.zeros_like(columns[0]))
+
+
+def _sums_over_rows(columns: list[Any], e: Vector) -> tuple[Entries, Entries]:
+    """M = J' W J and c = J' W e, from the whitened columns of J and residuals."""
+    m = symmetric([[jnp.sum(columns[j] * columns[k]) for k in range(j + 1)] for j in range(len(columns))])
+    return m, column([jnp.sum(e * column_u) for column_u in columns])
 
 
 def _deviation(tangent: Tangent, params: Params, q: int) -> Entries:
@@ -159,35 +173,25 @@ def _covariance_score(density: Density, params: Params, in_factor: Entries, patt
     return entries @ jax.jacfwd(density.covariance.factor)(params.covariance)[positions]
 
 
-def _error_score(
-    density: Density, tangent: Tangent, group: Group, error: Vector, jw: Vector, p_matrix: Entries
-) -> Vector:
-    """Gradient in the error parameters, with w (`jw` is J w, by row) and P constant."""
-    slopes = tangent.slopes
-    jpj = sum(value * slopes[i] * slopes[j] for (i, j), value in p_matrix.items())
+def error_score(density: Density, tangent: Any, group: Group, error: Vector, parts: list[Vector]) -> Vector:
+    """Gradient in the error parameters, with w and P constant; `parts`: J w, and the columns of J V, P = V V'."""
 
     def terms(error):
-        e, precision, factor_f, logs = _rows(density, tangent, group, error)
-        return jnp.sum(logs - 0.5 * precision * ((e - factor_f * jw) ** 2 + factor_f**2 * jpj))
+        e, (fitted, *others), logs = whitened_rows(density, tangent, group, error, parts)
+        return logs - 0.5 * jnp.sum(sum(((part**2) for part in others), (e - fitted) ** 2))
 
     return jax.grad(terms)(error)
 
 
-def _information_slopes(density: Density, tangent: Tangent, group: Group, params: Params, d: Entries, e: Vector) -> Any:
-    """D' dM D (error, fixed, fixed), the derivatives of the information in the error parameters; `d`: D; `e` (obs,):
-    residuals."""
-    slopes, p = tangent.slopes, params.beta.shape[0]
-    axes = range(len(slopes))
-    columns = [sum((d[j, k] * slopes[j] for j in axes if (j, k) in d), jnp.zeros_like(e)) for k in range(p)]
+def slopes_of_information(density: Density, tangent: Any, group: Group, params: Params, parts: list[Vector]) -> Any:
+    """D' dM D (error, fixed, fixed), the derivatives of the information in the error parameters; `parts`: the columns
+    of J D."""
 
-    def rows(error):
-        return _rows(density, tangent, group, error)
+    def gram(error):
+        _, columns, _ = whitened_rows(density, tangent, group, error, parts)
+        return jnp.stack([jnp.stack([jnp.sum(a * b) for b in columns]) for a in columns])
 
-    dw = jax.jacfwd(lambda error: rows(error)[1] * rows(error)[2] ** 2)(params.error)  # (obs, error)
-    information_slopes = jnp.stack(
-        [jnp.stack([jnp.sum(dw * (a * b)[:, None], axis=0) for b in columns]) for a in columns]
-    )
-    return jnp.moveaxis(information_slopes, -1, 0)
+    return jnp.moveaxis(jax.jacfwd(gram)(params.error), -1, 0)
 
 
 def _minus(a: Entries, b: Entries) -> Entries:

@@ -143,11 +143,13 @@ class NestedGroup:
         rows = [jnp.stack([zero + k.get((i, j), 0.0) for j in range(self.q)], axis=1) for i in range(self.q)]
         return jnp.stack(rows, axis=1)
 
-    def expand(self, frozen: Any) -> Callable[[Vector], tuple[Scalar, Vector, Any]]:
+    def expand(self, g: Any) -> Callable[[Vector], tuple[Scalar, Vector, Any]]:
         """The function of z (random,) that returns minus the log joint density, its gradient (random,), and the blocks
-        (units, q, q) of its Hessian, without the identity of the prior."""
+        (units, q, q) of its Hessian, without the identity of the prior.
+
+        **Arguments:** `g` (obs,): the prediction from which the residual scale is computed, None: that at z.
+        """
         layout, params = self.layout, self.params
-        g = self.at_zero(frozen, params)
 
         def at(z: Vector) -> tuple[Scalar, Vector, Any]:
             jet = self.jet(self.on_rows(self.parameters_of_units(params, z)), 2)
@@ -184,9 +186,10 @@ class NestedGroup:
         outside = right - self.layout.vector(self.layout.parts(right))
         return self.layout.vector(arrow.solve(self.layout.parts(right))) + outside, repaired
 
-    def mode(self, search: ModeSearch, frozen: Any, z0: Vector) -> tuple[Vector, NewtonResult]:
-        """The conditional mode (random,), searched from `z0` (random,) or (starts, random), and the NewtonResult."""
-        return newton_from_starts(search, self.expand(frozen), z0, self.solve)
+    def mode(self, search: ModeSearch, g: Any, z0: Vector) -> tuple[Vector, NewtonResult]:
+        """The conditional mode (random,), searched from `z0` (random,) or (starts, random), and the NewtonResult; `g`:
+        as for `expand`."""
+        return newton_from_starts(search, self.expand(g), z0, self.solve)
 
     # --- value and score ---
 
@@ -208,10 +211,12 @@ class NestedGroup:
             (_, log_scale), push = jax.linearize(moments, f)
             log_scale, pushed = barrier((log_scale, [push(slope_u) for slope_u in first]))
             precision = jnp.exp(-log_scale)
-            parts = [[residual * precision for residual, _ in pushed]]
+            factor = self.density.error.factor(theta, self.group)
+            left = right = [(factor.whiten(residual * precision),) for residual, _ in pushed]
             if g is None:
-                parts.append([2.0**0.5 * scale for _, scale in pushed])
-            rows = [sum(part[j] * part[k] for part in parts) for j, k in lower]
+                sides = [factor.interaction(scale) for _, scale in pushed]
+                left, right = ([(*row, *side[k]) for row, side in zip(left, sides, strict=True)] for k in range(2))
+            rows = [sum(a * b for a, b in zip(left[j], right[k], strict=True)) for j, k in lower]
         flat = dict(zip(lower, self.layout.sum_rows(rows), strict=True))
         return [[flat[j, k] for k in range(j + 1)] for j in range(self.n)]
 
@@ -255,14 +260,15 @@ def nested_value_and_score(
     params = unpack(x)
     group_at = NestedGroup(method, density, params, group)
     frozen = barrier(group_at.frozen(params, 1))
-    z, search = group_at.mode(method.search, frozen, z0)
+    g = group_at.at_zero(frozen, params)
+    z, search = group_at.mode(method.search, g, z0)
     z = barrier(z)
     log_joint, value_at = group_at.functions_at(z, frozen)
     (value, blocks), (in_x, in_z) = value_and_gradient(
         lambda x, z: value_at(unpack(x), z), argnums=(0, 1), has_aux=True
     )(x, z)
     in_x, in_z = barrier((in_x, in_z))
-    _, _, hessian_blocks = group_at.expand(frozen)(z)
+    _, _, hessian_blocks = group_at.expand(g)(z)
     w = barrier(group_at.solve(barrier(hessian_blocks), in_z, floor=0.0)[0])
     through_mode = directional_slope(lambda x, z: log_joint(unpack(x), z), x, z, w)
     curvature = group_at.layout.dense(blocks)

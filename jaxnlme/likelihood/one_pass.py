@@ -194,7 +194,7 @@ class OnePassGroup:
     def information(self, prediction: Jet, u: tuple, s: tuple) -> list[list[Scalar]]:
         """The lower triangle of M, the curvature in u, as a differentiable function of (u, s) at the point of the jets.
 
-        Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale depends on z), as
+        Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale depends on z), as in
         `curvature.gauss_newton`; exact: minus the second derivatives of l.
 
         **Arguments:** `prediction`: the jet of the prediction at u; `u`, `s`: coordinates, tuples of scalars.
@@ -220,10 +220,17 @@ class OnePassGroup:
         (_, log_scale), push = jax.linearize(moments, f)
         log_scale, pushed = barrier((log_scale, [push(slope_u) for slope_u in first]))
         precision = jnp.exp(-log_scale)
-        parts = [[residual * precision for residual, _ in pushed]]
+        factor = self.density.error.factor(theta, self.group)
+        rows = [factor.whiten(residual * precision) for residual, _ in pushed]
+        left = right = [(row,) for row in rows]
         if g is None:
-            parts.append([2.0**0.5 * scale for _, scale in pushed])
-        return [[jnp.sum(sum(part[j] * part[k] for part in parts)) for k in range(j + 1)] for j in range(self.n)]
+            sides = [factor.interaction(scale) for _, scale in pushed]
+            left = [(row, *side) for row, (side, _) in zip(rows, sides, strict=True)]
+            right = [(row, *side) for row, (_, side) in zip(rows, sides, strict=True)]
+        return [
+            [jnp.sum(sum(a * b for a, b in zip(left[j], right[k], strict=True))) for k in range(j + 1)]
+            for j in range(self.n)
+        ]
 
     # --- mode, value and score ---
 

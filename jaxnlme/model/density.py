@@ -16,6 +16,7 @@ from jaxnlme.model.levels import Levels, Units
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.correlation_base import Layout
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
@@ -28,7 +29,8 @@ class Group(eqx.Module):
     **Fields:** `y` (obs,): responses, a finite placeholder where none was observed; `x`: predictors with their masks;
     `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
-    which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first.
+    which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first;
+    `layout`: where the rows stand in their series for a residual model with a correlation, or None.
     """
 
     y: Any
@@ -38,6 +40,7 @@ class Group(eqx.Module):
     strata: Any
     key: Any
     units: tuple[Units, ...] = ()
+    layout: Layout | None = None
 
 
 class Density(eqx.Module):

@@ -51,6 +51,18 @@ class ModelSettings:
     residual error that the user does not give by the size of the residuals at the start."""
     error_start: float = 1.0
     """Other scales of a residual error, with the same note."""
+    start_correlation: float = 0.2
+    """Correlation of neighbouring residuals at the start, at the median distance of the data; nlme's choice for a
+    continuous time."""
+    start_nugget: float = 0.1
+    """Nugget of a residual correlation at the start; nlme's choice."""
+    kernel_tolerance: float = 1e-8
+    """Relative difference up to which a correlation function of the user is one at distance zero."""
+    most_lags: int = 100_000
+    """Largest distance of two positions of an ARMA correlation, for each of which a number is computed."""
+    largest_correlation: float = 1e-5
+    """Distance from its bound below which a correlation of residuals is said to be there: a series is then constant, or
+    alternates, but for one part in a thousand of its standard deviation."""
 
 
 MODEL = ModelSettings()

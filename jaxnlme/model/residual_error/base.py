@@ -6,128 +6,28 @@ censoring, serial correlation and several endpoints.
 
 from __future__ import annotations
 
-import abc
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.arguments import check_flag, number_or_given
 from jaxnlme.errors import ModelError, OptionError, shown
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Independent
+from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
-from jaxnlme.model.transforms import AbstractTransform, Identity, transform
+from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
-from jaxnlme.signatures import check_call
-from jaxnlme.typing import Scalar, Vector
-
-
-class ErrorParameter(eqx.Module):
-    """A parameter of a residual model.
-
-    **Arguments:**
-
-    - `name`: the keyword under which the scale function takes it, and the name that a fit reports.
-    - `start`: starting value, on the natural scale.
-    - `transform`: "log" for positive parameters, "identity", "logit" or "probit" (also with bounds), or an object.
-    - `fix`: it is not estimated.
-    - `automatic`: `fit` scales the starting value to the data.
-
-    **Raises:** OptionError for a start outside the domain of the transform, or a transform with an exponent.
-    """
-
-    name: str = eqx.field(static=True)
-    start: Any = eqx.field(converter=number_or_given)
-    transform: AbstractTransform = eqx.field(static=True, converter=transform)
-    fix: bool = eqx.field(static=True, default=False)
-    automatic: bool = eqx.field(static=True, default=False)
-
-    def __new__(cls, *args: Any, **options: Any) -> ErrorParameter:
-        """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
-        check_call(cls, args, options)
-        return super().__new__(cls)
-
-    def __check_init__(self):
-        if not isinstance(self.name, str) or not self.name:
-            raise OptionError(f"the name of an error parameter must be text; received {shown(self.name)}.")
-        for flag in ("fix", "automatic"):
-            check_flag(f"error parameter {self.name!r}: {flag}", getattr(self, flag))
-        if not isinstance(self.start, np.ndarray) or self.start.ndim != 0:
-            raise OptionError(f"error parameter {self.name!r} must start at one number; received {shown(self.start)}.")
-        if self.transform.has_shape:
-            raise OptionError(
-                f"error parameter {self.name!r}: the {self.transform.name} transform has an exponent of its own; use "
-                "identity, log, logit or probit."
-            )
-        low, high = self.transform.domain
-        if not low < self.start < high:
-            raise OptionError(
-                f"error parameter {self.name!r} must start inside ({low:g}, {high:g}); received {shown(self.start)}."
-            )
-
-
-class AbstractError(eqx.Module):
-    """A residual model: the log-density of the responses of a group given its predictions.
-
-    A subclass has the field `parameters` (a tuple of ErrorParameter, one for each entry of theta) and defines
-    `formula`, `has_gaussian_moments` and `log_density`, with Gaussian moments also `moments`.
-    """
-
-    if TYPE_CHECKING:
-
-        @property
-        def parameters(self) -> tuple[ErrorParameter, ...]:
-            """The parameters, one for each entry of theta; a field of every final class."""
-            ...
-
-    @property
-    @abc.abstractmethod
-    def formula(self) -> str:
-        """The model as a formula in one line, for summaries."""
-
-    @property
-    @abc.abstractmethod
-    def has_gaussian_moments(self) -> bool:
-        """True if `moments` is implemented, as Gauss-Newton curvatures and linearisations require: given the
-        prediction, the transformed response is Gaussian with a mean and a scale."""
-
-    @abc.abstractmethod
-    def log_density(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Scalar:
-        """log p(y | prediction) of one group, summed over its observed rows.
-
-        **Arguments:** `prediction`: what the structural model returns, (obs,) for a Gaussian outcome;
-        `scale_prediction`: the prediction from which the residual scale is computed (that at z = 0 for FO and FOCE,
-        else `prediction`); `theta` (unconstrained,): the parameters of this model; `group`: a Group.
-        **Returns:** a scalar.
-        """
-
-    def moments(
-        self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
-    ) -> tuple[Vector, Vector, Vector]:
-        """Gaussian moments: residual, scale and log-slope, each (obs,); arguments as for `log_density`.
-
-        **Raises:** ModelError where the outcome has none (`has_gaussian_moments`).
-        """
-        raise ModelError(f"{type(self).__name__} has no Gaussian moments (mean and scale) to linearise.")
-
-    def natural(self, theta: Vector) -> Record:
-        """The parameters on their natural scale, a record by name, from `theta` (unconstrained,)."""
-        values = tuple(p.transform.to_natural(theta[k]) for k, p in enumerate(self.parameters))
-        return Record(tuple(p.name for p in self.parameters), values, "error parameter")
-
-    def resolve(self, levels: Callable[[str], Sequence[Any]]) -> AbstractError:
-        """The model with parameters for every stratum, once the data are known.
-
-        **Arguments:** `levels(column)`: lists the levels of a column of the data.
-        """
-        return self
+from jaxnlme.typing import Vector
 
 
 class GaussianError(AbstractError):
-    """h(y) = h(f) + scale(f) e, e ~ N(0, 1), independent over observations. The functions of `jn.error` make these.
+    """h(y) = h(f) + scale(f) e, e ~ N(0, C), C = I without a correlation. The functions of `jn.error` make these.
 
     The density is that of y: it includes the Jacobian of h.
 
@@ -135,12 +35,13 @@ class GaussianError(AbstractError):
 
     - `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y) at the prediction f; a function with an
       argument `x` also gets the predictors of the group, as the structural model does.
-    - `parameters`: those of the scale, then the exponent of h if it has one.
+    - `parameters`: those of the scale, then the exponent of h if it has one, then those of the correlation.
     - `name`: for summaries; `sd_formula`: the scale as a formula.
     - `response`: the transform h (identity, log, ...).
     - `of_transformed`: `scale` is called with h(f) instead of f.
     - `by`: a column of the data; each of its levels has its own copy of the scale parameters.
     - `levels`: those of `by`, filled in when the model is bound to data.
+    - `correlation`: of e within the group; None: independent.
 
     **Raises:** OptionError for a scale that is no function of f and the parameters.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2; Carroll and
@@ -155,12 +56,13 @@ class GaussianError(AbstractError):
     of_transformed: bool = eqx.field(static=True, default=False)
     by: str | None = eqx.field(static=True, default=None)
     levels: tuple[str, ...] = eqx.field(static=True, default=())
+    correlation: AbstractCorrelation | None = None
 
     def __check_init__(self):
         if self.by is not None and not isinstance(self.by, str):
             raise OptionError(f"by must be the name of one column of the data; received {shown(self.by)}.")
         if not self.levels:
-            check_scale(self.scale, [p.name for p in self.parameters[: len(self.parameters) - self.n_shape]])
+            check_scale(self.scale, [p.name for p in self.parameters[: self.n_scale]])
 
     @property
     def sees_x(self) -> bool:
@@ -177,9 +79,12 @@ class GaussianError(AbstractError):
     @property
     def formula(self) -> str:
         scale = f"{self.sd_formula} by {self.by}" if self.by else self.sd_formula
-        if isinstance(self.response, Identity):
-            return f"y = f + ({scale}) e"
-        return f"h(y) = h(f) + ({scale}) e, h = {self.response.name}"
+        text = f"y = f + ({scale}) e"
+        if not isinstance(self.response, Identity):
+            text = f"h(y) = h(f) + ({scale}) e, h = {self.response.name}"
+        if self.correlation is None:
+            return text
+        return f"{text}, corr(e) = {self.correlation.description}"
 
     @property
     def has_gaussian_moments(self) -> bool:
@@ -190,33 +95,71 @@ class GaussianError(AbstractError):
         """Number of exponents of the response transform, 0 or 1."""
         return int(self.response.has_shape)
 
+    @property
+    def n_scale(self) -> int:
+        return len(self.parameters) - self.n_shape - self.n_correlation
+
+    @property
+    def n_correlation(self) -> int:
+        """Number of parameters of the correlation, the last ones."""
+        return 0 if self.correlation is None else len(self.correlation.parameters)
+
+    def factor(self, theta, group):
+        if self.correlation is None:
+            return Independent()
+        return self.correlation.factor(self._of_correlation(theta), group.layout)
+
+    def natural(self, theta):
+        record = super().natural(theta)
+        if self.correlation is None:
+            return record
+        values = record.values[: self.n_scale + self.n_shape] + self.correlation.natural(self._of_correlation(theta))
+        return Record(record.names, values, "error parameter")
+
+    def unconstrained(self, values):
+        if self.correlation is None:
+            return super().unconstrained(values)
+        first = len(self.parameters) - self.n_correlation
+        scales = zip(self.parameters[:first], values[:first], strict=True)
+        scale = [float(p.transform.to_real(float(value))) for p, value in scales]
+        return np.array([*scale, *self.correlation.unconstrained(values[first:])])
+
+    def _of_correlation(self, theta: Vector) -> Vector:
+        return theta[len(self.parameters) - self.n_correlation :]
+
+    def with_correlation(self, correlation: AbstractCorrelation | None) -> GaussianError:
+        """The model with another correlation, whose parameters follow those of the scale.
+
+        **Raises:** OptionError for parameters of the same name.
+        """
+        others = self.parameters[: self.n_scale + self.n_shape]
+        added = () if correlation is None else correlation.parameters
+        for p in added:
+            if p.name in (other.name for other in others):
+                raise OptionError(
+                    f"the residual scale and the correlation both have a parameter {p.name!r}; rename one of them."
+                )
+        changed: Any = self
+        return dataclasses.replace(changed, parameters=(*others, *added), correlation=correlation)
+
     def resolve(self, levels):
         if self.by is None or self.levels:
             return self
         names = tuple(str(level) for level in levels(self.by))
-        scale, shape = self.parameters[: len(self.parameters) - self.n_shape], self.parameters[-1:]
+        scale, others = self.parameters[: self.n_scale], self.parameters[self.n_scale :]
         copies = tuple(
             ErrorParameter(f"{p.name}[{level}]", p.start, p.transform, p.fix, p.automatic)
             for p in scale
             for level in names
         )
-        return GaussianError(
-            self.scale,
-            copies + (shape if self.n_shape else ()),
-            self.name,
-            self.sd_formula,
-            self.response,
-            self.of_transformed,
-            self.by,
-            names,
-        )
+        changed: Any = self
+        return dataclasses.replace(changed, parameters=copies + others, levels=names)
 
     def _split(self, theta: Vector, group: Any) -> tuple[dict[str, Any], Any]:
         """Scale parameters by name (without stratum), each () or (obs,), and the exponent of h (None if it has
         none)."""
-        natural = self.natural(theta)
-        shape = natural[-1] if self.n_shape else None
-        count = len(self.parameters) - self.n_shape
+        natural, count = super().natural(theta), self.n_scale
+        shape = natural[count] if self.n_shape else None
         if self.by is None:
             return {name: natural[k] for k, name in enumerate(natural.names[:count])}, shape
         width = len(self.levels)
@@ -248,8 +191,9 @@ class GaussianError(AbstractError):
 
     def log_density(self, prediction, scale_prediction, theta, group):
         residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
-        terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * (residual / scale) ** 2
-        return jnp.sum(jnp.where(group.x.observed, terms, 0.0))
+        factor = self.factor(theta, group)
+        terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * factor.whiten(residual / scale) ** 2
+        return jnp.sum(jnp.where(group.x.observed, terms, 0.0)) - factor.half_logdet
 
     def draw(self, noise: Vector, prediction: Vector, theta: Vector, group: Any) -> Vector:
         """Simulated responses (obs,).
@@ -259,6 +203,8 @@ class GaussianError(AbstractError):
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(prediction, shape)
         scale = self.scale_at(mean if self.of_transformed else prediction, parameters, group.x)
+        if self.correlation is not None:
+            noise = self.correlation.color(noise, self._of_correlation(theta), group.layout)
         return self.response.to_natural(mean + scale * noise, shape)
 
 

@@ -9,53 +9,28 @@ parameters.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-
-import jax.numpy as jnp
 
 from jaxnlme.arguments import real_number
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.fixed import Fixed, check_fixed, number_of
-from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter, GaussianError
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.base import GaussianError
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
+from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+from jaxnlme.model.residual_error.named_scales import (
+    _combined,
+    _combined_variance,
+    _constant,
+    _constant_power,
+    _power,
+    _proportional,
+)
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
-from jaxnlme.numerics.arrays import xp
 from jaxnlme.signatures import public
-
-
-def _constant(f, a):
-    return a * xp(f).ones_like(f)
-
-
-def _proportional(f, b):
-    return b * xp(f).abs(f)
-
-
-def _combined(f, a, b):
-    return a + b * xp(f).abs(f)
-
-
-def _combined_variance(f, a, b):
-    return xp(f).sqrt(a**2 + (b * f) ** 2)
-
-
-def _abs_power(f, c):
-    """|f|^c with finite derivatives: those with respect to f are set to zero at f = 0."""
-    size = jnp.abs(f)
-    null = size == 0.0
-    # Avoid log(0) even in the branch that is not selected: its derivative would be NaN.
-    power = jnp.where(null, 1.0, size) ** c
-    return jnp.where(null, jnp.where(c > 0, 0.0, jnp.where(c == 0, 1.0, jnp.inf)), power)
-
-
-def _power(f, b, c):
-    return b * _abs_power(f, c)
-
-
-def _constant_power(f, a, b, c):
-    return a + b * _abs_power(f, c)
-
 
 # What a named residual model holds fixed: a value (if it has one parameter), or values by name.
 Fix = float | Mapping[str, float] | None
@@ -235,13 +210,52 @@ def transform_both_sides(
     **Source:** Carroll and Ruppert (1984), Journal of the American Statistical Association 79, 321-328.
     """
     base = error_model(error)
-    if not isinstance(base, GaussianError) or not isinstance(base.response, Identity):
-        raise OptionError("transform_both_sides needs an untransformed Gaussian residual model for its scale.")
+    if not isinstance(base, GaussianError) or not isinstance(base.response, Identity) or base.correlation is not None:
+        raise OptionError(
+            "transform_both_sides needs an untransformed Gaussian residual model without correlation for its scale; "
+            "a correlation goes with jn.error.gaussian(scale, correlation, response=...)."
+        )
     h = transform(response)
     extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
     name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
     formula = re.sub(r"\bf\b", "h(f)", base.sd_formula) if of_transformed else base.sd_formula
     return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
+
+
+@public("jn.error.gaussian")
+def gaussian(
+    scale: str | GaussianError = "constant",
+    correlation: AbstractCorrelation | None = None,
+    *,
+    response: str | AbstractTransform = "identity",
+    by: str | None = None,
+) -> GaussianError:
+    """h(y) = h(f) + scale(f) e with correlated e: a residual covariance of scale and correlation.
+
+    **Arguments:** `scale`: the name of a residual model ("constant", "power", ...) or an object such as
+    `jn.error.power(c=0.5)`, which gives the standard deviation; `correlation`: from `jn.correlation`, None for
+    independent residuals; `response`: as for `transform_both_sides`; `by`: a column with parameters of the scale for
+    each level.
+    **Returns:** a residual model, for `error=` of `jn.NLMEModel`.
+    **Raises:** OptionError for other types, or names that scale and correlation share.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, chapter 5.
+    """
+    base = error_model(scale)
+    if not isinstance(base, GaussianError):
+        raise OptionError(f"scale must be a Gaussian residual model or its name; received {shown(scale)}.")
+    if correlation is not None and not isinstance(correlation, AbstractCorrelation):
+        advice = " Call it, with parentheses." if callable(correlation) else ""
+        raise OptionError(
+            "correlation must be an object of jn.correlation, such as jn.correlation.CAR1('Time'); received "
+            f"{shown(correlation)}.{advice}"
+        )
+    if by is not None:
+        if base.by is not None:
+            raise OptionError("by is given twice, in scale= and in by=; give it in one of them.")
+        base = dataclasses.replace(base, by=by)
+    if not isinstance(transform(response), Identity):
+        base = transform_both_sides(response, base)
+    return base if correlation is None else base.with_correlation(correlation)
 
 
 @public("jn.error.custom")

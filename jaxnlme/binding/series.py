@@ -1,0 +1,137 @@
+"""Series of correlated residuals: which rows of a group are correlated, and how far apart they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.binding.settings import CHECKS
+from jaxnlme.binding.stacking import column_of, distinct
+from jaxnlme.data._layout import next_size
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import MESSAGES, ModelError, some
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Layout, Series
+
+
+def correlation_of(error: AbstractError) -> AbstractCorrelation | None:
+    """The correlation of a residual model, None where its residuals are independent."""
+    return getattr(error, "correlation", None)
+
+
+def series_of(data: GroupedData, correlation: AbstractCorrelation) -> Series:
+    """The series of the rows of `data`.
+
+    **Raises:** ModelError naming the rows whose times are no numbers, no whole numbers, or occur twice in a series.
+    """
+    code = np.zeros(data.y.shape, int)
+    if correlation.within is not None:
+        code = distinct(column_of(data, correlation.within, "the residual correlation"))[1]
+    time = _positions(data, code) if correlation.time is None else _times(data, correlation)
+    previous, lag = np.full(data.y.shape, -1), np.ones(data.y.shape)
+    for i in range(data.n_groups):
+        rows = np.flatnonzero(data.observed[i])
+        rows = rows[np.lexsort((time[i, rows], code[i, rows]))]
+        linked = code[i, rows[1:]] == code[i, rows[:-1]]
+        previous[i, rows[1:]] = np.where(linked, rows[:-1], -1)
+        lag[i, rows[1:]] = np.where(linked, time[i, rows[1:]] - time[i, rows[:-1]], 1.0)
+    series = Series(time, code, data.observed, data.rows, previous, lag, correlation.time)
+    if not correlation.allows_ties:
+        _check_ties(data, series, correlation)
+    return series
+
+
+def _positions(data: GroupedData, code: np.ndarray) -> np.ndarray:
+    """The position (groups, obs) of each row in its series, in the order of the table."""
+    out = np.zeros(code.shape)
+    for number in np.unique(code):
+        of_series = (code == number) & data.rows
+        out = np.where(of_series, np.cumsum(of_series, axis=1) - 1, out)
+    return out
+
+
+def _times(data: GroupedData, correlation: AbstractCorrelation) -> np.ndarray:
+    """The column (groups, obs) of times or positions."""
+    column = column_of(data, str(correlation.time), "the residual correlation")
+    if column.dtype == object:
+        raise ModelError(
+            f"column {correlation.time!r} of the residual correlation holds text; expected numbers (code occasions as "
+            "1, 2, ...)."
+        )
+    column = np.asarray(column, float)
+    if correlation.whole_numbers:
+        bad = data.rows & (column != np.round(column))
+        if bad.any():
+            raise ModelError(
+                f"column {correlation.time!r} of the residual correlation must hold whole numbers, whose differences "
+                f"are the lags; row {_numbers(data, bad)} holds {column[bad][0]:g}. For a continuous time use "
+                "jn.correlation.CAR1."
+            )
+    return column
+
+
+def _check_ties(data: GroupedData, series: Series, correlation: AbstractCorrelation) -> None:
+    """**Raises:** ModelError for two responses at the same time in a series, whose correlation would be one."""
+    tied = series.linked & (series.lag == 0)
+    if not tied.any():
+        return
+    groups = [str(data.labels[i]) for i in np.flatnonzero(tied.any(axis=1))]
+    remedy = (
+        "declare the series with within= (an endpoint, for example), "
+        + ("number the occasions" if correlation.whole_numbers else "use a correlation with a nugget")
+        + ", or leave one of the responses out"
+    )
+    raise ModelError(
+        f"two responses of one series have the same {series.column} (row {_numbers(data, tied)}, group "
+        f"{some(groups)}), where their residuals would be equal: {remedy}."
+    )
+
+
+def _numbers(data: GroupedData, which: np.ndarray) -> str:
+    numbers = sorted(int(k) + 1 for k in data.row_index[which])
+    return some([str(k) for k in numbers], MESSAGES.items)
+
+
+def resolve_correlation(error: Any, data: GroupedData) -> AbstractError:
+    """The residual model with starting values, bounds and occasions of its correlation from the data.
+
+    **Raises:** ModelError where no series has two responses, or times cannot be used.
+    """
+    correlation = correlation_of(error)
+    if correlation is None:
+        return error
+    series = series_of(data, correlation)
+    if not series.linked.any():
+        of = f" within a value of {correlation.within!r}" if correlation.within else ""
+        raise ModelError(
+            f"no group has two responses{of}, so that their residuals have no correlation to estimate; leave "
+            "correlation= out."
+        )
+    return error.with_correlation(correlation.resolve(series))
+
+
+def layouts(data: GroupedData, error: AbstractError) -> Layout | None:
+    """The Layout of all groups (leading axis groups), None without a correlation."""
+    correlation = correlation_of(error)
+    if correlation is None:
+        return None
+    series = correlation.place(series_of(data, correlation))
+    rows = np.arange(series.time.shape[1])
+    linked = series.linked & (series.code >= 0)
+    offset = np.where(linked, rows - series.previous, 0)
+    lag = np.where(linked, series.lag, 1.0)
+    return Layout(
+        series.time,
+        np.where(data.observed, series.code, -1),
+        np.where(data.rows, series.code, -1),
+        offset,
+        lag,
+        few_links(set(zip(offset[linked].tolist(), lag[linked].tolist(), strict=True))),
+        next_size(series.extent, 2) if correlation.whole_numbers else 0,
+    )
+
+
+def few_links(links: set[tuple[int, float]]) -> tuple[tuple[int, float], ...] | None:
+    """The pairs (distance in rows, distance in time) that occur, sorted; None if they are many."""
+    return tuple(sorted(links)) if len(links) <= CHECKS.most_links else None

@@ -1,0 +1,87 @@
+"""The interface of residual models."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import numpy as np
+
+from jaxnlme.errors import ModelError
+from jaxnlme.model.residual_error.correlation_base import AbstractFactor, Independent
+from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+from jaxnlme.records import Record
+from jaxnlme.typing import Scalar, Vector
+
+
+class AbstractError(eqx.Module):
+    """A residual model: the log-density of the responses of a group given its predictions.
+
+    A subclass has the field `parameters` (a tuple of ErrorParameter, one for each entry of theta) and defines
+    `formula`, `has_gaussian_moments` and `log_density`, with Gaussian moments also `moments`.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def parameters(self) -> tuple[ErrorParameter, ...]:
+            """The parameters, one for each entry of theta; a field of every final class."""
+            ...
+
+    @property
+    @abc.abstractmethod
+    def formula(self) -> str:
+        """The model as a formula in one line, for summaries."""
+
+    @property
+    @abc.abstractmethod
+    def has_gaussian_moments(self) -> bool:
+        """True if `moments` is implemented, as Gauss-Newton curvatures and linearisations require: given the
+        prediction, the transformed response is Gaussian with a mean and a scale."""
+
+    @abc.abstractmethod
+    def log_density(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Scalar:
+        """log p(y | prediction) of one group, summed over its observed rows.
+
+        **Arguments:** `prediction`: what the structural model returns, (obs,) for a Gaussian outcome;
+        `scale_prediction`: the prediction from which the residual scale is computed (that at z = 0 for FO and FOCE,
+        else `prediction`); `theta` (unconstrained,): the parameters of this model; `group`: a Group.
+        **Returns:** a scalar.
+        """
+
+    def moments(
+        self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
+    ) -> tuple[Vector, Vector, Vector]:
+        """Gaussian moments: residual, scale and log-slope, each (obs,); arguments as for `log_density`.
+
+        **Raises:** ModelError where the outcome has none (`has_gaussian_moments`).
+        """
+        raise ModelError(f"{type(self).__name__} has no Gaussian moments (mean and scale) to linearise.")
+
+    @property
+    def n_scale(self) -> int:
+        """Number of parameters of the residual scale, which come first."""
+        return len(self.parameters)
+
+    def factor(self, theta: Vector, group: Any) -> AbstractFactor:
+        """The factor of the correlation of the standardised residuals of one group; `theta` (unconstrained,)."""
+        return Independent()
+
+    def natural(self, theta: Vector) -> Record:
+        """The parameters on their natural scale, a record by name, from `theta` (unconstrained,)."""
+        values = tuple(p.transform.to_natural(theta[k]) for k, p in enumerate(self.parameters))
+        return Record(tuple(p.name for p in self.parameters), values, "error parameter")
+
+    def unconstrained(self, values: Sequence[float]) -> np.ndarray:
+        """`theta` (unconstrained,) from values on the natural scale, on the host."""
+        pairs = zip(self.parameters, values, strict=True)
+        return np.array([float(p.transform.to_real(float(value))) for p, value in pairs])
+
+    def resolve(self, levels: Callable[[str], Sequence[Any]]) -> AbstractError:
+        """The model with parameters for every stratum, once the data are known.
+
+        **Arguments:** `levels(column)`: lists the levels of a column of the data.
+        """
+        return self
