@@ -16,7 +16,8 @@ import numpy as np
 
 import jaxnlme as jn
 from jaxnlme.binding.problem import Problem
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
+from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.log_likelihood import evaluate_groups
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter

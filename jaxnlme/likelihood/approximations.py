@@ -7,38 +7,31 @@ from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnlme.arguments import check_choice, check_count, check_number
-from jaxnlme.errors import ModelError, OptionError, Status, check_whole_number, near_matches, shown
+from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown
+from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.curvature import exact, gauss_newton
-from jaxnlme.likelihood.integrals import AbstractIntegral, GaussHermite, Gaussian, ImportanceIntegral, MonteCarloError
-from jaxnlme.likelihood.mode import ModeSearch, conditional_mode
+from jaxnlme.likelihood.group_result import GroupResult, group_result
+from jaxnlme.likelihood.integrals import (
+    AbstractIntegral,
+    GaussHermite,
+    Gaussian,
+    ImportanceIntegral,
+    MonteCarloError,
+    no_monte_carlo_error,
+)
+from jaxnlme.likelihood.mode import ModeSearch
+from jaxnlme.likelihood.nested_quadrature import check_nodes, nested_quadrature
+from jaxnlme.likelihood.unit_layout import UnitLayout
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
+from jaxnlme.numerics.block_arrow import factored_dense
 from jaxnlme.numerics.implicit import barrier
-from jaxnlme.numerics.linalg import cholesky, half_logdet
-from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
-
-
-class GroupResult(eqx.Module):
-    """Likelihood of one group.
-
-    **Fields:** `value`: log p(y); `mode` (random,): whitened effects at which the integrand was expanded; `status`: a
-    Status code; `evaluations`: of the mode search; `curvature` (random, random): H there; `monte_carlo`: the Monte
-    Carlo error; `joint`: log joint density at the mode, NaN where none was searched.
-    """
-
-    value: Any
-    mode: Any
-    status: Any
-    evaluations: Any
-    curvature: Any
-    monte_carlo: MonteCarloError
-    joint: Any
 
 
 def require_gaussian_moments(name: str, density: Density) -> None:
@@ -87,10 +80,13 @@ class LikelihoodApproximation(eqx.Module):
     def check(self, density: Density) -> None:
         """Check that the outcome suits the approximation.
 
-        **Raises:** ModelError where Gaussian moments are needed and it has none.
+        **Raises:** ModelError where Gaussian moments are needed and it has none; OptionError for quadrature over nested
+        levels that is not possible.
         """
         if self.needs_gaussian_moments:
             require_gaussian_moments(self.name, density)
+        if density.levels is not None and isinstance(self.integral, GaussHermite) and self.integral.nodes > 1:
+            check_nodes(self.integral.nodes, density)
 
     def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
         """The prediction at z = 0, from which the residual scale is computed; None where the scale depends on z."""
@@ -108,6 +104,11 @@ class LikelihoodApproximation(eqx.Module):
             return log_joint(z), (jnp.zeros((0, 0)), MonteCarloError(jnp.zeros(()), jnp.full((), jnp.nan)))
         curvature = exact if self.curvature == "exact" else gauss_newton
         hessian = barrier(curvature(density, params, z, group, at_zero))
+        if density.levels is not None and density.levels.separable and isinstance(self.integral, GaussHermite):
+            layout = UnitLayout(density.levels, group.units)
+            arrow = factored_dense(layout.nesting, hessian[np.ix_(layout.positions, layout.positions)])
+            value = nested_quadrature(density, params, group, z, arrow, layout, self.integral.nodes)
+            return value, (hessian, no_monte_carlo_error())
         value, monte_carlo = self.integral(log_joint, z, hessian, group.key, at_mode=self.at_mode)
         return value, (hessian, monte_carlo)
 
@@ -125,36 +126,6 @@ class LikelihoodApproximation(eqx.Module):
             z, search = jnp.zeros(density.n_effects), None
         value, (hessian, monte_carlo) = self.integrate(density, params, z, group)
         return group_result(value, z, hessian, monte_carlo, search, group)
-
-
-def group_result(
-    value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarloError, search: NewtonResult | None, group: Group
-) -> GroupResult:
-    """The GroupResult of one group, with its status. A group without an observed response has likelihood one and mode
-    zero, exactly.
-
-    **Arguments:** `value`: log p(y); `z` (random,): where the integrand was expanded; `hessian` (random, random): the
-    curvature there; `monte_carlo`: the Monte Carlo error; `search`: the outcome of the mode search, None if there was
-    none; `group`.
-    """
-    converged = jnp.ones((), bool) if search is None else search.converged
-    finite_start = jnp.isfinite(value) if search is None else search.finite
-    evaluations = jnp.ones((), int) if search is None else search.evaluations
-    joint = jnp.full((), jnp.nan) if search is None else -search.value
-    status = jnp.where(converged, Status.ok, Status.mode_not_found)
-    # The factor of a curvature that is not positive definite is NaN. With a finite factor the value can still be NaN,
-    # at a node of the integral.
-    positive_definite = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
-    status = jnp.where(
-        jnp.isfinite(value), status, jnp.where(positive_definite, Status.non_finite, Status.not_a_maximum)
-    )
-    status = jnp.where(jnp.all(jnp.isfinite(hessian)), status, Status.non_finite)
-    status = jnp.where(finite_start, status, Status.non_finite_start)
-    observed = jnp.any(group.x.observed)
-    status = jnp.where(observed, status, Status.no_observations)
-    value, z = jnp.where(observed, value, 0.0), jnp.where(observed, z, 0.0)
-    monte_carlo = MonteCarloError(jnp.where(observed, monte_carlo.variance, 0.0), monte_carlo.ess)
-    return GroupResult(value, z, status, evaluations, hessian, monte_carlo, joint)
 
 
 def mode_search(mode_steps: int, mode_tolerance: float) -> ModeSearch:

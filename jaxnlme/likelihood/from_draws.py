@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, Status, near_matches, shown
-from jaxnlme.likelihood.approximations import GroupResult, require_gaussian_moments
+from jaxnlme.likelihood.approximations import require_gaussian_moments
+from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
 from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
 from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model

@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.arguments import check_count
-from jaxnlme.likelihood.approximations import GroupResult, group_result, mode_search, require_gaussian_moments
+from jaxnlme.likelihood.approximations import mode_search, require_gaussian_moments
+from jaxnlme.likelihood.conditional_mode import search_mode
+from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
 from jaxnlme.likelihood.linear_mixed_model import LinearMixedResult, Tangent, linear_mixed_model
-from jaxnlme.likelihood.mode import ModeSearch, search_mode
+from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.likelihood.nested import NestedGroup, is_nested
 from jaxnlme.likelihood.nested_linear_mixed_model import NestedTangent, nested_linear_mixed_model, nested_tangent
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order

@@ -15,9 +15,11 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, shown
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, approximation
+from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
+from jaxnlme.likelihood.conditional_mode import search_mode
 from jaxnlme.likelihood.curvature import exact
-from jaxnlme.likelihood.mode import ModeSearch, mode_starts, search_mode
+from jaxnlme.likelihood.group_result import GroupResult
+from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
 from jaxnlme.signatures import public

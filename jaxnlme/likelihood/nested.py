@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
-from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
+from jaxnlme.likelihood.group_result import GroupResult, group_result
+from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, no_monte_carlo_error
 from jaxnlme.likelihood.mode import ModeSearch, newton_from_starts
+from jaxnlme.likelihood.nested_quadrature import nested_quadrature
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.likelihood.unit_layout import UnitLayout
 from jaxnlme.model.density import Density, Group
@@ -223,6 +224,7 @@ class NestedGroup:
     def functions_at(self, z: Vector, frozen: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The log joint density and the value, as differentiable functions of (params, z) at the point `z` (random,),
         from the jet of the prediction there. The value comes with the blocks of the curvature."""
+        density, integral = self.density, self.method.integral
         order = 3 if self.method.curvature == "exact" else 2
         jet = self.jet(self.on_rows(self.parameters_of_units(self.params, z)), order)
 
@@ -235,15 +237,16 @@ class NestedGroup:
             u = self.on_rows(self.parameters_of_units(params, z))
             m = barrier(self.information(jet, u, self.at_zero(frozen, params), params.error))
             blocks = self.blocks(m, params)
-            constant = self.density.n_effects * HALF_LOG_2PI
-            half_logdet = factored(self.layout.nesting, blocks).half_logdet
-            return log_joint(params, z) + constant - half_logdet, blocks
+            arrow = factored(self.layout.nesting, blocks)
+            if isinstance(integral, GaussHermite):
+                return nested_quadrature(density, params, self.group, z, arrow, self.layout, integral.nodes), blocks
+            return log_joint(params, z) + density.n_effects * HALF_LOG_2PI - arrow.half_logdet, blocks
 
         return log_joint, value
 
 
 def nested_value_and_score(
-    method: LikelihoodApproximation,
+    method: Any,
     density: Density,
     unpack: Callable[[Vector], Params],
     x: Vector,
@@ -252,10 +255,11 @@ def nested_value_and_score(
 ) -> tuple[GroupResult, Vector] | None:
     """`score.value_and_score` of a group with separable nested levels; None where it is not computed unit by unit.
 
-    **Arguments:** as for `score.value_and_score`.
+    **Arguments:** `method`: a LikelihoodApproximation; others as for `score.value_and_score`.
     """
     order = 3 if method.curvature == "exact" else 2
-    if not (method.at_mode and isinstance(method.integral, Gaussian) and is_nested(density, order)):
+    integral = method.integral
+    if not (method.at_mode and isinstance(integral, (Gaussian, GaussHermite)) and is_nested(density, order)):
         return None
     params = unpack(x)
     group_at = NestedGroup(method, density, params, group)

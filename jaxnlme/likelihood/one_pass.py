@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
+from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
 from jaxnlme.likelihood.mode import newton_from_starts
 from jaxnlme.likelihood.settings import INTEGRATION

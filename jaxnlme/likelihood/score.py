@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation, group_result
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
+from jaxnlme.likelihood.conditional_mode import search_mode
+from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import Gaussian
-from jaxnlme.likelihood.mode import search_mode
 from jaxnlme.likelihood.nested import nested_value_and_score
 from jaxnlme.likelihood.one_pass import one_pass
 from jaxnlme.model.density import Density, Group

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnlme.model.levels import Levels, Units
 from jaxnlme.numerics.block_arrow import Nesting, dense
@@ -63,13 +64,17 @@ class UnitLayout:
     def dense(self, blocks: Any) -> Matrix:
         """The matrix (random, random) with these `blocks` (units, local, local), as in `block_arrow.dense`; the
         identity for units that no group here has."""
-        matrix = dense(self.nesting, blocks)
+        matrix, at = dense(self.nesting, blocks), self.positions
+        return jnp.eye(self.levels.size, dtype=matrix.dtype).at[at[:, None], at[None, :]].set(matrix)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions in the vector (random,) of the effects that groups here have, ordered by level and unit."""
         skip = 0 if self.has_root else 1
         places, start = [], 0
         for level, size, count in zip(
             self.levels.levels, self.nesting.sizes[skip:], self.nesting.units[skip:], strict=True
         ):
-            places.append(jnp.arange(start, start + size * count))
+            places.append(np.arange(start, start + size * count))
             start += level.size
-        at = jnp.concatenate(places)
-        return jnp.eye(self.levels.size, dtype=matrix.dtype).at[at[:, None], at[None, :]].set(matrix)
+        return np.concatenate(places)

@@ -165,16 +165,40 @@ def _eliminate(nesting: Nesting, blocks: Any, factor: Callable[[Any], tuple[Any,
 
 def dense(nesting: Nesting, blocks: Any) -> Any:
     """The matrix (n, n) itself, its unknowns ordered by level and unit."""
+    local = nesting.local(_positions(nesting))
+    out = jnp.eye(sum(s * u for s, u in zip(nesting.sizes, nesting.units, strict=True)), dtype=blocks.dtype)
+    return out.at[local[:, :, None], local[:, None, :]].add(blocks)
+
+
+def factored_dense(nesting: Nesting, matrix: Any) -> BlockArrow:
+    """The factors of a `matrix` (n, n) of this form, its unknowns ordered as in `dense`."""
+    positions = _positions(nesting)
+    around = [jnp.zeros((1, 0), int)]
+    for level, parent in enumerate(nesting.parents):
+        around.append(jnp.concatenate([around[level], positions[level]], axis=1)[parent])
+    factors: list[Any] = []
+    couplings: list[Any] = []
+    forward = jax.vmap(jax.vmap(forward_solve, in_axes=(None, 1), out_axes=1))
+    for level in range(len(nesting.sizes) - 1, -1, -1):
+        own, rest = positions[level], around[level]
+        lower = jax.vmap(cholesky)(matrix[own[:, :, None], own[:, None, :]])
+        factors.append(lower)
+        if level:
+            x = forward(lower, matrix[own[:, :, None], rest[:, None, :]])
+            couplings.append(x)
+            eliminated = _matrix_product(jnp.swapaxes(x, 1, 2), x)
+            matrix = matrix.at[rest[:, :, None], rest[:, None, :]].add(-eliminated)
+    return BlockArrow(nesting, factors[::-1], couplings[::-1])
+
+
+def _positions(nesting: Nesting) -> list[Any]:
+    """Positions (units, size), by level, of the unknowns in a vector ordered by level and unit."""
     sizes, units = nesting.sizes, nesting.units
-    total = sum(s * u for s, u in zip(sizes, units, strict=True))
     starts = np.cumsum([0, *(s * u for s, u in zip(sizes, units, strict=True))])
-    positions = [
+    return [
         jnp.asarray(starts[level] + np.arange(sizes[level] * units[level]).reshape(units[level], sizes[level]))
         for level in range(len(sizes))
     ]
-    local = nesting.local(positions)
-    out = jnp.eye(total, dtype=blocks.dtype)
-    return out.at[local[:, :, None], local[:, None, :]].add(blocks)
 
 
 def _product(matrices: Any, vectors: Any) -> Any:

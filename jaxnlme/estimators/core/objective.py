@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxnlme.binding.problem import Problem
-from jaxnlme.likelihood.approximations import GroupResult, LikelihoodApproximation
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
+from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.score import value_and_score
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density

@@ -51,6 +51,14 @@ class AbstractError(eqx.Module):
         **Returns:** a scalar.
         """
 
+    def row_log_densities(self, prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar] | None:
+        """Terms (obs,) of `log_density`, whose sums over the rows of a nested unit are those of the unit, and a term
+        that does not depend on the prediction; None where the density has no such terms.
+
+        **Arguments:** as for `log_density`, with the residual scale at `prediction`.
+        """
+        return None
+
     def moments(
         self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
     ) -> tuple[Vector, Vector, Vector]:

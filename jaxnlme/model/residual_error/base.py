@@ -190,10 +190,18 @@ class GaussianError(AbstractError):
         return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
 
     def log_density(self, prediction, scale_prediction, theta, group):
+        terms, constant = self._terms(prediction, scale_prediction, theta, group)
+        return jnp.sum(terms) + constant
+
+    def row_log_densities(self, prediction, theta, group):
+        return self._terms(prediction, prediction, theta, group)
+
+    def _terms(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar]:
+        """Terms (obs,) of the log-density, zero in rows without a response, and one for the correlation."""
         residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
         factor = self.factor(theta, group)
         terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * factor.whiten(residual / scale) ** 2
-        return jnp.sum(jnp.where(group.x.observed, terms, 0.0)) - factor.half_logdet
+        return jnp.where(group.x.observed, terms, 0.0), -factor.half_logdet
 
     def draw(self, noise: Vector, prediction: Vector, theta: Vector, group: Any) -> Vector:
         """Simulated responses (obs,).
@@ -260,12 +268,18 @@ class GroupLogLikelihood(AbstractError):
         **Returns:** a scalar.
         **Raises:** ModelError unless the density returns a scalar or one value for each row.
         """
+        rows = self.row_log_densities(prediction, theta, group)
+        if rows is None:
+            return jnp.asarray(self.density(group.y, prediction, self.natural(theta), group.x, group.v))
+        return jnp.sum(rows[0])
+
+    def row_log_densities(self, prediction, theta, group):
         value = self.density(group.y, prediction, self.natural(theta), group.x, group.v)
         if jnp.ndim(value) == 0:
-            return jnp.asarray(value)
+            return None
         if jnp.shape(value) != group.y.shape:
             raise ModelError(
                 f"the group log-likelihood must return one value a row, shape {group.y.shape}, or a scalar for the "
                 f"group; it returned shape {jnp.shape(value)}."
             )
-        return jnp.sum(jnp.where(group.x.observed, value, 0.0))
+        return jnp.where(group.x.observed, value, 0.0), jnp.zeros(())
