@@ -72,12 +72,17 @@ def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[A
     factor = jnp.sin(1.0 + unit.astype(group.y.dtype))  # one factor for each unit
     along_rows = jnp.cos(2.0 + jnp.arange(group.y.shape[0], dtype=group.y.dtype))
 
+    # Parameters that are the same in all units couple none of them.
+    varying = [k for k, value in enumerate(phi.values) if jnp.ndim(value)]
+
     def predict(*shifts: Any) -> Any:
-        values = tuple(value + shift for value, shift in zip(phi.values, shifts, strict=True))
-        shifted = LevelRecord(phi.names, values, phi.entry_kind, level_names=phi.level_names, units=phi.units)
+        values = list(phi.values)
+        for k, shift in zip(varying, shifts, strict=True):
+            values[k] = values[k] + shift
+        shifted = LevelRecord(phi.names, tuple(values), phi.entry_kind, level_names=phi.level_names, units=phi.units)
         return density.structural(params.free, shifted, group.x, group.v)
 
-    zero = [jnp.zeros_like(group.y)] * len(phi.names)
+    zero = [jnp.zeros_like(group.y)] * len(varying)
     f, push = linearise(predict, *zero)
     finite, coupled = jnp.ones((), bool), jnp.zeros((), bool)
     for k in range(len(zero)):

@@ -79,7 +79,7 @@ class NestedGroup:
     # --- rows and units ---
 
     def predict(self, *u: Any) -> Any:
-        """The prediction (obs,) at the parameters `u`, each (obs,), on the transformed scale."""
+        """The prediction (obs,) at the parameters `u`, each () or (obs,), on the transformed scale."""
         individual = self.individual
         values = tuple(t.to_natural(value) for t, value in zip(individual.transforms, u, strict=True))
         phi = as_record(individual.names, values, individual.level_names, self.group)
@@ -97,21 +97,27 @@ class NestedGroup:
         return product(self.random, {entry: factor[entry] for entry in positions})
 
     def parameters_of_units(self, params: Params, z: Vector) -> list[Any]:
-        """u (units,), one for each parameter, at the whitened effects `z` (random,)."""
-        local = self.layout.nesting.local(self.layout.parts(z))
+        """u, one for each parameter, at the whitened effects `z` (random,): (units,), or () for parameters that are the
+        same in all units, as the model function knows them."""
+        parts = self.layout.parts(z)
+        local, root = self.layout.nesting.local(parts), parts[0][0]
         factor = self.density.covariance.factor(params.covariance)
-        b = [sum((factor[j, k] * local[:, k] for k in range(self.q)), jnp.zeros(())) for j in range(self.q)]
+        b: list[Any] = [None] * self.q
+        for level in self.layout.levels.levels:
+            for j in level.effects:
+                z_of = [root[k] if level.depth == 0 else local[:, k] for k in level.effects]
+                b[j] = sum(factor[j, k] * value for k, value in zip(level.effects, z_of, strict=True))
         beta = column([params.beta[k] for k in range(params.beta.shape[0])])
         fixed, random = product(self.fixed, beta), product(self.random, column(b))
-        zero = jnp.zeros((self.layout.units,), z.dtype)
+        zero = jnp.zeros((), z.dtype)
         return [zero + fixed.get((k, 0), 0.0) + random.get((k, 0), 0.0) for k in range(self.n)]
 
     def on_rows(self, units: list[Any]) -> list[Any]:
-        """Values of units (units,) on their rows (obs,)."""
-        return [value[self.layout.index] for value in units]
+        """Values of units (units,) on their rows (obs,); values () of the group as they are."""
+        return [value[self.layout.index] if jnp.ndim(value) else value for value in units]
 
     def jet(self, u: list[Any], order: int) -> Jet:
-        """The jet of the prediction in the parameters of the rows' units, at `u`, each (obs,). Shifting a parameter of
+        """The jet of the prediction in the parameters of the rows' units, at `u`, each () or (obs,). Shifting a parameter of
         all units at once gives the derivative of each row in that of its own unit."""
 
         def shifted(*shifts: Any) -> Any:

@@ -56,6 +56,7 @@ class AbstractError(eqx.Module):
         that does not depend on the prediction; None where the density has no such terms.
 
         **Arguments:** as for `log_density`, with the residual scale at `prediction`.
+        **Returns:** the terms and the constant.  **Raises:** as `log_density`.
         """
         return None
 
