@@ -66,17 +66,18 @@ def pooled_parameters(part: AbstractLinearPart, names: Sequence[str], rows: Pool
     dose = 1.0 if rows.dose is None else float(np.abs(rows.dose).max())
     units = Units(origin, float(np.abs(rows.x - origin).max()), float(np.abs(rows.y).max()), dose)
     search = _Search(part, units, rows)
-    best, best_square = None, np.inf
+    best, best_square = np.array([np.nan]), np.inf
     for theta, signs in _grid_starts(part, units, rows.at_most(STARTS.grid_rows)):
         for values, square in search.from_start(theta, signs):
-            if np.isfinite(values).all() and square < best_square * (1.0 - STARTS.tolerance):
+            if square < best_square:
                 best, best_square = values, square
-    if best is None:
+    # Parameters that are not finite: the best coefficients belong to no curve of this kind.
+    if not np.isfinite(best).all():
         raise DataError(
             f"{title}: no parameters of this curve are near the data ({rows.y_name} against {rows.x_name}): "
             f"{part.refusal}. Choose another curve, or give starts={{{', '.join(f'{name!r}: ...' for name in names)}}}."
         )
-    return dict(zip(names, best, strict=True))
+    return dict(zip(names, best.tolist(), strict=True))
 
 
 def improved_parameters(
@@ -156,14 +157,14 @@ class _Search:
 
 
 def _grid_starts(part: AbstractLinearPart, units: Units, rows: PooledRows) -> list[tuple[Any, tuple[int, ...]]]:
-    """The best points (theta, signs) of the grid that have parameters, no two of the same neighbourhood."""
+    """The best points (theta, signs) of the grid, no two of the same neighbourhood."""
     search = _Search(part, units, rows)
     squares = []
     for signs in part.variants:
         for theta in part.points():
-            values, square = search.parameters(theta, signs)
-            if np.isfinite(values).all() and np.isfinite(square):
-                squares.append((square, signs, theta))
+            projected = search.project(theta, signs)
+            if projected is not None:
+                squares.append((float(projected[1] @ projected[1]), signs, theta))
     chosen: list[tuple[Any, tuple[int, ...]]] = []
     for _, signs, theta in sorted(squares):
         apart = all(s != signs or np.max(np.abs(np.subtract(t, theta))) > 1.0 for t, s in chosen)
