@@ -37,8 +37,8 @@ def table(name: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", OF_NLME)
 def test_fits_of_nlme(name: str, reference: Path) -> None:
-    """From the starts to the estimates of nlme 3.1-162 (R 4.2.2), which stops within a hundredth of a log-likelihood unit
-    and of a standard error; R was given its starts by hand."""
+    """From the starts to the estimates of nlme 3.1-162 (R 4.2.2), which stops within a hundredth of a log-likelihood
+    unit and of a standard error; R was given its starts by hand."""
     function, source, group, y, x, random = OF_NLME[name]
     of_r = json.loads((reference / "r" / f"{name}.json").read_text())
     dose = {"dose": "Dose"} if source == "Theoph" else {}
