@@ -33,12 +33,12 @@ def covariance_of_estimates(fit: FitRecord, robust: bool) -> tuple[np.ndarray, n
     """
     info = fit.information
     if info is None:
-        reason = "" if fit.converged else f" {fit.status}"
-        raise FitError(
-            "fit.derive needs the standard errors of the fit, and they were not computed: fit with "
-            f"standard_errors=True.{reason}",
-            fit,
+        reason = (
+            "they were not computed: fit with standard_errors=True."
+            if fit.converged
+            else f"they were not computed, for the fit has not converged. {fit.status}"
         )
+        raise FitError(f"fit.derive needs the standard errors of the fit, and {reason}", fit)
     if info.singular:
         directions = some([direction_words(direction) for direction in info.singular])
         raise FitError(

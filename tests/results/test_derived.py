@@ -347,6 +347,8 @@ def test_a_fit_that_has_not_converged_says_so_first(fit: jn.Fit) -> None:
 def test_fits_without_standard_errors_are_refused(fit: jn.Fit) -> None:
     with pytest.raises(jn.FitError, match="fit with standard_errors=True"):
         dataclasses.replace(fit, information=None).derive(half_life)
+    with pytest.raises(jn.FitError, match="they were not computed, for the fit has not converged"):
+        dataclasses.replace(fit, information=None, converged=False).derive(half_life)
     info = dataclasses.replace(fit.information, singular=({"ka": 0.7, "vol": -0.7},))
     with pytest.raises(jn.FitError, match=r"singular in the direction \+0.70 ka -0.70 vol"):
         dataclasses.replace(fit, information=info).derive(half_life)
