@@ -139,14 +139,29 @@ def test_coefficients_of_variation(fit: jn.Fit) -> None:
 
 
 def test_nlme_and_the_delta_method_by_hand(tree_fit: jn.Fit, reference: Path) -> None:
-    """Age at 90% of the asymptote, xmid + scal log 9, with nlme's covariance of the fixed effects (R 4.2.2, nlme
-    3.1-162). Ours is from the joint information, in which the variances are estimated too; the difference is small."""
-    of_r = json.loads((reference / "r" / "Orange_logis_Asym_ML.json").read_text())
-    c = np.array([0.0, 1.0, np.log(9.0)])
-    expected = np.sqrt(c @ np.array(of_r["vcov_fixed"]["matrix"]) @ c)
+    """Age at 90% of the asymptote, xmid + scal log 9, of orange trees; half-life and volume of theophylline. By hand
+    with nlme's covariance of the fixed effects (R 4.2.2, nlme 3.1-162), which takes the variances as known: ours is of
+    all parameters together, and the difference is small."""
+
+    def by_hand(name: str, gradient: list[float]) -> float:
+        return float(np.sqrt(np.array(gradient) @ np.array(of_r[name]["vcov_fixed"]["matrix"]) @ np.array(gradient)))
+
+    names = ("Orange_logis_Asym_ML", "Theoph_ssfol_diag_lKa_lCl_ML")
+    of_r = {name: json.loads((reference / "r" / f"{name}.json").read_text()) for name in names}
+    fixed = of_r[names[0]]["fixef"]
     row = tree_fit.derive({"age": lambda p: p.mid + p.scale * jnp.log(9.0)}).table.loc["age"]
-    assert row["estimate"] == pytest.approx(of_r["fixef"]["xmid"] + np.log(9.0) * of_r["fixef"]["scal"], rel=1e-4)
-    assert row["se"] == pytest.approx(expected, rel=0.01)
+    assert row["estimate"] == pytest.approx(fixed["xmid"] + np.log(9.0) * fixed["scal"], rel=1e-4)
+    assert row["se"] == pytest.approx(by_hand(names[0], [0.0, 1.0, np.log(9.0)]), rel=5e-3)
+
+    data = jn.GroupedData.from_frame(jn.datasets.theophylline(), "Subject", "conc", ["Time", "Dose"])
+    model = jn.models.first_order_absorption("Time", data, dose="Dose", random=["lKa", "lCl"])
+    functions = {"half-life": lambda p: jnp.log(2.0) * jnp.exp(-p.lKe), "volume": lambda p: jnp.exp(p.lCl - p.lKe)}
+    table = jn.fit(model, data, "lme").derive(functions).table
+    fixed = of_r[names[1]]["fixef"]
+    half_life, volume = np.log(2.0) * np.exp(-fixed["lKe"]), np.exp(fixed["lCl"] - fixed["lKe"])
+    np.testing.assert_allclose(table["estimate"], [half_life, volume], rtol=1e-3)
+    expected = [half_life * by_hand(names[1], [1.0, 0.0, 0.0]), volume * by_hand(names[1], [-1.0, 0.0, 1.0])]
+    np.testing.assert_allclose(table["se"], expected, rtol=1e-3)
 
 
 def test_another_parametrisation_gives_the_same(trees: jn.GroupedData) -> None:
@@ -269,6 +284,19 @@ def test_typical_parameters_without_covariates(tree_fit: jn.Fit) -> None:
     curve = tree_fit.derive({"mean": lambda p, x: growth(p.phi, x)}, at={"age": ages})
     predicted = tree_fit.predict({"Tree": [1, 1], "age": ages}, level="population")
     np.testing.assert_allclose(curve.table["estimate"], predicted, rtol=1e-12)
+
+
+def test_categories_that_are_numbers(trees: jn.GroupedData) -> None:
+    """A factor with the levels 1 and 2: a row of `at` with the number 2 is that level, not a number."""
+    frame = jn.datasets.orange().assign(plot=lambda t: pd.Categorical(1 + t["Tree"] % 2))
+    data = jn.GroupedData.from_frame(frame, "Tree", "circumference", ["age"], ["plot"])
+    model = jn.models.logistic("age", data, random=["Asym"], covariates={"Asym": ["plot"]})
+    fit = jn.fit(model, data, "lme").throw()
+    name = next(name for name in fit.values if "plot" in name)
+    derived = fit.derive(lambda p: p.phi.Asym, at={"plot": [1, 2]})
+    np.testing.assert_allclose(np.diff(derived.estimate), fit.values[name], rtol=1e-9)
+    with pytest.raises(jn.ModelError, match="the level 3, which the fitted data lacked"):
+        fit.derive(lambda p: p.phi.Asym, at={"plot": 3})
 
 
 def individual(beta, b, v):
