@@ -154,7 +154,7 @@ def _sentences(fit: FitRecord, derived: Derived, robust: bool) -> tuple[str, ...
             f"The derivative of {in_words(which(finite & ~slopes))} is not finite, so that there is no standard error: "
             "the function has a kink or a root of zero at the estimates, such as a standard deviation of zero."
         )
-    constant = finite & slopes & np.isnan(derived.standard_errors)
+    constant = finite & np.isnan(derived.standard_errors) & (slopes | (derived.draws is not None))
     if derived.draws is not None:
         undefined = np.isnan(derived.draws)
         constant &= ~undefined.any(axis=0)

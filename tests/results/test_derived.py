@@ -346,6 +346,8 @@ def test_zero_variances_and_held_values() -> None:
     assert derived.standard_errors[3] == pytest.approx(expected, rel=1e-9)
     drawn = fit.derive(lambda p: {"held": p.a, "ratio": p.Asym / p.a}, method="draws", draws=4000)
     assert np.isnan(drawn.table.loc["held", ["se", "lower", "upper"]]).all()
+    root = fit.derive({"cv": lambda p: jnp.sqrt(jnp.expm1(p["sd(xmid)"] ** 2))}, method="draws", draws=20)
+    assert np.isnan(root.standard_errors).all() and "for no estimated parameter changes it: 'cv'" in str(root)
     assert drawn.table.loc["ratio", "se"] == pytest.approx(expected, rel=0.06)
 
 
