@@ -28,6 +28,7 @@ ROOMS = (
     "data",
     "model",
     "binding",
+    "structural_models",
     "likelihood",
     "sampling",
     "results",

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from jaxnlme.results.simulate import simulate_responses as simulate_responses
     from jaxnlme.results.simulate import with_responses as with_responses
     from jaxnlme.sampling.metropolis import Moves as Moves
+    from jaxnlme.structural_models import catalogue as models
 
 __version__ = "0.2.0"
 
@@ -126,6 +127,7 @@ _PUBLIC = {
     "simulate_responses": ("results.simulate", "simulate_responses"),
     "with_responses": ("results.simulate", "with_responses"),
     "Moves": ("sampling.metropolis", "Moves"),
+    "models": ("structural_models", "catalogue"),
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -67,36 +67,37 @@ CODE_ERRORS = (
 )
 
 
-def tracer_advice(error: Exception) -> str:
-    """Message on the user's line that cannot be traced, with what to write instead."""
+def tracer_advice(error: Exception, subject: str = "The model") -> str:
+    """Message on the user's line that cannot be traced, with what to write instead; `subject`: the user's function."""
     if isinstance(error, jax.errors.TracerBoolConversionError):
         advice = CONDITION_ADVICE
     elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
         advice = "Indexing with a condition changes shapes: use jnp.where(condition, a, b) instead."
     else:
         advice = (
-            "The model must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for "
+            f"{subject} must be written with jax.numpy (import jax.numpy as jnp), not numpy or math: jnp.exp for "
             "np.exp, and no float() or int() of a parameter."
         )
-    return f"The model is not pure JAX{_users_line(error)}. {advice}"
+    return f"{subject} is not pure JAX{_users_line(error)}. {advice}"
 
 
-def model_error(error: BaseException) -> str | None:
-    """Message on an error of JAX that the model causes: code that cannot be traced, a derivative that JAX does not
-    have, a check of a solver that failed while it ran; None for other errors."""
+def model_error(error: BaseException, subject: str = "The model") -> str | None:
+    """Message on an error of JAX that the model (or another function of the user, `subject`) causes: code that cannot
+    be traced, a derivative that JAX does not have, a check of a solver that failed while it ran; None for other
+    errors."""
     text = str(error)
     for parts, advice in CODE_ERRORS:
         if any(part in text for part in parts) and (line := _users_line(error)):
-            return f"The model is not pure JAX{line}. {advice}"
+            return f"{subject} is not pure JAX{line}. {advice}"
     for parts, reason, remedy in DERIVATIVE_ERRORS:
         if any(part in text for part in parts):
-            return f"The model cannot be differentiated as a fit needs it{_users_line(error)}: {reason}. {remedy}"
+            return f"{subject} cannot be differentiated as a fit needs it{_users_line(error)}: {reason}. {remedy}"
     if CALLBACK_ERROR not in text:
         return None
     raised = [line for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception): ", line)]
     reason = raised[-1].partition(": ")[2].rstrip(".") if raised else "an error in a callback to Python"
     return (
-        f"The model stopped while it was computed: {reason}. A fit computes it at extreme parameters too, and in rows "
+        f"{subject} stopped while it was computed: {reason}. A fit computes it at extreme parameters too, and in rows "
         "that repeat the last time of a short group: with diffrax use throw=False, and a dense solution, "
         "saveat=diffrax.SaveAt(dense=True) with jax.vmap(solution.evaluate)(x.Time)."
     )

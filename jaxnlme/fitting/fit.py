@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxnlme.refits.jackknife import Jackknife
     from jaxnlme.refits.multistart import Multistart
     from jaxnlme.refits.profile import Profile
+    from jaxnlme.results.derived_record import Derived
 
 
 @public("jn.fit")
@@ -149,6 +150,14 @@ class Fit(FitRecord):
         from jaxnlme.diagnostics.residuals import residuals
 
         return residuals(self, kinds)
+
+    @public("fit.derive")
+    def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
+        """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;
+        see `jaxnlme.results.derived.derive`."""
+        from jaxnlme.results.derived import derive
+
+        return derive(self, fn, at, **options)
 
     def update(self, **changes: Any) -> Fit:
         """The model with `changes`, fitted again from the estimates, as in `fit.update(drop="vol")`; see

@@ -44,6 +44,17 @@ class SimulationSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DerivedSettings:
+    """Functions of parameters (`derived.py`)."""
+
+    draws: int = 10_000
+    """Default number of draws: the Monte Carlo error of a standard error is then 0.7% of it, and of a limit of a 95%
+    interval 2.7% of a standard error."""
+    cells_per_call: int = 200_000
+    """Draws times rows of covariates that are computed at once, to bound memory."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SummaryCriteria:
     """The summary (`summary.py`)."""
 
@@ -80,6 +91,7 @@ class AdviceCriteria:
 INFORMATION = InformationMatrixCriteria()
 REPLICATES = ReplicateCriteria()
 SIMULATION = SimulationSettings()
+DERIVED = DerivedSettings()
 SUMMARY = SummaryCriteria()
 DISPLAY = DisplaySettings()
 ADVICE = AdviceCriteria()

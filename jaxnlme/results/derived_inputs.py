@@ -1,0 +1,290 @@
+"""Inputs and outputs of the user's functions of parameters: records of values, rows of covariates, named results."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.explanations import TRACER_ERRORS, model_error, tracer_advice
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import DataError, JaxnlmeError, ModelError, OptionError, shown, some
+from jaxnlme.model.density import Group
+from jaxnlme.model.individual_parameters import FunctionIndividual
+from jaxnlme.model.params import Params
+from jaxnlme.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Values(Record):
+    """Values of the parameters on the user's scale, by the names of `fit.values`, traced: typical values on their
+    natural scale, covariate coefficients, standard deviations and correlations of the random effects, error parameters.
+
+    **Fields:** beside those of Record, `covariance` (random, random), which is read as `psi`, and `typical`, a function
+    that gives the record read as `phi`: the parameters of the structural model without random effects, at covariates.
+    A parameter that is itself called psi or phi is read in its place.
+    """
+
+    covariance: Any = None
+    typical: Callable[[], Record] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("psi", "phi") and name not in self.names:
+            return self[name]
+        return super().__getattr__(name)
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if key == "psi" and "psi" not in self.names:
+            return self.covariance
+        if key == "phi" and "phi" not in self.names and self.typical is not None:
+            return self.typical()
+        return super().__getitem__(key)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CovariateRows:
+    """The rows of `at`.
+
+    **Fields:** `frame`: the table; `x`: its numeric columns, a record of arrays (rows,); `covariates`: columns of the
+    model's design, each (rows,); `refusal`: the sentence on why there are none (empty where there are).
+    """
+
+    frame: pd.DataFrame
+    x: Record
+    covariates: tuple[np.ndarray, ...]
+    refusal: str = ""
+
+
+def values_at(binding: Binding, params: Params, covariates: tuple[Any, ...], v: Record, refusal: str) -> Values:
+    """The Values at `params` (traced).
+
+    **Arguments:** `covariates`, `v`: columns of the design and predictors of one group, for phi; `refusal`: sentence of
+    the OptionError that reading phi raises, empty where phi can be computed.
+    """
+    density = binding.density
+    reported = density.reported(params)
+    values = [reported[k] for k in range(len(density.reported_names))]
+    for k, transform in enumerate(binding.transforms):
+        if transform is not None:
+            values[k] = transform.to_natural(values[k])
+    n = density.n_effects
+
+    def typical() -> Record:
+        if refusal:
+            raise OptionError(refusal)
+        group = Group(None, None, v, covariates, None, None)  # pyright: ignore[reportArgumentType]
+        return density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+
+    psi = density.covariance.psi(params.covariance) if n else jnp.zeros((0, 0), params.beta.dtype)
+    return Values(density.reported_names, tuple(values), "value", covariance=psi, typical=typical)
+
+
+def phi_refusal(binding: Binding) -> str:
+    """The sentence on why phi cannot be computed without a table of covariates; empty where it can."""
+    needed = _formula_columns(binding)
+    if needed:
+        return f"p.phi depends on covariates: give at=, a table with {some(needed)}, one row for each derived value."
+    if isinstance(binding.density.individual, FunctionIndividual) and binding.data.v:
+        return (
+            "p.phi is computed by the model's individual function, which reads group-level predictors: give at=, a "
+            f"table with {some([*binding.data.v])}, one row for each derived value."
+        )
+    return _design_refusal(binding)
+
+
+def _design_refusal(binding: Binding) -> str:
+    designs = {"fixed_design": binding.model.fixed_design, "random_design": binding.model.random_design}
+    varying = [name for name, design in designs.items() if np.ndim(design) > 2]
+    if not varying:
+        return ""
+    return (
+        f"p.phi is not defined: {' and '.join(varying)} has an entry for each group of the fitted table. Write the "
+        "derived value in terms of the fixed effects, p[...]."
+    )
+
+
+def _formula_columns(binding: Binding) -> list[str]:
+    """The columns of the data that the covariate formulas read."""
+    return list(dict.fromkeys(name for columns in binding.covariates.values() for name in columns.source_columns))
+
+
+# --- rows of covariates ---
+
+
+def covariate_rows(binding: Binding, at: Any) -> CovariateRows:
+    """The rows of `at`, a data frame, or a dictionary of columns or single values.
+
+    **Raises:** OptionError where it is none; DataError for columns that cannot be used; ModelError for a level of a
+    factor that the fitted data lack.
+    """
+    frame = _as_frame(at)
+    fitted = binding.data
+    names = [str(name) for name in frame.columns if name not in (fitted.y_name,)]
+    columns = {name: _as_fitted(name in fitted.text, frame[name]) for name in names}
+    in_v = [name for name in names if name in fitted.v or (name in fitted.text and fitted.text[name].ndim == 1)]
+    in_x = [name for name in names if name not in in_v]
+    label = "row of at"
+    try:
+        data = GroupedData.from_frame(
+            {**columns, label: np.arange(1, len(frame) + 1)}, label, "response", in_x, in_v, need_response=False
+        )
+    except DataError as error:
+        raise DataError(f"at: {error}") from error
+    numeric = {name: np.asarray(data.x[name][:, 0] if name in data.x else data.v[name]) for name in names
+               if name in data.x or name in data.v}  # fmt: skip
+    text = tuple(name for name in names if name not in numeric)
+    x = Record(tuple(numeric), tuple(numeric.values()), "column of at", text_columns=text)
+    refusal = _design_refusal(binding)
+    missing = [name for name in _formula_columns(binding) if name not in names]
+    if missing:
+        refusal = f"p.phi depends on {some([repr(name) for name in missing])}, which `at` lacks: add a column of it."
+    if refusal:
+        return CovariateRows(frame, x, (), refusal)
+    covariates: list[np.ndarray] = []
+    for parameter, formulas in binding.covariates.items():
+        for name in formulas.source_columns:
+            if (name in fitted.text) != (name in text):
+                kinds = ("text", "numbers") if name in text else ("numbers", "text")
+                raise DataError(
+                    f"at: column {name!r}, a covariate of {parameter!r}, holds {kinds[0]}; the fitted data have "
+                    f"{kinds[1]}."
+                )
+        try:
+            covariates += [np.asarray(column, float).reshape(len(frame)) for column in formulas.columns(data)]
+        except ModelError as error:
+            raise ModelError(f"at: {error}") from error
+    return CovariateRows(frame, x, tuple(covariates))
+
+
+def _as_fitted(is_text: bool, column: pd.Series) -> Any:
+    """A column of `at` as categories where the fitted data have text or categories in it: a category may be a number,
+    which is read as a number without them."""
+    import pandas as pd
+
+    return pd.Series(pd.Categorical(column)) if is_text and pd.api.types.is_numeric_dtype(column) else column
+
+
+def _as_frame(at: Any) -> pd.DataFrame:
+    """`at` as a data frame. **Raises:** OptionError for what is no table, has no rows, or repeats a column name."""
+    import pandas as pd
+
+    if isinstance(at, Mapping):
+        sizes = {name: np.shape(values) for name, values in at.items()}
+        wrong = {name: shape for name, shape in sizes.items() if len(shape) > 1}
+        lengths = {shape[0] for shape in sizes.values() if len(shape) == 1}
+        if wrong or len(lengths) > 1:
+            listed = some([f"{name!r} {sizes[name]}" for name in (wrong or at)])
+            raise OptionError(f"at: expected columns of one length, or single values; received shapes {listed}.")
+        n = lengths.pop() if lengths else 1
+        columns = {name: values if len(sizes[name]) else [values] * n for name, values in at.items()}
+        frame = pd.DataFrame(columns)
+    elif isinstance(at, pd.DataFrame):
+        frame = at
+    elif hasattr(at, "columns") and hasattr(at, "get_column"):
+        frame = pd.DataFrame({name: at[name].to_list() for name in at.columns})
+    else:
+        raise OptionError(
+            f"at must be a data frame, or a dictionary of columns such as {{'Wt': [50, 70, 90]}}; received {shown(at)}."
+        )
+    repeated = sorted({str(name) for name in frame.columns if list(frame.columns).count(name) > 1})
+    if repeated:
+        raise OptionError(f"at has several columns called {some(repeated)}; rename or drop the others.")
+    if not len(frame) or not len(frame.columns):
+        raise OptionError("at has no rows or no columns; give one row for each derived value.")
+    return frame
+
+
+# --- the user's functions ---
+
+
+def named_functions(fn: Any, with_rows: bool) -> dict[str, Callable[[Values, Record], Any]]:
+    """The functions of (p, x) by the names of what they derive, from one function or a dictionary of functions.
+
+    **Arguments:** `with_rows`: there is a table `at`, whose columns a function with two arguments receives.
+    **Raises:** OptionError for what is no function, and for one that takes other arguments.
+    """
+    if isinstance(fn, Mapping):
+        if not fn:
+            raise OptionError("fn is an empty dictionary; give a function for each name.")
+        functions = {str(name): entry for name, entry in fn.items()}
+    else:
+        name = getattr(fn, "__name__", "value")
+        functions = {"value" if name == "<lambda>" else name: fn}
+    return {name: _of_two(name, entry, with_rows) for name, entry in functions.items()}
+
+
+def _of_two(name: str, fn: Any, with_rows: bool) -> Callable[[Values, Record], Any]:
+    """`fn` as a function of (p, x)."""
+    if not callable(fn):
+        raise OptionError(
+            f"fn must be a function of p, the record of parameter values, or a dictionary of such functions; received "
+            f"{shown(fn)} for {name!r}."
+        )
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return lambda p, x: fn(p)
+    for count in (2, 1) if with_rows else (1, 2):
+        try:
+            signature.bind(*(None,) * count)
+        except TypeError:
+            continue
+        if count == 2 and not with_rows:
+            raise OptionError(
+                f"the function of {name!r} takes two arguments, p and a row of `at`: give at=, a table of covariates."
+            )
+        return fn if count == 2 else lambda p, x: fn(p)
+    raise OptionError(f"the function of {name!r} must take p, or (p, x) with at=; it takes {signature}.")
+
+
+def flat_outputs(name: str, output: Any) -> list[tuple[str, Any]]:
+    """The numbers that a user's function returned, as pairs of label and scalar: `name` for a number, "name[k]" for the
+    entries of an array, keys for a dictionary or record ("name: key" beside other functions).
+
+    **Raises:** ModelError for what holds no real numbers.
+    """
+    if isinstance(output, (Mapping, Record)):
+        listed = [(str(key), output[key]) for key in output.keys()]  # noqa: SIM118
+        return [pair for key, value in listed for pair in flat_outputs(f"{name}: {key}" if name else key, value)]
+    if isinstance(output, (list, tuple)) and any(isinstance(entry, (Mapping, Record, list, tuple)) for entry in output):
+        return [pair for k, entry in enumerate(output) for pair in flat_outputs(f"{name}[{k}]", entry)]
+    try:
+        array = jnp.asarray(output)
+    except TRACER_ERRORS:
+        raise
+    except (TypeError, ValueError):
+        array = None
+    if array is None or not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise ModelError(
+            f"the function of {name or 'the derived value'!r} must return a number, an array, or a dictionary of them; "
+            f"it returned {shown(output) if array is None else f'an array of {array.dtype}'}."
+        )
+    array = array.astype(float)
+    if not array.ndim:
+        return [(name, array)]
+    cells = list(np.ndindex(*array.shape))
+    return [(f"{name}[{', '.join(map(str, cell))}]", array[cell]) for cell in cells]
+
+
+def call_user(subject: str, fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, in which errors of JAX that the user's code causes become a ModelError with the line and the remedy;
+    `subject`: what the code is, for the message."""
+    try:
+        return fn(*args)
+    except JaxnlmeError:
+        raise
+    except TRACER_ERRORS as error:
+        raise ModelError(tracer_advice(error, subject)) from error
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, jax.errors.JaxRuntimeError) as error:
+        message = model_error(error, subject)
+        if message is None:
+            raise
+        raise ModelError(message) from error
