@@ -14,7 +14,7 @@ for (name in c("cases", "check", "alternation")) source(file.path(here, sprintf(
 LIMITS <- list(c(1e-9, 1e-9), c(1e-8, 1e-8), c(1e-7, 1e-7), c(1e-6, 1e-6), c(1e-6, 1e-4), c(1e-5, 1e-3))
 control_of <- function(limits) {
   nlmeControl(
-    maxIter = 500, pnlsMaxIter = 100, msMaxIter = 500, eval.max = 2000, tolerance = limits[1], pnlsTol = limits[2],
+    maxIter = 100, pnlsMaxIter = 100, msMaxIter = 500, eval.max = 2000, tolerance = limits[1], pnlsTol = limits[2],
     rel.tol = 1e-14, x.tol = 1e-11, minScale = 1e-8, msWarnNoConv = FALSE, returnObject = FALSE
   )
 }
@@ -277,8 +277,8 @@ model_line <- function(rows) {
   by_nlme <- Filter(function(row) row$method == "REML" && row$program == "nlme", rows)[[1]]
   short <- if (is.null(by_nlme$logLik) || is.null(best[[2]]$logLik)) "–" else sprintf("%.4f", best[[2]]$logLik - by_nlme$logLik)
   cells <- unlist(lapply(best, function(row) {
-    trusted <- if (!row$trusted) "no" else if (row$program == "nlme") "yes" else "yes, alternation"
-    c(number(row$correlation$parameters), value_of(row), trusted)
+    by <- if (!row$trusted) "not trusted" else if (row$program == "nlme") "nlme" else "alternation"
+    c(number(row$correlation$parameters), value_of(row), by)
   }))
   first <- best[[1]]
   groups <- paste(unlist(first$ngroups), collapse = ", ")
@@ -291,7 +291,7 @@ model_line <- function(rows) {
 asked <- commandArgs(trailingOnly = TRUE)
 existing <- if (file.exists(path)) jsonlite::fromJSON(path, simplifyVector = FALSE)$fits else list()
 if ("--table" %in% asked) {
-  cat("| model | groups | rows | correlation | power | ML | log L | trusted | REML | log L | trusted | nlme's REML below |\n")
+  cat("| model | groups | rows | correlation | power | ML | log L | by | REML | log L | by | nlme's REML below |\n")
   cat("| :-- | --: | --: | :-- | --: | --: | --: | :-- | --: | --: | :-- | --: |\n")
   names_of <- vapply(existing, function(row) row$model, "")
   for (name in unique(names_of)) cat(model_line(existing[names_of == name]), "\n", sep = "")

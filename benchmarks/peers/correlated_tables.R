@@ -120,13 +120,13 @@ write_table("sim_oral_power_car1", table, list(
 set.seed(19)
 b <- normal(30, c(3, 1.5))
 times <- c(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12)
-r <- correlation_matrix(times, rho = 0.3)
+r <- correlation_matrix(times, rho = 0.5)
 table <- do.call(rbind, lapply(1:30, function(i) {
   mean <- (20 + b[i, 1]) * exp(-exp(0.9) * times) + (8 + b[i, 2]) * exp(-exp(-1.6) * times)
   data.frame(Subject = i, Time = times, conc = mean + residuals_of(0.5, r))
 }))
 write_table("sim_biexp_car1", table, list(
-  fixed = list(A1 = 20, lrc1 = 0.9, A2 = 8, lrc2 = -1.6), sd = list(A1 = 3, A2 = 1.5), sigma = 0.5, rho = 0.3
+  fixed = list(A1 = 20, lrc1 = 0.9, A2 = 8, lrc2 = -1.6), sd = list(A1 = 3, A2 = 1.5), sigma = 0.5, rho = 0.5
 ))
 
 # Occasions in subjects: logistic growth at integer times.
