@@ -117,8 +117,10 @@ class NestedGroup:
         return [value[self.layout.index] if jnp.ndim(value) else value for value in units]
 
     def jet(self, u: list[Any], order: int) -> Jet:
-        """The jet of the prediction in the parameters of the rows' units, at `u`, each () or (obs,). Shifting a parameter of
-        all units at once gives the derivative of each row in that of its own unit."""
+        """The jet of the prediction in the parameters of the rows' units, at `u`, each () or (obs,).
+
+        Shifting a parameter of all units at once gives the derivative of each row in that of its own unit.
+        """
 
         def shifted(*shifts: Any) -> Any:
             return self.predict(*(value + shift for value, shift in zip(u, shifts, strict=True)))

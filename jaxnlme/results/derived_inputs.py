@@ -75,7 +75,7 @@ def values_at(binding: Binding, params: Params, covariates: tuple[Any, ...], v: 
     for k, transform in enumerate(binding.transforms):
         if transform is not None:
             values[k] = transform.to_natural(values[k])
-    n = density.n_effects
+    n = density.covariance.size
 
     def typical() -> Record:
         if refusal:
