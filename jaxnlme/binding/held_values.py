@@ -20,8 +20,8 @@ from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
-from jaxnlme.model.residual_error.families import held_parameter
 from jaxnlme.model.residual_error.parts import held_at_zero
+from jaxnlme.model.residual_error.scale_parameters import held_parameter
 
 
 def held_values(model: ModelDeclaration, effects: Sequence[str]) -> dict[str, float]:

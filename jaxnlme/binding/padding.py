@@ -128,6 +128,7 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         None if bucket.strata is None else cut(bucket.strata, obs),
         cut(bucket.key, 0),
         None if bucket.layout is None else _pad_layout(bucket.layout, cut, obs),
+        tuple(cut(c, obs) for c in bucket.codes),
     )
 
 

@@ -27,7 +27,7 @@ class Group(eqx.Module):
     `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
     which seeds the random draws of this group; `layout`: where the rows stand in their series for a residual model with
-    a correlation, or None.
+    a correlation, or None; `codes`: for variance functions, the level of each row (obs,) for each column of strata.
     """
 
     y: Any
@@ -37,6 +37,7 @@ class Group(eqx.Module):
     strata: Any
     key: Any
     layout: Layout | None = None
+    codes: tuple[Any, ...] = ()
 
 
 class Density(eqx.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.model.residual_error.correlation_base import Series
+from jaxnlme.model.residual_error.correlation_base import Bound, Series
 from jaxnlme.model.residual_error.correlation_matrices import AbstractMatrix
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.partial_correlations import autoregression, partial_autocorrelations
@@ -52,6 +52,11 @@ class ARMA(AbstractMatrix):
         partial = [jnp.tanh(0.5 * theta[k]) for k in range(self.p + self.q)]
         ma = autoregression([-r for r in partial[self.p :]])
         return (*autoregression(partial[: self.p]), *(-c for c in ma))
+
+    def at_bounds(self, theta, series):
+        at = np.abs(theta) > MODEL.bound_logit
+        names = [p.name for p in self.parameters]
+        return [Bound(name, False) for name, is_at in zip(names, at, strict=True) if is_at]
 
     def unconstrained(self, values: Sequence[float]) -> np.ndarray:
         ar = partial_autocorrelations([float(v) for v in values[: self.p]], "ar")

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import OptionError, shown
+from jaxnlme.errors import OptionError, shown, some
 from jaxnlme.model.residual_error.correlation_base import (
     AbstractCorrelation,
     AbstractFactor,
+    Bound,
     Layout,
     Series,
     Vectors,
+    range_bounds,
     with_start,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -134,6 +136,12 @@ class Distances(AbstractMatrix):
         decay = jnp.exp(-(ratio**self.power))
         return (1.0 - self.natural(theta)[1]) * decay if self.allows_ties else decay
 
+    def at_bounds(self, theta, series):
+        out = [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series, self.power)
+        if self.allows_ties and not self.parameters[1].fix and abs(theta[1]) > MODEL.bound_logit:
+            out.append(Bound("nugget", bool(theta[1] > 0)))
+        return out
+
     def resolve(self, series: Series) -> AbstractCorrelation:
         if not self.automatic:
             return self
@@ -209,6 +217,10 @@ class Unstructured(AbstractMatrix):
     def is_joint(self) -> bool:
         return True
 
+    def at_bounds(self, theta, series):
+        singular = np.abs(theta) > 0.5 * MODEL.bound_logit  # Fisher's z is half the logit
+        return [Bound(p.name, False) for p, at in zip(self.parameters, singular, strict=True) if at]
+
     def natural(self, theta):
         lower = correlation_factor(theta, len(self.occasions))
         return tuple(jnp.sum(lower[j] * lower[k]) for j, k in pairs(len(self.occasions)))
@@ -228,6 +240,12 @@ class Unstructured(AbstractMatrix):
     def resolve(self, series: Series) -> AbstractCorrelation:
         occasions = tuple(float(t) for t in np.unique(series.time[series.observed]))
         names = [f"{t:g}" for t in occasions]
+        apart = [f"{names[j]} and {names[k]}" for j, k in pairs(len(names)) if not series.together(occasions)[j, k]]
+        if apart:
+            raise OptionError(
+                f"an unstructured correlation needs series with both occasions of every pair; no series has responses "
+                f"at {self.time} {some(apart)}. Use a correlation with fewer parameters, or leave such occasions out."
+            )
         parameters = tuple(
             ErrorParameter(f"corr({names[j]}, {names[k]})", 0.0, Logit(-1.0, 1.0)) for j, k in pairs(len(occasions))
         )

@@ -25,6 +25,7 @@ from jaxnlme.model.residual_error.correlation_base import (
     Layout,
     Series,
     Vectors,
+    range_bounds,
     with_start,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -175,6 +176,9 @@ class ContinuousAutoRegression(AbstractMarkov):
     def link(self, theta, lag):
         ratio = lag * jnp.exp(-theta[0])
         return jnp.exp(-ratio), -jnp.expm1(-2.0 * ratio)
+
+    def at_bounds(self, theta, series):
+        return [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series)
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         if not self.automatic:
