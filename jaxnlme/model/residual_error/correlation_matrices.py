@@ -30,6 +30,38 @@ from jaxnlme.model.transforms import Logit
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 
+@jax.custom_jvp
+def inverse_factor(matrix: Matrix) -> Matrix:
+    """T (n, n), lower triangular, with T' T = `matrix`^-1, positive definite; NaN where it is not.
+
+    A loop over columns: batched library calls of one program may wait for each other forever where the pool of jaxlib
+    has two threads.
+    """
+    n = matrix.shape[-1]
+    rows = jnp.arange(n)
+
+    def column(j, carry):
+        lower, root = carry
+        row = lower[j]
+        pivot = jnp.sqrt(matrix[j, j] - jnp.sum(row**2))
+        below = (matrix[:, j] - jnp.sum(lower * row[None, :], axis=1)) / pivot
+        lower = lower.at[:, j].set(jnp.where(rows > j, below, jnp.where(rows == j, pivot, 0.0)))
+        of_root = (jnp.where(rows == j, 1.0, 0.0) - jnp.sum(row[:, None] * root, axis=0)) / pivot
+        return lower, root.at[j].set(of_root)
+
+    zero = jnp.zeros_like(matrix)
+    return jax.lax.fori_loop(0, n, column, (zero, zero))[1]
+
+
+@inverse_factor.defjvp
+def _inverse_factor_rule(primals, tangents):
+    # dT = -half(T dC T') T, half the lower triangle with half of the diagonal.
+    root = inverse_factor(primals[0])
+    inner = root @ tangents[0] @ root.T
+    half = jnp.tril(inner, -1) + 0.5 * jnp.diag(jnp.diagonal(inner))
+    return root, -half @ root
+
+
 class MatrixFactor(AbstractFactor):
     """The factor of a correlation matrix.
 
@@ -46,11 +78,11 @@ class MatrixFactor(AbstractFactor):
         return jnp.sum(self.log_diagonal)
 
     def whiten(self, residual: Vector) -> Vector:
-        return self.root @ residual
+        return jnp.sum(self.root * residual[None, :], axis=1)  # ten times as fast as a batched product
 
     def interaction(self, slopes: Vector) -> tuple[Vectors, Vectors]:
         elementwise = (self.root.T @ self.root) * self.matrix
-        return (slopes,), (slopes + elementwise @ slopes,)
+        return (slopes,), (slopes + jnp.sum(elementwise * slopes[None, :], axis=1),)
 
 
 class AbstractMatrix(AbstractCorrelation):
@@ -68,12 +100,12 @@ class AbstractMatrix(AbstractCorrelation):
 
     def factor(self, theta, layout):
         matrix = self.matrix(theta, layout, layout.code)
-        lower = jnp.linalg.cholesky(matrix)
-        root = jax.scipy.linalg.solve_triangular(lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True)
-        return MatrixFactor(matrix, root, jnp.log(jnp.diagonal(lower)))
+        root = inverse_factor(matrix)
+        return MatrixFactor(matrix, root, -jnp.log(jnp.diagonal(root)))
 
     def color(self, noise, theta, layout):
-        return jnp.linalg.cholesky(self.matrix(theta, layout, layout.row_code)) @ noise
+        matrix = self.matrix(theta, layout, layout.row_code)
+        return matrix @ (inverse_factor(matrix).T @ noise)  # L = C T'
 
 
 class Exchangeable(AbstractMatrix):
