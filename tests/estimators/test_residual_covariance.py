@@ -136,8 +136,8 @@ def series(**columns: Any) -> jn.GroupedData:
     return jn.GroupedData.from_frame(table, "g", "y", [name for name in table if name not in ("g", "y")])
 
 
-def doubled(s: Any, t: Any, a: Any) -> Any:
-    return 2.0 * jnp.exp(-jnp.abs(s - t) / a)
+def doubled(s: Any, t: Any, length: Any) -> Any:
+    return 2.0 * jnp.exp(-jnp.abs(s - t) / length)
 
 
 BAD = {
@@ -150,7 +150,7 @@ BAD = {
     "occasions apart": (
         jn.correlation.Unstructured("t"), {"t": [0.0, 1.0, 2.0, 3.0, 1.0, 2.0]}, "no series has responses at t 0 and 3",
     ),
-    "variance kernel": (jn.correlation.Kernel(doubled, {"a": 1.0}, "t"), {}, "it is 2 at t = 0"),
+    "variance kernel": (jn.correlation.Kernel(doubled, {"length": 1.0}, "t"), {}, "it is 2 at t = 0"),
 }  # fmt: skip
 
 
