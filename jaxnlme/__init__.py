@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from jaxnlme.model.params import Params as Params
     from jaxnlme.model.residual_error import correlation as correlation
     from jaxnlme.model.residual_error import families as error
+    from jaxnlme.model.residual_error import variance as variance
     from jaxnlme.model.residual_error.base import GroupLogLikelihood as GroupLogLikelihood
     from jaxnlme.model.residual_error.error_parameter import ErrorParameter as ErrorParameter
     from jaxnlme.model.safe_power import safe_power as safe_power
@@ -121,6 +122,7 @@ _PUBLIC = {
     "Params": ("model.params", "Params"),
     "correlation": ("model.residual_error", "correlation"),
     "error": ("model.residual_error", "families"),
+    "variance": ("model.residual_error", "variance"),
     "GroupLogLikelihood": ("model.residual_error.base", "GroupLogLikelihood"),
     "ErrorParameter": ("model.residual_error.error_parameter", "ErrorParameter"),
     "safe_power": ("model.safe_power", "safe_power"),

@@ -21,7 +21,7 @@ from jaxnlme.binding.random_effects import covariance_of, levels_of, psi_matrix,
 from jaxnlme.binding.separability import is_separable
 from jaxnlme.binding.series import layouts, resolve_correlation
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.binding.stacking import check_readable, levels, stack_groups, strata_of
+from jaxnlme.binding.stacking import check_readable, levels, stack_groups, strata_of, variance_codes
 from jaxnlme.binding.user_scale import (
     as_matrix,
     numbers_by_name,
@@ -192,10 +192,10 @@ def bind(
     fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
-    strata, layout = strata_of(data, error), layouts(data, error)
+    strata, layout, codes = strata_of(data, error), layouts(data, error), variance_codes(data, error)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata, layout) for positions in groups),
+        tuple(stack_groups(data, positions, columns, strata, layout, codes) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )

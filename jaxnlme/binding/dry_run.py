@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.confounding import check_confounding
 from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer_advice
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
@@ -66,6 +67,7 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     effect = np.max(processes.gather(np.max(effect, axis=0)), axis=0)
     if processes.any(finite.any()):
         _check_effects(binding, start, effect)
+        check_confounding(binding, start, placed)
     misfit, effect_sizes = None, None
     if density.error.has_gaussian_moments and processes.any(finite.any()):
         total = np.sum(processes.gather(np.sum(probe.squares[finite], axis=0)), axis=0)

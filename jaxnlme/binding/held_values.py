@@ -29,8 +29,8 @@ from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
-from jaxnlme.model.residual_error.families import held_parameter
 from jaxnlme.model.residual_error.parts import held_at_zero
+from jaxnlme.model.residual_error.scale_parameters import held_parameter
 
 
 def held_values(model: ModelDeclaration, random: RandomEffects) -> dict[str, float]:

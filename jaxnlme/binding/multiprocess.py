@@ -11,11 +11,13 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind, check_grouped_data
+from jaxnlme.binding.series import correlation_of, few_links
 from jaxnlme.data._columns import object_array
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, some
 from jaxnlme.model.declaration import ModelDeclaration
+from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.numerics.devices import Processes
 
 
@@ -34,7 +36,7 @@ def agree_levels(model: ModelDeclaration, data: GroupedData, processes: Processe
     processes.run_collectively(lambda: _check_data(model, data))
     _check_consistent(data, processes)
     names = _shared_columns(model, data)
-    if not names:
+    if not names and correlation_of(model.error) is None:
         return None
     all_groups = _union(data, processes.gather(_columns(data, names)))
     return processes.run_collectively(lambda: bind(model, all_groups))
@@ -94,12 +96,16 @@ def _check_consistent(data: GroupedData, processes: Processes) -> None:
 
 
 def _shared_columns(model: ModelDeclaration, data: GroupedData) -> list[str]:
-    """Names of the columns whose values in all groups determine the model: those of covariate formulas and of
-    strata."""
+    """Names of the columns whose values in all groups determine the model: those of covariate formulas, of strata and
+    of a residual correlation."""
     formulas = " ".join(c.formula for parameter in model.parameters for c in parameter.covariates)
-    by = getattr(model.error, "by", None)
+    correlation = correlation_of(model.error)
     columns = [*data.x, *data.v, *data.text]
-    return [name for name in columns if name == by or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
+    used = {getattr(model.error, "by", None)}
+    used |= set() if correlation is None else {correlation.time, correlation.within}
+    scale = getattr(model.error, "scale", None)
+    used |= {by for by, _ in scale.strata} if isinstance(scale, VarianceScale) else set()
+    return [name for name in columns if name in used or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
 
 
 def _columns(data: GroupedData, names: list[str]) -> dict[str, Any]:
@@ -136,7 +142,8 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
 
 
 def _same_axes(binding: Binding, processes: Processes) -> Binding:
-    """The binding in which a covariate that varies within groups in any process has an obs axis in this one."""
+    """The binding in which a covariate that varies within groups in any process has an obs axis in this one, and the
+    series of correlated residuals have the distances of all processes."""
     (bucket,) = binding.problem.buckets
     dimensions = processes.gather([np.ndim(column) for column in bucket.covariates])
     covariates = [
@@ -144,4 +151,10 @@ def _same_axes(binding: Binding, processes: Processes) -> Binding:
         for column, *dims in zip(bucket.covariates, *dimensions, strict=True)
     ]
     problem = eqx.tree_at(lambda p: p.buckets[0].covariates, binding.problem, tuple(covariates))
+    if bucket.layout is not None:
+        layout = bucket.layout
+        all_links, extents = zip(*processes.gather((layout.links, layout.extent)), strict=True)
+        links = None if None in all_links else few_links({link for links in all_links for link in links})
+        layout = dataclasses.replace(layout, links=links, extent=max(extents))
+        problem = eqx.tree_at(lambda p: p.buckets[0].layout, problem, layout)
     return dataclasses.replace(binding, problem=problem)

@@ -136,6 +136,7 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
             for level in bucket.units
         ),
         None if bucket.layout is None else _pad_layout(bucket.layout, cut, obs),
+        tuple(cut(c, obs) for c in bucket.codes),
     )
 
 

@@ -30,12 +30,13 @@ def series_of(data: GroupedData, correlation: AbstractCorrelation) -> Series:
         code = distinct(column_of(data, correlation.within, "the residual correlation"))[1]
     time = _positions(data, code) if correlation.time is None else _times(data, correlation)
     previous, lag = np.full(data.y.shape, -1), np.ones(data.y.shape)
-    for i in range(data.n_groups):
-        rows = np.flatnonzero(data.observed[i])
-        rows = rows[np.lexsort((time[i, rows], code[i, rows]))]
-        linked = code[i, rows[1:]] == code[i, rows[:-1]]
-        previous[i, rows[1:]] = np.where(linked, rows[:-1], -1)
-        lag[i, rows[1:]] = np.where(linked, time[i, rows[1:]] - time[i, rows[:-1]], 1.0)
+    groups, rows = np.nonzero(data.observed)
+    order = np.lexsort((time[groups, rows], code[groups, rows], groups))
+    groups, rows = groups[order], rows[order]
+    times, codes = time[groups, rows], code[groups, rows]
+    linked = np.flatnonzero((groups[1:] == groups[:-1]) & (codes[1:] == codes[:-1])) + 1
+    previous[groups[linked], rows[linked]] = rows[linked - 1]
+    lag[groups[linked], rows[linked]] = times[linked] - times[linked - 1]
     series = Series(time, code, data.observed, data.rows, previous, lag, correlation.time)
     if not correlation.allows_ties:
         _check_ties(data, series, correlation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import MESSAGES, ModelError, near_matches
+from jaxnlme.errors import MESSAGES, ModelError, near_matches, some
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Record, Rows
 
 
@@ -80,8 +81,40 @@ def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:
     **Raises:** ModelError for a level that the fitted data do not have.
     """
     by, levels = getattr(error, "by", None), getattr(error, "levels", ())
-    if by is None:
-        return None
+    return None if by is None else codes_of(data, by, levels)
+
+
+def variance_codes(data: GroupedData, error: AbstractError) -> tuple[np.ndarray, ...]:
+    """Index (groups, obs) of each row's level, for each column of strata of the variance functions.
+
+    **Raises:** ModelError for a level that the fitted data do not have, and for columns of numbers that are missing,
+    hold text, or are zero (for a fixed variance: not positive) in rows with a response.
+    """
+    scale = getattr(error, "scale", None)
+    if not isinstance(scale, VarianceScale):
+        return ()
+    for term in scale.terms:
+        if term.of is None:
+            continue
+        column = column_of(data, term.of, "a variance function")
+        if column.dtype == object:
+            raise ModelError(f"column {term.of!r} of a variance function holds text; expected numbers.")
+        bad = data.observed & (column <= 0 if term.kind == "fixed" else column == 0)
+        if bad.any() and term.kind in ("fixed", "power"):
+            rows = some([str(k) for k in sorted((data.row_index[bad] + 1).tolist())])
+            raise ModelError(
+                f"column {term.of!r} of jn.variance.{term.kind} is {column[bad][0]:g} in row {rows}, where the "
+                "standard deviation would be zero or no number; expected "
+                f"{'positive numbers' if term.kind == 'fixed' else 'numbers other than 0 (constant_power allows 0)'}."
+            )
+    return tuple(codes_of(data, by, levels) for by, levels in scale.strata)
+
+
+def codes_of(data: GroupedData, by: str, levels: Sequence[str]) -> np.ndarray:
+    """Index (groups, obs) in `levels` of each row's level of column `by`.
+
+    **Raises:** ModelError for a level that the fitted data do not have.
+    """
     values, codes = distinct(column_of(data, by))
     index = [levels.index(_level(value)) if _level(value) in levels else -1 for value in values]
     strata = np.array(index)[codes]
@@ -100,11 +133,13 @@ def stack_groups(
     columns: list[np.ndarray],
     strata: np.ndarray | None,
     layout: Layout | None = None,
+    codes: tuple[np.ndarray, ...] = (),
 ) -> Group:
     """Groups of a data set stacked into one Group, with as many rows as the longest of them has.
 
     **Arguments:** `groups` (n,): positions of the groups; `columns`: the varying columns of the designs, each (groups,)
-    or (groups, obs); `strata` (groups, obs) or None; `layout` of all groups, or None.
+    or (groups, obs); `strata` (groups, obs) or None; `layout` of all groups, or None; `codes`: of
+    `variance_codes`.
     """
     obs = max(int(data.rows[groups].sum(axis=1).max(initial=1)), 1) if len(groups) < data.n_groups else data.y.shape[1]
 
@@ -132,8 +167,8 @@ def stack_groups(
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
     of_rows = None if strata is None else cut(strata)
-    of_layout = jax.tree.map(cut, layout)
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, of_layout)
+    series, of_codes = jax.tree.map(cut, (layout, codes))
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, series, of_codes)
 
 
 def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> Units:

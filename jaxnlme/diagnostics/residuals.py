@@ -5,7 +5,8 @@ All are on the scale of h, the response's transform: h(y) - h(f) for outcomes su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import jax
@@ -16,27 +17,34 @@ from jaxnlme.arguments import check_names, require_host
 from jaxnlme.binding.problem import Problem
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import ModelError, OptionError, near_matches
+from jaxnlme.model.density import Density
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
-from jaxnlme.results.evaluate import evaluate_by_bucket, has_interaction, require_estimates, to_rows
+from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.numerics.arrays import on_device
+from jaxnlme.precision import x64
+from jaxnlme.results.evaluate import compile_once, evaluate_by_bucket, has_interaction, require_estimates, to_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.results.record import FitRecord
 
-KINDS = ("pres", "ires", "iwres", "pwres", "pwresi", "cwres", "cwresi")
+KINDS = ("pres", "ires", "iwres", "normalized", "pwres", "pwresi", "cwres", "cwresi")
 
 
 def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
     """Residuals of the fitted rows, one column per kind, NaN where there is no response.
 
-    With r(b) = h(y) - h(f(b)), s(b) the residual SD, b^ the conditional mode, z its whitened form, J = d h(f) / dz:
+    With r(b) = h(y) - h(f(b)), s(b) the residual SD, S = diag(s), K the correlation of the residuals (the identity if
+    they are independent), b^ the conditional mode, z its whitened form, J = d h(f) / dz:
 
     - `pres` = r(0); `ires` = r(b^); `iwres` = r(b^) / s(b^).
-    - `pwres` = C^(-1/2) r(0), C = J0 J0' + diag(s(0)^2): the linearisation at b = 0 (NONMEM's NWRES, and its WRES
+    - `normalized` = T r(b^) / s(b^) with T' T = K^-1, T triangular in the order of a series: independent where the
+      correlation holds (nlme's "normalized"); `iwres` for independent residuals.
+    - `pwres` = C^(-1/2) r(0), C = J0 J0' + S(0) K S(0): the linearisation at b = 0 (NONMEM's NWRES, and its WRES
       without interaction).
-    - `cwres` = C^(-1/2) (r(b^) + J z), C = J J' + diag(s^2): the linearisation at b^, with s at b^, or at b = 0 for
+    - `cwres` = C^(-1/2) (r(b^) + J z), C = J J' + S K S: the linearisation at b^, with s at b^, or at b = 0 for
       fits by FO and FOCE.
     - `pwresi`, `cwresi`: the same numerators, with s linearised in z as well, s + (ds/dz)' z, whose square has the mean
       s0^2 + |ds/dz|^2, s0 the linearised value at z = 0 (NONMEM's WRESI and CWRESI).
@@ -69,8 +77,9 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
     pieces = evaluate_by_bucket(_moments, fit, binding, modes)
     columns: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for which, piece, bucket in zip(binding.bucket_groups, pieces, binding.problem.buckets, strict=True):
-        residual, scale, jacobian, slope = (np.asarray(part) for part in piece)
-        parts = _Parts(residual, scale, jacobian, slope, modes[which], has_interaction(fit))
+        residual, scale, jacobian, slope, normalized = (np.asarray(part) for part in piece)
+        correlation = correlation_matrices(fit, bucket.layout)
+        parts = _Parts(residual, scale, jacobian, slope, modes[which], has_interaction(fit), normalized, correlation)
         for kind in kinds:
             columns[kind].append(np.where(bucket.x.observed, getattr(parts, kind)(), np.nan))
     table = {kind: to_rows(binding, parts) for kind, parts in columns.items()}
@@ -79,8 +88,8 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
 
 def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[jax.Array, ...]]:
     """For each bucket, at z = 0 and at the mode: residual and scale (groups, 2, obs), minus the derivative of the
-    residual in z and the derivative of the scale in z (groups, 2, obs, random). Rows without a response have residual 0
-    and scale 1."""
+    residual in z and the derivative of the scale in z (groups, 2, obs, random); and the normalized residuals (groups,
+    obs) at the mode. Rows without a response have residual 0 and scale 1."""
     density = problem.density
 
     def per_group(group, mode):
@@ -97,10 +106,42 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
         if density.n_effects == 0:
             residual, scale = moments(mode)
             none = jnp.zeros((2, *residual.shape, 0))
-            return jnp.stack([residual, residual]), jnp.stack([scale, scale]), none, none
-        return jax.vmap(moments_and_slopes)(jnp.stack([jnp.zeros_like(mode), mode]))
+            parts = jnp.stack([residual, residual]), jnp.stack([scale, scale]), none, none
+        else:
+            parts = jax.vmap(moments_and_slopes)(jnp.stack([jnp.zeros_like(mode), mode]))
+        factor = density.error.factor(params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
+        return *parts, factor.whiten(parts[0][1] / parts[1][1])
 
     return problem.map_buckets(per_group, modes)
+
+
+def correlation_matrices(fit: FitRecord, layout: Layout | None) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of the positions (n,) of groups in a bucket that returns the correlation matrices (n, obs, obs) of
+    their residuals; `layout` of the bucket, None for independent residuals."""
+    if layout is None:
+        identity = np.eye(fit.binding.data.y.shape[1])
+        return lambda positions: identity[None]
+    density, theta = fit.binding.density, np.asarray(fit.params.error)
+
+    def matrices(positions: np.ndarray) -> np.ndarray:
+        with x64():
+            chosen = on_device(jax.tree.map(lambda leaf: leaf[positions], layout))
+            roots = np.asarray(compile_once(_roots, fit.binding)(density, on_device(theta), chosen))
+        inverse = np.linalg.inv(roots)
+        return inverse @ inverse.transpose(0, 2, 1)
+
+    return matrices
+
+
+def _roots(density: Density, theta: jax.Array, layout: Layout) -> jax.Array:
+    """T (groups, obs, obs) of all groups of a layout."""
+    obs = layout.time.shape[1]
+
+    def per_group(layout):
+        group = SimpleNamespace(layout=layout)
+        return jax.vmap(density.error.factor(theta, group).whiten, 1, 1)(jnp.eye(obs, dtype=theta.dtype))
+
+    return jax.vmap(per_group)(layout)
 
 
 class _Parts:
@@ -108,7 +149,8 @@ class _Parts:
 
     **Arguments:** `residual`, `scale` (groups, 2, obs) and `jacobian`, `slope` (groups, 2, obs, random): minus the
     derivative of the residual and the derivative of the scale in z, at z = 0 and at the mode (see `_moments`); `z`
-    (groups, random), whitened modes; `has_interaction`: see `evaluate.has_interaction`.
+    (groups, random), whitened modes; `has_interaction`: see `evaluate.has_interaction`; `normalized` (groups, obs);
+    `correlation`: from `correlation_matrices`.
     """
 
     def __init__(
@@ -119,7 +161,10 @@ class _Parts:
         slope: np.ndarray,
         z: np.ndarray,
         has_interaction: bool,
+        normalized: np.ndarray,
+        correlation: Callable[[np.ndarray], np.ndarray],
     ):
+        self.of_normalized, self.correlation = normalized, correlation
         self.residual, self.scale, self.jacobian, self.slope = residual, scale, jacobian, slope
         self.z, self.interaction = z, has_interaction
 
@@ -135,14 +180,17 @@ class _Parts:
         """r(b^) / s(b^)."""
         return self.residual[:, 1] / self.scale[:, 1]
 
+    def normalized(self):
+        """T r(b^) / s(b^)."""
+        return self.of_normalized
+
     def pwres(self):
         """Decorrelated r(0), the scale at b = 0."""
-        return _decorrelate(self.residual[:, 0], self.jacobian[:, 0], self.scale[:, 0] ** 2)
+        return self._decorrelate(self.residual[:, 0], 0, self.scale[:, 0])
 
     def pwresi(self):
         """As `pwres`, the scale linearised in z."""
-        variance = self.scale[:, 0] ** 2 + np.sum(self.slope[:, 0] ** 2, axis=-1)
-        return _decorrelate(self.residual[:, 0], self.jacobian[:, 0], variance)
+        return self._decorrelate(self.residual[:, 0], 0, self.scale[:, 0], self.slope[:, 0])
 
     def _conditional(self):
         """r(b^) + J z."""
@@ -150,31 +198,42 @@ class _Parts:
 
     def cwres(self):
         """Decorrelated r(b^) + J z."""
-        scale = self.scale[:, 1 if self.interaction else 0]
-        return _decorrelate(self._conditional(), self.jacobian[:, 1], scale**2)
+        return self._decorrelate(self._conditional(), 1, self.scale[:, 1 if self.interaction else 0])
 
     def cwresi(self):
         """As `cwres`, the scale linearised in z."""
         centre = self.scale[:, 1] - np.einsum("gok,gk->go", self.slope[:, 1], self.z)
-        variance = centre**2 + np.sum(self.slope[:, 1] ** 2, axis=-1)
-        return _decorrelate(self._conditional(), self.jacobian[:, 1], variance)
+        return self._decorrelate(self._conditional(), 1, centre, self.slope[:, 1])
+
+    def _decorrelate(self, residual: np.ndarray, at: int, scale: np.ndarray, slope: np.ndarray | None = None):
+        return _decorrelate(residual, self.jacobian[:, at], scale, slope, self.correlation)
 
 
-def _decorrelate(residual: np.ndarray, jacobian: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """C^(-1/2) residual (groups, obs) with C = J J' + diag(variance) and the symmetric root; NaN for a group whose C is
-    not finite.
+def _decorrelate(
+    residual: np.ndarray,
+    jacobian: np.ndarray,
+    scale: np.ndarray,
+    slope: np.ndarray | None,
+    correlation: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """C^(-1/2) residual (groups, obs) with C = J J' + R and the symmetric root; NaN for a group whose C is not finite.
+    R is the mean of S K S, with the scale `scale` + `slope`' z.
 
-    **Arguments:** `residual`, `variance` (groups, obs); `jacobian` J (groups, obs, random).
+    **Arguments:** `residual`, `scale` (groups, obs); `jacobian` J, `slope` (groups, obs, random) or None;
+    `correlation`: K of groups, from `correlation_matrices`.
     """
     groups, obs = residual.shape
     out = np.full((groups, obs), np.nan)
     step = max(DIAGNOSTICS.matrix_entries // max(obs * obs, 1), 1)
-    finite = np.flatnonzero(np.isfinite(jacobian).all(axis=(1, 2)) & np.isfinite(variance).all(axis=1))
+    is_finite = np.isfinite(jacobian).all(axis=(1, 2)) & np.isfinite(scale).all(axis=1)
+    finite = np.flatnonzero(is_finite if slope is None else is_finite & np.isfinite(slope).all(axis=(1, 2)))
     for start in range(0, len(finite), step):
         part = finite[start : start + step]
-        j = jacobian[part]
-        matrix = j @ j.transpose(0, 2, 1) + variance[part][:, :, None] * np.eye(obs)
-        values, vectors = np.linalg.eigh(matrix)
+        j, s, k = jacobian[part], scale[part], correlation(part)
+        moments = s[:, :, None] * s[:, None, :]
+        if slope is not None:
+            moments = moments + slope[part] @ slope[part].transpose(0, 2, 1)
+        values, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1) + moments * k[:, :obs, :obs])
         rotated = np.einsum("gji,gj->gi", vectors, residual[part]) / np.sqrt(values)
         out[part] = np.einsum("gij,gj->gi", vectors, rotated)
     return out

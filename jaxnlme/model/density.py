@@ -30,7 +30,8 @@ class Group(eqx.Module):
     `v`: group-level predictors; `covariates`: the varying columns of the designs, each () or (obs,); `strata` (obs,):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
     which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first;
-    `layout`: where the rows stand in their series for a residual model with a correlation, or None.
+    `layout`: where the rows stand in their series for a residual model with a correlation, or None; `codes`: for
+    variance functions, the level of each row (obs,) for each column of strata.
     """
 
     y: Any
@@ -41,6 +42,7 @@ class Group(eqx.Module):
     key: Any
     units: tuple[Units, ...] = ()
     layout: Layout | None = None
+    codes: tuple[Any, ...] = ()
 
 
 class Density(eqx.Module):

@@ -60,9 +60,11 @@ class ModelSettings:
     """Relative difference up to which a correlation function of the user is one at distance zero."""
     most_lags: int = 100_000
     """Largest distance of two positions of an ARMA correlation, for each of which a number is computed."""
-    largest_correlation: float = 1e-5
-    """Distance from its bound below which a correlation of residuals is said to be there: a series is then constant, or
-    alternates, but for one part in a thousand of its standard deviation."""
+    bound_correlation: float = 1e-5
+    """Correlation of neighbours below which residuals are said to be independent, and distance from one below which
+    they are said to be equal: a series is then constant but for some thousandths of its standard deviation."""
+    bound_logit: float = 12.0
+    """Absolute logit of a correlation from which on it is said to be at its bound: 6e-6 of the interval away."""
 
 
 MODEL = ModelSettings()

@@ -14,7 +14,7 @@ from jaxnlme.binding.user_scale import message_names
 from jaxnlme.model.covariance.held import fixed_elements
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
-from jaxnlme.model.transforms import Log
+from jaxnlme.model.transforms import Identity, Log
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.linalg import unit_diagonal
@@ -194,15 +194,20 @@ def _kinds(density: Density) -> list[str]:
 def _wald_limits(
     density: Density, kinds: list[str], values: np.ndarray, half_width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper limits (reported,) of Wald intervals: `values` -+ `half_width`, for SDs and error parameters on a
-    log scale by exp, for correlations by Fisher's z.
+    """Lower and upper limits (reported,) of Wald intervals: `values` -+ `half_width`, for SDs on the log scale, for
+    correlations by Fisher's z, for error parameters on the scale of their transform.
 
     **Arguments:** `kinds` (reported,), from `_kinds`; `half_width` (reported,): normal quantile times standard error.
     """
     lower, upper = values - half_width, values + half_width
     errors = {name: r.transform for name, r in zip(density.error_names, density.error.parameters, strict=True)}
     for k, name in enumerate(density.reported_names):
-        if kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
+        if kinds[k] == "error" and not isinstance(errors[name], (Identity, Log)):
+            with np.errstate(all="ignore"):
+                real = errors[name].to_real(values[k])
+                slope = half_width[k] * np.exp(errors[name].log_slope(values[k]))
+                lower[k], upper[k] = (errors[name].to_natural(real + side * slope) for side in (-1.0, 1.0))
+        elif kinds[k] == "random effect SD" or (kinds[k] == "error" and isinstance(errors[name], Log)):
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 factor = np.exp(half_width[k] / values[k])
             lower[k], upper[k] = values[k] / factor, values[k] * factor

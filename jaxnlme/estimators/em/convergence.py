@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.binding.model_errors import non_finite_sentence
 from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import some
+from jaxnlme.estimators.core.correlation_bounds import bound_sentences
 from jaxnlme.estimators.core.zero_variances import zero_sentences
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.louis import ScoreAndInformation
@@ -82,6 +83,7 @@ def convergence_failures(run: Run, outcome: RunOutcome, estimate: ScoreAndInform
             "whether the log-likelihood increases towards the interior: " + remedy
         )
     out += _correlations_near_one(run, estimate)
+    out += bound_sentences(run.binding, estimate.packed, run.placed.processes)[0]
     has_step = finite and not singular
     if has_step and significantly_off_maximum(run, estimate):
         distances = significant_distances(estimate)

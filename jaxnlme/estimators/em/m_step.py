@@ -225,11 +225,12 @@ def _stochastic_newton(
 
         score, hessian = score + jax.grad(prior)(entries), hessian - jax.hessian(prior)(entries)
     step = -schedule.gain * _newton_step(-score, hessian, entries)
-    # Annealing limits the decrease of residual scales as it does that of variances, and keeps shape parameters fixed:
-    # while the scales are above their estimates, an exponent could take any value.
+    # Annealing limits the decrease of residual scales as it does that of variances, and keeps shape parameters and
+    # correlations fixed: while the scales are above their estimates, an exponent could take any value.
     gaussian = density.error.has_gaussian_moments
-    scales = [isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
-    shapes = [not isinstance(p.transform, Log) and gaussian for p in density.error.parameters]
+    n_scale = density.error.n_scale if gaussian else 0
+    scales = [isinstance(p.transform, Log) and k < n_scale for k, p in enumerate(density.error.parameters)]
+    shapes = [gaussian and not is_scale for is_scale in scales]
     not_error = [False] * (layout.n - layout.error)
     step = jnp.where(np.array(not_error + scales)[index], jnp.maximum(step, _half_log(schedule.annealing)), step)
     step = jnp.where(np.array(not_error + shapes)[index] & (schedule.annealing > 0), 0.0, step)

@@ -142,8 +142,10 @@ def with_held(layout: ParameterLayout, entries: frozenset[int]) -> ParameterLayo
 
 def n_closed_form_scales(error: AbstractError) -> int:
     """Number of residual scales with a closed form: those of s s_0(f) with one scale s for each stratum; 0 for other
-    error models."""
-    if not isinstance(error, GaussianError) or error.n_shape or error.scale not in (_constant, _proportional):
+    error models, and with a correlation."""
+    if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation:
+        return 0
+    if error.scale not in (_constant, _proportional):
         return 0
     if any(not isinstance(p.transform, Log) for p in error.parameters) or len({p.fix for p in error.parameters}) > 1:
         return 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxnlme.binding.user_scale import message_names
 from jaxnlme.errors import Status, some
+from jaxnlme.estimators.core.correlation_bounds import bound_sentences
 from jaxnlme.estimators.core.objective import GroupValues
 from jaxnlme.estimators.core.record import totals, versions
 from jaxnlme.estimators.core.zero_variances import vanished_parts
@@ -167,6 +168,7 @@ def _sentences(
     if estimate is not None and not failures:
         parts = vanished_parts(run.binding, estimate.packed, run.placed.processes)
         vanished = [part.sentence(np.exp(estimate.packed[part.entry])) for part in parts]
+        vanished += bound_sentences(run.binding, estimate.packed, run.placed.processes)[1]
     sentences += [*at_zero, *vanished, *undetermined, *notes]
     if labels := run.gather([str(label) for label, _ in left_out]):
         sentences.append(f"Left out at your request: group {some(labels)}.")

@@ -103,7 +103,10 @@ def limit_residual_scale(binding: Binding, params: Params, user_starts: Any, pro
     automatic = np.array([p.automatic and name not in user_starts for name, p in named], bool)
     y = data.y[data.observed]
     values = density.error.natural(np.asarray(params.error, float))
-    scale = np.asarray(density.error.scale(y, **dict(zip(values.names, values.values, strict=True))))
+    n_scale = density.error.n_scale
+    scale = np.asarray(
+        density.error.scale(y, **dict(zip(values.names[:n_scale], values.values[:n_scale], strict=True)))
+    )
     real = np.asarray(density.error.response.to_real(y))
     sums = [len(y), real.sum(), np.broadcast_to(scale**2, y.shape).sum()]
     n, total, squares = processes.total(np.array(sums))

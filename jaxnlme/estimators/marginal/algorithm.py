@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation
 from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
@@ -59,8 +60,9 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
 
 def _active(session: Session) -> np.ndarray:
     """Packed indices of the entries with information: the free ones, without parts of a residual scale that are
-    estimated as zero."""
+    estimated as zero, and without correlations of residuals that are estimated as independent."""
     vanished = entries_of(vanished_parts(session.binding, session.x, session.processes))
+    vanished |= {*bounds_of_correlation(session.binding, session.x, session.processes)[1]}
     return np.array([k for k in np.flatnonzero(session.free[: session.n_dense]) if k not in vanished], int)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
 from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import Status, some
+from jaxnlme.estimators.core.correlation_bounds import bound_sentences
 from jaxnlme.estimators.core.zero_variances import vanished_parts, zero_sentences
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
@@ -62,7 +63,11 @@ def assess(
         failures.append(_out_of_iterations(session))
     elif not (session.halted or of_groups):
         failures += _convergence_failures(session, matrix, active, decrement, with_information)
-    theta = session.x[first : first + density.covariance.n_unconstrained]
+    of_error = first + density.covariance.n_unconstrained
+    at_bound, uncorrelated = bound_sentences(session.binding, session.x, session.processes)
+    if not session.halted and not of_groups and at_bound:
+        failures = at_bound
+    theta = session.x[first:of_error]
     at_zero = zero_sentences(density, theta, session.zeroed, not failures)
     if failures:
         sentences = ["NOT CONVERGED.", *failures]
@@ -70,6 +75,7 @@ def assess(
         sentences = [_converged(session, matrix, active, decrement)]
     sentences += _second_modes(session)
     parts = vanished_parts(session.binding, session.x, session.processes)
+    sentences += [] if failures else uncorrelated
     sentences += [] if failures else [part.sentence(np.exp(session.x[part.entry])) for part in parts]
     if not with_information and not failures:
         sentences.append(

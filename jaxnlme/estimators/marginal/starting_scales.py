@@ -94,7 +94,7 @@ def scales_of(session: Session) -> list[Scale]:
         for index, effects, _ in density.covariance.log_scales
     ]
     if isinstance(error, GaussianError):
-        entries = np.arange(len(is_log) - error.n_shape)
+        entries = np.arange(error.n_scale)
         entries = entries[is_log[entries]]
         out += [(of_error + entries[entries % strata == level], float(rows[level])) for level in range(strata)]
     return out

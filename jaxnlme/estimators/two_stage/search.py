@@ -113,7 +113,7 @@ def _profiled_objective(
     density: Density, single_group: SingleGroup, params: Params, group: Group, group_params: Vector, floor: Any
 ) -> tuple:
     """Minus the log-likelihood of a group with s profiled out, up to a constant: n/2 log sum u^2 + sum log scale with
-    u = residual / scale. With a constant scale this is least squares.
+    u = T residual / scale, T the factor of the residual correlation. With a constant scale this is least squares.
 
     **Arguments:** `floor`: the least s^2 (see `_least_variance`).
     **Returns:** the value, its gradient (params,), Fisher's information (params, params) and sum u^2.
@@ -128,15 +128,19 @@ def _profiled_objective(
         return (residual, jnp.log(scale)), (residual, scale)
 
     (slopes, log_slopes), (residual, scale) = jacobian(residual_and_log_scale, has_aux=True)(group_params)
-    u = residual / scale
+    factor = density.error.factor(params.error, group)
+    whiten = jax.vmap(factor.whiten, 1, 1)
+    u = factor.whiten(residual / scale)
     squares = jnp.sum(u**2)
     variance = squares / n + floor
-    slopes = slopes / scale[:, None]
-    u_slopes = slopes - u[:, None] * log_slopes
+    u_slopes = whiten((slopes - residual[:, None] * log_slopes) / scale[:, None])
+    slopes = whiten(slopes / scale[:, None])
     centred = jnp.where(observed[:, None], log_slopes - jnp.sum(log_slopes, axis=0, keepdims=True) / n, 0.0)
     value = 0.5 * n * jnp.log(variance) + jnp.sum(jnp.log(scale))
     gradient = u @ u_slopes / variance + jnp.sum(log_slopes, axis=0)
-    return value, gradient, slopes.T @ slopes / variance + 2.0 * centred.T @ centred, n * variance
+    left, right = jax.vmap(factor.interaction, 1, 1)(centred)
+    of_scale = sum(a.T @ b for a, b in zip(left, right, strict=True))
+    return value, gradient, slopes.T @ slopes / variance + of_scale, n * variance
 
 
 def _least_variance(density: Density, single_group: SingleGroup, params: Params, group: Group, start: Vector) -> Any:
@@ -146,7 +150,7 @@ def _least_variance(density: Density, single_group: SingleGroup, params: Params,
     observed = group.x.observed
     mean = jnp.sum(jnp.where(observed, group.y, 0.0)) / jnp.maximum(jnp.sum(observed), 1)
     residual, scale, _ = density.error.moments(jnp.full_like(group.y, mean), f, params.error, group)
-    spread = jnp.sum((residual / scale) ** 2)
+    spread = jnp.sum(density.error.factor(params.error, group).whiten(residual / scale) ** 2)
     return SEARCH.rounding_sd**2 * jnp.where(jnp.isfinite(spread), spread, 0.0) + jnp.finfo(group.y.dtype).tiny
 
 
@@ -242,7 +246,9 @@ def _error_objective(
                 value = -density.error.log_density(f, f, error, group)
             else:
                 residual, scale, slope = density.error.moments(f, f, error, group)
-                value = jnp.sum(jnp.log(scale) - slope + 0.5 * factor * (residual / scale) ** 2)
+                correlation = density.error.factor(error, group)
+                squares = correlation.whiten(residual / scale) ** 2
+                value = jnp.sum(jnp.log(scale) - slope + 0.5 * factor * squares) + correlation.half_logdet
             return jnp.where(use & (weight != 0), value, 0.0)  # padding groups have weight zero
 
         value = jnp.sum(problem.map(per_group, *group_params_and_use, problem.weights))

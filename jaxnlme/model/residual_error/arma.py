@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.model.residual_error.correlation_base import Series
+from jaxnlme.model.residual_error.correlation_base import Bound, Series
 from jaxnlme.model.residual_error.correlation_matrices import AbstractMatrix
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.partial_correlations import autoregression, partial_autocorrelations
@@ -53,14 +53,19 @@ class ARMA(AbstractMatrix):
         ma = autoregression([-r for r in partial[self.p :]])
         return (*autoregression(partial[: self.p]), *(-c for c in ma))
 
+    def at_bounds(self, theta, series):
+        at = np.abs(theta) > MODEL.bound_logit
+        names = [p.name for p in self.parameters]
+        return [Bound(name, False) for name, is_at in zip(names, at, strict=True) if is_at]
+
     def unconstrained(self, values: Sequence[float]) -> np.ndarray:
         ar = partial_autocorrelations([float(v) for v in values[: self.p]], "ar")
         ma = partial_autocorrelations([-float(v) for v in values[self.p :]], "ma")
         return 2.0 * np.arctanh(np.array([*ar, *(-r for r in ma)]))
 
     def entries(self, theta, layout):
-        values = self.natural(theta)
-        acf = autocorrelations(values[: self.p], values[self.p :], layout.extent)
+        partial = [jnp.tanh(0.5 * theta[k]) for k in range(self.p)]
+        acf = autocorrelations(partial, self.natural(theta)[self.p :], layout.extent)
         lag = jnp.abs(layout.time[:, None] - layout.time[None, :]).astype(int)
         return acf[jnp.minimum(lag, layout.extent)]
 
@@ -74,30 +79,32 @@ class ARMA(AbstractMatrix):
         return self
 
 
-def autocorrelations(ar: Sequence[Any], ma: Sequence[Any], lags: int) -> Vector:
-    """The autocorrelations (lags + 1,) of an ARMA process, from lag 0."""
-    p, m = len(ar), max(len(ar), len(ma))
-    theta = [jnp.ones(()), *ma]
-    psi: list[Any] = []
-    for j in range(len(theta)):
-        psi.append(theta[j] + sum((ar[i] * psi[j - 1 - i] for i in range(min(p, j))), jnp.zeros(())))
-    # gamma_k - sum_i ar_i gamma_|k - i| = sum_j>=k ma_j psi_(j - k), k = 0 ... m
-    matrix = jnp.eye(m + 1)
-    for k in range(m + 1):
-        for i in range(p):
-            matrix = matrix.at[k, abs(k - 1 - i)].add(-ar[i])
-    right = jnp.stack([sum((theta[j] * psi[j - k] for j in range(k, len(theta))), jnp.zeros(())) for k in range(m + 1)])
-    first = jnp.linalg.solve(matrix, right)
-    first = first / first[0]
-    if lags <= m:
-        return first[: lags + 1]
-    if not p:
-        return jnp.concatenate([first, jnp.zeros((lags - m,))])
-    coefficients = jnp.stack(list(ar))
+def autocorrelations(partial: Sequence[Any], ma: Sequence[Any], lags: int) -> Vector:
+    """The autocorrelations (lags + 1,) of an ARMA process, from lag 0, from partial autocorrelations and the
+    coefficients of the moving average: those of the autoregression by Durbin and Levinson's recursion, summed over
+    pairs of coefficients."""
+    p, q = len(partial), len(ma)
+    needed = lags + q
+    first, ar, variance = [jnp.ones(())], [], jnp.ones(())
+    for k, r in enumerate(partial):
+        first.append(r * variance + sum((ar[j] * first[k - j] for j in range(k)), jnp.zeros(())))
+        ar = [a - r * b for a, b in zip(ar, reversed(ar), strict=True)] + [r]
+        variance = variance * (1.0 - r) * (1.0 + r)
+    of_ar = jnp.stack(first)
+    if needed > p and p:
+        coefficients = jnp.stack(ar)
 
-    def next_lag(last, _):
-        new = jnp.sum(coefficients * last)
-        return jnp.concatenate([new[None], last[:-1]]), new
+        def next_lag(last, _):
+            new = jnp.sum(coefficients * last)
+            return jnp.concatenate([new[None], last[:-1]]), new
 
-    _, later = jax.lax.scan(next_lag, first[m - p + 1 :][::-1], None, length=lags - m)
-    return jnp.concatenate([first, later])
+        _, later = jax.lax.scan(next_lag, of_ar[1:][::-1], None, length=needed - p)
+        of_ar = jnp.concatenate([of_ar, later])
+    elif needed > p:
+        of_ar = jnp.concatenate([of_ar, jnp.zeros((needed,))])
+    theta, lag = [jnp.ones(()), *ma], np.arange(lags + 1)
+    total = sum(
+        (theta[i] * theta[j] * of_ar[np.abs(lag + i - j)] for i in range(q + 1) for j in range(q + 1)),
+        jnp.zeros((lags + 1,)),
+    )
+    return total / total[0]

@@ -20,6 +20,7 @@ from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Independent
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
+from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
@@ -34,7 +35,7 @@ class GaussianError(AbstractError):
     **Arguments:**
 
     - `scale(f, **parameters)`: the residual standard deviation (obs,) of h(y) at the prediction f; a function with an
-      argument `x` also gets the predictors of the group, as the structural model does.
+      argument `x` also gets the predictors of the group, as the structural model does. Or a VarianceScale.
     - `parameters`: those of the scale, then the exponent of h if it has one, then those of the correlation.
     - `name`: for summaries; `sd_formula`: the scale as a formula.
     - `response`: the transform h (identity, log, ...).
@@ -61,20 +62,22 @@ class GaussianError(AbstractError):
     def __check_init__(self):
         if self.by is not None and not isinstance(self.by, str):
             raise OptionError(f"by must be the name of one column of the data; received {shown(self.by)}.")
-        if not self.levels:
+        if not self.levels and not isinstance(self.scale, VarianceScale):
             check_scale(self.scale, [p.name for p in self.parameters[: self.n_scale]])
 
     @property
     def sees_x(self) -> bool:
         """True if the scale also depends on the predictors x."""
-        return sees_x(self.scale)
+        return isinstance(self.scale, VarianceScale) or sees_x(self.scale)
 
-    def scale_at(self, f: Any, parameters: Mapping[str, Any], x: Any) -> Any:
+    def scale_at(self, f: Any, parameters: Mapping[str, Any], group: Any) -> Any:
         """The residual standard deviation (obs,), or (), of h(y).
 
-        **Arguments:** `f` (obs,): the prediction, or h of it; `parameters`: by name; `x`: the predictors of the group.
+        **Arguments:** `f` (obs,): the prediction, or h of it; `parameters`: by name; `group`: a Group.
         """
-        return self.scale(f, **parameters, **({"x": x} if self.sees_x else {}))
+        if isinstance(self.scale, VarianceScale):
+            return self.scale(f, parameters, group)
+        return self.scale(f, **parameters, **({"x": group.x} if self.sees_x else {}))
 
     @property
     def formula(self) -> str:
@@ -143,6 +146,13 @@ class GaussianError(AbstractError):
         return dataclasses.replace(changed, parameters=(*others, *added), correlation=correlation)
 
     def resolve(self, levels):
+        changed: Any = self
+        if isinstance(self.scale, VarianceScale):
+            resolved = self.scale.resolve(levels)
+            if resolved == self.scale:
+                return self
+            parameters = (*resolved.parameters(), *self.parameters[self.n_scale :])
+            return dataclasses.replace(changed, scale=resolved, parameters=parameters)
         if self.by is None or self.levels:
             return self
         names = tuple(str(level) for level in levels(self.by))
@@ -152,7 +162,6 @@ class GaussianError(AbstractError):
             for p in scale
             for level in names
         )
-        changed: Any = self
         return dataclasses.replace(changed, parameters=copies + others, levels=names)
 
     def _split(self, theta: Vector, group: Any) -> tuple[dict[str, Any], Any]:
@@ -184,7 +193,7 @@ class GaussianError(AbstractError):
         base = f_scale
         if self.of_transformed:
             base = mean if f_scale is f else self.response.to_real(f_scale, shape)
-        scale = jnp.broadcast_to(self.scale_at(base, parameters, group.x), group.y.shape)
+        scale = jnp.broadcast_to(self.scale_at(base, parameters, group), group.y.shape)
         residual = self.response.to_real(group.y, shape) - mean
         slope = self.response.log_slope(group.y, shape)
         return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
@@ -210,7 +219,7 @@ class GaussianError(AbstractError):
         """
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(prediction, shape)
-        scale = self.scale_at(mean if self.of_transformed else prediction, parameters, group.x)
+        scale = self.scale_at(mean if self.of_transformed else prediction, parameters, group)
         if self.correlation is not None:
             noise = self.correlation.color(noise, self._of_correlation(theta), group.layout)
         return self.response.to_natural(mean + scale * noise, shape)

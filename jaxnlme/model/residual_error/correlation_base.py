@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxnlme.errors import ModelError, OptionError, shown, some
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+from jaxnlme.model.settings import MODEL
 from jaxnlme.typing import Scalar, Vector
 
 # Vectors (obs,) whose products with others are summed over rows and vectors.
@@ -65,6 +66,15 @@ class Independent(AbstractFactor):
         return part, part
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A parameter of a correlation at a bound: its `name`, and `independent`: true where residuals are then independent
+    (a model with one parameter less), false where C is singular, or a process has no stationary distribution."""
+
+    name: str
+    independent: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
     """Where the rows of a data set stand in their series, on the host: what a correlation learns from data.
@@ -97,19 +107,27 @@ class Series:
     def extent(self) -> int:
         """The largest distance of two times of a series, rounded up to a whole number."""
         distance = 0.0
-        for time, code, rows in zip(self.time, self.code, self.rows, strict=True):
-            for number in np.unique(code[rows]):
-                distance = max(distance, float(np.ptp(time[rows & (code == number)])))
+        for number in np.unique(self.code[self.rows]):
+            of_series = self.rows & (self.code == number)
+            last = np.max(np.where(of_series, self.time, -np.inf), axis=1)
+            first = np.min(np.where(of_series, self.time, np.inf), axis=1)
+            distance = max(distance, float(np.max(last - first)))
         return int(np.ceil(distance))
 
     @property
     def largest(self) -> int:
         """The number of rows with a response in the largest series."""
-        sizes = [
-            int(np.bincount(code[seen]).max(initial=0)) if seen.any() else 0
-            for code, seen in zip(self.code, self.observed, strict=True)
+        sizes = [np.sum(self.observed & (self.code == number), axis=1).max() for number in np.unique(self.code)]
+        return int(max(sizes, default=0))
+
+    def together(self, occasions: Sequence[float]) -> np.ndarray:
+        """True (occasions, occasions) for pairs of which some series has responses at both."""
+        codes = np.unique(self.code)
+        has = [
+            np.any(self.observed & (self.code == code) & (self.time == t), axis=1) for t in occasions for code in codes
         ]
-        return max(sizes, default=0)
+        flat = np.stack(has).reshape(len(occasions), -1).astype(float)
+        return flat @ flat.T > 0
 
     def numbered(self, occasions: Sequence[float]) -> Series:
         """The series with the number of each row's occasion for its time.
@@ -221,6 +239,14 @@ class AbstractCorrelation(eqx.Module):
         """True if a reported value depends on several entries of theta."""
         return False
 
+    def at_bounds(self, theta: np.ndarray, series: Series) -> list[Bound]:
+        """The parameters that are at a bound of what a correlation can be, at `theta` (parameters,), on the host."""
+        return [
+            Bound(p.name, False)
+            for k, p in enumerate(self.parameters)
+            if not p.fix and p.transform.name.startswith("logit") and abs(theta[k]) > MODEL.bound_logit
+        ]
+
     def resolve(self, series: Series) -> AbstractCorrelation:
         """The correlation with starting values, bounds and occasions from the data."""
         return self
@@ -231,6 +257,13 @@ class AbstractCorrelation(eqx.Module):
         **Raises:** ModelError for times that the fitted data lacked.
         """
         return series
+
+
+def range_bounds(parameter: ErrorParameter, log_range: float, series: Series, power: int = 1) -> list[Bound]:
+    """The Bound of a range, from the correlation at the median distance of two responses."""
+    ratio = (series.median_lag * np.exp(-log_range)) ** power
+    independent = bool(ratio > -np.log(MODEL.bound_correlation))
+    return [Bound(parameter.name, independent)] if independent or ratio < MODEL.bound_correlation else []
 
 
 def with_start(parameter: ErrorParameter, start: float) -> ErrorParameter:

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import OptionError, shown
+from jaxnlme.errors import OptionError, shown, some
 from jaxnlme.model.residual_error.correlation_base import (
     AbstractCorrelation,
     AbstractFactor,
+    Bound,
     Layout,
     Series,
     Vectors,
+    range_bounds,
     with_start,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -26,6 +28,38 @@ from jaxnlme.model.residual_error.partial_correlations import correlation_factor
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import Logit
 from jaxnlme.typing import Matrix, Scalar, Vector
+
+
+@jax.custom_jvp
+def inverse_factor(matrix: Matrix) -> Matrix:
+    """T (n, n), lower triangular, with T' T = `matrix`^-1, positive definite; NaN where it is not.
+
+    A loop over columns: batched library calls of one program may wait for each other forever where the pool of jaxlib
+    has two threads.
+    """
+    n = matrix.shape[-1]
+    rows = jnp.arange(n)
+
+    def column(j, carry):
+        lower, root = carry
+        row = lower[j]
+        pivot = jnp.sqrt(matrix[j, j] - jnp.sum(row**2))
+        below = (matrix[:, j] - jnp.sum(lower * row[None, :], axis=1)) / pivot
+        lower = lower.at[:, j].set(jnp.where(rows > j, below, jnp.where(rows == j, pivot, 0.0)))
+        of_root = (jnp.where(rows == j, 1.0, 0.0) - jnp.sum(row[:, None] * root, axis=0)) / pivot
+        return lower, root.at[j].set(of_root)
+
+    zero = jnp.zeros_like(matrix)
+    return jax.lax.fori_loop(0, n, column, (zero, zero))[1]
+
+
+@inverse_factor.defjvp
+def _inverse_factor_rule(primals, tangents):
+    # dT = -half(T dC T') T, half the lower triangle with half of the diagonal.
+    root = inverse_factor(primals[0])
+    inner = root @ tangents[0] @ root.T
+    half = jnp.tril(inner, -1) + 0.5 * jnp.diag(jnp.diagonal(inner))
+    return root, -half @ root
 
 
 class MatrixFactor(AbstractFactor):
@@ -44,11 +78,11 @@ class MatrixFactor(AbstractFactor):
         return jnp.sum(self.log_diagonal)
 
     def whiten(self, residual: Vector) -> Vector:
-        return self.root @ residual
+        return jnp.sum(self.root * residual[None, :], axis=1)  # ten times as fast as a batched product
 
     def interaction(self, slopes: Vector) -> tuple[Vectors, Vectors]:
         elementwise = (self.root.T @ self.root) * self.matrix
-        return (slopes,), (slopes + elementwise @ slopes,)
+        return (slopes,), (slopes + jnp.sum(elementwise * slopes[None, :], axis=1),)
 
 
 class AbstractMatrix(AbstractCorrelation):
@@ -66,12 +100,12 @@ class AbstractMatrix(AbstractCorrelation):
 
     def factor(self, theta, layout):
         matrix = self.matrix(theta, layout, layout.code)
-        lower = jnp.linalg.cholesky(matrix)
-        root = jax.scipy.linalg.solve_triangular(lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True)
-        return MatrixFactor(matrix, root, jnp.log(jnp.diagonal(lower)))
+        root = inverse_factor(matrix)
+        return MatrixFactor(matrix, root, -jnp.log(jnp.diagonal(root)))
 
     def color(self, noise, theta, layout):
-        return jnp.linalg.cholesky(self.matrix(theta, layout, layout.row_code)) @ noise
+        matrix = self.matrix(theta, layout, layout.row_code)
+        return matrix @ (inverse_factor(matrix).T @ noise)  # L = C T'
 
 
 class Exchangeable(AbstractMatrix):
@@ -133,6 +167,12 @@ class Distances(AbstractMatrix):
         ratio = jnp.abs(layout.time[:, None] - layout.time[None, :]) * jnp.exp(-theta[0])
         decay = jnp.exp(-(ratio**self.power))
         return (1.0 - self.natural(theta)[1]) * decay if self.allows_ties else decay
+
+    def at_bounds(self, theta, series):
+        out = [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series, self.power)
+        if self.allows_ties and not self.parameters[1].fix and abs(theta[1]) > MODEL.bound_logit:
+            out.append(Bound("nugget", bool(theta[1] > 0)))
+        return out
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         if not self.automatic:
@@ -209,6 +249,10 @@ class Unstructured(AbstractMatrix):
     def is_joint(self) -> bool:
         return True
 
+    def at_bounds(self, theta, series):
+        singular = np.abs(theta) > 0.5 * MODEL.bound_logit  # Fisher's z is half the logit
+        return [Bound(p.name, False) for p, at in zip(self.parameters, singular, strict=True) if at]
+
     def natural(self, theta):
         lower = correlation_factor(theta, len(self.occasions))
         return tuple(jnp.sum(lower[j] * lower[k]) for j, k in pairs(len(self.occasions)))
@@ -228,6 +272,12 @@ class Unstructured(AbstractMatrix):
     def resolve(self, series: Series) -> AbstractCorrelation:
         occasions = tuple(float(t) for t in np.unique(series.time[series.observed]))
         names = [f"{t:g}" for t in occasions]
+        apart = [f"{names[j]} and {names[k]}" for j, k in pairs(len(names)) if not series.together(occasions)[j, k]]
+        if apart:
+            raise OptionError(
+                f"an unstructured correlation needs series with both occasions of every pair; no series has responses "
+                f"at {self.time} {some(apart)}. Use a correlation with fewer parameters, or leave such occasions out."
+            )
         parameters = tuple(
             ErrorParameter(f"corr({names[j]}, {names[k]})", 0.0, Logit(-1.0, 1.0)) for j, k in pairs(len(occasions))
         )

@@ -13,9 +13,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxnlme.arguments import real_number
 from jaxnlme.errors import OptionError, near_matches, shown
-from jaxnlme.model.fixed import Fixed, check_fixed, number_of
+from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
@@ -28,73 +27,10 @@ from jaxnlme.model.residual_error.named_scales import (
     _power,
     _proportional,
 )
-from jaxnlme.model.settings import MODEL
+from jaxnlme.model.residual_error.scale_parameters import Fix, scale_parameters
+from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
 from jaxnlme.signatures import public
-
-# What a named residual model holds fixed: a value (if it has one parameter), or values by name.
-Fix = float | Mapping[str, float] | None
-
-
-def _parameters(
-    positive: Mapping[str, float | Fixed | None],
-    exponent: float | Fixed | None = None,
-    fix_exponent: bool = False,
-    fix: Fix = None,
-):
-    """ErrorParameter objects of the positive parameters and of the exponent "c", if there is one.
-
-    **Raises:** OptionError for values in `fix` that are none of these parameters.
-    """
-    starts = dict(positive) | ({} if exponent is None else {"c": exponent})
-    held = {name: start.value for name, start in starts.items() if isinstance(start, Fixed)}
-    for name, value in _fix_by_name(fix, list(starts)).items():
-        if starts[name] is not None and (name != "c" or isinstance(starts[name], Fixed)):
-            raise OptionError(f"{name} has a value and one in fix=; give it in one of them.")
-        held[name] = value
-    defaults = {name: MODEL.error_start for name in positive} | {"b": MODEL.proportional_error_start}
-    entries = []
-    for name, start in positive.items():
-        if name in held:
-            entries.append(_held(name, held[name]))
-        else:
-            value = defaults[name] if start is None else start
-            entries.append(ErrorParameter(name, value, "log", automatic=start is None))
-    if exponent is not None:
-        entries.append(ErrorParameter("c", held.get("c", exponent), "identity", fix_exponent or "c" in held))
-    return tuple(entries)
-
-
-def _held(name: str, value: float) -> ErrorParameter:
-    """A positive parameter that is held at `value`, or at zero."""
-    if value < 0:
-        raise OptionError(f"error parameter {name!r} cannot be held at {value:g}, which is negative.")
-    return held_parameter(ErrorParameter(name, MODEL.error_start, "log"), value)
-
-
-def held_parameter(parameter: ErrorParameter, value: float) -> ErrorParameter:
-    """The parameter of a residual model fixed at `value`. A value of zero at the end of its range is allowed."""
-    scale = "identity" if value == 0 == parameter.transform.domain[0] else parameter.transform
-    return ErrorParameter(parameter.name, value, scale, fix=True)
-
-
-def _fix_by_name(fix: Fix, names: Sequence[str]) -> dict[str, float]:
-    """The option `fix` as a dictionary.  **Raises:** OptionError for anything else, and for names not among
-    `names`."""
-    if fix is None:
-        return {}
-    if not isinstance(fix, Mapping):
-        number = real_number(number_of(fix))
-        if number is None or len(names) != 1:
-            raise OptionError(
-                f"fix must be {'the value to hold' if len(names) == 1 else 'a dictionary of values to hold'}, as in "
-                f"fix={'0.2' if len(names) == 1 else f'{{{names[0]!r}: 0.2}}'}; received {fix!r}."
-            )
-        return {names[0]: number}
-    for name in fix:
-        if name not in names:
-            raise OptionError(f"fix={dict(fix)!r}: {name!r} is no parameter of this model; {near_matches(name, names)}")
-    return check_fixed(fix)
 
 
 @public("jn.error.constant")
@@ -103,7 +39,7 @@ def constant(a: float | Fixed | None = None, *, fix: Fix = None, by: str | None 
 
     **Arguments:** `a`: residual standard deviation, in the unit of y; `by`: a column with one `a` for each level.
     """
-    return GaussianError(_constant, _parameters({"a": a}, fix=fix), "constant", "a", by=by)
+    return GaussianError(_constant, scale_parameters({"a": a}, fix=fix), "constant", "a", by=by)
 
 
 @public("jn.error.proportional")
@@ -113,7 +49,7 @@ def proportional(b: float | Fixed | None = None, *, fix: Fix = None, by: str | N
     **Arguments:** `b`: residual standard deviation as a fraction of the prediction; `by`: a column with one `b` for
     each level.
     """
-    return GaussianError(_proportional, _parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
+    return GaussianError(_proportional, scale_parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
 
 
 @public("jn.error.combined")
@@ -124,7 +60,7 @@ def combined(
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
-    return GaussianError(_combined, _parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
+    return GaussianError(_combined, scale_parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
 
 
 @public("jn.error.combined_variance")
@@ -136,7 +72,11 @@ def combined_variance(
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
     return GaussianError(
-        _combined_variance, _parameters({"a": a, "b": b}, fix=fix), "combined variance", "sqrt(a^2 + b^2 f^2)", by=by
+        _combined_variance,
+        scale_parameters({"a": a, "b": b}, fix=fix),
+        "combined variance",
+        "sqrt(a^2 + b^2 f^2)",
+        by=by,
     )
 
 
@@ -155,7 +95,7 @@ def power(
     column with parameters for each level.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2.
     """
-    return GaussianError(_power, _parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
+    return GaussianError(_power, scale_parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
 
 
 @public("jn.error.constant_power")
@@ -175,7 +115,7 @@ def constant_power(
     """
     return GaussianError(
         _constant_power,
-        _parameters({"a": a, "b": b}, c, fix_exponent, fix),
+        scale_parameters({"a": a, "b": b}, c, fix_exponent, fix),
         "constant plus power",
         "a + b |f|^c",
         by=by,
@@ -224,7 +164,7 @@ def transform_both_sides(
 
 @public("jn.error.gaussian")
 def gaussian(
-    scale: str | GaussianError = "constant",
+    scale: str | VarianceScale | GaussianError = "constant",
     correlation: AbstractCorrelation | None = None,
     *,
     response: str | AbstractTransform = "identity",
@@ -232,15 +172,23 @@ def gaussian(
 ) -> GaussianError:
     """h(y) = h(f) + scale(f) e with correlated e: a residual covariance of scale and correlation.
 
-    **Arguments:** `scale`: the name of a residual model ("constant", "power", ...) or an object such as
-    `jn.error.power(c=0.5)`, which gives the standard deviation; `correlation`: from `jn.correlation`, None for
+    **Arguments:** `scale`: the name of a residual model ("constant", "power", ...), an object such as
+    `jn.error.power(c=0.5)`, or variance functions such as `jn.variance.power() * jn.variance.strata("Sex")`, which
+    give the standard deviation; `correlation`: from `jn.correlation`, None for
     independent residuals; `response`: as for `transform_both_sides`; `by`: a column with parameters of the scale for
     each level.
     **Returns:** a residual model, for `error=` of `jn.NLMEModel`.
     **Raises:** OptionError for other types, or names that scale and correlation share.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, chapter 5.
     """
-    base = error_model(scale)
+    if isinstance(scale, VarianceScale):
+        if by is not None:
+            raise OptionError(
+                "by= goes with named scales; variance functions take strata as jn.variance.strata(column)."
+            )
+        base = GaussianError(scale, scale.parameters(), "variance function", scale.formula)
+    else:
+        base = error_model(scale)
     if not isinstance(base, GaussianError):
         raise OptionError(f"scale must be a Gaussian residual model or its name; received {shown(scale)}.")
     if correlation is not None and not isinstance(correlation, AbstractCorrelation):
@@ -280,7 +228,7 @@ def custom(
     """
     if isinstance(parameters, Mapping):
         only_fixed = {name: None for name in (fix if isinstance(fix, Mapping) else ()) if name not in parameters}
-        entries = _parameters({**parameters, **only_fixed}, fix=fix)
+        entries = scale_parameters({**parameters, **only_fixed}, fix=fix)
     elif isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
         if fix is not None:
             raise OptionError("fix= goes with a dictionary of parameters; a jn.ErrorParameter has fix=True.")

@@ -25,6 +25,7 @@ from jaxnlme.model.residual_error.correlation_base import (
     Layout,
     Series,
     Vectors,
+    range_bounds,
     with_start,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -58,22 +59,24 @@ class RangeOfCorrelation(AbstractTransform):
 class MarkovFactor(AbstractFactor):
     """The factor of a Markov correlation.
 
-    **Fields:** `phi` (obs,): correlation with the row before, 0 without one; `remainder` (obs,): 1 - phi^2; `layout`.
+    **Fields:** `phi` (obs,): correlation with the row before, 0 without one; `weight` (obs,): 1 / sqrt(1 - phi^2);
+    `logdet`: log|C|; `layout`.
     """
 
     phi: Any
-    remainder: Any
+    weight: Any
+    logdet: Any
     layout: Layout
 
     @property
     def half_logdet(self) -> Scalar:
-        return 0.5 * jnp.sum(jnp.log(self.remainder))
+        return 0.5 * self.logdet
 
     def whiten(self, residual: Vector) -> Vector:
-        return (residual - self.phi * self.previous(residual)) / jnp.sqrt(self.remainder)
+        return (residual - self.phi * self.previous(residual)) * self.weight
 
     def interaction(self, slopes: Vector) -> tuple[Vectors, Vectors]:
-        step = self.phi / jnp.sqrt(self.remainder) * (slopes - self.previous(slopes))
+        step = self.phi * self.weight * (slopes - self.previous(slopes))
         parts = (2.0**0.5 * slopes, step)
         return parts, parts
 
@@ -107,14 +110,18 @@ class AbstractMarkov(AbstractCorrelation):
         linked = layout.offset != 0
         if layout.links is None:
             phi, remainder = self.link(theta, layout.lag)
-            return MarkovFactor(jnp.where(linked, phi, 0.0), jnp.where(linked, remainder, 1.0), layout)
-        lags = sorted({lag for _, lag in layout.links})
-        phi, remainder = jnp.zeros(layout.offset.shape, theta.dtype), jnp.ones(layout.offset.shape, theta.dtype)
-        for lag in lags:
-            phi_of_lag, remainder_of_lag = self.link(theta, lag)
+            remainder = jnp.where(linked, remainder, 1.0)
+            logdet = jnp.sum(jnp.log(remainder))
+            return MarkovFactor(jnp.where(linked, phi, 0.0), 1.0 / jnp.sqrt(remainder), logdet, layout)
+        # Few distances: powers, roots and logarithms of scalars.
+        phi, weight = jnp.zeros(layout.offset.shape, theta.dtype), jnp.ones(layout.offset.shape, theta.dtype)
+        logdet = jnp.zeros((), theta.dtype)
+        for lag in sorted({lag for _, lag in layout.links}):
+            phi_of_lag, remainder = self.link(theta, lag)
             here = linked & (layout.lag == lag)
-            phi, remainder = jnp.where(here, phi_of_lag, phi), jnp.where(here, remainder_of_lag, remainder)
-        return MarkovFactor(phi, remainder, layout)
+            phi, weight = jnp.where(here, phi_of_lag, phi), jnp.where(here, 1.0 / jnp.sqrt(remainder), weight)
+            logdet = logdet + jnp.sum(here) * jnp.log(remainder)
+        return MarkovFactor(phi, weight, logdet, layout)
 
     def color(self, noise, theta, layout):
         order = jnp.lexsort((layout.time, layout.row_code))
@@ -175,6 +182,9 @@ class ContinuousAutoRegression(AbstractMarkov):
     def link(self, theta, lag):
         ratio = lag * jnp.exp(-theta[0])
         return jnp.exp(-ratio), -jnp.expm1(-2.0 * ratio)
+
+    def at_bounds(self, theta, series):
+        return [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series)
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         if not self.automatic:

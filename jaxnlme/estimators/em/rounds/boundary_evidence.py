@@ -36,7 +36,8 @@ def scale_entries(run: Run) -> list[int]:
     out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
     if density.error.has_gaussian_moments:
         first = layout.beta + layout.covariance
-        out += [first + k for k, p in enumerate(density.error.parameters) if isinstance(p.transform, Log)]
+        scales = density.error.parameters[: density.error.n_scale]
+        out += [first + k for k, p in enumerate(scales) if isinstance(p.transform, Log)]
     return [k for k in out if layout.free[k]]
 
 
