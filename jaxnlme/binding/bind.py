@@ -235,7 +235,7 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
     p = len(parameters)
     names = tuple(entry.name for entry in parameters)
     transforms = tuple(entry.transform for entry in parameters)
-    nested = tuple(level.name for level in data.nested)
+    nested = data.level_names[1:]
     starts = [entry.beta_start for entry in parameters]
     fixed = [entry.fix for entry in parameters]
     if model.individual is not None:

@@ -50,11 +50,6 @@ def effect_name(parameter: str, level: str, depth: int) -> str:
     return f"{parameter}|{level}" if depth else parameter
 
 
-def level_names(data: GroupedData) -> tuple[str, ...]:
-    """The names of the grouping levels of the data, outermost first."""
-    return (data.group_name, *(level.name for level in data.nested))
-
-
 def declared_depths(parameter: Parameter, levels: Sequence[str]) -> list[int]:
     """The levels, as positions among `levels`, that a parameter has random effects by.
 
@@ -80,7 +75,7 @@ def random_effects(model: ModelDeclaration, data: GroupedData, random_design: De
     **Arguments:** `random_design`: the Design of the model's random_design, None without one.
     **Raises:** ModelError for a level that the data do not have.
     """
-    levels = level_names(data)
+    levels = data.level_names
     if random_design is not None and model.individual is None:
         return _explicit(model, random_design, levels)
     declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, levels)]

@@ -137,7 +137,7 @@ def further_table(
     it is added to; `level_names`: of the label columns, for messages.
     **Raises:** DataError for labels that the data do not have, text columns, missing or infinite values."""
     if len(labels) not in (1, 1 + len(data.nested)):
-        known = [data.group_name, *(level.name for level in data.nested)]
+        known = data.level_names
         raise DataError(
             f"table {name!r} has labels of {len(labels)} levels; the data have {len(known)} ({', '.join(known)}): give "
             "the columns of all of them in group=, or that of the outermost."

@@ -178,6 +178,11 @@ class GroupedData:
         return self.y.shape[0]
 
     @property
+    def level_names(self) -> tuple[str, ...]:
+        """The names of the grouping levels, outermost first."""
+        return (self.group_name, *(level.name for level in self.nested))
+
+    @property
     def n_obs(self) -> int:
         """Number of observed responses."""
         return int(self.observed.sum())

@@ -30,7 +30,7 @@ def prediction_curves(
     that keep their value until the next row, not for events such as doses. Where the new rows change the predictions at
     the fitted rows, because the model uses other rows, the table has the fitted rows only, and
     `table.attrs["rows_only"]` is true. It also has the fitted rows only with `points=0`, and for a model with an
-    explicit design per group, which has no entries for new rows.
+    explicit design per group, which has no entries for new rows, or data with a further table by nested level.
 
     **Arguments:** `positions` of the groups in `fit.data`; `by`: a column, for each level of which there is a separate
     curve; `points` of a curve.
@@ -43,6 +43,8 @@ def prediction_curves(
     rows = rows[rows[selected.group_name].isin(selected.labels)]
     designs = (fit.model.fixed_design, fit.model.random_design)
     use_grid = points > 0 and not any(np.ndim(design) > 2 for design in designs if design is not None)
+    # Labels of nested levels in a further table are positions among the units of the fitted rows.
+    use_grid = use_grid and not fit.data.table_units
     table = _grid_curves(fit, selected, rows, x, by, points) if use_grid else None
     if table is None:
         table = rows.sort_values([selected.group_name, x], kind="stable")
@@ -57,8 +59,9 @@ def _grid_curves(
     table, is_fitted = _grid(selected, rows, x, by, points)
     names_x = [*selected.x, *(name for name, values in selected.text.items() if values.ndim == 2)]
     names_v = [*selected.v, *(name for name, values in selected.text.items() if values.ndim == 1)]
-    data = GroupedData.from_frame(table, selected.group_name, selected.y_name, names_x, names_v, need_response=False)
-    data = dataclasses.replace(data, tables=selected.tables)
+    levels = list(selected.level_names)
+    data = GroupedData.from_frame(table, levels, selected.y_name, names_x, names_v, need_response=False)
+    data = dataclasses.replace(data, tables=selected.tables, table_units=selected.table_units)
     for name, level in LEVELS.items():
         before, after = table[name].to_numpy()[is_fitted], np.asarray(fit.predict(data, level=level))
         rtol, atol = DIAGNOSTICS.same_prediction, DIAGNOSTICS.same_zero * np.nanmax(np.abs(before), initial=0.0)

@@ -13,6 +13,7 @@ from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
 from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.results.by_level import columns_of_effects
 
 # Title of the legend where curves have the fitted rows only.
 ROWS_ONLY = "drawn through the fitted rows: the model uses events of other rows"
@@ -168,25 +169,27 @@ class Plots(AbstractSimulationPlots):
 
     def random_effects(self, ax: Any = None) -> Any:
         """Conditional modes of the random effects in units of their SD, a row per effect: dots (a histogram for 40
-        groups or more) over the fitted normal density. With shrinkage they vary less than the density.
+        groups, or units of a nested level, or more) over the fitted normal density. With shrinkage they vary less than
+        the density.
 
         **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError for a model without random effects.
         """
-        effects, shrinkage = self.fit.random_effects, self.fit.shrinkage
+        effects, shrinkage = columns_of_effects(self.fit.random_effects), self.fit.shrinkage
         sd = np.sqrt(np.diag(self.fit.psi.to_numpy()))
-        names = list(effects.columns)
+        names = list(effects)
         if not names:
             raise OptionError("the model has no random effects to draw.")
         ax = self._axes(ax, 1, (6.4, 1.2 + 1.15 * len(names)))[0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            scaled = np.nan_to_num(effects.to_numpy() / sd)
-        limit = max(DIAGNOSTICS.least_effect_limit, 1.1 * float(np.abs(scaled).max()))
+            scaled = {name: np.nan_to_num(effects[name] / s) for name, s in zip(names, sd, strict=True)}
+        largest = max(float(np.abs(values).max()) for values in scaled.values())
+        limit = max(DIAGNOSTICS.least_effect_limit, 1.1 * largest)
         grid = np.linspace(-limit, limit, DIAGNOSTICS.density_points)
         normal = np.exp(-0.5 * grid**2)
         for row, name in enumerate(reversed(names)):
-            values = scaled[:, names.index(name)]
+            values = scaled[name]
             ax.fill_between(grid, row, row + 0.72 * normal, color=SKY, alpha=0.3, lw=0)
             ax.plot(grid, row + 0.72 * normal, color=BLUE, lw=1.2)
             if len(values) >= DIAGNOSTICS.histogram_from:

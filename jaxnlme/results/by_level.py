@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.binding.random_effects import level_names
 from jaxnlme.errors import OptionError, near_matches, shown
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def unit_index(data: GroupedData, depth: int) -> tuple[pd.Index, np.ndarray]:
         unit = level.parent[cells[:, 0], unit]
     labels.append(data.labels[cells[:, 0]])
     arrays = [pd.Series(column, dtype=object).infer_objects() for column in reversed(labels)]
-    return pd.MultiIndex.from_arrays(arrays, names=level_names(data)[: depth + 1]), cells
+    return pd.MultiIndex.from_arrays(arrays, names=data.level_names[: depth + 1]), cells
 
 
 def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
@@ -80,6 +79,12 @@ def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
     return [out[effect] for effect in range(len(out))]
 
 
+def columns_of_effects(tables: Any) -> dict[str, np.ndarray]:
+    """The values of each effect over the units of its level, from what `effects_by_level` returns."""
+    by_level = tables.values() if isinstance(tables, dict) else [tables]
+    return {name: table[name].to_numpy() for table in by_level for name in table.columns}
+
+
 def level_depth(data: GroupedData, level: Any) -> int:
     """The number of grouping levels, from the outermost on, that a prediction takes the random effects of.
 
@@ -87,7 +92,7 @@ def level_depth(data: GroupedData, level: Any) -> int:
     up to it.
     **Raises:** OptionError for anything else.
     """
-    names = level_names(data)
+    names = data.level_names
     if isinstance(level, str):
         if level in ("population", "group"):
             return 0 if level == "population" else len(names)

@@ -15,7 +15,6 @@ from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
-from jaxnlme.binding.random_effects import level_names
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, FitError, ModelError, Status, some
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
@@ -138,7 +137,7 @@ def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
         )
     x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
-    return GroupedData.from_frame(frame, level_names(fitted), fitted.y_name, x, v, need_response=False)
+    return GroupedData.from_frame(frame, list(fitted.level_names), fitted.y_name, x, v, need_response=False)
 
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:

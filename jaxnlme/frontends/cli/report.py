@@ -43,9 +43,15 @@ def _write(fit: Fit, folder: Path, pictures: Sequence[str]) -> tuple[list[Path],
     summary = fit.summary()
     files[0].write_text(f"{summary}\n", encoding="utf-8")
     if summary.has_estimates:
-        for name in ("estimates", "random_effects"):
+        effects = fit.random_effects
+        tables = {"estimates": fit.estimates}
+        if isinstance(effects, dict):
+            tables |= {f"random_effects_{level}": table for level, table in effects.items()}
+        else:
+            tables["random_effects"] = effects
+        for name, table in tables.items():
             files.append(folder / f"{name}.csv")
-            getattr(fit, name).to_csv(files[-1])
+            table.to_csv(files[-1])
     files.append(fit.save(folder / "fit.jaxnlme"))
     if not summary.has_estimates:
         return files, None
