@@ -16,7 +16,7 @@ from jaxnlme.binding.random_effects import (
     RandomEffects,
     covariance_of,
     declared_depths,
-    effect_name,
+    parameter_without,
     psi_matrix,
     sd_name,
 )
@@ -26,7 +26,6 @@ from jaxnlme.model.covariance.specification import without_effects
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.individual_parameters import check_names
-from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.parts import held_at_zero
@@ -89,20 +88,8 @@ def without_zero_effects(model: ModelDeclaration, random: RandomEffects, zero: S
         out.effect_names = tuple(effects[k] for k in kept)
     else:
         out.zero_effects = tuple(zero)
-        out.parameters = tuple(_without_effects(p, zero, levels) for p in model.parameters)
+        out.parameters = tuple(parameter_without(p, zero, levels) for p in model.parameters)
     return out
-
-
-def _without_effects(parameter: Parameter, zero: Sequence[str], levels: Sequence[str]) -> Parameter:
-    """The parameter without its random effects that are among the names `zero`."""
-    depths = declared_depths(parameter, levels)
-    remaining = [levels[d] for d in depths if effect_name(parameter.name, levels[d], d) not in zero]
-    if len(remaining) == len(depths):
-        return parameter
-    if not remaining:
-        return dataclasses.replace(parameter, random=False, sd=None)
-    sds = {level: parameter.sd_of(level) for level in remaining if parameter.sd_of(level) is not None}
-    return dataclasses.replace(parameter, random=remaining, sd=sds or None)
 
 
 def elements(held: Mapping[str, float], effects: Sequence[str]) -> dict[Element, float]:

@@ -11,11 +11,15 @@ import numpy as np
 
 from jaxnlme.arguments import check_names
 from jaxnlme.binding.model import NLMEModel
+from jaxnlme.binding.random_effects import (
+    declared_depths,
+    effect_name,
+    parameter_without,
+    sd_name,
+)
 from jaxnlme.errors import OptionError, near_matches, some
-from jaxnlme.model.covariance.base import element_name, elements_by_name
-from jaxnlme.model.covariance.specification import covariance as family
-from jaxnlme.model.covariance.specification import family_name
-from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.fitting.covariance_changes import remaining_covariance, removed_elements
+from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
@@ -42,6 +46,7 @@ class ModelChange:
         self.effects = list(fit.binding.density.effect_names)
         # Positions among the effects of the fit, -1 for a new effect.
         self.kept_effects = list(range(len(self.effects)))
+        self.levels = fit.data.level_names
         self.design = None if self.old_model.random_design is None else np.asarray(self.old_model.random_design, float)
 
     def drop(self, names: list[str]) -> None:
@@ -71,14 +76,20 @@ class ModelChange:
             self.kept_effects = [k for k, name in enumerate(self.effects) if name in names]
             return
         self._refuse_individual_function("random=")
+        possible = {effect_name(p, level, d): (d, p) for d, level in enumerate(self.levels) for p in self.names}
         for name in names:
-            if name not in self.names:
-                raise OptionError(f"random={name!r} is no parameter of this model; {near_matches(name, self.names)}")
-        ordered_names = [name for name in self.names if name in names]
+            if name not in possible:
+                what = "parameter of this model" if len(self.levels) == 1 else "parameter, or parameter|level,"
+                raise OptionError(f"random={name!r} is no {what}; {near_matches(name, possible)}")
+        ordered_names = [name for name in possible if name in names]
         self.kept_effects = [self.effects.index(name) if name in self.effects else -1 for name in ordered_names]
-        self.parameters = [
-            _replace(p, random=p.name in names, sd=p.sd if p.name in names else None) for p in self.parameters
-        ]
+        for k, p in enumerate(self.parameters):
+            levels = [self.levels[possible[name][0]] for name in ordered_names if possible[name][1] == p.name]
+            sds = p.sd
+            if isinstance(sds, Mapping):
+                sds = {level: sd for level, sd in sds.items() if level in levels} or None
+            random = levels == [self.levels[0]] or levels
+            self.parameters[k] = _replace(p, random=random, sd=sds if levels else None)
 
     def covariates(self, covariates_by_parameter: Mapping[str, Any]) -> None:
         """Replace the covariates of some parameters.
@@ -107,7 +118,7 @@ class ModelChange:
         values = self.fit.values
         if not isinstance(changes, Mapping):
             changes = {name: values.get(name) for name in check_names("fixed", changes, "values of the fit")}
-        new_effects = [f"sd({p.name})" for p in self.parameters if p.random and p.name not in self.effects]
+        new_effects = [f"sd({name})" for name in self.effects_now() if name not in self.effects]
         for name, value in changes.items():
             if name not in values and name not in new_effects:
                 raise OptionError(f"fixed: {name!r} is not a value of this fit; {near_matches(name, values)}")
@@ -119,8 +130,12 @@ class ModelChange:
     def _release(self, name: str) -> None:
         """Remove what the parameters and the residual model themselves say of holding the value `name`."""
         for k, p in enumerate(self.parameters):
-            if name == f"sd({p.name})" and isinstance(p.sd, Fixed):
-                self.parameters[k] = _replace(p, sd=p.sd.value or None)
+            depths = declared_depths(p, self.levels) if p.random else []
+            held = next((d for d in depths if name == sd_name(p, self.levels[d], d)), None)
+            if held is not None and isinstance(sd := p.sd_of(self.levels[held]), Fixed):
+                released = sd.value or None
+                by_level = isinstance(p.sd, Mapping)
+                self.parameters[k] = _replace(p, sd={**p.sd, self.levels[held]: released} if by_level else released)
             elif name == p.name and p.fix:
                 self.parameters[k] = _replace(p, fix=False)
         density = self.fit.binding.density
@@ -186,7 +201,7 @@ class ModelChange:
         if covariance is not None:
             spec = covariance
         else:
-            spec = old.covariance if effects_unchanged else self._remaining_covariance()
+            spec = old.covariance if effects_unchanged else remaining_covariance(self)
         model = NLMEModel(
             structure,
             self.parameters,
@@ -198,9 +213,10 @@ class ModelChange:
             beta=old.beta,
             psi=psi if self.kept_effects else None,
             fix_psi=old.fix_psi,
-            priors=self._priors(spec, error),
+            priors={},
             fixed=self._held_after(error),
         )
+        model.priors = self._priors(model, error)
         model.zero_effects = old.zero_effects
         if old.effect_names is not None and design is not None:
             model.effect_names = tuple(old.effect_names[k] for k in self.kept_effects)
@@ -211,9 +227,13 @@ class ModelChange:
         if self.design is not None:
             return
         remaining = {self.effects[k] for k in self.kept_effects}
-        self.parameters = [
-            p if p.name in remaining or not p.random else _replace(p, random=False, sd=None) for p in self.parameters
-        ]
+        dropped = [name for name in self.effects_now() if name not in remaining]
+        self.parameters = [parameter_without(p, dropped, self.levels) for p in self.parameters]
+
+    def effects_now(self) -> list[str]:
+        """Names of the random effects that the parameters declare, those of the outermost level first."""
+        declared = [(d, p.name) for p in self.parameters for d in declared_depths(p, self.levels)]
+        return [effect_name(name, self.levels[d], d) for d, name in sorted(declared, key=lambda entry: entry[0])]
 
     def _drop_covariate(self, name: str) -> None:
         owner, term = name.split(" ~ ", 1)
@@ -265,43 +285,10 @@ class ModelChange:
                 "a model with another function."
             )
 
-    def _remaining_covariance(self) -> Any:
-        """The covariance specification for the effects that remain."""
-        spec, kept = self.old_model.covariance, self.kept_effects
-        if isinstance(spec, str):
-            return spec
-        names = [self.effects[k] for k in kept if k >= 0]
-        if isinstance(spec, AbstractCovariance):
-            family_word = family_name(spec) if kept else "diagonal"
-            if family_word is None:
-                raise OptionError(
-                    f"the covariance is an object for {len(self.effects)} effects, and there are {len(kept)} now; give "
-                    "covariance=."
-                )
-            return family_word
-        if any(isinstance(name, str) for part in spec for name in np.ravel(np.asarray(part, object))):
-            blocks = [[name for name in np.ravel(np.asarray(part, object)) if name in names] for part in spec]
-            if self.design is not None:  # the effects may have other names in the new model
-                block = {name: k for k, part in enumerate(blocks) for name in part}
-                labels = np.array([block[name] for name in names])
-                return (labels[:, None] == labels[None, :]).astype(int)
-            new_blocks = [[p.name] for p in self.parameters if p.random and p.name not in self.effects]
-            return [block for block in blocks if block] + new_blocks or "diagonal"
-        pattern = np.eye(len(kept), dtype=int)
-        after = [j for j, k in enumerate(kept) if k >= 0]
-        before = [kept[j] for j in after]
-        pattern[np.ix_(after, after)] = np.asarray(spec)[np.ix_(before, before)]
-        return pattern if kept else "diagonal"
-
-    def _priors(self, spec: Any, error: Any) -> dict[str, Any]:
-        """The model's priors, without those on quantities that were removed."""
+    def _priors(self, model: NLMEModel, error: Any) -> dict[str, Any]:
+        """The old model's priors, without those on quantities that the new `model` lacks."""
         density = self.fit.binding.density
-        effects = [self.effects[k] for k in self.kept_effects]
-        if self.design is None:
-            effects = [p.name for p in self.parameters if p.random]
-        remaining = [self.effects[k] for k in self.kept_effects if k >= 0]
-        dropped = {f"sd({name})" for name in self.effects if name not in remaining}
-        dropped |= set(_pairs(self.effects, density.covariance)) - set(_pairs(effects, family(spec, effects)))
+        dropped = removed_elements(self, model)
         formulas = {p.name: {c.formula for c in p.covariates} for p in self.parameters}
         for owner, built in self.fit.binding.covariates.items():
             old = next(p for p in self.old_model.parameters if p.name == owner).covariates
@@ -315,11 +302,6 @@ class ModelChange:
             names = {p.name for p in error_model(error).parameters}
             dropped |= {name for name in density.error_names if name.removeprefix("error.") not in names}
         return {name: prior for name, prior in self.old_model.priors.items() if name not in dropped}
-
-
-def _pairs(names: list[str], covariance: AbstractCovariance) -> list[str]:
-    """Names of the correlations in a covariance family."""
-    return [element_name(pair, names) for pair in covariance.correlated_pairs]
 
 
 def _replace(parameter: Parameter, **changes: Any) -> Parameter:

@@ -24,7 +24,18 @@ class Blocks(AbstractCovariance):
     """
 
     size: int = eqx.field(static=True)
-    parts: tuple[tuple[tuple[int, ...], AbstractCovariance], ...] = eqx.field(static=True)
+    positions: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    families: tuple[AbstractCovariance, ...]
+
+    def __init__(self, size: int, parts: tuple[tuple[tuple[int, ...], AbstractCovariance], ...]):
+        self.size = size
+        self.positions = tuple(tuple(effects) for effects, _ in parts)
+        self.families = tuple(part for _, part in parts)
+
+    @property
+    def parts(self) -> tuple[tuple[tuple[int, ...], AbstractCovariance], ...]:
+        """Pairs of the effects of a block and its covariance."""
+        return tuple(zip(self.positions, self.families, strict=True))
 
     def __check_init__(self):
         listed = sorted(k for effects, _ in self.parts for k in effects)
@@ -88,6 +99,13 @@ class Blocks(AbstractCovariance):
             own_pairs = [(min(pair), max(pair)) for pair in own]
             parts.append((effects, part.with_elements(own_sds, own_pairs) if own_sds or own_pairs else part))
         return Blocks(self.size, tuple(parts))
+
+    @property
+    def fixed_entries(self):
+        out = []
+        for start, _, part, _ in self._blocks(np.zeros(self.n_unconstrained)):
+            out += [start + entry for entry in part.fixed_entries]
+        return tuple(out)
 
     @property
     def log_scales(self):

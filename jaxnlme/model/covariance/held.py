@@ -55,11 +55,14 @@ class HeldFixed(AbstractCovariance):
 
     @property
     def fixed_entries(self):
-        return self.index
+        return tuple(sorted({*self.index, *self.inner.fixed_entries}))
 
     @property
     def unwrapped(self):
-        return self.inner
+        return self.inner.unwrapped
+
+    def with_elements(self, sds, pairs):
+        return with_entries(self, sds, pairs, [str(k) for k in range(self.size)])
 
 
 def held_fixed(

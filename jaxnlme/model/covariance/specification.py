@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariance.sd_correlation import SDCorrelation
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
@@ -77,8 +78,8 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     """The covariance family of the named `effects`.
 
     **Arguments:** `spec`: "diagonal", "full", "log-matrix" (full, parametrised by its matrix logarithm), "identity" (a
-    multiple of it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix
-    (completed to a block diagonal one); or an AbstractCovariance. `effects`: names of the random effects.
+    multiple of it), "compound symmetry"; a list of lists of effect names (each list a full block); a 0/1 matrix, zero
+    for covariances that are zero; or an AbstractCovariance. `effects`: names of the random effects.
     **Raises:** OptionError naming what was expected.
     """
     n = len(effects)
@@ -94,7 +95,27 @@ def covariance(spec: object, effects: Sequence[str]) -> AbstractCovariance:
     pattern = np.asarray(spec)
     if pattern.shape != (n, n):
         raise OptionError(f"a covariance pattern must have shape ({n}, {n}); received {pattern.shape}.")
-    return pattern_blocks(pattern)
+    return _of_pattern(pattern, effects)
+
+
+def _of_pattern(pattern: np.ndarray, effects: Sequence[str]) -> AbstractCovariance:
+    """The family of all psi with zeros where the 0/1 `pattern` (random, random) has zeros.
+
+    **Raises:** OptionError where the pattern is not a symmetric matrix of zeros and ones, or of a form that
+    `sd_correlation` does not parametrise.
+    """
+    family = pattern_blocks(pattern)
+    if not np.diag(pattern).all():
+        raise OptionError("a covariance pattern must have ones on its diagonal: every random effect has a variance.")
+    zeros = [(j, k) for j, k in family.correlated_pairs if not pattern[j, k]]
+    try:
+        return held_fixed(family, dict.fromkeys(zeros, 0.0), effects)
+    except OptionError as error:
+        names = "; ".join(f"{effects[j]} and {effects[k]}" for j, k in zeros)
+        raise OptionError(
+            f"the covariance pattern cannot be parametrised with its zeros (for {names}): {error} Order the effects so "
+            "that it is block diagonal, or set further entries to zero or one."
+        ) from error
 
 
 def without_effects(family: AbstractCovariance, kept: Sequence[int], effects: Sequence[str]) -> AbstractCovariance:

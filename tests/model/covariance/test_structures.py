@@ -133,3 +133,21 @@ def test_compound_symmetry_needs_two_effects() -> None:
     with pytest.raises(jn.OptionError, match="at least two"):
         jn.covariances.CompoundSymmetry(1)
     assert covariance("compound symmetry", ("a",)) == jn.covariances.Diagonal(1)
+
+
+def test_pattern_with_zeros_inside_a_block() -> None:
+    """Exactly the zeros of the pattern are zero: neighbours are correlated, the ends of the chain are not."""
+    chain = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]])
+    family = covariance(chain, ["a", "b", "c"])
+    psi = np.array([[1.0, 0.3, 0.0], [0.3, 2.0, 0.4], [0.0, 0.4, 0.5]])
+    theta = np.asarray(family.from_matrix(psi))
+    assert np.asarray(family.psi(theta)) == pytest.approx(psi, abs=1e-9)
+    assert len(family.fixed_entries) == 1
+    moved = theta + np.where(np.isin(np.arange(len(theta)), family.fixed_entries), 0.0, 0.2)
+    assert float(family.psi(moved)[0, 2]) == pytest.approx(0.0, abs=1e-12)
+    assert abs(float(family.psi(moved)[0, 1])) > 0.01
+
+
+def test_pattern_without_a_variance_is_refused() -> None:
+    with pytest.raises(jn.OptionError, match="ones on its diagonal"):
+        covariance(np.array([[0, 0], [0, 1]]), ["a", "b"])
