@@ -68,11 +68,13 @@ class Independent(AbstractFactor):
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A parameter of a correlation at a bound: its `name`, and `independent`: true where residuals are then independent
-    (a model with one parameter less), false where C is singular, or a process has no stationary distribution."""
+    """A parameter of a correlation at a bound: its `name`; `independent`: true where residuals are then independent (a
+    model with one parameter less), false where C is singular, or a process has no stationary distribution; `inside`:
+    values of its entry of theta off the bound, where the likelihood may be higher."""
 
     name: str
     independent: bool
+    inside: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -263,7 +265,9 @@ def range_bounds(parameter: ErrorParameter, log_range: float, series: Series, po
     """The Bound of a range, from the correlation at the median distance of two responses."""
     ratio = (series.median_lag * np.exp(-log_range)) ** power
     independent = bool(ratio > -np.log(MODEL.bound_correlation))
-    return [Bound(parameter.name, independent)] if independent or ratio < MODEL.bound_correlation else []
+    logs = -np.log(np.array(MODEL.inner_correlations))
+    inside = tuple((np.log(series.median_lag) - np.log(logs) / power).tolist())
+    return [Bound(parameter.name, independent, inside)] if independent or ratio < MODEL.bound_correlation else []
 
 
 def with_start(parameter: ErrorParameter, start: float) -> ErrorParameter:
