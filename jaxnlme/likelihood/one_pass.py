@@ -43,6 +43,7 @@ from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.jets import Jet, count_partials
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
+from jaxnlme.numerics.tracing import depends
 from jaxnlme.numerics.written_out import (
     Entries,
     added,
@@ -219,15 +220,15 @@ class OnePassGroup:
             return residual, jnp.log(scale)
 
         (_, log_scale), push = jax.linearize(moments, f)
-        log_scale, pushed = barrier((log_scale, [push(slope_u) for slope_u in first]))
+        of_scale = g is None and depends(lambda f: moments(f)[1], f)
+        log_scale, pushed = barrier((log_scale, [push(slope_u)[: 1 + of_scale] for slope_u in first]))
         precision = jnp.exp(-log_scale)
         factor = self.density.error.factor(theta, self.group)
-        rows = [factor.whiten(residual * precision) for residual, _ in pushed]
-        left = right = [(row,) for row in rows]
-        if g is None:
+        left = right = [(factor.whiten(residual * precision),) for residual, *_ in pushed]
+        if of_scale:
             sides = [factor.interaction(scale) for _, scale in pushed]
-            left = [(row, *side) for row, (side, _) in zip(rows, sides, strict=True)]
-            right = [(row, *side) for row, (_, side) in zip(rows, sides, strict=True)]
+            left = [(*row, *side) for row, (side, _) in zip(left, sides, strict=True)]
+            right = [(*row, *side) for row, (_, side) in zip(right, sides, strict=True)]
         return [
             [jnp.sum(sum(a * b for a, b in zip(left[j], right[k], strict=True))) for k in range(j + 1)]
             for j in range(self.n)

@@ -63,6 +63,9 @@ class ModelSettings:
     bound_correlation: float = 1e-5
     """Correlation of neighbours below which residuals are said to be independent, and distance from one below which
     they are said to be equal: a series is then constant but for some thousandths of its standard deviation."""
+    inner_correlations: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
+    """Correlations of neighbours that are tried where residuals come out as independent: on the way there the
+    likelihood becomes flat, whatever the data."""
     bound_logit: float = 12.0
     """Absolute logit of a correlation from which on it is said to be at its bound: 6e-6 of the interval away."""
 

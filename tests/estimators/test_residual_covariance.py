@@ -280,3 +280,53 @@ def test_a_saved_fit_keeps_scale_and_correlation(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.estimates, fit.estimates)
     np.testing.assert_allclose(again.simulate(1, 3), fit.simulate(1, 3))
     assert "corr(e) = rho^lag over t" in repr(fit.summary())
+
+
+def test_serial_correlation_is_that_of_lme(reference: Path) -> None:
+    """Milk with CAR(1), and BodyWeight with a power of the fitted value times an exponential correlation."""
+    r = reference_fit(reference, "Milk_int_corCAR1_ML")
+    frame = pd.read_csv(DATA / "Milk.csv").assign(t=lambda d: d["Time"])
+    data = jn.GroupedData.from_frame(frame, "Cow", "protein", "t", "Diet")
+    model = line_model(jn.error.gaussian("constant", jn.correlation.CAR1("t")), (True, False), "Diet", "diagonal")
+    fit = jn.fit(model, data, "lme")
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(r["logLik"], abs=1e-6)
+    rho = r["correlation"]["parameters"]["Phi"]
+    assert fit.estimates.loc["rho", "estimate"] == pytest.approx(rho, rel=1e-5)
+    assert 0.0 < fit.estimates.loc["rho", "lower"] < rho < fit.estimates.loc["rho", "upper"] < 1.0
+
+    r = reference_fit(reference, "BodyWeight_intslope_diet_varPower_corExp_ML")
+    frame = pd.read_csv(DATA / "BodyWeight.csv").assign(t=lambda d: d["Time"], Diet=lambda d: d["Diet"].astype(str))
+    data = jn.GroupedData.from_frame(frame, "Rat", "weight", "t", "Diet")
+    model = line_model(jn.error.gaussian(jn.variance.power(), jn.correlation.Exponential("t")), (True, True), "Diet")
+    names = ("b0", "b1", "b0 ~ Diet[T.2]", "b0 ~ Diet[T.3]", "b1 ~ Diet[T.2]", "b1 ~ Diet[T.3]")
+    values = dict(zip(names, r["fixef"].values(), strict=True)) | {"sigma": r["sigma"]}
+    values |= {"power": r["variance_function"]["parameters"]["power"]} | r["correlation"]["parameters"]
+    binding = bind(model, data)
+    params = binding.params(values, psi=np.array(r["random"]["Rat"]["covariance"]))
+    assert np.sum(linearised(binding, params)[1]) == pytest.approx(r["logLik"], abs=1e-5)
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3])
+def test_buckets_padding_and_order_of_rows_change_nothing(buckets: int) -> None:
+    rng = np.random.default_rng(9)
+    sizes = (2, 9, 4, 7, 3)
+    group = np.repeat(np.arange(5), sizes)
+    t = np.concatenate([np.cumsum(rng.integers(1, 3, n)) for n in sizes]).astype(float)
+    frame = pd.DataFrame({"g": group, "t": t, "y": rng.normal(size=len(t))})
+    error = jn.error.gaussian("constant", jn.correlation.AR1("t"))
+    model = jn.NLMEModel(line, [jn.Parameter("b0", 0.1, random=True), jn.Parameter("b1", 0.2)], error=error)
+    one = bind(model, jn.GroupedData.from_frame(frame, "g", "y", "t"))
+    values = {"rho": -0.5, "a": 0.8}
+    expected = np.asarray(jn.group_log_likelihoods(None, one.params(values), one.problem, "focei"))
+    # rows in another order (the previous response may be below), more padding, several sizes
+    shuffled = jn.GroupedData.from_frame(frame.sample(frac=1.0, random_state=1).sort_values("g"), "g", "y", "t")
+    other = bind(model, shuffled.pad_to(12) if buckets == 1 else shuffled, buckets=buckets)
+    found = np.asarray(jn.group_log_likelihoods(None, other.params(values), other.problem, "focei"))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # in continuous time a positive correlation is the same model
+    continuous = jn.NLMEModel(line, model.parameters, error=jn.error.gaussian("constant", jn.correlation.CAR1("t")))
+    values = {"rho": 0.5, "a": 0.8}
+    pairs = [(bind(m, one.data), m) for m in (model, continuous)]
+    first, second = (np.asarray(jn.group_log_likelihoods(m, b.params(values), one.data, "laplace")) for b, m in pairs)
+    np.testing.assert_allclose(first, second, rtol=1e-12)

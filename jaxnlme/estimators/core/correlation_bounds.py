@@ -35,6 +35,19 @@ def bounds_of_correlation(
     return {k: w for k, (w, null) in found.items() if not null}, {k: w for k, (w, null) in found.items() if null}
 
 
+def points_inside(binding: Binding, x: np.ndarray, processes: Processes) -> list[tuple[int, float]]:
+    """Packed indices of parameters at which residuals are independent, each with a value off that bound to try."""
+    correlation = correlation_of(binding.density.error)
+    independent = bounds_of_correlation(binding, x, processes)[1]
+    if correlation is None or not independent:
+        return []
+    last = len(binding.packed_names)
+    first = last - len(correlation.parameters)
+    bounds = processes.gather(correlation.at_bounds(np.asarray(x[first:last]), series_of(binding.data, correlation)))[0]
+    names = [p.name for p in correlation.parameters]
+    return [(first + names.index(b.name), value) for b in bounds if b.independent for value in b.inside]
+
+
 def bound_sentences(binding: Binding, x: np.ndarray, processes: Processes) -> tuple[list[str], list[str]]:
     """Sentences on `bounds_of_correlation`.
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation
+from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation, points_inside
 from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
@@ -67,8 +67,8 @@ def _active(session: Session) -> np.ndarray:
 
 
 def _restore_vanished_part(session: Session) -> bool:
-    """Move to a larger value of a part of a residual scale that is estimated as zero, if the objective is lower there;
-    True if so. Its derivative in the logarithm of the part is almost zero there, whatever the data."""
+    """Move to a larger value of a part of a residual scale that is estimated as zero, or of a correlation of residuals
+    that is, if the objective is lower there; True if so. The derivatives are almost zero there, whatever the data."""
     limit = session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
     best = None
     for part in vanished_parts(session.binding, session.x, session.processes):
@@ -78,6 +78,12 @@ def _restore_vanished_part(session: Session) -> bool:
             trial = session.evaluate_candidate(x)
             if trial.value < limit and np.isfinite(trial.sums.gradient).all():
                 best, limit = trial, trial.value
+    for index, value in points_inside(session.binding, session.x, session.processes):
+        x = session.x.copy()
+        x[index] = value
+        trial = session.evaluate_candidate(x)
+        if trial.value < limit and np.isfinite(trial.sums.gradient).all():
+            best, limit = trial, trial.value
     if best is None:
         return False
     session.move(session.accept_candidate(best))

@@ -68,16 +68,18 @@ class Independent(AbstractFactor):
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A parameter of a correlation at a bound: its `name`, and `independent`: true where residuals are then independent
-    (a model with one parameter less), false where C is singular, or a process has no stationary distribution."""
+    """A parameter of a correlation at a bound: its `name`; `independent`: true where residuals are then independent (a
+    model with one parameter less), false where C is singular, or a process has no stationary distribution; `inside`:
+    values of its entry of theta off the bound, where the likelihood may be higher."""
 
     name: str
     independent: bool
+    inside: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Positions of the rows of a data set in their series, on the host, from which a correlation is set up.
+    """Series of correlated rows of a data set, on the host: what a correlation learns from data.
 
     **Fields:** `time` (groups, obs): position or time of each row; `code` (groups, obs): number of the series of each
     row in its group; `observed`, `rows` (groups, obs) bool: rows with a response, and real rows; `previous` (groups,
@@ -148,7 +150,7 @@ class Series:
 
 
 class Layout(eqx.Module):
-    """Positions of the rows of one group (or, stacked, of all groups) in their series.
+    """Series of correlated rows of one group (or, stacked, of all groups).
 
     **Fields:** `time` (obs,): position or time; `code` (obs,): number of the series, -1 in rows without a response;
     `row_code` (obs,): the same in all real rows, -1 in padding; `offset` (obs,): the distance in rows of the table to
@@ -263,7 +265,9 @@ def range_bounds(parameter: ErrorParameter, log_range: float, series: Series, po
     """The Bound of a range, from the correlation at the median distance of two responses."""
     ratio = (series.median_lag * np.exp(-log_range)) ** power
     independent = bool(ratio > -np.log(MODEL.bound_correlation))
-    return [Bound(parameter.name, independent)] if independent or ratio < MODEL.bound_correlation else []
+    logs = -np.log(np.array(MODEL.inner_correlations))
+    inside = tuple((np.log(series.median_lag) - np.log(logs) / power).tolist())
+    return [Bound(parameter.name, independent, inside)] if independent or ratio < MODEL.bound_correlation else []
 
 
 def with_start(parameter: ErrorParameter, start: float) -> ErrorParameter:

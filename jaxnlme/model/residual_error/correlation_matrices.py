@@ -171,7 +171,7 @@ class Distances(AbstractMatrix):
     def at_bounds(self, theta, series):
         out = [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series, self.power)
         if self.allows_ties and not self.parameters[1].fix and abs(theta[1]) > MODEL.bound_logit:
-            out.append(Bound("nugget", bool(theta[1] > 0)))
+            out.append(Bound("nugget", bool(theta[1] > 0), (-2.0, 0.0, 2.0)))
         return out
 
     def resolve(self, series: Series) -> AbstractCorrelation:
