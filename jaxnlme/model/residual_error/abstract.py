@@ -51,6 +51,18 @@ class AbstractError(eqx.Module):
         **Returns:** a scalar.
         """
 
+    def row_terms(self, prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar]:
+        """`log_density` of one group as a sum over rows: a term (obs,) for each row, zero in rows without a response,
+        and a constant () that does not depend on the prediction; only where `has_row_terms`.
+
+        **Arguments:** as for `log_density`.
+        """
+        raise ModelError(f"{type(self).__name__} has no log-density by row.")
+
+    def has_row_terms(self, prediction: Any, theta: Vector, group: Any) -> bool:
+        """True if the log-density is a sum over rows (`row_terms`); `prediction`: its shapes are enough."""
+        return False
+
     def moments(
         self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any
     ) -> tuple[Vector, Vector, Vector]:
