@@ -5,6 +5,10 @@ With g the gradient of the log joint density in z, integration by parts gives E[
 functions span nearly all functions linear and quadratic in z, so that regressing a function of the draws on them
 removes nearly all of the Monte Carlo error of its mean.
 
+With nested levels z stands for coordinates u, z = m + C u, in which Laplace's approximation of the conditional
+distribution is standard normal (`nested_metropolis.py`): effects of different units are nearly independent there, and
+sums over units of the functions of the second degree span most of what the full number of them would.
+
 **Source:** Mira, Solgi and Imparato (2013), Statistics and Computing 23, 653-662, polynomials of first and second
 degree.
 """

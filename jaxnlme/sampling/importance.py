@@ -95,7 +95,7 @@ class ImportanceSampler(AbstractSampler):
         entries = None if tree is None else tree.entries
         normal, mixing, resampling = jax.random.split(key, 3)
         proposal = _current_proposal(chains)
-        components = (_component(whitening, chains, mean), _component(whitening, proposal, mean))
+        components = tuple(_component(whitening, approximation, mean, entries) for approximation in (chains, proposal))
         u = jax.random.normal(normal, (self.draws, self.effects), mean.dtype)
         first, second, _ = self.counts
         df = PROPOSAL.degrees_of_freedom
@@ -184,13 +184,17 @@ def _current_proposal(chains: Chains) -> LearnedProposal:
     return jax.tree.map(lambda a, b: jnp.where(learned.fitted, a, b), learned, laplace)
 
 
-def _component(whitening: Whitening, approximation: Chains | LearnedProposal, mean: Vector) -> TComponent:
+def _component(whitening: Whitening, approximation: Chains | LearnedProposal, mean: Vector, entries: Any) -> TComponent:
     """Mixture component with the centre and factor of an `approximation` of the conditional distribution of xi,
-    transformed to z."""
+    transformed to z; standard normal outside of the `entries` (random,), None: all."""
     factor, inverse = whitening.dense()
-    return TComponent(
-        inverse @ (approximation.centre - mean), inverse @ approximation.factor, approximation.inverse @ factor
-    )
+    centre = inverse @ (approximation.centre - mean)
+    to_z, from_z = inverse @ approximation.factor, approximation.inverse @ factor
+    if entries is None:
+        return TComponent(centre, to_z, from_z)
+    # The approximation may be from earlier parameters, at which these effects had another scale.
+    both, eye = entries[:, None] & entries[None, :], np.eye(entries.shape[0])
+    return TComponent(jnp.where(entries, centre, 0.0), jnp.where(both, to_z, eye), jnp.where(both, from_z, eye))
 
 
 def _updated_proposal(

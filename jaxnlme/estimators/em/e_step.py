@@ -115,14 +115,14 @@ def simulation_step(
     def with_scores(group_sums):
         terms = map_leading(lambda p: score_terms(context.layout, density, p), params)
 
-        def scores_per_group(group, weight, scored_draws, control_coefficients, group_sums):
+        def scores_per_group(group, weight, *arguments):
             def per_replicate(*arguments):
                 return accumulate_scores(context.layout, density, group, weight, *arguments)
 
-            return map_leading(per_replicate, params, whitenings, terms, scored_draws, control_coefficients, group_sums)
+            return map_leading(per_replicate, params, whitenings, terms, *arguments)
 
-        coefficients = chain_states.control_coefficients
-        contributions, group_sums = problem.map(scores_per_group, weights, scored_draws, coefficients, group_sums)
+        arguments = chains, scored_draws, chain_states.control_coefficients, group_sums
+        contributions, group_sums = problem.map(scores_per_group, weights, *arguments)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), contributions), group_sums
 
     def without_scores(group_sums):

@@ -12,9 +12,9 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.centred_likelihood import centred_log_likelihood, scattered, sum_centred
+from jaxnlme.estimators.core.linearised_information import linearised_information
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.e_step import ChainState, StepContext
-from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import equilibrate
 from jaxnlme.estimators.em.run import Run

@@ -109,7 +109,10 @@ class AbstractStochastic(AbstractEstimator):
         raise NotImplementedError
 
     def sampler(self, density: Density) -> AbstractSampler:
-        """Sampler of a group's random effects."""
+        """Sampler of a group's random effects.
+
+        **Arguments:** `density`: of a group, for the layout of its random effects.
+        """
         raise NotImplementedError
 
     def evaluations(self, groups: int) -> int:

@@ -32,7 +32,7 @@ from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates
-from jaxnlme.sampling.samplers import Draws, Whitening
+from jaxnlme.sampling.samplers import Chains, Draws, Whitening, laplace_coordinates
 
 
 class ScoreSums(eqx.Module):
@@ -90,6 +90,7 @@ def accumulate_scores(
     params: Params,
     whitening: Whitening,
     terms: ScoreTerms,
+    chains: Chains,
     scored_draws: ScoredDraws,
     control_coefficients: Any,
     sums: GroupScoreSums,
@@ -112,7 +113,13 @@ def accumulate_scores(
     if layout.scored:
         scores = scores.at[:, np.array(layout.scored, int)].set(scored_draws.outcome_scores)
     slopes = jax.vmap(gradient(lambda z: density.log_joint(params, z, group)))(z)
-    functions = jax.vmap(lambda z, slope: control_variates(z, slope, density.levels))(z, slopes)
+    at, slopes_at = z, slopes
+    if density.levels is not None:
+        informative, _ = informative_units(density.levels, group)
+        mean = layout.centring.mean(params.beta, coefficients)
+        coordinates = laplace_coordinates(whitening, chains, mean, informative[density.levels.rows])
+        at, slopes_at = jax.vmap(coordinates.standardised)(z, slopes)
+    functions = jax.vmap(lambda z, slope: control_variates(z, slope, density.levels))(at, slopes_at)
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     mean_functions = draws.mean(functions)
     iteration_sums = GroupScoreSums(

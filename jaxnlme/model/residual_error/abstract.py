@@ -60,7 +60,10 @@ class AbstractError(eqx.Module):
         raise ModelError(f"{type(self).__name__} has no log-density by row.")
 
     def has_row_terms(self, prediction: Any, theta: Vector, group: Any) -> bool:
-        """True if the log-density is a sum over rows (`row_terms`); `prediction`: its shapes are enough."""
+        """True if the log-density is a sum over rows (`row_terms`).
+
+        **Arguments:** as for `log_density`; of the prediction its shape is enough.
+        """
         return False
 
     def moments(

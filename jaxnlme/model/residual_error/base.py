@@ -288,6 +288,11 @@ class GroupLogLikelihood(AbstractError):
         return jnp.where(group.x.observed, value, 0.0), jnp.zeros((), value.dtype)
 
     def has_row_terms(self, prediction, theta, group):
+        """True if the user's density returns a value for each row.
+
+        **Arguments:** as for `log_density`; of the prediction its shape is enough.
+        """
+
         def density(prediction):
             return self.density(group.y, prediction, self.natural(theta), group.x, group.v)
 

@@ -51,7 +51,7 @@ from jaxnlme.model.levels import Levels
 from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates, fit_coefficients, n_control_variates, velocity_of
-from jaxnlme.sampling.samplers import Chains, Whitening, whitening_at
+from jaxnlme.sampling.samplers import Chains, Whitening, laplace_coordinates, whitening_at
 from jaxnlme.sampling.settings import TUNING
 
 
@@ -127,7 +127,12 @@ def _group_terms(
     active, levels = np.flatnonzero(layout.free), density.levels
     n, q = len(active), density.covariance.size
     params = context.template.unpack(packed)
-    velocity = velocity_of(coefficients[active], density.n_effects, levels)
+    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
+    velocity, coordinates = velocity_of(coefficients[active], density.n_effects, levels), None
+    if levels is not None:
+        informative, _ = informative_units(levels, group)
+        coordinates = laplace_coordinates(whitening, chains, mean, informative[levels.rows])
+        velocity = coordinates.velocity(*velocity)
     shifted = _shifted(levels, group)
 
     def log_density(change, z):
@@ -149,15 +154,15 @@ def _group_terms(
         deviation = slope[:n] - reference
         pairs = -hessian[:n, :n] - deviation[:, None] * deviation[None, :]
         terms = jnp.concatenate([pairs[np.tril_indices(n)], slope[:n]])
-        in_z = slope[n:]
-        if levels is not None:
+        if coordinates is None:
+            functions = control_variates(z, slope[n:])
+        else:
             in_z = derivatives.gradient(lambda z: density.log_joint(params, z, group))(z)
-        functions = control_variates(z, in_z, levels)
+            functions = control_variates(*coordinates.standardised(z, in_z), levels)
         products, crossed = functions[:, None] * functions[None, :], terms[:, None] * functions[None, :]
         kink_check = jnp.diagonal(hessian)[n:] + slope[n:] ** 2
         return TransportSums(terms, kink_check), GroupTerms(terms, functions, products, crossed)
 
-    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
     z = whitening.solve(chains.xi - mean[None, :])
     sums, terms = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(terms_of_draw)(z))
     return weighted_contribution(observed_weight(group, weight), sums), terms
