@@ -115,7 +115,8 @@ class AbstractSimulationPlots(AbstractPlotter):
         names = _checked_names(names, available, varying)
         draws = sampling.parameter_samples[: DIAGNOSTICS.most_rows][:, :, [available.index(name) for name in names]]
         low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
-        labels = [str(label) for label in self.fit.data.labels[: DIAGNOSTICS.most_rows]]
+        index = sampling.parameters_mean.index
+        labels = [str(label) for label in index[: DIAGNOSTICS.most_rows]]
         typical = self.fit.parameters("population")
         created = ax is None
         size = (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4))
@@ -129,10 +130,14 @@ class AbstractSimulationPlots(AbstractPlotter):
             panel.set(xlabel=name, ylim=(-0.7, len(labels) - 0.3))
             panel.set_yticks(rows, labels if k == 0 or not created else [""] * len(labels))
             style_axes(panel)
-        axes[0].set_ylabel(self.fit.data.group_name)
+        axes[0].set_ylabel(", ".join(map(str, index.names)))
         if created:
-            total = self.fit.data.n_groups
-            part = "" if len(labels) == total else f", {len(labels)} of {total} groups"
+            total = len(index)
+            part = (
+                ""
+                if len(labels) == total
+                else f", {len(labels)} of {total} {'units' if index.nlevels > 1 else 'groups'}"
+            )
             self._title(axes[0].figure.suptitle, f"Individual parameters given the data{part}")
         return axes
 

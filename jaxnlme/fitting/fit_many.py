@@ -16,10 +16,10 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, check_whole_number, shown
+from jaxnlme.estimators.core.linearised_information import linearised_information
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.estimators.em import pipeline
-from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.lockstep import BatchScheduler
 from jaxnlme.estimators.em.options import INFORMATIONS
 from jaxnlme.estimators.em.saem import AbstractStochastic

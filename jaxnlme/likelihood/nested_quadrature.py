@@ -70,13 +70,14 @@ def nested_quadrature(
     def of_units(deviations: list[Any]) -> tuple[Any, Scalar]:
         """Log-densities of the responses of the innermost units (units,) at deviations from the mode by level."""
         at = layout.vector([mode + d for mode, d in zip(modes, deviations, strict=True)])
-        rows = density.error.row_log_densities(density.predict(params, at, group), params.error, group)
-        if rows is None:
+        f = density.predict(params, at, group)
+        if not density.error.has_row_terms(f, params.error, group):
             raise OptionError(
                 "AGQ with nested levels needs the log-density of each row, and this outcome returns one number for the "
                 "group; let its density return one value for each row, or use 'laplace'."
             )
-        return jax.ops.segment_sum(rows[0], layout.index, layout.units), rows[1]
+        rows, constant = density.error.row_terms(f, params.error, group)
+        return jax.ops.segment_sum(rows, layout.index, layout.units), constant
 
     def integral(level: int, deviations: list[Any], around: Any) -> tuple[Any, Scalar]:
         """Log-integrals (units,) over the effects of `level` and of those inside, given the `deviations` of the levels

@@ -72,6 +72,70 @@ class Levels(eqx.Module):
         """The last level with random effects."""
         return self.levels[-1]
 
+    @property
+    def n_units(self) -> int:
+        """Number of units of a group, those of all levels together."""
+        return sum(level.units for level in self.levels)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The unit (size,), among those of all levels, that each entry of the vector of a group belongs to."""
+        ends = np.cumsum([0, *(level.units for level in self.levels)])
+        parts = zip(self.levels, ends, strict=False)
+        return np.concatenate([first + np.repeat(np.arange(level.units), len(level.effects)) for level, first in parts])
+
+    @property
+    def level_of_effect(self) -> np.ndarray:
+        """The position among the levels of each distinct effect (distinct effects,)."""
+        pairs = sorted((effect, k) for k, level in enumerate(self.levels) for effect in level.effects)
+        return np.array([k for _, k in pairs], int)
+
+    @property
+    def has_effect(self) -> np.ndarray:
+        """True where a unit has a distinct effect (units of all levels, distinct effects)."""
+        of_unit = np.repeat(np.arange(len(self.levels)), [level.units for level in self.levels])
+        return of_unit[:, None] == self.level_of_effect[None, :]
+
+    def table(self, vector: Any) -> Any:
+        """The table (..., units of all levels, distinct effects) of vectors (..., size), zero where a unit lacks an
+        effect."""
+        out = jnp.zeros((*vector.shape[:-1], self.n_units, len(self.level_of_effect)), vector.dtype)
+        return out.at[..., self.rows, self.owners].set(vector)
+
+    def vector(self, table: Any) -> Any:
+        """The vectors (..., size) of tables (..., units of all levels, distinct effects), the inverse of `table`."""
+        return table[..., self.rows, self.owners]
+
+    def of_units(self, values: Any, depth: int, units: Sequence[Units]) -> Any:
+        """The values of the units of a level, (units,) of the level: from `values` (obs,) those of a row of each unit,
+        from a number () the same for all.
+
+        **Arguments:** `depth` of the level; `units`: of the nested levels of the data, outermost first.
+        """
+        level = next(level for level in self.levels if level.depth == depth)
+        if jnp.ndim(values):
+            values = values[units[depth - 1].first_row] if depth else values[:1]
+            return jnp.pad(values, (0, level.units - values.shape[0]))
+        return jnp.broadcast_to(jnp.asarray(values), (level.units,))
+
+    def informative(self, units: Sequence[Units], observed: Any) -> Any:
+        """True for the units (units of all levels,) whose random effects the data of the group may say something of:
+        those that the group has and, where the log-density is a sum over units, that have a response.
+
+        **Arguments:** `units`: of the nested levels of the data, outermost first; `observed` (obs,).
+        """
+        parts = []
+        for level in self.levels:
+            if level.depth == 0:
+                parts.append(jnp.any(observed)[None])
+            elif self.separable:
+                own = units[level.depth - 1].index[:, None] == np.arange(level.units)[None, :]
+                parts.append(jnp.any(own & observed[:, None], axis=0))
+            else:
+                present = units[level.depth - 1].present
+                parts.append(jnp.pad(present, (0, level.units - present.shape[0])))
+        return jnp.concatenate(parts)
+
     def split(self, vector: Any) -> list[Any]:
         """The parts (..., units, effects of the level) of vectors (..., size), one for each level."""
         out, start = [], 0

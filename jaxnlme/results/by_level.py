@@ -56,6 +56,26 @@ def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
     return out
 
 
+def informative_units(binding: Binding) -> np.ndarray:
+    """True for the units whose random effects the data may say something of (groups, units of all levels), as
+    `Levels.informative` has them; (groups, 1) without nested levels."""
+    density, data = binding.density, binding.data
+    observed = np.asarray(data.observed.any(axis=1, keepdims=True))
+    if density.levels is None:
+        return observed
+    parts: list[np.ndarray] = []
+    for level in density.levels.levels:
+        if level.depth == 0:
+            parts.append(observed)
+            continue
+        nested = data.nested[level.depth - 1]
+        with_response = ((nested.unit[:, :, None] == np.arange(level.units)) & data.observed[:, :, None]).any(axis=1)
+        known = np.zeros(with_response.shape, bool)
+        known[:, : nested.labels.shape[1]] = nested.present
+        parts.append(with_response if density.levels.separable else known)
+    return np.concatenate(parts, axis=1)
+
+
 def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
     """For each distinct effect its values over the informative units: those with an observed response in a group with a
     positive weight.

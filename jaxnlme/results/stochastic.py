@@ -15,6 +15,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results import stochastic_summary
+from jaxnlme.results.by_level import effects_by_level, unit_index
 from jaxnlme.results.display import Printable, Table
 from jaxnlme.results.settings import REPLICATES
 
@@ -61,7 +62,8 @@ class Sampling(Printable):
       the estimate includes it, up to one standard error), `geweke z` (difference of the scores between the halves of
       the last phase, in its standard errors), and with replicates `rhat` and `spread` (their SD).
     - `mean` (groups, random), `covariance` (groups, random, random): conditional moments of b given y; `draws` (groups,
-      draws, random) of b.
+      draws, random) of b. With nested levels these are the effects of all units of a group; tables are dictionaries by
+      level, and those of the individual parameters have a row for each unit of the innermost level with random effects.
     """
 
     binding: Binding
@@ -138,15 +140,16 @@ class Sampling(Printable):
         return pd.Series(fractions, index=pd.Index(names, name="kernel"), name="accepted")
 
     @functools.cached_property
-    def effects_mean(self) -> pd.DataFrame:
-        """Conditional means of b given y (groups x effects), on the transformed scale."""
-        return self._by_group(self.mean, self.binding.density.effect_names)
+    def effects_mean(self) -> Any:
+        """Conditional means of b given y (groups x effects), on the transformed scale; with random effects at nested
+        levels a dictionary of such tables by level, a row for each unit."""
+        return effects_by_level(self.binding, self.mean)
 
     @functools.cached_property
-    def effects_sd(self) -> pd.DataFrame:
-        """Conditional standard deviations of b given y (groups x effects)."""
+    def effects_sd(self) -> Any:
+        """Conditional standard deviations of b given y, tables like `effects_mean`."""
         variances = np.diagonal(self.covariance, axis1=1, axis2=2)
-        return self._by_group(np.sqrt(np.maximum(variances, 0.0)), self.binding.density.effect_names)
+        return effects_by_level(self.binding, np.sqrt(np.maximum(variances, 0.0)))
 
     @property
     def samples(self) -> np.ndarray:
@@ -156,21 +159,23 @@ class Sampling(Printable):
     @functools.cached_property
     def parameter_samples(self) -> np.ndarray:
         """Draws of the individual parameters (groups, draws, phi), on their natural scale; the first row of a group
-        where a parameter varies within it."""
+        where a parameter varies within it. With nested levels (units, draws, phi), the units of all groups in the order
+        of `parameters_mean`, and the first row of a unit."""
         return self._phi
 
     @functools.cached_property
     def parameters_mean(self) -> pd.DataFrame:
-        """Conditional means of the individual parameters (groups x parameters), natural scale."""
-        return self._by_group(self._over_draws(np.mean), self._phi_names)
+        """Conditional means of the individual parameters (groups x parameters), natural scale; with nested levels
+        (units x parameters)."""
+        return self._by_unit(self._over_draws(np.mean), self._phi_names)
 
     @functools.cached_property
     def parameters_sd(self) -> pd.DataFrame:
-        """Conditional standard deviations of the individual parameters (groups x parameters), natural scale."""
-        return self._by_group(self._over_draws(np.std), self._phi_names)
+        """Conditional standard deviations of the individual parameters, a table like `parameters_mean`."""
+        return self._by_unit(self._over_draws(np.std), self._phi_names)
 
     def _over_draws(self, summary: Any) -> np.ndarray:
-        """A summary over draws (groups, phi); NaN where an interrupted run has no draws."""
+        """A summary over draws (units, phi); NaN where an interrupted run has no draws."""
         phi = self._phi
         return summary(phi, axis=1) if phi.shape[1] else np.full((phi.shape[0], phi.shape[2]), np.nan)
 
@@ -184,8 +189,10 @@ class Sampling(Printable):
 
     @functools.cached_property
     def _phi_and_names(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Draws of the individual parameters (groups, draws, phi), natural scale, and the names of these."""
+        """Draws of the individual parameters (units, draws, phi), natural scale, and the names of these; without nested
+        levels the units are the groups."""
         binding, params = self.binding, self.replicates[self.best].params
+        levels, cells = binding.density.levels, self._units[1]
         out: np.ndarray | None = None
         names: list[tuple[str, ...]] = []
 
@@ -193,17 +200,30 @@ class Sampling(Printable):
             def per_draw(group, b):
                 record = density.phi_given(params.beta, b, group)
                 names[:] = [record.names]
-                return jax.numpy.stack([jax.numpy.ravel(jax.numpy.asarray(value))[0] for value in record.values])
+                first = np.zeros(1, int) if levels is None else group.units[levels.innermost.depth - 1].first_row
+                values = [jax.numpy.asarray(value) for value in record.values]
+                return jax.numpy.stack(
+                    [jax.numpy.broadcast_to(v.reshape(-1)[first] if v.ndim else v, first.shape) for v in values], axis=1
+                )
 
             return jax.vmap(lambda group, b: jax.vmap(lambda b: per_draw(group, b))(b))(bucket, b)
 
         with x64():
             for bucket, which in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
                 values = np.asarray(jax.jit(phi)(*on_device((binding.density, params, bucket, self.draws[which]))))
-                out = np.full((binding.data.n_groups, *values.shape[1:]), np.nan) if out is None else out
-                out[which] = values
+                out = np.full((len(cells), values.shape[1], values.shape[3]), np.nan) if out is None else out
+                position = np.full(binding.data.n_groups, -1)
+                position[which] = np.arange(len(which))
+                here = position[cells[:, 0]] >= 0
+                out[here] = values[position[cells[here, 0]], :, cells[here, 1]]
         assert out is not None
         return out, names[0]
+
+    @functools.cached_property
+    def _units(self) -> tuple[pd.Index, np.ndarray]:
+        """Labels and positions (units, 2) of the units of the innermost level with random effects."""
+        levels = self.binding.density.levels
+        return unit_index(self.binding.data, 0 if levels is None else levels.innermost.depth)
 
     # --- text ---
 
@@ -220,11 +240,10 @@ class Sampling(Printable):
     def _tables(self) -> list[Table]:
         return stochastic_summary.tables(self)
 
-    def _by_group(self, values: np.ndarray, names: Any) -> pd.DataFrame:
+    def _by_unit(self, values: np.ndarray, names: Any) -> pd.DataFrame:
         import pandas as pd
 
-        data = self.binding.data
-        return pd.DataFrame(values, index=pd.Index(data.labels, name=data.group_name), columns=list(names))
+        return pd.DataFrame(values, index=self._units[0], columns=list(names))
 
 
 def reached_best(values: np.ndarray, errors: np.ndarray, best: int) -> np.ndarray:

@@ -55,9 +55,10 @@ class TComponent(eqx.Module):
         """Rows of `z` (draws, random), standardised by the component's centre and factor."""
         return (z - self.centre[None, :]) @ self.inverse.T
 
-    def log_density(self, u: Matrix) -> Vector:
-        """Log-density (draws,) of z at standardised points `u` (draws, random)."""
-        q = u.shape[1]
+    def log_density(self, u: Matrix, dimension: Any) -> Vector:
+        """Log-density (draws,) of z at standardised points `u` (draws, random), zero in the entries beyond the
+        `dimension`."""
+        q = dimension
         df = PROPOSAL.degrees_of_freedom
         constant = gammaln(0.5 * (df + q)) - gammaln(0.5 * df) - 0.5 * q * np.log(df * np.pi)
         log_jacobian = half_logdet(cholesky(self.inverse.T @ self.inverse))
@@ -89,15 +90,18 @@ class ImportanceSampler(AbstractSampler):
         q = self.effects
         return LearnedProposal(np.zeros(q), np.eye(q), np.eye(q), np.zeros((), bool), np.zeros(()))
 
-    def draw(self, log_density, whitening, chains, mean, empty, key, gain):
+    def draw(self, log_density, whitening, chains, mean, empty, key, gain, tree=None):
+        # Effects of units that the data say nothing of are drawn from the population, and have no part in the weights.
+        entries = None if tree is None else tree.entries
         normal, mixing, resampling = jax.random.split(key, 3)
         proposal = _current_proposal(chains)
-        components = (_component(whitening, chains, mean), _component(whitening, proposal, mean))
+        components = tuple(_component(whitening, approximation, mean, entries) for approximation in (chains, proposal))
         u = jax.random.normal(normal, (self.draws, self.effects), mean.dtype)
         first, second, _ = self.counts
         df = PROPOSAL.degrees_of_freedom
         t_scale = jnp.sqrt(df / chi_squared(mixing, df, first + second, mean.dtype))
-        u = u.at[: first + second].multiply(t_scale[:, None])
+        t_scale = t_scale[:, None] if entries is None else jnp.where(entries[None, :], t_scale[:, None], 1.0)
+        u = u.at[: first + second].multiply(t_scale)
         z = jnp.concatenate(
             [
                 components[0].centre[None, :] + u[:first] @ components[0].factor.T,
@@ -108,33 +112,42 @@ class ImportanceSampler(AbstractSampler):
         # The mode itself is evaluated in an additional row, for comparison with the draws.
         value, aux = jax.vmap(log_density)(jnp.concatenate([z, components[0].centre[None, :]]))
         at_mode, value, aux = value[-1], value[:-1], jax.tree.map(lambda leaf: leaf[:-1], aux)
-        u_fitted = components[1].whitened(z)
-        log_ratios = value - self._log_mixture(components, z, u_fitted)
+        u_fitted = _zero_beside(entries, components[1].whitened(z))
+        log_ratios = value - self._log_mixture(components, z, u_fitted, entries)
         weights, effective = normalised_weights(log_ratios)
         old = chains.sampler_state
         used = LearnedProposal(proposal.centre, proposal.factor, proposal.inverse, old.fitted, old.effective_fraction)
         # Unweighted samples by resampling; if no draw has a finite density, the earlier ones are kept.
         any_finite = jnp.isfinite(effective)
         chosen = systematic_resample(weights, chains.xi.shape[0], jax.random.uniform(resampling, (), mean.dtype))
-        xi = jnp.where(any_finite, z[chosen] @ whitening.factor.T + mean[None, :], chains.xi)
-        state = _updated_proposal(used, u_fitted, weights, effective / self.draws, effective, gain)
+        factor, _ = whitening.dense()
+        xi = jnp.where(any_finite, z[chosen] @ factor.T + mean[None, :], chains.xi)
+        state = _updated_proposal(used, u_fitted, weights, effective / self.draws, effective, gain, entries)
         # If a draw is near a higher mode, the next search for the mode starts from it.
         value = jnp.where(jnp.isfinite(log_ratios), value, -jnp.inf)
         best = jnp.argmax(value)
         better = (gain > 0) & ~(value[best] <= at_mode + PROPOSAL.better_mode_margin) & any_finite
-        centre = jnp.where(better, whitening.factor @ z[best] + mean, chains.centre)
+        centre = jnp.where(better, factor @ _zero_beside(entries, z[best]) + mean, chains.centre)
         moved = eqx.tree_at(
             lambda c: (c.xi, c.centre, c.any_finite, c.sampler_state), chains, (xi, centre, any_finite, state)
         )
         return moved, Draws(z, aux, weights, state.effective_fraction[None])
 
-    def _log_mixture(self, components: tuple[TComponent, TComponent], z: Matrix, u_fitted: Matrix) -> Vector:
+    def _log_mixture(
+        self, components: tuple[TComponent, TComponent], z: Matrix, u_fitted: Matrix, entries: Any
+    ) -> Vector:
         """Log-density (draws,) of the mixture at `z` (draws, random), given its rows `u_fitted` standardised by the
-        second component."""
-        population = -self.effects * HALF_LOG_2PI - 0.5 * jnp.sum(z**2, axis=1)
-        at_mode = components[0].log_density(components[0].whitened(z))
-        log_densities = jnp.stack([at_mode, components[1].log_density(u_fitted), population])
+        second component; `entries` (random,) that it is a density of, None: all."""
+        dimension = self.effects if entries is None else jnp.sum(entries)
+        population = -dimension * HALF_LOG_2PI - 0.5 * jnp.sum(_zero_beside(entries, z) ** 2, axis=1)
+        at_mode = components[0].log_density(_zero_beside(entries, components[0].whitened(z)), dimension)
+        log_densities = jnp.stack([at_mode, components[1].log_density(u_fitted, dimension), population])
         return logsumexp(log_densities + np.log(np.array(self.counts) / self.draws)[:, None], axis=0)
+
+
+def _zero_beside(entries: Any, values: Any) -> Any:
+    """`values` (..., random), zero outside of the `entries` (random,); None: all."""
+    return values if entries is None else jnp.where(entries, values, 0.0)
 
 
 def normalised_weights(log_ratios: Vector) -> tuple[Vector, Scalar]:
@@ -171,22 +184,32 @@ def _current_proposal(chains: Chains) -> LearnedProposal:
     return jax.tree.map(lambda a, b: jnp.where(learned.fitted, a, b), learned, laplace)
 
 
-def _component(whitening: Whitening, approximation: Chains | LearnedProposal, mean: Vector) -> TComponent:
+def _component(whitening: Whitening, approximation: Chains | LearnedProposal, mean: Vector, entries: Any) -> TComponent:
     """Mixture component with the centre and factor of an `approximation` of the conditional distribution of xi,
-    transformed to z."""
-    return TComponent(
-        whitening.inverse @ (approximation.centre - mean),
-        whitening.inverse @ approximation.factor,
-        approximation.inverse @ whitening.factor,
-    )
+    transformed to z; standard normal outside of the `entries` (random,), None: all."""
+    factor, inverse = whitening.dense()
+    centre = inverse @ (approximation.centre - mean)
+    to_z, from_z = inverse @ approximation.factor, approximation.inverse @ factor
+    if entries is None:
+        return TComponent(centre, to_z, from_z)
+    # The approximation may be from earlier parameters, at which these effects had another scale.
+    both, eye = entries[:, None] & entries[None, :], np.eye(entries.shape[0])
+    return TComponent(jnp.where(entries, centre, 0.0), jnp.where(both, to_z, eye), jnp.where(both, from_z, eye))
 
 
 def _updated_proposal(
-    proposal: LearnedProposal, u: Matrix, weights: Vector, fraction: Scalar, effective: Scalar, gain: Scalar
+    proposal: LearnedProposal,
+    u: Matrix,
+    weights: Vector,
+    fraction: Scalar,
+    effective: Scalar,
+    gain: Scalar,
+    entries: Any,
 ) -> LearnedProposal:
     """Proposal after an iteration with draws `u` (draws, random), in units of `proposal`, with `weights` (draws,) and
-    an `effective` number of draws that is `fraction` of their number."""
-    dimensions = u.shape[1] + 1
+    an `effective` number of draws that is `fraction` of their number; `entries` (random,) that were drawn, None:
+    all."""
+    dimensions = (u.shape[1] if entries is None else jnp.sum(entries)) + 1
     fraction = jnp.nan_to_num(fraction)
     old_fraction = proposal.effective_fraction
     smoothed = jnp.where(proposal.fitted, old_fraction + PROPOSAL.smoothing * (fraction - old_fraction), fraction)
@@ -197,6 +220,8 @@ def _updated_proposal(
     eye = jnp.eye(u.shape[1], dtype=u.dtype)
     outer = centre[:, None] * centre[None, :]
     covariance = (u * weights[:, None]).T @ u - outer
+    if entries is not None:
+        covariance = covariance + jnp.diag(jnp.where(entries, 0.0, 1.0))
     # Covariance of old and new draws together: positive definite whatever the new ones are.
     lower = cholesky((1.0 - new_weight) * eye + new_weight * covariance + new_weight * (1.0 - new_weight) * outer)
     return LearnedProposal(

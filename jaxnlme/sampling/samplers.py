@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.likelihood.mode import ModeSearch
+from jaxnlme.likelihood.nested import NestedGroup, is_nested
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import value_gradient_hessian
+from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, small_product
-from jaxnlme.numerics.newton import newton
+from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.sampling.metropolis import Moves, Proposal, random_bits, tuned_scales, update_chain
 from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Matrix, Vector
@@ -30,7 +32,7 @@ class Chains(eqx.Module):
 
     `xi` (chains, random): b plus its mean C beta (z itself in a `whitened` layout). `centre` (random,): the conditional
     mode of xi given y; `factor` (random, random): C with C C' Laplace's covariance of xi there; `inverse` of C; these
-    three are from the last search for the mode. `log_scales` (random + 2,): log step lengths of the random walks.
+    three are from the last search for the mode. `log_scales` (scales,): log step lengths of the random walks.
     `mode_found`: true if that search converged. `any_finite`: true if some chain is at a point of finite density.
     `sampler_state`: the sampler's own state for the group.
     """
@@ -45,42 +47,101 @@ class Chains(eqx.Module):
     sampler_state: Any
 
 
-def initial_chains(groups: int, replicates: int, chains: int, effects: int, sampler_state: Any = ()) -> Chains:
+def initial_chains(
+    groups: int,
+    replicates: int,
+    chains: int,
+    effects: int,
+    sampler_state: Any = (),
+    log_scales: np.ndarray | None = None,
+) -> Chains:
     """Chains (groups, replicates, ...) before their first iteration, as numpy arrays on the host.
 
-    **Arguments:** numbers of `groups`, `replicates`, `chains` and random `effects`; `sampler_state` of one group.
+    **Arguments:** numbers of `groups`, `replicates`, `chains` and random `effects`; `sampler_state` of one group;
+    `log_scales` (scales,) of one group, None: those of a sampler without nested levels.
     """
     shape = (groups, replicates)
     eye = np.broadcast_to(np.eye(effects), (*shape, effects, effects))
-    walk, coordinate = TUNING.walk_scale, TUNING.coordinate_scale
-    scales = np.concatenate([np.log([walk, coordinate]), np.full(effects, np.log(coordinate))])
+    scales = initial_log_scales(effects) if log_scales is None else log_scales
     return Chains(
         np.zeros((*shape, chains, effects)),
         np.zeros((*shape, effects)),
         eye.copy(),
         eye.copy(),
-        np.broadcast_to(scales, (*shape, effects + 2)).copy(),
+        np.broadcast_to(scales, (*shape, len(scales))).copy(),
         np.zeros(shape, bool),
         np.ones(shape, bool),
         jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*shape, *np.shape(leaf))).copy(), sampler_state),
     )
 
 
+def initial_log_scales(effects: int) -> np.ndarray:
+    """Log step lengths (random + 2,) of the random walks of all effects, of pairs and of each effect, at first."""
+    walk, coordinate = TUNING.walk_scale, TUNING.coordinate_scale
+    return np.concatenate([np.log([walk, coordinate]), np.full(effects, np.log(coordinate))])
+
+
 class Whitening(eqx.Module):
     """Linear map b = L z between random effects and whitened effects at given parameters, the same for all groups:
-    `factor` L and its `inverse`."""
+    `factor` L and its `inverse`; with nested `levels`, those of the distinct effects, which every unit has."""
 
     factor: Any
     inverse: Any
+    levels: Levels | None = None
+
+    def effects(self, z: Any) -> Any:
+        """L z for rows of `z` (..., random)."""
+        return self._rows(self.factor, z)
+
+    def solve(self, b: Any) -> Any:
+        """L^-1 b for rows of `b` (..., random)."""
+        return self._rows(self.inverse, b)
+
+    def solve_columns(self, matrix: Matrix) -> Matrix:
+        """L^-1 times `matrix` (random, random)."""
+        if self.levels is None:
+            return small_product(self.inverse, matrix)
+        return self.levels.map_blocks(self.inverse, matrix.T).T
+
+    def times_factor(self, matrix: Matrix) -> Matrix:
+        """`matrix` (random, random) times L."""
+        return (
+            small_product(matrix, self.factor) if self.levels is None else self.levels.map_blocks(self.factor.T, matrix)
+        )
+
+    def times_inverse(self, matrix: Matrix) -> Matrix:
+        """`matrix` (random, random) times L^-1."""
+        if self.levels is None:
+            return small_product(matrix, self.inverse)
+        return self.levels.map_blocks(self.inverse.T, matrix)
+
+    def columns(self, matrix: Matrix) -> Matrix:
+        """L times `matrix` (random, random)."""
+        if self.levels is None:
+            return small_product(self.factor, matrix)
+        return self.levels.map_blocks(self.factor, matrix.T).T
+
+    def dense(self) -> tuple[Matrix, Matrix]:
+        """L and its inverse as matrices (random, random)."""
+        if self.levels is None:
+            return self.factor, self.inverse
+        return self.levels.expanded(self.factor), self.levels.expanded(self.inverse)
+
+    def _rows(self, matrix: Matrix, rows: Any) -> Any:
+        if self.levels is not None:
+            return self.levels.map_blocks(matrix, rows)
+        return small_product(matrix, rows) if rows.ndim == 1 else small_product(rows, matrix.T)
 
 
 def whitening_at(density: Density, params: Params, whitened: bool = False) -> Whitening:
     """Whitening at `params`: L^-1 = L' psi^-1, for a factor L of any form; the identity if the chains hold z itself
     (`whitened`)."""
+    q = density.covariance.size
     if whitened or not density.n_effects:
-        return Whitening(jnp.eye(density.n_effects), jnp.eye(density.n_effects))
+        return Whitening(jnp.eye(q), jnp.eye(q), density.levels)
     factor = density.covariance.factor(params.covariance)
-    return Whitening(factor, small_product(factor.T, cholesky_inverse(cholesky(small_product(factor, factor.T)))))
+    inverse = small_product(factor.T, cholesky_inverse(cholesky(small_product(factor, factor.T))))
+    return Whitening(factor, inverse, density.levels)
 
 
 def laplace_approximation(
@@ -91,30 +152,78 @@ def laplace_approximation(
     **Arguments:** `mean` (random,), C beta of the group; `centre` (random,), the start of the search.
     **Returns:** the mode of xi (random,); a factor (random, random) of the covariance there; the inverse of the factor;
     and whether the search converged. Where the search ends in a point that is not finite, mean and covariance of the
-    population are returned.
+    population are returned. With nested levels the factor is lower triangular in blocks of the levels.
     """
-
-    def expand(z):
-        return value_gradient_hessian(lambda z: -density.log_joint(params, z, group), z)
-
     zero = jnp.zeros_like(centre)
-    z, result = newton(
-        expand,
-        small_product(whitening.inverse, centre - mean),
-        zero,
-        MODE_SEARCH.steps,
-        MODE_SEARCH.tolerance,
-        with_hessian=True,
-    )
-    hessian = result.hessian
-    assert hessian is not None
+    z, result, hessian = _mode_and_hessian(density, params, group, whitening.solve(centre - mean))
     usable = result.finite & jnp.all(jnp.isfinite(hessian))
     z = jnp.where(usable, z, zero)
-    lower, _ = guarded_cholesky(jnp.where(usable, hessian, jnp.eye(zero.shape[0], dtype=zero.dtype)))
+    hessian = jnp.where(usable, hessian, jnp.eye(zero.shape[0], dtype=zero.dtype))
+    found = result.converged & result.finite
+    if density.levels is not None:
+        # With rows and columns in reverse order the factor of H is U upper triangular, and U'^-1 lower triangular.
+        lower, _ = guarded_cholesky(hessian[::-1, ::-1])
+        inverse_upper = (cholesky_inverse(lower) @ lower)[::-1, ::-1]
+        lower = lower[::-1, ::-1]
+    else:
+        lower, _ = guarded_cholesky(hessian)
+        inverse_upper = small_product(cholesky_inverse(lower), lower)
     # H = U U': C = L U'^-1 and C^-1 = U' L^-1.
-    inverse_upper = small_product(cholesky_inverse(lower), lower)
-    mode, factor = small_product(whitening.factor, z) + mean, small_product(whitening.factor, inverse_upper)
-    return mode, factor, small_product(lower.T, whitening.inverse), result.converged & result.finite
+    mode, factor = whitening.effects(z) + mean, whitening.columns(inverse_upper)
+    return mode, factor, whitening.times_inverse(lower.T), found
+
+
+def _mode_and_hessian(
+    density: Density, params: Params, group: Group, start: Vector
+) -> tuple[Vector, NewtonResult, Matrix]:
+    """The conditional mode of z (random,) searched from `start`, the NewtonResult, and the Hessian there."""
+    zero, limits = jnp.zeros_like(start), (MODE_SEARCH.steps, MODE_SEARCH.tolerance)
+    if is_nested(density, 2):
+        units = NestedGroup(None, density, params, group)
+        expand = units.expand(None)
+        z, result = newton(expand, start, zero, *limits, solve=units.solve)
+        return z, result, units.layout.dense(expand(z)[2])
+
+    def expand_all(z):
+        return value_gradient_hessian(lambda z: -density.log_joint(params, z, group), z)
+
+    z, result = newton(expand_all, start, zero, *limits, with_hessian=True)
+    assert result.hessian is not None
+    return z, result, result.hessian
+
+
+class LaplaceCoordinates(eqx.Module):
+    """The map z = m + C u in which Laplace's approximation of the conditional distribution of z given y is standard
+    normal: `centre` m (random,), `factor` C (random, random) and its `inverse`."""
+
+    centre: Any
+    factor: Any
+    inverse: Any
+
+    def standardised(self, z: Vector, slope: Vector) -> tuple[Vector, Vector]:
+        """u, and the derivatives in u of a function with derivatives `slope` (random,) in `z` (random,)."""
+        return small_product(self.inverse, z - self.centre), small_product(self.factor.T, slope)
+
+    def velocity(self, shift: Any, linear: Any) -> tuple[Any, Any]:
+        """The velocities m_k + S_k z of z, (parameters, random) and (parameters, random, random), from those of u."""
+        linear = self.factor @ linear @ self.inverse
+        return shift @ self.factor.T - linear @ self.centre, linear
+
+
+def laplace_coordinates(whitening: Whitening, chains: Chains, mean: Vector, entries: Any) -> LaplaceCoordinates:
+    """The LaplaceCoordinates of the last search for the mode; the identity outside of the `entries` (random,), None:
+    all.
+
+    **Arguments:** `whitening` at the parameters; `chains` of the group; `mean` (random,), contained in xi.
+    """
+    centre, factor = whitening.solve(chains.centre - mean), whitening.solve_columns(chains.factor)
+    inverse = whitening.times_factor(chains.inverse)
+    if entries is None:
+        return LaplaceCoordinates(centre, factor, inverse)
+    # The approximation may be from earlier parameters, at which these effects had another scale.
+    both, eye = entries[:, None] & entries[None, :], np.eye(entries.shape[0])
+    centre = jnp.where(entries, centre, 0.0)
+    return LaplaceCoordinates(centre, jnp.where(both, factor, eye), jnp.where(both, inverse, eye))
 
 
 class Draws(eqx.Module):
@@ -141,6 +250,12 @@ class AbstractSampler(eqx.Module):
     """Sampler of a group's random effects from their conditional distribution given its responses."""
 
     @property
+    def by_unit(self) -> bool:
+        """True if `draw` takes the terms of the log-density of z given y by unit of the nested levels (`unit_tree.py`),
+        without the prior of z."""
+        return False
+
+    @property
     @abc.abstractmethod
     def labels(self) -> tuple[str, ...]:
         """Name of each entry of `Draws.accepted`."""
@@ -149,16 +264,28 @@ class AbstractSampler(eqx.Module):
         """The sampler's state for a group before the first iteration, a pytree of arrays."""
         return ()
 
+    def initial_log_scales(self, effects: int) -> np.ndarray:
+        """Log step lengths (scales,) before the first iteration, for a group with `effects` random effects."""
+        return initial_log_scales(effects)
+
     @abc.abstractmethod
     def draw(
-        self, log_density: Any, whitening: Whitening, chains: Chains, mean: Vector, empty: Any, key: Any, gain: Any
+        self,
+        log_density: Any,
+        whitening: Whitening,
+        chains: Chains,
+        mean: Vector,
+        empty: Any,
+        key: Any,
+        gain: Any,
+        tree: Any = None,
     ) -> tuple[Chains, Draws]:
         """One iteration of one group at given parameters.
 
         **Arguments:** `log_density(z)`, the log joint density of z and y, and auxiliary results of the evaluation, a
         pytree like `empty`; `whitening` at the parameters; `chains` of the group; `mean` (random,), C beta of the
         group, contained in xi; `key`, a random key of this iteration and group; `gain`, the step size of the adaptation
-        (0: none).
+        (0: none); `tree`, the UnitTree of a group with nested levels.
         **Returns:** the updated chains, and the draws.
         """
 
@@ -173,15 +300,15 @@ class Metropolis(AbstractSampler):
     def labels(self):
         return self.moves.labels(self.effects)
 
-    def draw(self, log_density, whitening, chains, mean, empty, key, gain):
+    def draw(self, log_density, whitening, chains, mean, empty, key, gain, tree=None):
         kernels, coordinates = self.moves.update_sequence(self.effects)
         proposal = Proposal(
-            small_product(whitening.inverse, chains.centre - mean),
-            small_product(whitening.inverse, chains.factor),
-            small_product(chains.inverse, whitening.factor),
+            whitening.solve(chains.centre - mean),
+            whitening.solve_columns(chains.factor),
+            whitening.times_factor(chains.inverse),
             chains.log_scales,
         )
-        z = small_product(chains.xi - mean[None, :], whitening.inverse.T)
+        z = whitening.solve(chains.xi - mean[None, :])
         numbers = random_bits(key, (z.shape[0], len(kernels), z.shape[1] + 3))
         z, value, aux, accepted = jax.vmap(
             lambda z, numbers: update_chain(log_density, z, empty, numbers, proposal, kernels, coordinates)
@@ -192,7 +319,7 @@ class Metropolis(AbstractSampler):
             lambda c: (c.xi, c.log_scales, c.any_finite),
             chains,
             (
-                small_product(z, whitening.factor.T) + mean[None, :],
+                whitening.effects(z) + mean[None, :],
                 tuned_scales(chains.log_scales, accepted, kernels, coordinates, gain),
                 jnp.any(finite),
             ),

@@ -37,6 +37,9 @@ class ChainSettings:
     most_effects_second_degree: int = 6
     """Models with more random effects use control variates of the first degree only: the number of those of the second
     degree grows with the square of the number of effects."""
+    most_effects_first_degree: int = 40
+    """Groups with more random effects, those of nested units counted, use sums over units of the control variates of
+    the first degree, too."""
     draws_per_control_variate: int = 3
     """Draws for each control variate above which their coefficients are fitted."""
     relative_ridge: float = 1e-8

@@ -19,7 +19,7 @@ from jaxnlme.binding.bind import Binding, bind
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.errors import ModelError, OptionError
 from jaxnlme.estimators.core.centred_likelihood import centred_log_likelihood
-from jaxnlme.estimators.em.linearised_information import linearised_information
+from jaxnlme.estimators.core.linearised_information import linearised_information
 from jaxnlme.estimators.lindstrom_bates.objective import partial_sums_linearised
 from jaxnlme.likelihood.from_draws import QuadratureFromDraws, curvature_from_covariance, likelihood_from_draws
 from jaxnlme.likelihood.integrals import chi_squared

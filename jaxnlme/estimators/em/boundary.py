@@ -118,7 +118,7 @@ def rotate(
     """Parameters with a psi of the same rank, rotated along the entries above the diagonal of its factor L along which
     the log-likelihood significantly changes.
 
-    **Arguments:** `typical_sd` (random,): standard deviations used for effects that have none.
+    **Arguments:** `typical_sd` (effects,): standard deviations used for effects that have none.
     **Returns:** parameters (packed,); None if no slope is significant.
     """
     theta = layout.theta(estimate.packed)
@@ -166,8 +166,8 @@ def _eigen_decomposition(psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def inward_directions(density: Density, theta: np.ndarray, psi_slope: np.ndarray) -> list[np.ndarray]:
-    """Changes D of psi (random, random) into the interior, positive semidefinite, of trace one; `psi_slope` is G."""
-    covariance, n = density.covariance, density.n_effects
+    """Changes D of psi (effects, effects) into the interior, positive semidefinite, of trace one; `psi_slope` is G."""
+    covariance, n = density.covariance, density.covariance.size
     psi = psi_of(density, theta)
     out = [_steepest_direction(psi, psi_slope, block) for block, _ in _singular_blocks(density, theta)]
     for index, effects, shape_entries in covariance.log_scales:

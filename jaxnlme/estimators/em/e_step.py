@@ -20,6 +20,7 @@ chains within the stochastic approximation of EM.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -28,14 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
+from jaxnlme.estimators.em.complete_data import outcome_log_density, score_terms
 from jaxnlme.estimators.em.m_step import EMState, Schedule, SimulationSums, maximise
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.estimators.em.scores import GroupScoreSums, ScoredDraws, ScoreSums, accumulate_scores, observed_weight
 from jaxnlme.estimators.em.sufficient_statistics import (
     effect_statistics,
-    outcome_log_density,
     residual_statistics,
-    score_terms,
+    residual_statistics_of_units,
     weighted_contribution,
 )
 from jaxnlme.model import derivatives
@@ -43,8 +44,8 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.samplers import AbstractSampler, Chains, Whitening, laplace_approximation, whitening_at
+from jaxnlme.sampling.unit_tree import UnitTree
 
 # Largest number of iterations of one call of the compiled loop, and the length of the trace that it returns.
 BLOCK = 50
@@ -114,14 +115,14 @@ def simulation_step(
     def with_scores(group_sums):
         terms = map_leading(lambda p: score_terms(context.layout, density, p), params)
 
-        def scores_per_group(group, weight, scored_draws, control_coefficients, group_sums):
+        def scores_per_group(group, weight, *arguments):
             def per_replicate(*arguments):
                 return accumulate_scores(context.layout, density, group, weight, *arguments)
 
-            return map_leading(per_replicate, params, whitenings, terms, scored_draws, control_coefficients, group_sums)
+            return map_leading(per_replicate, params, whitenings, terms, *arguments)
 
-        coefficients = chain_states.control_coefficients
-        contributions, group_sums = problem.map(scores_per_group, weights, scored_draws, coefficients, group_sums)
+        arguments = chains, scored_draws, chain_states.control_coefficients, group_sums
+        contributions, group_sums = problem.map(scores_per_group, weights, *arguments)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), contributions), group_sums
 
     def without_scores(group_sums):
@@ -162,7 +163,7 @@ def _simulate_group(
     chains: Chains,
 ) -> tuple[SimulationSums, Chains, ScoredDraws]:
     """Contribution of one group to `simulation_step`, in one replicate: weighted sums, updated chains, and draws."""
-    layout, q = context.layout, density.n_effects
+    layout = context.layout
     coefficients = layout.centring.coefficients(group)
     mean = layout.centring.mean(params.beta, coefficients)
     reset_centre = schedule.reset_chains & ~schedule.search_modes  # a search has started from the mean
@@ -172,22 +173,19 @@ def _simulate_group(
         (jnp.where(schedule.reset_chains, mean, chains.xi), jnp.where(reset_centre, mean, chains.centre)),
     )
 
-    def log_density(z):
-        f = density.predict(params, z, group)
-        value = density.error.log_density(f, f, params.error, group)
-        residuals = residual_statistics(layout, density, params, f, group)
-        return value - 0.5 * jnp.sum(z**2) - q * HALF_LOG_2PI, residuals
-
+    log_density, empty, tree = _log_density(context, density, params, group)
     group_key = jax.random.fold_in(key, group.key)
-    empty = (jnp.zeros((layout.strata,), mean.dtype),) * 2
-    chains, draws = context.sampler.draw(log_density, whitening, initial, mean, empty, group_key, schedule.tuning_gain)
+    gain = schedule.tuning_gain
+    chains, draws = context.sampler.draw(log_density, whitening, initial, mean, empty, group_key, gain, tree)
     # Once the parameters are NaN every density is: keep the flags of the last iteration before, which name the groups
     # whose density failed first.
     params_nan = jnp.any(jnp.isnan(params.pack()))
     chains = eqx.tree_at(lambda c: c.any_finite, chains, jnp.where(params_nan, initial.any_finite, chains.any_finite))
     z, (counts, squares) = draws.z, draws.aux
-    b = small_product(z, whitening.factor.T)
-    stats = draws.mean(jax.vmap(lambda b, n, s: effect_statistics(coefficients, b + mean, n, s))(b, counts, squares))
+    xi = whitening.effects(z) + mean[None, :]
+    stats = draws.mean(
+        jax.vmap(lambda xi, n, s: effect_statistics(layout, group, coefficients, xi, n, s))(xi, counts, squares)
+    )
     outcome_score, hessian = jnp.zeros((0,)), jnp.zeros((0, 0))
     outcome_scores = jnp.zeros((z.shape[0], 0))
     if layout.scored:
@@ -204,6 +202,56 @@ def _simulate_group(
     counts_once = (weight != 0).astype(mean.dtype)
     sums = SimulationSums(stats, outcome_score, hessian, None, draws.accepted * counts_once, counts_once)
     return sums, chains, ScoredDraws(draws, outcome_scores)
+
+
+def _log_density(
+    context: StepContext, density: Density, params: Params, group: Group
+) -> tuple[Callable[[Any], tuple[Any, Any]], Any, UnitTree | None]:
+    """The log-density of a group that its sampler takes, with residual statistics; zeros of the shape of these; and its
+    units, None without nested levels."""
+    layout, levels = context.layout, density.levels
+
+    def of_group(z):
+        f = density.predict(params, z, group)
+        value = density.error.log_density(f, f, params.error, group)
+        return value, residual_statistics(layout, density, params, f, group)
+
+    def joint(z):
+        value, residuals = of_group(z)
+        return value - 0.5 * jnp.sum(z**2) - density.n_effects * HALF_LOG_2PI, residuals
+
+    zero = jnp.zeros((layout.strata,), params.beta.dtype)
+    if levels is None:
+        return joint, (zero,) * 2, None
+    by_unit = context.sampler.by_unit and levels.separable and _has_row_terms(density, params, group)
+    tree = UnitTree(levels, group, by_unit)
+    if not context.sampler.by_unit:
+
+        def of_informative(z):
+            value, residuals = of_group(z)
+            n = jnp.sum(tree.entries)
+            return value - 0.5 * jnp.sum(jnp.where(tree.entries, z, 0.0) ** 2) - n * HALF_LOG_2PI, residuals
+
+        return of_informative, (zero,) * 2, tree
+
+    def of_units(z):
+        if not by_unit:
+            return jax.tree.map(lambda leaf: leaf[None], of_group(z))
+        f = density.predict(params, z, group)
+        terms, constant = density.error.row_terms(f, params.error, group)
+        index = group.units[levels.innermost.depth - 1].index
+        values = jax.ops.segment_sum(terms, index, tree.n_terms)
+        return values.at[0].add(constant), residual_statistics_of_units(layout, density, params, f, group)
+
+    return of_units, (jnp.zeros((tree.n_terms, layout.strata), zero.dtype),) * 2, tree
+
+
+def _has_row_terms(density: Density, params: Params, group: Group) -> bool:
+    """True if the log-density of the outcome is given row by row."""
+    zero = jnp.zeros((density.n_effects,), params.beta.dtype)
+    return density.error.has_row_terms(
+        jax.eval_shape(lambda: density.predict(params, zero, group)), params.error, group
+    )
 
 
 def iterate_block(

@@ -105,8 +105,8 @@ class IMP(AbstractStochastic):
     def evaluations(self, groups):
         return self.draws
 
-    def sampler(self, effects):
-        return ImportanceSampler(self.draws, effects)
+    def sampler(self, density):
+        return ImportanceSampler(self.draws, density.n_effects)
 
     def sampling_problems(self, sampler_state, labels):
         effective = sampler_state.effective_fraction.min(axis=1) * self.draws

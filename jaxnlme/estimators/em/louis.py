@@ -49,7 +49,7 @@ class ScoreAndInformation:
     - `scores` (iterations, active): the score of each iteration, in order.
     - `n_iterations`: number of iterations behind everything else.
     - `group_scores` (groups, active): weighted mean scores of this process's groups.
-    - `psi_slopes` and `factor_slopes` (batches, random, random): batch means of the derivatives of the log-likelihood
+    - `psi_slopes` and `factor_slopes` (batches, effects, effects): batch means of the derivatives of the log-likelihood
       along psi and along a factor of it, in a `whitened` layout.
     - `twice_differentiable`: true if second derivatives of the model are valid there (a Monte Carlo check).
     - `transported`: true if the information is that of transported draws (`rounds/transport.py`).

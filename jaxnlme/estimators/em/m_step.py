@@ -6,8 +6,8 @@ In iteration k, with statistics S_k and complete-data scores g_k of the draws an
 1. Average the statistics, s_k = s_{k-1} + gamma_k (S_k - s_{k-1}), and likewise H, minus the second derivatives of the
    outcome's log-density.
 2. beta, centred entries: generalised least squares given psi, the maximum of Q.
-3. psi = R / w, projected to the covariance structure. While annealing, no variance falls below alpha times its last
-   value; conditional variances are bounded below.
+3. psi = R / w (each row by the weight of its effect), projected to the covariance structure. While annealing, no
+   variance falls below alpha times its last value; conditional variances are bounded below.
 4. Residual scales: log s_l = log(S_l / n_l) / 2, with the same lower limit while annealing.
 5. `statistical` entries (no closed form, or a prior): one guarded Newton step of Q plus the log prior.
 6. `scored` entries (Q does not depend on them through the statistics): a stochastic Newton step, gamma_k H^-1 g_k.
@@ -78,7 +78,7 @@ class EMState(eqx.Module):
         """State of replicates that start at `packed` (replicates, packed), on the host."""
         q, centred = layout.centring.n_effects, len(layout.centring.terms)
         strata, curved = layout.strata, len(layout.hessian_entries)
-        shapes = ((), (q, q), (centred, q), (centred, centred), (strata,), (strata,))
+        shapes = ((q,), (q, q), (centred, q), (centred, centred), (strata,), (strata,))
         zeros = [np.zeros((len(packed), *shape)) for shape in shapes]
         return cls(packed, SufficientStatistics(*zeros), np.zeros((len(packed), curved, curved)))
 
@@ -117,7 +117,7 @@ def maximise(
     if layout.closed_beta:
         beta = _least_squares(layout, density, params, stats)
     if layout.closed_psi:
-        r = second_moment(layout, beta, stats) / stats.weight
+        r = second_moment(layout, beta, stats) / stats.weight[:, None]
         theta = _covariance_from_moment(density, params, r, schedule.annealing)
     if layout.closed_error:
         level = 0.5 * jnp.log(jnp.maximum(stats.squares, jnp.finfo(error.dtype).tiny) / jnp.maximum(stats.counts, 1.0))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import some
 from jaxnlme.model.centring import Centring, centring
+from jaxnlme.model.levels import Levels
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
 from jaxnlme.model.residual_error.families import _constant, _proportional
 from jaxnlme.model.transforms import Log
@@ -51,6 +52,11 @@ class ParameterLayout(eqx.Module):
     row_centring: Centring = Centring((), 0)
 
     @property
+    def levels(self) -> Levels | None:
+        """The layout of random effects of nested levels; None without."""
+        return self.centring.levels
+
+    @property
     def n(self) -> int:
         """Number of packed parameters."""
         return self.beta + self.covariance + self.error
@@ -79,12 +85,13 @@ def parameter_layout(binding: Binding, m_step: str, processes: Processes | None 
     density = binding.density
     by_bucket = zip(*(bucket.covariates for bucket in binding.problem.buckets), strict=True)
     columns = [[np.asarray(piece) for piece in column] for column in by_bucket]
-    centres = centring(density.individual, density.n_effects, columns)
+    units = [bucket.units for bucket in binding.problem.buckets]
+    centres = centring(density.individual, density.covariance.size, columns, density.levels, units)
     if processes is not None:
         # Columns that happen to be the same in the groups of one process may differ in another's.
         terms_by_process = processes.gather(centres.terms)
         common = (term for term in terms_by_process[0] if all(term in terms for terms in terms_by_process))
-        centres = Centring(tuple(common), centres.n_effects)
+        centres = Centring(tuple(common), centres.n_effects, density.levels)
     p, c, e = len(density.beta_names), density.covariance.n_unconstrained, len(density.error_names)
     free = ~np.asarray(binding.fixed, bool)
     closed = m_step == "auto" and not density.priors
@@ -122,10 +129,10 @@ def whitened_layout(
     """
     free = tuple(is_free and k not in fixed_at_boundary for k, is_free in enumerate(layout.free))
     scored = tuple(k for k, is_free in enumerate(free) if is_free)
-    q, terms = layout.centring.n_effects, layout.centring.terms
-    row_centring = Centring(tuple(term for term in terms if term[1] in rows), q)
+    q, levels, terms = layout.centring.n_effects, layout.levels, layout.centring.terms
+    row_centring = Centring(tuple(term for term in terms if term[1] in rows), q, levels)
     return ParameterLayout(
-        Centring((), q), layout.beta, layout.covariance, layout.error, 0, free,
+        Centring((), q, levels), layout.beta, layout.covariance, layout.error, 0, free,
         False, False, False, (), scored, True, rows, columns, row_centring,
     )  # fmt: skip
 
@@ -146,6 +153,8 @@ def n_closed_form_scales(error: AbstractError) -> int:
     if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation:
         return 0
     if error.scale not in (_constant, _proportional):
+        return 0
+    if error.n_correlation:
         return 0
     if any(not isinstance(p.transform, Log) for p in error.parameters) or len({p.fix for p in error.parameters}) > 1:
         return 0

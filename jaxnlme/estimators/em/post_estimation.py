@@ -12,9 +12,9 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.centred_likelihood import centred_log_likelihood, scattered, sum_centred
+from jaxnlme.estimators.core.linearised_information import linearised_information
 from jaxnlme.estimators.em.algorithm import RunOutcome
 from jaxnlme.estimators.em.e_step import ChainState, StepContext
-from jaxnlme.estimators.em.linearised_information import linearised_information
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from jaxnlme.estimators.em.phases import equilibrate
 from jaxnlme.estimators.em.run import Run
@@ -24,6 +24,7 @@ from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import map_leading, on_device
 from jaxnlme.numerics.compiling import clock
+from jaxnlme.results.by_level import informative_units
 from jaxnlme.results.inference import Information, information
 from jaxnlme.sampling.samplers import whitening_at
 
@@ -110,12 +111,13 @@ def non_finite_sentence(run: Run, groups: Any) -> str:
 
 def inverse_factor(run: Run, params: Params) -> np.ndarray:
     """L^-1 (random, random) on the host; if psi is singular, the pseudo-inverse, with rows of exact zeros for the z
-    that have no effect."""
+    that have no effect. With nested levels, that of the effects of all units."""
     factor = np.asarray(run.binding.density.covariance.factor(np.asarray(params.covariance)))
     has_effect = factor.any(axis=0)
     out = np.zeros_like(factor)
     out[has_effect] = np.linalg.pinv(factor[:, has_effect])
-    return out
+    levels = run.binding.density.levels
+    return out if levels is None else levels.expanded(out)
 
 
 def modes_and_draws(
@@ -136,11 +138,12 @@ def modes_and_draws(
         def per_replicate(params, whitening, chains):
             coefficients = context.layout.centring.coefficients(group)
             mean = context.layout.centring.mean(params.beta, coefficients)
-            root = chains.inverse @ whitening.factor  # of the precision
+            factor, inverse = whitening.dense()
+            root = chains.inverse @ factor  # of the precision
             b = chains.xi - mean[None, :]
             if context.layout.whitened:
-                b = b @ density.covariance.factor(params.covariance).T
-            return whitening.inverse @ (chains.centre - mean), root.T @ root, chains.mode_found, b
+                b = density.map_effects(density.covariance.factor(params.covariance), b)
+            return inverse @ (chains.centre - mean), root.T @ root, chains.mode_found, b
 
         return map_leading(per_replicate, params, whitenings, chain_states.chains)
 
@@ -170,9 +173,13 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, covariance: np.ndarr
     method = run.estimator.final_likelihood
     assert method is not None
     inverse = inverse_factor(run, params)
-    sums, groups = centred_log_likelihood(
-        run.placed, method, params, mean @ inverse.T, inverse @ covariance @ inverse.T
-    )
+    mean, covariance = mean @ inverse.T, inverse @ covariance @ inverse.T
+    if (levels := run.binding.density.levels) is not None:
+        # Effects that the data say nothing of are standard normal: the draws' moments would only add noise.
+        known = informative_units(run.binding)[:, levels.rows]
+        mean = np.where(known, mean, 0.0)
+        covariance = np.where(known[:, :, None] & known[:, None, :], covariance, np.eye(levels.size))
+    sums, groups = centred_log_likelihood(run.placed, method, params, mean, covariance)
     return float(sums.log_likelihood), float(np.sqrt(sums.variance)), groups
 
 

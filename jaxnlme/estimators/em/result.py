@@ -304,6 +304,8 @@ def _conditional_moments(run: Run, estimates: list[ScoreAndInformation] | None) 
     if run.layout.whitened:
         thetas = [np.asarray(run.params(r).covariance) for r in range(run.replicates)]
         lower = np.stack([np.asarray(run.binding.density.covariance.factor(theta)) for theta in thetas])
+        if (levels := run.layout.levels) is not None:
+            lower = np.stack([levels.expanded(factor) for factor in lower])
         mean, covariance = (lower @ mean[..., None])[..., 0], lower @ covariance @ np.swapaxes(lower, -1, -2)
     return mean, covariance
 

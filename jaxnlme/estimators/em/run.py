@@ -102,7 +102,7 @@ class Run:
         """Put the replicates at `packed` (replicates, packed) under another layout, with blank statistics and
         chains."""
         self.layout = layout
-        context = StepContext(layout, self.estimator.sampler(self.binding.density.n_effects), self.template)
+        context = StepContext(layout, self.estimator.sampler(self.binding.density), self.template)
         self.context = on_device(context) if self.placed.mesh is None else context
         self.em_state = EMState.initial(layout, packed)
         self.chain_states = self.to_device(self.blank_chain_states())
@@ -112,15 +112,16 @@ class Run:
 
     def blank_chain_states(self) -> ChainState:
         """Chains (groups, replicates, ...) before their first iteration, on the host."""
-        groups, q = self.placed.n_groups, self.binding.density.n_effects
-        chains = initial_chains(groups, self.replicates, self.n_chains, q, self.context.sampler.initial_state())
+        groups, q, sampler = self.placed.n_groups, self.binding.density.n_effects, self.context.sampler
+        state, scales = sampler.initial_state(), sampler.initial_log_scales(q)
+        chains = initial_chains(groups, self.replicates, self.n_chains, q, state, scales)
         return ChainState(chains, *self.blank_sums())
 
     def blank_sums(self) -> tuple[np.ndarray, GroupScoreSums]:
         """Zero coefficients of the control variates (groups, replicates, packed, functions), and zero sums over score
         iterations."""
         q = self.binding.density.n_effects
-        k, n = n_control_variates(q), self.n_packed
+        k, n = n_control_variates(q, self.layout.levels), self.n_packed
 
         def zeros(*rest: int) -> np.ndarray:
             return np.zeros((self.placed.n_groups, self.replicates, *rest))
@@ -235,7 +236,7 @@ class Run:
     def fit_control_variates(self, iterations: int) -> bool:
         """Fit the coefficients of the control variates to the draws of the score `iterations` since `reset_sums`;
         False, and nothing is done, if these are too few."""
-        if not enough_draws(iterations * self.n_chains, self.binding.density.n_effects):
+        if not enough_draws(iterations * self.n_chains, self.binding.density.n_effects, self.layout.levels):
             return False
         sums = self.score_sums()
         means = jax.tree.map(lambda leaf: leaf / iterations, sums)

@@ -19,7 +19,9 @@ from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
+from jaxnlme.model.density import Density
 from jaxnlme.sampling.metropolis import Moves
+from jaxnlme.sampling.nested_metropolis import NestedMetropolis
 from jaxnlme.sampling.samplers import AbstractSampler, Metropolis
 
 
@@ -71,11 +73,6 @@ class AbstractStochastic(AbstractEstimator):
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
                 "exact here."
             )
-        if binding.density.levels is not None:
-            raise OptionError(
-                f"{self.name} does not fit random effects at nested levels; fit this model by 'focei', 'laplace' or "
-                "another approximation."
-            )
         if binding.start.free is not None:
             raise OptionError(
                 f"{self.name} does not estimate the free block of weights inside the model, and would keep their "
@@ -111,8 +108,11 @@ class AbstractStochastic(AbstractEstimator):
         """Number of chains (or of samples kept) for each of `groups` groups."""
         raise NotImplementedError
 
-    def sampler(self, effects: int) -> AbstractSampler:
-        """Sampler of a group's random effects, `effects` in number."""
+    def sampler(self, density: Density) -> AbstractSampler:
+        """Sampler of a group's random effects.
+
+        **Arguments:** `density`: of a group, for the layout of its random effects.
+        """
         raise NotImplementedError
 
     def evaluations(self, groups: int) -> int:
@@ -255,8 +255,10 @@ class SAEM(AbstractStochastic):
             return self.chains
         return max(1, -(-SAMPLING.min_groups_times_chains // max(groups, 1)))
 
-    def sampler(self, effects):
-        return Metropolis(self.moves, effects)
+    def sampler(self, density):
+        if density.levels is not None:
+            return NestedMetropolis(self.moves, density.levels)
+        return Metropolis(self.moves, density.n_effects)
 
     def _counts(self, warm: bool) -> tuple[int, int, int]:
         return (0, *self.iterations[1:]) if warm else self.iterations

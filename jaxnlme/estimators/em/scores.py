@@ -15,6 +15,7 @@ the control variates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,19 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.em.complete_data import ScoreTerms, complete_score, log_density_given_effects
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
-from jaxnlme.estimators.em.sufficient_statistics import (
-    ScoreTerms,
-    complete_score,
-    log_density_given_effects,
-    weighted_contribution,
-)
+from jaxnlme.estimators.em.sufficient_statistics import informative_units, weighted_contribution
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.derivatives import gradient, hessian
+from jaxnlme.model.derivatives import gradient, hessian, linearise
+from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates
-from jaxnlme.sampling.samplers import Draws, Whitening
+from jaxnlme.sampling.samplers import Chains, Draws, Whitening, laplace_coordinates
 
 
 class ScoreSums(eqx.Module):
@@ -42,9 +40,9 @@ class ScoreSums(eqx.Module):
 
     - `score` (packed,): the complete-data score; `variance_reduced` (packed,): the same less its control variates.
     - `outer` (packed, packed): the mean over draws of the products of the complete-data scores.
-    - In a `whitened` layout: `psi_slope` (random, random), the derivative of the log-likelihood along psi, and
-      `factor_slope` (random, random), that along every entry of a factor of psi (see `boundary`); `curvature_check`
-      (random,), with mean zero where the model is twice differentiable.
+    - In a `whitened` layout: `psi_slope` (effects, effects), the derivative of the log-likelihood along psi, and
+      `factor_slope` (effects, effects), that along every entry of a factor of psi (see `boundary`); `curvature_check`
+      (effects,), with mean zero where the model is twice differentiable. Effects: the distinct ones.
     """
 
     score: Any
@@ -92,6 +90,7 @@ def accumulate_scores(
     params: Params,
     whitening: Whitening,
     terms: ScoreTerms,
+    chains: Chains,
     scored_draws: ScoredDraws,
     control_coefficients: Any,
     sums: GroupScoreSums,
@@ -105,11 +104,22 @@ def accumulate_scores(
     draws = scored_draws.draws
     z, (counts, squares) = draws.z, draws.aux
     coefficients = layout.centring.coefficients(group)
-    b = small_product(z, whitening.factor.T)
-    scores = jax.vmap(lambda b, n, s: complete_score(layout, terms, params, coefficients, b, n, s))(b, counts, squares)
+    b = whitening.effects(z)
+
+    def score(b, counts, squares):
+        return complete_score(layout, terms, params, group, coefficients, b, counts, squares)
+
+    scores = jax.vmap(score)(b, counts, squares)
     if layout.scored:
         scores = scores.at[:, np.array(layout.scored, int)].set(scored_draws.outcome_scores)
-    functions = jax.vmap(control_variates)(z, jax.vmap(gradient(lambda z: density.log_joint(params, z, group)))(z))
+    slopes = jax.vmap(gradient(lambda z: density.log_joint(params, z, group)))(z)
+    at, slopes_at = z, slopes
+    if density.levels is not None:
+        informative, _ = informative_units(density.levels, group)
+        mean = layout.centring.mean(params.beta, coefficients)
+        coordinates = laplace_coordinates(whitening, chains, mean, informative[density.levels.rows])
+        at, slopes_at = jax.vmap(coordinates.standardised)(z, slopes)
+    functions = jax.vmap(lambda z, slope: control_variates(z, slope, density.levels))(at, slopes_at)
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     mean_functions = draws.mean(functions)
     iteration_sums = GroupScoreSums(
@@ -134,19 +144,48 @@ def accumulate_scores(
 
 
 def _psi_slopes(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
-    """(H + g g') / 2 and g z' (random, random) for one draw of z, g and H the derivatives of log p(y | b) in b; and the
-    second derivatives of the joint density in each z, divided by that density (random,), which have mean zero unless
-    the model has kinks."""
+    """(H + g g') / 2 and g z' (effects, effects) for one draw of z, g and H the derivatives of log p(y | b) in b; and
+    the second derivatives of the joint density in each z, divided by that density (effects,), which have mean zero
+    unless the model has kinks. With nested levels, sums over the units of each level."""
 
     def outcome(b):
         return log_density_given_effects(density, params, b, group)
 
     b, lower = density.effects(params, z), density.covariance.factor(params.covariance)
+    if density.levels is not None:
+        return _psi_slopes_of_units(density.levels, outcome, b, lower, z, group)
     slope, curvature = gradient(outcome)(b), hessian(outcome)(b)
     curvature_check = (
         jnp.sum(lower * small_product(curvature, lower), axis=0) - 1.0 + (small_product(lower.T, slope) - z) ** 2
     )
     return 0.5 * (curvature + slope[:, None] * slope[None, :]), slope[:, None] * z[None, :], curvature_check
+
+
+def _psi_slopes_of_units(
+    levels: Levels, outcome: Callable[[Any], Any], b: Any, lower: Any, z: Any, group: Group
+) -> tuple[Any, Any, Any]:
+    """`_psi_slopes` with nested levels; `outcome`, log p(y | b); `lower`, the factor of psi."""
+    informative, units = informative_units(levels, group)
+
+    def of_units(vectors):
+        return jnp.where(informative[:, None], levels.table(vectors), 0.0)
+
+    slope, push = linearise(gradient(outcome), b)
+    if levels.separable:
+        # Units of one level do not interact: the derivatives along an effect of all of them at once are those along the
+        # effect of each.
+        columns = jax.vmap(push)(jnp.asarray(levels.owners == np.arange(lower.shape[0])[:, None], z.dtype))
+        curvatures = jnp.moveaxis(of_units(columns), 0, 2)  # (units, effects, effects)
+        curvatures = jnp.where(levels.has_effect[:, None, :], curvatures, 0.0)
+    else:
+        matrix = of_units(jax.vmap(push)(jnp.eye(levels.size, dtype=z.dtype)))  # rows by entry
+        curvatures = jnp.zeros((levels.n_units, *lower.shape), z.dtype)
+        curvatures = curvatures.at[levels.rows, levels.owners].set(matrix[np.arange(levels.size), levels.rows])
+    g, z = of_units(slope), of_units(z)
+    curvature = jnp.sum(curvatures, axis=0)
+    in_z = jnp.sum(jnp.where(levels.has_effect, g @ lower - z, 0.0) ** 2, axis=0)
+    curvature_check = jnp.sum(lower * small_product(curvature, lower), axis=0) - units + in_z
+    return 0.5 * (curvature + g.T @ g), g.T @ z, curvature_check
 
 
 def observed_weight(group: Group, weight: Any) -> Any:

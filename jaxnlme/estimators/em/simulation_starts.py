@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.random_effects import effect_name, level_names
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.starting_values import start_params
@@ -79,7 +80,12 @@ def simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Para
     model_psi = start is None or (isinstance(start, Mapping) and not names_psi)
     if not model_psi or binding.model.psi is not None or binding.model.fix_psi:
         return params, []
-    with_sd = {p.name for p in binding.model.parameters if p.sd is not None}
+    with_sd = {
+        effect_name(p.name, level, depth)
+        for depth, level in enumerate(level_names(binding.data))
+        for p in binding.model.parameters
+        if p.sd_of(level) is not None
+    }
     factors = np.array([1.0 if name in with_sd else START.sd_factor for name in density.effect_names])
     psi = psi * np.outer(factors, factors)
     return Params(params.beta, density.covariance.from_matrix(psi), params.error, params.free), []

@@ -10,11 +10,15 @@ variance s^2 s_0(f)^2, the complete log-likelihood of the centred coefficients, 
 
 for strata l of the residual scale. It is linear in the statistics
 
-1. w = sum_i w_i, the sum of the groups' weights (`weight`);
+1. w = sum_i w_i, the sum of the groups' weights, for each distinct effect (`weight`);
 2. sum_i w_i xi_i xi_i' (`second`);
 3. sum_i w_i c_i xi_i' (`cross`) and sum_i w_i c_i c_i' (`gram`), c_i the covariate values that make up C_i;
 4. n_l = sum_i w_i n_il, the number of observations of a stratum (`counts`);
 5. S_l, the weighted sum of squares of the residuals over s_0 (`squares`).
+
+With nested levels xi, c and the sums over i run over the units of each level, every one with the weight of its group;
+psi and the statistics are zero between levels, and w is that of the units of the level of each effect. Units that the
+data say nothing of have no part in them.
 
 Parameters that these statistics do not determine (coefficients that shift no random effect, residual parameters other
 than one scale a stratum) are updated from their complete-data score instead, the gradient of log p(y_i | xi_i).
@@ -35,17 +39,18 @@ import numpy as np
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
 from jaxnlme.model.covariance.base import AbstractCovariance
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve, half_logdet, small_product
+from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, cholesky_solve
 from jaxnlme.typing import Matrix, Scalar, Vector
 
 
 class SufficientStatistics(eqx.Module):
-    """Sufficient statistics of the complete data: `weight` (); `second` (random, random), of xi xi'; `cross` (centred,
-    random), of c xi'; `gram` (centred, centred), of c c'; `counts` and `squares` (strata,), numbers of observations and
-    sums of squared residuals over s_0."""
+    """Sufficient statistics of the complete data: `weight` (effects,); `second` (effects, effects), of xi xi'; `cross`
+    (centred, effects), of c xi'; `gram` (centred, centred), of c c'; `counts` and `squares` (strata,), numbers of
+    observations and sums of squared residuals over s_0. Effects: the distinct ones."""
 
     weight: Any
     second: Any
@@ -72,11 +77,44 @@ def residual_statistics(
     return jnp.sum(in_stratum, axis=0).astype(square.dtype), squares * level**2
 
 
-def effect_statistics(coefficients: Vector, xi: Vector, counts: Vector, squares: Vector) -> SufficientStatistics:
-    """Statistics of one group's `xi` (random,), without its weight; `coefficients` (centred,), c of the group; `counts`
-    and `squares` (strata,), of its residuals."""
+def residual_statistics_of_units(
+    layout: ParameterLayout, density: Density, params: Params, f: Any, group: Group
+) -> tuple[Any, Any]:
+    """`residual_statistics` of the rows of each unit of the innermost level (units, strata)."""
+    levels = layout.levels
+    assert levels is not None
+    units = levels.innermost.units
+    if not layout.strata:
+        return jnp.zeros((units, 0)), jnp.zeros((units, 0))
+    residual, scale, _ = density.error.moments(f, f, params.error, group)
+    in_stratum = group.x.observed[:, None]
+    if layout.strata > 1:
+        in_stratum = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & in_stratum
+    squares = jnp.where(in_stratum, ((residual / scale) ** 2)[:, None], 0.0)
+    index = group.units[levels.innermost.depth - 1].index
+    counts = jax.ops.segment_sum(in_stratum.astype(squares.dtype), index, units)
+    squares = jax.ops.segment_sum(squares, index, units)
+    return counts, squares * (jnp.exp(params.error) ** 2)[None, :]
+
+
+def effect_statistics(
+    layout: ParameterLayout, group: Group, coefficients: Any, xi: Vector, counts: Vector, squares: Vector
+) -> SufficientStatistics:
+    """Statistics of one group's `xi` (random,), without its weight; `coefficients`, c of the group as `Centring` has
+    them; `counts` and `squares` (strata,), of its residuals."""
+    if layout.levels is not None:
+        informative, units = informative_units(layout.levels, group)
+        of_units = jnp.where(informative[:, None], layout.levels.table(xi), 0.0)
+        return SufficientStatistics(
+            units,
+            of_units.T @ of_units,
+            coefficients.T @ of_units,
+            coefficients.T @ coefficients,
+            counts,
+            squares,
+        )
     return SufficientStatistics(
-        jnp.ones((), xi.dtype),
+        jnp.ones(xi.shape, xi.dtype),
         xi[:, None] * xi[None, :],
         coefficients[:, None] * xi[None, :],
         coefficients[:, None] * coefficients[None, :],
@@ -85,8 +123,15 @@ def effect_statistics(coefficients: Vector, xi: Vector, counts: Vector, squares:
     )
 
 
+def informative_units(levels: Levels, group: Group) -> tuple[Vector, Vector]:
+    """The units (units of all levels,) that the data of a group may say something of, and their number for each
+    distinct effect (effects,)."""
+    informative = levels.informative(group.units, group.x.observed)
+    return informative, jnp.sum(jnp.where(informative[:, None] & levels.has_effect, 1.0, 0.0), axis=0)
+
+
 def second_moment(layout: ParameterLayout, beta: Vector, stats: SufficientStatistics) -> Matrix:
-    """R (random, random), the weighted sum of squares of xi - C beta, from the statistics."""
+    """R (effects, effects), the weighted sum of squares of xi - C beta, from the statistics."""
     means = layout.centring.mean_matrix(beta)
     mixed = stats.cross.T @ means
     return stats.second - mixed - mixed.T + means.T @ stats.gram @ means
@@ -106,7 +151,7 @@ def expected_log_likelihood(
         lower = cholesky(density.covariance.psi(params.covariance))
         r = second_moment(layout, params.beta, stats)
         inverse = jax.vmap(lambda column: cholesky_solve(lower, column))(r.T)
-        value = value - stats.weight * half_logdet(lower) - 0.5 * jnp.trace(inverse)
+        value = value - jnp.sum(stats.weight * jnp.log(jnp.diagonal(lower))) - 0.5 * jnp.trace(inverse)
     if layout.strata:
         level = params.error
         value = value - jnp.sum(stats.counts * level + 0.5 * stats.squares * jnp.exp(-2.0 * level))
@@ -123,7 +168,7 @@ def complete_curvature(
 
     1. beta: gram_ab P[s_a, s_b].
     2. beta and theta: -(P D_k P X_a)[s_a].
-    3. theta: tr(P D_k P D_l (P R - w / 2)), symmetrised, + tr(G D_kl), G = (w P - P R P) / 2.
+    3. theta: tr(P D_k P D_l (P R - w / 2)), symmetrised, + tr(G D_kl), G = (w P - P R P) / 2, w = diag(weight).
     4. Residual scales: 2 S_l / s_l^2.
     """
     out = np.zeros((layout.n, layout.n))
@@ -139,7 +184,7 @@ def complete_curvature(
         mixed = -np.einsum("kaq,aq->ak", (p @ d @ p)[:, effects], x)
         out[np.ix_(beta, theta)], out[np.ix_(theta, beta)] = mixed, mixed.T
         pd = p @ d
-        from_first = np.einsum("kij,lji->kl", pd, pd @ (p @ r - 0.5 * stats.weight * np.eye(len(p))))
+        from_first = np.einsum("kij,lji->kl", pd, pd @ (p @ r - 0.5 * np.diag(stats.weight)))
         out[np.ix_(theta, theta)] = 0.5 * (from_first + from_first.T) + from_second
     if layout.strata:
         scales = np.arange(layout.beta + layout.covariance, layout.n)
@@ -147,120 +192,13 @@ def complete_curvature(
     return out
 
 
-def _psi_terms(covariance: AbstractCovariance, theta: Vector, weight: Scalar, r: Matrix) -> tuple[Matrix, Any, Matrix]:
-    """P (random, random), D (covariance, random, random) and tr(G D_kl) (covariance, covariance) of
+def _psi_terms(covariance: AbstractCovariance, theta: Vector, weight: Vector, r: Matrix) -> tuple[Matrix, Any, Matrix]:
+    """P (effects, effects), D (covariance, effects, effects) and tr(G D_kl) (covariance, covariance) of
     `complete_curvature`, compiled."""
     p = cholesky_inverse(cholesky(covariance.psi(theta)))
-    g = 0.5 * (weight * p - p @ r @ p)
+    g = 0.5 * (weight[:, None] * p - p @ r @ p)
     d = jnp.moveaxis(jax.jacfwd(covariance.psi)(theta), -1, 0)
     return p, d, jax.hessian(lambda theta: jnp.sum(g * covariance.psi(theta)))(theta)
-
-
-class ScoreTerms(eqx.Module):
-    """Terms of the complete-data score that are the same for all groups and draws: `psi_inverse` (random, random);
-    `half_psi_derivatives` (covariance, random, random), half the derivatives of psi in theta; `half_traces`
-    (covariance,), half of tr(psi^-1 dpsi)."""
-
-    psi_inverse: Any
-    half_psi_derivatives: Any
-    half_traces: Any
-
-
-def score_terms(layout: ParameterLayout, density: Density, params: Params) -> ScoreTerms:
-    """ScoreTerms at `params`; empty where the layout is whitened."""
-    q, n = density.n_effects, params.covariance.shape[0]
-    if not q or layout.whitened:
-        empty = jnp.zeros((0, 0))
-        return ScoreTerms(empty, jnp.zeros((n, 0, 0)), jnp.zeros((n,)))
-    inverse = cholesky_inverse(cholesky(density.covariance.psi(params.covariance)))
-    half_psi_derivatives = 0.5 * jnp.moveaxis(jax.jacfwd(density.covariance.psi)(params.covariance), -1, 0)
-    return ScoreTerms(inverse, half_psi_derivatives, jnp.sum(half_psi_derivatives * inverse[None], axis=(1, 2)))
-
-
-def complete_score(
-    layout: ParameterLayout,
-    terms: ScoreTerms,
-    params: Params,
-    coefficients: Vector,
-    b: Vector,
-    counts: Vector,
-    squares: Vector,
-) -> Vector:
-    """Complete-data score (packed,) of one draw: the gradient of log p(y, b) in the parameters.
-
-    **Arguments:** `terms` at `params`; `coefficients` (centred,), c of the group; `b` (random,), the draw; `counts`,
-    `squares` (strata,), statistics of its residuals.
-    **Returns:** the score, zero in the entries that are `scored`: those are filled in by `scores.accumulate_scores`.
-    """
-    if layout.whitened:
-        return jnp.zeros((layout.n,), b.dtype)
-    psi_inverse_b = small_product(terms.psi_inverse, b)
-    beta: list[Any] = [jnp.zeros((), b.dtype)] * layout.beta
-    for row, (k, effect, _, _) in enumerate(layout.centring.terms):
-        beta[k] = coefficients[row] * psi_inverse_b[effect]
-    parts = [jnp.stack(beta)] if beta else []
-    if layout.covariance:
-        outer = psi_inverse_b[:, None] * psi_inverse_b[None, :]
-        parts.append(jnp.sum(terms.half_psi_derivatives * outer[None, :, :], axis=(1, 2)) - terms.half_traces)
-    if layout.strata:
-        parts.append(squares * jnp.exp(-2.0 * params.error) - counts)
-    elif layout.error:
-        parts.append(jnp.zeros((layout.error,), b.dtype))
-    return jnp.concatenate(parts)
-
-
-def outcome_log_density(
-    layout: ParameterLayout, density: Density, params: Params, z: Vector, group: Group, entries: Vector
-) -> Scalar:
-    """log p(y | xi) of one group, as a function of the packed parameters that it depends on.
-
-    **Arguments:** `z` (random,), the draw at `params`; `entries`, values of the packed parameters
-    `layout.hessian_entries`.
-    **Returns:** a scalar, with b held at its value at `params`; in a `whitened` layout, log p(y, xi) with xi of the
-    effects `layout.rows` and the other coordinates of z held.
-    """
-    moved = params.unpack(params.pack().at[np.array(layout.hessian_entries, int)].set(entries))
-    if not layout.whitened:
-        return log_density_given_effects(density, moved, jax.lax.stop_gradient(density.effects(params, z)), group)
-    matrix, offset = coordinates_at(layout, density, params, moved, group)
-    z_moved = small_product(matrix, z) + offset
-    columns = np.array(layout.columns, int)
-    factor = density.covariance.factor(moved.covariance)[np.ix_(np.array(layout.rows, int), columns)]
-    log_jacobian = half_logdet(cholesky(small_product(factor, factor.T)))
-    value = log_density_given_effects(density, moved, density.effects(moved, z_moved), group)
-    return value - log_jacobian - 0.5 * jnp.sum(z_moved[columns] ** 2)
-
-
-def coordinates_at(
-    layout: ParameterLayout, density: Density, params: Params, moved: Params, group: Group
-) -> tuple[Matrix, Vector]:
-    """The map z -> M z + m from coordinates of the effects at `params` to those at `moved`: of the same xi; in a
-    `whitened` layout, of the same xi of the effects `layout.rows` and the same other coordinates of z.
-
-    **Returns:** M (random, random) and m (random,).
-    """
-    whitened, q = layout.whitened, density.n_effects
-    centres = layout.row_centring if whitened else layout.centring
-    rows, columns = (np.array(part, int) if whitened else np.arange(q) for part in (layout.rows, layout.columns))
-    others = np.setdiff1d(np.arange(q), columns)
-    coefficients = centres.coefficients(group)
-    mean, moved_mean = (centres.mean(p.beta, coefficients)[rows] for p in (params, moved))
-    factor, moved_factor = (density.covariance.factor(p.covariance)[rows] for p in (params, moved))
-    square = moved_factor[:, columns]
-    inverse = small_product(square.T, cholesky_inverse(cholesky(small_product(square, square.T))))
-    matrix = jnp.eye(q, dtype=factor.dtype)
-    matrix = matrix.at[np.ix_(columns, columns)].set(small_product(inverse, factor[:, columns]))
-    if len(others):
-        shift = small_product(inverse, factor[:, others] - moved_factor[:, others])
-        matrix = matrix.at[np.ix_(columns, others)].set(shift)
-    return matrix, jnp.zeros((q,), matrix.dtype).at[columns].set(small_product(inverse, mean - moved_mean))
-
-
-def log_density_given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
-    """log p(y | b) of one group, `b` (random,)."""
-    phi = density.phi_given(params.beta, b, group)
-    f = density.structural(params.free, phi, group.x, group.v)
-    return density.error.log_density(f, f, params.error, group)
 
 
 def weighted_contribution(weight: Scalar, stats: Any) -> Any:

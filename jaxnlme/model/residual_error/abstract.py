@@ -51,14 +51,20 @@ class AbstractError(eqx.Module):
         **Returns:** a scalar.
         """
 
-    def row_log_densities(self, prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar] | None:
-        """Terms (obs,) of `log_density`, whose sums over the rows of a nested unit are those of the unit, and a term
-        that does not depend on the prediction; None where the density has no such terms.
+    def row_terms(self, prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar]:
+        """`log_density` of one group as a sum over rows: a term (obs,) for each row, zero in rows without a response,
+        and a constant () that does not depend on the prediction; only where `has_row_terms`.
 
-        **Arguments:** as for `log_density`, with the residual scale at `prediction`.
-        **Returns:** the terms and the constant.  **Raises:** as `log_density`.
+        **Arguments:** as for `log_density`.
         """
-        return None
+        raise ModelError(f"{type(self).__name__} has no log-density by row.")
+
+    def has_row_terms(self, prediction: Any, theta: Vector, group: Any) -> bool:
+        """True if the log-density is a sum over rows (`row_terms`).
+
+        **Arguments:** as for `log_density`; of the prediction its shape is enough.
+        """
+        return False
 
     def moments(
         self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any

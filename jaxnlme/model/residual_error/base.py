@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -199,18 +200,22 @@ class GaussianError(AbstractError):
         return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
 
     def log_density(self, prediction, scale_prediction, theta, group):
-        terms, constant = self._terms(prediction, scale_prediction, theta, group)
-        return jnp.sum(terms) + constant
+        terms, half_logdet = self._terms(prediction, scale_prediction, theta, group)
+        return jnp.sum(terms) - half_logdet
 
-    def row_log_densities(self, prediction, theta, group):
-        return self._terms(prediction, prediction, theta, group)
+    def row_terms(self, prediction, theta, group):
+        terms, half_logdet = self._terms(prediction, prediction, theta, group)
+        return terms, -half_logdet
 
-    def _terms(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Scalar]:
-        """Terms (obs,) of the log-density, zero in rows without a response, and one for the correlation."""
+    def has_row_terms(self, prediction, theta, group):
+        return True
+
+    def _terms(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Any]:
+        """Terms of the log-density by row (obs,), and half the log-determinant of the correlation."""
         residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
         factor = self.factor(theta, group)
         terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * factor.whiten(residual / scale) ** 2
-        return jnp.where(group.x.observed, terms, 0.0), -factor.half_logdet
+        return jnp.where(group.x.observed, terms, 0.0), factor.half_logdet
 
     def draw(self, noise: Vector, prediction: Vector, theta: Vector, group: Any) -> Vector:
         """Simulated responses (obs,).
@@ -277,18 +282,27 @@ class GroupLogLikelihood(AbstractError):
         **Returns:** a scalar.
         **Raises:** ModelError unless the density returns a scalar or one value for each row.
         """
-        rows = self.row_log_densities(prediction, theta, group)
-        if rows is None:
-            return jnp.asarray(self.density(group.y, prediction, self.natural(theta), group.x, group.v))
-        return jnp.sum(rows[0])
-
-    def row_log_densities(self, prediction, theta, group):
         value = self.density(group.y, prediction, self.natural(theta), group.x, group.v)
         if jnp.ndim(value) == 0:
-            return None
+            return jnp.asarray(value)
         if jnp.shape(value) != group.y.shape:
             raise ModelError(
                 f"the group log-likelihood must return one value a row, shape {group.y.shape}, or a scalar for the "
                 f"group; it returned shape {jnp.shape(value)}."
             )
-        return jnp.where(group.x.observed, value, 0.0), jnp.zeros(())
+        return jnp.sum(jnp.where(group.x.observed, value, 0.0))
+
+    def row_terms(self, prediction, theta, group):
+        value = self.density(group.y, prediction, self.natural(theta), group.x, group.v)
+        return jnp.where(group.x.observed, value, 0.0), jnp.zeros((), value.dtype)
+
+    def has_row_terms(self, prediction, theta, group):
+        """True if the user's density returns a value for each row.
+
+        **Arguments:** as for `log_density`; of the prediction its shape is enough.
+        """
+
+        def density(prediction):
+            return self.density(group.y, prediction, self.natural(theta), group.x, group.v)
+
+        return jax.eval_shape(density, prediction).shape == group.y.shape

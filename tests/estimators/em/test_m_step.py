@@ -68,7 +68,7 @@ def sum_statistics(binding, layout, xi, squares=None):
 
     def per_group(group, weight, xi, counts, squares):
         coefficients = layout.centring.coefficients(group)
-        return weighted_contribution(weight, effect_statistics(coefficients, xi, counts, squares))
+        return weighted_contribution(weight, effect_statistics(layout, group, coefficients, xi, counts, squares))
 
     bucket = jax.tree.map(jnp.asarray, binding.problem.buckets[0])
     each = jax.vmap(per_group)(bucket, jnp.asarray(data().weights), xi, counts, squares)
@@ -185,7 +185,7 @@ def test_counts_and_squares_are_sufficient_for_the_residuals(kind, by):
     f = density.predict(start, z, group)
     counts, squares = residual_statistics(layout, density, start, f, group)
     q = density.n_effects
-    stats = SufficientStatistics(0.0, jnp.zeros((q, q)), jnp.zeros((4, q)), jnp.zeros((4, 4)), counts, squares)
+    stats = SufficientStatistics(jnp.zeros(q), jnp.zeros((q, q)), jnp.zeros((4, q)), jnp.zeros((4, 4)), counts, squares)
     actual, direct = [], []
     for shift in (np.zeros(layout.strata), 0.3 * np.arange(1.0, layout.strata + 1.0)):
         packed = start.pack().at[layout.n - layout.strata :].add(shift)

@@ -12,12 +12,12 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
+from jaxnlme.estimators.em.complete_data import coordinates_at
 from jaxnlme.estimators.em.louis import ScoreAndInformation, batch_means, mean_and_error, variance_of_mean
 from jaxnlme.estimators.em.parameter_layout import parameter_layout, whitened_layout
 from jaxnlme.estimators.em.rounds.newton import newton_point, updated_doublings, uphill_point
 from jaxnlme.estimators.em.run_state import OuterState
 from jaxnlme.estimators.em.settings import STEPS
-from jaxnlme.estimators.em.sufficient_statistics import coordinates_at
 from jaxnlme.sampling.control_variates import control_variates, n_control_variates, velocity_of
 
 # ---- the pieces

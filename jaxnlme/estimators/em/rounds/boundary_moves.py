@@ -29,6 +29,8 @@ from jaxnlme.estimators.em.phases import add_averaging, equilibrate
 from jaxnlme.estimators.em.rounds.boundary_evidence import Face, has_kinks, scale_entries
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.settings import BOUNDARY
+from jaxnlme.model.levels import Levels
+from jaxnlme.results.by_level import informative_units
 
 
 def start_at_boundary(run: Run) -> bool:
@@ -132,19 +134,36 @@ def _restart_chains(run: Run, layout: ParameterLayout, packed: np.ndarray) -> No
 
 def _observed_fractions(run: Run, n_iterations: int) -> np.ndarray:
     """One minus the mean conditional variance of each effect given the data, as a fraction of its variance in psi
-    (random,), for the first replicate; zero for effects of variance zero; one without iterations in the sums."""
-    density, q = run.binding.density, run.binding.density.n_effects
+    (effects,), for the first replicate; zero for effects of variance zero; one without iterations in the sums."""
+    density = run.binding.density
     if not n_iterations:
-        return np.ones(q)
+        return np.ones(density.covariance.size)
     sums = run.score_sums()
     first, second = sums.first_moment[:, 0] / n_iterations, sums.second_moment[:, 0] / n_iterations
-    conditional = np.sum(second - first[:, :, None] * first[:, None, :], axis=0)
-    conditional = run.placed.processes.total(conditional) / run.placed.n_groups_all
+    by_group = second - first[:, :, None] * first[:, None, :]
+    if density.levels is None:
+        conditional = run.placed.processes.total(np.sum(by_group, axis=0)) / run.placed.n_groups_all
+    else:
+        conditional = _mean_over_units(run, density.levels, by_group)
     theta = run.params().covariance
     lower = np.asarray(density.covariance.factor(np.asarray(theta)), float)
     conditional_variance = np.diag(lower @ conditional @ lower.T if run.layout.whitened else conditional)
     variance = np.diag(lower @ lower.T)
     return 1.0 - np.where(variance > 0, conditional_variance / np.where(variance > 0, variance, 1.0), 1.0)
+
+
+def _mean_over_units(run: Run, levels: Levels, by_group: np.ndarray) -> np.ndarray:
+    """The mean (effects, effects) over the units of each level, zero between levels, of the blocks of their effects in
+    matrices `by_group` (groups, random, random); units without a response are left out."""
+    size = len(levels.level_of_effect)
+    informative = informative_units(run.binding)[:, levels.rows]
+    total, units = np.zeros((size, size)), np.zeros(size)
+    for k, (row, effect) in enumerate(zip(levels.rows, levels.owners, strict=True)):
+        others = np.flatnonzero(levels.rows == row)
+        total[effect, levels.owners[others]] += by_group[:, k, others][informative[:, k]].sum(axis=0)
+        units[effect] += informative[:, k].sum()
+    processes = run.placed.processes
+    return processes.total(total) / np.maximum(processes.total(units), 1.0)[:, None]
 
 
 def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -154,7 +173,7 @@ def informative_effects(lower: np.ndarray, observed: np.ndarray) -> tuple[tuple[
     nearly linear functions of those before them. The coordinates are chosen by pivoting on the columns of
     their rows of L.
 
-    **Arguments:** `lower` (random, random), a factor L of psi; `observed` (random,), observed fractions.
+    **Arguments:** `lower` (effects, effects), a factor L of psi; `observed` (effects,), observed fractions.
     **Returns:** rows and columns of L.
     """
     sd = np.sqrt(np.sum(lower**2, axis=1))

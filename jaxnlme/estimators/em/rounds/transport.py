@@ -37,19 +37,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
+from jaxnlme.estimators.em.complete_data import coordinates_at
 from jaxnlme.estimators.em.e_step import ChainState, IterationTrace, StepContext
 from jaxnlme.estimators.em.louis import ScoreAndInformation, batch_means, mean_is_zero
 from jaxnlme.estimators.em.phases import sample_scores
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.scores import observed_weight
 from jaxnlme.estimators.em.settings import SAMPLING
-from jaxnlme.estimators.em.sufficient_statistics import coordinates_at, weighted_contribution
+from jaxnlme.estimators.em.sufficient_statistics import informative_units, weighted_contribution
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.levels import Levels
 from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates, fit_coefficients, n_control_variates, velocity_of
-from jaxnlme.sampling.samplers import Chains, Whitening, whitening_at
+from jaxnlme.sampling.samplers import Chains, Whitening, laplace_coordinates, whitening_at
 from jaxnlme.sampling.settings import TUNING
 
 
@@ -64,16 +66,16 @@ class GroupTerms(eqx.Module):
     crossed: Any
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...], active: int, effects: int) -> GroupTerms:
-        """Sums of zero, with leading axes `shape`, on the host."""
-        n_terms, k = active * (active + 1) // 2 + active, n_control_variates(effects)
+    def zeros(cls, shape: tuple[int, ...], active: int, functions: int) -> GroupTerms:
+        """Sums of zero, with leading axes `shape`, on the host; `functions`, the number of control variates."""
+        n_terms, k = active * (active + 1) // 2 + active, functions
         return cls(*(np.zeros((*shape, *rest)) for rest in ((n_terms,), (k,), (k, k), (n_terms, k))))
 
 
 class TransportSums(eqx.Module):
     """Sums over groups of means over the draws of an iteration: `terms` (replicates, terms), as in GroupTerms;
-    `kink_check` (replicates, random), second derivatives plus squared slopes along each z, with mean zero
-    where the model is twice differentiable."""
+    `kink_check` (replicates, effects), second derivatives plus squared slopes along each z (with nested levels, along
+    the z of a distinct effect in all units at once), with mean zero where the model is twice differentiable."""
 
     terms: Any
     kink_check: Any
@@ -122,18 +124,27 @@ def _group_terms(
 ) -> tuple[TransportSums, GroupTerms]:
     """Weighted contribution of one group to the sums over groups, in one replicate, and its terms without weight."""
     layout = context.layout
-    active = np.flatnonzero(layout.free)
-    n, q = len(active), density.n_effects
+    active, levels = np.flatnonzero(layout.free), density.levels
+    n, q = len(active), density.covariance.size
     params = context.template.unpack(packed)
-    velocity = velocity_of(coefficients[active], q)
+    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
+    velocity, coordinates = velocity_of(coefficients[active], density.n_effects, levels), None
+    if levels is not None:
+        informative, _ = informative_units(levels, group)
+        coordinates = laplace_coordinates(whitening, chains, mean, informative[levels.rows])
+        velocity = coordinates.velocity(*velocity)
+    shifted = _shifted(levels, group)
 
     def log_density(change, z):
         moved = context.template.unpack(packed.at[active].add(change[:n]))
         matrix, offset = coordinates_at(layout, density, params, moved, group)
+        if levels is not None:
+            matrix = _of_units(levels, matrix, group)
         shift, linear = (jnp.tensordot(change[:n], part, axes=1) for part in velocity)
-        matrix, offset = matrix + linear, offset + shift + change[n:]
+        along = change[n:] if shifted is None else change[n:] @ shifted
+        matrix, offset = matrix + linear, offset + shift + along
         # log |1 + e| = tr e - tr e^2 / 2 to the second order.
-        excess = matrix - jnp.eye(q, dtype=z.dtype)
+        excess = matrix - jnp.eye(density.n_effects, dtype=z.dtype)
         log_jacobian = jnp.trace(excess) - 0.5 * jnp.sum(excess * excess.T)
         return density.log_joint(moved, small_product(matrix, z) + offset, group) + log_jacobian
 
@@ -143,15 +154,35 @@ def _group_terms(
         deviation = slope[:n] - reference
         pairs = -hessian[:n, :n] - deviation[:, None] * deviation[None, :]
         terms = jnp.concatenate([pairs[np.tril_indices(n)], slope[:n]])
-        functions = control_variates(z, slope[n:])
+        if coordinates is None:
+            functions = control_variates(z, slope[n:])
+        else:
+            in_z = derivatives.gradient(lambda z: density.log_joint(params, z, group))(z)
+            functions = control_variates(*coordinates.standardised(z, in_z), levels)
         products, crossed = functions[:, None] * functions[None, :], terms[:, None] * functions[None, :]
         kink_check = jnp.diagonal(hessian)[n:] + slope[n:] ** 2
         return TransportSums(terms, kink_check), GroupTerms(terms, functions, products, crossed)
 
-    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
-    z = small_product(chains.xi - mean[None, :], whitening.inverse.T)
+    z = whitening.solve(chains.xi - mean[None, :])
     sums, terms = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(terms_of_draw)(z))
     return weighted_contribution(observed_weight(group, weight), sums), terms
+
+
+def _of_units(levels: Levels, matrix: Any, group: Group) -> Any:
+    """The map M (effects, effects) of distinct effects for the effects of all units (random, random): the identity for
+    units that the data say nothing of."""
+    informative, _ = informative_units(levels, group)
+    return jnp.where(informative[levels.rows][:, None], levels.expanded(matrix), np.eye(levels.size))
+
+
+def _shifted(levels: Levels | None, group: Group) -> Any:
+    """One where a shift of a distinct effect moves an entry of the vector of a group (effects, random); None without
+    nested levels, where each moves its own."""
+    if levels is None:
+        return None
+    informative, _ = informative_units(levels, group)
+    own = levels.owners[None, :] == np.arange(len(levels.level_of_effect))[:, None]
+    return jnp.where(informative[levels.rows][None, :] & own, 1.0, 0.0)
 
 
 @dataclasses.dataclass(eq=False)
@@ -178,7 +209,7 @@ class TransportedInformation:
         coefficients = run.to_host([chunk.control_coefficients for chunk in run.chain_states])
         scores = means.score - (coefficients @ means.control_variates[..., None])[..., 0]
         references = np.where(np.isfinite(scores), scores, 0.0)[..., active]
-        blank = GroupTerms.zeros(references.shape[:2], len(active), run.binding.density.n_effects)
+        blank = GroupTerms.zeros(references.shape[:2], len(active), coefficients.shape[-1])
         halves = [run.to_device(blank) for _ in range(2)]
         return cls(run, references, run.placed.scatter(references), halves, [], [])
 
@@ -212,7 +243,8 @@ class TransportedInformation:
     @property
     def least_iterations(self) -> int:
         """Score iterations for as many evaluations as batch means and two regressions need."""
-        draws = TUNING.draws_per_control_variate * (n_control_variates(self.run.binding.density.n_effects) + 1)
+        density = self.run.binding.density
+        draws = TUNING.draws_per_control_variate * (n_control_variates(density.n_effects, density.levels) + 1)
         return SAMPLING.transport_interval * max(SAMPLING.batches, 2 * -(-draws // self.run.n_chains))
 
     @property
@@ -284,8 +316,9 @@ class TransportedInformation:
 
 def fits_memory(run: Run) -> bool:
     """True if the terms of all groups are within `SAMPLING.max_transport_numbers`."""
-    active, effects = sum(run.layout.free), run.binding.density.n_effects
-    terms = 2 * run.placed.n_groups_all * run.replicates * (active * (active + 3) // 2) * n_control_variates(effects)
+    active, density = sum(run.layout.free), run.binding.density
+    functions = n_control_variates(density.n_effects, density.levels)
+    terms = 2 * run.placed.n_groups_all * run.replicates * (active * (active + 3) // 2) * functions
     return terms <= SAMPLING.max_transport_numbers
 
 
