@@ -134,7 +134,7 @@ class ImportanceSampler(AbstractSampler):
         return moved, Draws(z, aux, weights, state.effective_fraction[None])
 
     def _log_mixture(
-        self, components: tuple[TComponent, TComponent], z: Matrix, u_fitted: Matrix, entries: Any
+        self, components: tuple[TComponent, ...], z: Matrix, u_fitted: Matrix, entries: Any
     ) -> Vector:
         """Log-density (draws,) of the mixture at `z` (draws, random), given its rows `u_fitted` standardised by the
         second component; `entries` (random,) that it is a density of, None: all."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.random_effects import effect_name, level_names
+from jaxnlme.binding.random_effects import effect_name
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.starting_values import start_params
@@ -82,7 +82,7 @@ def simulation_start(binding: Binding, params: Params, start: Any) -> tuple[Para
         return params, []
     with_sd = {
         effect_name(p.name, level, depth)
-        for depth, level in enumerate(level_names(binding.data))
+        for depth, level in enumerate(binding.data.level_names)
         for p in binding.model.parameters
         if p.sd_of(level) is not None
     }
