@@ -17,7 +17,7 @@ from jaxnlme.binding.held_values import (
     without_zero_effects,
 )
 from jaxnlme.binding.problem import Problem
-from jaxnlme.binding.random_effects import covariance_of, levels_of, psi_matrix, random_effects
+from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
 from jaxnlme.binding.separability import is_separable
 from jaxnlme.binding.series import layouts, resolve_correlation
 from jaxnlme.binding.settings import CHECKS
@@ -57,7 +57,7 @@ class Binding:
     positions of its groups in the data; `sd_ranges`: for each random effect the least and largest starting standard
     deviation (`Parameter.sd_start_range`); `held`: values on the user's scale, by reported name, that the model holds
     fixed by `fixed=` or `Parameter(sd=jn.fixed(...))`; `bound_model`: the model without the random effects whose
-    standard deviation is held at zero.
+    standard deviation is held at zero; `random`: the random effects of that model.
     """
 
     model: ModelDeclaration
@@ -72,6 +72,7 @@ class Binding:
     sd_ranges: tuple[tuple[float, float], ...]
     held: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bound_model: ModelDeclaration | None = None
+    random: RandomEffects | None = None
 
     @property
     def density(self) -> Density:
@@ -205,7 +206,7 @@ def bind(
         problem = dataclasses.replace(problem, density=dataclasses.replace(density, levels=separable))
     return Binding(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
-        sd_ranges, held, model,
+        sd_ranges, held, model, random,
     )  # fmt: skip
 
 
@@ -270,8 +271,12 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
         columns = columns + random_columns
         random = random_effects(model, data, random_design)
     else:
-        random = random_effects(model, data, None)
+        random = random_effects(model, data, None, None if like is None else like.random)
         random_design = selection(p, list(random.parameters or ()))
+        for k, indicator in enumerate(random.indicators):
+            if indicator is not None:
+                random_design = random_design.times_column(k, len(columns))
+                columns = [*columns, indicator]
     individual = LinearIndividual(names, transforms, fixed_design, random_design, nested)
     return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas, random
 

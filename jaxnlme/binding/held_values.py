@@ -16,6 +16,7 @@ from jaxnlme.binding.random_effects import (
     RandomEffects,
     covariance_of,
     declared_depths,
+    effect_name,
     parameter_without,
     psi_matrix,
     sd_name,
@@ -50,6 +51,10 @@ def held_values(model: ModelDeclaration, random: RandomEffects) -> dict[str, flo
         for depth in depths:
             sd, name = p.sd_of(random.level_names[depth]), sd_name(p, random.level_names[depth], depth)
             if not isinstance(sd, Fixed):
+                continue
+            copies = f"{effect_name(p.name, random.level_names[depth], depth)}["
+            if by_factor := [name for name in effects if name.startswith(copies)]:
+                held |= dict.fromkeys((element_name((0,), [name]) for name in by_factor), sd.value)
                 continue
             if not depth and p.name not in effects:
                 raise ModelError(

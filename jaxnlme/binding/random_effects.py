@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.stacking import levels, row_levels
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError, near_matches
 from jaxnlme.model.covariance.base import AbstractCovariance, element_name
+from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariance.structures import Blocks
 from jaxnlme.model.declaration import ModelDeclaration
@@ -26,7 +28,9 @@ class RandomEffects:
 
     **Fields:** `names`; `parameters`: index of the parameter that each belongs to (None for the columns of a
     random_design); `depths`: 0 for the groups, 1 for the first nested level, ...; `level_names`: by depth; `sds`:
-    starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`).
+    starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`); `factors`: by depth the
+    levels of the factor between which the covariance differs (`Heterogeneous`); `indicators`: for each effect of these
+    1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects.
     """
 
     names: tuple[str, ...]
@@ -35,6 +39,8 @@ class RandomEffects:
     level_names: tuple[str, ...]
     sds: np.ndarray
     sd_ranges: tuple[tuple[float, float], ...]
+    factors: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    indicators: tuple[np.ndarray | None, ...] = ()
 
     def at(self, depth: int) -> list[int]:
         """Positions of the effects of a level."""
@@ -42,7 +48,8 @@ class RandomEffects:
 
     def short_names(self, depth: int) -> list[str]:
         """Names of the effects of a level without that of the level."""
-        return [self.names[k].removesuffix(f"|{self.level_names[depth]}") for k in self.at(depth)]
+        suffix = f"|{self.level_names[depth]}"
+        return [self.names[k].replace(suffix, "") for k in self.at(depth)]
 
 
 def effect_name(parameter: str, level: str, depth: int) -> str:
@@ -69,26 +76,80 @@ def declared_depths(parameter: Parameter, levels: Sequence[str]) -> list[int]:
     return [depth for depth, level in enumerate(levels) if level in names]
 
 
-def random_effects(model: ModelDeclaration, data: GroupedData, random_design: Design | None) -> RandomEffects:
+def random_effects(
+    model: ModelDeclaration, data: GroupedData, random_design: Design | None, like: RandomEffects | None = None
+) -> RandomEffects:
     """The distinct random effects of a model bound to `data`.
 
-    **Arguments:** `random_design`: the Design of the model's random_design, None without one.
-    **Raises:** ModelError for a level that the data do not have.
+    **Arguments:** `random_design`: the Design of the model's random_design, None without one; `like`: those of an
+    earlier binding, whose factor levels are used.
+    **Raises:** ModelError for a level that the data do not have, or a factor that varies within its units.
     """
-    levels = data.level_names
+    names_of_levels = data.level_names
     if random_design is not None and model.individual is None:
-        return _explicit(model, random_design, levels)
-    declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, levels)]
+        return _explicit(model, random_design, names_of_levels)
+    declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, names_of_levels)]
     declared.sort(key=lambda entry: entry[0])
-    parameters = [model.parameters[k] for _, k in declared]
+    factors = _factors(model, data, {depth for depth, _ in declared}, like)
+    expanded = [
+        (depth, k, level)
+        for d in sorted({depth for depth, _ in declared})
+        for level in factors.get(d, (None,))
+        for depth, k in declared
+        if depth == d
+    ]
+    parameters = [model.parameters[k] for _, k, _ in expanded]
+    names = [effect_name(p.name, names_of_levels[d], d) for p, (d, _, _) in zip(parameters, expanded, strict=True)]
     return RandomEffects(
-        tuple(effect_name(p.name, levels[d], d) for p, (d, _) in zip(parameters, declared, strict=True)),
-        tuple(k for _, k in declared),
-        tuple(depth for depth, _ in declared),
-        levels,
-        np.array([p.sd_start(levels[d]) for p, (d, _) in zip(parameters, declared, strict=True)], float),
-        tuple(p.sd_start_range(levels[d]) for p, (d, _) in zip(parameters, declared, strict=True)),
+        tuple(n if level is None else f"{n}[{level}]" for n, (_, _, level) in zip(names, expanded, strict=True)),
+        tuple(k for _, k, _ in expanded),
+        tuple(depth for depth, _, _ in expanded),
+        names_of_levels,
+        np.array([p.sd_start(names_of_levels[d]) for p, (d, _, _) in zip(parameters, expanded, strict=True)], float),
+        tuple(p.sd_start_range(names_of_levels[d]) for p, (d, _, _) in zip(parameters, expanded, strict=True)),
+        factors,
+        tuple(None if level is None else _indicator(model, data, depth, level) for depth, _, level in expanded),
     )
+
+
+def _specification(spec: Any, level: str) -> Any:
+    """The covariance specification of one level, from that of a model."""
+    return spec.get(level, "diagonal") if isinstance(spec, Mapping) else spec
+
+
+def _factors(
+    model: ModelDeclaration, data: GroupedData, depths: set[int], like: RandomEffects | None
+) -> dict[int, tuple[str, ...]]:
+    """By depth the levels of the factor of a Heterogeneous covariance."""
+    if like is not None:
+        return dict(like.factors)
+    specs = {d: _specification(model.covariance, data.level_names[d]) for d in depths}
+    return {d: tuple(map(str, levels(data, s.by))) for d, s in specs.items() if isinstance(s, Heterogeneous)}
+
+
+def _indicator(model: ModelDeclaration, data: GroupedData, depth: int, level: str) -> np.ndarray:
+    """1.0 in the groups (groups,), or for a nested level in the rows (groups, obs), where the factor has `level`.
+
+    **Raises:** ModelError where the factor varies within a unit, and for a model with an individual function.
+    """
+    by = _specification(model.covariance, data.level_names[depth]).by
+    if model.individual is not None:
+        raise ModelError(
+            f"covariance differs by {by!r}, and an individual function gives the parameters of this model, which takes "
+            "one random effect for each parameter: use linear parameters, or one covariance for all."
+        )
+    column = row_levels(data, by)
+    unit = data.nested[depth - 1].unit if depth else np.zeros(column.shape, int)
+    first = data.nested[depth - 1].first_row if depth else np.zeros((data.n_groups, 1), int)
+    of_unit = np.take_along_axis(np.take_along_axis(column, first, axis=1), unit, axis=1)
+    varies = ((column != of_unit) & data.rows).any(axis=1)
+    if varies.any():
+        raise ModelError(
+            f"covariance differs by {by!r}, which varies within a unit of {data.level_names[depth]!r} "
+            f"(group {data.labels[np.flatnonzero(varies)[0]]!r}); expected one value for each of them."
+        )
+    inside = (of_unit == level).astype(float)
+    return inside if depth else inside[:, 0]
 
 
 def _explicit(model: ModelDeclaration, design: Design, levels: tuple[str, ...]) -> RandomEffects:
@@ -131,10 +192,10 @@ def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
                 raise ModelError(
                     f"covariance names {name!r}, which is no level with random effects; {near_matches(name, names)}"
                 )
-        spec_of = {d: spec.get(effects.level_names[d], "diagonal") for d in used}
+        spec_of = {d: _specification(spec, effects.level_names[d]) for d in used}
     elif isinstance(spec, AbstractCovariance) and any(effects.depths):
         return _checked_object(spec, effects)
-    elif not isinstance(spec, str) and len(used) > 1:
+    elif not isinstance(spec, (str, Heterogeneous)) and len(used) > 1:
         example = ", ".join(f"{name!r}: ..." for name in names)
         raise ModelError(
             f"the model has random effects at {len(used)} levels: give their covariances by level, "
@@ -142,10 +203,20 @@ def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
         )
     else:
         spec_of = dict.fromkeys(used, spec)
-    families = [covariance(spec_of[d], effects.short_names(d)) for d in used]
+    families = [_family(spec_of[d], effects.short_names(d), effects.factors.get(d, ())) for d in used]
     if len(used) < 2:
         return families[0] if families else covariance("diagonal", ())
     return Blocks(len(effects.names), tuple((tuple(effects.at(d)), f) for d, f in zip(used, families, strict=True)))
+
+
+def _family(spec: Any, names: Sequence[str], factor: Sequence[str]) -> AbstractCovariance:
+    """The covariance of the effects of one level, for a Heterogeneous one a block for each level of its `factor`."""
+    if not isinstance(spec, Heterogeneous):
+        return covariance(spec, names)
+    n = len(names) // len(factor)
+    parameters = [name.removesuffix(f"[{factor[0]}]") for name in names[:n]]
+    blocks = [(tuple(range(k * n, (k + 1) * n)), covariance(spec.structure, parameters)) for k in range(len(factor))]
+    return Blocks(len(names), tuple(blocks))
 
 
 def _checked_object(family: AbstractCovariance, effects: RandomEffects) -> AbstractCovariance:

@@ -54,6 +54,11 @@ def distinct(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
     return values.tolist(), codes.reshape(column.shape)
 
 
+def row_levels(data: GroupedData, name: str) -> np.ndarray:
+    """The level of column `name` in each cell (groups, obs), as text. **Raises:** ModelError without such a column."""
+    return np.vectorize(_level, otypes=[object])(column_of(data, name, "the covariance"))
+
+
 def _level(value: Any) -> str:
     """The name of a level: whole numbers without their decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -76,6 +76,7 @@ class ModelChange:
             self.kept_effects = [k for k, name in enumerate(self.effects) if name in names]
             return
         self._refuse_individual_function("random=")
+        self._refuse_heterogeneous("random=")
         possible = {effect_name(p, level, d): (d, p) for d, level in enumerate(self.levels) for p in self.names}
         for name in names:
             if name not in possible:
@@ -226,9 +227,21 @@ class ModelChange:
         """Set random=False and remove the starting SD of parameters whose effect was removed."""
         if self.design is not None:
             return
+        if len(self.kept_effects) == len(self.effects):
+            return
+        self._refuse_heterogeneous("drop=")
         remaining = {self.effects[k] for k in self.kept_effects}
         dropped = [name for name in self.effects_now() if name not in remaining]
         self.parameters = [parameter_without(p, dropped, self.levels) for p in self.parameters]
+
+    def _refuse_heterogeneous(self, option: str) -> None:
+        """**Raises:** OptionError where the covariance differs by a factor, so that effects have copies."""
+        random = self.fit.binding.random
+        if random is not None and random.factors:
+            raise OptionError(
+                f"{option}: the covariance of this model differs by a factor, and its random effects have a copy for "
+                "each level; declare a model with other random effects."
+            )
 
     def effects_now(self) -> list[str]:
         """Names of the random effects that the parameters declare, those of the outermost level first."""

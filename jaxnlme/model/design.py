@@ -42,6 +42,14 @@ class Design(eqx.Module):
             out.append(total if row else jnp.zeros(()))
         return out
 
+    def times_column(self, coefficient: int, column: int) -> Design:
+        """The design with the constant entries of a `coefficient` multiplied by a varying `column`."""
+        terms = tuple(
+            tuple((k, None, column) if k == coefficient and c == 1.0 else (k, c, of) for k, c, of in row)
+            for row in self.terms
+        )
+        return Design(terms, self.columns)
+
     def entries(self, varying: tuple[Any, ...]) -> Entries | None:
         """The matrix (phi, columns) of one group by entries; None where an entry varies within the group.
 

@@ -36,8 +36,21 @@ def unit_index(data: GroupedData, depth: int) -> tuple[pd.Index, np.ndarray]:
     return pd.MultiIndex.from_arrays(arrays, names=data.level_names[: depth + 1]), cells
 
 
+def _indicator(binding: Binding, effect: int, depth: int) -> np.ndarray | None:
+    """True for the units (groups, units) that have a distinct effect, where the covariance differs by a factor; None:
+    all have it."""
+    random = binding.random
+    if random is None or not random.indicators or random.indicators[effect] is None:
+        return None
+    indicator = np.asarray(random.indicators[effect]) > 0
+    if depth == 0:
+        return indicator[:, None]
+    return np.take_along_axis(indicator, binding.data.nested[depth - 1].first_row, axis=1)
+
+
 def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
-    """Values of the random effects of every unit as a table of units by effects.
+    """Values of the random effects of every unit as a table of units by effects; NaN in units of other levels of a
+    factor by which the covariance differs.
 
     **Arguments:** `values` (groups, random).
     **Returns:** a data frame by group; with random effects at nested levels a dictionary of data frames by level.
@@ -46,13 +59,20 @@ def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
 
     density, data = binding.density, binding.data
     if density.levels is None:
-        return pd.DataFrame(values, index=unit_index(data, 0)[0], columns=list(density.effect_names))
+        table = pd.DataFrame(values, index=unit_index(data, 0)[0], columns=list(density.effect_names))
+        for k, name in enumerate(density.effect_names):
+            if (has_it := _indicator(binding, k, 0)) is not None:
+                table.loc[~has_it[:, 0], name] = np.nan
+        return table
     out = {}
     for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
         index, cells = unit_index(data, level.depth)
         names = [density.effect_names[k] for k in level.effects]
         table = part[cells[:, 0], cells[:, 1] if level.depth else 0]
         out[level.name] = pd.DataFrame(table, index=index, columns=names)
+        for k, name in zip(level.effects, names, strict=True):
+            if (has_it := _indicator(binding, k, level.depth)) is not None:
+                out[level.name].loc[~has_it[cells[:, 0], cells[:, 1] if level.depth else 0], name] = np.nan
     return out
 
 
@@ -85,8 +105,9 @@ def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
     density, data = binding.density, binding.data
     weighted = data.weights > 0
     if density.levels is None:
-        chosen = values[data.observed.any(axis=1) & weighted]
-        return list(chosen.T)
+        chosen = data.observed.any(axis=1) & weighted
+        masks = [_indicator(binding, k, 0) for k in range(values.shape[1])]
+        return [values[chosen if m is None else chosen & m[:, 0], k] for k, m in enumerate(masks)]
     out: dict[int, np.ndarray] = {}
     for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
         if level.depth:
@@ -94,15 +115,17 @@ def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
             informative = ((unit[:, :, None] == np.arange(level.units)) & data.observed[:, :, None]).any(axis=1)
         else:
             informative = data.observed.any(axis=1, keepdims=True)
-        chosen = part[informative & weighted[:, None]]
-        out |= {effect: chosen[:, k] for k, effect in enumerate(level.effects)}
+        chosen = informative & weighted[:, None]
+        for k, effect in enumerate(level.effects):
+            mask = _indicator(binding, effect, level.depth)
+            out[effect] = part[chosen if mask is None else chosen & mask][:, k]
     return [out[effect] for effect in range(len(out))]
 
 
 def columns_of_effects(tables: Any) -> dict[str, np.ndarray]:
     """The values of each effect over the units of its level, from what `effects_by_level` returns."""
     by_level = tables.values() if isinstance(tables, dict) else [tables]
-    return {name: table[name].to_numpy() for table in by_level for name in table.columns}
+    return {name: table[name].dropna().to_numpy() for table in by_level for name in table.columns}
 
 
 def level_depth(data: GroupedData, level: Any) -> int:

@@ -133,9 +133,7 @@ class ImportanceSampler(AbstractSampler):
         )
         return moved, Draws(z, aux, weights, state.effective_fraction[None])
 
-    def _log_mixture(
-        self, components: tuple[TComponent, ...], z: Matrix, u_fitted: Matrix, entries: Any
-    ) -> Vector:
+    def _log_mixture(self, components: tuple[TComponent, ...], z: Matrix, u_fitted: Matrix, entries: Any) -> Vector:
         """Log-density (draws,) of the mixture at `z` (draws, random), given its rows `u_fitted` standardised by the
         second component; `entries` (random,) that it is a density of, None: all."""
         dimension = self.effects if entries is None else jnp.sum(entries)

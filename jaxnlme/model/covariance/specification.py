@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.covariance.held import held_fixed
+from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.covariance.sd_correlation import SDCorrelation
 from jaxnlme.model.covariance.structures import (
     AbstractCovariance,
@@ -62,6 +63,8 @@ def check_specification(spec: object) -> None:
 
     **Raises:** OptionError naming what was expected.
     """
+    if isinstance(spec, Heterogeneous):
+        return check_specification(spec.structure)
     expected = (
         f"one of {', '.join(map(repr, _NAMED))}, a list of blocks of effect names, a 0/1 pattern, or an object of "
         "jn.covariances"

@@ -15,6 +15,7 @@ from jaxnlme.model.covariance.base import AbstractCovariance as AbstractCovarian
 from jaxnlme.model.covariance.base import as_semidefinite, log_sd
 from jaxnlme.model.covariance.blocks import Blocks as Blocks
 from jaxnlme.model.covariance.held import HeldFixed as HeldFixed
+from jaxnlme.model.covariance.heterogeneous import Heterogeneous as Heterogeneous
 from jaxnlme.model.covariance.sd_correlation import sd_correlation
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import sigmoid
