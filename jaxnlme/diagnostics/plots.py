@@ -42,8 +42,9 @@ class Plots(AbstractSimulationPlots):
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column of the horizontal axis, the first of x
         where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (that of the
-        residual model where None; a column that is constant in each group has no effect); `points` of a curve, 0 for
-        the rows only; `logy`: a logarithmic axis of y, on which values not above zero are not drawn.
+        residual model where None, or else the innermost nested level with random effects; a column that is constant in
+        each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a logarithmic axis of y, on which
+        values not above zero are not drawn.
 
         Between the rows of a group a curve uses the other columns of the row before. A model that uses other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between
@@ -55,8 +56,10 @@ class Plots(AbstractSimulationPlots):
         """
         data = self.fit.data
         x = self._x_name(x)
-        by = by or getattr(self.fit.binding.density.error, "by", None)
         observed = data.to_frame()
+        levels = self.fit.binding.density.levels
+        nested = levels.innermost.name if levels is not None and levels.innermost.depth else None
+        by = by or getattr(self.fit.binding.density.error, "by", None) or nested
         if by and observed.groupby(data.group_name, observed=True)[by].nunique(dropna=False).max() == 1:
             by = None
         colors = {

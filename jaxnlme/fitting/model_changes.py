@@ -11,11 +11,10 @@ import numpy as np
 
 from jaxnlme.arguments import check_names
 from jaxnlme.binding.model import NLMEModel
+from jaxnlme.binding.random_effects import declared_depths, effect_name
 from jaxnlme.errors import OptionError, near_matches, some
-from jaxnlme.model.covariance.base import element_name, elements_by_name
-from jaxnlme.model.covariance.specification import covariance as family
-from jaxnlme.model.covariance.specification import family_name
-from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.fitting.remaining_covariance import correlation_names, pair_names, remaining_covariance, remaining_psi
+from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
@@ -39,6 +38,7 @@ class ModelChange:
         self.held = {k: v for k, v in self.old_model.fixed.items() if v != 0 or k in fit.binding.density.reported_names}
         self.parameters = list(self.old_model.parameters)
         self.names = [p.name for p in self.parameters]
+        self.levels = fit.data.level_names
         self.effects = list(fit.binding.density.effect_names)
         # Positions among the effects of the fit, -1 for a new effect.
         self.kept_effects = list(range(len(self.effects)))
@@ -59,26 +59,47 @@ class ModelChange:
                 raise OptionError(f"drop={name!r}: {self._no_effect(name)}")
         self._clear_random_flags()
 
-    def random(self, names: list[str]) -> None:
-        """Give random effects to the parameters `names` only.  **Raises:** OptionError for unknown names."""
+    def random(self, chosen: Mapping[str, Any] | list[str]) -> None:
+        """Give random effects to the parameters `chosen` only.
+
+        **Arguments:** `chosen`: names of parameters, each of which keeps the levels that it has; or a dictionary from
+        names to the option `random` of `Parameter`, such as a list of levels.
+        **Raises:** OptionError for unknown names; ModelError for levels that the data do not have.
+        """
         if self.design is not None:
-            unknown = [name for name in names if name not in self.effects]
-            if unknown:
+            unknown = [name for name in chosen if name not in self.effects]
+            if unknown or isinstance(chosen, Mapping):
                 raise OptionError(
-                    f"random={names!r}: the effects of this model are the columns of its random_design, "
-                    f"{some(self.effects)}; {unknown[0]!r} is none of them. Declare a model with another design."
+                    f"random={chosen!r}: the effects of this model are the columns of its random_design, "
+                    f"{some(self.effects)}; {f'{unknown[0]!r} is none of them' if unknown else 'list their names'}. "
+                    "Declare a model with another design."
                 )
-            self.kept_effects = [k for k, name in enumerate(self.effects) if name in names]
+            self.kept_effects = [k for k, name in enumerate(self.effects) if name in chosen]
             return
         self._refuse_individual_function("random=")
-        for name in names:
+        for name in chosen:
             if name not in self.names:
                 raise OptionError(f"random={name!r} is no parameter of this model; {near_matches(name, self.names)}")
-        ordered_names = [name for name in self.names if name in names]
-        self.kept_effects = [self.effects.index(name) if name in self.effects else -1 for name in ordered_names]
-        self.parameters = [
-            _replace(p, random=p.name in names, sd=p.sd if p.name in names else None) for p in self.parameters
-        ]
+        for k, p in enumerate(self.parameters):
+            random: Any = p.name in chosen
+            if isinstance(chosen, Mapping):
+                random = chosen.get(p.name, False)
+            elif random and p.random:
+                random = p.random
+            changed = _replace(p, random=random, sd=None)
+            self.parameters[k] = _replace(changed, sd=p.sd_by(self._levels(changed)))
+        self.kept_effects = [self.effects.index(n) if n in self.effects else -1 for n in self._declared_effects()]
+
+    def _levels(self, parameter: Parameter) -> list[str]:
+        """The levels that a parameter has random effects by, outermost first."""
+        return [self.levels[depth] for depth in declared_depths(parameter, self.levels)]
+
+    def _effect(self, parameter: Parameter, level: str) -> str:
+        return effect_name(parameter.name, level, self.levels.index(level))
+
+    def _declared_effects(self) -> list[str]:
+        """Names of the random effects that the parameters declare, those of the outermost level first."""
+        return [self._effect(p, level) for level in self.levels for p in self.parameters if level in self._levels(p)]
 
     def covariates(self, covariates_by_parameter: Mapping[str, Any]) -> None:
         """Replace the covariates of some parameters.
@@ -107,7 +128,7 @@ class ModelChange:
         values = self.fit.values
         if not isinstance(changes, Mapping):
             changes = {name: values.get(name) for name in check_names("fixed", changes, "values of the fit")}
-        new_effects = [f"sd({p.name})" for p in self.parameters if p.random and p.name not in self.effects]
+        new_effects = [f"sd({name})" for name in self._declared_effects() if name not in self.effects]
         for name, value in changes.items():
             if name not in values and name not in new_effects:
                 raise OptionError(f"fixed: {name!r} is not a value of this fit; {near_matches(name, values)}")
@@ -119,9 +140,12 @@ class ModelChange:
     def _release(self, name: str) -> None:
         """Remove what the parameters and the residual model themselves say of holding the value `name`."""
         for k, p in enumerate(self.parameters):
-            if name == f"sd({p.name})" and isinstance(p.sd, Fixed):
-                self.parameters[k] = _replace(p, sd=p.sd.value or None)
-            elif name == p.name and p.fix:
+            sds = {level: p.sd_of(level) for level in self._levels(p)}
+            for level, sd in sds.items():
+                if name == f"sd({self._effect(p, level)})" and isinstance(sd, Fixed):
+                    sds[level] = sd.value or None
+                    self.parameters[k] = _replace(p, sd=sds if len(sds) > 1 else sds[level])
+            if name == p.name and p.fix:
                 self.parameters[k] = _replace(p, fix=False)
         density = self.fit.binding.density
         if name in density.error_names:
@@ -175,10 +199,7 @@ class ModelChange:
         if design is not None and not design.shape[-1]:
             design = None
             self.parameters = [_replace(p, sd=None) for p in self.parameters]
-        psi = old.psi
-        if psi is not None and not effects_unchanged:
-            kept = self.kept_effects
-            psi = None if -1 in kept else np.asarray(psi, float)[np.ix_(kept, kept)]
+        psi = old.psi if effects_unchanged else remaining_psi(old.psi, self.effects, self.kept_effects, self.levels[0])
         if old.fix_psi and psi is None and not effects_unchanged:
             raise OptionError("psi is fixed, and a new random effect has no value there; declare a model with its psi.")
         if covariance is not None and not old.fix_psi:
@@ -211,9 +232,11 @@ class ModelChange:
         if self.design is not None:
             return
         remaining = {self.effects[k] for k in self.kept_effects}
-        self.parameters = [
-            p if p.name in remaining or not p.random else _replace(p, random=False, sd=None) for p in self.parameters
-        ]
+        for k, p in enumerate(self.parameters):
+            levels = self._levels(p)
+            kept = [level for level in levels if self._effect(p, level) in remaining]
+            if kept != levels:
+                self.parameters[k] = _replace(p, random=tuple(kept) or False, sd=p.sd_by(kept))
 
     def _drop_covariate(self, name: str) -> None:
         owner, term = name.split(" ~ ", 1)
@@ -266,42 +289,26 @@ class ModelChange:
             )
 
     def _remaining_covariance(self) -> Any:
-        """The covariance specification for the effects that remain."""
-        spec, kept = self.old_model.covariance, self.kept_effects
-        if isinstance(spec, str):
-            return spec
-        names = [self.effects[k] for k in kept if k >= 0]
-        if isinstance(spec, AbstractCovariance):
-            family_word = family_name(spec) if kept else "diagonal"
-            if family_word is None:
-                raise OptionError(
-                    f"the covariance is an object for {len(self.effects)} effects, and there are {len(kept)} now; give "
-                    "covariance=."
-                )
-            return family_word
-        if any(isinstance(name, str) for part in spec for name in np.ravel(np.asarray(part, object))):
-            blocks = [[name for name in np.ravel(np.asarray(part, object)) if name in names] for part in spec]
-            if self.design is not None:  # the effects may have other names in the new model
-                block = {name: k for k, part in enumerate(blocks) for name in part}
-                labels = np.array([block[name] for name in names])
-                return (labels[:, None] == labels[None, :]).astype(int)
-            new_blocks = [[p.name] for p in self.parameters if p.random and p.name not in self.effects]
-            return [block for block in blocks if block] + new_blocks or "diagonal"
-        pattern = np.eye(len(kept), dtype=int)
-        after = [j for j, k in enumerate(kept) if k >= 0]
-        before = [kept[j] for j in after]
-        pattern[np.ix_(after, after)] = np.asarray(spec)[np.ix_(before, before)]
-        return pattern if kept else "diagonal"
+        """The covariance specification for the effects from now on."""
+        kept = self.kept_effects
+        after = self._declared_effects() if self.design is None else [self.effects[k] for k in kept]
+        spec = remaining_covariance(self.old_model.covariance, self.effects, after, self.levels[0])
+        if self.design is not None and isinstance(spec, list) and len(after) < len(self.effects):
+            # The effects may have other names in the new model.
+            block = {name: k for k, names in enumerate(spec) for name in names}
+            labels = np.array([block[name] for name in after])
+            return (labels[:, None] == labels[None, :]).astype(int)
+        return spec
 
     def _priors(self, spec: Any, error: Any) -> dict[str, Any]:
         """The model's priors, without those on quantities that were removed."""
         density = self.fit.binding.density
         effects = [self.effects[k] for k in self.kept_effects]
         if self.design is None:
-            effects = [p.name for p in self.parameters if p.random]
+            effects = self._declared_effects()
         remaining = [self.effects[k] for k in self.kept_effects if k >= 0]
         dropped = {f"sd({name})" for name in self.effects if name not in remaining}
-        dropped |= set(_pairs(self.effects, density.covariance)) - set(_pairs(effects, family(spec, effects)))
+        dropped |= pair_names(self.effects, density.covariance) - correlation_names(spec, effects, self.levels[0])
         formulas = {p.name: {c.formula for c in p.covariates} for p in self.parameters}
         for owner, built in self.fit.binding.covariates.items():
             old = next(p for p in self.old_model.parameters if p.name == owner).covariates
@@ -315,11 +322,6 @@ class ModelChange:
             names = {p.name for p in error_model(error).parameters}
             dropped |= {name for name in density.error_names if name.removeprefix("error.") not in names}
         return {name: prior for name, prior in self.old_model.priors.items() if name not in dropped}
-
-
-def _pairs(names: list[str], covariance: AbstractCovariance) -> list[str]:
-    """Names of the correlations in a covariance family."""
-    return [element_name(pair, names) for pair in covariance.correlated_pairs]
 
 
 def _replace(parameter: Parameter, **changes: Any) -> Parameter:
