@@ -78,10 +78,13 @@ class Plots(AbstractSimulationPlots):
         for ax, k in zip(panels, positions, strict=False):
             label = data.labels[k]
             of_group, rows_of_group = (table[table[data.group_name] == label] for table in (curves, observed))
-            for level, curve in of_group.groupby(by, observed=True) if by else [(None, of_group)]:
-                color = colors[level]
+            parts = of_group.groupby(by, observed=True) if by else [(None, of_group)]
+            for number, (level, curve) in enumerate(parts):
+                # Labels of units that differ between groups are too many for a legend.
+                unnamed = by == nested and len(colors) > len(CYCLE)
+                color = CYCLE[number % len(CYCLE)] if unnamed else colors[level]
                 dots = rows_of_group if level is None else rows_of_group[rows_of_group[by] == level]
-                suffix = "" if level is None else f" ({by} {level})"
+                suffix = "" if level is None or unnamed else f" ({by} {level})"
                 ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population")
                 ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}")
                 ax.plot(
@@ -100,8 +103,9 @@ class Plots(AbstractSimulationPlots):
             ax.remove()
         entries = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in panels[: len(positions)]]
         handles = {name: handle for pairs in entries for handle, name in pairs}
+        wide = 6 if by is None else columns + columns % 2
         fig.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6), frameon=False,
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), wide), frameon=False,
             fontsize=9, title=ROWS_ONLY if curves.attrs.get("rows_only") else None, title_fontsize=9,
         )  # fmt: skip
         fig.supylabel(data.y_name, fontsize=10)
