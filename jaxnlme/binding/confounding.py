@@ -1,4 +1,4 @@
-"""Random effects that a correlation of the residuals cannot be told from, looked for before a fit."""
+"""Random effects that are confounded with a correlation of the residuals, looked for before a fit."""
 
 from __future__ import annotations
 

@@ -182,3 +182,15 @@ def psi_matrix(psi: Any, effects: RandomEffects) -> Any:
 def sd_name(parameter: Parameter, level: str, depth: int) -> str:
     """The reported name of the standard deviation of a parameter's random effect by `level`."""
     return element_name((0,), [effect_name(parameter.name, level, depth)])
+
+
+def parameter_without(parameter: Parameter, dropped: Sequence[str], levels: Sequence[str]) -> Parameter:
+    """The parameter without its random effects that are among the names `dropped`."""
+    depths = declared_depths(parameter, levels)
+    remaining = [levels[d] for d in depths if effect_name(parameter.name, levels[d], d) not in dropped]
+    if len(remaining) == len(depths):
+        return parameter
+    if not remaining:
+        return dataclasses.replace(parameter, random=False, sd=None)
+    sds = {level: parameter.sd_of(level) for level in remaining if parameter.sd_of(level) is not None}
+    return dataclasses.replace(parameter, random=remaining, sd=sds or None)

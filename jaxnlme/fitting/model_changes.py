@@ -11,9 +11,14 @@ import numpy as np
 
 from jaxnlme.arguments import check_names
 from jaxnlme.binding.model import NLMEModel
-from jaxnlme.binding.random_effects import declared_depths, effect_name
+from jaxnlme.binding.random_effects import (
+    declared_depths,
+    effect_name,
+    parameter_without,
+    sd_name,
+)
 from jaxnlme.errors import OptionError, near_matches, some
-from jaxnlme.fitting.remaining_covariance import correlation_names, pair_names, remaining_covariance, remaining_psi
+from jaxnlme.fitting.covariance_changes import remaining_covariance, remaining_psi, removed_elements
 from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
@@ -38,10 +43,10 @@ class ModelChange:
         self.held = {k: v for k, v in self.old_model.fixed.items() if v != 0 or k in fit.binding.density.reported_names}
         self.parameters = list(self.old_model.parameters)
         self.names = [p.name for p in self.parameters]
-        self.levels = fit.data.level_names
         self.effects = list(fit.binding.density.effect_names)
         # Positions among the effects of the fit, -1 for a new effect.
         self.kept_effects = list(range(len(self.effects)))
+        self.levels = fit.data.level_names
         self.design = None if self.old_model.random_design is None else np.asarray(self.old_model.random_design, float)
 
     def drop(self, names: list[str]) -> None:
@@ -59,47 +64,32 @@ class ModelChange:
                 raise OptionError(f"drop={name!r}: {self._no_effect(name)}")
         self._clear_random_flags()
 
-    def random(self, chosen: Mapping[str, Any] | list[str]) -> None:
-        """Give random effects to the parameters `chosen` only.
-
-        **Arguments:** `chosen`: names of parameters, each of which keeps the levels that it has; or a dictionary from
-        names to the option `random` of `Parameter`, such as a list of levels.
-        **Raises:** OptionError for unknown names; ModelError for levels that the data do not have.
-        """
+    def random(self, names: list[str]) -> None:
+        """Give random effects to the parameters `names` only.  **Raises:** OptionError for unknown names."""
         if self.design is not None:
-            unknown = [name for name in chosen if name not in self.effects]
-            if unknown or isinstance(chosen, Mapping):
+            unknown = [name for name in names if name not in self.effects]
+            if unknown:
                 raise OptionError(
-                    f"random={chosen!r}: the effects of this model are the columns of its random_design, "
-                    f"{some(self.effects)}; {f'{unknown[0]!r} is none of them' if unknown else 'list their names'}. "
-                    "Declare a model with another design."
+                    f"random={names!r}: the effects of this model are the columns of its random_design, "
+                    f"{some(self.effects)}; {unknown[0]!r} is none of them. Declare a model with another design."
                 )
-            self.kept_effects = [k for k, name in enumerate(self.effects) if name in chosen]
+            self.kept_effects = [k for k, name in enumerate(self.effects) if name in names]
             return
         self._refuse_individual_function("random=")
-        for name in chosen:
-            if name not in self.names:
-                raise OptionError(f"random={name!r} is no parameter of this model; {near_matches(name, self.names)}")
+        possible = {effect_name(p, level, d): (d, p) for d, level in enumerate(self.levels) for p in self.names}
+        for name in names:
+            if name not in possible:
+                what = "parameter of this model" if len(self.levels) == 1 else "parameter, or parameter|level,"
+                raise OptionError(f"random={name!r} is no {what}; {near_matches(name, possible)}")
+        ordered_names = [name for name in possible if name in names]
+        self.kept_effects = [self.effects.index(name) if name in self.effects else -1 for name in ordered_names]
         for k, p in enumerate(self.parameters):
-            random: Any = p.name in chosen
-            if isinstance(chosen, Mapping):
-                random = chosen.get(p.name, False)
-            elif random and p.random:
-                random = p.random
-            changed = _replace(p, random=random, sd=None)
-            self.parameters[k] = _replace(changed, sd=p.sd_by(self._levels(changed)))
-        self.kept_effects = [self.effects.index(n) if n in self.effects else -1 for n in self._declared_effects()]
-
-    def _levels(self, parameter: Parameter) -> list[str]:
-        """The levels that a parameter has random effects by, outermost first."""
-        return [self.levels[depth] for depth in declared_depths(parameter, self.levels)]
-
-    def _effect(self, parameter: Parameter, level: str) -> str:
-        return effect_name(parameter.name, level, self.levels.index(level))
-
-    def _declared_effects(self) -> list[str]:
-        """Names of the random effects that the parameters declare, those of the outermost level first."""
-        return [self._effect(p, level) for level in self.levels for p in self.parameters if level in self._levels(p)]
+            levels = [self.levels[possible[name][0]] for name in ordered_names if possible[name][1] == p.name]
+            sds = p.sd
+            if isinstance(sds, Mapping):
+                sds = {level: sd for level, sd in sds.items() if level in levels} or None
+            random = levels == [self.levels[0]] or levels
+            self.parameters[k] = _replace(p, random=random, sd=sds if levels else None)
 
     def covariates(self, covariates_by_parameter: Mapping[str, Any]) -> None:
         """Replace the covariates of some parameters.
@@ -128,7 +118,7 @@ class ModelChange:
         values = self.fit.values
         if not isinstance(changes, Mapping):
             changes = {name: values.get(name) for name in check_names("fixed", changes, "values of the fit")}
-        new_effects = [f"sd({name})" for name in self._declared_effects() if name not in self.effects]
+        new_effects = [f"sd({name})" for name in self.effects_now() if name not in self.effects]
         for name, value in changes.items():
             if name not in values and name not in new_effects:
                 raise OptionError(f"fixed: {name!r} is not a value of this fit; {near_matches(name, values)}")
@@ -140,12 +130,12 @@ class ModelChange:
     def _release(self, name: str) -> None:
         """Remove what the parameters and the residual model themselves say of holding the value `name`."""
         for k, p in enumerate(self.parameters):
-            sds = {level: p.sd_of(level) for level in self._levels(p)}
-            for level, sd in sds.items():
-                if name == f"sd({self._effect(p, level)})" and isinstance(sd, Fixed):
-                    sds[level] = sd.value or None
-                    self.parameters[k] = _replace(p, sd=sds if len(sds) > 1 else sds[level])
-            if name == p.name and p.fix:
+            depths = declared_depths(p, self.levels) if p.random else []
+            held = next((d for d in depths if name == sd_name(p, self.levels[d], d)), None)
+            if held is not None and isinstance(sd := p.sd_of(self.levels[held]), Fixed):
+                sds = {self.levels[d]: p.sd_of(self.levels[d]) for d in depths} | {self.levels[held]: sd.value or None}
+                self.parameters[k] = _replace(p, sd=sds if len(sds) > 1 else sd.value or None)
+            elif name == p.name and p.fix:
                 self.parameters[k] = _replace(p, fix=False)
         density = self.fit.binding.density
         if name in density.error_names:
@@ -199,7 +189,9 @@ class ModelChange:
         if design is not None and not design.shape[-1]:
             design = None
             self.parameters = [_replace(p, sd=None) for p in self.parameters]
-        psi = old.psi if effects_unchanged else remaining_psi(old.psi, self.effects, self.kept_effects, self.levels[0])
+        psi = old.psi
+        if psi is not None and not effects_unchanged:
+            psi = None if -1 in self.kept_effects else remaining_psi(self)
         if old.fix_psi and psi is None and not effects_unchanged:
             raise OptionError("psi is fixed, and a new random effect has no value there; declare a model with its psi.")
         if covariance is not None and not old.fix_psi:
@@ -207,7 +199,7 @@ class ModelChange:
         if covariance is not None:
             spec = covariance
         else:
-            spec = old.covariance if effects_unchanged else self._remaining_covariance()
+            spec = old.covariance if effects_unchanged else remaining_covariance(self)
         model = NLMEModel(
             structure,
             self.parameters,
@@ -219,9 +211,10 @@ class ModelChange:
             beta=old.beta,
             psi=psi if self.kept_effects else None,
             fix_psi=old.fix_psi,
-            priors=self._priors(spec, error),
+            priors={},
             fixed=self._held_after(error),
         )
+        model.priors = self._priors(model, error)
         model.zero_effects = old.zero_effects
         if old.effect_names is not None and design is not None:
             model.effect_names = tuple(old.effect_names[k] for k in self.kept_effects)
@@ -232,11 +225,13 @@ class ModelChange:
         if self.design is not None:
             return
         remaining = {self.effects[k] for k in self.kept_effects}
-        for k, p in enumerate(self.parameters):
-            levels = self._levels(p)
-            kept = [level for level in levels if self._effect(p, level) in remaining]
-            if kept != levels:
-                self.parameters[k] = _replace(p, random=tuple(kept) or False, sd=p.sd_by(kept))
+        dropped = [name for name in self.effects_now() if name not in remaining]
+        self.parameters = [parameter_without(p, dropped, self.levels) for p in self.parameters]
+
+    def effects_now(self) -> list[str]:
+        """Names of the random effects that the parameters declare, those of the outermost level first."""
+        declared = [(d, p.name) for p in self.parameters for d in declared_depths(p, self.levels)]
+        return [effect_name(name, self.levels[d], d) for d, name in sorted(declared, key=lambda entry: entry[0])]
 
     def _drop_covariate(self, name: str) -> None:
         owner, term = name.split(" ~ ", 1)
@@ -288,27 +283,10 @@ class ModelChange:
                 "a model with another function."
             )
 
-    def _remaining_covariance(self) -> Any:
-        """The covariance specification for the effects from now on."""
-        kept = self.kept_effects
-        after = self._declared_effects() if self.design is None else [self.effects[k] for k in kept]
-        spec = remaining_covariance(self.old_model.covariance, self.effects, after, self.levels[0])
-        if self.design is not None and isinstance(spec, list) and len(after) < len(self.effects):
-            # The effects may have other names in the new model.
-            block = {name: k for k, names in enumerate(spec) for name in names}
-            labels = np.array([block[name] for name in after])
-            return (labels[:, None] == labels[None, :]).astype(int)
-        return spec
-
-    def _priors(self, spec: Any, error: Any) -> dict[str, Any]:
-        """The model's priors, without those on quantities that were removed."""
+    def _priors(self, model: NLMEModel, error: Any) -> dict[str, Any]:
+        """The old model's priors, without those on quantities that the new `model` lacks."""
         density = self.fit.binding.density
-        effects = [self.effects[k] for k in self.kept_effects]
-        if self.design is None:
-            effects = self._declared_effects()
-        remaining = [self.effects[k] for k in self.kept_effects if k >= 0]
-        dropped = {f"sd({name})" for name in self.effects if name not in remaining}
-        dropped |= pair_names(self.effects, density.covariance) - correlation_names(spec, effects, self.levels[0])
+        dropped = removed_elements(self, model)
         formulas = {p.name: {c.formula for c in p.covariates} for p in self.parameters}
         for owner, built in self.fit.binding.covariates.items():
             old = next(p for p in self.old_model.parameters if p.name == owner).covariates

@@ -35,7 +35,7 @@ def update(
     fit: Fit,
     *,
     data: GroupedData | None = None,
-    random: str | Sequence[str] | Mapping[str, Any] | None = None,
+    random: str | Sequence[str] | None = None,
     drop: str | Sequence[str] | None = None,
     covariance: Any = None,
     covariates: Mapping[str, Any] | None = None,
@@ -48,9 +48,8 @@ def update(
 
     **Arguments:**
 
-    - `random`: the parameters that have a random effect, all of them, each with the levels that it has; or a dictionary
-      from their names to levels, `{"cl": ["Subject", "Occasion"], "vol": "Subject"}`. `drop`: random effects to leave
-      out ("vol", "cl|Occasion"), or covariates ("cl ~ log(Wt / 70)"), by the names in `fit.estimates`.
+    - `random`: the random effects from now on, all of them: names of parameters, with nested levels also "cl|Occasion";
+      `drop`: random effects to leave out ("vol"), or covariates ("cl ~ log(Wt / 70)"), by the names in `fit.estimates`.
     - `covariance`, `error`: as in NLMEModel. A covariance given by blocks, a pattern or a family object is restricted
       to the effects that remain; a new effect is independent of the others.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.
@@ -81,8 +80,7 @@ def update(
         )
     require_estimates(fit)
     dropped = [] if drop is None else check_names("drop", drop, "random effects or covariates")
-    named = random is None or isinstance(random, Mapping)
-    random_names: Any = random if named else check_names("random", random, "parameters")
+    random_names = None if random is None else check_names("random", random, "parameters")
     named_twice = [name for name in dropped if random_names is not None and name in random_names]
     if named_twice:
         raise OptionError(f"{named_twice[0]!r} is named in drop= and in random=; name it in one of them.")

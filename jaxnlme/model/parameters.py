@@ -143,12 +143,6 @@ class Parameter(eqx.Module):
         """The option `sd` for the random effect by `level`."""
         return self.sd.get(level) if isinstance(self.sd, Mapping) else self.sd
 
-    def sd_by(self, levels: Sequence[str]) -> Any:
-        """The option `sd` for random effects by `levels` only; None without any."""
-        if isinstance(self.sd, Mapping):
-            return {level: sd for level, sd in self.sd.items() if level in levels} or None
-        return self.sd if levels else None
-
     def sd_start_range(self, level: str) -> tuple[float, float]:
         """The least and largest starting standard deviation, as fractions of the one whose random effect would explain
         the residuals at the start: a default on the natural scale must know the unit of the parameter. `level`: of the

@@ -35,7 +35,7 @@ def nested(frame=None) -> GroupedData:
     return GroupedData.from_frame(table() if frame is None else frame, ["id", "occ"], "conc", ["hour"])
 
 
-BOTH = {"id": "full", "occ": [["cl"], ["vol"]]}
+BOTH = {"id": "full", "occ": "diagonal"}
 
 
 def model(covariance=BOTH, f=decay, **options) -> jn.NLMEModel:
@@ -81,10 +81,8 @@ def test_dropping_an_effect_leaves_the_other_levels(begun, dropped, random):
 
 
 @pytest.mark.usefixtures("called")
-def test_random_by_name_keeps_levels_and_a_dictionary_gives_them(begun):
-    kept = begun.update(random="cl")
-    assert effects(kept) == ("cl", "cl|occ") and kept.model.covariance == {"id": "full", "occ": [["cl"]]}
-    moved = begun.update(random={"cl": True, "vol": "occ"})
+def test_random_lists_effects_by_level(begun):
+    moved = begun.update(random=["cl", "vol|occ"])
     assert effects(moved) == ("cl", "vol|occ")
     assert moved.model.parameters[0].sd == {"id": 0.3} and moved.start["sd(cl)"] == pytest.approx(
         begun.values["sd(cl)"]
@@ -92,22 +90,10 @@ def test_random_by_name_keeps_levels_and_a_dictionary_gives_them(begun):
     flat = held(
         begun, jn.NLMEModel(decay, [jn.Parameter("cl", 1.6, "log", random=True), jn.Parameter("vol", 8.0)], "full")
     )
-    more = flat.update(random={"cl": ["id", "occ"], "vol": "occ"})
+    more = flat.update(random=["cl", "cl|occ", "vol|occ"])
     assert effects(more) == ("cl", "cl|occ", "vol|occ") and "sd(vol|occ)" in more.start
-    with pytest.raises(jn.ModelError, match=r"random names the level 'day'.*known: 'id', 'occ'"):
-        begun.update(random={"cl": "day"})
-    with pytest.raises(jn.OptionError, match="random='clearance' is no parameter"):
-        begun.update(random={"clearance": "occ"})
-
-
-@pytest.mark.usefixtures("called")
-def test_a_new_level_is_independent_of_blocks_and_patterns(begun):
-    parameters = [jn.Parameter("cl", 1.6, "log", random=True), jn.Parameter("vol", 8.0, "log", random=True)]
-    for covariance in ([["cl", "vol"]], np.ones((2, 2), int)):
-        flat = held(begun, jn.NLMEModel(decay, parameters, covariance))
-        update = flat.update(random={"cl": ["id", "occ"], "vol": "id"})
-        names = jn.bind(update.model, update.data).density.reported_names
-        assert [name for name in names if name.startswith("corr")] == ["corr(cl, vol)"]
+    with pytest.raises(jn.OptionError, match=r"random='cl.day' is no parameter, or parameter.level,; did you mean"):
+        begun.update(random=["cl|day"])
 
 
 @pytest.mark.usefixtures("called")

@@ -77,7 +77,7 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Where the rows of a data set stand in their series, on the host: what a correlation learns from data.
+    """Series of correlated rows of a data set, on the host: what a correlation learns from data.
 
     **Fields:** `time` (groups, obs): position or time of each row; `code` (groups, obs): number of the series of each
     row in its group; `observed`, `rows` (groups, obs) bool: rows with a response, and real rows; `previous` (groups,
@@ -148,7 +148,7 @@ class Series:
 
 
 class Layout(eqx.Module):
-    """Where the rows of one group (or, stacked, of all groups) stand in their series.
+    """Series of correlated rows of one group (or, stacked, of all groups).
 
     **Fields:** `time` (obs,): position or time; `code` (obs,): number of the series, -1 in rows without a response;
     `row_code` (obs,): the same in all real rows, -1 in padding; `offset` (obs,): the distance in rows of the table to
