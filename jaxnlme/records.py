@@ -56,6 +56,8 @@ class Record(eqx.Module):
                 f"{name!r} is a text column, or one of True and False, which only covariate formulas and `by=` can "
                 "use; code it as numbers (for example 0 and 1) for the model function."
             )
+        if name == "on" and self.entry_kind == "parameter":
+            return "phi.on(...) is there for data with nested levels: GroupedData.from_frame(..., group=[...])."
         return f"no {self.entry_kind} is called {name!r}; {near_matches(name, self.names)}"
 
     def __len__(self) -> int:

@@ -169,7 +169,7 @@ def nesting_notes(group: str, labels: np.ndarray, levels: Sequence[NestedLevel])
         if (level.counts == outer_counts).all():
             notes.append(
                 f"every {outer_name} has one {level.name}: a random effect by {level.name} beside the same one by "
-                f"{outer_name} cannot be told from it."
+                f"{outer_name} cannot be distinguished from it."
             )
         where: dict[Any, int] = {}
         for row in level.labels:

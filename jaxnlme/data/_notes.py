@@ -43,17 +43,25 @@ def notes_of(data: GroupedData) -> tuple[str, ...]:
 
 
 def _order(data: GroupedData, name: str, values: np.ndarray) -> list[str]:
-    """Notes on groups in which the first column of x, usually time, decreases or has equal values."""
+    """Notes on groups in which the first column of x, usually time, decreases or has equal values; with nested levels
+    within a unit of the innermost one, since time may begin anew in each."""
     notes = []
-    real = data.rows[:, 1:]
-    unsorted = data.labels[((np.diff(values, axis=1) < 0) & real).any(axis=1)]
+    unit = data.nested[-1].unit if data.nested else np.zeros(values.shape, np.int8)
+
+    def steps(order: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Differences of successive rows in an order of each group's rows, and True for two real rows of one unit."""
+        v, u, real = (p if order is None else np.take_along_axis(p, order, axis=1) for p in (values, unit, data.rows))
+        return np.diff(v, axis=1), real[:, 1:] & real[:, :-1] & (u[:, 1:] == u[:, :-1])
+
+    difference, within = steps(np.argsort(unit, axis=1, kind="stable") if data.nested else None)
+    unsorted = data.labels[((difference < 0) & within).any(axis=1)]
     if unsorted.size:
         notes.append(
             f"x column {name!r} is not sorted within {name_groups(unsorted)}; the rows keep the order of the table."
         )
-    # Padding becomes NaN, which sorts to the end and equals no other value.
-    ranked = np.sort(np.where(data.rows, values, np.nan), axis=1) if unsorted.size else values
-    repeated = data.labels[((np.diff(ranked, axis=1) == 0) & real).any(axis=1)]
+        # Padding is put at the end.
+        difference, within = steps(np.lexsort((np.where(data.rows, values, np.inf), unit), axis=1))
+    repeated = data.labels[((difference == 0) & within).any(axis=1)]
     if repeated.size:
         notes.append(f"x column {name!r} has repeated values within {name_groups(repeated)} (replicates).")
     return notes

@@ -26,6 +26,8 @@ def prediction_curves(
 ) -> pd.DataFrame:
     """Predictions along the column `x`, from the smallest to the largest value of each group.
 
+    A curve of a unit of a nested level goes from the smallest to the largest value of the unit.
+
     Every new row has the other columns of the last row before it (or of the first row). That is right for predictors
     that keep their value until the next row, not for events such as doses. Where the new rows change the predictions at
     the fitted rows, because the model uses other rows, the table has the fitted rows only, and
@@ -81,8 +83,9 @@ def _grid(
     is_fitted: list[np.ndarray] = []
     for label in selected.labels:
         group = rows[rows[selected.group_name] == label]
-        grid = np.linspace(group[x].min(), group[x].max(), points)
         for _, part in group.groupby(by, sort=False, observed=True) if by else [(None, group)]:
+            span = part[x] if by in selected.level_names else group[x]
+            grid = np.linspace(span.min(), span.max(), points)
             part = part.sort_values(x, kind="stable")
             values = np.unique(np.concatenate([grid, part[x].to_numpy()]))
             before = np.searchsorted(part[x].to_numpy(), values, side="right") - 1

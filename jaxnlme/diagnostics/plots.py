@@ -42,8 +42,9 @@ class Plots(AbstractSimulationPlots):
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column of the horizontal axis, the first of x
         where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (that of the
-        residual model where None; a column that is constant in each group has no effect); `points` of a curve, 0 for
-        the rows only; `logy`: a logarithmic axis of y, on which values not above zero are not drawn.
+        residual model where None, or else the innermost nested level with random effects; a column that is constant in
+        each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a logarithmic axis of y, on which
+        values not above zero are not drawn.
 
         Between the rows of a group a curve uses the other columns of the row before. A model that uses other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between
@@ -55,8 +56,10 @@ class Plots(AbstractSimulationPlots):
         """
         data = self.fit.data
         x = self._x_name(x)
-        by = by or getattr(self.fit.binding.density.error, "by", None)
         observed = data.to_frame()
+        levels = self.fit.binding.density.levels
+        nested = levels.innermost.name if levels is not None and levels.innermost.depth else None
+        by = by or getattr(self.fit.binding.density.error, "by", None) or nested
         if by and observed.groupby(data.group_name, observed=True)[by].nunique(dropna=False).max() == 1:
             by = None
         colors = {
@@ -75,10 +78,13 @@ class Plots(AbstractSimulationPlots):
         for ax, k in zip(panels, positions, strict=False):
             label = data.labels[k]
             of_group, rows_of_group = (table[table[data.group_name] == label] for table in (curves, observed))
-            for level, curve in of_group.groupby(by, observed=True) if by else [(None, of_group)]:
-                color = colors[level]
+            parts = of_group.groupby(by, observed=True) if by else [(None, of_group)]
+            for number, (level, curve) in enumerate(parts):
+                # Labels of units that differ between groups are too many for a legend.
+                unnamed = by == nested and len(colors) > len(CYCLE)
+                color = CYCLE[number % len(CYCLE)] if unnamed else colors[level]
                 dots = rows_of_group if level is None else rows_of_group[rows_of_group[by] == level]
-                suffix = "" if level is None else f" ({by} {level})"
+                suffix = "" if level is None or unnamed else f" ({by} {level})"
                 ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population")
                 ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}")
                 ax.plot(
@@ -97,8 +103,9 @@ class Plots(AbstractSimulationPlots):
             ax.remove()
         entries = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in panels[: len(positions)]]
         handles = {name: handle for pairs in entries for handle, name in pairs}
+        wide = 6 if by is None else columns + columns % 2
         fig.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6), frameon=False,
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), wide), frameon=False,
             fontsize=9, title=ROWS_ONLY if curves.attrs.get("rows_only") else None, title_fontsize=9,
         )  # fmt: skip
         fig.supylabel(data.y_name, fontsize=10)

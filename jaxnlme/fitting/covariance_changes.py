@@ -72,6 +72,20 @@ def _by_level(change: ModelChange, spec: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def remaining_psi(change: ModelChange) -> Any:
+    """The option `psi`, a matrix or a dictionary of matrices by level, for the effects that remain; none is new."""
+    psi, kept = change.old_model.psi, change.kept_effects
+    if not isinstance(psi, Mapping):
+        return np.asarray(psi, float)[np.ix_(kept, kept)]
+    out = {}
+    for level, matrix in psi.items():
+        of_level = [k for k, name in enumerate(change.effects) if (name.partition("|")[2] or change.levels[0]) == level]
+        chosen = [j for j, k in enumerate(of_level) if k in kept]
+        if chosen:
+            out[level] = np.asarray(matrix, float)[np.ix_(chosen, chosen)]
+    return out or None
+
+
 def removed_elements(change: ModelChange, model: NLMEModel) -> set[str]:
     """Names of the standard deviations and correlations of the fit that the new `model` lacks."""
     effects = [change.effects[k] for k in change.kept_effects]

@@ -18,7 +18,7 @@ from jaxnlme.binding.random_effects import (
     sd_name,
 )
 from jaxnlme.errors import OptionError, near_matches, some
-from jaxnlme.fitting.covariance_changes import remaining_covariance, removed_elements
+from jaxnlme.fitting.covariance_changes import remaining_covariance, remaining_psi, removed_elements
 from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
@@ -134,9 +134,8 @@ class ModelChange:
             depths = declared_depths(p, self.levels) if p.random else []
             held = next((d for d in depths if name == sd_name(p, self.levels[d], d)), None)
             if held is not None and isinstance(sd := p.sd_of(self.levels[held]), Fixed):
-                released = sd.value or None
-                by_level = isinstance(p.sd, Mapping)
-                self.parameters[k] = _replace(p, sd={**p.sd, self.levels[held]: released} if by_level else released)
+                sds = {self.levels[d]: p.sd_of(self.levels[d]) for d in depths} | {self.levels[held]: sd.value or None}
+                self.parameters[k] = _replace(p, sd=sds if len(sds) > 1 else sd.value or None)
             elif name == p.name and p.fix:
                 self.parameters[k] = _replace(p, fix=False)
         density = self.fit.binding.density
@@ -193,8 +192,7 @@ class ModelChange:
             self.parameters = [_replace(p, sd=None) for p in self.parameters]
         psi = old.psi
         if psi is not None and not effects_unchanged:
-            kept = self.kept_effects
-            psi = None if -1 in kept else np.asarray(psi, float)[np.ix_(kept, kept)]
+            psi = None if -1 in self.kept_effects else remaining_psi(self)
         if old.fix_psi and psi is None and not effects_unchanged:
             raise OptionError("psi is fixed, and a new random effect has no value there; declare a model with its psi.")
         if covariance is not None and not old.fix_psi:

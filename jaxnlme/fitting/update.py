@@ -48,8 +48,8 @@ def update(
 
     **Arguments:**
 
-    - `random`: the parameters that have a random effect, all of them; `drop`: random effects to leave out ("vol"), or
-      covariates ("cl ~ log(Wt / 70)"), by the names in `fit.estimates`.
+    - `random`: the random effects from now on, all of them: names of parameters, with nested levels also "cl|Occasion";
+      `drop`: random effects to leave out ("vol"), or covariates ("cl ~ log(Wt / 70)"), by the names in `fit.estimates`.
     - `covariance`, `error`: as in NLMEModel. A covariance given by blocks, a pattern or a family object is restricted
       to the effects that remain; a new effect is independent of the others.
     - `covariates`: parameter to its covariates from now on, `{"cl": ["log(Wt / 70)"], "vol": []}`.

@@ -36,7 +36,7 @@ from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.covariance.base import factor_pattern
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import partial_derivatives
-from jaxnlme.model.individual_parameters import LinearIndividual
+from jaxnlme.model.individual_parameters import LinearIndividual, as_record
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
@@ -54,7 +54,6 @@ from jaxnlme.numerics.written_out import (
     symmetric,
     transposed,
 )
-from jaxnlme.records import Record
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
@@ -132,7 +131,7 @@ class OnePassGroup:
         """The prediction of the structural model at `u`, one scalar for each parameter."""
         individual = self.individual
         values = tuple(t.to_natural(value) for t, value in zip(individual.transforms, u, strict=True))
-        phi = Record(individual.names, values, "parameter")
+        phi = as_record(individual.names, values, individual.level_names, self.group)
         return self.density.structural(self.params.free, phi, self.group.x, self.group.v)
 
     def rows(self, f: Any, g: Any, theta: Vector) -> Scalar:

@@ -41,6 +41,7 @@ class CovariateColumns:
             name for name in available if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.(])", self.formula)
         ]
         self.available = available
+        self.group_names = data.level_names
         self.per_group = all(
             name in data.v or (name in data.text and data.text[name].ndim == 1) for name in self.source_columns
         )
@@ -177,6 +178,8 @@ class CovariateColumns:
             if unknown is not None:
                 name = unknown[1]
                 hint = "the natural logarithm is log" if name == "ln" else near_matches(name, self.available)
+                if name in self.group_names:
+                    hint = "it holds labels of groups: list a copy of it under another name in x or v"
                 reason = f"{name!r} is no column or function; {hint.rstrip('.')}"
             elif "perator" in reason:
                 reason = f"{reason}. {_ARITHMETIC}"

@@ -48,6 +48,27 @@ def _indicator(binding: Binding, effect: int, depth: int) -> np.ndarray | None:
     return np.take_along_axis(indicator, binding.data.nested[depth - 1].first_row, axis=1)
 
 
+def by_unit(data: GroupedData, table: pd.DataFrame, depth: int) -> pd.DataFrame:
+    """A table by row with a row for each unit of a grouping level within whose units its columns are constant: the
+    outermost such level among those of the first `depth` levels and deeper; the table itself where there is none.
+
+    **Arguments:** `table`: rows in the order of the original table; `depth`: 1 for the groups, 2 for the first nested
+    level, ...
+    """
+    group = np.broadcast_to(np.arange(data.n_groups)[:, None], data.rows.shape)
+    for d in range(depth - 1, len(data.level_names)):
+        index, cells = unit_index(data, d)
+        unit = data.nested[d - 1].unit if d else np.zeros(data.rows.shape, int)
+        position = np.zeros((data.n_groups, int(unit.max()) + 1), int)
+        position[cells[:, 0], cells[:, 1]] = np.arange(len(cells))
+        of_row = data.rows_to_column(position[group, unit])
+        first = np.unique(of_row, return_index=True)[1]
+        values = table.iloc[first]
+        if all((values[c].to_numpy()[of_row] == table[c].to_numpy()).all() for c in table.columns):
+            return values.set_axis(index)
+    return table
+
+
 def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
     """Values of the random effects of every unit as a table of units by effects; NaN in units of other levels of a
     factor by which the covariance differs.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
+from jaxnlme.results.by_level import by_unit, level_depth
 from jaxnlme.results.evaluate import binding_and_effects, evaluate_by_bucket, to_rows
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> 
     """Individual parameters phi on their natural scale.
 
     **Arguments:** `level`, `data`: as in `predict`.
-    **Returns:** a row per group, by label; a row per row of the table where a parameter varies within groups.
+    **Returns:** a row per group, by label; with nested levels a row per unit of `level`, or of the next level inside
+    within whose units all parameters are constant; a row per row of the table where there is none.
     **Raises:** OptionError, DataError and FitError as `predict`; ModelError where the model has explicit designs and
     `data` are new.
     """
@@ -60,7 +62,7 @@ def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> 
     pieces = evaluate_by_bucket(_individual, fit, binding, z)
     names = pieces[0].names
     columns = list(zip(*(piece.values for piece in pieces), strict=True))
-    if not any(np.ndim(part) > 1 for parts in columns for part in parts):
+    if not any(np.ndim(part) > 1 for parts in columns for part in parts) and not binding.data.nested:
         order = np.argsort(np.concatenate(binding.bucket_groups), kind="stable")
         table = {name: np.concatenate(parts)[order] for name, parts in zip(names, columns, strict=True)}
         return pd.DataFrame(table, index=pd.Index(binding.data.labels, name=binding.data.group_name))
@@ -71,7 +73,8 @@ def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> 
             for part, bucket in zip(map(np.asarray, parts), binding.problem.buckets, strict=True)
         ]
         out[name] = to_rows(binding, per_row)
-    return pd.DataFrame(out, index=binding.data.row_labels)
+    table = pd.DataFrame(out, index=binding.data.row_labels)
+    return by_unit(binding.data, table, max(level_depth(fit.data, level), 1)) if binding.data.nested else table
 
 
 def _predictions(problem: Problem, params: Params, z: jax.Array) -> list[Any]:

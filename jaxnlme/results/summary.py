@@ -90,12 +90,14 @@ class Summary:
             if names
         )
         method = f"{fit.method}, restricted likelihood" if fit.restricted else fit.method
+        units = "".join(f", {int(level.counts.sum())} units inside ({level.name})" for level in data.nested)
+        groups = f"{data.n_groups} groups ({data.group_name}){units}"
         return [
             ("method", f"{method}, {fit.iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             *self._held(),
-            ("data", f"{data.n_groups} groups ({data.group_name}), {data.n_obs} observations in {data.n_rows} rows"),
+            ("data", f"{groups}, {data.n_obs} observations in {data.n_rows} rows"),
             ("columns", columns),
             *self._simulation(),
         ]

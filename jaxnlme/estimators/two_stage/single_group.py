@@ -13,9 +13,8 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import ModelError
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.design import Design, Term
-from jaxnlme.model.individual_parameters import FunctionIndividual, LinearIndividual
+from jaxnlme.model.individual_parameters import FunctionIndividual, LinearIndividual, as_record
 from jaxnlme.model.params import Params
-from jaxnlme.records import Record
 from jaxnlme.typing import Vector
 
 
@@ -56,7 +55,8 @@ class SingleGroup(eqx.Module):
                 self.estimated.apply(group_params, group.covariates),
                 strict=True,
             )
-            phi = Record(individual.names, tuple(t.to_natural(a + b) for t, a, b in parts), "parameter")
+            values = tuple(t.to_natural(a + b) for t, a, b in parts)
+            phi = as_record(individual.names, values, individual.level_names, group)
         else:
             beta = params.beta.at[np.array(self.beta_index)].set(group_params)
             phi = density.phi_given(beta, jnp.zeros(density.n_effects), group)
