@@ -1,0 +1,113 @@
+"""The section of nlme_levels.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from reporting.cells import Record, origin, table
+
+# Residual of a fixed point that counts as found, and how far apart our two ends may lie, in standard errors: a step of
+# the alternation leaves at most the larger part of the distance.
+FIXED_POINT, SAME_END = 1e-5, 1e-4
+# Residual of the reference's estimates up to which they are its fixed point, and the log-likelihood at them.
+REFERENCE_RESIDUAL, LOG_LIKELIHOOD = 1e-3, 1e-5
+OUTCOMES = ("agree", "nlme short", "ours short")
+INFINITE = float("inf")
+
+
+def ours_holds(row: Record) -> bool:
+    """True if ours is at a fixed point from both starts, and it is the same one."""
+    residuals = [row["residual"], row["from_reference_residual"]]
+    return (
+        row["converged"]
+        and row["from_reference_converged"]
+        and all(residual is not None and residual <= FIXED_POINT for residual in residuals)
+        and size(row["ends_apart"]) <= SAME_END
+    )
+
+
+def outcome(row: Record) -> str:
+    """ "agree", "nlme short" or "ours short"."""
+    if not ours_holds(row):
+        return "ours short"
+    at_reference = size(row["reference_residual"]) <= REFERENCE_RESIDUAL
+    if at_reference:
+        return "agree" if size(row["at_its_effects"]) <= LOG_LIKELIHOOD else "ours short"
+    return "nlme short"
+
+
+def size(value: float | None) -> float:
+    return INFINITE if value is None else abs(value)
+
+
+def reason(row: Record) -> str:
+    """Why the reference is short, or that it is not trusted."""
+    words = []
+    if outcome(row) == "nlme short":
+        words.append(
+            "REML with Psi / sigma² by ML" if (row["program"], row["method"]) == ("nlme", "REML") else "stopped early"
+        )
+    if row["not_trusted"]:
+        words.append(f"not trusted: {row['not_trusted']}")
+    if row["zero_sds"]:
+        words.append(f"{', '.join(row['zero_sds'])} zero")
+    return "; ".join(words)
+
+
+def counts(rows: list[Record]) -> str:
+    """The outcomes of the trusted fits, and of those that are not."""
+    parts = []
+    for label, of in (("trusted", [r for r in rows if not r["not_trusted"]]), ("not", [r for r in rows if r["not_trusted"]])):
+        found = Counter(map(outcome, of))
+        parts.append(f"{label}: " + ", ".join(f"{found[name]} {name}" for name in OUTCOMES))
+    return "; ".join(parts)
+
+
+def tables(rows: list[Record]) -> str:
+    """One table a source."""
+    header = [
+        "fit", "program", "our residual", "ends apart", "log L at its values", "its residual", "its distance",
+        "ours above", "outcome", "",
+    ]  # fmt: skip
+    parts = []
+    for source, title in (("folder", "Reference folder"), ("correlated", "`correlated_nlme.json`")):
+        chosen = [row for row in rows if row["source"] == source]
+        body = [
+            [
+                row["name"].removesuffix("_alternation"),
+                row["program"],
+                power(max(size(row["residual"]), size(row["from_reference_residual"]))),
+                power(size(row["ends_apart"])),
+                f"{row['at_its_effects']:+.1e}",
+                power(size(row["reference_residual"])),
+                power(size(row["reference_apart"])),
+                f"{row['log_likelihood'] - row['reference_log_likelihood']:+.1e}",
+                outcome(row),
+                reason(row),
+            ]
+            for row in chosen
+        ]
+        parts.append(f"{title}: {counts(chosen)}.\n\n{table(header, body)}")
+    return "\n\n".join(parts)
+
+
+def power(value: float) -> str:
+    return "–" if value == INFINITE else f"{value:.0e}"
+
+
+def section(results: Record, name: str) -> str:
+    """LME and RELME beside fits with nested levels, variance functions and correlation."""
+    explanation = (
+        "Our fit from the reference's start and from its estimates. `our residual`: the most that a further alternation "
+        "would move an entry, in standard errors, the larger of both ends. `ends apart`: the largest difference of the "
+        "two ends in standard errors, over fixed effects, standard deviations, correlations and residual parameters. "
+        "`log L at its values`: the log-likelihood of the model linearised at the reference's fixed and random "
+        "effects, less what the reference reports. `its residual`, `its distance`: the residual of the reference's "
+        "estimates, and their largest difference from ours, in standard errors. `ours above`: our log-likelihood less "
+        "the reference's, each at its own linearisation. Linear models (lme, gls) have one linearisation. "
+        f"agree: our residual is at most {FIXED_POINT:g} from both starts, the ends are at most {SAME_END:g} apart, the "
+        f"residual of the reference at most {REFERENCE_RESIDUAL:g}, and the log-likelihood at its values its own within "
+        f"{LOG_LIKELIHOOD:g}. nlme short: ours holds, the reference's residual is larger. ours short: all else."
+    )
+    return "\n\n".join(["### Nested levels, variance functions and correlation: nlme", origin(results, name),
+                        explanation, tables(results["rows"])])  # fmt: skip
