@@ -106,8 +106,8 @@ def study(path: Path, only: list[str] | None, seconds: float, again: bool) -> No
         rows[name] = measured(source, name)
         row = rows[name]
         print(
-            f"{name}: {nlme_levels.outcome(row)}, residual {row['residual']:.1e}, ends {row['ends_apart']:.1e} apart, "
-            f"reference residual {row['reference_residual']:.1e}, log L {row['at_its_effects']:+.1e}",
+            f"{name}: {nlme_levels.outcome(row)}, residual {row['residual']}, ends {row['ends_apart']} apart, "
+            f"reference residual {row['reference_residual']}, log L {row['at_its_effects']}",
             flush=True,
         )
         record.rows[:] = [rows[name] for _, name in cases() if name in rows]

@@ -11,6 +11,8 @@ from reporting.cells import Record, origin, table
 FIXED_POINT, SAME_END = 1e-5, 1e-4
 # Residual of the reference's estimates up to which they are its fixed point, and the log-likelihood at them.
 REFERENCE_RESIDUAL, LOG_LIKELIHOOD = 1e-3, 1e-5
+# Distance from ours in standard errors that such a residual may leave.
+DISTANCE = 1e-2
 OUTCOMES = ("agree", "nlme short", "ours short")
 INFINITE = float("inf")
 
@@ -30,10 +32,11 @@ def outcome(row: Record) -> str:
     """ "agree", "nlme short" or "ours short"."""
     if not ours_holds(row):
         return "ours short"
-    at_reference = size(row["reference_residual"]) <= REFERENCE_RESIDUAL
-    if at_reference:
-        return "agree" if size(row["at_its_effects"]) <= LOG_LIKELIHOOD else "ours short"
-    return "nlme short"
+    if size(row["reference_residual"]) > REFERENCE_RESIDUAL:
+        return "nlme short"
+    if size(row["reference_apart"]) > DISTANCE:  # a variance that the likelihood rises from, held at zero
+        return "nlme short" if row["log_likelihood"] > row["reference_log_likelihood"] else "ours short"
+    return "agree" if size(row["at_its_effects"]) <= LOG_LIKELIHOOD else "ours short"
 
 
 def size(value: float | None) -> float:
@@ -44,9 +47,12 @@ def reason(row: Record) -> str:
     """Why the reference is short, or that it is not trusted."""
     words = []
     if outcome(row) == "nlme short":
-        words.append(
-            "REML with Psi / sigma² by ML" if (row["program"], row["method"]) == ("nlme", "REML") else "stopped early"
-        )
+        if (row["program"], row["method"]) == ("nlme", "REML"):
+            words.append("REML with Psi / sigma² by ML")
+        elif size(row["reference_apart"]) > 1.0:
+            words.append("another point, log L lower")
+        else:
+            words.append("stopped early")
     if row["not_trusted"]:
         words.append(f"not trusted: {row['not_trusted']}")
     if row["zero_sds"]:

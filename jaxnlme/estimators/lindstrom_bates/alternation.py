@@ -14,6 +14,8 @@ The root is searched for directly, which finds it also where the alternation cyc
 2. Climb: quasi-Newton steps on l(x; x) with gradient g, linearised anew at each point, until the predicted gain is
    below CLIMB.root_search_gains[0]. Let M^-1 be the inverse information there, and s the standard errors, the square
    roots of its diagonal.
+   If that ends beside a limit of a residual parameter, beyond which the likelihood is not finite (a power of zero
+   where predictions are zero), set the parameter to its start, climb in the others, and climb again.
 3. Variances: set those that tend to zero to exactly zero and climb again. If one has little curvature but is not zero,
    take steps of the alternation itself: zero is a root in its logarithm, and only a maximum decides between the two.
 4. Root: x <- x - h J g(x) with step length h <= 1, J = M^-1 at first and then updated by Broyden's method, until
@@ -27,6 +29,7 @@ The root is searched for directly, which finds it also where the alternation cyc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import final
 
 import numpy as np
@@ -56,13 +59,15 @@ class FixedPointSearch(AbstractSearch):
     **Arguments:** `objective` of the session. (In step 1 the session has that without the integral over beta.)
 
     **Attributes:** `climb_until_gain`: predicted gain (log-likelihood units) below which a climb ends;
-    `unrestricted_phase_done`: True from step 1 on.
+    `unrestricted_phase_done`: True from step 1 on; `restarted`: packed indices of residual parameters that were set to
+    their start, away from a limit.
     """
 
     def __init__(self, objective: LinearisedObjective) -> None:
         self.objective = objective
         self.climb_until_gain = 0.0
         self.unrestricted_phase_done = False
+        self.restarted: set[int] = set()
 
     def resumable(self, session: Session) -> bool:
         """False in step 1: the minimiser's state does not apply to the likelihood that a resumed fit maximises."""
@@ -126,6 +131,8 @@ class FixedPointSearch(AbstractSearch):
                 return inverse, active  # the scores of many groups approximate the information well enough
             matrix = self._information(session, active)
             if matrix is None:
+                if self._climb_away_from_limit(session, active):
+                    continue
                 return None, active
             # A variance that tends to zero would keep the root search from converging.
             if set_to_zero(session, active, matrix):
@@ -150,6 +157,34 @@ class FixedPointSearch(AbstractSearch):
             if session.halted or not set_to_zero(session, active, matrix):
                 break
         return (None if session.state is None else positive_definite_inverse(matrix)), active
+
+    def _climb_away_from_limit(self, session: Session, active: np.ndarray) -> bool:
+        """Set residual parameters that ended beside a limit to their start, and climb in all others; False if there is
+        none, or if it was tried before.
+
+        A search whose steps lead across a limit halves its distance from it with each, and ends there although the
+        likelihood rises away from it once the other parameters have followed.
+        """
+        first = session.n_dense - len(session.binding.density.error_names)
+        error = active[(active >= first) & (active < session.n_dense)]
+        beside = functools.partial(self.objective.evaluate_linearised_at, session.best)
+        slopes = gradient_differences(session.best, error, active, beside, session.approximate_se)
+        limited = [int(k) for k in error[~np.isfinite(slopes).all(axis=1)] if k not in self.restarted]
+        if not limited or session.out_of_iterations:
+            return False
+        self.restarted.update(limited)
+        x = session.x.copy()
+        x[limited] = session.objective.evaluator.start[limited]
+        point = session.evaluate(x, session.best.modes)
+        if not np.isfinite(point.value):
+            return False
+        session.move(point)
+        session.free[limited] = False
+        try:
+            quasi_newton(session, self._near_root)
+        finally:
+            session.free[limited] = True
+        return not session.halted
 
     def _information(self, session: Session, active: np.ndarray) -> np.ndarray | None:
         """The information of the linearised model in the entries `active`, or the positive definite matrix closest to

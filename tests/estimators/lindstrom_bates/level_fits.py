@@ -192,9 +192,12 @@ def _linear_model_sums(problem: Any, params: Params, z: Any, restricted: bool) -
 
 def distance(fit: jn.Fit, values: dict[str, float]) -> tuple[float, str]:
     """The largest difference of `values` (by our names, on the user's scale) from those of a fit in the fit's standard
-    errors, and the name of the entry; entries without a standard error are left out."""
+    errors, and the name of the entry; entries without a standard error are left out
+    (infinity, and no name, if none has one)."""
     se, ours = fit.estimates["se"], fit.values
     gaps = {name: abs(ours[name] - value) / se[name] for name, value in values.items() if se.get(name, 0.0) > 0.0}
+    if not gaps:
+        return np.inf, ""
     worst = max(gaps, key=lambda name: gaps[name])
     return float(gaps[worst]), worst
 

@@ -176,8 +176,12 @@ def _nested(reference: Path, stem: str) -> tuple[jn.NLMEModel, jn.GroupedData, t
     if stem.startswith("Wafer"):
         both, inner = ["Wafer", "Site"], {"A.(Intercept)": "A", "A.voltage": "A1", "A.I(voltage^2)": "A2", "B": "B"}
         starts = {"A": -4.255, "A1": 5.622, "A2": 1.258, "B": -0.09555}
-        parameters = [jn.Parameter(name, value, random=both) for name, value in starts.items()]
-        parameters.append(jn.Parameter("w", 4.5679, random=["Wafer"]))
+        # A frequency spread by 30%, the default, leads to maxima at other frequencies.
+        parameters = [
+            jn.Parameter(name, value, random=both, sd=dict.fromkeys(both, 0.01 * abs(value)))
+            for name, value in starts.items()
+        ]
+        parameters.append(jn.Parameter("w", 4.5679, random=["Wafer"], sd={"Wafer": 0.045}))
         data = jn.GroupedData.from_frame(table(reference, "Wafer"), both, "current", "voltage")
         model = jn.NLMEModel(wafer, parameters)
         names = bind(model, data).density.beta_names
