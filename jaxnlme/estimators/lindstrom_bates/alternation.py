@@ -36,7 +36,7 @@ import numpy as np
 
 from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
-from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
+from jaxnlme.estimators.marginal.boundary import fix_zeroed, has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import gradient_differences
 from jaxnlme.estimators.marginal.pipeline import SessionInputs
@@ -60,7 +60,7 @@ class FixedPointSearch(AbstractSearch):
 
     **Attributes:** `climb_until_gain`: predicted gain (log-likelihood units) below which a climb ends;
     `unrestricted_phase_done`: True from step 1 on; `restarted`: packed indices of residual parameters that were set to
-    their start, away from a limit.
+    their start, away from a limit; `held_at_start`: True while they are held there.
     """
 
     def __init__(self, objective: LinearisedObjective) -> None:
@@ -68,10 +68,12 @@ class FixedPointSearch(AbstractSearch):
         self.climb_until_gain = 0.0
         self.unrestricted_phase_done = False
         self.restarted: set[int] = set()
+        self.held_at_start = False
 
     def resumable(self, session: Session) -> bool:
-        """False in step 1: the minimiser's state does not apply to the likelihood that a resumed fit maximises."""
-        return session.objective is self.objective
+        """False in step 1, whose minimiser's state does not apply to the likelihood that a resumed fit maximises, and
+        while residual parameters are held at their start."""
+        return session.objective is self.objective and not self.held_at_start
 
     def _near_root(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         """True if a climb is to end, and the search for the root to begin; `rejected`: points refused in a row."""
@@ -83,6 +85,8 @@ class FixedPointSearch(AbstractSearch):
         )
 
     def minimise(self, session: Session) -> None:
+        if session.resumed:
+            fix_zeroed(session)  # a checkpoint may have been written while residual parameters were held
         self._climb_unrestricted(session)
         if session.halted:
             return
@@ -179,11 +183,11 @@ class FixedPointSearch(AbstractSearch):
         if not np.isfinite(point.value):
             return False
         session.move(point)
-        session.free[limited] = False
+        session.free[limited], self.held_at_start = False, True
         try:
             quasi_newton(session, self._near_root)
         finally:
-            session.free[limited] = True
+            session.free[limited], self.held_at_start = True, False
         return not session.halted
 
     def _information(self, session: Session, active: np.ndarray) -> np.ndarray | None:
