@@ -63,9 +63,10 @@ def reason(row: Record) -> str:
 def counts(rows: list[Record]) -> str:
     """The outcomes of the trusted fits, and of those that are not."""
     parts = []
-    for label, of in (("trusted", [r for r in rows if not r["not_trusted"]]), ("not", [r for r in rows if r["not_trusted"]])):
-        found = Counter(map(outcome, of))
-        parts.append(f"{label}: " + ", ".join(f"{found[name]} {name}" for name in OUTCOMES))
+    for label, trusted in (("", True), ("not trusted: ", False)):
+        found = Counter(outcome(row) for row in rows if (not row["not_trusted"]) == trusted)
+        if found:
+            parts.append(label + ", ".join(f"{found[name]} {name}" for name in OUTCOMES))
     return "; ".join(parts)
 
 
@@ -104,16 +105,17 @@ def power(value: float) -> str:
 def section(results: Record, name: str) -> str:
     """LME and RELME beside fits with nested levels, variance functions and correlation."""
     explanation = (
-        "Our fit from the reference's start and from its estimates. `our residual`: the most that a further alternation "
-        "would move an entry, in standard errors, the larger of both ends. `ends apart`: the largest difference of the "
-        "two ends in standard errors, over fixed effects, standard deviations, correlations and residual parameters. "
-        "`log L at its values`: the log-likelihood of the model linearised at the reference's fixed and random "
-        "effects, less what the reference reports. `its residual`, `its distance`: the residual of the reference's "
-        "estimates, and their largest difference from ours, in standard errors. `ours above`: our log-likelihood less "
-        "the reference's, each at its own linearisation. Linear models (lme, gls) have one linearisation. "
-        f"agree: our residual is at most {FIXED_POINT:g} from both starts, the ends are at most {SAME_END:g} apart, the "
-        f"residual of the reference at most {REFERENCE_RESIDUAL:g}, and the log-likelihood at its values its own within "
-        f"{LOG_LIKELIHOOD:g}. nlme short: ours holds, the reference's residual is larger. ours short: all else."
+        "Our fit from the reference's start and from its estimates. `our residual`: the most that a further "
+        "alternation would move an entry, in standard errors, the larger of both ends. `ends apart`: the largest "
+        "difference of the two ends in standard errors, over fixed effects, standard deviations, correlations and "
+        "residual parameters. `log L at its values`: the log-likelihood of the model linearised at the reference's "
+        "fixed and random effects, less what the reference reports. `its residual`, `its distance`: the residual of "
+        "the reference's estimates, and their largest difference from ours, in standard errors. `ours above`: our "
+        "log-likelihood less the reference's, each at its own linearisation; linear models (lme, gls) have only one. "
+        f"agree: our residual is at most {FIXED_POINT:g} from both starts, the ends are at most {SAME_END:g} apart, "
+        f"the residual of the reference is at most {REFERENCE_RESIDUAL:g}, its distance at most {DISTANCE:g}, and the "
+        f"log-likelihood at its values its own within {LOG_LIKELIHOOD:g}. nlme short: ours holds, and the reference's "
+        "residual or distance is larger. ours short: all else."
     )
     return "\n\n".join(["### Nested levels, variance functions and correlation: nlme", origin(results, name),
                         explanation, tables(results["rows"])])  # fmt: skip

@@ -36,7 +36,8 @@ import numpy as np
 
 from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
-from jaxnlme.estimators.marginal.boundary import fix_zeroed, has_flat_variance, set_to_zero
+from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
+from jaxnlme.estimators.marginal.limits import search_away_from_limit
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import gradient_differences
 from jaxnlme.estimators.marginal.pipeline import SessionInputs
@@ -59,21 +60,18 @@ class FixedPointSearch(AbstractSearch):
     **Arguments:** `objective` of the session. (In step 1 the session has that without the integral over beta.)
 
     **Attributes:** `climb_until_gain`: predicted gain (log-likelihood units) below which a climb ends;
-    `unrestricted_phase_done`: True from step 1 on; `restarted`: packed indices of residual parameters that were set to
-    their start, away from a limit; `held_at_start`: True while they are held there.
+    `unrestricted_phase_done`: True from step 1 on.
     """
 
     def __init__(self, objective: LinearisedObjective) -> None:
         self.objective = objective
         self.climb_until_gain = 0.0
         self.unrestricted_phase_done = False
-        self.restarted: set[int] = set()
-        self.held_at_start = False
 
     def resumable(self, session: Session) -> bool:
         """False in step 1, whose minimiser's state does not apply to the likelihood that a resumed fit maximises, and
         while residual parameters are held at their start."""
-        return session.objective is self.objective and not self.held_at_start
+        return session.objective is self.objective and not session.held_at_start
 
     def _near_root(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         """True if a climb is to end, and the search for the root to begin; `rejected`: points refused in a row."""
@@ -85,8 +83,6 @@ class FixedPointSearch(AbstractSearch):
         )
 
     def minimise(self, session: Session) -> None:
-        if session.resumed:
-            fix_zeroed(session)  # a checkpoint may have been written while residual parameters were held
         self._climb_unrestricted(session)
         if session.halted:
             return
@@ -123,7 +119,7 @@ class FixedPointSearch(AbstractSearch):
     def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:
         """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
         packed indices of the entries that it refers to."""
-        value = np.inf
+        value, matrix = np.inf, None
         for _ in range(CLIMB.max_climbs):
             quasi_newton(session, self._near_root)
             active = np.flatnonzero(session.free)
@@ -135,7 +131,8 @@ class FixedPointSearch(AbstractSearch):
                 return inverse, active  # the scores of many groups approximate the information well enough
             matrix = self._information(session, active)
             if matrix is None:
-                if self._climb_away_from_limit(session, active):
+                beside = functools.partial(self.objective.evaluate_linearised_at, session.best)
+                if search_away_from_limit(session, beside, lambda: quasi_newton(session, self._near_root)):
                     continue
                 return None, active
             # A variance that tends to zero would keep the root search from converging.
@@ -160,35 +157,9 @@ class FixedPointSearch(AbstractSearch):
                 return None, active
             if session.halted or not set_to_zero(session, active, matrix):
                 break
-        return (None if session.state is None else positive_definite_inverse(matrix)), active
-
-    def _climb_away_from_limit(self, session: Session, active: np.ndarray) -> bool:
-        """Set residual parameters that ended beside a limit to their start, and climb in all others; False if there is
-        none, or if it was tried before.
-
-        A search whose steps lead across a limit halves its distance from it with each, and ends there although the
-        likelihood rises away from it once the other parameters have followed.
-        """
-        first = session.n_dense - len(session.binding.density.error_names)
-        error = active[(active >= first) & (active < session.n_dense)]
-        beside = functools.partial(self.objective.evaluate_linearised_at, session.best)
-        slopes = gradient_differences(session.best, error, active, beside, session.approximate_se)
-        limited = [int(k) for k in error[~np.isfinite(slopes).all(axis=1)] if k not in self.restarted]
-        if not limited or session.out_of_iterations:
-            return False
-        self.restarted.update(limited)
-        x = session.x.copy()
-        x[limited] = session.objective.evaluator.start[limited]
-        point = session.evaluate(x, session.best.modes)
-        if not np.isfinite(point.value):
-            return False
-        session.move(point)
-        session.free[limited], self.held_at_start = False, True
-        try:
-            quasi_newton(session, self._near_root)
-        finally:
-            session.free[limited], self.held_at_start = True, False
-        return not session.halted
+        if session.state is None or matrix is None:
+            return None, active
+        return positive_definite_inverse(matrix), active
 
     def _information(self, session: Session, active: np.ndarray) -> np.ndarray | None:
         """The information of the linearised model in the entries `active`, or the positive definite matrix closest to
