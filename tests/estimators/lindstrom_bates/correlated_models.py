@@ -187,7 +187,12 @@ def _parameters(record: dict[str, Any], fixed: dict[str, str]) -> tuple[list[jn.
     for theirs, name in ours.items():
         text = fixed.get(name, "1").strip()
         formula = [] if text == "1" or record["dataset"] == "Wafer" else [text]
-        parameters.append(jn.Parameter(name, start[theirs], random=random[name] or False, covariates=formula))
+        sd = None
+        if record["dataset"] == "Wafer" and random[name]:
+            # The five voltages are as many as the coefficients of the mean, so that other frequencies fit as well. To
+            # which one a search leads depends on the starting SDs: from the default, 30%, to another one than nlme's.
+            sd = dict.fromkeys(random[name], 0.05 * abs(start[theirs]))
+        parameters.append(jn.Parameter(name, start[theirs], random=random[name] or False, sd=sd, covariates=formula))
     return parameters, effects
 
 
