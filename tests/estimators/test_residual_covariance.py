@@ -118,6 +118,17 @@ def test_residuals_without_correlation_are_said_to_be_independent(reference: Pat
     assert np.isnan(fit.estimates.loc["rho", "se"])
 
 
+@pytest.mark.parametrize("method", ["focei", "lme"])
+def test_a_search_does_not_stay_where_residuals_are_independent(method: str) -> None:
+    """The likelihood has no slope in the logarithm of a range that is far below the shortest lag."""
+    model, data = range_model(), serial_data(40, 6, 0.6, 9)
+    fit = jn.fit(model, data, method)
+    again = jn.fit(model, data, method, start={**fit.values, "range": 0.01})
+    assert fit.converged and again.converged, str(again.status)
+    assert fit.values["range"] == pytest.approx(-1.0 / np.log(0.6), abs=4 * fit.estimates.loc["range", "se"])
+    assert again.values["range"] == pytest.approx(fit.values["range"], rel=1e-4)
+
+
 def test_a_correlation_at_its_bound_is_named() -> None:
     rng = np.random.default_rng(1)
     level = rng.normal(size=20) * 5.0
@@ -193,6 +204,11 @@ def serial_data(n: int, obs: int, rho: float, seed: int, sd: float = 0.5) -> jn.
 def serial_model() -> jn.NLMEModel:
     parameters = [jn.Parameter("b0", 1.0, random=True), jn.Parameter("b1", 0.3, random=True)]
     return jn.NLMEModel(line, parameters, error=jn.error.gaussian("constant", jn.correlation.AR1("t")))
+
+
+def range_model() -> jn.NLMEModel:
+    parameters = [jn.Parameter("b0", 1.0, random=True), jn.Parameter("b1", 0.3)]
+    return jn.NLMEModel(line, parameters, error=jn.error.gaussian("constant", jn.correlation.Exponential("t")))
 
 
 @pytest.mark.parametrize("name", ["AR1", "exponential, nugget"])

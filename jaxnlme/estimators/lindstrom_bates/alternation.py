@@ -14,6 +14,8 @@ The root is searched for directly, which finds it also where the alternation cyc
 2. Climb: quasi-Newton steps on l(x; x) with gradient g, linearised anew at each point, until the predicted gain is
    below CLIMB.root_search_gains[0]. Let M^-1 be the inverse information there, and s the standard errors, the square
    roots of its diagonal.
+   If that ends beside a limit of a residual parameter, beyond which the likelihood is not finite (a power of zero
+   where predictions are zero), set the parameter to its start, climb in the others, and climb again.
 3. Variances: set those that tend to zero to exactly zero and climb again. If one has little curvature but is not zero,
    take steps of the alternation itself: zero is a root in its logarithm, and only a maximum decides between the two.
 4. Root: x <- x - h J g(x) with step length h <= 1, J = M^-1 at first and then updated by Broyden's method, until
@@ -27,6 +29,7 @@ The root is searched for directly, which finds it also where the alternation cyc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import final
 
 import numpy as np
@@ -34,6 +37,7 @@ import numpy as np
 from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
 from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
+from jaxnlme.estimators.marginal.limits import search_away_from_limit
 from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import gradient_differences
 from jaxnlme.estimators.marginal.pipeline import SessionInputs
@@ -65,8 +69,9 @@ class FixedPointSearch(AbstractSearch):
         self.unrestricted_phase_done = False
 
     def resumable(self, session: Session) -> bool:
-        """False in step 1: the minimiser's state does not apply to the likelihood that a resumed fit maximises."""
-        return session.objective is self.objective
+        """False in step 1, whose minimiser's state does not apply to the likelihood that a resumed fit maximises, and
+        while residual parameters are held at their start."""
+        return session.objective is self.objective and not session.held_at_start
 
     def _near_root(self, state: MaximumLikelihoodState, rejected: int) -> bool:
         """True if a climb is to end, and the search for the root to begin; `rejected`: points refused in a row."""
@@ -114,7 +119,7 @@ class FixedPointSearch(AbstractSearch):
     def _climb(self, session: Session) -> tuple[np.ndarray | None, np.ndarray]:
         """Steps 2 and 3: the inverse information where the root search may begin (None if the climb failed), and the
         packed indices of the entries that it refers to."""
-        value = np.inf
+        value, matrix = np.inf, None
         for _ in range(CLIMB.max_climbs):
             quasi_newton(session, self._near_root)
             active = np.flatnonzero(session.free)
@@ -126,6 +131,9 @@ class FixedPointSearch(AbstractSearch):
                 return inverse, active  # the scores of many groups approximate the information well enough
             matrix = self._information(session, active)
             if matrix is None:
+                beside = functools.partial(self.objective.evaluate_linearised_at, session.best)
+                if search_away_from_limit(session, beside, lambda: quasi_newton(session, self._near_root)):
+                    continue
                 return None, active
             # A variance that tends to zero would keep the root search from converging.
             if set_to_zero(session, active, matrix):
@@ -149,7 +157,9 @@ class FixedPointSearch(AbstractSearch):
                 return None, active
             if session.halted or not set_to_zero(session, active, matrix):
                 break
-        return (None if session.state is None else positive_definite_inverse(matrix)), active
+        if session.state is None or matrix is None:
+            return None, active
+        return positive_definite_inverse(matrix), active
 
     def _information(self, session: Session, active: np.ndarray) -> np.ndarray | None:
         """The information of the linearised model in the entries `active`, or the positive definite matrix closest to

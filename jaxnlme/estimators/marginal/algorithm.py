@@ -5,7 +5,8 @@ Rounds, at most CRITERIA.max_rounds; each check that finds a better point or oth
 1. Minimise the objective by quasi-Newton steps (`search.py`). End if the user stopped the fit, the iterations
    are used up, or the objective is not finite.
 2. Search the conditional modes of all groups again from several starts (`modes`). Adopt others: next round. Where a
-   part of a residual scale is estimated as zero, try larger ones: next round if the objective is lower there.
+   part of a residual scale is estimated as zero, or residuals as independent, try larger parts and stronger
+   correlations: next round if the objective is lower there.
 3. Compute the information matrix I, the second derivatives of the objective in the free parameters. (Without standard
    errors: 4 and 5 with the outer products of the groups' scores as I, then end.)
 4. Set variances whose log standard deviation has almost no curvature to exactly zero, if that costs no likelihood:
@@ -28,6 +29,7 @@ from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation, po
 from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
+from jaxnlme.estimators.marginal.limits import restore_correlation
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import BOUNDARY, CRITERIA, ROUNDS
@@ -44,7 +46,7 @@ def run_to_convergence(session: Session, with_information: bool) -> Convergence:
     """
     if not session.resumed:
         session.zeroed = variances_at_zero(session)
-        fix_zeroed(session)
+    fix_zeroed(session)  # of a checkpoint, too: it may have been written while residual parameters were held
     try:
         matrix, active, decrement = _rounds(session, with_information)
         session.processes.run_collectively(lambda: session.save(finished=not session.halted))
@@ -101,7 +103,7 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         session.processes.run_collectively(session.save)
         if session.halted or session.out_of_iterations or not np.isfinite(session.best.value):
             return None, _active(session), np.inf
-        if adopt_modes_of_rule(session) or _restore_vanished_part(session):
+        if adopt_modes_of_rule(session) or _restore_vanished_part(session) or restore_correlation(session):
             continue
         active = _active(session)
         if not with_information:

@@ -9,6 +9,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues
+from jaxnlme.estimators.marginal.limits import search_away_from_limit
 from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
 from jaxnlme.estimators.marginal.starting_scales import adjust_starting_scales
@@ -23,10 +24,21 @@ class QuasiNewton(AbstractSearch):
     """Quasi-Newton steps until the predicted gain is below the tolerance."""
 
     def resumable(self, session: Session) -> bool:
-        return True
+        return not session.held_at_start
 
     def minimise(self, session: Session) -> None:
         quasi_newton(session)
+        while _ended_early(session) and search_away_from_limit(
+            session, session.evaluate, lambda: quasi_newton(session)
+        ):
+            quasi_newton(session)
+
+
+def _ended_early(session: Session) -> bool:
+    """True if the minimiser gave up although its model of the objective predicts a gain."""
+    if session.state is None or not np.isfinite(session.best.value):
+        return False
+    return not float(session.state.bfgs.decrement) < float(session.estimator.tolerance)
 
 
 def quasi_newton(session: Session, ends_early: EndsEarly = lambda state, rejected: False) -> None:

@@ -46,7 +46,9 @@ class Session:
     `iterations`; `interrupted`: True after Ctrl-C; `stopped`: True after a callback asked for it; `zeroed`,
     `freed`: packed indices of variances set to zero, and of those freed again (see `boundary`); `metric`: inverse
     Hessian (n, n) for the next minimisation, None if none is known; `modes_not_found_again`, `modes_exchanged`
-    (groups,) bool, and `second_modes` (groups,): of the last search of the modes, see `modes`.
+    (groups,) bool, and `second_modes` (groups,): of the last search of the modes, see `modes`; `restarted`: packed
+    indices of residual parameters that were set to their start (see `limits`), `held_at_start`: True while they are
+    held there.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Session:
         self.stopped = False
         self.zeroed: set[int] = set()
         self.freed: set[int] = set()
+        self.restarted: set[int] = set()
+        self.held_at_start = False
         self.checkpoint = checkpoint
         run_state = None if checkpoint is None else checkpoint.run_state
         self.resumed = run_state is not None

@@ -95,6 +95,9 @@ class RoundSettings:
     part_shares: tuple[float, ...] = (1e-3, 0.01, 0.1, 0.5)
     """Sizes, as fractions of the other part of a residual scale, that are tried of one estimated as zero: from what a
     few thousand rows show up to a scale of two parts of one size."""
+    correlation_changes: tuple[float, ...] = (0.0, -0.5, -1.0, -1.5, -2.0)
+    """Changes, from the model's start, that are tried of a parameter of the correlation where residuals are estimated
+    as independent: for ranges, whose scale is logarithmic, down to a seventh, where a correlation of 0.5 is 0.006."""
     negative_curvature: float = 1e-6
     """Eigenvalue of the information (scaled to unit diagonal) below minus which the point is a saddle point."""
     least_curvature: float = 1e-12

@@ -228,7 +228,7 @@ def _session(
     binding = bind(problem.model, problem.data)
     if held is not None:
         binding = dataclasses.replace(binding, fixed=binding.fixed | (np.arange(len(binding.fixed)) == held))
-    placed, _ = place_and_check(binding, params, None, None)
+    placed, _ = place_and_check(binding, binding.start, None, None)
     estimator = LindstromBates(RELME() if restricted else LME())
     evaluator = Evaluator(binding, estimator.method, params, placed)
     objective = LinearisedObjective(evaluator, restricted)

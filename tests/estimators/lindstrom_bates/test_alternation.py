@@ -339,3 +339,27 @@ def test_a_process_killed_on_the_way_goes_on_from_its_checkpoint(tmp_path) -> No
     resumed = jn.fit(model, decays(), "relme", checkpoint=path)
     assert resumed.converged and "Resumed" in str(resumed.status)
     np.testing.assert_allclose(resumed.params.pack(), whole.params.pack(), rtol=1e-6, atol=1e-7)
+
+
+# ---- a residual parameter whose limit the first steps lead across
+
+
+@pytest.mark.parametrize(("method", "power", "held"), [("lme", 0.31871, 18), ("focei", 0.30906, 30)])
+def test_a_power_does_not_end_beside_zero(method, power, held, tmp_path) -> None:
+    """Theophylline from a power of 0.1: predictions are zero at the dose, so that a power below zero has no likelihood,
+    and steps from the start lead there. The estimate is far from it, also where the process is killed in iteration
+    `held`, while the power is held at its start."""
+    parameters = [
+        jn.Parameter(name, start, random=name != "lKe")
+        for name, start in {"lKe": -2.433, "lKa": 0.4515, "lCl": -3.2145}.items()
+    ]
+    error = jn.error.gaussian(jn.variance.constant_power(const=1.0, power=0.1))
+    model, data, path = jn.NLMEModel(catalogue.ssfol, parameters, error=error), catalogue.data("Theoph"), tmp_path / "f"
+    fit = jn.fit(model, data, method)
+    assert fit.converged, str(fit.status)
+    assert fit.values["power"] == pytest.approx(power, abs=1e-4)
+    with pytest.raises(RuntimeError):
+        jn.fit(model, data, method, checkpoint=path, callbacks=[Breaks(held, RuntimeError)])
+    resumed = jn.fit(model, data, method, checkpoint=path)
+    assert resumed.converged, str(resumed.status)
+    assert resumed.values["power"] == pytest.approx(power, abs=1e-4)
