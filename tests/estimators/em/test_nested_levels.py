@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -13,9 +12,6 @@ import pytest
 import scipy.optimize
 
 import jaxnlme as jn
-from jaxnlme.estimators.em.parameter_layout import parameter_layout
-from jaxnlme.numerics.arrays import on_device
-from tests.problems import cheap
 
 SEEDS = (0, 1)
 
