@@ -65,10 +65,12 @@ class NestedControlVariates(eqx.Module):
     or, of more than `TUNING.most_effects_first_degree` effects, their sums over units; sums over units for each pair of
     distinct effects of one level; and the last one of the module's docstring.
 
-    **Fields:** `levels`; `centre` m (random,), `factor` C (random, random) with V = C C', and its `inverse`.
+    **Fields:** `levels`; `entries` (random,): effects that the data say something of, to which the rest refers, zero
+    for others; `centre` m (random,), `factor` C (random, random) with V = C C', and its `inverse`.
     """
 
     levels: Levels
+    entries: Any
     centre: Any
     factor: Any
     inverse: Any
@@ -76,12 +78,12 @@ class NestedControlVariates(eqx.Module):
     def __call__(self, z: Vector, slope: Vector) -> Vector:
         """The functions at one draw; arguments as for `control_variates`."""
         slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-        w, g = z - self.centre, small_product(self.factor.T, slope)
+        w, g = jnp.where(self.entries, z - self.centre, 0.0), small_product(self.factor.T, slope)
         h = small_product(self.factor, g)
         first, second = self.levels.table(w), self.levels.table(h)
         products = jnp.sum(first[:, :, None] * second[:, None, :], axis=0) + self._covariance_sums()
         pairs = [(products[j, k] + products[k, j])[None] for j, k in _pairs(self.levels)]
-        last = jnp.sum(small_product(self.inverse, w) * g) + w.shape[0]
+        last = jnp.sum(small_product(self.inverse, w) * g) + jnp.sum(self.entries)
         return jnp.concatenate([_linear_sums(self.levels) @ h, *pairs, last[None]])
 
     def velocity(self, coefficients: Matrix) -> tuple[Any, Any]:
@@ -89,7 +91,7 @@ class NestedControlVariates(eqx.Module):
         covariance, linear = self.factor @ self.factor.T, _linear_sums(self.levels)
         n, owners, rows = len(linear), self.levels.owners, self.levels.rows
         same_unit = rows[:, None] == rows[None, :]
-        along = -coefficients[:, -1][:, None, None] * np.eye(self.levels.size)[None]
+        along = -coefficients[:, -1][:, None, None] * jnp.diag(self.entries.astype(covariance.dtype))[None]
         for position, (j, k) in enumerate(_pairs(self.levels)):
             pair = same_unit & (owners == j)[:, None] & (owners == k)[None, :]
             change = covariance @ (pair.astype(float) + pair.T.astype(float))

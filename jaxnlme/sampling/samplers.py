@@ -203,11 +203,10 @@ def nested_control_variates(
     """
     if levels is None or levels.size <= TUNING.most_effects_second_degree:
         return None
-    # The approximation may be from earlier parameters, at which the other effects had another scale.
-    both, eye = entries[:, None] & entries[None, :], np.eye(levels.size)
-    centre = jnp.where(entries, whitening.solve(chains.centre - mean), 0.0)
+    both = entries[:, None] & entries[None, :]
+    centre = whitening.solve(chains.centre - mean)
     factor, inverse = whitening.solve_columns(chains.factor), whitening.times_factor(chains.inverse)
-    return NestedControlVariates(levels, centre, jnp.where(both, factor, eye), jnp.where(both, inverse, eye))
+    return NestedControlVariates(levels, entries, centre, jnp.where(both, factor, 0.0), jnp.where(both, inverse, 0.0))
 
 
 class Draws(eqx.Module):
