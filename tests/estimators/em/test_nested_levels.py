@@ -99,15 +99,17 @@ def test_a_linear_model_by_importance_sampling(levels):
 def test_tables_by_level():
     """Conditional means and deviations of a linear model are modes and their standard errors."""
     model, data, exact = linear_problem(2)
-    fit = jn.fit(model, data, jn.SAEM(seed=0))
+    fit = jn.fit(model, data, jn.SAEM(seed=0, chains=20))
     sampling = fit.sampling
     for level in ("id", "occ"):
         mean, sd = sampling.effects_mean[level], sampling.effects_sd[level]
         modes, se = exact.random_effects[level], exact.random_effects_se[level]
         assert mean.index.equals(modes.index) and list(mean.columns) == list(modes.columns)
-        empty = (se >= 0.999 * exact.estimates["estimate"]["sd(level|occ)"]).to_numpy() if level == "occ" else se < 0
-        assert (np.abs(mean - modes).to_numpy()[~np.asarray(empty)] < 0.1 * se.to_numpy()[~np.asarray(empty)]).all()
-        assert (np.abs(sd / se - 1.0).to_numpy()[~np.asarray(empty)] < 0.1).all()
+        known = ~(
+            (mean.index.get_level_values("id") == 5) & (level == "occ")
+        )  # one of them has an occ without response
+        mean, sd, modes, se = (table.to_numpy()[known] for table in (mean, sd, modes, se))
+        assert (np.abs(mean - modes) < 0.1 * se).all() and (np.abs(sd / se - 1.0) < 0.1).all()
     table = sampling.parameters_mean
     assert list(table.columns) == ["level", "slope"] and table.index.names == ["id", "occ"]
     assert sampling.parameter_samples.shape[0] == len(table) == int(data.nested[0].counts.sum())
@@ -238,7 +240,7 @@ def test_a_variance_of_zero_at_the_inner_level():
         b = rng.normal()
         for o in range(4):
             noise = rng.normal(size=4) * 0.5
-            rows += [(i, o + 1, t, 5.0 + b + t + e) for t, e in zip(np.arange(4.0), noise - 0.9 * noise.mean())]
+            rows += [(i, o + 1, float(t), 5.0 + b + t + e) for t, e in enumerate(noise - 0.9 * noise.mean())]
     frame = pd.DataFrame(rows, columns=["id", "occ", "t", "y"])
     data = jn.GroupedData.from_frame(frame, ["id", "occ"], "y", ["t"])
     model = jn.NLMEModel(line, [jn.Parameter("level", 4.0, random=["id", "occ"]), jn.Parameter("slope", 0.5)])
@@ -280,8 +282,10 @@ def test_counts():
     rng = np.random.default_rng(0)
     frame["count"] = rng.poisson(np.exp(0.25 * frame["y"]))
     data = jn.GroupedData.from_frame(frame, ["id", "occ"], "count", ["t"])
-    error = jn.error.group_log_likelihood(count_log_density)
-    model = jn.NLMEModel(line, [jn.Parameter("level", 1.0, random=["id", "occ"]), jn.Parameter("slope", 0.2)], error=error)
+    error = jn.GroupLogLikelihood(count_log_density)
+    model = jn.NLMEModel(
+        line, [jn.Parameter("level", 1.0, random=["id", "occ"]), jn.Parameter("slope", 0.2)], error=error
+    )
     saem, imp = jn.fit(model, data, jn.SAEM(seed=0)), jn.fit(model, data, jn.IMP(seed=0))
     assert saem.converged and imp.converged, (saem.status.sentences, imp.status.sentences)
     se = np.sqrt(np.diag(imp.information.covariance))
