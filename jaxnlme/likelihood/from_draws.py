@@ -21,8 +21,7 @@ from jaxnlme.errors import OptionError, Status, near_matches, shown
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
-from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
-from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model
+from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
@@ -158,7 +157,7 @@ class LinearisationFromDraws(AbstractFromDraws):
         require_gaussian_moments("a likelihood by linearisation ('lin')", density)
 
     def evaluate(self, density, params, group, mean, covariance):
-        model = linear_mixed_model(density, tangent_from_draws(density, params, group, mean), params, group, False)
+        model = model_of_tangent(density, tangent_from_draws(density, params, group, mean), params, group, False)
         return _result(model.value, mean, model.hessian, no_monte_carlo_error(), group)
 
 

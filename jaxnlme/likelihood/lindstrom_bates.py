@@ -108,8 +108,7 @@ def linearised_likelihood(
     **Returns:** a LinearisedResult, all zero in `linear_mixed` for a group without an observed response.
     """
     z, search, tangent = linearise(method, density, expansion, group, z0)
-    of_tangent = nested_linear_mixed_model if isinstance(tangent, NestedTangent) else linear_mixed_model
-    model = of_tangent(density, computed_once(tangent), params, group, method.restricted)
+    model = model_of_tangent(density, computed_once(tangent), params, group, method.restricted)
     result = group_result(model.value, z, model.hessian, no_monte_carlo_error(), search, group)
     observed = jnp.any(group.x.observed)
     return LinearisedResult(result, jax.tree.map(lambda leaf: jnp.where(observed, leaf, 0.0), model))
@@ -177,6 +176,16 @@ def tangent_at(
     slopes = derivatives.tangents(lambda axis: push(axis[:p], axis[p:]), p + q, params.beta.dtype)
     fixed, random = {(k, k): 1.0 for k in range(p)}, {(p + k, k): 1.0 for k in range(q)}
     return Tangent(prediction, slopes, fixed, random, params.beta, b)
+
+
+def model_of_tangent(
+    density: Density, tangent: Tangent | NestedTangent, params: Params, group: Group, with_slopes: bool
+) -> LinearMixedResult:
+    """The linear mixed model of one linearised group, without nested levels or with them; arguments as for
+    `linear_mixed_model`."""
+    if isinstance(tangent, NestedTangent):
+        return nested_linear_mixed_model(density, tangent, params, group, with_slopes)
+    return linear_mixed_model(density, tangent, params, group, with_slopes)
 
 
 def tangent_from_draws(density: Density, params: Params, group: Group, z: Vector) -> Any:

@@ -5,9 +5,10 @@ With g the gradient of the log joint density in z, integration by parts gives E[
 functions span nearly all functions linear and quadratic in z, so that regressing a function of the draws on them
 removes nearly all of the Monte Carlo error of its mean.
 
-With nested levels z stands for coordinates u, z = m + C u, in which Laplace's approximation of the conditional
-distribution is standard normal (`nested_metropolis.py`): effects of different units are nearly independent there, and
-sums over units of the functions of the second degree span most of what the full number of them would.
+Of a group with nested levels and many effects there would be too many functions of the second degree
+(`NestedControlVariates`). With Laplace's approximation N(m, V) of the conditional distribution, w = z - m and h = V g,
+so that h is nearly -w: sums over the units of a level of w_j h_k + w_k h_j + 2 V_jk, and (V^-1 w)'h plus the number of
+effects, remove what the complete-data scores of psi and of the residual scale have of the second degree.
 
 **Source:** Mira, Solgi and Imparato (2013), Statistics and Computing 23, 653-662, polynomials of first and second
 degree.
@@ -15,12 +16,15 @@ degree.
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.model.levels import Levels
+from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Matrix, Vector
 
@@ -30,7 +34,7 @@ def n_control_variates(effects: int, levels: Levels | None = None) -> int:
     without."""
     if effects <= TUNING.most_effects_second_degree:
         return effects + effects * (effects + 1) // 2
-    return effects if levels is None else len(_linear_sums(levels)) + len(_pair_sums(levels))
+    return effects if levels is None else len(_linear_sums(levels)) + len(_pairs(levels)) + 1
 
 
 def enough_draws(draws: int, effects: int, levels: Levels | None = None) -> bool:
@@ -38,69 +42,90 @@ def enough_draws(draws: int, effects: int, levels: Levels | None = None) -> bool
     return draws > TUNING.draws_per_control_variate * n_control_variates(effects, levels)
 
 
-def control_variates(z: Vector, slope: Vector, levels: Levels | None = None) -> Vector:
+def control_variates(z: Vector, slope: Vector) -> Vector:
     """Control variates (functions,) at one draw.
 
     **Arguments:** `z` (random,), the draw; `slope` (random,), the gradient of the log joint density there; entries that
-    are not finite count as zero; `levels`: the layout of effects of nested levels, None without.
+    are not finite count as zero.
     **Returns:** the first-degree functions g_j, followed by the second-degree functions z_j g_k + z_k g_j + 2 [j = k]
-    for j <= k where there are at most `TUNING.most_effects_second_degree` effects; with nested levels, of more effects
-    their sums over units (`_linear_sums`, `_pair_sums`).
+    for j <= k where there are at most `TUNING.most_effects_second_degree` effects.
     """
     q = z.shape[0]
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    if q > TUNING.most_effects_second_degree and levels is None:
+    if q > TUNING.most_effects_second_degree:
         return slope
-    mixed = z[:, None] * slope[None, :]
-    if q > TUNING.most_effects_second_degree and levels is not None:
-        functions = (mixed + mixed.T + 2.0 * np.eye(q)).reshape(-1)
-        return jnp.concatenate([_linear_sums(levels) @ slope, _pair_sums(levels).reshape(-1, q * q) @ functions])
     upper = np.triu_indices(q)
+    mixed = z[:, None] * slope[None, :]
     pairs = (mixed + mixed.T + 2.0 * np.eye(q))[upper]
     return jnp.concatenate([slope, pairs])
 
 
+class NestedControlVariates(eqx.Module):
+    """Control variates of a group with nested levels and more than `TUNING.most_effects_second_degree` effects: h_j,
+    or, of more than `TUNING.most_effects_first_degree` effects, their sums over units; sums over units for each pair of
+    distinct effects of one level; and the last one of the module's docstring.
+
+    **Fields:** `levels`; `entries` (random,): effects that the data say something of, to which the rest refers, zero
+    for others; `centre` m (random,), `factor` C (random, random) with V = C C', and its `inverse`.
+    """
+
+    levels: Levels
+    entries: Any
+    centre: Any
+    factor: Any
+    inverse: Any
+
+    def __call__(self, z: Vector, slope: Vector) -> Vector:
+        """The functions at one draw; arguments as for `control_variates`."""
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+        w, g = jnp.where(self.entries, z - self.centre, 0.0), small_product(self.factor.T, slope)
+        h = small_product(self.factor, g)
+        first, second = self.levels.table(w), self.levels.table(h)
+        products = jnp.sum(first[:, :, None] * second[:, None, :], axis=0) + self._covariance_sums()
+        pairs = [(products[j, k] + products[k, j])[None] for j, k in _pairs(self.levels)]
+        last = jnp.sum(small_product(self.inverse, w) * g) + jnp.sum(self.entries)
+        return jnp.concatenate([_linear_sums(self.levels) @ h, *pairs, last[None]])
+
+    def velocity(self, coefficients: Matrix) -> tuple[Any, Any]:
+        """m_k (parameters, random) and S_k (parameters, random, random) as of `velocity_of`."""
+        covariance, linear = self.factor @ self.factor.T, _linear_sums(self.levels)
+        n, owners, rows = len(linear), self.levels.owners, self.levels.rows
+        same_unit = rows[:, None] == rows[None, :]
+        along = -coefficients[:, -1][:, None, None] * jnp.diag(self.entries.astype(covariance.dtype))[None]
+        for position, (j, k) in enumerate(_pairs(self.levels)):
+            pair = same_unit & (owners == j)[:, None] & (owners == k)[None, :]
+            change = covariance @ (pair.astype(float) + pair.T.astype(float))
+            along = along - coefficients[:, n + position][:, None, None] * change[None]
+        return -coefficients[:, :n] @ linear @ covariance - along @ self.centre, along
+
+    def _covariance_sums(self) -> Matrix:
+        """V (effects, effects), summed over the units of each level."""
+        covariance, levels = self.factor @ self.factor.T, self.levels
+        same_unit = jnp.where(levels.rows[:, None] == levels.rows[None, :], covariance, 0.0)
+        own = (levels.owners[:, None] == np.arange(len(levels.level_of_effect))[None, :]).astype(float)
+        return own.T @ same_unit @ own
+
+
 def _linear_sums(levels: Levels) -> np.ndarray:
-    """Coefficients (functions, random) of the first-degree functions in the g_j: each of them, or, of more than
-    `TUNING.most_effects_first_degree`, their sums over the units of a level."""
+    """Coefficients (functions, random) of the first-degree functions in the h_j."""
     if levels.size <= TUNING.most_effects_first_degree:
         return np.eye(levels.size)
     return (levels.owners[None, :] == np.arange(len(levels.level_of_effect))[:, None]).astype(float)
 
 
-def _pair_sums(levels: Levels) -> np.ndarray:
-    """Coefficients (functions, random, random) of the second-degree functions: for each pair of distinct effects of one
-    level the sum over its units; for each pair of an effect of the groups and one of a nested level the same. None of
-    more than `TUNING.most_effects_second_degree` distinct effects."""
-    q, size, owners, rows = len(levels.level_of_effect), levels.size, levels.owners, levels.rows
-    out = []
-    if q <= TUNING.most_effects_second_degree:
-        outermost = levels.levels[0].effects if levels.levels[0].depth == 0 else ()
-        for j in range(q):
-            for k in range(j, q):
-                if levels.level_of_effect[j] == levels.level_of_effect[k]:
-                    chosen = rows[:, None] == rows[None, :]
-                elif j in outermost:
-                    chosen = np.ones((size, size), bool)
-                else:
-                    continue
-                out.append(np.where(chosen & (owners == j)[:, None] & (owners == k)[None, :], 1.0, 0.0))
-    return np.stack(out) if out else np.zeros((0, size, size))
+def _pairs(levels: Levels) -> list[tuple[int, int]]:
+    """The pairs j <= k of distinct effects of one level."""
+    return [pair for level in levels.levels for pair in combinations_with_replacement(sorted(level.effects), 2)]
 
 
-def velocity_of(coefficients: Matrix, effects: int, levels: Levels | None = None) -> tuple[Matrix, Any]:
+def velocity_of(coefficients: Matrix, effects: int) -> tuple[Matrix, Any]:
     """The velocities V_k(z) = m_k + S_k z along which scores less their control variates are scores of transported
     draws: s_k - A_k c(z) = s_k + g(z)' V_k(z) + div V_k.
 
-    **Arguments:** `coefficients` (parameters, functions), A; `effects`, the number of random effects; `levels`: as for
-    `control_variates`.
+    **Arguments:** `coefficients` (parameters, functions), A; `effects`, the number of random effects.
     **Returns:** m (parameters, random), and the symmetric S (parameters, random, random), zero where there are no
     functions of the second degree.
     """
-    if levels is not None and effects > TUNING.most_effects_second_degree:
-        first, pairs = _linear_sums(levels), _pair_sums(levels)
-        shift = -coefficients[:, : len(first)] @ first
-        return shift, -jnp.tensordot(coefficients[:, len(first) :], pairs + np.swapaxes(pairs, 1, 2), axes=1)
     shift = -coefficients[:, :effects]
     linear = jnp.zeros((len(coefficients), effects, effects), coefficients.dtype)
     if coefficients.shape[1] > effects:

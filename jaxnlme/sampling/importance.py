@@ -95,7 +95,7 @@ class ImportanceSampler(AbstractSampler):
         entries = None if tree is None else tree.entries
         normal, mixing, resampling = jax.random.split(key, 3)
         proposal = _current_proposal(chains)
-        components = tuple(_component(whitening, approximation, mean, entries) for approximation in (chains, proposal))
+        components = (_component(whitening, chains, mean, entries), _component(whitening, proposal, mean, entries))
         u = jax.random.normal(normal, (self.draws, self.effects), mean.dtype)
         first, second, _ = self.counts
         df = PROPOSAL.degrees_of_freedom

@@ -19,6 +19,7 @@ from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, guarded_cholesky, small_product
 from jaxnlme.numerics.newton import NewtonResult, newton
+from jaxnlme.sampling.control_variates import NestedControlVariates
 from jaxnlme.sampling.metropolis import Moves, Proposal, random_bits, tuned_scales, update_chain
 from jaxnlme.sampling.settings import TUNING
 from jaxnlme.typing import Matrix, Vector
@@ -192,38 +193,20 @@ def _mode_and_hessian(
     return z, result, result.hessian
 
 
-class LaplaceCoordinates(eqx.Module):
-    """The map z = m + C u in which Laplace's approximation of the conditional distribution of z given y is standard
-    normal: `centre` m (random,), `factor` C (random, random) and its `inverse`."""
+def nested_control_variates(
+    whitening: Whitening, chains: Chains, mean: Vector, levels: Levels | None, entries: Any
+) -> NestedControlVariates | None:
+    """The control variates of a group with nested `levels` and many effects, around its last mode; None for others.
 
-    centre: Any
-    factor: Any
-    inverse: Any
-
-    def standardised(self, z: Vector, slope: Vector) -> tuple[Vector, Vector]:
-        """u, and the derivatives in u of a function with derivatives `slope` (random,) in `z` (random,)."""
-        return small_product(self.inverse, z - self.centre), small_product(self.factor.T, slope)
-
-    def velocity(self, shift: Any, linear: Any) -> tuple[Any, Any]:
-        """The velocities m_k + S_k z of z, (parameters, random) and (parameters, random, random), from those of u."""
-        linear = self.factor @ linear @ self.inverse
-        return shift @ self.factor.T - linear @ self.centre, linear
-
-
-def laplace_coordinates(whitening: Whitening, chains: Chains, mean: Vector, entries: Any) -> LaplaceCoordinates:
-    """The LaplaceCoordinates of the last search for the mode; the identity outside of the `entries` (random,), None:
-    all.
-
-    **Arguments:** `whitening` at the parameters; `chains` of the group; `mean` (random,), contained in xi.
+    **Arguments:** `whitening` at the parameters; `chains` of the group; `mean` (random,), contained in xi; `entries`
+    (random,): those that the data say something of.
     """
-    centre, factor = whitening.solve(chains.centre - mean), whitening.solve_columns(chains.factor)
-    inverse = whitening.times_factor(chains.inverse)
-    if entries is None:
-        return LaplaceCoordinates(centre, factor, inverse)
-    # The approximation may be from earlier parameters, at which these effects had another scale.
-    both, eye = entries[:, None] & entries[None, :], np.eye(entries.shape[0])
-    centre = jnp.where(entries, centre, 0.0)
-    return LaplaceCoordinates(centre, jnp.where(both, factor, eye), jnp.where(both, inverse, eye))
+    if levels is None or levels.size <= TUNING.most_effects_second_degree:
+        return None
+    both = entries[:, None] & entries[None, :]
+    centre = whitening.solve(chains.centre - mean)
+    factor, inverse = whitening.solve_columns(chains.factor), whitening.times_factor(chains.inverse)
+    return NestedControlVariates(levels, entries, centre, jnp.where(both, factor, 0.0), jnp.where(both, inverse, 0.0))
 
 
 class Draws(eqx.Module):

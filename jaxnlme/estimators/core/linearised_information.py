@@ -13,8 +13,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.objective import weighted_sum
 from jaxnlme.likelihood.approximations import require_gaussian_moments
-from jaxnlme.likelihood.lindstrom_bates import tangent_from_draws
-from jaxnlme.likelihood.linear_mixed_model import linear_mixed_model
+from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
 
@@ -28,7 +27,7 @@ def partial_information(problem: Problem, params: Params, centre: Any) -> tuple[
         linear_model = tangent_from_draws(density, params, group, z)
 
         def score(packed):
-            return linear_mixed_model(density, linear_model, params.unpack(packed), group, False).score
+            return model_of_tangent(density, linear_model, params.unpack(packed), group, False).score
 
         slope, jvp = linearise(score, x)
         hessian = jax.vmap(jvp)(jnp.eye(x.shape[0], dtype=x.dtype))

@@ -9,7 +9,8 @@ In iteration k, with statistics S_k and complete-data scores g_k of the draws an
 3. psi = R / w (each row by the weight of its effect), projected to the covariance structure. While annealing, no
    variance falls below alpha times its last value; conditional variances are bounded below.
 4. Residual scales: log s_l = log(S_l / n_l) / 2, with the same lower limit while annealing.
-5. `statistical` entries (no closed form, or a prior): one guarded Newton step of Q plus the log prior.
+5. `statistical` entries (no closed form, or a prior): one guarded Newton step of Q plus the log prior, with R changed
+   as in step 3.
 6. `scored` entries (Q does not depend on them through the statistics): a stochastic Newton step, gamma_k H^-1 g_k.
 
 **Source:** Delyon, Lavielle and Moulines (1999), Annals of Statistics 27, 94-128, step 1; Kuhn and Lavielle (2005),
@@ -125,7 +126,7 @@ def maximise(
         error = jnp.maximum(level, error + _half_log(schedule.annealing))
     packed = jnp.concatenate([beta, theta, error])
     if layout.statistical:
-        packed = _newton(layout, density, template, packed, stats)
+        packed = _newton(layout, density, template, packed, stats, schedule.annealing)
     if layout.scored:
         packed = _stochastic_newton(layout, density, template, packed, sums.outcome_score, hessian, schedule)
     # Burn-in leaves the state unchanged; the averages of the statistics begin with the first update.
@@ -164,11 +165,16 @@ def _solve(matrix: Matrix, right: Vector) -> Vector:
 def _covariance_from_moment(density: Density, params: Params, r: Matrix, annealing: Scalar) -> Vector:
     """theta from the second moment `r` (random, random), variances bounded below by `annealing` times the last ones,
     with correlations unchanged."""
+    return density.covariance.from_moment(_bounded_moment(density, params, r, annealing))
+
+
+def _bounded_moment(density: Density, params: Params, r: Matrix, annealing: Scalar) -> Matrix:
+    """The second moment `r` (random, random) with the lower bounds of `_covariance_from_moment`."""
     old = jnp.diagonal(density.covariance.psi(params.covariance))
     variance = jnp.maximum(jnp.diagonal(r), jnp.finfo(r.dtype).tiny)
     inflation = jnp.sqrt(jnp.maximum(1.0, annealing * old / variance))
     r = r * inflation[:, None] * inflation[None, :]
-    return density.covariance.from_moment(_bound_correlations(r) if density.covariance.correlated_pairs else r)
+    return _bound_correlations(r) if density.covariance.correlated_pairs else r
 
 
 def _bound_correlations(r: Matrix) -> Matrix:
@@ -185,10 +191,22 @@ def _bound_correlations(r: Matrix) -> Matrix:
 
 
 def _newton(
-    layout: ParameterLayout, density: Density, template: Params, packed: Vector, stats: SufficientStatistics
+    layout: ParameterLayout,
+    density: Density,
+    template: Params,
+    packed: Vector,
+    stats: SufficientStatistics,
+    annealing: Scalar,
 ) -> Vector:
-    """`packed` after a guarded Newton step of Q plus the log prior in the `statistical` entries."""
+    """`packed` after a guarded Newton step of Q plus the log prior in the `statistical` entries, with the lower bounds
+    of `_covariance_from_moment` on the second moment of the effects."""
     index = np.array(layout.statistical, int)
+    if density.n_effects and not layout.whitened:
+        params = template.unpack(packed)
+        weight = stats.weight[:, None]
+        r = second_moment(layout, params.beta, stats)
+        excess = weight * _bounded_moment(density, params, r / weight, annealing) - r
+        stats = eqx.tree_at(lambda s: s.second, stats, stats.second + excess)
 
     def objective(entries):
         moved = packed.at[index].set(entries)

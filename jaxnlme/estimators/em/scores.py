@@ -31,8 +31,8 @@ from jaxnlme.model.derivatives import gradient, hessian, linearise
 from jaxnlme.model.levels import Levels
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import small_product
-from jaxnlme.sampling.control_variates import control_variates
-from jaxnlme.sampling.samplers import Chains, Draws, Whitening, laplace_coordinates
+from jaxnlme.sampling.control_variates import NestedControlVariates, control_variates
+from jaxnlme.sampling.samplers import Chains, Draws, Whitening, nested_control_variates
 
 
 class ScoreSums(eqx.Module):
@@ -113,13 +113,8 @@ def accumulate_scores(
     if layout.scored:
         scores = scores.at[:, np.array(layout.scored, int)].set(scored_draws.outcome_scores)
     slopes = jax.vmap(gradient(lambda z: density.log_joint(params, z, group)))(z)
-    at, slopes_at = z, slopes
-    if density.levels is not None:
-        informative, _ = informative_units(density.levels, group)
-        mean = layout.centring.mean(params.beta, coefficients)
-        coordinates = laplace_coordinates(whitening, chains, mean, informative[density.levels.rows])
-        at, slopes_at = jax.vmap(coordinates.standardised)(z, slopes)
-    functions = jax.vmap(lambda z, slope: control_variates(z, slope, density.levels))(at, slopes_at)
+    nested = control_variates_of_units(layout, whitening, params, chains, group)
+    functions = jax.vmap(control_variates if nested is None else nested)(z, slopes)
     average, outer = draws.mean(scores), draws.mean(scores[:, :, None] * scores[:, None, :])
     mean_functions = draws.mean(functions)
     iteration_sums = GroupScoreSums(
@@ -141,6 +136,17 @@ def accumulate_scores(
     return weighted_contribution(observed_weight(group, weight), score_sums), jax.tree.map(
         jnp.add, sums, iteration_sums
     )
+
+
+def control_variates_of_units(
+    layout: ParameterLayout, whitening: Whitening, params: Params, chains: Chains, group: Group
+) -> NestedControlVariates | None:
+    """The control variates of a group with nested levels and many effects; None for others."""
+    if layout.levels is None:
+        return None
+    informative, _ = informative_units(layout.levels, group)
+    mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
+    return nested_control_variates(whitening, chains, mean, layout.levels, informative[layout.levels.rows])
 
 
 def _psi_slopes(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:

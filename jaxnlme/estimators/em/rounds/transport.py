@@ -42,7 +42,7 @@ from jaxnlme.estimators.em.e_step import ChainState, IterationTrace, StepContext
 from jaxnlme.estimators.em.louis import ScoreAndInformation, batch_means, mean_is_zero
 from jaxnlme.estimators.em.phases import sample_scores
 from jaxnlme.estimators.em.run import Run
-from jaxnlme.estimators.em.scores import observed_weight
+from jaxnlme.estimators.em.scores import control_variates_of_units, observed_weight
 from jaxnlme.estimators.em.settings import SAMPLING
 from jaxnlme.estimators.em.sufficient_statistics import informative_units, weighted_contribution
 from jaxnlme.model import derivatives
@@ -51,7 +51,7 @@ from jaxnlme.model.levels import Levels
 from jaxnlme.numerics.arrays import map_leading
 from jaxnlme.numerics.linalg import small_product
 from jaxnlme.sampling.control_variates import control_variates, fit_coefficients, n_control_variates, velocity_of
-from jaxnlme.sampling.samplers import Chains, Whitening, laplace_coordinates, whitening_at
+from jaxnlme.sampling.samplers import Chains, Whitening, whitening_at
 from jaxnlme.sampling.settings import TUNING
 
 
@@ -128,11 +128,11 @@ def _group_terms(
     n, q = len(active), density.covariance.size
     params = context.template.unpack(packed)
     mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
-    velocity, coordinates = velocity_of(coefficients[active], density.n_effects, levels), None
-    if levels is not None:
-        informative, _ = informative_units(levels, group)
-        coordinates = laplace_coordinates(whitening, chains, mean, informative[levels.rows])
-        velocity = coordinates.velocity(*velocity)
+    nested = control_variates_of_units(layout, whitening, params, chains, group)
+    if nested is None:
+        velocity = velocity_of(coefficients[active], density.n_effects)
+    else:
+        velocity = nested.velocity(coefficients[active])
     shifted = _shifted(levels, group)
 
     def log_density(change, z):
@@ -154,11 +154,11 @@ def _group_terms(
         deviation = slope[:n] - reference
         pairs = -hessian[:n, :n] - deviation[:, None] * deviation[None, :]
         terms = jnp.concatenate([pairs[np.tril_indices(n)], slope[:n]])
-        if coordinates is None:
+        if levels is None:
             functions = control_variates(z, slope[n:])
         else:
             in_z = derivatives.gradient(lambda z: density.log_joint(params, z, group))(z)
-            functions = control_variates(*coordinates.standardised(z, in_z), levels)
+            functions = (control_variates if nested is None else nested)(z, in_z)
         products, crossed = functions[:, None] * functions[None, :], terms[:, None] * functions[None, :]
         kink_check = jnp.diagonal(hessian)[n:] + slope[n:] ** 2
         return TransportSums(terms, kink_check), GroupTerms(terms, functions, products, crossed)
