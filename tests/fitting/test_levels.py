@@ -151,6 +151,15 @@ def test_parameters_have_a_row_for_each_unit(begun):
     assert tables["cl"].to_numpy() == pytest.approx([expected, by_subject.loc[2, "cl"]])
 
 
+def test_a_table_to_predict_may_have_one_unit_of_each_group(begun):
+    """In a table to fit such levels would be in the wrong order."""
+    new = {"id": [0, 1, 2, 3], "occ": [1, 1, 2, 2], "hour": [2.0] * 4}
+    known = begun.predict()[[3 * 3 * i + 3 * (o - 1) + 1 for i, o in zip(new["id"], new["occ"], strict=True)]]
+    assert begun.predict(new).to_numpy() == pytest.approx(known.to_numpy())
+    with pytest.raises(jn.DataError, match="list the outer level first"):
+        nested(pd.DataFrame(new | {"conc": 1.0}))
+
+
 def test_a_covariate_within_units_makes_rows(begun):
     parameters = [
         jn.Parameter("cl", 1.6, "log", random=["id", "occ"], covariates={"hour": 0.1}),
