@@ -33,6 +33,9 @@ class Moves(eqx.Module):
     - `blocks`: sweeps of random-walk proposals of random pairs of effects.
     - `mode`: independent proposals from a t distribution around the conditional mode with Laplace's covariance.
 
+    With nested levels `population`, `walk` and `mode` make as many updates at each level, for all of its units at once,
+    and `coordinates` one of each distinct effect in all units (`nested_metropolis.py`).
+
     **Raises:** OptionError for counts that are not whole numbers >= 0, or all zero.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the first three;
     Karimi, Lavielle and Moulines (2020), Computational Statistics and Data Analysis 141, 123-138, for the last.

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_number
 from jaxnlme.errors import OptionError, check_whole_number, shown
+from jaxnlme.estimators.em.settings import SCHEDULE
 
 Lengths = TypeVar("Lengths", bound=tuple[int, ...])
 LIKELIHOODS = ("is", "gq", "lin", "none")
@@ -81,3 +82,23 @@ def normalise_seed(method: str, seed: Any) -> int | tuple[int, ...]:
         if data.shape == (2,) and data.dtype == np.uint32:
             return tuple(int(part) for part in data)
     raise OptionError(f"{method}: seed is a whole number or a JAX key; received {shown(seed)}.")
+
+
+def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
+    """Lengths of the three phases; a single number is divided in the proportions of the defaults, which None gives.
+
+    **Raises:** OptionError for anything but one or three non-negative whole numbers, or none above zero.
+    """
+    if iterations is None:
+        return SCHEDULE.saem_phases
+    lengths = phase_lengths(iterations)
+    if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (3,)) or (lengths < 0).any() or lengths.sum() < 1:
+        raise OptionError(
+            "iterations is one whole number, or three of them: annealing, full steps, decreasing steps; received "
+            f"{iterations!r}."
+        )
+    if lengths.ndim:
+        return tuple(int(n) for n in lengths)  # pyright: ignore[reportReturnType]
+    first = round(int(lengths) * SCHEDULE.saem_phases[0] / sum(SCHEDULE.saem_phases))
+    second = round(int(lengths) * SCHEDULE.saem_phases[1] / sum(SCHEDULE.saem_phases))
+    return first, second, int(lengths) - first - second

@@ -14,7 +14,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
-from jaxnlme.estimators.em.options import check_common_options, iteration_limits, phase_lengths
+from jaxnlme.estimators.em.options import check_common_options, iteration_limits, saem_phase_lengths
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
 from jaxnlme.likelihood.approximations import require_gaussian_moments
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
@@ -109,10 +109,7 @@ class AbstractStochastic(AbstractEstimator):
         raise NotImplementedError
 
     def sampler(self, density: Density) -> AbstractSampler:
-        """Sampler of a group's random effects.
-
-        **Arguments:** `density`: of a group, for the layout of its random effects.
-        """
+        """Sampler of a group's random effects; `density`: of a group, for their layout."""
         raise NotImplementedError
 
     def evaluations(self, groups: int) -> int:
@@ -310,23 +307,3 @@ def mode_search_iterations(k: np.ndarray) -> np.ndarray:
     """Mask (iterations,) of the iterations that search the conditional modes: the first
     SCHEDULE.first_mode_searches, and one in SCHEDULE.mode_search_interval."""
     return (k < SCHEDULE.first_mode_searches) | (k % SCHEDULE.mode_search_interval == 0)
-
-
-def saem_phase_lengths(iterations: Any) -> tuple[int, int, int]:
-    """Lengths of the three phases; a single number is divided in the proportions of the defaults, which None gives.
-
-    **Raises:** OptionError for anything but one or three non-negative whole numbers, or none above zero.
-    """
-    if iterations is None:
-        return SCHEDULE.saem_phases
-    lengths = phase_lengths(iterations)
-    if lengths.dtype.kind not in "iu" or lengths.shape not in ((), (3,)) or (lengths < 0).any() or lengths.sum() < 1:
-        raise OptionError(
-            "iterations is one whole number, or three of them: annealing, full steps, decreasing steps; received "
-            f"{iterations!r}."
-        )
-    if lengths.ndim:
-        return tuple(int(n) for n in lengths)  # pyright: ignore[reportReturnType]
-    first = round(int(lengths) * SCHEDULE.saem_phases[0] / sum(SCHEDULE.saem_phases))
-    second = round(int(lengths) * SCHEDULE.saem_phases[1] / sum(SCHEDULE.saem_phases))
-    return first, second, int(lengths) - first - second

@@ -105,9 +105,7 @@ def test_tables_by_level():
         mean, sd = sampling.effects_mean[level], sampling.effects_sd[level]
         modes, se = exact.random_effects[level], exact.random_effects_se[level]
         assert mean.index.equals(modes.index) and list(mean.columns) == list(modes.columns)
-        known = ~(
-            (mean.index.get_level_values("id") == 5) & (level == "occ")
-        )  # one of them has an occ without response
+        known = ~((mean.index.get_level_values("id") == 5) & (level == "occ"))  # it has an occ without response
         mean, sd, modes, se = (table.to_numpy()[known] for table in (mean, sd, modes, se))
         assert (np.abs(mean - modes) < 0.1 * se).all() and (np.abs(sd / se - 1.0) < 0.1).all()
     table = sampling.parameters_mean
