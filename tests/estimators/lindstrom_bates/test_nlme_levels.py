@@ -116,7 +116,7 @@ def test_reml_of_nlme_has_another_psi(reference: Path) -> None:
     ml = case_of(reference, "PBG_fpl_cov_nested_A_ld50_ML").record
     for level, of_level in case.record["random"].items():
         ratio = np.array(of_level["covariance"]) / case.record["sigma"] ** 2
-        assert ratio == pytest.approx(np.array(ml["random"][level]["covariance"]) / ml["sigma"] ** 2, rel=2e-3)
+        assert ratio == pytest.approx(np.array(ml["random"][level]["covariance"]) / ml["sigma"] ** 2, rel=5e-3)
 
 
 def test_variances_that_nlme_leaves_at_zero(reference: Path) -> None:
