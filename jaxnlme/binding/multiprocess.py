@@ -55,6 +55,11 @@ def bind_own_groups(model: ModelDeclaration, data: GroupedData, like: Binding | 
 
 def _check_data(model: ModelDeclaration, data: GroupedData) -> None:
     check_grouped_data(data)
+    if data.nested:
+        raise ModelError(
+            f"nested levels ({', '.join(data.level_names)}) are fitted by one process only; run this fit without "
+            "jax.distributed."
+        )
     designs = (model.fixed_design, model.random_design)
     if any(np.ndim(design) > 2 for design in designs if design is not None):
         raise ModelError(

@@ -34,14 +34,20 @@ class GroupResult(eqx.Module):
 
 
 def group_result(
-    value: Scalar, z: Vector, hessian: Any, monte_carlo: MonteCarloError, search: NewtonResult | None, group: Group
+    value: Scalar,
+    z: Vector,
+    hessian: Any,
+    monte_carlo: MonteCarloError,
+    search: NewtonResult | None,
+    group: Group,
+    positive_definite: Any = None,
 ) -> GroupResult:
     """The GroupResult of one group, with its status. A group without an observed response has likelihood one and mode
     zero, exactly.
 
     **Arguments:** `value`: log p(y); `z` (random,): where the integrand was expanded; `hessian` (random, random): the
     curvature there; `monte_carlo`: the Monte Carlo error; `search`: the outcome of the mode search, None if there was
-    none; `group`.
+    none; `group`; `positive_definite`: the curvature is, None: to be found out here by a factorisation.
     """
     converged = jnp.ones((), bool) if search is None else search.converged
     finite_start = jnp.isfinite(value) if search is None else search.finite
@@ -50,7 +56,8 @@ def group_result(
     status = jnp.where(converged, Status.ok, Status.mode_not_found)
     # The factor of a curvature that is not positive definite is NaN. With a finite factor the value can still be NaN,
     # at a node of the integral.
-    positive_definite = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
+    if positive_definite is None:
+        positive_definite = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(hessian))))
     status = jnp.where(
         jnp.isfinite(value), status, jnp.where(positive_definite, Status.non_finite, Status.not_a_maximum)
     )

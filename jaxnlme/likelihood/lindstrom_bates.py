@@ -109,7 +109,9 @@ def linearised_likelihood(
     """
     z, search, tangent = linearise(method, density, expansion, group, z0)
     model = model_of_tangent(density, computed_once(tangent), params, group, method.restricted)
-    result = group_result(model.value, z, model.hessian, no_monte_carlo_error(), search, group)
+    # I + Z' M Z is positive definite wherever it is finite; nested levels make it too large to be factored once more.
+    definite = None if density.levels is None else jnp.all(jnp.isfinite(model.hessian))
+    result = group_result(model.value, z, model.hessian, no_monte_carlo_error(), search, group, definite)
     observed = jnp.any(group.x.observed)
     return LinearisedResult(result, jax.tree.map(lambda leaf: jnp.where(observed, leaf, 0.0), model))
 

@@ -284,4 +284,6 @@ def nested_value_and_score(
     w = barrier(group_at.solve(barrier(hessian_blocks), in_z, floor=0.0)[0])
     through_mode = directional_slope(lambda x, z: log_joint(unpack(x), z), x, z, w)
     curvature = group_at.layout.dense(blocks)
-    return group_result(value, z, curvature, no_monte_carlo_error(), search, group), in_x + through_mode
+    definite = jnp.isfinite(factored(group_at.layout.nesting, jax.lax.stop_gradient(blocks)).half_logdet)
+    result = group_result(value, z, curvature, no_monte_carlo_error(), search, group, definite)
+    return result, in_x + through_mode
