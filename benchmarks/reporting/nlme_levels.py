@@ -116,12 +116,12 @@ def section(results: Record, name: str) -> str:
         f"the residual of the reference is at most {REFERENCE_RESIDUAL:g}, its distance at most {DISTANCE:g}, and the "
         f"log-likelihood at its values its own within {LOG_LIKELIHOOD:g}. nlme short: ours holds, and the reference's "
         "residual or distance is larger. ours short: all else.\n\n"
-        "`stopped early`: nlme ends where a step changes its parameters by 1e-5 of their size, or where a step of its "
-        "least squares uses up its iterations. The wafer models start from standard deviations of 1% (reference folder)"
-        " and 5% of the parameters: five voltages do not determine the frequency, and to which one a search leads "
-        "depends on them. From the default, 30%, the model with a random frequency ends at 6.449 with a log-likelihood "
-        "of 788.485; from nlme's estimates (662.746, two standard deviations at zero, from where the likelihood rises) "
-        "at 766.441."
+        "`stopped early`: nlme ends where a step changes its parameters by 1e-5 of their size, or where a step of "
+        "its least squares uses up its iterations. The wafer models start from standard deviations of 1% (reference "
+        "folder) and 5% of the parameters: five voltages do not determine the frequency, and to which one a search "
+        "leads depends on them. From the default, 30%, the model with a random frequency ends at 6.449 with a "
+        "log-likelihood of 788.485; from nlme's estimates (662.746, two standard deviations at zero, from where the "
+        "likelihood rises) at 766.441."
     )
     return "\n\n".join(["### Nested levels, variance functions and correlation: nlme", origin(results, name),
                         explanation, tables(results["rows"])])  # fmt: skip
