@@ -161,7 +161,7 @@ def bind(
         raise ModelError(f"model must be a jn.NLMEModel; received {type(model).__name__}.")
     check_grouped_data(data)
     check_readable(data)
-    declared, (model, held, all_effects) = model, _held(model, data)
+    declared, (model, held, all_effects) = model, _held(model, data, like)
     individual, columns, beta0, fixed, names, transforms, covariates, random = _individual(model, data, like)
     effects, sd_ranges = random.names, random.sd_ranges
     if model.psi is not None or model.fix_psi:
@@ -218,12 +218,14 @@ def _resolved_error(
     return held_error(error, held, names)
 
 
-def _held(model: ModelDeclaration, data: GroupedData) -> tuple[ModelDeclaration, dict[str, float], tuple[str, ...]]:
+def _held(
+    model: ModelDeclaration, data: GroupedData, like: Binding | None
+) -> tuple[ModelDeclaration, dict[str, float], tuple[str, ...]]:
     """The model without the effects whose standard deviation is held at zero, all values that it holds fixed, by
     reported name, and the names of all effects (none where it holds nothing fixed)."""
     if not model.fixed and not any(p.holds_sd for p in model.parameters):
         return model, {}, ()
-    random = _individual(model, data, None)[-1]
+    random = _individual(model, data, like)[-1]
     held = held_values(model, random)
     zero = [name for k, name in enumerate(random.names) if held.get(element_name((k,), random.names)) == 0]
     return without_zero_effects(model, random, zero), held, random.names
@@ -240,7 +242,7 @@ def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None
     starts = [entry.beta_start for entry in parameters]
     fixed = [entry.fix for entry in parameters]
     if model.individual is not None:
-        random = random_effects(model, data, None)
+        random = random_effects(model, data, None, None if like is None else like.random)
         individual: AbstractIndividual = FunctionIndividual(
             model.individual, names, transforms, random.names, model.zero_effects, nested
         )

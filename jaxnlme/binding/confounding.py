@@ -15,6 +15,7 @@ from jaxnlme.binding.series import correlation_of
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import ModelError, some
 from jaxnlme.model.covariance.base import element_name
+from jaxnlme.model.density import Density
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
@@ -36,7 +37,8 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
         return
     assert isinstance(error, GaussianError)
     free = not all(p.fix for p in error.parameters[-len(correlation.parameters) :])
-    if not free or error.scale is not _constant or error.by is not None or not density.n_effects:
+    n_outer = n_effects_of_groups(density)
+    if not n_outer or not free or error.scale is not _constant or error.by is not None or not density.n_effects:
         return
     _, chunks = placed.run(_variation, start, once=True)
     variation, size = (placed.collect(part) for part in zip(*chunks, strict=True))
@@ -48,7 +50,7 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
         return
     names = [
         name
-        for k, name in enumerate(density.effect_names)
+        for k, name in enumerate(density.effect_names[:n_outer])
         if used[k]
         and largest[k] < CHECKS.padding_change
         and element_name((k,), density.effect_names) not in binding.held
@@ -63,6 +65,14 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
         )
 
 
+def n_effects_of_groups(density: Density) -> int:
+    """Number of random effects of the groups themselves, which come first among all."""
+    if density.levels is None:
+        return density.n_effects
+    outermost = density.levels.levels[0]
+    return 0 if outermost.depth else len(outermost.effects)
+
+
 def _variation(problem: Problem, params: Params, _: Any) -> tuple[Any, Any]:
     """By group and effect (groups, random): how much the slope of the prediction in the effect varies over the rows
     with a response, as a fraction of its size, and that size; at b = 0 and beside it."""
@@ -71,7 +81,7 @@ def _variation(problem: Problem, params: Params, _: Any) -> tuple[Any, Any]:
 
     def per_group(group):
         def predict(b):
-            phi = density.individual.phi(params.beta, b, group)
+            phi = density.phi_given(params.beta, b, group)
             return density.structural(params.free, phi, group.x, group.v)
 
         slopes = jax.vmap(jacobian(predict))(shifts)  # (points, obs, random)

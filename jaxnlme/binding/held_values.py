@@ -78,6 +78,12 @@ def without_zero_effects(model: ModelDeclaration, random: RandomEffects, zero: S
     if not zero:
         return model
     effects, levels = random.names, random.level_names
+    copies = [name for k, name in enumerate(effects) if name in zero and random.factors.get(random.depths[k])]
+    if copies:
+        raise ModelError(
+            f"sd({copies[0]}) cannot be held at zero: the covariance differs by a factor, and the copies of an effect "
+            "are kept together. Leave the effect out (random=), or hold a small positive value."
+        )
     kept = [k for k, name in enumerate(effects) if name not in zero]
     out = copy.copy(model)
     out.covariance = without_effects(covariance_of(model.covariance, random), kept, effects)

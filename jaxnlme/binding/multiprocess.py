@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from jaxnlme.data._columns import object_array
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, some
+from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.numerics.devices import Processes
@@ -101,8 +103,8 @@ def _check_consistent(data: GroupedData, processes: Processes) -> None:
 
 
 def _shared_columns(model: ModelDeclaration, data: GroupedData) -> list[str]:
-    """Names of the columns whose values in all groups determine the model: those of covariate formulas, of strata and
-    of a residual correlation."""
+    """Names of the columns whose values in all groups determine the model: those of covariate formulas, of strata, of a
+    residual correlation, and of a factor by which the covariance differs."""
     formulas = " ".join(c.formula for parameter in model.parameters for c in parameter.covariates)
     correlation = correlation_of(model.error)
     columns = [*data.x, *data.v, *data.text]
@@ -110,6 +112,8 @@ def _shared_columns(model: ModelDeclaration, data: GroupedData) -> list[str]:
     used |= set() if correlation is None else {correlation.time, correlation.within}
     scale = getattr(model.error, "scale", None)
     used |= {by for by, _ in scale.strata} if isinstance(scale, VarianceScale) else set()
+    specs = model.covariance.values() if isinstance(model.covariance, Mapping) else [model.covariance]
+    used |= {spec.by for spec in specs if isinstance(spec, Heterogeneous)}
     return [name for name in columns if name in used or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
 
 

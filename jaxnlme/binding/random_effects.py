@@ -30,7 +30,8 @@ class RandomEffects:
     random_design); `depths`: 0 for the groups, 1 for the first nested level, ...; `level_names`: by depth; `sds`:
     starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`); `factors`: by depth the
     levels of the factor between which the covariance differs (`Heterogeneous`); `indicators`: for each effect of these
-    1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects.
+    1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects; `merged`: names of
+    levels with one unit in each unit around it, whose effects beside the same ones there are left out.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class RandomEffects:
     sd_ranges: tuple[tuple[float, float], ...]
     factors: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     indicators: tuple[np.ndarray | None, ...] = ()
+    merged: tuple[str, ...] = ()
 
     def at(self, depth: int) -> list[int]:
         """Positions of the effects of a level."""
@@ -90,6 +92,9 @@ def random_effects(
         return _explicit(model, random_design, names_of_levels)
     declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, names_of_levels)]
     declared.sort(key=lambda entry: entry[0])
+    kept = [entry for entry in declared if not _is_merged(*entry, declared, model, data, like)]
+    merged = tuple(sorted({names_of_levels[d] for d, _ in set(declared) - set(kept)}))
+    declared = kept
     factors = _factors(model, data, {depth for depth, _ in declared}, like)
     expanded = [
         (depth, k, level)
@@ -109,7 +114,31 @@ def random_effects(
         tuple(p.sd_start_range(names_of_levels[d]) for p, (d, _, _) in zip(parameters, expanded, strict=True)),
         factors,
         tuple(None if level is None else _indicator(model, data, depth, level) for depth, _, level in expanded),
+        merged,
     )
+
+
+def _is_merged(
+    depth: int,
+    parameter: int,
+    declared: Sequence[tuple[int, int]],
+    model: ModelDeclaration,
+    data: GroupedData,
+    like: RandomEffects | None,
+) -> bool:
+    """True if a random effect cannot be told from the one of the same parameter at a level around it, because each unit
+    there has one unit of its level; where there is an earlier binding, if it was so there.
+
+    **Arguments:** `declared`: pairs (level, parameter) of all random effects.
+    """
+    outer = [d for d, k in declared if k == parameter and d < depth]
+    if not outer:
+        return False
+    if like is not None:
+        name = effect_name(model.parameters[parameter].name, data.level_names[depth], depth)
+        return not any(known == name or known.startswith(f"{name}[") for known in like.names)
+    around = data.nested[outer[-1] - 1].counts if outer[-1] else 1
+    return bool((data.nested[depth - 1].counts == around).all())
 
 
 def _specification(spec: Any, level: str) -> Any:
@@ -188,7 +217,7 @@ def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
     names = [effects.level_names[d] for d in used]
     if isinstance(spec, Mapping):
         for name in spec:
-            if name not in names:
+            if name not in (*names, *effects.merged):
                 raise ModelError(
                     f"covariance names {name!r}, which is no level with random effects; {near_matches(name, names)}"
                 )
@@ -241,6 +270,8 @@ def psi_matrix(psi: Any, effects: RandomEffects) -> Any:
     used = {effects.level_names[d]: effects.at(d) for d in sorted(set(effects.depths))}
     out = np.diag(effects.sds**2)
     for name, matrix in psi.items():
+        if name in effects.merged and name not in used:
+            continue
         if name not in used:
             raise ModelError(f"psi names {name!r}, which is no level with random effects; {near_matches(name, used)}")
         n = len(used[name])

@@ -169,7 +169,7 @@ def nesting_notes(group: str, labels: np.ndarray, levels: Sequence[NestedLevel])
         if (level.counts == outer_counts).all():
             notes.append(
                 f"every {outer_name} has one {level.name}: a random effect by {level.name} beside the same one by "
-                f"{outer_name} cannot be distinguished from it."
+                f"{outer_name} cannot be distinguished from it, and is left out of a model."
             )
         where: dict[Any, int] = {}
         for row in level.labels:
@@ -187,5 +187,5 @@ def nesting_notes(group: str, labels: np.ndarray, levels: Sequence[NestedLevel])
 
 
 def _running_numbers(labels: Any) -> bool:
-    """True if the labels are whole numbers, or text that ends in one, as numbers of occasions are."""
-    return all(str(label).rstrip("0").rstrip(".")[-1:].isdigit() or str(label)[-1:].isdigit() for label in labels)
+    """True if the labels are numbers, or text that ends in a digit, as numbers of occasions are."""
+    return all(str(label)[-1:].isdigit() for label in labels)

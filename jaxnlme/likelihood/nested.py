@@ -53,8 +53,9 @@ def is_nested(density: Density, order: int) -> bool:
 class NestedGroup:
     """One group at given Params, computed unit by unit. Used within one trace.
 
-    **Fields:** `layout`: the UnitLayout; `n`: parameters; `q`: effects of a unit with those around it; `design`: A and
-    B by entries, each a number or (units,).
+    **Fields:** `method`: a LikelihoodApproximation, None where only modes or a tangent are needed; `individual`;
+    `layout`: the UnitLayout; `n`: parameters; `q`: effects of a unit with those around it; `fixed`, `random`: A and B
+    by entries, each a number or (units,).
     """
 
     def __init__(self, method: Any, density: Density, params: Params, group: Group):

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_flag
 from jaxnlme.errors import ModelError, shown
+from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.covariance.specification import check_specification
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
@@ -106,7 +107,7 @@ class ModelDeclaration:
                 starts = starts and f", beta starts at {starts}"
                 lines.append(f"  {design}: shape {np.shape(getattr(self, design))}{starts}")
         if self.random_design is not None or any(p.random for p in self.parameters):
-            plain = isinstance(self.covariance, (str, list, tuple, Mapping))
+            plain = isinstance(self.covariance, (str, list, tuple, Mapping, Heterogeneous))
             spec = self.covariance if plain else type(self.covariance).__name__
             lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
         held = {f"sd({p.name})": p.sd.value for p in self.parameters if isinstance(p.sd, Fixed)}
@@ -144,6 +145,11 @@ class ModelDeclaration:
         if self.fixed_design is None and self.beta is not None:
             raise ModelError(
                 "beta is only used with fixed_design; starting values of parameters are Parameter(start=...)."
+            )
+        if self.random_design is not None and isinstance(self.covariance, Heterogeneous):
+            raise ModelError(
+                f"the covariance differs by {self.covariance.by!r}, and random_design gives the random effects of this "
+                "model: declare them by Parameter(random=...), or use one covariance for all."
             )
         if self.random_design is not None and any(p.random for p in self.parameters):
             raise ModelError("give either random_design or random=True on parameters, not both.")

@@ -231,8 +231,10 @@ def _on_natural_scale(
         for k, transform in enumerate(binding.transforms):
             if transform is not None:
                 natural[k] = [float(transform.to_natural(v)) for v in (values[k], lower[k], upper[k])]
+        owners = None if binding.random is None else binding.random.parameters
         for k, effect in enumerate(density.effect_names):
-            if effect.partition("|")[0] in logs and binding.model.individual is None:
+            parameter = effect if owners is None else binding.model.parameters[owners[k]].name
+            if parameter in logs and binding.model.individual is None:
                 cv[p + k] = 100.0 * np.sqrt(np.expm1(values[p + k] ** 2))
     return natural, cv
 

@@ -286,11 +286,11 @@ class FitRecord:
 
         return parameters(self, level, data)
 
-    def simulate(self, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+    def simulate(self, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population") -> np.ndarray:
         """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
         from jaxnlme.results.simulate import simulate
 
-        return simulate(self, n, key, data)
+        return simulate(self, n, key, data, level)
 
     def __repr__(self) -> str:
         outcome = "converged" if self.converged else "NOT CONVERGED"

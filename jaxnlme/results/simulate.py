@@ -18,7 +18,8 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import compile_once, rebind, require_estimates, to_rows
+from jaxnlme.results.by_level import level_depth, up_to_depth
+from jaxnlme.results.evaluate import binding_and_effects, compile_once, rebind, require_estimates, to_rows
 from jaxnlme.results.settings import SIMULATION
 from jaxnlme.signatures import public
 from jaxnlme.typing import Vector
@@ -27,30 +28,35 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
-def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.ndarray:
+def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population") -> np.ndarray:
     """Responses drawn from the fitted model: new random effects for every group, new residuals for every row.
 
     **Arguments:** `n`, replicates; `key`, a seed or a JAX key; `data`, None for the fitted rows, or new ones as in
-    `predict`. The random numbers of a group are a function of (key, replicate, label of the group): the order of
-    groups, padding and the number of replicates do not change them.
+    `predict`; `level`: the random effects that are not drawn but those of the fit, named as in `predict`: "population",
+    none; "Subject", those of subjects (responses of known subjects on new occasions); "group", all of them (only
+    residuals are drawn). The random numbers of a group are a function of (key, replicate, label of the group): the
+    order of groups, padding and the number of replicates do not change them.
     **Returns:** (n, rows), in row order, also for rows whose response was missing.
-    **Raises:** OptionError where `n` is not a whole number >= 1, or `key` neither a seed nor a key; ModelError where
-    the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the fit has no estimates; for
-    new `data` errors of `predict`.
+    **Raises:** OptionError where `n` is not a whole number >= 1, `key` neither a seed nor a key, or for another
+    `level`; ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the
+    fit has no estimates; for new `data` errors of `predict`.
     """
     n = check_whole_number("n", n, 1, "the number of replicates")
     require_host("fit.simulate", key, data)
     require_estimates(fit)
-    binding = rebind(fit, data)
+    depth = level_depth(fit.data, level)
+    binding, modes = binding_and_effects(fit, data, level) if depth else (rebind(fit, data), None)
     check_sampler(binding.density)
+    known = None if modes is None else (modes, up_to_depth(binding, np.ones_like(modes), depth) > 0)
     chunk = min(n, max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
     out = np.empty((n, binding.data.n_rows))
     with x64():
         replicates = compile_once(simulate_replicates, binding, chunk)
         problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
+        known = on_device(known)
         for start in range(0, n, chunk):
             # The last call may draw more replicates than needed, so that no other size is compiled.
-            pieces = replicates(problem, params, base, jnp.arange(start, start + chunk))
+            pieces = replicates(problem, params, base, jnp.arange(start, start + chunk), known)
             pieces = [np.asarray(piece) for piece in pieces]
             for k in range(min(chunk, n - start)):
                 out[start + k] = to_rows(binding, [piece[k] for piece in pieces])
@@ -63,14 +69,17 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None) -> np.n
     return out
 
 
-def simulate_replicates(problem: Problem, params: Params, key: jax.Array, replicates: jax.Array) -> list[jax.Array]:
+def simulate_replicates(
+    problem: Problem, params: Params, key: jax.Array, replicates: jax.Array, known: Any = None
+) -> list[jax.Array]:
     """Responses of several replicates, as a pure function; replicate r is that of `simulate` with the same key.
 
-    **Arguments:** `problem`; `params`; `key`, a JAX key; `replicates` (k,), numbers of the replicates.
+    **Arguments:** `problem`; `params`; `key`, a JAX key; `replicates` (k,), numbers of the replicates; `known`:
+    whitened effects (groups, random), and true for those that are not drawn (groups, random); None: all are drawn.
     **Returns:** an array (k, groups, obs) per bucket.
     **Raises:** ModelError where the outcome cannot be drawn.
     """
-    return jax.vmap(lambda r: simulate_responses(problem, params, jax.random.fold_in(key, r)))(replicates)
+    return jax.vmap(lambda r: _responses(problem, params, jax.random.fold_in(key, r), known))(replicates)
 
 
 @public("jn.simulate_responses")
@@ -82,16 +91,24 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
     **Raises:** ModelError where the outcome cannot be drawn.
     """
     check_problem(problem)
+    return _responses(problem, params, key, None)
+
+
+def _responses(problem: Problem, params: Params, key: jax.Array, known: Any) -> list[jax.Array]:
+    """`simulate_responses` with some random effects `known`, as in `simulate_replicates`."""
     density = problem.density
     check_sampler(density)
 
-    def per_group(group: Group) -> Vector:
+    def per_group(group: Group, *known_of_group: Any) -> Vector:
         effects, noise = jax.random.split(jax.random.fold_in(key, group.key))
         z = draw_effects(density, effects, params.beta.dtype)
+        if known_of_group:
+            modes, is_known = known_of_group
+            z = jnp.where(is_known, modes, z)
         f = density.predict(params, z, group)
         return draw(density, params, noise, f, group)
 
-    return problem.map_buckets(per_group)
+    return problem.map_buckets(per_group, *(() if known is None else known))
 
 
 def draw_effects(density: Density, key: jax.Array, dtype: Any) -> Vector:

@@ -217,3 +217,61 @@ def test_sentences_where_levels_are_not_there():
     period = [jn.Parameter("cl", 1.6, "log", random=True, covariates=["C(occ)"]), parameters[1]]
     with pytest.raises(jn.ModelError, match="'occ' is no column or function; it holds labels of groups: list a copy"):
         jn.bind(jn.NLMEModel(decay, period), nested())
+
+
+def test_a_level_with_one_unit_each_is_left_out():
+    """With one occasion each the model is that without the level, and a note says so."""
+    frame = table(occasions=1)
+    data = nested(frame)
+    assert any("every id has one occ" in note and "left out" in note for note in data.notes)
+    of_groups = [
+        jn.Parameter("cl", 1.6, "log", random=True, sd=0.3),
+        jn.Parameter("vol", 8.0, "log", random="id", sd=0.1),
+    ]
+    plain = jn.NLMEModel(decay, of_groups, covariance="full")
+    both = jn.NLMEModel(
+        decay,
+        [
+            jn.Parameter("cl", 1.6, "log", random=["id", "occ"], sd={"id": 0.3, "occ": 0.2}),
+            jn.Parameter("vol", 8.0, "log", random=["id", "occ"], sd=0.1),
+        ],
+        covariance={"id": "full", "occ": "diagonal"},
+    )
+    binding = jn.bind(both, data)
+    assert binding.density.effect_names == ("cl", "vol")
+    single = GroupedData.from_frame(frame, "id", "conc", ["hour"])
+    values = [float(jn.log_likelihood(m, m.params(d), d, "fo")) for m, d in ((plain, single), (both, data))]
+    assert values[0] == pytest.approx(values[1], rel=1e-10)
+    # A table to predict with one occasion of each subject keeps the effects of the fit.
+    assert len(jn.bind(both, nested(frame), like=jn.bind(both, nested())).density.effect_names) == 4
+
+
+def test_crossed_labels_are_noted():
+    frame = table().assign(occ=lambda f: f["occ"].map({1: "red", 2: "blue", 3: "green"}))
+    assert any("crossed" in note for note in nested(frame).notes)
+    assert not any("crossed" in note for note in nested().notes)  # running numbers
+
+
+def test_simulation_with_known_effects(fit_of_levels):
+    """With all effects known only the residuals are drawn; with those of subjects known, occasions vary as well."""
+    fit = fit_of_levels
+    f, of_subject = fit.predict().to_numpy(), fit.predict(level="id").to_numpy()
+    residual = fit.values["a"]
+    known = fit.simulate(400, 1, level="group")
+    # 400 draws: means within five standard errors
+    assert np.abs(known.mean(axis=0) - f).max() < 5 * residual / 20
+    partly = fit.simulate(400, 1, level="id")
+    assert (partly.std(axis=0) > known.std(axis=0)).mean() > 0.7
+    spread = partly.std(axis=0)
+    assert np.abs(np.median(partly, axis=0) - of_subject).max() < 5 * 1.25 * spread.max() / 20
+    with pytest.raises(jn.OptionError, match="level 'occc' is not known"):
+        fit.simulate(1, level="occc")
+
+
+@pytest.fixture(scope="module")
+def fit_of_levels():
+    parameters = [
+        jn.Parameter("cl", 1.6, "log", random=["id", "occ"], sd=0.3),
+        jn.Parameter("vol", 8.0, "log"),
+    ]
+    return jn.fit(jn.NLMEModel(decay, parameters), nested(), "focei", progress=False)

@@ -24,8 +24,8 @@ class Heterogeneous:
     Models in S and S-PLUS, section 5.2, for the same of residuals.
     """
 
-    structure: Any = "diagonal"
-    by: str = ""
+    structure: Any
+    by: str
 
     def __post_init__(self):
         if not isinstance(self.by, str) or not self.by:

@@ -89,6 +89,11 @@ def ARMA(
         default = [0.0] * count
         default[:1] = [MODEL.start_correlation] * bool(count)
         values = default if start is None else list(start)
+        if max(p, q) > 1 and any(isinstance(value, Fixed) for value in values):
+            raise OptionError(
+                f"ARMA({p}, {q}): the coefficients of an order above one depend on each other, so that none can be "
+                "held by itself; give starting values."
+            )
         if len(values) != count:
             raise OptionError(f"ARMA: {name} must have {count} starting values; received {shown(start)}.")
         scale = Logit(-1.0, 1.0) if count == 1 else Identity()

@@ -172,7 +172,7 @@ class AbstractCorrelation(eqx.Module):
 
     A subclass has the fields `parameters` (a tuple of ErrorParameter), `time` (name of a column, or None for the
     position of a row in its series), `within` (name of a column in whose levels rows are correlated, or None), and
-    defines `formula` and `factor`.
+    defines `formula`, `factor` and `color`.
     """
 
     if TYPE_CHECKING:

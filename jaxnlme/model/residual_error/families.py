@@ -174,9 +174,8 @@ def gaussian(
 
     **Arguments:** `scale`: the name of a residual model ("constant", "power", ...), an object such as
     `jn.error.power(c=0.5)`, or variance functions such as `jn.variance.power() * jn.variance.strata("Sex")`, which
-    give the standard deviation; `correlation`: from `jn.correlation`, None for
-    independent residuals; `response`: as for `transform_both_sides`; `by`: a column with parameters of the scale for
-    each level.
+    give the standard deviation; `correlation`: from `jn.correlation`, None for independent residuals; `response`: as
+    for `transform_both_sides`; `by`: a column with parameters of the scale for each level.
     **Returns:** a residual model, for `error=` of `jn.NLMEModel`.
     **Raises:** OptionError for other types, or names that scale and correlation share.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, chapter 5.
@@ -191,6 +190,8 @@ def gaussian(
         base = error_model(scale)
     if not isinstance(base, GaussianError):
         raise OptionError(f"scale must be a Gaussian residual model or its name; received {shown(scale)}.")
+    if base.correlation is not None:
+        raise OptionError("scale has a correlation already; give the scale without it, and correlation= beside it.")
     if correlation is not None and not isinstance(correlation, AbstractCorrelation):
         advice = " Call it, with parentheses." if callable(correlation) else ""
         raise OptionError(
