@@ -12,6 +12,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.likelihood.score import value_and_score
+from tests.problems import cheap
 
 EXACT = 1e-10  # rounding of sums of a few hundred terms, relative
 
@@ -52,6 +53,16 @@ def with_separable(problem: jn.Problem, separable: bool) -> jn.Problem:
     return dataclasses.replace(problem, density=dataclasses.replace(density, levels=levels))
 
 
+def group_values(model, params, data, method="focei"):
+    """`jn.group_log_likelihoods` in one compiled program; `data` may be a Problem."""
+    problem = jax.tree.map(jnp.asarray, data if isinstance(data, jn.Problem) else jn.bind(model, data).problem)
+    return np.asarray(cheap(lambda p: jn.group_log_likelihoods(None, p, problem, method))(params))
+
+
+def total(model, params, data, method="focei"):
+    return float(group_values(model, params, data, method).sum())
+
+
 def scores(problem, params, method):
     problem = jax.tree.map(jnp.asarray, problem)
     z = jnp.zeros((problem.n_groups, problem.density.n_effects))
@@ -59,7 +70,7 @@ def scores(problem, params, method):
     def run(x):
         return problem.map(lambda g, z: value_and_score(method, problem.density, params.unpack, x, g, z), z)
 
-    result, score = jax.jit(run)(params.pack())
+    result, score = cheap(run)(params.pack())
     return np.asarray(result.value), np.asarray(score), np.asarray(result.mode), np.asarray(result.curvature)
 
 
@@ -118,10 +129,8 @@ def test_effects_of_inner_units_only_are_groups_of_their_own():
     frame["unit"] = frame["id"].astype(str) + frame["occ"]
     flat = jn.NLMEModel(decay, [jn.Parameter("cl", 1.6, "log", random=True, sd=0.2), jn.Parameter("v", 8.0, "log")])
     flat_data = jn.GroupedData.from_frame(frame, "unit", "y", ["t"])
-    nested = jn.log_likelihood(model, model.params(data), data, "laplace")
-    assert float(nested) == pytest.approx(
-        float(jn.log_likelihood(flat, flat.params(flat_data), flat_data, "laplace")), rel=EXACT
-    )
+    nested = total(model, model.params(data), data, "laplace")
+    assert nested == pytest.approx(total(flat, flat.params(flat_data), flat_data, "laplace"), rel=EXACT)
 
 
 # --- brute force ---
@@ -150,7 +159,7 @@ def test_nested_quadrature_converges_to_the_exact_value():
     model, data = nested_model(), nested_data(frame)
     params = model.params(data, {"a": 0.5})
     exact = brute_force(frame, 1.6, 8.0, 0.3, 0.2, 0.5)
-    values = [np.asarray(jn.group_log_likelihoods(model, params, data, jn.AGQ(n))) for n in (1, 5, 11, 21)]
+    values = [group_values(model, params, data, jn.AGQ(n)) for n in (1, 5, 11, 21)]
     errors = [np.abs(value - exact).max() for value in values]
     assert errors[-1] < 1e-6  # the accuracy of the brute-force rule is 1e-9
     assert errors[0] > errors[1] > errors[2]
@@ -160,14 +169,15 @@ def test_gradient_of_nested_quadrature():
     model, data = nested_model(), nested_data()
     problem, params = jn.bind(model, data).problem, model.params(data)
     _, score, _, _ = scores(problem, params, jn.AGQ(3))
-    gradient = jax.grad(lambda x: jn.log_likelihood(None, params.unpack(x), problem, jn.AGQ(3)))(params.pack())
+    slope = cheap(jax.grad(lambda x: jn.log_likelihood(None, params.unpack(x), problem, jn.AGQ(3))))
+    gradient = slope(params.pack())
     assert score.sum(axis=0) == pytest.approx(np.asarray(gradient), rel=1e-9)
 
 
 def test_one_node_is_laplace():
     model, data = nested_model(), nested_data()
     params = model.params(data)
-    values = [float(jn.log_likelihood(model, params, data, method)) for method in (jn.AGQ(1), "laplace")]
+    values = [total(model, params, data, method) for method in (jn.AGQ(1), "laplace")]
     assert values[0] == pytest.approx(values[1], rel=EXACT)
 
 
@@ -194,8 +204,8 @@ def test_counts_by_nested_quadrature():
             rate = np.exp(1.4 + 0.4 * x[:, None, None] + 0.3 * x[None, :, None])
             total += np.log(np.exp(poisson.logpmf(rows["y"].to_numpy(), rate).sum(axis=2)) @ w)
         exact.append(np.log(np.exp(total) @ w))
-    values = jn.group_log_likelihoods(model, model.params(data), data, jn.AGQ(15))
-    assert np.asarray(values) == pytest.approx(np.array(exact), abs=1e-6)
+    values = group_values(model, model.params(data), data, jn.AGQ(15))
+    assert values == pytest.approx(np.array(exact), abs=1e-6)
 
 
 # --- linear f: closed forms ---
@@ -230,19 +240,19 @@ def test_linear_model(method):
     model, data, frame = linear_case()
     params = model.params(data, {"corr(level, slope)": 0.3, "a": 0.8})
     psi = np.array([[0.49, 0.021], [0.021, 0.01]])
-    value = float(jn.log_likelihood(model, params, data, method))
+    value = total(model, params, data, method)
     assert value == pytest.approx(closed_form(frame, psi, 0.4, 0.8), rel=EXACT)
 
 
 def test_row_order_padding_and_buckets_change_nothing():
     model, data, frame = linear_case()
     params = model.params(data)
-    value = float(jn.log_likelihood(model, params, data))
+    value = total(model, params, data)
     shuffled = frame.sample(frac=1.0, random_state=1)
     for other in (nested_data(shuffled), data.pad_to(20)):
-        assert float(jn.log_likelihood(model, params, other)) == pytest.approx(value, rel=EXACT)
+        assert total(model, params, other) == pytest.approx(value, rel=EXACT)
     problem = jn.bind(model, data, buckets=3).problem
-    assert float(jn.log_likelihood(None, params, problem)) == pytest.approx(value, rel=EXACT)
+    assert total(None, params, problem) == pytest.approx(value, rel=EXACT)
 
 
 # --- carry-over: rows of one occasion depend on the effects of earlier ones ---
@@ -295,11 +305,11 @@ def test_carry_over_equals_an_independent_evaluation(method):
 
     model, data, frame, doses = carry_over_case()
     params = model.params(data, {"a": 0.6})
-    values = np.asarray(jn.group_log_likelihoods(model, params, data, method))
+    values = group_values(model, params, data, method)
     for k in range(3):
         rows, given = frame[frame["id"] == k], doses[doses["id"] == k]
-        joint = jax.jit(lambda z, rows=rows, given=given: carry_over_joint(rows, given, z))
-        slope, curvature = jax.jit(jax.grad(joint)), jax.jit(jax.hessian(joint))
+        joint = cheap(lambda z, rows=rows, given=given: carry_over_joint(rows, given, z))
+        slope, curvature = cheap(jax.grad(joint)), cheap(jax.hessian(joint))
 
         def minus(z, joint=joint, slope=slope):
             return -float(joint(z)), -np.asarray(slope(z))
@@ -341,5 +351,5 @@ def test_model_that_asks_for_parameters_of_occasions():
     data, plain = nested_data(), nested_model()
     model = nested_model(by_occasion)
     assert jn.bind(model, data).density.levels.separable
-    value = jn.log_likelihood(model, model.params(data), data)
-    assert float(value) == pytest.approx(float(jn.log_likelihood(plain, plain.params(data), data)), rel=EXACT)
+    value = total(model, model.params(data), data)
+    assert value == pytest.approx(total(plain, plain.params(data), data), rel=EXACT)
