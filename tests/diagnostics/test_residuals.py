@@ -121,6 +121,7 @@ def test_definitions() -> None:
         for kind, (residual, covariance) in roots.items():
             out[kind][i, observed] = np.linalg.solve(np.real(sqrtm(covariance)), residual)
         out["pres"][i, observed], out["ires"][i, observed], out["iwres"][i, observed] = y - f0, y - f, (y - f) / s
+        out["normalized"][i, observed] = (y - f) / s  # the residuals are independent
     residuals = fit.residuals(KINDS)
     assert residuals.columns.tolist() == list(KINDS)
     for kind in KINDS:
