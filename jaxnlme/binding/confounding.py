@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -24,7 +25,8 @@ from jaxnlme.model.residual_error.named_scales import _constant
 
 
 def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) -> None:
-    """Check that no random effect is added to the prediction beside a correlation of all rows of a group.
+    """Check that no random effect is added to the prediction beside a correlation of all rows of its units: the groups,
+    or the units of a nested level within which rows are correlated.
 
     With a constant scale s, R + d 11' is again of the form s^2 C for compound symmetry and unstructured correlations,
     so that only the sum with the variance of such an effect is determined.
@@ -33,14 +35,16 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
     """
     density, error = binding.density, binding.density.error
     correlation = correlation_of(error)
-    if not isinstance(correlation, (Exchangeable, Unstructured)) or correlation.within is not None:
+    if not isinstance(correlation, (Exchangeable, Unstructured)) or not density.n_effects:
         return
     assert isinstance(error, GaussianError)
+    levels = binding.data.level_names
+    within = levels[0] if correlation.within is None else correlation.within
     free = not all(p.fix for p in error.parameters[-len(correlation.parameters) :])
-    n_outer = n_effects_of_groups(density)
-    if not n_outer or not free or error.scale is not _constant or error.by is not None or not density.n_effects:
+    if within not in levels or not free or error.scale is not _constant or error.by is not None:
         return
-    _, chunks = placed.run(_variation, start, once=True)
+    depth = levels.index(within)
+    _, chunks = placed.run(_variation_at(depth), start, once=True)
     variation, size = (placed.collect(part) for part in zip(*chunks, strict=True))
     with np.errstate(all="ignore"):
         largest = np.max(placed.processes.gather(np.nanmax(variation, axis=0)), axis=0)
@@ -48,48 +52,63 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
     first, last = len(density.beta_names), len(density.beta_names) + density.covariance.n_unconstrained
     if binding.fixed[first:last].all():
         return
+    at_level = _effects_at(density, depth)
     names = [
         name
-        for k, name in enumerate(density.effect_names[:n_outer])
-        if used[k]
+        for k, name in enumerate(density.effect_names)
+        if k in at_level
+        and used[k]
         and largest[k] < CHECKS.padding_change
         and element_name((k,), density.effect_names) not in binding.held
     ]
     if names:
         verb = "are" if len(names) > 1 else "is"
+        unit = "a group" if depth == 0 else f"one {within}"
         raise ModelError(
             f"only the sum of the variance of the random effect of {some(names)}, which {verb} added to the "
-            f"prediction, and of the covariance that all residuals of a group share ({correlation.formula}) is "
+            f"prediction, and of the covariance that all residuals of {unit} share ({correlation.formula}) is "
             "determined by the data: leave one of them out, hold one fixed (rho=jn.fixed(...)), or give the "
-            "correlation within=."
+            "correlation within= smaller units."
         )
 
 
-def n_effects_of_groups(density: Density) -> int:
-    """Number of random effects of the groups themselves, which come first among all."""
+def _effects_at(density: Density, depth: int) -> tuple[int, ...]:
+    """Positions of the distinct effects of a level: 0 for the groups, 1 for the first nested level, ..."""
     if density.levels is None:
-        return density.n_effects
-    outermost = density.levels.levels[0]
-    return 0 if outermost.depth else len(outermost.effects)
+        return tuple(range(density.n_effects)) if depth == 0 else ()
+    return next((level.effects for level in density.levels.levels if level.depth == depth), ())
 
 
-def _variation(problem: Problem, params: Params, _: Any) -> tuple[Any, Any]:
-    """By group and effect (groups, random): how much the slope of the prediction in the effect varies over the rows
-    with a response, as a fraction of its size, and that size; at b = 0 and beside it."""
-    density = problem.density
-    shifts = jnp.stack([jnp.zeros(density.n_effects), *(jnp.full(density.n_effects, s) for s in CHECKS.effect_shifts)])
+@functools.cache
+def _variation_at(depth: int) -> Any:
+    """The function for `PlacedProblem.run` that computes, by group and distinct effect (groups, distinct effects), how
+    much the slope of the prediction in the effect varies over the rows with a response of a unit of the level `depth`,
+    as a fraction of its size, and that size; at b = 0 and beside it."""
 
-    def per_group(group):
-        def predict(b):
-            phi = density.phi_given(params.beta, b, group)
-            return density.structural(params.free, phi, group.x, group.v)
+    def variation(problem: Problem, params: Params, _: Any) -> tuple[Any, Any]:
+        density = problem.density
+        n, q = density.n_effects, density.covariance.size
+        shifts = jnp.stack([jnp.zeros(n), *(jnp.full(n, s) for s in CHECKS.effect_shifts)])
+        owners = np.arange(n) if density.levels is None else density.levels.owners
+        together = np.eye(q)[owners]  # (random, distinct effects): the same effect of all units at once
 
-        slopes = jax.vmap(jacobian(predict))(shifts)  # (points, obs, random)
-        seen = group.x.observed[None, :, None]
-        high = jnp.max(jnp.where(seen, slopes, -jnp.inf), axis=(0, 1))
-        low = jnp.min(jnp.where(seen, slopes, jnp.inf), axis=(0, 1))
-        size = jnp.max(jnp.where(seen, jnp.abs(slopes), 0.0), axis=(0, 1))
-        has = jnp.any(group.x.observed) & (size > 0)
-        return jnp.where(has, (high - low) / jnp.where(has, size, 1.0), 0.0), size
+        def per_group(group):
+            def predict(b):
+                phi = density.phi_given(params.beta, b, group)
+                return density.structural(params.free, phi, group.x, group.v)
 
-    return (), problem.map(per_group)
+            slopes = jax.vmap(jacobian(predict))(shifts) @ together  # (points, obs, distinct effects)
+            units = 1 if depth == 0 else group.units[depth - 1].present.shape[0]
+            unit = jnp.zeros(group.y.shape, int) if depth == 0 else group.units[depth - 1].index
+            inside = (unit[:, None] == jnp.arange(units)[None, :]) & group.x.observed[:, None]
+            seen = inside[None, :, None, :]
+            high = jnp.max(jnp.where(seen, slopes[..., None], -jnp.inf), axis=(0, 1))  # (effects, units)
+            low = jnp.min(jnp.where(seen, slopes[..., None], jnp.inf), axis=(0, 1))
+            size = jnp.max(jnp.where(seen, jnp.abs(slopes)[..., None], 0.0), axis=(0, 1))
+            has = jnp.any(inside, axis=0)[None, :] & (size > 0)
+            relative = jnp.where(has, (high - low) / jnp.where(has, size, 1.0), 0.0)
+            return jnp.max(relative, axis=1), jnp.max(size, axis=1)
+
+        return (), problem.map(per_group)
+
+    return variation

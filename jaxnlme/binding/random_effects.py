@@ -31,7 +31,7 @@ class RandomEffects:
     starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`); `factors`: by depth the
     levels of the factor between which the covariance differs (`Heterogeneous`); `indicators`: for each effect of these
     1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects; `merged`: names of
-    levels with one unit in each unit around it, whose effects beside the same ones there are left out.
+    effects that are left out, because each unit of a level around them, where there is the same effect, has one unit.
     """
 
     names: tuple[str, ...]
@@ -93,7 +93,9 @@ def random_effects(
     declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, names_of_levels)]
     declared.sort(key=lambda entry: entry[0])
     kept = [entry for entry in declared if not _is_merged(*entry, declared, model, data, like)]
-    merged = tuple(sorted({names_of_levels[d] for d, _ in set(declared) - set(kept)}))
+    merged = tuple(
+        effect_name(model.parameters[k].name, names_of_levels[d], d) for d, k in declared if (d, k) not in kept
+    )
     declared = kept
     factors = _factors(model, data, {depth for depth, _ in declared}, like)
     expanded = [
@@ -135,8 +137,7 @@ def _is_merged(
     if not outer:
         return False
     if like is not None:
-        name = effect_name(model.parameters[parameter].name, data.level_names[depth], depth)
-        return not any(known == name or known.startswith(f"{name}[") for known in like.names)
+        return effect_name(model.parameters[parameter].name, data.level_names[depth], depth) in like.merged
     around = data.nested[outer[-1] - 1].counts if outer[-1] else 1
     return bool((data.nested[depth - 1].counts == around).all())
 
@@ -217,7 +218,7 @@ def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
     names = [effects.level_names[d] for d in used]
     if isinstance(spec, Mapping):
         for name in spec:
-            if name not in (*names, *effects.merged):
+            if name not in names and not any(merged.endswith(f"|{name}") for merged in effects.merged):
                 raise ModelError(
                     f"covariance names {name!r}, which is no level with random effects; {near_matches(name, names)}"
                 )
@@ -270,7 +271,7 @@ def psi_matrix(psi: Any, effects: RandomEffects) -> Any:
     used = {effects.level_names[d]: effects.at(d) for d in sorted(set(effects.depths))}
     out = np.diag(effects.sds**2)
     for name, matrix in psi.items():
-        if name in effects.merged and name not in used:
+        if name not in used and any(merged.endswith(f"|{name}") for merged in effects.merged):
             continue
         if name not in used:
             raise ModelError(f"psi names {name!r}, which is no level with random effects; {near_matches(name, used)}")

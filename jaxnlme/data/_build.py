@@ -55,9 +55,9 @@ def assemble(
     layout = lay_out(*factorize(outermost, group_name))
     fields = _padded(layout, values, columns, v_columns) | {"group_name": group_name, "y_name": y_name}
     if len(by_level) > 1:
+        fields["nested"] = nested_levels(level_names[1:], by_level[1:], layout.source)
         if need_response:  # a table to predict may have one unit of each group
             check_nesting(group_name, level_names[1:], outermost, by_level[1:])
-        fields["nested"] = nested_levels(level_names[1:], by_level[1:], layout.source)
     if weight is not None:
         row_weights = checks.check_row_weights(weight, weights_name)
         fields["weights"] = checks.check_weights(

@@ -162,7 +162,11 @@ def name_list(names: Any, role: str) -> list[str]:
 def level_names(group: Any) -> list[Any]:
     """The columns of the grouping levels, outermost first, from one name or a list. **Raises:** DataError where there
     is none, or one is listed twice."""
-    levels = name_list(group, "group") if isinstance(group, (list, tuple)) else [group]
+    several = isinstance(group, (list, tuple)) or (hasattr(group, "tolist") and not isinstance(group, str))
+    levels = name_list(group, "group") if several else [group]
+    for name in levels:
+        if isinstance(name, (list, dict, set)):
+            raise DataError(f"group lists {shown(name)}; expected column names, as in group=['Subject', 'Occasion'].")
     if not levels:
         raise DataError("group lists no column; expected one name, or those of nested levels from the outermost on.")
     return levels

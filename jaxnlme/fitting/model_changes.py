@@ -80,8 +80,8 @@ class ModelChange:
         possible = {effect_name(p, level, d): (d, p) for d, level in enumerate(self.levels) for p in self.names}
         for name in names:
             if name not in possible:
-                what = "parameter of this model" if len(self.levels) == 1 else "parameter, or parameter|level,"
-                raise OptionError(f"random={name!r} is no {what}; {near_matches(name, possible)}")
+                what = "parameter" if len(self.levels) == 1 else "parameter or parameter|level"
+                raise OptionError(f"random={name!r} is no {what} of this model; {near_matches(name, possible)}")
         ordered_names = [name for name in possible if name in names]
         self.kept_effects = [self.effects.index(name) if name in self.effects else -1 for name in ordered_names]
         for k, p in enumerate(self.parameters):

@@ -92,7 +92,7 @@ def test_random_lists_effects_by_level(begun):
     )
     more = flat.update(random=["cl", "cl|occ", "vol|occ"])
     assert effects(more) == ("cl", "cl|occ", "vol|occ") and "sd(vol|occ)" in more.start
-    with pytest.raises(jn.OptionError, match=r"random='cl.day' is no parameter, or parameter.level,; did you mean"):
+    with pytest.raises(jn.OptionError, match=r"random='cl.day' is no parameter or parameter.level of this model; did"):
         begun.update(random=["cl|day"])
 
 
@@ -275,3 +275,14 @@ def fit_of_levels():
         jn.Parameter("vol", 8.0, "log"),
     ]
     return jn.fit(jn.NLMEModel(decay, parameters), nested(), "focei", progress=False)
+
+
+def test_predictions_where_an_inner_effect_is_held_at_zero():
+    parameters = [
+        jn.Parameter("cl", 1.6, "log", random=["id", "occ"], sd={"id": 0.3, "occ": 0}),
+        jn.Parameter("vol", 8.0, "log"),
+    ]
+    fit = jn.fit(jn.NLMEModel(decay, parameters), nested(), "focei", progress=False)
+    one = {"id": [1], "occ": [1], "hour": [2.0]}
+    assert fit.predict(one).to_numpy() == pytest.approx(fit.predict(level="id").to_numpy()[10:11], rel=1e-9)
+    assert fit.simulate(2, data=one).shape == (2, 1)

@@ -88,6 +88,8 @@ def ARMA(
     for name, count, start in (("ar", p, ar), ("ma", q, ma)):
         default = [0.0] * count
         default[:1] = [MODEL.start_correlation] * bool(count)
+        if start is not None and not isinstance(start, (list, tuple, np.ndarray)):
+            raise OptionError(f"ARMA: {name} must be a list of {count} starting values; received {shown(start)}.")
         values = default if start is None else list(start)
         if max(p, q) > 1 and any(isinstance(value, Fixed) for value in values):
             raise OptionError(

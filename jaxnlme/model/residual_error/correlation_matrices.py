@@ -255,7 +255,7 @@ class Unstructured(AbstractMatrix):
 
     def natural(self, theta):
         lower = correlation_factor(theta, len(self.occasions))
-        return tuple(jnp.sum(lower[j] * lower[k]) for j, k in pairs(len(self.occasions)))
+        return tuple((lower[j] * lower[k]).sum() for j, k in pairs(len(self.occasions)))
 
     def unconstrained(self, values: Sequence[float]) -> np.ndarray:
         n = len(self.occasions)

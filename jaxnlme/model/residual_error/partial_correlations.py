@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
+from jaxnlme.numerics.arrays import xp
 from jaxnlme.typing import Matrix, Vector
 
 
@@ -17,15 +17,18 @@ def correlation_factor(theta: Vector, n: int) -> Matrix:
 
     **Source:** Lewandowski, Kurowicka and Joe (2009), Journal of Multivariate Analysis 100, 1989-2001, section 3.
     """
+    x = xp(theta)  # on the host in 64 bits
+    place = np.zeros((n, n, len(theta)))
     first, second = np.triu_indices(n, 1)
-    partial = jnp.zeros((n, n), theta.dtype).at[second, first].set(jnp.tanh(theta))
-    remainder = jnp.ones((n,), theta.dtype)
+    place[second, first, np.arange(len(first))] = 1.0
+    partial = place @ x.tanh(theta) if len(theta) else x.zeros((n, n))
+    remainder = x.ones((n,), theta.dtype)
     columns = []
     for j in range(n):
         below = np.arange(n) > j
-        columns.append(jnp.where(below, partial[:, j] * remainder, jnp.where(np.arange(n) == j, remainder, 0.0)))
-        remainder = remainder * jnp.where(below, jnp.sqrt((1.0 - partial[:, j]) * (1.0 + partial[:, j])), 1.0)
-    return jnp.stack(columns, axis=1)
+        columns.append(x.where(below, partial[:, j] * remainder, x.where(np.arange(n) == j, remainder, 0.0)))
+        remainder = remainder * x.where(below, x.sqrt((1.0 - partial[:, j]) * (1.0 + partial[:, j])), 1.0)
+    return x.stack(columns, axis=1)
 
 
 def from_correlations(matrix: np.ndarray) -> np.ndarray:
