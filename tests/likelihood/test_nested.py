@@ -308,8 +308,11 @@ def test_carry_over_equals_an_independent_evaluation(method):
     values = group_values(model, params, data, method)
     for k in range(3):
         rows, given = frame[frame["id"] == k], doses[doses["id"] == k]
-        joint = cheap(lambda z, rows=rows, given=given: carry_over_joint(rows, given, z))
-        slope, curvature = cheap(jax.grad(joint)), cheap(jax.hessian(joint))
+
+        def density(z, rows=rows, given=given):
+            return carry_over_joint(rows, given, z)
+
+        joint, slope, curvature = cheap(density), cheap(jax.grad(density)), cheap(jax.hessian(density))
 
         def minus(z, joint=joint, slope=slope):
             return -float(joint(z)), -np.asarray(slope(z))
