@@ -128,8 +128,8 @@ def _is_merged(
     data: GroupedData,
     like: RandomEffects | None,
 ) -> bool:
-    """True if a random effect cannot be distinguished from the one of the same parameter at a level around it, because each unit
-    there has one unit of its level; where there is an earlier binding, if it was so there.
+    """True if a random effect cannot be distinguished from the one of the same parameter at a level around it, because
+    each unit there has one unit of its level; where there is an earlier binding, if it was so there.
 
     **Arguments:** `declared`: pairs (level, parameter) of all random effects.
     """
