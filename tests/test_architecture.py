@@ -121,6 +121,7 @@ WITHOUT_F = {
     "model.derivatives": "the room itself",
     "binding.separability": "residual densities in f",
     "likelihood.nested": "residual densities in f, and jets that hold f's derivatives already",
+    "likelihood.transformed_group": "residual densities in f, and jets that hold f's derivatives already",
     "likelihood.nested_linear_mixed_model": "the factor of psi",
     "likelihood.one_pass": "residual densities in f, the factor of psi, and jets that hold f's derivatives already",
     "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",

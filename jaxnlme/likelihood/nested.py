@@ -23,10 +23,11 @@ from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, no_monte_carlo_
 from jaxnlme.likelihood.mode import ModeSearch, newton_from_starts
 from jaxnlme.likelihood.nested_quadrature import nested_quadrature
 from jaxnlme.likelihood.settings import INTEGRATION
-from jaxnlme.likelihood.unit_layout import UnitLayout
+from jaxnlme.likelihood.transformed_group import TransformedGroup, by_row, products
+from jaxnlme.likelihood.unit_layout import UnitLayout, by_unit
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import directional_slope, partial_derivatives, value_and_gradient
-from jaxnlme.model.individual_parameters import LinearIndividual, as_record
+from jaxnlme.model.individual_parameters import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.block_arrow import factored, guarded
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -50,46 +51,23 @@ def is_nested(density: Density, order: int) -> bool:
     )
 
 
-class NestedGroup:
+class NestedGroup(TransformedGroup):
     """One group at given Params, computed unit by unit. Used within one trace.
 
-    **Fields:** `method`: a LikelihoodApproximation, None where only modes or a tangent are needed; `individual`;
-    `layout`: the UnitLayout; `n`: parameters; `q`: effects of a unit with those around it; `fixed`, `random`: A and B
-    by entries, each a number or (units,).
+    **Fields:** those of TransformedGroup; `layout`: the UnitLayout; `q`: effects of a unit with those around it;
+    `fixed`, `random`: A and B by entries, each a number or (units,).
     """
 
     def __init__(self, method: Any, density: Density, params: Params, group: Group):
-        assert density.levels is not None and isinstance(density.individual, LinearIndividual)
-        self.method, self.density, self.params, self.group = method, density, params, group
-        self.individual = density.individual
+        super().__init__(method, density, params, group)
+        assert density.levels is not None
         self.layout = UnitLayout(density.levels, group.units)
-        self.n, self.q = len(self.individual.names), density.covariance.size
+        self.q = density.covariance.size
         of_units = tuple(c[self.layout.first_row] if jnp.ndim(c) else c for c in group.covariates)
-        self.fixed = self._entries(self.individual.fixed.terms, of_units)
-        self.random = self._entries(self.individual.random.terms, of_units)
-
-    def _entries(self, terms: Any, varying: tuple[Any, ...]) -> Entries:
-        """A design by entries, each a number, () or (units,)."""
-        out: Entries = {}
-        for row, entries in enumerate(terms):
-            for index, constant, k in entries:
-                value = constant if k is None else varying[k]
-                out[row, index] = out[row, index] + value if (row, index) in out else value
-        return out
+        self.fixed = self.individual.fixed.entries_of_units(of_units)
+        self.random = self.individual.random.entries_of_units(of_units)
 
     # --- rows and units ---
-
-    def predict(self, *u: Any) -> Any:
-        """The prediction (obs,) at the parameters `u`, each () or (obs,), on the transformed scale."""
-        individual = self.individual
-        values = tuple(t.to_natural(value) for t, value in zip(individual.transforms, u, strict=True))
-        phi = as_record(individual.names, values, individual.level_names, self.group)
-        return self.density.structural(self.params.free, phi, self.group.x, self.group.v)
-
-    def rows(self, f: Any, g: Any, theta: Vector) -> Scalar:
-        """log p(y) at the predictions `f`, with the residual scale at the predictions `g` (None: at f) and error
-        parameters `theta`."""
-        return self.density.error.log_density(f, f if g is None else g, theta, self.group)
 
     def scaled_design(self, params: Params) -> Entries:
         """Z = B L by entries, (n, q), each (units,) or ()."""
@@ -149,9 +127,7 @@ class NestedGroup:
         z = self.scaled_design(params)
         m = {(j, k): uu[max(j, k)][min(j, k)] for j in range(self.n) for k in range(self.n)}
         k = product(transposed(z), product(m, z))
-        zero = jnp.zeros((self.layout.units,), params.beta.dtype)
-        rows = [jnp.stack([zero + k.get((i, j), 0.0) for j in range(self.q)], axis=1) for i in range(self.q)]
-        return jnp.stack(rows, axis=1)
+        return by_unit(k, self.layout.units, self.q, self.q, params.beta.dtype)
 
     def expand(self, g: Any) -> Callable[[Vector], tuple[Scalar, Vector, Any]]:
         """The function of z (random,) that returns minus the log joint density, its gradient (random,), and the blocks
@@ -170,8 +146,8 @@ class NestedGroup:
             gradient, second = barrier((gradient, [push(f)[1] for f in slopes]))
             lower = [(j, k) for j in range(self.n) for k in range(j + 1)]
             sums = layout.sum_rows(
-                [gradient * f for f in slopes]
-                + [second[j] * slopes[k] + gradient * jet.partial(k, j) for j, k in lower]
+                [by_row(products((gradient, f))) for f in slopes]
+                + [by_row(products((second[j], slopes[k]), (gradient, jet.partial(k, j)))) for j, k in lower]
             )
             in_u, flat = sums[: self.n], dict(zip(lower, sums[self.n :], strict=True))
             uu = [[-flat[j, k] for k in range(j + 1)] for j in range(self.n)]
@@ -184,9 +160,8 @@ class NestedGroup:
     def gradient_in_z(self, in_u: list[Any], params: Params) -> Vector:
         """The gradient (random,) in z from the gradients (units,) in each parameter."""
         in_local = product(transposed(self.scaled_design(params)), column(in_u))
-        zero = jnp.zeros((self.layout.units,), params.beta.dtype)
-        local = jnp.stack([zero + in_local.get((k, 0), 0.0) for k in range(self.q)], axis=1)
-        return self.layout.vector(self.layout.nesting.add_up(local))
+        local = by_unit(in_local, self.layout.units, self.q, 1, params.beta.dtype)
+        return self.layout.vector(self.layout.nesting.add_up(local[:, :, 0]))
 
     def solve(self, blocks: Any, right: Vector, floor: float = COMPUTATION.least_pivot) -> tuple[Vector, Scalar]:
         """The solution (random,) for a Hessian with these `blocks` (units, q, q), and whether it had to be modified;
@@ -204,31 +179,11 @@ class NestedGroup:
     # --- value and score ---
 
     def information(self, jet: Jet, u: list[Any], g: Any, theta: Vector) -> list[list[Any]]:
-        """The lower triangle of M, entries (units,): the curvature in the parameters of each unit, as in
-        `one_pass.OnePassGroup.information`, as a differentiable function of `u`, each (obs,), `g` and `theta`."""
-        f, first = jet(*u), [jet.differentiable_partial((k,), *u) for k in range(self.n)]
-        lower = [(j, k) for j in range(self.n) for k in range(j + 1)]
-        if self.method.curvature == "exact":
-            slope, push = jax.linearize(jax.grad(lambda f: self.rows(f, g, theta)), f)
-            second = [push(slope_u) for slope_u in first]
-            rows = [-(second[j] * first[k] + slope * jet.differentiable_partial((k, j), *u)) for j, k in lower]
-        else:
-
-            def moments(f):
-                residual, scale, _ = self.density.error.moments(f, f if g is None else g, theta, self.group)
-                return residual, jnp.log(scale)
-
-            (_, log_scale), push = jax.linearize(moments, f)
-            log_scale, pushed = barrier((log_scale, [push(slope_u) for slope_u in first]))
-            precision = jnp.exp(-log_scale)
-            factor = self.density.error.factor(theta, self.group)
-            left = right = [(factor.whiten(residual * precision),) for residual, _ in pushed]
-            if g is None:
-                sides = [factor.interaction(scale) for _, scale in pushed]
-                left, right = ([(*row, *side[k]) for row, side in zip(left, sides, strict=True)] for k in range(2))
-            rows = [sum(a * b for a, b in zip(left[j], right[k], strict=True)) for j, k in lower]
-        flat = dict(zip(lower, self.layout.sum_rows(rows), strict=True))
-        return [[flat[j, k] for k in range(j + 1)] for j in range(self.n)]
+        """The lower triangle of M (`curvature_products`), entries (units,): the curvature in the parameters of each
+        unit, as a differentiable function of `u`, each () or (obs,), `g` and `theta`."""
+        lower = self.curvature_products(jet, u, g, theta)
+        sums = iter(self.layout.sum_rows([by_row(entry) for row in lower for entry in row]))
+        return [[next(sums) for _ in row] for row in lower]
 
     def functions_at(self, z: Vector, frozen: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The log joint density and the value, as differentiable functions of (params, z) at the point `z` (random,),

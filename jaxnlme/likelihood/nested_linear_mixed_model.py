@@ -29,14 +29,13 @@ from jaxnlme.likelihood.linear_mixed_model import (
     whitened_rows,
 )
 from jaxnlme.likelihood.nested import NestedGroup, is_nested
-from jaxnlme.likelihood.unit_layout import UnitLayout
+from jaxnlme.likelihood.unit_layout import UnitLayout, by_unit
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.block_arrow import Nesting, dense, factored
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.linalg import cholesky
-from jaxnlme.numerics.written_out import Entries
 from jaxnlme.typing import Vector
 
 
@@ -70,7 +69,7 @@ def nested_tangent(density: Density, params: Params, group: Group, z: Vector) ->
         jet = at.jet(at.on_rows(at.parameters_of_units(params, z)), 1)
         slopes = [jet.partial(k) for k in range(at.n)]
         units, nesting = at.layout.units, at.layout.nesting
-        fixed, random = (_by_unit(m, units, at.n, k, z.dtype) for m, k in ((at.fixed, p), (at.random, at.q)))
+        fixed, random = (by_unit(m, units, at.n, k, z.dtype) for m, k in ((at.fixed, p), (at.random, at.q)))
         local = nesting.local(at.layout.parts(b))
         return NestedTangent(jet.partial(), slopes, fixed, random, at.layout.index, nesting, params.beta, local, True)
 
@@ -85,18 +84,6 @@ def nested_tangent(density: Density, params: Params, group: Group, z: Vector) ->
         prediction, slopes, identity[:, :, :p], identity[:, :, p:], index, Nesting((size,), ()), params.beta, b[None],
         False,
     )  # fmt: skip
-
-
-def _by_unit(entries: Entries, units: int, rows: int, columns: int, dtype: Any) -> Any:
-    """A design (units, rows, columns) from its entries, each a number, () or (units,)."""
-    zero = jnp.zeros((units,), dtype)
-    stacked = [
-        jnp.stack([zero + entries.get((j, k), 0.0) for k in range(columns)], axis=1)
-        if columns
-        else jnp.zeros((units, 0), dtype)
-        for j in range(rows)
-    ]
-    return jnp.stack(stacked, axis=1)
 
 
 def nested_linear_mixed_model(

@@ -33,17 +33,17 @@ from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import Gaussian, no_monte_carlo_error
 from jaxnlme.likelihood.mode import newton_from_starts
 from jaxnlme.likelihood.settings import INTEGRATION
+from jaxnlme.likelihood.transformed_group import TransformedGroup, products, total
 from jaxnlme.model.covariance.base import factor_pattern
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import partial_derivatives
-from jaxnlme.model.individual_parameters import LinearIndividual, as_record
+from jaxnlme.model.individual_parameters import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.numerics.jets import Jet, count_partials
 from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
-from jaxnlme.numerics.tracing import depends
 from jaxnlme.numerics.written_out import (
     Entries,
     added,
@@ -84,7 +84,7 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
     fixed, random = (design.entries(group.covariates) for design in (individual.fixed, individual.random))
     if count_partials(len(individual.names), order) > INTEGRATION.most_partials or fixed is None or random is None:
         return None
-    expansion = OnePassGroup(method, density, individual, params, group, fixed, random)
+    expansion = OnePassGroup(method, density, params, group, fixed, random)
     shapes = jax.eval_shape(expansion.predict, *expansion.start)
     differentiable = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
     return expansion if differentiable else None
@@ -95,7 +95,7 @@ def _order(method: LikelihoodApproximation) -> int:
     return 3 if method.curvature == "exact" and isinstance(method.integral, Gaussian) else 2
 
 
-class OnePassGroup:
+class OnePassGroup(TransformedGroup):
     """One group at given Params, with u = start + Z z as a function of the whitened effects z. Used within one trace.
 
     **Fields:** `n`: parameters; `q`: random effects; `fixed`, `random`: the matrices A and B by entries; `factor`: L;
@@ -107,14 +107,13 @@ class OnePassGroup:
         self,
         method: Any,
         density: Density,
-        individual: LinearIndividual,
         params: Params,
         group: Group,
         fixed: Entries,
         random: Entries,
     ):
-        self.method, self.density, self.individual, self.params, self.group = method, density, individual, params, group
-        self.n, self.q = len(individual.names), density.n_effects
+        super().__init__(method, density, params, group)
+        self.q = density.n_effects
         self.fixed, self.random = fixed, random
         self.factor = density.covariance.factor(params.covariance)
         self.pattern = factor_pattern(density.covariance, params.covariance.shape[0])
@@ -124,20 +123,6 @@ class OnePassGroup:
         zero = jnp.zeros((), params.beta.dtype)
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
         self.frozen: Jet | None = None
-
-    # --- rows ---
-
-    def predict(self, *u: Any) -> Any:
-        """The prediction of the structural model at `u`, one scalar for each parameter."""
-        individual = self.individual
-        values = tuple(t.to_natural(value) for t, value in zip(individual.transforms, u, strict=True))
-        phi = as_record(individual.names, values, individual.level_names, self.group)
-        return self.density.structural(self.params.free, phi, self.group.x, self.group.v)
-
-    def rows(self, f: Any, g: Any, theta: Vector) -> Scalar:
-        """log p(y) at the predictions `f`, with the residual scale at the predictions `g` (None: at f) and error
-        parameters `theta`."""
-        return self.density.error.log_density(f, f if g is None else g, theta, self.group)
 
     def at(self, z: Vector) -> tuple[Scalar, ...]:
         """u at the whitened effects `z` (random,)."""
@@ -193,45 +178,14 @@ class OnePassGroup:
         return out + [gradients[-1][m] for m in range(self.params.error.shape[0])]
 
     def information(self, prediction: Jet, u: tuple, s: tuple) -> list[list[Scalar]]:
-        """The lower triangle of M, the curvature in u, as a differentiable function of (u, s) at the point of the jets.
-
-        Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale depends on z), as in
-        `curvature.gauss_newton`; exact: minus the second derivatives of l.
+        """The lower triangle of M, the curvature in u (`curvature_products`), as a differentiable function of (u, s) at
+        the point of the jets.
 
         **Arguments:** `prediction`: the jet of the prediction at u; `u`, `s`: coordinates, tuples of scalars.
         """
         theta = jnp.stack(s[-self.params.error.shape[0] :]) if self.params.error.shape[0] else self.params.error
         g = None if self.frozen is None else self.frozen(*s[: self.n])
-        f, first = prediction(*u), [prediction.differentiable_partial((k,), *u) for k in range(self.n)]
-        if self.method.curvature == "exact":
-            slope, push = jax.linearize(jax.grad(lambda f: self.rows(f, g, theta)), f)
-            second = [push(slope_u) for slope_u in first]
-            return [
-                [
-                    -_dot((second[j], first[k]), (slope, prediction.differentiable_partial((k, j), *u)))
-                    for k in range(j + 1)
-                ]
-                for j in range(self.n)
-            ]
-
-        def moments(f):
-            residual, scale, _ = self.density.error.moments(f, f if g is None else g, theta, self.group)
-            return residual, jnp.log(scale)
-
-        (_, log_scale), push = jax.linearize(moments, f)
-        of_scale = g is None and depends(lambda f: moments(f)[1], f)
-        log_scale, pushed = barrier((log_scale, [push(slope_u)[: 1 + of_scale] for slope_u in first]))
-        precision = jnp.exp(-log_scale)
-        factor = self.density.error.factor(theta, self.group)
-        left = right = [(factor.whiten(residual * precision),) for residual, *_ in pushed]
-        if of_scale:
-            sides = [factor.interaction(scale) for _, scale in pushed]
-            left = [(*row, *side) for row, (side, _) in zip(left, sides, strict=True)]
-            right = [(*row, *side) for row, (_, side) in zip(right, sides, strict=True)]
-        return [
-            [jnp.sum(sum(a * b for a, b in zip(left[j], right[k], strict=True))) for k in range(j + 1)]
-            for j in range(self.n)
-        ]
+        return [[total(row) for row in rows] for rows in self.curvature_products(prediction, u, g, theta)]
 
     # --- mode, value and score ---
 
@@ -324,6 +278,4 @@ class Derivatives(eqx.Module):
 
 def _dot(*pairs: tuple[PyTree, PyTree]) -> Scalar:
     """The sum over pairs and rows of their products, in one pass over the rows."""
-    products = [jax.tree.map(jnp.multiply, left, right) for left, right in pairs]
-    total = jax.tree.map(lambda *parts: jnp.sum(sum(parts[1:], parts[0])), *products)
-    return sum(jax.tree.leaves(total), jnp.zeros(()))
+    return total(products(*pairs))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.model.levels import Levels, Units
 from jaxnlme.numerics.block_arrow import Nesting, dense
+from jaxnlme.numerics.written_out import Entries
 from jaxnlme.typing import Matrix, Vector
 
 
@@ -78,3 +79,15 @@ class UnitLayout:
             places.append(np.arange(start, start + size * count))
             start += level.size
         return np.concatenate(places)
+
+
+def by_unit(entries: Entries, units: int, rows: int, columns: int, dtype: Any) -> Any:
+    """A matrix (units, rows, columns) of each unit from its entries, each a number, () or (units,)."""
+    zero = jnp.zeros((units,), dtype)
+    stacked = [
+        jnp.stack([zero + entries.get((j, k), 0.0) for k in range(columns)], axis=1)
+        if columns
+        else jnp.zeros((units, 0), dtype)
+        for j in range(rows)
+    ]
+    return jnp.stack(stacked, axis=1)

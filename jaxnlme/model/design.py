@@ -55,12 +55,18 @@ class Design(eqx.Module):
 
         **Arguments:** `varying`: the covariate columns of the group, each () or (obs,).
         """
+        used = [varying[column] for terms in self.terms for _, _, column in terms if column is not None]
+        return None if any(jnp.ndim(value) for value in used) else self.entries_of_units(varying)
+
+    def entries_of_units(self, varying: tuple[Any, ...]) -> Entries:
+        """The matrices (phi, columns) of the units of one group by entries, each a number, () or (units,).
+
+        **Arguments:** `varying`: the covariate columns of the group, each () or (units,).
+        """
         out: Entries = {}
         for row, terms in enumerate(self.terms):
             for index, constant, column in terms:
                 value: Any = constant if column is None else varying[column]
-                if jnp.ndim(value):
-                    return None
                 out[row, index] = out[row, index] + value if (row, index) in out else value
         return out
 

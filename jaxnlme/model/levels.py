@@ -34,6 +34,15 @@ class Units(eqx.Module):
     present: Any
 
 
+def units_with_response(unit: np.ndarray, observed: np.ndarray, units: int) -> np.ndarray:
+    """True for the units (groups, units) of a level that have a response, on the host.
+
+    **Arguments:** `unit` (groups, obs): the unit of each row; `observed` (groups, obs): rows with a response; `units`:
+    number of columns of the result.
+    """
+    return ((unit[:, :, None] == np.arange(units)) & observed[:, :, None]).any(axis=1)
+
+
 class EffectLevel(eqx.Module):
     """The random effects of one level.
 

@@ -33,7 +33,8 @@ class Jet(eqx.Module):
     """Partial derivatives at one point of a function of n scalars.
 
     Called like the function, it returns the function's value at that point and has the function's derivatives there;
-    the numerical values of its arguments are ignored.
+    the numerical values of its arguments are ignored. They are scalars, or (rows,) for outputs (rows, ...) whose rows
+    depend on the entries of their own row.
 
     **Fields:** `partials`: the partial derivative (an output of the function) for each sorted multi-index of `indices`.
     """
@@ -108,7 +109,12 @@ def _partial_rule(indices, index, primals, tangents):
         if longer not in indices:
             raise NotImplementedError(f"this jet has no partial derivative {longer}: it was computed to a lower order.")
         slope = _partial(indices, longer, partials, point)
-        dots.append(jax.tree.map(lambda leaf, dot=dot: leaf * dot, slope))
+        dots.append(jax.tree.map(lambda leaf, dot=dot: leaf * _beside(dot, leaf), slope))
     if not dots:
         return out, jax.tree.map(jnp.zeros_like, out)
     return out, functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), dots)
+
+
+def _beside(dot: Any, leaf: Any) -> Any:
+    """A tangent () or (rows,) in the shape in which it multiplies `leaf` (rows, ...) row by row."""
+    return dot.reshape(dot.shape + (1,) * (leaf.ndim - dot.ndim)) if dot.ndim else dot

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.model.levels import units_with_response
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +111,7 @@ def informative_units(binding: Binding) -> np.ndarray:
             parts.append(observed)
             continue
         nested = data.nested[level.depth - 1]
-        with_response = ((nested.unit[:, :, None] == np.arange(level.units)) & data.observed[:, :, None]).any(axis=1)
+        with_response = units_with_response(nested.unit, data.observed, level.units)
         known = np.zeros(with_response.shape, bool)
         known[:, : nested.labels.shape[1]] = nested.present
         parts.append(with_response if density.levels.separable else known)
@@ -132,8 +133,7 @@ def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
     out: dict[int, np.ndarray] = {}
     for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
         if level.depth:
-            unit = data.nested[level.depth - 1].unit
-            informative = ((unit[:, :, None] == np.arange(level.units)) & data.observed[:, :, None]).any(axis=1)
+            informative = units_with_response(data.nested[level.depth - 1].unit, data.observed, level.units)
         else:
             informative = data.observed.any(axis=1, keepdims=True)
         chosen = informative & weighted[:, None]

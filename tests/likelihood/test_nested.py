@@ -208,6 +208,27 @@ def test_counts_by_nested_quadrature():
     assert values == pytest.approx(np.array(exact), abs=1e-6)
 
 
+def test_a_prediction_of_several_arrays():
+    """A model function that returns a dictionary, of which the outcome reads every array, unit by unit and densely."""
+
+    def several(phi, x):
+        level = phi.level + 0.0 * x.t
+        return {"mean": level, "shape": jnp.stack([level, 0.3 * level], axis=1)}
+
+    def density(y, f, p, x, v):
+        return -0.5 * (y - f["mean"]) ** 2 - 0.1 * jnp.sum(f["shape"] ** 2, axis=1)
+
+    parameters = [jn.Parameter("level", 1.4, random=["id", "occ"], sd={"id": 0.4, "occ": 0.3})]
+    model = jn.NLMEModel(several, parameters, error=jn.GroupLogLikelihood(density))
+    data = nested_data(occasions(3))
+    problem, params = jn.bind(model, data).problem, model.params(data)
+    assert problem.density.levels.separable
+    by_unit = scores(problem, params, jn.Laplace())
+    dense = scores(with_separable(problem, False), params, jn.Laplace())
+    for a, b in zip(by_unit, dense, strict=True):
+        assert a == pytest.approx(b, rel=1e-8, abs=1e-8)
+
+
 # --- linear f: closed forms ---
 
 

@@ -29,10 +29,10 @@ from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation, po
 from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
-from jaxnlme.estimators.marginal.limits import restore_correlation
+from jaxnlme.estimators.marginal.limits import move_to_best, restore_correlation
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
-from jaxnlme.estimators.marginal.settings import BOUNDARY, CRITERIA, ROUNDS
+from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
 from jaxnlme.numerics.linalg import unit_diagonal
 from jaxnlme.results.inference import singular_directions
 
@@ -71,25 +71,9 @@ def _active(session: Session) -> np.ndarray:
 def _restore_vanished_part(session: Session) -> bool:
     """Move to a larger value of a part of a residual scale that is estimated as zero, or of a correlation of residuals
     that is, if the objective is lower there; True if so. The derivatives are almost zero there, whatever the data."""
-    limit = session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
-    best = None
-    for part in vanished_parts(session.binding, session.x, session.processes):
-        for share in ROUNDS.part_shares:
-            x = session.x.copy()
-            x[part.entry] = part.equal + np.log(share)
-            trial = session.evaluate_candidate(x)
-            if trial.value < limit and np.isfinite(trial.sums.gradient).all():
-                best, limit = trial, trial.value
-    for index, value in points_inside(session.binding, session.x, session.processes):
-        x = session.x.copy()
-        x[index] = value
-        trial = session.evaluate_candidate(x)
-        if trial.value < limit and np.isfinite(trial.sums.gradient).all():
-            best, limit = trial, trial.value
-    if best is None:
-        return False
-    session.move(session.accept_candidate(best))
-    return True
+    parts = vanished_parts(session.binding, session.x, session.processes)
+    changes = [(part.entry, part.equal + np.log(share)) for part in parts for share in ROUNDS.part_shares]
+    return move_to_best(session, [*changes, *points_inside(session.binding, session.x, session.processes)])
 
 
 def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None, np.ndarray, float]:

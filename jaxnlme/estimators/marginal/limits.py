@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,17 +58,26 @@ def search_away_from_limit(
 def restore_correlation(session: Session) -> bool:
     """Move to a stronger correlation of residuals that are estimated as independent, if the objective is lower there;
     True if so."""
-    limit = session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
-    binding, best = session.binding, None
+    binding = session.binding
     start = np.concatenate([np.full(session.n_dense - len(binding.start.error), np.nan), binding.start.error])
     independent = bounds_of_correlation(binding, session.x, session.processes)[1]
-    for entry in (k for k in independent if session.free[k]):
-        for change in ROUNDS.correlation_changes:
-            x = session.x.copy()
-            x[entry] = start[entry] + change
-            trial = session.evaluate_candidate(x)
-            if trial.value < limit and np.isfinite(trial.sums.gradient).all():
-                best, limit = trial, trial.value
+    entries = [k for k in independent if session.free[k]]
+    return move_to_best(session, [(k, start[k] + change) for k in entries for change in ROUNDS.correlation_changes])
+
+
+def move_to_best(session: Session, changes: Iterable[tuple[int, float]]) -> bool:
+    """Move to the best of the points that differ from the session's in one entry, if the objective is lower there by
+    BOUNDARY.least_gain; True if so.
+
+    **Arguments:** `changes`: pairs of a packed entry and its other value.
+    """
+    best, limit = None, session.best.value - BOUNDARY.least_gain - BOUNDARY.rounding * abs(session.best.value)
+    for entry, value in changes:
+        x = session.x.copy()
+        x[entry] = value
+        trial = session.evaluate_candidate(x)
+        if trial.value < limit and np.isfinite(trial.sums.gradient).all():
+            best, limit = trial, trial.value
     if best is None:
         return False
     session.move(session.accept_candidate(best))

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.estimators.marginal.settings import STARTING_SCALES
+from jaxnlme.model.levels import units_with_response
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.transforms import Log
 
@@ -127,6 +128,6 @@ def observed_units(density: Density, bucket: Group, observed: np.ndarray) -> np.
     for level in () if density.levels is None else density.levels.levels:
         if level.depth:
             unit = np.asarray(bucket.units[level.depth - 1].index)
-            seen = (unit[:, :, None] == np.arange(level.units)) & observed[:, :, None]
-            out[:, list(level.effects)] = seen.any(axis=1).sum(axis=1)[:, None]
+            seen = units_with_response(unit, observed, level.units)
+            out[:, list(level.effects)] = seen.sum(axis=1)[:, None]
     return out
