@@ -26,6 +26,7 @@ ROOMS = (
     "files",
     "numerics",
     "data",
+    "formulas",
     "model",
     "binding",
     "structural_models",
