@@ -200,7 +200,8 @@ def _check_levels(table: pd.DataFrame, name: str, known: Sequence[Any]) -> None:
         rows = rows_text(np.asarray(column.isin(new)), table.index)
         kinds = "categories" if len(new) > 1 else "category"
         raise DataError(
-            f"column {name!r} has the {kinds} {some([repr(level) for level in new])} in {rows}, which the data of the fit lacked, so that there is no coefficient for it; known: "
+            f"column {name!r} has the {kinds} {some([repr(level) for level in new])} in {rows}, which the "
+            "data of the fit lacked, so that there is no coefficient for it; known: "
             f"{some([repr(level) for level in known])}."
         )
 

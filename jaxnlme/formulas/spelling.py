@@ -73,7 +73,7 @@ def translated(formula: str, columns: Sequence[str], known: Mapping[str, Any] | 
         text = token.text
         if token.kind == "name":
             if called(tokens, k):
-                if text not in functions and not text.startswith(("np.", "contr.")) and "." not in text[:1]:
+                if text not in functions and not text.startswith(("np.", "contr.")):
                     _unknown_function(formula, text, [*functions])
                 text = "factor" if text == "as.factor" else text
             elif "." in text and text in names:
@@ -119,7 +119,7 @@ def _unknown_function(formula: str, name: str, functions: list[str]) -> None:
     """**Raises:** OptionError with what to write in the place of the function."""
     if name in _ELSEWHERE:
         refuse(formula, f"there is no function {name}(); {_ELSEWHERE[name]}.")
-    advice = near_matches(name, functions) if not name.startswith(".") else ""
+    advice = near_matches(name, functions)
     if not advice.startswith("did"):
         advice = "compute the column in the data frame, or pass the function in context={...}."
     refuse(formula, f"there is no function {name}(); {advice}")
