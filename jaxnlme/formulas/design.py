@@ -15,7 +15,7 @@ from jaxnlme.formulas.frames import as_table, rows_text
 from jaxnlme.formulas.mixed import cbind_parts, used_columns
 from jaxnlme.formulas.rank import independent_columns
 from jaxnlme.formulas.spelling import translated
-from jaxnlme.formulas.text import Term, formula_text, terms_of, tokens_of, unquoted, with_intercept
+from jaxnlme.formulas.text import Term, formula_text, is_sign, refuse, terms_of, tokens_of, unquoted, with_intercept
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class DesignMatrix:
             table[name] = (
                 column.cat.set_categories(list(levels))
                 if categorical
-                else pd.Series(pd.Categorical(column, list(levels)), index=table.index)
+                else pd.Series(_coded(column, levels), index=table.index)
             )
         for name in self._columns:
             if name not in self._levels and isinstance(table[name].dtype, pd.CategoricalDtype):
@@ -83,6 +83,9 @@ def design_matrix(
     """
     terms = terms_of(tokens_of(formula), formula)
     text = formula_text(terms, formula)
+    for term in terms:
+        if any(is_sign(token, "|", "||", "~") for token in term.tokens):
+            refuse(formula, "expected one right-hand side, without ~ and bars; parse_mixed takes formulas apart.")
     columns = used_columns(text)
     table = as_table(frame, [name for name in columns if _in_table(name, frame, context)], f"formula {text!r}")
     levels = {
@@ -129,19 +132,20 @@ def response(formula_lhs: str, frame: Any, context: Mapping[str, Any] | None = N
         if isinstance(dtype, pd.CategoricalDtype):
             truth = set(dtype.categories) <= {True, False} and all(isinstance(c, bool) for c in dtype.categories)
             if not truth:
-                text = table[column].dropna()
-                shown = f" (such as {text.iloc[0]!r})" if len(text) else ""
+                shown = f" (such as {dtype.categories.tolist()[0]!r})" if len(dtype.categories) else ""
                 raise DataError(
-                    f"the response uses column {column!r}, which holds text{shown}; expected numbers: convert the "
-                    "column."
+                    f"response {name!r}: column {column!r} holds text or categories{shown}; expected numbers: convert "
+                    "the column."
                 )
             table[column] = table[column].astype(float)
+    if not columns:
+        raise OptionError(f"response {name!r} uses no column; write the name of one before the ~.")
     if single:
         values = np.asarray(table[name].to_numpy(), np.float64)
     else:
         # One expression, computed like an argument of a function.
         expression = translated(f"I({formula_lhs.strip()})", list(table.columns), context)
-        found = evaluate(f"0 + {expression}", table, None, context)
+        found = evaluate(f"0 + {expression}", table, None, context, f"response {name!r}")
         if found.matrix.shape[1] != 1:
             raise OptionError(f"response {name}: it has {found.matrix.shape[1]} columns; expected one.")
         values = found.matrix[:, 0]
@@ -170,6 +174,13 @@ def _plain_columns(terms: Sequence[Term], formula: str, levels: Mapping[str, Any
             return None
         names.append(unquoted(token))
     return list(dict.fromkeys(names)) if not set(names) & set(levels) else None
+
+
+def _coded(column: pd.Series, levels: Sequence[Any]) -> Any:
+    """A column of numbers as categories, 1 and 0 also as True and False. Missing and unknown ones are missing."""
+    number = {level: k for k, level in enumerate(levels)}
+    codes = np.array([number.get(value, -1) for value in column.tolist()], np.intp)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(list(levels)))
 
 
 def _kept_slices(slices: Sequence[tuple[str, slice]], kept: np.ndarray) -> tuple[tuple[str, slice], ...]:

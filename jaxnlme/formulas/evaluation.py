@@ -38,11 +38,16 @@ class Evaluated:
 
 
 def evaluate(
-    formula: str, table: pd.DataFrame, plain: Sequence[str] | None, context: Mapping[str, Any] | None
+    formula: str,
+    table: pd.DataFrame,
+    plain: Sequence[str] | None,
+    context: Mapping[str, Any] | None,
+    role: str = "",
 ) -> Evaluated:
     """A right-hand side that begins with its intercept, computed on a table.
 
-    **Arguments:** `plain`: the columns, where the formula is a sum of numeric columns; None otherwise.
+    **Arguments:** `plain`: the columns, where the formula is a sum of numeric columns; None otherwise; `role`: for
+    messages, in the place of the formula.
     **Raises:** OptionError where it cannot be computed, DataError for a factor with one category.
     """
     intercept = formula.startswith("1")
@@ -52,7 +57,8 @@ def evaluate(
         return Evaluated(
             formula, _sum_matrix(table, plain, intercept), names, terms, tuple(plain), intercept, None, None
         )
-    matrix, spec = _computed(formula, table, None, context)
+    _check_degrees(formula, table)
+    matrix, spec = _computed(formula, table, None, context, role)
     _check_factors(spec, formula)
     slices = {_as_written(str(term), table): columns for term, columns in spec.term_slices.items()}
     names = [_as_written(str(name), table) for name in spec.column_names]
@@ -81,7 +87,9 @@ def _sum_matrix(table: pd.DataFrame, columns: Sequence[str], intercept: bool) ->
     return matrix
 
 
-def _computed(formula: str, table: pd.DataFrame, spec: Any, context: Mapping[str, Any] | None) -> tuple[Any, Any]:
+def _computed(
+    formula: str, table: pd.DataFrame, spec: Any, context: Mapping[str, Any] | None, role: str = ""
+) -> tuple[Any, Any]:
     """formulaic's matrix (float64, C order) and record of a formula, or of the record `spec` of other data."""
     from formulaic import Formula
     from formulaic.errors import DataMismatchWarning, FormulaicError
@@ -106,12 +114,15 @@ def _computed(formula: str, table: pd.DataFrame, spec: Any, context: Mapping[str
             "is no coefficient for them; drop these rows."
         ) from warning
     except (FormulaicError, *_FORMULA_ERRORS) as error:
-        raise OptionError(f"formula {formula!r} cannot be computed: {_reason(error)}") from error
+        reason = _reason(error, combines=not role)
+        raise OptionError(f"{role or f'formula {formula!r}'} cannot be computed: {reason}") from error
     return np.ascontiguousarray(found, np.float64).view(np.ndarray), found.model_spec
 
 
 def _as_written(text: str, table: pd.DataFrame) -> str:
-    """A name of formulaic without the backticks that `translated` gave to names with dots."""
+    """A name of formulaic without the backticks that `translated` gave to names with dots; whole numbers among the
+    categories of factor(x) without a decimal point."""
+    text = re.sub(r"\[([A-Z]\.)?(-?\d+)\.0\]", r"[\1\2]", text)
     for column in table.columns:
         if "." in column and "`" in text and re.fullmatch(r"[\w.]+", column):
             text = text.replace(f"`{column}`", column)
@@ -129,13 +140,24 @@ def _check_factors(spec: Any, formula: str) -> None:
             )
 
 
-def _reason(error: Exception) -> str:
-    """The message of formulaic's `error` as one sentence, without marks for colours."""
+def _check_degrees(formula: str, table: pd.DataFrame) -> None:
+    """**Raises:** DataError for a polynomial of a column with too few values (formulaic returns rounding errors)."""
+    for name, degree in re.findall(r"\bpoly\(\s*`?([\w. ]+?)`?\s*,\s*(?:degree\s*=\s*)?(\d+)", formula):
+        values = table[name].nunique() if name in table.columns else None
+        if values is not None and int(degree) >= values:
+            raise DataError(
+                f"formula {formula!r}: a polynomial of degree {degree} needs more than {degree} different values, and "
+                f"{name!r} has {values}; choose a lower degree."
+            )
+
+
+def _reason(error: Exception, combines: bool) -> str:
+    """The message of formulaic's `error`, without marks for colours; `combines`: operators combine terms."""
     text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚](?:\[[0-9;]*m)?", "", str(error)).strip()
     first = text.splitlines()[0].rstrip(".") if text else type(error).__name__
     name = re.search(r"name '(\w+)' is not defined", first)
     if name is not None:
         return f"{name[1]!r} is no column, function or value; pass it in context={{...}}."
-    if isinstance(error, SyntaxError) or "perator" in first or "literal" in first:
+    if combines and (isinstance(error, SyntaxError) or "perator" in first or "literal" in first):
         first += ". In formulas *, :, + and - combine terms: write arithmetic inside I(), as in I(Wt / 70)"
     return f"{first}."

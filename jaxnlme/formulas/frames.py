@@ -83,7 +83,7 @@ def _pandas_column(raw: Any, name: str, index: Any) -> Any:
             return raw
         if isinstance(dtype, pd.CategoricalDtype):
             return pd.Series(raw.array.remove_unused_categories(), index=index)  # pyright: ignore
-        if isinstance(dtype, pd.StringDtype):
+        if isinstance(dtype, pd.StringDtype) or (isinstance(dtype, np.dtype) and dtype.kind == "b"):
             return pd.Series(_categorical(raw.array, name), index=index)
     column = read_column(raw, name)
     if not column.is_text:

@@ -181,7 +181,7 @@ def _take_apart(tokens: Sequence[Token], formula: str, depth: int, fixed: list[T
 
 
 def _in_parentheses(tokens: Sequence[Token], depth: int) -> tuple[Token, ...] | None:
-    """What one pair of parentheses around all the tokens encloses; None where there is no such pair."""
+    """The tokens inside one pair of parentheses around all of them; None where there is no such pair."""
     ends = [k for k, token in enumerate(tokens) if is_sign(token, "(", ")", depth=depth)]
     return stripped(tokens[1:-1]) if ends == [0, len(tokens) - 1] else None
 

@@ -18,7 +18,8 @@ def independent_columns(matrix: np.ndarray) -> np.ndarray:
     rows, columns = matrix.shape
     if columns == 0:
         return np.ones(0, bool)
-    gram = matrix.T @ matrix
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = matrix.T @ matrix
     lengths = np.sqrt(gram.diagonal())
     if rows >= columns and np.isfinite(gram).all() and (lengths > 0).all():
         try:
@@ -34,7 +35,7 @@ def _triangle(matrix: np.ndarray) -> np.ndarray:
     """The triangular factor of `matrix` with columns scaled to a largest entry of one, block by block of rows."""
     largest = np.abs(matrix).max(axis=0, initial=0.0)
     scaled = matrix / np.where(largest > 0, largest, 1.0)
-    blocks = range(0, len(scaled), RANK.block_rows)
+    blocks = range(0, max(len(scaled), 1), RANK.block_rows)
     return np.concatenate([np.linalg.qr(scaled[k : k + RANK.block_rows], mode="r") for k in blocks])
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class RankSettings:
-    """What counts as a linear dependence between columns."""
+    """The limits of a linear dependence between columns."""
 
     tolerance: float = 1e-7
     """Least length of the part of a column that the columns before it do not explain, relative to the length of the

@@ -62,7 +62,11 @@ def tokens_of(formula: object, role: str = "formula") -> tuple[Token, ...]:
             opened.append(text)
     if opened:
         refuse(formula, f"{opened[-1]!r} is never closed; add {_OPEN[opened[-1]]!r}.")
-    return tuple(out)
+    # R allows a space between a function and its arguments.
+    after = ["", *(token.kind for token in out)], [*(token.text for token in out[1:]), ""]
+    return tuple(
+        t for t, b, a in zip(out, *after, strict=False) if not (t.kind == "space" and b == "name" and a == "(")
+    )
 
 
 def text_of(tokens: Sequence[Token]) -> str:
@@ -114,7 +118,7 @@ def terms_of(tokens: Sequence[Token], formula: str, depth: int = 0) -> list[Term
 
 
 def with_intercept(terms: Sequence[Term], formula: str) -> tuple[bool, list[Term]]:
-    """Whether the terms have an intercept (0, -1 and + 0 take it away), and the other terms.
+    """True where the terms have an intercept (0, -1 and + 0 take it away), and the other terms.
 
     **Raises:** OptionError for other numbers.
     """

@@ -29,6 +29,7 @@ def frame() -> pd.DataFrame:
     [
         ("x", ["(Intercept)", "x"], [36, 204]),
         ("x - 1", ["x"], [204]),
+        ("log2 (2^x)", ["(Intercept)", "log2(2 ** x)"], [36, 204]),
         ("x * f", ["(Intercept)", "x", "f[T.b]", "f[T.c]", "x:f[T.b]", "x:f[T.c]"], [36, 204, 15, 9, 91, 42]),
         ("0 + f:g", [f"f[{f}]:g[{g}]" for g in "pq" for f in "abc"], [8, 5, 3, 4, 10, 6]),
         ("0 + g + f", ["g[p]", "g[q]", "f[T.b]", "f[T.c]"], [16, 20, 15, 9]),
@@ -121,6 +122,8 @@ def test_new_rows_that_cannot_be_computed(frame: pd.DataFrame) -> None:
         design.for_frame({"x": [1.0, 1.0], "f": [None, "a"]})
     with pytest.raises(DataError, match=r"lacked \(2009\)"):
         design_matrix("factor(year)", frame).for_frame({"year": [2001, 2009]})
+    flags = design_matrix("flag", frame)
+    np.testing.assert_array_equal(flags.for_frame({"flag": [1, 0]}), flags.for_frame({"flag": [True, False]}))
     assert design_matrix("1", frame).for_frame(frame.iloc[:3]).shape == (3, 1)
 
 
@@ -137,6 +140,8 @@ def test_new_rows_that_cannot_be_computed(frame: pd.DataFrame) -> None:
         ("x + 3", "3 is no term"),
         ("I(x/)", "cannot be computed"),
         ("poly(x, degree=2, levels=3)", "cannot be computed"),
+        ("x | g", "one right-hand side"),
+        ("y ~ x", "one right-hand side"),
     ],
 )
 def test_formulas_that_cannot_be_computed(frame: pd.DataFrame, formula: str, message: str) -> None:
@@ -147,6 +152,8 @@ def test_formulas_that_cannot_be_computed(frame: pd.DataFrame, formula: str, mes
 def test_data_that_cannot_be_used(frame: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="no column 'xx'; did you mean 'x'"):
         design_matrix("log(xx)", frame)
+    with pytest.raises(DataError, match="needs more than 8 different values, and 'my x' has 8"):
+        design_matrix("poly(`my x`, 8)", frame)
     with pytest.raises(DataError, match="the single category 'a'"):
         design_matrix("f", frame[frame.f == "a"])
     with pytest.raises(DataError, match="the single category 2001"):
@@ -188,8 +195,10 @@ def test_responses(frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "text, error, message",
     [
-        ("f", DataError, "'f', which holds text"),
-        ("log(f)", DataError, "'f', which holds text"),
+        ("f", DataError, "'f' holds text or categories"),
+        ("log(f)", DataError, "'f' holds text or categories"),
+        ("1", OptionError, "uses no column"),
+        ("y +", OptionError, r"response 'y \+' cannot be computed"),
         ("yy", DataError, "did you mean 'y'"),
         ("cbind(y, x)", OptionError, "several columns"),
         ("poly(x, 2)", OptionError, "2 columns; expected one"),
