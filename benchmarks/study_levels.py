@@ -108,7 +108,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         for name, true in TRUTH.items():
             estimates = np.array([row["estimates"][name] for row in of_method])
             spread = estimates.std(ddof=1) if sets > 1 else math.nan
-            calibration = np.mean([row["se"][name] for row in of_method]) / spread
+            calibration = np.nanmean([row["se"][name] for row in of_method]) / spread
             bias = (estimates.mean() - true) / spread
             share = 100 * np.mean(covered[name])
             print(f"  {name:12s} covered {share:5.1f}%  bias {bias:+.2f} SD  se / SD {calibration:.2f}")

@@ -41,11 +41,14 @@ ROOMS = (
     "estimators.lindstrom_bates",
     "estimators.em",
     "estimators.pipeline",
+    "estimators.linear",
     "refits",
     "fitting",
+    "linear",
     "frontends.cache",
     "frontends.matlab",
     "frontends.cli",
+    "frontends.linear",
 )
 # Modules that see every room: the public names, and `python -m jaxnlme`.
 ABOVE_ALL = ("", "__main__", "estimators", "frontends")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from jaxnlme.fitting.fit_many import fit_many as fit_many
     from jaxnlme.fitting.storage import load as load
     from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
+    from jaxnlme.frontends.linear.lme import gls as gls
+    from jaxnlme.frontends.linear.lme import lme as lme
     from jaxnlme.frontends.matlab.live_plot import nlmefitoutputfcn as nlmefitoutputfcn
     from jaxnlme.frontends.matlab.nlmefit import nlmefit as nlmefit
     from jaxnlme.frontends.matlab.nlmefitsa import nlmefitsa as nlmefitsa
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from jaxnlme.likelihood.log_likelihood import evaluate_groups as evaluate_groups
     from jaxnlme.likelihood.log_likelihood import group_log_likelihoods as group_log_likelihoods
     from jaxnlme.likelihood.log_likelihood import log_likelihood as log_likelihood
+    from jaxnlme.linear.record import LinearFit as LinearFit
     from jaxnlme.model import priors as priors
     from jaxnlme.model import transforms as transforms
     from jaxnlme.model.covariance import structures as covariances
@@ -98,6 +101,8 @@ _PUBLIC = {
     "fit_many": ("fitting.fit_many", "fit_many"),
     "load": ("fitting.storage", "load"),
     "enable_compilation_cache": ("frontends.cache", "enable_compilation_cache"),
+    "gls": ("frontends.linear.lme", "gls"),
+    "lme": ("frontends.linear.lme", "lme"),
     "nlmefitoutputfcn": ("frontends.matlab.live_plot", "nlmefitoutputfcn"),
     "nlmefit": ("frontends.matlab.nlmefit", "nlmefit"),
     "nlmefitsa": ("frontends.matlab.nlmefitsa", "nlmefitsa"),
@@ -113,6 +118,7 @@ _PUBLIC = {
     "evaluate_groups": ("likelihood.log_likelihood", "evaluate_groups"),
     "group_log_likelihoods": ("likelihood.log_likelihood", "group_log_likelihoods"),
     "log_likelihood": ("likelihood.log_likelihood", "log_likelihood"),
+    "LinearFit": ("linear.record", "LinearFit"),
     "priors": ("model", "priors"),
     "transforms": ("model", "transforms"),
     "covariances": ("model.covariance", "structures"),

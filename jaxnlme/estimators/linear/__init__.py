@@ -1,0 +1,1 @@
+"""Linear mixed models: the profiled likelihood, and its maximisation."""

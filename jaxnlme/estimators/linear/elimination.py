@@ -1,0 +1,166 @@
+"""Elimination of random effects from the normal equations of a linear mixed model, innermost level first.
+
+With b = L u, u ~ N(0, sigma^2 I), the units of a level are independent given the outer levels. For one unit with the
+columns Z and the remaining columns W (outer random effects, fixed effects, y):
+
+1. A = I + L' Z'Z L = C C';
+2. U = C^-1 L' Z'W;
+3. log|A| is added to the log-determinant, and U'U subtracted from W'W of the unit's outer units.
+
+What remains of [Q y]'[Q y] after the outermost level is the normal equations of the fixed effects, and in its last
+entry the penalised residual sum of squares. The data enter by cross-products, formed once for each unit.
+
+**Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 2.2 (the same by orthogonal
+factors); Bates, Maechler, Bolker and Walker (2015), Journal of Statistical Software 67(1), section 3.4.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
+from jaxnlme.numerics.arrays import xp
+
+
+class CrossProducts(eqx.Module):
+    """Cross-products of the columns by unit, levels outermost first.
+
+    **Fields:** `blocks`: for each level (effects, columns, units): Z' times the columns [Z of this level, Z of the next
+    outer one, ..., Q, y]; `cross` (fixed + 1, fixed + 1): [Q y]'[Q y] of all rows; `parents`: for each level the number
+    of each unit's parent (units,), None where `slots` is not zero; `factors`: of each level; `slots`: for each level
+    the number of slots of a parent: unit k of the parent j is stored at j + k * (number of parents); zero: units in
+    their order, with `parents`.
+    """
+
+    blocks: tuple[Any, ...]
+    cross: Any
+    parents: tuple[Any, ...]
+    factors: tuple[AbstractRelativeFactor, ...]
+    slots: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def n_parameters(self) -> int:
+        """The length of theta."""
+        return sum(factor.n_parameters for factor in self.factors)
+
+    def split(self, theta: Any) -> list[Any]:
+        """The parts of theta by level."""
+        ends = np.cumsum([0, *(factor.n_parameters for factor in self.factors)])
+        return [theta[int(a) : int(b)] for a, b in itertools.pairwise(ends)]
+
+
+class Elimination(NamedTuple):
+    """What remains: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level, outermost first,
+    the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
+
+    logdet: Any
+    cross: Any
+    factors: list[list[list[Any]]]
+    rows: list[list[Any]]
+
+
+def eliminate(products: CrossProducts, theta: Any) -> Elimination:
+    """The Elimination at `theta` (parameters,), in numpy or in JAX by the type of `theta`."""
+    module = xp(theta)
+    blocks, cross, logdet = list(products.blocks), products.cross, 0.0
+    sizes = [factor.size for factor in products.factors]
+    thetas = products.split(theta)
+    all_factors, all_rows = [], []
+    for level in reversed(range(len(blocks))):
+        size, relative = sizes[level], products.factors[level].factor(thetas[level])
+        entries = [[relative[i, j] for j in range(size)] for i in range(size)]
+        scaled = [_combination([entries[k][i] for k in range(size)], blocks[level]) for i in range(size)]
+        lower: list[list[Any]] = []
+        rows: list[Any] = []
+        for i in range(size):
+            products_ij = [
+                sum(scaled[i][k] * entries[k][j] for k in range(size)) + (1.0 if i == j else 0.0) for j in range(i + 1)
+            ]
+            row: list[Any] = []
+            for j in range(i):
+                row.append(_less(products_ij[j], row, lower[j][:j]) / lower[j][j])
+            row.append(module.sqrt(_less(products_ij[i], row, row)))
+            lower.append(row)
+            remainder = scaled[i][size:]
+            for k in range(i):
+                remainder = remainder - row[k] * rows[k]
+            rows.append(remainder / row[i])
+            logdet = logdet + 2.0 * module.sum(module.log(row[i]))
+        first = 0
+        for outer in reversed(range(level)):
+            width = sizes[outer]
+            change = sum(row[first : first + width, None] * row[None, first:] for row in rows)
+            for step in range(level, outer, -1):
+                change = parent_sums(products, step, change, blocks[step - 1].shape[-1])
+            blocks[outer] = blocks[outer] - change
+            first += width
+        cross = cross - sum(row[first:] @ row[first:].T for row in rows)
+        all_factors.insert(0, lower)
+        all_rows.insert(0, rows)
+    return Elimination(logdet, cross, all_factors, all_rows)
+
+
+def parent_sums(products: CrossProducts, level: int, values: Any, n_parents: int) -> Any:
+    """Sums over the units of a level (..., units) by parent (..., parents)."""
+    slots = products.slots[level]
+    if slots:
+        return values.reshape(*values.shape[:-1], slots, n_parents).sum(-2)
+    if xp(values) is np:
+        out = np.zeros((n_parents, *values.shape[:-1]))
+        np.add.at(out, products.parents[level], np.moveaxis(values, -1, 0))
+        return np.moveaxis(out, 0, -1)
+    sums = jax.ops.segment_sum(jnp.moveaxis(values, -1, 0), products.parents[level], n_parents, indices_are_sorted=True)
+    return jnp.moveaxis(sums, 0, -1)
+
+
+def parent_values(products: CrossProducts, level: int, values: Any) -> Any:
+    """The values of the parents (..., parents) of the units of a level (..., units)."""
+    slots = products.slots[level]
+    if slots:
+        return xp(values).tile(values, (1,) * (values.ndim - 1) + (slots,))
+    return values[..., products.parents[level]]
+
+
+def solved_effects(products: CrossProducts, theta: np.ndarray, elimination: Elimination, gamma: np.ndarray) -> list:
+    """Conditional means of the transformed random effects given the fixed effects `gamma` (fixed,) of Q: for each
+    level, outermost first, (effects, units)."""
+    out: list[np.ndarray] = []
+    coefficients = np.append(-gamma, 1.0)
+    for level, (lower, rows) in enumerate(zip(elimination.factors, elimination.rows, strict=True)):
+        size = len(rows)
+        right = [coefficients @ row[-len(coefficients) :] for row in rows]
+        first = 0
+        for outer in reversed(range(level)):
+            values = out[outer]
+            for step in range(outer + 1, level + 1):
+                values = parent_values(products, step, values)
+            width = values.shape[0]
+            right = [
+                r - np.sum(row[first : first + width] * values, axis=0) for r, row in zip(right, rows, strict=True)
+            ]
+            first += width
+        solution: list[Any] = [None] * size
+        for i in reversed(range(size)):
+            later = sum((lower[k][i] * solution[k] for k in range(i + 1, size)), np.zeros_like(right[i]))
+            solution[i] = (right[i] - later) / lower[i][i]
+        relative = products.factors[level].factor(products.split(theta)[level])
+        out.append(relative @ np.stack(solution))
+    return out
+
+
+def _combination(weights: list[Any], block: Any) -> Any:
+    """The sum of `weights` times the leading entries of `block`."""
+    return sum(weight * block[k] for k, weight in enumerate(weights))
+
+
+def _less(value: Any, left: list[Any], right: list[Any]) -> Any:
+    """`value` less the scalar product of two lists."""
+    for a, b in zip(left, right, strict=True):
+        value = value - a * b
+    return value

@@ -1,0 +1,60 @@
+"""Constants of linear mixed models."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSettings:
+    """Constants of the profiled likelihood of linear mixed models and of its maximisation."""
+
+    # A residual standard deviation below this fraction of the root mean square of y is rounding.
+    least_residual: float = 1e3 * float(np.finfo(float).eps)
+    # Smallest eigenvalue of scaled cross-products of columns, and smallest share of y'y that the fixed effects leave,
+    # for which cross-products of the columns as they are keep 12 of 16 digits when they are transformed.
+    clear_eigenvalue: float = 1e-4
+    clear_residual: float = 1e-4
+    # Smallest eigenvalue of the scaled cross-products of the columns of a level's random effects.
+    dependent_effects: float = 1e-12
+    # Coefficients of an eigenvector below this are not named.
+    least_coefficient: float = 0.05
+    # A level is stored with one slot for each unit of its largest parent, if that is at most this many times its units.
+    most_padding: float = 3.0
+    # Converged: a further step is predicted to gain less than this (log-likelihood units).
+    tolerance: float = 1e-6
+    # A second search from this fraction of the first start, where the cross-products have at most so many entries; its
+    # end counts if -2 log L is lower by more than `better`.
+    second_start: float = 0.1
+    work_of_second_search: int = 20_000
+    better: float = 1e-6
+    # Newton steps predicted to gain less than this (log-likelihood units) are the last.
+    newton_tolerance: float = 1e-7
+    # The quasi-Newton search ends where no entry of the gradient of -2 log L is larger: Newton steps do the rest.
+    gradient_tolerance: float = 1e-3
+    # The value of a point where the likelihood cannot be computed: larger than any -2 log L, and finite.
+    not_finite: float = 1e300
+    # Curvatures below this fraction of the largest one count as zero, and below minus this fraction as negative.
+    least_curvature: float = 1e-10
+    negative_curvature: float = 1e-6
+    # First step along negative curvature, in theta (relative standard deviations).
+    saddle_step: float = 0.1
+    # Rounding of -2 log L, relative.
+    rounding: float = 1e-13
+    # Newton steps at most, and halvings of one.
+    newton_steps: int = 20
+    halvings: int = 12
+    # Iterations of the quasi-Newton search at most.
+    iterations: int = 200
+    # Step of central differences of the gradient in theta, relative to max(|theta|, 1): eps^(1/3), where truncation and
+    # rounding are of one size.
+    difference: float = float(np.finfo(float).eps) ** (1.0 / 3.0)
+    # A standard deviation (of an effect, or of a combination of effects) below this fraction of the residual one is
+    # zero where the log-likelihood there is lower by at most `zero_gain`.
+    zero_scale: float = 1e-3
+    zero_gain: float = 1e-7
+
+
+LINEAR = LinearSettings()

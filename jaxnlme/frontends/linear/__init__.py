@@ -1,0 +1,1 @@
+"""Linear mixed models by formula, in the spelling of nlme and lme4."""

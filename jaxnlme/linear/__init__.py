@@ -1,0 +1,1 @@
+"""Linear mixed models by formula: the record of a fit, its tables, and inference."""

@@ -1,0 +1,136 @@
+"""The table of estimates of a linear mixed model, with standard errors and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from jaxnlme.estimators.linear.outcome import covariances
+from jaxnlme.model.covariance.structures import AbstractCovariance
+
+if TYPE_CHECKING:
+    from jaxnlme.linear.record import LinearFit
+
+
+def reported_names(fit: LinearFit) -> list[str]:
+    """Names of all parameters in the order of the table."""
+    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit)), "sigma"]
+
+
+def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
+    """The table of `LinearFit.intervals`."""
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    outcome = fit.outcome
+    rows = []
+    se = np.sqrt(np.diag(outcome.beta_covariance))
+    for name, value, error in zip(fit.model.fixed.names, outcome.beta, se, strict=True):
+        rows.append((name, "fixed effect", value, error, value - z * error, value + z * error))
+    parameters = _variance_parameters(fit)
+    errors = _standard_errors(fit, [fn for _, _, fn in parameters])
+    point = outcome.psi
+    for (name, kind, fn), error in zip(parameters, errors, strict=False):
+        value = fn(point)
+        rows.append((name, kind, value, error, *_interval(kind, value, error, z)))
+    rows.append(("sigma", "error", outcome.sigma, errors[-1], *_interval("error", outcome.sigma, errors[-1], z)))
+    table = pd.DataFrame(rows, columns=["name", "kind", "estimate", "se", "lower", "upper"]).set_index("name")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table.insert(3, "rse%", 100.0 * table["se"] / table["estimate"].abs())
+    table.index.name = None
+    return table
+
+
+Quantity = Callable[[Sequence[np.ndarray]], float]
+
+
+def _variance_parameters(fit: LinearFit) -> list[tuple[str, str, Quantity]]:
+    """Name, kind and function of the covariances by level, of each reported variance parameter."""
+    out: list[tuple[str, str, Quantity]] = []
+    several = len(fit.model.groupings) > 1
+    for k, grouping in enumerate(fit.model.groupings):
+        names = [f"{effect}|{grouping.label}" if several else effect for effect in grouping.effects]
+        for effects in _distinct_scales(grouping.structure):
+            shown = names[effects[0]] if len(effects) == 1 else ", ".join(names[j] for j in effects)
+            out.append((f"sd({shown})", "random effect SD", _sd(k, effects[0])))
+        for i, j in _distinct_pairs(grouping.structure):
+            out.append((f"corr({names[i]}, {names[j]})", "correlation", _correlation(k, i, j)))
+    return out
+
+
+def _distinct_scales(structure: AbstractCovariance) -> list[tuple[int, ...]]:
+    """The effects that share a standard deviation, for each standard deviation."""
+    if structure.log_scales:
+        return sorted(effects for _, effects, _ in structure.log_scales)
+    return [(k,) for k in range(structure.size)]
+
+
+def _distinct_pairs(structure: AbstractCovariance) -> list[tuple[int, int]]:
+    """The pairs of effects with a correlation of their own: one of those that share a parameter."""
+    scales, pairs = _distinct_scales(structure), structure.correlated_pairs
+    shared = structure.n_unconstrained - len(scales) < len(pairs)
+    return list(pairs[: structure.n_unconstrained - len(scales)]) if shared else list(pairs)
+
+
+def _sd(k: int, effect: int) -> Quantity:
+    return lambda psi: float(np.sqrt(psi[k][effect, effect]))
+
+
+def _correlation(k: int, i: int, j: int) -> Quantity:
+    def fn(psi: Sequence[np.ndarray]) -> float:
+        scale = np.sqrt(psi[k][i, i] * psi[k][j, j])
+        return float(psi[k][i, j] / scale) if scale > 0 else float("nan")
+
+    return fn
+
+
+def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarray:
+    """Standard errors of the quantities and of sigma (quantities + 1,) by the delta method; NaN where the information
+    is not positive definite, and for a value without derivatives (a variance of zero)."""
+    estimation, problem = fit.outcome.estimation, fit.problem
+    count = fit.model.n_rows - (len(fit.outcome.beta) if fit.restricted else 0)
+    information = estimation.information(float(count))
+    out = np.full(len(quantities) + 1, np.nan)
+    if not np.isfinite(information).all() or np.linalg.eigvalsh(information)[0] <= 0:
+        return out
+    covariance = np.linalg.inv(information)
+    free = np.flatnonzero(estimation.free)
+
+    def at(point: np.ndarray) -> np.ndarray:
+        theta = estimation.theta.copy()
+        theta[free] = point[:-1]
+        sigma = float(np.exp(point[-1]))
+        psi = covariances(problem, theta, sigma)
+        return np.array([*(fn(psi) for fn in quantities), sigma])
+
+    center = np.append(estimation.theta[free], np.log(fit.outcome.sigma))
+    step = float(np.finfo(float).eps) ** (1.0 / 3.0)
+    jacobian = np.empty((len(out), len(center)))
+    for k in range(len(center)):
+        shift = np.zeros(len(center))
+        shift[k] = step * max(abs(center[k]), 1e-3)
+        jacobian[:, k] = (at(center + shift) - at(center - shift)) / (2.0 * shift[k])
+    variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
+    values = at(center)
+    zero = np.append(
+        [fn(fit.outcome.psi) == 0 or np.isnan(v) for fn, v in zip(quantities, values, strict=False)], False
+    )
+    out[:] = np.where(zero.astype(bool), np.nan, np.sqrt(np.maximum(variance, 0.0)))
+    return out
+
+
+def _interval(kind: str, value: float, error: float, z: float) -> tuple[float, float]:
+    """Limits on the scale of the kind: logarithm, or Fisher's z for correlations."""
+    if not np.isfinite(error) or not np.isfinite(value):
+        return float("nan"), float("nan")
+    if kind == "correlation":
+        if abs(value) >= 1:
+            return float("nan"), float("nan")
+        middle, spread = np.arctanh(value), z * error / (1.0 - value**2)
+        return float(np.tanh(middle - spread)), float(np.tanh(middle + spread))
+    if value <= 0:
+        return float("nan"), float("nan")
+    ratio = float(np.exp(min(z * error / value, np.log(np.finfo(float).max) / 2)))
+    return value / ratio, value * ratio

@@ -1,0 +1,83 @@
+"""Predictions and residuals of linear mixed models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnlme.arguments import check_choice
+from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.formulas.units import group_units
+
+if TYPE_CHECKING:
+    from jaxnlme.linear.declaration import Grouping
+    from jaxnlme.linear.record import LinearFit
+
+
+def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) -> np.ndarray:
+    """X beta + Z b, with the random effects of some levels.
+
+    **Arguments:** `data`: a table with the columns of the formula, None for that of the fit; `level`: None for all
+    grouping factors, "population" or 0 for none, k or a label for the first k nested levels.
+    **Returns:** predictions (rows,). Units that the fitted data lacked have random effects of zero.
+    **Raises:** DataError for missing columns and unknown categories, OptionError for an unknown level.
+    """
+    count = _n_levels(fit, level)
+    beta = fit.outcome.beta
+    if data is None:
+        out = fit.model.fixed.matrix @ beta
+        for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
+            out = out + np.einsum("ij,ij->i", grouping.matrix, effects[grouping.units.codes])
+        return out
+    out = fit.model.fixed.for_frame(data) @ beta
+    for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
+        matrix = np.concatenate([design.for_frame(data) for design in grouping.designs], axis=1)
+        out = out + np.einsum("ij,ij->i", matrix, _of_units(grouping, effects, data))
+    return out
+
+
+def _n_levels(fit: LinearFit, level: str | int | None) -> int:
+    """The number of grouping factors whose effects are in a prediction at `level`."""
+    labels = [grouping.label for grouping in fit.model.groupings]
+    if level is None:
+        return len(labels)
+    if level == "population":
+        return 0
+    if not fit.model.nested and (isinstance(level, str) or 0 < level < len(labels)):
+        raise OptionError(
+            f"level {shown(level)}: the grouping factors are crossed, so that they have no order; use None (all random "
+            "effects) or 'population' (none)."
+        )
+    if isinstance(level, str):
+        if level not in labels:
+            raise OptionError(
+                f"level {level!r} is not known; expected None, 'population', or one of {labels}."
+                f"{near_matches(level, labels)}"
+            )
+        return labels.index(level) + 1
+    if isinstance(level, bool) or not isinstance(level, (int, np.integer)) or not 0 <= level <= len(labels):
+        raise OptionError(f"level must be None, a label, or a number from 0 to {len(labels)}; received {shown(level)}.")
+    return int(level)
+
+
+def _of_units(grouping: Grouping, effects: np.ndarray, data: Any) -> np.ndarray:
+    """The effects (rows, effects) of the unit of each row, zero for units that are not known."""
+    units = group_units(grouping.group, data)
+    known = {label: k for k, label in enumerate(grouping.units.labels)}
+    index = np.array([known.get(label, -1) for label in units.labels])
+    with_zero = np.vstack([effects, np.zeros((1, effects.shape[1]))])
+    return with_zero[index][units.codes]
+
+
+def residuals(fit: LinearFit, kind: str = "response", level: str | int | None = None) -> np.ndarray:
+    """Residuals y - prediction.
+
+    **Arguments:** `kind`: "response", or "pearson", divided by the residual standard deviation of the row; `level`: of
+    the prediction.
+    **Returns:** residuals (rows,).
+    **Raises:** OptionError for an unknown kind or level.
+    """
+    check_choice("kind", kind, ("response", "pearson"))
+    raw = fit.model.y - predict(fit, None, level)
+    return raw if kind == "response" else raw / fit.sigma

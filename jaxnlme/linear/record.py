@@ -1,0 +1,180 @@
+"""The record of a fitted linear mixed model: fields, and the tables and predictions that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxnlme.errors import FitError, check_level
+from jaxnlme.estimators.linear.outcome import LinearOutcome
+from jaxnlme.estimators.linear.problem import LinearProblem
+from jaxnlme.linear.declaration import LinearModel
+from jaxnlme.linear.estimates import estimates_table, reported_names
+from jaxnlme.results.criteria import Criteria
+from jaxnlme.signatures import public
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearStatus:
+    """Status of a fit: `sentences`, first that it converged or not."""
+
+    sentences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearFit:
+    """A fitted linear mixed model.
+
+    **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `restricted`: by REML;
+    `converged`, which `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `call`: the
+    arguments, for `update`.
+    """
+
+    model: LinearModel
+    problem: LinearProblem
+    outcome: LinearOutcome
+    restricted: bool
+    converged: bool
+    status: LinearStatus
+    at_zero: tuple[str, ...]
+    method: str
+    call: dict[str, Any]
+
+    # --- estimates ---
+
+    @property
+    def log_likelihood(self) -> float:
+        """The log-likelihood; by REML the restricted one."""
+        return self.outcome.log_likelihood
+
+    @functools.cached_property
+    def beta(self) -> pd.Series:
+        """Fixed effects by name."""
+        return pd.Series(self.outcome.beta, index=list(self.model.fixed.names), name="beta")
+
+    @functools.cached_property
+    def beta_covariance(self) -> pd.DataFrame:
+        """Covariance matrix of the fixed effects, sigma^2 (X' V^-1 X)^-1 with sigma^2 V the covariance of y."""
+        names = list(self.model.fixed.names)
+        return pd.DataFrame(self.outcome.beta_covariance, index=names, columns=names)
+
+    @property
+    def sigma(self) -> float:
+        """The residual standard deviation."""
+        return self.outcome.sigma
+
+    @functools.cached_property
+    def psi(self) -> dict[str, pd.DataFrame]:
+        """Covariance matrices of the random effects by grouping factor, outermost first."""
+        return {
+            grouping.label: pd.DataFrame(psi, index=list(grouping.effects), columns=list(grouping.effects))
+            for grouping, psi in zip(self.model.groupings, self.outcome.psi, strict=True)
+        }
+
+    @functools.cached_property
+    def random_effects(self) -> dict[str, pd.DataFrame]:
+        """Conditional means of the random effects (BLUPs) by grouping factor, a row for each unit."""
+        out = {}
+        for grouping, values in zip(self.model.groupings, self.outcome.effects, strict=True):
+            labels, names = grouping.units.labels, list(grouping.group)
+            several = len(names) > 1
+            index = pd.MultiIndex.from_tuples(labels, names=names) if several else pd.Index(labels, name=names[0])
+            out[grouping.label] = pd.DataFrame(values, index=index, columns=list(grouping.effects))
+        return out
+
+    @functools.cached_property
+    def estimates(self) -> pd.DataFrame:
+        """Estimates, standard errors, relative ones (%) and 95% intervals; see `intervals`."""
+        return self.intervals()
+
+    @public("fit.intervals")
+    def intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """Estimates of every parameter with Wald intervals at `level`.
+
+        Fixed effects with their standard errors at the estimated covariances; standard deviations (intervals on the log
+        scale), correlations (Fisher's z) and parameters of the residual covariance (their unconstrained scale) by the
+        delta method from the observed information of all variance parameters.
+
+        **Arguments:** `level`, a probability.
+        **Returns:** a data frame, a row per parameter: kind, estimate, se, rse%, lower, upper.
+        **Raises:** OptionError for a level outside (0, 1).
+        """
+        check_level(level)
+        return estimates_table(self, level)
+
+    # --- criteria ---
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of all parameters."""
+        return tuple(reported_names(self))
+
+    @functools.cached_property
+    def criteria(self) -> Criteria:
+        """Log-likelihood, AIC, BIC and the counts behind them."""
+        p = len(self.model.fixed.names)
+        groupings = self.model.groupings
+        groups = min((grouping.units.count for grouping in groupings), default=self.model.n_rows)
+        count = p + sum(grouping.structure.n_unconstrained for grouping in groupings) + 1
+        return Criteria(self.log_likelihood, count, 0, 0, self.model.n_rows, groups, p if self.restricted else 0)
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 k."""
+        return self.criteria.aic
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + k log(rows), by REML log(rows - fixed effects), as nlme."""
+        return self.criteria.bic
+
+    @property
+    def bic_groups(self) -> float:
+        """-2 log L + k log(groups)."""
+        return self.criteria.bic_groups
+
+    def throw(self) -> LinearFit:
+        """This fit, if it converged. **Raises:** FitError with the status otherwise."""
+        if not self.converged:
+            raise FitError(str(self.status), self)
+        return self
+
+    # --- predictions ---
+
+    def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
+        """Predictions; see `jaxnlme.linear.predict.predict`."""
+        from jaxnlme.linear.predict import predict
+
+        return predict(self, data, level)
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Predictions with the random effects of all levels, in the order of the rows."""
+        return self.predict()
+
+    def residuals(self, kind: str = "response", level: str | int | None = None) -> np.ndarray:
+        """Residuals by row; see `jaxnlme.linear.predict.residuals`."""
+        from jaxnlme.linear.predict import residuals
+
+        return residuals(self, kind, level)
+
+    def summary(self) -> Any:
+        """The fit in a page: text when printed, HTML in a notebook."""
+        from jaxnlme.linear.summary import LinearSummary
+
+        return LinearSummary(self)
+
+    def __repr__(self) -> str:
+        outcome = "converged" if self.converged else "NOT CONVERGED"
+        kind = "restricted log-likelihood" if self.restricted else "log-likelihood"
+        return f"<LinearFit by {self.method}: {outcome}, {kind} {self.log_likelihood:.4f}, {self.model.n_rows} rows>"
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
