@@ -70,9 +70,9 @@ class Binding:
     covariates: dict[str, CovariateColumns]
     bucket_groups: tuple[np.ndarray, ...]
     sd_ranges: tuple[tuple[float, float], ...]
-    held: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    bound_model: ModelDeclaration | None = None
-    random: RandomEffects | None = None
+    held: Mapping[str, float]
+    bound_model: ModelDeclaration
+    random: RandomEffects
 
     @property
     def density(self) -> Density:

@@ -41,7 +41,7 @@ def _indicator(binding: Binding, effect: int, depth: int) -> np.ndarray | None:
     """True for the units (groups, units) that have a distinct effect, where the covariance differs by a factor; None:
     all have it."""
     random = binding.random
-    if random is None or not random.indicators or random.indicators[effect] is None:
+    if not random.indicators or random.indicators[effect] is None:
         return None
     indicator = np.asarray(random.indicators[effect]) > 0
     if depth == 0:
