@@ -89,8 +89,8 @@ def _variation_at(depth: int) -> Any:
         density = problem.density
         n, q = density.n_effects, density.covariance.size
         shifts = jnp.stack([jnp.zeros(n), *(jnp.full(n, s) for s in CHECKS.effect_shifts)])
-        owners = np.arange(n) if density.levels is None else density.levels.owners
-        together = np.eye(q)[owners]  # (random, distinct effects): the same effect of all units at once
+        effects = np.arange(n) if density.levels is None else density.levels.effect_of_entry
+        together = np.eye(q)[effects]  # (random, distinct effects): the same effect of all units at once
 
         def per_group(group):
             def predict(b):
