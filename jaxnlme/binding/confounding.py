@@ -21,7 +21,7 @@ from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_matrices import Exchangeable, Unstructured
-from jaxnlme.model.residual_error.named_scales import _constant
+from jaxnlme.model.residual_error.named_scales import constant_scale
 
 
 def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) -> None:
@@ -41,7 +41,7 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
     levels = binding.data.level_names
     within = levels[0] if correlation.within is None else correlation.within
     free = not all(p.fix for p in error.parameters[-len(correlation.parameters) :])
-    if within not in levels or not free or error.scale is not _constant or error.by is not None:
+    if within not in levels or not free or error.scale is not constant_scale or error.by is not None:
         return
     depth = levels.index(within)
     _, chunks = placed.run(_variation_at(depth), start, once=True)
