@@ -65,11 +65,13 @@ class Levels(eqx.Module):
     """The levels with random effects, outermost first.
 
     **Fields:** `levels`: an EffectLevel each; `separable`: true if the log-density of a group is a sum over the units
-    of the innermost level with random effects, each a function of the parameters of that unit's rows only.
+    of the innermost level with random effects, each a function of the parameters of that unit's rows only; `coupling`:
+    a clause on why it is not, empty where it is or has not been looked at.
     """
 
     levels: tuple[EffectLevel, ...] = eqx.field(static=True)
     separable: bool = eqx.field(static=True, default=False)
+    coupling: str = eqx.field(static=True, default="")
 
     @property
     def size(self) -> int:
