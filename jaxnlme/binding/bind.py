@@ -18,7 +18,7 @@ from jaxnlme.binding.held_values import (
 )
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
-from jaxnlme.binding.separability import is_separable
+from jaxnlme.binding.separability import unit_coupling
 from jaxnlme.binding.series import layouts, resolve_correlation
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.binding.stacking import check_readable, levels, stack_groups, strata_of, variance_codes
@@ -70,9 +70,9 @@ class Binding:
     covariates: dict[str, CovariateColumns]
     bucket_groups: tuple[np.ndarray, ...]
     sd_ranges: tuple[tuple[float, float], ...]
-    held: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    bound_model: ModelDeclaration | None = None
-    random: RandomEffects | None = None
+    held: Mapping[str, float]
+    bound_model: ModelDeclaration
+    random: RandomEffects
 
     @property
     def density(self) -> Density:
@@ -201,9 +201,10 @@ def bind(
         np.asarray(data.weights, float),
     )
     start = Params(beta0, theta0, error0, model._free)
-    if effect_levels is not None and is_separable(problem, start, data, columns):
-        separable = dataclasses.replace(effect_levels, separable=True)
-        problem = dataclasses.replace(problem, density=dataclasses.replace(density, levels=separable))
+    if effect_levels is not None:
+        coupling = unit_coupling(problem, start, data, columns)
+        effect_levels = dataclasses.replace(effect_levels, separable=not coupling, coupling=coupling)
+        problem = dataclasses.replace(problem, density=dataclasses.replace(density, levels=effect_levels))
     return Binding(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
         sd_ranges, held, model, random,

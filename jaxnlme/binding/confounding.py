@@ -21,7 +21,7 @@ from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_matrices import Exchangeable, Unstructured
-from jaxnlme.model.residual_error.named_scales import _constant
+from jaxnlme.model.residual_error.named_scales import constant_scale
 
 
 def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) -> None:
@@ -41,7 +41,7 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
     levels = binding.data.level_names
     within = levels[0] if correlation.within is None else correlation.within
     free = not all(p.fix for p in error.parameters[-len(correlation.parameters) :])
-    if within not in levels or not free or error.scale is not _constant or error.by is not None:
+    if within not in levels or not free or error.scale is not constant_scale or error.by is not None:
         return
     depth = levels.index(within)
     _, chunks = placed.run(_variation_at(depth), start, once=True)
@@ -89,8 +89,8 @@ def _variation_at(depth: int) -> Any:
         density = problem.density
         n, q = density.n_effects, density.covariance.size
         shifts = jnp.stack([jnp.zeros(n), *(jnp.full(n, s) for s in CHECKS.effect_shifts)])
-        owners = np.arange(n) if density.levels is None else density.levels.owners
-        together = np.eye(q)[owners]  # (random, distinct effects): the same effect of all units at once
+        effects = np.arange(n) if density.levels is None else density.levels.effect_of_entry
+        together = np.eye(q)[effects]  # (random, distinct effects): the same effect of all units at once
 
         def per_group(group):
             def predict(b):

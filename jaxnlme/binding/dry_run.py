@@ -15,6 +15,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.confounding import check_confounding
 from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer_advice
 from jaxnlme.binding.placement import PlacedProblem
+from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import MESSAGES, ModelError, some
@@ -122,7 +123,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
     def outcome(packed, z, group):
         params_ = params.unpack(packed)
         f = density.predict(params_, z, group)
-        _check_prediction(density, f, group)
+        check_prediction(density, f, group)
         value = density.error.log_density(f, f, params_.error, group)
         if jnp.shape(value) != ():
             raise ModelError("the log-density of a group must be a scalar.")
@@ -195,29 +196,6 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
         return difference / jnp.where(size > 0, size, 1.0)
 
     return sum(jax.tree.leaves(jax.tree.map(change, f, g)), jnp.zeros(()))
-
-
-def _check_prediction(density: Density, f: Any, group: Group) -> None:
-    """Check shape and type of the prediction for one group while it is traced (a compiled program has passed)."""
-    expected = group.y.shape
-    for leaf in jax.tree.leaves(f):
-        dtype = getattr(leaf, "dtype", group.y.dtype)
-        if jnp.issubdtype(dtype, jnp.floating) and dtype != group.y.dtype:
-            raise ModelError(
-                f"the structural model returned {dtype}, and fits are computed in {group.y.dtype}: its rounding "
-                "would show in the derivatives. Data and parameters have 64 bits, so the model itself shortens its "
-                "result, by .astype(...) or dtype=...; leave that out."
-            )
-    if not density.error.has_gaussian_moments:
-        return
-    if getattr(f, "shape", None) != expected:
-        received = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
-        raise ModelError(
-            f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it returned "
-            f"{received}. Columns of x have shape (obs,), parameters and v are scalars of one group."
-        )
-    if not jnp.issubdtype(f.dtype, jnp.floating):
-        raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
 
 
 def _check_derivatives(binding: Binding, start: Params) -> None:

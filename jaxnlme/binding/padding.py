@@ -15,7 +15,7 @@ from jaxnlme.data._layout import pad_rows
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
-from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.records import Record, Rows
 
@@ -140,8 +140,8 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
     )
 
 
-def _pad_layout(layout: Layout, cut: Callable[..., Any], obs: int) -> Layout:
+def _pad_layout(layout: SeriesLayout, cut: Callable[..., Any], obs: int) -> SeriesLayout:
     """The layout with padded rows, which belong to no series."""
     code, row_code = (cut(codes + 1, obs, True) - 1 for codes in (layout.code, layout.row_code))
     time, offset, lag = cut(layout.time, obs), cut(layout.offset, obs, True), cut(layout.lag, obs)
-    return Layout(time, code, row_code, offset, lag, layout.links, layout.extent)
+    return SeriesLayout(time, code, row_code, offset, lag, layout.links, layout.extent)

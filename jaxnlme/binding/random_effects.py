@@ -30,8 +30,9 @@ class RandomEffects:
     random_design); `depths`: 0 for the groups, 1 for the first nested level, ...; `level_names`: by depth; `sds`:
     starting standard deviations; `sd_ranges`: least and largest (`Parameter.sd_start_range`); `factors`: by depth the
     levels of the factor between which the covariance differs (`Heterogeneous`); `indicators`: for each effect of these
-    1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects; `merged`: names of
-    effects that are left out, because each unit of a level around them, where there is the same effect, has one unit.
+    1 in the groups (groups,), or rows (groups, obs), of its factor level, None for other effects; `merged`: pairs
+    (depth, name of the parameter) of effects that are left out, because each unit of a level around them, where there
+    is the same effect, has one unit.
     """
 
     names: tuple[str, ...]
@@ -42,7 +43,7 @@ class RandomEffects:
     sd_ranges: tuple[tuple[float, float], ...]
     factors: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     indicators: tuple[np.ndarray | None, ...] = ()
-    merged: tuple[str, ...] = ()
+    merged: tuple[tuple[int, str], ...] = ()
 
     def at(self, depth: int) -> list[int]:
         """Positions of the effects of a level."""
@@ -52,6 +53,10 @@ class RandomEffects:
         """Names of the effects of a level without that of the level."""
         suffix = f"|{self.level_names[depth]}"
         return [self.names[k].replace(suffix, "") for k in self.at(depth)]
+
+    def is_merged_level(self, name: str) -> bool:
+        """True for a level of which effects are left out (`merged`)."""
+        return any(self.level_names[depth] == name for depth, _ in self.merged)
 
 
 def effect_name(parameter: str, level: str, depth: int) -> str:
@@ -93,9 +98,7 @@ def random_effects(
     declared = [(depth, k) for k, p in enumerate(model.parameters) for depth in declared_depths(p, names_of_levels)]
     declared.sort(key=lambda entry: entry[0])
     kept = [entry for entry in declared if not _is_merged(*entry, declared, model, data, like)]
-    merged = tuple(
-        effect_name(model.parameters[k].name, names_of_levels[d], d) for d, k in declared if (d, k) not in kept
-    )
+    merged = tuple((d, model.parameters[k].name) for d, k in declared if (d, k) not in kept)
     declared = kept
     factors = _factors(model, data, {depth for depth, _ in declared}, like)
     expanded = [
@@ -137,7 +140,7 @@ def _is_merged(
     if not outer:
         return False
     if like is not None:
-        return effect_name(model.parameters[parameter].name, data.level_names[depth], depth) in like.merged
+        return (depth, model.parameters[parameter].name) in like.merged
     around = data.nested[outer[-1] - 1].counts if outer[-1] else 1
     return bool((data.nested[depth - 1].counts == around).all())
 
@@ -218,7 +221,7 @@ def covariance_of(spec: Any, effects: RandomEffects) -> AbstractCovariance:
     names = [effects.level_names[d] for d in used]
     if isinstance(spec, Mapping):
         for name in spec:
-            if name not in names and not any(merged.endswith(f"|{name}") for merged in effects.merged):
+            if name not in names and not effects.is_merged_level(name):
                 raise ModelError(
                     f"covariance names {name!r}, which is no level with random effects; {near_matches(name, names)}"
                 )
@@ -271,7 +274,7 @@ def psi_matrix(psi: Any, effects: RandomEffects) -> Any:
     used = {effects.level_names[d]: effects.at(d) for d in sorted(set(effects.depths))}
     out = np.diag(effects.sds**2)
     for name, matrix in psi.items():
-        if name not in used and any(merged.endswith(f"|{name}") for merged in effects.merged):
+        if name not in used and effects.is_merged_level(name):
             continue
         if name not in used:
             raise ModelError(f"psi names {name!r}, which is no level with random effects; {near_matches(name, used)}")

@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.binding.explanations import TRACER_ERRORS, model_error, tracer_advice
+from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import JaxnlmeError
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.individual_parameters import LinearIndividual
@@ -25,46 +28,76 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 
 
-def is_separable(problem: Problem, start: Params, data: GroupedData, columns: Sequence[np.ndarray]) -> bool:
-    """True if predictions and residual densities couple only rows of one unit of the innermost level with random
-    effects, and the designs are constant in each unit.
+def unit_coupling(problem: Problem, start: Params, data: GroupedData, columns: Sequence[np.ndarray]) -> str:
+    """A clause on what couples the units of the innermost level with random effects; empty where predictions and
+    residual densities couple only rows of one unit, and the designs are constant in each unit.
 
     Derivatives along a direction that differs between units must be those along the same direction in all units, times
     the unit's own factor. Groups whose derivatives are not finite there do not count.
 
     **Arguments:** `start`: Params to evaluate at; `columns`: the varying columns of the designs, each (groups,) or
     (groups, obs).
+    **Raises:** ModelError for a prediction of the wrong shape or type; exceptions that the user's functions raise
+    themselves. What JAX cannot trace or differentiate, and solvers that fail, are reasons: the dry run raises them
+    where they are in the way of a fit.
     """
     density = problem.density
     assert density.levels is not None
     if not isinstance(density.individual, LinearIndividual):
-        return False
+        return "an individual function gives its parameters"
     level = data.nested[density.levels.innermost.depth - 1]
     for column in columns:
         if column.ndim == 2:
             of_unit = np.take_along_axis(column, np.take_along_axis(level.first_row, level.unit, axis=1), axis=1)
             if not (column == of_unit).all():
-                return False
+                return f"a column of its designs varies within a unit of {density.levels.innermost.name!r}"
     try:
         with x64(), jax.ensure_compile_time_eval():
-            finite, coupled = (np.asarray(part) for part in jax.jit(_probe)(*on_device((problem, start))))
-    except Exception:  # whatever the model raises is raised again, with an explanation, when it is evaluated
-        return False
-    return bool(finite.any() and not coupled[finite].any())
+            results = jax.jit(_probe)(*on_device((problem, start)))
+    except JaxnlmeError:
+        raise
+    except TRACER_ERRORS as error:
+        return _not_probed(tracer_advice(error))
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        message = model_error(error)
+        if message is None:
+            raise
+        return _not_probed(message)
+    finite, rows, residuals = (np.asarray(part) for part in results)
+    if not finite.any():
+        return _not_probed("in no group are they finite at the starting values")
+    if rows[finite].any():
+        return "predictions depend on the parameters of several units"
+    return "residuals are correlated across units" if residuals[finite].any() else ""
 
 
-def _probe(problem: Problem, start: Params) -> tuple[Any, Any]:
-    """For each group: derivatives are finite; rows of different units are coupled."""
+def _not_probed(reason: str) -> str:
+    return f"derivatives that would show whether units are coupled were not computed ({reason.rstrip('.')})"
+
+
+def coupling_notes(density: Density) -> list[str]:
+    """A sentence for the record of a fit on random effects of nested units that are computed together."""
+    levels = density.levels
+    if levels is None or levels.separable:
+        return []
+    return [
+        f"The random effects of all units of {levels.innermost.name!r} in a group are computed together, not unit by "
+        f"unit: {levels.coupling}."
+    ]
+
+
+def _probe(problem: Problem, start: Params) -> tuple[Any, Any, Any]:
+    """For each group: derivatives are finite; predictions, and residual densities, couple rows of different units."""
     density = problem.density
 
-    def per_group(group: Group) -> tuple[Any, Any]:
+    def per_group(group: Group) -> tuple[Any, Any, Any]:
         z = CHECKS.probe_size * jnp.cos(1.0 + jnp.arange(density.n_effects, dtype=group.y.dtype))
         return _of_group(density, start, z, group)
 
     return problem.map(per_group)
 
 
-def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any]:
+def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
     assert density.levels is not None
     phi = density.phi(params, z, group)
     assert isinstance(phi, LevelRecord)
@@ -84,7 +117,11 @@ def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[A
 
     zero = [jnp.zeros_like(group.y)] * len(varying)
     f, push = linearise(predict, *zero)
+    check_prediction(density, f, group)
     finite, coupled = jnp.ones((), bool), jnp.zeros((), bool)
+    leaves = jax.tree.leaves(f)
+    if not all(leaf.shape[:1] == group.y.shape and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        return finite, ~coupled, coupled  # parts of the prediction belong to no row
     for k in range(len(zero)):
 
         def along(direction: Any, k: int = k) -> Any:
@@ -100,7 +137,7 @@ def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[A
     direction = jax.tree.map(lambda leaf: _by_row(along_rows, leaf), f)
     scaled = jax.tree.map(lambda leaf: _by_row(along_rows * factor, leaf), f)
     found = _coupling(push_slope(direction), push_slope(scaled), factor, group.x.observed)
-    return finite & found[0], coupled | found[1]
+    return finite & found[0], coupled, found[1]
 
 
 def _by_row(values: Any, leaf: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxnlme.data._layout import next_size
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.residual_error.abstract import AbstractError
-from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Layout, Series
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Series, SeriesLayout
 
 
 def correlation_of(error: AbstractError) -> AbstractCorrelation | None:
@@ -112,8 +112,8 @@ def resolve_correlation(error: Any, data: GroupedData) -> AbstractError:
     return error.with_correlation(correlation.resolve(series))
 
 
-def layouts(data: GroupedData, error: AbstractError) -> Layout | None:
-    """The Layout of all groups (leading axis groups), None without a correlation."""
+def layouts(data: GroupedData, error: AbstractError) -> SeriesLayout | None:
+    """The SeriesLayout of all groups (leading axis groups), None without a correlation."""
     correlation = correlation_of(error)
     if correlation is None:
         return None
@@ -122,7 +122,7 @@ def layouts(data: GroupedData, error: AbstractError) -> Layout | None:
     linked = series.linked & (series.code >= 0)
     offset = np.where(linked, rows - series.previous, 0)
     lag = np.where(linked, series.lag, 1.0)
-    return Layout(
+    return SeriesLayout(
         series.time,
         np.where(data.observed, series.code, -1),
         np.where(data.rows, series.code, -1),

@@ -15,7 +15,7 @@ from jaxnlme.errors import MESSAGES, ModelError, near_matches, some
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.abstract import AbstractError
-from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Record, Rows
 
@@ -137,7 +137,7 @@ def stack_groups(
     groups: np.ndarray,
     columns: list[np.ndarray],
     strata: np.ndarray | None,
-    layout: Layout | None = None,
+    layout: SeriesLayout | None = None,
     codes: tuple[np.ndarray, ...] = (),
 ) -> Group:
     """Groups of a data set stacked into one Group, with as many rows as the longest of them has.

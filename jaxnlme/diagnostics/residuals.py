@@ -20,7 +20,7 @@ from jaxnlme.errors import ModelError, OptionError, near_matches
 from jaxnlme.model.density import Density
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
-from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, evaluate_by_bucket, has_interaction, require_estimates, to_rows
@@ -115,7 +115,7 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
     return problem.map_buckets(per_group, modes)
 
 
-def correlation_matrices(fit: FitRecord, layout: Layout | None) -> Callable[[np.ndarray], np.ndarray]:
+def correlation_matrices(fit: FitRecord, layout: SeriesLayout | None) -> Callable[[np.ndarray], np.ndarray]:
     """A function of the positions (n,) of groups in a bucket that returns the correlation matrices (n, obs, obs) of
     their residuals; `layout` of the bucket, None for independent residuals."""
     if layout is None:
@@ -133,7 +133,7 @@ def correlation_matrices(fit: FitRecord, layout: Layout | None) -> Callable[[np.
     return matrices
 
 
-def _roots(density: Density, theta: jax.Array, layout: Layout) -> jax.Array:
+def _roots(density: Density, theta: jax.Array, layout: SeriesLayout) -> jax.Array:
     """T (groups, obs, obs) of all groups of a layout."""
     obs = layout.time.shape[1]
 

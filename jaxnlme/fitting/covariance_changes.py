@@ -56,11 +56,11 @@ def _by_level(change: ModelChange, spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     out = {}
     for depth, level in enumerate(change.levels):
-        names = [
-            effect_name(p.name, level, depth) for p in change.parameters if depth in declared_depths(p, change.levels)
-        ]
+        before, names = (
+            [effect_name(p.name, level, depth) for p in parameters if depth in declared_depths(p, change.levels)]
+            for parameters in (change.old_model.parameters, change.parameters)
+        )
         part = spec.get(level, "diagonal")
-        before = [name for name in change.effects if name.endswith(f"|{level}") or (not depth and "|" not in name)]
         if not names:
             continue
         if not isinstance(part, str) and names != before:
@@ -74,12 +74,12 @@ def _by_level(change: ModelChange, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def remaining_psi(change: ModelChange) -> Any:
     """The option `psi`, a matrix or a dictionary of matrices by level, for the effects that remain; none is new."""
-    psi, kept = change.old_model.psi, change.kept_effects
+    psi, kept, random = change.old_model.psi, change.kept_effects, change.fit.binding.random
     if not isinstance(psi, Mapping):
         return np.asarray(psi, float)[np.ix_(kept, kept)]
     out = {}
     for level, matrix in psi.items():
-        of_level = [k for k, name in enumerate(change.effects) if (name.partition("|")[2] or change.levels[0]) == level]
+        of_level = [k for k, depth in enumerate(random.depths) if random.level_names[depth] == level]
         chosen = [j for j, k in enumerate(of_level) if k in kept]
         if chosen:
             out[level] = np.asarray(matrix, float)[np.ix_(chosen, chosen)]

@@ -38,7 +38,7 @@ class ModelChange:
     def __init__(self, fit: FitRecord):
         self.fit = fit
         # A random effect whose standard deviation is held at zero is none, also from now on.
-        self.old_model = fit.binding.bound_model or fit.model
+        self.old_model = fit.binding.bound_model
         self.error = self.old_model.error
         self.held = {k: v for k, v in self.old_model.fixed.items() if v != 0 or k in fit.binding.density.reported_names}
         self.parameters = list(self.old_model.parameters)
@@ -234,8 +234,7 @@ class ModelChange:
 
     def _refuse_heterogeneous(self, option: str) -> None:
         """**Raises:** OptionError where the covariance differs by a factor, so that effects have copies."""
-        random = self.fit.binding.random
-        if random is not None and random.factors:
+        if self.fit.binding.random.factors:
             raise OptionError(
                 f"{option}: the covariance of this model differs by a factor, and its random effects have a copy for "
                 "each level; declare a model with other random effects."

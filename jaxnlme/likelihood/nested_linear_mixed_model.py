@@ -103,8 +103,8 @@ def nested_linear_mixed_model(
 
     e, columns, logs = barrier(whitened_rows(density, tangent, group, params.error, tangent.slopes))
     rows = jnp.stack(columns, axis=1)
-    m = _sum_rows(rows[:, :, None] * rows[:, None, :], tangent.index, units)
-    c = _sum_rows(rows * e[:, None], tangent.index, units)
+    m = jax.ops.segment_sum(rows[:, :, None] * rows[:, None, :], tangent.index, units)
+    c = jax.ops.segment_sum(rows * e[:, None], tangent.index, units)
     a, b = tangent.fixed, tangent.random
     t = jnp.einsum("unp,p->un", a, params.beta - tangent.beta) - jnp.einsum("unq,uq->un", b, tangent.b)
     z_matrix = b @ factor_of(params.covariance)
@@ -147,11 +147,6 @@ def nested_linear_mixed_model(
     layout = UnitLayout(levels, group.units)
     hessian = layout.dense(blocks) if tangent.by_unit else dense(nesting, blocks)
     return LinearMixedResult(value, jnp.concatenate(score), hessian, information, cross_products, information_slopes)
-
-
-def _sum_rows(values: Any, index: Any, units: int) -> Any:
-    """Sums (units, ...) of `values` (obs, ...) over the rows of each unit."""
-    return jax.ops.segment_sum(values, index, units)
 
 
 def _combined(tangent: NestedTangent, units: Any) -> Vector:

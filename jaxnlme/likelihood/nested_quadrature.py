@@ -42,9 +42,8 @@ def check_nodes(nodes: int, density: Density) -> None:
     assert levels is not None
     if not levels.separable:
         raise OptionError(
-            f"AGQ({nodes}) integrates the units of {levels.innermost.name!r} one by one, and rows of this model depend "
-            "on the random effects of several units (or their residuals are correlated across units, or their "
-            "parameters vary within a unit); use 'laplace', 'focei' or importance sampling."
+            f"AGQ({nodes}) integrates the units of {levels.innermost.name!r} one by one, which this model does not "
+            f"allow: {levels.coupling}. Use 'laplace', 'focei' or importance sampling."
         )
     q = density.covariance.size
     if nodes**q > COMPUTATION.max_grid_points:

@@ -16,7 +16,7 @@ from jaxnlme.model.levels import Levels, Units
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
-from jaxnlme.model.residual_error.correlation_base import Layout
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
@@ -41,7 +41,7 @@ class Group(eqx.Module):
     strata: Any
     key: Any
     units: tuple[Units, ...] = ()
-    layout: Layout | None = None
+    layout: SeriesLayout | None = None
     codes: tuple[Any, ...] = ()
 
 

@@ -65,11 +65,13 @@ class Levels(eqx.Module):
     """The levels with random effects, outermost first.
 
     **Fields:** `levels`: an EffectLevel each; `separable`: true if the log-density of a group is a sum over the units
-    of the innermost level with random effects, each a function of the parameters of that unit's rows only.
+    of the innermost level with random effects, each a function of the parameters of that unit's rows only; `coupling`:
+    a clause on why it is not, empty where it is or has not been looked at.
     """
 
     levels: tuple[EffectLevel, ...] = eqx.field(static=True)
     separable: bool = eqx.field(static=True, default=False)
+    coupling: str = eqx.field(static=True, default="")
 
     @property
     def size(self) -> int:
@@ -87,11 +89,21 @@ class Levels(eqx.Module):
         return sum(level.units for level in self.levels)
 
     @property
-    def rows(self) -> np.ndarray:
+    def unit_of_entry(self) -> np.ndarray:
         """The unit (size,), among those of all levels, that each entry of the vector of a group belongs to."""
         ends = np.cumsum([0, *(level.units for level in self.levels)])
         parts = zip(self.levels, ends, strict=False)
         return np.concatenate([first + np.repeat(np.arange(level.units), len(level.effects)) for level, first in parts])
+
+    @property
+    def effect_of_entry(self) -> np.ndarray:
+        """The distinct effect (size,) that each entry of the vector of a group is."""
+        return np.concatenate([np.tile(np.array(level.effects, int), level.units) for level in self.levels])
+
+    @property
+    def entries_of_effect(self) -> np.ndarray:
+        """True (distinct effects, size) for the entries of the vector of a group that are a distinct effect."""
+        return np.arange(len(self.level_of_effect))[:, None] == self.effect_of_entry[None, :]
 
     @property
     def level_of_effect(self) -> np.ndarray:
@@ -109,11 +121,11 @@ class Levels(eqx.Module):
         """The table (..., units of all levels, distinct effects) of vectors (..., size), zero where a unit lacks an
         effect."""
         out = jnp.zeros((*vector.shape[:-1], self.n_units, len(self.level_of_effect)), vector.dtype)
-        return out.at[..., self.rows, self.owners].set(vector)
+        return out.at[..., self.unit_of_entry, self.effect_of_entry].set(vector)
 
     def vector(self, table: Any) -> Any:
         """The vectors (..., size) of tables (..., units of all levels, distinct effects), the inverse of `table`."""
-        return table[..., self.rows, self.owners]
+        return table[..., self.unit_of_entry, self.effect_of_entry]
 
     def of_units(self, values: Any, depth: int, units: Sequence[Units]) -> Any:
         """The values of the units of a level, (units,) of the level: from `values` (obs,) those of a row of each unit,
@@ -128,8 +140,8 @@ class Levels(eqx.Module):
         return jnp.broadcast_to(jnp.asarray(values), (level.units,))
 
     def informative(self, units: Sequence[Units], observed: Any) -> Any:
-        """True for the units (units of all levels,) whose random effects the data of the group may say something of:
-        those that the group has and, where the log-density is a sum over units, that have a response.
+        """True for the units (units of all levels,) whose random effects the data of the group may inform: those that
+        the group has and, where the log-density is a sum over units, that have a response.
 
         **Arguments:** `units`: of the nested levels of the data, outermost first; `observed` (obs,).
         """
@@ -181,11 +193,6 @@ class Levels(eqx.Module):
             out = out + place @ block @ place.T
             start += level.size
         return out
-
-    @property
-    def owners(self) -> np.ndarray:
-        """The distinct effect (size,) that each entry of the vector of a group is."""
-        return np.concatenate([np.tile(np.array(level.effects, int), level.units) for level in self.levels])
 
     def on_rows(self, b: Vector, units: Sequence[Units]) -> list[Any]:
         """The value of each distinct effect, () for the outermost level, (obs,) for others: that of each row's unit.

@@ -136,23 +136,46 @@ def factored(nesting: Nesting, blocks: Any) -> BlockArrow:
 
     **Arguments:** `blocks` (units, local, local): K_o of the units of the last level, symmetric.
     """
-    return _eliminate(nesting, blocks, lambda matrix: (cholesky(matrix), jnp.zeros((), bool)))[0]
+    return _eliminate(_entries(nesting, blocks), nesting, _cholesky)[0]
 
 
 def guarded(nesting: Nesting, blocks: Any, floor: float = COMPUTATION.least_pivot) -> tuple[BlockArrow, Scalar]:
     """As `factored`, with modified pivots (`linalg.guarded_cholesky`, with its `floor`) where the matrix is not
     positive definite, and whether one was modified."""
-    return _eliminate(nesting, blocks, lambda matrix: guarded_cholesky(matrix, floor))
+    return _eliminate(_entries(nesting, blocks), nesting, lambda matrix: guarded_cholesky(matrix, floor))
 
 
-def _eliminate(nesting: Nesting, blocks: Any, factor: Callable[[Any], tuple[Any, Any]]) -> tuple[BlockArrow, Scalar]:
+def _cholesky(matrix: Any) -> tuple[Any, Any]:
+    return cholesky(matrix), jnp.zeros((), bool)
+
+
+def _entries(nesting: Nesting, blocks: Any) -> list[Any]:
+    """I + sum of E_o' K_o E_o by level, as `_eliminate` takes it."""
+    ends = np.cumsum(nesting.sizes)
+    identities: list[Any] = [
+        np.diag((np.arange(end) >= end - size).astype(float))[None]
+        for end, size in zip(ends, nesting.sizes, strict=True)
+    ]
+    return [*identities[:-1], blocks + identities[-1]]
+
+
+def _eliminate(
+    entries: list[Any], nesting: Nesting, factor: Callable[[Any], tuple[Any, Any]]
+) -> tuple[BlockArrow, Scalar]:
+    """The factors of a matrix, and whether `factor` modified a block.
+
+    **Arguments:** `entries` of each level (units, local, local) or (1, local, local): terms of the matrix in the local
+    coordinates of its units, those of the levels before and their own; all levels together add up to it.
+    """
     changed = jnp.zeros((), bool)
     factors: list[Any] = []
     couplings: list[Any] = []
     forward = jax.vmap(jax.vmap(forward_solve, in_axes=(None, 1), out_axes=1))
+    blocks: Any = 0.0
     for level in range(len(nesting.sizes) - 1, -1, -1):
         own = sum(nesting.sizes[:level])
-        lower, repaired = jax.vmap(factor)(blocks[:, own:, own:] + np.eye(nesting.sizes[level])[None])
+        blocks = blocks + entries[level]
+        lower, repaired = jax.vmap(factor)(blocks[:, own:, own:])
         factors.append(lower)
         changed = changed | jnp.any(repaired)
         if level:
@@ -172,23 +195,13 @@ def dense(nesting: Nesting, blocks: Any) -> Any:
 
 def factored_dense(nesting: Nesting, matrix: Any) -> BlockArrow:
     """The factors of a `matrix` (n, n) of this form, its unknowns ordered as in `dense`."""
-    positions = _positions(nesting)
-    around = [jnp.zeros((1, 0), int)]
-    for level, parent in enumerate(nesting.parents):
-        around.append(jnp.concatenate([around[level], positions[level]], axis=1)[parent])
-    factors: list[Any] = []
-    couplings: list[Any] = []
-    forward = jax.vmap(jax.vmap(forward_solve, in_axes=(None, 1), out_axes=1))
-    for level in range(len(nesting.sizes) - 1, -1, -1):
-        own, rest = positions[level], around[level]
-        lower = jax.vmap(cholesky)(matrix[own[:, :, None], own[:, None, :]])
-        factors.append(lower)
-        if level:
-            x = forward(lower, matrix[own[:, :, None], rest[:, None, :]])
-            couplings.append(x)
-            eliminated = _matrix_product(jnp.swapaxes(x, 1, 2), x)
-            matrix = matrix.at[rest[:, :, None], rest[:, None, :]].add(-eliminated)
-    return BlockArrow(nesting, factors[::-1], couplings[::-1])
+    entries, local = [], jnp.zeros((1, 0), int)
+    for level, own in enumerate(_positions(nesting)):
+        around = local[nesting.parents[level - 1]] if level else local
+        local = jnp.concatenate([around, own], axis=1)
+        n = around.shape[1]  # entries of the levels before stand among those of their own level
+        entries.append(matrix[local[:, :, None], local[:, None, :]].at[:, :n, :n].set(0.0))
+    return _eliminate(entries, nesting, _cholesky)[0]
 
 
 def _positions(nesting: Nesting) -> list[Any]:

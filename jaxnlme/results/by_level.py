@@ -37,13 +37,14 @@ def unit_index(data: GroupedData, depth: int) -> tuple[pd.Index, np.ndarray]:
     return pd.MultiIndex.from_arrays(arrays, names=data.level_names[: depth + 1]), cells
 
 
-def _indicator(binding: Binding, effect: int, depth: int) -> np.ndarray | None:
+def _indicator(binding: Binding, effect: int) -> np.ndarray | None:
     """True for the units (groups, units) that have a distinct effect, where the covariance differs by a factor; None:
     all have it."""
     random = binding.random
-    if random is None or not random.indicators or random.indicators[effect] is None:
+    if not random.indicators or random.indicators[effect] is None:
         return None
     indicator = np.asarray(random.indicators[effect]) > 0
+    depth = random.depths[effect]
     if depth == 0:
         return indicator[:, None]
     return np.take_along_axis(indicator, binding.data.nested[depth - 1].first_row, axis=1)
@@ -83,7 +84,7 @@ def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
     if density.levels is None:
         table = pd.DataFrame(values, index=unit_index(data, 0)[0], columns=list(density.effect_names))
         for k, name in enumerate(density.effect_names):
-            if (has_it := _indicator(binding, k, 0)) is not None:
+            if (has_it := _indicator(binding, k)) is not None:
                 table.loc[~has_it[:, 0], name] = np.nan
         return table
     out = {}
@@ -93,13 +94,13 @@ def effects_by_level(binding: Binding, values: np.ndarray) -> Any:
         table = part[cells[:, 0], cells[:, 1] if level.depth else 0]
         out[level.name] = pd.DataFrame(table, index=index, columns=names)
         for k, name in zip(level.effects, names, strict=True):
-            if (has_it := _indicator(binding, k, level.depth)) is not None:
+            if (has_it := _indicator(binding, k)) is not None:
                 out[level.name].loc[~has_it[cells[:, 0], cells[:, 1] if level.depth else 0], name] = np.nan
     return out
 
 
 def informative_units(binding: Binding) -> np.ndarray:
-    """True for the units whose random effects the data may say something of (groups, units of all levels), as
+    """True for the units whose random effects the data may inform (groups, units of all levels), as
     `Levels.informative` has them; (groups, 1) without nested levels."""
     density, data = binding.density, binding.data
     observed = np.asarray(data.observed.any(axis=1, keepdims=True))
@@ -119,28 +120,23 @@ def informative_units(binding: Binding) -> np.ndarray:
 
 
 def effect_columns(binding: Binding, values: np.ndarray) -> list[np.ndarray]:
-    """For each distinct effect its values over the informative units: those with an observed response in a group with a
-    positive weight.
+    """For each distinct effect its values over the informative units of the groups that have a response and a positive
+    weight.
 
     **Arguments:** `values` (groups, random).
     """
     density, data = binding.density, binding.data
-    weighted = data.weights > 0
-    if density.levels is None:
-        chosen = data.observed.any(axis=1) & weighted
-        masks = [_indicator(binding, k, 0) for k in range(values.shape[1])]
-        return [values[chosen if m is None else chosen & m[:, 0], k] for k, m in enumerate(masks)]
-    out: dict[int, np.ndarray] = {}
-    for level, part in zip(density.levels.levels, density.levels.split(values), strict=True):
-        if level.depth:
-            informative = units_with_response(data.nested[level.depth - 1].unit, data.observed, level.units)
-        else:
-            informative = data.observed.any(axis=1, keepdims=True)
-        chosen = informative & weighted[:, None]
-        for k, effect in enumerate(level.effects):
-            mask = _indicator(binding, effect, level.depth)
-            out[effect] = part[chosen if mask is None else chosen & mask][:, k]
-    return [out[effect] for effect in range(len(out))]
+    counted = data.observed.any(axis=1) & (data.weights > 0)
+    informative = informative_units(binding) & counted[:, None]
+    out = []
+    for k in range(len(density.effect_names)):
+        part, chosen = values[:, [k]], informative
+        if density.levels is not None:
+            entries = density.levels.entries_of_effect[k]
+            part, chosen = values[:, entries], informative[:, density.levels.unit_of_entry[entries]]
+        mask = _indicator(binding, k)
+        out.append(part[chosen if mask is None else chosen & mask])
+    return out
 
 
 def columns_of_effects(tables: Any) -> dict[str, np.ndarray]:

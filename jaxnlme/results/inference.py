@@ -231,7 +231,7 @@ def _on_natural_scale(
         for k, transform in enumerate(binding.transforms):
             if transform is not None:
                 natural[k] = [float(transform.to_natural(v)) for v in (values[k], lower[k], upper[k])]
-        owners = None if binding.random is None else binding.random.parameters
+        owners = binding.random.parameters
         for k, effect in enumerate(density.effect_names):
             parameter = effect if owners is None else binding.model.parameters[owners[k]].name
             if parameter in logs and binding.model.individual is None:

@@ -224,7 +224,8 @@ class FitRecord:
     @property
     def shrinkage(self) -> pd.Series:
         """Shrinkage of the modes towards zero in percent, 100 (1 - SD(b) / sd), SD over the informative groups (or
-        units of a nested level): those with an observed response and a weight. NaN for an effect of zero variance.
+        units of a nested level): those with an observed response and a weight; with carry-over between units all units
+        of such groups. NaN for an effect of zero variance.
 
         **Source:** Savic and Karlsson (2009), AAPS Journal 11, 558-569.
         """

@@ -65,7 +65,7 @@ class NestedControlVariates(eqx.Module):
     or, of more than `TUNING.most_effects_first_degree` effects, their sums over units; sums over units for each pair of
     distinct effects of one level; and the last one of the module's docstring.
 
-    **Fields:** `levels`; `entries` (random,): effects that the data say something of, to which the rest refers, zero
+    **Fields:** `levels`; `entries` (random,): effects that the data inform, to which the rest refers, zero
     for others; `centre` m (random,), `factor` C (random, random) with V = C C', and its `inverse`.
     """
 
@@ -89,28 +89,28 @@ class NestedControlVariates(eqx.Module):
     def velocity(self, coefficients: Matrix) -> tuple[Any, Any]:
         """m_k (parameters, random) and S_k (parameters, random, random) as of `velocity_of`."""
         covariance, linear = self.factor @ self.factor.T, _linear_sums(self.levels)
-        n, owners, rows = len(linear), self.levels.owners, self.levels.rows
-        same_unit = rows[:, None] == rows[None, :]
+        n, effect, unit = len(linear), self.levels.effect_of_entry, self.levels.unit_of_entry
+        same_unit = unit[:, None] == unit[None, :]
         along = -coefficients[:, -1][:, None, None] * jnp.diag(self.entries.astype(covariance.dtype))[None]
         for position, (j, k) in enumerate(_pairs(self.levels)):
-            pair = same_unit & (owners == j)[:, None] & (owners == k)[None, :]
+            pair = same_unit & (effect == j)[:, None] & (effect == k)[None, :]
             change = covariance @ (pair.astype(float) + pair.T.astype(float))
             along = along - coefficients[:, n + position][:, None, None] * change[None]
         return -coefficients[:, :n] @ linear @ covariance - along @ self.centre, along
 
     def _covariance_sums(self) -> Matrix:
         """V (effects, effects), summed over the units of each level."""
-        covariance, levels = self.factor @ self.factor.T, self.levels
-        same_unit = jnp.where(levels.rows[:, None] == levels.rows[None, :], covariance, 0.0)
-        own = (levels.owners[:, None] == np.arange(len(levels.level_of_effect))[None, :]).astype(float)
-        return own.T @ same_unit @ own
+        covariance, unit = self.factor @ self.factor.T, self.levels.unit_of_entry
+        same_unit = jnp.where(unit[:, None] == unit[None, :], covariance, 0.0)
+        own = self.levels.entries_of_effect.astype(float)
+        return own @ same_unit @ own.T
 
 
 def _linear_sums(levels: Levels) -> np.ndarray:
     """Coefficients (functions, random) of the first-degree functions in the h_j."""
     if levels.size <= TUNING.most_effects_first_degree:
         return np.eye(levels.size)
-    return (levels.owners[None, :] == np.arange(len(levels.level_of_effect))[:, None]).astype(float)
+    return levels.entries_of_effect.astype(float)
 
 
 def _pairs(levels: Levels) -> list[tuple[int, int]]:

@@ -203,7 +203,7 @@ def _proposal_of(
     """The function (z, g, v, level, effect) -> (proposed point, log of the ratio of the proposal densities there and
     back, for each accepting unit (accepting units,)) of a kernel; `level`: that of a kernel that has one for each."""
     scales, n, units = jnp.exp(proposal.log_scales), len(tree.levels.levels), tree.n_accepting
-    owners, level_of_entry, zero = tree.levels.owners, tree.level_of_entry, jnp.zeros((units,), dtype)
+    effects, level_of_entry, zero = tree.levels.effect_of_entry, tree.level_of_entry, jnp.zeros((units,), dtype)
 
     def stay(z, g, v, at, effect):
         return z, jnp.full((units,), jnp.inf, dtype)
@@ -217,12 +217,12 @@ def _proposal_of(
         return z + scales[jnp.minimum(at, n - 1)] * small_product(proposal.factor, step), zero
 
     def coordinate(z, g, v, at, effect):
-        chosen = tree.entries & (jnp.asarray(owners) == effect)
+        chosen = tree.entries & (jnp.asarray(effects) == effect)
         return z + jnp.where(chosen, scales[n + 1 + effect] * g, 0.0), zero
 
     def block(z, g, v, at, effect):
         rank = jnp.where(tree.entries, jnp.abs(g - jnp.trunc(g)), -1.0)
-        chosen = tree.entries & (rank >= jnp.sort(rank)[max(len(owners) - 2, 0)])
+        chosen = tree.entries & (rank >= jnp.sort(rank)[max(len(effects) - 2, 0)])
         return z + jnp.where(chosen, scales[n] * g, 0.0), zero
 
     def mode(z, g, v, at, effect):

@@ -199,7 +199,7 @@ def nested_control_variates(
     """The control variates of a group with nested `levels` and many effects, around its last mode; None for others.
 
     **Arguments:** `whitening` at the parameters; `chains` of the group; `mean` (random,), contained in xi; `entries`
-    (random,): those that the data say something of.
+    (random,): those that the data inform.
     """
     if levels is None or levels.size <= TUNING.most_effects_second_degree:
         return None

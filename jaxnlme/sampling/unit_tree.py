@@ -1,5 +1,5 @@
 """The units of one group with nested levels, as its samplers see them: which of them accept a proposal by themselves,
-and which the data say something of.
+and which the data inform.
 
 Given the random effects around them, those of different units are independent where the log-density of the group is a
 sum over units. A proposal for all units of a level then is accepted or not unit by unit, each with all that lies inside
@@ -59,7 +59,7 @@ class UnitTree(eqx.Module):
                 unit = unit[parent]
                 of_level.append(unit)
             of_terms.append(unit)
-            of_entries.append(jnp.concatenate(of_level)[levels.rows])
+            of_entries.append(jnp.concatenate(of_level)[levels.unit_of_entry])
         none = jnp.zeros((1, levels.innermost.units), int), jnp.zeros((1, levels.size), int)
         self.of_terms, self.of_entries = (
             jnp.concatenate([jnp.stack(rows), last]) for rows, last in zip((of_terms, of_entries), none, strict=True)
@@ -78,12 +78,12 @@ class UnitTree(eqx.Module):
     @property
     def entries(self) -> Any:
         """`informative` for each random effect (random,)."""
-        return self.informative[self.levels.rows]
+        return self.informative[self.levels.unit_of_entry]
 
     @property
     def level_of_entry(self) -> np.ndarray:
         """The position of its level, for each random effect (random,)."""
-        return self.levels.level_of_effect[self.levels.owners]
+        return self.levels.level_of_effect[self.levels.effect_of_entry]
 
     def sum_entries(self, values: Any, level: Any) -> Any:
         """Sums (accepting units,) of `values` (random,) over the entries of each accepting unit of a level."""

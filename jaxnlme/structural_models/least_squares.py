@@ -15,7 +15,7 @@ from jaxnlme.errors import DataError, some
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.numerics.compiling import compiler_options
 from jaxnlme.precision import x64
-from jaxnlme.structural_models.linear_parts import Absorption, AbstractLinearPart, Units
+from jaxnlme.structural_models.linear_parts import Absorption, AbstractLinearPart, MeasurementUnits
 from jaxnlme.structural_models.settings import STARTS
 
 
@@ -64,7 +64,7 @@ def pooled_parameters(part: AbstractLinearPart, names: Sequence[str], rows: Pool
     rows = rows.at_most(STARTS.most_rows)
     origin = float(rows.x.min()) if part.shifted else 0.0
     dose = 1.0 if rows.dose is None else float(np.abs(rows.dose).max())
-    units = Units(origin, float(np.abs(rows.x - origin).max()), float(np.abs(rows.y).max()), dose)
+    units = MeasurementUnits(origin, float(np.abs(rows.x - origin).max()), float(np.abs(rows.y).max()), dose)
     search = _Search(part, units, rows)
     best, best_square = np.array([np.nan]), np.inf
     for theta, signs in _grid_starts(part, units, rows.at_most(STARTS.grid_rows)):
@@ -114,7 +114,7 @@ def improved_parameters(
 class _Search:
     """Least squares over theta, the linear coefficients projected out."""
 
-    def __init__(self, part: AbstractLinearPart, units: Units, rows: PooledRows):
+    def __init__(self, part: AbstractLinearPart, units: MeasurementUnits, rows: PooledRows):
         self.part = part
         if isinstance(part, Absorption) and rows.dose is not None:
             self.part = part.with_dose(rows.dose / units.dose)
@@ -156,7 +156,9 @@ class _Search:
         return [self.parameters(theta, signs), self.parameters(found.x, signs)]
 
 
-def _grid_starts(part: AbstractLinearPart, units: Units, rows: PooledRows) -> list[tuple[Any, tuple[int, ...]]]:
+def _grid_starts(
+    part: AbstractLinearPart, units: MeasurementUnits, rows: PooledRows
+) -> list[tuple[Any, tuple[int, ...]]]:
     """The best points (theta, signs) of the grid, no two of the same neighbourhood."""
     search = _Search(part, units, rows)
     squares = []

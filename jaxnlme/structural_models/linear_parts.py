@@ -19,7 +19,7 @@ Theta = Sequence[float] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Units:
+class MeasurementUnits:
     """Origin `x0` and scale `sx` of x, scales `sy` of y and `dose` of the dose: u = (x - x0) / sx."""
 
     x0: float
@@ -48,7 +48,7 @@ class AbstractLinearPart(abc.ABC):
         """The columns g_1, g_2 (rows,)."""
 
     @abc.abstractmethod
-    def parameters(self, theta: Theta, signs: tuple[int, ...], c: np.ndarray, units: Units) -> list[float]:
+    def parameters(self, theta: Theta, signs: tuple[int, ...], c: np.ndarray, units: MeasurementUnits) -> list[float]:
         """The parameters of the curve, in the units of the data; NaN where none gives these coefficients."""
 
     def points(self) -> list[tuple[float, ...]]:

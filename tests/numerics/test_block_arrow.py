@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnlme.numerics.block_arrow import Nesting, dense, factored, guarded
+from jaxnlme.numerics.block_arrow import Nesting, dense, factored, factored_dense, guarded
 
 # rounding error for a well-conditioned matrix
 CLOSE = {"rel": 1e-11, "abs": 1e-11}
@@ -58,6 +58,15 @@ def unflat(nesting: Nesting, vector) -> list:
         out.append(vector[start : start + units * size].reshape(units, size))
         start += units * size
     return out
+
+
+@pytest.mark.parametrize("name", NESTINGS)
+def test_factors_of_the_dense_matrix_are_those_of_its_blocks(name: str) -> None:
+    nesting = NESTINGS[name]
+    blocks = jnp.asarray(blocks_of(nesting))
+    expected, arrow = factored(nesting, blocks), factored_dense(nesting, dense(nesting, blocks))
+    for ours, theirs in zip(arrow.factors + arrow.couplings, expected.factors + expected.couplings, strict=True):
+        assert np.asarray(ours) == pytest.approx(np.asarray(theirs), **CLOSE)
 
 
 @pytest.mark.parametrize("name", NESTINGS)

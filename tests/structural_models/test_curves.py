@@ -9,7 +9,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.structural_models import linear_parts as parts
-from jaxnlme.structural_models.linear_parts import Units
+from jaxnlme.structural_models.linear_parts import MeasurementUnits
 from tests.problems import cheap
 
 curves = jn.models.curves
@@ -125,7 +125,7 @@ def test_linear_parts_are_the_curves(name: str) -> None:
     """Coefficients times columns in scaled units equal the curve at the parameters that belong to them."""
     part, theta = PARTS[name]
     x = np.array([2.0, 3.0, 4.5, 9.0])
-    units = Units(2.0 if part.shifted else 0.0, 7.0, 30.0, 2.0)
+    units = MeasurementUnits(2.0 if part.shifted else 0.0, 7.0, 30.0, 2.0)
     u = (x - units.x0) / units.sx
     if isinstance(part, parts.Absorption):
         part = part.with_dose(np.full(4, 4.0 / units.dose))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
-from jaxnlme.estimators.em.sufficient_statistics import informative_units
+from jaxnlme.estimators.em.sufficient_statistics import informative_and_counts
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.linalg import cholesky, cholesky_inverse, half_logdet, small_product
@@ -68,7 +68,7 @@ def complete_score(
         for row, (k, effect, _, _) in enumerate(layout.centring.terms):
             beta[k] = coefficients[row] * psi_inverse_b[effect]
     else:
-        informative, units = informative_units(layout.levels, group)
+        informative, units = informative_and_counts(layout.levels, group)
         of_units = jnp.where(informative[:, None], layout.levels.table(b), 0.0)
         of_units = small_product(of_units, terms.psi_inverse)
         outer, half_traces = of_units.T @ of_units, terms.half_traces @ units
@@ -105,8 +105,8 @@ def outcome_log_density(
         z_moved = small_product(matrix, z) + offset
         log_jacobian, squares = half_logdet(lower), jnp.sum(z_moved[columns] ** 2)
     else:
-        informative, units = informative_units(layout.levels, group)
-        z_moved = jnp.where(informative[layout.levels.rows], density.map_effects(matrix, z) + offset, z)
+        informative, units = informative_and_counts(layout.levels, group)
+        z_moved = jnp.where(informative[layout.levels.unit_of_entry], density.map_effects(matrix, z) + offset, z)
         log_jacobian = jnp.sum(units[np.array(layout.rows, int)] * jnp.log(jnp.diagonal(lower)))
         squares = jnp.sum(z_moved**2)
     value = log_density_given_effects(density, moved, density.effects(moved, z_moved), group)

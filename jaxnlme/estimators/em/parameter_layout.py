@@ -14,7 +14,7 @@ from jaxnlme.errors import some
 from jaxnlme.model.centring import Centring, centring
 from jaxnlme.model.levels import Levels
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
-from jaxnlme.model.residual_error.families import _constant, _proportional
+from jaxnlme.model.residual_error.named_scales import constant_scale, proportional_scale
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.devices import Processes
 
@@ -152,7 +152,7 @@ def n_closed_form_scales(error: AbstractError) -> int:
     error models, and with a correlation."""
     if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation:
         return 0
-    if error.scale not in (_constant, _proportional):
+    if error.scale not in (constant_scale, proportional_scale):
         return 0
     if error.n_correlation:
         return 0

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.model import NLMEModel
+from jaxnlme.binding.separability import coupling_notes
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import ProgressLine
@@ -131,6 +132,7 @@ def _start(
         setup, left_out = setup.without_failed_groups(processes)
     # Step 3.
     setup, notes = _preliminary_fit(setup, plan)
+    notes = coupling_notes(setup.binding.density) + notes
     # Step 4.
     warm = _is_warm(plan)
     boundary_start = np.asarray(setup.params.pack(), float) if _keeps_boundary(setup, estimator, plan) else None

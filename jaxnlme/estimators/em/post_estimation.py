@@ -176,7 +176,7 @@ def _likelihood(run: Run, params: Params, mean: np.ndarray, covariance: np.ndarr
     mean, covariance = mean @ inverse.T, inverse @ covariance @ inverse.T
     if (levels := run.binding.density.levels) is not None:
         # Effects that the data say nothing of are standard normal: the draws' moments would only add noise.
-        known = informative_units(run.binding)[:, levels.rows]
+        known = informative_units(run.binding)[:, levels.unit_of_entry]
         mean = np.where(known, mean, 0.0)
         covariance = np.where(known[:, :, None] & known[:, None, :], covariance, np.eye(levels.size))
     sums, groups = centred_log_likelihood(run.placed, method, params, mean, covariance)

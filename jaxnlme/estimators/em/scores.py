@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxnlme.estimators.em.complete_data import ScoreTerms, complete_score, log_density_given_effects
 from jaxnlme.estimators.em.parameter_layout import ParameterLayout
-from jaxnlme.estimators.em.sufficient_statistics import informative_units, weighted_contribution
+from jaxnlme.estimators.em.sufficient_statistics import informative_and_counts, weighted_contribution
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import gradient, hessian, linearise
 from jaxnlme.model.levels import Levels
@@ -144,9 +144,9 @@ def control_variates_of_units(
     """The control variates of a group with nested levels and many effects; None for others."""
     if layout.levels is None:
         return None
-    informative, _ = informative_units(layout.levels, group)
+    informative, _ = informative_and_counts(layout.levels, group)
     mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
-    return nested_control_variates(whitening, chains, mean, layout.levels, informative[layout.levels.rows])
+    return nested_control_variates(whitening, chains, mean, layout.levels, informative[layout.levels.unit_of_entry])
 
 
 def _psi_slopes(density: Density, params: Params, z: Any, group: Group) -> tuple[Any, Any, Any]:
@@ -171,7 +171,7 @@ def _psi_slopes_of_units(
     levels: Levels, outcome: Callable[[Any], Any], b: Any, lower: Any, z: Any, group: Group
 ) -> tuple[Any, Any, Any]:
     """`_psi_slopes` with nested levels; `outcome`, log p(y | b); `lower`, the factor of psi."""
-    informative, units = informative_units(levels, group)
+    informative, units = informative_and_counts(levels, group)
 
     def of_units(vectors):
         return jnp.where(informative[:, None], levels.table(vectors), 0.0)
@@ -180,13 +180,14 @@ def _psi_slopes_of_units(
     if levels.separable:
         # Units of one level do not interact: the derivatives along an effect of all of them at once are those along the
         # effect of each.
-        columns = jax.vmap(push)(jnp.asarray(levels.owners == np.arange(lower.shape[0])[:, None], z.dtype))
+        columns = jax.vmap(push)(jnp.asarray(levels.entries_of_effect, z.dtype))
         curvatures = jnp.moveaxis(of_units(columns), 0, 2)  # (units, effects, effects)
         curvatures = jnp.where(levels.has_effect[:, None, :], curvatures, 0.0)
     else:
         matrix = of_units(jax.vmap(push)(jnp.eye(levels.size, dtype=z.dtype)))  # rows by entry
         curvatures = jnp.zeros((levels.n_units, *lower.shape), z.dtype)
-        curvatures = curvatures.at[levels.rows, levels.owners].set(matrix[np.arange(levels.size), levels.rows])
+        unit = levels.unit_of_entry
+        curvatures = curvatures.at[unit, levels.effect_of_entry].set(matrix[np.arange(levels.size), unit])
     g, z = of_units(slope), of_units(z)
     curvature = jnp.sum(curvatures, axis=0)
     in_z = jnp.sum(jnp.where(levels.has_effect, g @ lower - z, 0.0) ** 2, axis=0)

@@ -103,7 +103,7 @@ def effect_statistics(
     """Statistics of one group's `xi` (random,), without its weight; `coefficients`, c of the group as `Centring` has
     them; `counts` and `squares` (strata,), of its residuals."""
     if layout.levels is not None:
-        informative, units = informative_units(layout.levels, group)
+        informative, units = informative_and_counts(layout.levels, group)
         of_units = jnp.where(informative[:, None], layout.levels.table(xi), 0.0)
         return SufficientStatistics(
             units,
@@ -123,8 +123,8 @@ def effect_statistics(
     )
 
 
-def informative_units(levels: Levels, group: Group) -> tuple[Vector, Vector]:
-    """The units (units of all levels,) that the data of a group may say something of, and their number for each
+def informative_and_counts(levels: Levels, group: Group) -> tuple[Vector, Vector]:
+    """The units (units of all levels,) that the data of a group may inform, and their number for each
     distinct effect (effects,)."""
     informative = levels.informative(group.units, group.x.observed)
     return informative, jnp.sum(jnp.where(informative[:, None] & levels.has_effect, 1.0, 0.0), axis=0)

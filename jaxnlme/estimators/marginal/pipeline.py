@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.model import NLMEModel
+from jaxnlme.binding.separability import coupling_notes
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.base import AbstractEstimator
@@ -120,7 +121,7 @@ class _Start:
         self.setup: Setup = set_up(model, data, estimator, plan.start, plan, processes, timings)
         self.params, self.finite = self.setup.params, self.setup.finite
         self.left_out: list[tuple[Any, str]] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = coupling_notes(self.setup.binding.density)
         self.starts, self.replaced = plan.starts, None
         self.is_new = not isinstance(plan.start, FitRecord)
         self.checkpoint = self._read_checkpoint()

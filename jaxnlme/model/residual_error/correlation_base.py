@@ -149,7 +149,7 @@ class Series:
         return dataclasses.replace(self, time=index.astype(float), code=code)
 
 
-class Layout(eqx.Module):
+class SeriesLayout(eqx.Module):
     """Series of correlated rows of one group (or, stacked, of all groups).
 
     **Fields:** `time` (obs,): position or time; `code` (obs,): number of the series, -1 in rows without a response;
@@ -204,11 +204,11 @@ class AbstractCorrelation(eqx.Module):
         return f"{self.formula} over {self.time or 'position'}{within}"
 
     @abc.abstractmethod
-    def factor(self, theta: Vector, layout: Layout) -> AbstractFactor:
+    def factor(self, theta: Vector, layout: SeriesLayout) -> AbstractFactor:
         """The factor of one group from `theta` (parameters,), unconstrained."""
 
     @abc.abstractmethod
-    def color(self, noise: Vector, theta: Vector, layout: Layout) -> Vector:
+    def color(self, noise: Vector, theta: Vector, layout: SeriesLayout) -> Vector:
         """Correlated standard normal residuals (obs,) of all real rows from independent ones, `noise` (obs,)."""
 
     @property

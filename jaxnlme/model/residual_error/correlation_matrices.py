@@ -17,8 +17,8 @@ from jaxnlme.model.residual_error.correlation_base import (
     AbstractCorrelation,
     AbstractFactor,
     Bound,
-    Layout,
     Series,
+    SeriesLayout,
     Vectors,
     range_bounds,
     with_start,
@@ -89,10 +89,10 @@ class AbstractMatrix(AbstractCorrelation):
     """A correlation by its `entries`, computed for every pair of rows."""
 
     @abc.abstractmethod
-    def entries(self, theta: Vector, layout: Layout) -> Matrix:
+    def entries(self, theta: Vector, layout: SeriesLayout) -> Matrix:
         """Correlations (obs, obs) of two different rows of one series; others are not used."""
 
-    def matrix(self, theta: Vector, layout: Layout, code: Vector) -> Matrix:
+    def matrix(self, theta: Vector, layout: SeriesLayout, code: Vector) -> Matrix:
         """C (obs, obs), where `code` (obs,) are the numbers of the series, -1 for rows on their own."""
         n = code.shape[0]
         same = (code[:, None] == code[None, :]) & (code[:, None] >= 0) & ~np.eye(n, dtype=bool)

@@ -20,12 +20,12 @@ from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.named_scales import (
-    _combined,
-    _combined_variance,
-    _constant,
-    _constant_power,
-    _power,
-    _proportional,
+    combined_scale,
+    combined_variance_scale,
+    constant_power_scale,
+    constant_scale,
+    power_scale,
+    proportional_scale,
 )
 from jaxnlme.model.residual_error.scale_parameters import Fix, scale_parameters
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
@@ -39,7 +39,7 @@ def constant(a: float | Fixed | None = None, *, fix: Fix = None, by: str | None 
 
     **Arguments:** `a`: residual standard deviation, in the unit of y; `by`: a column with one `a` for each level.
     """
-    return GaussianError(_constant, scale_parameters({"a": a}, fix=fix), "constant", "a", by=by)
+    return GaussianError(constant_scale, scale_parameters({"a": a}, fix=fix), "constant", "a", by=by)
 
 
 @public("jn.error.proportional")
@@ -49,7 +49,7 @@ def proportional(b: float | Fixed | None = None, *, fix: Fix = None, by: str | N
     **Arguments:** `b`: residual standard deviation as a fraction of the prediction; `by`: a column with one `b` for
     each level.
     """
-    return GaussianError(_proportional, scale_parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
+    return GaussianError(proportional_scale, scale_parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
 
 
 @public("jn.error.combined")
@@ -60,7 +60,7 @@ def combined(
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
-    return GaussianError(_combined, scale_parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
+    return GaussianError(combined_scale, scale_parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
 
 
 @public("jn.error.combined_variance")
@@ -72,7 +72,7 @@ def combined_variance(
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
     """
     return GaussianError(
-        _combined_variance,
+        combined_variance_scale,
         scale_parameters({"a": a, "b": b}, fix=fix),
         "combined variance",
         "sqrt(a^2 + b^2 f^2)",
@@ -95,7 +95,7 @@ def power(
     column with parameters for each level.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2.
     """
-    return GaussianError(_power, scale_parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
+    return GaussianError(power_scale, scale_parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
 
 
 @public("jn.error.constant_power")
@@ -114,7 +114,7 @@ def constant_power(
     not estimated; `by`: a column with parameters for each level.
     """
     return GaussianError(
-        _constant_power,
+        constant_power_scale,
         scale_parameters({"a": a, "b": b}, c, fix_exponent, fix),
         "constant plus power",
         "a + b |f|^c",

@@ -22,8 +22,8 @@ import numpy as np
 from jaxnlme.model.residual_error.correlation_base import (
     AbstractCorrelation,
     AbstractFactor,
-    Layout,
     Series,
+    SeriesLayout,
     Vectors,
     range_bounds,
     with_start,
@@ -66,7 +66,7 @@ class MarkovFactor(AbstractFactor):
     phi: Any
     weight: Any
     logdet: Any
-    layout: Layout
+    layout: SeriesLayout
 
     @property
     def half_logdet(self) -> Scalar:

@@ -7,23 +7,27 @@ import jax.numpy as jnp
 from jaxnlme.numerics.arrays import xp
 
 
-def _constant(f, a):
+def constant_scale(f, a):
+    """a."""
     return a * xp(f).ones_like(f)
 
 
-def _proportional(f, b):
+def proportional_scale(f, b):
+    """b |f|."""
     return b * xp(f).abs(f)
 
 
-def _combined(f, a, b):
+def combined_scale(f, a, b):
+    """a + b |f|."""
     return a + b * xp(f).abs(f)
 
 
-def _combined_variance(f, a, b):
+def combined_variance_scale(f, a, b):
+    """sqrt(a^2 + b^2 f^2)."""
     return xp(f).sqrt(a**2 + (b * f) ** 2)
 
 
-def _abs_power(f, c):
+def abs_power(f, c):
     """|f|^c with finite derivatives: those with respect to f are set to zero at f = 0."""
     size = jnp.abs(f)
     null = size == 0.0
@@ -32,9 +36,11 @@ def _abs_power(f, c):
     return jnp.where(null, jnp.where(c > 0, 0.0, jnp.where(c == 0, 1.0, jnp.inf)), power)
 
 
-def _power(f, b, c):
-    return b * _abs_power(f, c)
+def power_scale(f, b, c):
+    """b |f|^c."""
+    return b * abs_power(f, c)
 
 
-def _constant_power(f, a, b, c):
-    return a + b * _abs_power(f, c)
+def constant_power_scale(f, a, b, c):
+    """a + b |f|^c."""
+    return a + b * abs_power(f, c)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxnlme.model.residual_error.base import AbstractError, GaussianError
-from jaxnlme.model.residual_error.families import (
-    _combined,
-    _combined_variance,
-    _constant,
-    _constant_power,
-    _power,
-    _proportional,
+from jaxnlme.model.residual_error.named_scales import (
+    combined_scale,
+    combined_variance_scale,
+    constant_power_scale,
+    constant_scale,
+    power_scale,
+    proportional_scale,
 )
+
+_ONE_PART = (constant_scale, proportional_scale, power_scale)
+_TWO_PARTS = (combined_scale, combined_variance_scale, constant_power_scale)
 
 
 class TwoParts(NamedTuple):
@@ -26,10 +29,10 @@ class TwoParts(NamedTuple):
 
 def two_parts(error: AbstractError) -> list[TwoParts]:
     """The parts of each stratum of a residual scale that has two; empty for other residual models."""
-    if not isinstance(error, GaussianError) or error.scale not in (_combined, _combined_variance, _constant_power):
+    if not isinstance(error, GaussianError) or error.scale not in _TWO_PARTS:
         return []
     strata = max(len(error.levels), 1)
-    with_power = error.scale is _constant_power
+    with_power = error.scale is constant_power_scale
     return [TwoParts(k, strata + k, 2 * strata + k if with_power else None) for k in range(strata)]
 
 
@@ -39,7 +42,7 @@ def held_at_zero(error: AbstractError) -> list[str]:
         return []
     strata = max(len(error.levels), 1)
     groups = [[parts.a, parts.b] for parts in two_parts(error)]
-    groups = groups or ([[k] for k in range(strata)] if error.scale in (_constant, _proportional, _power) else [])
+    groups = groups or ([[k] for k in range(strata)] if error.scale in _ONE_PART else [])
     for group in groups:
         if all(error.parameters[k].fix and float(error.parameters[k].start) == 0 for k in group):
             return [error.parameters[k].name for k in group]

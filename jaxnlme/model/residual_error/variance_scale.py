@@ -12,7 +12,7 @@ from jaxnlme.arguments import real_number
 from jaxnlme.errors import OptionError, shown
 from jaxnlme.model.fixed import Fixed, number_of
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
-from jaxnlme.model.residual_error.named_scales import _abs_power
+from jaxnlme.model.residual_error.named_scales import abs_power
 from jaxnlme.model.settings import MODEL
 
 # The parameters of each kind of function, with their transforms.
@@ -95,7 +95,7 @@ class VarianceTerm:
             return jnp.sqrt(v)
         if self.kind == "exponential":
             return jnp.exp(parts[0] * v)
-        return _abs_power(v, parts[0]) if self.kind == "power" else parts[0] + _abs_power(v, parts[1])
+        return abs_power(v, parts[0]) if self.kind == "power" else parts[0] + abs_power(v, parts[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,11 +156,11 @@ def _mean_over_units(run: Run, levels: Levels, by_group: np.ndarray) -> np.ndarr
     """The mean (effects, effects) over the units of each level, zero between levels, of the blocks of their effects in
     matrices `by_group` (groups, random, random); units without a response are left out."""
     size = len(levels.level_of_effect)
-    informative = informative_units(run.binding)[:, levels.rows]
+    informative = informative_units(run.binding)[:, levels.unit_of_entry]
     total, units = np.zeros((size, size)), np.zeros(size)
-    for k, (row, effect) in enumerate(zip(levels.rows, levels.owners, strict=True)):
-        others = np.flatnonzero(levels.rows == row)
-        total[effect, levels.owners[others]] += by_group[:, k, others][informative[:, k]].sum(axis=0)
+    for k, (unit, effect) in enumerate(zip(levels.unit_of_entry, levels.effect_of_entry, strict=True)):
+        others = np.flatnonzero(levels.unit_of_entry == unit)
+        total[effect, levels.effect_of_entry[others]] += by_group[:, k, others][informative[:, k]].sum(axis=0)
         units[effect] += informative[:, k].sum()
     processes = run.placed.processes
     return processes.total(total) / np.maximum(processes.total(units), 1.0)[:, None]

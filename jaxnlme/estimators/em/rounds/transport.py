@@ -44,7 +44,7 @@ from jaxnlme.estimators.em.phases import sample_scores
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.estimators.em.scores import control_variates_of_units, observed_weight
 from jaxnlme.estimators.em.settings import SAMPLING
-from jaxnlme.estimators.em.sufficient_statistics import informative_units, weighted_contribution
+from jaxnlme.estimators.em.sufficient_statistics import informative_and_counts, weighted_contribution
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.levels import Levels
@@ -170,9 +170,9 @@ def _group_terms(
 
 def _of_units(levels: Levels, matrix: Any, group: Group) -> Any:
     """The map M (effects, effects) of distinct effects for the effects of all units (random, random): the identity for
-    units that the data say nothing of."""
-    informative, _ = informative_units(levels, group)
-    return jnp.where(informative[levels.rows][:, None], levels.expanded(matrix), np.eye(levels.size))
+    units that the data do not inform."""
+    informative, _ = informative_and_counts(levels, group)
+    return jnp.where(informative[levels.unit_of_entry][:, None], levels.expanded(matrix), np.eye(levels.size))
 
 
 def _shifted(levels: Levels | None, group: Group) -> Any:
@@ -180,9 +180,8 @@ def _shifted(levels: Levels | None, group: Group) -> Any:
     nested levels, where each moves its own."""
     if levels is None:
         return None
-    informative, _ = informative_units(levels, group)
-    own = levels.owners[None, :] == np.arange(len(levels.level_of_effect))[:, None]
-    return jnp.where(informative[levels.rows][None, :] & own, 1.0, 0.0)
+    informative, _ = informative_and_counts(levels, group)
+    return jnp.where(informative[levels.unit_of_entry][None, :] & levels.entries_of_effect, 1.0, 0.0)
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,0 +1,37 @@
+"""Checks of what the user's structural model returns, while it is traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.errors import ModelError
+from jaxnlme.model.density import Density, Group
+
+
+def check_prediction(density: Density, f: Any, group: Group) -> None:
+    """Check shape and type of the prediction for one group while it is traced (a compiled program has passed).
+
+    **Raises:** ModelError with what was expected and what the model returned.
+    """
+    expected = group.y.shape
+    for leaf in jax.tree.leaves(f):
+        dtype = getattr(leaf, "dtype", group.y.dtype)
+        if jnp.issubdtype(dtype, jnp.floating) and dtype != group.y.dtype:
+            raise ModelError(
+                f"the structural model returned {dtype}, and fits are computed in {group.y.dtype}: its rounding "
+                "would show in the derivatives. Data and parameters have 64 bits, so the model itself shortens its "
+                "result, by .astype(...) or dtype=...; leave that out."
+            )
+    if not density.error.has_gaussian_moments:
+        return
+    if getattr(f, "shape", None) != expected:
+        received = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
+        raise ModelError(
+            f"the structural model must return one prediction a row, shape (obs,) = {expected} here; it returned "
+            f"{received}. Columns of x have shape (obs,), parameters and v are scalars of one group."
+        )
+    if not jnp.issubdtype(f.dtype, jnp.floating):
+        raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
