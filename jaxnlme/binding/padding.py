@@ -144,4 +144,4 @@ def _pad_layout(layout: Layout, cut: Callable[..., Any], obs: int) -> Layout:
     """The layout with padded rows, which belong to no series."""
     code, row_code = (cut(codes + 1, obs, True) - 1 for codes in (layout.code, layout.row_code))
     time, offset, lag = cut(layout.time, obs), cut(layout.offset, obs, True), cut(layout.lag, obs)
-    return Layout(time, code, row_code, offset, lag, layout.links, layout.extent)
+    return Layout(time, code, row_code, offset, lag, layout.offsets, layout.lags, layout.extent)
