@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind, check_grouped_data
-from jaxnlme.binding.series import correlation_of, few_links
+from jaxnlme.binding.series import correlation_of, few
 from jaxnlme.data._columns import object_array
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.data.grouped import GroupedData
@@ -162,8 +162,12 @@ def _same_axes(binding: Binding, processes: Processes) -> Binding:
     problem = eqx.tree_at(lambda p: p.buckets[0].covariates, binding.problem, tuple(covariates))
     if bucket.layout is not None:
         layout = bucket.layout
-        all_links, extents = zip(*processes.gather((layout.links, layout.extent)), strict=True)
-        links = None if None in all_links else few_links({link for links in all_links for link in links})
-        layout = dataclasses.replace(layout, links=links, extent=max(extents))
+        offsets, lags, extents = zip(*processes.gather((layout.offsets, layout.lags, layout.extent)), strict=True)
+        layout = dataclasses.replace(layout, offsets=_few_of(offsets), lags=_few_of(lags), extent=max(extents))
         problem = eqx.tree_at(lambda p: p.buckets[0].layout, problem, layout)
     return dataclasses.replace(binding, problem=problem)
+
+
+def _few_of(distances: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    """The distances of all processes; None if they are many, in one process or together."""
+    return few({distance for part in distances for distance in part or ()}) if None not in distances else None

@@ -144,4 +144,4 @@ def _pad_layout(layout: SeriesLayout, cut: Callable[..., Any], obs: int) -> Seri
     """The layout with padded rows, which belong to no series."""
     code, row_code = (cut(codes + 1, obs, True) - 1 for codes in (layout.code, layout.row_code))
     time, offset, lag = cut(layout.time, obs), cut(layout.offset, obs, True), cut(layout.lag, obs)
-    return SeriesLayout(time, code, row_code, offset, lag, layout.links, layout.extent)
+    return SeriesLayout(time, code, row_code, offset, lag, layout.offsets, layout.lags, layout.extent)

@@ -128,11 +128,12 @@ def layouts(data: GroupedData, error: AbstractError) -> SeriesLayout | None:
         np.where(data.rows, series.code, -1),
         offset,
         lag,
-        few_links(set(zip(offset[linked].tolist(), lag[linked].tolist(), strict=True))),
+        few(set(offset[linked].tolist())),
+        few(set(lag[linked].tolist())),
         next_size(series.extent, 2) if correlation.whole_numbers else 0,
     )
 
 
-def few_links(links: set[tuple[int, float]]) -> tuple[tuple[int, float], ...] | None:
-    """The pairs (distance in rows, distance in time) that occur, sorted; None if they are many."""
-    return tuple(sorted(links)) if len(links) <= CHECKS.most_links else None
+def few(distances: set[Any]) -> tuple[Any, ...] | None:
+    """The distances that occur, sorted; None if they are many."""
+    return tuple(sorted(distances)) if len(distances) <= CHECKS.most_distances else None

@@ -57,9 +57,9 @@ class CheckSettings:
     effect_shifts: tuple[float, ...] = (0.1, -0.2)
     """Whitened effects, beside zero, at which the slopes are evaluated that show which parameters have an effect: at
     zero a slope can vanish by symmetry."""
-    most_links: int = 4
-    """Most distances to the previous response of a series, in rows and time, for which values are shifted by rows: a
-    shift costs as much as a sum, a gather ten times that."""
+    most_distances: int = 4
+    """Most distances to the previous response of a series for which, in rows, values are shifted (a shift costs as much
+    as a sum, a gather ten times that) and, in time, powers and logarithms are computed once for each distance."""
     explained_groups: int = 3
     """Most groups of which rows and operations are looked for when they fail: one is the rule."""
     kink_groups: int = 100

@@ -139,16 +139,9 @@ class NestedGroup(TransformedGroup):
 
         def at(z: Vector) -> tuple[Scalar, Vector, Any]:
             jet = self.jet(self.on_rows(self.parameters_of_units(params, z)), 2)
-            slopes = [jet.partial(k) for k in range(self.n)]
-            (value, gradient), push = jax.linearize(
-                jax.value_and_grad(lambda f: self.rows(f, g, params.error)), jet.partial()
-            )
-            gradient, second = barrier((gradient, [push(f)[1] for f in slopes]))
+            value, slopes, rows = self.second_order(jet, g)
             lower = [(j, k) for j in range(self.n) for k in range(j + 1)]
-            sums = layout.sum_rows(
-                [by_row(products((gradient, f))) for f in slopes]
-                + [by_row(products((second[j], slopes[k]), (gradient, jet.partial(k, j)))) for j, k in lower]
-            )
+            sums = layout.sum_rows([by_row(f) for f in slopes] + [by_row(rows[j][k]) for j, k in lower])
             in_u, flat = sums[: self.n], dict(zip(lower, sums[self.n :], strict=True))
             uu = [[-flat[j, k] for k in range(j + 1)] for j in range(self.n)]
             in_z = self.gradient_in_z(in_u, params)

@@ -152,10 +152,16 @@ class OnePassGroup(TransformedGroup):
         """
         theta = self.params.error
         frozen = None if self.frozen is None else self.frozen.partials[0]
-        argnums = (0, 1, 2) if in_s and frozen is not None else (0, 2) if in_s else (0,)
+        if not in_s:
+            value, in_u, in_uu = self.second_order(prediction, frozen)
+            return Derivatives(value, [total(p) for p in in_u], [[total(p) for p in row] for row in in_uu], [], [])
+        argnums = (0, 2) if frozen is None else (0, 1, 2)
+
+        def rows(f, g, theta):
+            return self.rows(f, g, theta, self.factor_at(theta))
 
         def value_and_gradients(f):
-            return jax.value_and_grad(self.rows, argnums=argnums)(f, frozen, theta)
+            return jax.value_and_grad(rows, argnums=argnums)(f, frozen, theta)
 
         (value, gradients), push = jax.linearize(value_and_gradients, prediction.partial())
         first = [prediction.partial(k) for k in range(self.n)]
@@ -164,11 +170,8 @@ class OnePassGroup(TransformedGroup):
         uu = [
             [_dot((second[j][0], first[k]), (g, prediction.partial(k, j))) for k in range(j + 1)] for j in range(self.n)
         ]
-        s, su = [], []
-        if in_s:
-            s = self._in_s(gradients)
-            su = [self._in_s(of_u) for of_u in second]
-        return Derivatives(value, [_dot((g, f)) for f in first], uu, s, su)
+        su = [self._in_s(of_u) for of_u in second]
+        return Derivatives(value, [_dot((g, f)) for f in first], uu, self._in_s(gradients), su)
 
     def _in_s(self, gradients: tuple) -> list[Scalar]:
         """Derivatives in s from those in f, in the prediction that determines the scale, and in theta."""
@@ -199,6 +202,7 @@ class OnePassGroup(TransformedGroup):
         **Arguments:** `z0` (random,): start of the search of the mode, whitened.
         """
         q, n = self.q, self.n
+        self.expand_factor()
         z, search = self.mode(z0)
         z = barrier(z)
         dtype = z.dtype

@@ -115,6 +115,23 @@ def _partial_rule(indices, index, primals, tangents):
     return out, functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), dots)
 
 
+@jax.custom_jvp
+def with_slope(value: Any, slope: Any, at: Any) -> Any:
+    """`value`, as a function of the scalar `at` with the derivative `slope` there, besides what `value` itself depends
+    on; not differentiable twice in `at`.
+
+    **Arguments:** `value`, `slope`: arrays of the same shape; `at` ().
+    """
+    return value
+
+
+@with_slope.defjvp
+def _with_slope_rule(primals, tangents):
+    value, slope, at = primals
+    value_dot, _, at_dot = tangents
+    return with_slope(value, slope, at), value_dot + slope * at_dot
+
+
 def _beside(dot: Any, leaf: Any) -> Any:
     """A tangent () or (rows,) in the shape in which it multiplies `leaf` (rows, ...) row by row."""
     return dot.reshape(dot.shape + (1,) * (leaf.ndim - dot.ndim)) if dot.ndim else dot

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError
 from jaxnlme.model.residual_error.correlation_base import AbstractFactor, Independent
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
 from jaxnlme.typing import Scalar, Vector
 
@@ -42,12 +44,20 @@ class AbstractError(eqx.Module):
         prediction, the transformed response is Gaussian with a mean and a scale."""
 
     @abc.abstractmethod
-    def log_density(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Scalar:
+    def log_density(
+        self,
+        prediction: Any,
+        scale_prediction: Any,
+        theta: Vector,
+        group: Any,
+        factor: AbstractFactor | None = None,
+    ) -> Scalar:
         """log p(y | prediction) of one group, summed over its observed rows.
 
         **Arguments:** `prediction`: what the structural model returns, (obs,) for a Gaussian outcome;
         `scale_prediction`: the prediction from which the residual scale is computed (that at z = 0 for FO and FOCE,
-        else `prediction`); `theta` (unconstrained,): the parameters of this model; `group`: a Group.
+        else `prediction`); `theta` (unconstrained,): the parameters of this model; `group`: a Group; `factor`: that of
+        the correlation at `theta` where it has been computed (`factor`), None otherwise.
         **Returns:** a scalar.
         """
 
@@ -75,10 +85,26 @@ class AbstractError(eqx.Module):
         """
         raise ModelError(f"{type(self).__name__} has no Gaussian moments (mean and scale) to linearise.")
 
+    def standardised(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Vector]:
+        """The standardised residuals r, and the terms of the log-density without them, each (obs,) and zero in rows
+        without a response: the log-density is the sum of the terms, less |T r|^2 / 2 and the `half_logdet` of T, the
+        `factor`. Arguments as for `log_density`.
+
+        **Raises:** ModelError where the outcome has no Gaussian moments (`has_gaussian_moments`).
+        """
+        residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
+        terms = jnp.where(group.x.observed, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
+        return residual / scale, terms
+
     @property
     def n_scale(self) -> int:
         """Number of parameters of the residual scale, which come first."""
         return len(self.parameters)
+
+    @property
+    def n_correlation(self) -> int:
+        """Number of parameters of the correlation, the last ones."""
+        return 0
 
     def factor(self, theta: Vector, group: Any) -> AbstractFactor:
         """The factor of the correlation of the standardised residuals of one group; `theta` (unconstrained,)."""

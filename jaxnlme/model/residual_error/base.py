@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnlme.errors import ModelError, OptionError, shown
 from jaxnlme.model.residual_error.abstract import AbstractError
-from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Independent
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, AbstractFactor, Independent
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
@@ -199,8 +199,8 @@ class GaussianError(AbstractError):
         slope = self.response.log_slope(group.y, shape)
         return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
 
-    def log_density(self, prediction, scale_prediction, theta, group):
-        terms, half_logdet = self._terms(prediction, scale_prediction, theta, group)
+    def log_density(self, prediction, scale_prediction, theta, group, factor=None):
+        terms, half_logdet = self._terms(prediction, scale_prediction, theta, group, factor)
         return jnp.sum(terms) - half_logdet
 
     def row_terms(self, prediction, theta, group):
@@ -210,10 +210,12 @@ class GaussianError(AbstractError):
     def has_row_terms(self, prediction, theta, group):
         return True
 
-    def _terms(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> tuple[Vector, Any]:
+    def _terms(
+        self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any, factor: AbstractFactor | None = None
+    ) -> tuple[Vector, Any]:
         """Terms of the log-density by row (obs,), and half the log-determinant of the correlation."""
         residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
-        factor = self.factor(theta, group)
+        factor = self.factor(theta, group) if factor is None else factor
         terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * factor.whiten(residual / scale) ** 2
         return jnp.where(group.x.observed, terms, 0.0), factor.half_logdet
 
@@ -274,11 +276,11 @@ class GroupLogLikelihood(AbstractError):
     def has_gaussian_moments(self) -> bool:
         return False
 
-    def log_density(self, prediction, scale_prediction, theta, group):
+    def log_density(self, prediction, scale_prediction, theta, group, factor=None):
         """log p(y | prediction) of one group by the user's density.
 
         **Arguments:** `prediction` (obs,) or whatever the structural model returns; `scale_prediction`, not used;
-        `theta`, unconstrained error parameters; `group`.
+        `theta`, unconstrained error parameters; `group`; `factor`, not used.
         **Returns:** a scalar.
         **Raises:** ModelError unless the density returns a scalar or one value for each row.
         """

@@ -154,8 +154,8 @@ class SeriesLayout(eqx.Module):
 
     **Fields:** `time` (obs,): position or time; `code` (obs,): number of the series, -1 in rows without a response;
     `row_code` (obs,): the same in all real rows, -1 in padding; `offset` (obs,): the distance in rows of the table to
-    the response before it, 0 without one; `lag` (obs,): that distance in time; `links`: the pairs (offset, lag) that
-    occur, None if these are many; `extent`: an upper bound of the distance of two positions.
+    the response before it, 0 without one; `lag` (obs,): that distance in time; `offsets`, `lags`: the distances in rows
+    and in time that occur, None if these are many; `extent`: an upper bound of the distance of two positions.
     """
 
     time: Any
@@ -163,7 +163,8 @@ class SeriesLayout(eqx.Module):
     row_code: Any
     offset: Any
     lag: Any
-    links: tuple[tuple[int, float], ...] | None = eqx.field(static=True)
+    offsets: tuple[int, ...] | None = eqx.field(static=True)
+    lags: tuple[float, ...] | None = eqx.field(static=True)
     extent: int = eqx.field(static=True, default=0)
 
 

@@ -32,6 +32,7 @@ from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import AbstractTransform
 from jaxnlme.numerics.arrays import xp
+from jaxnlme.numerics.implicit import barrier
 from jaxnlme.typing import Scalar, Vector
 
 
@@ -87,14 +88,13 @@ class MarkovFactor(AbstractFactor):
         after; otherwise they are gathered.
         """
         layout = self.layout
-        if layout.links is None:
+        if layout.offsets is None:
             return values[jnp.arange(values.shape[0]) - layout.offset]
-        offsets = sorted({offset for offset, _ in layout.links})
-        if not offsets:
+        if not layout.offsets:
             return jnp.zeros_like(values)
         zero = jnp.zeros((), values.dtype)
-        out = jax.lax.pad(values, zero, [(offsets[0], -offsets[0], 0)])
-        for offset in offsets[1:]:
+        out = jax.lax.pad(values, zero, [(layout.offsets[0], -layout.offsets[0], 0)])
+        for offset in layout.offsets[1:]:
             out = jnp.where(layout.offset == offset, jax.lax.pad(values, zero, [(offset, -offset, 0)]), out)
         return out
 
@@ -108,15 +108,15 @@ class AbstractMarkov(AbstractCorrelation):
 
     def factor(self, theta, layout):
         linked = layout.offset != 0
-        if layout.links is None:
-            phi, remainder = self.link(theta, layout.lag)
+        if layout.lags is None:
+            phi, remainder = barrier(self.link(theta, layout.lag))
             remainder = jnp.where(linked, remainder, 1.0)
             logdet = jnp.sum(jnp.log(remainder))
             return MarkovFactor(jnp.where(linked, phi, 0.0), 1.0 / jnp.sqrt(remainder), logdet, layout)
         # Few distances: powers, roots and logarithms of scalars.
         phi, weight = jnp.zeros(layout.offset.shape, theta.dtype), jnp.ones(layout.offset.shape, theta.dtype)
         logdet = jnp.zeros((), theta.dtype)
-        for lag in sorted({lag for _, lag in layout.links}):
+        for lag in layout.lags:
             phi_of_lag, remainder = self.link(theta, lag)
             here = linked & (layout.lag == lag)
             phi, weight = jnp.where(here, phi_of_lag, phi), jnp.where(here, 1.0 / jnp.sqrt(remainder), weight)
