@@ -54,6 +54,10 @@ class ModelSettings:
     start_correlation: float = 0.2
     """Correlation of neighbouring residuals at the start, at the median distance of the data; nlme's choice for a
     continuous time."""
+    rho_lags: tuple[float, float] = (0.02, 1e6)
+    """Median distances of neighbouring responses, in units of time, for which the correlation rho at a distance of one
+    is reported: any correlation of neighbours between `bound_correlation` and one less that is then neither below the
+    smallest number nor within 1e-11 of one."""
     start_nugget: float = 0.1
     """Nugget of a residual correlation at the start; nlme's choice."""
     kernel_tolerance: float = 1e-8

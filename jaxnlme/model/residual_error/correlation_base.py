@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -251,6 +251,13 @@ class AbstractCorrelation(eqx.Module):
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         """The correlation with starting values, bounds and occasions from the data."""
+        return self
+
+    def reportable(self, series: Series, named: Collection[str]) -> AbstractCorrelation:
+        """The correlation with parameters whose values can be reported in the unit of time of the data.
+
+        **Arguments:** `named`: names of parameters that the model holds fixed or gives a prior, which stay.
+        """
         return self
 
     def place(self, series: Series) -> Series:
