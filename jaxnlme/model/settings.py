@@ -70,6 +70,11 @@ class ModelSettings:
     inner_correlations: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
     """Correlations of neighbours that are tried where residuals come out as independent: on the way there the
     likelihood becomes flat, whatever the data."""
+    bound_change: float = 1e-3
+    """Change of the log-likelihood on the way to the bound of a moving average below which it is said to be there."""
+    inner_logits: tuple[float, ...] = (-4.0, -1.0, 1.0, 4.0)
+    """Logits of partial autocorrelations that are tried where a moving average comes out at its bound, where the
+    likelihood has no slope."""
     bound_logit: float = 12.0
     """Absolute logit of a correlation from which on it is said to be at its bound: 6e-6 of the interval away."""
 

@@ -85,3 +85,36 @@ def test_a_correlation_that_underflows_is_a_number_to_start_from() -> None:
     low = binding.values(params)["rho"]
     assert low > 0.0
     assert np.isfinite(binding.params({"rho": low}).error).all()
+
+
+def series_data(y: np.ndarray) -> jn.GroupedData:
+    n, obs = y.shape
+    table = {"g": np.repeat(np.arange(n), obs), "t": np.tile(np.arange(float(obs)), n), "y": y.ravel()}
+    return jn.GroupedData.from_frame(table, "g", "y", "t")
+
+
+@pytest.mark.parametrize("sign, order, start", [(-1.0, (0, 1), 0.2), (-1.0, (0, 1), -0.9), (1.0, (1, 1), 0.2)])
+def test_a_moving_average_at_its_bound_is_named(sign: float, order: tuple[int, int], start: float) -> None:
+    """The likelihood of m and 1 / m is the same, so that its maximum at m = 1 is a result."""
+    noise = np.random.default_rng(1).normal(size=(30, 9))
+    data = series_data(noise[:, 1:] + sign * noise[:, :-1])
+    error = jn.error.gaussian("constant", jn.correlation.ARMA(*order, "t", ma=[start]))
+    fit = jn.fit(jn.NLMEModel(line, {"b0": 0.0, "b1": 0.0}, error=error), data, "focei")
+    assert fit.converged, str(fit.status)
+    assert f"moving average of the residuals is estimated at its bound (ma1 = {'-' if sign < 0 else ''}0.999" in str(
+        fit.status
+    )
+    assert np.isnan(fit.estimates.loc["ma1", "se"]) and np.isfinite(fit.estimates.loc["b0", "se"])
+    # No value off the bound is better.
+    for value in (0.5, 0.9, 0.99):
+        held = fit.binding.params({**fit.values, "ma1": sign * value})
+        assert float(jn.log_likelihood(None, held, fit.binding.problem, "focei")) < fit.log_likelihood
+
+
+def test_a_moving_average_inside_its_bound_is_not_said_to_be_there() -> None:
+    noise = np.random.default_rng(4).normal(size=(60, 13))
+    data = series_data(noise[:, 1:] - 0.7 * noise[:, :-1])
+    error = jn.error.gaussian("constant", jn.correlation.ARMA(0, 1, "t", ma=[-0.9999]))
+    fit = jn.fit(jn.NLMEModel(line, {"b0": 0.0, "b1": 0.0}, error=error), data, "focei").throw()
+    assert fit.values["ma1"] == pytest.approx(-0.7, abs=3.0 * float(np.asarray(fit.estimates.loc["ma1", "se"])))
+    assert "bound" not in str(fit.status)

@@ -69,12 +69,19 @@ class Independent(AbstractFactor):
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """A parameter of a correlation at a bound: its `name`; `independent`: true where residuals are then independent (a
-    model with one parameter less), false where C is singular, or a process has no stationary distribution; `inside`:
-    values of its entry of theta off the bound, where the likelihood may be higher."""
+    model with one parameter less); `inside`: values of its entry of theta off the bound, where the likelihood may be
+    higher; `regular`: true where C is positive definite at the bound and the likelihood has its maximum there (a moving
+    average that is not invertible). Otherwise C is singular, or a process has no stationary distribution."""
 
     name: str
     independent: bool
     inside: tuple[float, ...] = ()
+    regular: bool = False
+
+    @property
+    def attained(self) -> bool:
+        """True where an estimate at the bound is a result."""
+        return self.independent or self.regular
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
