@@ -215,7 +215,8 @@ def _resolved_error(
     model: ModelDeclaration, data: GroupedData, held: Mapping[str, float], names: Sequence[str]
 ) -> AbstractError:
     """The residual model with its strata and series from the data, and the values `held` fixed."""
-    error = resolve_correlation(model.error.resolve(lambda name: levels(data, name)), data)
+    named = {*held, *model.priors}
+    error = resolve_correlation(model.error.resolve(lambda name: levels(data, name)), data, named)
     return held_error(error, held, names)
 
 

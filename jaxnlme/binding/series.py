@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,10 @@ def _numbers(data: GroupedData, which: np.ndarray) -> str:
     return some([str(k) for k in numbers], MESSAGES.items)
 
 
-def resolve_correlation(error: Any, data: GroupedData) -> AbstractError:
+def resolve_correlation(error: Any, data: GroupedData, named: Collection[str] = ()) -> AbstractError:
     """The residual model with starting values, bounds and occasions of its correlation from the data.
 
+    **Arguments:** `named`: names of values that the model holds fixed or gives a prior.
     **Raises:** ModelError where no series has two responses, or times cannot be used.
     """
     correlation = correlation_of(error)
@@ -109,7 +111,7 @@ def resolve_correlation(error: Any, data: GroupedData) -> AbstractError:
             f"no group has two responses{of}, so that their residuals have no correlation to estimate; leave "
             "correlation= out."
         )
-    return error.with_correlation(correlation.resolve(series))
+    return error.with_correlation(correlation.reportable(series, named).resolve(series))
 
 
 def layouts(data: GroupedData, error: AbstractError) -> SeriesLayout | None:

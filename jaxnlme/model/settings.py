@@ -54,6 +54,10 @@ class ModelSettings:
     start_correlation: float = 0.2
     """Correlation of neighbouring residuals at the start, at the median distance of the data; nlme's choice for a
     continuous time."""
+    rho_lags: tuple[float, float] = (0.02, 1e6)
+    """Median distances of neighbouring responses, in units of time, for which the correlation rho at a distance of one
+    is reported: any correlation of neighbours between `bound_correlation` and one less that is then neither below the
+    smallest number nor within 1e-11 of one."""
     start_nugget: float = 0.1
     """Nugget of a residual correlation at the start; nlme's choice."""
     kernel_tolerance: float = 1e-8
@@ -66,6 +70,11 @@ class ModelSettings:
     inner_correlations: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
     """Correlations of neighbours that are tried where residuals come out as independent: on the way there the
     likelihood becomes flat, whatever the data."""
+    bound_change: float = 1e-3
+    """Change of the log-likelihood on the way to the bound of a moving average below which it is said to be there."""
+    inner_logits: tuple[float, ...] = (-4.0, -1.0, 1.0, 4.0)
+    """Logits of partial autocorrelations that are tried where a moving average comes out at its bound, where the
+    likelihood has no slope."""
     bound_logit: float = 12.0
     """Absolute logit of a correlation from which on it is said to be at its bound: 6e-6 of the interval away."""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from jaxnlme.arguments import positive_number
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError, shown
 from jaxnlme.signatures import public
 from jaxnlme.structural_models import curves as curves
 from jaxnlme.structural_models.declare import Options, declare
@@ -56,16 +58,27 @@ def four_parameter_logistic(x: str, data: GroupedData | None = None, **options: 
 
 
 @public("jn.models.gompertz")
-def gompertz(x: str, data: GroupedData | None = None, **options: Unpack[Options]) -> NLMEModel:
-    """Gompertz's growth curve Asym exp(-b2 b3^x); R's SSgompertz.
+def gompertz(
+    x: str, data: GroupedData | None = None, *, unit: float | None = None, **options: Unpack[Options]
+) -> NLMEModel:
+    """Gompertz's growth curve Asym exp(-b2 b3^(x / unit)); R's SSgompertz.
 
-    **Arguments:** `x`: the column of the predictor; `data`: the data to start from, None with all `starts`; `options`:
-    `starts`, `random`, `covariates`, `transforms`, `sd`, `fix`, and those of NLMEModel; see `declare.Options`.
+    b3 is the factor for one `unit` of x. As in R that unit is one; where b3 would then be too close to 0 or 1 to be
+    estimated (x in thousandths or millions, say) it is a power of ten, and the model's formula states it.
+
+    **Arguments:** `x`: the column of the predictor; `data`: the data to start from, None with all `starts`; `unit`: a
+    positive number in the unit of x, None: 1, or chosen by the data where b3 has no start; `options`: `starts`,
+    `random`, `covariates`, `transforms`, `sd`, `fix`, and those of NLMEModel; see `declare.Options`.
     **Returns:** an NLMEModel with the parameters Asym, b2, b3; `curves.gompertz` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
     """
-    return declare(curves.gompertz, Gompertz(), ("Asym", "b2", "b3"), (x,), data, options)
+    if unit is not None and not positive_number(unit):
+        raise OptionError(
+            f"jn.models.gompertz: unit must be a positive number in the unit of x; received {shown(unit)}."
+        )
+    unit = None if unit is None else float(unit)
+    return declare(curves.gompertz, Gompertz(), ("Asym", "b2", "b3"), (x,), data, options, unit)
 
 
 @public("jn.models.weibull_growth")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 import numpy as np
 
-from jaxnlme.arguments import check_names, real_number
 from jaxnlme.binding.bind import check_grouped_data
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
@@ -17,6 +16,8 @@ from jaxnlme.model.parameters import Parameter
 from jaxnlme.records import Record
 from jaxnlme.structural_models.least_squares import PooledRows, improved_parameters, pooled_parameters
 from jaxnlme.structural_models.linear_parts import AbstractLinearPart
+from jaxnlme.structural_models.options import by_parameter, chosen_parameters, random_by_parameter, start_value
+from jaxnlme.structural_models.settings import STARTS
 
 
 class Options(TypedDict, total=False):
@@ -24,10 +25,12 @@ class Options(TypedDict, total=False):
 
     - `starts`: starting values by name, on the natural scale. Without `data` all of them; with `data` those that are
       not given are estimated beside the given ones.
-    - `random`: names of the parameters with random effects, True for all (default: none).
+    - `random`: names of the parameters with random effects, True for all (default: none). With nested levels also
+      names of effects, `["Vm", "Vm|Occasion"]`, or the levels by parameter, `{"Vm": ["Subject", "Occasion"]}`.
     - `covariates`: by parameter, formulas as `jn.Parameter` takes them: `{"Asym": ["log(Wt / 70)"]}`.
     - `transforms`: by parameter ("log", ...); default: the identity, R's parametrisation.
-    - `sd`: by parameter, the starting standard deviation of its random effect, or `jn.fixed(...)`.
+    - `sd`: by parameter, the starting standard deviation of its random effect, or `jn.fixed(...)`; with nested levels
+      also a dictionary by level.
     - `fix`: names of parameters whose typical value stays at its start.
     - `covariance`, `error`, `psi`, `fix_psi`, `fixed`, `priors`: as of `jn.NLMEModel`.
     """
@@ -53,22 +56,26 @@ _OF_THE_MODEL = ("covariance", "error", "psi", "fix_psi", "fixed", "priors")
 class CurveOfColumns:
     """A curve as a model function (phi, x, v).
 
-    **Fields:** `curve`: a function of the inputs and the parameters; `inputs`: the columns that it reads; `names` of
-    the parameters.
+    **Fields:** `curve`: a function of the inputs and the parameters; `inputs`: the columns that it reads, the predictor
+    last; `names` of the parameters; `unit`: of the predictor, by which its column is divided.
     """
 
     curve: Callable[..., Any]
     inputs: tuple[str, ...]
     names: tuple[str, ...]
+    unit: float = 1.0
 
     def __call__(self, phi: Record, x: Record, v: Record) -> Any:
         """The predictions (obs,). **Arguments:** `phi`, `x`, `v` of one group."""
         columns = [v[name] if name not in x.names and name in v.names else x[name] for name in self.inputs]
+        if self.unit != 1.0:
+            columns[-1] = columns[-1] / self.unit
         return self.curve(*columns, *(phi[name] for name in self.names))
 
     @property
     def __name__(self) -> str:
-        return f"{self.curve.__name__}({', '.join(self.inputs)})"
+        per_unit = "" if self.unit == 1.0 else f" / {self.unit:g}"
+        return f"{self.curve.__name__}({', '.join(self.inputs)}{per_unit})"
 
 
 def declare(
@@ -78,11 +85,13 @@ def declare(
     inputs: tuple[str, ...],
     data: GroupedData | None,
     options: Options,
+    unit: float | None = 1.0,
 ) -> NLMEModel:
     """The model of a curve.
 
     **Arguments:** `curve`: of the inputs and the parameters; `part`: the same for least squares; `names` of the
-    parameters; `inputs`: columns of the data, the predictor last; `data`, None where all starts are given; `options`.
+    parameters; `inputs`: columns of the data, the predictor last; `data`, None where all starts are given; `options`;
+    `unit` of the predictor, None: chosen by `unit_of_predictor`, for curves with a factor for one unit.
     **Returns:** an NLMEModel.
     **Raises:** OptionError for unknown options and names; DataError where the data do not determine the curve.
     """
@@ -95,11 +104,15 @@ def declare(
     for name in inputs:
         if not isinstance(name, str):
             raise OptionError(f"{title} takes names of columns, such as x='time'; received {shown(name)}.")
-    by_name = {option: _by_name(title, option, chosen.get(option), names)
+    by_name = {option: by_parameter(title, option, chosen.get(option), names)
                for option in ("starts", "covariates", "transforms", "sd")}  # fmt: skip
-    given = {name: _start(title, name, value) for name, value in by_name["starts"].items()}
-    random, fix = _random(title, chosen.get("random", ()), names), _chosen(title, "fix", chosen.get("fix", ()), names)
-    starts = _starts(title, curve, part, names, inputs, data, given)
+    given = {name: start_value(title, name, value) for name, value in by_name["starts"].items()}
+    if data is not None:
+        check_grouped_data(data)
+    levels = () if data is None else data.level_names
+    random = random_by_parameter(title, chosen.get("random", ()), names, levels)
+    fix = chosen_parameters(title, "fix", chosen.get("fix", ()), names)
+    unit, starts = _starts(title, curve, part, names, inputs, data, given, unit)
     parameters = [
         Parameter(
             name,
@@ -113,7 +126,7 @@ def declare(
         for name in names
     ]
     of_model = {option: chosen[option] for option in _OF_THE_MODEL if option in chosen}
-    return NLMEModel(CurveOfColumns(curve, inputs, names), parameters, **of_model)
+    return NLMEModel(CurveOfColumns(curve, inputs, names, unit), parameters, **of_model)
 
 
 def _starts(
@@ -124,21 +137,39 @@ def _starts(
     inputs: tuple[str, ...],
     data: GroupedData | None,
     given: dict[str, float],
-) -> dict[str, float]:
-    """Starting values by name: the `given` ones, the others by least squares on the pooled `data`."""
+    unit: float | None,
+) -> tuple[float, dict[str, float]]:
+    """The unit of the predictor (1 where it is None and no factor is estimated), and starting values by name: the
+    `given` ones, the others by least squares on the pooled `data`."""
     missing = [name for name in names if name not in given]
     if not missing:
-        return given
+        return unit or 1.0, given
     if data is None:
         listed = ", ".join(f"{name!r}: ..." for name in missing)
         raise OptionError(
             f"{title} needs starting values for {some(missing)}: give data=, from which they are estimated, or "
             f"starts={{{listed}}}."
         )
-    check_grouped_data(data)
     rows = _pooled(title, data, inputs)
+    if unit is None:
+        unit = 1.0 if part.factor in given else unit_of_predictor(part, names, rows, title)
+    rows = dataclasses.replace(rows, x=rows.x / unit)
     found = pooled_parameters(part, names, rows, title)
-    return improved_parameters(curve, found, given, rows) if given else found
+    return unit, improved_parameters(curve, found, given, rows) if given else found
+
+
+def unit_of_predictor(part: AbstractLinearPart, names: Sequence[str], rows: PooledRows, title: str) -> float:
+    """The unit of x for a curve with a factor for one unit of x: 1, or where that factor would be too close to 0 or 1
+    to be estimated (`StartSettings.factor_logs`) the power of ten for which its logarithm is nearest to one.
+
+    **Arguments:** `part`: the curve; `names` of its parameters; `rows`; `title` of the model, for messages.
+    **Raises:** DataError where the rows do not determine the curve.
+    """
+    scale = float(np.abs(rows.x).max()) or 1.0
+    scaled = dataclasses.replace(rows, x=rows.x / scale)
+    rate = abs(np.log(pooled_parameters(part, names, scaled, title)[part.factor])) / scale
+    low, high = STARTS.factor_logs
+    return 1.0 if low <= rate <= high or not rate > 0 else float(10.0 ** -np.round(np.log10(rate)))
 
 
 def _pooled(title: str, data: GroupedData, inputs: tuple[str, ...]) -> PooledRows:
@@ -164,46 +195,3 @@ def _pooled(title: str, data: GroupedData, inputs: tuple[str, ...]) -> PooledRow
     weights = np.broadcast_to(data.weights[:, None], use.shape)[use]
     dose = columns[0] if len(columns) == 2 else None
     return PooledRows(columns[-1], data.y[use], weights, dose, inputs[-1], data.y_name, data.row_index[use] + 1)
-
-
-def _by_name(title: str, option: str, value: Any, names: Collection[str]) -> Mapping[str, Any]:
-    """An option that is a dictionary by parameter. **Raises:** OptionError for others and for unknown names."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        first = next(iter(names))
-        raise OptionError(
-            f"{title}: {option} must be a dictionary, such as {{{first!r}: ...}}; received {shown(value)}."
-        )
-    _known(title, option, value, names)
-    return value
-
-
-def _known(title: str, option: str, chosen: Any, names: Collection[str]) -> None:
-    for name in chosen:
-        if name not in names:
-            raise OptionError(
-                f"{title}: {option} names {name!r}, no parameter of this curve; {near_matches(name, names)}"
-            )
-
-
-def _chosen(title: str, option: str, value: Any, names: Collection[str]) -> list[str]:
-    listed = check_names(f"{title}: {option}", value, "parameters")
-    _known(title, option, listed, names)
-    return listed
-
-
-def _random(title: str, value: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
-    """By parameter, the option `random` of Parameter."""
-    if isinstance(value, (bool, np.bool_)):
-        return dict.fromkeys(names, bool(value))
-    if isinstance(value, Mapping):
-        return _by_name(title, "random", value, names)
-    return dict.fromkeys(_chosen(title, "random", value, names), True)
-
-
-def _start(title: str, name: str, value: Any) -> float:
-    number = real_number(value)
-    if number is None:
-        raise OptionError(f"{title}: starts must be finite numbers; received {shown(value)} for {name!r}.")
-    return number

@@ -33,13 +33,15 @@ class AbstractLinearPart(abc.ABC):
 
     **Fields:** `shifted`: x is measured from its least value; `non_negative`: x must not be negative; `refusal`: the
     reason why coefficients may have no parameters; `variants`: signs that theta does not hold; `grid`: for each
-    coordinate the values of a grid; `bounds`: for each coordinate the limits of a search.
+    coordinate the values of a grid; `bounds`: for each coordinate the limits of a search; `factor`: name of a parameter
+    that is a factor for one unit of x, "" without one.
     """
 
     shifted: bool = True
     non_negative: bool = False
     refusal: str = "a parameter is not finite; measure the predictor from an origin near its least value"
     variants: tuple[tuple[int, ...], ...] = ((),)
+    factor: str = ""
     grid: tuple[np.ndarray, ...]
     bounds: tuple[tuple[float, float], ...]
 
@@ -87,6 +89,7 @@ class Gompertz(AbstractLinearPart):
     """c exp(-s2 exp(-s exp(l) (u - m))), theta = (m, l): m is the point of inflection, s2 the sign of b2."""
 
     variants = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+    factor = "b3"
     grid = (np.linspace(-1.0, 2.0, 19), _logs(0.3, 60.0, 14))
     bounds = ((-5.0, 6.0), (np.log(0.02), np.log(1e3)))
 

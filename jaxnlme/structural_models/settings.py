@@ -35,6 +35,9 @@ class StartSettings:
     """Relative change of the sum of squares and of the parameters at which a search ends."""
     largest_column: float = 1e100
     """Entries of a column from which on its squares are close to overflow: such a point of the grid is left out."""
+    factor_logs: tuple[float, float] = (1e-4, 7.0)
+    """Absolute logarithm of a factor for one unit of x (b3 of a Gompertz curve) within which that unit is kept: beyond,
+    steps that a search takes for small leave the range of powers, or do not change the curve."""
     exact: float = 1e-12
     """Spread of the response, as a fraction of its size, below which it counts as constant."""
 

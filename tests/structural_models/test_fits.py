@@ -111,3 +111,86 @@ def test_saved_fits_are_read_again(tmp_path: Path) -> None:
     other = jn.models.gompertz("age", data, random=["Asym"])
     with pytest.raises(jn.OptionError, match="xmid"):
         jn.load(path, model=other)
+
+
+def growth_table(x_factor: float, y_factor: float) -> pd.DataFrame:
+    """Gompertz curves of four animals, 10 exp(-3 0.7^x) and deviations of Asym, with x and y in other units."""
+    rng = np.random.default_rng(0)
+    x = np.linspace(0.5, 12.0, 10)
+    y = (10.0 + rng.normal(size=(4, 1))) * np.exp(-3.0 * 0.7**x) + 0.1 * rng.normal(size=(4, 10))
+    return pd.DataFrame({"g": np.repeat(np.arange(4), 10), "x": np.tile(x, 4) * x_factor, "y": y.ravel() * y_factor})
+
+
+@pytest.mark.parametrize("x_factor, y_factor", [(1e-3, 1e-6), (1e3, 1e6), (1e-6, 1.0), (1e6, 1.0)])
+def test_a_gompertz_curve_in_any_unit(x_factor: float, y_factor: float) -> None:
+    """b3^x in thousandths of x is 1e-155: b3 then belongs to another unit, and the fit is the same."""
+    fits = []
+    for factors in ((1.0, 1.0), (x_factor, y_factor)):
+        data = jn.GroupedData.from_frame(growth_table(*factors), "g", "y", ["x"])
+        fits.append(jn.fit(jn.models.gompertz("x", data, random="Asym"), data, "focei").throw())
+    one, other = fits
+    unit = other.model.structure.unit
+    assert one.model.structure.unit == 1.0
+    assert unit == {1e3: 1.0, 1e-3: 1e-3, 1e-6: 1e-6, 1e6: 1e6}[x_factor]
+    assert other.log_likelihood == pytest.approx(one.log_likelihood - 40 * np.log(y_factor), abs=1e-6)
+    assert other.values["Asym"] == pytest.approx(one.values["Asym"] * y_factor, rel=1e-5)
+    assert np.log(other.values["b3"]) == pytest.approx(np.log(one.values["b3"]) * unit / x_factor, rel=1e-5)
+    assert (f"gompertz(x / {unit:g})" if unit != 1.0 else "gompertz(x)") in repr(other.summary())
+
+
+def test_the_unit_of_a_gompertz_curve(tmp_path: Path) -> None:
+    data = jn.GroupedData.from_frame(growth_table(1e-3, 1.0), "g", "y", ["x"])
+    given = jn.models.gompertz("x", data, unit=2e-3)
+    assert given.structure.unit == 2e-3
+    assert float(given.parameters[2].start) == pytest.approx(0.7**2, rel=0.02)
+    assert jn.models.gompertz("x", starts={"Asym": 1.0, "b2": 2.0, "b3": 0.5}).structure.unit == 1.0
+    assert jn.models.gompertz("x", data, starts={"b3": 1e-150}).structure.unit == 1.0
+    for bad in (0.0, -1.0, "day", [1.0, 2.0]):
+        with pytest.raises(jn.OptionError, match="unit must be a positive number"):
+            jn.models.gompertz("x", data, unit=bad)  # pyright: ignore[reportArgumentType]
+    model = jn.models.gompertz("x", data, random="Asym")
+    fit = jn.fit(model, data, "focei", standard_errors=False)
+    fit.save(tmp_path / "fit.zip")
+    again = jn.load(tmp_path / "fit.zip", model=model)
+    np.testing.assert_allclose(again.predict(), fit.predict())
+
+
+def nested_rates() -> jn.GroupedData:
+    """Michaelis-Menten curves of 12 subjects on three days each, with effects of both on Vm and of subjects on K."""
+    rng = np.random.default_rng(5)
+    dose = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+    rows = []
+    for subject in range(12):
+        top, half = 20.0 + 3.0 * rng.normal(), 3.0 + 0.3 * rng.normal()
+        for day in (1, 2, 3):
+            vm = top + 1.5 * rng.normal()
+            rows += [(subject, day, d, vm * d / (half + d) + 0.2 * rng.normal()) for d in dose]
+    frame = pd.DataFrame(rows, columns=["Subject", "Day", "dose", "rate"])
+    return jn.GroupedData.from_frame(frame, ["Subject", "Day"], "rate", ["dose"])
+
+
+def test_curves_take_random_effects_at_nested_levels() -> None:
+    data = nested_rates()
+    named = jn.models.michaelis_menten("dose", data, random=["Vm", "Vm|Day", "K"])
+    listed = jn.models.michaelis_menten("dose", data, random={"Vm": ["Subject", "Day"], "K": "Subject"})
+    assert [p.random for p in named.parameters] == [("Subject", "Day"), ("Subject",)]
+    assert jn.models.michaelis_menten("dose", data, random="Vm|Day").parameters[0].random == ("Day",)
+    without = jn.models.michaelis_menten("dose", starts={"Vm": 20.0, "K": 3.0}, random="Vm|Day")
+    assert without.parameters[0].random == ("Day",)
+    fit, other = (jn.fit(model, data, "focei").throw() for model in (named, listed))
+    assert fit.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-8)
+    assert list(fit.random_effects) == ["Subject", "Day"]
+    for name, truth in {"Vm": 20.0, "K": 3.0, "sd(Vm)": 3.0, "sd(Vm|Day)": 1.5}.items():
+        assert fit.values[name] == pytest.approx(truth, abs=3.0 * float(np.asarray(fit.estimates.loc[name, "se"])))
+
+
+def test_random_effects_that_are_none_are_named() -> None:
+    data, model = nested_rates(), jn.models.michaelis_menten
+    with pytest.raises(jn.OptionError, match=r"'Day', a grouping level; .*\['Vm', 'Vm\|Day'\]"):
+        model("dose", data, random=["Subject", "Day"][1:])
+    with pytest.raises(jn.OptionError, match="no grouping level 'Dya'"):
+        model("dose", data, random="Vm|Dya")
+    with pytest.raises(jn.OptionError, match="'Km', no parameter"):
+        model("dose", data, random="Km|Day")
+    with pytest.raises(jn.OptionError, match="without data the name of the outermost level is not known"):
+        model("dose", starts={"Vm": 20.0, "K": 3.0}, random=["Vm", "Vm|Day"])

@@ -7,7 +7,28 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.series import correlation_of, series_of
 from jaxnlme.errors import some
+from jaxnlme.model.residual_error.correlation_base import Bound
 from jaxnlme.numerics.devices import Processes
+
+
+def _bounds(binding: Binding, x: np.ndarray, processes: Processes) -> dict[int, tuple[Bound, str]]:
+    """The bounds that parameters of the correlation are at, by packed index, with their values in words."""
+    correlation = correlation_of(binding.density.error)
+    if correlation is None:
+        return {}
+    last = len(binding.packed_names)
+    first = last - len(correlation.parameters)
+    theta = np.asarray(x[first:last], float)
+    if not np.isfinite(theta).all():
+        return {}
+    bounds = processes.gather(correlation.at_bounds(theta, series_of(binding.data, correlation)))[0]
+    values = [float(value) for value in correlation.natural(theta)]
+    names = [p.name for p in correlation.parameters]
+    numbers = [(names.index(bound.name), bound) for bound in bounds]
+    words = [f"{name} = {value:.6g}" for name, value in zip(names, values, strict=True)]
+    # The coefficients of a moving average are at a bound together.
+    of_process = ", ".join(w for w in words if w.startswith("ma"))
+    return {first + k: (bound, of_process if bound.regular else words[k]) for k, bound in numbers}
 
 
 def bounds_of_correlation(
@@ -17,54 +38,44 @@ def bounds_of_correlation(
 
     **Arguments:** `processes`, all of which must call this function at the same time.
     **Returns:** by packed index their values in words: first those at which the residuals are determined by those
-    before them, then those at which they are independent.
+    before them, then those that are a result there: residuals are independent, or a moving average is not invertible.
     """
-    correlation = correlation_of(binding.density.error)
-    if correlation is None:
-        return {}, {}
-    last = len(binding.packed_names)
-    first = last - len(correlation.parameters)
-    theta = np.asarray(x[first:last], float)
-    if not np.isfinite(theta).all():
-        return {}, {}
-    bounds = processes.gather(correlation.at_bounds(theta, series_of(binding.data, correlation)))[0]
-    values = [float(value) for value in correlation.natural(theta)]
-    names = [p.name for p in correlation.parameters]
-    words = {names.index(bound.name): bound for bound in bounds}
-    found = {first + k: (f"{names[k]} = {values[k]:.6g}", bound.independent) for k, bound in words.items()}
-    return {k: w for k, (w, null) in found.items() if not null}, {k: w for k, (w, null) in found.items() if null}
+    bounds = _bounds(binding, x, processes)
+    singular = {k: words for k, (bound, words) in bounds.items() if not bound.attained}
+    return singular, {k: words for k, (bound, words) in bounds.items() if bound.attained}
 
 
 def points_inside(binding: Binding, x: np.ndarray, processes: Processes) -> list[tuple[int, float]]:
-    """Packed indices of parameters at which residuals are independent, each with a value off that bound to try."""
-    correlation = correlation_of(binding.density.error)
-    independent = bounds_of_correlation(binding, x, processes)[1]
-    if correlation is None or not independent:
-        return []
-    last = len(binding.packed_names)
-    first = last - len(correlation.parameters)
-    bounds = processes.gather(correlation.at_bounds(np.asarray(x[first:last]), series_of(binding.data, correlation)))[0]
-    names = [p.name for p in correlation.parameters]
-    return [(first + names.index(b.name), value) for b in bounds if b.independent for value in b.inside]
+    """Packed indices of parameters that are a result at their bound, each with a value off that bound to try."""
+    bounds = _bounds(binding, x, processes)
+    return [(k, value) for k, (bound, _) in bounds.items() if bound.attained for value in bound.inside]
 
 
 def bound_sentences(binding: Binding, x: np.ndarray, processes: Processes) -> tuple[list[str], list[str]]:
     """Sentences on `bounds_of_correlation`.
 
-    **Returns:** reasons why a fit there is no maximum, and notes on residuals that are estimated as independent.
+    **Returns:** reasons why a fit there is no maximum, and notes on estimates that are a result at their bound.
     """
-    singular, independent = bounds_of_correlation(binding, x, processes)
+    bounds = list(_bounds(binding, x, processes).values())
+    singular = [words for bound, words in bounds if not bound.attained]
+    independent = [words for bound, words in bounds if bound.independent]
+    regular = [words for bound, words in bounds if bound.regular]
     failures, notes = [], []
     if singular:
         failures.append(
-            f"The correlation of the residuals runs to its bound ({some(list(singular.values()))}): the log-likelihood "
-            "rises towards a limit in which residuals are determined by those before them, which no estimate reaches. "
-            "A trend that the model leaves out looks like that, and so does a random effect that the correlation "
-            "replaces; otherwise hold the value fixed, or use a simpler correlation."
+            f"The correlation of the residuals runs to its bound ({some(singular)}): the log-likelihood rises towards "
+            "a limit in which residuals are determined by those before them, which no estimate reaches. A trend that "
+            "the model leaves out looks like that, and so does a random effect that the correlation replaces; "
+            "otherwise hold the value fixed, or use a simpler correlation."
         )
     if independent:
         notes.append(
-            f"The residuals are estimated as uncorrelated ({some(list(independent.values()))}, its bound): the model "
-            "without this correlation fits as well."
+            f"The residuals are estimated as uncorrelated ({some(independent)}, its bound): the model without this "
+            "correlation fits as well."
+        )
+    if regular:
+        notes.append(
+            f"The moving average of the residuals is estimated at its bound ({regular[0]}), where it is not "
+            "invertible; standard errors hold it there. Differences or sums of neighbouring independent values look like that."
         )
     return failures, notes

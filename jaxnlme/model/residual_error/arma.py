@@ -54,9 +54,17 @@ class ARMA(AbstractMatrix):
         return (*autoregression(partial[: self.p]), *(-c for c in ma))
 
     def at_bounds(self, theta, series):
-        at = np.abs(theta) > MODEL.bound_logit
         names = [p.name for p in self.parameters]
-        return [Bound(name, False) for name, is_at in zip(names, at, strict=True) if is_at]
+        out = [Bound(n, False) for n, t in zip(names[: self.p], theta, strict=False) if abs(t) > MODEL.bound_logit]
+        # Moving averages with the coefficients m and 1 / m are one process: beside the bound the log-likelihood is even
+        # in 1 - |r|, and changes by less than (responses) (longest series) (1 - |r|)^2.
+        rows = int(series.observed.sum()) * series.largest
+        distance = 2.0 / (1.0 + np.exp(np.abs(theta[self.p :])))
+        flat = rows * distance**2 < MODEL.bound_change
+        inside = MODEL.inner_logits
+        free = [not p.fix for p in self.parameters[self.p :]]
+        at = zip(names[self.p :], flat & np.array(free, bool), strict=True)
+        return out + [Bound(name, False, inside, True) for name, is_at in at if is_at]
 
     def unconstrained(self, values: Sequence[float]) -> np.ndarray:
         ar = partial_autocorrelations([float(v) for v in values[: self.p]], "ar")

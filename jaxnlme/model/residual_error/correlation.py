@@ -49,8 +49,10 @@ def AR1(order: str | None = None, *, within: str | None = None, rho: Start = Non
 def CAR1(time: str, *, within: str | None = None, rho: Start = None) -> AbstractCorrelation:
     """Continuous-time autoregression: corr = rho^|s - t|, 0 < rho < 1 (nlme's corCAR1). Linear time.
 
-    rho is the correlation at a distance of one unit of time; internally its logarithm is used, so that the unit changes
-    nothing else.
+    rho is the correlation at a distance of one unit of time. Estimation is on the scale of log range, rho = exp(-1 /
+    range), so that the unit changes nothing else. Where rho would be too close to 0 or 1 for a number (the median
+    distance of neighbours below 0.02 units of time, or above a million), range is reported in its place, in the unit of
+    time, unless rho is held fixed or has a prior.
 
     **Arguments:** `time`: a column of x; `within`: a column in whose values rows are correlated; `rho`: starting value,
     or `jn.fixed(value)`.
@@ -59,7 +61,8 @@ def CAR1(time: str, *, within: str | None = None, rho: Start = None) -> Abstract
     """
     _check_columns(time, within=within)
     start = MODEL.start_correlation if rho is None else rho
-    return ContinuousAutoRegression((_parameter("rho", start, RangeOfCorrelation()),), time, within, rho is None)
+    parameters = (_parameter("rho", start, RangeOfCorrelation()),)
+    return ContinuousAutoRegression(parameters, time, within, rho is None, True)
 
 
 @public("jn.correlation.ARMA")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -69,12 +69,19 @@ class Independent(AbstractFactor):
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """A parameter of a correlation at a bound: its `name`; `independent`: true where residuals are then independent (a
-    model with one parameter less), false where C is singular, or a process has no stationary distribution; `inside`:
-    values of its entry of theta off the bound, where the likelihood may be higher."""
+    model with one parameter less); `inside`: values of its entry of theta off the bound, where the likelihood may be
+    higher; `regular`: true where C is positive definite at the bound and the likelihood has its maximum there (a moving
+    average that is not invertible). Otherwise C is singular, or a process has no stationary distribution."""
 
     name: str
     independent: bool
     inside: tuple[float, ...] = ()
+    regular: bool = False
+
+    @property
+    def attained(self) -> bool:
+        """True where an estimate at the bound is a result."""
+        return self.independent or self.regular
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,6 +259,13 @@ class AbstractCorrelation(eqx.Module):
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         """The correlation with starting values, bounds and occasions from the data."""
+        return self
+
+    def reportable(self, series: Series, named: Collection[str]) -> AbstractCorrelation:
+        """The correlation with parameters whose values can be reported in the unit of time of the data.
+
+        **Arguments:** `named`: names of parameters that the model holds fixed or gives a prior, which stay.
+        """
         return self
 
     def place(self, series: Series) -> Series:

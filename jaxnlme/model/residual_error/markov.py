@@ -12,6 +12,8 @@ phi_j^2)
 from __future__ import annotations
 
 import abc
+import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import equinox as eqx
@@ -51,7 +53,8 @@ class RangeOfCorrelation(AbstractTransform):
         return -xp(value).log(-xp(value).log(value))
 
     def to_natural(self, real: Any, shape: Any = None) -> Any:
-        return xp(real).exp(-xp(real).exp(-real))
+        limits = np.finfo(float)  # a correlation that underflows to 0, or rounds to 1, has no range to go back to
+        return xp(real).clip(xp(real).exp(-xp(real).exp(-real)), float(limits.tiny), float(1.0 - limits.epsneg))
 
     def log_slope(self, value: Any, shape: Any = None) -> Any:
         return -xp(value).log(value) - xp(value).log(-xp(value).log(value))
@@ -167,17 +170,21 @@ class AutoRegression(AbstractMarkov):
 
 
 class ContinuousAutoRegression(AbstractMarkov):
-    """exp(-lag / range) for lags in time; `jn.correlation.CAR1` (which reports rho = exp(-1 / range)) and `Exponential`
-    make it. theta is log range in both, so that nothing depends on the unit of time."""
+    """exp(-lag / range) for lags in time; `jn.correlation.CAR1` (which reports rho = exp(-1 / range) where that is far
+    enough from 0 and 1) and `Exponential` make it. theta is log range in both, so that nothing depends on the unit of
+    time."""
 
     parameters: tuple[ErrorParameter, ...]
     time: str | None = eqx.field(static=True)
     within: str | None = eqx.field(static=True, default=None)
     automatic: bool = eqx.field(static=True, default=False)
+    as_rho: bool = eqx.field(static=True, default=False)
 
     @property
     def formula(self) -> str:
-        return "rho^lag" if self.parameters[0].name == "rho" else "exp(-lag / range)"
+        if self.parameters[0].name == "rho":
+            return "rho^lag"
+        return "rho^lag with rho = exp(-1 / range)" if self.as_rho else "exp(-lag / range)"
 
     def link(self, theta, lag):
         ratio = lag * jnp.exp(-theta[0])
@@ -192,6 +199,17 @@ class ContinuousAutoRegression(AbstractMarkov):
         (parameter,) = self.parameters
         distance = series.median_lag / -np.log(MODEL.start_correlation)
         start = distance if parameter.name == "range" else np.exp(-1.0 / distance)
-        if not 0.0 < start < (1.0 if parameter.name == "rho" else np.inf):
-            start = float(np.clip(start, np.finfo(float).tiny, 1.0 - np.finfo(float).eps))
-        return ContinuousAutoRegression((with_start(parameter, float(start)),), self.time, self.within)
+        if parameter.name == "rho":
+            start = np.clip(start, np.finfo(float).tiny, 1.0 - np.finfo(float).eps)
+        return dataclasses.replace(self, parameters=(with_start(parameter, float(start)),), automatic=False)
+
+    def reportable(self, series: Series, named: Collection[str]) -> AbstractCorrelation:
+        (parameter,) = self.parameters
+        shortest, longest = MODEL.rho_lags
+        in_range = shortest <= series.median_lag <= longest
+        if parameter.name != "rho" or "rho" in named or parameter.fix or in_range:
+            return self
+        start = series.median_lag / -np.log(MODEL.start_correlation)
+        if not self.automatic:
+            start = -1.0 / np.log(float(parameter.start))
+        return dataclasses.replace(self, parameters=(ErrorParameter("range", start, "log"),), automatic=False)
