@@ -126,6 +126,8 @@ WITHOUT_F = {
     "likelihood.one_pass": "residual densities in f, the factor of psi, and jets that hold f's derivatives already",
     "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",
     "estimators.core.objective": "the log prior",
+    "estimators.linear": "log-determinants and sums of squares of linear models",
+    "model.residual_error.expanded_factor": "factors of residual correlations",
     "estimators.lindstrom_bates": "psi",
     "estimators.em.complete_data": "psi",
     "estimators.em.sufficient_statistics": "psi",

@@ -30,18 +30,26 @@ def series_of(data: GroupedData, correlation: AbstractCorrelation) -> Series:
     if correlation.within is not None:
         code = distinct(column_of(data, correlation.within, "the residual correlation"))[1]
     time = _positions(data, code) if correlation.time is None else _times(data, correlation)
-    previous, lag = np.full(data.y.shape, -1), np.ones(data.y.shape)
-    groups, rows = np.nonzero(data.observed)
-    order = np.lexsort((time[groups, rows], code[groups, rows], groups))
-    groups, rows = groups[order], rows[order]
-    times, codes = time[groups, rows], code[groups, rows]
-    linked = np.flatnonzero((groups[1:] == groups[:-1]) & (codes[1:] == codes[:-1])) + 1
-    previous[groups[linked], rows[linked]] = rows[linked - 1]
-    lag[groups[linked], rows[linked]] = times[linked] - times[linked - 1]
-    series = Series(time, code, data.observed, data.rows, previous, lag, correlation.time)
+    series = linked_series(time, code, data.observed, data.rows, correlation.time)
     if not correlation.allows_ties:
         _check_ties(data, series, correlation)
     return series
+
+
+def linked_series(
+    time: np.ndarray, code: np.ndarray, observed: np.ndarray, rows: np.ndarray, column: str | None
+) -> Series:
+    """The Series of rows with a `time` and the `code` of a series in its group; `observed`, `rows`: all (groups,
+    obs)."""
+    previous, lag = np.full(time.shape, -1), np.ones(time.shape)
+    groups, positions = np.nonzero(observed)
+    order = np.lexsort((time[groups, positions], code[groups, positions], groups))
+    groups, positions = groups[order], positions[order]
+    times, codes = time[groups, positions], code[groups, positions]
+    linked = np.flatnonzero((groups[1:] == groups[:-1]) & (codes[1:] == codes[:-1])) + 1
+    previous[groups[linked], positions[linked]] = positions[linked - 1]
+    lag[groups[linked], positions[linked]] = times[linked] - times[linked - 1]
+    return Series(time, code, observed, rows, previous, lag, column)
 
 
 def _positions(data: GroupedData, code: np.ndarray) -> np.ndarray:
@@ -119,15 +127,18 @@ def layouts(data: GroupedData, error: AbstractError) -> SeriesLayout | None:
     correlation = correlation_of(error)
     if correlation is None:
         return None
-    series = correlation.place(series_of(data, correlation))
-    rows = np.arange(series.time.shape[1])
+    return layout_of(correlation.place(series_of(data, correlation)), correlation)
+
+
+def layout_of(series: Series, correlation: AbstractCorrelation) -> SeriesLayout:
+    """The SeriesLayout of a Series, as `correlation` has placed it."""
     linked = series.linked & (series.code >= 0)
-    offset = np.where(linked, rows - series.previous, 0)
+    offset = np.where(linked, np.arange(series.time.shape[1]) - series.previous, 0)
     lag = np.where(linked, series.lag, 1.0)
     return SeriesLayout(
         series.time,
-        np.where(data.observed, series.code, -1),
-        np.where(data.rows, series.code, -1),
+        np.where(series.observed, series.code, -1),
+        np.where(series.rows, series.code, -1),
         offset,
         lag,
         few(set(offset[linked].tolist())),

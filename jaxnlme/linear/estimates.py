@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxnlme.estimators.linear.outcome import covariances
 from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.model.transforms import AbstractTransform
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
@@ -31,11 +32,12 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
         rows.append((name, "fixed effect", value, error, value - z * error, value + z * error))
     parameters = _variance_parameters(fit)
     errors = _standard_errors(fit, [fn for _, _, fn in parameters])
-    point = outcome.psi
+    point = _point(fit, outcome.estimation.theta, outcome.sigma)
     for (name, kind, fn), error in zip(parameters, errors, strict=False):
         value = fn(point)
-        rows.append((name, kind, value, error, *_interval(kind, value, error, z)))
-    rows.append(("sigma", "error", outcome.sigma, errors[-1], *_interval("error", outcome.sigma, errors[-1], z)))
+        scale = kind if kind != "error" else _scale_of(fit, name)
+        rows.append((name, kind, value, error, *_interval(scale, value, error, z)))
+    rows.append(("sigma", "error", point.sigma, errors[-1], *_interval("error", point.sigma, errors[-1], z)))
     table = pd.DataFrame(rows, columns=["name", "kind", "estimate", "se", "lower", "upper"]).set_index("name")
     with np.errstate(divide="ignore", invalid="ignore"):
         table.insert(3, "rse%", 100.0 * table["se"] / table["estimate"].abs())
@@ -43,7 +45,24 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
     return table
 
 
-Quantity = Callable[[Sequence[np.ndarray]], float]
+class _Point(NamedTuple):
+    """Variance parameters: psi by level, the natural values of the parameters of the residual covariance, and sigma."""
+
+    psi: Sequence[np.ndarray]
+    residual: np.ndarray
+    sigma: float
+
+
+Quantity = Callable[[_Point], float]
+
+
+def _point(fit: LinearFit, theta: np.ndarray, sigma: float) -> _Point:
+    residual = fit.residual
+    psi = covariances(fit.problem, theta, sigma)
+    if residual is None:
+        return _Point(psi, np.zeros(0), sigma)
+    delta = theta[len(theta) - residual.rows.n_residual :]
+    return _Point(psi, residual.natural(delta), sigma / residual.scale(delta)[1])
 
 
 def _variance_parameters(fit: LinearFit) -> list[tuple[str, str, Quantity]]:
@@ -57,7 +76,13 @@ def _variance_parameters(fit: LinearFit) -> list[tuple[str, str, Quantity]]:
             out.append((f"sd({shown})", "random effect SD", _sd(k, effects[0])))
         for i, j in _distinct_pairs(grouping.structure):
             out.append((f"corr({names[i]}, {names[j]})", "correlation", _correlation(k, i, j)))
+    for k, name in enumerate([] if fit.residual is None else fit.residual.names):
+        out.append((name, "error", _residual(k)))
     return out
+
+
+def _residual(k: int) -> Quantity:
+    return lambda point: float(point.residual[k])
 
 
 def _distinct_scales(structure: AbstractCovariance) -> list[tuple[int, ...]]:
@@ -75,13 +100,14 @@ def _distinct_pairs(structure: AbstractCovariance) -> list[tuple[int, int]]:
 
 
 def _sd(k: int, effect: int) -> Quantity:
-    return lambda psi: float(np.sqrt(psi[k][effect, effect]))
+    return lambda point: float(np.sqrt(point.psi[k][effect, effect]))
 
 
 def _correlation(k: int, i: int, j: int) -> Quantity:
-    def fn(psi: Sequence[np.ndarray]) -> float:
-        scale = np.sqrt(psi[k][i, i] * psi[k][j, j])
-        return float(psi[k][i, j] / scale) if scale > 0 else float("nan")
+    def fn(point: _Point) -> float:
+        psi = point.psi[k]
+        scale = np.sqrt(psi[i, i] * psi[j, j])
+        return float(psi[i, j] / scale) if scale > 0 else float("nan")
 
     return fn
 
@@ -89,7 +115,7 @@ def _correlation(k: int, i: int, j: int) -> Quantity:
 def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarray:
     """Standard errors of the quantities and of sigma (quantities + 1,) by the delta method; NaN where the information
     is not positive definite, and for a value without derivatives (a variance of zero)."""
-    estimation, problem = fit.outcome.estimation, fit.problem
+    estimation = fit.outcome.estimation
     count = fit.model.n_rows - (len(fit.outcome.beta) if fit.restricted else 0)
     information = estimation.information(float(count))
     out = np.full(len(quantities) + 1, np.nan)
@@ -102,8 +128,8 @@ def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarr
         theta = estimation.theta.copy()
         theta[free] = point[:-1]
         sigma = float(np.exp(point[-1]))
-        psi = covariances(problem, theta, sigma)
-        return np.array([*(fn(psi) for fn in quantities), sigma])
+        at_theta = _point(fit, theta, sigma)
+        return np.array([*(fn(at_theta) for fn in quantities), at_theta.sigma])
 
     center = np.append(estimation.theta[free], np.log(fit.outcome.sigma))
     step = float(np.finfo(float).eps) ** (1.0 / 3.0)
@@ -114,17 +140,24 @@ def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarr
         jacobian[:, k] = (at(center + shift) - at(center - shift)) / (2.0 * shift[k])
     variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
     values = at(center)
-    zero = np.append(
-        [fn(fit.outcome.psi) == 0 or np.isnan(v) for fn, v in zip(quantities, values, strict=False)], False
-    )
-    out[:] = np.where(zero.astype(bool), np.nan, np.sqrt(np.maximum(variance, 0.0)))
-    return out
+    without = np.isnan(values) | (np.abs(jacobian).max(axis=1) == 0.0)
+    return np.where(without, np.nan, np.sqrt(np.maximum(variance, 0.0)))
 
 
-def _interval(kind: str, value: float, error: float, z: float) -> tuple[float, float]:
-    """Limits on the scale of the kind: logarithm, or Fisher's z for correlations."""
+def _scale_of(fit: LinearFit, name: str) -> Any:
+    """The transform of a parameter of the residual covariance: its interval is made on that scale."""
+    assert fit.residual is not None
+    return next(p.transform for p in fit.residual.error.parameters if p.name == name)
+
+
+def _interval(kind: Any, value: float, error: float, z: float) -> tuple[float, float]:
+    """Limits on the scale of the kind: logarithm, Fisher's z for correlations, or that of a transform."""
     if not np.isfinite(error) or not np.isfinite(value):
         return float("nan"), float("nan")
+    if isinstance(kind, AbstractTransform):
+        real = float(kind.to_real(value))
+        spread = z * error * float(np.exp(kind.log_slope(value)))
+        return float(kind.to_natural(real - spread)), float(kind.to_natural(real + spread))
     if kind == "correlation":
         if abs(value) >= 1:
             return float("nan"), float("nan")

@@ -2,40 +2,109 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from jaxnlme.errors import ModelError
-from jaxnlme.estimators.linear.algorithm import Estimation, estimate
+from jaxnlme.estimators.linear.algorithm import Estimation, estimate, residual_start
 from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
-from jaxnlme.estimators.linear.outcome import LinearOutcome, outcome
-from jaxnlme.estimators.linear.problem import linear_problem
+from jaxnlme.estimators.linear.outcome import LinearOutcome, fitted_rows, outcome
+from jaxnlme.estimators.linear.problem import LinearProblem, linear_problem
+from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.formulas.mixed import MixedFormula
+from jaxnlme.formulas.units import group_units
 from jaxnlme.linear.declaration import LinearModel, linear_model
 from jaxnlme.linear.record import LinearFit, LinearStatus
+from jaxnlme.linear.residual_model import ResidualRows, columns_of, depends_on_fitted, residual_rows
+from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.results.display import number
 
 
 def fit_linear(
-    formula: MixedFormula, frame: Any, restricted: bool, structures: Any, missing: str, call: dict[str, Any]
+    formula: MixedFormula,
+    frame: Any,
+    restricted: bool,
+    structures: Any,
+    missing: str,
+    error: GaussianError | None,
+    call: dict[str, Any],
 ) -> LinearFit:
     """The LinearFit of a formula and a table.
 
-    **Arguments:** `restricted`: REML; `structures`, `missing`: see `linear_model`; `call`: the user's arguments.
+    **Arguments:** `restricted`: REML; `structures`, `missing`: see `linear_model`; `error`: the residual model, None
+    for independent residuals of one variance; `call`: the user's arguments.
     """
-    model = linear_model(formula, frame, structures, missing)
+    model = linear_model(formula, frame, structures, missing, columns_of(error))
     if not model.nested:
         raise ModelError("crossed grouping factors are not available yet.")
-    problem = linear_problem(model.y, model.fixed.matrix, [g.random_design() for g in model.groupings])
-    likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
-    estimation = estimate(likelihood)
+    series = None
+    if error is not None and error.correlation is not None and error.correlation.within and not model.groupings:
+        series = group_units((error.correlation.within,), model.frame).codes
+    designs = [grouping.random_design() for grouping in model.groupings]
+    problem = linear_problem(model.y, model.fixed.matrix, designs, series)
+    if error is None:
+        likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
+        estimation, residual = estimate(likelihood), None
+    else:
+        residual = residual_rows(problem, error, model.frame)
+        likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
     found = outcome(problem, likelihood, estimation)
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
     method = "REML" if restricted else "ML"
-    return LinearFit(model, problem, found, restricted, estimation.converged, status, zeros, method, call)
+    return LinearFit(model, problem, found, residual, restricted, estimation.converged, status, zeros, method, call)
+
+
+def _with_residual_model(
+    problem: LinearProblem, residual: ResidualRows, restricted: bool, alternate: bool
+) -> tuple[ProfiledLikelihood, Estimation]:
+    """The likelihood and the Estimation with a residual covariance.
+
+    A variance function of the fitted values is computed at those of the estimates before, from a fit without it on,
+    until the estimates repeat themselves: a fixed point, as R's nlme.
+
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.2.
+    """
+    plain = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
+    without = estimate(plain)
+    # Random effects and correlation explain the same data in different ways, so that there may be several maxima.
+    starts = [np.append(without.theta, residual.rows.residual_start())]
+    if residual.rows.work <= LINEAR.work_of_second_search:
+        starts += [np.append(plain.start(scale), residual.rows.residual_start()) for scale in LINEAR.random_starts]
+    fitted = fitted_rows(problem, plain, without)
+    first = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
+    starts.insert(0, residual_start(first, starts[0]))
+    if not alternate:
+        return first, estimate(first, starts)
+    # Each start leads to a fixed point of its own: the highest is the estimate.
+    ends = [_fixed_point(problem, residual, restricted, fitted, start) for start in starts]
+    return min(ends, key=lambda end: end[1].minimum.value)
+
+
+def _fixed_point(
+    problem: LinearProblem, residual: ResidualRows, restricted: bool, fitted: np.ndarray, start: np.ndarray
+) -> tuple[ProfiledLikelihood, Estimation]:
+    """The end of the alternation between fitted values (rows,) and estimates from `start` (parameters,)."""
+    theta, moved = start, np.inf
+    for number in range(LINEAR.alternations):
+        likelihood = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
+        estimation = estimate(likelihood, [theta])
+        step = (estimation.theta - theta)[estimation.free]
+        moved = float(np.sqrt(np.abs(step @ estimation.minimum.hessian @ step) / 2.0))
+        if number and moved < LINEAR.fixed_point:
+            return likelihood, estimation
+        theta = estimation.theta
+        fitted = fitted_rows(problem, likelihood, estimation)
+    problem_sentence = (
+        f"the alternation between fitted values and variances still moves by {moved:.1e} standard errors (limit "
+        f"{LINEAR.fixed_point:g}) after {LINEAR.alternations} rounds."
+    )
+    return likelihood, dataclasses.replace(
+        estimation, converged=False, problems=(*estimation.problems, problem_sentence)
+    )
 
 
 def _convergence(estimation: Estimation) -> list[str]:

@@ -73,11 +73,21 @@ def _of_units(grouping: Grouping, effects: np.ndarray, data: Any) -> np.ndarray:
 def residuals(fit: LinearFit, kind: str = "response", level: str | int | None = None) -> np.ndarray:
     """Residuals y - prediction.
 
-    **Arguments:** `kind`: "response", or "pearson", divided by the residual standard deviation of the row; `level`: of
-    the prediction.
+    **Arguments:** `kind`: "response"; "pearson", divided by the residual standard deviation of the row; "normalized",
+    also made independent by the factor of the residual correlation; `level`: of the prediction.
     **Returns:** residuals (rows,).
     **Raises:** OptionError for an unknown kind or level.
     """
-    check_choice("kind", kind, ("response", "pearson"))
+    check_choice("kind", kind, ("response", "pearson", "normalized"))
     raw = fit.model.y - predict(fit, None, level)
-    return raw if kind == "response" else raw / fit.sigma
+    if kind == "response":
+        return raw
+    if fit.residual is None:
+        return raw / fit.sigma
+    theta, order = fit.outcome.estimation.theta, fit.problem.order
+    delta = theta[len(theta) - fit.residual.rows.n_residual :]
+    in_order = raw[order]
+    scaled = in_order / fit.residual.scale(delta)[0] if kind == "pearson" else fit.residual.whitened(in_order, delta)
+    out = np.empty_like(raw)
+    out[order] = scaled / fit.outcome.sigma
+    return out

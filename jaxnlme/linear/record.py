@@ -14,6 +14,7 @@ from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_names
+from jaxnlme.linear.residual_model import ResidualRows
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public
 
@@ -32,14 +33,16 @@ class LinearStatus:
 class LinearFit:
     """A fitted linear mixed model.
 
-    **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `restricted`: by REML;
-    `converged`, which `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `call`: the
-    arguments, for `update`.
+    **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `residual`, the rows of
+    the residual covariance, None for independent residuals of one variance; `restricted`: by REML; `converged`, which
+    `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `call`: the arguments, for
+    `update`.
     """
 
     model: LinearModel
     problem: LinearProblem
     outcome: LinearOutcome
+    residual: ResidualRows | None
     restricted: bool
     converged: bool
     status: LinearStatus
@@ -65,10 +68,13 @@ class LinearFit:
         names = list(self.model.fixed.names)
         return pd.DataFrame(self.outcome.beta_covariance, index=names, columns=names)
 
-    @property
+    @functools.cached_property
     def sigma(self) -> float:
-        """The residual standard deviation."""
-        return self.outcome.sigma
+        """The residual standard deviation; with a variance function g the factor sigma in sigma g."""
+        if self.residual is None:
+            return self.outcome.sigma
+        theta = self.outcome.estimation.theta
+        return self.outcome.sigma / self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
 
     @functools.cached_property
     def psi(self) -> dict[str, pd.DataFrame]:
@@ -122,7 +128,8 @@ class LinearFit:
         p = len(self.model.fixed.names)
         groupings = self.model.groupings
         groups = min((grouping.units.count for grouping in groupings), default=self.model.n_rows)
-        count = p + sum(grouping.structure.n_unconstrained for grouping in groupings) + 1
+        residual = 0 if self.residual is None else self.residual.rows.n_residual
+        count = p + sum(grouping.structure.n_unconstrained for grouping in groupings) + residual + 1
         return Criteria(self.log_likelihood, count, 0, 0, self.model.n_rows, groups, p if self.restricted else 0)
 
     @property

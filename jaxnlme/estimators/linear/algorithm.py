@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,26 +50,40 @@ class Estimation:
         return 0.5 * full
 
 
-def estimate(likelihood: ProfiledLikelihood, start: np.ndarray | None = None) -> Estimation:
-    """The Estimation of `likelihood`, from `start` (parameters,), None for variances of one residual variance each."""
+def estimate(likelihood: ProfiledLikelihood, starts: Sequence[np.ndarray] = ()) -> Estimation:
+    """The Estimation of `likelihood`: the best of searches from `starts` (parameters,); without any from variances of
+    one residual variance, and, where an evaluation is cheap, from smaller ones."""
     with x64():
-        start = likelihood.start() if start is None else np.asarray(start, float)
-        minimum = minimise(likelihood.profiled, start)
-        if len(start) and likelihood.work <= LINEAR.work_of_second_search:
-            other = minimise(likelihood.profiled, LINEAR.second_start * start)
-            if other.value < minimum.value - LINEAR.better:
+        if not starts:
+            starts = [likelihood.start()]
+            if likelihood.factors and likelihood.work <= LINEAR.work_of_second_search:
+                starts.append(likelihood.start(LINEAR.second_start))
+        minimum = minimise(likelihood.profiled, starts[0], likelihood.count)
+        for start in starts[1:]:
+            other = minimise(likelihood.profiled, start, likelihood.count)
+            if other.value < minimum.value - LINEAR.better or not np.isfinite(minimum.value):
                 minimum = other
         theta = minimum.theta
         free = np.ones(len(theta), bool)
         if np.isfinite(minimum.value) and len(theta):
             theta, free = _with_zeros(likelihood, minimum)
         if not free.all():
-            minimum = minimise(_restricted_to(likelihood, theta, free), theta[free])
+            minimum = minimise(_restricted_to(likelihood, theta, free), theta[free], likelihood.count)
             theta = theta.copy()
             theta[free] = minimum.theta
         solution = likelihood.solve(theta)
     problems = _problems(minimum)
     return Estimation(theta, free, minimum, solution, not problems, tuple(problems))
+
+
+def residual_start(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarray:
+    """`theta` (parameters,) with its parameters of the residual covariance at their maximum for the others."""
+    free = np.arange(len(theta)) >= len(theta) - likelihood.source.n_residual
+    with x64():
+        minimum = minimise(_restricted_to(likelihood, theta, free), theta[free], likelihood.count)
+    out = theta.copy()
+    out[free] = minimum.theta
+    return out
 
 
 def _restricted_to(likelihood: ProfiledLikelihood, theta: np.ndarray, free: np.ndarray):
@@ -87,7 +102,7 @@ def _with_zeros(likelihood: ProfiledLikelihood, minimum: Minimum) -> tuple[np.nd
     """theta with its smallest scales at zero where the likelihood allows it, and the entries that stay free."""
     theta, free = minimum.theta.copy(), np.ones(len(minimum.theta), bool)
     first = 0
-    for factor in likelihood.products.factors:
+    for factor in likelihood.factors:
         last = first + factor.n_parameters
         relative = np.asarray(factor.factor(theta[first:last]))
         psi = relative @ relative.T

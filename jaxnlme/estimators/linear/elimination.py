@@ -35,7 +35,7 @@ class CrossProducts(eqx.Module):
     outer one, ..., Q, y]; `cross` (fixed + 1, fixed + 1): [Q y]'[Q y] of all rows; `parents`: for each level the number
     of each unit's parent (units,), None where `slots` is not zero; `factors`: of each level; `slots`: for each level
     the number of slots of a parent: unit k of the parent j is stored at j + k * (number of parents); zero: units in
-    their order, with `parents`.
+    their order, with `parents`. `sizes`: of the arrays over units.
     """
 
     blocks: tuple[Any, ...]
@@ -43,6 +43,30 @@ class CrossProducts(eqx.Module):
     parents: tuple[Any, ...]
     factors: tuple[AbstractRelativeFactor, ...]
     slots: tuple[int, ...] = eqx.field(static=True)
+    sizes: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def n_residual(self) -> int:
+        """The number of parameters of the residual covariance: none, the cross-products are numbers."""
+        return 0
+
+    @property
+    def n_fixed(self) -> int:
+        """The number of fixed effects."""
+        return self.cross.shape[0] - 1
+
+    @property
+    def work(self) -> int:
+        """The number of entries of the blocks."""
+        return sum(int(np.prod(block.shape)) for block in self.blocks)
+
+    def residual_start(self) -> np.ndarray:
+        """Starting values of the parameters of the residual covariance: none."""
+        return np.zeros(0)
+
+    def at(self, theta: Any) -> tuple[CrossProducts, float]:
+        """These cross-products, and log|Lambda| of independent residuals of one variance."""
+        return self, 0.0
 
     @property
     def n_parameters(self) -> int:
@@ -97,7 +121,7 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
             width = sizes[outer]
             change = sum(row[first : first + width, None] * row[None, first:] for row in rows)
             for step in range(level, outer, -1):
-                change = parent_sums(products, step, change, blocks[step - 1].shape[-1])
+                change = parent_sums(products, step, change)
             blocks[outer] = blocks[outer] - change
             first += width
         cross = cross - sum(row[first:] @ row[first:].T for row in rows)
@@ -106,16 +130,16 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
     return Elimination(logdet, cross, all_factors, all_rows)
 
 
-def parent_sums(products: CrossProducts, level: int, values: Any, n_parents: int) -> Any:
+def parent_sums(products: CrossProducts, level: int, values: Any) -> Any:
     """Sums over the units of a level (..., units) by parent (..., parents)."""
-    slots = products.slots[level]
+    slots, n_parents = products.slots[level], products.sizes[level - 1]
     if slots:
         return values.reshape(*values.shape[:-1], slots, n_parents).sum(-2)
     if xp(values) is np:
         out = np.zeros((n_parents, *values.shape[:-1]))
         np.add.at(out, products.parents[level], np.moveaxis(values, -1, 0))
         return np.moveaxis(out, 0, -1)
-    sums = jax.ops.segment_sum(jnp.moveaxis(values, -1, 0), products.parents[level], n_parents, indices_are_sorted=True)
+    sums = jax.ops.segment_sum(jnp.moveaxis(values, -1, 0), products.parents[level], n_parents)
     return jnp.moveaxis(sums, 0, -1)
 
 

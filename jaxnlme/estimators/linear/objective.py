@@ -18,9 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.estimators.linear.elimination import CrossProducts, eliminate, solved_effects
+from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
+from jaxnlme.estimators.linear.whitened import WhitenedRows
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.linalg import cholesky
+
+Source = CrossProducts | WhitenedRows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,58 +40,61 @@ class Solution:
     effects: list[np.ndarray]
 
 
-def _pieces(products: CrossProducts, theta: Any, restricted: Any) -> tuple[Any, Any]:
-    """The log-determinants and rss of -2 log L at theta (parameters,); `restricted`, one for REML, zero for ML."""
-    elimination = eliminate(products, theta)
-    lower = cholesky(elimination.cross)
-    diagonal = jnp.diagonal(lower)
-    return elimination.logdet + restricted * 2.0 * jnp.sum(jnp.log(diagonal[:-1])), diagonal[-1] ** 2
-
-
-def _profiled(products: CrossProducts, theta: Any, restricted: Any, count: Any) -> tuple[Any, Any, Any]:
-    """-2 log L without its constant, its gradient in theta, and rss; `count`: n."""
+def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> tuple[Any, Any, Any]:
+    """-2 log L without its constant, its gradient in theta, and rss; `restricted`, one for REML, zero for ML; `count`:
+    n."""
 
     def fn(theta: Any) -> Any:
-        logdet, rss = _pieces(products, theta, restricted)
+        products, logdet = source.at(theta)
+        elimination = eliminate(products, theta)
+        diagonal = jnp.diagonal(cholesky(elimination.cross))
+        rss = diagonal[-1] ** 2
+        logdet = logdet + elimination.logdet + restricted * 2.0 * jnp.sum(jnp.log(diagonal[:-1]))
         return logdet + count * jnp.log(rss), rss
 
     (value, rss), gradient = jax.value_and_grad(fn, has_aux=True)(theta)
     return value, gradient, rss
 
 
-class ProfiledLikelihood:
-    """-2 log L of a model with independent residuals of one variance, in transformed coordinates.
+def _products(source: Source, theta: Any) -> CrossProducts:
+    """The cross-products at theta (parameters,)."""
+    return source.at(theta)[0]
 
-    **Arguments:** `products`; `n_rows`; `restricted`: REML. `evaluations` counts calls.
+
+class ProfiledLikelihood:
+    """-2 log L of a model in transformed coordinates. theta holds the parameters of the relative covariances, outermost
+    level first, then those of the residual covariance.
+
+    **Arguments:** `source` of cross-products; `n_rows`; `restricted`: REML. `evaluations` counts calls.
     """
 
-    def __init__(self, products: CrossProducts, n_rows: int, restricted: bool):
-        self.products, self.restricted = products, float(restricted)
-        self.n_fixed = products.cross.shape[0] - 1
-        self.count = float(n_rows - (self.n_fixed if restricted else 0))
-        self.work = sum(block.size for block in products.blocks)
+    def __init__(self, source: Source, n_rows: int, restricted: bool):
+        self.source, self.restricted = source, float(restricted)
+        self.count = float(n_rows - (source.n_fixed if restricted else 0))
+        self.work = source.work
         self.evaluations = 0
-        self._device: CrossProducts | None = None
+        self._device: Source | None = None
 
     @property
-    def n_parameters(self) -> int:
-        """The length of theta."""
-        return self.products.n_parameters
+    def factors(self) -> tuple[AbstractRelativeFactor, ...]:
+        """The families of relative factors by level, outermost first."""
+        return self.source.factors
 
-    def start(self) -> np.ndarray:
-        """theta of relative covariances of one."""
-        return np.concatenate([factor.start() for factor in self.products.factors] or [np.zeros(0)])
+    def start(self, scale: float = 1.0) -> np.ndarray:
+        """theta of relative covariances of one, standard deviations times `scale`, and of the starting values of the
+        residual covariance."""
+        random = [scale * factor.start() for factor in self.factors]
+        return np.concatenate([*random, self.source.residual_start()])
 
     def profiled(self, theta: np.ndarray) -> tuple[float, np.ndarray, float]:
         """-2 log L, its gradient, and rss at `theta` (parameters,), sigma and fixed effects at their maximum."""
-        if not len(theta):
+        if not len(theta) and isinstance(self.source, CrossProducts):
             solution = self.solve(theta)
-            return self.constant + self._logdet(solution) + self.count * np.log(solution.rss), theta, solution.rss
+            logdet = self.restricted * 2.0 * float(np.sum(np.log(np.diag(solution.root))))
+            return self.constant + logdet + self.count * np.log(solution.rss), theta, solution.rss
         self.evaluations += 1
-        if self._device is None:
-            self._device = on_device(self.products)
         numbers = np.asarray(theta, float), np.asarray(self.restricted), np.asarray(self.count)
-        value, gradient, rss = compiled(_profiled, self.work)(self._device, *numbers)
+        value, gradient, rss = compiled(_profiled, self.work)(self._on_device(), *numbers)
         return float(value) + self.constant, np.asarray(gradient), float(rss)
 
     @property
@@ -95,16 +102,25 @@ class ProfiledLikelihood:
         """n (1 + log(2 pi / n))."""
         return self.count * (1.0 + np.log(2.0 * np.pi / self.count))
 
-    def _logdet(self, solution: Solution) -> float:
-        return self.restricted * 2.0 * float(np.sum(np.log(np.abs(np.diag(solution.root)))))
+    def _on_device(self) -> Source:
+        found = on_device(self.source) if self._device is None else self._device
+        self._device = found
+        return found
+
+    def products(self, theta: np.ndarray) -> CrossProducts:
+        """The cross-products at `theta` (parameters,), on the host."""
+        if isinstance(self.source, CrossProducts):
+            return self.source
+        return jax.tree.map(np.asarray, compiled(_products, self.work)(self._on_device(), np.asarray(theta)))
 
     def solve(self, theta: np.ndarray) -> Solution:
         """The Solution at `theta` (parameters,), on the host."""
         theta = np.asarray(theta, float)
-        elimination = eliminate(self.products, theta)
+        products = self.products(theta)
+        elimination = eliminate(products, theta)
         lower = np.linalg.cholesky(elimination.cross)
         root, right = lower[:-1, :-1].T, lower[-1, :-1]
         gamma = np.linalg.solve(root, right)
         rss = float(lower[-1, -1] ** 2)
-        effects = solved_effects(self.products, theta, elimination, gamma)
+        effects = solved_effects(products, theta, elimination, gamma)
         return Solution(gamma, root, rss, float(np.sqrt(rss / self.count)), effects)

@@ -16,7 +16,8 @@ from jaxnlme.estimators.linear.problem import LinearProblem
 class LinearOutcome:
     """Estimates of a linear mixed model in the units of the data.
 
-    **Fields:** `beta` (fixed,); `beta_covariance` (fixed, fixed); `sigma`; `psi`: for each level, outermost first, the
+    **Fields:** `beta` (fixed,); `beta_covariance` (fixed, fixed); `sigma`, the residual standard
+    deviation, with a variance function its geometric mean over rows; `psi`: for each level, outermost first, the
     covariance (effects, effects); `effects`: for each level the conditional means (units, effects), in the order of the
     codes of the design; `log_likelihood`; `estimation`, with theta and the information of the variance parameters.
     """
@@ -39,9 +40,9 @@ def outcome(problem: LinearProblem, likelihood: ProfiledLikelihood, estimation: 
     value = problem.minus_two_log_likelihood(estimation.minimum.value, bool(likelihood.restricted))
     psi = covariances(problem, estimation.theta, sigma)
     effects = []
-    for level, values, (place, _, _) in zip(problem.levels, solution.effects, unit_places(problem.levels), strict=True):
+    for level, values, units in zip(problem.levels, solution.effects, unit_places(problem.levels), strict=True):
         of_units = np.empty((level.design.n_units, level.size))
-        of_units[level.order] = (problem.scale * level.transform @ values[:, place]).T
+        of_units[level.order] = (problem.scale * level.transform @ values[:, units.place]).T
         effects.append(of_units)
     return LinearOutcome(
         problem.beta(solution.gamma),
@@ -63,3 +64,15 @@ def covariances(problem: LinearProblem, theta: np.ndarray, sigma: float) -> tupl
         out.append(root @ root.T)
         first = last
     return tuple(out)
+
+
+def fitted_rows(problem: LinearProblem, likelihood: ProfiledLikelihood, estimation: Estimation) -> np.ndarray:
+    """X beta + Z b of the sorted rows (rows,), with the random effects of all levels."""
+    out = problem.X @ problem.beta(estimation.solution.gamma)
+    for level, values, units in zip(
+        problem.levels, estimation.solution.effects, unit_places(problem.levels), strict=True
+    ):
+        b = (problem.scale * level.transform @ values[:, units.place]).T
+        counts = np.diff(np.append(level.starts, problem.n_rows))
+        out = out + np.einsum("ij,ij->i", level.matrix, np.repeat(b, counts, axis=0))
+    return out

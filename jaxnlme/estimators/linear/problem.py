@@ -103,13 +103,16 @@ class LinearProblem:
         return value - 2.0 * self.n_fixed * np.log(self.scale) + 2.0 * float(np.sum(np.log(np.abs(np.diag(self.R)))))
 
 
-def linear_problem(y: np.ndarray, X: np.ndarray, designs: Sequence[RandomDesign]) -> LinearProblem:
+def linear_problem(
+    y: np.ndarray, X: np.ndarray, designs: Sequence[RandomDesign], series: np.ndarray | None = None
+) -> LinearProblem:
     """The LinearProblem of `y` (rows,), `X` (rows, fixed) of full rank, and nested `designs`, outermost first.
 
+    **Arguments:** `series` (rows,): numbers of series of correlated rows in a model without random effects.
     **Raises:** DataError where the responses are fitted exactly by X; ModelError for random effects whose columns are
     zero or linearly dependent.
     """
-    order = _sorted_rows(designs)
+    order = _sorted_rows([design.codes for design in designs] if series is None else [series])
     if not isinstance(order, slice):
         y, X = y[order], X[order]
     R, ordinary, rss, well_conditioned = _least_squares(X, y)
@@ -161,12 +164,11 @@ def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return R, coefficients + correction, float(residual @ residual), False
 
 
-def _sorted_rows(designs: Sequence[RandomDesign]) -> np.ndarray | slice:
+def _sorted_rows(codes: Sequence[np.ndarray]) -> np.ndarray | slice:
     """Rows in an order in which those of each unit of each level follow each other; a slice if they do already."""
-    if not designs or all(_in_order(design.codes) for design in designs):
+    if all(_in_order(of_level) for of_level in codes):
         return slice(None)
-    keys = [design.codes for design in reversed(designs)]
-    return np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys)
+    return np.argsort(codes[0], kind="stable") if len(codes) == 1 else np.lexsort(codes[::-1])
 
 
 def _in_order(codes: np.ndarray) -> bool:

@@ -30,8 +30,9 @@ class Minimum:
     rss_slope: np.ndarray
 
 
-def minimise(fn: Function, start: np.ndarray) -> Minimum:
-    """The Minimum of `fn`, which returns a value, its gradient and rss, from `start` (parameters,)."""
+def minimise(fn: Function, start: np.ndarray, rows: float) -> Minimum:
+    """The Minimum of `fn`, which returns a value, its gradient and rss, from `start` (parameters,); `rows`: their
+    number, with whose square root gradients grow."""
     if not len(start):
         return Minimum(start, fn(start)[0], np.zeros(0), np.zeros((0, 0)), 0.0, 0, True, np.zeros(0))
     import scipy.optimize
@@ -42,7 +43,7 @@ def minimise(fn: Function, start: np.ndarray) -> Minimum:
             return LINEAR.not_finite, np.zeros_like(theta)
         return value, gradient
 
-    options: dict[str, Any] = {"gtol": LINEAR.gradient_tolerance, "maxiter": LINEAR.iterations}
+    options: dict[str, Any] = {"gtol": LINEAR.gradient_tolerance * np.sqrt(rows), "maxiter": LINEAR.iterations}
     result = scipy.optimize.minimize(finite, start, jac=True, method="BFGS", options=options)
     return _newton(fn, np.asarray(result.x), int(result.nit))
 

@@ -30,9 +30,12 @@ class LinearSettings:
     second_start: float = 0.1
     work_of_second_search: int = 20_000
     better: float = 1e-6
+    # Starts beside the estimates without it for a model with a residual covariance: relative standard deviations.
+    random_starts: tuple[float, ...] = (1.0, 0.1)
     # Newton steps predicted to gain less than this (log-likelihood units) are the last.
     newton_tolerance: float = 1e-7
-    # The quasi-Newton search ends where no entry of the gradient of -2 log L is larger: Newton steps do the rest.
+    # The quasi-Newton search ends where no entry of the gradient of -2 log L is larger than this times the square root
+    # of the number of rows: Newton steps do the rest.
     gradient_tolerance: float = 1e-3
     # The value of a point where the likelihood cannot be computed: larger than any -2 log L, and finite.
     not_finite: float = 1e300
@@ -55,6 +58,10 @@ class LinearSettings:
     # zero where the log-likelihood there is lower by at most `zero_gain`.
     zero_scale: float = 1e-3
     zero_gain: float = 1e-7
+    # Rounds at most of the alternation with a variance function of the fitted values, which ends when the variance
+    # parameters move by less than this (standard errors).
+    alternations: int = 100
+    fixed_point: float = 1e-6
 
 
 LINEAR = LinearSettings()

@@ -10,6 +10,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.formulas.mixed import parse_lme
 from jaxnlme.linear.fit import fit_linear
 from jaxnlme.linear.record import LinearFit
+from jaxnlme.linear.residual_model import residual_error
 from jaxnlme.signatures import public
 
 
@@ -21,6 +22,8 @@ def lme(
     *,
     method: str = "REML",
     covariance: Any = None,
+    weights: Any = None,
+    correlation: Any = None,
     missing: str = "error",
 ) -> LinearFit:
     """A linear mixed model, y = X beta + Z b + e, by restricted maximum likelihood.
@@ -37,6 +40,11 @@ def lme(
     - `covariance`: of the random effects of a unit: None for full within each term; "diagonal", "identity",
       "compound symmetry", a 0/1 pattern, blocks of names, or an object of `jn.covariances`; or a dictionary of these by
       grouping factor.
+    - `weights`: a variance function, jn.variance.power(), jn.variance.strata("Sex"), products of these; or the name of
+      a column that the variance is proportional to. One of the fitted values is computed at those of the estimates, as
+      in nlme.
+    - `correlation`: of the residuals within a unit of the innermost level, jn.correlation.CAR1("Time"); `within=` of it
+      divides the unit into series.
     - `missing`: "error" refuses rows without a covariate, "drop" leaves them out; rows without a response always are.
 
     **Returns:** a LinearFit; read `fit.converged` and `fit.status` first.
@@ -54,15 +62,33 @@ def lme(
             f"{formula!r} has no random effects: write random='~ 1 | group', or a term such as (1 | group) in the "
             "formula; for a model without random effects use jn.gls."
         )
-    call = {"formula": formula, "random": random, "method": method, "covariance": covariance, "missing": missing}
-    return fit_linear(parsed, data, method == "REML", covariance, missing, call)
+    call = {
+        "formula": formula,
+        "random": random,
+        "method": method,
+        "covariance": covariance,
+        "weights": weights,
+        "correlation": correlation,
+        "missing": missing,
+    }
+    return fit_linear(parsed, data, method == "REML", covariance, missing, residual_error(weights, correlation), call)
 
 
 @public("jn.gls")
-def gls(formula: str, data: Any = None, *, method: str = "REML", missing: str = "error") -> LinearFit:
+def gls(
+    formula: str,
+    data: Any = None,
+    *,
+    method: str = "REML",
+    weights: Any = None,
+    correlation: Any = None,
+    missing: str = "error",
+) -> LinearFit:
     """A linear model by generalised least squares, without random effects.
 
-    **Arguments:** `formula`: "weight ~ Time * Diet"; `data`, `method` and `missing` as for `jn.lme`.
+    **Arguments:** `formula`: "weight ~ Time * Diet"; `correlation`: of the residuals, over the whole table unless its
+    `within=` names the column of the series, as in jn.correlation.CAR1("Time", within="Rat"); `data`, `method`,
+    `weights` and `missing` as for `jn.lme`.
     **Returns:** a LinearFit.
     **Raises:** as `jn.lme`.
     """
@@ -73,5 +99,7 @@ def gls(formula: str, data: Any = None, *, method: str = "REML", missing: str = 
     parsed = parse_lme(formula, None)
     if parsed.random:
         raise OptionError(f"{formula!r} has random effects; jn.gls takes none: use jn.lme.")
-    call = {"formula": formula, "method": method, "missing": missing}
-    return fit_linear(parsed, data, method == "REML", None, missing, call)
+    call = {
+        "formula": formula, "method": method, "weights": weights, "correlation": correlation, "missing": missing
+    }  # fmt: skip
+    return fit_linear(parsed, data, method == "REML", None, missing, residual_error(weights, correlation), call)
