@@ -17,6 +17,7 @@ from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.rows_of_groups import group_at, row_numbers, rows_in_words
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
@@ -256,20 +257,15 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     """The rows of `groups` whose residual SD is zero at the start, by their number in the table."""
     density = binding.density
     numbers: list[int] = []
-    for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
-        for k, index in enumerate(positions):
-            if not groups[index] or len(numbers) > MESSAGES.items:
-                continue
-            group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), bucket)
-            f = density.predict(start, jnp.zeros(density.n_effects), group)
-            _, scale, _ = density.error.moments(f, f, start.error, group)
-            zero = np.flatnonzero(np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
-            numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
+    concerned = np.flatnonzero(groups).tolist()
+    for index in concerned[: MESSAGES.items]:
+        group = group_at(binding, index)
+        f = density.predict(start, jnp.zeros(density.n_effects), group)
+        _, scale, _ = density.error.moments(f, f, start.error, group)
+        numbers += row_numbers(binding.data, index, np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
     if not numbers:
         return ""
-    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[: MESSAGES.items]))}" + (
-        " and others" if len(numbers) > MESSAGES.items else ""
-    )
+    return rows_in_words(sorted(numbers)) + (" and in other groups" if len(concerned) > MESSAGES.items else "")
 
 
 def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
