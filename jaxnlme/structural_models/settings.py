@@ -35,6 +35,9 @@ class StartSettings:
     """Relative change of the sum of squares and of the parameters at which a search ends."""
     largest_column: float = 1e100
     """Entries of a column from which on its squares are close to overflow: such a point of the grid is left out."""
+    refused_residual: float = 1e10
+    """Residual, in units of the largest response, in the place of one that is not finite: searches step back from it,
+    and the sum of its squares is far from overflow."""
     exact: float = 1e-12
     """Spread of the response, as a fraction of its size, below which it counts as constant."""
 
