@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.confounding import check_confounding
-from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer_advice
+from jaxnlme.binding.explanations import explained_errors, explained_user_code
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
@@ -54,11 +54,8 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     processes = placed.processes
     start = on_device(start)
-    try:
-        with explained_errors():
-            _, chunks = placed.run(_probe_all, start, once=True)
-    except TRACER_ERRORS as error:
-        raise ModelError(tracer_advice(error)) from error
+    with explained_user_code():
+        _, chunks = placed.run(_probe_all, start, once=True)
     probe = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
     finite = np.array(probe.finite)
     if not finite.all():
