@@ -1,4 +1,4 @@
-"""What the user's functions of parameters receive: records of values, and rows of covariates."""
+"""Inputs of the user's functions of parameters: records of values, and rows of covariates."""
 
 from __future__ import annotations
 
