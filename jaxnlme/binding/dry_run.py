@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.confounding import check_confounding
-from jaxnlme.binding.explanations import TRACER_ERRORS, explained_errors, tracer_advice
+from jaxnlme.binding.explanations import explained_errors, explained_user_code
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
+from jaxnlme.binding.rows_of_groups import group_at, row_numbers, rows_in_words
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
@@ -53,11 +54,8 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     placed = PlacedProblem(binding.problem, grid=False) if placed is None else placed
     processes = placed.processes
     start = on_device(start)
-    try:
-        with explained_errors():
-            _, chunks = placed.run(_probe_all, start, once=True)
-    except TRACER_ERRORS as error:
-        raise ModelError(tracer_advice(error)) from error
+    with explained_user_code():
+        _, chunks = placed.run(_probe_all, start, once=True)
     probe = jax.tree.map(lambda *parts: placed.collect(parts), *chunks)
     finite = np.array(probe.finite)
     if not finite.all():
@@ -256,20 +254,15 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     """The rows of `groups` whose residual SD is zero at the start, by their number in the table."""
     density = binding.density
     numbers: list[int] = []
-    for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
-        for k, index in enumerate(positions):
-            if not groups[index] or len(numbers) > MESSAGES.items:
-                continue
-            group = jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), bucket)
-            f = density.predict(start, jnp.zeros(density.n_effects), group)
-            _, scale, _ = density.error.moments(f, f, start.error, group)
-            zero = np.flatnonzero(np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
-            numbers += [int(binding.data.row_index[index, j]) + 1 for j in zero]
+    concerned = np.flatnonzero(groups).tolist()
+    for index in concerned[: MESSAGES.items]:
+        group = group_at(binding, index)
+        f = density.predict(start, jnp.zeros(density.n_effects), group)
+        _, scale, _ = density.error.moments(f, f, start.error, group)
+        numbers += row_numbers(binding.data, index, np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
     if not numbers:
         return ""
-    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)[: MESSAGES.items]))}" + (
-        " and others" if len(numbers) > MESSAGES.items else ""
-    )
+    return rows_in_words(sorted(numbers)) + (" and in other groups" if len(concerned) > MESSAGES.items else "")
 
 
 def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:

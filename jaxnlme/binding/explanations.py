@@ -104,17 +104,29 @@ def model_error(error: BaseException, subject: str = "The model") -> str | None:
 
 
 @contextmanager
-def explained_errors() -> Iterator[None]:
-    """Context in which errors of JAX that the model causes become a ModelError that names what works."""
+def explained_errors(subject: str = "The model") -> Iterator[None]:
+    """Context in which errors of JAX that the model (or another function of the user, `subject`) causes become a
+    ModelError that names what works."""
     try:
         yield
     except JaxnlmeError:
         raise
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        message = model_error(error)
+        message = model_error(error, subject)
         if message is None:
             raise
         raise ModelError(message) from error
+
+
+@contextmanager
+def explained_user_code(subject: str = "The model") -> Iterator[None]:
+    """As `explained_errors`, around calls of the user's function only: code in it that cannot be traced becomes a
+    ModelError with the line, too."""
+    try:
+        with explained_errors(subject):
+            yield
+    except TRACER_ERRORS as error:
+        raise ModelError(tracer_advice(error, subject)) from error
 
 
 def _users_line(error: BaseException) -> str:

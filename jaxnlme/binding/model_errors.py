@@ -8,13 +8,13 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.rows_of_groups import group_at, row_numbers, rows_in_words
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.errors import MESSAGES, some
+from jaxnlme.errors import some
 from jaxnlme.model.density import Group
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
@@ -46,7 +46,7 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
     **Returns:** an empty text if the model and its first and second derivatives are finite in them.
     """
     for index in np.flatnonzero(failed)[: CHECKS.explained_groups]:
-        group = _group(binding, index)
+        group = group_at(binding, index)
         predict, names = _shifted_prediction(binding, params, z[index], group)
         observed = np.asarray(group.x.observed)
         for order in range(len(_ORDERS)):
@@ -66,7 +66,7 @@ def kink_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.nd
     on a kink of the model; empty if none of the first hundred or so does."""
     density = binding.density
     for index in np.flatnonzero(failed)[: CHECKS.kink_groups]:
-        group = _group(binding, index)
+        group = group_at(binding, index)
         here = np.nan_to_num(np.asarray(z[index]))
         operations = Operations(lambda z, group=group: density.predict(params, z, group), here)
         for axis in np.eye(len(here)):
@@ -87,15 +87,6 @@ def kink_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.nd
                     "model: use jn.SAEM(), or a smooth form of it (jax.nn.softplus, for example)."
                 )
     return ""
-
-
-def _group(binding: Binding, index: int) -> Group:
-    """The group with position `index` in the data."""
-    for bucket, positions in zip(binding.problem.buckets, binding.bucket_groups, strict=True):
-        at = np.flatnonzero(np.asarray(positions) == index)
-        if len(at):
-            return jax.tree.map(lambda leaf, k=int(at[0]): jnp.asarray(leaf[k]), bucket)
-    raise IndexError(f"there is no group with position {index}.")
 
 
 def _shifted_prediction(
@@ -149,7 +140,6 @@ def _error(partial: Callable[[Any], Any], order: int, observed: np.ndarray) -> t
 def _rows(binding: Binding, index: int, rows: np.ndarray) -> str:
     """The `rows` (obs,) bool of a group by their numbers in the table, with the columns that single them out."""
     positions = np.flatnonzero(rows)
-    numbers = [str(int(binding.data.row_index[index, j]) + 1) for j in positions]
     marks = []
     for name, column in binding.data.x.items():
         values = np.asarray(column[index])
@@ -157,7 +147,7 @@ def _rows(binding: Binding, index: int, rows: np.ndarray) -> str:
         here = values[positions]
         if (here == here[0]).all() and len(others) and not (others == here[0]).any():
             marks.append(f"{name} = {here[0]:g}")
-    text = f"row{'s' if len(numbers) > 1 else ''} {some(numbers, MESSAGES.items)}"
+    text = rows_in_words(row_numbers(binding.data, index, rows))
     return text + (f" ({', '.join(marks)})" if marks else "")
 
 

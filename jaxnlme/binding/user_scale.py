@@ -186,7 +186,7 @@ def psi_with(density: Density, psi: np.ndarray, values: Mapping[str, float]) -> 
             value = float(values[name])
             if not limits[0] <= value <= limits[1] or np.isinf(value):
                 raise ModelError(f"value {name!r} must be a number in [{limits[0]:g}, {limits[1]:g}], got {value:g}.")
-            if abs(out.get(key, value) - value) > CHECKS.same_value * max(abs(value), 1e-300):
+            if abs(out.get(key, value) - value) > CHECKS.same_value * max(abs(value), np.finfo(float).tiny):
                 raise ModelError(
                     f"value {name!r} is {value:g}, and another value gives {out[key]:g}: the effects "
                     f"{', '.join(names[k] for k in sorted(same_parameter))} share this parameter."

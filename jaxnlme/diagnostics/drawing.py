@@ -27,25 +27,26 @@ class AbstractPlotter:
         pyplot()
         self.fit = fit
 
-    def _axes(self, ax: Any, count: int, size: tuple[float, float], share: bool = False) -> np.ndarray:
-        """`count` axes: `ax`, or new ones in a row of figure `size` (inches), with a common y axis where `share`.
-
-        **Raises:** OptionError where `ax` holds another number of axes.
-        """
-        if ax is None:
-            _, axes = pyplot().subplots(1, count, figsize=size, sharey=share, squeeze=False, layout="constrained")
-            return axes.ravel()
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) != count:
-            raise OptionError(f"this plot has {count} panels; ax holds {len(axes)} axes.")
-        return axes
-
     def _title(self, write: Any, text: str) -> None:
         """Set a title by calling `write`, with "NOT CONVERGED" above it for a fit that did not converge."""
         if self.fit.converged:
             write(text, fontsize=11, color=DARK)
         else:
             write(f"NOT CONVERGED\n{text}", fontsize=11, color=VERMILLION, fontweight="bold")
+
+
+def axes_in_row(ax: Any, count: int, size: tuple[float, float], share: bool = False) -> np.ndarray:
+    """`count` axes: `ax`, or new ones in a row of figure `size` (inches), with a common y axis where `share`.
+
+    **Raises:** OptionError where `ax` holds another number of axes.
+    """
+    if ax is None:
+        _, axes = pyplot().subplots(1, count, figsize=size, sharey=share, squeeze=False, layout="constrained")
+        return axes.ravel()
+    axes = np.ravel(np.asarray(ax, dtype=object))
+    if len(axes) != count:
+        raise OptionError(f"this plot has {count} panels; ax holds {len(axes)} axes.")
+    return axes
 
 
 def title_setter(axes: np.ndarray) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from jaxnlme.diagnostics.curves import prediction_curves
-from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, pyplot, style_axes, title_setter
+from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, axes_in_row, pyplot, style_axes, title_setter
 from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
@@ -123,7 +123,7 @@ class Plots(AbstractSimulationPlots):
         if level not in ("population", "group", "both"):
             raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
         levels = ("population", "group") if level == "both" else (level,)
-        axes = self._axes(ax, len(levels), (4.0 * len(levels) + 0.3, 4.2), share=True)
+        axes = axes_in_row(ax, len(levels), (4.0 * len(levels) + 0.3, 4.2), share=True)
         y = self.fit.data.to_frame()[self.fit.data.y_name].to_numpy()
         pairs = [(np.asarray(self.fit.predict(level=panel_level)), panel_level) for panel_level in levels]
         finite = np.concatenate([y[np.isfinite(y)], *(p[np.isfinite(p) & np.isfinite(y)] for p, _ in pairs)])
@@ -161,7 +161,7 @@ class Plots(AbstractSimulationPlots):
         else:
             name = self._x_name(None if against == "x" else against)
             horizontal = self.fit.data.to_frame()[name].to_numpy()
-        ax = self._axes(ax, 1, (5.6, 3.8))[0]
+        ax = axes_in_row(ax, 1, (5.6, 3.8))[0]
         ax.axhline(0.0, color=DARK, lw=1.0, zorder=1)
         if kind not in ("pres", "ires"):
             for sign in (-1.0, 1.0):
@@ -188,7 +188,7 @@ class Plots(AbstractSimulationPlots):
         names = list(effects)
         if not names:
             raise OptionError("the model has no random effects to draw.")
-        ax = self._axes(ax, 1, (6.4, 1.2 + 1.15 * len(names)))[0]
+        ax = axes_in_row(ax, 1, (6.4, 1.2 + 1.15 * len(names)))[0]
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = {name: np.nan_to_num(effects[name] / s) for name, s in zip(names, sd, strict=True)}
         largest = max(float(np.abs(values).max()) for values in scaled.values())
@@ -232,7 +232,7 @@ class Plots(AbstractSimulationPlots):
             )
         iteration = [entry["iteration"] for entry in self.fit.history]
         values = [entry["log_likelihood"] for entry in self.fit.history]
-        ax = self._axes(ax, 1, (5.6, 3.6))[0]
+        ax = axes_in_row(ax, 1, (5.6, 3.6))[0]
         ax.plot(iteration, values, "o-", ms=4, lw=1.4, color=BLUE, mec="white", mew=0.5)
         ax.annotate(
             f"{values[-1]:.3f}", (iteration[-1], values[-1]), (0, -12), textcoords="offset points",

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, SKY, VERMILLION, AbstractPlotter, pyplot, style_axes
+from jaxnlme.diagnostics.drawing import (
+    BLUE,
+    DARK,
+    GREY,
+    SKY,
+    VERMILLION,
+    AbstractPlotter,
+    axes_in_row,
+    pyplot,
+    style_axes,
+)
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
@@ -77,7 +87,7 @@ class AbstractSimulationPlots(AbstractPlotter):
                 "the run has no Monte Carlo errors: it ended before they were computed, or its information is singular."
             )
         steps = np.abs(sampling.errors["last step"] / sampling.errors["se"])
-        ax = self._axes(ax, 1, (6.0, 1.5 + 0.28 * len(ratios)))[0]
+        ax = axes_in_row(ax, 1, (6.0, 1.5 + 0.28 * len(ratios)))[0]
         rows = np.arange(len(ratios))[::-1]
         ax.hlines(rows, np.minimum(ratios, steps), np.maximum(ratios, steps), color="#dddddd", lw=1.0, zorder=1)
         ax.plot(steps, rows, "o", ms=5, mfc="white", mec=GREY, label="last step, included")
@@ -120,7 +130,7 @@ class AbstractSimulationPlots(AbstractPlotter):
         typical = self.fit.parameters("population")
         created = ax is None
         size = (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4))
-        axes = self._axes(ax, len(names), size)
+        axes = axes_in_row(ax, len(names), size)
         rows = np.arange(len(labels))[::-1]
         for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
             panel.axvline(typical[name].median(), color=GREY, lw=1.0, ls="--", zorder=1)
@@ -161,7 +171,7 @@ class AbstractSimulationPlots(AbstractPlotter):
     def _grid(self, ax: Any, count: int) -> tuple[np.ndarray, bool]:
         """The axes (count,), and True if they were created here."""
         if ax is not None:
-            return self._axes(ax, count, (0.0, 0.0)), False
+            return axes_in_row(ax, count, (0.0, 0.0)), False
         columns = min(count, DIAGNOSTICS.trajectory_columns)
         rows = -(-count // columns)
         figure, grid = pyplot().subplots(

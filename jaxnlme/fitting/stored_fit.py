@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
+from jaxnlme.results.criteria import Criteria, HasCriteria
 from jaxnlme.results.record import FitRecord, FitStatus
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class StoredPage:
         return self._page["html"]
 
 
-class StoredFit:
+class StoredFit(HasCriteria):
     """A fit read from a file without its model.
 
     It has the fields and tables of a `Fit` by the same names (`estimates`, `values`, `covariance`, `psi`,
@@ -51,7 +52,7 @@ class StoredFit:
     ):
         self.declaration: str = model["declaration"]
         self.packed_names: tuple[str, ...] = tuple(model["packed"])
-        self.criteria = estimation["criteria"]
+        self.criteria: Criteria = estimation["criteria"]
         self.iterations: int = estimation["iterations"]
         self.status: FitStatus = estimation["status"]
         self.converged: bool = estimation["converged"]
@@ -72,26 +73,6 @@ class StoredFit:
         self.shrinkage: pd.Series = tables["shrinkage"]
         self.fingerprint, self.data = fingerprint, data
         self._page, self._archive = page, archive
-
-    @property
-    def aic(self) -> float:
-        """-2 log L + 2 k."""
-        return self.criteria.aic
-
-    @property
-    def bic(self) -> float:
-        """-2 log L + k log(number of observed responses); see `Fit.bic`."""
-        return self.criteria.bic
-
-    @property
-    def bic_groups(self) -> float:
-        """-2 log L + k log(number of groups); see `Fit.bic_groups`."""
-        return self.criteria.bic_groups
-
-    @property
-    def objective(self) -> float:
-        """NONMEM's objective: -2 log L - N log(2 pi)."""
-        return self.criteria.objective
 
     @property
     def beta(self) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -59,6 +59,38 @@ class Criteria:
     def objective(self) -> float:
         """-2 log L - n_used log(2 pi), the objective of NONMEM."""
         return -2.0 * self.log_likelihood - self.n_used * float(np.log(2.0 * np.pi))
+
+
+class HasCriteria:
+    """Base of what has `criteria`, with its values as properties."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def criteria(self) -> Criteria:
+            """Log-likelihood, AIC, BIC and the counts behind them."""
+            ...
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 k."""
+        return self.criteria.aic
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + k log(number of observed responses, each with the weight of its group; for a restricted likelihood
+        less the number of beta that it integrates out)."""
+        return self.criteria.bic
+
+    @property
+    def bic_groups(self) -> float:
+        """-2 log L + k log(number of groups with an observed response, their weights added)."""
+        return self.criteria.bic_groups
+
+    @property
+    def objective(self) -> float:
+        """NONMEM's objective: -2 log L - N log(2 pi), N the number of responses as in `bic`."""
+        return self.criteria.objective
 
 
 def criteria(

@@ -14,7 +14,8 @@ from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.model.transforms import transform as named_transform
 from jaxnlme.precision import x64
 from jaxnlme.results.derived_evaluation import Evaluation, covariance_of_estimates, normal_draws
-from jaxnlme.results.derived_inputs import covariate_rows, named_functions
+from jaxnlme.results.derived_functions import named_functions
+from jaxnlme.results.derived_inputs import covariate_rows
 from jaxnlme.results.derived_record import Derived, in_words
 from jaxnlme.results.evaluate import require_estimates
 from jaxnlme.results.settings import DERIVED

@@ -18,7 +18,8 @@ from jaxnlme.numerics.compiling import compiler_options
 from jaxnlme.numerics.linalg import semidefinite_cholesky
 from jaxnlme.numerics.tracing import depends
 from jaxnlme.records import Record
-from jaxnlme.results.derived_inputs import CovariateRows, call_user, flat_outputs, phi_refusal, values_at
+from jaxnlme.results.derived_functions import call_user, flat_outputs
+from jaxnlme.results.derived_inputs import CovariateRows, phi_refusal, values_at
 from jaxnlme.results.inference import direction_words
 from jaxnlme.results.settings import DERIVED
 

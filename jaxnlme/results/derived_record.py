@@ -76,7 +76,7 @@ class Derived(Printable):
             else:
                 variance = np.var(self.draws, axis=0, ddof=1)
             se = np.sqrt(variance)
-        known = se <= INFORMATION.rounding * np.maximum(np.abs(self.estimate), 1e-300)
+        known = se <= INFORMATION.rounding * np.maximum(np.abs(self.estimate), np.finfo(float).tiny)
         return np.where(known | ~np.isfinite(self.estimate), np.nan, se)
 
     @functools.cached_property

@@ -180,7 +180,7 @@ def _standard_errors(info: Information | None, values: np.ndarray, fixed: np.nda
     with np.errstate(invalid="ignore"):
         se = np.full(len(values), np.nan) if matrix is None else np.sqrt(np.diag(matrix))
     # A value with zero derivatives (a correlation of one) has no standard error, but for rounding.
-    rounding = INFORMATION.rounding * np.maximum(np.abs(values), 1e-300)
+    rounding = INFORMATION.rounding * np.maximum(np.abs(values), np.finfo(float).tiny)
     return np.where(fixed | (se <= rounding), np.nan, se)
 
 

@@ -15,7 +15,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, Status, check_level
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
-from jaxnlme.results.criteria import Criteria, criteria
+from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
 from jaxnlme.results.inference import Information, estimates_table
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FitStatus:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FitRecord:
+class FitRecord(HasCriteria):
     """An estimation's outcome. What was not computed is None.
 
     **Fields:** `binding` (model, data and the problem they make); `method`, the name of the likelihood;
@@ -245,27 +245,6 @@ class FitRecord:
         """Log-likelihood, AIC, BIC and the counts behind them."""
         integrated = len(self.binding.density.beta_names) if self.restricted else 0
         return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals, integrated)
-
-    @property
-    def aic(self) -> float:
-        """-2 log L + 2 k."""
-        return self.criteria.aic
-
-    @property
-    def bic(self) -> float:
-        """-2 log L + k log(number of observed responses, each with the weight of its group; for a restricted likelihood
-        less the number of beta that it integrates out)."""
-        return self.criteria.bic
-
-    @property
-    def bic_groups(self) -> float:
-        """-2 log L + k log(number of groups with an observed response, their weights added)."""
-        return self.criteria.bic_groups
-
-    @property
-    def objective(self) -> float:
-        """NONMEM's objective: -2 log L - N log(2 pi), N the number of responses as in `bic`."""
-        return self.criteria.objective
 
     # --- tables and predictions ---
 

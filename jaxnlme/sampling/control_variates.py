@@ -148,7 +148,7 @@ def fit_coefficients(
     k = means.shape[-1]
     covariance = products - means[..., :, None] * means[..., None, :]
     crossed = crossed - scores[..., :, None] * means[..., None, :]
-    scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 1e-300))
+    scale = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), np.finfo(float).tiny))
     ridge = TUNING.relative_ridge + 1.0 / draws**2
     unit = covariance / (scale[..., :, None] * scale[..., None, :]) + ridge * np.eye(k)
     finite = np.isfinite(unit).all(axis=(-2, -1), keepdims=True) & np.isfinite(crossed).all(

@@ -105,7 +105,8 @@ def improved_parameters(
         begin = np.array([values[name] for name in free])
         if not free or not np.isfinite(np.asarray(fn(begin))).all():
             return values
-        at: Any = lambda v: np.nan_to_num(np.asarray(fn(v)), nan=1e10, posinf=1e10, neginf=-1e10)  # noqa: E731
+        refused = STARTS.refused_residual
+        at: Any = lambda v: np.nan_to_num(np.asarray(fn(v)), nan=refused, posinf=refused, neginf=-refused)  # noqa: E731
         slope: Any = lambda v: np.nan_to_num(np.asarray(slopes(v)), posinf=0.0, neginf=0.0)  # noqa: E731
         found = least_squares(at, begin, slope, x_scale="jac", max_nfev=STARTS.steps)
     return {**values, **dict(zip(free, map(float, found.x), strict=True))}
@@ -147,7 +148,7 @@ class _Search:
 
         def residuals(theta):
             projected = self.project(theta, signs)
-            return np.full(len(self.y), 1e10) if projected is None else projected[1]
+            return np.full(len(self.y), STARTS.refused_residual) if projected is None else projected[1]
 
         found = least_squares(
             residuals, theta, bounds=(lower, upper), ftol=STARTS.tolerance, xtol=STARTS.tolerance,

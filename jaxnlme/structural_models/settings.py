@@ -38,6 +38,9 @@ class StartSettings:
     factor_logs: tuple[float, float] = (1e-4, 7.0)
     """Absolute logarithm of a factor for one unit of x (b3 of a Gompertz curve) within which that unit is kept: beyond,
     steps that a search takes for small leave the range of powers, or do not change the curve."""
+    refused_residual: float = 1e10
+    """Residual, in units of the largest response, in the place of one that is not finite: searches step back from it,
+    and the sum of its squares is far from overflow."""
     exact: float = 1e-12
     """Spread of the response, as a fraction of its size, below which it counts as constant."""
 

@@ -196,7 +196,9 @@ def pooled_start(
     n_observations = sum(processes.gather(float(np.sum(data.weights * np.sum(data.observed, axis=1)))))
     beta, free_block = jax.tree.map(np.asarray, unravel(jnp.asarray(end)))
     pooled = Params(beta, params.covariance, params.error, free_block)
-    scaled = scaled_error_start(binding, pooled, float(np.sqrt(square / max(n_observations, 1e-300))), user_named)
+    scaled = scaled_error_start(
+        binding, pooled, float(np.sqrt(square / max(n_observations, np.finfo(float).tiny))), user_named
+    )
     return scaled, "Started from a pooled fit without random effects."
 
 
@@ -214,7 +216,7 @@ def _least_squares(
         return None, square, matrix, False
     first, damping, converged = square, POOLED.first_damping, not len(moving)
     for _ in range(0 if converged else POOLED.max_steps):
-        largest = max(np.diag(matrix).max(initial=0.0), 1e-300)
+        largest = max(np.diag(matrix).max(initial=0.0), np.finfo(float).tiny)
         scale = np.sqrt(np.maximum(np.diag(matrix), POOLED.least_diagonal * largest))
         unit, slope, eye = matrix / np.outer(scale, scale), right / scale, np.eye(len(moving))
         # The relative offset: what a step without damping would gain, as a fraction of the sum of squares.

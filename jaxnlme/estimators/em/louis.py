@@ -273,7 +273,7 @@ def mean_is_zero(differences: np.ndarray) -> bool:
     if not np.isfinite(differences).all():
         return False
     mean, error = mean_and_error(batch_means(differences))
-    return bool((np.abs(mean) <= CRITERIA.max_mean_in_errors * np.maximum(error, 1e-300)).all())
+    return bool((np.abs(mean) <= CRITERIA.max_mean_in_errors * np.maximum(error, np.finfo(float).tiny)).all())
 
 
 def _curvature(

@@ -95,7 +95,7 @@ def run(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start:
+class _RunStart:
     """Start of a run (steps 1 to 5).
 
     **Fields:** `setup` of the groups that remain; `left_out`: labels of the other groups, with the reason;
@@ -119,7 +119,7 @@ def _start(
     plan: Plan,
     processes: Processes,
     timings: dict[str, float],
-) -> _Start | FitRecord:
+) -> _RunStart | FitRecord:
     """The start of a run; the record of a fit that did not begin, because groups are not finite at the start."""
     # Step 1.
     setup = _set_up(model, data, estimator, plan, processes, timings)
@@ -148,7 +148,7 @@ def _start(
     if plan.checkpoint is not None:
         checkpoint = StochasticCheckpoint(plan.checkpoint, setup.binding, estimator, params, processes)
         notes += checkpoint.resumed
-    return _Start(setup, left_out, replicates, warm, boundary_start, checkpoint, notes)
+    return _RunStart(setup, left_out, replicates, warm, boundary_start, checkpoint, notes)
 
 
 def _set_up(

@@ -217,7 +217,7 @@ def _search_root(session: Session, active: np.ndarray, inverse: np.ndarray, metr
     M^-1, whose diagonal holds the squared standard errors.
     """
     assert session.state is not None
-    se = np.sqrt(np.maximum(np.diag(metric), 1e-300))
+    se = np.sqrt(np.maximum(np.diag(metric), np.finfo(float).tiny))
     max_change = np.asarray(session.state.minimiser.max_change)[active]
     in_units = max_change != QUASI_NEWTON.largest_log_step
     max_change = np.where(in_units, np.maximum(max_change, QUASI_NEWTON.largest_step_in_se * se), max_change)

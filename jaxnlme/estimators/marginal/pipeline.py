@@ -88,7 +88,7 @@ def run(
         processes = Processes(plan.mesh)
         shown = plan.progress if processes.index == 0 else False
         with Progress(shown, estimator.name, timings=timings) as line:
-            opened = _Start(model, data, estimator, plan, processes, timings).open(make_session, line)
+            opened = _Opening(model, data, estimator, plan, processes, timings).open(make_session, line)
             if isinstance(opened, FitRecord):
                 return opened
             session, start = opened
@@ -100,7 +100,7 @@ def run(
     return result
 
 
-class _Start:
+class _Opening:
     """Steps 1 to 4.
 
     **Attributes:** `setup` of the groups that remain; `params`; `left_out`: labels of the other groups, with the
@@ -131,7 +131,7 @@ class _Start:
 
     def open(
         self, make_session: Callable[[SessionInputs], tuple[Session, list[str]]], line: Progress
-    ) -> tuple[Session, _Start] | FitRecord:
+    ) -> tuple[Session, _Opening] | FitRecord:
         """The session at a start where every group that remains is finite; the record of a fit that did not begin where
         there is none."""
         while True:

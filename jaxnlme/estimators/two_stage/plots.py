@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, pyplot, style_axes
-from jaxnlme.errors import OptionError
+from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, axes_in_row, pyplot, style_axes
 from jaxnlme.estimators.two_stage.settings import DISPLAY
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class GroupPlots:
         labels = [str(label) for label in fits.binding.data.labels[: DISPLAY.max_groups]]
         m, p = len(labels), len(names)
         table = fits.intervals(level, pooled=pooled).to_numpy().reshape(-1, p, 7)[:m]
-        axes = self._axes(ax, p, m)
+        axes = axes_in_row(ax, p, (1.0 + 2.6 * p, 1.4 + 0.2 * max(m, 4)))
         rows = np.arange(m)[::-1]
         for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
             estimate, _, lower, upper = table[:, k, :4].T
@@ -63,16 +62,6 @@ class GroupPlots:
         if ax is None:
             title = f"Groups fitted by themselves: {100 * level:g}% intervals{part}"
             axes[0].figure.suptitle(title, fontsize=11, color=DARK)
-        return axes
-
-    def _axes(self, ax: Any, count: int, groups: int) -> np.ndarray:
-        if ax is None:
-            size = (1.0 + 2.6 * count, 1.4 + 0.2 * max(groups, 4))
-            _, axes = pyplot().subplots(1, count, figsize=size, squeeze=False, layout="constrained")
-            return axes.ravel()
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) != count:
-            raise OptionError(f"this plot has {count} panels; ax holds {len(axes)} axes.")
         return axes
 
 

@@ -38,6 +38,7 @@ def AR1(order: str | None = None, *, within: str | None = None, rho: Start = Non
     **Arguments:** `order`: a column of whole numbers, None for the position of a row; `within`: a column in whose
     values rows are correlated; `rho`: starting value, or `jn.fixed(value)`.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** OptionError for what is not the name of a column, and for rho outside (-1, 1).
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1.
     """
     _check_columns(order=order, within=within)
@@ -57,6 +58,7 @@ def CAR1(time: str, *, within: str | None = None, rho: Start = None) -> Abstract
     **Arguments:** `time`: a column of x; `within`: a column in whose values rows are correlated; `rho`: starting value,
     or `jn.fixed(value)`.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** OptionError for what is not the name of a column, and for rho outside (0, 1).
     **Source:** Jones (1993), Longitudinal Data with Serial Correlation, chapter 3.
     """
     _check_columns(time, within=within)
@@ -117,6 +119,8 @@ def CompoundSymmetry(*, within: str | None = None, rho: Start = None) -> Abstrac
 
     **Arguments:** `within`: a column in whose values rows are correlated; `rho`: starting value, or `jn.fixed(value)`.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** OptionError for what is not the name of a column, and for rho outside (-1, 1).
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1.
     """
     _check_columns(within=within)
     start = MODEL.start_correlation if rho is None else rho
@@ -129,6 +133,9 @@ def Unstructured(order: str, *, within: str | None = None) -> AbstractCorrelatio
 
     **Arguments:** `order`: the column of occasions, numbers; `within`: a column in whose values rows are correlated.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** OptionError for what is not the name of a column.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1; the parametrisation by
+    partial correlations of Lewandowski, Kurowicka and Joe (2009), Journal of Multivariate Analysis 100, 1989-2001.
     """
     _check_columns(order, within=within)
     return UnstructuredCorrelation(order, within)
@@ -143,6 +150,8 @@ def Exponential(
     **Arguments:** `time`: a column of x; `nugget`: True to estimate it, or its starting value; `within`: a column in
     whose values rows are correlated; `range`: starting value in the unit of time, or `jn.fixed(value)`.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** OptionError for what is not the name of a column, for a range that is not positive, and for a nugget
+    outside (0, 1).
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.2.
     """
     _check_columns(time, within=within)
@@ -160,6 +169,7 @@ def Gaussian(
 
     **Arguments:** as for `Exponential`: `time`, `nugget`, `within`, `range`.
     **Returns:** a correlation for `jn.error.gaussian`.
+    **Raises:** as `Exponential`.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.2.
     """
     _check_columns(time, within=within)

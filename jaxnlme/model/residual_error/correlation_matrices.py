@@ -262,7 +262,8 @@ class Unstructured(AbstractMatrix):
         matrix = np.eye(n)
         for (j, k), value in zip(pairs(n), values, strict=True):
             matrix[j, k] = matrix[k, j] = value
-        return from_correlations(matrix)
+        named = [f"{p.name} = {value:g}" for p, value in zip(self.parameters, values, strict=True)]
+        return from_correlations(matrix, some(named, len(named)))
 
     def entries(self, theta, layout):
         lower = correlation_factor(theta, len(self.occasions))

@@ -31,15 +31,19 @@ def correlation_factor(theta: Vector, n: int) -> Matrix:
     return x.stack(columns, axis=1)
 
 
-def from_correlations(matrix: np.ndarray) -> np.ndarray:
+def from_correlations(matrix: np.ndarray, listed: str) -> np.ndarray:
     """The inverse of `correlation_factor`: theta (n (n - 1) / 2,) of a correlation matrix (n, n), on the host.
 
+    **Arguments:** `listed`: the correlations with their names, for the message.
     **Raises:** OptionError for a matrix that is not positive definite.
     """
     try:
         lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        raise OptionError("the correlations given do not form a positive definite matrix.") from None
+        raise OptionError(
+            f"the correlations {listed} cannot occur together: no positive definite matrix has them. Give values "
+            "nearer to zero, or leave them at their starting values."
+        ) from None
     n = len(matrix)
     remainder = np.sqrt(np.maximum(1.0 - np.cumsum(lower**2, axis=1), 0.0))
     before = np.concatenate([np.ones((n, 1)), remainder[:, :-1]], axis=1)

@@ -19,6 +19,8 @@ def fixed(column: str) -> VarianceScale:
 
     **Arguments:** `column`: of positive numbers, in x or v.
     **Returns:** a variance function.
+    **Raises:** OptionError for what is not the name of a column.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
     """
     return VarianceScale((VarianceTerm("fixed", _column("column", column)),))
 
@@ -30,6 +32,7 @@ def power(of: str | None = None, *, by: str | None = None, power: float | Fixed 
     **Arguments:** `of`: the column v, None for the prediction; `by`: a column with a power for each level; `power`:
     starting value, or `jn.fixed(value)`.
     **Returns:** a variance function.
+    **Raises:** OptionError for what is not the name of a column, and for a power that is no number.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
     """
     return VarianceScale((VarianceTerm("power", _column("of", of, True), _column("by", by, True), (power,)),))
@@ -42,6 +45,8 @@ def exponential(of: str | None = None, *, by: str | None = None, rate: float | F
     **Arguments:** `of`: the column v, None for the prediction; `by`: a column with a rate for each level; `rate`:
     starting value, or `jn.fixed(value)`.
     **Returns:** a variance function.
+    **Raises:** OptionError for what is not the name of a column, and for a rate that is no number.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
     """
     return VarianceScale((VarianceTerm("exponential", _column("of", of, True), _column("by", by, True), (rate,)),))
 
@@ -55,6 +60,9 @@ def constant_power(
     **Arguments:** `of`: the column v, None for the prediction; `by`: a column with parameters for each level; `const`,
     `power`: starting values, or `jn.fixed(value)`.
     **Returns:** a variance function.
+    **Raises:** OptionError for what is not the name of a column,
+    and for starting values that are no numbers, or a const that is not positive.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
     """
     terms = (VarianceTerm("constant_power", _column("of", of, True), _column("by", by, True), (const, power)),)
     return VarianceScale(terms)
@@ -66,6 +74,8 @@ def strata(column: str) -> VarianceScale:
 
     **Arguments:** `column`: in x or v, also text; its levels come in their declared order, or sorted.
     **Returns:** a variance function.
+    **Raises:** OptionError for what is not the name of a column.
+    **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
     """
     return VarianceScale((VarianceTerm("strata", None, _column("column", column)),))
 

@@ -77,11 +77,12 @@ def newton_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) ->
     else:
         observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
         limiting_se = estimate.se * np.minimum(1.0, complete * observed)
-    length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, 1e-300), initial=0.0)
+    tiny = np.finfo(float).tiny  # in the place of a divisor of zero: no step in that entry, or no limit
+    length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, tiny), initial=0.0)
     # The standard error of a scale that is hardly observed is no measure of how far a step may lead.
     log_scales = np.abs(estimate.step[np.isin(estimate.active, scale_entries(run))])
     longest_log = STEPS.longest_log_scale_newton_step * 2.0**doublings
-    shrink = min(longest / max(length, 1e-300), longest_log / max(np.max(log_scales, initial=0.0), 1e-300))
+    shrink = min(longest / max(length, tiny), longest_log / max(np.max(log_scales, initial=0.0), tiny))
     out = estimate.packed.copy()
     out[estimate.active] += estimate.step * min(1.0, shrink)
     return out
@@ -101,7 +102,7 @@ def updated_doublings(run: Run, estimates: list[ScoreAndInformation]) -> int:
             if not estimate.positive_definite:
                 step, metric = uphill_direction(estimate), estimate.complete
             size = np.sqrt((last @ metric @ last) * max(step @ metric @ step, 0.0))
-            cosines.append(last @ metric @ step / max(size, 1e-300))
+            cosines.append(last @ metric @ step / max(size, np.finfo(float).tiny))
     if not cosines:
         return 0
     change = int(min(cosines) > STEPS.same_direction) - int(min(cosines) < 0.0)
