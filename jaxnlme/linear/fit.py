@@ -89,12 +89,12 @@ def _fixed_point(
 ) -> tuple[ProfiledLikelihood, Estimation]:
     """The end of the alternation between fitted values (rows,) and estimates from `start` (parameters,)."""
     theta, moved = start, np.inf
-    for number in range(LINEAR.alternations):
+    for alternation in range(LINEAR.alternations):
         likelihood = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
         estimation = estimate(likelihood, [theta])
         step = (estimation.theta - theta)[estimation.free]
         moved = float(np.sqrt(np.abs(step @ estimation.minimum.hessian @ step) / 2.0))
-        if number and moved < LINEAR.fixed_point:
+        if alternation and moved < LINEAR.fixed_point:
             return likelihood, estimation
         theta = estimation.theta
         fitted = fitted_rows(problem, likelihood, estimation)
