@@ -139,13 +139,26 @@ def linear_problem(
     return LinearProblem(order, X, y, R, ordinary, scale, tuple(levels), well_conditioned)
 
 
+def gram_matrix(X: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """X'X (columns, columns) and X'y (columns,), of a few columns by scalar products: a matrix product of so few
+    columns takes longer, on all cores."""
+    if X.shape[1] > LINEAR.few_columns:
+        return X.T @ X, X.T @ y if y is not None else np.zeros(0)
+    columns = [np.ascontiguousarray(column) for column in X.T]
+    gram = np.empty((len(columns),) * 2)
+    for i, first in enumerate(columns):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = first @ columns[j]
+    return gram, np.array([column @ y for column in columns]) if y is not None else np.zeros(0)
+
+
 def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, bool]:
     """R, the coefficients (fixed,), the residual sum of squares, and whether cross-products lose no digits: from
     cross-products if these are clear, else from a QR decomposition of the rows."""
     total = float(y @ y)
     if not X.shape[1]:
         return np.zeros((0, 0)), np.zeros(0), total, True
-    gram, right = X.T @ X, X.T @ y
+    gram, right = gram_matrix(X, y)
     norms = np.sqrt(np.diag(gram))
     scaled = gram / norms[:, None] / norms[None, :]
     if np.linalg.eigvalsh(scaled)[0] > LINEAR.clear_eigenvalue:
@@ -182,7 +195,7 @@ def _effect_transform(design: RandomDesign, matrix: np.ndarray) -> tuple[np.ndar
 
     **Raises:** ModelError naming the effects whose columns are zero or linearly dependent.
     """
-    product = matrix.T @ matrix / max(len(matrix), 1)
+    product = gram_matrix(matrix)[0] / max(len(matrix), 1)
     norms = np.sqrt(np.diag(product))
     zero = [name for name, norm in zip(design.effects, norms, strict=True) if not norm > 0]
     if zero:

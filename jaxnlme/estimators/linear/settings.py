@@ -21,6 +21,8 @@ class LinearSettings:
     dependent_effects: float = 1e-12
     # Coefficients of an eigenvector below this are not named.
     least_coefficient: float = 0.05
+    # Up to so many columns cross-products are sums of scalar products.
+    few_columns: int = 4
     # A level is stored with one slot for each unit of its largest parent, if that is at most this many times its units.
     most_padding: float = 3.0
     # Converged: a further step is predicted to gain less than this (log-likelihood units).
