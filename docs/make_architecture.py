@@ -42,6 +42,7 @@ ROOMS = (
     "estimators.pipeline",
     "refits",
     "fitting",
+    "comparison",
     "frontends.cache",
     "frontends.matlab",
     "frontends.cli",
