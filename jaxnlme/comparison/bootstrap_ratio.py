@@ -47,21 +47,22 @@ def ratio_replicates(
     responses = _simulated(smaller, n, key)
     low, low_failed = _log_likelihoods(smaller, responses, progress, "smaller model")
     high, high_failed = _log_likelihoods(larger, responses, progress, "larger model")
-    short = np.flatnonzero(high < low - RATIO.lower_by)
+    slack = max(RATIO.lower_by, 3.0 * float(np.hypot(smaller.mc_se, larger.mc_se)))
+    short = np.flatnonzero(high < low - slack)
     if len(short) and _is_batched(larger):
         # The larger model contains the smaller one: a lower maximum is another one, so try from the smaller model.
         again, _ = _batched(
             larger.fit, responses[short], progress, "larger model, again", _null_start(larger, nested, smaller)
         )
         high[short] = np.fmax(high[short], again)
-    statistics = np.where(high < low - RATIO.lower_by, np.nan, np.maximum(2.0 * (high - low), 0.0))
+    statistics = np.where(high < low - slack, np.nan, np.maximum(2.0 * (high - low), 0.0))
     sentences = []
     failed = int(np.sum(np.isnan(statistics)))
     if failed:
         reasons = [
             f"{int(c.sum())} of the {w} model" for w, c in (("smaller", low_failed), ("larger", high_failed)) if c.any()
         ]
-        lower = int(np.sum(high < low - RATIO.lower_by))
+        lower = int(np.sum(high < low - slack))
         reasons += [f"{lower} in which the larger model stayed below the smaller one"] if lower else []
         sentences.append(f"{failed} of {n} replicates failed ({', '.join(reasons)}) and do not count.")
     if failed > (1.0 - RATIO.min_converged) * n:

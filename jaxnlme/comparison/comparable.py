@@ -38,6 +38,7 @@ class Comparable(Protocol):
       absent).
     - `parameter_units`: by estimated parameter its sample size in BICc, groups or observations (no BICc where absent).
     - `at_zero`: sentences on variances estimated as zero, as of a FitRecord (none where absent).
+    - `fixed_effect_names`: those among `parameter_names` that are fixed effects (none where absent).
     - `boundary_parameters`: names of parameters that are at a bound where the model without them is, besides
       variances (none where absent).
     - `estimates`, a table with columns "estimate" and "se", for averages; `predict(data, level)`, for averaged

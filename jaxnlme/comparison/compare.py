@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CRITERIA = ("AIC", "AICc", "BIC", "BIC groups", "BICc")
-# Follows a distribution whose p value is an upper bound.
-BOUND = ", upper bound of p"
+# Follow a distribution whose p value is an upper bound, and one that does not quite hold.
+BOUND, APPROXIMATE = ", upper bound of p", ", approximate"
 
 
 @public("jn.compare")
@@ -133,13 +133,14 @@ class Comparison(Printable):
         return averaged_predictions(self.candidates, self.weights.to_numpy(), data, level)
 
     def _tables(self) -> list[Table]:
-        mark = {each.name: "" if each.converged else " (NOT CONVERGED)" for each in self.candidates}
-        header = ("", "log-lik", "df", *CRITERIA, "delta", "weight")
+        failed = not self.table["converged"].all()
+        header = ("", "log-lik", "df", *CRITERIA, "delta", "weight", *(["converged"] if failed else []))
         rows = []
         for name, row in self.table.iterrows():
             values = [number(row[criterion], 6) for criterion in CRITERIA]
             cells = [f"{row['log_likelihood']:.4f}", f"{row['df']:d}", *values, f"{row['delta']:.2f}"]
-            rows.append((f"{name}{mark[str(name)]}", *cells, f"{row['weight']:.3f}"))
+            outcome = ["yes" if row["converged"] else "NO"] if failed else []
+            rows.append((str(name), *cells, f"{row['weight']:.3f}", *outcome))
         tables = [Table(f"delta and weight by {self.criterion}", header, rows)]
         ratios = [
             (
@@ -215,12 +216,13 @@ def _ratio(first: Candidate, second: Candidate) -> tuple[tuple[float, float, flo
     statistic = max(2.0 * difference, 0.0)
     closed = nested.mixture and not nested.interior
     distribution = one_variance_mixture(nested.df) if closed else chi_square(nested.df)
-    text = str(distribution) if closed or nested.interior else f"{distribution}{BOUND}"
+    is_bound = nested.bounded_by_chi_square and not nested.nuisance_at_zero
+    text = str(distribution) if closed or nested.interior else f"{distribution}{BOUND if is_bound else APPROXIMATE}"
     return (statistic, float(nested.df), distribution.tail(statistic), text), (
         ""
         if closed or nested.interior
-        else f"The p value of {first.name} and {second.name} is an upper bound: parameters are at their boundary; "
-        "jn.likelihood_ratio_test simulates the distribution."
+        else f"The p value of {first.name} and {second.name} is {'an upper bound' if is_bound else 'approximate'}: "
+        "parameters are at their boundary; jn.likelihood_ratio_test simulates the distribution."
     )
 
 

@@ -76,7 +76,8 @@ def _test(
 ) -> LikelihoodRatioTest:
     """The test of two nested candidates."""
     difference = large.log_likelihood - small.log_likelihood
-    sentences = [f"{small.method}: {_what_is_tested(nested)}."]
+    kind = ", restricted" if small.restricted else ""
+    sentences = [f"{small.method}{kind}: test of {some(list(nested.added))}."]
     if difference < -max(RATIO.lower_by, 3.0 * np.hypot(small.mc_se, large.mc_se)):
         raise OptionError(
             f"the larger model has the lower log-likelihood ({large.log_likelihood:.4f}, the smaller one "
@@ -94,9 +95,8 @@ def _test(
             f"'{'chi-square' if nested.interior else 'bootstrap'}'."
         )
     if method == "chi-square" and not nested.interior:
-        sentences.append(
-            "The chi-square distribution does not hold with parameters at their boundary: its p value is too large."
-        )
+        bound = ": its p value is too large" if nested.bounded_by_chi_square and not nested.nuisance_at_zero else ""
+        sentences.append(f"The chi-square distribution does not hold with parameters at their boundary{bound}.")
     mc = float(np.hypot(small.mc_se, large.mc_se))
     if mc > 0:
         sentences.append(f"The statistic has a Monte Carlo standard error of {number(2.0 * mc, 2)}.")
@@ -115,11 +115,6 @@ def _test(
     )
 
 
-def _what_is_tested(nested: Nesting) -> str:
-    """The hypothesis in words."""
-    return f"test of {some(list(nested.added))}"
-
-
 def _why_bootstrap(nested: Nesting) -> str:
     """The reason why no closed form holds."""
     if nested.at_bound:
@@ -131,7 +126,7 @@ def _why_bootstrap(nested: Nesting) -> str:
 
 def _why_no_mixture(nested: Nesting) -> str:
     """The reason why the mixture for one variance does not hold."""
-    if nested.interior or not (nested.new_effects or nested.at_bound or nested.nuisance_at_zero):
+    if nested.interior:
         return "no variance is added"
     reason = _why_bootstrap(nested)
     return reason[0].lower() + reason[1:] if not nested.at_bound else reason

@@ -27,8 +27,9 @@ class Nesting:
     the smaller one does not; `new_effects`: random effects that only the larger one has; `one_variance`: these are one
     variance at zero, with covariances to the effects of the smaller model or none, which makes the alternative a
     half-space; `at_bound`: residual or other added parameters that the smaller model has at a bound of their range;
-    `nuisance_at_zero`: the smaller model's own psi is singular at its estimates; `null_values`: for a fit of `jn.fit`
-    the values of added parameters in the smaller model, by reported name of the larger one.
+    `nuisance_at_zero`: the smaller model's own psi is singular at its estimates; `only_fixed_effects`: what is added
+    are fixed effects; `null_values`: for a fit of `jn.fit` the values of added parameters in the smaller model, by
+    reported name of the larger one.
     """
 
     df: int
@@ -37,15 +38,20 @@ class Nesting:
     one_variance: bool
     at_bound: tuple[str, ...]
     nuisance_at_zero: bool
+    only_fixed_effects: bool
     null_values: Mapping[str, float]
 
     @property
     def interior(self) -> bool:
         """True if the chi-square distribution holds: no parameter is at a boundary under the smaller model, or only
-        variances of its own, while what is added are coefficients of fixed effects."""
-        if self.new_effects or self.at_bound:
-            return False
-        return not self.nuisance_at_zero or all(" ~ " in name for name in self.added)
+        variances of its own, while what is added are fixed effects."""
+        return not self.bounded_by_chi_square and (not self.nuisance_at_zero or self.only_fixed_effects)
+
+    @property
+    def bounded_by_chi_square(self) -> bool:
+        """True if parameters that are added are at their boundary in the smaller model: the p value of the chi-square
+        distribution is then too large."""
+        return bool(self.new_effects or self.at_bound)
 
     @property
     def mixture(self) -> bool:
@@ -92,8 +98,9 @@ def _by_name(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:
         new += [effect for effect in theirs if effect not in ours]
     bounds = getattr(larger.fit, "boundary_parameters", ())
     at_bound = tuple(name for name in bounds if name in added)
-    nuisance = bool(smaller.at_zero)
-    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, dict.fromkeys(added, 0.0))
+    nuisance, fixed_effects = bool(smaller.at_zero), {*getattr(larger.fit, "fixed_effect_names", ())}
+    only = not new and {*added} <= fixed_effects
+    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, only, dict.fromkeys(added, 0.0))
 
 
 def _of_records(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:
@@ -108,11 +115,10 @@ def _of_records(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str
     residual = residual_nesting(smaller.fit, larger.fit)
     if isinstance(residual, str):
         return residual
-    added = _added(smaller, larger, residual)
-    nuisance = psi_is_singular(a, smaller.fit)
-    return Nesting(
-        df, added, psi.new_effects, psi.one_variance, residual.at_bound, nuisance, _null_values(a, b, psi, residual)
-    )
+    added = _added(smaller, larger, {*residual.counterparts, *psi.counterparts})
+    nuisance, only = psi_is_singular(a, smaller.fit), {*added} <= {*b.density.beta_names}
+    nulls = _null_values(a, b, psi, residual)
+    return Nesting(df, added, psi.new_effects, psi.one_variance, residual.at_bound, nuisance, only, nulls)
 
 
 def _functions(a: Binding, b: Binding, larger: str) -> str:
@@ -163,9 +169,11 @@ def _fixed_effects(a: Binding, b: Binding, smaller: str, larger: str) -> str:
     return ""
 
 
-def _added(smaller: Candidate, larger: Candidate, residual: ResidualNesting) -> tuple[str, ...]:
-    """Names that the larger model estimates and the smaller one does not."""
-    known = {*smaller.parameter_names, *residual.counterparts}
+def _added(smaller: Candidate, larger: Candidate, counterparts: set[str]) -> tuple[str, ...]:
+    """Names that the larger model estimates and the smaller one does not.
+
+    **Arguments:** `counterparts`: names of the larger model that the smaller one has by other names."""
+    known = {*smaller.parameter_names, *counterparts}
     names = tuple(name for name in larger.parameter_names if name not in known)
     # Another structure of psi may estimate more by the same names ("identity" and "diagonal").
     return names or ("the structure of psi",)
