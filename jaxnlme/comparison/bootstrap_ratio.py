@@ -170,11 +170,11 @@ def _batched(
 
 def _null_start(larger: Candidate, nested: Nesting, smaller: Candidate) -> np.ndarray:
     """The smaller fit's estimates as a start (packed,) of the larger model: parameters that are added at their values
-    there, standard deviations of new effects at a fraction of their start."""
+    there (those at a bound at their start), standard deviations of new effects at a fraction of their start."""
     binding = larger.fit.binding
     start, held = binding.values(binding.start), larger.fit.estimates["fixed"]
     values = {n: v for n, v in smaller.fit.values.items() if n in start and not held[n]}
-    values |= {n: v for n, v in nested.null_values.items() if not held[n]}
+    values |= {n: v for n, v in nested.null_values.items() if not held[n] and n not in nested.at_bound}
     for name, value in values.items():
         if name.startswith("sd(") and value == 0:
             values[name] = REFIT.restarted_sd * start[name]

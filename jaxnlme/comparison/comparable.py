@@ -1,4 +1,4 @@
-"""What a comparison needs of a fit: the protocol of results of other kinds, and candidates, the same for all kinds."""
+"""Fits in a comparison: the protocol for results of other kinds, and candidates, the same for all kinds."""
 
 from __future__ import annotations
 

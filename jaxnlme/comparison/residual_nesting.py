@@ -133,12 +133,8 @@ def _log_densities(smaller: FitRecord, binding: Binding, theta: np.ndarray) -> n
         for size in (0.0, 1.0):
             f = density.predict(params, on_device(size * rng.standard_normal(density.n_effects)), group)
             # The two may be padded to different numbers of rows: rows of the padding have no part in the density.
-            rows = of_binding.y.shape[0] - group.y.shape[0]
-            f = (
-                f
-                if not rows or np.ndim(f) != 1
-                else np.pad(np.asarray(f), (0, max(rows, 0)), "edge")[: len(of_binding.y)]
-            )
+            if np.ndim(f) == 1:
+                f = f[np.minimum(np.arange(len(of_binding.y)), len(group.y) - 1)]
             out.append(float(binding.density.error.log_density(f, f, on_device(theta), of_binding)))
     return np.array(out)
 
