@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.record import FitRecord
 
 
-@runtime_checkable
 class Comparable(Protocol):
     """A result that `jn.compare` takes beside the fits of `jn.fit`.
 

@@ -56,8 +56,8 @@ class LikelihoodRatioSettings:
     """Fraction of the replicates that must have converged, or the record warns of their statistics."""
     max_iterations: int = 100
     """Iterations of a refit."""
-    zero_statistic: float = 1e-8
-    """Statistic up to which a mixture with a component of zero degrees of freedom counts it as zero."""
+    zero_statistic: float = 1e-6
+    """Statistic that is taken for zero, and difference of statistics for none: a fit may be so far from its maximum."""
 
 
 EXACTNESS = ExactnessCriteria()

@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import chi2
 
 import jaxnlme as jn
-from tests.comparison.conftest import data, fitted, model
+from tests.comparison.conftest import data, fitted, line, model
+from tests.estimators.lindstrom_bates import nlme_fits
 
 # R 4.2.2, nlme 3.1-162: anova(m1, m2, m3), anova(m1, varIdent), anova of gls without random effects, of
 # m1: lme(distance ~ age, Orthodont, ~1 | Subject, method = "ML"), m2: random = ~age | Subject, m3: + Sex.
@@ -41,6 +42,24 @@ def test_criteria_of_the_reference_folder(reference: Path, restricted: bool, suf
         for ours, theirs in {"log_likelihood": "logLik", "df": "df", "AIC": "AIC", "BIC": "BIC"}.items():
             assert row[ours] == pytest.approx(of_r[theirs], rel=1e-7)
     assert ("106 = 108 - 2" in str(compared)) == restricted
+
+
+def test_nonlinear_models_of_the_reference_folder(reference: Path) -> None:
+    """nlme stops its alternation early: its log-likelihoods are within 2e-3 of the fixed point."""
+    names = ["Theoph_ssfol_diag_lKa_lCl", "Theoph_ssfol_full_lKa_lCl"]
+    problems = [nlme_fits.problem(name) for name in names]
+    starts = [nlme_fits.nlme_start(reference, f"{name}_ML") for name in names]
+    fits = [jn.fit(p.model, p.data, "lme", start=s) for p, s in zip(problems, starts, strict=True)]
+    table = jn.compare(*fits, names=names).table
+    for name in names:
+        of_r = json.loads((reference / "r" / f"{name}_ML.json").read_text())
+        for ours, theirs in {"log_likelihood": "logLik", "df": "df", "AIC": "AIC", "BIC": "BIC"}.items():
+            assert table.loc[name, ours] == pytest.approx(of_r[theirs], abs=4e-3)
+    # lKe has no random effect and counts with the observations, as the residual SD does.
+    n, m = np.log(132.0), np.log(12.0)
+    bicc = -2.0 * table["log_likelihood"].iloc[0] + 2.0 * n + 4.0 * m
+    assert table["BICc"].iloc[0] == pytest.approx(bicc)
+    assert table["distribution"].iloc[1] == "chi2(1)"
 
 
 def test_the_other_criteria_by_their_formulas() -> None:
@@ -129,8 +148,6 @@ def test_averaged_predictions() -> None:
 
 def test_parameters_on_other_scales_are_not_averaged() -> None:
     parameters = [jn.Parameter("mu", 17.0, "log", random=True), jn.Parameter("slope", 0.6)]
-    from tests.comparison.conftest import line
-
     on_log = jn.fit(jn.NLMEModel(line, parameters), data(), "focei")
     compared = jn.compare(jn.fit(model(error="constant"), data(), "focei"), on_log, names=["plain", "log"])
     with pytest.raises(jn.OptionError, match=r"mu is on different scales.*identity in plain, log in log"):
@@ -150,8 +167,6 @@ def test_nested_levels_count_their_units() -> None:
     period = (occasion == 1).astype(float)
     columns = {"age": t, "period": period, "noise": rng.standard_normal(240)}
     table = jn.GroupedData.from_arrays(y, {"Subject": subject, "Occasion": occasion}, columns)
-    from tests.comparison.conftest import line
-
     mu = jn.Parameter("mu", 10.0, random=["Subject", "Occasion"], covariates=["period", "noise"])
     fit = jn.fit(jn.NLMEModel(line, [mu, jn.Parameter("slope", 0.5)]), table, "focei")
     without = fit.update(random=["mu"])
