@@ -45,6 +45,7 @@ ROOMS = (
     "refits",
     "fitting",
     "linear",
+    "comparison",
     "frontends.cache",
     "frontends.matlab",
     "frontends.cli",

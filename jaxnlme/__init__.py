@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from jaxnlme.binding.bind import bind as bind
     from jaxnlme.binding.model import NLMEModel as NLMEModel
     from jaxnlme.binding.problem import Problem as Problem
+    from jaxnlme.comparison.compare import compare as compare
+    from jaxnlme.comparison.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
     from jaxnlme.errors import DataError as DataError
@@ -77,6 +79,8 @@ _PUBLIC = {
     "bind": ("binding.bind", "bind"),
     "NLMEModel": ("binding.model", "NLMEModel"),
     "Problem": ("binding.problem", "Problem"),
+    "compare": ("comparison.compare", "compare"),
+    "likelihood_ratio_test": ("comparison.likelihood_ratio", "likelihood_ratio_test"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
     "DataError": ("errors", "DataError"),

@@ -10,6 +10,7 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.precision import x64
 from jaxnlme.refits.refits import Refits
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.record import FitRecord
@@ -75,13 +76,15 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
     check_sampler(problem.density)
     size = min(BOOTSTRAP.replicates_per_draw, n)
     draw = compiled(simulate_replicates, size * problem.n_rows, once=True)
-    problem_and_params = on_device((problem, refits.template))
+    with x64():  # the random numbers of `simulate`, whatever the session's precision
+        problem_and_params = on_device((problem, refits.template))
     blocks: dict[int, list[np.ndarray]] = {}
 
     def block(k: int) -> list[np.ndarray]:
         if k not in blocks:
             blocks.clear()  # jobs are taken in order
-            drawn = draw(*problem_and_params, as_key(seed), np.arange(k * size, (k + 1) * size))
+            with x64():
+                drawn = draw(*problem_and_params, as_key(seed), np.arange(k * size, (k + 1) * size))
             observed = [(bucket.x.observed, bucket.y) for bucket in problem.buckets]
             blocks[k] = [np.where(o, np.asarray(new), y) for (o, y), new in zip(observed, drawn, strict=True)]
         return blocks[k]

@@ -336,6 +336,13 @@ def test_priors_enter_every_refit(line):
     assert (result.influence["displacement"] > 0).all()
 
 
+def test_parametric_replicates_do_not_depend_on_the_precision_of_the_session(orange):
+    expected = orange.bootstrap(3, seed=2, kind="parametric").replicates["log_likelihood"]
+    with jax.enable_x64(False):
+        single = orange.bootstrap(3, seed=2, kind="parametric").replicates["log_likelihood"]
+    np.testing.assert_allclose(single, expected, rtol=1e-9)
+
+
 def test_an_outcome_without_a_sampler_has_no_parametric_bootstrap():
     """Counts with a log-density of the user: groups can be resampled, responses cannot be drawn."""
     rng = np.random.default_rng(0)

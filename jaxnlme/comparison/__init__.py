@@ -1,0 +1,1 @@
+"""Comparison of fits: information criteria, model averaging, likelihood ratio tests."""
