@@ -55,7 +55,9 @@ def fit_linear(
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
     method = "REML" if restricted else "ML"
-    return LinearFit(model, problem, found, residual, restricted, estimation.converged, status, zeros, method, call)
+    return LinearFit(
+        model, problem, found, residual, restricted, estimation.converged, status, zeros, method, series, call
+    )
 
 
 def _with_residual_model(

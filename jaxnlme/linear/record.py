@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxnlme.data._responses import response_digest
 from jaxnlme.errors import FitError, check_level
 from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_names
-from jaxnlme.linear.residual_model import ResidualRows
+from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public
 
@@ -35,7 +37,8 @@ class LinearFit:
 
     **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `residual`, the rows of
     the residual covariance, None for independent residuals of one variance; `restricted`: by REML; `converged`, which
-    `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `call`: the arguments, for
+    `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `series` (rows,): numbers
+    of the series of a model without random effects, None otherwise; `call`: the arguments, for
     `update`.
     """
 
@@ -48,6 +51,7 @@ class LinearFit:
     status: LinearStatus
     at_zero: tuple[str, ...]
     method: str
+    series: np.ndarray | None
     call: dict[str, Any]
 
     # --- estimates ---
@@ -146,6 +150,45 @@ class LinearFit:
     def bic_groups(self) -> float:
         """-2 log L + k log(groups)."""
         return self.criteria.bic_groups
+
+    # --- what a comparison asks for ---
+
+    @property
+    def exact_likelihood(self) -> bool:
+        """True unless the variance is a function of the fitted values, whose estimates maximise no likelihood."""
+        return not depends_on_fitted(None if self.residual is None else self.residual.error)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the responses in the order of the table."""
+        return response_digest(self.model.y, None)
+
+    @functools.cached_property
+    def fixed_effects_design(self) -> str:
+        """A digest of the design matrix of the fixed effects."""
+        return hashlib.sha256(np.ascontiguousarray(self.model.fixed.matrix).tobytes()).hexdigest()
+
+    @property
+    def fixed_effect_names(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return tuple(self.model.fixed.names)
+
+    @property
+    def variance_parameters(self) -> dict[str, tuple[str, ...]]:
+        """Names of the random effects by grouping factor."""
+        return {grouping.label: grouping.effects for grouping in self.model.groupings}
+
+    def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
+        """Simulated responses; see `jaxnlme.linear.refit.simulate`."""
+        from jaxnlme.linear.refit import simulate
+
+        return simulate(self, n, key, level)
+
+    def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
+        """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
+        from jaxnlme.linear.refit import refit_log_likelihoods
+
+        return refit_log_likelihoods(self, responses)
 
     def throw(self) -> LinearFit:
         """This fit, if it converged. **Raises:** FitError with the status otherwise."""

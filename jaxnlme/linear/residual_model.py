@@ -101,6 +101,16 @@ class ResidualRows:
             (out,), _ = compiled(_whiten, values.size)(self.rows.residual, self.place(values), delta)
         return np.asarray(out)[self.position, self.unit]
 
+    def colored(self, noise: np.ndarray, delta: np.ndarray) -> np.ndarray:
+        """Residuals (rows,) of sorted rows with the covariance Lambda, its scale of geometric mean one, from
+        independent `noise` (rows,)."""
+        scale, residual = self.scale(delta)[0], self.rows.residual
+        if residual.rows.layout is None:
+            return scale * noise
+        with x64():
+            out = compiled(_color, noise.size)(residual, self.place(noise), np.asarray(delta, float))
+        return scale * np.asarray(out)[self.position, self.unit]
+
     def place(self, values: np.ndarray, padding: float = 0.0) -> np.ndarray:
         """Values of sorted rows (rows,) in an array; `padding` elsewhere."""
         return _placed(values, self.position, self.unit, self.shape, padding)
@@ -170,6 +180,10 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
 
 def _log_scale(residual: ResidualCovariance, delta: Any) -> Any:
     return residual.log_scale(delta)
+
+
+def _color(residual: ResidualCovariance, noise: Any, delta: Any) -> Any:
+    return residual.color(noise, delta)
 
 
 def _whiten(residual: ResidualCovariance, values: Any, delta: Any) -> Any:

@@ -80,6 +80,17 @@ class ResidualCovariance(eqx.Module):
         whitened, half = jax.vmap(unit, in_axes=-1, out_axes=-1)(self.rows.layout, scaled)
         return whitened, logdet + 2.0 * jnp.sum(half)
 
+    def color(self, noise: Any, delta: Any) -> Any:
+        """Correlated residuals of variance one (rows, units) from independent `noise` (rows, units)."""
+        correlation, layout = self.error.correlation, self.rows.layout
+        assert correlation is not None and layout is not None
+        theta = self.full(delta)[len(self.error.parameters) - self.error.n_correlation :]
+
+        def unit(layout: SeriesLayout, noise: Any) -> Any:
+            return correlation.color(noise, theta, layout)
+
+        return jax.vmap(unit, in_axes=-1, out_axes=-1)(layout, noise)
+
 
 class WhitenedRows(eqx.Module):
     """Rows whose cross-products depend on parameters of the residual covariance.
