@@ -76,6 +76,7 @@ def bound_sentences(binding: Binding, x: np.ndarray, processes: Processes) -> tu
     if regular:
         notes.append(
             f"The moving average of the residuals is estimated at its bound ({regular[0]}), where it is not "
-            "invertible; standard errors hold it there. Differences or sums of neighbouring independent values look like that."
+            "invertible; standard errors hold it there. Differences or sums of neighbouring independent values look "
+            "like that."
         )
     return failures, notes
