@@ -17,6 +17,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, JaxnlmeError, ModelError, OptionError, shown, some
 from jaxnlme.model.density import Group
 from jaxnlme.model.individual_parameters import FunctionIndividual
+from jaxnlme.model.levels import LevelRecord
 from jaxnlme.model.params import Params
 from jaxnlme.records import Record
 
@@ -47,6 +48,17 @@ class Values(Record):
         if key == "phi" and "phi" not in self.names and self.typical is not None:
             return self.typical()
         return super().__getitem__(key)
+
+
+class TypicalParameters(Record):
+    """Parameters of the structural model without random effects, which belong to no unit of a nested level."""
+
+    def on(self, axis: Any) -> Record:
+        """**Raises:** OptionError: there are no units."""
+        raise OptionError(
+            "phi.on(...) in a derived value: p.phi is without random effects, at one row of covariates, the same for "
+            "all units of a level. Read p.phi itself; parameters by unit are fit.parameters(level)."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +93,8 @@ def values_at(binding: Binding, params: Params, covariates: tuple[Any, ...], v: 
         if refusal:
             raise OptionError(refusal)
         group = Group(None, None, v, covariates, None, None)  # pyright: ignore[reportArgumentType]
-        return density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+        phi = density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+        return TypicalParameters(phi.names, phi.values, phi.entry_kind) if isinstance(phi, LevelRecord) else phi
 
     psi = density.covariance.psi(params.covariance) if n else jnp.zeros((0, 0), params.beta.dtype)
     return Values(density.reported_names, tuple(values), "value", covariance=psi, typical=typical)
@@ -285,6 +298,11 @@ def call_user(subject: str, fn: Callable[..., Any], *args: Any) -> Any:
         raise ModelError(tracer_advice(error, subject)) from error
     except (NotImplementedError, TypeError, ValueError, RuntimeError, jax.errors.JaxRuntimeError) as error:
         message = model_error(error, subject)
+        if "string indexing" in str(error):
+            message = (
+                f"{subject} reads an array by a name. p.psi is the matrix of all random effects, in the order of "
+                "fit.psi: read p.psi[0, 1], or a standard deviation or correlation by its name, p['sd(cl|Occasion)']."
+            )
         if message is None:
             raise
         raise ModelError(message) from error
