@@ -495,4 +495,4 @@ def test_units_of_nested_levels_are_refused_by_name() -> None:
         fit.derive({"a": lambda p: p.psi["D"]})
     derived = fit.derive({"total": lambda p: p.psi[0, 0] + p["sd(b0|D)"] ** 2, "typical": lambda p: p.phi.b0})
     expected = [fit.values["sd(b0)"] ** 2 + fit.values["sd(b0|D)"] ** 2, fit.values["b0"]]
-    np.testing.assert_allclose(derived.estimates["estimate"], expected, rtol=1e-10)
+    np.testing.assert_allclose(derived.table["estimate"], expected, rtol=1e-10)
