@@ -19,6 +19,7 @@ from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.rows_of_groups import group_at, row_numbers, rows_in_words
 from jaxnlme.binding.settings import CHECKS
+from jaxnlme.binding.without_effect import check_effects
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import gradient, jacobian, value_and_gradient
@@ -65,7 +66,7 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     effect = probe.effect[finite] if finite.any() else np.zeros((1, probe.effect.shape[1]))
     effect = np.max(processes.gather(np.max(effect, axis=0)), axis=0)
     if processes.any(finite.any()):
-        _check_effects(binding, start, effect)
+        check_effects(binding, start, effect)
         check_confounding(binding, start, placed)
     misfit, effect_sizes = None, None
     if density.error.has_gaussian_moments and processes.any(finite.any()):
@@ -263,35 +264,6 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     if not numbers:
         return ""
     return rows_in_words(sorted(numbers)) + (" and in other groups" if len(concerned) > MESSAGES.items else "")
-
-
-def _check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
-    """Check that every parameter and random effect changes some log-density; effects with a starting variance of zero
-    are exempt.
-
-    **Arguments:** `slopes` (packed + random,): the largest absolute derivatives over all groups and points.
-    **Raises:** ModelError naming those whose derivatives are exactly zero.
-    """
-    density = binding.density
-    p = len(binding.packed_names)
-    without_effect = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
-    errors = [
-        name
-        for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
-        if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
-    ]
-    # Effect k depends on the whitened effects whose entries in row k of the factor are not zero.
-    factor = np.asarray(density.covariance.factor(np.asarray(start.covariance))) != 0.0
-    has_slope = density.over_units(slopes[p : p + density.n_effects], np.max) != 0.0
-    constant = [k for k in range(len(factor)) if factor[k].any() and not has_slope[factor[k]].any()]
-    effects = [f"random effect of {density.effect_names[k]}" for k in constant]
-    effects = [name for name in effects if name.removeprefix("random effect of ") not in without_effect]
-    if without_effect or errors or effects:
-        raise ModelError(
-            f"no effect on any prediction at the starting values: {', '.join([*without_effect, *effects, *errors])}. "
-            "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "
-            "values; correct the model, fix the parameter (fix=True), or choose other starting values."
-        )
 
 
 def _labels(binding: Binding, groups: np.ndarray) -> str:

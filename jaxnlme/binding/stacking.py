@@ -71,13 +71,20 @@ def column_of(data: GroupedData, name: str, user: str = "the residual model") ->
     """
     for level in data.nested:
         if name == level.name:
-            return level.row_labels
+            return _as_numbers(level.row_labels)
     for table in (data.x, data.v, data.text):
         if name in table:
             column = np.asarray(table[name])
             return column if column.ndim == 2 else np.repeat(column[:, None], data.y.shape[1], axis=1)
     names = [*data.x, *data.v, *data.text, *(level.name for level in data.nested)]
     raise ModelError(f"column {name!r} of {user} is not in the data; {near_matches(name, names)}")
+
+
+def _as_numbers(labels: np.ndarray) -> np.ndarray:
+    """Labels (groups, obs) of a nested level as floats where all of them are numbers, otherwise unchanged."""
+    kinds = set(map(type, labels.ravel().tolist()))
+    is_number = all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in kinds)
+    return labels.astype(float) if is_number else labels
 
 
 def strata_of(data: GroupedData, error: AbstractError) -> np.ndarray | None:

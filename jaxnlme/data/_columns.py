@@ -126,6 +126,12 @@ def read_labels(raw: Any, name: str) -> list[Any]:
             f"group column {name!r} has no label in {name_rows(missing)}; every row needs the label of its group: "
             "fill it in or drop the rows."
         )
+    infinite = np.array([isinstance(label, (float, np.floating)) and np.isinf(label) for label in labels], bool)
+    if infinite.any():
+        raise DataError(
+            f"group column {name!r} has an infinite label in {name_rows(infinite)}; expected text or finite numbers: "
+            "correct the labels or drop the rows."
+        )
     return labels
 
 

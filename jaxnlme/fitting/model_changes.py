@@ -119,8 +119,15 @@ class ModelChange:
         values = self.fit.values
         if not isinstance(changes, Mapping):
             changes = {name: values.get(name) for name in check_names("fixed", changes, "values of the fit")}
+        held = self.fit.binding.held.items()
+        # Standard deviations held at zero, by the effect that the model is fitted without.
+        at_zero = {n: n[3:-1] for n, value in held if value == 0 and n.startswith("sd(") and n not in values}
+        if released := [effect for name, effect in at_zero.items() if name in changes and changes[name] != 0]:
+            self.random([*self.effects_now(), *(effect for effect in released if effect not in self.effects_now())])
         new_effects = [f"sd({name})" for name in self.effects_now() if name not in self.effects]
         for name, value in changes.items():
+            if name in at_zero and value == 0:
+                continue  # as before
             if name not in values and name not in new_effects:
                 raise OptionError(f"fixed: {name!r} is not a value of this fit; {near_matches(name, values)}")
             self.held.pop(name, None)

@@ -62,6 +62,10 @@ class ModelSettings:
     """Nugget of a residual correlation at the start; nlme's choice."""
     kernel_tolerance: float = 1e-8
     """Relative difference up to which a correlation function of the user is one at distance zero."""
+    kernel_times: int = 1_000
+    """Most times of a series, and most different times, at which such a function is checked."""
+    kernel_series: int = 50
+    """Most series whose matrices are checked: the largest ones that differ."""
     most_lags: int = 100_000
     """Largest distance of two positions of an ARMA correlation, for each of which a number is computed."""
     bound_correlation: float = 1e-5

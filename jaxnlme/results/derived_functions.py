@@ -87,5 +87,13 @@ def flat_outputs(name: str, output: Any) -> list[tuple[str, Any]]:
 def call_user(subject: str, fn: Callable[..., Any], *args: Any) -> Any:
     """`fn(*args)`, in which errors of JAX that the user's code causes become a ModelError with the line and the remedy;
     `subject`: what the code is, for the message."""
-    with explained_user_code(subject):
-        return fn(*args)
+    try:
+        with explained_user_code(subject):
+            return fn(*args)
+    except (TypeError, ModelError) as error:
+        if "string indexing" not in f"{error}{error.__cause__}":
+            raise
+        raise ModelError(
+            f"{subject} reads an array by a name. p.psi is the matrix of all random effects, in the order of fit.psi: "
+            "read p.psi[0, 1], or a standard deviation or correlation by its name, p['sd(cl|Occasion)']."
+        ) from error

@@ -14,6 +14,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, OptionError, shown, some
 from jaxnlme.model.density import Group
 from jaxnlme.model.individual_parameters import FunctionIndividual
+from jaxnlme.model.levels import LevelRecord
 from jaxnlme.model.params import Params
 from jaxnlme.records import Record
 
@@ -44,6 +45,17 @@ class Values(Record):
         if key == "phi" and "phi" not in self.names and self.typical is not None:
             return self.typical()
         return super().__getitem__(key)
+
+
+class TypicalParameters(Record):
+    """Parameters of the structural model without random effects, which belong to no unit of a nested level."""
+
+    def on(self, axis: Any) -> Record:
+        """**Raises:** OptionError: there are no units."""
+        raise OptionError(
+            "phi.on(...) in a derived value: p.phi is without random effects, at one row of covariates, the same for "
+            "all units of a level. Read p.phi itself; parameters by unit are fit.parameters(level)."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +90,8 @@ def values_at(binding: Binding, params: Params, covariates: tuple[Any, ...], v: 
         if refusal:
             raise OptionError(refusal)
         group = Group(None, None, v, covariates, None, None)  # pyright: ignore[reportArgumentType]
-        return density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+        phi = density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+        return TypicalParameters(phi.names, phi.values, phi.entry_kind) if isinstance(phi, LevelRecord) else phi
 
     psi = density.covariance.psi(params.covariance) if n else jnp.zeros((0, 0), params.beta.dtype)
     return Values(density.reported_names, tuple(values), "value", covariance=psi, typical=typical)

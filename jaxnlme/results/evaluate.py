@@ -26,6 +26,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results.by_level import level_depth, modes_of_known_units, up_to_depth
+from jaxnlme.results.missing_levels import with_levels
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
@@ -92,22 +93,23 @@ def binding_and_effects(fit: FitRecord, data: Any, level: str | int) -> tuple[Bi
     require_host("a prediction of a Fit", data)
     depth = level_depth(fit.data, level)
     require_estimates(fit)
-    binding = rebind(fit, data)
+    binding = rebind(fit, data, depth)
     if depth == 0:
         return binding, np.zeros((binding.data.n_groups, binding.density.n_effects))
     return binding, up_to_depth(binding, group_modes(fit, binding), depth)
 
 
-def rebind(fit: FitRecord, data: Any) -> Binding:
+def rebind(fit: FitRecord, data: Any, depth: int | None = None) -> Binding:
     """The fit's model bound to `data` with the levels, centres and strata of the fit; the fit's binding for None.
 
-    **Arguments:** `data`: None, a GroupedData, or a table with the columns of the fitted one.
+    **Arguments:** `data`: None, a GroupedData, or a table with the columns of the fitted one; `depth`: the number of
+    grouping levels whose random effects are used, so that a table may lack the columns of the others; None: all.
     **Raises:** DataError where columns do not match those of the fit; ModelError for explicit designs per group.
     """
     if data is None or data is fit.data:
         return fit.binding
     fitted = fit.data
-    new = data if isinstance(data, GroupedData) else _from_table(fitted, data)
+    new = data if isinstance(data, GroupedData) else _from_table(fitted, data, depth)
     for kind, description in (("x", "x (a row)"), ("v", "v (a group)"), ("text", "text")):
         for name in getattr(fitted, kind):
             other_kinds = [other for other in ("x", "v", "text") if other != kind and name in getattr(new, other)]
@@ -128,8 +130,9 @@ def rebind(fit: FitRecord, data: Any) -> Binding:
     return bind(fit.model, new, like=fit.binding)
 
 
-def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
-    """GroupedData from a table, with the columns in the same roles as in the fitted data."""
+def _from_table(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedData:
+    """GroupedData from a table, with the columns in the same roles as in the fitted data, and columns of grouping
+    levels whose random effects are not needed filled in."""
     if fitted.tables:
         raise DataError(
             f"the fit's data have further tables ({', '.join(fitted.tables)}); pass a GroupedData with such tables, "
@@ -137,15 +140,16 @@ def _from_table(fitted: GroupedData, frame: Any) -> GroupedData:
         )
     x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
+    if depth is not None and hasattr(frame, "keys") and all(name in frame for name in v):
+        frame = with_levels(fitted, frame, v, depth)
     return GroupedData.from_frame(frame, list(fitted.level_names), fitted.y_name, x, v, need_response=False)
 
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
     """Whitened conditional modes (groups, random) of the groups of `binding`: those of the fit for its groups, found at
-    the fitted parameters for others; zero, with a warning that names them, for new groups without a response beside
-    groups that have one.
+    the fitted parameters for others; zero, with a warning that names them, for new groups without a response.
 
-    **Raises:** DataError where no group is in the fit or has a response, and for labels of another type than the fit's.
+    **Raises:** DataError for labels of another type than the fit's.
     """
     modes, _ = fit.conditional
     if binding is fit.binding:
@@ -157,17 +161,17 @@ def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:
     empty = [labels[k] for k in np.flatnonzero(new & ~binding.data.observed.any(axis=1))]
     # With no data the mode is the mean of the random effects, zero.
     alike = next((label for label in position for other in empty if str(label) == str(other)), None)
-    if empty and alike is None and len(empty) < len(labels):
+    if empty and alike is None:
         warnings.warn(
             f"group {some([repr(label) for label in empty])} is not in the fit and has no response to find its random "
             "effects from; its results are those of the population (random effects zero).",
             stacklevel=5,
         )
     elif empty:
-        hint = f" (the fit has the {type(alike).__name__} {alike!r})" if alike is not None else ""
         raise DataError(
-            f"group {some([repr(label) for label in empty])} is not in the fit{hint} and has no response to find its "
-            "random effects from; use level='population', or give responses."
+            f"group {some([repr(label) for label in empty])} is not in the fit (the fit has the "
+            f"{type(alike).__name__} {alike!r}) and has no response to find its random effects from; correct the "
+            "labels, use level='population', or give responses."
         )
     known = modes_of_known_units(fit.binding, binding, modes, index)
     return np.where(new[:, None], find_modes(fit, binding, new)[0], known) if new.any() else known

@@ -28,11 +28,12 @@ def predict(fit: FitRecord, data: Any = None, level: str | int = "group") -> pd.
     the random effects of the levels up to it. A group of the fit keeps its mode, whatever responses the new table has,
     and a nested unit that the fit does not have gets no effects of its own; the mode of a new group is found from its
     responses at the fitted parameters; a new group without a response has the population's predictions, with a warning
-    that names it.
+    that names it. A table needs the columns of the levels up to `level` only: at "population" none of them (rows with
+    equal values of the columns of v are then one group).
     **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
-    **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and, at level
-    "group", where no group is in the fit or has a response; FitError where the fit has no estimates; ModelError where
-    the structural model does not return one number per row, or the model has explicit designs and `data` are new.
+    **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and for labels
+    of another type than the fit's; FitError where the fit has no estimates; ModelError where the structural model does
+    not return one number per row, or the model has explicit designs and `data` are new.
     """
     import pandas as pd
 

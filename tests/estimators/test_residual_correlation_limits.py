@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -118,3 +120,137 @@ def test_a_moving_average_inside_its_bound_is_not_said_to_be_there() -> None:
     fit = jn.fit(jn.NLMEModel(line, {"b0": 0.0, "b1": 0.0}, error=error), data, "focei").throw()
     assert fit.values["ma1"] == pytest.approx(-0.7, abs=3.0 * float(np.asarray(fit.estimates.loc["ma1", "se"])))
     assert "bound" not in str(fit.status)
+
+
+def fails(s, t, length):
+    raise RuntimeError("no such table")
+
+
+def one_number_a_time(s, t, length):
+    return jnp.ones((3,)) * length
+
+
+def one_axis_more(s, t, length):
+    return jnp.exp(-jnp.abs(s - t) / length)[..., None]
+
+
+def returns_nothing(s, t, length):
+    jnp.exp(-jnp.abs(s - t) / length)
+
+
+def not_definite(s, t, length):
+    return jnp.where(s == t, 1.0, -0.9 * length)
+
+
+def not_symmetric(s, t, length):
+    return jnp.where(s < t, 0.5, jnp.where(s > t, 0.2, 1.0)) * length
+
+
+def not_finite(s, t, length):
+    return jnp.where(s == t, 1.0, jnp.sqrt(s - t - 100.0) * length)
+
+
+def too_large(s, t, length):
+    return jnp.where(s == t, 1.0, 1.5 * length)
+
+
+def of_complex_numbers(s, t, length):
+    return jnp.exp(1j * (s - t) / length)
+
+
+def without_length(s, t, length):
+    return jnp.exp(-jnp.abs(s - t))
+
+
+def decaying(s, t, length):
+    return jnp.exp(-jnp.abs(s - t) / length)
+
+
+KERNELS = {
+    fails: r"the kernel 'fails' of jn\.correlation\.Kernel fails .* expected .* RuntimeError: no such table",
+    one_number_a_time: r"'one_number_a_time' .* returns numbers of shape \(3,\) .* here \(5, 7\)",
+    one_axis_more: r"'one_axis_more' .* returns numbers of shape \(5, 7, 1\)",
+    returns_nothing: r"'returns_nothing' .* returns None",
+    of_complex_numbers: r"'of_complex_numbers' .* returns complex numbers of shape \(5, 7\)",
+    not_definite: r"'not_definite' .* no positive definite matrix for the times 0, 1 and 2 \(at length = 1\)",
+    not_symmetric: r"'not_symmetric' .* symmetric, .* fn\(0, 1\) = 0\.5 and fn\(1, 0\) = 0\.2",
+    not_finite: r"'not_finite' .* is not finite",
+    too_large: r"'too_large' .* between -1 and 1; fn\(0, 1\) = 1\.5",
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+def test_a_kernel_that_is_no_correlation_is_named(kernel: Any) -> None:
+    correlation = jn.correlation.Kernel(kernel, {"length": 1.0}, "t")
+    model = jn.NLMEModel(line, {"b0": 0.0, "b1": 1.0}, error=jn.error.gaussian("constant", correlation))
+    with pytest.raises(jn.OptionError, match=KERNELS[kernel]):
+        jn.bind(model, series_data(np.arange(6.0).reshape(2, 3)))
+
+
+def test_ties_of_a_kernel_are_named() -> None:
+    table = {"g": [1, 1, 1, 2, 2], "t": [0.0, 1.0, 1.0, 0.0, 1.0], "y": [1.0, 2.0, 3.0, 2.0, 4.0]}
+    data = jn.GroupedData.from_frame(table, "g", "y", "t")
+    model = jn.NLMEModel(line, {"b0": 0.0, "b1": 1.0}, error=jn.error.gaussian(
+        "constant", jn.correlation.Kernel(decaying, {"length": 1.0}, "t")))  # fmt: skip
+    with pytest.raises(jn.OptionError, match=r"times 0, 1 and 1 .* two responses have the same time"):
+        jn.bind(model, data)
+
+
+def test_parameters_without_effect_on_residuals_are_named() -> None:
+    data = series_data(np.random.default_rng(3).normal(size=(6, 4)))
+    correlation = jn.correlation.Kernel(without_length, {"length": 2.0}, "t")
+    unused = jn.error.custom(lambda f, a, b: a + 0.0 * f, {"a": 1.0, "b": 2.0})
+    for error, message in (
+        (jn.error.gaussian("constant", correlation), "no effect on the correlation of the residuals .*: length, "),
+        (unused, "no effect on the residual standard deviation .*: b, declared by the residual model"),
+    ):
+        with pytest.raises(jn.ModelError, match=message):
+            jn.fit(jn.NLMEModel(line, {"b0": 0.0, "b1": 0.0}, error=error), data, "focei")
+
+
+def test_variance_functions_are_multiplied_only() -> None:
+    power, strata = jn.variance.power("t"), jn.variance.strata("Sex")
+    for wrong in (
+        lambda: sum([power, strata]),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        lambda: power + strata,
+        lambda: power - strata,
+        lambda: power / strata,
+        lambda: power**2,
+        lambda: 1.0 + power,
+        lambda: -power,
+    ):
+        with pytest.raises(jn.OptionError, match=r"variance functions are multiplied, as in .*constant_power\(\)"):
+            wrong()
+    for wrong in (lambda: power * 2.0, lambda: 2.0 * power):
+        with pytest.raises(jn.OptionError, match=r"multiplied by another one only; received 2\.0"):
+            wrong()
+    assert math.prod([power, strata]) == power * strata
+
+
+def test_labels_of_a_level_are_numbers_for_a_correlation() -> None:
+    """AR(1) over occasions, one row each: the same as over a column of these numbers."""
+    rng = np.random.default_rng(6)
+    occasion = np.tile([1, 2, 4, 10], 5)
+    table = {"g": np.repeat(np.arange(5), 4), "occasion": occasion, "t": occasion * 1.0, "y": rng.normal(size=20)}
+    data = jn.GroupedData.from_frame(table, ["g", "occasion"], "y", ["t"])
+    found = []
+    for column in ("occasion", "t"):
+        error = jn.error.gaussian("constant", jn.correlation.AR1(column))
+        binding = jn.bind(jn.NLMEModel(line, {"b0": 0.1, "b1": 0.2}, error=error), data)
+        found.append(jn.group_log_likelihoods(None, binding.params({"rho": 0.6}), binding.problem, "focei"))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+    strata = jn.error.gaussian(jn.variance.strata("occasion"))
+    names = jn.bind(jn.NLMEModel(line, {"b0": 0.1, "b1": 0.2}, error=strata), data).density.error_names
+    assert [name for name in names if name.startswith("ratio")] == [f"ratio[occasion={k}]" for k in (2, 4, 10)]
+    text = jn.GroupedData.from_frame(table | {"occasion": [f"day {k}" for k in occasion]}, ["g", "occasion"], "y", "t")
+    with pytest.raises(jn.ModelError, match="'occasion' of the residual correlation holds text"):
+        jn.bind(jn.NLMEModel(line, {"b0": 0.1, "b1": 0.2}, error=jn.error.gaussian(
+            "constant", jn.correlation.AR1("occasion"))), text)  # fmt: skip
+
+
+def test_infinite_labels_are_refused() -> None:
+    table = {"g": [1, 1, 2, 2], "occasion": [1.0, np.inf, 1.0, 2.0], "y": [1.0, 2.0, 3.0, 4.0]}
+    with pytest.raises(jn.DataError, match="'occasion' has an infinite label in row 2"):
+        jn.GroupedData.from_frame(table, ["g", "occasion"], "y")
+    with pytest.raises(jn.DataError, match="'g' has an infinite label in rows 3 and 4"):
+        jn.GroupedData.from_frame(table | {"g": [1.0, 1.0, -np.inf, -np.inf]}, "g", "y")

@@ -199,7 +199,7 @@ def idle(f, a, c):
 
 def test_an_error_parameter_without_effect_is_named():
     message = refusal(catalogue.line, error=jn.error.custom(idle, {"a": 1.0, "c": 1.0}))
-    assert "no effect on any prediction at the starting values: c." in message
+    assert "no effect on the residual standard deviation at the starting values: c, declared" in message
 
 
 def test_wrong_shapes():

@@ -122,3 +122,19 @@ def test_the_profile_of_a_correlation_beside_a_held_sd() -> None:
         there = jn.fit(model(fixed={"sd(slope)": 0.4, name: limit}), lines(), "focei").throw()
         assert 2.0 * (fit.log_likelihood - there.log_likelihood) == pytest.approx(3.8415, abs=1e-3)
         assert np.isfinite(intervals.loc[name, "upper"])
+
+
+@pytest.mark.parametrize("declared", ["sd", "fixed"])
+def test_an_effect_held_at_zero_is_released(declared: str) -> None:
+    """The model is fitted without the effect, which an update brings back."""
+    options = {"sd_mu": 0.0} if declared == "sd" else {"fixed": {"sd(mu)": 0.0}}
+    without = jn.fit(model(covariance="diagonal", **options), lines(), "focei", standard_errors=False)
+    assert "sd(mu)" not in without.values
+    released = without.update(fixed={"sd(mu)": None}, standard_errors=False).throw()
+    full = jn.fit(model(covariance="diagonal"), lines(), "focei", standard_errors=False).throw()
+    assert released.log_likelihood == pytest.approx(full.log_likelihood, abs=1e-5)
+    assert released.values["sd(mu)"] == pytest.approx(full.values["sd(mu)"], rel=1e-3)
+    assert full.log_likelihood > without.log_likelihood + 1.0
+    held = changed(without, fixed={"sd(mu)": 0.3})
+    assert jn.bind(held, without.data).held == {"sd(mu)": 0.3}
+    assert "sd(mu)" not in jn.bind(changed(without, fixed={"sd(mu)": 0.0}), without.data).density.reported_names

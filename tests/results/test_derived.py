@@ -480,3 +480,19 @@ def test_messages_on_covariates(fit: jn.Fit, plants: jn.Fit) -> None:
         plants.derive(lambda p: p.phi.Asym, at={"Type": "Ontario", "Treatment": "chilled"})
     with pytest.raises(jn.DataError, match="at: column 'Wt', a covariate of 'cl', holds text"):
         fit.derive(lambda p: p.phi.cl, at={"Wt": ["heavy"]})
+
+
+def test_units_of_nested_levels_are_refused_by_name() -> None:
+    rng = np.random.default_rng(1)
+    t, subject, day = (part.ravel() for part in np.meshgrid(np.arange(4.0), np.arange(8), [1, 2, 3]))
+    y = 2.0 + rng.normal(size=8)[subject] + 0.5 * rng.normal(size=24)[3 * subject + day - 1] + 0.2 * rng.normal(size=96)
+    data = jn.GroupedData.from_frame({"S": subject, "D": day, "t": t, "y": y}, ["S", "D"], "y", ["t"])
+    model = jn.NLMEModel(lambda phi, x: phi.b0 + 0.0 * x.t, [jn.Parameter("b0", 1.0, random=["S", "D"])])
+    fit = jn.fit(model, data, "focei")
+    with pytest.raises(jn.OptionError, match=r"phi\.on\(\.\.\.\) in a derived value"):
+        fit.derive({"a": lambda p: p.phi.on("D").b0})
+    with pytest.raises(jn.ModelError, match=r"p\.psi is the matrix of all random effects"):
+        fit.derive({"a": lambda p: p.psi["D"]})
+    derived = fit.derive({"total": lambda p: p.psi[0, 0] + p["sd(b0|D)"] ** 2, "typical": lambda p: p.phi.b0})
+    expected = [fit.values["sd(b0)"] ** 2 + fit.values["sd(b0|D)"] ** 2, fit.values["b0"]]
+    np.testing.assert_allclose(derived.table["estimate"], expected, rtol=1e-10)

@@ -71,13 +71,14 @@ def test_new_groups_with_responses(fit: jn.Fit, frame: pd.DataFrame) -> None:
 
 def test_new_groups_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
     new = frame[frame.Subject == 2].drop(columns="conc").assign(Subject="two")
-    with pytest.raises(jn.DataError, match=r"'two'.*level='population'"):
-        fit.predict(new)
+    with pytest.warns(UserWarning, match=r"'two' is not in the fit .* those of the population"):
+        prediction = fit.predict(new)
     with pytest.raises(jn.DataError, match="the fit has the int 2"):
         fit.predict(new.assign(Subject="2"))
     zero = pd.DataFrame(0.0, index=["two"], columns=["ka", "cl", "vol"])
     expected = curve(new, phi_by_hand(fit, new, zero, centre))
     np.testing.assert_allclose(fit.predict(new, level="population"), expected, rtol=1e-12)
+    np.testing.assert_allclose(prediction, expected, rtol=1e-12)
 
 
 def test_one_new_group_without_responses(fit: jn.Fit, frame: pd.DataFrame, centre: float) -> None:
@@ -129,3 +130,45 @@ def test_further_tables_cannot_come_from_a_frame(fit: jn.Fit, data: jn.GroupedDa
     bound = jn.bind(fit.model, doses, like=fit.binding)
     with pytest.raises(jn.DataError, match=r"doses.*with_table"):
         dataclasses.replace(fit, binding=bound).predict(frame)
+
+
+def nested_lines(levels: list[str]) -> jn.Fit:
+    """Lines with effects of subjects and days on the intercept."""
+    rng = np.random.default_rng(1)
+    t, subject, day = (part.ravel() for part in np.meshgrid(np.arange(4.0), np.arange(8), [1, 2, 3]))
+    y = 2.0 + rng.normal(size=8)[subject] + 0.5 * rng.normal(size=24)[3 * subject + day - 1] + 0.5 * t
+    table = {"S": subject, "D": day, "t": t, "y": y + 0.2 * rng.normal(size=96)}
+    parameters = [jn.Parameter("b0", 1.0, random=levels), jn.Parameter("b1", 0.5)]
+    data = jn.GroupedData.from_frame(table, levels, "y", ["t"])
+    return jn.fit(jn.NLMEModel(lambda phi, x: phi.b0 + phi.b1 * x.t, parameters), data, "focei", standard_errors=False)
+
+
+@pytest.mark.parametrize("levels", [["S"], ["S", "D"]])
+def test_a_table_needs_the_columns_of_the_levels_that_are_used(levels: list[str]) -> None:
+    fit = nested_lines(levels)
+    table = pd.DataFrame({"t": [0.0, 1.0]}, index=["u", "w"])
+    population = fit.predict(table, level="population")
+    expected = fit.values["b0"] + fit.values["b1"] * table["t"]
+    pd.testing.assert_series_equal(population, expected.rename("prediction"))
+    np.testing.assert_allclose(fit.predict({"t": [0.0, 1.0]}, level=0), population)
+    known = fit.predict(table.assign(S=[1, 2]), level="S")
+    b0 = fit.parameters("S")["b0"]
+    np.testing.assert_allclose(known, [b0[1], b0[2] + fit.values["b1"]])
+    assert np.abs(known - population).min() > 0.01
+    with pytest.raises(jn.DataError, match="no column 'S'"):
+        fit.predict(table, level="S")
+
+
+def test_new_groups_are_those_of_the_population_with_and_without_known_ones() -> None:
+    fit = nested_lines(["S", "D"])
+    table = pd.DataFrame({"t": [0.0, 1.0], "S": [91, 92]})
+    expected = fit.predict(table, level="population")
+    for subjects in ([91, 92], [91, 2]):
+        with pytest.warns(UserWarning, match=r"group 91.* is not in the fit .* those of the population"):
+            predicted = fit.predict(table.assign(S=subjects), level="S")
+        assert predicted[0] == pytest.approx(expected[0], rel=1e-12)
+        assert (predicted[1] == pytest.approx(expected[1], rel=1e-12)) == (subjects[1] == 92)
+    with pytest.raises(jn.DataError, match=r"no column 'D', which is needed to find the random effects of S 91"):
+        fit.predict(table.assign(S=[91, 2], y=[1.0, 2.0]), level="S")
+    with pytest.raises(jn.DataError, match=r"'91' is not in the fit|the fit has the int 1"):
+        fit.predict(table.assign(S=["1", "2"], D=[1, 1]))

@@ -24,6 +24,7 @@ from jaxnlme.model.residual_error.correlation_base import (
     with_start,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+from jaxnlme.model.residual_error.kernel_check import check_kernel
 from jaxnlme.model.residual_error.partial_correlations import correlation_factor, from_correlations
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import Logit
@@ -217,13 +218,7 @@ class Kernel(AbstractMatrix):
 
     def resolve(self, series: Series) -> AbstractCorrelation:
         values = {p.name: float(p.start) for p in self.parameters}
-        times = np.unique(series.time[series.observed])[:1000]
-        diagonal = np.asarray(self.fn(jnp.asarray(times), jnp.asarray(times), **values))
-        if not np.allclose(diagonal, 1.0, rtol=MODEL.kernel_tolerance):
-            raise OptionError(
-                f"the kernel must be a correlation, fn(t, t) = 1; it is {float(np.ravel(diagonal)[0]):g} at "
-                f"t = {times[0]:g}. Divide by it, and let scale= give the standard deviation."
-            )
+        check_kernel(self.fn, self.formula, values, series)
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
@@ -104,10 +104,28 @@ class VarianceScale:
 
     terms: tuple[VarianceTerm, ...]
 
-    def __mul__(self, other: VarianceScale) -> VarianceScale:
+    def __mul__(self, other: Any) -> VarianceScale:
         if not isinstance(other, VarianceScale):
-            raise OptionError(f"a variance function is multiplied by another one only; received {shown(other)}.")
+            raise OptionError(
+                f"a variance function is multiplied by another one only; received {shown(other)}. sigma is estimated "
+                "beside it, so that a number changes nothing."
+            )
         return VarianceScale((*self.terms, *other.terms))
+
+    def __rmul__(self, other: Any) -> VarianceScale:
+        if isinstance(other, int) and other == 1:  # the first factor of math.prod
+            return self
+        return self.__mul__(other)
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        """**Raises:** OptionError: variance functions are multiplied."""
+        raise OptionError(
+            "variance functions are multiplied, as in jn.variance.power() * jn.variance.strata('Sex'); they have no "
+            "sum, difference, quotient or power. A sum of a constant and a power is jn.variance.constant_power(); for "
+            "any other standard deviation write a function, jn.error.custom(scale, parameters)."
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _refuse
 
     @property
     def formula(self) -> str:

@@ -1,0 +1,49 @@
+"""Parameters and random effects that change nothing: they are named before a fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxnlme.binding.bind import Binding
+from jaxnlme.errors import ModelError
+from jaxnlme.model.params import Params
+
+
+def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
+    """Check that every parameter and random effect changes some log-density; effects with a starting variance of zero
+    are exempt.
+
+    **Arguments:** `slopes` (packed + random,): the largest absolute derivatives over all groups and points.
+    **Raises:** ModelError naming those whose derivatives are exactly zero.
+    """
+    density = binding.density
+    p = len(binding.packed_names)
+    without_effect = [name for k, name in enumerate(density.beta_names) if slopes[k] == 0.0 and not binding.fixed[k]]
+    errors = [
+        name
+        for k, (name, q) in enumerate(zip(density.error_names, density.error.parameters, strict=True))
+        if slopes[p - len(density.error.parameters) + k] == 0.0 and not q.fix
+    ]
+    # Effect k depends on the whitened effects whose entries in row k of the factor are not zero.
+    factor = np.asarray(density.covariance.factor(np.asarray(start.covariance))) != 0.0
+    has_slope = density.over_units(slopes[p : p + density.n_effects], np.max) != 0.0
+    constant = [k for k in range(len(factor)) if factor[k].any() and not has_slope[factor[k]].any()]
+    effects = [f"random effect of {density.effect_names[k]}" for k in constant]
+    effects = [name for name in effects if name.removeprefix("random effect of ") not in without_effect]
+    if without_effect or effects:
+        raise ModelError(
+            f"no effect on any prediction at the starting values: {', '.join([*without_effect, *effects])}. "
+            "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "
+            "values; correct the model, fix the parameter (fix=True), or choose other starting values."
+        )
+    if errors:
+        correlation = getattr(density.error, "correlation", None)
+        of_correlation = {p.name for p in getattr(correlation, "parameters", ())}
+        scale = [name for name in errors if name not in of_correlation]
+        what = "the residual standard deviation" if scale else "the correlation of the residuals"
+        raise ModelError(
+            f"no effect on {what} at the starting values: {', '.join(scale or errors)}, declared by the residual "
+            "model. Either its function does not use it (misspelt?), or does not depend on it at these starting "
+            "values; correct the function, leave the parameter out, hold it by jn.fixed(...), or choose other "
+            "starting values."
+        )
