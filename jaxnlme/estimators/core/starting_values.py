@@ -16,6 +16,7 @@ from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import OptionError, some
+from jaxnlme.estimators.core.objective import weighted_sum
 from jaxnlme.estimators.core.settings import POOLED
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
@@ -145,6 +146,38 @@ def scaled_sd_start(
     return Params(params.beta, binding.density.covariance.from_matrix(psi), params.error, params.free)
 
 
+def log_excess_of_residuals(binding: Binding, params: Params, placed: PlacedProblem) -> float:
+    """The logarithm of the ratio of residual standard deviations, at predictions equal to the responses and in root
+    mean square, to the standard deviation of the responses h(y): below zero where a residual model fits. NaN where it
+    is not known: of outcomes that are not Gaussian, say."""
+    if not isinstance(binding.density.error, GaussianError):
+        return np.nan
+    data = binding.data
+    weights = np.where(data.observed, np.asarray(data.weights)[:, None], 0.0)
+    total, count = placed.processes.total(
+        np.array([np.sum(weights[data.observed] * data.y[data.observed]), weights.sum()])
+    )
+    if not count > 0.0:
+        return np.nan
+    sums, _ = placed.run(_residual_sums, (jax.tree.map(np.asarray, params), np.asarray(total / count)), once=True)
+    first, second, residual = np.asarray(sums)
+    with np.errstate(all="ignore"):
+        return float(0.5 * np.log(residual / (second - first**2 / count)))
+
+
+def _residual_sums(problem: Problem, at: tuple[Params, Any], _: Any) -> tuple[Any, Any]:
+    """Weighted sums over rows of the deviations h(y) - h(centre), of their squares, and of residual variances at y."""
+    params, centre = at
+
+    def per_group(group):
+        constant = jnp.full_like(group.y, centre)
+        deviation, scale, _ = problem.density.error.moments(constant, group.y, params.error, group)
+        terms = deviation, deviation**2, jnp.where(group.x.observed, scale**2, 0.0)
+        return jnp.stack([jnp.sum(term) for term in terms])
+
+    return weighted_sum(problem.weights, problem.map(per_group)), ()
+
+
 def pooled_start(
     binding: Binding, params: Params, user_named: Collection[str] = (), placed: PlacedProblem | None = None
 ) -> tuple[Params, str]:
@@ -255,8 +288,4 @@ def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tu
         r, derivatives = residuals(x), jacobian(residuals)(x)
         return jnp.sum(r**2), derivatives.T @ r, derivatives.T @ derivatives
 
-    def add(values):
-        weights = problem.weights.reshape((-1,) + (1,) * (values.ndim - 1))
-        return jnp.sum(jnp.where(weights == 0, 0.0, weights * values), axis=0)
-
-    return jax.tree.map(add, problem.map(per_group)), ()
+    return jax.tree.map(lambda values: weighted_sum(problem.weights, values), problem.map(per_group)), ()

@@ -98,7 +98,7 @@ class MaximumLikelihood(AbstractEstimator):
         longest = xnp.where(in_units, largest, SEARCH.largest_log_step)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
-        state = minimiser.init(x, first.value, first.gradient, inverse)
+        state = _without_flat_entries(minimiser.init(x, first.value, first.gradient, inverse), minimiser, first)
         return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
 
     def trial(self, state: MaximumLikelihoodState) -> Vector:
@@ -124,6 +124,8 @@ class MaximumLikelihood(AbstractEstimator):
             enough = result.counted >= SEARCH.groups_per_parameter * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > SEARCH.renew_above) & (bfgs.iterations <= SEARCH.renew_steps)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
+        apart = _without_flat_entries(bfgs, minimiser, result)
+        bfgs = jax.tree.map(lambda new, old: xnp.where(accept, new, old), apart, bfgs)
         return MaximumLikelihoodState(
             bfgs,
             minimiser,
@@ -228,6 +230,40 @@ def _with_longer_steps(state: MaximumLikelihoodState, accepted: Any) -> BFGS:
     factor = xnp.where(longer, SEARCH.limit_growth, 1.0)
     largest = xnp.clip(minimiser.max_change * factor, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
     return BFGS(minimiser.free, largest)
+
+
+def _without_flat_entries(bfgs: BFGSState, minimiser: BFGS, result: Evaluation) -> BFGSState:
+    """`bfgs` with another inverse Hessian if an entry on a log scale without information limits the step.
+
+    Where a standard deviation is almost zero, no group's likelihood depends on its logarithm t: derivatives of all
+    orders in t vanish like exp(2 t), and an inverse Hessian, by scores or by steps, says nothing of t. A long step in t
+    would shorten that of all other entries, iteration after iteration, and gain nothing. Such an entry is taken out of
+    the inverse Hessian: with the gradient g and the sum s of the squares of the groups' scores, its step is
+
+        log(1 + 2 |g| / s) / 2
+
+    if the likelihood rises away from zero, a scoring step in the variance exp(2 t) itself (see `starting_scales`), and
+    a short one otherwise. The same holds for a part of a residual scale, and mirrored for a correlation near its bound.
+
+    **Arguments:** `bfgs` at an accepted point; `result`: the evaluation there.
+    """
+    xnp = xp(bfgs.x)
+    p = result.outer.shape[0]
+    units, slope, square = minimiser.max_change[:p], bfgs.gradient[:p], xnp.diagonal(result.outer)
+    flat = minimiser.free[:p] & (units == SEARCH.largest_log_step) & (square < SEARCH.least_information)
+    flat = flat & (xnp.abs(bfgs.inverse @ bfgs.gradient)[:p] > units)
+    size = xnp.abs(slope)
+    step = units**2 * size / xnp.maximum(1.0, units * size)
+    inwards = slope * bfgs.x[:p] > 0.0
+    scoring = 0.5 * xnp.log1p(2.0 * size / xnp.where(square > 0.0, square, 1.0))
+    step = xnp.where(inwards & (square > 0.0), xnp.minimum(scoring, units), step)
+    diagonal = xnp.where(size > 0.0, step / xnp.where(size > 0.0, size, 1.0), units**2)
+    flat = xnp.concatenate([flat, xnp.zeros(bfgs.x.shape[0] - p, bool)])
+    diagonal = xnp.concatenate([diagonal, xnp.zeros(bfgs.x.shape[0] - p)])
+    inverse = xnp.where(flat[:, None] | flat[None, :], 0.0, bfgs.inverse)
+    inverse = inverse + xnp.diag(xnp.where(flat, diagonal, 0.0))
+    apart = minimiser.with_inverse(bfgs, inverse)
+    return jax.tree.map(lambda new, old: xnp.where(xnp.any(flat), new, old), apart, bfgs)
 
 
 def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:

@@ -54,6 +54,8 @@ class StartingScaleSettings:
     least_log_step: float = 1.0
     """Shortest EM step of the logarithm of a scale that is taken: a factor of e, from which quasi-Newton steps find the
     maximum."""
+    downward_log_step: float = -0.1
+    """EM step of the logarithm of a residual scale above which it is not reduced: at a maximum it is zero."""
     least_ratio: float = 1e-12
     """Smallest ratio of a new variance to the last one, a factor of 1e-6 in the SD: larger steps down are taken in
     parts."""

@@ -15,10 +15,18 @@ products, is
 
     log s <- log s + log(1 + 2 g / sum_i g_i^2) / 2.
 
-1. Compute the EM step of every free scale, or, for effects, the scoring step if it is longer and upwards. End if none
+EM is slow, too, where almost all of the variation is missing information. A residual scale that explains all of it
+(relative residuals of predictions that are almost zero are huge) leaves the random effects nothing: their modes are
+zero, and the EM step is short although the likelihood rises steeply towards smaller scales. From there quasi-Newton
+steps make predictions, not residuals, small.
+
+1. If residual standard deviations at the responses, in root mean square, exceed the standard deviation of the
+   responses, and the EM steps of residual scales are downwards: reduce these by that ratio, then by factors of e, while
+   the objective decreases.
+2. Compute the EM step of every free scale, or, for effects, the scoring step if it is longer and upwards. End if none
    is longer than `STARTING_SCALES.least_log_step`.
-2. Take all of these together, or, if the objective is not lower there, the longest; end if that does not help either.
-   Repeat, STARTING_SCALES.most_steps times.
+3. Take all of these together, or, if the objective is not lower there, the longest; end if that does not help either.
+   Repeat 2 and 3, STARTING_SCALES.most_steps times.
 
 **Source:** Dempster, Laird and Rubin (1977), Journal of the Royal Statistical Society B 39, 1-38, for EM; Fisher's
 identity: Louis (1982), Journal of the Royal Statistical Society B 44, 226-233.
@@ -30,6 +38,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnlme.estimators.core.starting_values import log_excess_of_residuals
 from jaxnlme.estimators.marginal.settings import STARTING_SCALES
 from jaxnlme.model.levels import units_with_response
 from jaxnlme.model.residual_error.base import GaussianError
@@ -51,6 +60,7 @@ def adjust_starting_scales(session: Session) -> None:
         for indices, count in scales_of(session)
         if count > 0 and session.free[indices].any()
     ]
+    _reduce_residual_scales(session, scales)
     for _ in range(STARTING_SCALES.most_steps):
         steps = np.array([em_step(session, indices, count) for indices, count in scales])
         far = np.flatnonzero(np.abs(steps) > STARTING_SCALES.least_log_step)
@@ -67,6 +77,27 @@ def adjust_starting_scales(session: Session) -> None:
                 break
         else:
             return
+
+
+def _reduce_residual_scales(session: Session, scales: list[Scale]) -> None:
+    """Step 1 of the module."""
+    first = session.n_dense - len(session.binding.density.error_names)
+    residual = [(indices, count) for indices, count in scales if indices[0] >= first]
+    steps = [em_step(session, indices, count) for indices, count in residual]
+    if not min(steps, default=0.0) < STARTING_SCALES.downward_log_step:
+        return
+    entries = np.concatenate([indices for indices, _ in residual])
+    step = log_excess_of_residuals(session.binding, session.params(), session.placed)
+    if not step > 0.0:
+        return
+    for _ in range(STARTING_SCALES.most_steps):
+        x = session.x.copy()
+        x[entries] -= step
+        trial = session.evaluate(x, session.best.modes)
+        if not (trial.value < session.best.value and np.isfinite(trial.sums.gradient).all()):
+            return
+        session.move(trial)
+        step = STARTING_SCALES.least_log_step
 
 
 def em_step(session: Session, indices: np.ndarray, count: float) -> float:
