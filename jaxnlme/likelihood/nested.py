@@ -23,7 +23,7 @@ from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, no_monte_carlo_
 from jaxnlme.likelihood.mode import ModeSearch, newton_from_starts
 from jaxnlme.likelihood.nested_quadrature import nested_quadrature
 from jaxnlme.likelihood.settings import INTEGRATION
-from jaxnlme.likelihood.transformed_group import TransformedGroup, by_row, products
+from jaxnlme.likelihood.transformed_group import TransformedGroup, by_row
 from jaxnlme.likelihood.unit_layout import UnitLayout, by_unit
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import directional_slope, partial_derivatives, value_and_gradient
