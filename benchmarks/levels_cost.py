@@ -196,7 +196,7 @@ def baseline(package: Path, sizes: Any, repeats: int) -> Iterator[dict[str, Any]
     for groups in sizes:
         new, old = (Worker(folder, groups) for folder in (HERE.parent, package))
         for what, count in (("objective", repeats), ("compiling", max(3, repeats // 3))):
-            times = count * (100 if what == "objective" and groups < 1000 else 1)
+            times = count * (max(4, min(100, 24_000 // groups)) if what == "objective" else 1)
             pairs = [(new.ask(what), old.ask(what)) for _ in range(times)]
             yield {"case": "baseline", "groups": groups, "of": what} | compared(pairs)
         new.end()
