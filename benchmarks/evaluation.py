@@ -83,7 +83,7 @@ class Evaluations:
         self.binding: Binding = bind(model, data)
         self.effects = self.binding.density.n_effects
         self.placed = PlacedProblem(self.binding.problem, **layout)
-        self.params = self.binding.params(psi=0.1 * np.eye(self.effects))
+        self.params = self.binding.params(psi=0.1 * np.eye(self.binding.density.covariance.size))
         self.method = approximation(method)
         self.x = np.asarray(flatten(self.params))
 

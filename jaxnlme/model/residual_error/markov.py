@@ -112,7 +112,7 @@ class AbstractMarkov(AbstractCorrelation):
     def factor(self, theta, layout):
         linked = layout.offset != 0
         if layout.lags is None:
-            phi, remainder = barrier(self.link(theta, layout.lag))
+            phi, remainder = self.link(theta, layout.lag)
             remainder = jnp.where(linked, remainder, 1.0)
             logdet = jnp.sum(jnp.log(remainder))
             return MarkovFactor(jnp.where(linked, phi, 0.0), 1.0 / jnp.sqrt(remainder), logdet, layout)
@@ -187,8 +187,8 @@ class ContinuousAutoRegression(AbstractMarkov):
         return "rho^lag with rho = exp(-1 / range)" if self.as_rho else "exp(-lag / range)"
 
     def link(self, theta, lag):
-        ratio = lag * jnp.exp(-theta[0])
-        return jnp.exp(-ratio), -jnp.expm1(-2.0 * ratio)
+        change = barrier(jnp.expm1(-lag * jnp.exp(-theta[0])))  # phi - 1
+        return 1.0 + change, -change * (2.0 + change)
 
     def at_bounds(self, theta, series):
         return [] if self.parameters[0].fix else range_bounds(self.parameters[0], float(theta[0]), series)
