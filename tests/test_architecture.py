@@ -128,7 +128,6 @@ WITHOUT_F = {
     "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",
     "estimators.core.objective": "the log prior",
     "estimators.linear": "log-determinants and sums of squares of linear models",
-    "model.residual_error.expanded_factor": "factors of residual correlations",
     "estimators.lindstrom_bates": "psi",
     "estimators.em.complete_data": "psi",
     "estimators.em.sufficient_statistics": "psi",
