@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import DataError, ModelError
+from jaxnlme.errors import DataError, ModelError, some
 from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor, relative_factor
 from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.model.covariance.structures import AbstractCovariance
@@ -204,17 +204,20 @@ def _effect_transform(design: RandomDesign, matrix: np.ndarray) -> tuple[np.ndar
             "variance cannot be estimated: leave it out."
         )
     scaled = product / norms[:, None] / norms[None, :]
-    values, vectors = np.linalg.eigh(scaled)
-    clear = bool(values[0] > LINEAR.clear_eigenvalue)
+    clear = bool(np.linalg.eigvalsh(scaled)[0] > LINEAR.clear_eigenvalue)
     family = relative_factor(design.structure).equivariance()
-    if family == "any" and not values[0] > LINEAR.dependent_effects:
-        names = [n for n, v in zip(design.effects, vectors[:, 0], strict=True) if abs(v) > LINEAR.least_coefficient]
-        raise ModelError(
-            f"the random effects {', '.join(names)} of {design.label!r} have linearly dependent columns, so that their "
-            "covariance cannot be estimated: leave one of them out."
-        )
-    if family == "any":
-        return np.linalg.inv(np.linalg.cholesky(scaled).T) / norms[:, None], clear
     if family == "diagonal":
         return np.diag(1.0 / norms), clear
-    return np.eye(len(norms)) / np.sqrt(np.mean(norms**2)), clear
+    if family == "scalar":
+        return np.eye(len(norms)) / np.sqrt(np.mean(norms**2)), clear
+    root = np.linalg.cholesky(scaled).T if clear else np.linalg.qr(matrix / norms / np.sqrt(len(matrix)), mode="r")
+    root = root * np.where(np.diag(root) < 0, -1.0, 1.0)[:, None]
+    dependent = np.abs(np.diag(root)) < LINEAR.dependent_effects
+    if dependent.any():
+        k = int(np.argmax(dependent))
+        raise ModelError(
+            f"the column of the random effect {design.effects[k]!r} of {design.label!r} depends linearly on those of "
+            f"{some([repr(name) for name in design.effects[:k]])}, so that their covariance cannot be estimated: leave "
+            "one of them out."
+        )
+    return np.linalg.inv(root) / norms[:, None], clear

@@ -17,10 +17,9 @@ class LinearSettings:
     # for which cross-products of the columns as they are keep 12 of 16 digits when they are transformed.
     clear_eigenvalue: float = 1e-4
     clear_residual: float = 1e-4
-    # Smallest eigenvalue of the scaled cross-products of the columns of a level's random effects.
-    dependent_effects: float = 1e-12
-    # Coefficients of an eigenvector below this are not named.
-    least_coefficient: float = 0.05
+    # Columns of random effects are dependent where the part that the ones before do not explain is shorter than this,
+    # relative to the column: that of fixed effects (R's lm) is ten times as large.
+    dependent_effects: float = 1e-8
     # Up to so many columns cross-products are sums of scalar products.
     few_columns: int = 4
     # A level is stored with one slot for each unit of its largest parent, if that is at most this many times its units.
