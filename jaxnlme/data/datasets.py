@@ -41,6 +41,42 @@ def orange() -> pd.DataFrame:
     return _read("Orange")
 
 
+def orthodont() -> pd.DataFrame:
+    """Distance from the pituitary to the pterygomaxillary fissure of 27 children at the ages of 8, 10, 12 and 14.
+
+    **Returns:** a data frame of 108 rows: `Subject` (label), `Sex` (Male, Female), `age` (years), `distance` (mm).
+    **Source:** Potthoff and Roy (1964), Biometrika 51, 313-326; data set `Orthodont` of R's nlme; Pinheiro and Bates
+    (2000), section 1.4."""
+    return _read("Orthodont")
+
+
+def oats() -> pd.DataFrame:
+    """A split-plot experiment on the yield of oats: 6 blocks, 3 varieties in each, 4 nitrogen levels in each of these.
+
+    **Returns:** a data frame of 72 rows: `Block` (label), `Variety`, `nitro` (hundredweight an acre), `yield` (bushels an
+    acre).
+    **Source:** Yates (1935), Journal of the Royal Statistical Society Suppl. 2, 181-247; data set `Oats` of R's nlme;
+    Pinheiro and Bates (2000), section 1.6."""
+    return _read("Oats")
+
+
+def sleepstudy() -> pd.DataFrame:
+    """Reaction times of 18 people on 10 days, the nights after day 2 with three hours of sleep.
+
+    **Returns:** a data frame of 180 rows: `Subject` (label), `Days`, `Reaction` (ms).
+    **Source:** Belenky et al. (2003), Journal of Sleep Research 12, 1-12; data set `sleepstudy` of R's lme4."""
+    return _read("sleepstudy")
+
+
+def penicillin() -> pd.DataFrame:
+    """Zones of inhibition of 6 samples of penicillin, each on 24 plates: crossed factors.
+
+    **Returns:** a data frame of 144 rows: `plate`, `sample` (labels), `diameter` (mm).
+    **Source:** Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed., section 6.6; data
+    set `Penicillin` of R's lme4."""
+    return _read("Penicillin")
+
+
 def _read(name: str) -> pd.DataFrame:
     import pandas as pd
 
