@@ -30,8 +30,8 @@ class TermFactors:
 class Predictors:
     """The columns of the data behind a design matrix.
 
-    **Fields:** `levels`: the categories of each categorical column, those of `factor(x)` and `C(x)` included; `numeric`:
-    the columns that are used as numbers; `terms`.
+    **Fields:** `levels`: the categories of each categorical column, those of `factor(x)` and `C(x)` included;
+    `numeric`: the columns that are used as numbers; `terms`.
     """
 
     levels: Mapping[str, tuple[Any, ...]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxnlme.arguments import check_choice
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import OptionError, shown, some
 from jaxnlme.linear.degrees_of_freedom import degrees_of_freedom
 from jaxnlme.linear.reference_grid import ReferenceGrid, reference_grid
 from jaxnlme.linear.settings import INFERENCE
@@ -27,8 +27,8 @@ TYPES = ("sequential", "marginal", "III")
 class Anova(Printable):
     """F tests of the terms of a formula.
 
-    **Fields:** `table`: a row per term with num_df, den_df, F and p; `hypotheses`: for each term the matrix L of L beta =
-    0; `type`; `df`: the method of the denominator degrees of freedom; `sentences`.
+    **Fields:** `table`: a row per term with num_df, den_df, F and p; `hypotheses`: for each term the matrix L of L
+    beta = 0; `type`; `df`: the method of the denominator degrees of freedom; `sentences`.
     """
 
     table: pd.DataFrame
@@ -39,7 +39,7 @@ class Anova(Printable):
 
     def _tables(self) -> list[Table]:
         rows = [
-            (str(name), *(number(row[column]) for column in ("num_df", "den_df", "F")), p_text(row["p"]))
+            (str(name), f"{row['num_df']:g}", number(row["den_df"]), number(row["F"]), p_text(row["p"]))
             for name, row in self.table.iterrows()
         ]
         return [Table("F tests", ("", "num df", "den df", "F", "p"), rows)]
@@ -53,7 +53,8 @@ def p_text(value: float) -> str:
 def anova(fit: LinearFit, type: str, df: str | None, weighted: bool | None) -> Anova:
     """The Anova of `LinearFit.anova`."""
     check_choice("type", type, TYPES)
-    check_choice("weighted", weighted, (None, True, False))
+    if weighted is not None and not isinstance(weighted, bool):
+        raise OptionError(f"weighted must be True, False or None; received {shown(weighted)}.")
     if weighted is not None and type != "sequential":
         raise OptionError(f"weighted={weighted} is an option of type='sequential'; leave it out for type={type!r}.")
     method = degrees_of_freedom(fit, df)
@@ -114,9 +115,8 @@ def type_three(fit: LinearFit) -> dict[str, np.ndarray]:
     fixed = fit.model.fixed
     if fixed.aliased:
         raise OptionError(
-            f"type='III' is not unique where the data lack combinations of categories ({some(list(fixed.aliased))} were "
-            "left out of the formula): use type='marginal' or 'sequential', or fit.contrast with combinations of your "
-            "own."
+            "type='III' is not unique where the data lack combinations of categories (left out of the formula: "
+            f"{some(list(fixed.aliased))}): use type='marginal' or 'sequential', or fit.contrast."
         )
     grid = reference_grid(fit)
     return {term.label: _of_term(fit, grid, term) for term in grid.predictors.terms}

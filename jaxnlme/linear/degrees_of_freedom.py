@@ -64,8 +64,8 @@ class Containment(DegreesOfFreedom):
     With nested levels 1, ..., K of m_1, ..., m_K units, m_0 = 1 with an intercept and 0 without, and m_K+1 rows, a
     column belongs to the innermost level within whose next outer units it varies, and a term to that of its innermost
     column. Level k with p_k columns has m_k - m_(k-1) - p_k degrees of freedom; the intercept has the largest number of
-    all. A linear combination of several coefficients has the smallest of theirs; in it the intercept counts as estimated
-    between the units of the outermost level, m_1 - 1.
+    all. A linear combination of several coefficients has the smallest of theirs; in it the intercept counts as
+    estimated between the units of the outermost level, m_1 - 1.
 
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 2.4.2.
     """
@@ -73,7 +73,12 @@ class Containment(DegreesOfFreedom):
     name = "containment"
 
     def __init__(
-        self, covariance: np.ndarray, columns: np.ndarray, terms: Mapping[str, float], intercept: int | None, groups: int
+        self,
+        covariance: np.ndarray,
+        columns: np.ndarray,
+        terms: Mapping[str, float],
+        intercept: int | None,
+        groups: int,
     ):
         self.covariance, self.columns, self.terms = covariance, columns, terms
         self.intercept, self.groups = intercept, groups

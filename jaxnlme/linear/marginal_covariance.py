@@ -1,18 +1,19 @@
 """Sums over rows with the inverse of the covariance of y, and its derivatives, by independent blocks of rows.
 
 In transformed columns and units of sigma^2 the covariance of y is V = I + Z S Z', with S block diagonal in the
-covariances of the random effects. It is linear in its components gamma: V = gamma_0 I + sum_r gamma_r Z B_r Z'. All sums
-follow from cross-products: with T = Z'Z, C = Z'Q, S = L L' and H = L (I + L'T L)^-1 L',
+covariances of the random effects. It is linear in its components gamma: V = gamma_0 I + sum_r gamma_r Z B_r Z'. All
+sums follow from cross-products: with T = Z'Z, C = Z'Q, S = L L' and H = L (I + L'T L)^-1 L',
 
     V^-1 = I - Z H Z',   Z'V^-1 Q = C - T H C,   Z'V^-1 Z = T - T H T.
 
-Random effects that share rows, directly or through others, form a block; blocks of one layout are computed together. The
-memory is that of the cross-products, never rows by rows.
+Random effects that share rows, directly or through others, form a block; blocks of one layout are computed together.
+The memory is that of the cross-products, never rows by rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,7 @@ def covariance_sums(problem: LinearProblem, theta: np.ndarray) -> CovarianceSums
         K = identity - np.swapaxes(TH, 1, 2)
         traces[0, 0] += float(np.einsum("uij,uji->", K, K)) - units * effects
         E2 = E1 @ K
-        places = [
-            _placed([(k, basis)], counts, roots) for k, part in enumerate(bases) for basis in part
-        ]
+        places = [_placed([(k, basis)], counts, roots) for k, part in enumerate(bases) for basis in part]
         scaled = [B @ E1 for B in places]
         for r, B in enumerate(places, 1):
             left = np.swapaxes(C1, 1, 2) @ B
@@ -138,7 +137,7 @@ def _unit(size: int, i: int, j: int) -> np.ndarray:
 def _placed(
     matrices: Sequence[tuple[int, np.ndarray]], counts: Sequence[int], roots: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """The matrix of a block: for each (level, matrix) the matrix repeated for the units of the level, zero elsewhere."""
+    """The matrix of a block: for each (level, matrix) the matrix for every unit of the level, zero elsewhere."""
     starts = np.cumsum([0, *(count * len(root) for count, root in zip(counts, roots, strict=True))])
     out = np.zeros((int(starts[-1]),) * 2)
     for level, matrix in matrices:
@@ -215,4 +214,4 @@ def _independent(codes: Sequence[np.ndarray], n_units: Sequence[int]) -> tuple[l
     second = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, int)
     graph = scipy.sparse.coo_matrix((np.ones(len(first)), (first, second)), shape=(int(ends[-1]),) * 2)
     count, label = connected_components(graph, directed=False)
-    return [label[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)], int(count)
+    return [label[a:b] for a, b in itertools.pairwise(ends)], int(count)

@@ -14,6 +14,7 @@ from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_names
+from jaxnlme.linear.inference import LinearInference
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public
 
@@ -29,7 +30,7 @@ class LinearStatus:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearFit:
+class LinearFit(LinearInference):
     """A fitted linear mixed model.
 
     **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `restricted`: by REML;
@@ -108,54 +109,6 @@ class LinearFit:
         """
         check_level(level)
         return estimates_table(self, level)
-
-    # --- inference on fixed effects ---
-
-    @functools.cached_property
-    def _df_methods(self) -> dict[str, Any]:
-        """Methods of degrees of freedom by name, each computed once."""
-        return {}
-
-    @public("fit.coefficients")
-    def coefficients(self, df: str | None = None, level: float = 0.95) -> pd.DataFrame:
-        """t tests of the fixed effects.
-
-        **Arguments:**
-
-        - `df`: the denominator degrees of freedom. "satterthwaite" as lmerTest, "kenward-roger" as pbkrtest, with the
-          covariance of the fixed effects adjusted for small samples (after REML), "containment" as nlme (nested grouping
-          factors), "residual" (rows less fixed effects) or "normal" (infinity). None: "satterthwaite", and "residual"
-          for models without random effects.
-        - `level` of the intervals, a probability.
-
-        **Returns:** a data frame, a row per fixed effect: estimate, se, df, t, p, lower, upper.
-        **Raises:** OptionError for an unknown method or one that is not defined for the fit, FitError where the variance
-        parameters have no information matrix.
-        """
-        from jaxnlme.linear.wald import coefficients
-
-        check_level(level)
-        return coefficients(self, df, level)
-
-    @public("fit.anova")
-    def anova(self, type: str = "sequential", df: str | None = None, weighted: bool | None = None) -> Any:
-        """F tests of the terms of the formula.
-
-        **Arguments:**
-
-        - `type`: "sequential" (type I): each term after those before it; "marginal": the coefficients of the term are
-          zero, as nlme's; "III": effects averaged with equal weights over the categories of terms that contain it, as
-          SAS and lmerTest.
-        - `df`: as for `coefficients`.
-        - `weighted`, of sequential tests: the terms are orthogonal in rows weighted by the inverse covariance of y, as
-          in nlme, or, False, in the rows as they are, as in lmerTest and SAS. None: as the program that `df` comes from.
-
-        **Returns:** an Anova, whose `table` has num_df, den_df, F and p by term.
-        **Raises:** as `coefficients`; OptionError where type III is not unique.
-        """
-        from jaxnlme.linear.anova import anova
-
-        return anova(self, type, df, weighted)
 
     # --- criteria ---
 

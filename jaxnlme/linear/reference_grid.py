@@ -36,17 +36,19 @@ class ReferenceGrid:
 
     def design(self, numeric: Mapping[str, float], levels: Mapping[str, tuple[Any, ...]] | None = None) -> np.ndarray:
         """The rows of the design (combinations, fixed) at the categories `levels`, None for all, and `numeric` values
-        of the other columns."""
+        of the other columns; `levels` may hold values of numeric columns as well."""
+        return self.matrix.for_frame(self.table(numeric, levels))
+
+    def table(self, numeric: Mapping[str, float], levels: Mapping[str, tuple[Any, ...]] | None = None) -> pd.DataFrame:
+        """The table of the rows of `design`."""
         levels = self.levels if levels is None else levels
         cells = combinations(levels)
         count = len(cells)
         table: dict[str, Any] = {
-            name: _column(self.levels[name], [cell[k] for cell in cells]) for k, name in enumerate(levels)
+            name: _column(self.levels.get(name, ()), [cell[k] for cell in cells]) for k, name in enumerate(levels)
         }
         table |= {name: np.full(count, float(value)) for name, value in numeric.items()}
-        if not table:
-            return self.matrix.for_frame(pd.DataFrame(index=pd.RangeIndex(count)))
-        return self.matrix.for_frame(pd.DataFrame(table))
+        return pd.DataFrame(table, index=pd.RangeIndex(count))
 
     def numeric_rows(self, count: int) -> list[dict[str, float]]:
         """About `count` rows of the numeric columns, spread over those of the data."""
@@ -54,6 +56,13 @@ class ReferenceGrid:
             return [{}]
         chosen = np.unique(np.linspace(0, len(self.numeric) - 1, count).round().astype(int))
         return [{str(name): value for name, value in row.items()} for _, row in self.numeric.iloc[chosen].iterrows()]
+
+    def extension(self, frame: Any) -> tuple[DesignMatrix, np.ndarray]:
+        """The design with the columns that were left out because others determine them, and the matrix (fixed, all
+        columns) that computes all from the others in the rows of `frame`, the data of the fit. A combination of rows is
+        estimable where it computes them there, too."""
+        full = dataclasses.replace(self.matrix, _kept=None, names=(*self.matrix.names, *self.matrix.aliased))
+        return full, np.linalg.lstsq(self.matrix.matrix, full.for_frame(frame), rcond=None)[0]
 
     @property
     def means(self) -> dict[str, float]:

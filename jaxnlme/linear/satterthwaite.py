@@ -55,7 +55,7 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
             fit,
         )
     likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, fit.restricted)
-    free = np.flatnonzero(estimation.free)
+    free = np.flatnonzero(estimation.free).tolist()
     slopes = [
         (_covariance(fit, likelihood, k, 1.0) - _covariance(fit, likelihood, k, -1.0)) / (2.0 * _step(fit, k))
         for k in free

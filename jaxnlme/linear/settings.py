@@ -28,6 +28,8 @@ class InferenceSettings:
     least_coefficient: float = 1e-8
     # Rows of a reference grid at most.
     most_grid_rows: int = 100_000
+    # Pairs of rows within units of a variogram at most: 16 bytes each, and as much again while they are sorted.
+    most_pairs: int = 20_000_000
     # Rows of numeric covariates at which contrasts of type III are first formed.
     numeric_rows: int = 8
 

@@ -30,9 +30,7 @@ def contrast_table(
     return t_table(names, estimates, se, np.array([method.of_contrast(row) for row in rows]), level)
 
 
-def t_table(
-    names: Sequence[str], estimates: np.ndarray, se: np.ndarray, df: np.ndarray, level: float
-) -> pd.DataFrame:
+def t_table(names: Sequence[str], estimates: np.ndarray, se: np.ndarray, df: np.ndarray, level: float) -> pd.DataFrame:
     """Estimates, standard errors, degrees of freedom, t, two-sided p values and limits at `level`. Where the degrees of
     freedom are not positive, t has no distribution: NaN."""
     import scipy.stats
