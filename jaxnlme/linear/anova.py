@@ -101,6 +101,7 @@ def sequential(fit: LinearFit, weighted: bool) -> dict[str, np.ndarray]:
         R = np.linalg.cholesky(0.5 * (inverse + inverse.T)).T
     else:
         R = fit.problem.R
+    R = R / np.diag(R)[:, None]
     return {label: R[columns] for label, columns in fit.model.fixed.terms}
 
 
@@ -112,13 +113,12 @@ def type_three(fit: LinearFit) -> dict[str, np.ndarray]:
 
     **Raises:** OptionError where combinations of categories do not occur, so that type III is not unique.
     """
-    fixed = fit.model.fixed
+    grid, fixed = reference_grid(fit), fit.model.fixed
     if fixed.aliased:
         raise OptionError(
             "type='III' is not unique where the data lack combinations of categories (left out of the formula: "
             f"{some(list(fixed.aliased))}): use type='marginal' or 'sequential', or fit.contrast."
         )
-    grid = reference_grid(fit)
     return {term.label: _of_term(fit, grid, term) for term in grid.predictors.terms}
 
 

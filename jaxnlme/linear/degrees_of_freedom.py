@@ -178,12 +178,20 @@ def uncorrelated(
     rows: np.ndarray, estimates: np.ndarray, covariance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Combinations of `rows` (hypotheses, fixed) with uncorrelated estimates, as many as their rank, their estimates,
-    and their variances."""
+    and their variances.
+
+    Satterthwaite's degrees of freedom of several hypotheses depend on the combinations that are tested separately: as
+    in lmerTest these are the eigenvectors of the covariance of the rows as they are; of rows over their standard errors
+    where some depend on others, or where their sizes differ too much.
+    """
     size = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, covariance, rows), np.finfo(float).tiny))
-    rows, estimates = rows / size[:, None], estimates / size
-    values, vectors = np.linalg.eigh(rows @ covariance @ rows.T)
-    kept = values > INFERENCE.rank_tolerance * max(float(values[-1]), 0.0)
-    return vectors[:, kept].T @ rows, vectors[:, kept].T @ estimates, values[kept]
+    scaled, found = rows / size[:, None], estimates / size
+    values, vectors = np.linalg.eigh(scaled @ covariance @ scaled.T)
+    kept = values > INFERENCE.rank_tolerance * values[-1]
+    if kept.all() and (size.min() / size.max()) ** 2 > INFERENCE.rank_tolerance:
+        scaled, found = rows, estimates
+        values, vectors = np.linalg.eigh(scaled @ covariance @ scaled.T)
+    return vectors[:, kept].T @ scaled, vectors[:, kept].T @ found, values[kept]
 
 
 def weighted_df(values: Sequence[float] | np.ndarray) -> float:

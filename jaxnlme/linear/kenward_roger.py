@@ -73,6 +73,11 @@ def kenward_roger(fit: LinearFit) -> KenwardRoger:
             "df='kenward-roger' adjusts the covariance of a fit by REML, and this one is by ML: fit with "
             "method='REML', or use df='satterthwaite'."
         )
+    if getattr(fit, "residual", None) is not None:
+        raise OptionError(
+            "df='kenward-roger' is for independent residuals of one variance, where the covariance of y is linear in "
+            "its parameters; this fit has a variance function or a correlation of residuals: use df='satterthwaite'."
+        )
     problem = fit.problem
     sums = covariance_sums(problem, fit.outcome.estimation.theta)
     Phi, P = np.linalg.inv(sums.normal), sums.P
@@ -90,4 +95,4 @@ def kenward_roger(fit: LinearFit) -> KenwardRoger:
     W = 2.0 * np.linalg.inv(information)
     total = np.einsum("rs,rsij->ij", W, U)
     Lambda = Phi @ (0.5 * (total + total.T)) @ Phi
-    return KenwardRoger(Phi, P, W, Lambda, fit.sigma * np.linalg.inv(problem.R))
+    return KenwardRoger(Phi, P, W, Lambda, fit.outcome.sigma * np.linalg.inv(problem.R))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
             "freedom are not defined: simplify the random effects, or use df='containment'.",
             fit,
         )
-    likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, fit.restricted)
+    likelihood = likelihood_of(fit)
     free = np.flatnonzero(estimation.free).tolist()
     slopes = [
         (_covariance(fit, likelihood, k, 1.0) - _covariance(fit, likelihood, k, -1.0)) / (2.0 * _step(fit, k))
@@ -62,6 +62,14 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
     ]
     covariance = fit.outcome.beta_covariance
     return Satterthwaite(covariance, np.stack([*slopes, 2.0 * covariance]), np.linalg.inv(information))
+
+
+def likelihood_of(fit: LinearFit) -> ProfiledLikelihood:
+    """The likelihood that a fit maximises, as a function of theta; variance functions of fitted values are computed at
+    those of the fit."""
+    problem, residual = fit.problem, getattr(fit, "residual", None)
+    source: Any = cross_products(problem) if residual is None else residual.with_fitted(fit.fitted[problem.order])
+    return ProfiledLikelihood(source, problem.n_rows, fit.restricted)
 
 
 def _step(fit: LinearFit, k: int) -> float:
@@ -75,4 +83,4 @@ def _covariance(fit: LinearFit, likelihood: ProfiledLikelihood, k: int, sign: fl
     theta[k] += sign * _step(fit, k)
     root = likelihood.solve(theta).root @ fit.problem.R
     inverse = np.linalg.inv(root)
-    return fit.sigma**2 * inverse @ inverse.T
+    return fit.outcome.sigma**2 * inverse @ inverse.T

@@ -1,4 +1,4 @@
-"""Degrees of freedom, F tests, contrasts and means: against lmerTest, pbkrtest, nlme and emmeans, and dense matrices."""
+"""Degrees of freedom, F tests, contrasts, means: against lmerTest, pbkrtest, nlme, emmeans, and dense matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHODS = {"satterthwaite": "Satterthwaite", "kenward-roger": "Kenward-Roger"}
 T_COLUMNS = {"estimate": "Estimate", "se": "Std. Error", "df": "df", "t": "t value"}
 F_COLUMNS = {"num_df": "NumDF", "den_df": "DenDF", "F": "F value"}
 # lme4 and nlme end their searches at theta to about 1e-5, which degrees of freedom show.
-R_TOLERANCE = 5e-4
+R_TOLERANCE = 3e-4
 FITS: dict[tuple[str, str], Any] = {}
 
 
@@ -208,7 +208,8 @@ def test_type_three_are_marginal_tests_of_sum_contrasts() -> None:
     summed = jn.lme("y ~ C(a, contr.sum) * C(b, contr.sum) + x * C(b, contr.sum) + (1 | outer)", data=data)
     marginal = summed.anova("marginal").table
     assert list(plain.index) == ["(Intercept)", "a", "b", "x", "a:b", "x:b"]
-    np.testing.assert_allclose(plain.to_numpy(), marginal.to_numpy(), rtol=1e-5)
+    np.testing.assert_allclose(plain[["num_df", "F"]], marginal[["num_df", "F"]].to_numpy(), rtol=1e-6)
+    np.testing.assert_allclose(plain["den_df"], marginal["den_df"].to_numpy(), rtol=1e-3)
 
 
 def test_factors_of_numbers_and_terms_without_margins() -> None:
@@ -269,7 +270,8 @@ def test_contrasts_by_expression_dictionary_and_matrix() -> None:
     assert tables[0]["se"].iloc[0] == pytest.approx(expected)
     shifted = fit.contrast("log(conc) = 5", df="containment")
     by_option = fit.contrast("log(conc)", df="containment", rhs=5)
-    assert shifted.table["t"].iloc[0] == pytest.approx((fit.beta["log(conc)"] - 5) / tables[0]["se"].iloc[0], rel=1)
+    se = float(np.sqrt(fit.beta_covariance.loc["log(conc)", "log(conc)"]))
+    assert shifted.table["t"].iloc[0] == pytest.approx((fit.beta["log(conc)"] - 5) / se)
     np.testing.assert_allclose(shifted.table, by_option.table)
     assert shifted.table["lower"].iloc[0] < fit.beta["log(conc)"] < shifted.table["upper"].iloc[0]
 
@@ -281,7 +283,9 @@ def test_joint_test_of_a_term_and_redundant_rows(df: str) -> None:
     interactions = [name for name in fit.beta.index if "Time:" in name]
     joint = fit.contrast([*interactions, " + ".join(interactions)], df=df).joint
     assert joint["num_df"] == 2
-    np.testing.assert_allclose(joint, term, rtol=1e-6)
+    # Satterthwaite's degrees of freedom depend a little on the rows that state a hypothesis.
+    np.testing.assert_allclose(joint, term, rtol=1e-4 if df == "satterthwaite" else 1e-6)
+    np.testing.assert_allclose(fit.contrast(interactions, df=df).joint, term, rtol=1e-9)
 
 
 def test_means_at_values_and_combinations_without_rows() -> None:

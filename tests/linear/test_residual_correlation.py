@@ -47,7 +47,7 @@ def test_variogram_as_nlme(fits: dict[str, Any], name: str, kind: str) -> None:
     position = "Time" if name == "BodyWeight" else "conc"
     found, expected = fits[name].variogram(position, **OPTIONS[kind]), pd.DataFrame(R[name]["variogram"][kind])
     # nlme leaves pairs at the least distance out of the first class, if distances are put into classes.
-    classes = kind != "plain"
+    classes = int(kind != "plain")
     np.testing.assert_allclose(found.iloc[classes:], expected.iloc[classes:], rtol=1e-6)
     pairs = fits[name].variogram(position, collapse="none")
     assert found["n"].sum() == len(pairs)
