@@ -11,6 +11,7 @@ from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom, weighted_df
 from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
@@ -56,10 +57,11 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
         )
     likelihood = likelihood_of(fit)
     free = np.flatnonzero(estimation.free).tolist()
-    slopes = [
-        (_covariance(fit, likelihood, k, 1.0) - _covariance(fit, likelihood, k, -1.0)) / (2.0 * _step(fit, k))
-        for k in free
-    ]
+    with x64():
+        slopes = [
+            (_covariance(fit, likelihood, k, 1.0) - _covariance(fit, likelihood, k, -1.0)) / (2.0 * _step(fit, k))
+            for k in free
+        ]
     covariance = fit.outcome.beta_covariance
     return Satterthwaite(covariance, np.stack([*slopes, 2.0 * covariance]), np.linalg.inv(information))
 
