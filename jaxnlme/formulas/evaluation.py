@@ -60,8 +60,8 @@ def evaluate(
     _check_degrees(formula, table)
     matrix, spec = _computed(formula, table, None, context, role)
     _check_factors(spec, formula)
-    slices = {_as_written(str(term), table): columns for term, columns in spec.term_slices.items()}
-    names = [_as_written(str(name), table) for name in spec.column_names]
+    slices = {as_written(str(term), table): columns for term, columns in spec.term_slices.items()}
+    names = [as_written(str(name), table) for name in spec.column_names]
     if "1" in slices:
         names[slices["1"].start] = "(Intercept)"
     terms = tuple(("(Intercept)" if label == "1" else label, columns) for label, columns in slices.items())
@@ -119,7 +119,7 @@ def _computed(
     return np.ascontiguousarray(found, np.float64).view(np.ndarray), found.model_spec
 
 
-def _as_written(text: str, table: pd.DataFrame) -> str:
+def as_written(text: str, table: pd.DataFrame) -> str:
     """A name of formulaic without the backticks that `translated` gave to names with dots; whole numbers among the
     categories of factor(x) without a decimal point."""
     text = re.sub(r"\[([A-Z]\.)?(-?\d+)\.0\]", r"[\1\2]", text)

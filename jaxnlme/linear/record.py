@@ -16,6 +16,7 @@ from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_names
+from jaxnlme.linear.inference import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public
@@ -32,7 +33,7 @@ class LinearStatus:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearFit:
+class LinearFit(LinearInference):
     """A fitted linear mixed model.
 
     **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `residual`, the rows of

@@ -1,0 +1,37 @@
+"""Constants of inference on linear mixed models."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings:
+    """Constants of degrees of freedom, contrasts, means and residual correlations."""
+
+    # Random effects of dependent rows that Kenward and Roger's method takes at once: matrices of so many rows and
+    # columns, a handful of them, 72 MB each.
+    most_effects: int = 3000
+    # Entries of the cross-products of blocks that are computed together (32 MB).
+    block_entries: int = 4_000_000
+    # Eigenvalues of the covariance of contrasts below this fraction of the largest one are zero, as in lmerTest.
+    rank_tolerance: float = float(np.sqrt(np.finfo(float).eps))
+    # Denominator degrees of freedom of orthogonal contrasts that differ by less are one value.
+    equal_df: float = 1e-8
+    # Step of central differences in theta, relative to max(|theta|, 1): eps^(1/3).
+    difference: float = float(np.finfo(float).eps) ** (1.0 / 3.0)
+    # A column whose range within every unit is below this fraction of its largest value is constant within them.
+    constant: float = 1e-10
+    # Coefficients of a contrast below this fraction of its largest one are zero.
+    least_coefficient: float = 1e-8
+    # Rows of a reference grid at most.
+    most_grid_rows: int = 100_000
+    # Pairs of rows within units of a variogram at most: 16 bytes each, and as much again while they are sorted.
+    most_pairs: int = 20_000_000
+    # Rows of numeric covariates at which contrasts of type III are first formed.
+    numeric_rows: int = 8
+
+
+INFERENCE = InferenceSettings()
