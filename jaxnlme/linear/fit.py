@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import ModelError
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate
 from jaxnlme.estimators.linear.cross_products import cross_products
+from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
+from jaxnlme.estimators.linear.crossed_problem import crossed_problem
+from jaxnlme.estimators.linear.crossed_products import crossed_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome, outcome
 from jaxnlme.estimators.linear.problem import linear_problem
@@ -26,10 +28,13 @@ def fit_linear(
     **Arguments:** `restricted`: REML; `structures`, `missing`: see `linear_model`; `call`: the user's arguments.
     """
     model = linear_model(formula, frame, structures, missing)
-    if not model.nested:
-        raise ModelError("crossed grouping factors are not available yet.")
-    problem = linear_problem(model.y, model.fixed.matrix, [g.random_design() for g in model.groupings])
-    likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
+    designs = [grouping.random_design() for grouping in model.groupings]
+    if model.nested:
+        problem = linear_problem(model.y, model.fixed.matrix, designs)
+        likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
+    else:
+        problem = crossed_problem(model.y, model.fixed.matrix, designs)
+        likelihood = CrossedLikelihood(crossed_products(problem), problem.n_rows, restricted)
     estimation = estimate(likelihood)
     found = outcome(problem, likelihood, estimation)
     zeros = tuple(zero_sentences(model, found))

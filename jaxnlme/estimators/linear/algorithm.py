@@ -12,7 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxnlme.estimators.linear.objective import ProfiledLikelihood, Solution
+from jaxnlme.estimators.linear.interface import Likelihood
+from jaxnlme.estimators.linear.objective import Solution
 from jaxnlme.estimators.linear.search import Minimum, minimise
 from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.numerics.linalg import semidefinite_cholesky
@@ -49,7 +50,7 @@ class Estimation:
         return 0.5 * full
 
 
-def estimate(likelihood: ProfiledLikelihood, start: np.ndarray | None = None) -> Estimation:
+def estimate(likelihood: Likelihood, start: np.ndarray | None = None) -> Estimation:
     """The Estimation of `likelihood`, from `start` (parameters,), None for variances of one residual variance each."""
     with x64():
         start = likelihood.start() if start is None else np.asarray(start, float)
@@ -71,7 +72,7 @@ def estimate(likelihood: ProfiledLikelihood, start: np.ndarray | None = None) ->
     return Estimation(theta, free, minimum, solution, not problems, tuple(problems))
 
 
-def _restricted_to(likelihood: ProfiledLikelihood, theta: np.ndarray, free: np.ndarray):
+def _restricted_to(likelihood: Likelihood, theta: np.ndarray, free: np.ndarray):
     """The function of the free entries of theta."""
 
     def fn(part: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -83,7 +84,7 @@ def _restricted_to(likelihood: ProfiledLikelihood, theta: np.ndarray, free: np.n
     return fn
 
 
-def _with_zeros(likelihood: ProfiledLikelihood, minimum: Minimum) -> tuple[np.ndarray, np.ndarray]:
+def _with_zeros(likelihood: Likelihood, minimum: Minimum) -> tuple[np.ndarray, np.ndarray]:
     """theta with its smallest scales at zero where the likelihood allows it, and the entries that stay free."""
     theta, free = minimum.theta.copy(), np.ones(len(minimum.theta), bool)
     first = 0

@@ -55,6 +55,16 @@ class LinearSettings:
     # zero where the log-likelihood there is lower by at most `zero_gain`.
     zero_scale: float = 1e-3
     zero_gain: float = 1e-7
+    # Crossed factors: most effects of the factors that are not eliminated first, if all are connected, and arrays of
+    # their squared number (8 bytes an entry) at the largest use of memory.
+    most_crossed_effects: int = 12_000
+    crossed_copies: float = 4.0
+    # Time of a product in scipy's sparse matrices relative to one in a dense product by BLAS.
+    sparse_cost: float = 60.0
+    # Up to this size numpy factors many blocks by one call faster than LAPACK does by one call each.
+    small_block: int = 32
+    # Rows and columns of the panels in which a triangle is copied.
+    panel: int = 256
 
 
 LINEAR = LinearSettings()
