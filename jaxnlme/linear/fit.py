@@ -8,9 +8,6 @@ import numpy as np
 
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate
 from jaxnlme.estimators.linear.cross_products import cross_products
-from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
-from jaxnlme.estimators.linear.crossed_problem import crossed_problem
-from jaxnlme.estimators.linear.crossed_products import crossed_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome, outcome
 from jaxnlme.estimators.linear.problem import linear_problem
@@ -33,6 +30,11 @@ def fit_linear(
         problem = linear_problem(model.y, model.fixed.matrix, designs)
         likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
     else:
+        # These import scipy's sparse matrices, which nested levels do not need.
+        from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
+        from jaxnlme.estimators.linear.crossed_problem import crossed_problem
+        from jaxnlme.estimators.linear.crossed_products import crossed_products
+
         problem = crossed_problem(model.y, model.fixed.matrix, designs)
         likelihood = CrossedLikelihood(crossed_products(problem), problem.n_rows, restricted)
     estimation = estimate(likelihood)

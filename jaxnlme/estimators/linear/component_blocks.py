@@ -2,8 +2,8 @@
 
 The columns are random effects of several crossed factors. Two columns are connected where rows, or units of the factor
 that was eliminated, have both; the components are often one (all students and lecturers of a university), and many
-where factors are crossed within the units of an outer one. Blocks of one size follow each other, so that many small ones
-are factored by one call, and a large one by LAPACK in place.
+where factors are crossed within the units of an outer one. Blocks of one size follow each other, so that many small
+ones are factored by one call, and a large one by LAPACK in place.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from jaxnlme.estimators.linear.settings import LINEAR
+
+_potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
 
 # Coefficients of a block diagonal matrix with small blocks by distance d from the diagonal: entry j is that of row
 # j + d in column j, zero outside the blocks.
@@ -84,7 +86,7 @@ def factor(where: Layout, flat: np.ndarray) -> float:
         else:
             for block in blocks:
                 # The transpose is a view in the order of LAPACK: its upper triangle is the lower one of the block.
-                _, info = lapack.dpotrf(block.T, lower=0, clean=1, overwrite_a=1)
+                _, info = _potrf(block.T, lower=0, clean=1, overwrite_a=1)
                 if info:
                     raise np.linalg.LinAlgError("a block is not positive definite")
         total += 2.0 * float(np.sum(np.log(np.diagonal(blocks, axis1=1, axis2=2))))
@@ -101,7 +103,7 @@ def half_solve(where: Layout, lower: np.ndarray, right: np.ndarray, transposed: 
         else:
             # The transpose of a block is an upper triangle in the order of LAPACK.
             trans = 0 if transposed else 1
-            solved = [lapack.dtrtrs(b.T, r, lower=0, trans=trans)[0] for b, r in zip(blocks, part, strict=True)]
+            solved = [_trtrs(b.T, r, lower=0, trans=trans)[0] for b, r in zip(blocks, part, strict=True)]
         out[columns] = np.reshape(solved, (-1, right.shape[1]))
     return out
 
@@ -114,7 +116,7 @@ def invert(where: Layout, lower: np.ndarray) -> None:
             blocks[:] = np.swapaxes(roots, 1, 2) @ roots
             continue
         for block in blocks:
-            lapack.dpotri(block.T, lower=0, overwrite_c=1)
+            _potri(block.T, lower=0, overwrite_c=1)
             _mirror(block)
 
 

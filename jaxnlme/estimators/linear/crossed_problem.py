@@ -1,4 +1,4 @@
-"""A linear mixed model with crossed grouping factors as arrays: those of `problem.py`, rows in the order of the table."""
+"""A linear mixed model with crossed grouping factors as arrays: as `problem.py`, but rows in the order of the table."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ that occur in one row, or as a dense array where most do.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +27,9 @@ from jaxnlme.estimators.linear.settings import LINEAR
 class Incidence:
     """Z_1'Z_rest by effect of the first factor: rows are its units, columns those of rest.
 
-    **Fields:** `values` (effects, entries), or (effects, units, columns) where `dense`; `unit` (entries,) of each entry;
-    `columns` (entries,) and `starts` (units + 1,): the pattern by rows, one for all effects, as scipy's CSR.
+    **Fields:** `values` (effects, entries), or (effects, units, columns) where `dense`; `unit` (entries,): the row of
+    each entry; `columns` (entries,) and `starts` (units + 1,): the pattern by rows, one for all effects, as scipy's
+    CSR; `n_columns`.
     """
 
     values: np.ndarray
@@ -53,7 +55,16 @@ class Incidence:
         """first' second (columns, columns) of the values of one effect each."""
         if self.dense:
             return first.T @ second
-        return sp.csr_array(self._matrix(first).T @ self._matrix(second))
+        order, columns, starts = self._turned
+        turned = sp.csr_array((first[order], columns, starts), shape=(self.n_columns, len(self.starts) - 1))
+        return turned @ self._matrix(second)
+
+    @functools.cached_property
+    def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The order of the entries by columns, and the pattern of the transposed matrix."""
+        order = np.argsort(self.columns, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(self.columns, minlength=self.n_columns))])
+        return order, self.unit[order].astype(self.columns.dtype), starts.astype(self.starts.dtype)
 
     def total_gram(self, values: np.ndarray) -> sp.csr_array | np.ndarray:
         """The sum over effects of the products W'W."""
@@ -215,11 +226,12 @@ def _too_large(levels: Sequence[Level], first: int, largest: int, entries: float
     """The sentence on a matrix that is too large."""
     parts = [f"{lv.design.label!r} ({lv.design.n_units:,} units x {lv.size})" for lv in levels]
     others = " and ".join(part for k, part in enumerate(parts) if k != first)
-    copies = LINEAR.crossed_copies * 8.0 * entries / 2.0**30
+    gib = LINEAR.crossed_copies * 8.0 / 2.0**30
+    most = LINEAR.most_crossed_effects
     return (
         f"the crossed grouping factors are too large: the effects of {parts[first]} are eliminated one unit at a time, "
         f"and those of {others} remain in dense symmetric matrices, the largest of {largest:,} x {largest:,}, which "
-        f"need about {copies:,.0f} GiB of memory; the limit is {LINEAR.most_crossed_effects:,} effects "
-        f"({LINEAR.crossed_copies * 8.0 * LINEAR.most_crossed_effects**2 / 2.0**30:.0f} GiB). Leave out a factor or its "
-        "slopes, take a factor of few units as a fixed effect, or fit parts of the table that share no units."
+        f"need about {gib * entries:.1f} GiB of memory; the limit is {most:,} effects ({gib * most**2:.1f} GiB). Leave "
+        "out a factor or its slopes, take a factor of few units as a fixed effect, or fit parts of the table that share "
+        "no units."
     )

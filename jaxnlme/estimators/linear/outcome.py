@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxnlme.estimators.linear.algorithm import Estimation
 from jaxnlme.estimators.linear.cross_products import unit_places
-from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
 from jaxnlme.estimators.linear.interface import Likelihood
+from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.problem import LinearProblem
 
 
@@ -40,8 +40,8 @@ def outcome(problem: LinearProblem, likelihood: Likelihood, estimation: Estimati
     value = problem.minus_two_log_likelihood(estimation.minimum.value, bool(likelihood.restricted))
     psi = covariances(problem, estimation.theta, sigma)
     effects = []
-    crossed = isinstance(likelihood, CrossedLikelihood)
-    places = [level.order for level in problem.levels] if crossed else [p for p, _, _ in unit_places(problem.levels)]
+    nested = isinstance(likelihood, ProfiledLikelihood)
+    places = [p for p, _, _ in unit_places(problem.levels)] if nested else [level.order for level in problem.levels]
     for level, values, place in zip(problem.levels, solution.effects, places, strict=True):
         of_units = np.empty((level.design.n_units, level.size))
         of_units[level.order] = (problem.scale * level.transform @ values[:, place]).T

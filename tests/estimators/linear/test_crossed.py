@@ -35,9 +35,7 @@ def rank_promotion():
         yield
 
 
-def simulated(
-    units: tuple[int, ...], kinds: tuple[tuple[int, Any], ...], rows: int = 260, blocks: int = 1, seed: int = 0
-):
+def simulated(units: tuple[int, ...], kinds: tuple[tuple[int, str], ...], rows: int = 260, blocks: int = 1):
     """y, X and designs of crossed factors; within each of `blocks` with units of its own."""
     rng = np.random.default_rng(seed)
     X = np.column_stack([np.ones(rows), rng.normal(size=rows), rng.normal(size=rows)])
