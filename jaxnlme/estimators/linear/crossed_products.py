@@ -232,6 +232,6 @@ def _too_large(levels: Sequence[Level], first: int, largest: int, entries: float
         f"the crossed grouping factors are too large: the effects of {parts[first]} are eliminated one unit at a time, "
         f"and those of {others} remain in dense symmetric matrices, the largest of {largest:,} x {largest:,}, which "
         f"need about {gib * entries:.1f} GiB of memory; the limit is {most:,} effects ({gib * most**2:.1f} GiB). Leave "
-        "out a factor or its slopes, take a factor of few units as a fixed effect, or fit parts of the table that share "
-        "no units."
+        "out a factor or its slopes, take a factor of few units as a fixed effect, or fit parts of the table that "
+        "share no units."
     )

@@ -37,7 +37,7 @@ def rank_promotion():
 
 def simulated(units: tuple[int, ...], kinds: tuple[tuple[int, str], ...], rows: int = 260, blocks: int = 1):
     """y, X and designs of crossed factors; within each of `blocks` with units of its own."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     X = np.column_stack([np.ones(rows), rng.normal(size=rows), rng.normal(size=rows)])
     y = X @ np.array([2.0, 0.5, -1.0]) + rng.normal(size=rows)
     block = rng.integers(blocks, size=rows)
