@@ -180,7 +180,8 @@ def nesting_notes(group: str, labels: np.ndarray, levels: Sequence[NestedLevel])
             notes.append(
                 f"labels of {level.name} ({name_groups(shared).partition(' ')[2]}) occur in several {group}s and "
                 f"count as different units in each: {level.name} is nested in {group}. If they are the same units "
-                "everywhere, the two are crossed, which nested levels do not describe."
+                "everywhere, the two are crossed: random effects of crossed factors are fitted in linear models only, "
+                f"by jn.lme('y ~ x + (1 | {group}) + (1 | {level.name})', data=frame)."
             )
         outer_name, outer_counts = level.name, level.counts
     return notes

@@ -53,8 +53,8 @@ def orthodont() -> pd.DataFrame:
 def oats() -> pd.DataFrame:
     """A split-plot experiment on the yield of oats: 6 blocks, 3 varieties in each, 4 nitrogen levels in each of these.
 
-    **Returns:** a data frame of 72 rows: `Block` (label), `Variety`, `nitro` (hundredweight an acre), `yield` (bushels an
-    acre).
+    **Returns:** a data frame of 72 rows: `Block` (label), `Variety`, `nitro` (hundredweight an acre), `yield` (bushels
+    an acre).
     **Source:** Yates (1935), Journal of the Royal Statistical Society Suppl. 2, 181-247; data set `Oats` of R's nlme;
     Pinheiro and Bates (2000), section 1.6."""
     return _read("Oats")

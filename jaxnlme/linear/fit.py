@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import OptionError
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate, residual_start
 from jaxnlme.estimators.linear.cross_products import cross_products
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome, fitted_rows, outcome
-from jaxnlme.estimators.linear.problem import LinearProblem, linear_problem
+from jaxnlme.estimators.linear.problem import LinearProblem, RandomDesign, linear_problem
 from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.formulas.mixed import MixedFormula
 from jaxnlme.formulas.units import group_units
@@ -38,26 +40,61 @@ def fit_linear(
     for independent residuals of one variance; `call`: the user's arguments.
     """
     model = linear_model(formula, frame, structures, missing, columns_of(error))
-    if not model.nested:
-        raise ModelError("crossed grouping factors are not available yet.")
-    series = None
+    series, residual = None, None
     if error is not None and error.correlation is not None and error.correlation.within and not model.groupings:
         series = group_units((error.correlation.within,), model.frame).codes
     designs = [grouping.random_design() for grouping in model.groupings]
-    problem = linear_problem(model.y, model.fixed.matrix, designs, series)
-    if error is None:
-        likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
-        estimation, residual = estimate(likelihood), None
+    if not model.nested:
+        problem, likelihood, estimation = _crossed(model, designs, restricted, error)
     else:
-        residual = residual_rows(problem, error, model.frame)
-        likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
+        problem = linear_problem(model.y, model.fixed.matrix, designs, series)
+        if error is None:
+            likelihood = ProfiledLikelihood(cross_products(problem), problem.n_rows, restricted)
+            estimation = estimate(likelihood)
+        else:
+            residual = residual_rows(problem, error, model.frame)
+            likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
     found = outcome(problem, likelihood, estimation)
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
     method = "REML" if restricted else "ML"
     return LinearFit(
-        model, problem, found, residual, restricted, estimation.converged, status, zeros, method, series, call
+        model,
+        problem,
+        likelihood,
+        found,
+        residual,
+        restricted,
+        estimation.converged,
+        status,
+        zeros,
+        method,
+        series,
+        call,
     )
+
+
+def _crossed(
+    model: LinearModel, designs: Sequence[RandomDesign], restricted: bool, error: GaussianError | None
+) -> tuple[LinearProblem, Likelihood, Estimation]:
+    """Problem, likelihood and Estimation with crossed grouping factors.
+
+    **Raises:** OptionError for a residual covariance.
+    """
+    # These import scipy's sparse matrices, which nested levels do not need.
+    from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
+    from jaxnlme.estimators.linear.crossed_problem import crossed_problem
+    from jaxnlme.estimators.linear.crossed_products import crossed_products
+
+    if error is not None:
+        labels = " and ".join(grouping.label for grouping in model.groupings)
+        raise OptionError(
+            f"the grouping factors {labels} are crossed, and weights or correlation are available for nested factors "
+            "only: leave them out, or one of the factors."
+        )
+    problem = crossed_problem(model.y, model.fixed.matrix, designs)
+    likelihood = CrossedLikelihood(crossed_products(problem), problem.n_rows, restricted)
+    return problem, likelihood, estimate(likelihood)
 
 
 def _with_residual_model(

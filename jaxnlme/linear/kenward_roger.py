@@ -73,7 +73,7 @@ def kenward_roger(fit: LinearFit) -> KenwardRoger:
             "df='kenward-roger' adjusts the covariance of a fit by REML, and this one is by ML: fit with "
             "method='REML', or use df='satterthwaite'."
         )
-    if getattr(fit, "residual", None) is not None:
+    if fit.residual is not None:
         raise OptionError(
             "df='kenward-roger' is for independent residuals of one variance, where the covariance of y is linear in "
             "its parameters; this fit has a variance function or a correlation of residuals: use df='satterthwaite'."

@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxnlme.data._responses import response_digest
 from jaxnlme.errors import FitError, check_level
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
@@ -36,15 +37,16 @@ class LinearStatus:
 class LinearFit(LinearInference):
     """A fitted linear mixed model.
 
-    **Fields:** `model`, formula and data; `problem`, their arrays; `outcome`, the estimates; `residual`, the rows of
-    the residual covariance, None for independent residuals of one variance; `restricted`: by REML; `converged`, which
-    `status` explains; `at_zero`: sentences on variances estimated as zero; `method`; `series` (rows,): numbers
-    of the series of a model without random effects, None otherwise; `call`: the arguments, for
-    `update`.
+    **Fields:** `model`, formula and data; `problem`, their arrays; `likelihood`, as a function of theta; `outcome`, the
+    estimates; `residual`, the rows of the residual covariance, None for independent residuals of one variance;
+    `restricted`: by REML; `converged`, which `status` explains; `at_zero`: sentences on variances estimated as zero;
+    `method`; `series` (rows,): numbers of the series of a model without random effects, None otherwise; `call`: the
+    arguments, for `update`.
     """
 
     model: LinearModel
     problem: LinearProblem
+    likelihood: Likelihood
     outcome: LinearOutcome
     residual: ResidualRows | None
     restricted: bool

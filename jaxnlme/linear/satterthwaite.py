@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxnlme.errors import FitError
-from jaxnlme.estimators.linear.cross_products import cross_products
-from jaxnlme.estimators.linear.objective import ProfiledLikelihood
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom, weighted_df
 from jaxnlme.linear.settings import INFERENCE
 from jaxnlme.precision import x64
@@ -55,7 +54,7 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
             "freedom are not defined: simplify the random effects, or use df='containment'.",
             fit,
         )
-    likelihood = likelihood_of(fit)
+    likelihood = fit.likelihood
     free = np.flatnonzero(estimation.free).tolist()
     with x64():
         slopes = [
@@ -66,20 +65,12 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
     return Satterthwaite(covariance, np.stack([*slopes, 2.0 * covariance]), np.linalg.inv(information))
 
 
-def likelihood_of(fit: LinearFit) -> ProfiledLikelihood:
-    """The likelihood that a fit maximises, as a function of theta; variance functions of fitted values are computed at
-    those of the fit."""
-    problem, residual = fit.problem, getattr(fit, "residual", None)
-    source: Any = cross_products(problem) if residual is None else residual.with_fitted(fit.fitted[problem.order])
-    return ProfiledLikelihood(source, problem.n_rows, fit.restricted)
-
-
 def _step(fit: LinearFit, k: int) -> float:
     """The step of the central difference in the k-th entry of theta."""
     return INFERENCE.difference * max(abs(float(fit.outcome.estimation.theta[k])), 1.0)
 
 
-def _covariance(fit: LinearFit, likelihood: ProfiledLikelihood, k: int, sign: float) -> np.ndarray:
+def _covariance(fit: LinearFit, likelihood: Likelihood, k: int, sign: float) -> np.ndarray:
     """The covariance of the fixed effects with the k-th entry of theta moved by a step, sigma held."""
     theta = fit.outcome.estimation.theta.copy()
     theta[k] += sign * _step(fit, k)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood, Solution
 from jaxnlme.estimators.linear.search import Minimum, minimise
 from jaxnlme.estimators.linear.settings import LINEAR
@@ -50,7 +51,7 @@ class Estimation:
         return 0.5 * full
 
 
-def estimate(likelihood: ProfiledLikelihood, starts: Sequence[np.ndarray] = ()) -> Estimation:
+def estimate(likelihood: Likelihood, starts: Sequence[np.ndarray] = ()) -> Estimation:
     """The Estimation of `likelihood`: the best of searches from `starts` (parameters,); without any from variances of
     one residual variance, and, where an evaluation is cheap, from smaller ones."""
     with x64():
@@ -86,7 +87,7 @@ def residual_start(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndar
     return out
 
 
-def _restricted_to(likelihood: ProfiledLikelihood, theta: np.ndarray, free: np.ndarray):
+def _restricted_to(likelihood: Likelihood, theta: np.ndarray, free: np.ndarray):
     """The function of the free entries of theta."""
 
     def fn(part: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -98,7 +99,7 @@ def _restricted_to(likelihood: ProfiledLikelihood, theta: np.ndarray, free: np.n
     return fn
 
 
-def _with_zeros(likelihood: ProfiledLikelihood, minimum: Minimum) -> tuple[np.ndarray, np.ndarray]:
+def _with_zeros(likelihood: Likelihood, minimum: Minimum) -> tuple[np.ndarray, np.ndarray]:
     """theta with its smallest scales at zero where the likelihood allows it, and the entries that stay free."""
     theta, free = minimum.theta.copy(), np.ones(len(minimum.theta), bool)
     first = 0

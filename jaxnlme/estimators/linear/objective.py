@@ -23,6 +23,7 @@ from jaxnlme.estimators.linear.whitened import WhitenedRows
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.linalg import cholesky
+from jaxnlme.precision import x64
 
 Source = CrossProducts | WhitenedRows
 
@@ -103,7 +104,8 @@ class ProfiledLikelihood:
         return self.count * (1.0 + np.log(2.0 * np.pi / self.count))
 
     def _on_device(self) -> Source:
-        found = on_device(self.source) if self._device is None else self._device
+        with x64():
+            found = on_device(self.source) if self._device is None else self._device
         self._device = found
         return found
 
@@ -111,7 +113,9 @@ class ProfiledLikelihood:
         """The cross-products at `theta` (parameters,), on the host."""
         if isinstance(self.source, CrossProducts):
             return self.source
-        return jax.tree.map(np.asarray, compiled(_products, self.work)(self._on_device(), np.asarray(theta)))
+        with x64():
+            found = compiled(_products, self.work)(self._on_device(), np.asarray(theta, float))
+            return jax.tree.map(np.asarray, found)
 
     def solve(self, theta: np.ndarray) -> Solution:
         """The Solution at `theta` (parameters,), on the host."""

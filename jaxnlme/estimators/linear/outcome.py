@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnlme.estimators.linear.algorithm import Estimation
 from jaxnlme.estimators.linear.cross_products import unit_places
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.problem import LinearProblem
 
@@ -31,7 +32,7 @@ class LinearOutcome:
     estimation: Estimation
 
 
-def outcome(problem: LinearProblem, likelihood: ProfiledLikelihood, estimation: Estimation) -> LinearOutcome:
+def outcome(problem: LinearProblem, likelihood: Likelihood, estimation: Estimation) -> LinearOutcome:
     """The LinearOutcome of an Estimation."""
     solution = estimation.solution
     sigma = solution.sigma * problem.scale
@@ -40,9 +41,12 @@ def outcome(problem: LinearProblem, likelihood: ProfiledLikelihood, estimation: 
     value = problem.minus_two_log_likelihood(estimation.minimum.value, bool(likelihood.restricted))
     psi = covariances(problem, estimation.theta, sigma)
     effects = []
-    for level, values, units in zip(problem.levels, solution.effects, unit_places(problem.levels), strict=True):
+    nested = isinstance(likelihood, ProfiledLikelihood)
+    levels = problem.levels
+    places = [units.place for units in unit_places(levels)] if nested else [level.order for level in levels]
+    for level, values, place in zip(problem.levels, solution.effects, places, strict=True):
         of_units = np.empty((level.design.n_units, level.size))
-        of_units[level.order] = (problem.scale * level.transform @ values[:, units.place]).T
+        of_units[level.order] = (problem.scale * level.transform @ values[:, place]).T
         effects.append(of_units)
     return LinearOutcome(
         problem.beta(solution.gamma),

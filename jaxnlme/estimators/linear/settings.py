@@ -63,6 +63,16 @@ class LinearSettings:
     # parameters move by less than this (standard errors).
     alternations: int = 100
     fixed_point: float = 1e-6
+    # Crossed factors: most effects of the factors that are not eliminated first, if all are connected, and arrays of
+    # their squared number (8 bytes an entry) at the largest use of memory.
+    most_crossed_effects: int = 12_000
+    crossed_copies: float = 4.0
+    # Time of a product in scipy's sparse matrices relative to one in a dense product by BLAS.
+    sparse_cost: float = 60.0
+    # Up to this size numpy factors many blocks by one call faster than LAPACK does by one call each.
+    small_block: int = 32
+    # Rows and columns of the panels in which a triangle is copied.
+    panel: int = 256
 
 
 LINEAR = LinearSettings()
