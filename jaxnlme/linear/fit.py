@@ -51,6 +51,7 @@ def fit_linear(
     else:
         residual = residual_rows(problem, error, model.frame)
         likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
+        residual = residual.at(likelihood.source)
     found = outcome(problem, likelihood, estimation)
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))

@@ -65,7 +65,8 @@ class ResidualRows:
     """The rows of a problem in arrays (rows of the largest unit, units).
 
     **Fields:** `position`, `unit` (rows,): where each sorted row stands; `shape`; `error`, resolved; `series`, None
-    without correlation; `rows`: the whitened rows at fitted values of the response's mean.
+    without correlation; `rows`: the whitened rows; in a LinearFit a variance function of the fitted values is computed
+    at those of the last maximisation, before one at fitted values of one.
     """
 
     position: np.ndarray
@@ -104,6 +105,10 @@ class ResidualRows:
     def place(self, values: np.ndarray, padding: float = 0.0) -> np.ndarray:
         """Values of sorted rows (rows,) in an array; `padding` elsewhere."""
         return _placed(values, self.position, self.unit, self.shape, padding)
+
+    def at(self, rows: Any) -> ResidualRows:
+        """These with the WhitenedRows of a likelihood."""
+        return dataclasses.replace(self, rows=rows)
 
     def with_fitted(self, fitted: np.ndarray) -> WhitenedRows:
         """The rows with fitted values (rows,) of sorted rows, for variance functions of them."""
