@@ -144,7 +144,7 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
                 "no unit has two responses in a series, so that their residuals have no correlation to estimate; leave "
                 "correlation= out."
             )
-        error = error.with_correlation(error.correlation.resolve(series))
+        error = error.with_correlation(error.correlation.reportable(series, ()).resolve(series))
     levels = {name: _levels(sorted_data[name]) for name, _ in _scale(error).strata}
     resolved: Any = error.resolve(lambda name: levels[name])
     names = tuple(dict.fromkeys(_scale(resolved).columns))
