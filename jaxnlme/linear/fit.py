@@ -95,7 +95,7 @@ def _fixed_point(
         estimation = estimate(likelihood, [theta])
         step = (estimation.theta - theta)[estimation.free]
         moved = float(np.sqrt(np.abs(step @ estimation.minimum.hessian @ step) / 2.0))
-        if alternation and moved < LINEAR.fixed_point:
+        if not np.isfinite(moved) or (alternation and moved < LINEAR.fixed_point):
             return likelihood, estimation
         theta = estimation.theta
         fitted = fitted_rows(problem, likelihood, estimation)
