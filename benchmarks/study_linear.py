@@ -5,7 +5,7 @@
 
 Every fit of these functions in the reference folder is made anew, and compared in log-likelihood, fixed effects,
 variances, parameters of the residual covariance, random effects, standard errors and criteria. The likelihood at the
-estimates of both is computed from the covariance matrix of all rows, without our engine. Five of the fits are repeated
+estimates of both is computed from the covariance matrix of the rows, without our engine. Five of the fits are repeated
 with other units, another zero of the covariate and shuffled rows. results/linear_references.json has a row a fit; a run
 goes on with the fits that are not on file (--again: those chosen are made anew).
 """

@@ -67,7 +67,7 @@ def section(results: Record, name: str) -> str:
     explanation = (
         "Every fit of these functions in the reference folder, made anew with the same formula. `ours above`: our "
         "log-likelihood less R's (by REML both restricted). `at R's values`: the log-likelihood at R's estimates less "
-        "that at ours, both from the covariance matrix of all rows, without our engine. `fixed`, `variances` (of "
+        "that at ours, both from the covariance matrix of the rows, without our engine. `fixed`, `variances` (of "
         "random effects, their covariances, and sigma), `residual` (parameters of variance function and correlation), "
         "`effects` (random effects): the largest difference as a part of what is allowed: fixed effects 1e-5 of the "
         "larger of estimate and standard error, covariances 1e-4 of the product of the standard deviations, sigma "

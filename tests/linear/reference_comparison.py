@@ -60,8 +60,8 @@ def _residual_scale(record: dict[str, Any], frame: Any, fitted: np.ndarray) -> n
 def dense_log_likelihood(
     fit: LinearFit, record: dict[str, Any], psi: list[np.ndarray], sigma: float, fitted: np.ndarray
 ) -> float:
-    """The log-likelihood, or the restricted one, with the covariance of all rows as one matrix, and the fixed effects
-    at their maximum for it.
+    """The log-likelihood, or the restricted one, from the covariance matrices of dependent rows, with the fixed effects
+    at their maximum for them.
 
     **Arguments:** `fit`: for its design matrices; `record`, for the residual covariance; `psi` by level; `sigma`;
     `fitted` (rows,), which the variance is a function of.
@@ -69,28 +69,36 @@ def dense_log_likelihood(
     model = fit.model
     X, y, n = model.fixed.matrix, model.y, model.n_rows
     scale = _residual_scale(record, model.frame, fitted)
-    covariance = np.diag(scale**2)
+    labels, times = np.arange(n).astype(str), np.arange(n, dtype=float)
     if record["correlation"]:
         formula, _, group = record["correlation"]["formula"].partition("|")
-        time = formula.replace("~", "").strip()
         labels = model.frame[group.strip()].astype(str).to_numpy()
-        times = np.arange(n, dtype=float) if time == "1" else model.frame[time].to_numpy(float)
-        for label in np.unique(labels):
-            rows = np.flatnonzero(labels == label)
-            part = residual_correlation(record, rows, times[rows])
-            covariance[np.ix_(rows, rows)] = part * scale[rows, None] * scale[None, rows]
-    covariance *= sigma**2
-    for grouping, of_level in zip(model.groupings, psi, strict=True):
-        codes, matrix = grouping.units.codes, grouping.matrix
-        for unit in range(grouping.units.count):
-            rows = np.flatnonzero(codes == unit)
-            covariance[np.ix_(rows, rows)] += matrix[rows] @ of_level @ matrix[rows].T
-    root = np.linalg.cholesky(covariance)
-    white = np.linalg.solve(root, np.column_stack([X, y]))
+        time = formula.replace("~", "").strip()
+        times = times if time == "1" else model.frame[time].to_numpy(float)
+    # Rows of different outermost units are independent; those of crossed factors are not.
+    if model.groupings:
+        blocks = model.groupings[0].units.codes if model.nested else np.zeros(n, int)
+    else:
+        blocks = np.unique(labels, return_inverse=True)[1]
+    value, white = 0.0, np.empty((n, X.shape[1] + 1))
+    for block in np.unique(blocks):
+        rows = np.flatnonzero(blocks == block)
+        correlation = np.equal.outer(labels[rows], labels[rows]).astype(float)
+        if record["correlation"]:
+            for label in np.unique(labels[rows]):
+                at = np.flatnonzero(labels[rows] == label)
+                correlation[np.ix_(at, at)] = residual_correlation(record, at, times[rows[at]])
+        covariance = sigma**2 * correlation * scale[rows, None] * scale[None, rows]
+        for grouping, of_level in zip(model.groupings, psi, strict=True):
+            codes, matrix = grouping.units.codes[rows], grouping.matrix[rows]
+            covariance += (matrix @ of_level @ matrix.T) * np.equal.outer(codes, codes)
+        root = np.linalg.cholesky(covariance)
+        white[rows] = np.linalg.solve(root, np.column_stack([X[rows], y[rows]]))
+        value += 2.0 * float(np.sum(np.log(np.diag(root))))
     Q, R = np.linalg.qr(white[:, :-1])
     residual = white[:, -1] - Q @ (Q.T @ white[:, -1])
     residual -= Q @ (Q.T @ residual)
-    value = 2.0 * np.sum(np.log(np.diag(root))) + residual @ residual
+    value += residual @ residual
     count = n
     if fit.restricted:
         count -= X.shape[1]

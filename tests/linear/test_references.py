@@ -121,6 +121,10 @@ def test_fits_that_r_does_not_finish(reference: Path, name: str):
     assert fit.converged
     assert fit.log_likelihood > least
     assert word in str(fit.status)
+    table = fit.estimates[fit.estimates.kind == "correlation"]
+    at_bound = table.estimate.abs() > 1.0 - 1e-8
+    assert table.se[at_bound].isna().all()
+    assert np.isfinite(table.se[~at_bound]).all()
 
 
 def test_sigma_with_a_variance_function_of_the_fitted_values(reference: Path):
