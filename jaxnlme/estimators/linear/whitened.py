@@ -24,7 +24,7 @@ from jaxnlme.records import Record
 
 
 class RowData(eqx.Module):
-    """What a variance function reads of the rows: `x`, a Record of columns; `v`, empty; `codes`: for each of its
+    """Data of the rows for variance functions: `x`, a Record of columns; `v`, empty; `codes`: for each of its
     columns of strata the level of each row; `layout` of the series, None without correlation."""
 
     x: Record
