@@ -42,7 +42,8 @@ REPRESENTATIVE = (
 )
 CROSSED = "crossed grouping factors are not available yet"
 # R's estimates of these have a lower likelihood than ours, and differ by more than the limits.
-R_SHORT = ("Orthodont_intslope_lmerREML", "Spruce_plot_tree_REML")
+# (lmer warns that the second has not converged.)
+R_SHORT = ("Orthodont_intslope_lmerREML", "Assay_crossed_blocked_lmerREML", "Spruce_plot_tree_REML")
 # What R reports errors for, by its optim where that ends; ours is at least as high. From nlme 3.1-162 with
 # lmeControl(opt = "optim").
 FAILED = {
@@ -84,7 +85,7 @@ def check(reference: Path, name: str) -> dict[str, Any]:
     expected = "R short" if name in R_SHORT else "agree"
     assert outcome_of(row) == expected, row
     assert not row["counts"], row["counts"]
-    assert row["standard_errors"] < 1e-4, row["standard_errors"]
+    assert row["standard_errors"] < (1e-3 if name in R_SHORT else 1e-4), row["standard_errors"]
     # Also where parameters agree, R's point is no better than ours in a likelihood that is not ours. That of a variance
     # function of the fitted values is a fixed point, which need not have the highest value.
     variance = record.get("variance_function")

@@ -81,8 +81,8 @@ class CrossProducts(eqx.Module):
 
 
 class Elimination(NamedTuple):
-    """What remains: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level, outermost first,
-    the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
+    """The end of an elimination: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level,
+    outermost first, the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
 
     logdet: Any
     cross: Any
