@@ -14,7 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting import comparison, costs, coverage, first_fit, levels_coverage, nlme_levels, plots, references, saem
+from reporting import (
+    comparison,
+    costs,
+    coverage,
+    first_fit,
+    levels_coverage,
+    linear_references,
+    nlme_levels,
+    plots,
+    references,
+    saem,
+)
 from results import FOLDER, HERE
 
 MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
@@ -37,6 +48,7 @@ SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "coverage.json": (coverage.section, None, "study_coverage.py"),
     "levels_coverage.json": (levels_coverage.section, None, "study_levels.py"),
     "nlme_levels.json": (nlme_levels.section, None, "study_nlme.py"),
+    "linear_references.json": (linear_references.section, None, "study_linear.py"),
 }
 NO_GPU = 'No run on a GPU is on record yet. With one: `pip install -e . "jax[cuda12]"` and `python benchmarks/gpu.py`.'
 

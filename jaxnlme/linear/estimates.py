@@ -140,7 +140,10 @@ def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarr
         jacobian[:, k] = (at(center + shift) - at(center - shift)) / (2.0 * shift[k])
     variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
     values = at(center)
-    without = np.isnan(values) | (np.abs(jacobian).max(axis=1) == 0.0)
+    kinds = np.array([*(kind for _, kind, _ in _variance_parameters(fit)), "error"])
+    # A correlation of 1 or -1 stays there while entries of theta are held: its derivatives are rounding.
+    bound = (kinds == "correlation") & (1.0 - np.abs(values) <= np.sqrt(np.finfo(float).eps))
+    without = np.isnan(values) | bound | (np.abs(jacobian).max(axis=1) == 0.0)
     return np.where(without, np.nan, np.sqrt(np.maximum(variance, 0.0)))
 
 

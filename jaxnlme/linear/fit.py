@@ -54,6 +54,7 @@ def fit_linear(
         else:
             residual = residual_rows(problem, error, model.frame)
             likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
+            residual = residual.at(likelihood.source)
     found = outcome(problem, likelihood, estimation)
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
@@ -133,7 +134,7 @@ def _fixed_point(
         estimation = estimate(likelihood, [theta])
         step = (estimation.theta - theta)[estimation.free]
         moved = float(np.sqrt(np.abs(step @ estimation.minimum.hessian @ step) / 2.0))
-        if alternation and moved < LINEAR.fixed_point:
+        if not np.isfinite(moved) or (alternation and moved < LINEAR.fixed_point):
             return likelihood, estimation
         theta = estimation.theta
         fitted = fitted_rows(problem, likelihood, estimation)

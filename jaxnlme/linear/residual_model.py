@@ -65,7 +65,8 @@ class ResidualRows:
     """The rows of a problem in arrays (rows of the largest unit, units).
 
     **Fields:** `position`, `unit` (rows,): where each sorted row stands; `shape`; `error`, resolved; `series`, None
-    without correlation; `rows`: the whitened rows at fitted values of the response's mean.
+    without correlation; `rows`: the whitened rows; in a LinearFit a variance function of the fitted values is computed
+    at those of the last maximisation, before one at fitted values of one.
     """
 
     position: np.ndarray
@@ -82,10 +83,8 @@ class ResidualRows:
 
     def natural(self, delta: np.ndarray) -> np.ndarray:
         """The values of the estimated parameters, sigma not among them, from `delta` (parameters,), unconstrained."""
-        full = self.rows.residual.start.copy()
-        full[list(self.rows.residual.free)] = delta
         with x64():
-            values = self.error.natural(full).values
+            values = self.error.natural(np.asarray(self.rows.residual.full(np.asarray(delta, float)))).values
         return np.array([float(values[k]) for k in self.rows.residual.free])
 
     def scale(self, delta: np.ndarray) -> tuple[np.ndarray, float]:
@@ -114,6 +113,10 @@ class ResidualRows:
     def place(self, values: np.ndarray, padding: float = 0.0) -> np.ndarray:
         """Values of sorted rows (rows,) in an array; `padding` elsewhere."""
         return _placed(values, self.position, self.unit, self.shape, padding)
+
+    def at(self, rows: Any) -> ResidualRows:
+        """These with the WhitenedRows of a likelihood."""
+        return dataclasses.replace(self, rows=rows)
 
     def with_fitted(self, fitted: np.ndarray) -> WhitenedRows:
         """The rows with fitted values (rows,) of sorted rows, for variance functions of them."""
@@ -149,7 +152,7 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
                 "no unit has two responses in a series, so that their residuals have no correlation to estimate; leave "
                 "correlation= out."
             )
-        error = error.with_correlation(error.correlation.resolve(series))
+        error = error.with_correlation(error.correlation.reportable(series, ()).resolve(series))
     levels = {name: _levels(sorted_data[name]) for name, _ in _scale(error).strata}
     resolved: Any = error.resolve(lambda name: levels[name])
     names = tuple(dict.fromkeys(_scale(resolved).columns))
@@ -171,11 +174,23 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
     real = _placed(np.ones(problem.n_rows), position, unit, shape, 0.0) > 0
     data_of_rows = RowData(Record(names, tuple(columns), "column"), Record((), (), "column"), tuple(codes), layout)
     fitted = _placed(np.ones(problem.n_rows), position, unit, shape, 1.0)
-    residual = ResidualCovariance(resolved, start, free, data_of_rows, real, fitted)
+    units = _units(resolved, sorted_data, problem.y)[list(free)]
+    residual = ResidualCovariance(resolved, start, free, units, data_of_rows, real, fitted)
     plan = column_plan(problem)
     arrays = [_placed(column, position, unit, shape, 0.0) for column in plan.columns]
     rows = WhitenedRows(arrays, plan.own, plan.every, plan.right, plan.transforms, frame(problem, places), residual)
     return ResidualRows(position, unit, shape, resolved, series, rows)
+
+
+def _units(error: GaussianError, table: Any, y: np.ndarray) -> np.ndarray:
+    """Units of the unconstrained parameters (parameters of error,): the rate of an exponential has that of its
+    variate, whose reciprocal standard deviation is one; y stands for the fitted values."""
+    units = dict.fromkeys((p.name for p in error.parameters), 1.0)
+    for term in _scale(error).terms:
+        if term.kind == "exponential":
+            spread = float(np.std(y if term.of is None else _numbers(table, term.of, error)))
+            units |= {name: 1.0 / spread if spread > 0 else 1.0 for names in term.names() for name in names}
+    return np.array(list(units.values()))
 
 
 def _log_scale(residual: ResidualCovariance, delta: Any) -> Any:

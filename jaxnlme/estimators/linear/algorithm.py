@@ -134,6 +134,11 @@ def _problems(minimum: Minimum) -> list[str]:
     """Sentences on what does not hold at the end of a search."""
     if not np.isfinite(minimum.value):
         return ["the log-likelihood is not finite at the end of the search."]
+    if not np.isfinite(minimum.hessian).all():
+        return [
+            "the log-likelihood is not finite in the neighbourhood of the end of the search: a variance function or a "
+            "correlation reaches numbers that cannot be computed; simplify it, or rescale the column that it is of."
+        ]
     problems = []
     if not minimum.decrement < LINEAR.tolerance:
         problems.append(

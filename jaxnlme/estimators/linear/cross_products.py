@@ -130,7 +130,7 @@ def _right_transform(problem: LinearProblem) -> np.ndarray:
 
 
 class UnitPlaces(NamedTuple):
-    """Where the units of a level stand in arrays over units: `place` (units,); `size` of the arrays; `slots` of a
+    """Places of the units of a level in arrays over units: `place` (units,); `size` of the arrays; `slots` of a
     parent, zero where units stand in their order; `parents` (units,): the place of each unit's parent."""
 
     place: np.ndarray

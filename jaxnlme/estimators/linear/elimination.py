@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
 from jaxnlme.numerics.arrays import xp
+from jaxnlme.numerics.settings import COMPUTATION
 
 
 class CrossProducts(eqx.Module):
@@ -80,8 +81,8 @@ class CrossProducts(eqx.Module):
 
 
 class Elimination(NamedTuple):
-    """What remains: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level, outermost first,
-    the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
+    """The end of an elimination: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level,
+    outermost first, the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
 
     logdet: Any
     cross: Any
@@ -97,29 +98,14 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
     thetas = products.split(theta)
     all_factors, all_rows = [], []
     for level in reversed(range(len(blocks))):
-        size, relative = sizes[level], products.factors[level].factor(thetas[level])
-        entries = [[relative[i, j] for j in range(size)] for i in range(size)]
-        scaled = [_combination([entries[k][i] for k in range(size)], blocks[level]) for i in range(size)]
-        lower: list[list[Any]] = []
-        rows: list[Any] = []
-        for i in range(size):
-            products_ij = [
-                sum(scaled[i][k] * entries[k][j] for k in range(size)) + (1.0 if i == j else 0.0) for j in range(i + 1)
-            ]
-            row: list[Any] = []
-            for j in range(i):
-                row.append(_less(products_ij[j], row, lower[j][:j]) / lower[j][j])
-            row.append(module.sqrt(_less(products_ij[i], row, row)))
-            lower.append(row)
-            remainder = scaled[i][size:]
-            for k in range(i):
-                remainder = remainder - row[k][None] * rows[k]
-            rows.append(remainder / row[i][None])
-            logdet = logdet + 2.0 * module.sum(module.log(row[i]))
+        relative = products.factors[level].factor(thetas[level])
+        one_level = _by_entry if sizes[level] <= COMPUTATION.unrolled else _by_matrix
+        lower, rows = one_level(relative, blocks[level])
+        logdet = logdet + 2.0 * sum(module.sum(module.log(row[-1])) for row in lower)
         first = 0
         for outer in reversed(range(level)):
             width = sizes[outer]
-            change = sum(row[first : first + width, None] * row[None, first:] for row in rows)
+            change = _outer_products(rows, first, width)
             for step in range(level, outer, -1):
                 change = parent_sums(products, step, change)
             blocks[outer] = blocks[outer] - change
@@ -128,6 +114,55 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
         all_factors.insert(0, lower)
         all_rows.insert(0, rows)
     return Elimination(logdet, cross, all_factors, all_rows)
+
+
+def _by_entry(relative: Any, block: Any) -> tuple[list[list[Any]], list[Any]]:
+    """C and U of one level, as in Elimination, from L (effects, effects) and the block (effects, columns, units): by
+    elementwise operations on arrays over units, which is the fastest for few effects."""
+    module, size = xp(relative), len(relative)
+    entries = [[relative[i, j] for j in range(size)] for i in range(size)]
+    scaled = [_combination([entries[k][i] for k in range(size)], block) for i in range(size)]
+    lower: list[list[Any]] = []
+    rows: list[Any] = []
+    for i in range(size):
+        products_ij = [
+            sum(scaled[i][k] * entries[k][j] for k in range(size)) + (1.0 if i == j else 0.0) for j in range(i + 1)
+        ]
+        row: list[Any] = []
+        for j in range(i):
+            row.append(_less(products_ij[j], row, lower[j][:j]) / lower[j][j])
+        row.append(module.sqrt(_less(products_ij[i], row, row)))
+        lower.append(row)
+        remainder = scaled[i][size:]
+        for k in range(i):
+            remainder = remainder - row[k][None] * rows[k]
+        rows.append(remainder / row[i][None])
+    return lower, rows
+
+
+def _by_matrix(relative: Any, block: Any) -> tuple[list[list[Any]], list[Any]]:
+    """The same by a factorisation for each unit: straight-line code for many effects takes minutes to compile."""
+    module, size = xp(relative), len(relative)
+    scaled = module.einsum("ki,kcu->uic", relative, block)
+    matrices = module.einsum("uik,kj->uij", scaled[:, :, :size], relative) + module.eye(size)[None]
+    if module is np:
+        # numpy raises an error where JAX has NaN.
+        roots = np.linalg.cholesky(matrices)
+        whitened = np.linalg.solve(roots, scaled[:, :, size:])
+    else:
+        roots = jnp.linalg.cholesky(matrices)
+        whitened = jax.scipy.linalg.solve_triangular(roots, scaled[:, :, size:], lower=True)
+    lower = [[roots[:, i, j] for j in range(i + 1)] for i in range(size)]
+    return lower, [whitened[:, i].T for i in range(size)]
+
+
+def _outer_products(rows: list[Any], first: int, width: int) -> Any:
+    """Sums over the effects of the products of the columns of the next outer level with all later ones (width, columns,
+    units)."""
+    if len(rows) <= COMPUTATION.unrolled:
+        return sum(row[first : first + width, None] * row[None, first:] for row in rows)
+    stacked = xp(rows[0]).stack(rows)
+    return xp(stacked).einsum("iau,ibu->abu", stacked[:, first : first + width], stacked[:, first:])
 
 
 def parent_sums(products: CrossProducts, level: int, values: Any) -> Any:

@@ -53,6 +53,8 @@ def _newton(fn: Function, theta: np.ndarray, iterations: int) -> Minimum:
     value, gradient, _ = fn(theta)
     for _ in range(LINEAR.newton_steps):
         hessian, rss_slope = _derivatives(fn, theta)
+        if not np.isfinite(hessian).all():
+            return Minimum(theta, value, gradient, hessian, np.inf, iterations, False, rss_slope)
         values, vectors = np.linalg.eigh(hessian)
         scale = max(float(np.max(np.abs(values))), np.finfo(float).tiny)
         definite = bool(values[0] > LINEAR.least_curvature * scale)

@@ -24,7 +24,7 @@ from jaxnlme.records import Record
 
 
 class RowData(eqx.Module):
-    """What a variance function reads of the rows: `x`, a Record of columns; `v`, empty; `codes`: for each of its
+    """Data of the rows for variance functions: `x`, a Record of columns; `v`, empty; `codes`: for each of its
     columns of strata the level of each row; `layout` of the series, None without correlation."""
 
     x: Record
@@ -37,13 +37,15 @@ class ResidualCovariance(eqx.Module):
     """Lambda of the rows of all units, arrays (rows of the largest unit, units).
 
     **Fields:** `error`: scale and correlation, whose first parameter is sigma; `start` (parameters of error,),
-    unconstrained; `free`: positions of those that are estimated, sigma not among them; `rows`; `real`: true for rows,
-    false for padding; `fitted`: predictions that the variance function is of.
+    unconstrained; `free`: positions of those that are estimated, sigma not among them; `units` (free,): delta times
+    these are the unconstrained parameters, so that a step of the search is of the same size whatever the units of the
+    data are; `rows`; `real`: true for rows, false for padding; `fitted`: predictions that the variance function is of.
     """
 
     error: GaussianError
     start: Any
     free: tuple[int, ...] = eqx.field(static=True)
+    units: Any
     rows: RowData
     real: Any
     fitted: Any
@@ -51,7 +53,7 @@ class ResidualCovariance(eqx.Module):
     def full(self, delta: Any) -> Any:
         """All parameters of `error`, from the free ones, with sigma one."""
         full = jnp.asarray(self.start).at[0].set(0.0)
-        return full.at[np.array(self.free, int)].set(delta) if self.free else full
+        return full.at[np.array(self.free, int)].set(delta * self.units) if self.free else full
 
     def log_scale(self, delta: Any) -> tuple[Any, Any]:
         """log g of the rows less its mean (rows, units), and the mean."""
@@ -129,7 +131,7 @@ class WhitenedRows(eqx.Module):
 
     def residual_start(self) -> np.ndarray:
         """Starting values of the parameters of the residual covariance."""
-        return np.asarray(self.residual.start)[list(self.residual.free)]
+        return np.asarray(self.residual.start)[list(self.residual.free)] / np.asarray(self.residual.units)
 
     def at(self, theta: Any) -> tuple[CrossProducts, Any]:
         """The CrossProducts at `theta` (parameters,), and log|Lambda|."""
