@@ -89,7 +89,7 @@ def declare(
     formula = dataclasses.replace(formula, fixed=fixed_text)
     offset_columns = [name for expression in offsets for name in used_columns(expression)]
     names = list(dict.fromkeys([*used_columns(formula), *offset_columns]))
-    table = as_table(data, names, f"the formula of jn.glmer")
+    table = as_table(data, names, "the formula of jn.glmer")
     frame, rows, notes = _complete(table, list(used_columns(formula.response)), names, missing)
     found = read_response(formula.response, frame, family, rows)
     if found.categories:
@@ -223,8 +223,8 @@ def structures_of(parts: Sequence[RandomPart], covariance: Any) -> dict[str, Any
     for name in by_label:
         if name not in labels:
             raise OptionError(
-                f"covariance names the grouping factor {name!r}, which the formula does not have; it has "
-                f"{some([repr(label) for label in labels])}.{near_matches(str(name), labels)}"
+                f"covariance names the grouping factor {name!r}, which the formula does not have; "
+                f"{near_matches(str(name), labels)}"
             )
     out = {}
     for part in parts:

@@ -4,6 +4,7 @@ scale of the response."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from jaxnlme.linear.glmm_declaration import Declaration
 from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity
 from jaxnlme.linear.glmm_links import link_of
 from jaxnlme.linear.glmm_model import LinearPredictor
+from jaxnlme.linear.glmm_residuals import KINDS, residuals
 from jaxnlme.linear.glmm_response import Response, read_response
 from jaxnlme.results.by_level import level_depth
 from jaxnlme.signatures import public
@@ -94,6 +96,10 @@ class GeneralisedLinearFit(Fit):
         the categories, from 0 on.
         """
         return super().simulate(n, key, self._grouped(data, "group", trials=True), level)
+
+    def residuals(self, kinds: str | Sequence[str] = KINDS) -> pd.DataFrame:
+        """Residuals by row; see `jaxnlme.linear.glmm_residuals.residuals`."""
+        return residuals(self, kinds)
 
     def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
         """Coefficients with the random effects of each unit; see `jaxnlme.results.predict.parameters`."""

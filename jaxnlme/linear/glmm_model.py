@@ -244,11 +244,22 @@ def _refuse_separation(
             return
         trials = np.ones(len(x)) if found.trials is None else found.trials
         rising, constant = signed_rows(x, found.y, trials, family)
-        outcome = (
-            "all counts are zero" if "oi" in family or "neg" in family else "there are only successes or only failures"
-        )
+        counts = family in ("poisson", "negative binomial")
+        outcome = "all counts are zero" if counts else "there are only successes or only failures"
         outcome += " in the rows that it concerns"
     free = [k for k, name in enumerate(names) if name not in held]
     separated = separation(rising[:, free], None if constant is None else constant[:, free])
     if separated is not None:
         raise ModelError(separation_sentence(separated, [names[k] for k in free], outcome))
+
+
+def bounded_link_note(family: str, link: str) -> list[str]:
+    """The sentence for a fit that did not converge by a link that bounds the linear predictor; none for others."""
+    low, high = link_of(link, family in PROBABILITIES).bounds
+    if not (np.isfinite(low) or np.isfinite(high)):
+        return []
+    others = [name for name in LINKS[family] if link_of(name, family in PROBABILITIES).bounds == (-np.inf, np.inf)]
+    return [
+        f"The {link} link needs a linear predictor {'> 0' if low == 0.0 else '< 0'} in every row, which normal random "
+        f"effects do not keep: rows may lie at that bound. Try link={others[0]!r}."
+    ]

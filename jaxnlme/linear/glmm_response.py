@@ -16,6 +16,8 @@ from jaxnlme.formulas.mixed import cbind_parts
 from jaxnlme.formulas.text import called, is_sign, stripped, text_of, tokens_of, unquoted
 from jaxnlme.linear.glmm_settings import GLMM
 
+_CORRECT = "correct or drop the rows"
+
 
 @dataclasses.dataclass(frozen=True)
 class Response:
@@ -58,10 +60,10 @@ def read_response(
         )
         if (bad & ~whole).any():
             remedy = "a proportion needs its number of trials: cbind(successes, failures) ~ ... with family='binomial'"
-        _refuse(bad, rows, f"response {name!r} must be 0 or 1 for family {family!r}", y, remedy)
+        _refuse(bad, rows, f"response {name!r}", f"neither 0 nor 1, which family {family!r} takes", y, remedy)
         return Response(name, y)
     if family == "gamma":
-        _refuse(~(y > 0), rows, f"response {name!r} must be positive for family 'gamma'", y, "correct or drop the rows")
+        _refuse(~(y > 0), rows, f"response {name!r}", "not positive, as family 'gamma' takes it", y, _CORRECT)
         return Response(name, y)
     return Response(name, _whole(y, rows, f"response {name!r}", family))
 
@@ -84,19 +86,19 @@ def _counts_of_two(text: str, parts: Sequence[str], frame: pd.DataFrame, family:
 def _whole(y: np.ndarray, rows: np.ndarray, what: str, family: str, why: str = "") -> np.ndarray:
     """Whole numbers >= 0, rounded. **Raises:** DataError naming the other rows."""
     nearest = np.round(y)
-    _refuse(y < 0, rows, f"{what} is negative{why}, and family {family!r} takes counts", y, "correct or drop the rows")
+    _refuse(y < 0, rows, what, f"negative{why}, and family {family!r} takes counts", y, _CORRECT)
     fraction = np.abs(y - nearest) > GLMM.whole * np.maximum(np.abs(y), 1.0)
     remedy = "give counts, with an offset for the time or area they were counted in"
     remedy = remedy if family != "binomial" else "give counts of successes and failures"
-    _refuse(fraction, rows, f"{what} is no whole number, and family {family!r} takes counts", y, remedy)
+    _refuse(fraction, rows, what, f"no whole number, and family {family!r} takes counts", y, remedy)
     return nearest
 
 
-def _refuse(bad: np.ndarray, rows: np.ndarray, what: str, y: np.ndarray, remedy: str) -> None:
+def _refuse(bad: np.ndarray, rows: np.ndarray, what: str, problem: str, y: np.ndarray, remedy: str) -> None:
     """**Raises:** DataError where any row is `bad`; `rows`: positions in the user's table."""
     if bad.any():
         first = float(y[np.argmax(bad)])
-        raise DataError(f"{what}; it is not in {name_rows(rows[bad])} (the first is {first:g}): {remedy}.")
+        raise DataError(f"{what}: the value {first:g} is {problem}, in {name_rows(rows[bad])}: {remedy}.")
 
 
 def _column(text: str, frame: pd.DataFrame, family: str) -> Any:

@@ -74,7 +74,7 @@ def separation(rising: np.ndarray, constant: np.ndarray | None = None) -> Separa
     scale = np.where(scale > 0, scale, 1.0)
     r, c = rising / scale, constant / scale
     if len(c) > p:  # its row space is enough
-        c = np.linalg.qr(c, mode="r")
+        c = np.asarray(np.linalg.qr(c, mode="r"))
     total = r.sum(axis=0)
     # d = u - w with u, w >= 0; minimise the sum of sizes among directions with total gain one.
     inequality = -np.concatenate([np.concatenate([r, -r], axis=1), np.concatenate([total, -total])[None]])
@@ -87,9 +87,16 @@ def separation(rising: np.ndarray, constant: np.ndarray | None = None) -> Separa
         return None
     d = found.x[:p] - found.x[p:]
     d[np.abs(d) < GLMM.separation_zero * np.max(np.abs(d))] = 0.0
-    gain = r @ d
-    complete = bool((gain > GLMM.separation_zero * np.max(gain)).all()) and not len(c)
-    return Separation(d / scale, complete)
+    return Separation(d / scale, not len(c) and _is_complete(r))
+
+
+def _is_complete(rising: np.ndarray) -> bool:
+    """True if some direction makes every row more likely."""
+    from scipy.optimize import linprog
+
+    free = [(None, None)] * rising.shape[1]
+    found = linprog(np.zeros(rising.shape[1]), A_ub=-rising, b_ub=-np.ones(len(rising)), bounds=free)
+    return found.status == 0
 
 
 def separation_sentence(found: Separation, names: Sequence[str], outcome: str) -> str:
@@ -108,5 +115,6 @@ def separation_sentence(found: Separation, names: Sequence[str], outcome: str) -
         what = f"the likelihood rises for ever along a combination of coefficients: {some(parts, 8)}"
     return (
         f"the fixed effects separate the data {kind}: {what}, because along it {outcome}. No finite estimate exists. "
-        f"Leave the column out, merge categories, or give a prior, priors={{{moving[0][0]!r}: jn.priors.Normal(0, 2.5)}}."
+        "Leave the column out, merge categories, or give a prior, "
+        f"priors={{{moving[0][0]!r}: jn.priors.Normal(0, 2.5)}}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jaxnlme.arguments import check_choice
@@ -13,7 +13,7 @@ from jaxnlme.fitting.fit import fit
 from jaxnlme.formulas.mixed import parse_mixed
 from jaxnlme.linear.glmm_declaration import declare
 from jaxnlme.linear.glmm_fit import GeneralisedLinearFit
-from jaxnlme.linear.glmm_model import LINKS, generalised_model
+from jaxnlme.linear.glmm_model import LINKS, bounded_link_note, generalised_model
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.signatures import public
 
@@ -51,8 +51,8 @@ def glmer(
     - `method`: "laplace", `jn.AGQ(15)` for adaptive quadrature, "saem", "imp", or any method of `jn.fit` that needs no
       Gaussian residuals.
     - `offset`: a column or expression that is added to the linear predictor, as offset() in the formula.
-    - `covariance`: of the random effects of a unit: None for full within each term; "diagonal", a 0/1 pattern, blocks of
-      names, or an object of `jn.covariances`; or a dictionary of these by grouping factor.
+    - `covariance`: of the random effects of a unit: None for full within each term; "diagonal", a 0/1 pattern, blocks
+      of names, or an object of `jn.covariances`; or a dictionary of these by grouping factor.
     - `missing`: "error" refuses rows without a covariate, "drop" leaves them out; rows without a response always are.
     - `priors`: prior densities by reported name, {"x": jn.priors.Normal(0, 2.5)}; `fixed`: values that are held.
     - `options`: those of `jn.fit`: `start`, `standard_errors`, `max_iterations`, `progress`, `throw`, ...
@@ -75,8 +75,8 @@ def glmer(
     check_choice("missing", missing, ("error", "drop"))
     if offset is not None and not isinstance(offset, str):
         raise OptionError(
-            f"offset must be the name of a column, or an expression such as 'log(time)'; received {shown(offset)}. Make "
-            "a column of the data of other values."
+            f"offset must be the name of a column, or an expression such as 'log(time)'; received {shown(offset)}. "
+            "Make a column of the data of other values."
         )
     known = [name for name in inspect.signature(fit).parameters if name not in ("model", "data", "method")]
     for name in options:
@@ -86,15 +86,16 @@ def glmer(
     parsed = parse_mixed(formula)
     if not parsed.random:
         raise OptionError(
-            f"{formula!r} has no random effects: write a term such as (1 | group) in the formula; models without random "
-            "effects are fitted by statsmodels or R's glm."
+            f"{formula!r} has no random effects: write a term such as (1 | group) in the formula; models without "
+            "random effects are fitted by statsmodels or R's glm."
         )
     declaration = declare(parsed, data, family, offset, missing)
     model = generalised_model(declaration, link, covariance, priors, fixed)
     predictor = model.structure
     grouped = predictor.grouped_data(declaration.frame, declaration.response)
     found: Any = fit(model, grouped, method, **{**options, "throw": False})
-    if declaration.notes:
-        status = dataclasses.replace(found.status, sentences=(*found.status.sentences, *declaration.notes))
+    notes = [*declaration.notes, *([] if found.converged else bounded_link_note(family, link))]
+    if notes:
+        status = dataclasses.replace(found.status, sentences=(*found.status.sentences, *notes))
         found = dataclasses.replace(found, status=status)
     return found.throw() if options.get("throw") else found
