@@ -20,9 +20,10 @@ from jaxnlme.formulas.text import columns_in, tokens_of
 from jaxnlme.linear.glmm_declaration import Declaration
 from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity
 from jaxnlme.linear.glmm_links import link_of
-from jaxnlme.linear.glmm_model import LinearPredictor
+from jaxnlme.linear.glmm_model import LINKS, LinearPredictor
 from jaxnlme.linear.glmm_residuals import KINDS, residuals
 from jaxnlme.linear.glmm_response import Response, read_response
+from jaxnlme.linear.glmm_settings import GLMM
 from jaxnlme.results.by_level import level_depth
 from jaxnlme.signatures import public
 
@@ -146,3 +147,28 @@ class GeneralisedLinearFit(Fit):
             if found.trials is not None:
                 trials[rows] = found.trials
         return Response(own.name, y, None if own.trials is None else trials, own.categories)
+
+
+def with_notes(fit: GeneralisedLinearFit) -> GeneralisedLinearFit:
+    """The fit with sentences on the data, on links that bound the linear predictor where it did not converge, and on a
+    negative binomial that is a Poisson distribution, at the end of its status."""
+    family, link = fit.family, fit.link
+    notes = list(fit.declaration.notes)
+    low, high = link_of(link, family in PROBABILITIES).bounds
+    if not fit.converged and (np.isfinite(low) or np.isfinite(high)):
+        others = [name for name in LINKS[family] if link_of(name, family in PROBABILITIES).bounds == (-np.inf, np.inf)]
+        notes.append(
+            f"The {link} link needs a linear predictor {'> 0' if low == 0.0 else '< 0'} in every row, which normal "
+            f"random effects do not keep: rows may lie at that bound. Try link={others[0]!r}."
+        )
+    if family == "negative binomial":
+        size = fit.values[fit.binding.density.error_names[0]]
+        if size > GLMM.poisson_size * max(float(np.mean(fit.declaration.response.y)), 1.0):
+            notes.append(
+                f"The size runs off ({size:.3g}): given the random effects, the counts vary no more than those of a "
+                "Poisson distribution; family='poisson' fits as well."
+            )
+    if not notes:
+        return fit
+    status = dataclasses.replace(fit.status, sentences=(*fit.status.sentences, *notes))
+    return dataclasses.replace(fit, status=status)

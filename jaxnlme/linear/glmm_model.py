@@ -17,8 +17,7 @@ from jaxnlme.linear.glmm_declaration import Declaration, structures_of
 from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity, OutcomeSampler
 from jaxnlme.linear.glmm_links import link_of
 from jaxnlme.linear.glmm_response import Response
-from jaxnlme.linear.glmm_separation import ordinal_rows, separation, separation_sentence, signed_rows
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm_separation import refuse_separation
 from jaxnlme.linear.glmm_start import PooledFit, effect_sds, pooled_fit, shape_by_moments, size_by_moments
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import GroupLogLikelihood
@@ -34,6 +33,8 @@ LINKS: dict[str, tuple[str, ...]] = {
     "gamma": ("inverse", "log", "identity"),
     "ordinal": ("logit", "probit", "cloglog", "cauchit"),
 }
+
+_ABOUT_TIMES = ("is not sorted within", "has repeated values within")
 
 
 class Coefficient(Parameter):
@@ -105,7 +106,10 @@ class LinearPredictor:
             given = None if response is None else response.trials
             x[trials] = np.ones(len(frame)) if given is None else given
         table = pd.DataFrame(columns | x, index=frame.index, copy=False)
-        return GroupedData.from_frame(table, list(labels), name, list(x), need_response=new is None)
+        data = GroupedData.from_frame(table, list(labels), name, list(x), need_response=new is None)
+        # Rows of a unit have no order here, and covariates may be equal: the notes on these are about times.
+        vars(data)["notes"] = tuple(note for note in data.notes if not any(words in note for words in _ABOUT_TIMES))
+        return data
 
 
 def linear_predictor(declaration: Declaration) -> LinearPredictor:
@@ -149,7 +153,7 @@ def generalised_model(
     held = [*(priors or {}), *(fixed or {})]
     family = declaration.family
     pooled, errors = _start(declaration, link)
-    _refuse_separation(declaration, link, pooled, [e.name for e in errors], held)
+    refuse_separation(declaration, link, pooled, [e.name for e in errors], held)
     columns = dict(zip(declaration.fixed.names, declaration.fixed.matrix.T, strict=True))
     starts = dict(zip(declaration.fixed.names, pooled.beta, strict=True))
     levels: dict[str, list[str]] = {}
@@ -223,43 +227,3 @@ def _ordinal_start(
     names = [f"{low}|{high}" for low, high in zip(found.categories[:-1], found.categories[1:], strict=True)]
     errors = [ErrorParameter(n, float(t), "identity") for n, t in zip(names, thresholds, strict=True)]
     return dataclasses.replace(binary, beta=bounded), errors
-
-
-def _refuse_separation(
-    declaration: Declaration, link: str, pooled: PooledFit, errors: Sequence[str], held: Sequence[str]
-) -> None:
-    """**Raises:** ModelError where a direction of coefficients without prior separates the data."""
-    family, found, x = declaration.family, declaration.response, declaration.fixed.matrix
-    names = list(declaration.fixed.names)
-    if family == "gamma" or link in ("identity", "sqrt") or (family in PROBABILITIES and link == "log"):
-        return  # the mean cannot run to a bound for ever
-    constant = None
-    if family == "ordinal":
-        names = [*errors, *names]
-        rising = ordinal_rows(x, found.y.astype(int), len(found.categories))
-        outcome = "every response is as likely as before or more"
-    else:
-        near = pooled.mean if family not in ("binomial", "bernoulli") else np.minimum(pooled.mean, 1.0 - pooled.mean)
-        if (near > GLMM.suspect_mean).all():
-            return
-        trials = np.ones(len(x)) if found.trials is None else found.trials
-        rising, constant = signed_rows(x, found.y, trials, family)
-        counts = family in ("poisson", "negative binomial")
-        outcome = "all counts are zero" if counts else "there are only successes or only failures"
-        outcome += " in the rows that it concerns"
-    free = [k for k, name in enumerate(names) if name not in held]
-    separated = separation(rising[:, free], None if constant is None else constant[:, free])
-    if separated is not None:
-        raise ModelError(separation_sentence(separated, [names[k] for k in free], outcome))
-
-
-def bounded_link_note(family: str, link: str) -> list[str]:
-    """The sentence for a fit that did not converge by a link that bounds the linear predictor; none for others."""
-    low, high = link_of(link, family in PROBABILITIES).bounds
-    if not (np.isfinite(low) or np.isfinite(high)):
-        return []
-    others = [name for name in LINKS[family] if link_of(name, family in PROBABILITIES).bounds == (-np.inf, np.inf)]
-    return [
-        f"The {link} link needs a linear predictor {'> 0' if low == 0.0 else '< 0'} in every row, which normal random "
-        f"effects do not keep: rows may lie at that bound. Try link={others[0]!r}."
-    ]

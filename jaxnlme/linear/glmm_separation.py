@@ -16,8 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnlme.errors import some
+from jaxnlme.errors import ModelError, some
+from jaxnlme.linear.glmm_declaration import Declaration
+from jaxnlme.linear.glmm_densities import PROBABILITIES
 from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm_start import PooledFit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +121,36 @@ def separation_sentence(found: Separation, names: Sequence[str], outcome: str) -
         "Leave the column out, merge categories, or give a prior, "
         f"priors={{{moving[0][0]!r}: jn.priors.Normal(0, 2.5)}}."
     )
+
+
+def refuse_separation(
+    declaration: Declaration, link: str, pooled: PooledFit, errors: Sequence[str], held: Sequence[str]
+) -> None:
+    """Check that no direction of coefficients separates the data.
+
+    **Arguments:** `link`: its name; `pooled`: the model without random effects; `errors`: names of the thresholds of an
+    ordinal outcome; `held`: names of coefficients that have a prior or are held fixed.
+    **Raises:** ModelError that names the coefficients and their direction.
+    """
+    family, found, x = declaration.family, declaration.response, declaration.fixed.matrix
+    names = list(declaration.fixed.names)
+    if family == "gamma" or link in ("identity", "sqrt") or (family in PROBABILITIES and link == "log"):
+        return  # the mean cannot run to a bound for ever
+    constant = None
+    if family == "ordinal":
+        names = [*errors, *names]
+        rising = ordinal_rows(x, found.y.astype(int), len(found.categories))
+        outcome = "every response is as likely as before or more"
+    else:
+        near = pooled.mean if family not in ("binomial", "bernoulli") else np.minimum(pooled.mean, 1.0 - pooled.mean)
+        if (near > GLMM.suspect_mean).all():
+            return
+        trials = np.ones(len(x)) if found.trials is None else found.trials
+        rising, constant = signed_rows(x, found.y, trials, family)
+        counts = family in ("poisson", "negative binomial")
+        outcome = "all counts are zero" if counts else "there are only successes or only failures"
+        outcome += " in the rows that it concerns"
+    free = [k for k, name in enumerate(names) if name not in held]
+    separated = separation(rising[:, free], None if constant is None else constant[:, free])
+    if separated is not None:
+        raise ModelError(separation_sentence(separated, [names[k] for k in free], outcome))

@@ -31,6 +31,9 @@ class GlmmSettings:
     least_variance_fraction: float = 0.1
     # Bounds of the starting values of a size (negative binomial) and of a shape (gamma).
     dispersion_bounds: tuple[float, float] = (0.05, 1e3)
+    # A size of the negative binomial, in mean counts, above which its variance is that of a Poisson distribution to one
+    # part in ten thousand.
+    poisson_size: float = 1e4
     # Whole numbers: the largest distance from one, relative, so that sums of decimals pass.
     whole: float = 1e-9
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnlme.arguments import check_choice
+from jaxnlme.arguments import check_choice, check_flag
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.fitting.fit import fit
 from jaxnlme.formulas.mixed import parse_mixed
 from jaxnlme.linear.glmm_declaration import declare
-from jaxnlme.linear.glmm_fit import GeneralisedLinearFit
-from jaxnlme.linear.glmm_model import LINKS, bounded_link_note, generalised_model
+from jaxnlme.linear.glmm_fit import GeneralisedLinearFit, with_notes
+from jaxnlme.linear.glmm_model import LINKS, generalised_model
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.signatures import public
 
@@ -78,6 +77,7 @@ def glmer(
             f"offset must be the name of a column, or an expression such as 'log(time)'; received {shown(offset)}. "
             "Make a column of the data of other values."
         )
+    throw = check_flag("throw", options.pop("throw", False))
     known = [name for name in inspect.signature(fit).parameters if name not in ("model", "data", "method")]
     for name in options:
         if name not in known:
@@ -93,9 +93,6 @@ def glmer(
     model = generalised_model(declaration, link, covariance, priors, fixed)
     predictor = model.structure
     grouped = predictor.grouped_data(declaration.frame, declaration.response)
-    found: Any = fit(model, grouped, method, **{**options, "throw": False})
-    notes = [*declaration.notes, *([] if found.converged else bounded_link_note(family, link))]
-    if notes:
-        status = dataclasses.replace(found.status, sentences=(*found.status.sentences, *notes))
-        found = dataclasses.replace(found, status=status)
-    return found.throw() if options.get("throw") else found
+    found: Any = fit(model, grouped, method, **options)
+    found = with_notes(found)
+    return found.throw() if throw else found

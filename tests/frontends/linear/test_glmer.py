@@ -94,8 +94,8 @@ def test_fits_by_r(name, frame):
              "poisson_slopes"],
 )  # fmt: skip
 def test_fits_by_lme4(name, frame, reference):
-    """lme4 1.1-31. Its Laplace optimum is less exact than its quadrature's: glmmTMB's log-likelihoods of the same models
-    (`R_FITS`) are higher by up to 4e-4, and equal ours to 1e-8."""
+    """lme4 1.1-31. Its Laplace optimum is less exact than its quadrature's: glmmTMB's log-likelihoods of the same
+    models (`R_FITS`) are higher by up to 4e-4, and equal ours to 1e-8."""
     found = json.loads((reference / "df" / f"glmer_{name}.json").read_text())
     nodes = found["nAGQ"]
     fit = jn.glmer(found["formula"], frame, family=found["family"], method="laplace" if nodes == 1 else jn.AGQ(nodes))
@@ -236,6 +236,13 @@ def test_a_bounded_link_that_does_not_converge_is_explained(frame):
     fit = jn.glmer("up ~ x + (1 | g)", frame, family="gamma", link="identity", standard_errors=False, max_iterations=3)
     assert not fit.converged
     assert "needs a linear predictor > 0" in str(fit.status) and "link='log'" in str(fit.status)
+
+
+def test_a_negative_binomial_that_is_poisson(frame):
+    even = frame.assign(q=np.round(np.exp(1 + 0.3 * frame.x + 0.2 * (frame.g % 3))))
+    fit = jn.glmer("q ~ x + (1 | g)", even, family="negative binomial", standard_errors=False)
+    assert "The size runs off" in str(fit.status)
+    assert "sorted" not in str(fit.status) + str(fit.summary())
 
 
 REFUSED = [
