@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxnlme.arguments import check_choice
 from jaxnlme.data.grouped import GroupedData
+from jaxnlme.diagnostics.plots import Plots
 from jaxnlme.errors import DataError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.frames import as_table, complete_rows
@@ -102,6 +103,11 @@ class GeneralisedLinearFit(Fit):
         """Residuals by row; see `jaxnlme.linear.glmm_residuals.residuals`."""
         return residuals(self, kinds)
 
+    @property
+    def plot(self) -> Any:
+        """Pictures, with expected responses (counts of successes, mean positions of categories) for predictions."""
+        return Plots(_OnScaleOfData(self))  # pyright: ignore[reportArgumentType]
+
     def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
         """Coefficients with the random effects of each unit; see `jaxnlme.results.predict.parameters`."""
         return super().parameters(level, self._grouped(data, level))
@@ -147,6 +153,26 @@ class GeneralisedLinearFit(Fit):
             if found.trials is not None:
                 trials[rows] = found.trials
         return Response(own.name, y, None if own.trials is None else trials, own.categories)
+
+
+class _OnScaleOfData:
+    """A fit whose predictions are expected values of the responses as the data hold them, for pictures."""
+
+    def __init__(self, fit: GeneralisedLinearFit):
+        self._fit = fit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fit, name)
+
+    def predict(self, data: Any = None, level: str | int = "group") -> pd.Series:
+        """Expected responses (rows,)."""
+        fit = self._fit
+        grouped = fit.data if data is None else fit._grouped(data, level)
+        mean = fit.predict(grouped, level)
+        if fit.family == "ordinal":
+            return pd.Series(mean.to_numpy() @ np.arange(mean.shape[1]), index=mean.index)
+        trials = fit._outcome.trials
+        return mean if trials is None else mean * grouped.rows_to_column(grouped.x[trials])
 
 
 def with_notes(fit: GeneralisedLinearFit) -> GeneralisedLinearFit:

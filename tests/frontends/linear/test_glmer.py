@@ -203,6 +203,20 @@ def test_residuals(frame):
         fit.residuals("deviant")
 
 
+def test_pictures_are_on_the_scale_of_the_data(frame):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fit = jn.glmer("cbind(y, n - y) ~ x + (1 | g)", frame)
+    (panel,) = np.ravel(fit.plot.observed_predicted(level="group"))
+    points = max((line.get_xydata() for line in panel.lines), key=len)
+    np.testing.assert_allclose(np.sort(points[:, 0]), np.sort(frame.n * fit.predict()), rtol=1e-10)
+    assert np.ravel(fit.plot.individual_fits(groups=[1, 2]))[0].lines
+    plt.close("all")
+
+
 def test_text_missing_values_and_polars_like_tables(frame, bernoulli):
     table = frame.assign(bin=np.where(frame.bin == 1, "yes", "no"), g=[f"g{g}" for g in frame.g])
     table.loc[[3, 7], "bin"] = None
