@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxnlme.fitting.fit_many import fit_many as fit_many
     from jaxnlme.fitting.storage import load as load
     from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
+    from jaxnlme.frontends.linear.glmer import glmer as glmer
     from jaxnlme.frontends.linear.lme import gls as gls
     from jaxnlme.frontends.linear.lme import lme as lme
     from jaxnlme.frontends.matlab.live_plot import nlmefitoutputfcn as nlmefitoutputfcn
@@ -105,6 +106,7 @@ _PUBLIC = {
     "fit_many": ("fitting.fit_many", "fit_many"),
     "load": ("fitting.storage", "load"),
     "enable_compilation_cache": ("frontends.cache", "enable_compilation_cache"),
+    "glmer": ("frontends.linear.glmer", "glmer"),
     "gls": ("frontends.linear.lme", "gls"),
     "lme": ("frontends.linear.lme", "lme"),
     "nlmefitoutputfcn": ("frontends.matlab.live_plot", "nlmefitoutputfcn"),

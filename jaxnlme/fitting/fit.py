@@ -132,8 +132,9 @@ class Fit(FitRecord):
 
     @classmethod
     def from_record(cls, record: FitRecord) -> Fit:
-        """The Fit with the fields of `record`."""
-        return cls(**{field.name: getattr(record, field.name) for field in dataclasses.fields(FitRecord)})
+        """The Fit with the fields of `record`, of the class that its structural model names as `fit_class`."""
+        kind = fit_class(record.model)
+        return kind(**{field.name: getattr(record, field.name) for field in dataclasses.fields(FitRecord)})
 
     @property
     def unknown_sections(self) -> Archive | None:
@@ -202,3 +203,10 @@ class Fit(FitRecord):
         from jaxnlme.fitting.storage import save
 
         return save(self, path)
+
+
+def fit_class(model: NLMEModel) -> type[Fit]:
+    """The class of the fits of a model: Fit, or the subclass that a structural model made from a formula names as
+    `fit_class`."""
+    kind = getattr(model.structure, "fit_class", Fit)
+    return kind if isinstance(kind, type) and issubclass(kind, Fit) else Fit

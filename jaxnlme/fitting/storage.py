@@ -33,7 +33,7 @@ from jaxnlme.errors import JaxnlmeError, OptionError
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.files import CONTENT_ERRORS, Archive, read_archive, unreadable, write_archive
 from jaxnlme.fitting.encoding import Decoder, Encoder, NotLoaded
-from jaxnlme.fitting.fit import Fit
+from jaxnlme.fitting.fit import Fit, fit_class
 from jaxnlme.fitting.same_model import check_model
 from jaxnlme.fitting.stored_code import code_of, read_code
 from jaxnlme.fitting.stored_fit import StoredFit
@@ -178,7 +178,8 @@ def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, co
     fields["params"] = _params(fields["params"], binding)
     fields["status"] = dataclasses.replace(fields["status"], sentences=tuple(fields["status"].sentences))
     sampling = _sampling(document["sampling"], decoder, binding)
-    fit = Fit(binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, **fields)
+    kind = fit_class(model)
+    fit = kind(binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, **fields)
     return fit.with_unknown_sections(_unknown(archive))
 
 

@@ -94,16 +94,7 @@ class Parameter(eqx.Module):
         if not isinstance(self.fix, (bool, np.bool_)):
             raise ModelError(f"parameter {self.name!r}: fix must be True or False; received {shown(self.fix)}.")
         _check_random(self.name, self.random)
-        if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
-            raise ModelError(
-                f"parameter names must be Python names and no keywords, readable as phi.{self.name}; received "
-                f"{self.name!r}."
-            )
-        if self.name in RESERVED_NAMES:
-            raise ModelError(
-                f"a parameter cannot be called {self.name!r}: phi.{self.name} is reserved for another purpose; choose "
-                "another name."
-            )
+        self._check_name()
         if self.transform.has_shape:
             raise ModelError(
                 f"parameter {self.name!r}: the {self.transform.name} transform has an exponent to estimate, which only "
@@ -127,6 +118,19 @@ class Parameter(eqx.Module):
         if self.prior is not None and not isinstance(self.prior, AbstractPrior):
             raise ModelError(
                 f"parameter {self.name!r}: prior must be an object of jn.priors; received {shown(self.prior)}."
+            )
+
+    def _check_name(self) -> None:
+        """**Raises:** ModelError for a name that cannot be read as `phi.name`."""
+        if not isinstance(self.name, str) or not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise ModelError(
+                f"parameter names must be Python names and no keywords, readable as phi.{self.name}; received "
+                f"{self.name!r}."
+            )
+        if self.name in RESERVED_NAMES:
+            raise ModelError(
+                f"a parameter cannot be called {self.name!r}: phi.{self.name} is reserved for another purpose; choose "
+                "another name."
             )
 
     @property
