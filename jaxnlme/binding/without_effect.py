@@ -7,6 +7,7 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
+from jaxnlme.model.residual_error.correlation_matrices import Kernel
 
 
 def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
@@ -36,8 +37,11 @@ def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
             "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "
             "values; correct the model, fix the parameter (fix=True), or choose other starting values."
         )
+    correlation = getattr(density.error, "correlation", None)
+    if correlation is not None and not isinstance(correlation, Kernel):
+        # A range far below the shortest lag has no slope at a start; the package's own correlations use their parameters.
+        errors = [name for name in errors if name not in {p.name for p in correlation.parameters}]
     if errors:
-        correlation = getattr(density.error, "correlation", None)
         of_correlation = {p.name for p in getattr(correlation, "parameters", ())}
         scale = [name for name in errors if name not in of_correlation]
         what = "the residual standard deviation" if scale else "the correlation of the residuals"

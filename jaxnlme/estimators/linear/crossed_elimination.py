@@ -46,7 +46,7 @@ from jaxnlme.estimators.linear.crossed_products import CrossedProducts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossedElimination:
-    """What steps 1 to 4 leave.
+    """The end of steps 1 to 4.
 
     **Fields:** `relative`: L of each factor; `phi` (units, effects, effects): Phi_1; `inverse`: A^-1; `remainder`: S_0
     of the other factors' columns, and `lower`: C, as their Layout stores them; `remainder_right`: S_0,zw; `solved` U

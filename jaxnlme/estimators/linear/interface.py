@@ -1,4 +1,4 @@
-"""What a profiled likelihood offers to the search and to the outcome, whichever way it is computed."""
+"""The interface of a profiled likelihood to the search and to the outcome, whichever way it is computed."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def newton_point(run: Run, estimate: ScoreAndInformation, doublings: int = 0) ->
     else:
         observed = np.sqrt(np.maximum(estimate.observed_fraction, 0.0))
         limiting_se = estimate.se * np.minimum(1.0, complete * observed)
-    tiny = np.finfo(float).tiny  # in the place of a divisor of zero: no step in that entry, or no limit
+    # In the place of a divisor of zero: no step in that entry, or no limit.
+    tiny = float(np.sqrt(np.finfo(float).tiny))
     length = np.max(np.abs(estimate.step) / np.maximum(limiting_se, tiny), initial=0.0)
     # The standard error of a scale that is hardly observed is no measure of how far a step may lead.
     log_scales = np.abs(estimate.step[np.isin(estimate.active, scale_entries(run))])
