@@ -54,7 +54,9 @@ def command(program: str, folder: Path, calls: int) -> list[str]:
 
 def environment(program: str, cache: Path) -> dict[str, str]:
     """Threads by environment variables, and for ours an empty compilation cache."""
-    threads = {f"{name}_NUM_THREADS" if name != "POLARS_MAX" else "POLARS_MAX_THREADS": count(program) for name in THREADS}
+    threads = {
+        f"{name}_NUM_THREADS" if name != "POLARS_MAX" else "POLARS_MAX_THREADS": count(program) for name in THREADS
+    }
     return threads | (commands.cache_environment(cache) if program in OURS else {})
 
 
@@ -97,7 +99,9 @@ def note(results: Record, row: dict[str, Any]) -> None:
     calls = (row["said"] or {}).get("calls") or []
     spent = ", ".join(f"{call['cpu']:.3f}" for call in calls)
     reason = f" {(row['said'] or {}).get('error') or ''}" if row["status"] != "ok" else ""
-    print(f"{row['problem']} {row['program']} ({row['kind']}): {row['status']}{reason}; calls, CPU s: {spent}", flush=True)
+    print(
+        f"{row['problem']} {row['program']} ({row['kind']}): {row['status']}{reason}; calls, CPU s: {spent}", flush=True
+    )
 
 
 def main() -> None:

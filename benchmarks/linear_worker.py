@@ -81,7 +81,11 @@ def statsmodels_like(package: str) -> tuple[Callable, Callable]:
             raise NotImplementedError("it takes one grouping factor with random slopes")
         slopes = "~" + "+".join(["1", *model["slopes"]])
         found = MixedLM.from_formula(model["fixed"], frame, groups=frame[model["levels"][0]], re_formula=slopes).fit()
-        return {"log_likelihood": float(found.llf), "converged": bool(found.converged), "se": float(np.asarray(found.bse_fe)[0])}
+        return {
+            "log_likelihood": float(found.llf),
+            "converged": bool(found.converged),
+            "se": float(np.asarray(found.bse_fe)[0]),
+        }
 
     return pd.DataFrame, fit
 
@@ -99,7 +103,11 @@ def lme_python() -> tuple[Callable, Callable]:
         found = package.lmer(model["formula"], data=frame, reml=True)
         errors = found.std_errors
         errors = errors() if callable(errors) else errors
-        return {"log_likelihood": float(found.log_likelihood), "converged": bool(found.converged), "se": float(errors[0])}
+        return {
+            "log_likelihood": float(found.log_likelihood),
+            "converged": bool(found.converged),
+            "se": float(errors[0]),
+        }
 
     return frame, fit
 

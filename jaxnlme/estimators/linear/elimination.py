@@ -81,12 +81,14 @@ class CrossProducts(eqx.Module):
 
 class Elimination(NamedTuple):
     """What remains: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level, outermost first,
-    the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
+    the rows of C, lists of (units,), and the rows of U, (other columns, units) each; `blocks`: those of CrossProducts
+    less what the levels inside explain."""
 
     logdet: Any
     cross: Any
     factors: list[list[list[Any]]]
     rows: list[list[Any]]
+    blocks: list[Any]
 
 
 def eliminate(products: CrossProducts, theta: Any) -> Elimination:
@@ -127,7 +129,7 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
         cross = cross - sum(row[first:] @ row[first:].T for row in rows)
         all_factors.insert(0, lower)
         all_rows.insert(0, rows)
-    return Elimination(logdet, cross, all_factors, all_rows)
+    return Elimination(logdet, cross, all_factors, all_rows, blocks)
 
 
 def parent_sums(products: CrossProducts, level: int, values: Any) -> Any:
