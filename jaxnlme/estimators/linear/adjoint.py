@@ -65,8 +65,8 @@ def _moments(relative: Any, lower: list[list[Any]], rows: list[Any], outer: Any)
         last = 1.0 / lower[i][i]
         before = [-last * sum(lower[i][k] * inverse[k][j] for k in range(j, i)) for j in range(i)]
         inverse.append([*before, last])
-    solved: list[Any] = [sum(inverse[k][i] * rows[k] for k in range(i, size)) for i in range(size)]
-    weighted: list[Any] = [sum(outer[:, w] * row[w] for w in range(len(row))) for row in solved]
+    solved: list[Any] = [sum(inverse[k][i][None] * rows[k] for k in range(i, size)) for i in range(size)]
+    weighted: list[Any] = [sum(outer[:, w] * row[w][None] for w in range(len(row))) for row in solved]
     second: list[list[Any]] = [[None] * size for _ in range(size)]
     for i in range(size):
         for j in range(i + 1):

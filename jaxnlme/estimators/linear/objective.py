@@ -41,9 +41,9 @@ class Solution:
     effects: list[np.ndarray]
 
 
-def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> tuple[Any, Any, Any]:
-    """-2 log L without its constant, its gradient in theta, and rss; `restricted`, one for REML, zero for ML; `count`:
-    n."""
+def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> Any:
+    """-2 log L without its constant, rss, and the gradient in theta, in one array (2 + parameters,), which is one
+    transfer to the host; `restricted`, one for REML, zero for ML; `count`: n."""
 
     def at(theta: Any) -> Any:
         products, logdet = source.at(theta)
@@ -63,7 +63,7 @@ def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> tuple[
     slopes, block_slopes = factor_slopes(products, relative, elimination, slope, bool(source.n_residual))
     of_rows = (tuple(block_slopes), slope) if source.n_residual else ()
     (gradient,) = pull_back((slopes, of_rows, jnp.ones_like(logdet)))
-    return logdet + elimination.logdet + value, gradient, rss
+    return jnp.concatenate([jnp.stack([logdet + elimination.logdet + value, rss]), gradient])
 
 
 def _products(source: Source, theta: Any) -> CrossProducts:
@@ -104,8 +104,8 @@ class ProfiledLikelihood:
             return self.constant + logdet + self.count * np.log(solution.rss), theta, solution.rss
         self.evaluations += 1
         numbers = np.asarray(theta, float), np.asarray(self.restricted), np.asarray(self.count)
-        value, gradient, rss = compiled(_profiled, self.work)(self._on_device(), *numbers)
-        return float(value) + self.constant, np.asarray(gradient), float(rss)
+        found = np.asarray(compiled(_profiled, self.work)(self._on_device(), *numbers))
+        return float(found[0]) + self.constant, found[2:], float(found[1])
 
     @property
     def constant(self) -> float:
