@@ -56,6 +56,11 @@ class CrossProducts(eqx.Module):
         return self.cross.shape[0] - 1
 
     @property
+    def n_units(self) -> tuple[int, ...]:
+        """The number of units of each level, outermost first."""
+        return tuple(int(np.count_nonzero(np.asarray(block[0, 0]))) for block in self.blocks)
+
+    @property
     def work(self) -> int:
         """The number of entries of the blocks."""
         return sum(int(np.prod(block.shape)) for block in self.blocks)
