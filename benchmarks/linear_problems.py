@@ -21,21 +21,18 @@ SEED = 20240
 class Problem:
     """A model and its tables.
 
-    **Fields:** `label`; `simulate`: a table from a seed; `formula`, as lme4 writes it; `fixed` and `slopes`, its fixed
-    part and the covariates of its random slopes; `levels`: grouping factors, outermost first; `target`: CPU seconds of
-    a call after the first; `crossed`; `ar1`: residuals with AR(1) within units; `megabytes`: target of peak memory.
+    **Fields:** `simulate`: a table from a seed; `formula`, as lme4 writes it; `fixed` and `slopes`, its fixed part and
+    the covariates of its random slopes; `levels`: grouping factors, outermost first; `crossed`; `ar1`: residuals with
+    AR(1) within units.
     """
 
-    label: str
     simulate: Callable[[int], Table]
     formula: str
     fixed: str
     slopes: tuple[str, ...]
     levels: tuple[str, ...]
-    target: float | None = None
     crossed: bool = False
     ar1: bool = False
-    megabytes: float | None = None
 
 
 def one_level(units: int, rows: int, correlation: float = 0.0) -> Callable[[int], Table]:
@@ -87,24 +84,22 @@ def ratings(seed: int) -> Table:
 
 SLOPES = ("y ~ x + (x | g)", "y ~ x", ("x",), ("g",))
 PROBLEMS = {
-    "subjects": Problem("5,000 subjects x 20, `(x | g)`", one_level(5_000, 20), *SLOPES, target=0.06),
-    "many subjects": Problem("50,000 subjects x 20, `(x | g)`", one_level(50_000, 20), *SLOPES, target=0.5),
+    "subjects": Problem(one_level(5_000, 20), *SLOPES),
+    "many subjects": Problem(one_level(50_000, 20), *SLOPES),
     "casks": Problem(
-        "500 batches x 20 casks x 10, `(1 | batch/cask)`",
         two_levels(("batch", "cask"), (500, 20), 10, False),
-        "y ~ 1 + (1 | batch/cask)", "y ~ 1", (), ("batch", "cask"), target=0.07,
+        "y ~ 1 + (1 | batch/cask)", "y ~ 1", (), ("batch", "cask"),
     ),
     "wafers": Problem(
-        "200 wafers x 20 sites x 25, `(x | wafer/site)`",
         two_levels(("wafer", "site"), (200, 20), 25, True),
-        "y ~ x + (x | wafer/site)", "y ~ x", ("x",), ("wafer", "site"), target=0.5,
+        "y ~ x + (x | wafer/site)", "y ~ x", ("x",), ("wafer", "site"),
     ),
     "ratings": Problem(
-        "73,421 ratings, 2,972 x 1,128, `(1 | s) + (1 | d)`", ratings, "y ~ 1 + (1 | s) + (1 | d)", "y ~ 1", (),
-        ("s", "d"), target=3.0, crossed=True, megabytes=2048.0,
+        ratings, "y ~ 1 + (1 | s) + (1 | d)", "y ~ 1", (),
+        ("s", "d"), crossed=True,
     ),
-    "without AR(1)": Problem("100,000 rows, `(x | g)`, without AR(1)", one_level(5_000, 20, 0.4), *SLOPES),
-    "AR(1)": Problem("the same rows, `(x | g)`, with AR(1)", one_level(5_000, 20, 0.4), *SLOPES, ar1=True),
+    "without AR(1)": Problem(one_level(5_000, 20, 0.4), *SLOPES),
+    "AR(1)": Problem(one_level(5_000, 20, 0.4), *SLOPES, ar1=True),
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def statsmodels_like(package: str) -> tuple[Callable, Callable]:
 
     def fit(frame: Any, model: dict[str, Any]) -> Fitted:
         if len(model["levels"]) > 1:
-            raise NotImplementedError("it takes one grouping factor with random slopes")
+            raise NotImplementedError("one grouping factor with random slopes")
         slopes = "~" + "+".join(["1", *model["slopes"]])
         found = MixedLM.from_formula(model["fixed"], frame, groups=frame[model["levels"][0]], re_formula=slopes).fit()
         return {

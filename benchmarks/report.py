@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting import comparison, costs, coverage, first_fit, nlme_levels, plots, references, saem
+from reporting import comparison, costs, coverage, first_fit, linear, nlme_levels, plots, references, saem
 from results import FOLDER, HERE
 
 MARKERS = ("<!-- tables: written by report.py -->", "<!-- end of tables -->")
@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     ),
     "references.json": (references.section, None, "references.py"),
     "saem_fits.json": (saem.section, None, "saem.py"),
+    "linear.json": (linear.section, None, "linear.py"),
     "large.json": (costs.large, None, "large.py"),
     "units.json": (costs.units, None, "units.py"),
     "scaling.json": (costs.scaling, plots.scaling, "scaling.py"),

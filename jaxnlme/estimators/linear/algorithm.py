@@ -80,9 +80,13 @@ def estimate(likelihood: ProfiledLikelihood, starts: Sequence[np.ndarray] = ()) 
 def residual_start(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarray:
     """`theta` (parameters,) with its parameters of the residual covariance at their maximum for the others."""
     free = np.arange(len(theta)) >= len(theta) - likelihood.source.n_residual
+    if not free.any():
+        return theta
     with x64():
-        hessian = first_hessian(likelihood, theta)[np.ix_(free, free)]
-        found = descend(_restricted_to(likelihood, theta, free), theta[free], likelihood.count, hessian)
+        hessian = first_hessian(likelihood, theta)
+        assert hessian is not None
+        part = hessian[np.ix_(free, free)]
+        found = descend(_restricted_to(likelihood, theta, free), theta[free], likelihood.count, part)
     out = theta.copy()
     out[free] = found[0]
     return out

@@ -14,6 +14,8 @@ the EM algorithm. Both shorten a search, and do not change its end.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
@@ -21,13 +23,14 @@ from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
 from jaxnlme.estimators.linear.settings import LINEAR
 
 
-def first_hessian(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarray:
-    """A positive definite approximation (parameters, parameters) of the Hessian of -2 log L at `theta` (parameters,).
+def first_hessian(likelihood: Any, theta: np.ndarray) -> np.ndarray | None:
+    """A positive definite approximation (parameters, parameters) of the Hessian of -2 log L at `theta` (parameters,);
+    None without parameters, and for a likelihood that is not one of nested levels.
 
     That of the parameters of a residual covariance is the number of rows."""
+    if not isinstance(likelihood, ProfiledLikelihood) or not len(theta):
+        return None
     hessian = np.zeros((len(theta),) * 2)
-    if not len(theta):
-        return hessian
     units, parts = likelihood.source.n_units, _parts(likelihood)
     rows = likelihood.count / units[-1] if units else 1.0
     for level in reversed(range(len(parts))):
@@ -42,10 +45,10 @@ def first_hessian(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarr
     return hessian + LINEAR.least_hessian * np.max(np.diag(hessian)) * np.eye(len(theta))
 
 
-def moment_start(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarray:
+def moment_start(likelihood: Any, theta: np.ndarray) -> np.ndarray:
     """`theta` (parameters,) after one step of the EM algorithm in the covariances of the effects; unchanged where that
-    is not finite."""
-    if not likelihood.factors:
+    is not finite, and for a likelihood that is not one of nested levels."""
+    if not isinstance(likelihood, ProfiledLikelihood) or not likelihood.factors:
         return theta
     _, gradient, _ = likelihood.profiled(theta)
     out = theta.copy()
