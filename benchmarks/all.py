@@ -24,6 +24,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "run": ("--repeats 2", "--quick"),
     "references": ("--repeats 2", "--quick"),
     "saem": ("--repeats 2", "--quick"),
+    "linear": ("", "--problems subjects casks --calls 2"),
     "large": ("", "--groups 2000"),
     "units": ("", "--groups 1000 2000 --repeats 5"),
     "scaling": ("", "--small --repeats 3"),

@@ -78,8 +78,8 @@ def matrix_of(evaluated: Evaluated, table: pd.DataFrame) -> np.ndarray:
 
 
 def _sum_matrix(table: pd.DataFrame, columns: Sequence[str], intercept: bool) -> np.ndarray:
-    """The matrix of an intercept and numeric columns."""
-    matrix = np.empty((len(table), intercept + len(columns)))
+    """The matrix of an intercept and numeric columns, one column after the other in memory, as they are used."""
+    matrix = np.empty((len(table), intercept + len(columns)), order="F")
     if intercept:
         matrix[:, 0] = 1.0
     for k, name in enumerate(columns, int(intercept)):

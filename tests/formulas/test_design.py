@@ -60,7 +60,7 @@ def test_matrices_are_those_of_r(
             table = polars.DataFrame({name: frame[name].tolist() for name in frame})
     design = design_matrix(formula, table)
     assert list(design.names) == names
-    assert design.matrix.dtype == np.float64 and design.matrix.flags.c_contiguous
+    assert design.matrix.dtype == np.float64 and design.matrix.flags.forc
     np.testing.assert_allclose(np.arange(1, 9) @ design.matrix, sums, rtol=1e-6)
     again = design_matrix(formula, frame)
     np.testing.assert_array_equal(design.matrix, again.matrix)

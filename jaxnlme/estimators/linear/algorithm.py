@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnlme.estimators.linear.curvature import first_hessian, moment_start
 from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood, Solution
-from jaxnlme.estimators.linear.search import Minimum, minimise
+from jaxnlme.estimators.linear.search import Minimum, descend, minimise
 from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.numerics.linalg import semidefinite_cholesky
 from jaxnlme.precision import x64
@@ -56,12 +57,12 @@ def estimate(likelihood: Likelihood, starts: Sequence[np.ndarray] = ()) -> Estim
     one residual variance, and, where an evaluation is cheap, from smaller ones."""
     with x64():
         if not starts:
-            starts = [likelihood.start()]
+            starts = [moment_start(likelihood, likelihood.start())]
             if likelihood.factors and likelihood.work <= LINEAR.work_of_second_search:
                 starts.append(likelihood.start(LINEAR.second_start))
-        minimum = minimise(likelihood.profiled, starts[0], likelihood.count)
+        minimum = minimise(likelihood.profiled, starts[0], likelihood.count, first_hessian(likelihood, starts[0]))
         for start in starts[1:]:
-            other = minimise(likelihood.profiled, start, likelihood.count)
+            other = minimise(likelihood.profiled, start, likelihood.count, first_hessian(likelihood, start))
             if other.value < minimum.value - LINEAR.better or not np.isfinite(minimum.value):
                 minimum = other
         theta = minimum.theta
@@ -80,10 +81,15 @@ def estimate(likelihood: Likelihood, starts: Sequence[np.ndarray] = ()) -> Estim
 def residual_start(likelihood: ProfiledLikelihood, theta: np.ndarray) -> np.ndarray:
     """`theta` (parameters,) with its parameters of the residual covariance at their maximum for the others."""
     free = np.arange(len(theta)) >= len(theta) - likelihood.source.n_residual
+    if not free.any():
+        return theta
     with x64():
-        minimum = minimise(_restricted_to(likelihood, theta, free), theta[free], likelihood.count)
+        hessian = first_hessian(likelihood, theta)
+        assert hessian is not None
+        part = hessian[np.ix_(free, free)]
+        found = descend(_restricted_to(likelihood, theta, free), theta[free], likelihood.count, part)
     out = theta.copy()
-    out[free] = minimum.theta
+    out[free] = found[0]
     return out
 
 

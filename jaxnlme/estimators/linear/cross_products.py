@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnlme.estimators.linear.elimination import CrossProducts
-from jaxnlme.estimators.linear.problem import Level, LinearProblem
+from jaxnlme.estimators.linear.problem import Level, LinearProblem, scalar_product
 from jaxnlme.estimators.linear.settings import LINEAR
 from jaxnlme.numerics.arrays import xp
 
@@ -66,7 +66,7 @@ def _number(columns: list[np.ndarray], column: np.ndarray) -> int:
 def cross_products(problem: LinearProblem) -> CrossProducts:
     """The CrossProducts of the transformed columns: each pair of distinct columns is summed once."""
     plan, places = column_plan(problem), unit_places(problem.levels)
-    sums = []
+    sums, totals = [], {}
     for own, every, level, units in zip(plan.own, plan.every, problem.levels, places, strict=True):
         of_pair: dict[tuple[int, int], np.ndarray] = {}
         block = np.zeros((len(own), len(every), units.size))
@@ -75,10 +75,17 @@ def cross_products(problem: LinearProblem) -> CrossProducts:
                 pair = (min(first, second), max(first, second))
                 if pair not in of_pair:
                     of_pair[pair] = np.add.reduceat(_product(plan.columns, *pair), level.starts)
+                    totals[pair] = of_pair[pair].sum()
                 block[i, j, units.place] = of_pair[pair]
         sums.append(block)
-    stacked = np.column_stack([plan.columns[k] for k in plan.right])
-    return transformed(sums, stacked.T @ stacked, plan.transforms, frame(problem, places))
+    cross = np.empty((len(plan.right),) * 2)
+    for i, first in enumerate(plan.right):
+        for j, second in enumerate(plan.right[: i + 1]):
+            pair = (min(first, second), max(first, second))
+            if pair not in totals:
+                totals[pair] = scalar_product(plan.columns[first], plan.columns[second])
+            cross[i, j] = cross[j, i] = totals[pair]
+    return transformed(sums, cross, plan.transforms, frame(problem, places))
 
 
 def frame(problem: LinearProblem, places: Sequence[UnitPlaces]) -> CrossProducts:

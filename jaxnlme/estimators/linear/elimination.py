@@ -57,6 +57,11 @@ class CrossProducts(eqx.Module):
         return self.cross.shape[0] - 1
 
     @property
+    def n_units(self) -> tuple[int, ...]:
+        """The number of units of each level, outermost first."""
+        return tuple(int(np.count_nonzero(np.asarray(block[0, 0]))) for block in self.blocks)
+
+    @property
     def work(self) -> int:
         """The number of entries of the blocks."""
         return sum(int(np.prod(block.shape)) for block in self.blocks)
@@ -82,12 +87,14 @@ class CrossProducts(eqx.Module):
 
 class Elimination(NamedTuple):
     """The end of an elimination: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level,
-    outermost first, the rows of C, lists of (units,), and the rows of U, (other columns, units) each."""
+    outermost first, the rows of C, lists of (units,), and the rows of U, (other columns, units) each; `blocks`: those
+    of CrossProducts less what the levels inside explain."""
 
     logdet: Any
     cross: Any
     factors: list[list[list[Any]]]
     rows: list[list[Any]]
+    blocks: list[Any]
 
 
 def eliminate(products: CrossProducts, theta: Any) -> Elimination:
@@ -113,7 +120,7 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
         cross = cross - sum(row[first:] @ row[first:].T for row in rows)
         all_factors.insert(0, lower)
         all_rows.insert(0, rows)
-    return Elimination(logdet, cross, all_factors, all_rows)
+    return Elimination(logdet, cross, all_factors, all_rows, blocks)
 
 
 def _by_entry(relative: Any, block: Any) -> tuple[list[list[Any]], list[Any]]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.estimators.linear.adjoint import factor_slopes
 from jaxnlme.estimators.linear.elimination import CrossProducts, eliminate, solved_effects
 from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
 from jaxnlme.estimators.linear.whitened import WhitenedRows
@@ -41,20 +42,29 @@ class Solution:
     effects: list[np.ndarray]
 
 
-def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> tuple[Any, Any, Any]:
-    """-2 log L without its constant, its gradient in theta, and rss; `restricted`, one for REML, zero for ML; `count`:
-    n."""
+def _profiled(source: Source, theta: Any, restricted: Any, count: Any) -> Any:
+    """-2 log L without its constant, rss, and the gradient in theta, in one array (2 + parameters,), which is one
+    transfer to the host; `restricted`, one for REML, zero for ML; `count`: n."""
 
-    def fn(theta: Any) -> Any:
+    def at(theta: Any) -> Any:
         products, logdet = source.at(theta)
-        elimination = eliminate(products, theta)
-        diagonal = jnp.diagonal(cholesky(elimination.cross))
-        rss = diagonal[-1] ** 2
-        logdet = logdet + elimination.logdet + restricted * 2.0 * jnp.sum(jnp.log(diagonal[:-1]))
-        return logdet + count * jnp.log(rss), rss
+        relative = [factor.factor(part) for factor, part in zip(source.factors, products.split(theta), strict=True)]
+        of_rows = (products.blocks, products.cross) if source.n_residual else ()
+        return (relative, of_rows, jnp.asarray(logdet, theta.dtype)), products
 
-    (value, rss), gradient = jax.value_and_grad(fn, has_aux=True)(theta)
-    return value, gradient, rss
+    def remaining(cross: Any) -> Any:
+        diagonal = jnp.diagonal(cholesky(cross))
+        rss = diagonal[-1] ** 2
+        return restricted * 2.0 * jnp.sum(jnp.log(diagonal[:-1])) + count * jnp.log(rss), rss
+
+    (relative, _, logdet), pull_back, products = jax.vjp(at, theta, has_aux=True)
+    elimination = eliminate(products, theta)
+    (value, rss), slope = jax.value_and_grad(remaining, has_aux=True)(elimination.cross)
+    slope = 0.5 * (slope + slope.T)
+    slopes, block_slopes = factor_slopes(products, relative, elimination, slope, bool(source.n_residual))
+    of_rows = (tuple(block_slopes), slope) if source.n_residual else ()
+    (gradient,) = pull_back((slopes, of_rows, jnp.ones_like(logdet)))
+    return jnp.concatenate([jnp.stack([logdet + elimination.logdet + value, rss]), gradient])
 
 
 def _products(source: Source, theta: Any) -> CrossProducts:
@@ -95,8 +105,8 @@ class ProfiledLikelihood:
             return self.constant + logdet + self.count * np.log(solution.rss), theta, solution.rss
         self.evaluations += 1
         numbers = np.asarray(theta, float), np.asarray(self.restricted), np.asarray(self.count)
-        value, gradient, rss = compiled(_profiled, self.work)(self._on_device(), *numbers)
-        return float(value) + self.constant, np.asarray(gradient), float(rss)
+        found = np.asarray(compiled(_profiled, self.work)(self._on_device(), *numbers))
+        return float(found[0]) + self.constant, found[2:], float(found[1])
 
     @property
     def constant(self) -> float:

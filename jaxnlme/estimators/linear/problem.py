@@ -139,6 +139,12 @@ def linear_problem(
     return LinearProblem(order, X, y, R, ordinary, scale, tuple(levels), well_conditioned)
 
 
+def scalar_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The scalar product of two columns (rows,) on one core: the library behind `@` starts its threads for each, and
+    they wait for work in a loop, which takes more time than the product."""
+    return np.einsum("i,i->", first, second)
+
+
 def gram_matrix(X: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """X'X (columns, columns) and X'y (columns,), of a few columns by scalar products: a matrix product of so few
     columns takes longer, on all cores."""
@@ -148,14 +154,14 @@ def gram_matrix(X: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray,
     gram = np.empty((len(columns),) * 2)
     for i, first in enumerate(columns):
         for j in range(i + 1):
-            gram[i, j] = gram[j, i] = first @ columns[j]
-    return gram, np.array([column @ y for column in columns]) if y is not None else np.zeros(0)
+            gram[i, j] = gram[j, i] = scalar_product(first, columns[j])
+    return gram, np.array([scalar_product(column, y) for column in columns]) if y is not None else np.zeros(0)
 
 
 def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, bool]:
     """R, the coefficients (fixed,), the residual sum of squares, and whether cross-products lose no digits: from
     cross-products if these are clear, else from a QR decomposition of the rows."""
-    total = float(y @ y)
+    total = float(scalar_product(y, y))
     if not X.shape[1]:
         return np.zeros((0, 0)), np.zeros(0), total, True
     gram, right = gram_matrix(X, y)

@@ -30,11 +30,20 @@ class Minimum:
     rss_slope: np.ndarray
 
 
-def minimise(fn: Function, start: np.ndarray, rows: float) -> Minimum:
+def minimise(fn: Function, start: np.ndarray, rows: float, hessian: np.ndarray | None = None) -> Minimum:
     """The Minimum of `fn`, which returns a value, its gradient and rss, from `start` (parameters,); `rows`: their
-    number, with whose square root gradients grow."""
+    number, with whose square root gradients grow; `hessian` (parameters, parameters), positive definite: about that at
+    the start."""
     if not len(start):
         return Minimum(start, fn(start)[0], np.zeros(0), np.zeros((0, 0)), 0.0, 0, True, np.zeros(0))
+    return _newton(fn, *descend(fn, start, rows, hessian))
+
+
+def descend(
+    fn: Function, start: np.ndarray, rows: float, hessian: np.ndarray | None = None
+) -> tuple[np.ndarray, float, np.ndarray, int]:
+    """The end of the quasi-Newton search (parameters,), arguments as in `minimise`, with the value and the gradient
+    there, and the number of iterations."""
     import scipy.optimize
 
     def finite(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -44,13 +53,20 @@ def minimise(fn: Function, start: np.ndarray, rows: float) -> Minimum:
         return value, gradient
 
     options: dict[str, Any] = {"gtol": LINEAR.gradient_tolerance * np.sqrt(rows), "maxiter": LINEAR.iterations}
+    if hessian is not None:
+        inverse = np.linalg.inv(hessian)
+        options["hess_inv0"] = 0.5 * (inverse + inverse.T)
     result = scipy.optimize.minimize(finite, start, jac=True, method="BFGS", options=options)
-    return _newton(fn, np.asarray(result.x), int(result.nit))
+    theta, value = np.asarray(result.x), float(result.fun)
+    gradient = np.asarray(result.jac)
+    if value >= LINEAR.not_finite:
+        value, gradient, _ = fn(theta)
+    return theta, value, gradient, int(result.nit)
 
 
-def _newton(fn: Function, theta: np.ndarray, iterations: int) -> Minimum:
-    """Newton steps from `theta`; along directions of negative curvature, where there are any."""
-    value, gradient, _ = fn(theta)
+def _newton(fn: Function, theta: np.ndarray, value: float, gradient: np.ndarray, iterations: int) -> Minimum:
+    """Newton steps from `theta`, where fn has this value and gradient; along directions of negative curvature, where
+    there are any."""
     for _ in range(LINEAR.newton_steps):
         hessian, rss_slope = _derivatives(fn, theta)
         if not np.isfinite(hessian).all():

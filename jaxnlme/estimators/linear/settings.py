@@ -38,7 +38,9 @@ class LinearSettings:
     newton_tolerance: float = 1e-7
     # The quasi-Newton search ends where no entry of the gradient of -2 log L is larger than this times the square root
     # of the number of rows: Newton steps do the rest.
-    gradient_tolerance: float = 1e-3
+    gradient_tolerance: float = 1e-4
+    # The first Hessian of a search has this fraction of its largest diagonal entry added to its diagonal.
+    least_hessian: float = 1e-3
     # The value of a point where the likelihood cannot be computed: larger than any -2 log L, and finite.
     not_finite: float = 1e300
     # Curvatures below this fraction of the largest one count as zero, and below minus this fraction as negative.

@@ -125,6 +125,11 @@ class WhitenedRows(eqx.Module):
         return len(self.right) - 1
 
     @property
+    def n_units(self) -> tuple[int, ...]:
+        """The number of units of each level in the arrays, outermost first."""
+        return self.empty.sizes
+
+    @property
     def work(self) -> int:
         """The number of entries of the columns."""
         return sum(int(np.prod(column.shape)) for column in self.columns)
