@@ -39,7 +39,7 @@ def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
         )
     correlation = getattr(density.error, "correlation", None)
     if correlation is not None and not isinstance(correlation, Kernel):
-        # A range far below the shortest lag has no slope at a start; the package's own correlations use their parameters.
+        # A range far below the shortest lag has no slope at a start; these correlations do use their parameters.
         errors = [name for name in errors if name not in {p.name for p in correlation.parameters}]
     if errors:
         of_correlation = {p.name for p in getattr(correlation, "parameters", ())}
