@@ -24,6 +24,7 @@ from jaxnlme.results.display import number
 from jaxnlme.signatures import public
 
 DIRECTIONS = ("both", "forward", "backward")
+BETTER = "better, but less than the chosen"
 CRITERIA = ("AIC", "BIC", "BIC groups", "BICc", "p")
 
 
@@ -141,13 +142,24 @@ class Walk:
             for phase in phases:
                 while self.steps < max_steps and self._step(*phase):
                     pass
-            if self.steps >= max_steps and self.tried and self.tried[-1].step == self.steps and self._open():
+            if self.steps >= max_steps and self._open():
                 self.ended = f"Ended after max_steps={max_steps} steps; more changes may be better."
+            else:
+                self._exchange()
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
         return self._outcome(interrupted)
 
+    def _exchange(self) -> None:
+        """Fit models in which a term that was better at some step has the place of one that was chosen, for the ties:
+        of two covariates that say the same, the one is seldom better after the other."""
+        wanted = {trial.change.label for trial in self.tried if trial.decision == BETTER}
+        for change in self.search.exchanges(self.current, wanted):
+            self.line.show(f"models as good, {change.label}")
+            tried(self.fits, change, self.current, self.criterion, self.steps)
+
     def _open(self) -> bool:
+        """True if the last step made a change."""
         return any(trial.decision == "chosen" and trial.step == self.steps for trial in self.tried)
 
     def _step(self, forward: bool, backward: bool) -> bool:
@@ -161,7 +173,7 @@ class Walk:
                 self.line.show(f"step {self.steps}, {change.label} ({k + 1} of {len(changes)})")
                 trials.append(self._trial(change))
         except BaseException:
-            self.tried += trials
+            self.tried += [dataclasses.replace(t, decision=t.decision or "not decided") for t in trials]
             raise
         chosen = -1
         while (chosen := choose(trials, self.criterion, forward, backward, self.enter, self.remove)) >= 0:
@@ -214,7 +226,7 @@ class Walk:
             other = "not significant" if trial.added > 0 else "significant, stays"
         else:
             good, other = trial.delta < -STEP.better, "not better"
-        return dataclasses.replace(trial, decision="better, but less than the chosen" if good else other)
+        return dataclasses.replace(trial, decision=BETTER if good else other)
 
     def _outcome(self, interrupted: bool) -> Steps:
         """The Steps so far."""
@@ -237,13 +249,18 @@ class Walk:
             out.append("Fixed effects are compared by maximum likelihood, all else by restricted likelihood.")
         if not steps.interrupted and not self.ended:
             name = "AIC" if self.criterion == "p" else self.criterion
+            beyond = [
+                str(name) for name, delta in zip(steps.ties["change"], steps.ties["delta"], strict=True) if delta < 0
+            ]
+            if beyond:
+                out.append(f"Of lower {name}, though no step led there: {some(_quoted(beyond))}.")
             if steps.as_good:
                 out.append(f"As good, within {STEP.tie:g} units of {name}: {some(_quoted(steps.as_good))}.")
             else:
                 out.append(f"No other model that was fitted is as good (within {STEP.tie:g} units of {name}).")
-        failed = [t.change.label for t in self.tried if t.step == self.steps and t.reason]
+        failed = [f"{t.change.label} ({t.reason})" for t in self.tried if t.step == self.steps and t.reason]
         if failed:
-            out.append(f"Not compared in the last step, with the reason in the table: {some(failed)}.")
+            out.append(f"Not compared in the last step: {some(failed)}.")
         out += self._screening()
         return out
 
@@ -260,7 +277,8 @@ class Walk:
         by_modes = {t.screened.on: t.screened.shrinkage for t in screened if t.screened is not None}
         shrunk = {on: value for on, value in by_modes.items() if np.isfinite(value)}
         if shrunk:
-            out.append(f"Shrinkage: {', '.join(f'{on} {value:.0f}%' for on, value in shrunk.items())}.")
+            parts = [f"{on} {value if abs(value) >= 0.5 else 0.0:.0f}%" for on, value in shrunk.items()]
+            out.append(f"Shrinkage: {some(parts)}.")
         high = [on for on, value in shrunk.items() if value > STEP.shrinkage]
         if high:
             out.append(

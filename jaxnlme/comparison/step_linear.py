@@ -69,6 +69,19 @@ class LinearSearch:
                 out.append(Change(f"{part}: {self.choices[part].labels[k]}", changed, 0))
         return out
 
+    def exchanges(self, structure: Structure, wanted: set[str]) -> list[Change]:
+        """Exchanges of one fixed term for another one."""
+        out = []
+        for j in sorted(structure[0]):
+            rest = [self.terms[k] for k in sorted(structure[0] - {j})]
+            for k, term in enumerate(self.terms):
+                if not (self.free[j] and self.free[k] and k not in structure[0] and f"+ {term.text}" in wanted):
+                    continue
+                if may_drop([self.terms[j]], [*rest, term]) and may_add([term], rest, self.terms):
+                    label = f"+ {term.text}, - {self.terms[j].text}"
+                    out.append(Change(label, (structure[0] - {j} | {k}, *structure[1:]), 0, True))
+        return out
+
     def _covariance_is_moot(self, fit: LinearFit) -> bool:
         """True where every factor has one effect at most, so that all named covariances are the same."""
         words = all(value is None or isinstance(value, str) for value in self.choices["covariance"].values)

@@ -97,6 +97,22 @@ class NonlinearSearch:
             out.append(Change(label, (random, covariates, covariance, k), 0))
         return out
 
+    def exchanges(self, structure: Structure, wanted: set[str]) -> list[Change]:
+        """Exchanges of one covariate of a parameter for another one."""
+        out = []
+        for j in sorted(structure[1]):
+            for k, term in enumerate(self.terms):
+                old = self.terms[j]
+                free = old.free and term.free and k not in structure[1] and f"+ {term.text}" in wanted
+                if not free or old.owner != term.owner:
+                    continue
+                rest = [t for i in structure[1] - {j} if self.terms[i].owner == old.owner for t in self.terms[i].terms]
+                known = [t for other in self.terms if other.owner == old.owner for t in other.terms]
+                if may_drop(old.terms, [*rest, *term.terms]) and may_add(term.terms, rest, known):
+                    changed = (structure[0], structure[1] - {j} | {k}, *structure[2:])
+                    out.append(Change(f"+ {term.text}, - {old.text}", changed, 0, True))
+        return out
+
     def _blocks(self, k: int, random: frozenset[str]) -> Any:
         """The blocks of effects that an alternative of the covariance correlates, where it is named or given by names;
         otherwise its position."""

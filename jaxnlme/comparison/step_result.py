@@ -83,7 +83,7 @@ def _table(title: str, frame: pd.DataFrame, criterion: str) -> Table:
     for _, row in frame.iterrows():
         cells = [f"{row['step']:d}", str(row["change"]), *([row["likelihood"]] if restricted else [])]
         cells += [_cell(row["log_likelihood"], ".4f"), "" if row["df"] < 0 else f"{row['df']:d}"]
-        cells += [_cell(row[name], ".2f"), _cell(row["delta"], "+.2f"), _p(row), str(row["decision"])]
+        cells += [_cell(row[name], ".2f"), _cell(row["delta"], "+.2f"), _p(row), str(row["decision"]).split(": ")[0]]
         rows.append(tuple(cells))
     kind = ["likelihood"] if restricted else []
     return Table(title, ("step", "change", *kind, "log-lik", "df", name, "delta", "p", "decision"), rows)

@@ -56,6 +56,10 @@ class Search(Protocol):
         """The changes of a model that the scope allows; `fit` is a fit of it."""
         ...
 
+    def exchanges(self, structure: Structure, wanted: set[str]) -> list[Change]:
+        """Changes that put one of the terms with the labels `wanted` in the place of one that the scope has."""
+        ...
+
     def refit(self, structure: Structure, source: Any, source_structure: Structure, ml: bool, again: bool) -> Any:
         """A fit of `structure` from the estimates of `source`; `ml`: not restricted; `again`: from several starts.
         None where `again` has no meaning."""
