@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,13 +15,6 @@ from jaxnlme.comparison.step_linear import LinearSearch
 from tests.comparison.conftest import frame
 
 FIXED = ["age", "Sex", "age:Sex"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _broadcasting() -> Iterator[None]:
-    """The linear engine broadcasts arrays of unlike rank."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

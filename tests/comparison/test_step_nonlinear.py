@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnlme as jn
 from tests.comparison.conftest import data, fitted, frame
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _broadcasting() -> Iterator[None]:
-    """The linear engine broadcasts arrays of unlike rank."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def test_covariates_as_in_the_linear_model() -> None:

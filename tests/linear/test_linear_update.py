@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jax
 import pandas as pd
 import pytest
 
 import jaxnlme as jn
 from tests.comparison.conftest import frame
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _broadcasting() -> Iterator[None]:
-    """The linear engine broadcasts arrays of unlike rank."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -113,8 +113,8 @@ def eliminate(products: CrossProducts, theta: Any) -> Elimination:
             lower.append(row)
             remainder = scaled[i][size:]
             for k in range(i):
-                remainder = remainder - row[k] * rows[k]
-            rows.append(remainder / row[i])
+                remainder = remainder - row[k][None] * rows[k]
+            rows.append(remainder / row[i][None])
             logdet = logdet + 2.0 * module.sum(module.log(row[i]))
         first = 0
         for outer in reversed(range(level)):
