@@ -82,6 +82,7 @@ _PUBLIC = {
     "Problem": ("binding.problem", "Problem"),
     "compare": ("comparison.compare", "compare"),
     "likelihood_ratio_test": ("comparison.likelihood_ratio", "likelihood_ratio_test"),
+    "step": ("comparison.step", "step"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
     "DataError": ("errors", "DataError"),

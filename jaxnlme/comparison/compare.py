@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_flag, check_names
 from jaxnlme.comparison.averaging import average, averaged_predictions
-from jaxnlme.comparison.chi_square import chi_square, one_variance_mixture
+from jaxnlme.comparison.chi_square import ChiSquareMixture, chi_square, one_variance_mixture
 from jaxnlme.comparison.comparable import Candidate, candidate
-from jaxnlme.comparison.nesting import nesting
+from jaxnlme.comparison.nesting import Nesting, nesting
 from jaxnlme.comparison.refusals import check_comparable
 from jaxnlme.comparison.settings import RATIO
 from jaxnlme.errors import OptionError, some
@@ -214,15 +214,24 @@ def _ratio(first: Candidate, second: Candidate) -> tuple[tuple[float, float, flo
             "again from the estimates of the smaller model, or with starts='multi'."
         )
     statistic = max(2.0 * difference, 0.0)
+    distribution, text = closed_form(nested)
+    is_bound = text.endswith(BOUND)
+    return (statistic, float(nested.df), distribution.tail(statistic), text), (
+        ""
+        if not is_bound and not text.endswith(APPROXIMATE)
+        else f"The p value of {first.name} and {second.name} is {'an upper bound' if is_bound else 'approximate'}: "
+        "parameters are at their boundary; jn.likelihood_ratio_test simulates the distribution."
+    )
+
+
+def closed_form(nested: Nesting) -> tuple[ChiSquareMixture, str]:
+    """The distribution of a likelihood ratio without simulation, and its name: the mixture for one variance, or the
+    chi-square distribution, marked where it is a bound or an approximation."""
     closed = nested.mixture and not nested.interior
     distribution = one_variance_mixture(nested.df) if closed else chi_square(nested.df)
     is_bound = nested.bounded_by_chi_square and not nested.nuisance_at_zero
-    text = str(distribution) if closed or nested.interior else f"{distribution}{BOUND if is_bound else APPROXIMATE}"
-    return (statistic, float(nested.df), distribution.tail(statistic), text), (
-        ""
-        if closed or nested.interior
-        else f"The p value of {first.name} and {second.name} is {'an upper bound' if is_bound else 'approximate'}: "
-        "parameters are at their boundary; jn.likelihood_ratio_test simulates the distribution."
+    return distribution, (
+        str(distribution) if closed or nested.interior else f"{distribution}{BOUND if is_bound else APPROXIMATE}"
     )
 
 

@@ -232,7 +232,7 @@ def _uncorrelated(effects: Sequence[Term], formula: str) -> list[str]:
         expanded: Any = Formula(formula_text(others, formula))  # pyright: ignore[reportAbstractUsage]
     except FormulaicError as error:
         refuse(formula, f"the effects {formula_text(effects, formula)!r} cannot be read; {str(error).splitlines()[0]}")
-    return [*sides, *(f"0 + {':'.join(map(_factor_text, term.factors))}" for term in expanded if str(term) != "1")]
+    return [*sides, *(f"0 + {':'.join(map(factor_text, term.factors))}" for term in expanded if str(term) != "1")]
 
 
 def _combines(tokens: Sequence[Token]) -> bool:
@@ -243,7 +243,7 @@ def _combines(tokens: Sequence[Token]) -> bool:
     )
 
 
-def _factor_text(factor: Any) -> str:
+def factor_text(factor: Any) -> str:
     """A factor of formulaic as it is written in a formula."""
     if factor.eval_method.value == "lookup":
         return factor.expr if factor.expr.isidentifier() else f"`{factor.expr}`"

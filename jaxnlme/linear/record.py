@@ -23,6 +23,16 @@ from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public
 
 
+class Unchanged:
+    """Stands for an argument that an update leaves as it is, where None is a value."""
+
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+UNCHANGED: Any = Unchanged()
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearStatus:
     """Status of a fit: `sentences`, first that it converged or not."""
@@ -176,6 +186,13 @@ class LinearFit(LinearInference):
         """Names of the fixed effects."""
         return tuple(self.model.fixed.names)
 
+    @functools.cached_property
+    def parameter_units(self) -> dict[str, float]:
+        """By parameter its sample size in BICc; see `jaxnlme.linear.parameter_units`."""
+        from jaxnlme.linear.parameter_units import parameter_units
+
+        return parameter_units(self)
+
     @property
     def variance_parameters(self) -> dict[str, tuple[str, ...]]:
         """Names of the random effects by grouping factor."""
@@ -192,6 +209,35 @@ class LinearFit(LinearInference):
         from jaxnlme.linear.refit import refit_log_likelihoods
 
         return refit_log_likelihoods(self, responses)
+
+    @public("fit.update")
+    def update(
+        self,
+        formula: str | None = None,
+        random: Any = UNCHANGED,
+        data: Any = None,
+        *,
+        method: str | None = None,
+        covariance: Any = UNCHANGED,
+        weights: Any = UNCHANGED,
+        correlation: Any = UNCHANGED,
+        missing: str | None = None,
+    ) -> LinearFit:
+        """Change the model, the data or the method, and fit again; what is not given stays.
+
+        **Arguments:** `formula`: with "." for what the formula has on that side, ". ~ . + x", ". ~ . - Sex:age", or a
+        new one; `random`: as of `jn.lme`, in the place of all random effects, None for a model without; `data`: a
+        table; `method`: "REML" or "ML"; `covariance`, `weights`, `correlation`: as of `jn.lme`, None for no other than
+        the default; `missing`: "error" or "drop".
+        **Returns:** a LinearFit.
+        **Raises:** as `jn.lme`.
+        """
+        from jaxnlme.linear.update import update
+
+        return update(
+            self, formula, random, data, method=method, covariance=covariance, weights=weights,
+            correlation=correlation, missing=missing,
+        )  # fmt: skip
 
     def throw(self) -> LinearFit:
         """This fit, if it converged. **Raises:** FitError with the status otherwise."""

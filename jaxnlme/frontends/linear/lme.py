@@ -70,6 +70,7 @@ def lme(
         "weights": weights,
         "correlation": correlation,
         "missing": missing,
+        "data": data,
     }
     return fit_linear(parsed, data, method == "REML", covariance, missing, residual_error(weights, correlation), call)
 
@@ -100,6 +101,7 @@ def gls(
     if parsed.random:
         raise OptionError(f"{formula!r} has random effects; jn.gls takes none: use jn.lme.")
     call = {
-        "formula": formula, "method": method, "weights": weights, "correlation": correlation, "missing": missing
+        "formula": formula, "method": method, "weights": weights, "correlation": correlation, "missing": missing,
+        "data": data,
     }  # fmt: skip
     return fit_linear(parsed, data, method == "REML", None, missing, residual_error(weights, correlation), call)
