@@ -17,7 +17,7 @@ from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_names
-from jaxnlme.linear.inference import LinearInference
+from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.signatures import public

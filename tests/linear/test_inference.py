@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.linear.marginal_covariance import covariance_sums
+from jaxnlme.linear.inference.marginal_covariance import covariance_sums
 
 TABLES = Path(__file__).resolve().parent.parent / "tables"
 # By benchmarks/peers/inference.R.

@@ -10,9 +10,9 @@ from jaxnlme.arguments import check_choice, check_flag
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.fitting.fit import fit
 from jaxnlme.formulas.mixed import parse_mixed
-from jaxnlme.linear.glmm_declaration import declare
-from jaxnlme.linear.glmm_fit import GeneralisedLinearFit, with_notes
-from jaxnlme.linear.glmm_model import LINKS, generalised_model
+from jaxnlme.linear.glmm.declaration import declare
+from jaxnlme.linear.glmm.fit import GeneralisedLinearFit, with_notes
+from jaxnlme.linear.glmm.model import LINKS, generalised_model
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.signatures import public
 

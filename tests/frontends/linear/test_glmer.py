@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import jaxnlme as jn
-from jaxnlme.linear.glmm_fit import GeneralisedLinearFit
+from jaxnlme.linear.glmm.fit import GeneralisedLinearFit
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity, OutcomeSampler
-from jaxnlme.linear.glmm_links import link_of, log_interval
-from jaxnlme.linear.glmm_model import LINKS
-from jaxnlme.linear.glmm_separation import ordinal_rows, separation, signed_rows
-from jaxnlme.linear.glmm_start import pooled_fit
+from jaxnlme.linear.glmm.densities import PROBABILITIES, OutcomeDensity, OutcomeSampler
+from jaxnlme.linear.glmm.links import link_of, log_interval
+from jaxnlme.linear.glmm.model import LINKS
+from jaxnlme.linear.glmm.separation import ordinal_rows, separation, signed_rows
+from jaxnlme.linear.glmm.start import pooled_fit
 from jaxnlme.records import Record, Rows
 
 ETA = np.array([-2.7, -1.1, -0.3, 0.2, 0.9, 1.6, 2.2])

@@ -13,7 +13,7 @@ from jaxnlme.arguments import check_choice, check_flag
 from jaxnlme.data._columns import take_column
 from jaxnlme.errors import DataError, OptionError, check_level, check_whole_number, shown
 from jaxnlme.formulas.units import group_units
-from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.linear.inference.settings import INFERENCE
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit

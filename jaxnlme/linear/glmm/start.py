@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 from scipy.special import xlog1py, xlogy
 
-from jaxnlme.linear.glmm_links import Link
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm.links import Link
+from jaxnlme.linear.glmm.settings import GLMM
 
 
 @dataclasses.dataclass(frozen=True)

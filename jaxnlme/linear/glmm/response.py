@@ -14,7 +14,7 @@ from jaxnlme.errors import DataError, OptionError, shown, some
 from jaxnlme.formulas.design import response
 from jaxnlme.formulas.mixed import cbind_parts
 from jaxnlme.formulas.text import called, is_sign, stripped, text_of, tokens_of, unquoted
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm.settings import GLMM
 
 _CORRECT = "correct or drop the rows"
 

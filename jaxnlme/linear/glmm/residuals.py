@@ -12,7 +12,7 @@ from scipy.special import xlogy
 from jaxnlme.errors import ModelError, OptionError, near_matches
 
 if TYPE_CHECKING:
-    from jaxnlme.linear.glmm_fit import GeneralisedLinearFit
+    from jaxnlme.linear.glmm.fit import GeneralisedLinearFit
 
 KINDS = ("response", "pearson", "deviance")
 

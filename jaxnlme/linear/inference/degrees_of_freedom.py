@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice
 from jaxnlme.errors import OptionError
-from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.linear.inference.settings import INFERENCE
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
@@ -154,8 +154,8 @@ def degrees_of_freedom(fit: LinearFit, method: str | None) -> DegreesOfFreedom:
 
 def _made(fit: LinearFit, method: str) -> DegreesOfFreedom:
     """The DegreesOfFreedom by the name of the method."""
-    from jaxnlme.linear.kenward_roger import kenward_roger
-    from jaxnlme.linear.satterthwaite import satterthwaite
+    from jaxnlme.linear.inference.kenward_roger import kenward_roger
+    from jaxnlme.linear.inference.satterthwaite import satterthwaite
 
     covariance = fit.outcome.beta_covariance
     if method == "normal":

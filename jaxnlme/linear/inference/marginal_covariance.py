@@ -27,7 +27,7 @@ from jaxnlme.estimators.linear.relative_factor import (
     FullFactor,
     IdentityFactor,
 )
-from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.linear.inference.settings import INFERENCE
 
 if TYPE_CHECKING:
     from jaxnlme.estimators.linear.problem import LinearProblem

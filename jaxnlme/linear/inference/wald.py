@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom, uncorrelated
+from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom, uncorrelated
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit

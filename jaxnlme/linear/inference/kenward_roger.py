@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.errors import FitError, OptionError
-from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom
-from jaxnlme.linear.marginal_covariance import covariance_sums
+from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom
+from jaxnlme.linear.inference.marginal_covariance import covariance_sums
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit

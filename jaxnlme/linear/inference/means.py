@@ -12,12 +12,12 @@ import pandas as pd
 
 from jaxnlme.arguments import check_choice, check_flag
 from jaxnlme.errors import OptionError, check_level, near_matches, shown, some
-from jaxnlme.linear.anova import zero_variances
-from jaxnlme.linear.contrasts import estimates
-from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom
-from jaxnlme.linear.reference_grid import ReferenceGrid, combinations, reference_grid
-from jaxnlme.linear.settings import INFERENCE
-from jaxnlme.linear.wald import contrast_table
+from jaxnlme.linear.inference.anova import zero_variances
+from jaxnlme.linear.inference.contrasts import estimates
+from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom
+from jaxnlme.linear.inference.reference_grid import ReferenceGrid, combinations, reference_grid
+from jaxnlme.linear.inference.settings import INFERENCE
+from jaxnlme.linear.inference.wald import contrast_table
 from jaxnlme.results.display import Printable, Table
 
 if TYPE_CHECKING:

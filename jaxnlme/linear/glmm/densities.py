@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from jaxnlme.linear.glmm_links import Link, link_of, log_interval
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm.links import Link, link_of, log_interval
+from jaxnlme.linear.glmm.settings import GLMM
 
 # Families whose mean lies between 0 and 1.
 PROBABILITIES = ("binomial", "bernoulli", "ordinal")

@@ -15,7 +15,7 @@ from jaxnlme.formulas.frames import as_table, complete_rows
 from jaxnlme.formulas.mixed import MixedFormula, RandomTerm, nested_order, used_columns
 from jaxnlme.formulas.text import called, formula_text, is_sign, terms_of, text_of, tokens_of
 from jaxnlme.formulas.units import Units, group_units
-from jaxnlme.linear.glmm_response import Response, read_response
+from jaxnlme.linear.glmm.response import Response, read_response
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxnlme.errors import FitError
 from jaxnlme.estimators.linear.interface import Likelihood
-from jaxnlme.linear.degrees_of_freedom import DegreesOfFreedom, weighted_df
-from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom, weighted_df
+from jaxnlme.linear.inference.settings import INFERENCE
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:

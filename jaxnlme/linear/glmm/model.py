@@ -13,12 +13,12 @@ import pandas as pd
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError
-from jaxnlme.linear.glmm_declaration import Declaration, structures_of
-from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity, OutcomeSampler
-from jaxnlme.linear.glmm_links import link_of
-from jaxnlme.linear.glmm_response import Response
-from jaxnlme.linear.glmm_separation import refuse_separation
-from jaxnlme.linear.glmm_start import PooledFit, effect_sds, pooled_fit, shape_by_moments, size_by_moments
+from jaxnlme.linear.glmm.declaration import Declaration, structures_of
+from jaxnlme.linear.glmm.densities import PROBABILITIES, OutcomeDensity, OutcomeSampler
+from jaxnlme.linear.glmm.links import link_of
+from jaxnlme.linear.glmm.response import Response
+from jaxnlme.linear.glmm.separation import refuse_separation
+from jaxnlme.linear.glmm.start import PooledFit, effect_sds, pooled_fit, shape_by_moments, size_by_moments
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import GroupLogLikelihood
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -74,7 +74,7 @@ class LinearPredictor:
     @property
     def fit_class(self) -> Any:
         """The class of the fits of such models."""
-        from jaxnlme.linear.glmm_fit import GeneralisedLinearFit
+        from jaxnlme.linear.glmm.fit import GeneralisedLinearFit
 
         return GeneralisedLinearFit
 

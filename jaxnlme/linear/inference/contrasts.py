@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from jaxnlme.errors import OptionError, check_level, near_matches, shown
-from jaxnlme.linear.anova import p_text, zero_variances
-from jaxnlme.linear.degrees_of_freedom import degrees_of_freedom
-from jaxnlme.linear.expressions import linear_combination
-from jaxnlme.linear.wald import contrast_table, f_test
+from jaxnlme.linear.inference.anova import p_text, zero_variances
+from jaxnlme.linear.inference.degrees_of_freedom import degrees_of_freedom
+from jaxnlme.linear.inference.expressions import linear_combination
+from jaxnlme.linear.inference.wald import contrast_table, f_test
 from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from jaxnlme.arguments import check_choice
 from jaxnlme.errors import OptionError, shown, some
-from jaxnlme.linear.degrees_of_freedom import degrees_of_freedom
-from jaxnlme.linear.reference_grid import ReferenceGrid, reference_grid
-from jaxnlme.linear.settings import INFERENCE
-from jaxnlme.linear.wald import f_test
+from jaxnlme.linear.inference.degrees_of_freedom import degrees_of_freedom
+from jaxnlme.linear.inference.reference_grid import ReferenceGrid, reference_grid
+from jaxnlme.linear.inference.settings import INFERENCE
+from jaxnlme.linear.inference.wald import f_test
 from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ class LinearInference:
         **Raises:** OptionError for an unknown method or one that is not defined for the fit, FitError where the
         information matrix of the variance parameters is not positive definite.
         """
-        from jaxnlme.linear.wald import coefficients
+        from jaxnlme.linear.inference.wald import coefficients
 
         fit: Any = self
         check_level(level)
@@ -58,7 +58,7 @@ class LinearInference:
         **Returns:** an Anova, whose `table` has num_df, den_df, F and p by term.
         **Raises:** as `coefficients`; OptionError where type III is not unique.
         """
-        from jaxnlme.linear.anova import anova
+        from jaxnlme.linear.inference.anova import anova
 
         fit: Any = self
         return anova(fit, type, df, weighted)
@@ -73,7 +73,7 @@ class LinearInference:
         **Returns:** a Contrast with `table`, `joint` and `L`.
         **Raises:** OptionError for unknown coefficients and expressions that are not linear; as `coefficients`.
         """
-        from jaxnlme.linear.contrasts import contrast
+        from jaxnlme.linear.inference.contrasts import contrast
 
         fit: Any = self
         return contrast(fit, L, df, level, rhs)
@@ -99,7 +99,7 @@ class LinearInference:
         **Returns:** a Means with `table` and `differences`; NaN for means that the data do not determine.
         **Raises:** OptionError for unknown columns and values; as `coefficients`.
         """
-        from jaxnlme.linear.means import means
+        from jaxnlme.linear.inference.means import means
 
         fit: Any = self
         return means(fit, of, by, at, pairwise, df, level, adjust)
@@ -123,7 +123,7 @@ class LinearInference:
         **Raises:** OptionError, DataError for options and columns that cannot be used.
         **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.3.
         """
-        from jaxnlme.linear.residual_correlation import autocorrelation
+        from jaxnlme.linear.inference.residual_correlation import autocorrelation
 
         fit: Any = self
         return autocorrelation(fit, max_lag, level, kind, order, group)
@@ -152,7 +152,7 @@ class LinearInference:
         **Raises:** OptionError, DataError for options and columns that cannot be used.
         **Source:** Pinheiro and Bates (2000), section 5.3.2; Cressie and Hawkins (1980), Mathematical Geology 12.
         """
-        from jaxnlme.linear.residual_correlation import variogram
+        from jaxnlme.linear.inference.residual_correlation import variogram
 
         fit: Any = self
         return variogram(fit, position, kind, max_distance, bins, collapse, robust, metric, group)

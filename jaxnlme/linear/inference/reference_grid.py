@@ -14,7 +14,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.formulas.design import DesignMatrix
 from jaxnlme.formulas.frames import as_table
 from jaxnlme.formulas.term_factors import Predictors, predictors
-from jaxnlme.linear.settings import INFERENCE
+from jaxnlme.linear.inference.settings import INFERENCE
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit

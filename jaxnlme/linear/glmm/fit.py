@@ -18,13 +18,13 @@ from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.frames import as_table, complete_rows
 from jaxnlme.formulas.mixed import used_columns
 from jaxnlme.formulas.text import columns_in, tokens_of
-from jaxnlme.linear.glmm_declaration import Declaration
-from jaxnlme.linear.glmm_densities import PROBABILITIES, OutcomeDensity
-from jaxnlme.linear.glmm_links import link_of
-from jaxnlme.linear.glmm_model import LINKS, LinearPredictor
-from jaxnlme.linear.glmm_residuals import KINDS, residuals
-from jaxnlme.linear.glmm_response import Response, read_response
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm.declaration import Declaration
+from jaxnlme.linear.glmm.densities import PROBABILITIES, OutcomeDensity
+from jaxnlme.linear.glmm.links import link_of
+from jaxnlme.linear.glmm.model import LINKS, LinearPredictor
+from jaxnlme.linear.glmm.residuals import KINDS, residuals
+from jaxnlme.linear.glmm.response import Response, read_response
+from jaxnlme.linear.glmm.settings import GLMM
 from jaxnlme.results.by_level import level_depth
 from jaxnlme.signatures import public
 
@@ -100,7 +100,7 @@ class GeneralisedLinearFit(Fit):
         return super().simulate(n, key, self._grouped(data, "group", trials=True), level)
 
     def residuals(self, kinds: str | Sequence[str] = KINDS) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.linear.glmm_residuals.residuals`."""
+        """Residuals by row; see `jaxnlme.linear.glmm.residuals.residuals`."""
         return residuals(self, kinds)
 
     @property

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnlme.errors import ModelError, some
-from jaxnlme.linear.glmm_declaration import Declaration
-from jaxnlme.linear.glmm_densities import PROBABILITIES
-from jaxnlme.linear.glmm_settings import GLMM
-from jaxnlme.linear.glmm_start import PooledFit
+from jaxnlme.linear.glmm.declaration import Declaration
+from jaxnlme.linear.glmm.densities import PROBABILITIES
+from jaxnlme.linear.glmm.settings import GLMM
+from jaxnlme.linear.glmm.start import PooledFit
 
 
 @dataclasses.dataclass(frozen=True)

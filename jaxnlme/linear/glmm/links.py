@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxnlme.linear.glmm_settings import GLMM
+from jaxnlme.linear.glmm.settings import GLMM
 
 
 @dataclasses.dataclass(frozen=True)

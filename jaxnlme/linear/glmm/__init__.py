@@ -1,0 +1,1 @@
+"""Generalised linear mixed models by formula, as models of the general engine."""

@@ -1,0 +1,1 @@
+"""Inference on linear mixed models: degrees of freedom, tests, contrasts, means, residual autocorrelation."""
