@@ -93,6 +93,13 @@ def first_calls(results: Record, problems: list[str], scratch: Path, core: int) 
             note(results, {"problem": name, "program": OURS[0], "kind": "process", "repeat": repeat} | record)
 
 
+def runs_again(row: dict[str, Any], problems: list[str], programs: list[str]) -> bool:
+    """True for a row of earlier results that this run makes anew."""
+    if row["problem"] == "floor":
+        return OURS[0] in programs
+    return row["problem"] in problems and row["program"] in programs
+
+
 def note(results: Record, row: dict[str, Any]) -> None:
     """Add a row to the results and print it."""
     results.add(row)
@@ -116,12 +123,10 @@ def main() -> None:
     reasons = {name: commands.reason_missing(PEERS[name]) for name in arguments.programs if name in PEERS}
     missing = {name: reason for name, reason in reasons.items() if reason}
     path = arguments.folder / "linear.json"
-    earlier = json.loads(path.read_text())["rows"] if arguments.keep and path.exists() else []
-    results = Record(path, about(), missing=missing)
-    results.rows += [
-        row for row in earlier if row["problem"] not in arguments.problems or row["program"] not in arguments.programs
-        if row["problem"] != "floor" or OURS[0] not in arguments.programs
-    ]  # fmt: skip
+    kept = json.loads(path.read_text()) if arguments.keep and path.exists() else {"rows": []}
+    earlier = [*kept.get("earlier", []), *([kept["about"]] if "about" in kept else [])]
+    results = Record(path, about(), missing=missing, earlier=earlier)
+    results.rows += [row for row in kept["rows"] if not runs_again(row, arguments.problems, arguments.programs)]
     with tempfile.TemporaryDirectory(prefix="jaxnlme-benchmark-") as scratch:
         for name in arguments.problems:
             write(PROBLEMS[name], Path(scratch) / name, arguments.calls)

@@ -21,6 +21,9 @@ EXPLANATION = (
 def section(results: Record, name: str) -> str:
     """One table a problem, first calls of fresh processes, and the cost of AR(1)."""
     parts = ["### Linear mixed models", origin(results, name), EXPLANATION]
+    for run in results.get("earlier", []):
+        commit = (run["commit"] or "none")[:12]
+        parts.append(f"Some rows are of another run: commit {commit}, load {run['load_before'][0]:.1f} before.")
     parts += [f"{peer} is left out: {reason}." for peer, reason in results.get("missing", {}).items()]
     for problem, target in TARGETS.items():
         rows = [row for row in results["rows"] if row["problem"] == problem and row["kind"] == "calls"]
@@ -70,13 +73,18 @@ def outcome(row: Record, gap: float | None, best: float) -> str:
     if row["status"] == "timeout":
         return "stopped at the time limit"
     if gap is None:
-        return (dig(row, "said", "error") or (row.get("stderr") or "failed").strip().splitlines()[-1])[:90]
+        return sentence(dig(row, "said", "error") or (row.get("stderr") or "failed").strip().splitlines()[-1])
     error = dig(row, "said", "error")
     if error:
-        return f"call {len(row['said']['calls']) + 1}: {error}"[:90]
+        return sentence(f"call {len(row['said']['calls']) + 1}: {error}")
     converged = all(call["converged"] for call in row["said"]["calls"])
     short = "" if gap >= -EQUAL * abs(best) else "lower log L; "
     return short + ("ok" if converged else "says not converged")
+
+
+def sentence(text: str) -> str:
+    """The beginning of an error message as a cell of a table."""
+    return " ".join(text.split())[:90].replace("|", "\\|")
 
 
 def first_calls(rows: list[Record]) -> list[str]:
@@ -88,7 +96,8 @@ def first_calls(rows: list[Record]) -> list[str]:
         spent = [dig(r, "said", "import") + r["said"]["calls"][0]["cpu"] for r in records if dig(r, "said", "calls")]
         if spent and floor is not None:
             above = median(spent) - floor
-            body.append([target.label, show(median(spent)), show(above), "met" if above <= FIRST_CALL else "missed"])
+            label = target.label.replace("|", "\\|")
+            body.append([label, show(median(spent)), show(above), "met" if above <= FIRST_CALL else "missed"])
     if not body:
         return []
     text = f"Median CPU seconds of the import and the first call; the import floor is {show(floor)}."
