@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxnlme.binding.problem import Problem as Problem
     from jaxnlme.comparison.compare import compare as compare
     from jaxnlme.comparison.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
+    from jaxnlme.comparison.step import step as step
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
     from jaxnlme.errors import DataError as DataError

@@ -104,7 +104,7 @@ class LinearSearch:
         return self.fit.update(f". ~ {right}", data=self.fit.model.frame, method=method, **changed)
 
     def difference(self, structure: Structure, other: Structure) -> str:
-        """What `other` has in the place of what `structure` has."""
+        """The parts of `other` that differ from those of `structure`, in words."""
         words = [f"+ {self.terms[k].text}" for k in sorted(other[0] - structure[0])]
         words += [f"- {self.terms[k].text}" for k in sorted(structure[0] - other[0])]
         parts = zip(OTHERS, structure[1:], other[1:], strict=True)

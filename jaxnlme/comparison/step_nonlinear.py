@@ -43,7 +43,7 @@ class Term:
 
     @property
     def key(self) -> tuple[str, frozenset[frozenset[str]]]:
-        """What makes it the same covariate in other words."""
+        """The terms without their spelling."""
         return self.owner, frozenset(term.factors for term in self.terms)
 
     @property
@@ -173,7 +173,7 @@ class NonlinearSearch:
         return {"method": "lme" if ml else self.fit.estimator}
 
     def difference(self, structure: Structure, other: Structure) -> str:
-        """What `other` has in the place of what `structure` has."""
+        """The parts of `other` that differ from those of `structure`, in words."""
         words = [f"+ random {name}" for name in self.effects if name in other[0] - structure[0]]
         words += [f"- random {name}" for name in self.effects if name in structure[0] - other[0]]
         words += [f"+ {self.terms[k].text}" for k in sorted(other[1] - structure[1])]

@@ -1,4 +1,4 @@
-"""What a stepwise search may change: one model in the search, a change of it, and the choices of the scope."""
+"""Parts of a stepwise search: a model, a change of it, and the choices of the scope."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class Search(Protocol):
         ...
 
     def difference(self, structure: Structure, other: Structure) -> str:
-        """What `other` has in the place of what `structure` has, in words."""
+        """The parts of `other` that differ from those of `structure`, in words."""
         ...
 
     def describe(self, structure: Structure) -> list[str]:
-        """What may change of a model, in words."""
+        """The parts of a model that may change, in words."""
         ...
 
     def fixed_part(self, structure: Structure) -> Any:

@@ -102,7 +102,7 @@ def random_texts(formula: str) -> list[str]:
 def without_random(formula: str) -> str:
     """The formula without its random effects in parentheses."""
     parsed = parse_mixed(formula)
-    return f"{parsed.response} ~ {parsed.fixed}"
+    return f"{parsed.response} ~ {parsed.fixed.removeprefix('1 + ')}"
 
 
 def _without_intercept(terms: Sequence[Term]) -> str:

@@ -198,6 +198,14 @@ class LinearFit(LinearInference):
         """Names of the random effects by grouping factor."""
         return {grouping.label: grouping.effects for grouping in self.model.groupings}
 
+    @property
+    def boundary_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of a correlation that are positive, such as rho of CAR1: independent residuals have
+        them at their bound of zero."""
+        correlation = None if self.residual is None else self.residual.error.correlation
+        parameters = () if correlation is None else correlation.parameters
+        return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
+
     def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
         """Simulated responses; see `jaxnlme.linear.refit.simulate`."""
         from jaxnlme.linear.refit import simulate

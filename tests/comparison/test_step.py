@@ -123,6 +123,15 @@ def test_generating_structure_and_its_twin(seed: int) -> None:
     assert steps.ties["evidence ratio"].iloc[0] == pytest.approx(np.exp((swapped.bic - steps.fit.bic) / 2), rel=1e-6)
 
 
+def test_residual_structures_and_their_bounds() -> None:
+    """rho of CAR1 is positive, so that independence is its bound; that of AR1 is not."""
+    fit = jn.lme("distance ~ age * Sex", "~ 1 | Subject", frame(), method="ML")
+    scope = {"correlation": {"none": None, "car1": jn.correlation.CAR1("age"), "ar1": jn.correlation.AR1()}}
+    steps = jn.step(fit, scope, progress=False)
+    first = steps.candidates[steps.candidates["step"] == 1].set_index("change")["distribution"]
+    assert first["correlation: car1"].endswith("upper bound of p") and first["correlation: ar1"] == "chi2(1)"
+
+
 def test_screening_by_modes() -> None:
     fit = jn.lme("y ~ t", "~ t | id", simulated(3), method="ML")
     steps = jn.step(fit, {"fixed": ["x1", "x2", "x3"]}, criterion="BIC", screen=True, progress=False)
