@@ -1,4 +1,4 @@
-"""Parts of a stepwise search: a model, a change of it, and the choices of the scope."""
+"""The subject of a stepwise search: one model in the search, a change of it, and the choices of the scope."""
 
 from __future__ import annotations
 
