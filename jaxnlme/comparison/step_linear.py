@@ -19,6 +19,7 @@ from jaxnlme.comparison.step_terms import (
     choices,
     may_add,
     may_drop,
+    same_value,
 )
 from jaxnlme.errors import DataError, OptionError, some
 from jaxnlme.formulas.design import design_matrix
@@ -168,7 +169,8 @@ def linear_search(fit: LinearFit, scope: Any) -> LinearSearch:
     random = _random_of(fit) if "random" in scope else None
     by_part = {
         "random": choices("random", scope, random, same=_same_random),
-        **{part: choices(part, scope, call.get(part)) for part in OTHERS[1:]},
+        "covariance": choices("covariance", scope, call.get("covariance"), same=_same_covariance(fit)),
+        **{part: choices(part, scope, call.get(part)) for part in OTHERS[2:]},
     }
     _check_columns(fit, terms, by_part)
     start = (frozenset(range(len(own))), *(by_part[part].start for part in OTHERS))
@@ -210,6 +212,14 @@ def _same_random(first: Any, second: Any) -> bool:
     parsed = [parse_lme("y ~ 1", value).random for value in (first, second)]
     terms = [[(term.group, frozenset(map(str, _effects(term.formula)))) for term in random] for random in parsed]
     return terms[0] == terms[1]
+
+
+def _same_covariance(fit: LinearFit) -> Any:
+    """A function of two covariances: of a factor with one term, None is "full"."""
+    factors = [term.group for term in fit.model.formula.random]
+    if len(set(factors)) < len(factors):
+        return None
+    return lambda *values: same_value(*("full" if value is None else value for value in values))
 
 
 def _effects(formula: str) -> Sequence[Any]:

@@ -104,7 +104,7 @@ def choices(part: str, scope: Mapping[str, Any], own: Any, own_label: str = "", 
     **Arguments:** `own_label`: what to call it where the scope does not name it; `same`: a function of two values.
     **Raises:** OptionError where the entry is no list or dictionary of alternatives.
     """
-    same = same or _same
+    same = same or same_value
     if part not in scope:
         return Choices(part, (own_label or label_of(own),), (own,), 0, False)
     entry = scope[part]
@@ -150,7 +150,7 @@ def label_of(value: Any) -> str:
     return text if len(text) <= 40 else type(value).__name__
 
 
-def _same(first: Any, second: Any) -> bool:
+def same_value(first: Any, second: Any) -> bool:
     """True for equal specifications."""
     if first is second:
         return True

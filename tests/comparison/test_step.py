@@ -132,6 +132,14 @@ def test_residual_structures_and_their_bounds() -> None:
     assert first["correlation: car1"].endswith("upper bound of p") and first["correlation: ar1"] == "chi2(1)"
 
 
+def test_no_covariance_is_the_full_one() -> None:
+    fit = jn.lme("distance ~ age", "~ age | Subject", frame())
+    steps = jn.step(fit, {"covariance": ["full", "diagonal"]}, criterion="p", direction="backward", progress=False)
+    assert steps.candidates["change"].iloc[0] == "covariance: diagonal" and len(steps.path) == 2
+    without = fit.update(covariance="diagonal").log_likelihood
+    assert steps.path["p"].iloc[1] == pytest.approx(chi2.sf(2 * (fit.log_likelihood - without), 1), rel=1e-6)
+
+
 def test_screening_by_modes() -> None:
     fit = jn.lme("y ~ t", "~ t | id", simulated(3), method="ML")
     steps = jn.step(fit, {"fixed": ["x1", "x2", "x3"]}, criterion="BIC", screen=True, progress=False)
