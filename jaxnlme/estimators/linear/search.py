@@ -81,10 +81,14 @@ def _newton(fn: Function, theta: np.ndarray, value: float, gradient: np.ndarray,
         step = -vectors @ (along / size)
         small = decrement < LINEAR.newton_tolerance
         if small and not saddle:
-            # The Hessian is that of the point before this step, which moves theta by a negligible part of its
-            # standard errors.
             last = _line_search(fn, theta, value, step) if decrement > 0.0 else None
             theta, value, gradient = last or (theta, value, gradient)
+            if last and decrement > LINEAR.negligible:
+                # Standard errors are those of the point where the search ends.
+                hessian, rss_slope = _derivatives(fn, theta)
+                values, vectors = np.linalg.eigh(hessian)
+                definite = bool(values[0] > LINEAR.least_curvature * np.max(np.abs(values)))
+            size = np.maximum(np.abs(values), LINEAR.least_curvature * scale)
             decrement = float(0.25 * np.sum((vectors.T @ gradient) ** 2 / size))
             break
         if saddle and small:

@@ -50,6 +50,9 @@ class LinearSettings:
     saddle_step: float = 0.1
     # Rounding of -2 log L, relative.
     rounding: float = 1e-13
+    # The Hessian is computed again after the last step if that was predicted to gain more than this (log-likelihood
+    # units): it moves the estimates by more than 1e-5 standard errors.
+    negligible: float = 1e-10
     # Newton steps at most, and halvings of one.
     newton_steps: int = 20
     halvings: int = 12
