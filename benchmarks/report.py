@@ -20,6 +20,7 @@ from reporting import (
     coverage,
     first_fit,
     levels_coverage,
+    likelihood_ratio,
     linear,
     linear_references,
     nlme_levels,
@@ -49,6 +50,7 @@ SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "devices.json": (costs.devices, plots.devices, "devices.py"),
     "coverage.json": (coverage.section, None, "study_coverage.py"),
     "levels_coverage.json": (levels_coverage.section, None, "study_levels.py"),
+    "likelihood_ratio.json": (likelihood_ratio.section, None, "study_likelihood_ratio.py"),
     "nlme_levels.json": (nlme_levels.section, None, "study_nlme.py"),
     "linear_references.json": (linear_references.section, None, "study_linear.py"),
 }
