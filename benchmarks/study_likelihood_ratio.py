@@ -2,10 +2,11 @@
 
     python benchmarks/study_likelihood_ratio.py [--sets 200]
 
-Simulated tables of 40 subjects with 6 rows each, a random intercept and no random slope. Each is fitted by `jn.lme` (ML)
-with the intercept only, and with a slope that is independent of it (null distribution 0.5 chi2(0) + 0.5 chi2(1)) or
-correlated with it (0.5 chi2(1) + 0.5 chi2(2)). Prints and writes the fractions rejected at 5% by `jn.likelihood_ratio_test`
-and by the plain chi-square with as many degrees of freedom as parameters are added; results/likelihood_ratio.json.
+Simulated tables of 40 subjects with 6 rows each, a random intercept and no random slope. Each is fitted by `jn.lme`
+(ML) with the intercept only, and with a slope that is independent of it (null distribution 0.5 chi2(0) + 0.5 chi2(1))
+or correlated with it (0.5 chi2(1) + 0.5 chi2(2)). Prints and writes the fractions rejected at 5% by
+`jn.likelihood_ratio_test` and by the plain chi-square with as many degrees of freedom as parameters are added;
+results/likelihood_ratio.json.
 """
 
 from __future__ import annotations

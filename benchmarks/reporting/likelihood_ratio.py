@@ -8,9 +8,9 @@ from reporting.cells import Record, origin, table
 def section(results: Record, name: str) -> str:
     """Fractions rejected under the null hypothesis."""
     explanation = (
-        "40 subjects with 6 rows each and a random intercept, tested for a random slope that they do not have: fractions "
-        "of simulated tables rejected at 5% by the mixture of chi-squares that belongs to a variance of zero, and by the "
-        "chi-square with as many degrees of freedom as the slope adds parameters."
+        "40 subjects with 6 rows each and a random intercept, tested for a random slope that they do not have: "
+        "fractions of simulated tables rejected at 5% by the mixture of chi-squares that belongs to a variance of "
+        "zero, and by the chi-square with as many degrees of freedom as the slope adds parameters."
     )
     header = ["slope", "tables", "mixture", "chi-square", "statistics of zero"]
     body = [
