@@ -12,6 +12,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate, residual_start
 from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.interface import Likelihood
+from jaxnlme.estimators.linear.lagged import lagged_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome, fitted_rows, outcome
 from jaxnlme.estimators.linear.problem import LinearProblem, RandomDesign, linear_problem
@@ -116,6 +117,13 @@ def _with_residual_model(
         starts += [np.append(plain.start(scale), residual.rows.residual_start()) for scale in LINEAR.random_starts]
     fitted = fitted_rows(problem, plain, without)
     first = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
+    by_lag = lagged_products(residual.rows) if residual.rows.work > LINEAR.work_of_second_search else None
+    if by_lag is not None:
+        quick = ProfiledLikelihood(by_lag, problem.n_rows, restricted)
+        estimation = estimate(quick, [residual_start(quick, starts[0])])
+        if by_lag.largest_correlation(estimation.theta) < LINEAR.largest_lagged:
+            return first, estimation
+        starts.insert(0, estimation.theta)
     starts.insert(0, residual_start(first, starts[0]))
     if not alternate:
         return first, estimate(first, starts)

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxnlme.estimators.linear.adjoint import factor_slopes
 from jaxnlme.estimators.linear.elimination import CrossProducts, eliminate, solved_effects
+from jaxnlme.estimators.linear.lagged import LaggedProducts
 from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
 from jaxnlme.estimators.linear.whitened import WhitenedRows
 from jaxnlme.numerics.arrays import on_device
@@ -26,7 +27,7 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.numerics.linalg import cholesky
 from jaxnlme.precision import x64
 
-Source = CrossProducts | WhitenedRows
+Source = CrossProducts | WhitenedRows | LaggedProducts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -65,6 +65,10 @@ class LinearSettings:
     # zero where the log-likelihood there is lower by at most `zero_gain`.
     zero_scale: float = 1e-3
     zero_gain: float = 1e-7
+    # Cross-products by lag serve up to so many distances of time, and correlations of neighbours below the limit: at
+    # 0.99 their differences lose four of sixteen digits.
+    most_lags: int = 3
+    largest_lagged: float = 0.99
     # Rounds at most of the alternation with a variance function of the fitted values, which ends when the variance
     # parameters move by less than this (standard errors).
     alternations: int = 100
