@@ -89,6 +89,8 @@ class ResidualRows:
 
     def scale(self, delta: np.ndarray) -> tuple[np.ndarray, float]:
         """g (rows,) of sorted rows over its geometric mean, and this mean."""
+        if not _scale(self.error).terms:
+            return np.ones(len(self.position)), 1.0
         residual = self.rows.residual
         with x64():
             log, mean = compiled(_log_scale, self.shape[0] * self.shape[1])(residual, np.asarray(delta, float))
