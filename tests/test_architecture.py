@@ -128,6 +128,7 @@ WITHOUT_F = {
     "likelihood.linear_mixed_model": "residual densities in f, and the factor of psi",
     "estimators.core.objective": "the log prior",
     "estimators.linear": "log-determinants and sums of squares of linear models",
+    "linear.derive": "functions of parameters",
     "estimators.lindstrom_bates": "psi",
     "estimators.em.complete_data": "psi",
     "estimators.em.sufficient_statistics": "psi",

@@ -31,7 +31,8 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
     for name, value, error in zip(fit.model.fixed.names, outcome.beta, se, strict=True):
         rows.append((name, "fixed effect", value, error, value - z * error, value + z * error))
     parameters = _variance_parameters(fit)
-    errors = _standard_errors(fit, [fn for _, _, fn in parameters])
+    spread = np.diag(_variance_covariance(fit, [fn for _, _, fn in parameters]))
+    errors = np.sqrt(np.maximum(spread, 0.0))
     point = _point(fit, outcome.estimation.theta, outcome.sigma)
     for (name, kind, fn), error in zip(parameters, errors, strict=False):
         value = fn(point)
@@ -112,13 +113,13 @@ def _correlation(k: int, i: int, j: int) -> Quantity:
     return fn
 
 
-def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarray:
-    """Standard errors of the quantities and of sigma (quantities + 1,) by the delta method; NaN where the information
-    is not positive definite, and for a value without derivatives (a variance of zero)."""
+def _variance_covariance(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarray:
+    """Covariance of the quantities and of sigma (quantities + 1, quantities + 1) by the delta method; NaN where the
+    information is not positive definite, and for a value without derivatives (a variance of zero)."""
     estimation = fit.outcome.estimation
     count = fit.model.n_rows - (len(fit.outcome.beta) if fit.restricted else 0)
     information = estimation.information(float(count))
-    out = np.full(len(quantities) + 1, np.nan)
+    out = np.full((len(quantities) + 1,) * 2, np.nan)
     if not np.isfinite(information).all() or np.linalg.eigvalsh(information)[0] <= 0:
         return out
     covariance = np.linalg.inv(information)
@@ -138,13 +139,25 @@ def _standard_errors(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarr
         shift = np.zeros(len(center))
         shift[k] = step * max(abs(center[k]), 1e-3)
         jacobian[:, k] = (at(center + shift) - at(center - shift)) / (2.0 * shift[k])
-    variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
     values = at(center)
     kinds = np.array([*(kind for _, kind, _ in _variance_parameters(fit)), "error"])
     # A correlation of 1 or -1 stays there while entries of theta are held: its derivatives are rounding.
     bound = (kinds == "correlation") & (1.0 - np.abs(values) <= np.sqrt(np.finfo(float).eps))
     without = np.isnan(values) | bound | (np.abs(jacobian).max(axis=1) == 0.0)
-    return np.where(without, np.nan, np.sqrt(np.maximum(variance, 0.0)))
+    out = jacobian @ covariance @ jacobian.T
+    out[without] = out[:, without] = np.nan
+    return out
+
+
+def reported_covariance(fit: LinearFit) -> pd.DataFrame:
+    """Covariance of all reported values: fixed effects, independent of the variance parameters, and these by the delta
+    method; NaN where a value has no standard error."""
+    names = reported_names(fit)
+    p = len(fit.outcome.beta)
+    out = np.zeros((len(names),) * 2)
+    out[:p, :p] = fit.outcome.beta_covariance
+    out[p:, p:] = _variance_covariance(fit, [fn for _, _, fn in _variance_parameters(fit)])
+    return pd.DataFrame(out, index=names, columns=names)
 
 
 def _scale_of(fit: LinearFit, name: str) -> Any:

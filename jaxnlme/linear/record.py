@@ -16,10 +16,11 @@ from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
-from jaxnlme.linear.estimates import estimates_table, reported_names
+from jaxnlme.linear.estimates import estimates_table, reported_covariance, reported_names
 from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
+from jaxnlme.results.derived_record import Derived
 from jaxnlme.signatures import public
 
 
@@ -131,6 +132,19 @@ class LinearFit(LinearInference):
         """
         check_level(level)
         return estimates_table(self, level)
+
+    @functools.cached_property
+    def covariance(self) -> pd.DataFrame:
+        """Covariance matrix of all reported values; NaN where a value has no standard error."""
+        return reported_covariance(self)
+
+    @public("fit.derive")
+    def derive(self, fn: Any, *, level: float = 0.95, transform: Any = "identity") -> Derived:
+        """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`; see
+        `jaxnlme.linear.derive.derive`."""
+        from jaxnlme.linear.derive import derive
+
+        return derive(self, fn, level=level, transform=transform)
 
     # --- criteria ---
 

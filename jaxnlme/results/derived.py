@@ -82,14 +82,14 @@ def derive(
         estimate, derivatives = evaluation.value_and_jacobian()
         sample = evaluation.at_draws(normal_draws(covariance, n, seed)) if method == "draws" else None
     quantities = tuple(evaluation.labels)
-    scales = _scales(transform, quantities)
+    scales = scales_of(transform, quantities)
     frame = None if rows is None else rows.frame
     derived = Derived(quantities, frame, estimate, derivatives, covariance, sample, scales, float(level), ())
     _check_domains(derived)
     return dataclasses.replace(derived, sentences=_sentences(fit, derived, robust))
 
 
-def _scales(given: Any, quantities: tuple[str, ...]) -> tuple[AbstractTransform, ...]:
+def scales_of(given: Any, quantities: tuple[str, ...]) -> tuple[AbstractTransform, ...]:
     """The scale of the interval of each quantity.
 
     **Raises:** OptionError for an unknown transform or quantity, and a transform with an exponent.

@@ -295,3 +295,17 @@ def test_aliased_columns_are_left_out_and_named():
     assert list(fit.beta.index) == ["(Intercept)", "x"]
     assert any("twice" in sentence for sentence in fit.status.sentences)
     assert fit.log_likelihood == pytest.approx(jn.lme("y ~ x + (1 | block)", data=FRAME).log_likelihood, abs=1e-9)
+
+
+def test_functions_of_parameters():
+    """The intraclass correlation, by the delta method and by hand from the joint covariance."""
+    fit = jn.lme("y ~ x + (1 | block)", data=FRAME)
+    derived = fit.derive(lambda p: p["sd((Intercept))"] ** 2 / (p["sd((Intercept))"] ** 2 + p["sigma"] ** 2))
+    s, e = fit.estimates.loc["sd((Intercept))", "estimate"], fit.sigma
+    gradient = np.array([2 * s * e**2, -2 * e * s**2]) / (s**2 + e**2) ** 2
+    names = ["sd((Intercept))", "sigma"]
+    variance = gradient @ fit.covariance.loc[names, names].to_numpy() @ gradient
+    assert derived.estimate[0] == pytest.approx(s**2 / (s**2 + e**2))
+    assert derived.standard_errors[0] == pytest.approx(np.sqrt(variance), rel=1e-10)
+    both = fit.derive({"ratio": lambda p: p["x"] / p["(Intercept)"], "slope": lambda p: p["x"]})
+    assert both.standard_errors[1] == pytest.approx(fit.estimates.loc["x", "se"])
