@@ -140,8 +140,8 @@ class LinearFit(LinearInference):
 
     @public("fit.derive")
     def derive(self, fn: Any, *, level: float = 0.95, transform: Any = "identity") -> Derived:
-        """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`; see
-        `jaxnlme.linear.derive.derive`."""
+        """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`;
+        see `jaxnlme.linear.derive.derive`."""
         from jaxnlme.linear.derive import derive
 
         return derive(self, fn, level=level, transform=transform)
