@@ -211,10 +211,15 @@ def _check_levels(table: pd.DataFrame, name: str, known: Sequence[Any]) -> None:
         rows = rows_text(np.asarray(column.isin(new)), table.index)
         kinds = "categories" if len(new) > 1 else "category"
         raise DataError(
-            f"column {name!r} has the {kinds} {some([repr(level) for level in new])} in {rows}, which the "
+            f"column {name!r} has the {kinds} {some([repr(_plain(level)) for level in new])} in {rows}, which the "
             "data of the fit lacked, so that there is no coefficient for it; known: "
-            f"{some([repr(level) for level in known])}."
+            f"{some([repr(_plain(level)) for level in known])}."
         )
+
+
+def _plain(level: Any) -> Any:
+    """A category as a Python value, for messages."""
+    return level.item() if isinstance(level, np.generic) else level
 
 
 def _check_finite(matrix: np.ndarray, names: Sequence[str], table: pd.DataFrame, formula: str) -> None:

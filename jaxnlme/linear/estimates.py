@@ -63,7 +63,8 @@ def _point(fit: LinearFit, theta: np.ndarray, sigma: float) -> _Point:
     if residual is None:
         return _Point(psi, np.zeros(0), sigma)
     delta = theta[len(theta) - residual.rows.n_residual :]
-    return _Point(psi, residual.natural(delta), sigma / residual.scale(delta)[1])
+    scale = residual.scale(delta)[1]
+    return _Point(psi, residual.natural(delta), sigma / scale if scale > 0.0 else np.inf)
 
 
 def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[tuple[str, str, Quantity]]:

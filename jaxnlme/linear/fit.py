@@ -56,6 +56,9 @@ def fit_linear(
             likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
             residual = residual.at(likelihood.source)
     found = outcome(problem, likelihood, estimation)
+    apart = not_apart(model, error) + no_maximum(model, estimation, found)
+    if apart:
+        estimation = dataclasses.replace(estimation, converged=False, problems=(*estimation.problems, *apart))
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
     method = "REML" if restricted else "ML"
@@ -156,6 +159,29 @@ def _convergence(estimation: Estimation) -> list[str]:
         f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit 1e-06); the "
         "information matrix of the variance parameters is positive definite."
     ]
+
+
+def not_apart(model: LinearModel, error: GaussianError | None) -> tuple[str, ...]:
+    """Sentences on intercepts of single rows, which residuals of one variance cannot be distinguished from."""
+    if error is not None:
+        return ()
+    return tuple(
+        f"the variances of {grouping.effects[0]} | {grouping.label} and of the residuals are not determined, only "
+        "their sum is, because every row is a unit by itself: leave that term out."
+        for grouping in model.groupings
+        if grouping.units.count == model.n_rows and len(grouping.effects) == 1 and np.ptp(grouping.matrix) == 0.0
+    )
+
+
+def no_maximum(model: LinearModel, estimation: Estimation, found: LinearOutcome) -> tuple[str, ...]:
+    """A sentence on a search that did not converge because sigma tends to zero."""
+    spread = float(np.std(model.y))
+    if estimation.converged or not found.sigma < LINEAR.vanishing_sigma * spread:
+        return ()
+    return (
+        f"sigma tends to zero ({found.sigma:.1e}, the responses have the standard deviation {spread:.1e}): fixed and "
+        "random effects fit the responses exactly, so that the likelihood has no maximum; leave random effects out.",
+    )
 
 
 def zero_sentences(model: LinearModel, found: LinearOutcome) -> list[str]:

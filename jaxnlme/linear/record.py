@@ -92,7 +92,8 @@ class LinearFit(LinearInference):
         if self.residual is None:
             return self.outcome.sigma
         theta = self.outcome.estimation.theta
-        return self.outcome.sigma / self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
+        scale = self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
+        return self.outcome.sigma / scale if scale > 0.0 else float("inf")
 
     @functools.cached_property
     def psi(self) -> dict[str, pd.DataFrame]:

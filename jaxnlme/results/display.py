@@ -54,7 +54,7 @@ def text_table(table: Table) -> list[str]:
     name_width = max(min(name_width, DISPLAY.longest_name), DISPLAY.shortest_name)
     for row in rows:
         row[0] = row[0] if len(row[0]) <= name_width else row[0][: name_width - 3] + "..."
-    first = max(len(row[0]) for row in rows)
+    first = max((len(row[0]) for row in rows), default=0)
     lines = wrap(table.title)
     for row in [list(table.header), *rows]:
         cells = [row[0].ljust(first)] + [cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)]

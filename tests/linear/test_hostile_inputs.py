@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from tests.comparison.conftest import TABLES, frame
+from tests.comparison.conftest import frame
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +60,62 @@ def test_predictions_averaged_over_linear_models(slopes: jn.LinearFit) -> None:
     averaged = comparison.predict(new)
     np.testing.assert_allclose(averaged, mean, rtol=1e-12)
     assert list(averaged.index) == [5, 1] and len(comparison.predict(level="population")) == 108
+
+
+def test_predictions_of_odd_tables(slopes: jn.LinearFit) -> None:
+    assert slopes.predict(frame()[:0]).shape == (0,)
+    with pytest.raises(jn.DataError, match="different lengths"):
+        slopes.predict({"age": [8.0, 9.0], "Subject": ["M01"]})
+    with pytest.raises(jn.DataError, match="'Subject' are numbers, and text"):
+        slopes.predict({"age": [8.0], "Subject": [1]})
+    # A new unit has effects of zero, beside known ones or by itself.
+    new = slopes.predict({"age": [8.0, 8.0], "Subject": ["M01", "new"]})
+    assert new[1] == pytest.approx(slopes.predict({"age": [8.0], "Subject": ["other"]})[0])
+    assert new[1] == pytest.approx(slopes.beta.iloc[0] + 8.0 * slopes.beta.iloc[1]) and abs(new[0] - new[1]) > 0.1
+    with pytest.raises(jn.OptionError, match=r"; did you mean 'Subject'"):
+        slopes.predict(level="subject")
+
+
+@pytest.mark.parametrize(
+    ("weights", "value", "sentence"),
+    [("w", np.inf, "holds inf; expected finite"), (jn.variance.power("w"), 0.0, "constant_power")],
+)
+def test_weights_that_cannot_be(weights: object, value: float, sentence: str) -> None:
+    table = frame().assign(w=1.0 + np.arange(108) % 3)
+    table.loc[4, "w"] = value
+    with pytest.raises(jn.DataError, match=sentence):
+        jn.gls("distance ~ age", table, weights=weights)
+
+
+def test_a_model_without_fixed_effects() -> None:
+    fit = jn.lme("distance ~ 0 + (1 | Subject)", data=frame())
+    assert len(fit.beta) == 0 and "sd((Intercept))" in str(fit.summary())
+    with pytest.raises(jn.OptionError, match="no fixed effects"):
+        fit.anova()
+
+
+def test_rows_that_are_units_have_no_variance_of_their_own() -> None:
+    table = casks().assign(row=np.arange(60))
+    fit = jn.lme("y ~ x + (1 | row)", data=table)
+    assert not fit.converged and "only their sum is" in str(fit.status)
+    assert fit.psi["row"].iloc[0, 0] + fit.sigma**2 == pytest.approx(jn.gls("y ~ x", table).sigma ** 2, rel=1e-6)
+    assert not jn.lme("y ~ x + (1 | batch/row)", data=table).converged
+
+
+def test_responses_that_are_fitted_exactly() -> None:
+    table = casks()
+    fit = jn.lme("y ~ x + (1 | batch)", data=table.assign(y=table.batch + 2.0 * table.x))
+    assert not fit.converged and "igma tends to zero" in str(fit.status)
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-170])
+def test_units_whose_squares_are_no_numbers(unit: float) -> None:
+    with pytest.raises(jn.DataError, match="another unit"):
+        jn.gls("distance ~ age", frame().assign(distance=frame().distance * unit))
+
+
+def test_arguments_in_other_places(slopes: jn.LinearFit) -> None:
+    with pytest.raises(jn.OptionError, match="second argument is random="):
+        jn.lme("distance ~ age + (1 | Subject)", frame())
+    with pytest.raises(jn.OptionError, match="key is the seed"):
+        slopes.simulate(1, key="a")
