@@ -65,6 +65,13 @@ class DesignMatrix:
         _check_finite(matrix, self.names, table, self.formula)
         return matrix
 
+    def extension(self, frame: Any) -> tuple[DesignMatrix, np.ndarray]:
+        """The design with the columns that were left out because others determine them, and the matrix (columns, all
+        columns) that computes all from the others in the rows of `frame`, the first data. A combination of rows is
+        estimable where it computes them there, too."""
+        full = dataclasses.replace(self, _kept=None, names=(*self.names, *self.aliased))
+        return full, np.linalg.lstsq(self.matrix, full.for_frame(frame), rcond=None)[0]
+
 
 def design_matrix(
     formula: str, frame: Any, *, drop_aliased: bool = False, context: Mapping[str, Any] | None = None

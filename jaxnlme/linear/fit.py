@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate, residual_start
 from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.interface import Likelihood
@@ -162,14 +163,20 @@ def _convergence(estimation: Estimation) -> list[str]:
 
 
 def not_apart(model: LinearModel, error: GaussianError | None) -> tuple[str, ...]:
-    """Sentences on intercepts of single rows, which residuals of one variance cannot be distinguished from."""
-    if error is not None:
-        return ()
-    return tuple(
+    """Sentences on effects that cannot be distinguished: intercepts of single rows beside residuals of one
+    variance, and effects of two grouping factors with the same units."""
+    rows = () if error is not None else tuple(
         f"the variances of {grouping.effects[0]} | {grouping.label} and of the residuals are not determined, only "
         "their sum is, because every row is a unit by itself: leave that term out."
         for grouping in model.groupings
         if grouping.units.count == model.n_rows and len(grouping.effects) == 1 and np.ptp(grouping.matrix) == 0.0
+    )  # fmt: skip
+    return rows + tuple(
+        f"the variances of {some(shared)} by {one.label} and by {other.label} are not determined, only their sums are, "
+        "because both divide the rows into the same units: leave one of them out."
+        for one, other in itertools.combinations(model.groupings, 2)
+        if (shared := [name for name in one.effects if name in other.effects])
+        and np.array_equal(one.units.codes, other.units.codes)
     )
 
 

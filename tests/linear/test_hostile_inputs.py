@@ -119,3 +119,22 @@ def test_arguments_in_other_places(slopes: jn.LinearFit) -> None:
         jn.lme("distance ~ age + (1 | Subject)", frame())
     with pytest.raises(jn.OptionError, match="key is the seed"):
         slopes.simulate(1, key="a")
+
+
+def test_predictions_of_combinations_that_the_data_lack() -> None:
+    table = casks().assign(late=np.repeat([0, 1], 30)).query("cask != 'c' or late == 0")
+    fit = jn.lme("y ~ cask * C(late) + (1 | batch)", data=table)
+    new = pd.DataFrame({"cask": ["a", "c", "c"], "late": [1, 0, 1], "batch": [0, 0, 0]})
+    predicted = fit.predict(new)
+    assert np.isfinite(predicted[:2]).all() and np.isnan(predicted[2])
+    np.testing.assert_allclose(fit.predict(table), fit.predict())
+    # A column that is twice another one is known wherever that is.
+    doubled = jn.gls("y ~ x + w", table.assign(w=2.0 * table.x))
+    assert np.isfinite(doubled.predict({"x": [3.5], "w": [7.0]})).all()
+    assert np.isnan(doubled.predict({"x": [3.5], "w": [3.5]})).all()
+
+
+def test_two_factors_with_the_same_units() -> None:
+    table = casks()
+    fit = jn.lme("y ~ x + (1 | batch) + (1 | twin)", data=table.assign(twin=table.batch + 100))
+    assert not fit.converged and "the same units" in str(fit.status)
