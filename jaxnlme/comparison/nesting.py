@@ -69,6 +69,10 @@ def nesting(smaller: Candidate, larger: Candidate) -> Nesting | str:
             f"{larger.criteria.n_parameters}: a nested model has fewer."
         )
     records = [isinstance(each.fit, FitRecord) for each in (smaller, larger)]
+    outcomes = [getattr(each.fit, "outcome_model", None) for each in (smaller, larger)]
+    if None not in outcomes:
+        different = outcomes[0] != outcomes[1]
+        return "their families, links or offsets differ." if different else _by_name(smaller, larger, df)
     if all(records):
         return _of_records(smaller, larger, df)
     if any(records):
@@ -108,7 +112,8 @@ def _by_name(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:
     at_bound = tuple(name for name in bounds if name in added)
     nuisance, fixed_effects = bool(smaller.at_zero), {*getattr(larger.fit, "fixed_effect_names", ())}
     only = not new and {*added} <= fixed_effects
-    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, only, dict.fromkeys(added, 0.0))
+    nulls = {name: 0.0 for name in added if not name.startswith("corr(")}
+    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, only, nulls)
 
 
 def _same_factors(smaller: Any, larger: Any) -> dict[str, str]:

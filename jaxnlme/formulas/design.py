@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxnlme.errors import DataError, OptionError, some
 from jaxnlme.formulas.evaluation import Evaluated, evaluate, matrix_of
-from jaxnlme.formulas.frames import as_table, rows_text
+from jaxnlme.formulas.frames import as_table, row_count, rows_text
 from jaxnlme.formulas.mixed import cbind_parts, used_columns
 from jaxnlme.formulas.rank import independent_columns
 from jaxnlme.formulas.spelling import translated
@@ -71,6 +71,16 @@ class DesignMatrix:
         estimable where it computes them there, too."""
         full = dataclasses.replace(self, _kept=None, names=(*self.names, *self.aliased))
         return full, np.linalg.lstsq(self.matrix, full.for_frame(frame), rcond=None)[0]
+
+    def not_estimable(self, first: Any, frame: Any) -> np.ndarray:
+        """True (rows,) where columns that others determine in the data `first` are not in `frame` what these say."""
+        if not self.aliased:
+            return np.zeros(row_count(frame), bool)
+        full, extension = self.extension(first)
+        every = full.for_frame(frame)
+        largest = np.abs(every).max(axis=1, initial=1.0)
+        gap = np.abs(self.for_frame(frame) @ extension - every).max(axis=1)
+        return gap > np.sqrt(np.finfo(float).eps) * largest
 
 
 def design_matrix(

@@ -35,8 +35,10 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
             out = out + np.einsum("ij,ij->i", grouping.matrix, effects[grouping.units.codes])
         return out
     _check_lengths(fit, data, count)
-    rows = fit.model.fixed.for_frame(data)
-    out = np.where(_not_estimable(fit, data, rows), np.nan, rows @ beta)
+    fixed = fit.model.fixed
+    out = fixed.for_frame(data) @ beta
+    if fixed.aliased:
+        out = np.where(fixed.not_estimable(fit.model.frame, data), np.nan, out)
     for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
         matrix = np.concatenate([design.for_frame(data) for design in grouping.designs], axis=1)
         out = out + np.einsum("ij,ij->i", matrix, _of_units(grouping, effects, data))
@@ -76,16 +78,6 @@ def _of_units(grouping: Grouping, effects: np.ndarray, data: Any) -> np.ndarray:
         _check_kinds(grouping, units)
     with_zero = np.vstack([effects, np.zeros((1, effects.shape[1]))])
     return with_zero[index][units.codes]
-
-
-def _not_estimable(fit: LinearFit, data: Any, rows: np.ndarray) -> np.ndarray:
-    """True (rows,) where columns that others determine in the fitted data are not what these say."""
-    if not fit.model.fixed.aliased:
-        return np.zeros(len(rows), bool)
-    full, extension = fit.model.fixed.extension(fit.model.frame)
-    every = full.for_frame(data)
-    largest = np.abs(every).max(axis=1, initial=1.0)
-    return np.abs(rows @ extension - every).max(axis=1) > np.sqrt(np.finfo(float).eps) * largest
 
 
 def _check_kinds(grouping: Grouping, units: Units) -> None:

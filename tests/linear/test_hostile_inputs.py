@@ -138,3 +138,35 @@ def test_two_factors_with_the_same_units() -> None:
     table = casks()
     fit = jn.lme("y ~ x + (1 | batch) + (1 | twin)", data=table.assign(twin=table.batch + 100))
     assert not fit.converged and "the same units" in str(fit.status)
+
+
+def test_generalised_models_are_nested_by_their_columns() -> None:
+    table = casks()
+    table["count"] = np.random.default_rng(2).poisson(np.exp(1.0 + 0.1 * table.x + 0.1 * (table.y - 60.0)))
+    null, slope, units = (
+        jn.glmer(f"count ~ {right}", table, family="poisson")
+        for right in ("1 + (1 | batch)", "x + (1 | batch)", "1 + (1 | batch/cask)")
+    )
+    test = jn.likelihood_ratio_test(null, slope)
+    assert test.method == "chi-square" and test.nesting.added == ("x",) and test.nesting.only_fixed_effects
+    assert jn.likelihood_ratio_test(null, units).nesting.one_variance
+    other = jn.glmer("count ~ x + z + (1 | batch)", table.assign(z=table.x, x=np.arange(60) % 5.0), family="poisson")
+    with pytest.raises(jn.OptionError, match="column of x"):
+        jn.likelihood_ratio_test(slope, other)
+    with pytest.raises(jn.OptionError, match=r"call jn\.glmer"):
+        slope.update(". ~ . - x")
+
+
+def test_generalised_predictions_of_combinations_that_the_data_lack() -> None:
+    table = casks().assign(late=np.repeat([0, 1], 30), count=np.arange(60) % 4).query("cask != 'c' or late == 0")
+    fit = jn.glmer("count ~ cask * C(late) + (1 | batch)", table, family="poisson")
+    new = pd.DataFrame({"cask": ["a", "c"], "late": [1, 1]})
+    predicted = fit.predict(new, level="population")
+    assert np.isfinite(predicted[0]) and np.isnan(predicted[1])
+
+
+def test_long_names_of_a_table_stay_distinct() -> None:
+    table = casks().assign(treatment=np.tile(["one", "another", "a third"], 20))
+    text = str(jn.lme("y ~ 1 + (treatment | batch)", data=table).summary())
+    names = [line.split("   ")[0] for line in text.splitlines() if line.startswith("corr(")]
+    assert len(names) == 3 and len(set(names)) == 3
