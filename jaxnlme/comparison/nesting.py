@@ -70,9 +70,11 @@ def nesting(smaller: Candidate, larger: Candidate) -> Nesting | str:
         )
     records = [isinstance(each.fit, FitRecord) for each in (smaller, larger)]
     outcomes = [getattr(each.fit, "outcome_model", None) for each in (smaller, larger)]
-    if None not in outcomes:
+    # Formulas make another function of other terms; of the same terms the models are compared part by part.
+    if None not in outcomes and function_digest(smaller.fit.binding) != function_digest(larger.fit.binding):
         different = outcomes[0] != outcomes[1]
-        return "their families, links or offsets differ." if different else _by_name(smaller, larger, df)
+        reason = "their families, links, offsets, or the coefficients that are held at other values than zero, differ."
+        return reason if different else _by_name(smaller, larger, df)
     if all(records):
         return _of_records(smaller, larger, df)
     if any(records):

@@ -153,6 +153,11 @@ def test_generalised_models_are_nested_by_their_columns() -> None:
     other = jn.glmer("count ~ x + z + (1 | batch)", table.assign(z=table.x, x=np.arange(60) % 5.0), family="poisson")
     with pytest.raises(jn.OptionError, match="column of x"):
         jn.likelihood_ratio_test(slope, other)
+    held = slope.update(fixed={"x": 0.3})
+    assert jn.likelihood_ratio_test(held, slope).nesting.df == 1
+    wider = jn.glmer("count ~ x + I(x^2) + (1 | batch)", table, family="poisson")
+    with pytest.raises(jn.OptionError, match="held"):
+        jn.likelihood_ratio_test(held, wider)
     with pytest.raises(jn.OptionError, match=r"call jn\.glmer"):
         slope.update(". ~ . - x")
 

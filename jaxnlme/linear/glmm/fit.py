@@ -91,9 +91,11 @@ class GeneralisedLinearFit(Fit):
         }
 
     @property
-    def outcome_model(self) -> tuple[str, str, bytes]:
-        """Family, link and offset, which are the same in nested models."""
-        return self.family, self.link, self.declaration.offset(self.declaration.frame).tobytes()
+    def outcome_model(self) -> tuple[str, str, bytes, dict[str, float]]:
+        """Family, link, offset, and coefficients held at other values than zero, the same in nested models."""
+        held = self.estimates["fixed"].to_numpy(bool)
+        values = {name: float(self.values[name]) for name in self.estimates.index[held] if self.values[name] != 0.0}
+        return self.family, self.link, self.declaration.offset(self.declaration.frame).tobytes(), values
 
     @public("fit.predict")
     def predict(self, data: Any = None, level: str | int = "group", *, scale: str = "response") -> Any:
