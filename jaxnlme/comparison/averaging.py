@@ -78,7 +78,7 @@ def _scale(name: str, each: Candidate) -> str:
 
 
 def averaged_predictions(
-    candidates: Sequence[Candidate], weights: np.ndarray, data: Any, level: str | int
+    candidates: Sequence[Candidate], weights: np.ndarray, data: Any, level: str | int | None
 ) -> pd.Series:
     """The predictions of `Comparison.predict`; arguments and exceptions as there."""
     import pandas as pd
@@ -90,7 +90,10 @@ def averaged_predictions(
             raise OptionError(f"{each.name} has no method predict to average.")
         if not weight:
             continue
-        values = predict(data, level=level)
+        values = predict(data) if level is None else predict(data, level=level)
+        if not isinstance(values, pd.Series):  # fits of linear models return arrays
+            rows = data.index if isinstance(data, pd.DataFrame) and len(data) == len(values) else None
+            values = pd.Series(values, index=rows)
         if total is not None and not total.index.equals(values.index):
             raise OptionError(f"{each.name} predicts other rows than the models before it; pass one table as data=.")
         total = weight * values if total is None else total + weight * values

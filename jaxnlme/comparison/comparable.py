@@ -38,6 +38,10 @@ class Comparable(Protocol):
     - `parameter_units`: by estimated parameter its sample size in BICc, groups or observations (no BICc where absent).
     - `at_zero`: sentences on variances estimated as zero, as of a FitRecord (none where absent).
     - `fixed_effect_names`: those among `parameter_names` that are fixed effects (none where absent).
+    - `fixed_columns`: by name the column (rows,) of each fixed effect; `level_designs`: by grouping factor the unit of
+      each row, counted by first appearance, and by effect its column; `qualified_names(labels)`: `parameter_names` that
+      always have their grouping factor, called as `labels` says. With these, nested models may have other grouping
+      factors.
     - `boundary_parameters`: names of parameters that are at a bound where the model without them is, besides
       variances (none where absent).
     - `estimates`, a table with columns "estimate" and "se", for averages; `predict(data, level)`, for averaged

@@ -122,10 +122,10 @@ class Comparison(Printable):
         return average(self.candidates, self.weights.to_numpy(), names, level)
 
     @public("comparison.predict")
-    def predict(self, data: Any = None, level: str | int = "group") -> pd.Series:
+    def predict(self, data: Any = None, level: str | int | None = None) -> pd.Series:
         """Predictions averaged over the models by `weights`.
 
-        **Arguments:** `data`, `level`: as of `fit.predict`.
+        **Arguments:** `data`, `level`: as of `fit.predict`; None: with all random effects.
         **Returns:** a pandas Series "prediction", a value for each row of the table.
         **Raises:** OptionError where the models predict different rows; the exceptions of `fit.predict`.
         **Source:** Burnham and Anderson (2002), section 4.2.1.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,12 @@ def nesting(smaller: Candidate, larger: Candidate) -> Nesting | str:
             f"{larger.criteria.n_parameters}: a nested model has fewer."
         )
     records = [isinstance(each.fit, FitRecord) for each in (smaller, larger)]
+    outcomes = [getattr(each.fit, "outcome_model", None) for each in (smaller, larger)]
+    # Formulas make another function of other terms; of the same terms the models are compared part by part.
+    if None not in outcomes and function_digest(smaller.fit.binding) != function_digest(larger.fit.binding):
+        different = outcomes[0] != outcomes[1]
+        reason = "their families, links, offsets, or the coefficients that are held at other values than zero, differ."
+        return reason if different else _by_name(smaller, larger, df)
     if all(records):
         return _of_records(smaller, larger, df)
     if any(records):
@@ -80,18 +87,25 @@ def nesting(smaller: Candidate, larger: Candidate) -> Nesting | str:
 
 def _by_name(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:
     """The Nesting of two results of other kinds, by the names of their parameters and random effects."""
-    missing = [name for name in smaller.parameter_names if name not in larger.parameter_names]
+    same = _same_factors(smaller.fit, larger.fit)
+    ours_by = _qualified(smaller, same)
+    theirs_by = _qualified(larger, {})
+    missing = [shown for name, shown in ours_by.items() if name not in theirs_by]
     if missing:
         return f"{larger.name} lacks {some(missing)}, which {smaller.name} estimates."
-    added = tuple(name for name in larger.parameter_names if name not in smaller.parameter_names)
+    column = _other_column(smaller.fit, larger.fit, same)
+    if column:
+        return f"{smaller.name} and {larger.name} have different values in the column of {column}."
+    added = tuple(shown for name, shown in theirs_by.items() if name not in ours_by)
     if len(added) != df:
         return (
             f"the larger model has {df} more parameters, and {len(added)} more names ({some(list(added)) or 'none'}): "
             "parameters are shared, or another structure has the same names, so it cannot be verified by name."
         )
     new: list[str] = []
-    for level in {**smaller.variance_parameters, **larger.variance_parameters}:
-        ours, theirs = (each.variance_parameters.get(level, ()) for each in (smaller, larger))
+    effects_of_smaller = {same.get(level, level): names for level, names in smaller.variance_parameters.items()}
+    for level in {**effects_of_smaller, **larger.variance_parameters}:
+        ours, theirs = (each.get(level, ()) for each in (effects_of_smaller, larger.variance_parameters))
         lost = [effect for effect in ours if effect not in theirs]
         if lost:
             return f"{larger.name} has no random effect of {some(lost)} by {level}, which {smaller.name} has."
@@ -100,7 +114,40 @@ def _by_name(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:
     at_bound = tuple(name for name in bounds if name in added)
     nuisance, fixed_effects = bool(smaller.at_zero), {*getattr(larger.fit, "fixed_effect_names", ())}
     only = not new and {*added} <= fixed_effects
-    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, only, dict.fromkeys(added, 0.0))
+    nulls = {name: 0.0 for name in added if not name.startswith("corr(")}
+    return Nesting(df, added, tuple(new), len(new) == 1, at_bound, nuisance, only, nulls)
+
+
+def _same_factors(smaller: Any, larger: Any) -> dict[str, str]:
+    """By grouping factor of the smaller fit the one of the larger fit that divides the rows into the same units,
+    whatever the two are called; one of the same name and other units is another factor, "" here."""
+    levels, of_larger = (getattr(each, "level_designs", {}) for each in (smaller, larger))
+    out = {}
+    for level, (codes, _) in levels.items():
+        equal = [name for name, (theirs, _) in of_larger.items() if np.array_equal(codes, theirs)]
+        out[level] = level if level in equal else equal[0] if equal else ""
+    return out
+
+
+def _qualified(each: Candidate, same: Mapping[str, str]) -> dict[str, str]:
+    """The reported names of the parameters by names that always have their grouping factor, that of `same`."""
+    qualified = getattr(each.fit, "qualified_names", None)
+    keys = each.parameter_names if qualified is None else qualified(same)
+    return dict(zip(keys, each.parameter_names, strict=True))
+
+
+def _other_column(smaller: Any, larger: Any, same: Mapping[str, str]) -> str:
+    """The first effect of two linear fits that has other values in the larger one; empty where there is none."""
+    ours, theirs = (getattr(each, "fixed_columns", {}) for each in (smaller, larger))
+    pairs = [(name, column, theirs[name]) for name, column in ours.items() if name in theirs]
+    levels, of_larger = (getattr(each, "level_designs", {}) for each in (smaller, larger))
+    for level, (_, columns) in levels.items():
+        other = of_larger[same[level]][1] if same[level] else {}
+        pairs += [(f"{name} | {level}", column, other[name]) for name, column in columns.items() if name in other]
+    for name, a, b in pairs:
+        if a.shape != b.shape or np.abs(a - b).max() > NESTING.same_value * np.abs(a).max():
+            return name
+    return ""
 
 
 def _of_records(smaller: Candidate, larger: Candidate, df: int) -> Nesting | str:

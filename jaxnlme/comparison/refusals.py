@@ -115,7 +115,8 @@ def _other_design(first: Candidate, other: Candidate) -> str:
         return (
             "their restricted log-likelihoods integrate out different fixed effects (other terms, other centring or "
             "scaling of a term), which are densities of different contrasts "
-            "of the responses. Compare fits by maximum likelihood, without restricted=True."
+            "of the responses. Compare fits by maximum likelihood: method='ML' "
+            "of jn.lme and jn.gls, jn.fit without restricted=True."
         )
     if isinstance(first.fit, FitRecord) and isinstance(other.fit, FitRecord):
         column = different_column(first.fit.binding, other.fit.binding)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxnlme.errors import DataError, OptionError, some
 from jaxnlme.formulas.evaluation import Evaluated, evaluate, matrix_of
-from jaxnlme.formulas.frames import as_table, rows_text
+from jaxnlme.formulas.frames import as_table, row_count, rows_text
 from jaxnlme.formulas.mixed import cbind_parts, used_columns
 from jaxnlme.formulas.rank import independent_columns
 from jaxnlme.formulas.spelling import translated
@@ -64,6 +64,23 @@ class DesignMatrix:
         matrix = matrix if self._kept is None else np.ascontiguousarray(matrix[:, self._kept])
         _check_finite(matrix, self.names, table, self.formula)
         return matrix
+
+    def extension(self, frame: Any) -> tuple[DesignMatrix, np.ndarray]:
+        """The design with the columns that were left out because others determine them, and the matrix (columns, all
+        columns) that computes all from the others in the rows of `frame`, the first data. A combination of rows is
+        estimable where it computes them there, too."""
+        full = dataclasses.replace(self, _kept=None, names=(*self.names, *self.aliased))
+        return full, np.linalg.lstsq(self.matrix, full.for_frame(frame), rcond=None)[0]
+
+    def not_estimable(self, first: Any, frame: Any) -> np.ndarray:
+        """True (rows,) where columns that others determine in the data `first` are not in `frame` what these say."""
+        if not self.aliased:
+            return np.zeros(row_count(frame), bool)
+        full, extension = self.extension(first)
+        every = full.for_frame(frame)
+        largest = np.abs(every).max(axis=1, initial=1.0)
+        gap = np.abs(self.for_frame(frame) @ extension - every).max(axis=1)
+        return gap > np.sqrt(np.finfo(float).eps) * largest
 
 
 def design_matrix(
@@ -211,10 +228,15 @@ def _check_levels(table: pd.DataFrame, name: str, known: Sequence[Any]) -> None:
         rows = rows_text(np.asarray(column.isin(new)), table.index)
         kinds = "categories" if len(new) > 1 else "category"
         raise DataError(
-            f"column {name!r} has the {kinds} {some([repr(level) for level in new])} in {rows}, which the "
+            f"column {name!r} has the {kinds} {some([repr(_plain(level)) for level in new])} in {rows}, which the "
             "data of the fit lacked, so that there is no coefficient for it; known: "
-            f"{some([repr(level) for level in known])}."
+            f"{some([repr(_plain(level)) for level in known])}."
         )
+
+
+def _plain(level: Any) -> Any:
+    """A category as a Python value, for messages."""
+    return level.item() if isinstance(level, np.generic) else level
 
 
 def _check_finite(matrix: np.ndarray, names: Sequence[str], table: pd.DataFrame, formula: str) -> None:

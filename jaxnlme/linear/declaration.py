@@ -84,6 +84,12 @@ def linear_model(
     columns = [*used_columns(formula), *(name for name in extra if name not in used_columns(formula))]
     frame, used, notes = _complete(formula, frame, columns, missing)
     y, _ = response(formula.response, frame)
+    largest = float(np.abs(y).max(initial=0.0))
+    if not (largest == 0.0 or 1e-100 < largest < 1e100):
+        raise DataError(
+            f"the largest response is {largest:.1e} in absolute value, whose square cannot be computed: use "
+            "another unit."
+        )
     fixed = design_matrix(formula.fixed, frame, drop_aliased=True)
     if fixed.aliased:
         notes.append(
@@ -109,11 +115,6 @@ def linear_model(
             raise DataError(
                 f"the grouping factor {grouping.label!r} has one unit, so that a variance between its units cannot be "
                 "estimated; leave its random effects out."
-            )
-        if units[group].count == len(y):
-            notes.append(
-                f"Every row is a unit of {grouping.label!r} by itself: with a residual of constant variance the "
-                "variance of its intercept is not determined."
             )
         groupings.append(grouping)
     return LinearModel(formula, frame, used, y, fixed, tuple(groupings), nested, tuple(notes))
@@ -178,5 +179,5 @@ def _check_structures(structures: Any, labels: Sequence[str]) -> None:
             if name not in labels:
                 raise OptionError(
                     f"covariance names the grouping factor {name!r}, which the formula does not have; it has "
-                    f"{some([repr(label) for label in labels]) or 'none'}.{near_matches(str(name), labels)}"
+                    f"{some([repr(label) for label in labels]) or 'none'}; {near_matches(str(name), labels)}"
                 )

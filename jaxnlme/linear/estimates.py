@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
 
 
-def reported_names(fit: LinearFit) -> list[str]:
-    """Names of all parameters in the order of the table."""
-    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit)), "sigma"]
+def reported_names(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[str]:
+    """Names of all parameters in the order of the table; with `labels` those of random effects always have their
+    grouping factor, called as `labels` says."""
+    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit, labels)), "sigma"]
 
 
 def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
@@ -63,15 +64,17 @@ def _point(fit: LinearFit, theta: np.ndarray, sigma: float) -> _Point:
     if residual is None:
         return _Point(psi, np.zeros(0), sigma)
     delta = theta[len(theta) - residual.rows.n_residual :]
-    return _Point(psi, residual.natural(delta), sigma / residual.scale(delta)[1])
+    scale = residual.scale(delta)[1]
+    return _Point(psi, residual.natural(delta), sigma / scale if scale > 0.0 else np.inf)
 
 
-def _variance_parameters(fit: LinearFit) -> list[tuple[str, str, Quantity]]:
+def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[tuple[str, str, Quantity]]:
     """Name, kind and function of the covariances by level, of each reported variance parameter."""
     out: list[tuple[str, str, Quantity]] = []
-    several = len(fit.model.groupings) > 1
+    several = len(fit.model.groupings) > 1 or labels is not None
     for k, grouping in enumerate(fit.model.groupings):
-        names = [f"{effect}|{grouping.label}" if several else effect for effect in grouping.effects]
+        label = (labels or {}).get(grouping.label, grouping.label)
+        names = [f"{effect}|{label}" if several else effect for effect in grouping.effects]
         for effects in _distinct_scales(grouping.structure):
             shown = names[effects[0]] if len(effects) == 1 else ", ".join(names[j] for j in effects)
             out.append((f"sd({shown})", "random effect SD", _sd(k, effects[0])))

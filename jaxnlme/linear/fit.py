@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, some
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate, residual_start
 from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.interface import Likelihood
@@ -57,6 +58,9 @@ def fit_linear(
             likelihood, estimation = _with_residual_model(problem, residual, restricted, depends_on_fitted(error))
             residual = residual.at(likelihood.source)
     found = outcome(problem, likelihood, estimation)
+    apart = not_apart(model, error) + no_maximum(model, estimation, found)
+    if apart:
+        estimation = dataclasses.replace(estimation, converged=False, problems=(*estimation.problems, *apart))
     zeros = tuple(zero_sentences(model, found))
     status = LinearStatus((*_convergence(estimation), *zeros, *model.notes))
     method = "REML" if restricted else "ML"
@@ -164,6 +168,35 @@ def _convergence(estimation: Estimation) -> list[str]:
         f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit 1e-06); the "
         "information matrix of the variance parameters is positive definite."
     ]
+
+
+def not_apart(model: LinearModel, error: GaussianError | None) -> tuple[str, ...]:
+    """Sentences on effects that cannot be distinguished: intercepts of single rows beside residuals of one
+    variance, and effects of two grouping factors with the same units."""
+    rows = () if error is not None else tuple(
+        f"the variances of {grouping.effects[0]} | {grouping.label} and of the residuals are not determined, only "
+        "their sum is, because every row is a unit by itself: leave that term out."
+        for grouping in model.groupings
+        if grouping.units.count == model.n_rows and len(grouping.effects) == 1 and np.ptp(grouping.matrix) == 0.0
+    )  # fmt: skip
+    return rows + tuple(
+        f"the variances of {some(shared)} by {one.label} and by {other.label} are not determined, only their sums are, "
+        "because both divide the rows into the same units: leave one of them out."
+        for one, other in itertools.combinations(model.groupings, 2)
+        if (shared := [name for name in one.effects if name in other.effects])
+        and np.array_equal(one.units.codes, other.units.codes)
+    )
+
+
+def no_maximum(model: LinearModel, estimation: Estimation, found: LinearOutcome) -> tuple[str, ...]:
+    """A sentence on a search that did not converge because sigma tends to zero."""
+    spread = float(np.std(model.y))
+    if estimation.converged or not found.sigma < LINEAR.vanishing_sigma * spread:
+        return ()
+    return (
+        f"sigma tends to zero ({found.sigma:.1e}, the responses have the standard deviation {spread:.1e}): fixed and "
+        "random effects fit the responses exactly, so that the likelihood has no maximum; leave random effects out.",
+    )
 
 
 def zero_sentences(model: LinearModel, found: LinearOutcome) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from jaxnlme.arguments import check_choice
-from jaxnlme.errors import OptionError, near_matches, shown
-from jaxnlme.formulas.units import group_units
+from jaxnlme.errors import DataError, OptionError, near_matches, shown, some
+from jaxnlme.formulas.mixed import used_columns
+from jaxnlme.formulas.units import Units, group_units
 
 if TYPE_CHECKING:
     from jaxnlme.linear.declaration import Grouping
@@ -20,7 +23,8 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
 
     **Arguments:** `data`: a table with the columns of the formula, None for that of the fit; `level`: None for all
     grouping factors, "population" or 0 for none, k or a label for the first k nested levels.
-    **Returns:** predictions (rows,). Units that the fitted data lacked have random effects of zero.
+    **Returns:** predictions (rows,). Units that the fitted data lacked have random effects of zero; rows whose mean the
+    fitted data do not determine, because they lack that combination of categories, are NaN.
     **Raises:** DataError for missing columns and unknown categories, OptionError for an unknown level.
     """
     count = _n_levels(fit, level)
@@ -30,7 +34,11 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
         for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
             out = out + np.einsum("ij,ij->i", grouping.matrix, effects[grouping.units.codes])
         return out
-    out = fit.model.fixed.for_frame(data) @ beta
+    _check_lengths(fit, data, count)
+    fixed = fit.model.fixed
+    out = fixed.for_frame(data) @ beta
+    if fixed.aliased:
+        out = np.where(fixed.not_estimable(fit.model.frame, data), np.nan, out)
     for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
         matrix = np.concatenate([design.for_frame(data) for design in grouping.designs], axis=1)
         out = out + np.einsum("ij,ij->i", matrix, _of_units(grouping, effects, data))
@@ -52,7 +60,7 @@ def _n_levels(fit: LinearFit, level: str | int | None) -> int:
     if isinstance(level, str):
         if level not in labels:
             raise OptionError(
-                f"level {level!r} is not known; expected None, 'population', or one of {labels}."
+                f"level {level!r} is not known; expected None, 'population', or one of {labels}; "
                 f"{near_matches(level, labels)}"
             )
         return labels.index(level) + 1
@@ -65,9 +73,36 @@ def _of_units(grouping: Grouping, effects: np.ndarray, data: Any) -> np.ndarray:
     """The effects (rows, effects) of the unit of each row, zero for units that are not known."""
     units = group_units(grouping.group, data)
     known = {label: k for k, label in enumerate(grouping.units.labels)}
-    index = np.array([known.get(label, -1) for label in units.labels])
+    index = np.array([known.get(label, -1) for label in units.labels], int)
+    if index.size and (index < 0).all():
+        _check_kinds(grouping, units)
     with_zero = np.vstack([effects, np.zeros((1, effects.shape[1]))])
     return with_zero[index][units.codes]
+
+
+def _check_kinds(grouping: Grouping, units: Units) -> None:
+    """**Raises:** DataError for labels that are text where those of the fit are numbers, or the other way round."""
+    for name, ours, theirs in zip(grouping.group, grouping.units.columns, units.columns, strict=True):
+        kinds = [{isinstance(label, str) for label in pd.Series(column).tolist()} for column in (ours, theirs)]
+        if kinds in ([{True}, {False}], [{False}, {True}]):
+            words = ["text" if True in kind else "numbers" for kind in kinds]
+            raise DataError(
+                f"the labels in column {name!r} are {words[1]}, and {words[0]} in the data of the fit, so that no unit "
+                f"is found again: convert the column, or predict with level='population'."
+            )
+
+
+def _check_lengths(fit: LinearFit, data: Any, count: int) -> None:
+    """**Raises:** DataError for columns of a dictionary that differ in length."""
+    if not isinstance(data, Mapping):
+        return
+    names = used_columns(fit.model.formula) if count else [*data]
+    lengths = {name: len(data[name]) for name in names if name in data and np.ndim(data[name])}
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            f"the columns {some([f'{name!r} ({size})' for name, size in lengths.items()])} have different lengths; "
+            "expected one value per row in each."
+        )
 
 
 def residuals(fit: LinearFit, kind: str = "response", level: str | int | None = None) -> np.ndarray:

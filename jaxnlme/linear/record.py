@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,8 @@ class LinearFit(LinearInference):
         if self.residual is None:
             return self.outcome.sigma
         theta = self.outcome.estimation.theta
-        return self.outcome.sigma / self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
+        scale = self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
+        return self.outcome.sigma / scale if scale > 0.0 else float("inf")
 
     @functools.cached_property
     def psi(self) -> dict[str, pd.DataFrame]:
@@ -211,6 +213,23 @@ class LinearFit(LinearInference):
     def variance_parameters(self) -> dict[str, tuple[str, ...]]:
         """Names of the random effects by grouping factor."""
         return {grouping.label: grouping.effects for grouping in self.model.groupings}
+
+    @property
+    def fixed_columns(self) -> dict[str, np.ndarray]:
+        """The column (rows,) of each fixed effect."""
+        return dict(zip(self.model.fixed.names, self.model.fixed.matrix.T, strict=True))
+
+    @property
+    def level_designs(self) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """By grouping factor the unit of each row (rows,), counted by first appearance, and the effects' columns."""
+        return {
+            each.label: (each.units.codes, dict(zip(each.effects, each.matrix.T, strict=True)))
+            for each in self.model.groupings
+        }
+
+    def qualified_names(self, labels: Mapping[str, str]) -> tuple[str, ...]:
+        """The parameter names, those of random effects with their grouping factor, called as `labels` says."""
+        return tuple(reported_names(self, labels))
 
     @property
     def boundary_parameters(self) -> tuple[str, ...]:

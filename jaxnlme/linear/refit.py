@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.arguments import check_count
-from jaxnlme.errors import DataError, OptionError
+from jaxnlme.errors import DataError, OptionError, shown
 from jaxnlme.estimators.linear.algorithm import Estimation, estimate
 from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
@@ -30,7 +30,12 @@ def simulate(fit: LinearFit, n: int = 1, key: Any = 0, level: str | int | None =
     **Raises:** OptionError for other numbers and levels.
     """
     n = check_count("n", n, 1)
-    rng = np.random.default_rng(key)
+    try:
+        rng = np.random.default_rng(key)
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"key is the seed of numpy's generator, a whole number >= 0 or a generator; received {shown(key)}."
+        ) from None
     kept = 0 if level == "population" else len(fit.model.groupings) if level is None else _kept(fit, level)
     mean = predict(fit, None, kept if fit.model.nested else ("population" if kept == 0 else None))
     out = np.empty((n, fit.model.n_rows))
@@ -75,7 +80,10 @@ def refit(fit: LinearFit, y: np.ndarray) -> tuple[float, Estimation]:
     if y.shape != (fit.model.n_rows,) or not np.isfinite(y).all():
         raise DataError(f"responses must be {fit.model.n_rows} finite numbers; received shape {y.shape}.")
     if fit.residual is not None and depends_on_fitted(fit.residual.error):
-        raise OptionError("a model whose variance is a function of the fitted values cannot be refitted in batches.")
+        raise OptionError(
+            "a model whose variance is a function of the fitted values cannot be refitted in batches, "
+            "as a bootstrap does it; pass method='chi-square' for the approximate distribution."
+        )
     designs = [grouping.random_design() for grouping in fit.model.groupings]
     problem = linear_problem(y, fit.model.fixed.matrix, designs, fit.series)
     theta = fit.outcome.estimation.theta

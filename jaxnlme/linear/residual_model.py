@@ -282,7 +282,17 @@ def _numbers(table: Any, name: str, error: GaussianError) -> np.ndarray:
         values = np.asarray(table[name], float)
     except (TypeError, ValueError):
         raise DataError(f"column {name!r} of the variance function holds text; expected numbers.") from None
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"column {name!r} of the variance function holds {values[~np.isfinite(values)][0]:g}; expected finite "
+            "numbers."
+        )
     for term in _scale(error).terms:
+        if term.of == name and term.kind == "power" and (values == 0).any():
+            raise DataError(
+                f"column {name!r}, whose power the variance function is, holds 0, where that has no inverse: use "
+                "jn.variance.constant_power, or shift the column."
+            )
         if term.of == name and term.kind == "fixed" and not (values > 0).all():
             raise DataError(
                 f"column {name!r}, which the variance is proportional to, must hold positive numbers; it holds "

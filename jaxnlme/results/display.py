@@ -52,9 +52,11 @@ def text_table(table: Table) -> list[str]:
     widths = [max(len(row[k]) for row in [table.header, *rows]) for k in range(1, len(table.header))]
     name_width = DISPLAY.width - sum(widths) - 2 * len(widths)
     name_width = max(min(name_width, DISPLAY.longest_name), DISPLAY.shortest_name)
-    for row in rows:
-        row[0] = row[0] if len(row[0]) <= name_width else row[0][: name_width - 3] + "..."
-    first = max(len(row[0]) for row in rows)
+    cut = [row[0] if len(row[0]) <= name_width else row[0][: name_width - 3] + "..." for row in rows]
+    if len(set(cut)) == len({row[0] for row in rows}):  # names that would be the same are not cut
+        for row, name in zip(rows, cut, strict=True):
+            row[0] = name
+    first = max((len(row[0]) for row in rows), default=0)
     lines = wrap(table.title)
     for row in [list(table.header), *rows]:
         cells = [row[0].ljust(first)] + [cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)]

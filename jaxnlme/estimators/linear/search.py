@@ -76,9 +76,10 @@ def _newton(fn: Function, theta: np.ndarray, value: float, gradient: np.ndarray,
         definite = bool(values[0] > LINEAR.least_curvature * scale)
         along = vectors.T @ gradient
         size = np.maximum(np.abs(values), LINEAR.least_curvature * scale)
-        decrement = float(0.25 * np.sum(along**2 / size))
+        with np.errstate(over="ignore"):  # no curvature in any direction: an infinite gain is not taken for convergence
+            decrement = float(0.25 * np.sum(along**2 / size))
+            step = -vectors @ (along / size)
         saddle = values[0] < -LINEAR.negative_curvature * scale
-        step = -vectors @ (along / size)
         small = decrement < LINEAR.newton_tolerance
         if small and not saddle:
             last = _line_search(fn, theta, value, step) if decrement > 0.0 else None

@@ -13,6 +13,8 @@ class LinearSettings:
 
     # A residual standard deviation below this fraction of the root mean square of y is rounding.
     least_residual: float = 1e3 * float(np.finfo(float).eps)
+    # A search that does not converge, with sigma below this fraction of the standard deviation of y, fits exactly.
+    vanishing_sigma: float = 1e-5
     # Smallest eigenvalue of scaled cross-products of columns, and smallest share of y'y that the fixed effects leave,
     # for which cross-products of the columns as they are keep 13 of 16 digits when they are transformed: with 12 the
     # log-likelihood of 400 rows whose residual variance is 1e-6 of y'y is wrong in its seventh decimal.

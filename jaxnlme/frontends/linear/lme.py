@@ -53,7 +53,9 @@ def lme(
     Walker (2015), Journal of Statistical Software 67(1).
     """
     if data is None:
-        raise OptionError("jn.lme needs data=, a table with the columns of the formula.")
+        table = random is not None and not isinstance(random, (str, Mapping))
+        also = "; the second argument is random=, so write jn.lme(formula, data=table)" if table else ""
+        raise OptionError(f"jn.lme needs data=, a table with the columns of the formula{also}.")
     check_choice("method", method, ("REML", "ML"))
     check_choice("missing", missing, ("error", "drop"))
     parsed = parse_lme(formula, random)

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxnlme.arguments import check_choice
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.diagnostics.plots import Plots
-from jaxnlme.errors import DataError
+from jaxnlme.errors import DataError, OptionError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.frames import as_table, complete_rows
 from jaxnlme.formulas.mixed import used_columns
@@ -61,6 +61,42 @@ class GeneralisedLinearFit(Fit):
         """The name of the link."""
         return self._outcome.link
 
+    def update(self, formula: str | None = None, **changes: Any) -> Any:
+        """The model with `changes` other than of its formula; see `jaxnlme.fitting.update.update`."""
+        if formula is not None:
+            raise OptionError(
+                "update of a generalised linear mixed model takes no formula: call jn.glmer with it. It takes method=, "
+                "covariance=, data=, fixed= and the options of jn.fit."
+            )
+        return super().update(**changes)
+
+    # --- what a comparison asks for ---
+
+    @property
+    def fixed_effect_names(self) -> tuple[str, ...]:
+        """Names of the coefficients of the fixed effects."""
+        return tuple(self.declaration.fixed.names)
+
+    @property
+    def fixed_columns(self) -> dict[str, np.ndarray]:
+        """The column (rows,) of each fixed effect."""
+        return dict(zip(self.declaration.fixed.names, self.declaration.fixed.matrix.T, strict=True))
+
+    @property
+    def level_designs(self) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """By grouping factor the unit of each row (rows,), counted by first appearance, and the effects' columns."""
+        return {
+            part.label: (part.units.codes, dict(zip(part.effects, part.matrix().T, strict=True)))
+            for part in self.declaration.parts
+        }
+
+    @property
+    def outcome_model(self) -> tuple[str, str, bytes, dict[str, float]]:
+        """Family, link, offset, and coefficients held at other values than zero, the same in nested models."""
+        held = self.estimates["fixed"].to_numpy(bool)
+        values = {name: float(self.values[name]) for name in self.estimates.index[held] if self.values[name] != 0.0}
+        return self.family, self.link, self.declaration.offset(self.declaration.frame).tobytes(), values
+
     @public("fit.predict")
     def predict(self, data: Any = None, level: str | int = "group", *, scale: str = "response") -> Any:
         """Predictions at every row of a table.
@@ -71,11 +107,15 @@ class GeneralisedLinearFit(Fit):
         gets the mode of its effects where the table has responses of it; `scale`: "response", the mean given the random
         effects (a probability for a binomial outcome; for an ordinal one a column for each category), or "link", the
         linear predictor.
-        **Returns:** a pandas Series "prediction" (rows,), or a data frame of probabilities (rows, categories).
+        **Returns:** a pandas Series "prediction" (rows,), or a data frame of probabilities (rows, categories); NaN for
+        combinations of categories that the fitted data lack, so that no coefficient of them was estimated.
         **Raises:** as `jaxnlme.results.predict.predict`; OptionError for another scale.
         """
         check_choice("scale", scale, ("response", "link"))
         eta = super().predict(self._grouped(data, level), level)
+        fixed = self.declaration.fixed
+        if data is not None and not isinstance(data, GroupedData) and fixed.aliased:
+            eta = eta.mask(fixed.not_estimable(self.declaration.frame, data))
         if scale == "link":
             return eta
         link = link_of(self.link, self.family in PROBABILITIES)

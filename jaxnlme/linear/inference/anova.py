@@ -57,6 +57,8 @@ def anova(fit: LinearFit, type: str, df: str | None, weighted: bool | None) -> A
         raise OptionError(f"weighted must be True, False or None; received {shown(weighted)}.")
     if weighted is not None and type != "sequential":
         raise OptionError(f"weighted={weighted} is an option of type='sequential'; leave it out for type={type!r}.")
+    if not fit.model.fixed.names:
+        raise OptionError(f"{fit.call['formula']!r} has no fixed effects, so that there is no term to test.")
     method = degrees_of_freedom(fit, df)
     terms = fit.model.fixed.terms
     if type == "sequential":

@@ -151,7 +151,7 @@ def _not_estimable(
     """True for means of combinations that the data do not determine (by, of)."""
     if not grid.matrix.aliased:
         return np.zeros(shape[:2], bool)
-    full, extension = grid.extension(fit.model.frame)
+    full, extension = grid.matrix.extension(fit.model.frame)
     every = full.for_frame(table).reshape(*shape, -1).mean(axis=2)
     gap = np.abs(rows @ extension - every).max(axis=2)
     return gap > INFERENCE.rank_tolerance * np.maximum(np.abs(every).max(axis=2), 1.0)

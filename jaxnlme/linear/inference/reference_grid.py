@@ -57,13 +57,6 @@ class ReferenceGrid:
         chosen = np.unique(np.linspace(0, len(self.numeric) - 1, count).round().astype(int))
         return [{str(name): value for name, value in row.items()} for _, row in self.numeric.iloc[chosen].iterrows()]
 
-    def extension(self, frame: Any) -> tuple[DesignMatrix, np.ndarray]:
-        """The design with the columns that were left out because others determine them, and the matrix (fixed, all
-        columns) that computes all from the others in the rows of `frame`, the data of the fit. A combination of rows is
-        estimable where it computes them there, too."""
-        full = dataclasses.replace(self.matrix, _kept=None, names=(*self.matrix.names, *self.matrix.aliased))
-        return full, np.linalg.lstsq(self.matrix.matrix, full.for_frame(frame), rcond=None)[0]
-
     @property
     def means(self) -> dict[str, float]:
         """The means of the numeric columns over the rows of the data."""
