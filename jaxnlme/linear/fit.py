@@ -161,8 +161,8 @@ def _convergence(estimation: Estimation) -> list[str]:
         return ["NOT CONVERGED.", *(f"{text[0].upper()}{text[1:]}" for text in estimation.problems)]
     gain = max(estimation.minimum.decrement, 0.0)
     return [
-        f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit 1e-06); the "
-        "information matrix of the variance parameters is positive definite."
+        f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit "
+        f"{LINEAR.tolerance:g}); the information matrix of the variance parameters is positive definite."
     ]
 
 
