@@ -51,14 +51,13 @@ class Grouping:
 class LinearModel:
     """A linear mixed model and its data.
 
-    **Fields:** `formula`, taken apart; `frame`: the rows that are used, as given; `used` (rows of the table,) bool,
-    None if all are; `y`; `fixed`: the DesignMatrix of the fixed effects; `groupings`, outermost first where `nested`,
-    by size where factors are crossed; `notes`: sentences on the data.
+    **Fields:** `formula`, taken apart; `frame`: the rows that are used, as given; `y`; `fixed`: the DesignMatrix of
+    the fixed effects; `groupings`, outermost first where `nested`, by size where factors are crossed; `notes`:
+    sentences on the data.
     """
 
     formula: MixedFormula
     frame: Any
-    used: np.ndarray | None
     y: np.ndarray
     fixed: DesignMatrix
     groupings: tuple[Grouping, ...]
@@ -82,7 +81,7 @@ def linear_model(
     **Raises:** DataError, ModelError, OptionError that name the column, row or option.
     """
     columns = [*used_columns(formula), *(name for name in extra if name not in used_columns(formula))]
-    frame, used, notes = _complete(formula, frame, columns, missing)
+    frame, notes = _complete(formula, frame, columns, missing)
     y, _ = response(formula.response, frame)
     fixed = design_matrix(formula.fixed, frame, drop_aliased=True)
     notes += notes_on_columns(fixed)
@@ -113,18 +112,16 @@ def linear_model(
                 "variance of its intercept is not determined."
             )
         groupings.append(grouping)
-    return LinearModel(formula, frame, used, y, fixed, tuple(groupings), nested, tuple(notes))
+    return LinearModel(formula, frame, y, fixed, tuple(groupings), nested, tuple(notes))
 
 
-def _complete(
-    formula: MixedFormula, frame: Any, columns: Sequence[str], missing: str
-) -> tuple[Any, np.ndarray | None, list[str]]:
-    """The rows of the table that are complete, which these are (None: all), and notes."""
+def _complete(formula: MixedFormula, frame: Any, columns: Sequence[str], missing: str) -> tuple[Any, list[str]]:
+    """The rows of the table that are complete, and notes."""
     complete = usable_rows(frame, used_columns(formula.response), columns, missing)
     if complete.all():
-        return frame, None, []
+        return frame, []
     kept = frame[complete] if hasattr(frame, "iloc") else _filtered(frame, complete)
-    return kept, complete, notes_on_rows(complete)
+    return kept, notes_on_rows(complete)
 
 
 def _filtered(frame: Any, rows: np.ndarray) -> Any:

@@ -115,7 +115,7 @@ def _with_residual_model(
     starts = [np.append(without.theta, residual.rows.residual_start())]
     if residual.rows.work <= LINEAR.work_of_second_search:
         starts += [np.append(plain.start(scale), residual.rows.residual_start()) for scale in LINEAR.random_starts]
-    fitted = fitted_rows(problem, plain, without)
+    fitted = fitted_rows(problem, without)
     first = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
     by_lag = lagged_products(residual.rows) if residual.rows.work > LINEAR.work_of_second_search else None
     if by_lag is not None:
@@ -145,7 +145,7 @@ def _fixed_point(
         if not np.isfinite(moved) or (alternation and moved < LINEAR.fixed_point):
             return likelihood, estimation
         theta = estimation.theta
-        fitted = fitted_rows(problem, likelihood, estimation)
+        fitted = fitted_rows(problem, estimation)
     problem_sentence = (
         f"the alternation between fitted values and variances still moves by {moved:.1e} standard errors (limit "
         f"{LINEAR.fixed_point:g}) after {LINEAR.alternations} rounds."

@@ -98,7 +98,7 @@ def declare(
         notes.append(_category_note(found, family))
     fixed = design_matrix(_for_family(formula.fixed, family), frame, drop_aliased=True)
     if family == "ordinal" and "(Intercept)" in fixed.names:
-        fixed = _without_intercept(fixed)
+        fixed = _without_intercept_column(fixed)
     notes += notes_on_columns(fixed)
     parts = _parts(formula.random, frame)
     for part in parts:
@@ -142,7 +142,7 @@ def _for_family(fixed: str, family: str) -> str:
     return fixed
 
 
-def _without_intercept(design: DesignMatrix) -> DesignMatrix:
+def _without_intercept_column(design: DesignMatrix) -> DesignMatrix:
     """The design without its first column, the intercept, which coded the factors; new rows get none either."""
     kept = np.arange(len(design._evaluated.names)) if design._kept is None else design._kept
     moved = tuple((label, slice(s.start - 1, s.stop - 1)) for label, s in design.terms if label != "(Intercept)")

@@ -24,6 +24,8 @@ class InferenceSettings:
     # degrees of freedom F has no expectation and is not scaled.
     zero_of_rho: float = 1e-10
     near_two: float = 1e-2
+    # Degrees of freedom beyond which the studentized range is that of infinitely many.
+    large_df: float = 1e5
     # A column whose range within every unit is below this fraction of its largest value is constant within them.
     constant: float = 1e-10
     # Coefficients of a contrast below this fraction of its largest one are zero.
