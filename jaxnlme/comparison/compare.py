@@ -147,7 +147,7 @@ class Comparison(Printable):
                 f"{before} vs {name}",
                 number(row["chi2"]),
                 f"{row['chi2 df']:.0f}",
-                _p(row),
+                p_cell(row["p"], row["distribution"]),
                 row["distribution"],
             )
             for before, (name, row) in zip(self.names, list(self.table.iterrows())[1:], strict=False)
@@ -158,9 +158,9 @@ class Comparison(Printable):
         return tables
 
 
-def _p(row: pd.Series) -> str:
-    """A p value as text, marked where it is an upper bound."""
-    return f"{'<' if row['distribution'].endswith(BOUND) else ''}{number(row['p'], 3)}"
+def p_cell(p: float, distribution: str) -> str:
+    """A p value as text, marked where its distribution makes it an upper bound."""
+    return f"{'<' if distribution.endswith(BOUND) else ''}{number(p, 3)}"
 
 
 def _table(candidates: Sequence[Candidate], criterion: str) -> tuple[pd.DataFrame, list[str]]:

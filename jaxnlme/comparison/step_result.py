@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.comparison.comparable import Candidate, candidate
+from jaxnlme.comparison.compare import p_cell
 from jaxnlme.comparison.nesting import nesting
 from jaxnlme.comparison.refusals import check_comparable
 from jaxnlme.comparison.settings import STEP
@@ -83,7 +84,8 @@ def _table(title: str, frame: pd.DataFrame, criterion: str) -> Table:
     for _, row in frame.iterrows():
         cells = [f"{row['step']:d}", str(row["change"]), *([row["likelihood"]] if restricted else [])]
         cells += [_cell(row["log_likelihood"], ".4f"), "" if row["df"] < 0 else f"{row['df']:d}"]
-        cells += [_cell(row[name], ".2f"), _cell(row["delta"], "+.2f"), _p(row), str(row["decision"]).split(": ")[0]]
+        p = p_cell(row["p"], str(row["distribution"])) if np.isfinite(row["p"]) else ""
+        cells += [_cell(row[name], ".2f"), _cell(row["delta"], "+.2f"), p, str(row["decision"]).split(": ")[0]]
         rows.append(tuple(cells))
     kind = ["likelihood"] if restricted else []
     return Table(title, ("step", "change", *kind, "log-lik", "df", name, "delta", "p", "decision"), rows)
@@ -91,11 +93,6 @@ def _table(title: str, frame: pd.DataFrame, criterion: str) -> Table:
 
 def _cell(value: float, form: str) -> str:
     return format(value, form) if np.isfinite(value) else ""
-
-
-def _p(row: pd.Series) -> str:
-    mark = "<" if str(row["distribution"]).endswith("upper bound of p") else ""
-    return f"{mark}{number(row['p'], 3)}" if np.isfinite(row["p"]) else ""
 
 
 def frame_of(trials: Sequence[Trial], criterion: str) -> pd.DataFrame:

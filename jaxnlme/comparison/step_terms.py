@@ -84,10 +84,9 @@ class Search(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choices:
-    """Alternatives for one part of a model. **Fields:** `part`; `labels`; `values`; `start`: the position of what the
+    """Alternatives for one part of a model. **Fields:** `labels`; `values`; `start`: the position of what the
     fit has; `free`: False where the scope does not name the part."""
 
-    part: str
     labels: tuple[str, ...]
     values: tuple[Any, ...]
     start: int
@@ -106,7 +105,7 @@ def choices(part: str, scope: Mapping[str, Any], own: Any, own_label: str = "", 
     """
     same = same or same_value
     if part not in scope:
-        return Choices(part, (own_label or label_of(own),), (own,), 0, False)
+        return Choices((own_label or label_of(own),), (own,), 0, False)
     entry = scope[part]
     if isinstance(entry, Mapping):
         labels, values = [str(name) for name in entry], list(entry.values())
@@ -128,7 +127,7 @@ def choices(part: str, scope: Mapping[str, Any], own: Any, own_label: str = "", 
             [own, *values],
         )
         found = [0]
-    return Choices(part, tuple(labels), tuple(values), found[0])
+    return Choices(tuple(labels), tuple(values), found[0])
 
 
 def label_of(value: Any) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.errors import DataError, ModelError, OptionError, near_matches, some
+from jaxnlme.errors import DataError, OptionError, near_matches, some
 from jaxnlme.estimators.linear.problem import RandomDesign
 from jaxnlme.formulas.design import DesignMatrix, design_matrix, response
-from jaxnlme.formulas.frames import complete_rows, row_count
 from jaxnlme.formulas.mixed import MixedFormula, RandomTerm, nested_order, used_columns
 from jaxnlme.formulas.units import Units, group_units
+from jaxnlme.linear.reading import effect_designs, notes_on_columns, notes_on_rows, usable_rows
 from jaxnlme.model.covariance.specification import covariance
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
 
@@ -51,14 +51,13 @@ class Grouping:
 class LinearModel:
     """A linear mixed model and its data.
 
-    **Fields:** `formula`, taken apart; `frame`: the rows that are used, as given; `used` (rows of the table,) bool,
-    None if all are; `y`; `fixed`: the DesignMatrix of the fixed effects; `groupings`, outermost first where `nested`,
-    by size where factors are crossed; `notes`: sentences on the data.
+    **Fields:** `formula`, taken apart; `frame`: the rows that are used, as given; `y`; `fixed`: the DesignMatrix of
+    the fixed effects; `groupings`, outermost first where `nested`, by size where factors are crossed; `notes`:
+    sentences on the data.
     """
 
     formula: MixedFormula
     frame: Any
-    used: np.ndarray | None
     y: np.ndarray
     fixed: DesignMatrix
     groupings: tuple[Grouping, ...]
@@ -82,7 +81,7 @@ def linear_model(
     **Raises:** DataError, ModelError, OptionError that name the column, row or option.
     """
     columns = [*used_columns(formula), *(name for name in extra if name not in used_columns(formula))]
-    frame, used, notes = _complete(formula, frame, columns, missing)
+    frame, notes = _complete(formula, frame, columns, missing)
     y, _ = response(formula.response, frame)
     largest = float(np.abs(y).max(initial=0.0))
     if not (largest == 0.0 or 1e-100 < largest < 1e100):
@@ -91,10 +90,7 @@ def linear_model(
             "another unit."
         )
     fixed = design_matrix(formula.fixed, frame, drop_aliased=True)
-    if fixed.aliased:
-        notes.append(
-            f"Left out of the fixed effects, because other columns determine them: {some(list(fixed.aliased))}."
-        )
+    notes += notes_on_columns(fixed)
     if len(y) <= fixed.matrix.shape[1]:
         raise DataError(
             f"there are {len(y)} complete rows for {fixed.matrix.shape[1]} fixed effects; expected more rows than that."
@@ -117,33 +113,16 @@ def linear_model(
                 "estimated; leave its random effects out."
             )
         groupings.append(grouping)
-    return LinearModel(formula, frame, used, y, fixed, tuple(groupings), nested, tuple(notes))
+    return LinearModel(formula, frame, y, fixed, tuple(groupings), nested, tuple(notes))
 
 
-def _complete(
-    formula: MixedFormula, frame: Any, columns: Sequence[str], missing: str
-) -> tuple[Any, np.ndarray | None, list[str]]:
-    """The rows of the table that are complete, which these are (None: all), and notes."""
-    complete = complete_rows(frame, columns)
+def _complete(formula: MixedFormula, frame: Any, columns: Sequence[str], missing: str) -> tuple[Any, list[str]]:
+    """The rows of the table that are complete, and notes."""
+    complete = usable_rows(frame, used_columns(formula.response), columns, missing)
     if complete.all():
-        return frame, None, []
-    response_columns = set(used_columns(MixedFormula(formula.response, "1", ())))
-    covariates = [name for name in columns if name not in response_columns]
-    observed = complete_rows(frame, sorted(response_columns))
-    bad = observed & ~complete_rows(frame, covariates)
-    if missing == "error" and bad.any():
-        incomplete = [name for name in covariates if (observed & ~complete_rows(frame, [name])).any()]
-        raise DataError(
-            f"{some(incomplete)} {'is' if len(incomplete) == 1 else 'are'} missing in {int(bad.sum())} rows (first: "
-            f"row {int(np.argmax(bad)) + 1}) that have a response: fill them in, or leave these rows out with "
-            "missing='drop'."
-        )
-    count = int((~complete).sum())
-    note = f"{count} of {row_count(frame)} rows have missing values and were left out."
+        return frame, []
     kept = frame[complete] if hasattr(frame, "iloc") else _filtered(frame, complete)
-    if not complete.any():
-        raise DataError("no row has values in all columns of the formula: check the columns for missing values.")
-    return kept, complete, [note]
+    return kept, notes_on_rows(complete)
 
 
 def _filtered(frame: Any, rows: np.ndarray) -> Any:
@@ -155,12 +134,8 @@ def _filtered(frame: Any, rows: np.ndarray) -> Any:
 
 def _grouping(terms: Sequence[RandomTerm], frame: Any, units: Units, structures: Any) -> Grouping:
     """The Grouping of the terms of one factor."""
-    designs = tuple(design_matrix(term.formula, frame) for term in terms)
-    effects = [name for design in designs for name in design.names]
+    designs, effects = effect_designs(terms, frame)
     label = terms[0].label
-    if len(set(effects)) < len(effects):
-        twice = [name for name in dict.fromkeys(effects) if effects.count(name) > 1]
-        raise ModelError(f"the random effects {some(twice)} of {label!r} occur twice in the formula; write each once.")
     spec = structures.get(label) if isinstance(structures, Mapping) else structures
     if spec is None and len(terms) > 1:
         ends = np.cumsum([0, *(len(design.names) for design in designs)])

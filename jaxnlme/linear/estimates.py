@@ -12,6 +12,7 @@ import pandas as pd
 from jaxnlme.estimators.linear.outcome import covariances
 from jaxnlme.model.covariance.structures import AbstractCovariance
 from jaxnlme.model.transforms import AbstractTransform
+from jaxnlme.numerics.central_differences import central_differences
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
@@ -136,12 +137,7 @@ def _variance_covariance(fit: LinearFit, quantities: Sequence[Quantity]) -> np.n
         return np.array([*(fn(at_theta) for fn in quantities), at_theta.sigma])
 
     center = np.append(estimation.theta[free], np.log(fit.outcome.sigma))
-    step = float(np.finfo(float).eps) ** (1.0 / 3.0)
-    jacobian = np.empty((len(out), len(center)))
-    for k in range(len(center)):
-        shift = np.zeros(len(center))
-        shift[k] = step * max(abs(center[k]), 1e-3)
-        jacobian[:, k] = (at(center + shift) - at(center - shift)) / (2.0 * shift[k])
+    jacobian = central_differences(at, center, least_size=1e-3).T
     values = at(center)
     kinds = np.array([*(kind for _, kind, _ in _variance_parameters(fit)), "error"])
     # A correlation of 1 or -1 stays there while entries of theta are held: its derivatives are rounding.

@@ -119,7 +119,7 @@ def _with_residual_model(
     starts = [np.append(without.theta, residual.rows.residual_start())]
     if residual.rows.work <= LINEAR.work_of_second_search:
         starts += [np.append(plain.start(scale), residual.rows.residual_start()) for scale in LINEAR.random_starts]
-    fitted = fitted_rows(problem, plain, without)
+    fitted = fitted_rows(problem, without)
     first = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
     by_lag = lagged_products(residual.rows) if residual.rows.work > LINEAR.work_of_second_search else None
     if by_lag is not None:
@@ -149,7 +149,7 @@ def _fixed_point(
         if not np.isfinite(moved) or (alternation and moved < LINEAR.fixed_point):
             return likelihood, estimation
         theta = estimation.theta
-        fitted = fitted_rows(problem, likelihood, estimation)
+        fitted = fitted_rows(problem, estimation)
     problem_sentence = (
         f"the alternation between fitted values and variances still moves by {moved:.1e} standard errors (limit "
         f"{LINEAR.fixed_point:g}) after {LINEAR.alternations} rounds."
@@ -165,8 +165,8 @@ def _convergence(estimation: Estimation) -> list[str]:
         return ["NOT CONVERGED.", *(f"{text[0].upper()}{text[1:]}" for text in estimation.problems)]
     gain = max(estimation.minimum.decrement, 0.0)
     return [
-        f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit 1e-06); the "
-        "information matrix of the variance parameters is positive definite."
+        f"Converged: a further step is expected to gain {number(gain, 2)} log-likelihood units (limit "
+        f"{LINEAR.tolerance:g}); the information matrix of the variance parameters is positive definite."
     ]
 
 

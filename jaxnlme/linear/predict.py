@@ -119,8 +119,7 @@ def residuals(fit: LinearFit, kind: str = "response", level: str | int | None = 
         return raw
     if fit.residual is None:
         return raw / fit.sigma
-    theta, order = fit.outcome.estimation.theta, fit.problem.order
-    delta = theta[len(theta) - fit.residual.rows.n_residual :]
+    order, delta = fit.problem.order, fit.residual.delta(fit.outcome.estimation.theta)
     in_order = raw[order]
     scaled = in_order / fit.residual.scale(delta)[0] if kind == "pearson" else fit.residual.whitened(in_order, delta)
     out = np.empty_like(raw)

@@ -63,8 +63,7 @@ def _residuals(fit: LinearFit, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(fit.model.n_rows) * fit.outcome.sigma
     if fit.residual is None:
         return noise
-    theta = fit.outcome.estimation.theta
-    colored = fit.residual.colored(noise, theta[len(theta) - fit.residual.rows.n_residual :])
+    colored = fit.residual.colored(noise, fit.residual.delta(fit.outcome.estimation.theta))
     out = np.empty_like(colored)
     out[fit.problem.order] = colored
     return out

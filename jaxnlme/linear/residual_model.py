@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.binding.series import layout_of, linked_series
-from jaxnlme.errors import DataError, ModelError, OptionError, shown, some
+from jaxnlme.binding.series import layout_of
+from jaxnlme.errors import DataError, ModelError, OptionError, shown
 from jaxnlme.estimators.linear.cross_products import column_plan, frame, unit_places
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.estimators.linear.whitened import ResidualCovariance, RowData, WhitenedRows
 from jaxnlme.formulas.frames import as_table
+from jaxnlme.linear.residual_series import RowPlaces, series_of_units, units_last, value_codes
 from jaxnlme.model.residual_error.base import GaussianError
-from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Series
 from jaxnlme.model.residual_error.families import gaussian
 from jaxnlme.model.residual_error.variance import fixed
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
@@ -64,16 +64,13 @@ def depends_on_fitted(error: GaussianError | None) -> bool:
 class ResidualRows:
     """The rows of a problem in arrays (rows of the largest unit, units).
 
-    **Fields:** `position`, `unit` (rows,): where each sorted row stands; `shape`; `error`, resolved; `series`, None
-    without correlation; `rows`: the whitened rows; in a LinearFit a variance function of the fitted values is computed
-    at those of the last maximisation, before one at fitted values of one.
+    **Fields:** `places` of the rows in the arrays; `error`, resolved; `rows`: the whitened rows; in a LinearFit a
+    variance function of the fitted values is computed at those of the last maximisation, before one at fitted values of
+    one.
     """
 
-    position: np.ndarray
-    unit: np.ndarray
-    shape: tuple[int, int]
+    places: RowPlaces
     error: GaussianError
-    series: Series | None
     rows: WhitenedRows
 
     @property
@@ -90,17 +87,17 @@ class ResidualRows:
     def scale(self, delta: np.ndarray) -> tuple[np.ndarray, float]:
         """g (rows,) of sorted rows over its geometric mean, and this mean."""
         if not _scale(self.error).terms:
-            return np.ones(len(self.position)), 1.0
+            return np.ones(len(self.places.position)), 1.0
         residual = self.rows.residual
         with x64():
-            log, mean = compiled(_log_scale, self.shape[0] * self.shape[1])(residual, np.asarray(delta, float))
-        return np.exp(np.asarray(log))[self.position, self.unit], float(np.exp(mean))
+            log, mean = compiled(_log_scale, self.places.n_entries)(residual, np.asarray(delta, float))
+        return np.exp(self.places.rows(log)), float(np.exp(mean))
 
     def whitened(self, values: np.ndarray, delta: np.ndarray) -> np.ndarray:
         """T times values (rows,) of sorted rows."""
         with x64():
-            (out,), _ = compiled(_whiten, values.size)(self.rows.residual, self.place(values), delta)
-        return np.asarray(out)[self.position, self.unit]
+            (out,), _ = compiled(_whiten, values.size)(self.rows.residual, self.places.array(values), delta)
+        return self.places.rows(out)
 
     def colored(self, noise: np.ndarray, delta: np.ndarray) -> np.ndarray:
         """Residuals (rows,) of sorted rows with the covariance Lambda, its scale of geometric mean one, from
@@ -109,12 +106,12 @@ class ResidualRows:
         if residual.rows.layout is None:
             return scale * noise
         with x64():
-            out = compiled(_color, noise.size)(residual, self.place(noise), np.asarray(delta, float))
-        return scale * np.asarray(out)[self.position, self.unit]
+            out = compiled(_color, noise.size)(residual, self.places.array(noise), np.asarray(delta, float))
+        return scale * self.places.rows(out)
 
-    def place(self, values: np.ndarray, padding: float = 0.0) -> np.ndarray:
-        """Values of sorted rows (rows,) in an array; `padding` elsewhere."""
-        return _placed(values, self.position, self.unit, self.shape, padding)
+    def delta(self, theta: np.ndarray) -> np.ndarray:
+        """The parameters of the residual covariance, unconstrained: the last entries of theta (parameters,)."""
+        return theta[len(theta) - self.rows.n_residual :]
 
     def at(self, rows: Any) -> ResidualRows:
         """These with the WhitenedRows of a likelihood."""
@@ -122,9 +119,9 @@ class ResidualRows:
 
     def with_fitted(self, fitted: np.ndarray) -> WhitenedRows:
         """The rows with fitted values (rows,) of sorted rows, for variance functions of them."""
-        changed: Any = self.rows
-        residual: Any = self.rows.residual
-        return dataclasses.replace(changed, residual=dataclasses.replace(residual, fitted=self.place(fitted, 1.0)))
+        rows: Any = self.rows
+        residual = dataclasses.replace(rows.residual, fitted=self.places.array(fitted, 1.0))
+        return dataclasses.replace(rows, residual=residual)
 
 
 def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> ResidualRows:
@@ -140,15 +137,14 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
         np.zeros(1, int), np.zeros(1, int), 1
     )  # fmt: skip
     if not problem.levels and error.correlation is not None and error.correlation.within is not None:
-        starts = np.flatnonzero(np.diff(_codes(sorted_data[error.correlation.within]), prepend=-1))
+        starts = np.flatnonzero(np.diff(value_codes(sorted_data[error.correlation.within]), prepend=-1))
         place, size = np.arange(len(starts)), len(starts)
     counts = np.diff(np.append(starts, problem.n_rows))
     position = np.arange(problem.n_rows) - np.repeat(starts, counts)
-    unit = np.repeat(place, counts)
-    shape = (int(counts.max()), size)
+    of_rows = RowPlaces(position, np.repeat(place, counts), (int(counts.max()), size))
     series = None
     if error.correlation is not None:
-        series = _series(error.correlation, sorted_data, position, unit, shape, problem)
+        series = series_of_units(error.correlation, sorted_data, of_rows, problem)
         if not series.linked.any():
             raise ModelError(
                 "no unit has two responses in a series, so that their residuals have no correlation to estimate; leave "
@@ -158,30 +154,30 @@ def residual_rows(problem: LinearProblem, error: GaussianError, table: Any) -> R
     levels = {name: _levels(sorted_data[name]) for name, _ in _scale(error).strata}
     resolved: Any = error.resolve(lambda name: levels[name])
     names = tuple(dict.fromkeys(_scale(resolved).columns))
-    columns = [_placed(_numbers(sorted_data, name, resolved), position, unit, shape, 1.0) for name in names]
+    columns = [of_rows.array(_numbers(sorted_data, name, resolved), 1.0) for name in names]
     codes = []
     for name, known in _scale(resolved).strata:
         index = {level: k for k, level in enumerate(known)}
-        of_rows = np.array([index[str(value)] for value in sorted_data[name]], int)
-        codes.append(_placed(of_rows, position, unit, shape, 0).astype(int))
+        strata = np.array([index[str(value)] for value in sorted_data[name]], int)
+        codes.append(of_rows.array(strata).astype(int))
     layout = None
     if series is not None:
         stacked = layout_of(resolved.correlation.place(series), resolved.correlation)
-        layout = _units_last(stacked)
+        layout = units_last(stacked)
     start = np.array([float(p.transform.to_real(float(p.start))) for p in resolved.parameters])
     if resolved.correlation is not None:
         values = [float(p.start) for p in resolved.correlation.parameters]
         start[len(start) - len(values) :] = resolved.correlation.unconstrained(values)
     free = tuple(k for k, p in enumerate(resolved.parameters) if k > 0 and not p.fix)
-    real = _placed(np.ones(problem.n_rows), position, unit, shape, 0.0) > 0
+    real = of_rows.array(np.ones(problem.n_rows)) > 0
     data_of_rows = RowData(Record(names, tuple(columns), "column"), Record((), (), "column"), tuple(codes), layout)
-    fitted = _placed(np.ones(problem.n_rows), position, unit, shape, 1.0)
+    fitted = of_rows.array(np.ones(problem.n_rows), 1.0)
     units = _units(resolved, sorted_data, problem.y)[list(free)]
     residual = ResidualCovariance(resolved, start, free, units, data_of_rows, real, fitted)
     plan = column_plan(problem)
-    arrays = [_placed(column, position, unit, shape, 0.0) for column in plan.columns]
+    arrays = [of_rows.array(column) for column in plan.columns]
     rows = WhitenedRows(arrays, plan.own, plan.every, plan.right, plan.transforms, frame(problem, places), residual)
-    return ResidualRows(position, unit, shape, resolved, series, rows)
+    return ResidualRows(of_rows, resolved, rows)
 
 
 def _units(error: GaussianError, table: Any, y: np.ndarray) -> np.ndarray:
@@ -210,70 +206,6 @@ def _whiten(residual: ResidualCovariance, values: Any, delta: Any) -> Any:
 def _scale(error: GaussianError) -> VarianceScale:
     scale: Any = error.scale
     return scale
-
-
-def _placed(values: np.ndarray, position: np.ndarray, unit: np.ndarray, shape: tuple[int, int], padding: float) -> Any:
-    out = np.full(shape, padding, float)
-    out[position, unit] = values
-    return out
-
-
-def _units_last(layout: Any) -> Any:
-    """The layout of all units with these last, (rows of the largest unit, units)."""
-    names = ("time", "code", "row_code", "offset", "lag")
-    return dataclasses.replace(layout, **{name: np.ascontiguousarray(getattr(layout, name).T) for name in names})
-
-
-def _series(
-    correlation: AbstractCorrelation,
-    table: Any,
-    position: np.ndarray,
-    unit: np.ndarray,
-    shape: tuple[int, int],
-    problem: LinearProblem,
-) -> Series:
-    """The series of all units, arrays (units, rows of the largest unit)."""
-    code = np.zeros(problem.n_rows) if correlation.within is None else _codes(table[correlation.within]).astype(float)
-    real = _placed(np.ones(problem.n_rows), position, unit, shape, 0.0).T > 0
-    codes = _placed(code, position, unit, shape, -1.0).T.astype(int)
-    if correlation.time is None:
-        time = np.zeros(problem.n_rows)
-        order = np.lexsort((position, code, unit))
-        changed = np.append(True, (np.diff(code[order]) != 0) | (np.diff(unit[order]) != 0))
-        first = np.flatnonzero(changed)
-        time[order] = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
-    else:
-        time = _times(table, correlation)
-    series = linked_series(_placed(time, position, unit, shape, 0.0).T, codes, real, real, correlation.time)
-    tied = series.linked & (series.lag == 0)
-    if tied.any() and not correlation.allows_ties:
-        bad = tied[unit, position]
-        raise ModelError(
-            f"two rows of one series have the same {correlation.time} (row {_row_numbers(problem, bad)}), where their "
-            "residuals would be equal: declare the series with within=, use a correlation with a nugget, or leave one "
-            "of the rows out."
-        )
-    return series
-
-
-def _times(table: Any, correlation: AbstractCorrelation) -> np.ndarray:
-    """The column of times or positions (rows,)."""
-    name = str(correlation.time)
-    try:
-        values = np.asarray(table[name], float)
-    except (TypeError, ValueError):
-        raise ModelError(
-            f"column {name!r} of the residual correlation holds text; expected numbers (code occasions as 1, 2, ...)."
-        ) from None
-    if not np.isfinite(values).all():
-        raise DataError(f"column {name!r} of the residual correlation has missing or infinite values.")
-    if correlation.whole_numbers and (values != np.round(values)).any():
-        bad = values[values != np.round(values)][0]
-        raise ModelError(
-            f"column {name!r} of the residual correlation must hold whole numbers, whose differences are the lags; it "
-            f"holds {bad:g}. For a continuous time use jn.correlation.CAR1."
-        )
-    return values
 
 
 def _numbers(table: Any, name: str, error: GaussianError) -> np.ndarray:
@@ -307,16 +239,3 @@ def _levels(column: Any) -> Sequence[Any]:
         used = set(column.unique())
         return [level for level in column.cat.categories if level in used]
     return sorted(column.unique())
-
-
-def _codes(column: Any) -> np.ndarray:
-    """Numbers (rows,) of the values of a column."""
-    import pandas as pd
-
-    return pd.factorize(column)[0]
-
-
-def _row_numbers(problem: LinearProblem, bad: np.ndarray) -> str:
-    """Numbers in the table of sorted rows."""
-    rows = np.flatnonzero(bad) if isinstance(problem.order, slice) else np.asarray(problem.order)[bad]
-    return some([str(int(row) + 1) for row in np.sort(rows)])

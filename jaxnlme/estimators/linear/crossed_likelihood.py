@@ -33,7 +33,6 @@ class CrossedLikelihood:
         self.count = float(n_rows - (self.n_fixed if restricted else 0))
         self.constant = self.count * (1.0 + np.log(2.0 * np.pi / self.count))
         self.work = products.work
-        self.evaluations = 0
         self._linear = [_slopes_of_linear(factor) for factor in products.factors]
 
     @property
@@ -53,7 +52,6 @@ class CrossedLikelihood:
     def profiled(self, theta: np.ndarray) -> tuple[float, np.ndarray, float]:
         """-2 log L, its gradient, and rss at `theta` (parameters,), sigma and fixed effects at their maximum; infinite
         where theta is so large that a matrix is not positive definite in floating point."""
-        self.evaluations += 1
         theta = np.asarray(theta, float)
         relative, derivatives = self._factors(theta)
         try:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
-from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor
+from jaxnlme.estimators.linear.relative_factor import AbstractRelativeFactor, psi_and_slopes
 from jaxnlme.estimators.linear.settings import LINEAR
 
 
@@ -35,7 +35,7 @@ def first_hessian(likelihood: Any, theta: np.ndarray) -> np.ndarray | None:
     rows = likelihood.count / units[-1] if units else 1.0
     for level in reversed(range(len(parts))):
         factor, place = parts[level]
-        psi, slopes = _psi_and_slopes(factor, theta[place])
+        psi, slopes = psi_and_slopes(factor, theta[place])
         weights = np.linalg.inv(psi + np.eye(len(psi)) / rows) @ slopes
         hessian[place, place] = units[level] * np.einsum("aij,bji->ab", weights, weights)
         rows = units[level] / units[level - 1] / (1.0 / rows + np.trace(psi) / len(psi)) if level else rows
@@ -53,7 +53,7 @@ def moment_start(likelihood: Any, theta: np.ndarray) -> np.ndarray:
     _, gradient, _ = likelihood.profiled(theta)
     out = theta.copy()
     for units, (factor, place) in zip(likelihood.source.n_units, _parts(likelihood), strict=True):
-        psi, slopes = _psi_and_slopes(factor, theta[place])
+        psi, slopes = psi_and_slopes(factor, theta[place])
         weights = np.linalg.inv(psi) @ slopes
         hessian = units * np.einsum("aij,bji->ab", weights, weights)
         changed = psi - np.tensordot(np.linalg.solve(hessian, gradient[place]), slopes, 1)
@@ -66,16 +66,3 @@ def _parts(likelihood: ProfiledLikelihood) -> list[tuple[AbstractRelativeFactor,
     """The factor of each level and its place in theta, outermost first."""
     ends = np.cumsum([0, *(factor.n_parameters for factor in likelihood.factors)])
     return [(factor, slice(int(a), int(b))) for factor, a, b in zip(likelihood.factors, ends, ends[1:], strict=False)]
-
-
-def _psi_and_slopes(factor: AbstractRelativeFactor, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """psi (effects, effects), relative to sigma^2, and its derivatives (parameters, effects, effects)."""
-    relative = np.asarray(factor.factor(theta))
-    slopes = []
-    for k in range(len(theta)):
-        shift = np.zeros(len(theta))
-        shift[k] = LINEAR.difference * max(abs(theta[k]), 1.0)
-        up, down = np.asarray(factor.factor(theta + shift)), np.asarray(factor.factor(theta - shift))
-        half = relative @ (up - down).T / (2.0 * shift[k])
-        slopes.append(half + half.T)
-    return relative @ relative.T, np.array(slopes)

@@ -86,9 +86,12 @@ class CrossProducts(eqx.Module):
 
 
 class Elimination(NamedTuple):
-    """The end of an elimination: `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level,
-    outermost first, the rows of C, lists of (units,), and the rows of U, (other columns, units) each; `blocks`: those
-    of CrossProducts less what the levels inside explain."""
+    """The end of an elimination.
+
+    **Fields:** `logdet`, the sum of log|A|; `cross` (fixed + 1, fixed + 1); and for each level, outermost first:
+    `factors`, the rows of C, lists of (units,); `rows` of U, (other columns, units) each; `blocks`, those of
+    CrossProducts less what the levels inside explain.
+    """
 
     logdet: Any
     cross: Any

@@ -84,7 +84,6 @@ class ProfiledLikelihood:
         self.source, self.restricted = source, float(restricted)
         self.count = float(n_rows - (source.n_fixed if restricted else 0))
         self.work = source.work
-        self.evaluations = 0
         self._device: Source | None = None
 
     @property
@@ -104,7 +103,6 @@ class ProfiledLikelihood:
             solution = self.solve(theta)
             logdet = self.restricted * 2.0 * float(np.sum(np.log(np.diag(solution.root))))
             return self.constant + logdet + self.count * np.log(solution.rss), theta, solution.rss
-        self.evaluations += 1
         numbers = np.asarray(theta, float), np.asarray(self.restricted), np.asarray(self.count)
         found = np.asarray(compiled(_profiled, self.work)(self._on_device(), *numbers))
         return float(found[0]) + self.constant, found[2:], float(found[1])

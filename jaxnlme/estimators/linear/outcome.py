@@ -70,7 +70,7 @@ def covariances(problem: LinearProblem, theta: np.ndarray, sigma: float) -> tupl
     return tuple(out)
 
 
-def fitted_rows(problem: LinearProblem, likelihood: ProfiledLikelihood, estimation: Estimation) -> np.ndarray:
+def fitted_rows(problem: LinearProblem, estimation: Estimation) -> np.ndarray:
     """X beta + Z b of the sorted rows (rows,), with the random effects of all levels."""
     out = problem.X @ problem.beta(estimation.solution.gamma)
     for level, values, units in zip(

@@ -43,10 +43,13 @@ class RandomDesign:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Level:
-    """A level with its rows sorted: `matrix` (rows, effects), the columns of Z; `transform` T (effects, effects): b = T
-    times the transformed effects, whose columns are Z T; `starts`: the first row of each unit in the order of the rows;
-    `parents` (units,): each one's unit of the next outer level (zeros for the outermost); `order` (units,): number of
-    each unit in `RandomDesign.codes`."""
+    """A level with its rows sorted.
+
+    **Fields:** `design`, rows as in the table; `factor`: the family of its covariance; `matrix` (rows, effects), the
+    columns of Z; `transform` T (effects, effects): b = T times the transformed effects, whose columns are Z T;
+    `starts`: the first row of each unit in the order of the rows; `parents` (units,): each one's unit of the next outer
+    level (zeros for the outermost); `order` (units,): number of each unit in `RandomDesign.codes`.
+    """
 
     design: RandomDesign
     factor: AbstractRelativeFactor

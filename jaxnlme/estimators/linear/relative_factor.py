@@ -24,6 +24,7 @@ from jaxnlme.model.covariance.structures import (
     MultipleOfIdentity,
 )
 from jaxnlme.numerics.arrays import xp
+from jaxnlme.numerics.central_differences import central_differences
 
 
 class AbstractRelativeFactor(eqx.Module):
@@ -230,3 +231,10 @@ def relative_factor(structure: AbstractCovariance) -> AbstractRelativeFactor:
         parts = tuple((tuple(effects), relative_factor(part)) for effects, part in structure.parts)
         return BlockFactor(structure.size, parts)
     return StructuredFactor(structure.size, structure)
+
+
+def psi_and_slopes(factor: AbstractRelativeFactor, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """psi (effects, effects), relative to sigma^2, and its derivatives (parameters, effects, effects) at `theta`."""
+    relative = np.asarray(factor.factor(theta))
+    half = relative @ np.swapaxes(central_differences(lambda point: np.asarray(factor.factor(point)), theta), 1, 2)
+    return relative @ relative.T, half + np.swapaxes(half, 1, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.estimators.linear.settings import LINEAR
+from jaxnlme.numerics.central_differences import central_differences
 
 Function = Callable[[np.ndarray], tuple[float, np.ndarray, float]]
 
@@ -119,14 +120,10 @@ def _line_search(
 def _derivatives(fn: Function, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Hessian (parameters, parameters) and the derivatives of log rss (parameters,): central differences of the
     gradient and of rss."""
-    columns, slopes = [], []
-    for k in range(len(theta)):
-        h = LINEAR.difference * max(abs(theta[k]), 1.0)
-        up, down = theta.copy(), theta.copy()
-        up[k] += h
-        down[k] -= h
-        (_, above, rss_above), (_, below, rss_below) = fn(up), fn(down)
-        columns.append((above - below) / (up[k] - down[k]))
-        slopes.append((np.log(rss_above) - np.log(rss_below)) / (up[k] - down[k]))
-    matrix = np.array(columns)
-    return 0.5 * (matrix + matrix.T), np.array(slopes)
+
+    def gradient_and_log_rss(point: np.ndarray) -> np.ndarray:
+        _, gradient, rss = fn(point)
+        return np.append(gradient, np.log(rss))
+
+    slopes = central_differences(gradient_and_log_rss, theta)
+    return 0.5 * (slopes[:, :-1] + slopes[:, :-1].T), slopes[:, -1]

@@ -60,9 +60,6 @@ class LinearSettings:
     halvings: int = 12
     # Iterations of the quasi-Newton search at most.
     iterations: int = 200
-    # Step of central differences of the gradient in theta, relative to max(|theta|, 1): eps^(1/3), where truncation and
-    # rounding are of one size.
-    difference: float = float(np.finfo(float).eps) ** (1.0 / 3.0)
     # A standard deviation (of an effect, or of a combination of effects) below this fraction of the residual one is
     # zero where the log-likelihood there is lower by at most `zero_gain`.
     zero_scale: float = 1e-3

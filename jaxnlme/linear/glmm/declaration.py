@@ -11,11 +11,12 @@ import pandas as pd
 
 from jaxnlme.errors import DataError, ModelError, OptionError, near_matches, some
 from jaxnlme.formulas.design import DesignMatrix, design_matrix, response
-from jaxnlme.formulas.frames import as_table, complete_rows
+from jaxnlme.formulas.frames import as_table
 from jaxnlme.formulas.mixed import MixedFormula, RandomTerm, nested_order, used_columns
 from jaxnlme.formulas.text import called, formula_text, is_sign, terms_of, text_of, tokens_of
 from jaxnlme.formulas.units import Units, group_units
 from jaxnlme.linear.glmm.response import Response, read_response
+from jaxnlme.linear.reading import effect_designs, notes_on_columns, notes_on_rows, usable_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,17 +91,15 @@ def declare(
     offset_columns = [name for expression in offsets for name in used_columns(expression)]
     names = list(dict.fromkeys([*used_columns(formula), *offset_columns]))
     table = as_table(data, names, "the formula of jn.glmer")
-    frame, rows, notes = _complete(table, list(used_columns(formula.response)), names, missing)
+    complete = usable_rows(table, used_columns(formula.response), names, missing)
+    frame, rows, notes = table[complete], np.flatnonzero(complete), notes_on_rows(complete)
     found = read_response(formula.response, frame, family, rows)
     if found.categories:
         notes.append(_category_note(found, family))
     fixed = design_matrix(_for_family(formula.fixed, family), frame, drop_aliased=True)
     if family == "ordinal" and "(Intercept)" in fixed.names:
-        fixed = _without_intercept(fixed)
-    if fixed.aliased:
-        notes.append(
-            f"Left out of the fixed effects, because other columns determine them: {some(list(fixed.aliased))}."
-        )
+        fixed = _without_intercept_column(fixed)
+    notes += notes_on_columns(fixed)
     parts = _parts(formula.random, frame)
     for part in parts:
         if part.units.count == 1:
@@ -143,36 +142,13 @@ def _for_family(fixed: str, family: str) -> str:
     return fixed
 
 
-def _without_intercept(design: DesignMatrix) -> DesignMatrix:
+def _without_intercept_column(design: DesignMatrix) -> DesignMatrix:
     """The design without its first column, the intercept, which coded the factors; new rows get none either."""
     kept = np.arange(len(design._evaluated.names)) if design._kept is None else design._kept
     moved = tuple((label, slice(s.start - 1, s.stop - 1)) for label, s in design.terms if label != "(Intercept)")
     return dataclasses.replace(
         design, matrix=np.ascontiguousarray(design.matrix[:, 1:]), names=design.names[1:], terms=moved, _kept=kept[1:]
     )
-
-
-def _complete(
-    table: pd.DataFrame, of_response: Sequence[str], names: Sequence[str], missing: str
-) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """The complete rows of a table, their positions, and notes."""
-    observed = complete_rows(table, of_response)
-    complete = complete_rows(table, names)
-    covariates = [name for name in names if name not in of_response]
-    bad = observed & ~complete
-    if missing == "error" and bad.any():
-        incomplete = [name for name in covariates if (observed & ~complete_rows(table, [name])).any()]
-        raise DataError(
-            f"{some(incomplete)} {'is' if len(incomplete) == 1 else 'are'} missing in {int(bad.sum())} rows (first: "
-            f"row {int(np.argmax(bad)) + 1}) that have a response: fill them in, or leave these rows out with "
-            "missing='drop'."
-        )
-    if not complete.any():
-        raise DataError("no row has values in all columns of the formula: check the columns for missing values.")
-    notes = []
-    if not complete.all():
-        notes.append(f"{int((~complete).sum())} of {len(table)} rows have missing values and were left out.")
-    return table[complete], np.flatnonzero(complete), notes
 
 
 def _category_note(found: Response, family: str) -> str:
@@ -199,16 +175,9 @@ def _parts(random: Sequence[RandomTerm], frame: pd.DataFrame) -> tuple[RandomPar
     parts = []
     around: tuple[str, ...] = ()
     for group in order:
-        designs = tuple(design_matrix(term.formula, frame) for term in terms[group])
-        effects = [name for design in designs for name in design.names]
-        label = terms[group][0].label
-        if len(set(effects)) < len(effects):
-            twice = [name for name in dict.fromkeys(effects) if effects.count(name) > 1]
-            raise ModelError(
-                f"the random effects {some(twice)} of {label!r} occur twice in the formula; write each once."
-            )
+        designs, _ = effect_designs(terms[group], frame)
         own = tuple(name for name in group if name not in around) or group
-        parts.append(RandomPart(label, group, own, designs, units[group]))
+        parts.append(RandomPart(terms[group][0].label, group, own, designs, units[group]))
         around = (*around, *group)
     return tuple(parts)
 

@@ -16,12 +16,11 @@ from jaxnlme.linear.glmm.settings import GLMM
 class PooledFit:
     """A generalised linear model without random effects.
 
-    **Fields:** `beta` (fixed,); `eta`, `mean` (rows,); `weights` (rows,): of the working least-squares problem;
+    **Fields:** `beta` (fixed,); `mean` (rows,); `weights` (rows,): of the working least-squares problem;
     `residuals` (rows,): on the scale of the linear predictor; `dispersion`: Pearson's, of the rows.
     """
 
     beta: np.ndarray
-    eta: np.ndarray
     mean: np.ndarray
     weights: np.ndarray
     residuals: np.ndarray
@@ -78,7 +77,7 @@ def pooled_fit(
     weights = trials * slope**2 / variance
     residuals = (y - mean) / np.where(slope == 0, 1e-300, slope)
     degrees = max(len(y) - x.shape[1], 1)
-    return PooledFit(beta, eta, mean, weights, residuals, float(np.sum(trials * (y - mean) ** 2 / variance) / degrees))
+    return PooledFit(beta, mean, weights, residuals, float(np.sum(trials * (y - mean) ** 2 / variance) / degrees))
 
 
 def _inside(link: Link, eta: np.ndarray) -> np.ndarray:

@@ -122,7 +122,7 @@ def _row(coefficients: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
         if name not in names:
             raise OptionError(f"contrast: {name!r} is no coefficient; {near_matches(str(name), names)}")
         out[names.index(name)] = float(value)
-    return _checked(out[None, :], names)[0]
+    return _checked(out[None, :])[0]
 
 
 def _text(coefficients: Mapping[str, Any]) -> str:
@@ -153,11 +153,11 @@ def _matrix(L: Any, names: Sequence[str]) -> tuple[list[str], np.ndarray, np.nda
             f"a matrix of contrasts has {len(names)} columns, one for each of {', '.join(names)}; received the shape "
             f"{np.shape(L)}."
         )
-    rows = _checked(rows, names)
+    rows = _checked(rows)
     return labels or [f"row {k + 1}" for k in range(len(rows))], rows, np.zeros(len(rows))
 
 
-def _checked(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _checked(rows: np.ndarray) -> np.ndarray:
     """**Raises:** OptionError for rows that are zero or not finite."""
     if not np.isfinite(rows).all():
         raise OptionError("the coefficients of a contrast must be finite numbers.")

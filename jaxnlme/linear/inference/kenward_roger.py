@@ -9,13 +9,10 @@ import numpy as np
 from jaxnlme.errors import FitError, OptionError
 from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom
 from jaxnlme.linear.inference.marginal_covariance import covariance_sums
+from jaxnlme.linear.inference.settings import INFERENCE
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
-
-# Terms of rho below `_ZERO` are zero; within `_NEAR_TWO` of two degrees of freedom F has no expectation, and is not
-# scaled. Both as pbkrtest.
-_ZERO, _NEAR_TWO = 1e-10, 1e-2
 
 
 class KenwardRoger(DegreesOfFreedom):
@@ -54,11 +51,11 @@ class KenwardRoger(DegreesOfFreedom):
         g = ((q + 1.0) * A1 - (q + 4.0) * A2) / ((q + 2.0) * A2)
         below = 3.0 * q + 2.0 * (1.0 - g)
         V0, V1, V2 = 1.0 + g / below * B, 1.0 - (q - g) / below * B, 1.0 - (q + 2.0 - g) / below * B
-        V0 = 0.0 if abs(V0) < _ZERO else V0
-        ratio = 1.0 if max(abs(1.0 - A2 / q), abs(V1)) < _ZERO else (1.0 - A2 / q) / V1
+        V0 = 0.0 if abs(V0) < INFERENCE.zero_of_rho else V0
+        ratio = 1.0 if max(abs(1.0 - A2 / q), abs(V1)) < INFERENCE.zero_of_rho else (1.0 - A2 / q) / V1
         rho = ratio**2 * V0 / V2 / q
         df = 4.0 + (q + 2.0) / (q * rho - 1.0)
-        scale = 1.0 if abs(df - 2.0) < _NEAR_TWO else df * (1.0 - A2 / q) / (df - 2.0)
+        scale = 1.0 if abs(df - 2.0) < INFERENCE.near_two else df * (1.0 - A2 / q) / (df - 2.0)
         return scale, df
 
 

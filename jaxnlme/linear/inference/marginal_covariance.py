@@ -26,6 +26,7 @@ from jaxnlme.estimators.linear.relative_factor import (
     DiagonalFactor,
     FullFactor,
     IdentityFactor,
+    psi_and_slopes,
 )
 from jaxnlme.linear.inference.settings import INFERENCE
 
@@ -118,13 +119,7 @@ def linear_basis(factor: AbstractRelativeFactor, theta: np.ndarray) -> list[np.n
             out += [place.T @ B @ place for B in linear_basis(part, theta[first : first + part.n_parameters])]
             first += part.n_parameters
         return out
-    out, step = [], float(np.finfo(float).eps) ** (1.0 / 3.0)
-    for k in range(len(theta)):
-        shift = np.zeros(len(theta))
-        shift[k] = step * max(abs(theta[k]), 1.0)
-        up, down = np.asarray(factor.factor(theta + shift)), np.asarray(factor.factor(theta - shift))
-        out.append((up @ up.T - down @ down.T) / (2.0 * shift[k]))
-    return out
+    return list(psi_and_slopes(factor, theta)[1])
 
 
 def _unit(size: int, i: int, j: int) -> np.ndarray:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
 
 ADJUSTMENTS = ("tukey", "bonferroni", "holm", "none")
-# Degrees of freedom beyond which the studentized range is that of infinitely many.
-_LARGE_DF = 1e5
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -193,7 +191,7 @@ def _adjust(table: pd.DataFrame, adjust: str, n_means: int, level: float) -> Non
 
     if adjust == "none" or n_means == 2:
         return
-    df, count = np.minimum(table["df"].to_numpy(), _LARGE_DF), len(table)
+    df, count = np.minimum(table["df"].to_numpy(), INFERENCE.large_df), len(table)
     if adjust == "tukey":
         statistic = np.abs(table["t"].to_numpy()) * np.sqrt(2.0)
         table["p"] = [

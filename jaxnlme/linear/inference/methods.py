@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from jaxnlme.errors import check_level
 from jaxnlme.signatures import public
 
+if TYPE_CHECKING:
+    from jaxnlme.linear.inference.anova import Anova
+    from jaxnlme.linear.inference.contrasts import Contrast
+    from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom
+    from jaxnlme.linear.inference.means import Means
+
 
 class LinearInference:
     """Tests of fixed effects, contrasts, marginal means, and correlations of residuals: a base of LinearFit."""
 
     @functools.cached_property
-    def _df_methods(self) -> dict[str, Any]:
+    def _df_methods(self) -> dict[str, DegreesOfFreedom]:
         """Methods of degrees of freedom by name, each computed once."""
         return {}
 
@@ -42,7 +48,7 @@ class LinearInference:
         return coefficients(fit, df, level)
 
     @public("fit.anova")
-    def anova(self, type: str = "sequential", df: str | None = None, weighted: bool | None = None) -> Any:
+    def anova(self, type: str = "sequential", df: str | None = None, weighted: bool | None = None) -> Anova:
         """F tests of the terms of the formula.
 
         **Arguments:**
@@ -64,7 +70,7 @@ class LinearInference:
         return anova(fit, type, df, weighted)
 
     @public("fit.contrast")
-    def contrast(self, L: Any, df: str | None = None, level: float = 0.95, rhs: Any = None) -> Any:
+    def contrast(self, L: Any, df: str | None = None, level: float = 0.95, rhs: Any = None) -> Contrast:
         """Linear combinations of the fixed effects: estimates, t tests, intervals, and the joint F test.
 
         **Arguments:** `L`: expressions ("age:Sex[T.Male] - 2*age", "a = b", or a list or dictionary by label of these),
@@ -88,7 +94,7 @@ class LinearInference:
         df: str | None = None,
         level: float = 0.95,
         adjust: str = "tukey",
-    ) -> Any:
+    ) -> Means:
         """Estimated marginal means, as R's emmeans: predictions of the fixed effects at all combinations of categories,
         averaged with equal weights over the columns that are not named, numeric columns at their means.
 

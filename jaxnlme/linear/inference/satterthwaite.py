@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.errors import FitError
-from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.linear.inference.degrees_of_freedom import DegreesOfFreedom, weighted_df
-from jaxnlme.linear.inference.settings import INFERENCE
+from jaxnlme.numerics.central_differences import central_differences
 from jaxnlme.precision import x64
 
 if TYPE_CHECKING:
@@ -54,26 +53,16 @@ def satterthwaite(fit: LinearFit) -> Satterthwaite:
             "freedom are not defined: simplify the random effects, or use df='containment'.",
             fit,
         )
-    likelihood = fit.likelihood
-    free = np.flatnonzero(estimation.free).tolist()
+    theta, free = estimation.theta, estimation.free
+
+    def covariance_at(point: np.ndarray) -> np.ndarray:
+        """C at the free entries of theta, sigma held."""
+        moved = theta.copy()
+        moved[free] = point
+        inverse = np.linalg.inv(fit.likelihood.solve(moved).root @ problem.R)
+        return fit.outcome.sigma**2 * inverse @ inverse.T
+
     with x64():
-        slopes = [
-            (_covariance(fit, likelihood, k, 1.0) - _covariance(fit, likelihood, k, -1.0)) / (2.0 * _step(fit, k))
-            for k in free
-        ]
+        slopes = central_differences(covariance_at, theta[free])
     covariance = fit.outcome.beta_covariance
     return Satterthwaite(covariance, np.stack([*slopes, 2.0 * covariance]), np.linalg.inv(information))
-
-
-def _step(fit: LinearFit, k: int) -> float:
-    """The step of the central difference in the k-th entry of theta."""
-    return INFERENCE.difference * max(abs(float(fit.outcome.estimation.theta[k])), 1.0)
-
-
-def _covariance(fit: LinearFit, likelihood: Likelihood, k: int, sign: float) -> np.ndarray:
-    """The covariance of the fixed effects with the k-th entry of theta moved by a step, sigma held."""
-    theta = fit.outcome.estimation.theta.copy()
-    theta[k] += sign * _step(fit, k)
-    root = likelihood.solve(theta).root @ fit.problem.R
-    inverse = np.linalg.inv(root)
-    return fit.outcome.sigma**2 * inverse @ inverse.T

@@ -20,8 +20,12 @@ class InferenceSettings:
     rank_tolerance: float = float(np.sqrt(np.finfo(float).eps))
     # Denominator degrees of freedom of orthogonal contrasts that differ by less are one value.
     equal_df: float = 1e-8
-    # Step of central differences in theta, relative to max(|theta|, 1): eps^(1/3).
-    difference: float = float(np.finfo(float).eps) ** (1.0 / 3.0)
+    # Kenward and Roger's factor of F, as pbkrtest: terms of rho below the first are zero, and within the second of two
+    # degrees of freedom F has no expectation and is not scaled.
+    zero_of_rho: float = 1e-10
+    near_two: float = 1e-2
+    # Degrees of freedom beyond which the studentized range is that of infinitely many.
+    large_df: float = 1e5
     # A column whose range within every unit is below this fraction of its largest value is constant within them.
     constant: float = 1e-10
     # Coefficients of a contrast below this fraction of its largest one are zero.
