@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.comparison.step_screen import f_test
+from jaxnlme.comparison.step_screen import regression_p_value
 from jaxnlme.comparison.step_terms import (
     Change,
     Choices,
@@ -141,12 +141,14 @@ class LinearSearch:
             modes, sds = fit.random_effects[grouping.label].to_numpy(), np.sqrt(np.diag(psi))
             effects = [j for j in range(len(sds)) if sds[j] > 0]
             # A level is extrapolated where its column is far from centred, so all effects of the factor are tried.
-            tests = [min(len(effects) * f_test(modes[:, j], shifts, np.ptp(shifts) > 0), 1.0) for j in effects]
+            tests = [
+                min(len(effects) * regression_p_value(modes[:, j], shifts, np.ptp(shifts) > 0), 1.0) for j in effects
+            ]
             if tests:
                 j = effects[int(np.argmin(tests))]
                 shrinkage = 100.0 * (1.0 - float(np.std(modes[:, j], ddof=1)) / float(sds[j]))
                 return Screened(min(tests), f"modes of {grouping.effects[j]} | {grouping.label}", shrinkage)
-        return Screened(f_test(fit.residuals(), np.column_stack(new)), "residuals", np.nan) if new else None
+        return Screened(regression_p_value(fit.residuals(), np.column_stack(new)), "residuals", np.nan) if new else None
 
 
 def linear_search(fit: LinearFit, scope: Any) -> LinearSearch:
@@ -192,7 +194,7 @@ def _random_of(fit: LinearFit) -> Any:
     random = fit.model.formula.random
     if not random:
         return None
-    by_group = [f"~ {term.formula} | {':'.join(map(_quoted, term.group))}" for term in random]
+    by_group = [f"~ {term.formula} | {':'.join(map(_in_backticks, term.group))}" for term in random]
     if len(random) > 1:
         raise OptionError(
             "the formula has several random terms in parentheses; for a stepwise search write the model with random=, "
@@ -201,7 +203,7 @@ def _random_of(fit: LinearFit) -> Any:
     return by_group[0]
 
 
-def _quoted(name: str) -> str:
+def _in_backticks(name: str) -> str:
     return name if name.isidentifier() else f"`{name}`"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.arguments import check_names
-from jaxnlme.comparison.step_screen import f_test
+from jaxnlme.comparison.step_screen import regression_p_value
 from jaxnlme.comparison.step_terms import (
     Change,
     Choices,
@@ -206,7 +206,7 @@ class NonlinearSearch:
         seen = np.asarray(fit.data.observed).any(axis=1) & (np.asarray(fit.data.weights) > 0)
         columns = CovariateColumns(owner, [Covariate(formula)], fit.data).columns(fit.data)
         means = [_group_means(np.asarray(column, float), np.asarray(fit.data.observed)) for column in columns]
-        p = f_test(modes[seen], np.column_stack(means)[seen])
+        p = regression_p_value(modes[seen], np.column_stack(means)[seen])
         return Screened(p, f"modes of {owner}", float(fit.shrinkage[owner]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def f_test(y: np.ndarray, columns: np.ndarray, intercept: bool = True) -> float:
+def regression_p_value(y: np.ndarray, columns: np.ndarray, intercept: bool = True) -> float:
     """The p value of `columns` (n, k) in a regression of y (n,) on them and, unless `intercept` is False, an intercept
     beside them; 1 where they are constant beside it.
 

@@ -72,7 +72,10 @@ def poisson(link: Link, y: Any, eta: Any) -> Any:
 
 
 def negative_binomial(link: Link, y: Any, eta: Any, size: Any) -> Any:
-    """Variance mu + mu^2 / size (R's nbinom2); a Poisson distribution as size grows."""
+    """Variance mu + mu^2 / size (R's nbinom2); a Poisson distribution as size grows.
+
+    **Source:** Abramowitz and Stegun (1964), 6.1.41, for the series of lgamma(y + size) - lgamma(size) at large sizes.
+    """
     odds = link.log_mean(eta) - jnp.log(size)  # log(mu / size)
     shape = -size * jax.nn.softplus(odds) - y * jax.nn.softplus(-odds)
     large = size > GLMM.stirling_from

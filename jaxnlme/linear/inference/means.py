@@ -186,7 +186,11 @@ def _differences(
 
 def _adjust(table: pd.DataFrame, adjust: str, n_means: int, level: float) -> None:
     """p values and limits of the differences of `n_means` means, for all pairs together. Holm's method has no
-    simultaneous intervals of its own: its limits are Bonferroni's."""
+    simultaneous intervals of its own: its limits are Bonferroni's.
+
+    **Source:** Kramer (1956), Biometrics 12, 307-310, for Tukey's method with unequal standard errors; Holm (1979),
+    Scandinavian Journal of Statistics 6, 65-70.
+    """
     import scipy.stats
 
     if adjust == "none" or n_means == 2:
