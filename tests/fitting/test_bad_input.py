@@ -244,7 +244,7 @@ def through_zero(phi, x):
 
 def test_zero_predictions_under_proportional_error_are_numbered():
     message = refusal(through_zero, [jn.Parameter("slope", 0.5, random=True)], error="proportional")
-    assert "residual standard deviation is zero in rows 1, 6, 11, 16" in message
+    assert "residual standard deviation is zero in rows 1, 6, 11 and 16" in message
     assert "b |f|" in message and "error='combined'" in message
 
 

@@ -98,7 +98,10 @@ class MaximumLikelihood(AbstractEstimator):
         longest = xnp.where(in_units, largest, SEARCH.largest_log_step)
         minimiser = BFGS(free, longest)
         inverse = _score_metric(first, minimiser)
-        state = _without_flat_entries(minimiser.init(x, first.value, first.gradient, inverse), minimiser, first)
+        state = minimiser.init(x, first.value, first.gradient, inverse)
+        enough = first.counted >= SEARCH.groups_per_parameter * first.outer.shape[0]
+        apart = _without_flat_entries(state, minimiser, first)
+        state = jax.tree.map(lambda new, old: xnp.where(enough, new, old), apart, state)
         return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
 
     def trial(self, state: MaximumLikelihoodState) -> Vector:
@@ -124,8 +127,9 @@ class MaximumLikelihood(AbstractEstimator):
             enough = result.counted >= SEARCH.groups_per_parameter * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > SEARCH.renew_above) & (bfgs.iterations <= SEARCH.renew_steps)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
-        apart = _without_flat_entries(bfgs, minimiser, result)
-        bfgs = jax.tree.map(lambda new, old: xnp.where(accept, new, old), apart, bfgs)
+            # The squares of the scores of few groups are no measure of the information of an entry.
+            apart = _without_flat_entries(bfgs, minimiser, result)
+            bfgs = jax.tree.map(lambda new, old: xnp.where(accept & enough, new, old), apart, bfgs)
         return MaximumLikelihoodState(
             bfgs,
             minimiser,
