@@ -3,7 +3,7 @@
 The columns are random effects of several crossed factors. Two columns are connected where rows, or units of the factor
 that was eliminated, have both; the components are often one (all students and lecturers of a university), and many
 where factors are crossed within the units of an outer one. Blocks of one size follow each other, so that many small
-ones are factored by one call, and a large one by LAPACK in place.
+ones are factored by one call, and a large one in place.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
 
+from jaxnlme.estimators.linear.panels import cholesky_in_place, inverse_in_place, lower_solve
 from jaxnlme.estimators.linear.settings import LINEAR
-
-_potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
 
 # Coefficients of a block diagonal matrix with small blocks by distance d from the diagonal: entry j is that of row
 # j + d in column j, zero outside the blocks.
@@ -85,10 +83,7 @@ def factor(where: Layout, flat: np.ndarray) -> float:
             blocks[:] = np.linalg.cholesky(blocks)
         else:
             for block in blocks:
-                # The transpose is a view in the order of LAPACK: its upper triangle is the lower one of the block.
-                _, info = _potrf(block.T, lower=0, clean=1, overwrite_a=1)
-                if info:
-                    raise np.linalg.LinAlgError("a block is not positive definite")
+                cholesky_in_place(block)
         total += 2.0 * float(np.sum(np.log(np.diagonal(blocks, axis1=1, axis2=2))))
     return total
 
@@ -101,9 +96,7 @@ def half_solve(where: Layout, lower: np.ndarray, right: np.ndarray, transposed: 
         if _small(blocks):
             solved = np.linalg.solve(np.swapaxes(blocks, 1, 2) if transposed else blocks, part)
         else:
-            # The transpose of a block is an upper triangle in the order of LAPACK.
-            trans = 0 if transposed else 1
-            solved = [_trtrs(b.T, r, lower=0, trans=trans)[0] for b, r in zip(blocks, part, strict=True)]
+            solved = [lower_solve(block, r, transposed) for block, r in zip(blocks, part, strict=True)]
         out[columns] = np.reshape(solved, (-1, right.shape[1]))
     return out
 
@@ -116,8 +109,7 @@ def invert(where: Layout, lower: np.ndarray) -> None:
             blocks[:] = np.swapaxes(roots, 1, 2) @ roots
             continue
         for block in blocks:
-            _potri(block.T, lower=0, overwrite_c=1)
-            _mirror(block)
+            inverse_in_place(block)
 
 
 def times_columns(where: Layout, flat: np.ndarray, bands: Bands) -> np.ndarray:
@@ -177,15 +169,5 @@ def _shifted(size: int, d: int) -> tuple[slice, slice]:
 
 
 def _small(blocks: np.ndarray) -> bool:
-    """True where numpy's calls for many matrices are faster than one call of LAPACK for each."""
+    """True where numpy's calls for many matrices are faster than panels of each."""
     return blocks.shape[1] <= LINEAR.small_block
-
-
-def _mirror(block: np.ndarray) -> None:
-    """Copy the lower triangle of a matrix to its upper one, in panels."""
-    size, step = len(block), LINEAR.panel
-    for a in range(0, size, step):
-        b = min(a + step, size)
-        corner = np.tril(block[a:b, a:b])
-        block[a:b, a:b] = corner + np.tril(corner, -1).T
-        block[a:b, b:] = block[b:, a:b].T

@@ -61,10 +61,12 @@ class LinearSettings:
     crossed_copies: float = 4.0
     # Time of a product in scipy's sparse matrices relative to one in a dense product by BLAS.
     sparse_cost: float = 60.0
-    # Up to this size numpy factors many blocks by one call faster than LAPACK does by one call each.
-    small_block: int = 32
-    # Rows and columns of the panels in which a triangle is copied.
-    panel: int = 256
+    # Up to this size numpy factors many blocks by one call faster than panels of each.
+    small_block: int = 48
+    # Columns of a panel of a large matrix, and of one of its diagonal blocks: OpenBLAS factors matrices of fewer than
+    # 64 columns by one thread.
+    panel: int = 192
+    base_panel: int = 48
 
 
 LINEAR = LinearSettings()
