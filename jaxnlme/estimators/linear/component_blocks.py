@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from jaxnlme.estimators.linear.panels import cholesky_in_place, inverse_in_place, lower_solve
+from jaxnlme.estimators.linear.inverse_root import inverse_in_place, inverse_root_in_place
 from jaxnlme.estimators.linear.settings import LINEAR
 
 # Coefficients of a block diagonal matrix with small blocks by distance d from the diagonal: entry j is that of row
@@ -72,44 +72,30 @@ def layout(sizes: np.ndarray) -> Layout:
     return Layout(local, np.repeat(sizes, sizes), np.repeat(np.cumsum(squares) - squares, sizes), groups)
 
 
-def factor(where: Layout, flat: np.ndarray) -> float:
-    """Replace positive definite blocks by their lower Cholesky factors; the log-determinant.
+def inverse_roots(where: Layout, flat: np.ndarray) -> float:
+    """Replace positive definite blocks by the inverses of their lower Cholesky factors C; the log-determinant.
 
     **Raises:** numpy.linalg.LinAlgError where a block is not positive definite.
     """
     total = 0.0
     for _, blocks in where.blocks(flat):
         if _small(blocks):
-            blocks[:] = np.linalg.cholesky(blocks)
+            roots = np.linalg.cholesky(blocks)
+            total += 2.0 * float(np.sum(np.log(np.diagonal(roots, axis1=1, axis2=2))))
+            blocks[:] = np.tril(np.linalg.inv(roots))
         else:
-            for block in blocks:
-                cholesky_in_place(block)
-        total += 2.0 * float(np.sum(np.log(np.diagonal(blocks, axis1=1, axis2=2))))
+            total += sum(inverse_root_in_place(block) for block in blocks)
     return total
 
 
-def half_solve(where: Layout, lower: np.ndarray, right: np.ndarray, transposed: bool = False) -> np.ndarray:
-    """C^-1 `right` (columns, k), or C'^-1 `right` if `transposed`, with the factors C of `factor`."""
-    out = np.empty_like(right)
-    for columns, blocks in where.blocks(lower):
-        part = right[columns].reshape(len(blocks), -1, right.shape[1])
+def inverses(where: Layout, roots: np.ndarray) -> None:
+    """Replace the C^-1 of `inverse_roots` by the inverses of C C'."""
+    for _, blocks in where.blocks(roots):
         if _small(blocks):
-            solved = np.linalg.solve(np.swapaxes(blocks, 1, 2) if transposed else blocks, part)
+            blocks[:] = np.swapaxes(blocks, 1, 2) @ blocks
         else:
-            solved = [lower_solve(block, r, transposed) for block, r in zip(blocks, part, strict=True)]
-        out[columns] = np.reshape(solved, (-1, right.shape[1]))
-    return out
-
-
-def invert(where: Layout, lower: np.ndarray) -> None:
-    """Replace the factors of `factor` by the inverses of the matrices that they are factors of."""
-    for _, blocks in where.blocks(lower):
-        if _small(blocks):
-            roots = np.linalg.inv(blocks)
-            blocks[:] = np.swapaxes(roots, 1, 2) @ roots
-            continue
-        for block in blocks:
-            inverse_in_place(block)
+            for block in blocks:
+                inverse_in_place(block)
 
 
 def times_columns(where: Layout, flat: np.ndarray, bands: Bands) -> np.ndarray:
@@ -128,12 +114,13 @@ def add_identity(where: Layout, flat: np.ndarray) -> None:
     flat[where.place(every, every)] += 1.0
 
 
-def multiply(where: Layout, flat: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """M `right` (columns, k)."""
+def multiply(where: Layout, flat: np.ndarray, right: np.ndarray, transposed: bool = False) -> np.ndarray:
+    """M `right` (columns, k), or M' `right` if `transposed`."""
     out = np.empty_like(right)
     for columns, blocks in where.blocks(flat):
         part = right[columns].reshape(len(blocks), -1, right.shape[1])
-        out[columns] = np.reshape(blocks @ part, (-1, right.shape[1]))
+        matrices = np.swapaxes(blocks, 1, 2) if transposed else blocks
+        out[columns] = np.reshape(matrices @ part, (-1, right.shape[1]))
     return out
 
 
@@ -169,5 +156,5 @@ def _shifted(size: int, d: int) -> tuple[slice, slice]:
 
 
 def _small(blocks: np.ndarray) -> bool:
-    """True where numpy's calls for many matrices are faster than panels of each."""
+    """True where numpy's calls for many matrices are faster than one call each."""
     return blocks.shape[1] <= LINEAR.small_block
