@@ -50,7 +50,7 @@ class Layout:
         return len(self.groups) == 1 and self.groups[0][1] == 1
 
     def place(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Where entries are stored whose row and column are in one component."""
+        """Places of entries whose row and column are in one component."""
         return self.offset[rows] + self.local[rows] * self.size[rows] + self.local[columns]
 
     def blocks(self, flat: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

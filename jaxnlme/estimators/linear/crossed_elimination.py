@@ -45,7 +45,7 @@ from jaxnlme.estimators.linear.crossed_products import CrossedProducts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossedElimination:
-    """What steps 1 to 4 leave.
+    """The quantities of steps 1 to 4.
 
     **Fields:** `relative`: L of each factor; `phi` (units, effects, effects): Phi_1; `inverse`: A^-1; `remainder`: S_0
     of the other factors' columns, and `root`: C^-1, as their Layout stores them; `remainder_right`: S_0,zw; `solved` U

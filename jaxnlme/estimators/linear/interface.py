@@ -1,4 +1,4 @@
-"""What a profiled likelihood offers to the search and to the outcome, whichever way it is computed."""
+"""The part of a profiled likelihood that the search and the outcome use, whichever way it is computed."""
 
 from __future__ import annotations
 
