@@ -3,7 +3,7 @@
 The columns are random effects of several crossed factors. Two columns are connected where rows, or units of the factor
 that was eliminated, have both; the components are often one (all students and lecturers of a university), and many
 where factors are crossed within the units of an outer one. Blocks of one size follow each other, so that many small
-ones are factored by one call, and a large one by LAPACK in place.
+ones are factored by one call, and a large one in place.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
 
+from jaxnlme.estimators.linear.inverse_root import inverse_in_place, inverse_root_in_place
 from jaxnlme.estimators.linear.settings import LINEAR
-
-_potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
 
 # Coefficients of a block diagonal matrix with small blocks by distance d from the diagonal: entry j is that of row
 # j + d in column j, zero outside the blocks.
@@ -52,7 +50,7 @@ class Layout:
         return len(self.groups) == 1 and self.groups[0][1] == 1
 
     def place(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Places of the entries whose row and column are in one component."""
+        """Places of entries whose row and column are in one component."""
         return self.offset[rows] + self.local[rows] * self.size[rows] + self.local[columns]
 
     def blocks(self, flat: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -74,50 +72,30 @@ def layout(sizes: np.ndarray) -> Layout:
     return Layout(local, np.repeat(sizes, sizes), np.repeat(np.cumsum(squares) - squares, sizes), groups)
 
 
-def factor(where: Layout, flat: np.ndarray) -> float:
-    """Replace positive definite blocks by their lower Cholesky factors; the log-determinant.
+def inverse_roots(where: Layout, flat: np.ndarray) -> float:
+    """Replace positive definite blocks by the inverses of their lower Cholesky factors C; the log-determinant.
 
     **Raises:** numpy.linalg.LinAlgError where a block is not positive definite.
     """
     total = 0.0
     for _, blocks in where.blocks(flat):
         if _small(blocks):
-            blocks[:] = np.linalg.cholesky(blocks)
+            roots = np.linalg.cholesky(blocks)
+            total += 2.0 * float(np.sum(np.log(np.diagonal(roots, axis1=1, axis2=2))))
+            blocks[:] = np.tril(np.linalg.inv(roots))
         else:
-            for block in blocks:
-                # The transpose is a view in the order of LAPACK: its upper triangle is the lower one of the block.
-                _, info = _potrf(block.T, lower=0, clean=1, overwrite_a=1)
-                if info:
-                    raise np.linalg.LinAlgError("a block is not positive definite")
-        total += 2.0 * float(np.sum(np.log(np.diagonal(blocks, axis1=1, axis2=2))))
+            total += sum(inverse_root_in_place(block) for block in blocks)
     return total
 
 
-def half_solve(where: Layout, lower: np.ndarray, right: np.ndarray, transposed: bool = False) -> np.ndarray:
-    """C^-1 `right` (columns, k), or C'^-1 `right` if `transposed`, with the factors C of `factor`."""
-    out = np.empty_like(right)
-    for columns, blocks in where.blocks(lower):
-        part = right[columns].reshape(len(blocks), -1, right.shape[1])
+def inverses(where: Layout, roots: np.ndarray) -> None:
+    """Replace the C^-1 of `inverse_roots` by the inverses of C C'."""
+    for _, blocks in where.blocks(roots):
         if _small(blocks):
-            solved = np.linalg.solve(np.swapaxes(blocks, 1, 2) if transposed else blocks, part)
+            blocks[:] = np.swapaxes(blocks, 1, 2) @ blocks
         else:
-            # The transpose of a block is an upper triangle in the order of LAPACK.
-            trans = 0 if transposed else 1
-            solved = [_trtrs(b.T, r, lower=0, trans=trans)[0] for b, r in zip(blocks, part, strict=True)]
-        out[columns] = np.reshape(solved, (-1, right.shape[1]))
-    return out
-
-
-def invert(where: Layout, lower: np.ndarray) -> None:
-    """Replace the factors of `factor` by the inverses of the matrices that they are factors of."""
-    for _, blocks in where.blocks(lower):
-        if _small(blocks):
-            roots = np.linalg.inv(blocks)
-            blocks[:] = np.swapaxes(roots, 1, 2) @ roots
-            continue
-        for block in blocks:
-            _potri(block.T, lower=0, overwrite_c=1)
-            _mirror(block)
+            for block in blocks:
+                inverse_in_place(block)
 
 
 def times_columns(where: Layout, flat: np.ndarray, bands: Bands) -> np.ndarray:
@@ -136,12 +114,13 @@ def add_identity(where: Layout, flat: np.ndarray) -> None:
     flat[where.place(every, every)] += 1.0
 
 
-def multiply(where: Layout, flat: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """M `right` (columns, k)."""
+def multiply(where: Layout, flat: np.ndarray, right: np.ndarray, transposed: bool = False) -> np.ndarray:
+    """M `right` (columns, k), or M' `right` if `transposed`."""
     out = np.empty_like(right)
     for columns, blocks in where.blocks(flat):
         part = right[columns].reshape(len(blocks), -1, right.shape[1])
-        out[columns] = np.reshape(blocks @ part, (-1, right.shape[1]))
+        matrices = np.swapaxes(blocks, 1, 2) if transposed else blocks
+        out[columns] = np.reshape(matrices @ part, (-1, right.shape[1]))
     return out
 
 
@@ -177,15 +156,5 @@ def _shifted(size: int, d: int) -> tuple[slice, slice]:
 
 
 def _small(blocks: np.ndarray) -> bool:
-    """True where numpy's calls for many matrices are faster than one call of LAPACK for each."""
+    """True where numpy's calls for many matrices are faster than one call each."""
     return blocks.shape[1] <= LINEAR.small_block
-
-
-def _mirror(block: np.ndarray) -> None:
-    """Copy the lower triangle of a matrix to its upper one, in panels."""
-    size, step = len(block), LINEAR.panel
-    for a in range(0, size, step):
-        b = min(a + step, size)
-        corner = np.tril(block[a:b, a:b])
-        block[a:b, a:b] = corner + np.tril(corner, -1).T
-        block[a:b, b:] = block[b:, a:b].T

@@ -33,9 +33,8 @@ from jaxnlme.estimators.linear.component_blocks import (
     Bands,
     Layout,
     add_identity,
-    factor,
-    half_solve,
-    invert,
+    inverse_roots,
+    inverses,
     multiply,
     row_products,
     times_columns,
@@ -46,10 +45,10 @@ from jaxnlme.estimators.linear.crossed_products import CrossedProducts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossedElimination:
-    """The end of steps 1 to 4.
+    """The quantities of steps 1 to 4.
 
     **Fields:** `relative`: L of each factor; `phi` (units, effects, effects): Phi_1; `inverse`: A^-1; `remainder`: S_0
-    of the other factors' columns, and `lower`: C, as their Layout stores them; `remainder_right`: S_0,zw; `solved` U
+    of the other factors' columns, and `root`: C^-1, as their Layout stores them; `remainder_right`: S_0,zw; `solved` U
     and `scaled` X (columns, f); `logdet`: log|A| + log|S|; `cross` F (f, f).
     """
 
@@ -57,7 +56,7 @@ class CrossedElimination:
     phi: np.ndarray
     inverse: np.ndarray
     remainder: np.ndarray
-    lower: np.ndarray
+    root: np.ndarray
     remainder_right: np.ndarray
     solved: np.ndarray
     scaled: np.ndarray
@@ -82,11 +81,11 @@ def eliminate_crossed(products: CrossedProducts, relative: list[np.ndarray]) -> 
     _subtract(where, remainder, incidence.total_gram(values))
     remainder_right = products.rest_right - incidence.transposed_times(values, right)
     columns, rows = _bands(products, relative)
-    lower = times_rows(where, columns, times_columns(where, remainder, columns))
-    add_identity(where, lower)
-    logdet = 2.0 * float(np.sum(np.log(np.diagonal(C1, axis1=1, axis2=2)))) + factor(where, lower)
-    half = half_solve(where, lower, _scaled(where, columns, remainder_right))
-    solved = half_solve(where, lower, half, transposed=True)
+    root = times_rows(where, columns, times_columns(where, remainder, columns))
+    add_identity(where, root)
+    logdet = 2.0 * float(np.sum(np.log(np.diagonal(C1, axis1=1, axis2=2)))) + inverse_roots(where, root)
+    half = multiply(where, root, _scaled(where, columns, remainder_right))
+    solved = multiply(where, root, half, transposed=True)
     cross = products.cross - np.einsum("uif,uig->fg", right, right, optimize=True) - half.T @ half
     phi = np.swapaxes(K, 1, 2) @ K
     roots = np.linalg.solve(C1, np.broadcast_to(np.eye(len(L1)), C1.shape))
@@ -96,7 +95,7 @@ def eliminate_crossed(products: CrossedProducts, relative: list[np.ndarray]) -> 
         phi,
         inverse,
         remainder,
-        lower,
+        root,
         remainder_right,
         solved,
         _scaled(where, rows, solved),
@@ -107,14 +106,14 @@ def eliminate_crossed(products: CrossedProducts, relative: list[np.ndarray]) -> 
 
 def factor_slopes(products: CrossedProducts, found: CrossedElimination, weights: np.ndarray) -> list[np.ndarray]:
     """Derivatives of log|A| + log|S| + tr(F_bar F) in the entries of L of each factor, with F_bar = `weights` weights'
-    (f, k). The factors `found.lower` are overwritten.
+    (f, k). `found.root` is overwritten.
     """
     where, incidence = products.where, products.incidence
     _, rows = _bands(products, found.relative)
     residual = (found.remainder_right - multiply(where, found.remainder, found.scaled)) @ weights
     effects = found.solved @ weights
-    invert(where, found.lower)
-    half = times_columns(where, found.lower, rows)
+    inverses(where, found.root)
+    half = times_columns(where, found.root, rows)
     sizes = [len(L) for L in found.relative]
     reach = max(size for k, size in enumerate(sizes) if k != products.first) - 1
     near = {d: row_products(where, found.remainder, half, d) for d in range(-reach, reach + 1)}

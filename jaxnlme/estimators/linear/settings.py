@@ -78,10 +78,12 @@ class LinearSettings:
     crossed_copies: float = 4.0
     # Time of a product in scipy's sparse matrices relative to one in a dense product by BLAS.
     sparse_cost: float = 60.0
-    # Up to this size numpy factors many blocks by one call faster than LAPACK does by one call each.
-    small_block: int = 32
-    # Rows and columns of the panels in which a triangle is copied.
-    panel: int = 256
+    # Up to this size numpy factors many blocks by one call faster than one after the other.
+    small_block: int = 48
+    # Halves of a large matrix are halved down to this size: OpenBLAS factors fewer than 64 columns by one thread.
+    base_block: int = 63
+    # Columns of an inverse that are computed by one product.
+    panel: int = 512
 
 
 LINEAR = LinearSettings()
