@@ -100,12 +100,14 @@ def variogram(
 
 def _collapsed(distance: np.ndarray, value: np.ndarray, bins: int, collapse: str, robust: bool) -> pd.DataFrame:
     """Means of semivariances in classes of distances, by each distance where there are at most `bins`."""
-    different, code = np.unique(distance, return_inverse=True)
+    # Distances that differ by rounding are one.
+    unit = INFERENCE.constant * float(distance.max() or 1.0)
+    different, code = np.unique(np.round(distance / unit), return_inverse=True)
     if bins < len(different):
         if collapse == "quantiles":
             limits = np.unique(np.quantile(distance, np.linspace(0.0, 1.0, bins + 1)))
         else:
-            limits = np.linspace(different[0], different[-1], bins + 1)
+            limits = np.linspace(distance.min(), distance.max(), bins + 1)
         # Classes are open below; the least distance is in the first.
         code = np.maximum(np.searchsorted(limits, distance, side="left") - 1, 0)
     rows = []
