@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxnlme.arguments import check_choice, check_flag
+from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.data._columns import take_column
-from jaxnlme.errors import DataError, OptionError, check_level, check_whole_number, shown
+from jaxnlme.errors import DataError, OptionError, check_level, check_whole_number
 from jaxnlme.formulas.units import group_units
 from jaxnlme.linear.settings import INFERENCE
 
@@ -85,8 +85,7 @@ def variogram(
         values.append(0.5 * (residuals[rows][i] - residuals[rows][j]) ** 2)
     distance, value = np.concatenate(distances), np.concatenate(values)
     if max_distance is not None:
-        if isinstance(max_distance, bool) or not np.isscalar(max_distance) or not float(max_distance) > 0:  # pyright: ignore
-            raise OptionError(f"max_distance must be a positive number; received {shown(max_distance)}.")
+        max_distance = check_number("max_distance", max_distance, 0.0, above=True)
         near = distance <= max_distance
         if not near.any():
             raise OptionError(

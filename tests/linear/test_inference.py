@@ -337,6 +337,8 @@ REFUSED = {
     "level": (lambda f: f.means("Type", level=95), "0.9"),
     "position": (lambda f: f.variogram("Type"), "text"),
     "max_lag": (lambda f: f.acf(50), "longest"),
+    "max_distance": (lambda f: f.variogram(max_distance="far"), "max_distance"),
+    "no combination": (lambda f: f.contrast([]), "at least one"),
     "bins": (lambda f: f.variogram(bins=0), "whole number"),
 }
 
@@ -355,6 +357,8 @@ def test_methods_that_a_fit_does_not_have() -> None:
     data = data[~((data["a"] == "r") & (data["b"] == "yes"))]
     with pytest.raises(jn.OptionError, match="lack combinations"):
         jn.lme("y ~ a * b + (1 | outer)", data=data).anova("III")
+    with pytest.raises(jn.OptionError, match="no fixed effects"):
+        jn.lme("y ~ 0 + (1 | outer)", data=data).coefficients()
     with pytest.raises(jn.OptionError, match="both"):
         jn.lme("y ~ x2 + factor(x2) + (1 | outer)", data=simulated().assign(x2=lambda d: d["inner"])).anova("III")
 
