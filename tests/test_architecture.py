@@ -135,7 +135,6 @@ WITHOUT_F = {
     "estimators.core.linearised_information": "the log prior",
     "estimators.em.m_step": "the complete-data log-likelihood in its sufficient statistics, and the log prior",
     "estimators.em.louis": "the complete-data log-likelihood in its sufficient statistics, and the log prior",
-    "estimators.linear": "linear models, whose covariances are the only functions",
     "results.inference": "reported values in the packed parameters",
 }
 

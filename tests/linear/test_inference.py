@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.linear.inference import marginal_covariance
 from jaxnlme.linear.inference.marginal_covariance import covariance_sums
+from jaxnlme.linear.inference.settings import INFERENCE
 
 TABLES = Path(__file__).resolve().parent.parent / "tables"
 # By benchmarks/peers/inference.R.
@@ -334,6 +337,8 @@ REFUSED = {
     "level": (lambda f: f.means("Type", level=95), "0.9"),
     "position": (lambda f: f.variogram("Type"), "text"),
     "max_lag": (lambda f: f.acf(50), "longest"),
+    "max_distance": (lambda f: f.variogram(max_distance="far"), "max_distance"),
+    "no combination": (lambda f: f.contrast([]), "at least one"),
     "bins": (lambda f: f.variogram(bins=0), "whole number"),
 }
 
@@ -352,6 +357,8 @@ def test_methods_that_a_fit_does_not_have() -> None:
     data = data[~((data["a"] == "r") & (data["b"] == "yes"))]
     with pytest.raises(jn.OptionError, match="lack combinations"):
         jn.lme("y ~ a * b + (1 | outer)", data=data).anova("III")
+    with pytest.raises(jn.OptionError, match="no fixed effects"):
+        jn.lme("y ~ 0 + (1 | outer)", data=data).coefficients()
     with pytest.raises(jn.OptionError, match="both"):
         jn.lme("y ~ x2 + factor(x2) + (1 | outer)", data=simulated().assign(x2=lambda d: d["inner"])).anova("III")
 
@@ -362,3 +369,35 @@ def test_printed_tables() -> None:
     assert "kenward-roger" in text and "Time:Diet" in text and "num df" in text
     assert "Joint F test" in str(fit.contrast(["Time", "Diet[T.2]"]))
     assert "Differences" in str(fit.means("Diet", pairwise=True)) and "<table" in fit.means("Diet")._repr_html_()
+
+
+def test_blocks_in_parts_and_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = jn.lme("y ~ a + x + (1 | outer) + (1 | outer:inner)", data=simulated())
+    theta = fit.outcome.estimation.theta
+    together = covariance_sums(fit.problem, theta)
+    monkeypatch.setattr(marginal_covariance, "INFERENCE", dataclasses.replace(INFERENCE, block_entries=1))
+    parts = covariance_sums(fit.problem, theta)
+    np.testing.assert_allclose(parts.Q, together.Q, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(parts.traces, together.traces, rtol=1e-10)
+    monkeypatch.setattr(marginal_covariance, "INFERENCE", dataclasses.replace(INFERENCE, most_effects=3))
+    with pytest.raises(jn.OptionError, match=r"limit is 3.*satterthwaite"):
+        fit.coefficients("kenward-roger")
+
+
+def test_other_frames_and_kinds_of_categories() -> None:
+    """Truth values, categories of integers in an order of their own, a dictionary of arrays."""
+    data = simulated().assign(treated=lambda d: d["b"] == "yes")
+    data["dose"] = pd.Categorical(data["inner"], [2, 0, 1])
+    formula = "y ~ treated * dose + x + (1 | outer)"
+    fit = jn.lme(formula, data=data)
+    found = fit.means(["treated", "dose"], df="normal").table
+    assert list(found.index)[:3] == [(False, 2), (False, 0), (False, 1)]
+    cells = found.index.to_frame(index=False).assign(x=data["x"].mean(), outer=99)
+    cells["dose"] = pd.Categorical(cells["dose"], [2, 0, 1])
+    np.testing.assert_allclose(found["estimate"], fit.predict(cells, level="population"), rtol=1e-9)
+    arrays = {name: data[name].to_numpy() for name in ("y", "a", "b", "x", "outer")}
+    plain = jn.lme("y ~ a * b + x + (1 | outer)", data=arrays)
+    framed = jn.lme("y ~ a * b + x + (1 | outer)", data=data)
+    np.testing.assert_allclose(plain.means("a", by="b").table, framed.means("a", by="b").table)
+    np.testing.assert_allclose(plain.anova("III").table, framed.anova("III").table)
+    np.testing.assert_allclose(plain.variogram("x", bins=5), framed.variogram("x", bins=5))

@@ -118,8 +118,9 @@ def type_three(fit: LinearFit) -> dict[str, np.ndarray]:
     grid, fixed = reference_grid(fit), fit.model.fixed
     if fixed.aliased:
         raise OptionError(
-            "type='III' is not unique where the data lack combinations of categories (left out of the formula: "
-            f"{some(list(fixed.aliased))}): use type='marginal' or 'sequential', or fit.contrast."
+            f"type='III' is not unique where columns are left out because others determine them "
+            f"({some(list(fixed.aliased))}), as where the data lack combinations of categories: use type='marginal' or "
+            "'sequential', or fit.contrast."
         )
     return {term.label: _of_term(fit, grid, term) for term in grid.predictors.terms}
 

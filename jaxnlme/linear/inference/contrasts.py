@@ -63,6 +63,7 @@ def contrast(fit: LinearFit, L: Any, df: str | None, level: float, rhs: Any) -> 
     """The Contrast of `LinearFit.contrast`."""
     check_level(level)
     names = list(fit.model.fixed.names)
+    method = degrees_of_freedom(fit, df)
     labels, rows, values = combinations_of(L, names)
     if rhs is not None:
         if values.any():
@@ -73,7 +74,6 @@ def contrast(fit: LinearFit, L: Any, df: str | None, level: float, rhs: Any) -> 
                 f"rhs must be one number, or one for each of the {len(rows)} rows; received {shown(rhs)}."
             )
         values = np.broadcast_to(given, (len(rows),)).astype(float)
-    method = degrees_of_freedom(fit, df)
     beta = fit.outcome.beta
     table = contrast_table(method, rows, rows @ beta - values, labels, level)
     table[["estimate", "lower", "upper"]] += values[:, None]
@@ -87,6 +87,8 @@ def combinations_of(L: Any, names: Sequence[str]) -> tuple[list[str], np.ndarray
 
     **Raises:** OptionError for unknown coefficients, and matrices of other shapes.
     """
+    if L is None or (not isinstance(L, str) and not np.size(L)):
+        raise OptionError(f"contrast needs at least one combination of {', '.join(names)}; received {shown(L)}.")
     if isinstance(L, str):
         L = [L]
     if isinstance(L, Mapping):
@@ -98,8 +100,6 @@ def combinations_of(L: Any, names: Sequence[str]) -> tuple[list[str], np.ndarray
         parts = [(part if isinstance(part, str) else _text(part), *_combination(part, names)) for part in L]
     else:
         return _matrix(L, names)
-    if not parts:
-        raise OptionError(f"contrast needs at least one combination of {', '.join(names)}.")
     return [label for label, _, _ in parts], np.stack([row for _, row, _ in parts]), np.array([v for _, _, v in parts])
 
 

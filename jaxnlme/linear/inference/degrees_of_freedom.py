@@ -140,10 +140,12 @@ def degrees_of_freedom(fit: LinearFit, method: str | None) -> DegreesOfFreedom:
     """The DegreesOfFreedom of a fit by the name of the method; None is "satterthwaite", without random effects
     "residual". Each is computed once for a fit.
 
-    **Raises:** OptionError for an unknown method, or one that is not defined for the fit; FitError where the
-    information of the variance parameters is not positive definite.
+    **Raises:** OptionError for an unknown method, one that is not defined for the fit, and models without fixed
+    effects; FitError where the information of the variance parameters is not positive definite.
     """
     check_choice("df", method, (*METHODS, None))
+    if not len(fit.outcome.beta):
+        raise OptionError("the formula has no fixed effects, so that there is nothing to test.")
     if method is None:
         method = "satterthwaite" if fit.model.groupings else "residual"
     known = fit._df_methods

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxnlme.arguments import check_choice, check_flag
+from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.data._columns import take_column
-from jaxnlme.errors import DataError, OptionError, check_level, check_whole_number, shown
+from jaxnlme.errors import DataError, OptionError, check_level, check_whole_number
 from jaxnlme.formulas.units import group_units
 from jaxnlme.linear.inference.settings import INFERENCE
 
@@ -85,8 +85,7 @@ def variogram(
         values.append(0.5 * (residuals[rows][i] - residuals[rows][j]) ** 2)
     distance, value = np.concatenate(distances), np.concatenate(values)
     if max_distance is not None:
-        if isinstance(max_distance, bool) or not np.isscalar(max_distance) or not float(max_distance) > 0:  # pyright: ignore
-            raise OptionError(f"max_distance must be a positive number; received {shown(max_distance)}.")
+        max_distance = check_number("max_distance", max_distance, 0.0, above=True)
         near = distance <= max_distance
         if not near.any():
             raise OptionError(
@@ -100,12 +99,14 @@ def variogram(
 
 def _collapsed(distance: np.ndarray, value: np.ndarray, bins: int, collapse: str, robust: bool) -> pd.DataFrame:
     """Means of semivariances in classes of distances, by each distance where there are at most `bins`."""
-    different, code = np.unique(distance, return_inverse=True)
+    # Distances that differ by rounding are one.
+    unit = INFERENCE.constant * float(distance.max() or 1.0)
+    different, code = np.unique(np.round(distance / unit), return_inverse=True)
     if bins < len(different):
         if collapse == "quantiles":
             limits = np.unique(np.quantile(distance, np.linspace(0.0, 1.0, bins + 1)))
         else:
-            limits = np.linspace(different[0], different[-1], bins + 1)
+            limits = np.linspace(distance.min(), distance.max(), bins + 1)
         # Classes are open below; the least distance is in the first.
         code = np.maximum(np.searchsorted(limits, distance, side="left") - 1, 0)
     rows = []
