@@ -87,20 +87,27 @@ def _crossed(
 
     **Raises:** OptionError for a residual covariance.
     """
-    # These import scipy's sparse matrices, which nested levels do not need.
-    from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
-    from jaxnlme.estimators.linear.crossed_problem import crossed_problem
-    from jaxnlme.estimators.linear.crossed_products import crossed_products
-
     if error is not None:
         labels = " and ".join(grouping.label for grouping in model.groupings)
         raise OptionError(
             f"the grouping factors {labels} are crossed, and weights or correlation are available for nested factors "
             "only: leave them out, or one of the factors."
         )
-    problem = crossed_problem(model.y, model.fixed.matrix, designs)
-    likelihood = CrossedLikelihood(crossed_products(problem), problem.n_rows, restricted)
+    problem, likelihood = crossed_likelihood(model.y, model.fixed.matrix, designs, restricted)
     return problem, likelihood, estimate(likelihood)
+
+
+def crossed_likelihood(
+    y: np.ndarray, X: np.ndarray, designs: Sequence[RandomDesign], restricted: bool
+) -> tuple[LinearProblem, Likelihood]:
+    """Problem and likelihood of `y` (rows,), `X` (rows, fixed) and crossed `designs`."""
+    # These import scipy's sparse matrices, which nested levels do not need.
+    from jaxnlme.estimators.linear.crossed_likelihood import CrossedLikelihood
+    from jaxnlme.estimators.linear.crossed_problem import crossed_problem
+    from jaxnlme.estimators.linear.crossed_products import crossed_products
+
+    problem = crossed_problem(y, X, designs)
+    return problem, CrossedLikelihood(crossed_products(problem), problem.n_rows, restricted)
 
 
 def _with_residual_model(
@@ -119,8 +126,9 @@ def _with_residual_model(
     starts = [np.append(without.theta, residual.rows.residual_start())]
     if residual.rows.work <= LINEAR.work_of_second_search:
         starts += [np.append(plain.start(scale), residual.rows.residual_start()) for scale in LINEAR.random_starts]
-    fitted = fitted_rows(problem, without)
-    first = ProfiledLikelihood(residual.with_fitted(fitted), problem.n_rows, restricted)
+    fitted = fitted_rows(problem, without) if alternate else None
+    rows = residual.rows if fitted is None else residual.with_fitted(fitted)
+    first = ProfiledLikelihood(rows, problem.n_rows, restricted)
     by_lag = lagged_products(residual.rows) if residual.rows.work > LINEAR.work_of_second_search else None
     if by_lag is not None:
         quick = ProfiledLikelihood(by_lag, problem.n_rows, restricted)
@@ -129,7 +137,7 @@ def _with_residual_model(
             return first, estimation
         starts.insert(0, estimation.theta)
     starts.insert(0, residual_start(first, starts[0]))
-    if not alternate:
+    if fitted is None:
         return first, estimate(first, starts)
     # Each start leads to a fixed point of its own: the highest is the estimate.
     ends = [_fixed_point(problem, residual, restricted, fitted, start) for start in starts]

@@ -27,7 +27,7 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
     fitted data do not determine, because they lack that combination of categories, are NaN.
     **Raises:** DataError for missing columns and unknown categories, OptionError for an unknown level.
     """
-    count = _n_levels(fit, level)
+    count = n_levels(fit, level)
     beta = fit.outcome.beta
     if data is None:
         out = fit.model.fixed.matrix @ beta
@@ -45,7 +45,7 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
     return out
 
 
-def _n_levels(fit: LinearFit, level: str | int | None) -> int:
+def n_levels(fit: LinearFit, level: str | int | None) -> int:
     """The number of grouping factors whose effects are in a prediction at `level`."""
     labels = [grouping.label for grouping in fit.model.groupings]
     if level is None:

@@ -13,7 +13,8 @@ from jaxnlme.estimators.linear.cross_products import cross_products
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
 from jaxnlme.estimators.linear.outcome import outcome
 from jaxnlme.estimators.linear.problem import linear_problem
-from jaxnlme.linear.predict import predict
+from jaxnlme.linear.fit import crossed_likelihood
+from jaxnlme.linear.predict import n_levels, predict
 from jaxnlme.linear.residual_model import depends_on_fitted, residual_rows
 from jaxnlme.numerics.linalg import semidefinite_cholesky
 
@@ -36,8 +37,7 @@ def simulate(fit: LinearFit, n: int = 1, key: Any = 0, level: str | int | None =
         raise OptionError(
             f"key is the seed of numpy's generator, a whole number >= 0 or a generator; received {shown(key)}."
         ) from None
-    kept = 0 if level == "population" else len(fit.model.groupings) if level is None else _kept(fit, level)
-    mean = predict(fit, None, kept if fit.model.nested else ("population" if kept == 0 else None))
+    kept, mean = n_levels(fit, level), predict(fit, None, level)
     out = np.empty((n, fit.model.n_rows))
     roots = [semidefinite_cholesky(psi) for psi in fit.outcome.psi]
     for k in range(n):
@@ -47,15 +47,6 @@ def simulate(fit: LinearFit, n: int = 1, key: Any = 0, level: str | int | None =
             y = y + np.einsum("ij,ij->i", grouping.matrix, effects[grouping.units.codes])
         out[k] = y
     return out
-
-
-def _kept(fit: LinearFit, level: str | int) -> int:
-    labels = [grouping.label for grouping in fit.model.groupings]
-    if isinstance(level, str) and level in labels:
-        return labels.index(level) + 1
-    if isinstance(level, int) and 0 <= level <= len(labels):
-        return level
-    raise OptionError(f"level must be 'population', None, one of {labels}, or a number up to {len(labels)}.")
 
 
 def _residuals(fit: LinearFit, rng: np.random.Generator) -> np.ndarray:
@@ -84,13 +75,14 @@ def refit(fit: LinearFit, y: np.ndarray) -> tuple[float, Estimation]:
             "as a bootstrap does it; pass method='chi-square' for the approximate distribution."
         )
     designs = [grouping.random_design() for grouping in fit.model.groupings]
-    problem = linear_problem(y, fit.model.fixed.matrix, designs, fit.series)
-    theta = fit.outcome.estimation.theta
-    if fit.residual is None:
-        source: Any = cross_products(problem)
+    X, theta = fit.model.fixed.matrix, fit.outcome.estimation.theta
+    if not fit.model.nested:
+        problem, likelihood = crossed_likelihood(y, X, designs, fit.restricted)
     else:
-        source = residual_rows(problem, fit.residual.error, fit.model.frame).rows
-    likelihood = ProfiledLikelihood(source, problem.n_rows, fit.restricted)
+        problem = linear_problem(y, X, designs, fit.series)
+        error = None if fit.residual is None else fit.residual.error
+        source: Any = cross_products(problem) if error is None else residual_rows(problem, error, fit.model.frame).rows
+        likelihood = ProfiledLikelihood(source, problem.n_rows, fit.restricted)
     starts = [theta] if not likelihood.factors or (np.abs(theta) > 0).all() else []
     estimation = estimate(likelihood, starts)
     return outcome(problem, likelihood, estimation).log_likelihood, estimation

@@ -309,3 +309,15 @@ def test_functions_of_parameters():
     assert derived.standard_errors[0] == pytest.approx(np.sqrt(variance), rel=1e-10)
     both = fit.derive({"ratio": lambda p: p["x"] / p["(Intercept)"], "slope": lambda p: p["x"]})
     assert both.standard_errors[1] == pytest.approx(fit.estimates.loc["x", "se"])
+
+
+@pytest.mark.parametrize(
+    "formula", ["y ~ x + (x | block)", "y ~ x + (1 | block/variety)", "y ~ x + (1 | block) + (1 | variety)"]
+)
+def test_a_refit_to_the_same_responses_repeats_the_fit(formula):
+    """Nested and crossed factors: a likelihood-ratio bootstrap refits both."""
+    fit = jn.lme(formula, data=FRAME, method="ML")
+    other = FRAME.assign(y=FRAME.y + 0.3 * np.sin(np.arange(len(FRAME))))
+    again = jn.lme(formula, data=other, method="ML")
+    values = fit.refit_log_likelihoods(np.stack([FRAME.y, other.y]))
+    np.testing.assert_allclose(values, [fit.log_likelihood, again.log_likelihood], atol=1e-7)
