@@ -21,26 +21,20 @@ if TYPE_CHECKING:
 def reported_names(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[str]:
     """Names of all parameters in the order of the table; with `labels` those of random effects always have their
     grouping factor, called as `labels` says."""
-    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit, labels)), "sigma"]
+    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit, labels))]
 
 
 def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
     """The table of `LinearFit.intervals`."""
     z = NormalDist().inv_cdf(0.5 + level / 2.0)
-    outcome = fit.outcome
+    outcome, errors = fit.outcome, np.sqrt(np.maximum(np.diag(fit.covariance), 0.0))
     rows = []
-    se = np.sqrt(np.diag(outcome.beta_covariance))
-    for name, value, error in zip(fit.model.fixed.names, outcome.beta, se, strict=True):
+    for name, value, error in zip(fit.model.fixed.names, outcome.beta, errors, strict=False):
         rows.append((name, "fixed effect", value, error, value - z * error, value + z * error))
-    parameters = _variance_parameters(fit)
-    spread = np.diag(_variance_covariance(fit, [fn for _, _, fn in parameters]))
-    errors = np.sqrt(np.maximum(spread, 0.0))
     point = _point(fit, outcome.estimation.theta, outcome.sigma)
-    for (name, kind, fn), error in zip(parameters, errors, strict=False):
+    for (name, kind, fn), error in zip(_variance_parameters(fit), errors[len(rows) :], strict=True):
         value = fn(point)
-        scale = kind if kind != "error" else _scale_of(fit, name)
-        rows.append((name, kind, value, error, *_interval(scale, value, error, z)))
-    rows.append(("sigma", "error", point.sigma, errors[-1], *_interval("error", point.sigma, errors[-1], z)))
+        rows.append((name, kind, value, error, *_interval(_scale_of(fit, name, kind), value, error, z)))
     table = pd.DataFrame(rows, columns=["name", "kind", "estimate", "se", "lower", "upper"]).set_index("name")
     with np.errstate(divide="ignore", invalid="ignore"):
         table.insert(3, "rse%", 100.0 * table["se"] / table["estimate"].abs())
@@ -64,13 +58,13 @@ def _point(fit: LinearFit, theta: np.ndarray, sigma: float) -> _Point:
     psi = covariances(fit.problem, theta, sigma)
     if residual is None:
         return _Point(psi, np.zeros(0), sigma)
-    delta = theta[len(theta) - residual.rows.n_residual :]
+    delta = residual.delta(theta)
     scale = residual.scale(delta)[1]
     return _Point(psi, residual.natural(delta), sigma / scale if scale > 0.0 else np.inf)
 
 
 def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[tuple[str, str, Quantity]]:
-    """Name, kind and function of the covariances by level, of each reported variance parameter."""
+    """Name, kind and function of the point, of each reported variance parameter; sigma is the last."""
     out: list[tuple[str, str, Quantity]] = []
     several = len(fit.model.groupings) > 1 or labels is not None
     for k, grouping in enumerate(fit.model.groupings):
@@ -83,7 +77,7 @@ def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None
             out.append((f"corr({names[i]}, {names[j]})", "correlation", _correlation(k, i, j)))
     for k, name in enumerate([] if fit.residual is None else fit.residual.names):
         out.append((name, "error", _residual(k)))
-    return out
+    return [*out, ("sigma", "error", lambda point: point.sigma)]
 
 
 def _residual(k: int) -> Quantity:
@@ -117,13 +111,14 @@ def _correlation(k: int, i: int, j: int) -> Quantity:
     return fn
 
 
-def _variance_covariance(fit: LinearFit, quantities: Sequence[Quantity]) -> np.ndarray:
-    """Covariance of the quantities and of sigma (quantities + 1, quantities + 1) by the delta method; NaN where the
+def _variance_covariance(fit: LinearFit) -> np.ndarray:
+    """Covariance of the reported variance parameters (parameters, parameters) by the delta method; NaN where the
     information is not positive definite, and for a value without derivatives (a variance of zero)."""
+    parameters = _variance_parameters(fit)
     estimation = fit.outcome.estimation
     count = fit.model.n_rows - (len(fit.outcome.beta) if fit.restricted else 0)
     information = estimation.information(float(count))
-    out = np.full((len(quantities) + 1,) * 2, np.nan)
+    out = np.full((len(parameters),) * 2, np.nan)
     if not np.isfinite(information).all() or np.linalg.eigvalsh(information)[0] <= 0:
         return out
     covariance = np.linalg.inv(information)
@@ -134,12 +129,12 @@ def _variance_covariance(fit: LinearFit, quantities: Sequence[Quantity]) -> np.n
         theta[free] = point[:-1]
         sigma = float(np.exp(point[-1]))
         at_theta = _point(fit, theta, sigma)
-        return np.array([*(fn(at_theta) for fn in quantities), at_theta.sigma])
+        return np.array([fn(at_theta) for _, _, fn in parameters])
 
     center = np.append(estimation.theta[free], np.log(fit.outcome.sigma))
     jacobian = central_differences(at, center, least_size=1e-3).T
     values = at(center)
-    kinds = np.array([*(kind for _, kind, _ in _variance_parameters(fit)), "error"])
+    kinds = np.array([kind for _, kind, _ in parameters])
     # A correlation of 1 or -1 stays there while entries of theta are held: its derivatives are rounding.
     bound = (kinds == "correlation") & (1.0 - np.abs(values) <= np.sqrt(np.finfo(float).eps))
     without = np.isnan(values) | bound | (np.abs(jacobian).max(axis=1) == 0.0)
@@ -155,13 +150,15 @@ def reported_covariance(fit: LinearFit) -> pd.DataFrame:
     p = len(fit.outcome.beta)
     out = np.zeros((len(names),) * 2)
     out[:p, :p] = fit.outcome.beta_covariance
-    out[p:, p:] = _variance_covariance(fit, [fn for _, _, fn in _variance_parameters(fit)])
+    out[p:, p:] = _variance_covariance(fit)
     return pd.DataFrame(out, index=names, columns=names)
 
 
-def _scale_of(fit: LinearFit, name: str) -> Any:
-    """The transform of a parameter of the residual covariance: its interval is made on that scale."""
-    assert fit.residual is not None
+def _scale_of(fit: LinearFit, name: str, kind: str) -> Any:
+    """The scale that the interval of a parameter is made on: the transform of one of the residual covariance, else its
+    kind."""
+    if kind != "error" or fit.residual is None:
+        return kind
     return next(p.transform for p in fit.residual.error.parameters if p.name == name)
 
 

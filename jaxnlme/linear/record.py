@@ -92,8 +92,7 @@ class LinearFit(LinearInference):
         """The residual standard deviation; with a variance function g the factor sigma in sigma g."""
         if self.residual is None:
             return self.outcome.sigma
-        theta = self.outcome.estimation.theta
-        scale = self.residual.scale(theta[len(theta) - self.residual.rows.n_residual :])[1]
+        scale = self.residual.scale(self.residual.delta(self.outcome.estimation.theta))[1]
         return self.outcome.sigma / scale if scale > 0.0 else float("inf")
 
     @functools.cached_property

@@ -77,7 +77,7 @@ class ProfiledLikelihood:
     """-2 log L of a model in transformed coordinates. theta holds the parameters of the relative covariances, outermost
     level first, then those of the residual covariance.
 
-    **Arguments:** `source` of cross-products; `n_rows`; `restricted`: REML. `evaluations` counts calls.
+    **Arguments:** `source` of cross-products; `n_rows`; `restricted`: REML.
     """
 
     def __init__(self, source: Source, n_rows: int, restricted: bool):
