@@ -64,7 +64,7 @@ def measured(name: str, record: dict[str, Any]) -> dict[str, Any]:
             if record["status"] != "failed":
                 row |= compared(fit, record)
     except jn.ModelError as error:
-        return row | {"outcome": "not yet" if "crossed" in str(error) else "refused", "status": [str(error)]}
+        return row | {"outcome": "refused", "status": [str(error)]}
     row["outcome"] = "R failed" if record["status"] == "failed" else outcome_of(row)
     return {key: number(value) if isinstance(value, (float, np.floating)) else value for key, value in row.items()}
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 from reporting.cells import Record, origin, table
 
-OUTCOMES = ("agree", "R short", "ours short", "refused", "not yet", "R failed")
+OUTCOMES = ("agree", "R short", "ours short", "refused", "R failed")
 CHANGES = ("y times 1e6", "x times 1e-6", "x plus 1000", "shuffled")
 
 
@@ -21,7 +21,7 @@ def remark(row: Record) -> str:
     words = []
     if row["outcome"] == "R short":
         words.append("R stopped early" if row["at_ours"] - row["at_theirs"] < 1e-3 else "another maximum")
-    if row["outcome"] in ("refused", "not yet"):
+    if row["outcome"] == "refused":
         words.append(row["status"][0])
     elif row["outcome"] == "R failed":
         words.append("converged" if row["converged"] else "not converged")

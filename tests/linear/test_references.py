@@ -40,7 +40,6 @@ REPRESENTATIVE = (
     "BodyWeight_gls_corCAR1_varPower_ML",
     "Orthodont_intslope_sex_varIdent_REML",
 )
-CROSSED = "crossed grouping factors are not available yet"
 # R's estimates of these have a lower likelihood than ours, and differ by more than the limits.
 # (lmer warns that the second has not converged.)
 R_SHORT = ("Orthodont_intslope_lmerREML", "Assay_crossed_blocked_lmerREML", "Spruce_plot_tree_REML")
@@ -101,12 +100,7 @@ def test_fits_of_r(reference: Path, name: str):
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_every_fit_of_r(reference: Path, name: str):
-    try:
-        check(reference, name)
-    except jn.ModelError as error:
-        if CROSSED not in str(error):
-            raise
-        pytest.skip("crossed grouping factors")
+    check(reference, name)
 
 
 def test_every_fit_of_the_folder_has_a_call(reference: Path):
