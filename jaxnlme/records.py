@@ -11,7 +11,7 @@ from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
-RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units")
+RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "facts")
 
 
 class Record(eqx.Module):
@@ -81,3 +81,12 @@ class Rows(Record):
     mask: Any = None
     observed: Any = None
     units: Any = None
+
+
+class Events(Rows):
+    """Doses and resets of one group, a record of (k,) columns with `mask` (k,): `v.events` of a structural model.
+
+    **Fields:** as of Rows, and `facts`: what is known of all events of the data (EventFacts of `jaxnlme.data.events`).
+    """
+
+    facts: Any = eqx.field(static=True, default=None)

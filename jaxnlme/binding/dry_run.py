@@ -25,7 +25,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import gradient, jacobian, value_and_gradient
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.records import Rows
+from jaxnlme.records import Events, Rows
 
 
 class DryRun(eqx.Module):
@@ -174,7 +174,7 @@ def _table_difference(density: Density, params: Params, f: Any, group: Group) ->
         return jnp.zeros(())
 
     def repadded(entry):
-        if not isinstance(entry, Rows):
+        if not isinstance(entry, Rows) or isinstance(entry, Events):  # padded events are doses of zero
             return entry
         values = tuple(jnp.where(entry.mask, column, column + 1.0) for column in entry.values)
         return eqx.tree_at(lambda rows: rows.values, entry, values)

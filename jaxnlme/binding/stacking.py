@@ -17,7 +17,7 @@ from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
-from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Record, Rows
+from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Events, Record, Rows
 
 
 def check_readable(data: GroupedData) -> None:
@@ -174,7 +174,11 @@ def stack_groups(
         of_rows = {level: unit[groups] for level, unit in data.table_units.get(name, {}).items()}
         index = Record(tuple(of_rows), tuple(of_rows.values()), "nested level") if of_rows else None
         columns_of_table = tuple(c[groups] for c in table.values())
-        tables[name] = Rows(tuple(table), columns_of_table, f"column of table {name}", mask[groups], units=index)
+        columns_of = (tuple(table), columns_of_table, f"column of table {name}", mask[groups])
+        if data.events is not None and name == "events":
+            tables[name] = Events(*columns_of, units=index, facts=data.events.facts)
+        else:
+            tables[name] = Rows(*columns_of, units=index)
     columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)

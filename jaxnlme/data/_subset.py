@@ -29,6 +29,7 @@ def subset(data: GroupedData, chosen: np.ndarray) -> GroupedData:
         labels=data.labels[chosen],
         tables=tables,
         table_units=units,
+        events=None if data.events is None else data.events.of_groups(chosen, data.labels[chosen]),
     )
 
 

@@ -18,6 +18,7 @@ from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
 from jaxnlme.data._subset import subset, with_width
+from jaxnlme.data.events.records import EventRecords
 from jaxnlme.errors import DataError, check_whole_number
 from jaxnlme.signatures import public
 
@@ -48,6 +49,7 @@ class GroupedData:
     - `nested`: the levels inside the groups (occasions of a subject), outermost first, each a NestedLevel.
     - `table_units`: for a further table by nested level the unit (groups, k) of each row.
     - `index`: the index of the original pandas table, None for 0, 1, ...
+    - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
     """
 
     y: np.ndarray
@@ -66,6 +68,7 @@ class GroupedData:
     index: Any = None
     nested: tuple[NestedLevel, ...] = ()
     table_units: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    events: EventRecords | None = None
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -299,6 +302,11 @@ class GroupedData:
         return replace(
             self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
         )
+
+    def with_event_records(self, events: EventRecords) -> GroupedData:
+        """The same data with records of doses and resets, instead of those it has; see EventRecords."""
+        checks.check_table_name("events", self.x | self.v | self.text)
+        return replace(self, tables=self.tables | {"events": events.doses()}, events=events)
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

@@ -1,0 +1,1 @@
+"""Dose events: records on an axis of their own, and the doses that they stand for."""
