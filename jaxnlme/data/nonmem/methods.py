@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import name_list
 from jaxnlme.data.events.records import EventRecords
+from jaxnlme.data.nonmem.dose_table import records_by_time
+from jaxnlme.data.nonmem.export import to_nonmem
+from jaxnlme.data.nonmem.grid import grid_of_records
 from jaxnlme.data.nonmem.reader import NonmemReader
+from jaxnlme.errors import check_whole_number
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from jaxnlme.data.grouped import GroupedData
 
 
@@ -120,3 +126,77 @@ class NonmemMethods:
         """The same data with records of doses and resets, instead of those it has; see EventRecords."""
         checks.check_table_name("events", self.x | self.v | self.text)
         return replace(self, tables=self.tables | {"events": events.doses()}, events=events)
+
+    @public("data.with_events")
+    def with_events(
+        self: Any,
+        frame: Any,
+        group: str,
+        time: str,
+        amount: str,
+        *,
+        rate: str | None = None,
+        duration: str | None = None,
+        compartment: str | None = None,
+        steady_state: str | None = None,
+        interval: str | None = None,
+        additional: str | None = None,
+        kind: str | None = None,
+        row_time: str | None = None,
+        ties: str = "dose first",
+        carry: str = "nocb",
+    ) -> GroupedData:
+        """The same data with doses from a table of their own, which a model reads as `v.events`.
+
+        **Arguments:**
+
+        - `frame`: a data frame, a dictionary of arrays, or the path of a CSV file, with one row per dose, in order of
+          time within each group.
+        - `group`, `time`, `amount`: its columns of group labels, times, and amounts.
+        - `rate`, `duration`: of an infusion, one of them (rate 0: a bolus; -1, -2: rate or duration by the model).
+          `compartment`: that a dose goes into, from 1. `steady_state`: 1, or 2 for doses added to the state before, with
+          `interval` between doses. `additional`: number of further doses, with `interval`. `kind`: NONMEM's EVID, 1
+          dose, 3 reset, 4 both; without it all rows are doses.
+        - `row_time`: column of x with the times of the rows of the data; None: the one called as `time`.
+        - `ties`: "dose first": a row at the time of a dose comes after it; "observation first": before it.
+        - `carry`: as for `from_nonmem`.
+
+        **Returns:** GroupedData; `data.events` shows the doses as understood.
+        **Raises:** DataError for unknown labels, rows of the data that are not in order of time, and doses that do not
+        fit together, as `from_nonmem`.
+        """
+        given = {
+            "group": group, "time": time, "amount": amount, "rate": rate, "duration": duration, "kind": kind,
+            "compartment": compartment, "steady_state": steady_state, "interval": interval, "additional": additional,
+        }  # fmt: skip
+        return self.with_event_records(records_by_time(self, frame, given, row_time, ties, carry))
+
+    @public("data.to_nonmem")
+    def to_nonmem(self: Any) -> pd.DataFrame:
+        """The data as a NONMEM-style table, one record a row, with NONMEM's names for the columns of doses.
+
+        Observations have EVID 0, rows without a response EVID 2 and MDV 1; the columns of groups, times and responses
+        keep their names. `from_nonmem` reads the table to the same data. Group weights, if any, are in a column WEIGHT.
+
+        **Returns:** a data frame, records of a group together.
+        **Raises:** DataError for data without a column of x, which have no times.
+        """
+        return to_nonmem(self)
+
+    @public("data.grid")
+    def grid(self: Any, points: int = 100, until: float | None = None, groups: Any = None) -> GroupedData:
+        """Data with more rows to predict between the rows, for smooth curves with the doses as they are.
+
+        Each group keeps its rows and gets new ones: at `points` times from its first to its last record, at every dose
+        (added ones too) and just before it, and where infusions end. Between resets the curve begins anew. A new row
+        has the covariates of the next record, or with `carry="locf"` of the one before. Where rows differ in their
+        compartment (CMT) or endpoint, there is a new row for each value that the group observed.
+
+        **Arguments:** `points` of each group; `until`: a time to which the curves go on; `groups`: positions, or a
+        boolean mask (groups,); None: all.
+        **Returns:** GroupedData without responses, as `fit.predict(data.grid())` takes it.
+        **Raises:** DataError for data without times (no column of x) or unknown groups.
+        """
+        points = check_whole_number("points", points, 2, "the points of each curve")
+        chosen = self if groups is None else self.select(groups)
+        return grid_of_records(chosen, points, until)[0]

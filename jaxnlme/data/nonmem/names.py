@@ -28,7 +28,9 @@ STANDARD = {
     "uloq": ("ULOQ",),
 }
 # Meanings that are used only where the caller names a column.
-BY_REQUEST = ("endpoint", "occasion", "reset", "weights")
+BY_REQUEST = ("endpoint", "reset", "weights")
+# Meanings whose argument may be a number or a dictionary of numbers instead of a column.
+NUMBERS = ("lloq", "uloq")
 REQUIRED = ("id", "time")
 
 
@@ -42,7 +44,7 @@ def find_columns(given: dict[str, Any], names: Sequence[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for meaning in (*STANDARD, *BY_REQUEST):
         asked = given.get(meaning)
-        if asked is False:
+        if asked is False or (meaning in NUMBERS and asked is not None and not isinstance(asked, str)):
             found[meaning] = None
         elif asked is not None:
             found[meaning] = find_column(asked, names, meaning)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.data._rows import name_groups
+from jaxnlme.data._columns import name_list
+from jaxnlme.data._rows import name_groups, numbered
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.covariates import Covariate, fill, listed, without_value
-from jaxnlme.data.nonmem.names import find_column, find_columns
+from jaxnlme.data.nonmem.names import NUMBERS, find_column, find_columns
 from jaxnlme.data.nonmem.records import Records
 from jaxnlme.data.nonmem.table import RawTable, is_dates
-from jaxnlme.errors import DataError
+from jaxnlme.errors import DataError, shown
 
 if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData
@@ -39,16 +40,33 @@ class Reading:
         like: GroupedData | None,
     ):
         self.reader, self.table, self.make, self.need_response, self.like = reader, table, make, need_response, like
-        self.names = find_columns(dict(reader.columns), table.names)
+        self.names = find_columns({k: v for k, v in reader.columns.items() if k != "occasion"}, table.names)
+        self.occasions = self._occasion_columns()
         self.records = Records(reader, table, self.names, need_response)
         self.group, self.labels = self.records.group, self.records.labels
         self.notes = [*table.notes, *self.records.notes]
+
+    def _occasion_columns(self) -> list[Any]:
+        """The columns of the nested levels, outermost first."""
+        given = self.reader.columns.get("occasion")
+        listed = name_list([] if given is None or given is False else given, "occasion")
+        found = [find_column(name, self.table.names, "occasion") for name in listed]
+        for name in found:
+            twice = next(
+                (meaning for meaning, other in self.names.items() if other == name and meaning != "reset"), None
+            )
+            if twice is not None:
+                raise DataError(
+                    f"column {name!r} is given as occasion and as {twice}; expected one meaning per column."
+                )
+        return found
 
     # ---- covariates
 
     def _covariates(self) -> tuple[dict[Any, Covariate], dict[Any, Covariate]]:
         """The constant and the varying covariates, by name."""
         constant, varying = {}, {}
+        self.filled: list[str] = []
         like = self.like
         for name in self._covariate_names():
             raw = self.table.columns[name]
@@ -63,7 +81,7 @@ class Reading:
                     self.notes.append(f"{sentence}, and is left out.")
                     continue
                 raise DataError(f"{sentence}; expected one: fill it in, or leave it out of covariates.")
-            self.notes += [note] if note else []
+            self.filled += [note] if note else []
             as_x = covariate.varies
             if like is not None:
                 as_x = name in like.x or (name in like.text and like.text[name].ndim == 2)
@@ -85,12 +103,13 @@ class Reading:
     def _covariate_names(self) -> list[Any]:
         names = self.table.names
         if self.like is not None:
-            taken = {*self.names.values()}
+            taken = {*self.names.values(), *self.occasions}
             chosen = [n for n in (*self.like.x, *self.like.v, *self.like.text) if n not in taken]
         elif self.reader.covariates is not None:
             chosen = self.reader.covariates
         else:
             used = {name for meaning, name in self.names.items() if name is not None and meaning != "reset"}
+            used |= set(self.occasions)
             marks = {names[0]} if self.reader.skip is not None else set()
             return [name for name in names if name not in used | marks and isinstance(name, str)]
         found = [find_column(name, names, "covariates") for name in chosen]
@@ -113,7 +132,7 @@ class Reading:
         if self.like is not None:
             dose_rows = self.like.events is not None and self.like.events.facts.rows_are_records
         elif dose_rows is None:
-            dose_rows = bool(varying) or names["occasion"] is not None
+            dose_rows = bool(varying) or bool(self.occasions)
         is_event = self.records.keep & np.isin(c["evid"], (1, 3, 4))
         if varying and not dose_rows and is_event.any():
             raise DataError(
@@ -135,14 +154,14 @@ class Reading:
         if names["cmt"] is not None:
             x[names["cmt"]] = c["cmt"][rows]
         group = [names["id"]]
-        if names["occasion"] is not None:
-            occasion = fill(self.table.column(names["occasion"]), self.group, "locf")
+        for name in self.occasions:
+            occasion = fill(self.table.column(name), self.group, "locf")
             if occasion.absent.size:
-                sentence = without_value(names["occasion"], occasion, self.labels, names["id"])
+                sentence = without_value(name, occasion, self.labels, names["id"])
                 raise DataError(f"{sentence}; expected the occasion of every record: fill it in.")
-            columns[names["occasion"]] = _plain(occasion.values[rows])
-            group.append(names["occasion"])
-        extra = self._handed_over(columns, rows, varying)
+            columns[name] = _plain(occasion.values[rows])
+            group.append(name)
+        extra = self._handed_over(columns, rows)
         x |= {name: _cells(covariate, rows) for name, covariate in varying.items()}
         v = {name: _cells(covariate, rows) for name, covariate in constant.items()}
         if names["weights"] is not None:
@@ -153,19 +172,22 @@ class Reading:
                 f"the table has no observed response ({names['evid'] or 'EVID'} 0, {names['mdv'] or 'MDV'} 0 and a "
                 f"number in {y_name}); expected at least one, or need_response=False for a table to predict."
             )
-        data = self.make.from_frame(
-            columns | x | v, group, y_name, [*x], [*v], need_response=self.need_response, **extra
-        )
         at = self.table.at[rows]
+        with numbered(at):
+            data = self.make.from_frame(
+                columns | x | v, group, y_name, [*x], [*v], need_response=self.need_response, **extra
+            )
         data = dataclasses.replace(
             data,
             row_index=np.where(data.rows, at[data.row_index], -1),
             index=_index(self.table),
             reader=self.reader,
-            remarks=tuple(self.notes),
+            remarks=(*self.notes, *self.filled),
         )
         if is_event.any() or self.records.inserted.any() or (self.like is not None and self.like.events is not None):
-            data = data.with_event_records(self._events(data, is_row, is_event, dose_rows))
+            events = self._events(data, is_row, is_event, dose_rows)
+            facts = dataclasses.replace(events.facts, rows_are_records=dose_rows)
+            data = data.with_event_records(dataclasses.replace(events, facts=facts, remarks=tuple(self.filled)))
         return data
 
     def _without_rows(self, rows: np.ndarray, is_event: np.ndarray) -> None:
@@ -179,21 +201,26 @@ class Reading:
         labels = np.fromiter(self.labels, object, len(self.labels))
         return labels[self.group[rows]]
 
-    def _handed_over(self, columns: dict, rows: np.ndarray, varying: dict) -> dict[str, Any]:
+    def _handed_over(self, columns: dict, rows: np.ndarray) -> dict[str, Any]:
         """Columns of endpoints and limits, put into `columns`, and the keywords of from_frame that name them."""
         takes = inspect.signature(self.make.from_frame).parameters
         extra: dict[str, Any] = {}
         for meaning in _HANDED_OVER:
-            name = self.names[meaning]
-            if name is None:
+            name, asked = self.names[meaning], self.reader.columns.get(meaning)
+            by_number = name is None and meaning in NUMBERS and asked is not None and asked is not False
+            if name is None and not by_number:
                 continue
             if meaning not in takes:
+                what = f"{meaning}={shown(asked)}" if by_number else f"column {name!r} ({meaning})"
                 raise DataError(
-                    f"column {name!r} ({meaning}): this version of the data has no {meaning}; give {meaning}=False to "
-                    "read the table without it."
+                    f"{what}: this version has no {meaning} of responses; give {meaning}=False to read the table "
+                    "without."
                 )
-            columns[name] = _plain(fill(self.table.column(name), self.group, "nocb").values[rows])
-            extra[meaning] = name
+            extra[meaning] = asked if by_number else name
+            if meaning == "endpoint":
+                columns[name] = _plain(fill(self.table.column(name), self.group, "nocb").values[rows])
+            elif not by_number:
+                columns[name] = self.records.limits[meaning][rows]
         return extra
 
     def _events(self, data: GroupedData, is_row: np.ndarray, is_event: np.ndarray, dose_rows: bool) -> EventRecords:

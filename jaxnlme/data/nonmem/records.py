@@ -152,14 +152,45 @@ class Records:
         # As in NONMEM, time may go back where nothing depends on its order.
         check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool))
         check.doses()
-        check.responses(self.dv, has["mdv"], self.need_response)
-        self.observed = (c["evid"] == 0) & (c["mdv"] == 0) & ~np.isnan(self.dv)
+        self.limits = self._limits()
+        check.responses(np.where(self._below(), 0.0, self.dv), has["mdv"], self.need_response)
+        self.observed = (c["evid"] == 0) & (c["mdv"] == 0) & (~np.isnan(self.dv) | self._below())
         unused = ~self.observed & self.keep & ~np.isnan(self.dv) & (self.dv != 0)
         if unused.any():
             self.notes.append(
                 f"{self.names['dv']} of {self.table.rows(unused)} is not used: "
                 + ("EVID is not 0 or MDV is 1." if has["mdv"] else "EVID is not 0.")
             )
+
+    def _limits(self) -> dict[str, np.ndarray]:
+        """The columns of limits (rows,) by meaning; codes are zero where missing, and in rows without a response."""
+        c, limits = self.c, {m: self.table.numbers(self.names[m]) for m in ("limit", "lloq", "uloq") if self.names[m]}
+        name = self.names["censoring"]
+        if name is None:
+            return limits
+        counts = (c["evid"] == 0) & (c["mdv"] == 0)
+        code = np.where(counts, self.table.numbers(name, 0.0), 0.0)
+        bad = ~np.isin(code, (-1, 0, 1))
+        if bad.any():
+            raise DataError(
+                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or -1 "
+                "(above it): correct the code."
+            )
+        for value, which, role in ((1, "lower", "lloq"), (-1, "upper", "uloq")):
+            given = self.reader.columns.get(role)
+            by_number = given is not None and given is not False and not isinstance(given, str)
+            known = ~np.isnan(limits[role]) if role in limits else np.full(self.n, by_number)
+            without = (code == value) & np.isnan(self.dv) & ~known
+            if without.any():
+                raise DataError(
+                    f"{name} is {value} in {self.table.rows(without)}, whose {which} limit is missing; expected it in "
+                    f"{self.names['dv']}, in a column {role.upper()}, or by {role}=: fill it in."
+                )
+        return {"censoring": code} | limits
+
+    def _below(self) -> np.ndarray:
+        """True (rows,) for responses that are known by their limit only."""
+        return self.limits.get("censoring", np.zeros(self.n)) != 0
 
     def _durations(self, dose: np.ndarray) -> None:
         """The rate of doses with a duration."""
