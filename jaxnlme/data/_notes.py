@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def notes_of(data: GroupedData) -> tuple[str, ...]:
     """The notes on `data`, one sentence each: groups without a response, one-row groups, constant columns of x, an
     unsorted first column of x, repeated values in it, text columns that hold numbers."""
-    notes = []
+    notes = list(data.remarks)
     unobserved = data.labels[~data.observed.any(axis=1)]
     if unobserved.size:
         notes.append(

@@ -19,6 +19,8 @@ from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
+from jaxnlme.data.nonmem.methods import NonmemMethods
+from jaxnlme.data.nonmem.reader import NonmemReader
 from jaxnlme.errors import DataError, check_whole_number
 from jaxnlme.signatures import public
 
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupedData:
+class GroupedData(NonmemMethods):
     """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
-    Build it with `from_frame`, `from_csv` or `from_arrays`.
+    Build it with `from_frame`, `from_csv`, `from_arrays` or `from_nonmem`.
 
     **Fields:**
 
@@ -50,6 +52,7 @@ class GroupedData:
     - `table_units`: for a further table by nested level the unit (groups, k) of each row.
     - `index`: the index of the original pandas table, None for 0, 1, ...
     - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
+    - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
     """
 
     y: np.ndarray
@@ -69,6 +72,8 @@ class GroupedData:
     nested: tuple[NestedLevel, ...] = ()
     table_units: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     events: EventRecords | None = None
+    reader: NonmemReader | None = None
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -302,11 +307,6 @@ class GroupedData:
         return replace(
             self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
         )
-
-    def with_event_records(self, events: EventRecords) -> GroupedData:
-        """The same data with records of doses and resets, instead of those it has; see EventRecords."""
-        checks.check_table_name("events", self.x | self.v | self.text)
-        return replace(self, tables=self.tables | {"events": events.doses()}, events=events)
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

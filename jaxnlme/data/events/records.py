@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data.events.display import to_html, to_text
 from jaxnlme.data.events.facts import DOSE_COLUMNS, EventFacts
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class EventRecords:
     **Fields:** `columns` (records,): by name those of RECORD_COLUMNS, and `rows_before`, the number of the group's rows
     that precede the record, and `row`, the position among the group's rows of the record itself (-1: it is no row);
     `group` (records,): position of the group; `labels` (groups,); `group_name`; `row_index` (records,): 0-based row of
-    the original table, -1 where there is none; `facts`.
+    the original table, -1 where there is none; `facts`; `remarks`: sentences on how they were read.
     """
 
     columns: dict[str, np.ndarray]
@@ -34,6 +35,7 @@ class EventRecords:
     group_name: str
     row_index: np.ndarray
     facts: EventFacts
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -118,26 +120,32 @@ class EventRecords:
 
     def of_groups(self, chosen: np.ndarray, labels: np.ndarray) -> EventRecords:
         """The records of the groups at the positions `chosen`, whose labels are `labels`."""
-        at = np.concatenate([np.flatnonzero(self.group == k) for k in chosen]) if len(chosen) else np.array([], int)
-        new = np.repeat(np.arange(len(chosen)), [int((self.group == k).sum()) for k in chosen])
+        first = np.searchsorted(self.group, chosen)
+        sizes = np.searchsorted(self.group, chosen, side="right") - first
+        new = np.repeat(np.arange(len(chosen)), sizes)
+        at = np.arange(len(new)) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
         columns = {name: values[at] for name, values in self.columns.items()}
         return replace(self, columns=columns, group=new, labels=labels, row_index=self.row_index[at])
 
     def to_frame(self) -> pd.DataFrame:
-        """The records as a data frame: the group's label, and TIME, EVID, AMT, RATE, CMT, SS, II, ADDL."""
+        """The records as a data frame: the row of the original table, from 1 (empty where there is none), the group's
+        label, and TIME, EVID, AMT, RATE, CMT, SS, II, ADDL."""
         import pandas as pd
 
-        frame = pd.DataFrame({self.group_name: self.labels[self.group]})
+        row = pd.array(self.row_index + 1, dtype="Int64")
+        row[np.asarray(self.row_index < 0)] = pd.NA
+        frame = pd.DataFrame({"row": row, self.group_name: self.labels[self.group]})
+        frame[self.group_name] = frame[self.group_name].infer_objects()
         for name in RECORD_COLUMNS:
             values = self.columns[name]
             frame[name] = values.astype(int) if name in ("EVID", "CMT", "SS", "ADDL") else values
         return frame
 
     def __repr__(self) -> str:
-        return f"EventRecords: {len(self)} records of {len(np.unique(self.group))} groups\n{self.to_frame()}"
+        return to_text(self)
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(max_rows=20, index=False)
+        return to_html(self)
 
 
 def _starts_anew(columns: dict[str, np.ndarray]) -> np.ndarray:
