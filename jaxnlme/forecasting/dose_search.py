@@ -177,7 +177,8 @@ def _factor(shares: _Shares, share: float, rising: bool) -> float:
             raise OptionError(
                 f"the share {share:g} is reached by every dose that was tried, down to {outside:g} times."
             )
-    tolerance = DOSE_SEARCH.tolerance if shares.linear else DOSE_SEARCH.nonlinear_tolerance
+    quick = shares.linear and shares.target.threshold is None
+    tolerance = DOSE_SEARCH.tolerance if quick else DOSE_SEARCH.nonlinear_tolerance
     while abs(math.log(inside / outside)) > tolerance:
         middle = math.sqrt(inside * outside)
         inside, outside = (middle, outside) if shares(middle) >= share else (inside, middle)

@@ -59,8 +59,8 @@ class DoseSearch:
     tolerance: float = 1e-6
     """Relative error of the dose."""
     nonlinear_tolerance: float = 1e-3
-    """The same where curves are computed anew for each dose: less than the Monte Carlo error of a few thousand
-    subjects."""
+    """The same where curves, or times above a threshold, are computed anew for each dose: less than the Monte Carlo
+    error of a few thousand subjects."""
     linear: float = 1e-7
     """Deviation from linearity in the dose, relative to the exposure, that is taken for rounding."""
 

@@ -150,16 +150,16 @@ def _populations(
     size = min(size, len(packed))
     parts = []
     with x64():
-        program = compiled(
-            _with_residuals if residual else _without_residuals, size * binding.data.rows.size, once=True
-        )
-        problem, template, key = on_device((binding.problem, fit.params)) + (jax.random.key(seed),)
+        draws = _with_residuals if residual else _without_residuals
+        program = compiled(draws, size * binding.data.rows.size, once=True)
+        problem, template = on_device((binding.problem, fit.params))
+        key = jax.random.key(seed)
         for start in range(0, len(packed), size):
             # The last call may draw more than needed, so that no other size is compiled.
             numbers = np.arange(start, start + size)
             out = program(problem, template, packed[np.minimum(numbers, len(packed) - 1)], key, numbers)
-            parts.append(jax.tree.map(lambda leaf, n=len(packed) - start: np.asarray(leaf)[:n], out))
-    z, phi, prediction, response = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            parts.append(jax.tree.map(np.asarray, out))
+    z, phi, prediction, response = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(packed)], *parts)
     if np.shape(prediction)[2:] != (binding.data.rows.shape[1],):
         raise ModelError(
             f"the structural model returns shape {np.shape(prediction)[2:]} for a subject of "
