@@ -45,6 +45,7 @@ ROOMS = (
     "estimators.linear",
     "refits",
     "fitting",
+    "forecasting",
     "linear",
     "comparison",
     "frontends.cache",
@@ -52,8 +53,8 @@ ROOMS = (
     "frontends.cli",
     "frontends.linear",
 )
-# Modules that see every room: the public names, and `python -m jaxnlme`.
-ABOVE_ALL = ("", "__main__", "estimators", "frontends")
+# Modules that see every room: the public names (those of `jn.pkpd` too), and `python -m jaxnlme`.
+ABOVE_ALL = ("", "__main__", "estimators", "frontends", "pkpd")
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`jn.pkpd`: pharmacokinetic models of dose records, as model functions f(phi, x, v)."""
+"""`jn.pkpd`: pharmacokinetic models of dose records, regimens, simulation of new subjects, exposure and forecasts."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING, Any
 from jaxnlme.errors import near_matches
 
 if TYPE_CHECKING:
+    from jaxnlme.forecasting.attainment import attainment as attainment
+    from jaxnlme.forecasting.dose_search import find_dose as find_dose
+    from jaxnlme.forecasting.exposure import exposure as exposure
+    from jaxnlme.forecasting.regimen import regimen as regimen
+    from jaxnlme.forecasting.simulate import simulate as simulate
     from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
     from jaxnlme.pkpd.compartment_model import compartments as compartments
 
 # The names above again, each with its module: imported when first used.
 _PUBLIC = {
-    "CompartmentModel": "compartment_model",
-    "compartments": "compartment_model",
+    "CompartmentModel": "pkpd.compartment_model",
+    "attainment": "forecasting.attainment",
+    "compartments": "pkpd.compartment_model",
+    "exposure": "forecasting.exposure",
+    "find_dose": "forecasting.dose_search",
+    "regimen": "forecasting.regimen",
+    "simulate": "forecasting.simulate",
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -21,7 +31,7 @@ __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     """A public name, imported now. **Raises:** AttributeError for others."""
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(f"jaxnlme.pkpd.{_PUBLIC[name]}"), name)
+        value = getattr(importlib.import_module(f"jaxnlme.{_PUBLIC[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"jn.pkpd has no {name!r}; {near_matches(name, list(_PUBLIC))}")

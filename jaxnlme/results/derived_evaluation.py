@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
-def covariance_of_estimates(fit: FitRecord, robust: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The covariance (active, active) of the estimated packed parameters, and their indices.
+def covariance_of_estimates(fit: FitRecord, robust: bool, caller: str = "fit.derive") -> tuple[np.ndarray, np.ndarray]:
+    """The covariance (active, active) of the estimated packed parameters, and their indices; `caller`: the function
+    that needs it, for the message.
 
     **Raises:** FitError where the fit has no standard errors.
     """
@@ -39,7 +40,7 @@ def covariance_of_estimates(fit: FitRecord, robust: bool) -> tuple[np.ndarray, n
             if fit.converged
             else f"they were not computed, for the fit has not converged. {fit.status}"
         )
-        raise FitError(f"fit.derive needs the standard errors of the fit, and {reason}", fit)
+        raise FitError(f"{caller} needs the standard errors of the fit, and {reason}", fit)
     if info.singular:
         directions = some([direction_words(direction) for direction in info.singular])
         raise FitError(

@@ -1,0 +1,67 @@
+"""Curves of the subjects of a fit, at their conditional modes, on their own doses or under another regimen."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxnlme.data.grouped import GroupedData
+from jaxnlme.errors import OptionError
+from jaxnlme.forecasting.curves import Curves, in_one_bucket
+from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, row_columns, time_column
+from jaxnlme.forecasting.parameter_draws import parameter_draws
+from jaxnlme.forecasting.regimen import Regimen
+from jaxnlme.results.evaluate import group_modes, rebind
+from jaxnlme.results.record import FitRecord
+
+
+def curves_of_fit(
+    fit: FitRecord, regimen: Regimen | None, last: float | None, covariates: Any, rows: Any, time: str | None
+) -> Curves:
+    """The curves of the fit's subjects at their conditional modes.
+
+    **Arguments:** `regimen`: doses up to and with time `last`, in the place of their own (None: their own);
+    `covariates`: by name, in the place of their own; `rows`: columns of x held at one value; `time`: the column of
+    time, where no events name it.
+    **Raises:** OptionError for covariates or rows that do not fit.
+    """
+    name = time if time is not None and fit.data.events is None else time_column(fit.data)
+    if regimen is None:
+        if covariates is not None:
+            raise OptionError("covariates go with a regimen; subjects on their own doses keep their covariates.")
+        data = fit.data if rows is None else _with_constants(fit.data, row_columns(rows, 1))
+    else:
+        assert last is not None
+        own = own_covariates(fit.data, name)
+        given = covariate_columns(covariates, fit.data.n_groups)
+        columns = {k: c for k, c in (own | given).items() if rows is None or k not in rows}
+        times = [regimen.start, max(last, regimen.start)]
+        data, _ = data_of_subjects(regimen, times, fit.data.labels, columns, rows, True, fit.data, None, time)
+    binding = in_one_bucket(rebind(fit, data))
+    packed, _ = parameter_draws(fit, 0, 0, "jn.pkpd.exposure")
+    n = data.n_groups
+    effects = group_modes(fit, binding) if binding.density.n_effects else np.zeros((n, 0))
+    return Curves(binding, fit.params, name, packed, effects, np.arange(n), np.zeros(n, int))
+
+
+def own_covariates(data: GroupedData, time: str) -> dict[str, np.ndarray]:
+    """The columns that are constant within the groups, by name, one value a group."""
+    out = dict(data.v)
+    for name, values in (data.x | data.text).items():
+        if values.ndim == 1:
+            out[name] = values
+        elif name != time and not ((values != values[:, :1]) & data.rows).any():
+            out[name] = values[:, 0]
+    return out
+
+
+def _with_constants(data: GroupedData, rows: dict[str, np.ndarray]) -> GroupedData:
+    """The data with columns of x at one value. **Raises:** OptionError for an unknown column."""
+    x = dict(data.x)
+    for name, value in rows.items():
+        if name not in x:
+            raise OptionError(f"rows: {name!r} is no column of x of the fitted data.")
+        x[name] = np.full(data.y.shape, float(value[0]))
+    return dataclasses.replace(data, x=x)
