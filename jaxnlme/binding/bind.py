@@ -16,6 +16,7 @@ from jaxnlme.binding.held_values import (
     held_values,
     without_zero_effects,
 )
+from jaxnlme.binding.limits import group_limits, resolve_censoring, without_dropped
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
 from jaxnlme.binding.separability import unit_coupling
@@ -169,7 +170,11 @@ def bind(
     family = covariance_of(model.covariance, random) if like is None else like.density.covariance
     if like is None:
         family = held_fixed(family, elements(held, effects), effects)
-    error = like.density.error if like is not None else _resolved_error(model, data, held, names)
+    if like is not None:
+        error = resolve_censoring(model.error, data, like.density.error)
+    else:
+        error = _resolved_error(model, data, held, names)
+    used = without_dropped(error, data)
     check_residual_scale(error)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     psi0 = psi_matrix(model.psi, random)
@@ -193,10 +198,11 @@ def bind(
     fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
-    strata, layout, codes = strata_of(data, error), layouts(data, error), variance_codes(data, error)
+    strata, layout, codes = strata_of(used, error), layouts(used, error), variance_codes(used, error)
+    limits = group_limits(error, used)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata, layout, codes) for positions in groups),
+        tuple(stack_groups(used, positions, columns, strata, layout, codes, limits) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )
@@ -216,7 +222,9 @@ def _resolved_error(
 ) -> AbstractError:
     """The residual model with its strata and series from the data, and the values `held` fixed."""
     named = {*held, *model.priors}
-    error = resolve_correlation(model.error.resolve(lambda name: levels(data, name)), data, named)
+    declared = resolve_censoring(model.error, data)
+    used = without_dropped(declared, data)
+    error = resolve_correlation(declared.resolve(lambda name: levels(used, name)), used, named)
     return held_error(error, held, names)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
@@ -137,6 +138,7 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         ),
         None if bucket.layout is None else _pad_layout(bucket.layout, cut, obs),
         tuple(cut(c, obs) for c in bucket.codes),
+        jax.tree.map(lambda leaf: cut(leaf, obs), bucket.limits),
     )
 
 

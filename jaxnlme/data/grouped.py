@@ -15,8 +15,10 @@ from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import column_names, level_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._layout import split_by_size
+from jaxnlme.data._limits import LimitColumns, Limits
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
+from jaxnlme.data._responses import with_response
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.errors import DataError, check_whole_number
 from jaxnlme.signatures import public
@@ -48,6 +50,7 @@ class GroupedData:
     - `nested`: the levels inside the groups (occasions of a subject), outermost first, each a NestedLevel.
     - `table_units`: for a further table by nested level the unit (groups, k) of each row.
     - `index`: the index of the original pandas table, None for 0, 1, ...
+    - `limits`: of quantification, None without any. A censored row counts as observed; its y is its limit.
     """
 
     y: np.ndarray
@@ -66,6 +69,7 @@ class GroupedData:
     index: Any = None
     nested: tuple[NestedLevel, ...] = ()
     table_units: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    limits: Limits | None = None
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -79,6 +83,10 @@ class GroupedData:
         weights: str | None = None,
         *,
         need_response: bool = True,
+        censoring: str | None = None,
+        limit: str | None = None,
+        lloq: Any = None,
+        uloq: Any = None,
     ) -> GroupedData:
         """Data from a long table with one row per observation, rows in any order.
 
@@ -93,6 +101,10 @@ class GroupedData:
         - `weights`: name of a column of group weights, constant within each group, >= 0.
         - `need_response`: False accepts a table without observed responses, or without the column `y` (for predictions
           and simulations).
+        - `censoring`: name of a column of 0 (observed), 1 (the response is below the value of `y`) and -1 (above it).
+        - `limit`: name of a column with the other end of the interval of censored rows, empty where there is none.
+        - `lloq`, `uloq`: lower and upper limit of quantification, a number or the name of a column: responses below
+          `lloq` or above `uloq` are censored there. See the page on limits of quantification.
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
@@ -113,6 +125,7 @@ class GroupedData:
                 y,
                 weights or "weights",
                 need_response,
+                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq),
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
         )
@@ -211,10 +224,11 @@ class GroupedData:
         values = np.asarray(values)
         if values.shape[:2] != self.rows.shape:
             raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
-        return values[self.rows][self._table_order]
+        return values[self.rows][self.table_order]
 
     @cached_property
-    def _table_order(self) -> np.ndarray:
+    def table_order(self) -> np.ndarray:
+        """Positions (n_rows,) of the real rows, group by group, in the order of the original table."""
         return np.argsort(self.row_index[self.rows], kind="stable")
 
     @property
@@ -254,27 +268,14 @@ class GroupedData:
     def with_response(self, y: Any) -> GroupedData:
         """The same rows with other responses, for example simulated ones.
 
-        A response is observed where it was observed before and `y` is not NaN.
+        A response is observed where it was observed before and `y` is not NaN. Where the data have limits of
+        quantification, responses beyond those of their row are censored (see `fit.simulate`).
 
         **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
         **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
         """
-        y = checks.numeric_response(y)
-        if y.shape == (self.n_rows,):
-            flat, y = y, self.y.copy()
-            cells = np.argwhere(self.rows)[self._table_order]
-            y[cells[:, 0], cells[:, 1]] = flat
-        if y.shape != self.y.shape:
-            raise DataError(
-                f"y has shape {y.shape}; expected ({self.n_rows},), one per row of the table, or {self.y.shape}, one "
-                "per cell of the data."
-            )
-        observed = self.observed & ~np.isnan(y)
-        bad = observed & np.isinf(y)
-        if bad.any():
-            raise DataError(f"y is infinite in {bad.sum()} observed cells; expected finite numbers, NaN if missing.")
-        return replace(self, y=build.safe_response(y, observed), observed=observed)
+        return with_response(self, y)
 
     @public("data.with_table")
     def with_table(

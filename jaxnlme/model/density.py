@@ -16,6 +16,7 @@ from jaxnlme.model.levels import Levels, Units
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.censoring import GroupLimits
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -31,7 +32,7 @@ class Group(eqx.Module):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
     which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first;
     `layout`: where the rows stand in their series for a residual model with a correlation, or None; `codes`: for
-    variance functions, the level of each row (obs,) for each column of strata.
+    variance functions, the level of each row (obs,) for each column of strata; `limits`: of quantification, or None.
     """
 
     y: Any
@@ -43,6 +44,7 @@ class Group(eqx.Module):
     units: tuple[Units, ...] = ()
     layout: SeriesLayout | None = None
     codes: tuple[Any, ...] = ()
+    limits: GroupLimits | None = None
 
 
 class Density(eqx.Module):

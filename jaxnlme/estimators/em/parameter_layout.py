@@ -149,8 +149,8 @@ def with_held(layout: ParameterLayout, entries: frozenset[int]) -> ParameterLayo
 
 def n_closed_form_scales(error: AbstractError) -> int:
     """Number of residual scales with a closed form: those of s s_0(f) with one scale s for each stratum; 0 for other
-    error models, and with a correlation."""
-    if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation:
+    error models, and with a correlation or limits of quantification."""
+    if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation or error.is_limited:
         return 0
     if error.scale not in (constant_scale, proportional_scale):
         return 0
