@@ -133,15 +133,20 @@ def rebind(fit: FitRecord, data: Any, depth: int | None = None) -> Binding:
 def _from_table(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedData:
     """GroupedData from a table, with the columns in the same roles as in the fitted data, and columns of grouping
     levels whose random effects are not needed filled in."""
-    if fitted.tables:
+    further = [name for name in fitted.tables if fitted.reader is None or name != "events"]
+    if further:
+        made = "with_events(...)" if further == ["events"] else "with_table(...)"
         raise DataError(
-            f"the fit's data have further tables ({', '.join(fitted.tables)}); pass a GroupedData with such tables, "
-            "made by GroupedData.from_frame(..., need_response=False).with_table(...)."
+            f"the fit's data have further tables ({', '.join(further)}); pass a GroupedData with such tables, "
+            f"made by GroupedData.from_frame(..., need_response=False).{made}."
         )
     x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
-    if depth is not None and hasattr(frame, "keys") and all(name in frame for name in v):
+    has_group = fitted.reader is None or (hasattr(frame, "keys") and fitted.group_name in frame)
+    if depth is not None and hasattr(frame, "keys") and all(name in frame for name in v) and has_group:
         frame = with_levels(fitted, frame, v, depth)
+    if fitted.reader is not None:
+        return fitted.reader.read(GroupedData, frame, need_response=False, like=fitted)
     return GroupedData.from_frame(frame, list(fitted.level_names), fitted.y_name, x, v, need_response=False)
 
 

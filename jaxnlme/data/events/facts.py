@@ -25,8 +25,7 @@ class EventFacts:
     - `segments`: largest number of times that a group starts anew (resets, and steady state 1); 0: none does.
     - `overlap`: largest number of infusions of one steady-state record that run at one time, for durations given in the
       data, with a bioavailability of 1.
-    - `dosed`: the compartments that receive doses, in rising order; 0 where the record names none (the model's
-      default).
+    - `dosed`: the compartments that receive doses, in rising order; 0: the record names none (the model's default).
     - `rows_are_records`: every record, also of doses, is a row of x, so that parameters are known at each.
     - `carry`: "nocb" where the value of a parameter holds on the interval before its record (as in NONMEM), "locf"
       where it holds on the interval after.

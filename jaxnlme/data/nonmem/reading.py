@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.data._columns import name_list
+from jaxnlme.data._columns import name_list, object_array
 from jaxnlme.data._rows import name_groups, numbered
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.covariates import Covariate, fill, listed, without_value
@@ -103,7 +103,7 @@ class Reading:
     def _covariate_names(self) -> list[Any]:
         names = self.table.names
         if self.like is not None:
-            taken = {*self.names.values(), *self.occasions}
+            taken = {*self.names.values(), *self.occasions, self._compartment_of_fit()}
             chosen = [n for n in (*self.like.x, *self.like.v, *self.like.text) if n not in taken]
         elif self.reader.covariates is not None:
             chosen = self.reader.covariates
@@ -151,6 +151,8 @@ class Reading:
         y_name = names["dv"] if names["dv"] is not None else "DV"
         columns[y_name] = np.where(self.records.observed, self.records.dv, np.nan)[rows]
         x = {names["time"]: c["time"][rows]}
+        if names["cmt"] is None and self._compartment_of_fit() is not None:
+            c["cmt"], names["cmt"] = self._usual_compartments(is_event), self._compartment_of_fit()
         if names["cmt"] is not None:
             x[names["cmt"]] = c["cmt"][rows]
         group = [names["id"]]
@@ -190,6 +192,26 @@ class Reading:
             data = data.with_event_records(dataclasses.replace(events, facts=facts, remarks=tuple(self.filled)))
         return data
 
+    def _compartment_of_fit(self) -> str | None:
+        """The column of compartments of the data that the table is to be like."""
+        if self.like is None:
+            return None
+        name = str(self.reader.columns.get("cmt") or "CMT").casefold()
+        return next((other for other in self.like.x if str(other).casefold() == name), None)
+
+    def _usual_compartments(self, is_event: np.ndarray) -> np.ndarray:
+        """The compartments (rows,) of a table that names none, where those of the fitted data leave no choice."""
+        name, like = self._compartment_of_fit(), self.like
+        assert like is not None and name is not None
+        observed = np.unique(like.x[name][like.observed])
+        dosed = (0,) if like.events is None else like.events.facts.dosed
+        if len(observed) != 1 or (len(dosed) != 1 and is_event.any()):
+            raise DataError(
+                f"the table has no column {name!r}, and the fitted data have doses or observations in several "
+                "compartments; add the column."
+            )
+        return np.where(is_event, dosed[0], observed[0]).astype(float)
+
     def _without_rows(self, rows: np.ndarray, is_event: np.ndarray) -> None:
         """A note on subjects with doses but without `rows`."""
         lost = np.setdiff1d(self.group[is_event], self.group[rows])
@@ -198,7 +220,8 @@ class Reading:
             self.notes.append(f"{self.names['id']} {groups} has doses but no row to predict, and is left out.")
 
     def _labels_of(self, rows: np.ndarray) -> np.ndarray:
-        labels = np.fromiter(self.labels, object, len(self.labels))
+        whole = all(type(label) is int for label in self.labels)
+        labels = np.array(self.labels, np.int64) if whole else object_array(self.labels)
         return labels[self.group[rows]]
 
     def _handed_over(self, columns: dict, rows: np.ndarray) -> dict[str, Any]:

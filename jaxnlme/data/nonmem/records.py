@@ -41,6 +41,7 @@ class Records:
         self._subjects()
         self.c = c = {name: self._numbers(name) for name in _NUMBERS}
         c["time"], notes = times_in_hours(table, names["time"], names["date"], reader.date_order, self.group)
+        self.converted = bool(notes)
         self.notes += notes
         self._responses()
         self._codes()
@@ -63,7 +64,14 @@ class Records:
                 f"{name} is missing in {self.table.rows(missing)}; every record needs the label of its subject: fill "
                 "it in, drop the rows, or leave comment rows out by skip."
             )
-        self.group, self.labels = factorize(read_labels(labels, str(name)), str(name))
+        if isinstance(labels, np.ndarray) and labels.dtype == np.int64:
+            distinct, first, code = np.unique(labels, return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            rank = np.empty(len(order), np.intp)
+            rank[order] = np.arange(len(order))
+            self.group, self.labels = rank[code.ravel()], distinct[order].tolist()
+        else:
+            self.group, self.labels = factorize(read_labels(labels, str(name)), str(name))
         new = np.diff(self.group, prepend=-1) != 0
         if int(new.sum()) > len(self.labels):
             self._repeated(new)
@@ -150,7 +158,7 @@ class Records:
         check = RecordChecks(self.table, c, self.names, self.group, self.labels)
         check.codes()
         # As in NONMEM, time may go back where nothing depends on its order.
-        check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool))
+        check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool), self.converted)
         check.doses()
         self.limits = self._limits()
         check.responses(np.where(self._below(), 0.0, self.dv), has["mdv"], self.need_response)
@@ -173,8 +181,8 @@ class Records:
         bad = ~np.isin(code, (-1, 0, 1))
         if bad.any():
             raise DataError(
-                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or -1 "
-                "(above it): correct the code."
+                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or "
+                "-1 (above it): correct the code."
             )
         for value, which, role in ((1, "lower", "lloq"), (-1, "upper", "uloq")):
             given = self.reader.columns.get(role)
