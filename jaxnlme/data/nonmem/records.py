@@ -84,9 +84,10 @@ class Records:
         again[first] = False
         if self.reader.repeated_ids == "refuse":
             rows = self.table.rows(np.isin(np.arange(self.n), np.flatnonzero(new)[again]))
-            groups = name_groups([self.labels[k] for k in dict.fromkeys(block_group[again].tolist())])
+            repeated = [self.labels[k] for k in dict.fromkeys(block_group[again].tolist())]
             raise DataError(
-                f"{self.names['id']} {groups.partition(' ')[2]} begins again in {rows}, after rows of other subjects: "
+                f"{self.names['id']} {name_groups(repeated).partition(' ')[2]} "
+                f"{'begins' if len(repeated) == 1 else 'begin'} again in {rows}, after rows of other subjects: "
                 "NONMEM would take them for new subjects; sort the table by subject, or give repeated_ids='same' (the "
                 "same subject) or 'new' (a new one)."
             )
@@ -114,7 +115,7 @@ class Records:
             return self._compartments(name)
         if meaning == "cmt" and self.table.column(name).is_text:
             raise DataError(
-                f"{name} holds the name {next(v for v in self.table.column(name).values if v is not None)!r} of a "
+                f"{name} holds the name {next(v for v in self.table.column(name).values if isinstance(v, str))!r} of a "
                 "compartment; expected numbers: give the number of each, as in compartments={'depot': 1, 'central': 2}."
             )
         return self.table.numbers(name, 0.0)
