@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.data._columns import read_labels
+from jaxnlme.data._columns import read_column, read_labels
 from jaxnlme.data._layout import factorize
 from jaxnlme.data._rows import name_groups
 from jaxnlme.data.nonmem.checks import RecordChecks
@@ -51,14 +51,19 @@ class Records:
     def _subjects(self) -> None:
         """`labels` of the subjects and the number of each row's, `group` (rows,)."""
         name = self.names["id"]
-        column = self.table.column(name) if not is_dates(self.table.columns[name]) else None
+        raw = self.table.columns[name]
+        column = None if is_dates(raw) else read_column(raw, str(name))
+        # Comment rows make a column of numbers one of text; other text stays text ("007").
+        column = self.table.column(name) if column is not None and (not column.is_text or self.reader.skip) else None
         if column is not None and not column.is_text:
             missing, labels = np.isnan(column.values), column.values
             if not missing.any() and (labels % 1 == 0).all() and (np.abs(labels) < 2**53).all():
                 labels = labels.astype(np.int64)
         else:
-            labels = np.asarray(self.table.columns[name], object)[self.table.at]
-            missing = np.array([label is None or label != label or str(label).strip() in ("", ".") for label in labels])
+            labels = np.asarray(raw, object)[self.table.at]
+            import pandas as pd
+
+            missing = np.asarray(pd.isna(labels)) | np.array([str(label).strip() in ("", ".") for label in labels])
         if missing.any():
             raise DataError(
                 f"{name} is missing in {self.table.rows(missing)}; every record needs the label of its subject: fill "
