@@ -73,6 +73,8 @@ def test_new_tables_are_read_as_the_fitted_one(fit: jn.Fit):
     assert prediction.index.tolist() == [11, 12, 13]
     expected = closed_form(np.array([5.0, 20, 30]), [(0, 200), (12, 200)], typical(fit))
     np.testing.assert_allclose(prediction, expected, rtol=1e-10)
+    with pytest.raises(jn.DataError, match="no column 'AMT', and the fitted data have doses"):
+        fit.predict(pd.DataFrame({"ID": [1, 1], "TIME": [0, 1]}))
     with pytest.raises(jn.DataError, match="ADDL is 2 in row 1 without an interval II"):
         fit.predict(pd.DataFrame({"ID": [1, 1], "TIME": [0, 1], "AMT": [9, 0], "ADDL": [2, 0]}))
 
@@ -84,7 +86,7 @@ def test_known_subjects_keep_their_effects(fit: jn.Fit):
     np.testing.assert_allclose(fit.predict(fit.data.to_nonmem()), fitted, rtol=1e-12)
     effects = fit.random_effects.loc[3]
     p = typical(fit)
-    p = {name: value * np.exp(effects[name] if name in effects else 0) for name, value in p.items()}
+    p = {name: value * np.exp(effects.get(name, 0.0)) for name, value in p.items()}
     new = {"ID": [3, 3, 3], "TIME": [0.0, 1, 7], "AMT": [50.0, 0, 0]}
     np.testing.assert_allclose(fit.predict(new), closed_form(np.array([1.0, 7]), [(0, 50)], p), rtol=1e-9)
 

@@ -42,12 +42,30 @@ class Reading:
     ):
         self.reader, self.table, self.make, self.need_response = reader, table, make, need_response
         self.like = None if like is None else FittedRoles(like, reader)
-        self.names = find_columns({k: v for k, v in reader.columns.items() if k != "occasion"}, table.names)
+        self.names = find_columns(self._asked(), table.names)
         self.occasions = self._occasion_columns()
         self.out = self.names | ({} if self.like is None else self.like.names)
         self.records = Records(reader, table, self.names, need_response)
         self.group, self.labels = self.records.group, self.records.labels
         self.notes = [*table.notes, *self.records.notes]
+
+    def _asked(self) -> dict[str, Any]:
+        """The columns that the caller names, by meaning, but for those that a table to predict need not have."""
+        present = {str(name).casefold() for name in self.table.names}
+        optional = set() if self.need_response else {"dv", "mdv", "censoring", "limit", "lloq", "uloq"}
+        if self.like is not None:
+            optional |= {"evid", "rate", "dur", "ss", "ii", "addl", "cmt", "date", "weights"}
+            amount = str(self.reader.columns.get("amt") or "AMT")
+            if self.like.data.events is not None and amount.casefold() not in present:
+                raise DataError(
+                    f"the table has no column {amount!r}, and the fitted data have doses; expected the doses before "
+                    "the times to predict, as records of the table."
+                )
+        return {
+            meaning: None if meaning in optional and isinstance(name, str) and name.casefold() not in present else name
+            for meaning, name in self.reader.columns.items()
+            if meaning != "occasion"
+        }
 
     def _occasion_columns(self) -> dict[Any, Any]:
         """The columns of the nested levels, outermost first, by their name in the data."""
@@ -175,11 +193,8 @@ class Reading:
             reader=self.reader,
             remarks=(*self.notes, *self.filled),
         )
-        if (
-            is_event.any()
-            or self.records.inserted.any()
-            or (self.like is not None and self.like.data.events is not None)
-        ):
+        like_has_events = self.like is not None and self.like.data.events is not None
+        if is_event.any() or self.records.inserted.any() or like_has_events:
             events = self._events(data, is_row, is_event, dose_rows)
             facts = dataclasses.replace(events.facts, rows_are_records=dose_rows)
             data = data.with_event_records(dataclasses.replace(events, facts=facts, remarks=tuple(self.filled)))
