@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from jaxnlme.diagnostics.curves import prediction_curves
+from jaxnlme.diagnostics.curves import prediction_curves, response_column
 from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, axes_in_row, pyplot, style_axes, title_setter
 from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
@@ -42,9 +42,9 @@ class Plots(AbstractSimulationPlots):
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column of the horizontal axis, the first of x
         where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (that of the
-        residual model where None, or else the innermost nested level with random effects; a column that is constant in
-        each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a logarithmic axis of y, on which
-        values not above zero are not drawn.
+        residual model where None, or else the innermost nested level with random effects, or the endpoint or
+        compartment of a response; a column that is constant in each group has no effect); `points` of a curve, 0 for
+        the rows only; `logy`: a logarithmic axis of y, on which values not above zero are not drawn.
 
         Between the rows of a group a curve uses the other columns of the row before. A model that uses other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between
@@ -59,7 +59,7 @@ class Plots(AbstractSimulationPlots):
         observed = data.to_frame()
         levels = self.fit.binding.density.levels
         nested = levels.innermost.name if levels is not None and levels.innermost.depth else None
-        by = by or getattr(self.fit.binding.density.error, "by", None) or nested
+        by = by or getattr(self.fit.binding.density.error, "by", None) or nested or response_column(data)
         if by and observed.groupby(data.group_name, observed=True)[by].nunique(dropna=False).max() == 1:
             by = None
         colors = {

@@ -19,6 +19,9 @@ import jax
 import numpy as np
 
 from jaxnlme.data._nested import NestedLevel
+from jaxnlme.data.events.facts import EventFacts
+from jaxnlme.data.events.records import EventRecords
+from jaxnlme.data.nonmem.reader import NonmemReader
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
@@ -41,9 +44,9 @@ if TYPE_CHECKING:
 RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Criteria, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral, Information, LikelihoodApproximation,
-        LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, NestedLevel, REML, Replicate, SAEM,
-        StochasticMethod,
+        Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral, Information,
+        LikelihoodApproximation, LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, NestedLevel,
+        NonmemReader, REML, Replicate, SAEM, StochasticMethod,
     )
 }  # fmt: skip
 
