@@ -113,7 +113,10 @@ class Curves:
             program = compiled(_predictions, sizes[-1] * points, once=True)
             while start < len(subject):
                 count = min(len(subject) - start, sizes[-1])
-                size = next(size for size in sizes if size >= count)
+                larger = next(size for size in sizes if size >= count)
+                # A larger program that would be mostly padding is not used: the next smaller one runs several times.
+                size = max((s for s in sizes if s <= count and 4 * count < larger), default=larger)
+                count = min(count, size)
                 at = start + np.minimum(np.arange(size), count - 1)
                 group, place = self._groups(subject[at], times[at], side[at])
                 arguments = (self.packed[self.draw[subject[at]]], self.effects[subject[at]], group)

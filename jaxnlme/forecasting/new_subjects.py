@@ -143,15 +143,20 @@ class Doses:
         columns |= {"SS": of["steady_state"], "II": np.where(of["steady_state"] > 0, of["interval"], 0.0)}
         return cls(columns, of["amount"][None, :], of["rate"][None, :])
 
-    def followed_by(self, other: Doses) -> Doses:
-        """These doses and others of the same subjects, by time."""
+    def followed_by(self, other: Doses) -> tuple[Doses, np.ndarray]:
+        """These doses and others of the same subjects, by time, and which of them are the others'."""
         times = np.concatenate([self.columns["TIME"], other.columns["TIME"]])
         order = np.argsort(times, kind="stable")
         columns = {k: np.concatenate([values, other.columns[k]])[order] for k, values in self.columns.items()}
         amount, rate = (
             np.concatenate([a, b], axis=1)[:, order] for a, b in ((self.amount, other.amount), (self.rate, other.rate))
         )
-        return Doses(columns, amount, rate)
+        return Doses(columns, amount, rate), order >= len(self.columns["TIME"])
+
+    def until(self, last: float) -> Doses:
+        """The doses before time `last`."""
+        kept = self.columns["TIME"] < last
+        return Doses({k: c[kept] for k, c in self.columns.items()}, self.amount[:, kept], self.rate[:, kept])
 
 
 # --- data ---

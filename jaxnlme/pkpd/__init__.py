@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxnlme.forecasting.attainment import attainment as attainment
     from jaxnlme.forecasting.dose_search import find_dose as find_dose
     from jaxnlme.forecasting.exposure import exposure as exposure
+    from jaxnlme.forecasting.forecast import forecast as forecast
     from jaxnlme.forecasting.regimen import regimen as regimen
     from jaxnlme.forecasting.simulate import simulate as simulate
 
@@ -16,6 +17,7 @@ _PUBLIC = {
     "attainment": ("forecasting.attainment", "attainment"),
     "exposure": ("forecasting.exposure", "exposure"),
     "find_dose": ("forecasting.dose_search", "find_dose"),
+    "forecast": ("forecasting.forecast", "forecast"),
     "regimen": ("forecasting.regimen", "regimen"),
     "simulate": ("forecasting.simulate", "simulate"),
 }
