@@ -11,6 +11,7 @@ from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
+RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "endpoints")
 RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "facts")
 
 
@@ -76,11 +77,13 @@ class Rows(Record):
     (obs,), true where the response was observed. Padded rows repeat the group's last row.
 
     With nested levels `units` is a Record of the unit (obs,) of each row, a whole number from 0 on, by level:
-    `x.units.Occasion`."""
+    `x.units.Occasion`. In a model with a residual model for each endpoint `endpoints` (obs,) is the number of the
+    endpoint of each row, from 0 on in the order of the model."""
 
     mask: Any = None
     observed: Any = None
     units: Any = None
+    endpoints: Any = None
 
 
 class Events(Rows):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.endpoints import member_rows, resolved_error, series_layout, with_endpoints
 from jaxnlme.binding.held_values import (
     check_held_names,
     check_residual_scale,
@@ -19,9 +20,8 @@ from jaxnlme.binding.held_values import (
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
 from jaxnlme.binding.separability import unit_coupling
-from jaxnlme.binding.series import layouts, resolve_correlation
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.binding.stacking import check_readable, levels, stack_groups, strata_of, variance_codes
+from jaxnlme.binding.stacking import check_readable, stack_groups, strata_of, variance_codes
 from jaxnlme.binding.user_scale import (
     as_matrix,
     numbers_by_name,
@@ -179,7 +179,15 @@ def bind(
     densities = tuple(priors.values())
     effect_levels = levels_of(random, data)
     density = Density(
-        model._structural, individual, family, error, densities, tuple(priors), names, effects, effect_levels
+        with_endpoints(model._structural, error),
+        individual,
+        family,
+        error,
+        densities,
+        tuple(priors),
+        names,
+        effects,
+        effect_levels,
     )
     if held:
         check_held_names(held, density.reported_names, all_effects)
@@ -193,10 +201,11 @@ def bind(
     fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
-    strata, layout, codes = strata_of(data, error), layouts(data, error), variance_codes(data, error)
+    strata, layout, codes = strata_of(data, error), series_layout(data, error), variance_codes(data, error)
+    endpoints = member_rows(data, error)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata, layout, codes) for positions in groups),
+        tuple(stack_groups(data, positions, columns, strata, layout, codes, endpoints) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )
@@ -215,9 +224,7 @@ def _resolved_error(
     model: ModelDeclaration, data: GroupedData, held: Mapping[str, float], names: Sequence[str]
 ) -> AbstractError:
     """The residual model with its strata and series from the data, and the values `held` fixed."""
-    named = {*held, *model.priors}
-    error = resolve_correlation(model.error.resolve(lambda name: levels(data, name)), data, named)
-    return held_error(error, held, names)
+    return held_error(resolved_error(model.error, data, {*held, *model.priors}), held, names)
 
 
 def _held(

@@ -34,7 +34,7 @@ def check_confounding(binding: Binding, start: Params, placed: PlacedProblem) ->
     **Raises:** ModelError naming the effects.
     """
     density, error = binding.density, binding.density.error
-    correlation = correlation_of(error)
+    correlation = correlation_of(error) if isinstance(error, GaussianError) else None
     if not isinstance(correlation, (Exchangeable, Unstructured)) or not density.n_effects:
         return
     assert isinstance(error, GaussianError)

@@ -32,13 +32,14 @@ class DryRun(eqx.Module):
     """Result of one evaluation of all groups at the starting values, in the order of the data.
 
     **Fields:** `finite` (groups,) bool: log-density and gradient are finite at z = 0; `misfit`: the root mean square of
-    the standardised residuals at z = 0, None for outcomes without Gaussian moments; `effect_sizes` (distinct effects,):
+    the standardised residuals at z = 0, with several endpoints one for each (endpoints,), None for outcomes without
+    Gaussian moments; `effect_sizes` (distinct effects,):
     the root mean square change of the standardised predictions by one starting SD of each random effect, to first
     order, as a fraction of `misfit`; None with it.
     """
 
     finite: np.ndarray
-    misfit: float | None
+    misfit: float | np.ndarray | None
     effect_sizes: np.ndarray | None
 
 
@@ -69,14 +70,24 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
         check_effects(binding, start, effect)
         check_confounding(binding, start, placed)
     misfit, effect_sizes = None, None
-    if density.error.has_gaussian_moments and processes.any(finite.any()):
-        total = np.sum(processes.gather(np.sum(probe.squares[finite], axis=0)), axis=0)
-        count = sum(processes.gather(int(np.sum(binding.data.observed[finite]))))
-        if np.isfinite(total[0]):
-            misfit = float(np.sqrt(total[0] / max(count, 1)))
-            with np.errstate(all="ignore"):  # a misfit of zero has no effect sizes
-                effect_sizes = np.sqrt(density.over_units(total[1:], np.sum) / total[0])
+    if density.error.has_residuals and processes.any(finite.any()):
+        totals = np.sum(processes.gather(np.sum(probe.squares[finite], axis=0)), axis=0)
+        misfit, effect_sizes = _misfit(density, totals)
     return DryRun(finite, misfit, effect_sizes)
+
+
+def _misfit(density: Density, totals: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """`misfit` and `effect_sizes` of a DryRun, from the sums over all groups (endpoints, 2 + random) of `_Probe`."""
+    counts, squares = np.maximum(totals[:, 0], 1.0), totals[:, 1]
+    if not np.isfinite(squares).any():
+        return None, None
+    with np.errstate(all="ignore"):  # a misfit of zero has no effect sizes
+        misfit = np.where(totals[:, 0] > 0, np.sqrt(squares / counts), np.nan)
+        # The effects as they are once the residual scale of each endpoint fits its residuals.
+        use = np.isfinite(squares) & (squares > 0)
+        scaled = totals[use, 2:] * (counts / squares)[use, None]
+        effect_sizes = np.sqrt(density.over_units(scaled.sum(axis=0), np.sum) / counts[use].sum())
+    return (misfit if density.error.n_endpoints > 1 else float(misfit[0])), effect_sizes if use.any() else None
 
 
 def place_and_check(
@@ -141,18 +152,34 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         finite = jnp.isfinite(values[0]) & jnp.all(jnp.isfinite(slopes[0]))
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
-        squares, worst = jnp.zeros(1 + q), jnp.ones(group.y.shape)
-        if density.error.has_gaussian_moments:
+        squares, worst = jnp.zeros((density.error.n_endpoints, 2 + q)), jnp.ones(group.y.shape)
+        if density.error.has_residuals:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
-            slopes = jacobian(lambda z: density.predict(params, z, group))(zero)
-            parts = jnp.concatenate([residual[:, None], slopes], axis=1) / scale[:, None]
-            squares = jnp.sum(jnp.where(group.x.observed[:, None], parts**2, 0.0), axis=0)
+            slopes = jacobian(lambda z: _slope_of(density, params, z, group))(zero)
+            one, scaled = jnp.ones((len(group.y), 1)), jnp.concatenate([residual[:, None], slopes], axis=1)
+            parts = jnp.concatenate([one, scaled / scale[:, None]], axis=1)
+            each = _rows(density, group)
+            squares = jnp.stack([jnp.sum(jnp.where(rows[:, None], parts**2, 0.0), axis=0) for rows in each])
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
         padding = _padding_difference(density, params, f, group)
         tables = _table_difference(density, params, f, group)
         return _Probe(finite, effect, squares, jnp.min(worst), padding, tables)
 
     return problem.map(per_group)
+
+
+def _slope_of(density: Density, params: Params, z: Any, group: Group) -> Any:
+    """What changes with the whitened effects `z` in the residuals (obs,) of a group, up to its sign."""
+    f = density.predict(params, z, group)
+    return density.error.moments(f, f, params.error, group)[0] if density.error.n_endpoints > 1 else f
+
+
+def _rows(density: Density, group: Group) -> list[Any]:
+    """The rows (obs,) with a response whose residuals are Gaussian, of each endpoint."""
+    if group.endpoints is None:
+        return [group.x.observed]
+    gaussian = {k for _, _, k in density.error.gaussian_parts()}
+    return [group.x.observed & (group.endpoints == k) & (k in gaussian) for k in range(density.error.n_endpoints)]
 
 
 def _padding_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
@@ -234,7 +261,7 @@ def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
 
 def _check_scales(binding: Binding, start: Params, probe: _Probe, finite: np.ndarray) -> None:
     zero = probe.worst_scale <= 0.0
-    if binding.density.error.has_gaussian_moments and zero.any() and not finite[zero].any():
+    if binding.density.error.has_residuals and zero.any() and not finite[zero].any():
         rows = _zero_rows(binding, start, zero)
         if rows:
             density = binding.density

@@ -6,7 +6,6 @@ A random effect whose standard deviation is held at zero is none: the model is b
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,23 +150,21 @@ def held_error(error: AbstractError, held: Mapping[str, float], beta_names: Sequ
     names = [f"error.{p.name}" if p.name in beta_names else p.name for p in error.parameters]
     if not any(name in held for name in names):
         return error
+    correlations = {entry: of_rows for of_rows, entries, _ in error.correlations() for entry in entries}
     parameters = []
-    for name, p in zip(names, error.parameters, strict=True):
+    for k, (name, p) in enumerate(zip(names, error.parameters, strict=True)):
         if name in held and p.fix and not np.isclose(float(p.start), held[name], rtol=1e-12):
             raise ModelError(f"{name} is fixed at {float(p.start):g} by the residual model and at {held[name]:g} here.")
-        if name in held and p in getattr(getattr(error, "correlation", None), "parameters", ()):
-            _check_held_correlation(error, name, p, held[name])
+        if name in held and k in correlations:
+            _check_held_correlation(correlations[k], name, p, held[name])
         parameters.append(held_parameter(p, held[name]) if name in held else p)
-    changed: Any = error
-    return dataclasses.replace(changed, parameters=tuple(parameters))
+    return error.with_parameters(tuple(parameters))
 
 
-def _check_held_correlation(error: Any, name: str, p: ErrorParameter, value: float) -> None:
+def _check_held_correlation(correlation: Any, name: str, p: ErrorParameter, value: float) -> None:
     """**Raises:** ModelError for a parameter of a residual correlation that cannot be held at `value`."""
     low, high = p.transform.domain
-    if error.correlation.is_joint:
-        raise ModelError(
-            f"{name} cannot be held fixed: the values of {error.correlation.formula} depend on each other."
-        )
+    if correlation.is_joint:
+        raise ModelError(f"{name} cannot be held fixed: the values of {correlation.formula} depend on each other.")
     if not low < value < high:
         raise ModelError(f"{name} must be held inside ({low:g}, {high:g}); received {value:g}.")

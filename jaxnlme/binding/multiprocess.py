@@ -80,6 +80,7 @@ def _check_consistent(data: GroupedData, processes: Processes) -> None:
         "y": data.y_name,
         "x": list(data.x),
         "v": list(data.v),
+        "endpoint": data.endpoint,
         "text": [f"{name} ({values.ndim} axes)" for name, values in data.text.items()],
         "tables": {name: list(columns) for name, (columns, _) in data.tables.items()},
         "levels": {name: list(levels) for name, levels in data.levels.items()},

@@ -16,6 +16,7 @@ from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.records import Record, Rows
 
@@ -116,6 +117,8 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         if entry.units is not None:
             units = tuple(cut(index, width) for index in entry.units.values)
             entry = eqx.tree_at(lambda e: e.units.values, entry, units)
+        if entry.endpoints is not None:
+            entry = eqx.tree_at(lambda e: e.endpoints, entry, cut(entry.endpoints, width))
         if entry.observed is None:
             return entry
         return eqx.tree_at(lambda e: e.observed, entry, cut(entry.observed, width, True))
@@ -137,6 +140,15 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
         ),
         None if bucket.layout is None else _pad_layout(bucket.layout, cut, obs),
         tuple(cut(c, obs) for c in bucket.codes),
+        tuple(
+            EndpointRows(
+                None if member.strata is None else cut(member.strata, obs),
+                None if member.layout is None else _pad_layout(member.layout, cut, obs),
+                tuple(cut(c, obs) for c in member.codes),
+                cut(member.fill, 0),
+            )
+            for member in bucket.members
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
 
 
 def check_prediction(density: Density, f: Any, group: Group) -> None:
@@ -25,7 +28,8 @@ def check_prediction(density: Density, f: Any, group: Group) -> None:
                 "would show in the derivatives. Data and parameters have 64 bits, so the model itself shortens its "
                 "result, by .astype(...) or dtype=...; leave that out."
             )
-    if not density.error.has_gaussian_moments:
+    if isinstance(f, Mapping) or not density.error.has_gaussian_moments:
+        _check_by_endpoint(density.error, f, group)
         return
     if getattr(f, "shape", None) != expected:
         received = f"shape {f.shape}" if hasattr(f, "shape") else type(f).__name__
@@ -35,3 +39,22 @@ def check_prediction(density: Density, f: Any, group: Group) -> None:
         )
     if not jnp.issubdtype(f.dtype, jnp.floating):
         raise ModelError(f"the structural model must return real numbers; it returned dtype {f.dtype}.")
+
+
+def _check_by_endpoint(error: AbstractError, f: Any, group: Group) -> None:
+    """**Raises:** ModelError for a dictionary beside one residual model, and where the prediction of an endpoint with a
+    Gaussian residual model is not (obs,)."""
+    if not isinstance(error, EndpointErrors):
+        if isinstance(f, Mapping) and error.has_gaussian_moments:
+            raise ModelError(
+                "the structural model returned a dictionary, and the model has one residual model: give one for each "
+                "endpoint, as in error={'cp': 'proportional', 'pca': 'constant'}, or return one prediction a row."
+            )
+        return
+    for k, (label, member) in enumerate(zip(error.labels, error.members, strict=True)):
+        own = error.prediction_of(f, k)
+        if member.has_gaussian_moments and jnp.shape(own) != group.y.shape:
+            raise ModelError(
+                f"the structural model must return one prediction a row for endpoint {label!r}, shape (obs,) = "
+                f"{group.y.shape} here; it returned shape {jnp.shape(own)}."
+            )

@@ -16,6 +16,7 @@ from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.records import RESERVED_IN_ROWS, RESERVED_NAMES, Events, Record, Rows
 
@@ -146,12 +147,13 @@ def stack_groups(
     strata: np.ndarray | None,
     layout: SeriesLayout | None = None,
     codes: tuple[np.ndarray, ...] = (),
+    endpoints: tuple[np.ndarray | None, tuple[EndpointRows, ...]] = (None, ()),
 ) -> Group:
     """Groups of a data set stacked into one Group, with as many rows as the longest of them has.
 
     **Arguments:** `groups` (n,): positions of the groups; `columns`: the varying columns of the designs, each (groups,)
     or (groups, obs); `strata` (groups, obs) or None; `layout` of all groups, or None; `codes`: of
-    `variance_codes`.
+    `variance_codes`; `endpoints`: of `endpoints.member_rows`.
     """
     obs = max(int(data.rows[groups].sum(axis=1).max(initial=1)), 1) if len(groups) < data.n_groups else data.y.shape[1]
 
@@ -167,6 +169,7 @@ def stack_groups(
         cut(data.rows),
         cut(data.observed),
         Record(level_names, tuple(level.index for level in units), "nested level") if units else None,
+        None if endpoints[0] is None else cut(endpoints[0]),
         text_columns=tuple(data.text),
     )
     tables = {}
@@ -183,8 +186,8 @@ def stack_groups(
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
     of_rows = None if strata is None else cut(strata)
-    series, of_codes = jax.tree.map(cut, (layout, codes))
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, series, of_codes)
+    series, of_codes, members = jax.tree.map(cut, (layout, codes, endpoints[1]))
+    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, series, of_codes, members)
 
 
 def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> Units:

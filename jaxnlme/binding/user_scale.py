@@ -61,21 +61,21 @@ def with_error_values(density: Density, theta: np.ndarray, values: Mapping[str, 
 
     **Raises:** ModelError for values outside their domain, or that form no correlation together.
     """
-    error, theta = density.error, theta.copy()
+    error, original, theta = density.error, theta, theta.copy()
     given = {k: name for k, name in enumerate(density.error_names) if name in values}
     for k, name in given.items():
         theta[k] = on_real_line(name, values[name], error.parameters[k].transform)
-    correlation = getattr(error, "correlation", None)
-    first = len(theta) - (0 if correlation is None else len(correlation.parameters))
-    if correlation is None or not correlation.is_joint or not any(k >= first for k in given):
-        return theta
-    # Parameters of a correlation that are reported as functions of several entries of theta.
-    natural = [float(v) for v in correlation.natural(theta[first:])]
-    natural = [values.get(name, v) for name, v in zip(density.error_names[first:], natural, strict=True)]
-    try:
-        theta[first:] = correlation.unconstrained(natural)
-    except OptionError as problem:
-        raise ModelError(str(problem)) from None
+    for correlation, entries, _ in error.correlations():
+        if not correlation.is_joint or not set(entries) & set(given):
+            continue
+        # Parameters of a correlation that are reported as functions of several entries of theta.
+        own = list(entries)
+        natural = [float(v) for v in correlation.natural(original[own])]
+        natural = [values.get(density.error_names[k], v) for k, v in zip(own, natural, strict=True)]
+        try:
+            theta[own] = correlation.unconstrained(natural)
+        except OptionError as problem:
+            raise ModelError(str(problem)) from None
     return theta
 
 

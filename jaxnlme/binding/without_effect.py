@@ -37,12 +37,12 @@ def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
             "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "
             "values; correct the model, fix the parameter (fix=True), or choose other starting values."
         )
-    correlation = getattr(density.error, "correlation", None)
-    if correlation is not None and not isinstance(correlation, Kernel):
-        # A range far below the shortest lag has no slope at a start; these correlations do use their parameters.
-        errors = [name for name in errors if name not in {p.name for p in correlation.parameters}]
+    correlations = density.error.correlations()
+    # A range far below the shortest lag has no slope at a start; these correlations do use their parameters.
+    used = {k for correlation, entries, _ in correlations if not isinstance(correlation, Kernel) for k in entries}
+    errors = [name for name in errors if density.error_names.index(name) not in used]
     if errors:
-        of_correlation = {p.name for p in getattr(correlation, "parameters", ())}
+        of_correlation = {density.error_names[k] for _, entries, _ in correlations for k in entries}
         scale = [name for name in errors if name not in of_correlation]
         what = "the residual standard deviation" if scale else "the correlation of the residuals"
         raise ModelError(

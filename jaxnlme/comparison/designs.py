@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -41,7 +42,8 @@ def function_digest(binding: Binding) -> str:
     individual = binding.density.individual
     own = [individual.fn] if isinstance(individual, FunctionIndividual) else []
     names = [p.name for p in binding.model.parameters]
-    return digest([binding.density.structural, names, [p.transform.name for p in binding.model.parameters], own])
+    structural = dataclasses.replace(binding.density.structural, endpoints=())
+    return digest([structural, names, [p.transform.name for p in binding.model.parameters], own])
 
 
 def fixed_effects_digest(binding: Binding) -> str:

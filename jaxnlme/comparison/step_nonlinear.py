@@ -27,7 +27,8 @@ from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.update import FixedTerm, fixed_terms
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.parameters import Covariate
-from jaxnlme.model.residual_error.families import error_model
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
+from jaxnlme.model.residual_error.families import residual_model
 
 PARTS = ("random", "covariates", "covariance", "error")
 
@@ -285,10 +286,13 @@ def _terms(fit: Fit, entry: Any, names: Sequence[str]) -> list[Term]:
 
 def _same_error(first: Any, second: Any) -> bool:
     """True for residual models of one name, with the same parameters and strata."""
-    models: list[Any] = [error_model(value) if isinstance(value, str) else value for value in (first, second)]
+    models: list[Any] = [residual_model(value) for value in (first, second)]
     a, b = models
     if type(a) is not type(b):
         return False
+    if isinstance(a, EndpointErrors):
+        same = a.labels == b.labels and repr(a.correlation) == repr(b.correlation)
+        return same and all(_same_error(x, y) for x, y in zip(a.members, b.members, strict=True))
     keys = [
         (e.name, getattr(e, "by", None), repr(getattr(e, "correlation", None)), [(p.name, p.fix) for p in e.parameters])
         for e in (a, b)

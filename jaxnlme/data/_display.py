@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnlme.data._endpoints import endpoint_counts
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,6 +37,7 @@ def roles(data: GroupedData) -> dict[str, str]:
         "v": ", ".join(data.v),
         "text": ", ".join(data.text),
         "tables": ", ".join(data.tables),
+        f"endpoints by {data.endpoint}": endpoint_counts(data),
     }
 
 
@@ -84,6 +87,8 @@ def digest(data: GroupedData) -> str:
     add(f"group {data.group_name}", data.labels)
     for level in data.nested:
         add(f"level {level.name}", level.row_labels[data.rows])
+    if data.endpoint is not None:
+        add(f"endpoint {data.endpoint}", data.sizes)
     add("sizes", data.sizes)
     add("weights", data.weights)
     add(f"y {data.y_name}", np.where(data.observed, data.y, np.nan)[data.rows])

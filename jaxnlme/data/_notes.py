@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data._endpoints import endpoint_numbers
 from jaxnlme.data._nested import nesting_notes
 from jaxnlme.data._rows import name_groups
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def notes_of(data: GroupedData) -> tuple[str, ...]:
     """The notes on `data`, one sentence each: groups without a response, one-row groups, constant columns of x, an
     unsorted first column of x, repeated values in it, text columns that hold numbers."""
-    notes = []
+    notes = list(data.remarks)
     unobserved = data.labels[~data.observed.any(axis=1)]
     if unobserved.size:
         notes.append(
@@ -47,13 +48,15 @@ def _order(data: GroupedData, name: str, values: np.ndarray) -> list[str]:
     within a unit of the innermost one, since time may begin anew in each."""
     notes = []
     unit = data.nested[-1].unit if data.nested else np.zeros(values.shape, np.int8)
+    if data.endpoint is not None:  # several responses at one time are no replicates
+        unit = unit * (1 + data.rows.size) + endpoint_numbers(data)
 
     def steps(order: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Differences of successive rows in an order of each group's rows, and True for two real rows of one unit."""
         v, u, real = (p if order is None else np.take_along_axis(p, order, axis=1) for p in (values, unit, data.rows))
         return np.diff(v, axis=1), real[:, 1:] & real[:, :-1] & (u[:, 1:] == u[:, :-1])
 
-    difference, within = steps(np.argsort(unit, axis=1, kind="stable") if data.nested else None)
+    difference, within = steps(np.argsort(unit, axis=1, kind="stable") if unit.any() else None)
     unsorted = data.labels[((difference < 0) & within).any(axis=1)]
     if unsorted.size:
         notes.append(

@@ -14,11 +14,15 @@ from jaxnlme.data import _build as build
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import column_names, level_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
+from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._nested import NestedLevel
+from jaxnlme.data._new_response import with_response
 from jaxnlme.data._notes import notes_of
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
+from jaxnlme.data.nonmem.methods import NonmemMethods
+from jaxnlme.data.nonmem.reader import NonmemReader
 from jaxnlme.errors import DataError, check_whole_number
 from jaxnlme.signatures import public
 
@@ -27,10 +31,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupedData:
+class GroupedData(NonmemMethods):
     """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
-    Build it with `from_frame`, `from_csv` or `from_arrays`.
+    Build it with `from_frame`, `from_csv`, `from_arrays` or `from_nonmem`.
 
     **Fields:**
 
@@ -48,8 +52,10 @@ class GroupedData:
     - `levels`: declared order of categorical columns.
     - `nested`: the levels inside the groups (occasions of a subject), outermost first, each a NestedLevel.
     - `table_units`: for a further table by nested level the unit (groups, k) of each row.
+    - `endpoint`: name of the column of x or text with the label of each row's endpoint (response), None: there is one.
     - `index`: the index of the original pandas table, None for 0, 1, ...
     - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
+    - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
     """
 
     y: np.ndarray
@@ -69,6 +75,9 @@ class GroupedData:
     nested: tuple[NestedLevel, ...] = ()
     table_units: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     events: EventRecords | None = None
+    reader: NonmemReader | None = None
+    remarks: tuple[str, ...] = ()
+    endpoint: str | None = None
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -81,6 +90,7 @@ class GroupedData:
         v: str | Sequence[str] = (),
         weights: str | None = None,
         *,
+        endpoint: str | None = None,
         need_response: bool = True,
     ) -> GroupedData:
         """Data from a long table with one row per observation, rows in any order.
@@ -94,6 +104,8 @@ class GroupedData:
         - `x`: names of columns that vary within a group.
         - `v`: names of columns that are constant within each group.
         - `weights`: name of a column of group weights, constant within each group, >= 0.
+        - `endpoint`: name of the column that labels the endpoint (response) of each row, by numbers or text; it is one
+          of x without being listed there. Only rows with a response need a label.
         - `need_response`: False accepts a table without observed responses, or without the column `y` (for predictions
           and simulations).
 
@@ -105,11 +117,17 @@ class GroupedData:
         checks.check_roles(levels, y, x_names, v_names)
         labels = [take_column(frame, level, "group") for level in levels]
         absent = not need_response and y not in column_names(frame)
+        response = np.full(len(labels[0]), np.nan) if absent else take_column(frame, y, "y")
+        columns = {name: take_column(frame, name, "x") for name in x_names}
+        if endpoint is not None:
+            check_endpoint(endpoint, {"the group": levels, "the response": [y], "in v": v_names})
+            raw = take_column(frame, endpoint, "endpoint")
+            columns[endpoint] = endpoint_column(raw, endpoint, labels[0], levels[0], response)
         return cls(
             **build.assemble(
                 labels,
-                np.full(len(labels[0]), np.nan) if absent else take_column(frame, y, "y"),
-                {name: take_column(frame, name, "x") for name in x_names},
+                response,
+                columns,
                 {name: take_column(frame, name, "v") for name in v_names},
                 None if weights is None else take_column(frame, weights, "weights"),
                 levels,
@@ -118,6 +136,7 @@ class GroupedData:
                 need_response,
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
+            endpoint=endpoint,
         )
 
     @classmethod
@@ -130,18 +149,20 @@ class GroupedData:
         x: str | Sequence[str] = (),
         v: str | Sequence[str] = (),
         weights: str | None = None,
+        *,
+        endpoint: str | None = None,
         **read_csv: Any,
     ) -> GroupedData:
         """Data from a CSV file.
 
-        **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`: as for `from_frame`; `read_csv`: options of
-        `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
+        **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`, `endpoint`: as for `from_frame`; `read_csv`: options
+        of `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
         """
         import pandas as pd
 
         checks.check_csv_path(path)
-        return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights)
+        return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights, endpoint=endpoint)
 
     @classmethod
     @public("GroupedData.from_arrays")
@@ -154,6 +175,7 @@ class GroupedData:
         weights: Any = None,
         group_name: str = "group",
         y_name: str = "y",
+        endpoint: str | None = None,
     ) -> GroupedData:
         """Data from arrays.
 
@@ -165,7 +187,7 @@ class GroupedData:
         - `v`: the same with arrays (groups,), in order of first appearance of the groups, or (rows,), constant within
           each group; columns of a matrix are called v0, v1, ...
         - `weights` (groups,) or (rows,): group weights, >= 0.
-        - `group_name`, `y_name`: names for messages and tables.
+        - `group_name`, `y_name`: names for messages and tables; `endpoint`: as for `from_frame`, a column of x.
 
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
@@ -173,7 +195,9 @@ class GroupedData:
         outermost = next(iter(labels.items()), (group_name, ()))
         x_columns, v_columns, weights = build.array_columns(y, outermost[1], x, v, weights, outermost[0])
         checks.check_roles(level_names(list(labels)), y_name, list(x_columns), list(v_columns))
-        return cls(**build.assemble(list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name))
+        known_endpoint(endpoint, x_columns)
+        fields = build.assemble(list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name)
+        return cls(**fields, endpoint=endpoint)
 
     @property
     def n_groups(self) -> int:
@@ -263,21 +287,7 @@ class GroupedData:
         **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
         """
-        y = checks.numeric_response(y)
-        if y.shape == (self.n_rows,):
-            flat, y = y, self.y.copy()
-            cells = np.argwhere(self.rows)[self._table_order]
-            y[cells[:, 0], cells[:, 1]] = flat
-        if y.shape != self.y.shape:
-            raise DataError(
-                f"y has shape {y.shape}; expected ({self.n_rows},), one per row of the table, or {self.y.shape}, one "
-                "per cell of the data."
-            )
-        observed = self.observed & ~np.isnan(y)
-        bad = observed & np.isinf(y)
-        if bad.any():
-            raise DataError(f"y is infinite in {bad.sum()} observed cells; expected finite numbers, NaN if missing.")
-        return replace(self, y=build.safe_response(y, observed), observed=observed)
+        return with_response(self, y)
 
     @public("data.with_table")
     def with_table(
@@ -302,11 +312,6 @@ class GroupedData:
         return replace(
             self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
         )
-
-    def with_event_records(self, events: EventRecords) -> GroupedData:
-        """The same data with records of doses and resets, instead of those it has; see EventRecords."""
-        checks.check_table_name("events", self.x | self.v | self.text)
-        return replace(self, tables=self.tables | {"events": events.doses()}, events=events)
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

@@ -63,7 +63,9 @@ def _grid_curves(
     names_v = [*selected.v, *(name for name, values in selected.text.items() if values.ndim == 1)]
     levels = list(selected.level_names)
     data = GroupedData.from_frame(table, levels, selected.y_name, names_x, names_v, need_response=False)
-    data = dataclasses.replace(data, tables=selected.tables, table_units=selected.table_units)
+    data = dataclasses.replace(
+        data, tables=selected.tables, table_units=selected.table_units, endpoint=selected.endpoint
+    )
     for name, level in LEVELS.items():
         before, after = table[name].to_numpy()[is_fitted], np.asarray(fit.predict(data, level=level))
         rtol, atol = DIAGNOSTICS.same_prediction, DIAGNOSTICS.same_zero * np.nanmax(np.abs(before), initial=0.0)

@@ -6,7 +6,6 @@ All are on the scale of h, the response's transform: h(y) - h(f) for outcomes su
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,12 +14,14 @@ import numpy as np
 
 from jaxnlme.arguments import check_names, require_host
 from jaxnlme.binding.problem import Problem
+from jaxnlme.data.grouped import GroupedData
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.errors import ModelError, OptionError, near_matches
-from jaxnlme.model.density import Density
+from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
-from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, evaluate_by_bucket, has_interaction, require_estimates, to_rows
@@ -52,8 +53,9 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
     C^(-1/2) is the symmetric root, NONMEM's default ("WRESCHOL: EIGENVALUE").
 
     **Arguments:** `kinds`: one or several of `KINDS`.
-    **Returns:** a data frame in row order.
-    **Raises:** ModelError where the outcome has no Gaussian moments; OptionError for an unknown kind; FitError where
+    **Returns:** a data frame in row order, with the column of endpoints where the data have one; NaN in rows of an
+    endpoint whose outcome has no Gaussian moments.
+    **Raises:** ModelError where no outcome has Gaussian moments; OptionError for an unknown kind; FitError where
     the fit has no estimates.
     **Source:** Hooker, Staatz and Karlsson (2007), Pharmaceutical Research 24, 2187-2197, equations 7 to 13.
     """
@@ -67,7 +69,7 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
         if kind not in KINDS:
             raise OptionError(f"residual {kind!r} is not known; {near_matches(str(kind), KINDS)}")
     binding = fit.binding
-    if not binding.density.error.has_gaussian_moments:
+    if not binding.density.error.has_residuals:
         raise ModelError(
             "residuals need a Gaussian residual model (a mean and a scale), and this outcome has none; compare "
             "fit.simulate() with the data instead."
@@ -78,12 +80,29 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
     columns: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for which, piece, bucket in zip(binding.bucket_groups, pieces, binding.problem.buckets, strict=True):
         residual, scale, jacobian, slope, normalized = (np.asarray(part) for part in piece)
-        correlation = correlation_matrices(fit, bucket.layout)
+        correlation = correlation_matrices(fit, bucket)
+        has_residual = np.asarray(bucket.x.observed) & gaussian_rows(binding.density.error, bucket)
         parts = _Parts(residual, scale, jacobian, slope, modes[which], has_interaction(fit), normalized, correlation)
         for kind in kinds:
-            columns[kind].append(np.where(bucket.x.observed, getattr(parts, kind)(), np.nan))
+            columns[kind].append(np.where(has_residual, getattr(parts, kind)(), np.nan))
     table = {kind: to_rows(binding, parts) for kind, parts in columns.items()}
-    return pd.DataFrame(table, index=binding.data.row_labels)
+    of_endpoints = endpoint_column(binding.data)
+    return pd.DataFrame(of_endpoints | table, index=binding.data.row_labels)
+
+
+def gaussian_rows(error: AbstractError, bucket: Group) -> np.ndarray:
+    """True (groups, obs) for the rows of endpoints with Gaussian moments."""
+    if not isinstance(error, EndpointErrors):
+        return np.ones(bucket.y.shape, bool)
+    has = np.array([member.has_gaussian_moments for member in error.members])
+    return has[np.asarray(bucket.endpoints)]
+
+
+def endpoint_column(data: GroupedData) -> dict[str, np.ndarray]:
+    """The labels of endpoints (rows,) by the name of their column; empty for data without endpoints."""
+    if data.endpoint is None:
+        return {}
+    return {data.endpoint: data.rows_to_column((data.x | data.text)[data.endpoint])}
 
 
 def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[jax.Array, ...]]:
@@ -115,17 +134,17 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
     return problem.map_buckets(per_group, modes)
 
 
-def correlation_matrices(fit: FitRecord, layout: SeriesLayout | None) -> Callable[[np.ndarray], np.ndarray]:
+def correlation_matrices(fit: FitRecord, bucket: Group) -> Callable[[np.ndarray], np.ndarray]:
     """A function of the positions (n,) of groups in a bucket that returns the correlation matrices (n, obs, obs) of
-    their residuals; `layout` of the bucket, None for independent residuals."""
-    if layout is None:
+    their residuals."""
+    if not fit.binding.density.error.n_correlation:
         identity = np.eye(fit.binding.data.y.shape[1])
         return lambda positions: identity[None]
     density, theta = fit.binding.density, np.asarray(fit.params.error)
 
     def matrices(positions: np.ndarray) -> np.ndarray:
         with x64():
-            chosen = on_device(jax.tree.map(lambda leaf: leaf[positions], layout))
+            chosen = on_device(jax.tree.map(lambda leaf: leaf[positions], bucket))
             roots = np.asarray(compile_once(_roots, fit.binding)(density, on_device(theta), chosen))
         inverse = np.linalg.inv(roots)
         return inverse @ inverse.transpose(0, 2, 1)
@@ -133,15 +152,14 @@ def correlation_matrices(fit: FitRecord, layout: SeriesLayout | None) -> Callabl
     return matrices
 
 
-def _roots(density: Density, theta: jax.Array, layout: SeriesLayout) -> jax.Array:
-    """T (groups, obs, obs) of all groups of a layout."""
-    obs = layout.time.shape[1]
+def _roots(density: Density, theta: jax.Array, groups: Group) -> jax.Array:
+    """T (groups, obs, obs) of stacked groups."""
+    obs = groups.y.shape[1]
 
-    def per_group(layout):
-        group = SimpleNamespace(layout=layout)
+    def per_group(group):
         return jax.vmap(density.error.factor(theta, group).whiten, 1, 1)(jnp.eye(obs, dtype=theta.dtype))
 
-    return jax.vmap(per_group)(layout)
+    return jax.vmap(per_group)(groups)
 
 
 class _Parts:

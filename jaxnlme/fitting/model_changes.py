@@ -23,7 +23,7 @@ from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
-from jaxnlme.model.residual_error.families import error_model
+from jaxnlme.model.residual_error.families import residual_model
 from jaxnlme.model.settings import MODEL
 from jaxnlme.model.transforms import Log
 from jaxnlme.results.record import FitRecord
@@ -153,13 +153,13 @@ class ModelChange:
 
     def _release_error(self, name: str, entry: ErrorParameter) -> None:
         """Estimate the parameter `entry` of the residual model, which is fixed there."""
-        if not any(entry is p for p in self.error.parameters):
+        if not any(entry.name == p.name and p.fix for p in self.error.parameters):
             raise OptionError(f"fixed: {name!r} is fixed by the residual model for all levels; give another error=.")
         start = float(entry.start) or MODEL.error_start
         released = ErrorParameter(entry.name, start, entry.transform if float(entry.start) else Log())
-        changed: Any = self.error
-        parameters = tuple(released if p is entry else p for p in self.error.parameters)
-        self.error = dataclasses.replace(changed, parameters=parameters)
+        self.error = self.error.with_parameters(
+            tuple(released if p.name == entry.name else p for p in self.error.parameters)
+        )
 
     def _held_after(self, error: Any) -> dict[str, float]:
         """The values to hold, without those of quantities that were removed."""
@@ -212,7 +212,7 @@ class ModelChange:
             structure,
             self.parameters,
             spec,
-            self.error if error is None else error_model(error),
+            self.error if error is None else residual_model(error),
             individual=old.individual,
             fixed_design=old.fixed_design,
             random_design=design,
@@ -316,7 +316,7 @@ class ModelChange:
                 if old[o].formula not in remaining
             }
         if error is not None:
-            names = {p.name for p in error_model(error).parameters}
+            names = {p.name for p in residual_model(error).parameters}
             dropped |= {name for name in density.error_names if name.removeprefix("error.") not in names}
         return {name: prior for name, prior in self.old_model.priors.items() if name not in dropped}
 

@@ -16,7 +16,7 @@ from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
-from jaxnlme.model.residual_error.families import error_model
+from jaxnlme.model.residual_error.families import residual_model
 from jaxnlme.model.structural import structural
 from jaxnlme.signatures import public
 
@@ -33,7 +33,7 @@ class ModelDeclaration:
         structure: Callable,
         parameters: Sequence[Parameter] | Mapping[str, float],
         covariance: Any = "diagonal",
-        error: str | AbstractError = "constant",
+        error: str | AbstractError | Mapping[Any, str | AbstractError] = "constant",
         *,
         individual: Callable | None = None,
         fixed_design: Any = None,
@@ -72,7 +72,7 @@ class ModelDeclaration:
         self.structure = structure
         self.parameters = tuple(parameters)
         self.covariance = covariance
-        self.error = error_model(error)
+        self.error = residual_model(error)
         self.individual = individual
         self.fixed_design = fixed_design
         self.random_design = random_design

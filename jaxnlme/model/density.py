@@ -17,6 +17,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record, Rows
@@ -31,7 +32,8 @@ class Group(eqx.Module):
     index of the level of each row for a residual model with strata, or None; `key` (): an integer hash of the label,
     which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first;
     `layout`: where the rows stand in their series for a residual model with a correlation, or None; `codes`: for
-    variance functions, the level of each row (obs,) for each column of strata.
+    variance functions, the level of each row (obs,) for each column of strata; `members`: for a residual model by
+    endpoint what each of them has, in the order of the model.
     """
 
     y: Any
@@ -43,6 +45,12 @@ class Group(eqx.Module):
     units: tuple[Units, ...] = ()
     layout: SeriesLayout | None = None
     codes: tuple[Any, ...] = ()
+    members: tuple[EndpointRows, ...] = ()
+
+    @property
+    def endpoints(self) -> Any:
+        """The number (obs,) of the endpoint of each row in the order of the model, None without endpoints."""
+        return self.x.endpoints
 
 
 class Density(eqx.Module):

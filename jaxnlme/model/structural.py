@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
 
-from jaxnlme.errors import ModelError, UnknownNameError
+from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 from jaxnlme.records import Record
 
 
@@ -17,11 +19,12 @@ class Structural(eqx.Module):
     Params.
 
     **Fields:** `fn`: the user's function (or a module without its arrays); `arity`: 3 for f(phi, x, v), 2 for f(phi,
-    x).
+    x); `endpoints`: labels of the endpoints of a model with a residual model for each.
     """
 
     fn: Any = eqx.field(static=True)
     arity: int = eqx.field(static=True)
+    endpoints: tuple[str, ...] = eqx.field(static=True, default=())
 
     def __call__(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
         """Predictions (obs,), or another value that the residual model takes.
@@ -31,7 +34,7 @@ class Structural(eqx.Module):
         """
         fn = self.fn if free is None else eqx.combine(free, self.fn)
         try:
-            return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
+            f = fn(phi, x, v) if self.arity == 3 else fn(phi, x)
         except UnknownNameError as error:
             where = _record_of(error, {"phi": phi, "x": x, "v": v})
             if not where:
@@ -41,6 +44,7 @@ class Structural(eqx.Module):
                 f"{error} It is in {where}: the arguments of the model function come in the order {order}.",
                 *error.args[1:],
             ) from error
+        return by_row(f, self.endpoints, x) if self.endpoints and isinstance(f, Mapping) else f
 
 
 def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:
@@ -77,3 +81,45 @@ def structural(fn: Callable) -> tuple[Structural, Any]:
         arrays, rest = eqx.partition(fn, eqx.is_inexact_array)
         return Structural(rest, arity), arrays
     return Structural(fn, arity), None
+
+
+def endpoint_label(value: Any) -> str | None:
+    """The label of an endpoint as text: 1, 1.0 and "1" are "1"; None for what is no label."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, int, float, np.number)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value).strip() or None
+    if not np.isfinite(number):
+        return str(value).strip() if isinstance(value, str) else None
+    return str(int(number)) if number.is_integer() else f"{number:g}" if not isinstance(value, str) else value.strip()
+
+
+def by_row(predictions: Mapping[Any, Any], labels: tuple[str, ...], x: Any) -> Any:
+    """Predictions (obs,) in which each row has that of its endpoint, from a dictionary by endpoint; where one of them
+    is no (obs,) array (a hazard with its integral, say), a dictionary by label.
+
+    **Raises:** ModelError where an endpoint is missing, or a label is not one.
+    """
+    given = {endpoint_label(key): value for key, value in predictions.items()}
+    if missing := [label for label in labels if label not in given]:
+        raise ModelError(
+            f"the structural model returned a dictionary without {some([repr(m) for m in missing])}; expected a "
+            f"prediction for each endpoint of error=: {some(labels, len(labels))}."
+        )
+    if unknown := [str(key) for key in predictions if endpoint_label(key) not in labels]:
+        raise ModelError(
+            f"the structural model returned a prediction for {unknown[0]!r}, which is no endpoint of error=; "
+            f"{near_matches(unknown[0], labels)}"
+        )
+    shape = x.mask.shape
+    values = [given[label] for label in labels]
+    if any(
+        not isinstance(value, (int, float)) and getattr(value, "shape", None) not in (shape, ()) for value in values
+    ):
+        return dict(zip(labels, values, strict=True))
+    out = jnp.broadcast_to(values[0], shape)
+    for k, value in enumerate(values[1:], 1):
+        out = jnp.where(x.endpoints == k, value, out)
+    return out

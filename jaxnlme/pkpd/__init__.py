@@ -1,4 +1,4 @@
-"""Population pharmacokinetics: `jn.pkpd`. Its names are imported when they are first used."""
+"""`jn.pkpd`: pharmacokinetic models of dose records, regimens, simulation of new subjects, exposure and forecasts."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from jaxnlme.forecasting.forecast import forecast as forecast
     from jaxnlme.forecasting.regimen import regimen as regimen
     from jaxnlme.forecasting.simulate import simulate as simulate
+    from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
+    from jaxnlme.pkpd.compartment_model import compartments as compartments
 
+# The names above again, each with its module: imported when first used.
 _PUBLIC = {
-    "attainment": ("forecasting.attainment", "attainment"),
-    "exposure": ("forecasting.exposure", "exposure"),
-    "find_dose": ("forecasting.dose_search", "find_dose"),
-    "forecast": ("forecasting.forecast", "forecast"),
-    "regimen": ("forecasting.regimen", "regimen"),
-    "simulate": ("forecasting.simulate", "simulate"),
+    "CompartmentModel": "pkpd.compartment_model",
+    "attainment": "forecasting.attainment",
+    "compartments": "pkpd.compartment_model",
+    "exposure": "forecasting.exposure",
+    "find_dose": "forecasting.dose_search",
+    "forecast": "forecasting.forecast",
+    "regimen": "forecasting.regimen",
+    "simulate": "forecasting.simulate",
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -27,12 +32,11 @@ __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """A public name, imported now. **Raises:** AttributeError for others."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"jn.pkpd has no {name!r}; {near_matches(name, _PUBLIC)}")
-    module, attribute = _PUBLIC[name]
-    value = getattr(importlib.import_module(f"jaxnlme.{module}"), attribute)
-    globals()[name] = value
-    return value
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f"jaxnlme.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"jn.pkpd has no {name!r}; {near_matches(name, list(_PUBLIC))}")
 
 
 def __dir__() -> list[str]:

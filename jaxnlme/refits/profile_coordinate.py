@@ -69,12 +69,12 @@ def coordinate(binding: Binding, name: str, family: AbstractCovariance | None = 
         k = density.error_names.index(name)
         if binding.fixed[p + n_theta + k]:
             raise OptionError(f"{name!r} is fixed, so it has no profile.")
-        correlation = getattr(density.error, "correlation", None)
-        first = len(density.error_names) - (0 if correlation is None else len(correlation.parameters))
-        if correlation is not None and correlation.is_joint and k >= first:
-            raise OptionError(
-                f"{name!r} cannot be profiled: the values of {correlation.formula} are functions of several parameters."
-            )
+        for correlation, entries, _ in density.error.correlations():
+            if correlation.is_joint and k in entries:
+                raise OptionError(
+                    f"{name!r} cannot be profiled: the values of {correlation.formula} are functions of several "
+                    "parameters."
+                )
         transform = density.error.parameters[k].transform
         return Coordinate(name, p + n_theta + k, transform.to_natural, transform.domain)
     if binding.fixed[p : p + n_theta].all():

@@ -142,7 +142,9 @@ def _from_table(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedDa
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
     if depth is not None and hasattr(frame, "keys") and all(name in frame for name in v):
         frame = with_levels(fitted, frame, v, depth)
-    return GroupedData.from_frame(frame, list(fitted.level_names), fitted.y_name, x, v, need_response=False)
+    levels, endpoint = list(fitted.level_names), fitted.endpoint
+    x = [name for name in x if name != endpoint]
+    return GroupedData.from_frame(frame, levels, fitted.y_name, x, v, endpoint=endpoint, need_response=False)
 
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:

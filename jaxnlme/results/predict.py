@@ -80,7 +80,10 @@ def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> 
 
 def _predictions(problem: Problem, params: Params, z: jax.Array) -> list[Any]:
     """Predictions (groups, obs) per bucket at whitened effects `z` (groups, random)."""
-    return problem.map_buckets(lambda group, z: problem.density.predict(params, z, group), z)
+    density = problem.density
+    return problem.map_buckets(
+        lambda group, z: density.error.row_prediction(density.predict(params, z, group), group), z
+    )
 
 
 def _individual(problem: Problem, params: Params, z: jax.Array) -> list[Any]:

@@ -41,6 +41,9 @@ class SimulationSettings:
     cells_per_call: int = 2_000_000
     """Responses (replicates x groups x rows) that one call of the compiled program draws, to bound memory; more
     replicates need more calls."""
+    first_endpoint_key: int = 2**30
+    """Number from which the keys of endpoints with a sampler are folded: beyond any number of rows, whose keys are
+    folded from 0 on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -16,6 +16,7 @@ from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.by_level import level_depth, up_to_depth
@@ -131,12 +132,24 @@ def draw(density: Density, params: Params, key: jax.Array, prediction: Any, grou
     **Arguments:** `key`, a JAX key, from which each row derives its own, so that padding has no effect; `prediction`:
     f(phi, x, v) of the group.
     """
-    error = density.error
-    if isinstance(error, GroupLogLikelihood):
-        return error.sampler(key, prediction, error.natural(params.error), group.x, group.v)  # pyright: ignore[reportOptionalCall]
+    error, theta = density.error, params.error
     rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group.y.shape[0]))
-    noise = jax.vmap(lambda row_key: jax.random.normal(row_key, (), params.error.dtype))(rows)
-    return error.draw(noise, prediction, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
+    noise = jax.vmap(lambda row_key: jax.random.normal(row_key, (), theta.dtype))(rows)
+    if not isinstance(error, EndpointErrors):
+        return _draw(error, key, noise, prediction, theta, group)
+    out, noise = group.y, error.color(noise, theta, group)
+    for k, member in enumerate(error.members):
+        own_key = jax.random.fold_in(key, SIMULATION.first_endpoint_key + k) if k else key
+        f, of_member, of_group = error.prediction_of(prediction, k), error.of_member(theta, k), error.group_of(group, k)
+        out = jnp.where(group.endpoints == k, _draw(member, own_key, noise, f, of_member, of_group), out)
+    return out
+
+
+def _draw(error: Any, key: jax.Array, noise: Vector, prediction: Any, theta: Vector, group: Group) -> Vector:
+    """Responses (obs,) of one residual model, from a key or standard normal `noise` (obs,)."""
+    if isinstance(error, GroupLogLikelihood):
+        return error.sampler(key, prediction, error.natural(theta), group.x, group.v)  # pyright: ignore[reportOptionalCall]
+    return error.draw(noise, prediction, theta, group)
 
 
 @public("jn.with_responses")
@@ -163,13 +176,15 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
 def check_sampler(density: Density) -> None:
     """**Raises:** ModelError where the outcome cannot be drawn."""
     error = density.error
-    if isinstance(error, GroupLogLikelihood) and error.sampler is None:
-        raise ModelError(
-            "this outcome is given by its log-density only, and cannot be simulated; add a sampler: "
-            "jn.GroupLogLikelihood(..., sampler=f) with f(key, f, p, x, v) returning responses (obs,)."
-        )
-    if not isinstance(error, (GaussianError, GroupLogLikelihood)) and not hasattr(error, "draw"):
-        raise ModelError(f"{type(error).__name__} has no method `draw`, so its responses cannot be simulated.")
+    for k, member in enumerate(error.members if isinstance(error, EndpointErrors) else (error,)):
+        which = f"the outcome of endpoint {error.labels[k]!r}" if isinstance(error, EndpointErrors) else "this outcome"
+        if isinstance(member, GroupLogLikelihood) and member.sampler is None:
+            raise ModelError(
+                f"{which} is given by its log-density only, and cannot be simulated; add a sampler: "
+                "jn.GroupLogLikelihood(..., sampler=f) with f(key, f, p, x, v) returning responses (obs,)."
+            )
+        if not isinstance(member, (GaussianError, GroupLogLikelihood)) and not hasattr(member, "draw"):
+            raise ModelError(f"{type(member).__name__} has no method `draw`, so its responses cannot be simulated.")
 
 
 def as_key(key: Any) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data.events.display import to_html, to_text
 from jaxnlme.data.events.facts import DOSE_COLUMNS, EventFacts
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class EventRecords:
     **Fields:** `columns` (records,): by name those of RECORD_COLUMNS, and `rows_before`, the number of the group's rows
     that precede the record, and `row`, the position among the group's rows of the record itself (-1: it is no row);
     `group` (records,): position of the group; `labels` (groups,); `group_name`; `row_index` (records,): 0-based row of
-    the original table, -1 where there is none; `facts`.
+    the original table, -1 where there is none; `facts`; `remarks`: sentences on how they were read.
     """
 
     columns: dict[str, np.ndarray]
@@ -34,6 +35,7 @@ class EventRecords:
     group_name: str
     row_index: np.ndarray
     facts: EventFacts
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -51,7 +53,7 @@ class EventRecords:
         """Records with their facts. **Arguments:** as the fields; `time`, `compartment`, `carry`: of EventFacts."""
         order = np.argsort(group, kind="stable")
         columns = {name: np.asarray(values, float)[order] for name, values in columns.items()}
-        facts = _facts(columns, group[order], EventFacts(time, compartment, carry=carry))
+        facts = _facts(columns, group[order], row_index[order], EventFacts(time, compartment, carry=carry))
         return cls(columns, group[order], labels, group_name, row_index[order], facts)
 
     def __len__(self) -> int:
@@ -68,8 +70,9 @@ class EventRecords:
     def doses(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The table that a structural model reads as `v.events`: columns (groups, k) by name and its mask (groups, k).
 
-        One row for each reset and each dose, those of ADDL included, a group's in the order of its records. Padding has
-        an amount of zero, at the time and in the segment of the last row of the group.
+        One row for each reset and each dose, those of ADDL included, a group's by segment and then by time, at equal
+        times in the order of its records. Padding has an amount of zero, at the time and in the segment of the last row
+        of the group.
         """
         c = self.columns
         is_dose = np.isin(c["EVID"], (1, 4))
@@ -97,6 +100,8 @@ class EventRecords:
             "row": c["row"][source],
         }
         group = self.group[source]
+        order = np.lexsort((flat["time"], flat["segment"], group))
+        flat = {name: values[order] for name, values in flat.items()}
         sizes = np.bincount(group, minlength=len(self.labels))
         width = max(int(sizes.max(initial=0)), 1)
         start = np.cumsum(sizes) - sizes
@@ -115,33 +120,39 @@ class EventRecords:
 
     def of_groups(self, chosen: np.ndarray, labels: np.ndarray) -> EventRecords:
         """The records of the groups at the positions `chosen`, whose labels are `labels`."""
-        at = np.concatenate([np.flatnonzero(self.group == k) for k in chosen]) if len(chosen) else np.array([], int)
-        new = np.repeat(np.arange(len(chosen)), [int((self.group == k).sum()) for k in chosen])
+        first = np.searchsorted(self.group, chosen)
+        sizes = np.searchsorted(self.group, chosen, side="right") - first
+        new = np.repeat(np.arange(len(chosen)), sizes)
+        at = np.arange(len(new)) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
         columns = {name: values[at] for name, values in self.columns.items()}
         return replace(self, columns=columns, group=new, labels=labels, row_index=self.row_index[at])
 
     def to_frame(self) -> pd.DataFrame:
-        """The records as a data frame: the group's label, and TIME, EVID, AMT, RATE, CMT, SS, II, ADDL."""
+        """The records as a data frame: the row of the original table, from 1 (empty where there is none), the group's
+        label, and TIME, EVID, AMT, RATE, CMT, SS, II, ADDL."""
         import pandas as pd
 
-        frame = pd.DataFrame({self.group_name: self.labels[self.group]})
+        row = pd.array(self.row_index + 1, dtype="Int64")
+        row[np.asarray(self.row_index < 0)] = pd.NA
+        frame = pd.DataFrame({"row": row, self.group_name: self.labels[self.group]})
+        frame[self.group_name] = frame[self.group_name].infer_objects()
         for name in RECORD_COLUMNS:
             values = self.columns[name]
             frame[name] = values.astype(int) if name in ("EVID", "CMT", "SS", "ADDL") else values
         return frame
 
     def __repr__(self) -> str:
-        return f"EventRecords: {len(self)} records of {len(np.unique(self.group))} groups\n{self.to_frame()}"
+        return to_text(self)
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(max_rows=20, index=False)
+        return to_html(self)
 
 
 def _starts_anew(columns: dict[str, np.ndarray]) -> np.ndarray:
     return (columns["EVID"] >= 3) | ((columns["EVID"] == 1) & (columns["SS"] == 1))
 
 
-def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) -> EventFacts:
+def _facts(columns: dict[str, np.ndarray], group: np.ndarray, row_index: np.ndarray, base: EventFacts) -> EventFacts:
     """The facts of records sorted by group, with the names and the rule of `base`."""
     is_dose = np.isin(columns["EVID"], (1, 4))
     rate, interval = columns["RATE"], columns["II"]
@@ -150,6 +161,7 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) 
     with np.errstate(divide="ignore", invalid="ignore"):
         number = np.where(running, np.ceil(columns["AMT"] / rate / interval), 0.0)
     anew = np.bincount(group[_starts_anew(columns)], minlength=1) if len(group) else np.zeros(1)
+    dosed = tuple(sorted({int(v) for v in columns["CMT"][is_dose]}))
     return replace(
         base,
         infusions=bool((is_dose & (rate != 0)).any()),
@@ -159,6 +171,7 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) 
         constant_infusion=bool((steady & (rate > 0) & (interval == 0)).any()),
         segments=int(anew.max()),
         overlap=int(number.max(initial=0)),
-        dosed=tuple(sorted({int(v) for v in columns["CMT"][is_dose]})),
+        dosed=dosed,
+        dosed_rows=tuple(int(row_index[is_dose & (columns["CMT"] == c)].min()) + 1 for c in dosed),
         rows_are_records=bool(len(group) and (columns["row"] >= 0).all()),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.series import correlation_of, series_of
+from jaxnlme.binding.endpoints import series_of_endpoint
 from jaxnlme.errors import some
 from jaxnlme.model.residual_error.correlation_base import Bound
 from jaxnlme.numerics.devices import Processes
@@ -13,22 +13,23 @@ from jaxnlme.numerics.devices import Processes
 
 def _bounds(binding: Binding, x: np.ndarray, processes: Processes) -> dict[int, tuple[Bound, str]]:
     """The bounds that parameters of the correlation are at, by packed index, with their values in words."""
-    correlation = correlation_of(binding.density.error)
-    if correlation is None:
-        return {}
-    last = len(binding.packed_names)
-    first = last - len(correlation.parameters)
-    theta = np.asarray(x[first:last], float)
-    if not np.isfinite(theta).all():
-        return {}
-    bounds = processes.gather(correlation.at_bounds(theta, series_of(binding.data, correlation)))[0]
-    values = [float(value) for value in correlation.natural(theta)]
-    names = [p.name for p in correlation.parameters]
-    numbers = [(names.index(bound.name), bound) for bound in bounds]
-    words = [f"{name} = {value:.6g}" for name, value in zip(names, values, strict=True)]
-    # The coefficients of a moving average are at a bound together.
-    of_process = ", ".join(w for w in words if w.startswith("ma"))
-    return {first + k: (bound, of_process if bound.regular else words[k]) for k, bound in numbers}
+    error, out = binding.density.error, {}
+    first = len(binding.packed_names) - len(error.parameters)
+    for correlation, entries, endpoint in error.correlations():
+        theta = np.asarray(x, float)[[first + k for k in entries]]
+        if not np.isfinite(theta).all():
+            continue
+        series = series_of_endpoint(binding.data, error, correlation, endpoint)
+        bounds = processes.gather(correlation.at_bounds(theta, series))[0]
+        values = [float(value) for value in correlation.natural(theta)]
+        names = [p.name for p in correlation.parameters]
+        numbers = [(names.index(bound.name), bound) for bound in bounds]
+        reported = [error.parameters[k].name for k in entries]
+        words = [f"{name} = {value:.6g}" for name, value in zip(reported, values, strict=True)]
+        # The coefficients of a moving average are at a bound together.
+        of_process = ", ".join(w for w in words if w.startswith("ma"))
+        out |= {first + entries[k]: (bound, of_process if bound.regular else words[k]) for k, bound in numbers}
+    return out
 
 
 def bounds_of_correlation(

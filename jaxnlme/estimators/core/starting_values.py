@@ -12,6 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.endpoints import rows_of_part
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.user_scale import psi_of
@@ -82,45 +83,60 @@ def balanced_error_start(
     **Arguments:** `user_named`: error parameters whose start the user gave by name; these, and those with a start in
     the model, stay, and the other part follows them. `processes` whose data count; None: of this one.
     """
-    error, data = binding.density.error, binding.data
-    parts = two_parts(error)
-    if not parts or not isinstance(error, GaussianError):
-        return params
-    y = data.y[data.observed]
+    theta = np.array(params.error, float)
+    for part in binding.density.error.gaussian_parts():
+        _balance(binding, theta, part, user_named, processes)
+    return Params(params.beta, params.covariance, theta, params.free)
+
+
+def _balance(
+    binding: Binding, theta: np.ndarray, part: Any, user_named: Collection[str], processes: Processes | None
+) -> None:
+    """`balanced_error_start` of one of the `gaussian_parts` of the residual model, in place of its entries of
+    `theta`."""
+    error, entries, endpoint = part
+    parts, data = two_parts(error), binding.data
+    if not parts:
+        return
+    y = data.y[data.observed & rows_of_part(binding, endpoint)]
     base = np.asarray(error.response.to_real(y)) if error.of_transformed and not error.n_shape else y
     usable = base[np.isfinite(base)]
     sums = np.array([float(np.sum(usable**2)), float(len(usable))])
     square, count = sums if processes is None else processes.total(sums)
     if not square > 0:
-        return params
-    size, theta = np.sqrt(square / count), np.array(params.error, float)
-    natural = [float(p.transform.to_natural(theta[k])) for k, p in enumerate(error.parameters)]
-    names = binding.density.error_names
+        return
+    size = np.sqrt(square / count)
+    natural = [float(p.transform.to_natural(theta[k])) for k, p in zip(entries, error.parameters, strict=True)]
+    names = [binding.density.error_names[k] for k in entries]
     for a, b, power in parts:
         c = 1.0 if power is None else natural[power]
         a_moves, b_moves = (error.parameters[k].automatic and names[k] not in user_named for k in (a, b))
         if b_moves and natural[a] > 0:
-            theta[b] = np.log(natural[a] / size**c)
+            theta[entries[b]] = np.log(natural[a] / size**c)
         elif a_moves and natural[b] > 0:
-            theta[a] = np.log(natural[b] * size**c)
-    return Params(params.beta, params.covariance, theta, params.free)
+            theta[entries[a]] = np.log(natural[b] * size**c)
 
 
 def scaled_error_start(
-    binding: Binding, params: Params, misfit: float | None, user_named: Collection[str] = ()
+    binding: Binding, params: Params, misfit: float | np.ndarray | None, user_named: Collection[str] = ()
 ) -> Params:
     """Params with residual scales multiplied by the root mean square of the standardised residuals at z = 0, so that a
     fit does not depend on the unit of y.
 
-    **Arguments:** `misfit`: that root mean square, None if unknown; `user_named`: error parameters whose start the user
-    gave by name; these, and those with a start in the model, stay.
+    **Arguments:** `misfit`: that root mean square (with several endpoints one for each), None if unknown; `user_named`:
+    error parameters whose start the user gave by name; these, and those with a start in the model, stay.
     """
-    if misfit is None or not 0.0 < misfit < np.inf:
-        return params
     density = binding.density
+    of_endpoints = np.atleast_1d(np.nan if misfit is None else misfit)
+    of_endpoints = np.where((of_endpoints > 0.0) & (of_endpoints < np.inf), of_endpoints, 1.0)
+    factors = np.ones(len(density.error.parameters))
+    for _, entries, endpoint in density.error.gaussian_parts():
+        factors[list(entries)] = of_endpoints[endpoint or 0] if len(of_endpoints) > 1 else of_endpoints[0]
+    if (factors == 1.0).all():
+        return params
     named = zip(density.error_names, density.error.parameters, strict=True)
     automatic = np.array([p.automatic and name not in user_named for name, p in named], bool)
-    error = np.asarray(params.error) + np.where(automatic, np.log(misfit), 0.0)
+    error = np.asarray(params.error) + np.where(automatic, np.log(factors), 0.0)
     return Params(params.beta, params.covariance, error, params.free)
 
 

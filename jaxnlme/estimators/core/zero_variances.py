@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.endpoints import rows_of_stratum
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.model.density import Density
-from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.parts import two_parts
 from jaxnlme.model.transforms import Identity
 from jaxnlme.numerics.devices import Processes
@@ -73,18 +74,26 @@ def vanished_parts(binding: Binding, x: np.ndarray, processes: Processes) -> lis
 
     **Arguments:** `x` (packed,); `processes`, all of which must call this function at the same time.
     """
-    density, error = binding.density, binding.density.error
-    parts = two_parts(error)
-    if not parts or not isinstance(error, GaussianError) or error.of_transformed:
+    parts = binding.density.error.gaussian_parts()
+    return [vanished for part in parts for vanished in _vanished_parts(binding, x, processes, *part)]
+
+
+def _vanished_parts(
+    binding: Binding, x: np.ndarray, processes: Processes, error: Any, entries: tuple[int, ...], endpoint: int | None
+) -> list[VanishedPart]:
+    """`vanished_parts` of one of the `gaussian_parts` of the residual model."""
+    density, parts = binding.density, two_parts(error)
+    if not parts or error.of_transformed:
         return []
     first = len(density.beta_names) + density.covariance.n_unconstrained
-    named = not error.levels and isinstance(error.response, Identity)
+    named = not error.levels and isinstance(error.response, Identity) and endpoint is None
     out = []
     for level, (a, b, power) in enumerate(parts):
-        sizes = _log_sizes(binding, level, len(parts), processes)
+        sizes = _log_sizes(binding, error, endpoint, level, processes)
         if sizes is None:
             continue
         low, middle, high = sizes
+        a, b, power = entries[a], entries[b], None if power is None else entries[power]
         c = 1.0 if power is None else float(x[first + power])
         exponent = () if power is None or binding.fixed[first + power] else (first + power,)
         proportional = "proportional" if power is None else "power"
@@ -103,14 +112,14 @@ def entries_of(parts: Sequence[VanishedPart]) -> frozenset[int]:
     return frozenset(k for part in parts for k in (part.entry, *part.others))
 
 
-def _log_sizes(binding: Binding, level: int, strata: int, processes: Processes) -> tuple[float, float, float] | None:
+def _log_sizes(
+    binding: Binding, part: Any, endpoint: int | None, level: int, processes: Processes
+) -> tuple[float, float, float] | None:
     """Logarithms of a small, the middle and a large absolute response of a stratum (RUN_SETTINGS.size_quantiles), over
     all processes; None if there is none but zero."""
     logs = []
     for bucket in binding.problem.buckets:
-        seen = np.asarray(bucket.x.observed) & (np.asarray(bucket.y) != 0)
-        if strata > 1:
-            seen &= np.asarray(bucket.strata) == level
+        seen = rows_of_stratum(bucket, part, endpoint, level) & (np.asarray(bucket.y) != 0)
         logs.append(np.log(np.abs(np.asarray(bucket.y)[seen])))
     own = np.concatenate(logs)
     found = processes.gather(None if not len(own) else np.quantile(own, RUN_SETTINGS.size_quantiles).tolist())

@@ -13,7 +13,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import some
 from jaxnlme.model.centring import Centring, centring
 from jaxnlme.model.levels import Levels
-from jaxnlme.model.residual_error.base import AbstractError, GaussianError
+from jaxnlme.model.residual_error.base import AbstractError
 from jaxnlme.model.residual_error.named_scales import constant_scale, proportional_scale
 from jaxnlme.model.transforms import Log
 from jaxnlme.numerics.devices import Processes
@@ -150,11 +150,10 @@ def with_held(layout: ParameterLayout, entries: frozenset[int]) -> ParameterLayo
 def n_closed_form_scales(error: AbstractError) -> int:
     """Number of residual scales with a closed form: those of s s_0(f) with one scale s for each stratum; 0 for other
     error models, and with a correlation."""
-    if not isinstance(error, GaussianError) or error.n_shape or error.n_correlation:
+    parts = error.gaussian_parts()
+    if error.n_correlation or len(parts) != error.n_endpoints:
         return 0
-    if error.scale not in (constant_scale, proportional_scale):
-        return 0
-    if error.n_correlation:
+    if any(part.n_shape or part.scale not in (constant_scale, proportional_scale) for part, _, _ in parts):
         return 0
     if any(not isinstance(p.transform, Log) for p in error.parameters) or len({p.fix for p in error.parameters}) > 1:
         return 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.endpoints import rows_of_part
 from jaxnlme.binding.random_effects import effect_name
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import OptionError
@@ -21,7 +22,6 @@ from jaxnlme.estimators.core.starting_values import start_params
 from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.estimators.em.settings import START
 from jaxnlme.model.params import Params
-from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.numerics.devices import Processes
 
 
@@ -100,28 +100,31 @@ def limit_residual_scale(binding: Binding, params: Params, user_starts: Any, pro
 
     **Arguments:** `user_starts`: names of parameters whose starting values the user gave; these are kept.
     """
-    density, data = binding.density, binding.data
-    if not isinstance(density.error, GaussianError) or density.error.n_shape or density.error.by is not None:
-        return params
-    if density.error.sees_x:
-        return params
-    named = zip(density.error_names, density.error.parameters, strict=True)
+    theta = np.array(params.error, float)
+    for part in binding.density.error.gaussian_parts():
+        _limit(binding, theta, part, user_starts, processes)
+    return Params(params.beta, params.covariance, theta, params.free)
+
+
+def _limit(binding: Binding, theta: np.ndarray, part: Any, user_starts: Any, processes: Processes) -> None:
+    """`limit_residual_scale` of one of the `gaussian_parts` of the residual model, in place of its entries of
+    `theta`."""
+    error, entries, endpoint = part
+    if error.n_shape or error.by is not None or error.sees_x:
+        return
+    own = list(entries)
+    named = zip([binding.density.error_names[k] for k in own], error.parameters, strict=True)
     automatic = np.array([p.automatic and name not in user_starts for name, p in named], bool)
-    y = data.y[data.observed]
-    values = density.error.natural(np.asarray(params.error, float))
-    n_scale = density.error.n_scale
-    scale = np.asarray(
-        density.error.scale(y, **dict(zip(values.names[:n_scale], values.values[:n_scale], strict=True)))
-    )
-    real = np.asarray(density.error.response.to_real(y))
+    y = binding.data.y[binding.data.observed & rows_of_part(binding, endpoint)]
+    values, n_scale = error.natural(theta[own]), error.n_scale
+    scale = np.asarray(error.scale(y, **dict(zip(values.names[:n_scale], values.values[:n_scale], strict=True))))
+    real = np.asarray(error.response.to_real(y))
     sums = [len(y), real.sum(), np.broadcast_to(scale**2, y.shape).sum()]
     n, total, squares = processes.total(np.array(sums))
     response_sd = np.sqrt(processes.total(np.sum((real - total / n) ** 2)) / n)
     residual_sd = np.sqrt(squares / n)
-    if not (np.isfinite(residual_sd) and 0.0 < response_sd < residual_sd):
-        return params
-    error = np.asarray(params.error) + np.where(automatic, np.log(response_sd / residual_sd), 0.0)
-    return Params(params.beta, params.covariance, error, params.free)
+    if np.isfinite(residual_sd) and 0.0 < response_sd < residual_sd:
+        theta[own] += np.where(automatic, np.log(response_sd / residual_sd), 0.0)
 
 
 def replicate_starts(

@@ -72,7 +72,7 @@ def residual_statistics(
     level = jnp.exp(params.error)
     if layout.strata == 1:
         return jnp.sum(observed)[None].astype(square.dtype), jnp.sum(square)[None] * level**2
-    in_stratum = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & observed[:, None]
+    in_stratum = (density.error.scale_index(group)[:, None] == np.arange(layout.strata)[None, :]) & observed[:, None]
     squares = jnp.sum(jnp.where(in_stratum, square[:, None], 0.0), axis=0)
     return jnp.sum(in_stratum, axis=0).astype(square.dtype), squares * level**2
 
@@ -89,7 +89,7 @@ def residual_statistics_of_units(
     residual, scale, _ = density.error.moments(f, f, params.error, group)
     in_stratum = group.x.observed[:, None]
     if layout.strata > 1:
-        in_stratum = (group.strata[:, None] == np.arange(layout.strata)[None, :]) & in_stratum
+        in_stratum = (density.error.scale_index(group)[:, None] == np.arange(layout.strata)[None, :]) & in_stratum
     squares = jnp.where(in_stratum, ((residual / scale) ** 2)[:, None], 0.0)
     index = group.units[levels.innermost.depth - 1].index
     counts = jax.ops.segment_sum(in_stratum.astype(squares.dtype), index, units)

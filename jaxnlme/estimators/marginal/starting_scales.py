@@ -34,14 +34,14 @@ identity: Louis (1982), Journal of the Royal Statistical Society B 44, 226-233.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.binding.endpoints import rows_of_stratum
 from jaxnlme.estimators.core.starting_values import log_excess_of_residuals
 from jaxnlme.estimators.marginal.settings import STARTING_SCALES
 from jaxnlme.model.levels import units_with_response
-from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.transforms import Log
 
 if TYPE_CHECKING:
@@ -118,34 +118,39 @@ def scales_of(session: Session) -> list[Scale]:
     first, error = len(density.beta_names), density.error
     of_error = first + density.covariance.n_unconstrained
     is_log = np.array([isinstance(p.transform, Log) for p in error.parameters], bool)
-    strata = len(error.levels) if isinstance(error, GaussianError) and error.by is not None else 1
+    strata = [(part, entries, endpoint, level) for part, entries, endpoint in error.gaussian_parts()
+              for level in range(max(len(part.levels), 1) if part.by is not None else 1)]  # fmt: skip
     totals = session.processes.total(np.concatenate(_weighted_counts(binding, strata)))
     of_effects, rows = totals[: density.covariance.size], totals[density.covariance.size :]
     out = [
         (np.array([first + index]), float(sum(of_effects[k] for k in effects)))
         for index, effects, _ in density.covariance.log_scales
     ]
-    if isinstance(error, GaussianError):
-        entries = np.arange(error.n_scale)
-        entries = entries[is_log[entries]]
-        out += [(of_error + entries[entries % strata == level], float(rows[level])) for level in range(strata)]
+    for (part, entries, _, level), count in zip(strata, rows, strict=True):
+        n = len(part.levels) if part.by is not None else 1
+        own = np.array(entries[: part.n_scale], int)
+        chosen = own[(np.arange(len(own)) % n == level) & is_log[own]]
+        if len(chosen):
+            out.append((of_error + chosen, float(count)))
     return out
 
 
-def _weighted_counts(binding: Binding, strata: int) -> tuple[np.ndarray, np.ndarray]:
+def _weighted_counts(binding: Binding, strata: list[tuple[Any, ...]]) -> tuple[np.ndarray, np.ndarray]:
     """Weighted numbers of the units (of the groups, or of nested levels) of each distinct effect with a response
-    (distinct effects,), and of the responses of each stratum (strata,)."""
+    (distinct effects,), and of the responses of each stratum (strata,).
+
+    **Arguments:** `strata`: for each the GaussianError, its entries, its endpoint (None: all rows), and the level.
+    """
     problem, weights = binding.problem, np.asarray(binding.data.weights)
-    effects, rows, start = np.zeros(binding.density.covariance.size), np.zeros(strata), 0
+    effects, rows, start = np.zeros(binding.density.covariance.size), np.zeros(len(strata)), 0
     positions = np.argsort(np.asarray(problem.order))
     for bucket in problem.buckets:
         observed = np.asarray(bucket.x.observed)
         weight = weights[positions[start : start + len(observed)]]
         start += len(observed)
         effects += weight @ observed_units(binding.density, bucket, observed)
-        for level in range(strata):
-            in_stratum = observed & (np.asarray(bucket.strata) == level) if strata > 1 else observed
-            rows[level] += float(weight @ in_stratum.sum(axis=1))
+        for k, (part, _, endpoint, level) in enumerate(strata):
+            rows[k] += float(weight @ rows_of_stratum(bucket, part, endpoint, level).sum(axis=1))
     return effects, rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,41 @@ class AbstractError(eqx.Module):
         """`theta` (unconstrained,) from values on the natural scale, on the host."""
         pairs = zip(self.parameters, values, strict=True)
         return np.array([float(p.transform.to_real(float(value))) for p, value in pairs])
+
+    @property
+    def has_residuals(self) -> bool:
+        """True if some rows have Gaussian moments; in others `moments` are then (0, 1, 0)."""
+        return self.has_gaussian_moments
+
+    @property
+    def n_endpoints(self) -> int:
+        """Number of endpoints with a residual model of their own."""
+        return 1
+
+    def gaussian_parts(self) -> list[tuple[Any, tuple[int, ...], int | None]]:
+        """The GaussianErrors that the model consists of: each with the entries of theta that are its parameters, and
+        the number of its endpoint (None: all rows are its own)."""
+        return []
+
+    def correlations(self) -> list[tuple[Any, tuple[int, ...], int | None]]:
+        """The correlations of residuals: each with the entries of theta that are its parameters, and the number of the
+        endpoint whose rows it is of (None: all rows, or rows of several endpoints)."""
+        return []
+
+    def scale_index(self, group: Any) -> Any:
+        """For a model with one scale parameter by stratum, the number (obs,) of that of each row; None: there is
+        one."""
+        return group.strata
+
+    def row_prediction(self, prediction: Any, group: Any) -> Any:
+        """One prediction a row (obs,) of what the structural model returns: NaN in rows of an endpoint that has
+        none."""
+        return prediction
+
+    def with_parameters(self, parameters: tuple[ErrorParameter, ...]) -> AbstractError:
+        """The model with other parameters in the place of its own, of the same names."""
+        changed: Any = self
+        return dataclasses.replace(changed, parameters=parameters)
 
     def resolve(self, levels: Callable[[str], Sequence[Any]]) -> AbstractError:
         """The model with parameters for every stratum, once the data are known.

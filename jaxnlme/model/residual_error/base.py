@@ -108,6 +108,13 @@ class GaussianError(AbstractError):
         """Number of parameters of the correlation, the last ones."""
         return 0 if self.correlation is None else len(self.correlation.parameters)
 
+    def gaussian_parts(self):
+        return [(self, tuple(range(len(self.parameters))), None)]
+
+    def correlations(self):
+        n = len(self.parameters)
+        return [] if self.correlation is None else [(self.correlation, tuple(range(n - self.n_correlation, n)), None)]
+
     def factor(self, theta, group):
         if self.correlation is None:
             return Independent()

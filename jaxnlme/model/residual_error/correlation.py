@@ -17,6 +17,7 @@ from jaxnlme.arguments import check_flag, number_or_given
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.residual_error.arma import ARMA as ARMAProcess
+from jaxnlme.model.residual_error.between_endpoints import Endpoints as Endpoints
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
 from jaxnlme.model.residual_error.correlation_matrices import Distances, Exchangeable
 from jaxnlme.model.residual_error.correlation_matrices import Kernel as KernelCorrelation

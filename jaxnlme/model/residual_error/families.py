@@ -12,12 +12,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
+from jaxnlme.model.residual_error.endpoint_declaration import endpoint_errors
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.named_scales import (
     combined_scale,
@@ -245,6 +248,22 @@ def custom(
     return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)
 
 
+@public("jn.error.endpoints")
+def endpoints(
+    members: Mapping[Any, str | AbstractError], correlation: AbstractCorrelation | None = None
+) -> EndpointErrors:
+    """A residual model for each endpoint (response) of a model; `error={...}` of `jn.NLMEModel` is short for it.
+
+    **Arguments:** `members`: residual models (names, objects of `jn.error`, `jn.GroupLogLikelihood`) by the label of
+    their endpoint in the column `endpoint` of the data; 1, 1.0 and "1" are one label. `correlation`: of residuals of
+    different endpoints at one time, `jn.correlation.Endpoints("TIME")`; None: independent.
+    **Returns:** a residual model, whose parameters are called after their endpoint, as "b[cp]".
+    **Raises:** OptionError for other types, a label that is given twice, or a correlation with an endpoint that is not
+    Gaussian.
+    """
+    return endpoint_errors(members, correlation, error_model)
+
+
 NAMED: dict[str, Callable[..., GaussianError]] = {
     "constant": constant,
     "proportional": proportional,
@@ -273,3 +292,11 @@ def error_model(spec: str | AbstractError) -> AbstractError:
     if spec not in NAMED:
         raise OptionError(f"error {spec!r} is not known; {near_matches(spec, NAMED)} An object works too.")
     return NAMED[spec]()
+
+
+def residual_model(spec: Any) -> AbstractError:
+    """A residual model from its name, the object itself, or a dictionary of those by endpoint.
+
+    **Raises:** OptionError for anything else.
+    """
+    return endpoints(spec) if isinstance(spec, Mapping) else error_model(spec)

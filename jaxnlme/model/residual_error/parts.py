@@ -39,6 +39,10 @@ def two_parts(error: AbstractError) -> list[TwoParts]:
 def held_at_zero(error: AbstractError) -> list[str]:
     """Names of the parameters of a named residual scale that are held at zero in a stratum where all of them are."""
     if not isinstance(error, GaussianError):
+        for member, entries, _ in error.gaussian_parts():
+            if names := held_at_zero(member):
+                position = [p.name for p in member.parameters]
+                return [error.parameters[entries[position.index(name)]].name for name in names]
         return []
     strata = max(len(error.levels), 1)
     groups = [[parts.a, parts.b] for parts in two_parts(error)]

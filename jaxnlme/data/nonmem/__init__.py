@@ -1,0 +1,1 @@
+"""NONMEM-style tables: doses, observations and covariates in one table, one record a row."""

@@ -1,0 +1,58 @@
+"""What a residual model by endpoint consists of: data of each endpoint, names of parameters, the declaration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+
+from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.base import GaussianError
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.error_parameter import ErrorParameter
+
+
+class EndpointRows(eqx.Module):
+    """What the residual model of one endpoint has of a group (or, stacked, of all groups).
+
+    **Fields:** `strata`, `layout`, `codes`: as in `Group`, of this residual model; `fill` (): a response that stands in
+    rows of other endpoints, where nothing is computed from it but numbers that are then left out.
+    """
+
+    strata: Any
+    layout: SeriesLayout | None
+    codes: tuple[Any, ...]
+    fill: Any
+
+
+def no_joint_correlation(member: AbstractError) -> str | None:
+    """A clause on why the residuals of an endpoint cannot be correlated with those of others; None where they can.
+
+    A residual model may say so itself, by `no_joint_correlation` (responses below a limit, say).
+    """
+    said = getattr(member, "no_joint_correlation", None)
+    if said is not None:
+        return said
+    if not isinstance(member, GaussianError):
+        return "has no Gaussian residual model"
+    return None if member.correlation is None else "has a correlation of its own"
+
+
+def parameter_name(name: str, label: str) -> str:
+    """The name of a parameter of an endpoint: "b" is "b[cp]", "a[F]" is "a[cp, F]"."""
+    stem, bracket, rest = name.rpartition("[")
+    return f"{stem}[{label}, {rest}" if bracket and name.endswith("]") else f"{name}[{label}]"
+
+
+def renamed(p: ErrorParameter, name: str) -> ErrorParameter:
+    return ErrorParameter(name, p.start, p.transform, p.fix, p.automatic)
+
+
+def part_sizes(member: AbstractError) -> tuple[int, int, int]:
+    """Numbers of parameters of a member: of the residual scale, of transforms, and of a correlation."""
+    return member.n_scale, len(member.parameters) - member.n_scale - member.n_correlation, member.n_correlation
+
+
+def is_plain(member: AbstractError) -> bool:
+    """True if the log-density of a member is that of its standardised residuals."""
+    return isinstance(member, GaussianError)
