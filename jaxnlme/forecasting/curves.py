@@ -24,7 +24,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
-from jaxnlme.records import Events, Record
+from jaxnlme.records import Events, Record, Rows
 
 # Sides of a time at which there is a dose.
 BEFORE, AFTER = 0, 1
@@ -170,7 +170,8 @@ class Curves:
         units = tuple(_units(unit, by_row(unit.index), group) for unit in bucket.units)
         of_units = None if x.units is None else Record(x.units.names, tuple(u.index for u in units), "nested level")
         cells = np.ones(times.shape, bool)
-        rows = type(x)(x.names, values, x.entry_kind, cells, ~cells, of_units, text_columns=x.text_columns)
+        endpoints = None if x.endpoints is None else by_row(x.endpoints)
+        rows = Rows(x.names, values, x.entry_kind, cells, ~cells, of_units, endpoints, text_columns=x.text_columns)
         v = bucket.v
         of_v = [jax.tree.map(lambda leaf: np.asarray(leaf)[group], value) for value in v.values]
         of_v = [events if name == "events" else value for name, value in zip(v.names, of_v, strict=True)]
@@ -198,6 +199,7 @@ class Curves:
         x = bucket.x
         columns = [value for name, value in zip(x.names, x.values, strict=True) if name != self.time_name]
         columns += [c for c in bucket.covariates if np.ndim(c) > 1] + [unit.index for unit in bucket.units]
+        columns += [] if x.endpoints is None else [x.endpoints]
         return any((np.asarray(c) != np.asarray(c)[:, :1]).any() for c in columns)
 
 

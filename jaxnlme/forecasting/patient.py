@@ -111,6 +111,12 @@ def _from_table(fit: FitRecord, table: Any, doses: Any, covariates: Any, regimen
             f"columns {time!r} and {like.y_name!r}; received {shown(table)}."
         )
     names = [str(name) for name in table.keys()]  # noqa: SIM118
+    records = [name for name in names if name.upper() in ("AMT", "EVID")]
+    if records:
+        raise OptionError(
+            f"the table has dose records ({some(records)}): read it by GroupedData.from_nonmem, or give the levels "
+            "only, and the doses as doses=jn.pkpd.regimen(...)."
+        )
     absent = [name for name in (time, like.y_name) if name not in names]
     if absent:
         raise OptionError(f"the table of levels lacks {some([repr(n) for n in absent])}; its columns: {some(names)}.")
