@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.binding.endpoints import member_rows, resolved_error, series_layout, with_endpoints
+from jaxnlme.binding.endpoints import (
+    member_rows,
+    resolve_like,
+    resolved_error,
+    series_layout,
+    with_endpoints,
+    without_dropped_rows,
+)
 from jaxnlme.binding.held_values import (
     check_held_names,
     check_residual_scale,
@@ -17,6 +24,7 @@ from jaxnlme.binding.held_values import (
     held_values,
     without_zero_effects,
 )
+from jaxnlme.binding.limits import group_limits
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
 from jaxnlme.binding.separability import unit_coupling
@@ -169,7 +177,11 @@ def bind(
     family = covariance_of(model.covariance, random) if like is None else like.density.covariance
     if like is None:
         family = held_fixed(family, elements(held, effects), effects)
-    error = like.density.error if like is not None else _resolved_error(model, data, held, names)
+    if like is not None:
+        error = resolve_like(model.error, data, like.density.error)
+    else:
+        error = _resolved_error(model, data, held, names)
+    used = without_dropped_rows(error, data)
     check_residual_scale(error)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     psi0 = psi_matrix(model.psi, random)
@@ -201,11 +213,11 @@ def bind(
     fixed = np.concatenate([fixed, fixed_theta, np.array([p.fix for p in error.parameters], bool)])
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
-    strata, layout, codes = strata_of(data, error), series_layout(data, error), variance_codes(data, error)
-    endpoints = member_rows(data, error)
+    strata, layout, codes = strata_of(used, error), series_layout(used, error), variance_codes(used, error)
+    endpoints, limits = member_rows(used, error), group_limits(error, used)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata, layout, codes, endpoints) for positions in groups),
+        tuple(stack_groups(used, positions, columns, strata, layout, codes, endpoints, limits) for positions in groups),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )

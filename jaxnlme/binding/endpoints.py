@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.limits import censoring_of, resolve_censoring, without_dropped
 from jaxnlme.binding.series import layouts, linked_series, resolve_correlation, series_of
 from jaxnlme.binding.stacking import column_of, distinct, levels, strata_of, variance_codes
 from jaxnlme.data.grouped import GroupedData
@@ -19,6 +20,33 @@ from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, S
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows, parameter_name
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.model.structural import Structural, endpoint_label
+
+
+def without_dropped_rows(error: AbstractError, data: GroupedData) -> GroupedData:
+    """The data with the rows that the method for censored rows of their endpoint leaves out as rows without a
+    response."""
+    if not isinstance(error, EndpointErrors) or data.limits is None:
+        return without_dropped(error, data)
+    codes = endpoint_codes(data, error.labels)
+    observed = data.observed.copy()
+    for number, member in enumerate(error.members):
+        if member.drops_censored:
+            observed &= ~((codes == number) & data.limits.censored)
+    return dataclasses.replace(data, observed=observed)
+
+
+def resolve_like(error: AbstractError, data: GroupedData, like: AbstractError) -> AbstractError:
+    """The residual model `like` as bound to earlier data, with the methods for censored rows of `error` that other
+    data need."""
+    if not isinstance(error, EndpointErrors) or not isinstance(like, EndpointErrors):
+        return resolve_censoring(error, data, like)
+    if data.limits is None or data.endpoint is None:
+        return like
+    codes = endpoint_codes(data, error.labels)
+    pairs = zip(error.members, like.members, strict=True)
+    return like.with_members(
+        [resolve_censoring(member, of_endpoint(data, codes, k), bound) for k, (member, bound) in enumerate(pairs)]
+    )
 
 
 def endpoint_codes(data: GroupedData, labels: Sequence[str]) -> np.ndarray:
@@ -53,7 +81,9 @@ def with_endpoints(structural: Structural, error: AbstractError) -> Structural:
 
 def of_endpoint(data: GroupedData, codes: np.ndarray, number: int) -> GroupedData:
     """The data in which only the rows of one endpoint have a response; `codes` (groups, obs)."""
-    return dataclasses.replace(data, observed=data.observed & (codes == number))
+    own = codes == number
+    limits = None if data.limits is None else data.limits.of_rows(own)
+    return dataclasses.replace(data, observed=data.observed & own, limits=limits)
 
 
 def resolved_error(error: AbstractError, data: GroupedData, named: Collection[str] = ()) -> AbstractError:
@@ -63,8 +93,11 @@ def resolved_error(error: AbstractError, data: GroupedData, named: Collection[st
     **Raises:** ModelError for an endpoint without a response, and as the residual models do.
     """
     if not isinstance(error, EndpointErrors):
-        return resolve_correlation(error.resolve(lambda name: levels(data, name)), data, named)
+        declared = resolve_censoring(error, data)
+        used = without_dropped(declared, data)
+        return resolve_correlation(declared.resolve(lambda name: levels(used, name)), used, named)
     codes = endpoint_codes(data, error.labels)
+    error = censored_members(error, data, codes)
     members = []
     for number, (label, member) in enumerate(zip(error.labels, error.members, strict=True)):
         own = of_endpoint(data, codes, number)
@@ -84,6 +117,26 @@ def resolved_error(error: AbstractError, data: GroupedData, named: Collection[st
         return out
     series = endpoint_series(data, out)
     return out.with_correlation(correlation.reportable(series, named).resolve(series))
+
+
+def censored_members(error: EndpointErrors, data: GroupedData, codes: np.ndarray) -> EndpointErrors:
+    """The residual models without a method for censored rows for endpoints that have no limits.
+
+    **Raises:** ModelError where no endpoint has limits and the model has a method for censored rows.
+    """
+    has_limits = [of_endpoint(data, codes, k).limits is not None for k in range(len(error.members))]
+    methods = [censoring_of(member) for member in error.members]
+    if any(methods) and not any(has and method for has, method in zip(has_limits, methods, strict=True)):
+        resolve_censoring(
+            error.members[[m is not None for m in methods].index(True)], dataclasses.replace(data, limits=None)
+        )
+    changed: Any = error.members
+    return error.with_members(
+        [
+            member if has or method is None else dataclasses.replace(member, censoring=None)
+            for member, has, method in zip(changed, has_limits, methods, strict=True)
+        ]
+    )
 
 
 def endpoint_series(data: GroupedData, error: EndpointErrors) -> Series:

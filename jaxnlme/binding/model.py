@@ -36,6 +36,11 @@ class NLMEModel(ModelDeclaration):
       `{"sd(ka)": 0.3, "corr(ka, cl)": 0, "a": 0.2, "ka": 1.5}`.
     - `priors`: prior densities by reported name ("ka", "sd(ka)", "a", ...), in addition to those of the parameters.
 
+    - `censoring`: method for responses below or above limits of quantification (data with `censoring=`, `lloq=` or
+      `uloq=`): "M3", the probability that the response lies beyond its limit; "M1", censored rows are left out; "M2",
+      left out, and the other densities divided by the probability that they can be quantified; "M4", as "M3", all
+      conditional on positive responses. None: the data have no censored responses.
+
     **Raises:** ModelError or OptionError, naming what was expected.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687, for phi = A beta + B b; Lavielle (2014), Mixed
     Effects Models for the Population Approach, for transformed parameters.

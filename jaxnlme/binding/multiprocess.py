@@ -38,7 +38,7 @@ def agree_levels(model: ModelDeclaration, data: GroupedData, processes: Processe
     processes.run_collectively(lambda: _check_data(model, data))
     _check_consistent(data, processes)
     names = _shared_columns(model, data)
-    if not names and correlation_of(model.error) is None:
+    if not names and correlation_of(model.error) is None and data.limits is None:
         return None
     all_groups = _union(data, processes.gather(_columns(data, names)))
     return processes.run_collectively(lambda: bind(model, all_groups))
@@ -84,6 +84,7 @@ def _check_consistent(data: GroupedData, processes: Processes) -> None:
         "text": [f"{name} ({values.ndim} axes)" for name, values in data.text.items()],
         "tables": {name: list(columns) for name, (columns, _) in data.tables.items()},
         "levels": {name: list(levels) for name, levels in data.levels.items()},
+        "limits of quantification": data.limits is not None,
     }
     first, *others = processes.gather(names)
     for number, names in enumerate(others, 1):
@@ -123,6 +124,7 @@ def _columns(data: GroupedData, names: list[str]) -> dict[str, Any]:
         role: {name: values for name, values in getattr(data, role).items() if name in names}
         for role in ("x", "v", "text")
     }
+    columns["limits"] = None if data.limits is None else data.limits.arrays
     return columns | {"rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
 
 
@@ -135,6 +137,10 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
 
     rows = np.concatenate([pad_rows(part["rows"], obs, True) for part in parts])
     labels = [label for part in parts for label in part["labels"]]
+    limits = data.limits
+    if limits is not None:
+        joined = {name: np.concatenate([pad_rows(p["limits"][name], obs) for p in parts]) for name in limits.arrays}
+        limits = dataclasses.replace(limits, **joined).where(rows)
     return dataclasses.replace(
         data,
         y=np.zeros(rows.shape),
@@ -148,6 +154,7 @@ def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
         row_index=np.where(rows, np.cumsum(rows).reshape(rows.shape) - 1, -1),
         tables={},
         index=None,
+        limits=limits,
     )
 
 

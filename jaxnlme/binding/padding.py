@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from jaxnlme.binding.problem import Problem
@@ -149,6 +150,7 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
             )
             for member in bucket.members
         ),
+        jax.tree.map(lambda leaf: cut(leaf, obs), bucket.limits),
     )
 
 

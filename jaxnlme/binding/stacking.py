@@ -15,6 +15,7 @@ from jaxnlme.errors import MESSAGES, ModelError, near_matches, some
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.censoring import GroupLimits
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
@@ -148,12 +149,13 @@ def stack_groups(
     layout: SeriesLayout | None = None,
     codes: tuple[np.ndarray, ...] = (),
     endpoints: tuple[np.ndarray | None, tuple[EndpointRows, ...]] = (None, ()),
+    limits: GroupLimits | None = None,
 ) -> Group:
     """Groups of a data set stacked into one Group, with as many rows as the longest of them has.
 
     **Arguments:** `groups` (n,): positions of the groups; `columns`: the varying columns of the designs, each (groups,)
     or (groups, obs); `strata` (groups, obs) or None; `layout` of all groups, or None; `codes`: of
-    `variance_codes`; `endpoints`: of `endpoints.member_rows`.
+    `variance_codes`; `endpoints`: of `endpoints.member_rows`; `limits` of all groups, or None.
     """
     obs = max(int(data.rows[groups].sum(axis=1).max(initial=1)), 1) if len(groups) < data.n_groups else data.y.shape[1]
 
@@ -186,8 +188,9 @@ def stack_groups(
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
     keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
     of_rows = None if strata is None else cut(strata)
-    series, of_codes, members = jax.tree.map(cut, (layout, codes, endpoints[1]))
-    return Group(cut(data.y), x, v, tuple(cut(c) for c in columns), of_rows, keys, units, series, of_codes, members)
+    series, of_codes, members, of_limits = jax.tree.map(cut, (layout, codes, endpoints[1], limits))
+    of_design = tuple(cut(c) for c in columns)
+    return Group(cut(data.y), x, v, of_design, of_rows, keys, units, series, of_codes, members, of_limits)
 
 
 def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> Units:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import Column, matrix_columns, read_column, read_labels
 from jaxnlme.data._layout import TableLayout, factorize, lay_out
+from jaxnlme.data._limits import LimitColumns
 from jaxnlme.data._nested import check_nesting, nested_levels, unit_positions
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
@@ -28,12 +29,13 @@ def assemble(
     y_name: str,
     weights_name: str = "weights",
     need_response: bool = True,
+    limits: LimitColumns | None = None,
 ) -> dict[str, Any]:
     """The fields of GroupedData from raw columns with one value per row.
 
     **Arguments:** `labels`: of the grouping levels, outermost first; `y`: the response; `x`, `v`: columns by name;
     `weights`: a column or None; `level_names`, `y_name`, `weights_name`: for messages; `need_response`: refuse data
-    without an observed response.
+    without an observed response; `limits`: of quantification, None: there are none.
     **Raises:** DataError, as documented in `_checks`."""
     by_level = [read_labels(raw, name) for raw, name in zip(labels, level_names, strict=True)]
     group_name, outermost = level_names[0], by_level[0]
@@ -47,7 +49,10 @@ def assemble(
     if weight is not None:
         lengths[weights_name] = weight.values.size
     checks.check_lengths(lengths)
-    values = checks.check_response(response, y_name, need_response)
+    values = checks.check_response(response, y_name, need_response and limits is None)
+    if limits is not None:
+        values, of_rows = limits.read(values, y_name)
+        checks.check_response(Column(values), y_name, need_response)
     for role, table in (("x", columns), ("v", v_columns)):
         for name, column in table.items():
             checks.check_predictor(column, name, role)
@@ -58,6 +63,8 @@ def assemble(
         fields["nested"] = nested_levels(level_names[1:], by_level[1:], layout.source)
         if need_response:  # a table to predict may have one unit of each group
             check_nesting(group_name, level_names[1:], outermost, by_level[1:])
+    if limits is not None:
+        fields["limits"] = of_rows.at(layout.source).where(fields["observed"])
     if weight is not None:
         row_weights = checks.check_row_weights(weight, weights_name)
         fields["weights"] = checks.check_weights(

@@ -24,9 +24,18 @@ def describe(data: GroupedData) -> tuple[str, str]:
     nested = "".join(f", {int(level.counts.sum())} by {level.name!r} inside" for level in data.nested)
     counts = (
         f"{len(sizes)} group{'s' * (len(sizes) != 1)} by {data.group_name!r} ({span} rows each){nested}, "
-        f"{data.n_rows} rows, {data.n_obs} observed"
+        f"{data.n_rows} rows, {data.n_obs} observed{_censored(data)}"
     )
     return counts, "; ".join(f"{role} = {names}" for role, names in roles(data).items() if names)
+
+
+def _censored(data: GroupedData) -> str:
+    """The numbers of censored rows by kind, as an addition to those of the rows."""
+    if data.limits is None or not data.limits.censored.any():
+        return ""
+    names = ("left-censored", "right-censored", "in an interval")
+    counts = [int((data.limits.kind == k).sum()) for k in (1, 2, 3)]
+    return f" ({', '.join(f'{n} {name}' for n, name in zip(counts, names, strict=True) if n)})"
 
 
 def roles(data: GroupedData) -> dict[str, str]:
@@ -53,7 +62,8 @@ def to_html(data: GroupedData) -> str:
 
 
 def to_frame(data: GroupedData) -> pd.DataFrame:
-    """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text columns."""
+    """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text columns,
+    and those of limits."""
     import pandas as pd
 
     def per_row(values: np.ndarray) -> np.ndarray:
@@ -67,6 +77,10 @@ def to_frame(data: GroupedData) -> pd.DataFrame:
     for name, values in (data.x | data.v | data.text).items():
         column = data.rows_to_column(per_row(values))
         frame[name] = pd.Categorical(column, categories=data.levels[name]) if name in data.levels else column
+    if data.limits is not None:
+        for name, values in data.limits.columns().items():
+            if name not in frame:
+                frame[name] = data.rows_to_column(values)
     return frame
 
 
@@ -92,6 +106,8 @@ def digest(data: GroupedData) -> str:
     add("sizes", data.sizes)
     add("weights", data.weights)
     add(f"y {data.y_name}", np.where(data.observed, data.y, np.nan)[data.rows])
+    for name, values in data.limits.arrays.items() if data.limits is not None else ():
+        add(f"limits {name}", values[data.rows])
     for name, values in data.x.items():
         add(f"x {name}", values[data.rows])
     for name, values in data.v.items():

@@ -4,14 +4,40 @@ recognised."""
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data._build import safe_response
+from jaxnlme.data._checks import numeric_response
 from jaxnlme.errors import DataError
 
 if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData
+
+
+def with_response(data: GroupedData, y: Any) -> GroupedData:
+    """See `GroupedData.with_response`."""
+    y = numeric_response(y)
+    if y.shape == (data.n_rows,):
+        flat, y = y, data.y.copy()
+        cells = np.argwhere(data.rows)[data.table_order]
+        y[cells[:, 0], cells[:, 1]] = flat
+    if y.shape != data.y.shape:
+        raise DataError(
+            f"y has shape {y.shape}; expected ({data.n_rows},), one per row of the table, or {data.y.shape}, one "
+            "per cell of the data."
+        )
+    observed = data.observed & ~np.isnan(y)
+    bad = observed & np.isinf(y)
+    if bad.any():
+        raise DataError(f"y is infinite in {bad.sum()} observed cells; expected finite numbers, NaN if missing.")
+    limits = data.limits
+    if limits is not None:
+        y, limits = limits.of_responses(y, data.y)
+        limits = limits.where(observed)
+    return replace(data, y=safe_response(y, observed), observed=observed, limits=limits)
 
 
 def observed_responses(data: GroupedData) -> tuple[np.ndarray, np.ndarray]:

@@ -48,5 +48,6 @@ def with_width(data: GroupedData, obs: int, chosen: np.ndarray) -> GroupedData:
         rows=real,
         observed=observed,
         row_index=np.where(real, data.row_index[cells], -1),
+        limits=None if data.limits is None else data.limits.at(cells).where(observed),
         nested=tuple(level.of_groups(chosen, cells) for level in data.nested),
     )

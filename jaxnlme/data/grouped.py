@@ -16,9 +16,10 @@ from jaxnlme.data._columns import column_names, level_names, name_list, take_col
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint
 from jaxnlme.data._layout import split_by_size
+from jaxnlme.data._limits import LimitColumns, Limits
 from jaxnlme.data._nested import NestedLevel
-from jaxnlme.data._new_response import with_response
 from jaxnlme.data._notes import notes_of
+from jaxnlme.data._responses import with_response
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.methods import NonmemMethods
@@ -56,6 +57,7 @@ class GroupedData(NonmemMethods):
     - `index`: the index of the original pandas table, None for 0, 1, ...
     - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
     - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
+    - `limits`: of quantification, None without any. A censored row counts as observed; its y is its limit.
     """
 
     y: np.ndarray
@@ -78,6 +80,7 @@ class GroupedData(NonmemMethods):
     reader: NonmemReader | None = None
     remarks: tuple[str, ...] = ()
     endpoint: str | None = None
+    limits: Limits | None = None
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -92,6 +95,10 @@ class GroupedData(NonmemMethods):
         *,
         endpoint: str | None = None,
         need_response: bool = True,
+        censoring: str | None = None,
+        limit: str | None = None,
+        lloq: Any = None,
+        uloq: Any = None,
     ) -> GroupedData:
         """Data from a long table with one row per observation, rows in any order.
 
@@ -108,6 +115,10 @@ class GroupedData(NonmemMethods):
           of x without being listed there. Only rows with a response need a label.
         - `need_response`: False accepts a table without observed responses, or without the column `y` (for predictions
           and simulations).
+        - `censoring`: name of a column of 0 (observed), 1 (the response is below the value of `y`) and -1 (above it).
+        - `limit`: name of a column with the other end of the interval of censored rows, empty where there is none.
+        - `lloq`, `uloq`: lower and upper limit of quantification, a number or the name of a column: responses below
+          `lloq` or above `uloq` are censored there. See the page on limits of quantification.
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
@@ -134,6 +145,7 @@ class GroupedData(NonmemMethods):
                 y,
                 weights or "weights",
                 need_response,
+                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq),
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
             endpoint=endpoint,
@@ -238,10 +250,11 @@ class GroupedData(NonmemMethods):
         values = np.asarray(values)
         if values.shape[:2] != self.rows.shape:
             raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
-        return values[self.rows][self._table_order]
+        return values[self.rows][self.table_order]
 
     @cached_property
-    def _table_order(self) -> np.ndarray:
+    def table_order(self) -> np.ndarray:
+        """Positions (n_rows,) of the real rows, group by group, in the order of the original table."""
         return np.argsort(self.row_index[self.rows], kind="stable")
 
     @property
@@ -281,7 +294,8 @@ class GroupedData(NonmemMethods):
     def with_response(self, y: Any) -> GroupedData:
         """The same rows with other responses, for example simulated ones.
 
-        A response is observed where it was observed before and `y` is not NaN.
+        A response is observed where it was observed before and `y` is not NaN. Where the data have limits of
+        quantification, responses beyond those of their row are censored (see `fit.simulate`).
 
         **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
         **Returns:** GroupedData.

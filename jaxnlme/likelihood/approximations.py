@@ -46,6 +46,20 @@ def require_gaussian_moments(name: str, density: Density) -> None:
         )
 
 
+def require_linearisable(name: str, density: Density) -> None:
+    """Check that the outcome is Gaussian in every row, for a method called `name` that linearises the model.
+
+    **Raises:** ModelError where it has no Gaussian moments, or the density of a row follows from limits of
+    quantification.
+    """
+    require_gaussian_moments(name, density)
+    if density.error.is_limited:
+        raise ModelError(
+            f"{name} linearises the model and has no likelihood for censored responses "
+            f"({density.error.formula}); use 'laplace', 'focei', jn.AGQ(...), jn.ImportanceSampling(...) or 'saem'."
+        )
+
+
 class LikelihoodApproximation(eqx.Module):
     """An approximation of the log-likelihood of a group. `FO`, `FOCE`, `FOCEI`, `Laplace`, `AGQ` and
     `ImportanceSampling` make these.
@@ -84,7 +98,7 @@ class LikelihoodApproximation(eqx.Module):
         levels that is not possible.
         """
         if self.needs_gaussian_moments:
-            require_gaussian_moments(self.name, density)
+            (require_gaussian_moments if self.at_mode else require_linearisable)(self.name, density)
         if density.levels is not None and isinstance(self.integral, GaussHermite) and self.integral.nodes > 1:
             check_nodes(self.integral.nodes, density)
 

@@ -20,7 +20,8 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
     J is the Jacobian of the (transformed) mean in z, R = S C S with S = diag(scale) and C the correlation of the
     residuals. If `scale_prediction` is None, the scale depends on z and its term is included (interaction, FOCEI; see
     `residual_error.correlation_base`), for independent errors 2 sum (d log scale / dz)(d log scale / dz)'; otherwise
-    the scale is constant, that at `scale_prediction` (FO, FOCE).
+    the scale is constant, that at `scale_prediction` (FO, FOCE). Terms of rows that follow from limits of
+    quantification add their curvature in the prediction (see `residual_error.censoring`).
 
     **Arguments:** `z` (random,): whitened effects; `scale_prediction` (obs,) or None.
     **Source:** Almquist, Leander and Jirstrand (2015), J Pharmacokinet Pharmacodyn 42, 191-209, equations 13 and 20.
@@ -31,17 +32,22 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
         residual, scale, _ = density.error.moments(
             f, f if scale_prediction is None else scale_prediction, params.error, group
         )
-        return residual, jnp.log(scale)
+        return residual, jnp.log(scale), f
 
-    (_, log_scale), push = linearise(moments, z)
+    (_, log_scale, f), push = linearise(moments, z)
     log_scale, dots = barrier((log_scale, tangents(push, z.shape[0], z.dtype)))
     precision = jnp.exp(-log_scale)
     factor = density.error.factor(params.error, group)
-    rows = [factor.whiten(residual_dot * precision) for residual_dot, _ in dots]
+    left = right = [(factor.whiten(residual_dot * precision),) for residual_dot, *_ in dots]
     if scale_prediction is None:
-        sides = [factor.interaction(log_scale_dot) for _, log_scale_dot in dots]
-        return _gram([((row, *left), (row, *right)) for row, (left, right) in zip(rows, sides, strict=True)])
-    return _gram([((row,), (row,)) for row in rows])
+        sides = [factor.interaction(log_scale_dot) for _, log_scale_dot, _ in dots]
+        left = [(*row, *side) for row, (side, _) in zip(left, sides, strict=True)]
+        right = [(*row, *side) for row, (_, side) in zip(right, sides, strict=True)]
+    if density.error.is_limited:
+        weight = density.error.limit_curvature(f, scale_prediction, params.error, group)
+        left = [(*row, weight * f_dot) for row, (*_, f_dot) in zip(left, dots, strict=True)]
+        right = [(*row, f_dot) for row, (*_, f_dot) in zip(right, dots, strict=True)]
+    return _gram(list(zip(left, right, strict=True)))
 
 
 def exact(density: Density, params: Params, z: Vector, group: Group, scale_prediction: Any) -> Matrix:

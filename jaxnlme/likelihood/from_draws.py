@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, Status, near_matches, shown
-from jaxnlme.likelihood.approximations import require_gaussian_moments
+from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
 from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
@@ -154,7 +154,7 @@ class LinearisationFromDraws(AbstractFromDraws):
         return "lin"
 
     def check(self, density):
-        require_gaussian_moments("a likelihood by linearisation ('lin')", density)
+        require_linearisable("a likelihood by linearisation ('lin')", density)
 
     def evaluate(self, density, params, group, mean, covariance):
         model = model_of_tangent(density, tangent_from_draws(density, params, group, mean), params, group, False)

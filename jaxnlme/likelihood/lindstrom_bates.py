@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.arguments import check_count
-from jaxnlme.likelihood.approximations import mode_search, require_gaussian_moments
+from jaxnlme.likelihood.approximations import mode_search, require_linearisable
 from jaxnlme.likelihood.conditional_mode import search_mode
 from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
@@ -62,7 +62,7 @@ class Linearised(eqx.Module):
 
     def check(self, density: Density) -> None:
         """Check that the outcome has Gaussian moments. **Raises:** ModelError where it has none."""
-        require_gaussian_moments(self.name, density)
+        require_linearisable(self.name, density)
 
 
 @public("jn.LME")

@@ -137,7 +137,7 @@ class TransformedGroup:
         differentiable functions of `u`, `g` and `theta` at the point of the jet.
 
         Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale depends on z), as in
-        `curvature.gauss_newton`; exact: minus the second derivatives of l.
+        `curvature.gauss_newton`, and the curvature of terms that follow from limits; exact: minus the second derivatives of l.
 
         **Arguments:** `prediction`: the jet of the prediction at u; `g`, `theta`: as for `rows`.
         """
@@ -166,6 +166,10 @@ class TransformedGroup:
             sides = [factor.interaction(scale) for _, scale in pushed]
             left = [(*row, *side) for row, (side, _) in zip(left, sides, strict=True)]
             right = [(*row, *side) for row, (_, side) in zip(right, sides, strict=True)]
+        if self.density.error.is_limited:
+            weight = self.density.error.limit_curvature(f, g, theta, self.group)
+            left = [(*row, weight * slope_u) for row, slope_u in zip(left, first, strict=True)]
+            right = [(*row, slope_u) for row, slope_u in zip(right, first, strict=True)]
         return [
             [sum(a * b for a, b in zip(left[j], right[k], strict=True)) for k in range(j + 1)] for j in range(self.n)
         ]

@@ -16,6 +16,7 @@ from jaxnlme.model.fixed import Fixed, check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.censored_endpoints import with_censoring
 from jaxnlme.model.residual_error.families import residual_model
 from jaxnlme.model.structural import structural
 from jaxnlme.signatures import public
@@ -43,6 +44,7 @@ class ModelDeclaration:
         fix_psi: bool = False,
         priors: Mapping[str, AbstractPrior] | None = None,
         fixed: Mapping[str, float] | None = None,
+        censoring: str | None = None,
     ):
         if isinstance(parameters, Mapping):
             parameters = [Parameter(name, start) for name, start in parameters.items()]
@@ -72,7 +74,7 @@ class ModelDeclaration:
         self.structure = structure
         self.parameters = tuple(parameters)
         self.covariance = covariance
-        self.error = residual_model(error)
+        self.error = with_censoring(residual_model(error), censoring)
         self.individual = individual
         self.fixed_design = fixed_design
         self.random_design = random_design

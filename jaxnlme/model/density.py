@@ -16,6 +16,7 @@ from jaxnlme.model.levels import Levels, Units
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
+from jaxnlme.model.residual_error.censoring import GroupLimits
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.model.structural import Structural
@@ -33,7 +34,7 @@ class Group(eqx.Module):
     which seeds the random draws of this group; `units`: those of the nested levels of the data, outermost first;
     `layout`: where the rows stand in their series for a residual model with a correlation, or None; `codes`: for
     variance functions, the level of each row (obs,) for each column of strata; `members`: for a residual model by
-    endpoint what each of them has, in the order of the model.
+    endpoint what each of them has, in the order of the model; `limits`: of quantification, or None.
     """
 
     y: Any
@@ -46,6 +47,7 @@ class Group(eqx.Module):
     layout: SeriesLayout | None = None
     codes: tuple[Any, ...] = ()
     members: tuple[EndpointRows, ...] = ()
+    limits: GroupLimits | None = None
 
     @property
     def endpoints(self) -> Any:

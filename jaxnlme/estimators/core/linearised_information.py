@@ -12,7 +12,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.objective import weighted_sum
-from jaxnlme.likelihood.approximations import require_gaussian_moments
+from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
@@ -67,7 +67,7 @@ def linearised_information(
     (1990), Biometrics 46, 673-687, for the linear mixed model.
     """
     density = binding.density
-    require_gaussian_moments("information by linearisation", density)
+    require_linearisable("information by linearisation", density)
     active = np.flatnonzero(~binding.fixed) if active is None else np.asarray(active)
     matrix, pieces = placed.run(partial_information, params, placed.scatter(np.asarray(centre)), once=True)
     matrix = np.array(matrix)

@@ -16,7 +16,7 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options, iteration_limits, saem_phase_lengths
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
-from jaxnlme.likelihood.approximations import require_gaussian_moments
+from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.model.density import Density
@@ -82,7 +82,7 @@ class AbstractStochastic(AbstractEstimator):
         if self.final_likelihood is not None:
             self.final_likelihood.check(binding.density)
         if self.information == "linearised":
-            require_gaussian_moments("information='linearised'", binding.density)
+            require_linearisable("information='linearised'", binding.density)
 
     @property
     def changeable_options(self) -> tuple[str, ...]:

@@ -98,6 +98,25 @@ class AbstractError(eqx.Module):
         return residual / scale, terms
 
     @property
+    def is_limited(self) -> bool:
+        """True if the density of some rows is not that of a Gaussian response but follows from limits of
+        quantification (see `censoring`): `moments` leave these rows out or are not all of their density."""
+        return False
+
+    @property
+    def drops_censored(self) -> bool:
+        """True if censored rows count as rows without a response."""
+        return False
+
+    def limit_curvature(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Vector:
+        """Minus the second derivative in the prediction (obs,) of the terms that follow from limits of quantification;
+        arguments as for `log_density`, `scale_prediction` None where the scale follows the prediction.
+
+        **Raises:** ModelError where no term does (`is_limited`).
+        """
+        raise ModelError(f"{type(self).__name__} has no terms that follow from limits of quantification.")
+
+    @property
     def n_scale(self) -> int:
         """Number of parameters of the residual scale, which come first."""
         return len(self.parameters)

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnlme.errors import ModelError, OptionError, shown
 from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.censoring import AbstractLimitedError, uncensored
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, AbstractFactor, Independent
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
@@ -28,7 +29,7 @@ from jaxnlme.records import Record
 from jaxnlme.typing import Vector
 
 
-class GaussianError(AbstractError):
+class GaussianError(AbstractLimitedError):
     """h(y) = h(f) + scale(f) e, e ~ N(0, C), C = I without a correlation. The functions of `jn.error` make these.
 
     The density is that of y: it includes the Jacobian of h.
@@ -44,6 +45,7 @@ class GaussianError(AbstractError):
     - `by`: a column of the data; each of its levels has its own copy of the scale parameters.
     - `levels`: those of `by`, filled in when the model is bound to data.
     - `correlation`: of e within the group; None: independent.
+    - `censoring`: method for rows below or above limits of quantification (see `censoring.py`); None: there are none.
 
     **Raises:** OptionError for a scale that is no function of f and the parameters.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2; Carroll and
@@ -59,6 +61,7 @@ class GaussianError(AbstractError):
     by: str | None = eqx.field(static=True, default=None)
     levels: tuple[str, ...] = eqx.field(static=True, default=())
     correlation: AbstractCorrelation | None = None
+    censoring: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if self.by is not None and not isinstance(self.by, str):
@@ -86,9 +89,9 @@ class GaussianError(AbstractError):
         text = f"y = f + ({scale}) e"
         if not isinstance(self.response, Identity):
             text = f"h(y) = h(f) + ({scale}) e, h = {self.response.name}"
-        if self.correlation is None:
-            return text
-        return f"{text}, corr(e) = {self.correlation.description}"
+        if self.correlation is not None:
+            text = f"{text}, corr(e) = {self.correlation.description}"
+        return f"{text}, censored rows by {self.censoring}" if self.censoring else text
 
     @property
     def has_gaussian_moments(self) -> bool:
@@ -186,25 +189,36 @@ class GaussianError(AbstractError):
             scale[name] = jnp.stack(natural[k : k + width])[group.strata]
         return scale, shape
 
-    def moments(self, prediction, scale_prediction, theta, group):
-        """Residual h(y) - h(f), scale of h(y), and log |dh/dy|, each (obs,); (0, 1, 0) in rows without a response.
-
-        -d residual / dz is the Jacobian in a Gauss-Newton curvature.
-        """
-        observed = group.x.observed
-        # Predictions in rows without a response may have no finite scale or logarithm (they are often 0 for dose
-        # records): replace them first.
-        f = jnp.where(observed, prediction, group.y)
-        f_scale = f if scale_prediction is prediction else jnp.where(observed, scale_prediction, group.y)
+    def standardise(self, prediction, scale_prediction, theta, group, usable):
+        f = jnp.where(usable, prediction, group.y)
+        f_scale = f if scale_prediction is prediction else jnp.where(usable, scale_prediction, group.y)
         parameters, shape = self._split(theta, group)
         mean = self.response.to_real(f, shape)
         base = f_scale
         if self.of_transformed:
             base = mean if f_scale is f else self.response.to_real(f_scale, shape)
-        scale = jnp.broadcast_to(self.scale_at(base, parameters, group), group.y.shape)
+        scale = self.scale_at(base, parameters, group)
+        return mean, jnp.broadcast_to(scale, group.y.shape), shape
+
+    def moments(self, prediction, scale_prediction, theta, group):
+        """Residual h(y) - h(f), scale of h(y), and log |dh/dy|, each (obs,); (0, 1, 0) in rows without a response or
+        with a censored one.
+
+        -d residual / dz is the Jacobian in a Gauss-Newton curvature.
+        """
+        known = uncensored(group)
+        # Predictions in other rows may have no finite scale or logarithm (they are often 0 for dose records).
+        mean, scale, shape = self.standardise(prediction, scale_prediction, theta, group, known)
         residual = self.response.to_real(group.y, shape) - mean
         slope = self.response.log_slope(group.y, shape)
-        return jnp.where(observed, residual, 0.0), jnp.where(observed, scale, 1.0), jnp.where(observed, slope, 0.0)
+        return jnp.where(known, residual, 0.0), jnp.where(known, scale, 1.0), jnp.where(known, slope, 0.0)
+
+    def standardised(self, prediction, scale_prediction, theta, group):
+        residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
+        terms = jnp.where(uncensored(group), slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
+        if self.is_limited:
+            terms = terms + self.limit_terms(prediction, scale_prediction, theta, group)
+        return residual / scale, terms
 
     def log_density(self, prediction, scale_prediction, theta, group, factor=None):
         terms, half_logdet = self._terms(prediction, scale_prediction, theta, group, factor)
@@ -221,10 +235,10 @@ class GaussianError(AbstractError):
         self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any, factor: AbstractFactor | None = None
     ) -> tuple[Vector, Any]:
         """Terms of the log-density by row (obs,), and half the log-determinant of the correlation."""
-        residual, scale, slope = self.moments(prediction, scale_prediction, theta, group)
+        r, terms = self.standardised(prediction, scale_prediction, theta, group)
         factor = self.factor(theta, group) if factor is None else factor
-        terms = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * factor.whiten(residual / scale) ** 2
-        return jnp.where(group.x.observed, terms, 0.0), factor.half_logdet
+        terms = terms - 0.5 * factor.whiten(r) ** 2
+        return terms, factor.half_logdet
 
     def draw(self, noise: Vector, prediction: Vector, theta: Vector, group: Any) -> Vector:
         """Simulated responses (obs,).

@@ -35,6 +35,8 @@ def no_joint_correlation(member: AbstractError) -> str | None:
         return said
     if not isinstance(member, GaussianError):
         return "has no Gaussian residual model"
+    if member.is_limited:
+        return f"has censored rows (censoring={member.censoring!r})"
     return None if member.correlation is None else "has a correlation of its own"
 
 

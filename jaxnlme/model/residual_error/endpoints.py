@@ -29,7 +29,6 @@ from jaxnlme.model.residual_error.endpoint_parts import (
     renamed,
 )
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
-from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.records import Record
 from jaxnlme.typing import Vector
 
@@ -154,6 +153,10 @@ class EndpointErrors(AbstractError):
         return all(member.has_gaussian_moments for member in self.members)
 
     @property
+    def is_limited(self) -> bool:
+        return any(member.is_limited for member in self.members)
+
+    @property
     def has_residuals(self) -> bool:
         return any(member.has_gaussian_moments for member in self.members)
 
@@ -230,29 +233,35 @@ class EndpointErrors(AbstractError):
     def moments(self, prediction, scale_prediction, theta, group):
         """As that of one residual model, from the member of each row; (0, 1, 0) in rows of an endpoint whose outcome
         has no Gaussian moments."""
-        return self._moments(prediction, scale_prediction, theta, group, lambda member: member.has_gaussian_moments)
-
-    def _moments(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any, use: Any) -> tuple[Any, ...]:
         residual, scale, slope = jnp.zeros_like(group.y), jnp.ones_like(group.y), jnp.zeros_like(group.y)
         calls = self._calls(prediction, scale_prediction, theta, group)
         for k, (member, arguments) in enumerate(zip(self.members, calls, strict=True)):
-            if use(member):
+            if member.has_gaussian_moments:
                 own, (r, s, d) = self.rows_of(group, k), member.moments(*arguments)
                 residual = jnp.where(own, r, residual)
                 scale, slope = jnp.where(own, s, scale), jnp.where(own, d, slope)
         return residual, scale, slope
 
+    def limit_curvature(self, prediction, scale_prediction, theta, group):
+        out = jnp.zeros_like(group.y)
+        calls = self._calls(prediction, prediction if scale_prediction is None else scale_prediction, theta, group)
+        for k, (member, (f, g, of_member, of_group)) in enumerate(zip(self.members, calls, strict=True)):
+            if member.is_limited:
+                own = member.limit_curvature(f, None if scale_prediction is None else g, of_member, of_group)
+                out = jnp.where(self.rows_of(group, k), own, out)
+        return out
+
     def standardised(self, prediction, scale_prediction, theta, group):
-        residual, scale, slope = self._moments(prediction, scale_prediction, theta, group, is_plain)
-        plain = jnp.zeros(group.y.shape, bool)
-        for k, member in enumerate(self.members):
-            plain = plain | self.rows_of(group, k) if is_plain(member) else plain
-        terms = jnp.where(plain, slope - HALF_LOG_2PI - jnp.log(scale), 0.0)
+        r, terms = jnp.zeros_like(group.y), jnp.zeros_like(group.y)
         calls = self._calls(prediction, scale_prediction, theta, group)
+        for k, (member, arguments) in enumerate(zip(self.members, calls, strict=True)):
+            if is_plain(member):
+                own, (of_rows, of_terms) = self.rows_of(group, k), member.standardised(*arguments)
+                r, terms = jnp.where(own, of_rows, r), jnp.where(own, of_terms, terms)
         for member, arguments in zip(self.members, calls, strict=True):
             if not is_plain(member):  # its log-density is that of the whole group: it stands in the first row
                 terms = terms.at[0].add(member.log_density(*arguments))
-        return residual / scale, terms
+        return r, terms
 
     def log_density(self, prediction, scale_prediction, theta, group, factor=None):
         r, terms = self.standardised(prediction, scale_prediction, theta, group)
@@ -260,19 +269,18 @@ class EndpointErrors(AbstractError):
         return jnp.sum(terms - 0.5 * factor.whiten(r) ** 2) - factor.half_logdet
 
     def row_terms(self, prediction, theta, group):
-        residual, scale, slope = self._moments(prediction, prediction, theta, group, is_plain)
-        factor = self.factor(theta, group)
-        squares = factor.whiten(residual / scale) ** 2
+        r, of_plain, factor = jnp.zeros_like(group.y), jnp.zeros_like(group.y), self.factor(theta, group)
         terms, constant = jnp.zeros_like(group.y), -factor.half_logdet
         calls = self._calls(prediction, prediction, theta, group)
-        for k, (member, (f, _, of_member, of_group)) in enumerate(zip(self.members, calls, strict=True)):
+        for k, (member, (f, g, of_member, of_group)) in enumerate(zip(self.members, calls, strict=True)):
+            own = self.rows_of(group, k)
             if is_plain(member):
-                own = slope - HALF_LOG_2PI - jnp.log(scale) - 0.5 * squares
+                of_rows, more = member.standardised(f, g, of_member, of_group)
+                r, of_plain = jnp.where(own, of_rows, r), jnp.where(own, more, of_plain)
             else:
-                own, more = member.row_terms(f, of_member, of_group)
-                constant = constant + more
-            terms = jnp.where(self.rows_of(group, k), own, terms)
-        return terms, constant
+                of_rows, more = member.row_terms(f, of_member, of_group)
+                terms, constant = jnp.where(own, of_rows, terms), constant + more
+        return terms + of_plain - 0.5 * factor.whiten(r) ** 2, constant
 
     def has_row_terms(self, prediction, theta, group):
         calls = self._calls(prediction, prediction, theta, group)
