@@ -24,7 +24,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
-from jaxnlme.records import Events, Record
+from jaxnlme.records import Events, Record, Rows
 
 # Sides of a time at which there is a dose.
 BEFORE, AFTER = 0, 1
@@ -113,7 +113,10 @@ class Curves:
             program = compiled(_predictions, sizes[-1] * points, once=True)
             while start < len(subject):
                 count = min(len(subject) - start, sizes[-1])
-                size = next(size for size in sizes if size >= count)
+                larger = next(size for size in sizes if size >= count)
+                # A larger program that would be mostly padding is not used: the next smaller one runs several times.
+                size = max((s for s in sizes if s <= count and 4 * count < larger), default=larger)
+                count = min(count, size)
                 at = start + np.minimum(np.arange(size), count - 1)
                 group, place = self._groups(subject[at], times[at], side[at])
                 arguments = (self.packed[self.draw[subject[at]]], self.effects[subject[at]], group)
@@ -167,7 +170,8 @@ class Curves:
         units = tuple(_units(unit, by_row(unit.index), group) for unit in bucket.units)
         of_units = None if x.units is None else Record(x.units.names, tuple(u.index for u in units), "nested level")
         cells = np.ones(times.shape, bool)
-        rows = type(x)(x.names, values, x.entry_kind, cells, ~cells, of_units, text_columns=x.text_columns)
+        endpoints = None if x.endpoints is None else by_row(x.endpoints)
+        rows = Rows(x.names, values, x.entry_kind, cells, ~cells, of_units, endpoints, text_columns=x.text_columns)
         v = bucket.v
         of_v = [jax.tree.map(lambda leaf: np.asarray(leaf)[group], value) for value in v.values]
         of_v = [events if name == "events" else value for name, value in zip(v.names, of_v, strict=True)]
@@ -195,6 +199,7 @@ class Curves:
         x = bucket.x
         columns = [value for name, value in zip(x.names, x.values, strict=True) if name != self.time_name]
         columns += [c for c in bucket.covariates if np.ndim(c) > 1] + [unit.index for unit in bucket.units]
+        columns += [] if x.endpoints is None else [x.endpoints]
         return any((np.asarray(c) != np.asarray(c)[:, :1]).any() for c in columns)
 
 

@@ -143,15 +143,20 @@ class Doses:
         columns |= {"SS": of["steady_state"], "II": np.where(of["steady_state"] > 0, of["interval"], 0.0)}
         return cls(columns, of["amount"][None, :], of["rate"][None, :])
 
-    def followed_by(self, other: Doses) -> Doses:
-        """These doses and others of the same subjects, by time."""
+    def followed_by(self, other: Doses) -> tuple[Doses, np.ndarray]:
+        """These doses and others of the same subjects, by time, and which of them are the others'."""
         times = np.concatenate([self.columns["TIME"], other.columns["TIME"]])
         order = np.argsort(times, kind="stable")
         columns = {k: np.concatenate([values, other.columns[k]])[order] for k, values in self.columns.items()}
         amount, rate = (
             np.concatenate([a, b], axis=1)[:, order] for a, b in ((self.amount, other.amount), (self.rate, other.rate))
         )
-        return Doses(columns, amount, rate)
+        return Doses(columns, amount, rate), order >= len(self.columns["TIME"])
+
+    def until(self, last: float) -> Doses:
+        """The doses before time `last`."""
+        kept = self.columns["TIME"] < last
+        return Doses({k: c[kept] for k, c in self.columns.items()}, self.amount[:, kept], self.rate[:, kept])
 
 
 # --- data ---
@@ -204,6 +209,8 @@ def data_with_doses(
         assert like is not None
         time, group, y = (facts.time if facts is not None else time or time_column(like)), like.group_name, like.y_name
     n, carry = len(labels), "nocb" if facts is None else facts.carry
+    if like is not None:
+        rows = _response_columns(like, covariates, len(times)) | rows
     dose_rows = facts is not None and facts.rows_are_records and doses is not None
     # A row at the time of a steady-state record is after it: before the record there is no steady state.
     at_dose = np.zeros(0) if doses is None else doses.columns["TIME"]
@@ -227,13 +234,17 @@ def data_with_doses(
     v: dict[str, np.ndarray] = {}
     text: dict[str, np.ndarray] = {}
     for name, column in rows.items():
-        (text if _is_text(name, column, like) else x)[name] = np.broadcast_to(column, (n, obs)).copy()
+        as_text = _is_text(name, column, like)
+        values = np.broadcast_to(column.astype(object) if as_text else column, (n, obs)).copy()
+        (text if as_text else x)[name] = values
     for name, column in covariates.items():
         if name in rows:
             raise OptionError(f"{name!r} is in covariates and in rows; give it once.")
         by_row = like is not None and (name in like.x or (name in like.text and like.text[name].ndim == 2))
+        as_text = _is_text(name, column, like)
+        column = column.astype(object) if as_text else column
         values = np.broadcast_to(column[:, None], (n, obs)).copy() if by_row else column
-        (text if _is_text(name, column, like) else x if by_row else v)[name] = values
+        (text if as_text else x if by_row else v)[name] = values
     if like is not None and like.nested:
         data = _nested(like, labels, x, v, text, group, y)
     else:
@@ -242,6 +253,11 @@ def data_with_doses(
             np.ones((n, obs)), x, v, text, cells, ~cells, np.ones(n), labels,
             np.arange(n * obs).reshape(n, obs), group, y,
         )  # fmt: skip
+    if like is not None and like.endpoint is not None:
+        if like.endpoint not in {**x, **text}:
+            example = f"rows={{{like.endpoint!r}: ...}}"
+            raise DataError(f"the fit has several endpoints: say which one in rows=, as in {example}.")
+        data = dataclasses.replace(data, endpoint=like.endpoint)
     if doses is None:
         return data, kept
     k = len(at_dose)
@@ -255,6 +271,21 @@ def data_with_doses(
         carry=carry,
     )  # fmt: skip
     return data.with_event_records(records), kept
+
+
+def _response_columns(like: GroupedData, covariates: dict[str, np.ndarray], n_times: int) -> dict[str, np.ndarray]:
+    """The columns of the endpoint and of the compartment that is observed, where all responses of `like` have the
+    same."""
+    out = {}
+    compartment = None if like.events is None else like.events.facts.compartment
+    for name in (like.endpoint, compartment):
+        column = None if name is None else like.x.get(name, like.text.get(name))
+        if name is None or column is None or name in covariates:
+            continue
+        values = column[like.observed]
+        if len(values) and (values == values[0]).all():
+            out[name] = np.repeat(values[:1], n_times)
+    return out
 
 
 def _is_text(name: str, column: np.ndarray, like: GroupedData | None) -> bool:

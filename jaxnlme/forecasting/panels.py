@@ -3,7 +3,8 @@
 1. The window of a subject is cut at doses and at the ends of infusions, and each piece into panels.
 2. In each panel the curve is computed at the 15 nodes of Kronrod's rule and at both ends, just after what happens at
    the first end and just before what happens at the last one. The area is that of Kronrod's rule; its difference from
-   Gauss' rule with 7 of the nodes bounds the error. Panels whose difference is too large are halved: where a lag puts a
+   Gauss' rule with 7 of the nodes, and the difference of the ends from the polynomial through the nodes, bound the
+   error. Panels whose difference is too large are halved: where a lag puts a
    jump inside a panel, until the jump is in a panel too short to matter.
 3. Extremes and crossings of a threshold are searched between the nodes, on the model's own curve, by cutting the
    bracket around each again and again.
@@ -39,6 +40,23 @@ _GAUSS = np.array([
 POINTS = np.concatenate([[-1.0], -_NODES, _NODES[-2::-1], [1.0]])
 KRONROD = np.concatenate([[0.0], _KRONROD, _KRONROD[-2::-1], [0.0]])
 GAUSS = np.concatenate([[0.0], _GAUSS, _GAUSS[-2::-1], [0.0]])
+
+
+def _at_ends() -> np.ndarray:
+    """Weights (2, 17) of the polynomial through the nodes, at the two ends."""
+    nodes = POINTS[1:-1]
+    differences = nodes[:, None] - nodes[None, :] + np.eye(len(nodes))
+    barycentric = 1.0 / differences.prod(axis=1)
+    out = np.zeros((2, len(POINTS)))
+    for row, end in zip(out, (-1.0, 1.0), strict=True):
+        terms = barycentric / (end - nodes)
+        row[1:-1] = terms / terms.sum()
+    return out
+
+
+# Value at an end less that of the polynomial: not zero where there is a jump between the end and the node next to it.
+END_JUMP = np.eye(len(POINTS))[[0, -1]] - _at_ends()
+END_GAP = 1.0 - _NODES[0]
 SIDES = np.array([AFTER] * 16 + [BEFORE])
 PAIR = 2  # panels of one curve in all calls but the first
 ZOOM = PAIR * len(POINTS)  # points of a bracket, so that one program serves both
@@ -65,8 +83,9 @@ class Panels:
 
     @property
     def error(self) -> np.ndarray:
-        """Difference of the two rules in each panel."""
-        return np.abs(0.5 * (self.end - self.begin) * (self.values @ (KRONROD - GAUSS)))
+        """Difference of the two rules in each panel, and what a jump next to an end would change."""
+        rules = np.abs(self.values @ (KRONROD - GAUSS))
+        return 0.5 * (self.end - self.begin) * (rules + END_GAP * np.abs(self.values @ END_JUMP.T).sum(axis=1))
 
     def by_subject(self, values: np.ndarray) -> np.ndarray:
         """Sums (subjects,) of `values` (panels,)."""

@@ -74,8 +74,8 @@ def regimen(
     if doses is not None:
         doses = check_whole_number("doses", doses, 1)
     if until is not None:
-        until = check_number("until", until, start, above=True)
-        doses = max(math.ceil((until - start) / (interval or 1.0) - DOSING.rounding), 1)
+        last: float = check_number("until", until, start, above=True)
+        doses = max(math.ceil((last - start) / (interval or 1.0) - DOSING.rounding), 1)
     if steady and loading is not None:
         raise OptionError("a loading dose has no meaning at steady state; leave out loading or steady_state.")
     if per is not None and not (isinstance(per, str) and per):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxnlme.forecasting.attainment import attainment as attainment
     from jaxnlme.forecasting.dose_search import find_dose as find_dose
     from jaxnlme.forecasting.exposure import exposure as exposure
+    from jaxnlme.forecasting.forecast import forecast as forecast
     from jaxnlme.forecasting.regimen import regimen as regimen
     from jaxnlme.forecasting.simulate import simulate as simulate
     from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
@@ -21,6 +22,7 @@ _PUBLIC = {
     "compartments": "pkpd.compartment_model",
     "exposure": "forecasting.exposure",
     "find_dose": "forecasting.dose_search",
+    "forecast": "forecasting.forecast",
     "regimen": "forecasting.regimen",
     "simulate": "forecasting.simulate",
 }
