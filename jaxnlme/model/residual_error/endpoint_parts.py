@@ -1,4 +1,4 @@
-"""What a residual model by endpoint consists of: data of each endpoint, names of parameters, the declaration."""
+"""Parts of residual models by endpoint: data of each endpoint, names of parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 
 
 class EndpointRows(eqx.Module):
-    """What the residual model of one endpoint has of a group (or, stacked, of all groups).
+    """Data of a group (or, stacked, of all groups) for the residual model of one endpoint.
 
     **Fields:** `strata`, `layout`, `codes`: as in `Group`, of this residual model; `fill` (): a response that stands in
     rows of other endpoints, where nothing is computed from it but numbers that are then left out.
