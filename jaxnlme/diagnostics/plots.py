@@ -42,10 +42,10 @@ class Plots(AbstractSimulationPlots):
         """Observations, population curve (dashed) and individual curve, a panel per group.
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column of the horizontal axis, the first of x
-        where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (that of the
-        residual model where None, that of several endpoints, or else the innermost nested level with random effects; a column that is constant in
-        each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a logarithmic axis of y, on which
-        values not above zero are not drawn.
+        where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (where None
+        that of several endpoints, that of the residual model, or else the innermost nested level with random effects; a
+        column that is constant in each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a
+        logarithmic axis of y, on which values not above zero are not drawn.
 
         Between the rows of a group a curve uses the other columns of the row before. A model that uses other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between

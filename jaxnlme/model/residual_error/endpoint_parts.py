@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -45,7 +46,12 @@ def parameter_name(name: str, label: str) -> str:
 
 
 def renamed(p: ErrorParameter, name: str) -> ErrorParameter:
-    return ErrorParameter(name, p.start, p.transform, p.fix, p.automatic)
+    """The parameter with another name; its start may be traced, and is not checked again."""
+    out = object.__new__(ErrorParameter)
+    values = {field.name: getattr(p, field.name) for field in dataclasses.fields(p)}
+    for field, value in (values | {"name": name}).items():
+        object.__setattr__(out, field, value)
+    return out
 
 
 def part_sizes(member: AbstractError) -> tuple[int, int, int]:
