@@ -169,7 +169,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
 
 
 def _slope_of(density: Density, params: Params, z: Any, group: Group) -> Any:
-    """What changes with the whitened effects `z` in the residuals (obs,) of a group, up to its sign."""
+    """The part (obs,) of the residuals of a group that changes with the whitened effects `z`, up to its sign."""
     f = density.predict(params, z, group)
     return density.error.moments(f, f, params.error, group)[0] if density.error.n_endpoints > 1 else f
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_names, require_host
+from jaxnlme.binding.endpoints import endpoint_codes
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
@@ -96,6 +97,18 @@ def gaussian_rows(error: AbstractError, bucket: Group) -> np.ndarray:
         return np.ones(bucket.y.shape, bool)
     has = np.array([member.has_gaussian_moments for member in error.members])
     return has[np.asarray(bucket.endpoints)]
+
+
+def endpoint_rows(fit: FitRecord) -> list[tuple[str | None, np.ndarray]]:
+    """The endpoints with Gaussian moments, each with its label and True (rows,) for its rows with a response; one for
+    all rows, without a label, for a model with one residual model."""
+    error, data = fit.binding.density.error, fit.binding.data
+    if not isinstance(error, EndpointErrors):
+        return [(None, np.ones(data.n_rows, bool))]
+    codes = endpoint_codes(data, error.labels)
+    rows = [data.rows_to_column(data.observed & (codes == k)) for k in range(len(error.members))]
+    has = [member.has_gaussian_moments for member in error.members]
+    return [(error.labels[k], rows[k]) for k in range(len(rows)) if has[k]]
 
 
 def endpoint_column(data: GroupedData) -> dict[str, np.ndarray]:
