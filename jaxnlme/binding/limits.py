@@ -72,8 +72,8 @@ def _check_limits(method: str, error: Any, data: GroupedData) -> None:
         if bad.any():
             what = f"above {low:g}" if low > -np.inf else f"below {high:g}"
             raise ModelError(
-                f"a response in {_rows(data, bad)} is known to lie {_interval(limits, bad)}, and responses of this model "
-                f"lie {what} ({error.formula}): correct the limit, or use another residual model."
+                f"a response in {_rows(data, bad)} is known to lie {_interval(limits, bad)}, and responses of this "
+                f"model lie {what} ({error.formula}): correct the limit, or use another residual model."
             )
     bad = data.observed & ~limits.censored & (data.y <= 0)
     if method == "M4" and bad.any():

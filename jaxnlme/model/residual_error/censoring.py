@@ -68,8 +68,16 @@ class AbstractLimitedError(AbstractError):
     """
 
     if TYPE_CHECKING:
-        response: AbstractTransform
-        censoring: str | None
+
+        @property
+        def response(self) -> AbstractTransform:
+            """The transform h, a field of every final class."""
+            ...
+
+        @property
+        def censoring(self) -> str | None:
+            """One of METHODS or None, a field of every final class."""
+            ...
 
         def standardise(
             self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any, usable: Any
