@@ -57,15 +57,7 @@ class Limits:
         before, or was another value before.
         **Returns:** the responses, a limit where they are censored, and the Limits.
         """
-        new = self.censored | (y != before)
-        with np.errstate(invalid="ignore"):
-            low = (y < self.lloq) | ((y == self.lloq) & new)
-            high = (y > self.uloq) | ((y == self.uloq) & new)
-        inner = (self.kind == INTERVAL) & low & (self.upper == self.lloq)
-        kind = np.where(inner, INTERVAL, np.where(low, LEFT, np.where(high, RIGHT, OBSERVED)))
-        upper = np.where(low, self.lloq, np.inf)
-        lower = np.where(inner, self.lower, np.where(high, self.uloq, -np.inf))
-        y = np.where(low, self.lloq, np.where(high, self.uloq, y))
+        y, kind, lower, upper = censor(y, before, self, np)
         return y, Limits(kind, lower, upper, self.lloq, self.uloq, self.names)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -80,3 +72,20 @@ class Limits:
             if np.isfinite(values).any():
                 out[name] = np.where(np.isfinite(values), values, np.nan)
         return out
+
+
+def censor(y: Any, before: Any, limits: Any, xnp: Any) -> tuple[Any, Any, Any, Any]:
+    """Responses with limits of quantification applied, and their kind, lower and upper limits; see
+    `Limits.of_responses`.
+
+    **Arguments:** `limits`: has the fields of Limits; `xnp`: the module of the arrays, numpy or jax.numpy.
+    """
+    new = (limits.kind > 0) | (y != before)
+    # Comparisons with NaN are false: a missing response is not censored.
+    low = (y < limits.lloq) | ((y == limits.lloq) & new)
+    high = (y > limits.uloq) | ((y == limits.uloq) & new)
+    inner = (limits.kind == INTERVAL) & low & (limits.upper == limits.lloq)
+    kind = xnp.where(inner, INTERVAL, xnp.where(low, LEFT, xnp.where(high, RIGHT, OBSERVED)))
+    upper = xnp.where(low, limits.lloq, np.inf)
+    lower = xnp.where(inner, limits.lower, xnp.where(high, limits.uloq, -np.inf))
+    return xnp.where(low, limits.lloq, xnp.where(high, limits.uloq, y)), kind, lower, upper

@@ -20,6 +20,7 @@ from jaxnlme.errors import ModelError, OptionError, near_matches
 from jaxnlme.model.density import Density
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
+from jaxnlme.model.residual_error.censoring import uncensored
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
@@ -51,6 +52,9 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
 
     C^(-1/2) is the symmetric root, NONMEM's default ("WRESCHOL: EIGENVALUE").
 
+    Censored rows have no residual: NaN, and true in the column "censored", which data with censored rows add. Those of
+    the other rows, CWRES too, are computed from these rows.
+
     **Arguments:** `kinds`: one or several of `KINDS`.
     **Returns:** a data frame in row order.
     **Raises:** ModelError where the outcome has no Gaussian moments; OptionError for an unknown kind; FitError where
@@ -81,8 +85,11 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
         correlation = correlation_matrices(fit, bucket.layout)
         parts = _Parts(residual, scale, jacobian, slope, modes[which], has_interaction(fit), normalized, correlation)
         for kind in kinds:
-            columns[kind].append(np.where(bucket.x.observed, getattr(parts, kind)(), np.nan))
+            columns[kind].append(np.where(uncensored(bucket), getattr(parts, kind)(), np.nan))
     table = {kind: to_rows(binding, parts) for kind, parts in columns.items()}
+    limits = binding.data.limits
+    if limits is not None and limits.censored.any():
+        table["censored"] = binding.data.rows_to_column(limits.censored)
     return pd.DataFrame(table, index=binding.data.row_labels)
 
 
