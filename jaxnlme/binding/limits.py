@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.data._limits import censor
+from jaxnlme.data._limits import Limits, censor
 from jaxnlme.data._rows import name_rows
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError, OptionError
@@ -128,8 +128,9 @@ def group_limits(error: AbstractError, data: GroupedData) -> GroupLimits | None:
     return GroupLimits(**data.limits.arrays)
 
 
-def check_limits_known(data: GroupedData, purpose: str) -> None:
-    """Check that every observed row has its limit of quantification, which simulated responses may be beyond.
+def check_limits_known(data: GroupedData, purpose: str) -> Limits:
+    """The limits of the data, checked: every observed row has its limit of quantification, which simulated responses
+    may be beyond.
 
     **Arguments:** `purpose`: what needs them, for the message.
     **Raises:** OptionError naming the rows without one.
@@ -145,6 +146,7 @@ def check_limits_known(data: GroupedData, purpose: str) -> None:
             f"{purpose}: the limits of quantification are known in censored rows only, and {_rows(data, missing)} has "
             "none; give lloq= (uloq=) to jn.GroupedData.from_frame, a number or a column."
         )
+    return limits
 
 
 def with_limited_responses(error: AbstractError, bucket: Group, y: Any) -> tuple[Any, GroupLimits | None, Any]:

@@ -49,9 +49,9 @@ def simulate(
     as that one, as they would be reported; False: the responses themselves (`data.with_response` applies the limits to
     them).
     **Returns:** (n, rows), in row order, also for rows whose response was missing.
-    **Raises:** OptionError where `n` is not a whole number >= 1, `limits` is True and a row has none, `key` neither a seed nor a key, or for another
-    `level`; ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the
-    fit has no estimates; for new `data` errors of `predict`.
+    **Raises:** OptionError where `n` is not a whole number >= 1, `key` neither a seed nor a key, `limits` is True and a
+    row has none, or for another `level`; ModelError where the outcome cannot be drawn (a group log-likelihood without
+    `sampler`); FitError where the fit has no estimates; for new `data` errors of `predict`.
     """
     n = check_whole_number("n", n, 1, "the number of replicates")
     require_host("fit.simulate", key, data)
@@ -80,8 +80,7 @@ def simulate(
             stacklevel=2,
         )
     if limits:
-        check_limits_known(binding.data, "limits=True")
-        of_rows = binding.data.limits
+        of_rows = check_limits_known(binding.data, "limits=True")
         lloq, uloq = (binding.data.rows_to_column(limit) for limit in (of_rows.lloq, of_rows.uloq))
         out = np.clip(out, lloq, uloq)
     return out
