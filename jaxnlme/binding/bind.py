@@ -83,6 +83,11 @@ class Binding:
     random: RandomEffects
 
     @property
+    def used_data(self) -> GroupedData:
+        """The data without the responses that the method for censored rows leaves out."""
+        return without_dropped(self.density.error, self.data)
+
+    @property
     def density(self) -> Density:
         """The density of one group."""
         return self.problem.density

@@ -128,8 +128,8 @@ def _columns(data: GroupedData, names: list[str]) -> dict[str, Any]:
         role: {name: values for name, values in getattr(data, role).items() if name in names}
         for role in ("x", "v", "text")
     }
-    columns["limits"] = None if data.limits is None else data.limits.arrays
-    return columns | {"rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
+    limits = None if data.limits is None else data.limits.arrays
+    return columns | {"limits": limits, "rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
 
 
 def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
