@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 
 from jaxnlme.errors import ModelError, UnknownNameError
+from jaxnlme.model.solver_models import solver_program
 from jaxnlme.records import Record
 
 
@@ -29,9 +30,9 @@ class Structural(eqx.Module):
         **Arguments:** `free`: array leaves of a module, else None; `phi`: individual parameters on the natural scale;
         `x`: predictors (obs,); `v`: group-level predictors.
         """
-        fn = self.fn if free is None else eqx.combine(free, self.fn)
         try:
-            return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
+            program = solver_program(self._call, self.fn, (free, phi, x, v))
+            return self._call(free, phi, x, v) if program is None else program(free, phi, x, v)
         except UnknownNameError as error:
             where = _record_of(error, {"phi": phi, "x": x, "v": v})
             if not where:
@@ -41,6 +42,10 @@ class Structural(eqx.Module):
                 f"{error} It is in {where}: the arguments of the model function come in the order {order}.",
                 *error.args[1:],
             ) from error
+
+    def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
+        fn = self.fn if free is None else eqx.combine(free, self.fn)
+        return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
 
 
 def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:

@@ -130,5 +130,16 @@ class ComputationSettings:
     times."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SolverSettings:
+    """Solvers of differential equations in a model function (`solver_calls.py`)."""
+
+    most_steps: int = 10_000
+    """Most steps of `jax.experimental.ode.odeint` from one time to the next, which has no limit itself: at a trial
+    point where the equations are stiff, a fit would wait for millions. (diffrax: 4096 in all, unless `max_steps` says
+    otherwise.)"""
+
+
 MINIMISER = MinimiserSettings()
 COMPUTATION = ComputationSettings()
+SOLVERS = SolverSettings()
