@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.continued_columns import with_continued_columns
 from jaxnlme.binding.held_values import (
     check_held_names,
     check_residual_scale,
@@ -194,9 +195,10 @@ def bind(
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
     strata, layout, codes = strata_of(data, error), layouts(data, error), variance_codes(data, error)
+    buckets_ = tuple(stack_groups(data, positions, columns, strata, layout, codes) for positions in groups)
     problem = Problem(
         density,
-        tuple(stack_groups(data, positions, columns, strata, layout, codes) for positions in groups),
+        with_continued_columns(buckets_),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from jaxnlme.model.derivatives import from_forward_mode
@@ -51,10 +52,10 @@ def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]
         known = _KNOWN.setdefault(fn, {})
     except TypeError:  # a callable that cannot be referred to weakly: known for as long as it is called
         known = {}
-    key = (tree, tuple(map(jax.typeof, leaves)), bool(jax.config.jax_enable_x64))
+    key = (tree, tuple(map(jax.typeof, leaves)), str(jax.numpy.result_type(float)))
     if key not in known:
         program = _traced(call, arguments)
-        reads_traced = program is not None and any(isinstance(c, jax.core.Tracer) for c in program.program.consts)
+        reads_traced = program is not None and any(isinstance(c, Tracer) for c in program.program.consts)
         known[key] = _NEW_EVERY_TIME if reads_traced else program
         return program
     return _traced(call, arguments) if known[key] is _NEW_EVERY_TIME else known[key]

@@ -43,6 +43,10 @@ class Structural(eqx.Module):
                 *error.args[1:],
             ) from error
 
+    def calls_solver(self, free: Any, phi: Record, x: Record, v: Record) -> bool:
+        """True if the function calls a solver of differential equations (`solver_models.py`)."""
+        return solver_program(self._call, self.fn, (free, phi, x, v)) is not None
+
     def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
         fn = self.fn if free is None else eqx.combine(free, self.fn)
         return fn(phi, x, v) if self.arity == 3 else fn(phi, x)

@@ -38,7 +38,7 @@ def calls_solver(jaxpr: Jaxpr) -> bool:
         name = equation.primitive.name
         if _is_check(equation):
             return True
-        if name == "while" and any(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars):
+        if name == "while" and any(map(_is_real, equation.outvars)):
             return True
         if name == "custom_jvp_call" or (name == "custom_vjp_call" and not _rule_of_solver(equation)):
             continue
@@ -58,7 +58,7 @@ def carry_out(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
 
 
 class _Place(NamedTuple):
-    """Where a program stands: `failures`, to which checks of whole numbers append (None inside loops); `odeint`: part
+    """The surroundings of a program: `failures`, to which checks of whole numbers append (None inside loops); `odeint`: part
     of odeint, "loop over times" or "loop over steps"."""
 
     failures: list[Any] | None
@@ -234,7 +234,7 @@ def _condition_of(equation: JaxprEqn) -> int:
 
 
 def _checked(equation: JaxprEqn, inputs: list[Any], failed: Any, place: _Place) -> list[Any]:
-    """What a check hands on: its values, real numbers as NaN where it failed."""
+    """The values that a check hands on, real numbers as NaN where it failed."""
     jaxpr, conditional = equation.params["call_jaxpr"].jaxpr, _conditional(equation)
     assert conditional is not None
     given = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -246,6 +246,10 @@ def _checked(equation: JaxprEqn, inputs: list[Any], failed: Any, place: _Place) 
     if place.failures is not None and not any(jnp.issubdtype(jnp.result_type(v), jnp.inexact) for v in values):
         place.failures.append(failed)
     return [_nan_where(failed, value) for value in values]
+
+
+def _is_real(var: Any) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.inexact)
 
 
 def _nan_where(failed: Any, value: Any) -> Any:
