@@ -24,14 +24,12 @@ class SolverProgram:
         self.program, self.outputs = program, jax.tree.structure(outputs)
 
     def __call__(self, *arguments: Any) -> PyTree:
+        values = from_forward_mode(self._run, [*self.program.consts, *jax.tree.leaves(arguments)])
+        return jax.tree.unflatten(self.outputs, values)
+
+    def _run(self, values: list[Any]) -> list[Any]:
         n = len(self.program.consts)
-
-        def run(values: list[Any]) -> list[Any]:
-            return carry_out(ClosedJaxpr(self.program.jaxpr, values[:n]), values[n:])
-
-        return jax.tree.unflatten(
-            self.outputs, from_forward_mode(run, [*self.program.consts, *jax.tree.leaves(arguments)])
-        )
+        return carry_out(ClosedJaxpr(self.program.jaxpr, values[:n]), values[n:])
 
 
 # By model function: for each kind of arguments its program, None for a function without a solver, or _NEW_EVERY_TIME

@@ -24,7 +24,8 @@ Levels = tuple[tuple[int, ...], ...]
 def forward_derivatives(fn: Callable[[Values], Values], arguments: Sequence[Any]) -> Values:
     """The outputs of `fn(arguments)`, lists of arrays, with derivatives in both modes and to every order.
 
-    **Arguments:** `fn`, differentiable in forward mode to every order; `arguments`, of which real numbers may be
+    **Arguments:** `fn`, differentiable in forward mode to every order, traced once if it is the same object (or an equal
+    one) in the next call; `arguments`, of which real numbers may be
     differentiated in.
     """
     arguments = [jnp.asarray(value) for value in arguments]
@@ -35,9 +36,7 @@ def forward_derivatives(fn: Callable[[Values], Values], arguments: Sequence[Any]
 def _expanded(fn: Callable[[Values], Values], levels: Levels, arguments: Values) -> Values:
     """The outputs of `fn`, then their Jacobians in the arguments `levels[0]`, then the Jacobians of all these in
     `levels[1]`, and so on; each has a last axis for the variables."""
-    for active in levels:
-        fn = _with_jacobian(fn, active)
-    return fn(arguments)
+    return _run(fn, levels, arguments)
 
 
 @functools.partial(_expanded.defjvp, symbolic_zeros=True)
@@ -63,6 +62,13 @@ def _expanded_rule(fn, levels, primals, tangents):
         return functools.reduce(jnp.add, parts)
 
     return outputs, [product(*pair) for pair in zip(outputs, jacobians, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # traced once, though a fit evaluates fn in several places
+def _run(fn: Callable[[Values], Values], levels: Levels, arguments: Values) -> Values:
+    for active in levels:
+        fn = _with_jacobian(fn, active)
+    return fn(arguments)
 
 
 def _with_jacobian(fn: Callable[[Values], Values], active: tuple[int, ...]) -> Callable[[Values], Values]:

@@ -58,8 +58,8 @@ def carry_out(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
 
 
 class _Place(NamedTuple):
-    """The surroundings of a program: `failures`, to which checks of whole numbers append (None inside loops); `odeint`: part
-    of odeint, "loop over times" or "loop over steps"."""
+    """The surroundings of a program: `failures`, to which checks of whole numbers append (None inside loops); `odeint`:
+    inside odeint "solver", in its loop over times "loop over times"."""
 
     failures: list[Any] | None
     odeint: str = ""
