@@ -24,9 +24,8 @@ Levels = tuple[tuple[int, ...], ...]
 def forward_derivatives(fn: Callable[[Values], Values], arguments: Sequence[Any]) -> Values:
     """The outputs of `fn(arguments)`, lists of arrays, with derivatives in both modes and to every order.
 
-    **Arguments:** `fn`, differentiable in forward mode to every order, traced once if it is the same object (or an equal
-    one) in the next call; `arguments`, of which real numbers may be
-    differentiated in.
+    **Arguments:** `fn`, differentiable in forward mode to every order, traced once as long as calls hand in the same
+    object (or an equal one); `arguments`, of which real numbers may be differentiated in.
     """
     arguments = [jnp.asarray(value) for value in arguments]
     return _expanded(fn, (), arguments)
