@@ -28,7 +28,7 @@ _LIBRARIES = ("equinox.", "diffrax.", "optimistix.", "lineax.")
 _ODEINT = "jax.experimental.ode"
 # Positions in the state of odeint's loop over steps: i, y, f, t, dt, last_t, interp_coeff. The loop over times
 # carries the same without i.
-_STATE, _T, _DT, _COEFFICIENTS = 7, 3, 4, 6
+_STATE, _Y, _T, _DT, _COEFFICIENTS = 7, 1, 3, 4, 6
 
 
 def calls_solver(jaxpr: Jaxpr) -> bool:
@@ -169,7 +169,9 @@ def _while(params: dict[str, Any], inputs: list[Any], place: _Place) -> list[Any
         return state
 
     end = list(jax.lax.while_loop(goes_on, step, start))
-    end[_COEFFICIENTS] = _nan_where(~(end[_T] >= of_condition[target]), end[_COEFFICIENTS])
+    failed = ~(end[_T] >= of_condition[target])
+    for position in (_Y, _COEFFICIENTS):  # with a state that is NaN, the loops to later times end at once
+        end[position] = _nan_where(failed, end[position])
     return end
 
 
