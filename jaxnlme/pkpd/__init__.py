@@ -1,0 +1,1 @@
+"""Structural models of pharmacometrics, for the doses and resets of an event table."""
