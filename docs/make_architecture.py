@@ -30,6 +30,7 @@ ROOMS = (
     "model",
     "binding",
     "structural_models",
+    "pkpd",
     "likelihood",
     "sampling",
     "results",

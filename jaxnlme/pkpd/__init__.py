@@ -1,1 +1,31 @@
-"""Structural models of pharmacometrics, for the doses and resets of an event table."""
+"""`jn.pkpd`: pharmacokinetic models of dose records, as model functions f(phi, x, v)."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxnlme.errors import near_matches
+
+if TYPE_CHECKING:
+    from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
+    from jaxnlme.pkpd.compartment_model import compartments as compartments
+
+# The names above again, each with its module: imported when first used.
+_PUBLIC = {
+    "CompartmentModel": "compartment_model",
+    "compartments": "compartment_model",
+}
+
+__all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported now. **Raises:** AttributeError for others."""
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f"jaxnlme.pkpd.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"jn.pkpd has no {name!r}; {near_matches(name, list(_PUBLIC))}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*_PUBLIC, *(name for name in globals() if name.startswith("__"))})

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.pkpd.ode_runge_kutta import Field, StatePartials, States, Tableau, step
-from jaxnlme.pkpd.settings import SOLVER
+from jaxnlme.pkpd.ode_settings import SOLVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxnlme.errors import OptionError
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.pkpd.ode_partials import Expansion
-from jaxnlme.pkpd.settings import SOLVER
+from jaxnlme.pkpd.ode_settings import SOLVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Columns of the table `v.events` that a structural model reads, one row for each dose or reset.
 DOSE_COLUMNS = (
@@ -26,6 +26,8 @@ class EventFacts:
     - `overlap`: largest number of infusions of one steady-state record that run at one time, for durations given in the
       data, with a bioavailability of 1.
     - `dosed`: the compartments that receive doses, in rising order; 0: the record names none (the model's default).
+    - `dosed_rows`: for each of them the number of the first such row of the original table, 0 where there is none (not
+      compared: it does not decide the program).
     - `rows_are_records`: every record, also of doses, is a row of x, so that parameters are known at each.
     - `carry`: "nocb" where the value of a parameter holds on the interval before its record (as in NONMEM), "locf"
       where it holds on the interval after.
@@ -43,3 +45,9 @@ class EventFacts:
     dosed: tuple[int, ...] = ()
     rows_are_records: bool = False
     carry: str = "nocb"
+    dosed_rows: tuple[int, ...] = field(default=(), compare=False)
+
+    def rows_in_words(self, compartment: int) -> str:
+        """The first row with a dose into a compartment, as part of a sentence: " in row 3, the first one"."""
+        row = dict(zip(self.dosed, self.dosed_rows, strict=False)).get(compartment, 0)
+        return f" in row {row}, the first one" if row else ""

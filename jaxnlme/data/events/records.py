@@ -51,7 +51,7 @@ class EventRecords:
         """Records with their facts. **Arguments:** as the fields; `time`, `compartment`, `carry`: of EventFacts."""
         order = np.argsort(group, kind="stable")
         columns = {name: np.asarray(values, float)[order] for name, values in columns.items()}
-        facts = _facts(columns, group[order], EventFacts(time, compartment, carry=carry))
+        facts = _facts(columns, group[order], row_index[order], EventFacts(time, compartment, carry=carry))
         return cls(columns, group[order], labels, group_name, row_index[order], facts)
 
     def __len__(self) -> int:
@@ -68,8 +68,9 @@ class EventRecords:
     def doses(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The table that a structural model reads as `v.events`: columns (groups, k) by name and its mask (groups, k).
 
-        One row for each reset and each dose, those of ADDL included, a group's in the order of its records. Padding has
-        an amount of zero, at the time and in the segment of the last row of the group.
+        One row for each reset and each dose, those of ADDL included, a group's by segment and then by time, at equal
+        times in the order of its records. Padding has an amount of zero, at the time and in the segment of the last row
+        of the group.
         """
         c = self.columns
         is_dose = np.isin(c["EVID"], (1, 4))
@@ -97,6 +98,8 @@ class EventRecords:
             "row": c["row"][source],
         }
         group = self.group[source]
+        order = np.lexsort((flat["time"], flat["segment"], group))
+        flat = {name: values[order] for name, values in flat.items()}
         sizes = np.bincount(group, minlength=len(self.labels))
         width = max(int(sizes.max(initial=0)), 1)
         start = np.cumsum(sizes) - sizes
@@ -141,7 +144,7 @@ def _starts_anew(columns: dict[str, np.ndarray]) -> np.ndarray:
     return (columns["EVID"] >= 3) | ((columns["EVID"] == 1) & (columns["SS"] == 1))
 
 
-def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) -> EventFacts:
+def _facts(columns: dict[str, np.ndarray], group: np.ndarray, row_index: np.ndarray, base: EventFacts) -> EventFacts:
     """The facts of records sorted by group, with the names and the rule of `base`."""
     is_dose = np.isin(columns["EVID"], (1, 4))
     rate, interval = columns["RATE"], columns["II"]
@@ -150,6 +153,7 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) 
     with np.errstate(divide="ignore", invalid="ignore"):
         number = np.where(running, np.ceil(columns["AMT"] / rate / interval), 0.0)
     anew = np.bincount(group[_starts_anew(columns)], minlength=1) if len(group) else np.zeros(1)
+    dosed = tuple(sorted({int(v) for v in columns["CMT"][is_dose]}))
     return replace(
         base,
         infusions=bool((is_dose & (rate != 0)).any()),
@@ -159,6 +163,7 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, base: EventFacts) 
         constant_infusion=bool((steady & (rate > 0) & (interval == 0)).any()),
         segments=int(anew.max()),
         overlap=int(number.max(initial=0)),
-        dosed=tuple(sorted({int(v) for v in columns["CMT"][is_dose]})),
+        dosed=dosed,
+        dosed_rows=tuple(int(row_index[is_dose & (columns["CMT"] == c)].min()) + 1 for c in dosed),
         rows_are_records=bool(len(group) and (columns["row"] >= 0).all()),
     )

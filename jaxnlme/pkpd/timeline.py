@@ -1,0 +1,131 @@
+"""The timeline of one group: every change of amounts and input rates, in the order in which they happen.
+
+It knows nothing of compartments: closed forms and solvers of differential equations use the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.pkpd.doses import Doses
+from jaxnlme.records import Events, Rows
+
+
+class Actions(eqx.Module):
+    """Changes (actions,) of the state, sorted by segment, then time, then order of records.
+
+    **Fields:** `time`; `segment`: a change of it empties all compartments and stops all infusions; `rows_before`: rows
+    of the group that precede the record; `source`: the row of v.events it belongs to; `bolus`: amount that enters;
+    `rate`: change of the input rate; `steady`: one where the amounts of the steady state of the source are added, None
+    where no record has a steady state. Amounts and rates go to the compartment of the source.
+    """
+
+    time: Any
+    segment: Any
+    rows_before: Any
+    source: Any
+    bolus: Any
+    rate: Any
+    steady: Any
+
+
+class SteadyState(eqx.Module):
+    """Steady states (k,) that records begin with, at the time of the record.
+
+    **Fields:** `begins` (k,): whether the record has one; `constant` (k,): it is that of an infusion without end;
+    `interval`: between doses, positive; `since`: time since the last arrival, in (0, interval]; `running`: number of
+    infusions that are not over.
+    """
+
+    begins: Any
+    constant: Any
+    interval: Any
+    since: Any
+    running: Any
+
+
+def steady_states(events: Events, doses: Doses) -> SteadyState:
+    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ..."""
+    begins = events.steady_state > 0
+    constant = begins & (events.interval <= 0)
+    interval = jnp.where(events.interval > 0, events.interval, 1.0)
+    lag = jnp.zeros_like(interval) if doses.lag is None else doses.lag
+    periods = jnp.maximum(jnp.ceil(jax.lax.stop_gradient(lag) / interval), 1.0)
+    since = periods * interval - lag
+    running = jnp.ceil(jax.lax.stop_gradient(doses.duration - since) / interval)
+    running = jnp.where(begins & ~constant, jnp.maximum(running, 0.0), 0.0)
+    return SteadyState(begins, constant, interval, since, running)
+
+
+def actions(
+    events: Events, doses: Doses, steady: SteadyState | None, *, overlap: int, goes_on: bool = False
+) -> Actions:
+    """The Actions of a group.
+
+    **Arguments:** `steady`: None where no record has a steady state; `overlap`: most infusions of a steady state that
+    are running when its record comes; more of them give NaN; `goes_on`: an infusion at constant rate in steady state
+    continues after its record (else it ends there, as in NONMEM).
+    """
+    k = events.time.shape[0]
+    zero = jnp.zeros_like(doses.bolus)
+    arrival = events.time if doses.lag is None else events.time + doses.lag
+    ones = jnp.ones_like(zero)
+    begins = None if steady is None else jnp.where(steady.begins, ones, zero)
+    rate = doses.rate
+    if steady is not None:  # an infusion without end has a duration of zero
+        rate = jnp.where(steady.constant, rate if goes_on else zero, rate)
+    # (time, bolus, rate, steady) of each kind of action
+    kinds = []
+    if begins is None or doses.lag is None:
+        kinds.append((arrival, doses.bolus, rate, begins))
+    else:
+        kinds += [(arrival, doses.bolus, rate, zero), (events.time, zero, zero, begins)]
+    if doses.infused:
+        ends = rate if steady is None else jnp.where(steady.constant, zero, rate)
+        kinds.append((arrival + doses.duration, zero, -ends, None if begins is None else zero))
+    if steady is not None and doses.infused:
+        for p in range(overlap):
+            open_ = steady.running > p
+            end = events.time - steady.since - p * steady.interval + doses.duration
+            more = jnp.where(steady.running > overlap, jnp.nan, 0.0) if p == 0 else 0.0
+            kinds.append((jnp.where(open_, end, events.time), zero, jnp.where(open_, -rate, 0.0) + more, zero))
+        if not overlap:
+            kinds[0] = (*kinds[0][:2], kinds[0][2] + jnp.where(steady.running > 0, jnp.nan, 0.0), kinds[0][3])
+    columns = [None if part[0] is None else jnp.concatenate(part) for part in zip(*kinds, strict=True)]
+    n = len(kinds)
+    together = Actions(
+        columns[0],
+        jnp.tile(events.segment, n),
+        jnp.tile(events.rows_before, n),
+        jnp.tile(jnp.arange(k), n),
+        *columns[1:],
+    )
+    if n == 1 and doses.lag is None:
+        return together  # in the order of v.events
+    order = jnp.lexsort((together.rows_before, jax.lax.stop_gradient(together.time), together.segment))
+    return jax.tree.map(lambda column: column[order], together)
+
+
+def segments_of_rows(x: Rows, events: Events) -> Any:
+    """The segment (obs,) of each row of the group."""
+    at = jnp.arange(x.mask.shape[0])
+    if not events.facts.segments:
+        return jnp.zeros(at.shape, events.segment.dtype)
+    begun = events.mask[None, :] & (events.rows_before[None, :] <= at[:, None])
+    return jnp.max(jnp.where(begun, events.segment[None, :], 0.0), axis=1)
+
+
+def last_action(time: Any, segment: Any, done: Actions) -> Any:
+    """Number (obs,) of actions that have happened at each row: those of earlier segments, and of its own up to its
+    time, if at the same time their record precedes the row.
+
+    **Arguments:** `time`, `segment` (obs,) of the rows in their order.
+    """
+    at = jnp.arange(time.shape[0])
+    before = (done.time[None, :] <= time[:, None]) & (done.rows_before[None, :] <= at[:, None])
+    same = done.segment[None, :] == segment[:, None]
+    return jnp.sum((done.segment[None, :] < segment[:, None]) | (same & before), axis=1)
