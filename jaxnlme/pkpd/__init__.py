@@ -8,11 +8,15 @@ from jaxnlme.errors import near_matches
 if TYPE_CHECKING:
     from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
     from jaxnlme.pkpd.compartment_model import compartments as compartments
+    from jaxnlme.pkpd.ode_model import ODEModel as ODEModel
+    from jaxnlme.pkpd.ode_model import ode as ode
 
 # The names above again, each with its module: imported when first used.
 _PUBLIC = {
     "CompartmentModel": "compartment_model",
     "compartments": "compartment_model",
+    "ODEModel": "ode_model",
+    "ode": "ode_model",
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

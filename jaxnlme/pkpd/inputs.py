@@ -32,6 +32,11 @@ class AbstractInput(abc.ABC):
         """Fraction (doses,) of each dose that has entered by `time` (doses,); None where `rate` is given."""
         return None
 
+    @property
+    def gives_fraction(self) -> bool:
+        """True if the subclass has `entered`, not `rate`."""
+        return type(self).entered is not AbstractInput.entered
+
     def read(self, phi: Any, title: str) -> tuple[Any, ...]:
         """The parameters in `phi`, by name without regard to case. **Raises:** ModelError where one is lacking."""
         values = values_by_name(phi)

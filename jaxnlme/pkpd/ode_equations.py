@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, some
@@ -22,7 +23,7 @@ class Equations:
 
     **Fields:** `rhs`; `with_rows`: it takes the columns of the data as a fourth argument; `states`: names; `initial`: None,
     or a function of phi; `inputs`: by position of a state the rate at which doses enter it; `control`; `title` of the
-    model in messages.
+    model in messages; `absolute`: absolute tolerances of single states, by name.
     """
 
     rhs: Callable[..., Any]
@@ -32,6 +33,26 @@ class Equations:
     inputs: tuple[tuple[int, AbstractInput], ...]
     control: Tolerances
     title: str
+    absolute: tuple[tuple[str, float], ...] = ()
+
+    def arrays(self) -> Any:
+        """The arrays within the functions, of Equinox modules."""
+        return eqx.filter((self.rhs, self.initial), eqx.is_array)
+
+    def with_arrays(self, arrays: Any) -> Equations:
+        """The same with other `arrays`."""
+        functions = eqx.filter((self.rhs, self.initial), eqx.is_array, inverse=True)
+        rhs, initial = eqx.combine(arrays, functions)
+        return replace(self, rhs=rhs, initial=initial)
+
+    def sizes(self, of_data: States) -> States:
+        """The size of each state, a factor of the absolute tolerance: those of the data, but for states whose absolute
+        tolerance was given."""
+        given = dict(self.absolute)
+        return tuple(
+            jnp.asarray(given[name] / self.control.atol, size.dtype) if name in given else size
+            for name, size in zip(self.states, of_data, strict=True)
+        )
 
     def record(self, y: States) -> Record:
         """The states by name."""
