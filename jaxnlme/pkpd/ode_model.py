@@ -244,7 +244,7 @@ def _takes_four(rhs: Callable[..., Any]) -> bool:
         signature = inspect.signature(rhs)
     except (TypeError, ValueError):
         return False
-    for number in (4, 3):
+    for number in (3, 4):
         try:
             signature.bind(*(None,) * number)
         except TypeError:
