@@ -40,8 +40,8 @@ def check_gamma_doses(title: str, facts: EventFacts, varies: bool) -> None:
         )
     if varies:
         raise ModelError(
-            f"rate constants of {title} vary within the groups; the gamma density of its absorption needs constant CL, V
-            " "and KA (MTT, N, F and LAG may vary from dose to dose). Use route='transit' with whole compartments."
+            f"rate constants of {title} vary within the groups; the gamma density of its absorption needs constant CL, "
+            "V and KA (MTT, N, F and LAG may vary from dose to dose). Use route='transit' with whole compartments."
         )
     if facts.infusions and set(facts.dosed) <= {0, 1}:
         raise ModelError(
