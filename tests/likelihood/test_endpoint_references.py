@@ -105,7 +105,7 @@ def test_event_time_beside_a_concentration(reference: Path, method: str, point: 
     by_subject = np.asarray(jn.group_log_likelihoods(model, params, data, quadrature))
     np.testing.assert_allclose(by_subject, case["exact_by_subject"], atol=EXACT)
     assert float(jn.log_likelihood(model, params, data, "laplace")) == pytest.approx(case["laplace"], abs=LAPLACE)
-    with pytest.raises(jn.ModelError, match="FOCEI needs a Gaussian residual model .*endpoint .2. has none"):
+    with pytest.raises(jn.ModelError, match=r"FOCEI needs a Gaussian residual model .*endpoint .2. has none"):
         jn.log_likelihood(model, params, data, "focei")
 
 
