@@ -34,6 +34,8 @@ class CurveSettings:
     """Points of curves that one call of the compiled program computes, to bound memory."""
     sizes: tuple[int, ...] = (16, 128, 1024, 8192)
     """Numbers of curves for which programs are compiled; others are padded to the next of them."""
+    bits: int = 2
+    """Significant bits of the numbers of points and doses for which programs are compiled; others are padded."""
     starting_panels: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
     """Ends of the first panels in an interval between doses, as parts of it: curves change most after a dose."""
     tolerance: float = 1e-8

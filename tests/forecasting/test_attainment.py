@@ -100,7 +100,9 @@ def test_bad_input(fit, options, words):
 def test_no_dose_reaches_the_share(fit):
     options = {"covariates": {"WT": 70}, "subjects": 20}
     with pytest.raises(JaxnlmeError, match="no dose reaches the share"):
-        jn.pkpd.find_dose(fit, STEADY, 0.99, metric="auc", target=(100, 101), **options)
+        jn.pkpd.find_dose(fit, STEADY, 0.99, metric="auc", target=(100, 130), **options)
+    within = jn.pkpd.find_dose(fit, STEADY * 0.1, 0.3, metric="auc", target=(100, 130), **options)
+    assert within.share >= 0.3 and 300 < within.amount < 700
     with pytest.raises(JaxnlmeError, match="for all doses"):
         jn.pkpd.find_dose(fit, STEADY, 0.9, metric="tmax", target=1, **options)
     with pytest.raises(JaxnlmeError, match="below 1"):
