@@ -188,8 +188,8 @@ def _horizon(curves: Curves, begin: np.ndarray) -> np.ndarray:
     data = curves.binding.data
     times = data.x[curves.time_name]
     length = max(float(np.max(times[data.rows]) - np.min(times[data.rows])), np.finfo(float).tiny)
-    breaks = curves.breaks(-math.inf, math.inf)
-    last = np.array([at[-1] if len(at) else -math.inf for at in breaks])[curves.group]
+    which, breaks = curves.breaks
+    last = np.array([at[-1] if len(at) else -math.inf for at in breaks])[which[curves.group]]
     last = np.maximum(last, begin)
     return last + np.maximum(last - begin, length)
 

@@ -44,8 +44,11 @@ class CurveSettings:
     """Times that a panel may be halved: for a jump at an unknown time the error halves with it."""
     candidates: int = 3
     """Panels in which the largest (smallest) value of a subject is searched: peaks of similar height."""
-    zooms: int = 5
-    """Times that the bracket of an extreme or a crossing is cut to a sixteenth."""
+    close: float = 0.05
+    """Distance from the largest value of a subject, as a part of the range of its values, beyond which a panel does not
+    have the peak: 17 points of a panel in which quadrature has converged miss less."""
+    zooms: int = 4
+    """Times that the bracket of an extreme or a crossing is cut to a sixteenth or less."""
     doublings: int = 60
     """Times that the horizon of an area to infinity is doubled."""
     tail: float = 1e-7
