@@ -74,7 +74,8 @@ class Record(eqx.Module):
 
 class Rows(Record):
     """Predictors of one group, a record of (obs,) columns, with `mask` (obs,), true on real rows, and `observed`
-    (obs,), true where the response was observed. Padded rows repeat the group's last row.
+    (obs,), true where the response was observed. Padded rows repeat the group's last row; columns that
+    rise or fall from row to row in every group, such as times, go on by small steps.
 
     With nested levels `units` is a Record of the unit (obs,) of each row, a whole number from 0 on, by level:
     `x.units.Occasion`. In a model with a residual model for each endpoint `endpoints` (obs,) is the number of the

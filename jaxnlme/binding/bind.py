@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.continued_columns import with_continued_columns
 from jaxnlme.binding.endpoints import (
     member_rows,
     resolve_like,
@@ -81,6 +82,11 @@ class Binding:
     held: Mapping[str, float]
     bound_model: ModelDeclaration
     random: RandomEffects
+
+    @property
+    def used_data(self) -> GroupedData:
+        """The data without the responses that the method for censored rows leaves out."""
+        return without_dropped(self.density.error, self.data)
 
     @property
     def density(self) -> Density:
@@ -214,10 +220,10 @@ def bind(
     packed = (*names, *_theta_names(density), *density.error_names)
     groups = data.bucket_indices(buckets)
     strata, layout, codes = strata_of(used, error), series_layout(used, error), variance_codes(used, error)
-    endpoints, limits = member_rows(used, error), group_limits(error, used)
+    extras = strata, layout, codes, member_rows(used, error), group_limits(error, used)
     problem = Problem(
         density,
-        tuple(stack_groups(used, positions, columns, strata, layout, codes, endpoints, limits) for positions in groups),
+        with_continued_columns(tuple(stack_groups(used, positions, columns, *extras) for positions in groups)),
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.confounding import check_confounding
+from jaxnlme.binding.continued_columns import otherwise_padded
 from jaxnlme.binding.explanations import explained_errors, explained_user_code
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.prediction_checks import check_prediction
@@ -169,7 +170,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
 
 
 def _slope_of(density: Density, params: Params, z: Any, group: Group) -> Any:
-    """What changes with the whitened effects `z` in the residuals (obs,) of a group, up to its sign."""
+    """The part (obs,) of the residuals of a group that changes with the whitened effects `z`, up to its sign."""
     f = density.predict(params, z, group)
     return density.error.moments(f, f, params.error, group)[0] if density.error.n_endpoints > 1 else f
 
@@ -183,20 +184,19 @@ def _rows(density: Density, group: Group) -> list[Any]:
 
 
 def _padding_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
-    """Largest change of the prediction for a real row when padded rows repeat the first row instead of the last."""
+    """Largest change of the prediction for a real row when padded rows are filled otherwise, as a fraction of the
+    change that is allowed."""
 
     def repadded(column):
-        if column.ndim == 0:
-            return column
-        return jnp.where(group.x.mask, column, column[0])
+        return column if column.ndim == 0 else otherwise_padded(column, group.x.mask)
 
     x = eqx.tree_at(lambda x: x.values, group.x, tuple(repadded(c) for c in group.x.values))
     changed = eqx.tree_at(lambda g: (g.x, g.covariates), group, (x, tuple(repadded(c) for c in group.covariates)))
-    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), changed), group)
+    return _difference(f, density, params, changed)
 
 
 def _table_difference(density: Density, params: Params, f: Any, group: Group) -> Any:
-    """Largest change of the prediction for a real row when padded rows of further tables have other values."""
+    """The same when padded rows of further tables have other values."""
     if not any(isinstance(entry, Rows) for entry in group.v.values):
         return jnp.zeros(())
 
@@ -207,11 +207,16 @@ def _table_difference(density: Density, params: Params, f: Any, group: Group) ->
         return eqx.tree_at(lambda rows: rows.values, entry, values)
 
     changed = eqx.tree_at(lambda g: g.v.values, group, tuple(repadded(entry) for entry in group.v.values))
-    return _difference(f, density.predict(params, jnp.zeros(density.n_effects), changed), group)
+    return _difference(f, density, params, changed)
 
 
-def _difference(f: Any, g: Any, group: Group) -> Any:
-    """Largest difference between the predictions f and g for real rows, as a fraction of the largest prediction."""
+def _difference(f: Any, density: Density, params: Params, group: Group) -> Any:
+    """Largest difference for real rows between the predictions f and those for `group`, as a fraction of the largest
+    prediction and of the difference that is allowed."""
+    zero = jnp.zeros(density.n_effects)
+    g = density.predict(params, zero, group)
+    solver = density.structural.calls_solver(params.free, density.phi(params, zero, group), group.x, group.v)
+    allowed = CHECKS.padding_change_of_solver if solver else CHECKS.padding_change
 
     def change(a, b):
         if jnp.shape(a)[:1] != group.y.shape:
@@ -219,7 +224,7 @@ def _difference(f: Any, g: Any, group: Group) -> Any:
         mask = group.x.mask.reshape((-1,) + (1,) * (jnp.ndim(a) - 1)) & jnp.isfinite(a)
         difference = jnp.max(jnp.where(mask, jnp.abs(a - b), 0.0))
         size = jnp.max(jnp.where(mask, jnp.maximum(jnp.abs(a), jnp.abs(b)), 0.0))
-        return difference / jnp.where(size > 0, size, 1.0)
+        return difference / (allowed * jnp.where(size > 0, size, 1.0))
 
     return sum(jax.tree.leaves(jax.tree.map(change, f, g)), jnp.zeros(()))
 
@@ -242,14 +247,14 @@ def _check_derivatives(binding: Binding, start: Params) -> None:
 
 
 def _check_padding(binding: Binding, probe: _Probe, finite: np.ndarray) -> None:
-    bad = finite & ~(probe.padding < CHECKS.padding_change)
+    bad = finite & ~(probe.padding < 1.0)
     if bad.any():
         raise ModelError(
             f"the predictions of real rows change with the padding of short groups (group {_labels(binding, bad)}): "
             "the model mixes rows (a mean, a cumulative sum, the last row). Use x.mask, true on real rows, to leave "
             "padded rows out."
         )
-    bad = finite & ~(probe.tables < CHECKS.padding_change)
+    bad = finite & ~(probe.tables < 1.0)
     if bad.any():
         tables = ", ".join(f"v.{name}" for name in binding.data.tables)
         raise ModelError(

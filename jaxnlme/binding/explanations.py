@@ -21,8 +21,8 @@ TRACER_ERRORS = (
     jax.errors.NonConcreteBooleanIndexError,
 )
 SOLVERS = (
-    "a fixed number of steps by jax.lax.scan (a Runge-Kutta method), diffrax with adjoint=diffrax.DirectAdjoint(), or "
-    "the closed form where there is one"
+    "jax.experimental.ode.odeint, diffrax with any adjoint (its default, diffrax.ForwardMode(), "
+    "diffrax.DirectAdjoint()), a fixed number of steps by jax.lax.scan, or the closed form where there is one"
 )
 # A Python function that a compiled program calls has raised: a check of equinox or diffrax.
 CALLBACK_ERROR = "CpuCallback error"
@@ -30,15 +30,15 @@ CALLBACK_ERROR = "CpuCallback error"
 DERIVATIVE_ERRORS = (
     (
         ("custom_lin", "autodiff (jvp) to a custom_vjp", "filter_custom_vjp"),
-        "part of it has a derivative in reverse mode only (jax.custom_vjp, as in jax.experimental.ode.odeint and in "
-        "diffrax's default adjoint), and a fit takes derivatives in both modes",
-        f"Use what JAX differentiates in both: {SOLVERS}.",
+        "part of it has a derivative in reverse mode only (a rule of its own, jax.custom_vjp), and a fit takes "
+        "derivatives in both modes",
+        f"Write the rule as jax.custom_jvp, or leave it out; to solve a differential equation use {SOLVERS}.",
     ),
     (
         ("does not work for lax.while_loop", "Cannot reverse-mode autodifferentiate"),
-        "the number of steps of a loop in it depends on values (jax.lax.while_loop, diffrax's ForwardMode or "
-        "max_steps=None), and such a loop has no derivative in reverse mode",
-        f"Use a loop with fixed bounds; {SOLVERS}.",
+        "the number of steps of a loop in it depends on values (jax.lax.while_loop), and such a loop has no derivative "
+        "in reverse mode",
+        "Use a loop with fixed bounds, or move it into the model function f(phi, x, v), where such loops are served.",
     ),
     (
         ("callbacks do not support JVP",),

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.data._limits import Limits, censor
 from jaxnlme.data._rows import name_rows
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import ModelError
+from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.model.density import Group
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.censoring import GroupLimits
+from jaxnlme.numerics.arrays import xp
 
 
 def censoring_of(error: AbstractError) -> str | None:
@@ -72,8 +75,8 @@ def _check_limits(method: str, error: Any, data: GroupedData) -> None:
         if bad.any():
             what = f"above {low:g}" if low > -np.inf else f"below {high:g}"
             raise ModelError(
-                f"a response in {_rows(data, bad)} is known to lie {_interval(limits, bad)}, and responses of this model "
-                f"lie {what} ({error.formula}): correct the limit, or use another residual model."
+                f"a response in {_rows(data, bad)} is known to lie {_interval(limits, bad)}, and responses of this "
+                f"model lie {what} ({error.formula}): correct the limit, or use another residual model."
             )
     bad = data.observed & ~limits.censored & (data.y <= 0)
     if method == "M4" and bad.any():
@@ -119,7 +122,46 @@ def without_dropped(error: AbstractError, data: GroupedData) -> GroupedData:
 
 
 def group_limits(error: AbstractError, data: GroupedData) -> GroupLimits | None:
-    """The limits of the rows of all groups, None where the density of no row depends on them."""
-    if data.limits is None or not error.is_limited:
+    """The limits of the rows of all groups, None where no row has one or the model has no method for them."""
+    if data.limits is None or censoring_of(error) is None:
         return None
     return GroupLimits(**data.limits.arrays)
+
+
+def check_limits_known(data: GroupedData, purpose: str) -> Limits:
+    """The limits of the data, checked: every observed row has its limit of quantification, which simulated responses
+    may be beyond.
+
+    **Arguments:** `purpose`: what needs them, for the message.
+    **Raises:** OptionError naming the rows without one.
+    """
+    limits = data.limits
+    if limits is None:
+        raise OptionError(f"{purpose}: the data have no limits of quantification.")
+    low, high = limits.lloq > -np.inf, limits.uloq < np.inf
+    at_upper = np.isfinite(limits.upper) & (limits.lower == -np.inf) | (limits.kind == 3)
+    missing = data.observed & ((at_upper.any() & ~low) | ((limits.kind == 2).any() & ~high))
+    if missing.any():
+        raise OptionError(
+            f"{purpose}: the limits of quantification are known in censored rows only, and {_rows(data, missing)} has "
+            "none; give lloq= (uloq=) to jn.GroupedData.from_frame, a number or a column."
+        )
+    return limits
+
+
+def with_limited_responses(error: AbstractError, bucket: Group, y: Any) -> tuple[Any, GroupLimits | None, Any]:
+    """Other responses `y` of stacked groups with the limits of their rows applied: the responses, the limits, and the
+    rows with a response; see `Limits.of_responses`. A pure function of arrays.
+
+    **Arguments:** `bucket`: groups with the responses and limits before; `y` (..., groups, obs).
+    """
+    limits, observed = bucket.limits, bucket.x.observed
+    xnp = xp(y)
+    if limits is None:
+        return xnp.where(observed, y, bucket.y), None, observed
+    given = observed | ((limits.kind > 0) if error.drops_censored else False)
+    y, kind, lower, upper = censor(y, bucket.y, limits, xnp)
+    y, kind = xnp.where(given, y, bucket.y), xnp.where(given, kind, 0)
+    lloq, uloq = (xnp.broadcast_to(limit, y.shape) for limit in (limits.lloq, limits.uloq))
+    observed = xnp.broadcast_to(given, y.shape)
+    return y, GroupLimits(kind, lower, upper, lloq, uloq), observed & (kind == 0) if error.drops_censored else observed

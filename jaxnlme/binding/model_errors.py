@@ -61,6 +61,20 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
     return ""
 
 
+def solver_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:
+    """A sentence on the tolerance of a solver of differential equations that the model calls; empty for other models.
+    Arguments as of `non_finite_sentence`."""
+    group = group_at(binding, 0)
+    phi = binding.density.phi(params, jnp.zeros(binding.density.n_effects), group)
+    if not binding.density.structural.calls_solver(params.free, phi, group.x, group.v):
+        return ""
+    return (
+        "The model calls a solver of differential equations, whose predictions and derivatives are smooth to its "
+        "tolerance only: if rtol and atol are larger than 1e-8, make them smaller (with a state whose size is far from "
+        "one, atol in proportion)."
+    )
+
+
 def kink_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:
     """A sentence on the first of the groups `failed` (groups,) bool whose whitened effects in `z` (groups, random) lie
     on a kink of the model; empty if none of the first hundred or so does."""

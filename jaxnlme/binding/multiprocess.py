@@ -19,6 +19,8 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, ModelError, some
 from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.declaration import ModelDeclaration
+from jaxnlme.model.residual_error.correlation_base import SeriesLayout
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.numerics.devices import Processes
 
@@ -108,12 +110,14 @@ def _shared_columns(model: ModelDeclaration, data: GroupedData) -> list[str]:
     """Names of the columns whose values in all groups determine the model: those of covariate formulas, of strata, of a
     residual correlation, and of a factor by which the covariance differs."""
     formulas = " ".join(c.formula for parameter in model.parameters for c in parameter.covariates)
-    correlation = correlation_of(model.error)
-    columns = [*data.x, *data.v, *data.text]
-    used = {getattr(model.error, "by", None)}
-    used |= set() if correlation is None else {correlation.time, correlation.within}
-    scale = getattr(model.error, "scale", None)
-    used |= {by for by, _ in scale.strata} if isinstance(scale, VarianceScale) else set()
+    columns, used = [*data.x, *data.v, *data.text], set()
+    if isinstance(model.error, EndpointErrors):
+        used |= {data.endpoint}
+    for error in (model.error, *getattr(model.error, "members", ())):
+        correlation, scale = correlation_of(error), getattr(error, "scale", None)
+        used |= {getattr(error, "by", None)}
+        used |= set() if correlation is None else {correlation.time, correlation.within}
+        used |= {by for by, _ in scale.strata} if isinstance(scale, VarianceScale) else set()
     specs = model.covariance.values() if isinstance(model.covariance, Mapping) else [model.covariance]
     used |= {spec.by for spec in specs if isinstance(spec, Heterogeneous)}
     return [name for name in columns if name in used or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", formulas)]
@@ -124,8 +128,8 @@ def _columns(data: GroupedData, names: list[str]) -> dict[str, Any]:
         role: {name: values for name, values in getattr(data, role).items() if name in names}
         for role in ("x", "v", "text")
     }
-    columns["limits"] = None if data.limits is None else data.limits.arrays
-    return columns | {"rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
+    limits = None if data.limits is None else data.limits.arrays
+    return columns | {"limits": limits, "rows": data.rows, "observed": data.observed, "labels": data.labels.tolist()}
 
 
 def _union(data: GroupedData, parts: list[dict[str, Any]]) -> GroupedData:
@@ -169,11 +173,19 @@ def _same_axes(binding: Binding, processes: Processes) -> Binding:
     ]
     problem = eqx.tree_at(lambda p: p.buckets[0].covariates, binding.problem, tuple(covariates))
     if bucket.layout is not None:
-        layout = bucket.layout
-        offsets, lags, extents = zip(*processes.gather((layout.offsets, layout.lags, layout.extent)), strict=True)
-        layout = dataclasses.replace(layout, offsets=_few_of(offsets), lags=_few_of(lags), extent=max(extents))
+        layout = _with_all_distances(bucket.layout, processes)
         problem = eqx.tree_at(lambda p: p.buckets[0].layout, problem, layout)
+    for k, member in enumerate(bucket.members):
+        if member.layout is not None:
+            layout = _with_all_distances(member.layout, processes)
+            problem = eqx.tree_at(lambda p, k=k: p.buckets[0].members[k].layout, problem, layout)
     return dataclasses.replace(binding, problem=problem)
+
+
+def _with_all_distances(layout: SeriesLayout, processes: Processes) -> SeriesLayout:
+    """The layout with the distances that occur in any process."""
+    offsets, lags, extents = zip(*processes.gather((layout.offsets, layout.lags, layout.extent)), strict=True)
+    return dataclasses.replace(layout, offsets=_few_of(offsets), lags=_few_of(lags), extent=max(extents))
 
 
 def _few_of(distances: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxnlme.binding.continued_columns import continued
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data._layout import pad_rows
 from jaxnlme.errors import OptionError
@@ -99,11 +100,14 @@ def _is_table(entry: Any) -> bool:
     return isinstance(entry, Rows)
 
 
-def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str, int]) -> Group:
-    """Groups of a bucket padded to `obs` rows: padding repeats the last row, and the masks are false there.
+def pad_groups(
+    bucket: Group, positions: np.ndarray, obs: int, tables: dict[str, int], directions: tuple[int, ...]
+) -> Group:
+    """Groups of a bucket padded to `obs` rows: padding repeats the last row, but for columns of x that rise or fall in
+    every group, and the masks are false there.
 
     **Arguments:** `bucket`: stacked groups; `positions` (n,) of the groups in it; `obs`: rows of the result; `tables`:
-    rows of each further table, by name.
+    rows of each further table, by name; `directions`: of the columns of x (`continued_columns.py`).
     """
     first, count = int(positions[0]), len(positions)
     consecutive = np.array_equal(positions, np.arange(first, first + count))
@@ -130,7 +134,7 @@ def pad_groups(bucket: Group, positions: np.ndarray, obs: int, tables: dict[str,
     )
     return Group(
         cut(bucket.y, obs),
-        rows(bucket.x, obs),
+        continued(rows(bucket.x, obs), directions),
         eqx.tree_at(lambda e: e.values, bucket.v, v),
         tuple(cut(c, obs) for c in bucket.covariates),
         None if bucket.strata is None else cut(bucket.strata, obs),

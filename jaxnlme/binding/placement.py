@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnlme.binding.continued_columns import directions
 from jaxnlme.binding.padding import Chunk, agreed_shapes, pad_groups, split_into_chunks
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.settings import PLACEMENT
@@ -76,6 +77,8 @@ class PlacedProblem:
             (round_up(obs), {name: round_up(k) for name, k in tables.items()}) if rows else (obs, tables)
             for obs, tables in unpadded
         ]
+        padded = self._widths != unpadded or not all(np.all(bucket.x.mask) for bucket in problem.buckets)
+        self._directions = directions(problem.buckets) if padded else ()
         self.rows_unpadded = not rows or self._widths == unpadded
         threads = self._number_of_threads(total)
         self.chunks = self._split(problem, [count for count, _, _ in shapes], threads, round_up)
@@ -158,7 +161,10 @@ class PlacedProblem:
     def _load(self, number: int) -> tuple[tuple[Group, ...], Any]:
         """Buckets and weights of a chunk on the devices."""
         chunk = self.chunks[number]
-        buckets = tuple(pad_groups(self._buckets[k], positions, *self._widths[k]) for k, positions, _ in chunk.parts)
+        buckets = tuple(
+            pad_groups(self._buckets[k], positions, *self._widths[k], self._directions)
+            for k, positions, _ in chunk.parts
+        )
         weights = np.where(chunk.real, self._weights[chunk.source], 0.0)
         return self.to_devices((buckets, weights))
 

@@ -22,6 +22,13 @@ class PlacementSettings:
     block_rows: int = 3_000
     """Rows that a CPU computes at a time, so that intermediate arrays fit the caches of a core: blocks of 1,500 to
     4,000 rows took the same time, a quarter less than 6,000 rows and a third of 110,000 rows at once."""
+    step: float = 1e-3
+    """Step of times in padded rows (`continued_columns.py`), as a fraction of the last distance: beyond rounding, and
+    short enough that no solver needs further steps for it."""
+    least_step: float = 16.0
+    """Least such step, in units of rounding of the last time."""
+    first_groups: int = 500
+    """Groups that are looked at first for whether a column is in order."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +55,13 @@ class CheckSettings:
     padding_change: float = 1e-8
     """Change of the predictions for the real rows of a group with its padding that counts as rounding, as a fraction of
     the largest prediction."""
+    padding_change_of_solver: float = 1e-2
+    """The same for a model that calls a solver of differential equations, whose steps depend on the last time: its
+    predictions change within its tolerance, 1e-3 where that is coarse. What rows contribute to a mean or to the last
+    row is more."""
+    padding_rise: float = 1.0
+    """Distance from a group's last time to its last padded row in the second evaluation that shows such a change, as a
+    fraction of the distance of the last two times: visible in a mean of times, and not far beyond them."""
     probe_size: float = 0.3
     """Whitened effects at which the probe for separable units differentiates the model: inside the bulk of a standard
     normal distribution, and not zero, where derivatives can vanish by symmetry."""

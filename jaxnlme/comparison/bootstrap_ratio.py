@@ -118,7 +118,9 @@ def _log_likelihoods(
     with ProgressLine(progress, name, len(responses)) as line:
         for k, y in enumerate(cells):
             line.show("fits", k)
-            data = dataclasses.replace(each.fit.data, y=np.where(each.fit.data.observed, y, each.fit.data.y))
+            data = each.fit.data
+            y = np.where(data.observed, y, data.y)
+            data = dataclasses.replace(data, y=y) if data.limits is None else data.with_response(y)
             result = fit_model(
                 each.fit.model, data, each.fit.estimator, start=_start(each.fit), standard_errors=False, progress=False
             )
@@ -158,8 +160,7 @@ def _batched(
     buckets = list(zip(refits.binding.bucket_groups, refits.problem.buckets, strict=True))
 
     def overlay(indices: np.ndarray) -> Problem:
-        drawn = [cells[indices][:, which, : bucket.y.shape[1]] for which, bucket in buckets]
-        return refits.overlay(lambda p: [bucket.y for bucket in p.buckets], drawn)
+        return refits.overlay_responses([cells[indices][:, which, : bucket.y.shape[1]] for which, bucket in buckets])
 
     starts = np.tile(refits.x if start is None else start, (len(responses), 1))
     hessians = refits.inverse_hessians if start is None else None

@@ -45,7 +45,7 @@ def is_exact(fit: FitRecord) -> bool:
         return False
     if not fit.restricted and not density.n_effects:
         return True
-    if not density.error.has_gaussian_moments:
+    if not density.error.has_gaussian_moments or density.error.is_limited:
         return False
     rng = np.random.default_rng(0)
     beta = np.asarray(fit.params.beta, float)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import Column, matrix_columns, read_column, read_labels
 from jaxnlme.data._layout import TableLayout, factorize, lay_out
-from jaxnlme.data._limits import LimitColumns
+from jaxnlme.data._limit_columns import LimitColumns
 from jaxnlme.data._nested import check_nesting, nested_levels, unit_positions
 from jaxnlme.data._rows import name_groups, name_rows
 from jaxnlme.errors import DataError
@@ -49,7 +49,7 @@ def assemble(
     if weight is not None:
         lengths[weights_name] = weight.values.size
     checks.check_lengths(lengths)
-    values = checks.check_response(response, y_name, need_response and limits is None)
+    values, of_rows = checks.check_response(response, y_name, need_response and limits is None), None
     if limits is not None:
         values, of_rows = limits.read(values, y_name)
         checks.check_response(Column(values), y_name, need_response)
@@ -63,8 +63,8 @@ def assemble(
         fields["nested"] = nested_levels(level_names[1:], by_level[1:], layout.source)
         if need_response:  # a table to predict may have one unit of each group
             check_nesting(group_name, level_names[1:], outermost, by_level[1:])
-    if limits is not None:
-        fields["limits"] = of_rows.at(layout.source).where(fields["observed"])
+    if of_rows is not None:
+        fields["limits"] = of_rows.at(layout.source).where(layout.rows & ~np.isnan(values)[layout.source])
     if weight is not None:
         row_weights = checks.check_row_weights(weight, weights_name)
         fields["weights"] = checks.check_weights(

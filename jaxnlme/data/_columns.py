@@ -126,7 +126,9 @@ def read_labels(raw: Any, name: str) -> list[Any]:
             f"group column {name!r} has no label in {name_rows(missing)}; every row needs the label of its group: "
             "fill it in or drop the rows."
         )
-    infinite = np.array([isinstance(label, (float, np.floating)) and np.isinf(label) for label in labels], bool)
+    floats = any(issubclass(kind, (float, np.floating)) for kind in set(map(type, labels)))
+    checked = labels if floats else ()
+    infinite = np.array([isinstance(label, (float, np.floating)) and np.isinf(label) for label in checked], bool)
     if infinite.any():
         raise DataError(
             f"group column {name!r} has an infinite label in {name_rows(infinite)}; expected text or finite numbers: "

@@ -114,6 +114,9 @@ def digest(data: GroupedData) -> str:
         add(f"v {name}", values)
     for name, values in data.text.items():
         add(f"text {name}", values if values.ndim == 1 else values[data.rows])
+    if data.events is not None:
+        facts = data.events.facts
+        add(f"events {facts.time} {facts.compartment} {facts.carry}", data.sizes)
     for name, (columns, mask) in data.tables.items():
         add(f"table {name}", mask.sum(axis=1))
         for column, values in columns.items():

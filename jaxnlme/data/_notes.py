@@ -49,7 +49,7 @@ def _order(data: GroupedData, name: str, values: np.ndarray) -> list[str]:
     notes = []
     unit = data.nested[-1].unit if data.nested else np.zeros(values.shape, np.int8)
     if data.endpoint is not None:  # several responses at one time are no replicates
-        unit = unit * (1 + data.rows.size) + endpoint_numbers(data)
+        unit = unit.astype(int) * (1 + data.rows.size) + endpoint_numbers(data)
 
     def steps(order: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Differences of successive rows in an order of each group's rows, and True for two real rows of one unit."""

@@ -21,6 +21,40 @@ def theophylline() -> pd.DataFrame:
     return _read("Theoph")
 
 
+def theophylline_records() -> pd.DataFrame:
+    """The theophylline data as NONMEM's records, for `GroupedData.from_nonmem`: one dose and 11 samples a subject.
+
+    **Returns:** a data frame of 144 rows: `ID`, `TIME` (h), `AMT` (mg, oral: R's mg/kg times the weight), `DV` (mg/L,
+    empty at doses), `EVID` (1 dose, 0 observation), `MDV`, `CMT` (1 depot, 2 central), `WT` (kg).
+    **Source:** as of `theophylline`."""
+    import pandas as pd
+
+    table = _read("Theoph")
+    samples = pd.DataFrame(
+        {"ID": table["Subject"], "TIME": table["Time"], "AMT": 0.0, "DV": table["conc"], "EVID": 0, "MDV": 0, "CMT": 2}
+    ).assign(WT=table["Wt"])
+    first = table.drop_duplicates("Subject")
+    doses = samples.loc[first.index].assign(TIME=0.0, AMT=first["Dose"] * first["Wt"], DV=float("nan"), EVID=1, MDV=1)
+    records = pd.concat([doses.assign(CMT=1), samples], ignore_index=True)
+    return records.sort_values("ID", kind="stable", ignore_index=True)
+
+
+def phenobarbital() -> pd.DataFrame:
+    """Phenobarbital in 59 newborn infants in routine care, as NONMEM's records: 1 to 15 intravenous doses, 1 to 6
+    samples each.
+
+    **Returns:** a data frame of 744 rows: `ID`, `TIME` (h), `AMT` (mg: with volumes of about 1 L/kg the first samples
+    have the size of dose over volume, though R's help page says ug/kg), `DV` (mg/L, empty at doses), `EVID` (1 dose, 0
+    observation), `MDV`, `WT` (birth weight, kg), `APGR` (Apgar score after 5 minutes).
+    **Source:** Grasela and Donn (1985), Developmental Pharmacology and Therapeutics 8, 374-383; data set `Phenobarb` of
+    R's nlme; Davidian and Giltinan (1995), section 6.6."""
+    table = _read("Phenobarb")
+    is_dose = table["dose"].notna()
+    records = table[["Subject", "time", "dose", "conc"]].set_axis(["ID", "TIME", "AMT", "DV"], axis=1)
+    records["AMT"] = records["AMT"].fillna(0.0)
+    return records.assign(EVID=is_dose.astype(int), MDV=is_dose.astype(int), WT=table["Wt"], APGR=table["Apgar"])
+
+
 def indomethacin() -> pd.DataFrame:
     """Plasma indomethacin of 6 subjects after an intravenous injection, 11 samples each.
 

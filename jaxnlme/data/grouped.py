@@ -16,7 +16,8 @@ from jaxnlme.data._columns import column_names, level_names, name_list, take_col
 from jaxnlme.data._display import describe, digest, to_frame, to_html
 from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint
 from jaxnlme.data._layout import split_by_size
-from jaxnlme.data._limits import LimitColumns, Limits
+from jaxnlme.data._limit_columns import LimitColumns
+from jaxnlme.data._limits import Limits
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
 from jaxnlme.data._responses import with_response

@@ -7,8 +7,9 @@ from typing import Any, final
 
 import numpy as np
 
-from jaxnlme.diagnostics.curves import prediction_curves
+from jaxnlme.diagnostics.curves import prediction_curves, response_column
 from jaxnlme.diagnostics.drawing import BLUE, CYCLE, DARK, GREY, SKY, axes_in_row, pyplot, style_axes, title_setter
+from jaxnlme.diagnostics.residuals import endpoint_rows
 from jaxnlme.diagnostics.residuals import residuals as residual_table
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
@@ -41,10 +42,10 @@ class Plots(AbstractSimulationPlots):
         """Observations, population curve (dashed) and individual curve, a panel per group.
 
         **Arguments:** `groups`: labels, the first 24 where None; `x`: the column of the horizontal axis, the first of x
-        where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (that of the
-        residual model where None, or else the innermost nested level with random effects; a column that is constant in
-        each group has no effect); `points` of a curve, 0 for the rows only; `logy`: a logarithmic axis of y, on which
-        values not above zero are not drawn.
+        where None; `columns` of panels; `by`: a column, for each level of which there is a separate curve (where None
+        that of several endpoints, that of the residual model, the innermost nested level with random effects, or the
+        compartment of a response; a column that is constant in each group has no effect); `points` of a curve, 0 for
+        the rows only; `logy`: a logarithmic axis of y, on which values not above zero are not drawn.
 
         Between the rows of a group a curve uses the other columns of the row before. A model that uses other rows
         (doses as rows, superposed inside the model) would take each of these points for an event: where points between
@@ -59,7 +60,12 @@ class Plots(AbstractSimulationPlots):
         observed = data.to_frame()
         levels = self.fit.binding.density.levels
         nested = levels.innermost.name if levels is not None and levels.innermost.depth else None
-        by = by or getattr(self.fit.binding.density.error, "by", None) or nested
+        endpoints = endpoint_rows(self.fit)
+        several = data.endpoint if len(endpoints) > 1 else None
+        if several:  # dose records belong to no endpoint
+            observed = observed[np.any([rows for _, rows in endpoints], axis=0)]
+        of_error = getattr(self.fit.binding.density.error, "by", None)
+        by = by or several or of_error or nested or response_column(data)
         if by and observed.groupby(data.group_name, observed=True)[by].nunique(dropna=False).max() == 1:
             by = None
         colors = {
@@ -75,6 +81,8 @@ class Plots(AbstractSimulationPlots):
         )  # fmt: skip
         panels = grid.ravel()
         curves = prediction_curves(self.fit, positions, x, by, points)
+        if several == by and by:
+            curves = curves[curves[by].isin(observed[by])]
         for ax, k in zip(panels, positions, strict=False):
             label = data.labels[k]
             of_group, rows_of_group = (table[table[data.group_name] == label] for table in (curves, observed))
@@ -116,26 +124,34 @@ class Plots(AbstractSimulationPlots):
     def observed_predicted(self, level: str = "both", ax: Any = None) -> np.ndarray:
         """Observations against predictions, with the line of identity.
 
-        **Arguments:** `level`: "population", "group" or "both" (two panels); `ax`: one axes per panel.
+        **Arguments:** `level`: "population", "group" or "both" (two panels); `ax`: one axes per panel. With several
+        endpoints each has panels of its own; those without one prediction a row have none.
         **Returns:** the axes (panels,).
         **Raises:** OptionError for another level or number of axes.
         """
         if level not in ("population", "group", "both"):
             raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
-        levels = ("population", "group") if level == "both" else (level,)
-        axes = axes_in_row(ax, len(levels), (4.0 * len(levels) + 0.3, 4.2), share=True)
+        levels, endpoints = ("population", "group") if level == "both" else (level,), endpoint_rows(self.fit)
+        count = len(levels) * len(endpoints)
+        axes = axes_in_row(ax, count, (4.0 * count + 0.3, 4.2), share=len(endpoints) == 1)
         y = self.fit.data.to_frame()[self.fit.data.y_name].to_numpy()
-        pairs = [(np.asarray(self.fit.predict(level=panel_level)), panel_level) for panel_level in levels]
-        finite = np.concatenate([y[np.isfinite(y)], *(p[np.isfinite(p) & np.isfinite(y)] for p, _ in pairs)])
-        margin = 0.04 * (np.ptp(finite) or 1.0)
-        ends = (finite.min() - margin, finite.max() + margin)
-        for panel, (prediction, panel_level) in zip(axes, pairs, strict=True):
-            panel.plot(ends, ends, color=GREY, lw=1.2, zorder=1)
-            panel.plot(prediction, y, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
-            panel.set(xlim=ends, ylim=ends, xlabel=f"predicted {self.fit.data.y_name}, {_level_label(panel_level)}")
-            panel.set_aspect("equal", adjustable="box")
-            style_axes(panel)
-        axes[0].set_ylabel(f"observed {self.fit.data.y_name}")
+        predictions = [np.asarray(self.fit.predict(level=panel_level)) for panel_level in levels]
+        panels = iter(axes)
+        for label, rows in endpoints:
+            name = self.fit.data.y_name if label is None else label
+            use = rows & np.isfinite(y)
+            finite = np.concatenate([y[use], *(p[use & np.isfinite(p)] for p in predictions)])
+            margin = 0.04 * (np.ptp(finite) or 1.0)
+            ends = (finite.min() - margin, finite.max() + margin)
+            for prediction, panel_level in zip(predictions, levels, strict=True):
+                panel = next(panels)
+                panel.plot(ends, ends, color=GREY, lw=1.2, zorder=1)
+                panel.plot(prediction[use], y[use], "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
+                panel.set(xlim=ends, ylim=ends, xlabel=f"predicted {name}, {_level_label(panel_level)}")
+                panel.set_aspect("equal", adjustable="box")
+                style_axes(panel)
+                if panel_level == levels[0]:
+                    panel.set_ylabel(f"observed {name}")
         self._title(title_setter(axes), f"Observed and predicted by {self.fit.method}")
         return axes
 
@@ -148,7 +164,7 @@ class Plots(AbstractSimulationPlots):
         **Arguments:** `kind`: a residual of `fit.residuals()`; `against`: "prediction" (that of the population, or the
         individual one for individual residuals), "x" (the first x column), or the name of an x column; `title` in the
         place of "Residuals by ...", below "NOT CONVERGED" for a fit that did not converge.
-        **Returns:** the axes.
+        **Returns:** the axes; with several endpoints an array of them, a panel for each that has residuals.
         **Raises:** OptionError for an unknown kind or column.
         """
         values = residual_table(self.fit, kind)[kind].to_numpy()
@@ -161,18 +177,22 @@ class Plots(AbstractSimulationPlots):
         else:
             name = self._x_name(None if against == "x" else against)
             horizontal = self.fit.data.to_frame()[name].to_numpy()
-        ax = axes_in_row(ax, 1, (5.6, 3.8))[0]
-        ax.axhline(0.0, color=DARK, lw=1.0, zorder=1)
-        if kind not in ("pres", "ires"):
-            for sign in (-1.0, 1.0):
-                ax.axhline(sign * DIAGNOSTICS.normal_quantile, color=GREY, lw=1.0, ls="--", zorder=1)
-        ax.plot(horizontal, values, "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
-        least = DIAGNOSTICS.least_residual_limit if kind not in ("pres", "ires") else 0.0
-        limit = 1.1 * max(float(np.nanmax(np.abs(values))), least)
-        ax.set(xlabel=name, ylabel=f"residual ({kind.upper()})", ylim=(-limit, limit))
-        style_axes(ax)
-        self._title(ax.set_title, f"Residuals by {self.fit.method}" if title is None else title)
-        return ax
+        endpoints = endpoint_rows(self.fit)
+        axes = axes_in_row(ax, len(endpoints), (5.6 * len(endpoints), 3.8))
+        for panel, (label, rows) in zip(axes, endpoints, strict=True):
+            panel.axhline(0.0, color=DARK, lw=1.0, zorder=1)
+            if kind not in ("pres", "ires"):
+                for sign in (-1.0, 1.0):
+                    panel.axhline(sign * DIAGNOSTICS.normal_quantile, color=GREY, lw=1.0, ls="--", zorder=1)
+            panel.plot(horizontal[rows], values[rows], "o", ms=4.5, color=BLUE, alpha=0.75, mec="white", mew=0.5)
+            least = DIAGNOSTICS.least_residual_limit if kind not in ("pres", "ires") else 0.0
+            limit = 1.1 * max(float(np.nanmax(np.abs(values[rows]))), least)
+            of = "" if label is None else f" of {label}"
+            panel.set(xlabel=name, ylabel=f"residual{of} ({kind.upper()})", ylim=(-limit, limit))
+            style_axes(panel)
+        words = f"Residuals by {self.fit.method}" if title is None else title
+        self._title(title_setter(axes), words)
+        return axes[0] if len(endpoints) == 1 else axes
 
     def random_effects(self, ax: Any = None) -> Any:
         """Conditional modes of the random effects in units of their SD, a row per effect: dots (a histogram for 40

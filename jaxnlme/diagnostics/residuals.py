@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_names, require_host
+from jaxnlme.binding.endpoints import endpoint_codes
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
@@ -21,6 +22,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.model.residual_error.censoring import uncensored
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
@@ -52,6 +54,9 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
 
     C^(-1/2) is the symmetric root, NONMEM's default ("WRESCHOL: EIGENVALUE").
 
+    Censored rows have no residual: NaN, and true in the column "censored", which data with censored rows add. Those of
+    the other rows, CWRES too, are computed from these rows.
+
     **Arguments:** `kinds`: one or several of `KINDS`.
     **Returns:** a data frame in row order, with the column of endpoints where the data have one; NaN in rows of an
     endpoint whose outcome has no Gaussian moments.
@@ -81,12 +86,14 @@ def residuals(fit: FitRecord, kinds: str | Sequence[str] = ("pres", "ires", "pwr
     for which, piece, bucket in zip(binding.bucket_groups, pieces, binding.problem.buckets, strict=True):
         residual, scale, jacobian, slope, normalized = (np.asarray(part) for part in piece)
         correlation = correlation_matrices(fit, bucket)
-        has_residual = np.asarray(bucket.x.observed) & gaussian_rows(binding.density.error, bucket)
+        has_residual = np.asarray(uncensored(bucket)) & gaussian_rows(binding.density.error, bucket)
         parts = _Parts(residual, scale, jacobian, slope, modes[which], has_interaction(fit), normalized, correlation)
         for kind in kinds:
             columns[kind].append(np.where(has_residual, getattr(parts, kind)(), np.nan))
     table = {kind: to_rows(binding, parts) for kind, parts in columns.items()}
-    of_endpoints = endpoint_column(binding.data)
+    limits, of_endpoints = binding.data.limits, endpoint_column(binding.data)
+    if limits is not None and limits.censored.any():
+        table["censored"] = binding.data.rows_to_column(limits.censored)
     return pd.DataFrame(of_endpoints | table, index=binding.data.row_labels)
 
 
@@ -96,6 +103,18 @@ def gaussian_rows(error: AbstractError, bucket: Group) -> np.ndarray:
         return np.ones(bucket.y.shape, bool)
     has = np.array([member.has_gaussian_moments for member in error.members])
     return has[np.asarray(bucket.endpoints)]
+
+
+def endpoint_rows(fit: FitRecord) -> list[tuple[str | None, np.ndarray]]:
+    """The endpoints with Gaussian moments, each with its label and True (rows,) for its rows with a response; one for
+    all rows, without a label, for a model with one residual model."""
+    error, data = fit.binding.density.error, fit.binding.data
+    if not isinstance(error, EndpointErrors):
+        return [(None, np.ones(data.n_rows, bool))]
+    codes = endpoint_codes(data, error.labels)
+    rows = [data.rows_to_column(data.observed & (codes == k)) for k in range(len(error.members))]
+    has = [member.has_gaussian_moments for member in error.members]
+    return [(error.labels[k], rows[k]) for k in range(len(rows)) if has[k]]
 
 
 def endpoint_column(data: GroupedData) -> dict[str, np.ndarray]:

@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme.data._limits import Limits
 from jaxnlme.data._nested import NestedLevel
+from jaxnlme.data.events.facts import EventFacts
+from jaxnlme.data.events.records import EventRecords
+from jaxnlme.data.nonmem.reader import NonmemReader
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
@@ -41,9 +45,9 @@ if TYPE_CHECKING:
 RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Criteria, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral, Information, LikelihoodApproximation,
-        LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, NestedLevel, REML, Replicate, SAEM,
-        StochasticMethod,
+        Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral, Information,
+        LikelihoodApproximation, Limits, LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves, NestedLevel,
+        NonmemReader, REML, Replicate, SAEM, StochasticMethod,
     )
 }  # fmt: skip
 
@@ -222,6 +226,9 @@ class Decoder:
         kind, fields = RECORDS[node["$record"]], node["fields"]
         out = object.__new__(kind)
         for field in dataclasses.fields(kind):
+            if field.name not in fields and field.default is not dataclasses.MISSING:
+                object.__setattr__(out, field.name, field.default)  # of a file made before there was the field
+                continue
             if field.name not in fields:
                 raise ValueError(f"{kind.__name__} lacks {field.name}")
             object.__setattr__(out, field.name, self.decode(fields[field.name]))

@@ -97,7 +97,8 @@ def fit_many(
     scheduler = BatchScheduler(width)
 
     def fit_set(k: int) -> Fit:
-        set_data = dataclasses.replace(data, y=np.where(data.observed, values[k], data.y))
+        y = np.where(data.observed, values[k], data.y)
+        set_data = dataclasses.replace(data, y=y) if data.limits is None else data.with_response(y)
         seeded = method.with_seed(method.seed + k)
         return Fit.from_record(pipeline.run(model, set_data, seeded, plan, scheduler.block_function()))
 

@@ -137,7 +137,8 @@ class TransformedGroup:
         differentiable functions of `u`, `g` and `theta` at the point of the jet.
 
         Gauss-Newton: J' R^-1 J (+ (1/2) tr(R^-1 R_k R^-1 R_l) where the scale depends on z), as in
-        `curvature.gauss_newton`, and the curvature of terms that follow from limits; exact: minus the second derivatives of l.
+        `curvature.gauss_newton`, with the curvature of terms that follow from limits; exact: minus the second
+        derivatives of l.
 
         **Arguments:** `prediction`: the jet of the prediction at u; `g`, `theta`: as for `rows`.
         """

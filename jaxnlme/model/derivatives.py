@@ -8,9 +8,10 @@
 | `directional_slope` | of a scalar, along a direction of the effects, then in all parameters | reverse over forward |
 | `partial_derivatives` | of f in the parameters of one group, to a given order, each once | forward over forward |
 | `implicit_minimiser` | of a minimiser, by the implicit function theorem | forward over reverse |
+| `from_forward_mode` | of f where it calls a solver of differential equations | forward, to every order |
 
-A model function that JAX differentiates in one direction only (a solver of differential equations, a loop whose bound
-depends on data, a custom rule) is served by changing the functions here: nothing else differentiates f.
+All of them go through the rule of `from_forward_mode` where f calls a solver (`solver_models.py`), so they work with
+what JAX differentiates in forward mode only. Nothing else differentiates f.
 `tests/test_architecture.py` lists the other derivatives in the package (of psi, priors, residual densities in f).
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 
 from jaxnlme.numerics import implicit, jets
+from jaxnlme.numerics.forward_derivatives import forward_derivatives
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
@@ -99,3 +101,9 @@ def implicit_minimiser(
     """The minimiser of `objective(z, args)` that `search(args, z0)` finds, differentiable in args; see
     `numerics.implicit.implicit_minimiser`."""
     return implicit.implicit_minimiser(objective, search)
+
+
+def from_forward_mode(fn: Callable[[list[Any]], list[Any]], arguments: Sequence[Any]) -> list[Any]:
+    """The outputs of `fn(arguments)`, lists of arrays, differentiable in both modes to every order where `fn` is in
+    forward mode; see `numerics.forward_derivatives`."""
+    return forward_derivatives(fn, arguments)

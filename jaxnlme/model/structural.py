@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
+from jaxnlme.model.solver_models import solver_program
 from jaxnlme.records import Record
 
 
@@ -32,9 +33,9 @@ class Structural(eqx.Module):
         **Arguments:** `free`: array leaves of a module, else None; `phi`: individual parameters on the natural scale;
         `x`: predictors (obs,); `v`: group-level predictors.
         """
-        fn = self.fn if free is None else eqx.combine(free, self.fn)
         try:
-            f = fn(phi, x, v) if self.arity == 3 else fn(phi, x)
+            program = solver_program(self._call, self.fn, (free, phi, x, v))
+            f = self._call(free, phi, x, v) if program is None else program(free, phi, x, v)
         except UnknownNameError as error:
             where = _record_of(error, {"phi": phi, "x": x, "v": v})
             if not where:
@@ -45,6 +46,14 @@ class Structural(eqx.Module):
                 *error.args[1:],
             ) from error
         return by_row(f, self.endpoints, x) if self.endpoints and isinstance(f, Mapping) else f
+
+    def calls_solver(self, free: Any, phi: Record, x: Record, v: Record) -> bool:
+        """True if the function calls a solver of differential equations (`solver_models.py`)."""
+        return solver_program(self._call, self.fn, (free, phi, x, v)) is not None
+
+    def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
+        fn = self.fn if free is None else eqx.combine(free, self.fn)
+        return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
 
 
 def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:

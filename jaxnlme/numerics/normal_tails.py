@@ -6,8 +6,8 @@ With phi and Phi the density and the distribution function of N(0, 1):
     d lambda / da = -lambda r,       r(a) = lambda(a) + a > 0
     d r / da = 1 - lambda r.
 
-For a < -TAIL, r = 1 / (x + 2 / (x + 3 / (x + ...))) at x = -a, without cancellation, and log Phi = log phi - log lambda;
-elsewhere both follow from Phi itself.
+For a < -TAIL, r = 1 / (x + 2 / (x + 3 / (x + ...))) at x = -a, without cancellation, and
+log Phi = log phi - log lambda; elsewhere both follow from Phi itself.
 
 **Source:** Laplace's continued fraction of Mills' ratio, Abramowitz and Stegun (1964), Handbook of Mathematical
 Functions, 26.2.14.

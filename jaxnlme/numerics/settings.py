@@ -130,5 +130,16 @@ class ComputationSettings:
     times."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SolverSettings:
+    """Solvers of differential equations in a model function (`solver_calls.py`)."""
+
+    most_steps: int = 4096
+    """Most steps of `jax.experimental.ode.odeint` from one time to the next, which has no limit itself: at a trial
+    point where the equations are stiff, a fit would wait for millions. (It is the default of diffrax, for all times
+    together.)"""
+
+
 MINIMISER = MinimiserSettings()
 COMPUTATION = ComputationSettings()
+SOLVERS = SolverSettings()

@@ -12,17 +12,25 @@ if TYPE_CHECKING:
     from jaxnlme.forecasting.forecast import forecast as forecast
     from jaxnlme.forecasting.regimen import regimen as regimen
     from jaxnlme.forecasting.simulate import simulate as simulate
+    from jaxnlme.pkpd import inputs as inputs
     from jaxnlme.pkpd.compartment_model import CompartmentModel as CompartmentModel
     from jaxnlme.pkpd.compartment_model import compartments as compartments
+    from jaxnlme.pkpd.michaelis_menten import michaelis_menten as michaelis_menten
+    from jaxnlme.pkpd.ode_model import ODEModel as ODEModel
+    from jaxnlme.pkpd.ode_model import ode as ode
 
-# The names above again, each with its module: imported when first used.
+# The names above again, each with its module (empty: it is one): imported when first used.
 _PUBLIC = {
     "CompartmentModel": "pkpd.compartment_model",
+    "ODEModel": "pkpd.ode_model",
     "attainment": "forecasting.attainment",
     "compartments": "pkpd.compartment_model",
     "exposure": "forecasting.exposure",
     "find_dose": "forecasting.dose_search",
     "forecast": "forecasting.forecast",
+    "inputs": "",
+    "michaelis_menten": "pkpd.michaelis_menten",
+    "ode": "pkpd.ode_model",
     "regimen": "forecasting.regimen",
     "simulate": "forecasting.simulate",
 }
@@ -33,7 +41,8 @@ __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     """A public name, imported now. **Raises:** AttributeError for others."""
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(f"jaxnlme.{_PUBLIC[name]}"), name)
+        module = importlib.import_module(f"jaxnlme.{_PUBLIC[name] or f'pkpd.{name}'}")
+        value = getattr(module, name) if _PUBLIC[name] else module
         globals()[name] = value
         return value
     raise AttributeError(f"jn.pkpd has no {name!r}; {near_matches(name, list(_PUBLIC))}")

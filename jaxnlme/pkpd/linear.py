@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnlme.numerics.written_out import Entries
+from jaxnlme.pkpd.closed_forms import OneCompartment, TwoCompartments
+from jaxnlme.pkpd.divided_differences import difference_2
 from jaxnlme.pkpd.exponential import exponential
 from jaxnlme.pkpd.structure import Structure
 
@@ -66,11 +69,48 @@ class LinearSystem:
         Entry (i, j) of compartments: the amount in i after `time` for one unit in j. Entry (i, j) with an input rate j:
         the amount in i after an input of rate one into its compartment for `time`.
         """
+        s = self.structure
+        depot_infused = s.depot and s.central - 1 in self.infused
+        if s.transits or s.disposition > 2 or (s.disposition == 2 and depot_infused):
+            return self._by_matrix(time)
+        return self._by_closed_form(time)
+
+    def _by_closed_form(self, t: Any) -> Entries:
+        s, rates = self.structure, self.rates
+        c = s.central
+        one, two = OneCompartment(rates, t), TwoCompartments(rates, t) if s.disposition == 2 else None
+        out: Entries = {}
+
+        def put(origin: int, into: int, amounts: Sequence[Any]) -> None:
+            """Amounts of the central and the peripheral compartment, for one unit of the state `origin`."""
+            for to, amount in zip(range(c, len(s.states)), amounts[into : into + s.disposition], strict=True):
+                out[self.state(to), origin] = amount
+
+        for compartment in self.active:
+            j = self.state(compartment)
+            if compartment < c:
+                out[j, j] = jnp.exp(-rates["ka"] * t)
+                inflow = one.after(rates["ka"]) if two is None else two.after(rates["ka"])
+                put(j, 0, [rates["ka"] * amount for amount in inflow])
+            else:
+                put(j, 2 * (compartment - c), one.from_central() if two is None else two.amounts())
+        for compartment in self.infused:
+            j = self.input(compartment)
+            out[j, j] = jnp.ones_like(t)
+            if compartment < c:
+                out[self.state(compartment), j] = difference_2(t, rates["ka"], 0.0)
+                put(j, 0, [rates["ka"] * amount for amount in one.after_two(rates["ka"], 0.0)])
+            else:
+                put(j, 2 * (compartment - c), one.after(0.0) if two is None else two.after(0.0))
+        return out
+
+    def _by_matrix(self, time: Any) -> Entries:
         generator = self.generator()
         shape = jnp.broadcast_shapes(jnp.shape(time), *(jnp.shape(value) for value in generator.values()))
         dtype = jnp.result_type(time, *generator.values())
         time = jnp.broadcast_to(time, shape)
-        scale = sum(self.rates.values())  # input rates are counted in multiples of it, like flows out of compartments
+        # Input rates are counted in multiples of a number of the size of the rate constants.
+        scale = jax.lax.stop_gradient(sum(self.rates.values()))
         n = self.size
         rows = [[jnp.zeros(shape, dtype) for _ in range(n)] for _ in range(n)]
         for (i, j), value in generator.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding
+from jaxnlme.binding.limits import with_limited_responses
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError, OptionError, check_whole_number, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
@@ -99,6 +100,15 @@ class Refits:
     def overlay(self, where: Callable[[Problem], Any], values: Any) -> Problem:
         """A Problem with `values` at `where` and None elsewhere: the leaves that differ between jobs (see `Jobs`)."""
         return eqx.tree_at(where, empty_overlay(self.problem), values, is_leaf=lambda leaf: leaf is None)
+
+    def overlay_responses(self, responses: Sequence[np.ndarray]) -> Problem:
+        """The overlay of other responses, each (jobs, groups, obs), one array for each bucket: with the limits of
+        quantification of their rows applied, where these have some."""
+        error, buckets = self.problem.density.error, self.problem.buckets
+        drawn = [with_limited_responses(error, b, y) for b, y in zip(buckets, responses, strict=True)]
+        if all(limits is None for _, limits, _ in drawn):
+            return self.overlay(lambda p: [bucket.y for bucket in p.buckets], [y for y, _, _ in drawn])
+        return self.overlay(lambda p: [(b.y, b.limits, b.x.observed) for b in p.buckets], drawn)
 
     def run(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxnlme.binding.limits import check_limits_known
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.numerics.arrays import on_device
@@ -70,8 +71,11 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
 
     **Arguments:** `refits` of the fit; `seed`, as of `simulate`; `n`, the number of replicates.
     **Returns:** a function from numbers of replicates (jobs,) to a Problem with responses (jobs, groups, obs).
-    **Raises:** ModelError where responses cannot be drawn.
+    **Raises:** ModelError where responses cannot be drawn; OptionError where the limits of quantification that they
+    may be beyond are not known in every row.
     """
+    if refits.binding.data.limits is not None:
+        check_limits_known(refits.binding.data, "a parametric bootstrap")
     problem = refits.problem
     check_sampler(problem.density)
     size = min(BOOTSTRAP.replicates_per_draw, n)
@@ -85,13 +89,12 @@ def parametric_draws(refits: Refits, seed: int, n: int) -> Callable[[np.ndarray]
             blocks.clear()  # jobs are taken in order
             with x64():
                 drawn = draw(*problem_and_params, as_key(seed), np.arange(k * size, (k + 1) * size))
-            observed = [(bucket.x.observed, bucket.y) for bucket in problem.buckets]
-            blocks[k] = [np.where(o, np.asarray(new), y) for (o, y), new in zip(observed, drawn, strict=True)]
+            blocks[k] = [np.asarray(new) for new in drawn]
         return blocks[k]
 
     def overlay(indices: np.ndarray) -> Problem:
         rows = [[leaf[r % size] for leaf in block(int(r) // size)] for r in indices]
         responses = [np.stack(column) for column in zip(*rows, strict=True)]
-        return refits.overlay(lambda p: [bucket.y for bucket in p.buckets], responses)
+        return refits.overlay_responses(responses)
 
     return overlay

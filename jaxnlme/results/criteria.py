@@ -20,7 +20,9 @@ class Criteria:
     start. Observations and groups are weighted as in the log-likelihood: `n_obs` =
     sum_i w_i n_i (n_i observed responses of group i), `n_groups` = sum_i w_i over the groups with an observed response
     (the others add nothing to the likelihood), floats where these are not whole. `bic` uses log(n_used), `bic_groups`
-    log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi).
+    log(n_groups). `objective` is NONMEM's: -2 log L - n_used log(2 pi), where
+    censored responses, of which a probability is in the likelihood and no density, are not counted (`n_censored` of
+    n_obs).
 
     `n_integrated` is the number of unfixed beta of a restricted likelihood, which integrates them out, and zero
     otherwise. `n_parameters` includes them, and `n_used` = n_obs - n_integrated, as in R's nlme (Pinheiro and Bates
@@ -34,6 +36,7 @@ class Criteria:
     n_obs: int | float
     n_groups: int | float
     n_integrated: int = 0
+    n_censored: int | float = 0
 
     @property
     def n_used(self) -> int | float:
@@ -57,8 +60,8 @@ class Criteria:
 
     @property
     def objective(self) -> float:
-        """-2 log L - n_used log(2 pi), the objective of NONMEM."""
-        return -2.0 * self.log_likelihood - self.n_used * float(np.log(2.0 * np.pi))
+        """-2 log L - (n_used - n_censored) log(2 pi), the objective of NONMEM."""
+        return -2.0 * self.log_likelihood - (self.n_used - self.n_censored) * float(np.log(2.0 * np.pi))
 
 
 class HasCriteria:
@@ -98,7 +101,7 @@ def criteria(
     fixed: np.ndarray,
     free: Any,
     data: GroupedData,
-    totals: tuple[float, float] | None = None,
+    totals: tuple[float, ...] | None = None,
     integrated: int = 0,
 ) -> Criteria:
     """The Criteria of a log-likelihood.
@@ -112,16 +115,19 @@ def criteria(
     n_fixed = int(np.sum(fixed))
     if totals is None:
         totals = weighted_totals(data)
-    n_obs, n_groups = map(_whole, totals)
+    n_obs, n_groups, n_censored = map(_whole, (*totals, 0.0)[:3])
     n_parameters = len(fixed) - n_fixed + n_free
     n_integrated = int(np.sum(~np.asarray(fixed[:integrated], bool)))
-    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups, n_integrated)
+    return Criteria(log_likelihood, n_parameters, n_fixed, n_free, n_obs, n_groups, n_integrated, n_censored)
 
 
-def weighted_totals(data: GroupedData) -> tuple[float, float]:
-    """Numbers of observed responses and of groups that have one, each with the weight of its group."""
+def weighted_totals(data: GroupedData) -> tuple[float, float, float]:
+    """Numbers of observed responses, of groups that have one, and of responses that are censored, each with the weight
+    of its group."""
     per_group = data.observed.sum(axis=1)
-    return float(np.sum(data.weights * per_group)), float(np.sum(data.weights[per_group > 0]))
+    censored = 0.0 if data.limits is None else (data.observed & data.limits.censored).sum(axis=1)
+    counts = float(np.sum(data.weights * per_group)), float(np.sum(data.weights[per_group > 0]))
+    return *counts, float(np.sum(data.weights * censored))
 
 
 def _whole(count: float) -> int | float:

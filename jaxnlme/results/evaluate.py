@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -109,7 +109,10 @@ def rebind(fit: FitRecord, data: Any, depth: int | None = None) -> Binding:
     if data is None or data is fit.data:
         return fit.binding
     fitted = fit.data
-    new = data if isinstance(data, GroupedData) else _from_table(fitted, data, depth)
+    if isinstance(data, GroupedData):
+        new = data
+    else:
+        new = _from_table(fitted, data, depth) if fitted.reader is None else _from_records(fitted, data, depth)
     for kind, description in (("x", "x (a row)"), ("v", "v (a group)"), ("text", "text")):
         for name in getattr(fitted, kind):
             other_kinds = [other for other in ("x", "v", "text") if other != kind and name in getattr(new, other)]
@@ -134,9 +137,10 @@ def _from_table(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedDa
     """GroupedData from a table, with the columns in the same roles as in the fitted data, and columns of grouping
     levels whose random effects are not needed filled in."""
     if fitted.tables:
+        made = "with_events(...)" if list(fitted.tables) == ["events"] else "with_table(...)"
         raise DataError(
             f"the fit's data have further tables ({', '.join(fitted.tables)}); pass a GroupedData with such tables, "
-            "made by GroupedData.from_frame(..., need_response=False).with_table(...)."
+            f"made by GroupedData.from_frame(..., need_response=False).{made}."
         )
     x = [*fitted.x, *(name for name, values in fitted.text.items() if values.ndim == 2)]
     v = [*fitted.v, *(name for name, values in fitted.text.items() if values.ndim == 1)]
@@ -145,6 +149,21 @@ def _from_table(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedDa
     levels, endpoint = list(fitted.level_names), fitted.endpoint
     x = [name for name in x if name != endpoint]
     return GroupedData.from_frame(frame, levels, fitted.y_name, x, v, endpoint=endpoint, need_response=False)
+
+
+def _from_records(fitted: GroupedData, frame: Any, depth: int | None) -> GroupedData:
+    """GroupedData from a table of records, read as the fitted one was."""
+    further = [name for name in fitted.tables if name != "events"]
+    if further:
+        raise DataError(
+            f"the fit's data have further tables ({', '.join(further)}); pass a GroupedData with such tables, made by "
+            "GroupedData.from_nonmem(..., need_response=False).with_table(...)."
+        )
+    names = {*getattr(frame, "columns", ()), *(frame if isinstance(frame, Mapping) else ())}
+    if depth is not None and fitted.group_name in names:
+        frame = with_levels(fitted, frame, [], depth)
+    assert fitted.reader is not None
+    return fitted.reader.read(GroupedData, frame, need_response=False, like=fitted)
 
 
 def group_modes(fit: FitRecord, binding: Binding) -> np.ndarray:

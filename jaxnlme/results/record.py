@@ -104,7 +104,7 @@ class FitRecord(HasCriteria):
     versions: dict[str, str]
     timings: dict[str, float]
     fingerprint: str
-    totals: tuple[float, float] | None = None
+    totals: tuple[float, ...] | None = None
     restricted: bool = False
     sampling: Sampling | None = None
 
@@ -244,7 +244,8 @@ class FitRecord(HasCriteria):
     def criteria(self) -> Criteria:
         """Log-likelihood, AIC, BIC and the counts behind them."""
         integrated = len(self.binding.density.beta_names) if self.restricted else 0
-        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, self.data, self.totals, integrated)
+        used = self.binding.used_data
+        return criteria(self.log_likelihood, self.binding.fixed, self.params.free, used, self.totals, integrated)
 
     # --- tables and predictions ---
 
@@ -266,11 +267,13 @@ class FitRecord(HasCriteria):
 
         return parameters(self, level, data)
 
-    def simulate(self, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population") -> np.ndarray:
+    def simulate(
+        self, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population", *, limits: bool = False
+    ) -> np.ndarray:
         """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
         from jaxnlme.results.simulate import simulate
 
-        return simulate(self, n, key, data, level)
+        return simulate(self, n, key, data, level, limits=limits)
 
     def __repr__(self) -> str:
         outcome = "converged" if self.converged else "NOT CONVERGED"

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.arguments import require_host
+from jaxnlme.arguments import check_flag, require_host
+from jaxnlme.binding.limits import check_limits_known, with_limited_responses
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
 from jaxnlme.model.density import Density, Group
@@ -29,22 +30,34 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
-def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population") -> np.ndarray:
+def simulate(
+    fit: FitRecord,
+    n: int = 1,
+    key: Any = 0,
+    data: Any = None,
+    level: str | int = "population",
+    *,
+    limits: bool = False,
+) -> np.ndarray:
     """Responses drawn from the fitted model: new random effects for every group, new residuals for every row.
 
     **Arguments:** `n`, replicates; `key`, a seed or a JAX key; `data`, None for the fitted rows, or new ones as in
     `predict`; `level`: the random effects that are not drawn but those of the fit, named as in `predict`: "population",
     none; "Subject", those of subjects (responses of known subjects on new occasions); "group", all of them (only
     residuals are drawn). The random numbers of a group are a function of (key, replicate, label of the group): the
-    order of groups, padding and the number of replicates do not change them.
+    order of groups, padding and the number of replicates do not change them. `limits`: apply the limits of
+    quantification of each row: responses below its lower limit are returned as that limit, those above its upper one
+    as that one, as they would be reported; False: the responses themselves (`data.with_response` applies the limits to
+    them).
     **Returns:** (n, rows), in row order, also for rows whose response was missing.
-    **Raises:** OptionError where `n` is not a whole number >= 1, `key` neither a seed nor a key, or for another
-    `level`; ModelError where the outcome cannot be drawn (a group log-likelihood without `sampler`); FitError where the
-    fit has no estimates; for new `data` errors of `predict`.
+    **Raises:** OptionError where `n` is not a whole number >= 1, `key` neither a seed nor a key, `limits` is True and a
+    row has none, or for another `level`; ModelError where the outcome cannot be drawn (a group log-likelihood without
+    `sampler`); FitError where the fit has no estimates; for new `data` errors of `predict`.
     """
     n = check_whole_number("n", n, 1, "the number of replicates")
     require_host("fit.simulate", key, data)
     require_estimates(fit)
+    check_flag("limits", limits)
     depth = level_depth(fit.data, level)
     binding, modes = binding_and_effects(fit, data, level) if depth else (rebind(fit, data), None)
     check_sampler(binding.density)
@@ -67,6 +80,10 @@ def simulate(fit: FitRecord, n: int = 1, key: Any = 0, data: Any = None, level: 
             "is not, or a transformed response is outside the range of its transform.",
             stacklevel=2,
         )
+    if limits:
+        of_rows = check_limits_known(binding.data, "limits=True")
+        lloq, uloq = (binding.data.rows_to_column(limit) for limit in (of_rows.lloq, of_rows.uloq))
+        out = np.clip(out, lloq, uloq)
     return out
 
 
@@ -154,7 +171,8 @@ def _draw(error: Any, key: jax.Array, noise: Vector, prediction: Any, theta: Vec
 
 @public("jn.with_responses")
 def with_responses(problem: Problem, responses: list[Any]) -> Problem:
-    """The problem with other values of its observed responses.
+    """The problem with other values of its observed responses. Where rows have limits of quantification, responses
+    beyond them are censored.
 
     A pure function: `jax.vmap(lambda ys: jn.estimate(None, params, with_responses(problem, ys)))(draws)` fits many sets
     of responses at once.
@@ -169,8 +187,14 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
             f"responses must be a list with one array for each of {len(problem.buckets)} buckets; received "
             f"{len(responses) if isinstance(responses, (list, tuple)) else type(responses).__name__}."
         )
-    observed = [jnp.where(b.x.observed, y, b.y) for b, y in zip(problem.buckets, responses, strict=True)]
-    return eqx.tree_at(lambda p: [bucket.y for bucket in p.buckets], problem, observed)
+    error = problem.density.error
+    drawn = [with_limited_responses(error, b, y) for b, y in zip(problem.buckets, responses, strict=True)]
+    return eqx.tree_at(lambda p: [(b.y, b.limits, b.x.observed) for b in p.buckets], problem, drawn, is_leaf=is_none)
+
+
+def is_none(leaf: Any) -> bool:
+    """True for None, which then counts as a leaf of a tree."""
+    return leaf is None
 
 
 def check_sampler(density: Density) -> None:

@@ -91,13 +91,14 @@ class Summary:
         )
         method = f"{fit.method}, restricted likelihood" if fit.restricted else fit.method
         units = "".join(f", {int(level.counts.sum())} units inside ({level.name})" for level in data.nested)
+        censored = "" if data.limits is None else f" ({int(data.limits.censored.sum())} of them censored)"
         groups = f"{data.n_groups} groups ({data.group_name}){units}"
         return [
             ("method", f"{method}, {fit.iterations} iterations, {number(fit.timings.get('total', np.nan))} s"),
             ("model", f"{name}; {density.error.formula}"),
             ("random effects", effects),
             *self._held(),
-            ("data", f"{groups}, {data.n_obs} observations in {data.n_rows} rows"),
+            ("data", f"{groups}, {data.n_obs} observations{censored} in {data.n_rows} rows"),
             ("columns", columns),
             *self._simulation(),
         ]
@@ -134,10 +135,11 @@ class Summary:
             return [("log-likelihood", f"not computed ({reason}), nor are criteria"), counts]
         integrated = f" (restricted: {c.n_integrated} fixed effects integrated out)" if self.fit.restricted else ""
         minus = f" - {c.n_integrated}" if self.fit.restricted else ""
+        without = f", N without {c.n_censored:g} censored responses" if c.n_censored else ""
         method = "" if sampling is None else f" ({stochastic_summary.INTEGRALS[sampling.likelihood]})"
         out = [
             ("log-likelihood", f"{c.log_likelihood:.4f}{integrated}{method}"),
-            ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi)"),
+            ("objective", f"{c.objective:.4f} (NONMEM's: -2 log L - N log 2 pi{without})"),
             (
                 "criteria",
                 f"AIC {c.aic:.2f}   BIC {c.bic:.2f} (N = {c.n_obs:g}{minus} observations)   BIC {c.bic_groups:.2f} "

@@ -49,11 +49,15 @@ class RecordChecks:
             c["cmt"],
         )
 
-    def times(self, starts_anew: np.ndarray) -> None:
-        """Times are not negative, and do not go back within a subject but at a reset."""
+    def times(self, starts_anew: np.ndarray, converted: bool) -> None:
+        """Times are not negative, and do not go back within a subject but at a reset.
+
+        **Arguments:** `starts_anew` (rows,): time may begin anew; `converted`: times were clock times or dates.
+        """
         time, c = self._name("time"), self.c
+        dated = converted and self.names.get("date") is None
         self._refuse(
-            c["time"] < 0,
+            (c["time"] < 0) & (not converted),
             f"{time} is {{value}} in {{rows}}; expected times >= 0: add a constant to all times of the subject (doses "
             "and observations), which leaves its predictions as they are.",
             c["time"],
@@ -68,7 +72,7 @@ class RecordChecks:
                 f"{time} goes back in {self.table.rows(back)} (the first: {c['time'][k]:g}, {self._name('id')} "
                 f"{label!r}{after}); expected rows in order of time within a subject, and a time that begins anew only "
                 "at a reset: sort the rows, write EVID 3 or 4 at the record where time begins anew, or name a column "
-                "that changes there, as in reset='OCC'."
+                f"that changes there, as in reset='OCC'{', or give the dates of clock times (DATE)' if dated else ''}."
             )
 
     def _going_back(self) -> np.ndarray:

@@ -63,6 +63,8 @@ def _moments(table: RawTable, name: Any) -> np.ndarray | None:
 
     raw = table.columns[name]
     kind = getattr(getattr(raw, "dtype", None), "kind", "")
+    if kind in ("i", "u", "f"):
+        return None
     if hasattr(raw, "to_pandas") or type(raw).__module__.startswith("polars"):
         raw = object_array(raw.to_list())
     cells = None if kind in ("M", "m") else object_array(list(raw))[table.at]

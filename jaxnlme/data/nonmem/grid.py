@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,27 @@ if TYPE_CHECKING:
 BEFORE = 1e-6
 # Least number of points between two resets.
 LEAST_POINTS = 10
+# Points after each dose, as fractions of the time to the next one: absorption is steepest at first.
+AFTER = np.array([0.01, 0.025, 0.05, 0.08, 0.12, 0.17, 0.23, 0.3, 0.4, 0.55, 0.75])
 
 
-def grid_of_records(
-    data: GroupedData, points: int, until: float | None, by: Sequence[str] = ()
-) -> tuple[GroupedData, np.ndarray]:
-    """Data with the rows of `data`, none observed, and new ones between them; and for each row of the table of the new
-    data the row (0-based, in the original table) that it was, -1 for new ones.
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Data with rows between those of other data.
+
+    **Fields:** `data`, without responses; for its rows in the order of its table (n_rows,): `source`, the row (0-based)
+    of the original table that it was, -1 for new ones; `is_event`: it is a record of a dose or reset; `segment`: number
+    of times that the group started anew before it.
+    """
+
+    data: GroupedData
+    source: np.ndarray
+    is_event: np.ndarray
+    segment: np.ndarray
+
+
+def grid_of_records(data: GroupedData, points: int, until: float | None, by: Sequence[str] = ()) -> Grid:
+    """The rows of `data`, none observed, and new ones between them.
 
     **Arguments:** `points`, `until`: as of `GroupedData.grid`; `by`: further columns of x or text, for each of whose
     values that a group has there are new rows.
@@ -32,7 +47,7 @@ def grid_of_records(
 
     table = record_table(data)
     outputs = _output_columns(data, by)
-    pieces, source = [], []
+    pieces, source, segments = [], [], []
     row_of = np.where(table.position >= 0, data.row_index[table.group, np.maximum(table.position, 0)], -1)
     times = table.frame[table.columns["time"]].to_numpy(float)
     doses = None if data.events is None or not len(data.events) else data.tables["events"]
@@ -41,7 +56,7 @@ def grid_of_records(
         rows = np.arange(bounds[k], bounds[k + 1])
         segment = _segments(data, table, rows)
         new, place = _new_times(times[rows], segment, None if doses is None else _of_group(doses, k), points, until)
-        combinations = _combinations(data, table.frame, rows, outputs, table)
+        combinations = _combinations(data, table, rows, outputs)
         neighbour = _neighbours(data, place, len(rows))
         frame = table.frame.iloc[np.concatenate([rows, np.repeat(rows[neighbour], len(combinations))])].copy()
         n_old, n_new = len(rows), len(new) * len(combinations)
@@ -53,11 +68,15 @@ def grid_of_records(
         order = np.argsort(np.concatenate([np.arange(n_old), np.repeat(place, len(combinations)) + 0.5]), kind="stable")
         pieces.append(frame.iloc[order])
         source.append(np.concatenate([row_of[rows], np.full(n_new, -1)])[order])
+        of_new = segment[np.clip(place, 0, n_old - 1)]
+        segments.append(np.concatenate([segment, np.repeat(of_new, len(combinations))])[order])
     frame = pd.concat(pieces, ignore_index=True)
     frame[data.y_name] = np.nan
     reader = _reader(data, table)
     out = reader.read(type(data), frame, need_response=False, like=data)
-    return out, np.concatenate(source)
+    at = np.sort(out.row_index[out.rows])
+    is_event = frame[table.columns["evid"]].isin((1, 3, 4)).to_numpy()
+    return Grid(out, np.concatenate(source)[at], is_event[at], np.concatenate(segments)[at])
 
 
 def _reader(data: GroupedData, table: RecordTable) -> NonmemReader:
@@ -75,9 +94,7 @@ def _output_columns(data: GroupedData, by: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(named) if name in varying and name not in levels]
 
 
-def _combinations(
-    data: GroupedData, frame: Any, rows: np.ndarray, outputs: list[str], table: RecordTable
-) -> list[tuple]:
+def _combinations(data: GroupedData, table: RecordTable, rows: np.ndarray, outputs: list[str]) -> list[tuple]:
     """The values of `outputs` in the group's rows with a response, or without any in those that are no events."""
     if not outputs:
         return [()]
@@ -85,7 +102,7 @@ def _combinations(
     observed = of_rows & data.observed[table.group[rows], np.maximum(table.position[rows], 0)]
     plain = of_rows & (table.record[rows] < 0)
     chosen = rows[next(mask for mask in (observed, plain, np.ones(len(rows), bool)) if mask.any())]
-    return list(dict.fromkeys(frame[outputs].iloc[chosen].itertuples(index=False, name=None)))
+    return list(dict.fromkeys(table.frame[outputs].iloc[chosen].itertuples(index=False, name=None)))
 
 
 def _segments(data: GroupedData, table: RecordTable, rows: np.ndarray) -> np.ndarray:
@@ -137,13 +154,14 @@ def _new_times(
 
 
 def _around_doses(doses: dict[str, np.ndarray], part: int, low: float, high: float) -> np.ndarray:
-    """The times of the doses of a part, those just before them, and the ends of infusions."""
+    """The times of the doses of a part, those just before them and following them, and the ends of infusions."""
     inside = (doses["segment"] == part) & (doses["reset"] == 0)
     time, amount, rate = (doses[name][inside] for name in ("time", "amount", "rate"))
     ends = time[rate > 0] + amount[rate > 0] / rate[rate > 0]
-    gaps = np.diff(np.unique(np.concatenate([[low], time, [high]])))
+    knots = np.unique(np.concatenate([[low], time, [high]]))
+    gaps = np.diff(knots)
     step = BEFORE * (gaps[gaps > 0].min() if (gaps > 0).any() else 1.0)
-    marks = np.concatenate([time, time - step, ends])
+    marks = np.concatenate([time, time - step, ends, (knots[:-1, None] + gaps[:, None] * AFTER).ravel()])
     return marks[(marks >= low) & (marks <= high)]
 
 

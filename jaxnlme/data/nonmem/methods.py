@@ -154,9 +154,9 @@ class NonmemMethods:
           time within each group.
         - `group`, `time`, `amount`: its columns of group labels, times, and amounts.
         - `rate`, `duration`: of an infusion, one of them (rate 0: a bolus; -1, -2: rate or duration by the model).
-          `compartment`: that a dose goes into, from 1. `steady_state`: 1, or 2 for doses added to the state before, with
-          `interval` between doses. `additional`: number of further doses, with `interval`. `kind`: NONMEM's EVID, 1
-          dose, 3 reset, 4 both; without it all rows are doses.
+          `compartment`: that a dose goes into, from 1. `steady_state`: 1, or 2 for doses added to the state before,
+          with `interval` between doses. `additional`: number of further doses, with `interval`. `kind`: NONMEM's EVID,
+          1 dose, 3 reset, 4 both; without it all rows are doses.
         - `row_time`: column of x with the times of the rows of the data; None: the one called as `time`.
         - `ties`: "dose first": a row at the time of a dose comes after it; "observation first": before it.
         - `carry`: as for `from_nonmem`.
@@ -188,9 +188,9 @@ class NonmemMethods:
         """Data with more rows to predict between the rows, for smooth curves with the doses as they are.
 
         Each group keeps its rows and gets new ones: at `points` times from its first to its last record, at every dose
-        (added ones too) and just before it, and where infusions end. Between resets the curve begins anew. A new row
-        has the covariates of the next record, or with `carry="locf"` of the one before. Where rows differ in their
-        compartment (CMT) or endpoint, there is a new row for each value that the group observed.
+        (added ones too), just before it and several times after it, and where infusions end. Between resets the curve
+        begins anew. A new row has the covariates of the next record, or with `carry="locf"` of the one before. Where
+        rows differ in their compartment (CMT) or endpoint, there is a new row for each value that the group observed.
 
         **Arguments:** `points` of each group; `until`: a time to which the curves go on; `groups`: positions, or a
         boolean mask (groups,); None: all.
@@ -199,4 +199,4 @@ class NonmemMethods:
         """
         points = check_whole_number("points", points, 2, "the points of each curve")
         chosen = self if groups is None else self.select(groups)
-        return grid_of_records(chosen, points, until)[0]
+        return grid_of_records(chosen, points, until).data

@@ -52,6 +52,13 @@ def find_columns(given: dict[str, Any], names: Sequence[Any]) -> dict[str, Any]:
             found[meaning] = _standard(meaning, names, {n for n in given.values() if isinstance(n, str)})
     for meaning in REQUIRED:
         if found[meaning] is None:
+            standard = STANDARD[meaning][0]
+            claimed = next((other for other, name in found.items() if str(name).upper() == standard), None)
+            if claimed is not None:
+                raise DataError(
+                    f"column {standard!r} is given as {claimed}, and the table has no other for the {_WORDS[meaning]}; "
+                    f"name one, as in {meaning}='...'."
+                )
             raise DataError(
                 f"the table has no column {STANDARD[meaning][0]}; its columns are "
                 f"{', '.join(map(str, names))}: name the one with the {_WORDS[meaning]}, as in {meaning}='...'."

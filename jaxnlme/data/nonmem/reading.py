@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.data._columns import name_list
+from jaxnlme.data._columns import name_list, object_array
 from jaxnlme.data._rows import name_groups, numbered
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.covariates import Covariate, fill, listed, without_value
+from jaxnlme.data.nonmem.fitted_roles import FittedRoles
 from jaxnlme.data.nonmem.names import NUMBERS, find_column, find_columns
 from jaxnlme.data.nonmem.records import Records
 from jaxnlme.data.nonmem.table import RawTable, is_dates
@@ -39,15 +40,35 @@ class Reading:
         need_response: bool,
         like: GroupedData | None,
     ):
-        self.reader, self.table, self.make, self.need_response, self.like = reader, table, make, need_response, like
-        self.names = find_columns({k: v for k, v in reader.columns.items() if k != "occasion"}, table.names)
+        self.reader, self.table, self.make, self.need_response = reader, table, make, need_response
+        self.like = None if like is None else FittedRoles(like, reader)
+        self.names = find_columns(self._asked(), table.names)
         self.occasions = self._occasion_columns()
+        self.out = self.names | ({} if self.like is None else self.like.names)
         self.records = Records(reader, table, self.names, need_response)
         self.group, self.labels = self.records.group, self.records.labels
         self.notes = [*table.notes, *self.records.notes]
 
-    def _occasion_columns(self) -> list[Any]:
-        """The columns of the nested levels, outermost first."""
+    def _asked(self) -> dict[str, Any]:
+        """The columns that the caller names, by meaning, but for those that a table to predict need not have."""
+        present = {str(name).casefold() for name in self.table.names}
+        optional = set() if self.need_response else {"dv", "mdv", "censoring", "limit", "lloq", "uloq"}
+        if self.like is not None:
+            optional |= {"evid", "rate", "dur", "ss", "ii", "addl", "cmt", "date", "weights"}
+            amount = str(self.reader.columns.get("amt") or "AMT")
+            if self.like.data.events is not None and amount.casefold() not in present:
+                raise DataError(
+                    f"the table has no column {amount!r}, and the fitted data have doses; expected the doses before "
+                    "the times to predict, as records of the table."
+                )
+        return {
+            meaning: None if meaning in optional and isinstance(name, str) and name.casefold() not in present else name
+            for meaning, name in self.reader.columns.items()
+            if meaning != "occasion"
+        }
+
+    def _occasion_columns(self) -> dict[Any, Any]:
+        """The columns of the nested levels, outermost first, by their name in the data."""
         given = self.reader.columns.get("occasion")
         listed = name_list([] if given is None or given is False else given, "occasion")
         found = [find_column(name, self.table.names, "occasion") for name in listed]
@@ -59,37 +80,34 @@ class Reading:
                 raise DataError(
                     f"column {name!r} is given as occasion and as {twice}; expected one meaning per column."
                 )
-        return found
+        return dict(zip(found if self.like is None else self.like.data.level_names[1:], found, strict=True))
 
     # ---- covariates
 
     def _covariates(self) -> tuple[dict[Any, Covariate], dict[Any, Covariate]]:
-        """The constant and the varying covariates, by name."""
+        """The constant and the varying covariates, by their name in the data."""
         constant, varying = {}, {}
         self.filled: list[str] = []
-        like = self.like
-        for name in self._covariate_names():
-            raw = self.table.columns[name]
-            if self.reader.covariates is None and like is None and is_dates(raw):
+        lenient = self.reader.covariates is None and self.like is None
+        for name, column in self._covariate_columns().items():
+            if lenient and is_dates(self.table.columns[column]):
                 continue
-            covariate = fill(self.table.column(name), self.group, self.reader.carry)
+            covariate = fill(self.table.column(column), self.group, self.reader.carry)
             note = covariate.note(name)
             self._maybe_endpoint(name, covariate)
             if covariate.absent.size:
                 sentence = without_value(name, covariate, self.labels, self.names["id"])
-                if self.reader.covariates is None and like is None:
+                if lenient:
                     self.notes.append(f"{sentence}, and is left out.")
                     continue
                 raise DataError(f"{sentence}; expected one: fill it in, or leave it out of covariates.")
             self.filled += [note] if note else []
-            as_x = covariate.varies
-            if like is not None:
-                as_x = name in like.x or (name in like.text and like.text[name].ndim == 2)
-                if covariate.varies and not as_x:
-                    raise DataError(
-                        f"covariate {name!r} varies within a subject of this table; in the fitted data it is constant "
-                        "within each."
-                    )
+            as_x = covariate.varies if self.like is None else self.like.varies(name)
+            if covariate.varies and not as_x:
+                raise DataError(
+                    f"covariate {name!r} varies within a subject of this table; in the fitted data it is constant "
+                    "within each."
+                )
             (varying if as_x else constant)[name] = covariate
         return constant, varying
 
@@ -100,45 +118,32 @@ class Reading:
                 f"endpoint={name!r} where they are responses of several kinds."
             )
 
-    def _covariate_names(self) -> list[Any]:
+    def _covariate_columns(self) -> dict[Any, Any]:
+        """The columns of covariates by their name in the data."""
         names = self.table.names
+        taken = {name: meaning for meaning, name in self.names.items() if name is not None and meaning != "reset"}
+        if self.like is None and self.reader.covariates is None:
+            others = {*taken, *self.occasions, *({names[0]} if self.reader.skip is not None else ())}
+            return {name: name for name in names if name not in others and isinstance(name, str)}
         if self.like is not None:
-            taken = {*self.names.values(), *self.occasions}
-            chosen = [n for n in (*self.like.x, *self.like.v, *self.like.text) if n not in taken]
-        elif self.reader.covariates is not None:
-            chosen = self.reader.covariates
-        else:
-            used = {name for meaning, name in self.names.items() if name is not None and meaning != "reset"}
-            used |= set(self.occasions)
-            marks = {names[0]} if self.reader.skip is not None else set()
-            return [name for name in names if name not in used | marks and isinstance(name, str)]
-        found = [find_column(name, names, "covariates") for name in chosen]
-        taken = {name: meaning for meaning, name in self.names.items() if meaning != "reset"}
+            return {name: find_column(name, names, "covariates") for name in self.like.covariates}
+        found = [find_column(name, names, "covariates") for name in self.reader.covariates or ()]
         for name in found:
             if name in taken:
                 raise DataError(
                     f"column {name!r} is read as {taken[name]}, and listed in covariates; give {taken[name]}=False, or "
                     "leave it out of covariates."
                 )
-        return found
+        return {name: name for name in found}
 
     # ---- data
 
     def data(self) -> GroupedData:
         """The data of the table."""
-        c, names = self.records.c, self.names
+        c, names, out = self.records.c, self.names, self.out
         constant, varying = self._covariates()
-        dose_rows = self.reader.dose_rows
-        if self.like is not None:
-            dose_rows = self.like.events is not None and self.like.events.facts.rows_are_records
-        elif dose_rows is None:
-            dose_rows = bool(varying) or bool(self.occasions)
         is_event = self.records.keep & np.isin(c["evid"], (1, 3, 4))
-        if varying and not dose_rows and is_event.any():
-            raise DataError(
-                f"{listed(list(varying))} vary within a subject, so parameters may; dose_rows=False would lose their "
-                "values at dose records: leave it out, or these columns out of covariates."
-            )
+        dose_rows = self._dose_rows(varying, is_event)
         is_row = self.records.keep if dose_rows else self.records.keep & ~is_event
         rows = np.flatnonzero(is_row)
         if not rows.size:
@@ -147,15 +152,19 @@ class Reading:
                 "or predictions (2)."
             )
         self._without_rows(rows, is_event)
-        columns: dict[Any, Any] = {names["id"]: self._labels_of(rows)}
-        y_name = names["dv"] if names["dv"] is not None else "DV"
-        columns[y_name] = np.where(self.records.observed, self.records.dv, np.nan)[rows]
-        x = {names["time"]: c["time"][rows]}
-        if names["cmt"] is not None:
-            x[names["cmt"]] = c["cmt"][rows]
-        group = [names["id"]]
-        for name in self.occasions:
-            occasion = fill(self.table.column(name), self.group, "locf")
+        y_name = out["dv"] if out["dv"] is not None else "DV"
+        columns: dict[Any, Any] = {
+            out["id"]: self._labels_of(rows),
+            y_name: np.where(self.records.observed, self.records.dv, np.nan)[rows],
+        }
+        x = {out["time"]: c["time"][rows]}
+        if self.like is not None and names["cmt"] is None and out["cmt"] is not None:
+            c["cmt"] = self.like.usual_compartments(is_event)
+        if out["cmt"] is not None:
+            x[out["cmt"]] = c["cmt"][rows]
+        group = [out["id"]]
+        for name, column in self.occasions.items():
+            occasion = fill(self.table.column(column), self.group, "locf")
             if occasion.absent.size:
                 sentence = without_value(name, occasion, self.labels, names["id"])
                 raise DataError(f"{sentence}; expected the occasion of every record: fill it in.")
@@ -184,11 +193,23 @@ class Reading:
             reader=self.reader,
             remarks=(*self.notes, *self.filled),
         )
-        if is_event.any() or self.records.inserted.any() or (self.like is not None and self.like.events is not None):
+        like_has_events = self.like is not None and self.like.data.events is not None
+        if is_event.any() or self.records.inserted.any() or like_has_events:
             events = self._events(data, is_row, is_event, dose_rows)
             facts = dataclasses.replace(events.facts, rows_are_records=dose_rows)
             data = data.with_event_records(dataclasses.replace(events, facts=facts, remarks=tuple(self.filled)))
         return data
+
+    def _dose_rows(self, varying: dict[Any, Covariate], is_event: np.ndarray) -> bool:
+        """True where records of doses and resets are rows."""
+        if self.like is not None:
+            return self.like.dose_rows
+        if self.reader.dose_rows is False and varying and is_event.any():
+            raise DataError(
+                f"{listed(list(varying))} vary within a subject, so parameters may; dose_rows=False would lose their "
+                "values at dose records: leave it out, or these columns out of covariates."
+            )
+        return bool(varying) or bool(self.occasions) if self.reader.dose_rows is None else self.reader.dose_rows
 
     def _without_rows(self, rows: np.ndarray, is_event: np.ndarray) -> None:
         """A note on subjects with doses but without `rows`."""
@@ -198,7 +219,8 @@ class Reading:
             self.notes.append(f"{self.names['id']} {groups} has doses but no row to predict, and is left out.")
 
     def _labels_of(self, rows: np.ndarray) -> np.ndarray:
-        labels = np.fromiter(self.labels, object, len(self.labels))
+        whole = all(type(label) is int for label in self.labels)
+        labels = np.array(self.labels, np.int64) if whole else object_array(self.labels)
         return labels[self.group[rows]]
 
     def _handed_over(self, columns: dict, rows: np.ndarray) -> dict[str, Any]:
@@ -216,9 +238,9 @@ class Reading:
                     f"{what}: this version has no {meaning} of responses; give {meaning}=False to read the table "
                     "without."
                 )
-            extra[meaning] = asked if by_number else name
+            extra[meaning] = asked if by_number else self.out[meaning]
             if meaning == "endpoint":
-                columns[name] = _plain(fill(self.table.column(name), self.group, "nocb").values[rows])
+                columns[self.out[meaning]] = _plain(fill(self.table.column(name), self.group, "nocb").values[rows])
             elif not by_number:
                 columns[name] = self.records.limits[meaning][rows]
         return extra
@@ -254,8 +276,8 @@ class Reading:
             data.labels,
             data.group_name,
             self.table.at[source][in_order],
-            time=self.names["time"],
-            compartment=self.names["cmt"],
+            time=self.out["time"],
+            compartment=self.out["cmt"],
             carry=self.reader.carry,
         )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.data._columns import read_labels
+from jaxnlme.data._columns import read_column, read_labels
 from jaxnlme.data._layout import factorize
 from jaxnlme.data._rows import name_groups
 from jaxnlme.data.nonmem.checks import RecordChecks
@@ -41,6 +41,7 @@ class Records:
         self._subjects()
         self.c = c = {name: self._numbers(name) for name in _NUMBERS}
         c["time"], notes = times_in_hours(table, names["time"], names["date"], reader.date_order, self.group)
+        self.converted = bool(notes)
         self.notes += notes
         self._responses()
         self._codes()
@@ -50,20 +51,32 @@ class Records:
     def _subjects(self) -> None:
         """`labels` of the subjects and the number of each row's, `group` (rows,)."""
         name = self.names["id"]
-        column = self.table.column(name) if not is_dates(self.table.columns[name]) else None
+        raw = self.table.columns[name]
+        column = None if is_dates(raw) else read_column(raw, str(name))
+        # Comment rows make a column of numbers one of text; other text stays text ("007").
+        column = self.table.column(name) if column is not None and (not column.is_text or self.reader.skip) else None
         if column is not None and not column.is_text:
             missing, labels = np.isnan(column.values), column.values
             if not missing.any() and (labels % 1 == 0).all() and (np.abs(labels) < 2**53).all():
                 labels = labels.astype(np.int64)
         else:
-            labels = np.asarray(self.table.columns[name], object)[self.table.at]
-            missing = np.array([label is None or label != label or str(label).strip() in ("", ".") for label in labels])
+            labels = np.asarray(raw, object)[self.table.at]
+            import pandas as pd
+
+            missing = np.asarray(pd.isna(labels)) | np.array([str(label).strip() in ("", ".") for label in labels])
         if missing.any():
             raise DataError(
                 f"{name} is missing in {self.table.rows(missing)}; every record needs the label of its subject: fill "
                 "it in, drop the rows, or leave comment rows out by skip."
             )
-        self.group, self.labels = factorize(read_labels(labels, str(name)), str(name))
+        if isinstance(labels, np.ndarray) and labels.dtype == np.int64:
+            distinct, first, code = np.unique(labels, return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            rank = np.empty(len(order), np.intp)
+            rank[order] = np.arange(len(order))
+            self.group, self.labels = rank[code.ravel()], distinct[order].tolist()
+        else:
+            self.group, self.labels = factorize(read_labels(labels, str(name)), str(name))
         new = np.diff(self.group, prepend=-1) != 0
         if int(new.sum()) > len(self.labels):
             self._repeated(new)
@@ -76,9 +89,10 @@ class Records:
         again[first] = False
         if self.reader.repeated_ids == "refuse":
             rows = self.table.rows(np.isin(np.arange(self.n), np.flatnonzero(new)[again]))
-            groups = name_groups([self.labels[k] for k in dict.fromkeys(block_group[again].tolist())])
+            repeated = [self.labels[k] for k in dict.fromkeys(block_group[again].tolist())]
             raise DataError(
-                f"{self.names['id']} {groups.partition(' ')[2]} begins again in {rows}, after rows of other subjects: "
+                f"{self.names['id']} {name_groups(repeated).partition(' ')[2]} "
+                f"{'begins' if len(repeated) == 1 else 'begin'} again in {rows}, after rows of other subjects: "
                 "NONMEM would take them for new subjects; sort the table by subject, or give repeated_ids='same' (the "
                 "same subject) or 'new' (a new one)."
             )
@@ -106,7 +120,7 @@ class Records:
             return self._compartments(name)
         if meaning == "cmt" and self.table.column(name).is_text:
             raise DataError(
-                f"{name} holds the name {next(v for v in self.table.column(name).values if v is not None)!r} of a "
+                f"{name} holds the name {next(v for v in self.table.column(name).values if isinstance(v, str))!r} of a "
                 "compartment; expected numbers: give the number of each, as in compartments={'depot': 1, 'central': 2}."
             )
         return self.table.numbers(name, 0.0)
@@ -150,7 +164,7 @@ class Records:
         check = RecordChecks(self.table, c, self.names, self.group, self.labels)
         check.codes()
         # As in NONMEM, time may go back where nothing depends on its order.
-        check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool))
+        check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool), self.converted)
         check.doses()
         self.limits = self._limits()
         check.responses(np.where(self._below(), 0.0, self.dv), has["mdv"], self.need_response)
@@ -173,8 +187,8 @@ class Records:
         bad = ~np.isin(code, (-1, 0, 1))
         if bad.any():
             raise DataError(
-                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or -1 "
-                "(above it): correct the code."
+                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or "
+                "-1 (above it): correct the code."
             )
         for value, which, role in ((1, "lower", "lloq"), (-1, "upper", "uloq")):
             given = self.reader.columns.get(role)

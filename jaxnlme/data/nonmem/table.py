@@ -179,7 +179,7 @@ def _synonym(name: Any) -> Any:
 
 
 def _marks(skip: Any) -> tuple[str, ...]:
-    marks = () if skip is None else (skip,) if isinstance(skip, str) else tuple(skip)
+    marks = () if skip is None else tuple(skip) if isinstance(skip, (list, tuple, set)) else (skip,)
     if not all(isinstance(mark, str) and mark for mark in marks):
         raise DataError(f"skip is {shown(skip)}; expected the first letters of rows to leave out, as in skip='C'.")
     return marks

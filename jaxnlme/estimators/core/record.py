@@ -38,12 +38,12 @@ def _versions() -> dict[str, str]:
     return versions_by_name | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
 
 
-def totals(binding: Binding, processes: Processes) -> tuple[float, float] | None:
+def totals(binding: Binding, processes: Processes) -> tuple[float, ...] | None:
     """Weighted number of observations, and of groups that have one, over all processes; None if there is one
     process."""
     if processes.count == 1:
         return None
-    return tuple(np.sum(processes.gather(weighted_totals(binding.data)), axis=0).tolist())
+    return tuple(np.sum(processes.gather(weighted_totals(binding.used_data)), axis=0).tolist())
 
 
 def failed_start(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence
+from jaxnlme.binding.model_errors import kink_sentence, non_finite_sentence, solver_sentence
 from jaxnlme.binding.user_scale import message_names, psi_of
 from jaxnlme.errors import Status, some
 from jaxnlme.estimators.core.correlation_bounds import bound_sentences
@@ -111,6 +111,8 @@ def _failed_groups(session: Session) -> list[str]:
         because = _errors_of_model(session, look_for, groups=which)
         on_kink = because and code == Status.mode_not_found
         sentence = "The conditional mode was not found." if on_kink else Status(code).sentence
+        if code == Status.mode_not_found and not because:
+            because = _errors_of_model(session, solver_sentence)
         sentences.append(f"Group {_labels(session, which)}: {sentence}{because}")
     return sentences
 
@@ -153,7 +155,7 @@ def _uncertain_modes(session: Session) -> list[str]:
     if labels := _labels(session, lost & (session.best.local_groups.status == Status.ok)):
         sentences.append(
             f"Group {labels}: the mode of the random effects was not found again by searches from zero and around it; "
-            "use other starting values, or more `mode_steps`."
+            f"use other starting values, or more `mode_steps`.{_errors_of_model(session, solver_sentence)}"
         )
     return sentences
 
@@ -253,6 +255,6 @@ def _convergence_failures(
     if not singular and not satisfied and (np.isfinite(decrement) or not sentences):
         sentences.append(
             f"Not at the maximum: {description}. The objective may not be smooth there: look at fit.history, try other "
-            "starting values."
+            f"starting values.{_errors_of_model(session, solver_sentence)}"
         )
     return sentences

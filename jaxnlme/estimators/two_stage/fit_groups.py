@@ -124,7 +124,7 @@ def _fit(
     binding: Binding, placed: PlacedProblem, group_model: SingleGroup, params: Params, max_steps: int, notes: list[str]
 ) -> GroupFits:
     """Alternation of the fits of all groups and of the residual model that they share."""
-    gaussian = binding.density.error.has_gaussian_moments
+    gaussian = binding.density.error.is_gaussian
     observed = binding.data.observed.sum(axis=1)
     p = len(group_model.names)
     enough = observed > p if gaussian else observed >= p

@@ -269,8 +269,8 @@ class GroupFits(Printable):
 
     @property
     def gaussian(self) -> bool:
-        """True if the outcome has Gaussian moments (a mean and a residual SD)."""
-        return self.binding.density.error.has_gaussian_moments
+        """True if the outcome is Gaussian with a mean and a residual SD, and no row is censored."""
+        return self.binding.density.error.is_gaussian
 
     @property
     def reference_sd(self) -> float:

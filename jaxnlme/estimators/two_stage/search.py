@@ -94,7 +94,7 @@ def _search_piece(
     density = problem.density
 
     def per_group(group: Group, start: Vector) -> LevenbergMarquardtResult:
-        if density.error.has_gaussian_moments:
+        if density.error.is_gaussian:
             floor = _least_variance(density, single_group, params, group, start)
 
             def expand(group_params):
@@ -178,7 +178,7 @@ def _objective(
 def has_single_scale(error: AbstractError) -> bool:
     """True if the residual model has one parameter and that is a factor of the residual SD: the SD of each group then
     takes its place, and the groups share nothing."""
-    if not isinstance(error, GaussianError) or len(error.parameters) != 1 or error.sees_x:
+    if not isinstance(error, GaussianError) or len(error.parameters) != 1 or error.sees_x or error.is_limited:
         return False
     (parameter,) = error.parameters
     if not isinstance(parameter.transform, Log):
@@ -210,7 +210,7 @@ def shared_error(
     moving = ~binding.fixed[len(binding.fixed) - len(np.asarray(params.error)) :]
     rows = sum(placed.processes.gather(float(np.sum(binding.data.observed[usable]))))
     groups = sum(placed.processes.gather(float(np.sum(usable))))
-    factor = rows / (rows - groups * p) if density.error.has_gaussian_moments else 1.0
+    factor = rows / (rows - groups * p) if density.error.is_gaussian else 1.0
     per_group = list(zip(placed.scatter(optima.group_params), placed.scatter(usable), strict=True))
     start = np.asarray(params.error, float)
 
@@ -242,7 +242,7 @@ def _error_objective(
 
         def per_group(group: Group, group_params: Vector, use: Any, weight: Any) -> Any:
             f = single_group.predict(density, trial, group_params, group)
-            if not density.error.has_gaussian_moments:
+            if not density.error.is_gaussian:
                 value = -density.error.log_density(f, f, error, group)
             else:
                 residual, scale, slope = density.error.moments(f, f, error, group)

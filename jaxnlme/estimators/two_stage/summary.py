@@ -43,9 +43,7 @@ class GroupSummary(Printable):
         use = fits.contributing
         estimates = fits.group_params[use]
         se = fits.standard_errors.to_numpy()[use]
-        pooled = np.sqrt(
-            np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.has_gaussian_moments)[use])
-        )
+        pooled = np.sqrt(np.einsum("ikk->ik", fits.covariances(pooled=fits.binding.density.error.is_gaussian)[use]))
         limits = self._intervals[["lower", "upper"]].to_numpy().reshape(len(use), -1, 2)[use]
         sd = np.std(estimates, axis=0, ddof=1) if len(estimates) > 1 else np.full(estimates.shape[1], np.nan)
         mean = estimates.mean(axis=0) if len(estimates) else sd
@@ -71,7 +69,7 @@ class GroupSummary(Printable):
             return np.nan
         weight = 1.0 / se**2
         q = float(np.sum(weight * (estimates - np.sum(weight * estimates) / np.sum(weight)) ** 2))
-        if not self.fits.binding.density.error.has_gaussian_moments:
+        if not self.fits.binding.density.error.is_gaussian:
             return float(chi2.sf(q, m - 1))
         return float(f.sf(q / (m - 1), m - 1, float(self.fits.df[self.fits.contributing].sum())))
 

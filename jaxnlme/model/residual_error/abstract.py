@@ -104,6 +104,11 @@ class AbstractError(eqx.Module):
         return False
 
     @property
+    def is_gaussian(self) -> bool:
+        """True if the transformed response of every row is Gaussian (`has_gaussian_moments`), and none is censored."""
+        return self.has_gaussian_moments and not self.is_limited
+
+    @property
     def drops_censored(self) -> bool:
         """True if censored rows count as rows without a response."""
         return False

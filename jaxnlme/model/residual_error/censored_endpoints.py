@@ -53,7 +53,7 @@ def _by_label(error: EndpointErrors, method: Any) -> dict[str, str]:
     out = {}
     for key, value in method.items():
         label = endpoint_label(key)
-        if label not in error.labels:
+        if label is None or label not in error.labels:
             raise OptionError(
                 f"censoring has the endpoint {shown(key)}, which error= has not; its endpoints are "
                 f"{some(error.labels, len(error.labels))}."

@@ -71,12 +71,12 @@ class AbstractLimitedError(AbstractError):
 
         @property
         def response(self) -> AbstractTransform:
-            """The transform h of the response."""
+            """The transform h, a field of every final class."""
             ...
 
         @property
         def censoring(self) -> str | None:
-            """The method for censored rows, None without one."""
+            """One of METHODS or None, a field of every final class."""
             ...
 
         def standardise(

@@ -1,7 +1,8 @@
-"""What a residual model by endpoint consists of: data of each endpoint, names of parameters, the declaration."""
+"""Parts of residual models by endpoint: data of each endpoint, names of parameters."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 
 
 class EndpointRows(eqx.Module):
-    """What the residual model of one endpoint has of a group (or, stacked, of all groups).
+    """Data of a group (or, stacked, of all groups) for the residual model of one endpoint.
 
     **Fields:** `strata`, `layout`, `codes`: as in `Group`, of this residual model; `fill` (): a response that stands in
     rows of other endpoints, where nothing is computed from it but numbers that are then left out.
@@ -47,7 +48,12 @@ def parameter_name(name: str, label: str) -> str:
 
 
 def renamed(p: ErrorParameter, name: str) -> ErrorParameter:
-    return ErrorParameter(name, p.start, p.transform, p.fix, p.automatic)
+    """The parameter with another name; its start may be traced, and is not checked again."""
+    out = object.__new__(ErrorParameter)
+    values = {field.name: getattr(p, field.name) for field in dataclasses.fields(p)}
+    for field, value in (values | {"name": name}).items():
+        object.__setattr__(out, field, value)
+    return out
 
 
 def part_sizes(member: AbstractError) -> tuple[int, int, int]:

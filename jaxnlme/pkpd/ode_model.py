@@ -1,0 +1,255 @@
+"""`jn.pkpd.ode`: models given by differential equations, for any table of dose records."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
+from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
+from jaxnlme.pkpd.inputs import AbstractInput
+from jaxnlme.pkpd.ode_advance import Tolerances
+from jaxnlme.pkpd.ode_equations import Equations
+from jaxnlme.pkpd.ode_output import Output, output_of
+from jaxnlme.pkpd.ode_runge_kutta import tableau_of
+from jaxnlme.pkpd.ode_solution import DoseRules, solve_group
+from jaxnlme.pkpd.phi_names import values_by_name
+from jaxnlme.records import Events, Record, Rows
+from jaxnlme.signatures import public
+
+_TITLE = "jn.pkpd.ode"
+
+
+@public("jn.pkpd.ode")
+def ode(
+    rhs: Callable[..., Any],
+    states: Sequence[str],
+    output: str | Callable[..., Any] | None = None,
+    *,
+    initial: Callable[[Record], Any] | None = None,
+    inputs: Mapping[Any, AbstractInput] | None = None,
+    lag: str | Mapping[Any, str] | None = None,
+    bioavailability: str | Mapping[Any, str] | None = None,
+    duration: str | Mapping[Any, str] | None = None,
+    rate: str | Mapping[Any, str] | None = None,
+    overlap: int = 0,
+    constant_infusion: str = "ends",
+    solver: Any = None,
+    rtol: float = 1e-8,
+    atol: float | Mapping[str, float] = 1e-10,
+    max_steps: int = 10_000,
+) -> ODEModel:
+    """Model given by differential equations, a model function f(phi, x, v) for data with dose records.
+
+    Solved from event to event: doses, ends of infusions, resets and rows are ends of steps, so that nothing is
+    interpolated. Steady states are found by Newton's method on the map over one dosing interval. Derivatives in the
+    parameters, of any order, are those of the numerical solution, computed in the same steps.
+
+    **Arguments:** `rhs(t, y, phi)` or `rhs(t, y, phi, columns)`: dy/dt, one number for each state, as an array, a tuple or
+    a dictionary by name. `t`: time; `y`: the states, read as `y.central`, `y["central"]` or `y[0]`; `phi`: parameters, those
+    at this time where they vary in a group; `columns`: the columns of the data at this time, as `columns.WT`. `states`:
+    their names; their order is that of NONMEM's compartment numbers (CMT 1, 2, ...). `output`: the prediction (obs,),
+    an expression of states, parameters and numbers, such as "central / V", or a function of (y, phi, x); None: the state
+    called central, or the only one. `initial(phi)`: states before any dose, as for `rhs` (a dictionary may name some of
+    them); zero by default. `inputs`: by state a function by which its doses enter, such as `jn.pkpd.inputs.savic()`,
+    instead of at once; `lag`, `bioavailability`, `duration`, `rate`, `overlap`, `constant_infusion`: as for
+    `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta method of diffrax, None for `diffrax.Tsit5()`;
+    `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance of a step. `atol`: absolute tolerance of a step in
+    units of the size of each state, which is its initial value, or the largest dose of the group where it starts at 0; or a
+    dictionary of absolute tolerances by state, in the state's own unit. `max_steps`: most steps for one group; a group whose
+    solution needs more, or fails otherwise, has predictions that are not finite.
+    **Returns:** an ODEModel, to be used as the model function or inside one.
+    **Raises:** OptionError for options that do not fit; ImportError without diffrax.
+    """
+    if isinstance(states, str) or not states or not all(isinstance(name, str) for name in states):
+        raise OptionError(f"{_TITLE}: states is a list of names, such as ['depot', 'central']; received {shown(states)}.")
+    states = tuple(states)
+    if len(set(states)) < len(states):
+        raise OptionError(f"{_TITLE}: states names a compartment twice: {some(list(states))}.")
+    for name, value in (("rhs", rhs), *((("initial", initial),) if initial is not None else ())):
+        if not callable(value):
+            raise OptionError(f"{_TITLE}: {name} must be a function; received {shown(value)}.")
+    if constant_infusion not in ("ends", "goes on"):
+        raise OptionError(
+            f"{_TITLE}: constant_infusion is 'ends' (as in NONMEM) or 'goes on'; received {shown(constant_infusion)}."
+        )
+    solver = _default_solver() if solver is None else solver
+    tableau_of(solver)
+    absolute: tuple[tuple[str, float], ...] = ()
+    if isinstance(atol, Mapping):
+        for name in atol:
+            if name not in states:
+                raise OptionError(f"{_TITLE}: atol names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+        absolute, atol = tuple((name, _positive("atol", value)) for name, value in atol.items()), 1e-10
+    options = {"lag": lag, "bioavailability": bioavailability, "duration": duration, "rate": rate}
+    return ODEModel(
+        rhs,
+        initial,
+        states,
+        output_of(output, states),
+        _inputs(inputs, states),
+        dose_parameters(_TITLE, states, options),
+        check_whole_number(f"{_TITLE}: overlap", overlap, 0),
+        constant_infusion == "goes on",
+        solver,
+        _positive("rtol", rtol),
+        _positive("atol", atol),
+        absolute,
+        check_whole_number(f"{_TITLE}: max_steps", max_steps, 1),
+    )
+
+
+def _default_solver() -> Any:
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ImportError("jn.pkpd.ode needs the package diffrax: pip install jaxnlme[ode].") from error
+    return diffrax.Tsit5()
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise OptionError(f"{_TITLE}: {name} must be a positive number; received {shown(value)}.")
+    return float(value)
+
+
+def _inputs(inputs: Any, states: tuple[str, ...]) -> tuple[tuple[int, AbstractInput], ...]:
+    if inputs is None:
+        return ()
+    if not isinstance(inputs, Mapping):
+        raise OptionError(
+            f"{_TITLE}: inputs is a dictionary of input functions by state, such as {{{states[0]!r}: "
+            f"jn.pkpd.inputs.savic()}}; received {shown(inputs)}."
+        )
+    for name, value in inputs.items():
+        if name not in states:
+            raise OptionError(f"{_TITLE}: inputs names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+        if not isinstance(value, AbstractInput):
+            raise OptionError(
+                f"{_TITLE}: inputs[{name!r}] must be an input function such as jn.pkpd.inputs.savic(); received "
+                f"{shown(value)}."
+            )
+    return tuple((states.index(name), value) for name, value in inputs.items())
+
+
+class ODEModel(eqx.Module):
+    """A model given by differential equations; made by `jn.pkpd.ode`, and called like a model function.
+
+    **Fields:** `rhs`, `initial`: functions, whose arrays (of an Equinox module) are parameters of the model; `states`;
+    `output`; `inputs`; `dose_parameters`; `overlap`; `goes_on`; `solver`; `rtol`; `atol`; `absolute`: absolute tolerances
+    by state; `max_steps`.
+    """
+
+    rhs: Any
+    initial: Any
+    states: tuple[str, ...] = eqx.field(static=True)
+    output: Output = eqx.field(static=True)
+    inputs: tuple[tuple[int, AbstractInput], ...] = eqx.field(static=True)
+    dose_parameters: DoseParameters = eqx.field(static=True)
+    overlap: int = eqx.field(static=True)
+    goes_on: bool = eqx.field(static=True)
+    solver: Any = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+    atol: float = eqx.field(static=True)
+    absolute: tuple[tuple[str, float], ...] = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+
+    @property
+    def __name__(self) -> str:
+        return f"ode({getattr(self.rhs, '__name__', type(self.rhs).__name__)}, {list(self.states)})"
+
+    def __repr__(self) -> str:
+        tolerances = f"rtol={self.rtol:g}, atol={dict(self.absolute) or self.atol:}"
+        return f"jn.pkpd.{self.__name__}: {type(self.solver).__name__}, {tolerances}, max_steps={self.max_steps}"
+
+    def __call__(self, phi: Record, x: Rows, v: Record) -> Any:
+        """The prediction (obs,).
+
+        **Arguments:** `phi`: parameters, scalars or (obs,); `x`: rows of the group, with the column of time; `v`: with
+        the doses, `v.events`.
+        **Raises:** ModelError where the data have no dose records, phi lacks a parameter, or a dose enters a
+        compartment that the model does not have.
+        """
+        prediction = jnp.asarray(self.output(self.amounts(phi, x, v), phi, x))
+        return jnp.broadcast_to(prediction, x.mask.shape) if prediction.ndim == 0 else prediction
+
+    def amounts(self, phi: Record, x: Rows, v: Record) -> Record:
+        """All states (obs,), by name. **Arguments, raises:** as for a call."""
+        values = values_by_name(phi)
+        events = self._events(v)
+        equations = Equations(
+            self.rhs,
+            _takes_four(self.rhs),
+            self.states,
+            self.initial,
+            self.inputs,
+            Tolerances(tableau_of(self.solver), self.rtol, self.atol, self.max_steps),
+            f"jn.pkpd.{self.__name__}",
+            self.absolute,
+        )
+        rules = DoseRules(
+            self.dose_parameters,
+            self._dosed(events, values),
+            max(events.facts.overlap, self.overlap),
+            self.goes_on,
+        )
+        if not isinstance(phi, Record):
+            phi = Record(tuple(phi), tuple(jnp.asarray(value) for value in phi.values()), "parameter")
+        return Record(self.states, solve_group(equations, rules, phi, x, v), "state")
+
+    def _events(self, v: Record) -> Events:
+        events = v["events"] if "events" in v.names else None
+        if not isinstance(events, Events):
+            raise ModelError(
+                f"jn.pkpd.{self.__name__} needs dose records, and the data have none; read them with "
+                "jn.GroupedData.from_nonmem(frame)."
+            )
+        if events.facts.steady_state and self.inputs:
+            raise ModelError(
+                f"jn.pkpd.{self.__name__} has doses that enter by an input function (inputs=), for which records that "
+                "begin in steady state (SS 1 or 2) are not possible; give the doses before by ADDL and II."
+            )
+        return events
+
+    def _dosed(self, events: Events, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """Numbers of the compartments that receive doses. **Raises:** ModelError for those that are not there, and
+        where the parameters of modelled rates and durations are lacking."""
+        facts = events.facts
+        dosed = tuple(sorted({number or 1 for number in facts.dosed})) or (1,)
+        for number in dosed:
+            if number > len(self.states):
+                numbered = ", ".join(f"{k} {name}" for k, name in enumerate(self.states, start=1))
+                raise ModelError(
+                    f"a dose enters compartment {number} (CMT{facts.rows_in_words(number)}), which jn.pkpd."
+                    f"{self.__name__} does not have; its states are {numbered}. Correct CMT, or add the state."
+                )
+        for kind, has, code in (("duration", facts.modelled_duration, -2), ("rate", facts.modelled_rate, -1)):
+            if has and all(self.dose_parameters.value(kind, number, values) is None for number in dosed):
+                names = " or ".join(self.dose_parameters.names(kind, dosed[0]))
+                raise ModelError(
+                    f"records have RATE {code}, a {kind} that the model gives, and phi lacks {names}; add this "
+                    f"parameter, or name another one by {kind}=."
+                )
+        return dosed
+
+
+def _takes_four(rhs: Callable[..., Any]) -> bool:
+    """True if a right-hand side takes (t, y, phi, columns). **Raises:** OptionError where it takes neither three nor four
+    arguments."""
+    try:
+        signature = inspect.signature(rhs)
+    except (TypeError, ValueError):
+        return False
+    for number in (3, 4):
+        try:
+            signature.bind(*(None,) * number)
+        except TypeError:
+            continue
+        return number == 4
+    raise OptionError(
+        f"{_TITLE}: rhs takes (t, y, phi), or (t, y, phi, columns); {getattr(rhs, '__name__', 'it')} takes {signature}."
+    )

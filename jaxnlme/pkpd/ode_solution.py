@@ -1,0 +1,314 @@
+"""States at the rows of a group: from item to item, with steady states where records begin with one.
+
+With parameters that are constant in a group, the whole solution is one function of them, whose partial derivatives are
+carried along (`differentiable` of `ode_partials.py`). With parameters that vary in it, each interval and each steady
+state is such a function of its own parameters and of the state at its start, and JAX joins them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnlme.pkpd.dose_parameters import DoseParameters
+from jaxnlme.pkpd.ode_advance import Progress, advance
+from jaxnlme.pkpd.ode_equations import Equations
+from jaxnlme.pkpd.ode_interval import Held, interval_field, whole
+from jaxnlme.pkpd.ode_items import layout, quantities, record_rows
+from jaxnlme.pkpd.ode_partials import Expansion, Partials, differentiable
+from jaxnlme.pkpd.ode_runge_kutta import StatePartials, States
+from jaxnlme.pkpd.ode_steady_state import SteadyDose, steady_state
+from jaxnlme.pkpd.phi_names import values_by_name
+from jaxnlme.records import Record
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DoseRules:
+    """How the doses of the data enter the states.
+
+    **Fields:** `parameters`: names of those that act on doses; `dosed`: numbers of the compartments that receive doses;
+    `overlap`, `goes_on`: as for `timeline.actions`.
+    """
+
+    parameters: DoseParameters
+    dosed: tuple[int, ...]
+    overlap: int
+    goes_on: bool
+
+
+def solve_group(equations: Equations, rules: DoseRules, phi: Record, x: Any, v: Any) -> States:
+    """Each state (obs,) at the rows of a group, not finite where the solver failed."""
+    arrays = equations.arrays()
+    functions = equations.with_arrays(jax.tree.map(lambda _: None, arrays))
+    if any(jnp.ndim(value) for value in phi):
+        return solve(functions, rules, Expansion((), (), 0), lambda: (phi, x, v, arrays), True)[0]
+    leaves, tree = jax.tree.flatten((phi, x, v, arrays))
+
+    def evaluate(expansion: Expansion) -> Partials:
+        def read(*point: Any) -> tuple[Any, ...]:
+            return tree.unflatten(expansion.at(*point))
+
+        return solve(functions, rules, expansion, read, False)
+
+    return differentiable(evaluate, leaves)
+
+
+def _columns(x: Any, v: Any, row: Any) -> Record:
+    """The columns of x and v at a row, by name."""
+    own = [(name, value[row]) for name, value in zip(x.names, x.values, strict=True)]
+    shared = [(name, value) for name, value in zip(v.names, v.values, strict=True) if not isinstance(value, Record)]
+    names, values = zip(*own, *((name, value) for name, value in shared if name not in x.names), strict=True)
+    return Record(names, values, "column of the data")
+
+
+def _steady_states(
+    pieces: Pieces,
+    parts: dict[str, Partials],
+    data: tuple[Any, Any, tuple[int, ...]],
+    held_at: Callable[..., Callable[..., Held]],
+    starts: Callable[..., StatePartials],
+    at_records: Any,
+    size: States,
+) -> StatePartials:
+    """By state what the steady state of each record (k,) adds to the state before any dose.
+
+    **Arguments:** `data`: v.events, its SteadyState, and the positions of the compartments that receive doses.
+    """
+    expansion = pieces.expansion
+    events, steady, positions = data
+    names = ("since", "amount", "infusion", "duration")
+
+    def one(_: None, xs: dict[str, Any]) -> tuple[None, StatePartials]:
+        since, amount, infusion, duration = (expansion.function(xs[name]) for name in names)
+        into = {k: xs["number"] == k + 1 for k in positions}
+
+        def dose(*point: Any) -> SteadyDose:
+            values = (since(*point), amount(*point), infusion(*point), duration(*point))
+            return SteadyDose(*values, xs["time"], xs["interval"], xs["begins"], xs["constant"], into)
+
+        y = starts(xs["row"])
+        held = held_at(xs["row"], -jnp.inf, xs["segment"])
+        facts = events.facts
+        found = pieces.steady(held, dose, y, size, facts.infusions, facts.constant_infusion)
+        return None, jax.tree.map(jnp.subtract, found, y)
+
+    xs = {name: parts[name] for name in names} | {
+        "time": events.time,
+        "interval": steady.interval,
+        "begins": steady.begins & events.mask,
+        "constant": steady.constant,
+        "number": jnp.where(events.compartment == 0, 1, events.compartment),
+        "row": at_records,
+        "segment": events.segment,
+    }
+    return jax.lax.scan(one, None, xs)[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pieces:
+    """The two parts of a solution that need a solver: an interval, and a steady state.
+
+    **Fields:** `equations`; `expansion`: of the group; `varying`: parameters vary in the group, and each piece is
+    expanded in its own arguments.
+    """
+
+    equations: Equations
+    expansion: Expansion
+    varying: bool
+
+    def interval(
+        self,
+        held: Callable[..., Held],
+        start: Partials,
+        length: Partials,
+        rates: dict[int, Partials],
+        y: StatePartials,
+        size: States,
+        progress: Progress,
+        moving: Any,
+    ) -> tuple[StatePartials, Progress]:
+        """The states after an interval; see `advance` and `interval_field`."""
+        control = self.equations.control
+        if not self.varying:
+            moving = moving & ((length[0] > 0) | (len(length) > 1))
+            field = interval_field(self.equations, self.expansion, held, start, length, rates)
+            return advance(control, field, length[0], y, size, progress, moving)
+        values = {k: rate[0] for k, rate in rates.items()}
+        arguments = (held(), start[0], length[0], values, y[0], size, progress, moving)
+        leaves, tree = jax.tree.flatten(arguments)
+
+        def evaluate(expansion: Expansion) -> Partials:
+            def read(*point: Any) -> tuple[Any, ...]:
+                return tree.unflatten(expansion.at(*point))
+
+            *_, size, progress, moving = read(*expansion.point)
+            parts = expansion.expand_sparse(
+                lambda *p: {"start": read(*p)[1], "length": read(*p)[2]} | {k: v for k, v in read(*p)[3].items()}
+            )
+            start, length = parts.pop("start"), parts.pop("length")
+            y = expansion.dense(expansion.expand(lambda *p: read(*p)[4]))
+            moving = moving & ((length[0] > 0) | (len(length) > 1))
+            field = interval_field(self.equations, expansion, lambda *p: read(*p)[0], start, length, parts)
+            y, progress = advance(control, field, length[0], y, size, progress, moving)
+            return tuple(zip(y, expansion.dense((progress,)), strict=True))
+
+        after, progress = differentiable(evaluate, leaves)
+        return (after,), jax.lax.stop_gradient(progress)
+
+    def steady(
+        self,
+        held: Callable[..., Held],
+        dose: Callable[..., SteadyDose],
+        y: StatePartials,
+        size: States,
+        infused: bool,
+        constant: bool,
+    ) -> StatePartials:
+        """The states of a steady state; see `steady_state`."""
+        equations = self.equations
+        if not self.varying:
+            return steady_state(equations, self.expansion, held, dose, y, size, infused, constant)
+        leaves, tree = jax.tree.flatten((held(), dose(), y[0], size))
+
+        def evaluate(expansion: Expansion) -> Partials:
+            def read(*point: Any) -> tuple[Any, ...]:
+                return tree.unflatten(expansion.at(*point))
+
+            y = expansion.dense(expansion.expand(lambda *p: read(*p)[2]))
+            size = read(*expansion.point)[3]
+            return steady_state(
+                equations, expansion, lambda *p: read(*p)[0], lambda *p: read(*p)[1], y, size, infused, constant
+            )
+
+        return (differentiable(evaluate, leaves),)
+
+
+def solve(
+    equations: Equations, rules: DoseRules, expansion: Expansion, read: Callable[..., tuple[Any, ...]], varying: bool
+) -> tuple[States, ...]:
+    """The partials of the states at the rows.
+
+    **Arguments:** `read`: phi, x, v and the arrays of the functions, of the point of the expansion; `varying`: phi varies within the group.
+    """
+    pieces = Pieces(equations, expansion, varying)
+    _, x, v, _ = read(*expansion.point)
+    events = v.events
+    at_records = record_rows(x, events)
+    positions = tuple(number - 1 for number in rules.dosed)
+
+    def everything(*point: Any) -> Any:
+        phi, x, v, _ = read(*point)
+        values = values_by_name(phi)
+
+        def of_dose(kind: str, number: int) -> Any:
+            value = rules.parameters.value(kind, number, values)
+            return value if value is None or jnp.ndim(value) == 0 else value[at_records]
+
+        return quantities(x, v.events, of_dose, rules.dosed, rules.overlap, rules.goes_on)
+
+    parts = expansion.expand_sparse(lambda *p: everything(*p)[0])
+    done, steady = everything(*expansion.point)[1]
+    items = layout(x, events, done)
+    like = parts["time"][0][0]
+
+    def held_at(row: Any, start: Any, segment: Any) -> Callable[..., Held]:
+        """What holds on the interval that ends at an item with the parameters of `row`."""
+        arrived = (jax.lax.stop_gradient(parts["arrival"][0]) <= start) & (events.segment == segment) & events.mask
+        number = jnp.where(events.compartment == 0, 1, events.compartment)
+        into = {k: arrived & (number == k + 1) for k, _ in equations.inputs}
+        amount, arrival = expansion.function(parts["amount"]), expansion.function(parts["arrival"])
+
+        def held(*point: Any) -> Held:
+            phi, x, v, arrays = read(*point)
+            here = Record(phi.names, tuple(p[row] if jnp.ndim(p) else p for p in phi), phi.entry_kind)
+            doses = (arrival(*point), amount(*point)) if into else (None, None)
+            return Held(here, _columns(x, v, row), *doses, into, arrays)
+
+        return held
+
+    def starts(row: Any) -> StatePartials:
+        held = held_at(row, like, 0)
+
+        def fn(*point: Any) -> States:
+            here = held(*point)
+            return equations.with_arrays(here.arrays).starts(here.phi, like)
+
+        return expansion.dense(expansion.expand(fn))
+
+    entries = {k for k, _ in equations.inputs}
+    doses = jnp.where(events.mask, events.amount, 0.0)
+    dose = jnp.max(jnp.abs(doses), initial=0.0)
+    first_states = starts(items.first_row[0])
+    size = tuple(
+        jax.lax.stop_gradient(jnp.where(value != 0, jnp.abs(value), jnp.where(dose > 0, dose, 1.0)))
+        for value in first_states[0]
+    )
+    sizes = equations.sizes(size)
+    added = None
+    if steady is not None:
+        added = _steady_states(pieces, parts, (events, steady, positions), held_at, starts, at_records, sizes)
+
+    def in_order(name: str) -> Partials:
+        return tuple(part[items.order] for part in parts[name])
+
+    time = in_order("time")
+    before = tuple(jnp.concatenate([part[:1], part[:-1]]) for part in time)
+    still = items.fresh | ~items.needed
+    length = tuple(jnp.where(still, 0.0, a - b) for a, b in zip(time, before, strict=True))
+    rate = in_order("rate")
+    steady_flag = jnp.zeros(len(items.order)) if steady is None else jnp.concatenate(
+        [done.steady, jnp.zeros(len(items.order) - len(done.steady))]
+    )[items.order]
+    infused = bool(events.facts.infusions)
+    inputs_rate = {k: tuple(jnp.zeros_like(like) for _ in rate) for k in positions} if infused else {}
+
+    def item(carry: tuple[Any, ...], xs: dict[str, Any]) -> tuple[Any, StatePartials]:
+        y, rates, progress = carry
+        held = held_at(xs["row"], xs["before"][0], xs["segment"])
+        moving = xs["needed"] & ~xs["fresh"]
+        y, progress = pieces.interval(held, xs["before"], xs["length"], rates, y, sizes, progress, moving)
+        begin = starts(xs["first_row"]) if varying else first_states
+        y = jax.tree.map(lambda a, b: jnp.where(xs["fresh"], a, b), begin, y)
+        rates = jax.tree.map(lambda r: jnp.where(xs["fresh"], 0.0, r), rates)
+        out = [list(part) for part in y]
+        for k in positions:
+            here = xs["compartment"] == k + 1
+            if k not in entries:
+                for part, bolus in zip(out, xs["bolus"], strict=False):
+                    part[k] = part[k] + jnp.where(here, bolus, 0.0)
+            if infused:
+                rates[k] = tuple(r + jnp.where(here, change, 0.0) for r, change in zip(rates[k], xs["rate"], strict=True))
+        if added is not None:
+            for part, extra in zip(out, added, strict=True):
+                for k, values in enumerate(extra):
+                    part[k] = part[k] + jnp.where(xs["steady"] > 0, values[xs["source"]], 0.0)
+        y = tuple(map(tuple, out))
+        seen = y
+        if any(entry.gives_fraction for _, entry in equations.inputs):
+            now = held_at(xs["row"], xs["time"][0], xs["segment"])
+            t_, y_ = expansion.function(xs["time"]), expansion.function(y)
+            seen = expansion.dense(expansion.expand(lambda *p: whole(equations, t_(*p), y_(*p), now(*p))))
+        return (y, rates, progress), seen
+
+    xs = {
+        "time": time,
+        "before": before,
+        "length": length,
+        "bolus": in_order("bolus"),
+        "rate": rate,
+        "steady": steady_flag,
+        "row": items.row,
+        "first_row": items.first_row,
+        "segment": items.segment,
+        "fresh": items.fresh,
+        "needed": items.needed,
+        "compartment": items.compartment,
+        "source": items.source,
+    }
+    progress = Progress(jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like))
+    (_, _, progress), seen = jax.lax.scan(item, (first_states, inputs_rate, progress), xs)
+    return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf[items.at_row], jnp.nan), seen)
