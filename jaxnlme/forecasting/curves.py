@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.data._layout import next_size, pad_rows
 from jaxnlme.errors import OptionError
 from jaxnlme.forecasting.settings import CURVES
 from jaxnlme.model.density import Density, Group
@@ -81,19 +82,22 @@ class Curves:
                 )
         return table, mask
 
-    def breaks(self, begin: float, end: float) -> list[np.ndarray]:
-        """For each group of the data, the times strictly inside (begin, end) at which doses and infusions begin and
-        infusions end, as far as the data give them."""
+    @functools.cached_property
+    def breaks(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The times at which doses and infusions begin and infusions end, as far as the data give them: a list of the
+        different ones, and for each group of the data its position there."""
+        n = self.binding.data.n_groups
         if self._events is None:
-            return [np.zeros(0)] * self.binding.data.n_groups
+            return np.zeros(n, int), [np.zeros(0)]
         table, mask = self._events
         with np.errstate(divide="ignore", invalid="ignore"):
             stop = table["time"] + np.where(table["rate"] > 0, table["amount"] / table["rate"], 0.0)
-        out = []
-        for times, stops, real in zip(table["time"], stop, mask, strict=True):
-            at = np.unique(np.concatenate([times[real], stops[real]]))
-            out.append(at[(at > begin) & (at < end)])
-        return out
+        # The duration of an infusion is a quotient: those of subjects with other amounts differ in the last digits.
+        digits = 12 - int(np.ceil(np.log10(max(float(np.abs(stop[mask]).max(initial=0.0)), 1e-300))))
+        columns = np.hstack([np.where(mask, table["time"], np.inf), np.where(mask, np.round(stop, digits), np.inf)])
+        _, first, which = np.unique(columns, axis=0, return_index=True, return_inverse=True)
+        both = (np.concatenate([table["time"][k][mask[k]], stop[k][mask[k]]]) for k in first)
+        return which.ravel(), [np.unique(times) for times in both]
 
     # --- evaluation ---
 
@@ -103,10 +107,12 @@ class Curves:
         **Arguments:** `subject` (curves,); `times` (curves, points), not falling along a curve; `side` (curves,
         points): BEFORE or AFTER a dose at that time.
         """
-        points = times.shape[1]
+        asked = times.shape[1]
+        points = next_size(asked, CURVES.bits)
+        times, side = (np.concatenate([a, np.repeat(a[:, -1:], points - asked, axis=1)], axis=1) for a in (times, side))
         most = max(CURVES.cells_per_call // points, CURVES.sizes[0])
         sizes = [size for size in CURVES.sizes if size <= most]
-        out = np.empty(times.shape)
+        out = np.empty((len(times), asked))
         start = 0
         with x64():
             density, template = on_device((self.binding.density, self.template))
@@ -121,7 +127,8 @@ class Curves:
                 group, place = self._groups(subject[at], times[at], side[at])
                 arguments = (self.packed[self.draw[subject[at]]], self.effects[subject[at]], group)
                 values = np.asarray(program(density, template, *arguments))[:count]
-                out[start : start + count] = values if place is None else np.take_along_axis(values, place[:count], 1)
+                values = values if place is None else np.take_along_axis(values, place[:count], 1)
+                out[start : start + count] = values[:, :asked]
                 start += count
         return out
 
@@ -132,9 +139,11 @@ class Curves:
         events, place = None, None
         if self._events is not None:
             at = bucket.v["events"]
-            values = {name: np.asarray(column)[group] for name, column in zip(at.names, at.values, strict=True)}
+            width = next_size(np.shape(at.mask)[1], CURVES.bits)
+            columns = zip(at.names, at.values, strict=True)
+            values = {name: pad_rows(np.asarray(column)[group], width) for name, column in columns}
             if self.scale is not None:
-                scale = self.scale[group]
+                scale = pad_rows(self.scale[group], width)
                 values["amount"] = values["amount"] * scale
                 values["rate"] = np.where(values["rate"] > 0, values["rate"] * scale, values["rate"])
             starts = values["steady_state"] == 1  # rows at its time are after it
@@ -150,9 +159,15 @@ class Curves:
                 earlier = times[:, None, :] < values["time"][:, :, None]
                 same = (times[:, None, :] == values["time"][:, :, None]) & (side[:, None, :] == BEFORE)
                 values["rows_before"] = (earlier | (same & ~starts[:, :, None])).sum(axis=2).astype(float)
+            # Padded doses have no amount.
+            for name in ("amount", "rate", "steady_state", "interval", "reset"):
+                values[name][:, np.shape(at.mask)[1] :] = 0.0
             events = Events(
-                at.names, tuple(values[name] for name in at.names), at.entry_kind, np.asarray(at.mask)[group],
-                units=None if at.units is None else jax.tree.map(lambda leaf: np.asarray(leaf)[group], at.units),
+                at.names, tuple(values[name] for name in at.names), at.entry_kind,
+                pad_rows(np.asarray(at.mask)[group], width, mask=True),
+                units=None if at.units is None else jax.tree.map(
+                    lambda leaf: pad_rows(np.asarray(leaf)[group], width), at.units
+                ),
                 facts=at.facts,
             )  # fmt: skip
         return self._rows(bucket, group, times, events), place

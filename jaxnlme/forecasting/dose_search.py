@@ -154,7 +154,7 @@ def _direction(shares: Callable[[float], float]) -> bool:
             return high > low
         step = step**2
     raise OptionError(
-        f"the share is {shares(1.0):g} for all doses up to {DOSE_SEARCH.widest:g} times those of the regimen."
+        f"the share is {shares(1.0):g} for all doses that were tried, up to a factor of {DOSE_SEARCH.widest:g}."
     )
 
 
@@ -165,12 +165,11 @@ def _factor(shares: _Shares, share: float, rising: bool) -> float:
     """
     sign = 1.0 if rising else -1.0
     inside, outside = 1.0, 1.0
-    best = shares(1.0)
     while shares(inside) < share:
         outside, inside = inside, inside * 2.0**sign
-        best = max(best, shares(inside))
         if not 1.0 / DOSE_SEARCH.widest < inside < DOSE_SEARCH.widest:
-            raise OptionError(f"no dose reaches the share {share:g}; the largest share found is {best:g}.")
+            outside, inside = _scanned(shares, share, sign)
+            break
     while shares(outside) >= share:
         inside, outside = outside, outside * 2.0**-sign
         if not 1.0 / DOSE_SEARCH.widest < outside < DOSE_SEARCH.widest:
@@ -183,6 +182,17 @@ def _factor(shares: _Shares, share: float, rising: bool) -> float:
         middle = math.sqrt(inside * outside)
         inside, outside = (middle, outside) if shares(middle) >= share else (inside, middle)
     return inside
+
+
+def _scanned(shares: _Shares, share: float, sign: float) -> tuple[float, float]:
+    """A factor with which the share is not reached, and next to it one with which it is, for a target within limits:
+    its share rises and falls with the dose. **Raises:** OptionError where none is found."""
+    grid = [2.0 ** (sign * k / 8.0) for k in range(-64, 65)]
+    found = [shares(factor) for factor in grid]
+    first = next((k for k, value in enumerate(found) if value >= share), None)
+    if first is None or first == 0:
+        raise OptionError(f"no dose reaches the share {share:g}; the largest share found is {max(found):g}.")
+    return grid[first - 1], grid[first]
 
 
 def _limit(shares: _Shares, share: float, rising: bool) -> float:

@@ -156,10 +156,30 @@ class Exposure:
 
         table = {name: v if name == "tmax" else factor * v for name, v in self.values.items()}
         if threshold is not None:
-            table["time_above"] = time_above(self.curves, self.panels, threshold / factor)
+            table["time_above"] = self._time_above(threshold / factor)
             if np.isfinite(self.width).all():
                 table["part_above"] = table["time_above"] / self.width
         return pd.DataFrame({name: np.where(self.lost, np.nan, v) for name, v in table.items()}, index=index)
+
+    def _time_above(self, threshold: float) -> np.ndarray:
+        """The time (subjects,) above a threshold; where the window has no end, the panels go on until the curve is
+        below it (NaN: it stays above)."""
+        panels = [self.panels]
+        last = np.searchsorted(self.panels.subject, np.arange(self.curves.n), "right") - 1
+        begin, stop, value = np.zeros(self.curves.n), self.panels.end[last], self.panels.values[last, -1]
+        begin[self.panels.subject[::-1]] = self.panels.begin[::-1]
+        active = np.flatnonzero(np.isinf(self.width) & (value > threshold) & ~self.lost)
+        for _ in range(CURVES.doublings):
+            if not len(active):
+                break
+            new = adaptive_panels(_of_subjects(self.curves, active), stop[active], 2.0 * stop[active] - begin[active])
+            stop[active] = 2.0 * stop[active] - begin[active]
+            below = ~(new.values[np.searchsorted(new.subject, np.arange(len(active)), "right") - 1, -1] > threshold)
+            panels.append(Panels(active[new.subject], new.begin, new.end, new.times, new.values, self.curves.n))
+            active = active[~below]
+        out = time_above(self.curves, joined(panels), threshold)
+        out[active] = np.nan
+        return out
 
 
 def _horizon(curves: Curves, begin: np.ndarray) -> np.ndarray:
@@ -168,8 +188,8 @@ def _horizon(curves: Curves, begin: np.ndarray) -> np.ndarray:
     data = curves.binding.data
     times = data.x[curves.time_name]
     length = max(float(np.max(times[data.rows]) - np.min(times[data.rows])), np.finfo(float).tiny)
-    breaks = curves.breaks(-math.inf, math.inf)
-    last = np.array([at[-1] if len(at) else -math.inf for at in breaks])[curves.group]
+    which, breaks = curves.breaks
+    last = np.array([at[-1] if len(at) else -math.inf for at in breaks])[which[curves.group]]
     last = np.maximum(last, begin)
     return last + np.maximum(last - begin, length)
 

@@ -87,6 +87,7 @@ def next_dose(
     check_choice("by", by, ("mode", "median"))
     if steady and doses != 1:
         raise OptionError("at steady state the number of doses has no meaning; leave out doses.")
+    step = None if round_to is None else check_number("round_to", round_to, 0.0, above=True)
     past = forecast.patient.past
     if past is None:
         raise OptionError("the fitted data have no event records, so that a next dose cannot be given to the model.")
@@ -111,10 +112,7 @@ def next_dose(
     aim = at_mode if by == "mode" else draws
     factor, proportional = _solve(lambda k: float(np.median(of(aim, k))), value)
     exact = unit * factor
-    amount = exact
-    if round_to is not None:
-        step = check_number("round_to", round_to, 0.0, above=True)
-        amount = step * round(exact / step)
+    amount = exact if step is None else step * round(exact / step)
     values = of(draws, amount / unit)
     reached = float(of(at_mode, amount / unit)[0])
     tail = 50.0 * (1.0 - forecast.level)

@@ -131,20 +131,19 @@ def adaptive_panels(curves: Curves, begin: np.ndarray, end: np.ndarray) -> Panel
 
 def _starting_panels(curves: Curves, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Subject, begin and end of the first panels: the window cut at its breaks, each piece into some panels."""
-    breaks = curves.breaks(-np.inf, np.inf)
-    parts = []
-    known: dict[tuple[int, float, float], np.ndarray] = {}
-    for k, (group, a, b) in enumerate(zip(curves.group.tolist(), begin.tolist(), end.tolist(), strict=True)):
-        if (group, a, b) not in known:
-            inside = breaks[group][(breaks[group] > a) & (breaks[group] < b)]
-            ends = np.concatenate([[a], inside, [b]])
-            cuts = np.array(CURVES.starting_panels)
-            points = ends[:-1, None] + np.diff(ends)[:, None] * cuts[None, :-1]
-            known[group, a, b] = np.append(points.ravel(), b)
-        ends = known[group, a, b]
-        parts.append((np.full(len(ends) - 1, k), ends[:-1], ends[1:]))
-    subject, first, last = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return subject, first, last
+    which, breaks = curves.breaks
+    columns = np.stack([which[curves.group], begin, end], axis=1)
+    kinds, kind = np.unique(columns, axis=0, return_inverse=True)
+    kind, all_ends = kind.ravel(), []
+    for k, a, b in kinds:
+        inside = breaks[int(k)]
+        ends = np.concatenate([[a], inside[(inside > a) & (inside < b)], [b]])
+        cuts = np.array(CURVES.starting_panels)
+        points = ends[:-1, None] + np.diff(ends)[:, None] * cuts[None, :-1]
+        all_ends.append(np.append(points.ravel(), b))
+    counts = np.array([len(ends) - 1 for ends in all_ends])
+    subject = np.repeat(np.arange(curves.n), counts[kind])
+    return subject, np.concatenate([all_ends[k][:-1] for k in kind]), np.concatenate([all_ends[k][1:] for k in kind])
 
 
 def _evaluated(curves: Curves, subject: np.ndarray, begin: np.ndarray, end: np.ndarray, most: int) -> Panels:
@@ -181,7 +180,13 @@ def highest(curves: Curves, panels: Panels, sign: float = 1.0) -> tuple[np.ndarr
     rank_order = np.lexsort((panels.begin, -best, panels.subject))
     subject = panels.subject[rank_order]
     rank = np.arange(len(subject)) - np.searchsorted(subject, subject)
-    chosen = rank_order[rank < CURVES.candidates]
+    # Between nodes the curve rises above them by little: panels that are well below the best have not the peak.
+    top = np.full(curves.n, -np.inf)
+    np.maximum.at(top, panels.subject, best)
+    bottom = np.full(curves.n, np.inf)
+    np.minimum.at(bottom, panels.subject, values.min(axis=1))
+    close = best >= top[panels.subject] - CURVES.close * (top - bottom)[panels.subject]
+    chosen = rank_order[(rank < CURVES.candidates) & (close[rank_order] | (rank == 0))]
     at = values[chosen].argmax(axis=1)
     rows = np.arange(len(chosen))
     low = panels.times[chosen, np.maximum(at - 1, 0)]

@@ -34,6 +34,8 @@ class CurveSettings:
     """Points of curves that one call of the compiled program computes, to bound memory."""
     sizes: tuple[int, ...] = (16, 128, 1024, 8192)
     """Numbers of curves for which programs are compiled; others are padded to the next of them."""
+    bits: int = 2
+    """Significant bits of the numbers of points and doses for which programs are compiled; others are padded."""
     starting_panels: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
     """Ends of the first panels in an interval between doses, as parts of it: curves change most after a dose."""
     tolerance: float = 1e-8
@@ -42,8 +44,11 @@ class CurveSettings:
     """Times that a panel may be halved: for a jump at an unknown time the error halves with it."""
     candidates: int = 3
     """Panels in which the largest (smallest) value of a subject is searched: peaks of similar height."""
-    zooms: int = 5
-    """Times that the bracket of an extreme or a crossing is cut to a sixteenth."""
+    close: float = 0.05
+    """Distance from the largest value of a subject, as a part of the range of its values, beyond which a panel does not
+    have the peak: 17 points of a panel in which quadrature has converged miss less."""
+    zooms: int = 4
+    """Times that the bracket of an extreme or a crossing is cut to a sixteenth or less."""
     doublings: int = 60
     """Times that the horizon of an area to infinity is doubled."""
     tail: float = 1e-7

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,16 +21,16 @@ def one_compartment(phi, x, v):
     acts = e.mask[None, :] & (segment[:, None] == e.segment[None, :]) & (e.rows_before[None, :] <= rows[:, None])
     since = x.TIME[:, None] - e.time[None, :]
     acts, since = acts & (since >= 0), jnp.maximum(since, 0.0)
-    infused = e.rate > 0
-    rate = jnp.where(infused, e.rate, 1.0)
-    length = jnp.where(infused, e.amount / rate, 0.0)[None, :]
+    infused = (e.rate > 0)[None, :]
+    rate, amount = jnp.where(e.rate > 0, e.rate, 1.0)[None, :], e.amount[None, :]
+    length = jnp.where(infused, amount / rate, 0.0)
 
     def after(s):
         of_infusion = rate / phi.cl * (jnp.exp(-k * jnp.maximum(s - length, 0.0)) - jnp.exp(-k * s))
-        return jnp.where(infused, of_infusion, e.amount / phi.v * jnp.exp(-k * s))
+        return jnp.where(infused, of_infusion, amount / phi.v * jnp.exp(-k * s))
 
-    steady = e.steady_state > 0
-    interval = jnp.where(steady, e.interval, 1.0)[None, :]
+    steady = (e.steady_state > 0)[None, :]
+    interval = jnp.where(steady, e.interval[None, :], 1.0)
     earlier = jnp.where(steady, after(since + interval) / (1.0 - jnp.exp(-k * interval)), 0.0)
     return jnp.sum(jnp.where(acts, after(since) + earlier, 0.0), axis=1)
 
@@ -57,10 +60,6 @@ def fit(regimen):
     data = regimen.data([1.5, 4, 11, 13.5, 23, 37, 47, 52, 59], covariates={"WT": weight})
     binding = jn.bind(MODEL, data)
     params = binding.params({**TRUTH, binding.density.error_names[0]: 0.15})
-    import jax
-
     y = np.asarray(jn.simulate_responses(binding.problem, params, jax.random.key(5))[0])
-    from dataclasses import replace
-
     observed = replace(data, y=y, observed=data.rows)
     return jn.fit(MODEL, observed, "focei").throw()
