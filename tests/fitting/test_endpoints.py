@@ -1,4 +1,4 @@
-"""Fits of several endpoints: maxima of separate fits, units, order of rows, methods against each other, what follows."""
+"""Fits of several endpoints: the truth, units, order of rows, methods against each other, and what follows a fit."""
 
 from __future__ import annotations
 
