@@ -147,7 +147,9 @@ def _read_file(source: Any, id_name: str, options: dict[str, Any]) -> tuple[Any,
         title, separator = _header(_first_lines(source), id_name, options.get("sep"))
         options["skiprows"] = title
         options.setdefault("sep", separator)
-        notes = (f"the first {'line' if title == 1 else f'{title} lines'} of the file: a title.",) if title else ()
+        if title:
+            which = "line of the file is a title" if title == 1 else f"{title} lines of the file are titles"
+            notes = (f"The first {which}.",)
     if options.get("sep") == r"\s+":
         options.pop("skipinitialspace")
     try:
