@@ -28,7 +28,8 @@ def notes_of(data: GroupedData) -> tuple[str, ...]:
     if single.size:
         notes.append(f"{_count(single.size)} a single row: {name_groups(single)}.")
     for name, values in data.x.items():
-        if data.n_rows > 1 and (values == values[0, 0]).all():
+        of_records = data.events is not None and name == data.events.facts.compartment
+        if data.n_rows > 1 and (values == values[0, 0]).all() and not of_records:
             notes.append(f"x column {name!r} is constant ({values[0, 0]:g}) in the whole table.")
     notes += nesting_notes(data.group_name, data.labels, data.nested)
     if data.x:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_choice, check_count, check_number
-from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown
+from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
 from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.curvature import exact, gauss_newton
 from jaxnlme.likelihood.group_result import GroupResult, group_result
@@ -39,10 +39,13 @@ def require_gaussian_moments(name: str, density: Density) -> None:
 
     **Raises:** ModelError where it has none.
     """
-    if not density.error.has_gaussian_moments:
+    error = density.error
+    if not error.has_gaussian_moments:
+        of_endpoints = zip(getattr(error, "labels", ()), getattr(error, "members", ()), strict=True)
+        without = [f"that of endpoint {label!r}" for label, member in of_endpoints if not member.has_gaussian_moments]
         raise ModelError(
-            f"{name} needs a Gaussian residual model (a mean and a scale), and this outcome has none; "
-            "use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
+            f"{name} needs a Gaussian residual model (a mean and a scale), and {some(without) or 'this outcome'} has "
+            "none; use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
         )
 
 

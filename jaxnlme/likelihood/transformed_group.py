@@ -124,7 +124,9 @@ class TransformedGroup:
 
         def in_uu(j: int, k: int) -> PyTree:
             pairs = [(second[j], first[k])] if curved else []
-            return products(*pairs, (gradient, jet.partial(k, j))) - whitened[j] * whitened[k]
+            own, both = products(*pairs, (gradient, jet.partial(k, j))), whitened[j] * whitened[k]
+            # Predictions by endpoint may be several arrays, of which the residuals are no part.
+            return own - both if getattr(own, "shape", None) == both.shape else (own, -both)
 
         return (
             value,

@@ -9,28 +9,32 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown
+from jaxnlme.pkpd.checks import check_gamma_doses, check_records_are_rows, dosed_compartments, events_of
 from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
 from jaxnlme.pkpd.doses import read_doses
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.parametrisations import Parametrisation, parametrisation
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
-from jaxnlme.pkpd.solution import amounts_at_rows, impulses
+from jaxnlme.pkpd.savic import arrived, transit_amounts
+from jaxnlme.pkpd.solution import amounts_at_rows, amounts_by_steps, impulses
 from jaxnlme.pkpd.steady_state import steady_amounts
 from jaxnlme.pkpd.structure import Structure
 from jaxnlme.pkpd.timeline import actions, steady_states
-from jaxnlme.records import Events, Record, Rows
+from jaxnlme.records import Record, Rows
 from jaxnlme.signatures import public
 
 
 @dataclass(frozen=True)
 class Route:
     """Absorption and what is known of doses: `depot`, `chain` (of transit compartments), `parameters` (each with its
-    names in phi), and `spread`: doses without a rate into the first compartment have the modelled duration."""
+    names in phi), `spread`: doses without a rate into the first compartment have the modelled duration, and `gamma`:
+    the first compartment is reached through a real number of transit compartments."""
 
     depot: bool = False
     chain: bool = False
     parameters: tuple[tuple[str, ...], ...] = ()
     spread: bool = False
+    gamma: bool = False
 
 
 _KA = ("KA",)
@@ -41,6 +45,7 @@ ROUTES = {
     "zero-order": Route(spread=True),
     "zero then first": Route(depot=True, parameters=(_KA,), spread=True),
     "transit": Route(depot=True, chain=True, parameters=(_KA, ("MTT", "KTR"))),
+    "savic transit": Route(depot=True, parameters=(_KA, ("N", "NN"), ("MTT",)), gamma=True),
 }
 
 
@@ -67,7 +72,8 @@ def compartments(
     (doses enter the central compartment, at once or with the RATE of their record), "first-order" (they enter a depot,
     from which KA carries them), "zero-order" (into the central compartment, for the duration D1), "zero then first"
     (into the depot for the duration D1, then KA), "transit" (a chain of `transits` + 1 compartments with the rate
-    constant (`transits` + 1) / MTT, then the depot); `parameters`: names of the parameters of distribution and
+    constant (`transits` + 1) / MTT, then the depot), "savic transit" (the same with a real number N of transit
+    compartments: a gamma density); `parameters`: names of the parameters of distribution and
     elimination, such as "CL V Q V2", "k k12 k21 V" or "alpha beta A B" (`parametrisations`; default: clearances and
     volumes); `transits`: number of transit compartments for that route; `lag`, `bioavailability`, `duration`, `rate`:
     the parameter with this meaning for doses into the first compartment, or a dictionary of parameters by compartment
@@ -195,60 +201,50 @@ class CompartmentModel:
 
     def _solve(self, phi: Record, x: Rows, v: Record, outputs: Sequence[int]) -> tuple[list[Any], Any, dict[str, Any]]:
         """Amounts (obs,) in the compartments `outputs` (positions), the central volume, and the rate constants."""
-        values = values_by_name(phi)
+        title = f"jn.pkpd.{self.__name__}"
+        route, values = ROUTES[self.route], values_by_name(phi)
         self._check(values)
-        events = self._events(v)
+        events = events_of(v, title)
         rates, volume = self._rates(values)
-        dosed = self._dosed(events, values)
+        dosed = dosed_compartments(title, events.facts, self.states, self.dose_parameters, values)
+
+        def at_records(value: Any) -> Any:
+            """A value at the records of doses (k,), where it varies in the group."""
+            if value is None or jnp.ndim(value) == 0:
+                return value
+            check_records_are_rows(title, events.facts)
+            return value[events.row.astype(int)]
+
         doses = read_doses(
             events,
-            lambda kind, number: self.dose_parameters.value(kind, number, values),
+            lambda kind, number: at_records(self.dose_parameters.value(kind, number, values)),
             1,
             dosed,
-            (1,) if ROUTES[self.route].spread else (),
+            (1,) if route.spread else (),
         )
         positions = tuple(number - 1 for number in dosed)
         active = self.structure.reachable(positions)
         system = LinearSystem(self.structure, rates, active, positions if doses.infused else ())
         number = jnp.where(events.compartment == 0, 1, events.compartment)
         into = {p: 1.0 if len(positions) == 1 else (number == p + 1).astype(float) for p in positions}
-        steady = steady_states(events, doses) if events.facts.steady_state else None
-        overlap = max(events.facts.overlap, self.overlap) - (doses.lag is None)
-        done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=self.goes_on)
-        amounts = None if steady is None else steady_amounts(system, doses, steady, into)
-        added = impulses(system, done, into, amounts)
         wanted = [system.state(p) for p in outputs if p in active]
-        found = iter(amounts_at_rows(system, x, events, done, added, wanted))
+        if route.gamma and 0 in positions:
+            check_gamma_doses(title, events.facts, system.varies)
+            shape, mean_time = (at_records(values[first_of(names, values) or ""]) for names in route.parameters[1:])
+            share = into.pop(0)
+            found = transit_amounts(system, shape, mean_time, *arrived(x, events, doses, share), wanted)
+        else:
+            found = [jnp.zeros(x.mask.shape) for _ in wanted]
+        if into:
+            steady = steady_states(events, doses) if events.facts.steady_state else None
+            overlap = max(events.facts.overlap, self.overlap) - (doses.lag is None)
+            done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=self.goes_on)
+            if system.varies:
+                check_records_are_rows(title, events.facts)
+            amounts = None if steady is None else steady_amounts(system.with_rates(at_records), doses, steady, into)
+            solve = amounts_by_steps if system.varies else amounts_at_rows
+            others = solve(system, x, events, done, impulses(system, done, into, amounts), wanted)
+            found = [a + b for a, b in zip(found, others, strict=True)] if route.gamma else others
+        by_position = dict(zip((p for p in outputs if p in active), found, strict=True))
         zero = jnp.zeros(x.mask.shape)
-        return [next(found) if p in active else zero for p in outputs], volume, rates
-
-    def _events(self, v: Record) -> Events:
-        events = v["events"] if "events" in v.names else None
-        if not isinstance(events, Events):
-            raise ModelError(
-                f"jn.pkpd.{self.__name__} needs dose records, and the data have none; read them with "
-                "jn.GroupedData.from_nonmem(frame)."
-            )
-        return events
-
-    def _dosed(self, events: Events, values: Mapping[str, Any]) -> tuple[int, ...]:
-        """Numbers of the compartments that receive doses. **Raises:** ModelError for those that are not there, and
-        where the parameters of modelled rates and durations are lacking."""
-        facts = events.facts
-        dosed = tuple(sorted({number or 1 for number in facts.dosed})) or (1,)
-        for number in dosed:
-            if number > len(self.states):
-                numbered = ", ".join(f"{k} {name}" for k, name in enumerate(self.states, start=1))
-                rows = facts.rows_in_words(number)
-                raise ModelError(
-                    f"a dose enters compartment {number} (CMT{rows}), which jn.pkpd.{self.__name__} does not have; its "
-                    f"compartments are {numbered}. Correct CMT, or choose another route."
-                )
-        for kind, has, code in (("duration", facts.modelled_duration, -2), ("rate", facts.modelled_rate, -1)):
-            if has and all(self.dose_parameters.value(kind, number, values) is None for number in dosed):
-                names = " or ".join(self.dose_parameters.names(kind, dosed[0]))
-                raise ModelError(
-                    f"records have RATE {code}, a {kind} that the model gives, and phi lacks {names}; add this "
-                    f"parameter, or name another one by {kind}=."
-                )
-        return dosed
+        return [by_position.get(p, zero) for p in outputs], volume, rates

@@ -6,8 +6,8 @@ compartment that infusions enter. Entries that are zero by structure are absent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -33,6 +33,16 @@ class LinearSystem:
     rates: dict[str, Any]
     active: tuple[int, ...]
     infused: tuple[int, ...]
+
+    @property
+    def varies(self) -> bool:
+        """Whether a rate constant is not a scalar."""
+        return any(jnp.ndim(rate) > 0 for rate in self.rates.values())
+
+    def with_rates(self, change: Callable[[Any], Any]) -> LinearSystem:
+        """The same system with `change` of each rate constant that is not a scalar."""
+        rates = {name: change(rate) if jnp.ndim(rate) else rate for name, rate in self.rates.items()}
+        return replace(self, rates=rates)
 
     @property
     def size(self) -> int:

@@ -34,4 +34,20 @@ class ExponentialSettings:
     """The same ratio below which they count as equal: their square root has no accurate derivative."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SavicSettings:
+    """Savic's transit model (`savic.py`)."""
+
+    nodes: int = 96
+    """Nodes of the integral over the time in the transit compartments."""
+    power: int = 6
+    """s = S v^power: the integrand begins like v^(power (N + 1) - 1), smooth enough for 1e-12 with N >= 0."""
+    deviations: float = 9.0
+    tail: float = 40.0
+    """The gamma density has less than 1e-16 beyond N + 1 + deviations sqrt(N + 1) + tail, in units of 1 / ktr."""
+    shift: int = 10
+    """log Gamma(a) is computed at a + shift, where six terms of Stirling's series have an error below 1e-17."""
+
+
 EXPONENTIAL = ExponentialSettings()
+SAVIC = SavicSettings()

@@ -1,6 +1,7 @@
-"""Amounts of linear compartments at the rows of a group, for parameters that are constant in it.
+"""Amounts of linear compartments at the rows of a group.
 
-The state is carried from action to action; then all rows are reached from the state after their last action. The cost
+For parameters that are constant in the group the state is carried from action to action; then all rows are reached from
+the state after their last action. For parameters that vary it is carried through actions and rows together. The cost
 grows with actions plus rows.
 """
 
@@ -53,7 +54,7 @@ def amounts_at_rows(
         entries = system.transition(since)
         after = [None if value is None else jnp.where(happened, value[0], 0.0) for value in added]
         return apply(entries, after, outputs)
-    states = states_after(system, done, added)
+    states = states_after(system, done.time, done.segment, added)
     at = jnp.maximum(count - 1, 0)
     happened = (count > 0) & (done.segment[at] == segment)
     since = jnp.where(happened, time - done.time[at], 0.0)
@@ -61,13 +62,48 @@ def amounts_at_rows(
     return apply(system.transition(since), after, outputs)
 
 
-def states_after(system: LinearSystem, done: Actions, added: Sequence[Any]) -> list[Any]:
-    """The states (actions,) right after each action; None where they are zero by structure."""
+def amounts_by_steps(
+    system: LinearSystem, x: Rows, events: Events, done: Actions, added: Sequence[Any], outputs: Sequence[int]
+) -> list[Any]:
+    """`amounts_at_rows` for rate constants (obs,) that vary in the group.
+
+    Those of a row hold on the interval before it ("nocb"), or after it ("locf"): `events.facts.carry`. An action
+    between two rows takes them from the row after (before) it.
+    """
+    time = x[events.facts.time]
+    n_rows, n_actions = time.shape[0], done.time.shape[0]
+    segment = segments_of_rows(x, events)
+    rows = jnp.arange(n_rows)
+    # An action precedes the rows that its record precedes.
+    position = jnp.concatenate([done.rows_before - 0.5, rows.astype(time.dtype)])
+    times = jnp.concatenate([done.time, time])
+    segments = jnp.concatenate([done.segment, segment])
+    order = jnp.lexsort((position, jax.lax.stop_gradient(times), segments))
+    row = jnp.concatenate([jnp.full(n_actions, -1), rows])[order]
+    if events.facts.carry == "nocb":
+        source = jax.lax.cummin(jnp.where(row < 0, n_rows - 1, row), reverse=True)
+    else:
+        last = jax.lax.cummax(row)
+        source = jnp.maximum(jnp.concatenate([jnp.zeros(1, last.dtype), last[:-1]]), 0)
+    zero = jnp.zeros(n_rows)
+    columns = [None if value is None else jnp.concatenate([value, zero])[order] for value in added]
+    at_points = system.with_rates(lambda rate: rate[source])
+    states = states_after(at_points, times[order], segments[order], columns)
+    back = jnp.argsort(order)[n_actions:]
+    return [states[i][back] for i in outputs]
+
+
+def states_after(system: LinearSystem, time: Any, segment: Any, added: Sequence[Any]) -> list[Any]:
+    """The states (actions,) right after each action.
+
+    **Arguments:** `system`, with rate constants () or (actions,), which hold on the interval that ends at an action;
+    `time`, `segment` (actions,); `added`: what each adds to each state, (actions,) or None.
+    """
     n = system.size
-    fresh = jnp.concatenate([jnp.ones(1, bool), done.segment[1:] != done.segment[:-1]])
-    gap = jnp.concatenate([jnp.zeros(1), done.time[1:] - done.time[:-1]])
+    fresh = jnp.concatenate([jnp.ones(1, bool), segment[1:] != segment[:-1]])
+    gap = jnp.concatenate([jnp.zeros(1), time[1:] - time[:-1]])
     entries = system.transition(jnp.where(fresh, 0.0, gap))
-    shape = done.time.shape
+    shape = time.shape
     columns = [jnp.zeros(shape) if value is None else jnp.broadcast_to(value, shape) for value in added]
     dtype = jnp.result_type(*columns, *entries.values())
     order = list(entries)

@@ -288,6 +288,12 @@ def test_skipped_rows_and_titles():
     assert any("1 rows were left out" in note for note in data.notes) and any("title" in note for note in data.notes)
 
 
+def test_files_without_names_and_exponents_of_fortran():
+    """Names by argument, as in NONMEM's $INPUT; 5.0D1 is a number."""
+    data = read(io.StringIO("1,0,5.0D1,.\n1,1,.,2.5d-1\n"), names=["ID", "TIME", "AMT", "DV"])
+    assert data.events is not None and data.events.columns["AMT"].tolist() == [50] and data.y.tolist() == [[0.25]]
+
+
 def test_subjects_in_several_blocks():
     frame = plain().iloc[[0, 1, 4, 5, 2, 3]]
     with pytest.raises(jn.DataError, match="ID 1 begins again in row 5, after rows of other subjects"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,10 @@ def test_malformed_options(options: dict[str, Any], message: str):
         (lambda f: f.iloc[:0], r"the table has no rows"),
         (lambda f: f[f.EVID > 0], r"doses and resets only"),
         (lambda f: f.assign(MDV=1), r"no observed response .*need_response=False"),
+        (lambda f: f.assign(events=1.0), r"column 'events' has the name under which a model reads the doses"),
+        (lambda f: pd.concat({"a": f}, axis=1), r"several levels of names, as \('a', 'ID'\)"),
+        (lambda f: io.StringIO("ID,TIME,DV\n1,0,1\n1,1,2,3\n"), r"the file is no table .*line 3"),
+        (lambda f: io.StringIO(""), r"the file is no table"),
         (lambda f: 3, r"expected a pandas or polars data frame"),
         (lambda f: f.assign(DUR=np.where(f.AMT > 0, 2.0, 0), RATE=np.where(f.AMT > 0, 10.0, 0)), r"DUR 2 and RATE 10"),
         (lambda f: f.assign(DUR=-1.0), r"DUR is negative in rows 1, 4 and 7"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -163,3 +164,65 @@ def test_tables_beside_from_frame_are_refused(fit: jn.Fit):
     with pytest.raises(jn.DataError, match=r"further tables \(events\).*with_events\(\.\.\.\)"):
         other.predict(frame)
     np.testing.assert_allclose(other.predict(data, level="population"), other.predict(level="population"))
+
+
+def declining(phi, x, v):
+    """Bolus doses with a clearance that may differ from record to record (the later record's value holds before it):
+    dose records are rows, so the amount goes from row to row."""
+    e = v.events
+    given = (
+        jnp.zeros(x.TIME.shape).at[jnp.where(e.row >= 0, e.row, 0).astype(int)].add(jnp.where(e.mask, e.amount, 0.0))
+    )
+    gap = jnp.diff(x.TIME, prepend=x.TIME[:1])
+    decay = jnp.exp(-jnp.broadcast_to(phi.cl / phi.vol, gap.shape) * gap)
+
+    def step(amount, row):
+        amount = amount * row[0] + row[1]
+        return amount, amount
+
+    return jax.lax.scan(step, 0.0 * phi.vol, (decay, given))[1] / phi.vol
+
+
+def occasions() -> pd.DataFrame:
+    """Two occasions of six subjects, renal function changing between the records."""
+    rng = np.random.default_rng(3)
+    hours, rows = np.array([0.0, 2, 6, 12, 24]), []
+    for subject in range(1, 7):
+        amount, base = 0.0, 80 + 10 * rng.standard_normal()
+        for occasion in (1, 2):
+            crcl = base + 15 * rng.standard_normal(5)
+            for k, hour in enumerate(hours):
+                time = hour + 30 * (occasion - 1)
+                gap = 0.0 if k == 0 and occasion == 1 else (6.0 if k == 0 else hour - hours[k - 1])
+                amount = amount * np.exp(-0.1 * crcl[k] / 80 * gap) + (100.0 if k == 0 else 0)
+                y = np.nan if k == 0 else amount / 20 * np.exp(0.05 * rng.standard_normal())
+                rows.append((subject, occasion, time, 100.0 if k == 0 else 0.0, y, crcl[k]))
+    return pd.DataFrame(rows, columns=["ID", "OCC", "TIME", "AMT", "DV", "CRCL"])
+
+
+def test_parameters_that_change_between_records():
+    """With occasions and a varying covariate the grid keeps the predictions at the rows, and a table to predict may
+    lack the occasions that are not used."""
+    data = jn.GroupedData.from_nonmem(occasions(), occasion="OCC")
+    assert data.events is not None and data.events.facts.rows_are_records
+    model = jn.NLMEModel(
+        declining,
+        [
+            jn.Parameter("cl", 2.0, transform="log", random=["ID", "OCC"], covariates=["log(CRCL/80)"]),
+            jn.Parameter("vol", 20.0, transform="log"),
+        ],
+        error="proportional",
+    )
+    fit = jn.fit(model, data, "focei", max_iterations=5)
+    curves = prediction_curves(fit, [0, 1], "TIME", points=40)
+    assert not curves.attrs.get("rows_only") and len(curves) > 130
+    of_first = curves[curves["ID"] == 1]
+    before, after = of_first["TIME"] < 30, of_first["TIME"] == 30
+    before, after = (of_first.loc[mask, "population prediction"] for mask in (before, after))
+    assert after.max() > before.iloc[-1] + 4.9, "the second dose is a jump of 5"
+    rows = fit.predict(level="population")
+    assert len(rows) == 60 and len(prediction_curves(fit, [0], "TIME", points=0)) == 8, "dose records are not drawn"
+    without = occasions().drop(columns=["OCC", "DV"])
+    np.testing.assert_allclose(fit.predict(without, level="population"), rows, rtol=1e-12)
+    with pytest.raises(jn.DataError, match="no column 'CRCL'"):
+        fit.predict(without.drop(columns="CRCL"), level="population")

@@ -21,23 +21,21 @@ def event_cases(folder: Path) -> dict[str, dict]:
     return {case["id"]: case for case in json.loads((folder / "pkpd/events/cases.json").read_text())["cases"]}
 
 
-def event_records(groups: list[list[dict]], times: list[list[float]], rows_are_records: bool = False) -> EventRecords:
+def event_records(groups: list[list[dict]], times: list[list[float]], carry: str = "nocb") -> EventRecords:
     """The records of some groups, each a list of records, whose rows have the `times`."""
     columns: dict[str, list] = {name: [] for name in (*RECORD_COLUMNS, "rows_before", "row")}
     group = []
     for k, (records, at) in enumerate(zip(groups, times, strict=True)):
-        own = 0
         for record in records:
             full = DEFAULTS | record
             for name in RECORD_COLUMNS:
                 columns[name].append(full[name])
-            before = full.get("rows_before", int(np.sum(np.asarray(at) < full["TIME"])) + own)
+            before = full.get("rows_before", int(np.sum(np.asarray(at) < full["TIME"])))
             columns["rows_before"].append(before)
             columns["row"].append(full.get("row", -1))
-            own += rows_are_records
             group.append(k)
     labels = np.array([f"case {k}" for k in range(len(groups))], object)
-    return EventRecords.of(columns, np.array(group), labels, "ID", np.arange(len(group)), time="TIME")
+    return EventRecords.of(columns, np.array(group), labels, "ID", np.arange(len(group)), time="TIME", carry=carry)
 
 
 def batch(

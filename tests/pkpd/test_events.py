@@ -49,3 +49,43 @@ def test_cases(reference, route, compartments):
         assert distance(concentration, expected) < 1, case["id"]
         if "concentration_nonmem" not in case:
             assert distance(found, np.array(case["amounts"])) < 1, case["id"]
+
+
+@pytest.mark.parametrize("carry", ["nocb", "locf"])
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("route", LINEAR)
+def test_covariates_that_change(reference, route, compartments, carry):
+    """A clearance that changes within the subject, carried backward or forward from its records."""
+    case = event_cases(reference)[f"{compartments}cmt_{route}_covariate"]
+    # Rows: those of the covariate and the doses, then the times of the case; a record precedes rows at its time.
+    weight_at, weight = (np.array([row[name] for row in case["covariate_rows"]]) for name in ("TIME", "WT"))
+    times = np.sort(np.concatenate([weight_at, case["times"]]), kind="stable")
+    times = np.concatenate([[record["TIME"] for record in case["records"]], times])
+    times = np.sort(times, kind="stable")
+    at = np.searchsorted(weight_at, times) if carry == "nocb" else np.searchsorted(weight_at, times, "right") - 1
+    clearance = case["parameters"]["CL"] * (weight[np.minimum(at, len(weight) - 1)] / 70) ** 0.75
+    rows = [int(np.searchsorted(times, record["TIME"])) for record in case["records"]]
+    placed = [r | {"row": row, "rows_before": row} for r, row in zip(case["records"], rows, strict=True)]
+    records = event_records([placed], [times], carry=carry)
+    assert records.facts.rows_are_records
+    x, v = batch(records, times[None, :])
+    phi = {name: np.array([value], float) for name, value in case["parameters"].items() if name != "NTR"}
+    model = model_of(case)
+    amounts = evaluate(model.amounts, phi | {"CL": clearance[None, :]}, x, v)
+    shown = [int(np.flatnonzero(times == t)[-1]) for t in case["times"]]
+    found = np.stack([np.asarray(a[0])[shown] for a in amounts], axis=-1)
+    assert distance(found, np.array(case[f"amounts_{carry}"])) < 1
+
+
+@pytest.mark.parametrize(
+    "name", ["1cmt_savic_single", "1cmt_savic_three_doses", "2cmt_savic_single", "2cmt_savic_three_doses"]
+)
+def test_savic(reference, name):
+    """A real number of transit compartments."""
+    case = event_cases(reference)[name]
+    times = np.array([case["times"]])
+    x, v = batch(event_records([case["records"]], list(times)), times)
+    model = jn.pkpd.compartments(case["compartments"], "savic transit")
+    amounts = evaluate(model.amounts, {n: np.array([value]) for n, value in case["parameters"].items()}, x, v)
+    found = np.stack([np.asarray(a[0]) for a in amounts], axis=-1)
+    assert distance(found, np.array(case["amounts"])) < 1

@@ -31,11 +31,15 @@ class Covariate:
     def note(self, name: Any) -> str | None:
         """A sentence on the missing values that were filled in, None where none was."""
         parts = [
-            f"{count} missing value{'s' * (count != 1)} from the {where} of the subject"
-            for count, where in ((self.before, "record before"), (self.after, "record after"))
+            f"{count} from the record {where}"
+            for count, where in ((self.before, "before"), (self.after, "after"))
             if count
         ]
-        return f"{name!r}: {' and '.join(parts)}." if parts else None
+        return (
+            f"missing values of {name!r} were taken from the subject's other records: {', '.join(parts)}."
+            if parts
+            else None
+        )
 
 
 def fill(column: Column, group: np.ndarray, carry: str) -> Covariate:

@@ -43,40 +43,43 @@ def grid_of_records(data: GroupedData, points: int, until: float | None, by: Seq
     **Arguments:** `points`, `until`: as of `GroupedData.grid`; `by`: further columns of x or text, for each of whose
     values that a group has there are new rows.
     """
-    import pandas as pd
-
     table = record_table(data)
     outputs = _output_columns(data, by)
-    pieces, source, segments = [], [], []
+    output = _output_codes(table.frame, outputs)
     row_of = np.where(table.position >= 0, data.row_index[table.group, np.maximum(table.position, 0)], -1)
     times = table.frame[table.columns["time"]].to_numpy(float)
     doses = None if data.events is None or not len(data.events) else data.tables["events"]
+    segments = _segments(data, table)
     bounds = np.searchsorted(table.group, np.arange(data.n_groups + 1))
+    # Of each new row: its time, the record it comes after, the record with its covariates, and one with its response.
+    new: list[tuple[np.ndarray, ...]] = []
     for k in range(data.n_groups):
         rows = np.arange(bounds[k], bounds[k + 1])
-        segment = _segments(data, table, rows)
-        new, place = _new_times(times[rows], segment, None if doses is None else _of_group(doses, k), points, until)
-        combinations = _combinations(data, table, rows, outputs)
-        neighbour = _neighbours(data, place, len(rows))
-        frame = table.frame.iloc[np.concatenate([rows, np.repeat(rows[neighbour], len(combinations))])].copy()
-        n_old, n_new = len(rows), len(new) * len(combinations)
-        _as_predictions(frame, table, n_old, np.repeat(new, len(combinations)))
-        for column, name in enumerate(outputs):
-            values = frame[name].to_numpy(copy=True)
-            values[n_old:] = np.tile([combination[column] for combination in combinations], len(new))
-            frame[name] = values
-        order = np.argsort(np.concatenate([np.arange(n_old), np.repeat(place, len(combinations)) + 0.5]), kind="stable")
-        pieces.append(frame.iloc[order])
-        source.append(np.concatenate([row_of[rows], np.full(n_new, -1)])[order])
-        of_new = segment[np.clip(place, 0, n_old - 1)]
-        segments.append(np.concatenate([segment, np.repeat(of_new, len(combinations))])[order])
-    frame = pd.concat(pieces, ignore_index=True)
+        of_group = None if doses is None else _of_group(doses, k)
+        at, place = _new_times(times[rows], segments[rows], of_group, points, until)
+        responses = _responses(data, table, rows, output)
+        neighbour = rows[0] + _neighbours(data, place, len(rows))
+        each = len(responses)
+        new.append((
+            np.repeat(at, each), np.repeat(place + rows[0], each), np.repeat(neighbour, each),
+            np.tile(responses, len(at)), np.repeat(segments[rows[np.maximum(place, 0)]], each),
+        ))  # fmt: skip
+    time, place, neighbour, response, segment = (np.concatenate(parts) for parts in zip(*new, strict=True))
+    n_old = len(table.group)
+    frame = table.frame.iloc[np.concatenate([np.arange(n_old), neighbour])].reset_index(drop=True)
+    _as_predictions(frame, table, n_old, time)
+    for name in outputs:
+        values = frame[name].to_numpy(copy=True)
+        values[n_old:] = table.frame[name].to_numpy()[response]
+        frame[name] = values
+    order = np.argsort(np.concatenate([np.arange(n_old), place + 0.5]), kind="stable")
+    frame = frame.iloc[order].reset_index(drop=True)
     frame[data.y_name] = np.nan
-    reader = _reader(data, table)
-    out = reader.read(type(data), frame, need_response=False, like=data)
+    out = _reader(data, table).read(type(data), frame, need_response=False, like=data)
     at = np.sort(out.row_index[out.rows])
     is_event = frame[table.columns["evid"]].isin((1, 3, 4)).to_numpy()
-    return Grid(out, np.concatenate(source)[at], is_event[at], np.concatenate(segments)[at])
+    source = np.concatenate([row_of, np.full(len(time), -1)])[order]
+    return Grid(out, source[at], is_event[at], np.concatenate([segments, segment])[order][at])
 
 
 def _reader(data: GroupedData, table: RecordTable) -> NonmemReader:
@@ -94,26 +97,32 @@ def _output_columns(data: GroupedData, by: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(named) if name in varying and name not in levels]
 
 
-def _combinations(data: GroupedData, table: RecordTable, rows: np.ndarray, outputs: list[str]) -> list[tuple]:
-    """The values of `outputs` in the group's rows with a response, or without any in those that are no events."""
+def _output_codes(frame: Any, outputs: list[str]) -> np.ndarray:
+    """A number (records,) for each combination of values of the columns `outputs`."""
     if not outputs:
-        return [()]
+        return np.zeros(len(frame), int)
+    return frame.groupby(outputs, sort=False, observed=True, dropna=False).ngroup().to_numpy()
+
+
+def _responses(data: GroupedData, table: RecordTable, rows: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """A record of each response of a group: of the values of `output` in its rows with a response or, without any, in
+    those that are no events."""
     of_rows = table.position[rows] >= 0
     observed = of_rows & data.observed[table.group[rows], np.maximum(table.position[rows], 0)]
     plain = of_rows & (table.record[rows] < 0)
     chosen = rows[next(mask for mask in (observed, plain, np.ones(len(rows), bool)) if mask.any())]
-    return list(dict.fromkeys(table.frame[outputs].iloc[chosen].itertuples(index=False, name=None)))
+    return chosen[np.sort(np.unique(output[chosen], return_index=True)[1])]
 
 
-def _segments(data: GroupedData, table: RecordTable, rows: np.ndarray) -> np.ndarray:
-    """Number of times that the group started anew, up to and with each record."""
+def _segments(data: GroupedData, table: RecordTable) -> np.ndarray:
+    """Number of times (records,) that the group started anew, up to and with each record."""
     if data.events is None or not len(data.events):
-        return np.zeros(len(rows), int)
-    record = table.record[rows]
-    c = data.events.columns
-    at = np.maximum(record, 0)
-    starts = (record >= 0) & ((c["EVID"][at] >= 3) | ((c["EVID"][at] == 1) & (c["SS"][at] == 1)))
-    return np.cumsum(starts)
+        return np.zeros(len(table.group), int)
+    c, at = data.events.columns, np.maximum(table.record, 0)
+    starts = (table.record >= 0) & ((c["EVID"][at] >= 3) | ((c["EVID"][at] == 1) & (c["SS"][at] == 1)))
+    total = np.cumsum(starts)
+    first = np.searchsorted(table.group, table.group)
+    return total - (total - starts)[first]
 
 
 def _of_group(doses: tuple[dict[str, np.ndarray], np.ndarray], k: int) -> dict[str, np.ndarray]:

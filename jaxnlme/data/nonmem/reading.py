@@ -90,6 +90,11 @@ class Reading:
         self.filled: list[str] = []
         lenient = self.reader.covariates is None and self.like is None
         for name, column in self._covariate_columns().items():
+            if name == "events":
+                raise DataError(
+                    "column 'events' has the name under which a model reads the doses, v.events; rename it, or leave "
+                    "it out of covariates."
+                )
             if lenient and is_dates(self.table.columns[column]):
                 continue
             covariate = fill(self.table.column(column), self.group, self.reader.carry)

@@ -19,6 +19,7 @@ from jaxnlme.errors import DataError, shown
 
 # Cells that are missing values; NONMEM has the dot.
 MISSING = ("", ".", "NA", "NaN", "nan")
+_FORTRAN = re.compile(r"^\s*([-+]?[\d.]+)[dD]([-+]?\d+)\s*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,9 @@ def raw_table(source: Any, skip: Any, na_values: Any, id_name: str, read_csv: Ma
     elif read_csv:
         raise DataError(f"{', '.join(map(repr, read_csv))}: options of pandas.read_csv are for files, not for a frame.")
     index = getattr(source, "index", None) if hasattr(source, "iloc") else None
+    levels = [name for name in column_names(source) if isinstance(name, tuple)]
+    if levels:
+        raise DataError(f"the columns have several levels of names, as {levels[0]!r}; expected one name per column.")
     columns = {name: take_column(source, name, "from_nonmem") for name in column_names(source)}
     if not columns:
         raise DataError("the table has no columns; expected those of NONMEM: ID, TIME, DV, AMT, ...")
@@ -117,7 +121,11 @@ def raw_table(source: Any, skip: Any, na_values: Any, id_name: str, read_csv: Ma
         keep = ~_marked(next(iter(columns.values())), marks, size)
         notes += (f"{size - int(keep.sum())} rows were left out by skip={skip!r}.",) if not keep.all() else ()
     if not keep.any():
-        raise DataError("the table has no rows" + (f" but those left out by skip={skip!r}." if size else "."))
+        raise DataError(
+            "the table has no rows"
+            + (f" but those left out by skip={skip!r}" if size else "")
+            + ": check how it was read."
+        )
     return RawTable(columns, np.flatnonzero(keep), size, index, _by_column(na_values, list(columns)), notes)
 
 
@@ -142,7 +150,13 @@ def _read_file(source: Any, id_name: str, options: dict[str, Any]) -> tuple[Any,
         notes = (f"the first {'line' if title == 1 else f'{title} lines'} of the file: a title.",) if title else ()
     if options.get("sep") == r"\s+":
         options.pop("skipinitialspace")
-    frame = pd.read_csv(source, **options)
+    try:
+        frame = pd.read_csv(source, **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(
+            f"the file is no table ({str(error).strip()}); expected a line with the names of the columns and as many "
+            "cells in each line: correct the lines, or give options of pandas.read_csv such as sep= and names=."
+        ) from None
     frame.columns = [str(name).strip() for name in frame.columns]
     first = frame.columns[0]
     return frame.rename(columns={first: first.lstrip("#").strip()}), notes
@@ -223,6 +237,11 @@ def _numbers(values: np.ndarray) -> np.ndarray | None:
         return None
     try:
         return np.asarray(pd.to_numeric(pd.Series(values, dtype=object)), float)
+    except (TypeError, ValueError):
+        pass
+    try:  # Fortran's exponents, 5.0D1
+        texts = [_FORTRAN.sub(r"\1e\2", cell) if isinstance(cell, str) else cell for cell in values]
+        return np.asarray(pd.to_numeric(pd.Series(texts, dtype=object)), float)
     except (TypeError, ValueError):
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 from jaxnlme.errors import JaxnlmeError, OptionError, near_matches
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".dat", ".xls", ".xlsx", ".json", ".parquet", ".feather", ".gz", ".zip")
-_ROLES = ("group", "y", "x", "v", "weights")
+_ROLES = ("group", "y", "x", "v", "weights", "endpoint")
 
 
 class UserCodeError(JaxnlmeError):
