@@ -150,8 +150,8 @@ def check_limits_known(data: GroupedData, purpose: str) -> Limits:
 
 
 def response_leaves(problem: Problem) -> list[Any]:
-    """Responses, limits and rows with a response of the buckets of a problem, in the order that `with_limited_responses`
-    has them in."""
+    """Responses, limits and rows with a response of the buckets of a problem, in the order of what
+    `with_limited_responses` returns."""
     return [entry for bucket in problem.buckets for entry in (bucket.y, bucket.limits, bucket.x.observed)]
 
 
