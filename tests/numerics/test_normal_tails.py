@@ -38,7 +38,9 @@ def test_log_distribution_function_and_derivatives():
     assert np.isfinite([second, third]).all() and ((second >= -1.0) & (second <= 0.0)).all()
     near = np.abs(at) < 100
     np.testing.assert_allclose(second[near], (-slope * excess)[near], rtol=1e-9, atol=1e-300)
-    np.testing.assert_allclose(third[near], (slope * excess**2 - slope * (1 - slope * excess))[near], rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(
+        third[near], (slope * excess**2 - slope * (1 - slope * excess))[near], rtol=1e-5, atol=1e-12
+    )
     far = at < -100  # log Phi(a) = -a^2 / 2 - log(-a) - 1 / a^2 + ...
     np.testing.assert_allclose(second[far], -1.0 + at[far] ** -2.0, rtol=1e-8)
     np.testing.assert_allclose(third[far], -2.0 * at[far] ** -3.0, rtol=1e-2, atol=1e-11)

@@ -28,7 +28,9 @@ def predicted(phi, x):
 
 
 def declared(error, method="M3", **options) -> jn.NLMEModel:
-    return jn.NLMEModel(predicted, [jn.Parameter("f", 1.1, "log", random=True)], error=error, censoring=method, **options)
+    return jn.NLMEModel(
+        predicted, [jn.Parameter("f", 1.1, "log", random=True)], error=error, censoring=method, **options
+    )
 
 
 def read(frame: pd.DataFrame, **limits) -> jn.GroupedData:
@@ -113,7 +115,9 @@ def test_predictions_of_zero(error: str):
     rows = jn.NLMEModel(late, [jn.Parameter("f", 1.1, "log", random=True)], error=error, censoring="M1")
     values = [float(jn.log_likelihood(m, m.params(data), data, "laplace")) for m in (model, rows)]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
-    gradient = jax.grad(lambda p: jn.log_likelihood(model, p, data, "laplace"))(jax.tree.map(jnp.asarray, model.params(data)))
+    gradient = jax.grad(lambda p: jn.log_likelihood(model, p, data, "laplace"))(
+        jax.tree.map(jnp.asarray, model.params(data))
+    )
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
 
 
@@ -170,7 +174,8 @@ def test_refused(action, kind, words):
 
 def test_m1_is_the_data_without_the_rows():
     """By every method, FO and LME too, and with correlated residuals."""
-    data, frame = censored_data(), table()
+    frame = pd.concat([table(), table().assign(t=lambda rows: rows.t + 4)])
+    data = read(frame, censoring="cens", limit="low")
     without = read(frame[frame.cens == 0])
     error = jn.error.gaussian("constant", jn.correlation.CAR1("t"))
     for method in ("fo", "laplace"):
