@@ -7,8 +7,8 @@ subject up to 24 h; the limit of quantification is the value that leaves 25% of 
 fitted with M3 by quadrature (jn.AGQ(7)), Laplace and SAEM, and with M1 (rows below the limit left out) by quadrature.
 Written to results/censoring.json and printed: by parameter the differences of Laplace and SAEM from the maximum by
 quadrature, in standard errors of the set (Louis' information), and the relative bias of M3 and M1, of fixed effects on
-the natural scale. It fails if the root mean square of a difference exceeds 0.1 standard errors, a fixed effect by M3 has
-a bias of more than 3%, or the largest bias of M3 exceeds a third of M1's.
+the natural scale. It fails if the root mean square of a difference exceeds 0.1 standard errors, a fixed effect by M3
+has a bias of more than 3%, or the largest bias of M3 exceeds a third of M1's.
 """
 
 from __future__ import annotations

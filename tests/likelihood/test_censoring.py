@@ -126,9 +126,7 @@ def test_gradients(folder: Path, error: str, method: str, approximation: str):
     model, params, data = case_params(folder, case)
     value = jax.jit(lambda x: jn.log_likelihood(model, params.unpack(x), data, approximation))
     x = jnp.asarray(params.pack())
-    gradient = np.asarray(
-        jax.jit(jax.grad(lambda x: jn.log_likelihood(model, params.unpack(x), data, approximation)))(x)
-    )
+    gradient = np.asarray(jax.jit(jax.grad(value))(x))
     for k in range(len(x)):
         step = jnp.zeros_like(x).at[k].set(1e-4)
         difference = (float(value(x + step)) - float(value(x - step))) / 2e-4

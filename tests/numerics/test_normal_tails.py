@@ -27,8 +27,8 @@ def derivatives(function, at: np.ndarray, orders: int = 4) -> list[np.ndarray]:
 
 
 def test_log_distribution_function_and_derivatives():
-    """Against scipy's, and lambda = phi / Phi by erfcx, from which the higher derivatives follow; in the far tail, where
-    the rounding of lambda leaves few digits of these, against their series in 1 / a."""
+    """Against scipy's, and lambda = phi / Phi by erfcx, from which the higher derivatives follow; in the far tail,
+    where the rounding of lambda leaves few digits of these, against their series in 1 / a."""
     values, first, second, third = derivatives(log_ndtr, np.array(POINTS))
     at = np.array(POINTS)
     slope = np.sqrt(2.0 / np.pi) / erfcx(-at / np.sqrt(2.0))
@@ -38,9 +38,8 @@ def test_log_distribution_function_and_derivatives():
     assert np.isfinite([second, third]).all() and ((second >= -1.0) & (second <= 0.0)).all()
     near = np.abs(at) < 100
     np.testing.assert_allclose(second[near], (-slope * excess)[near], rtol=1e-9, atol=1e-300)
-    np.testing.assert_allclose(
-        third[near], (slope * excess**2 - slope * (1 - slope * excess))[near], rtol=1e-5, atol=1e-12
-    )
+    expected = slope * excess**2 - slope * (1.0 - slope * excess)
+    np.testing.assert_allclose(third[near], expected[near], rtol=1e-5, atol=1e-12)
     far = at < -100  # log Phi(a) = -a^2 / 2 - log(-a) - 1 / a^2 + ...
     np.testing.assert_allclose(second[far], -1.0 + at[far] ** -2.0, rtol=1e-8)
     np.testing.assert_allclose(third[far], -2.0 * at[far] ** -3.0, rtol=1e-2, atol=1e-11)

@@ -136,6 +136,11 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(np.array(values[0]) - 3 * np.log(factor), values[1], rtol=1e-9)
 
 
+def with_y(y: list[float]) -> jn.GroupedData:
+    """The table with other values of y in every group."""
+    return read(table().assign(y=y * 3), censoring="cens")
+
+
 def censored_data() -> jn.GroupedData:
     return read(table(), censoring="cens", limit="low")
 
@@ -154,15 +159,15 @@ def censored_data() -> jn.GroupedData:
         (lambda: jn.fit(declared("constant"), censored_data(), "fo"), jn.ModelError, "FO linearises"),
         (lambda: jn.fit(declared("constant"), censored_data(), "lme"), jn.ModelError, "LME linearises"),
         (
-            lambda: jn.bind(declared("exponential"), read(table().assign(y=[1.4, -0.5, 2.5, 0.5] * 3), censoring="cens")),
+            lambda: jn.bind(declared("exponential"), with_y([1.4, -0.5, 2.5, 0.5])),
             jn.ModelError, "rows 2, 6 and 10 is known to lie below -0.5",
         ),
         (
-            lambda: jn.bind(declared("constant", "M4"), read(table().assign(y=[-1.4, 0.5, 2.5, 0.5] * 3), censoring="cens")),
+            lambda: jn.bind(declared("constant", "M4"), with_y([-1.4, 0.5, 2.5, 0.5])),
             jn.ModelError, "conditions on responses above 0",
         ),
         (
-            lambda: jn.bind(declared("constant", "M2"), read(table().assign(y=[1.4, 0.5, 2.5, 0.6] * 3), censoring="cens")),
+            lambda: jn.bind(declared("constant", "M2"), with_y([1.4, 0.5, 2.5, 0.6])),
             jn.ModelError, "has no limit: give lloq=",
         ),
     ],
