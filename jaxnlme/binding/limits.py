@@ -149,6 +149,12 @@ def check_limits_known(data: GroupedData, purpose: str) -> Limits:
     return limits
 
 
+def response_leaves(problem: Problem) -> list[Any]:
+    """Responses, limits and rows with a response of the buckets of a problem, in the order of what
+    `with_limited_responses` returns."""
+    return [entry for bucket in problem.buckets for entry in (bucket.y, bucket.limits, bucket.x.observed)]
+
+
 def with_limited_responses(error: AbstractError, bucket: Group, y: Any) -> tuple[Any, GroupLimits | None, Any]:
     """Other responses `y` of stacked groups with the limits of their rows applied: the responses, the limits, and the
     rows with a response; see `Limits.of_responses`. A pure function of arrays.

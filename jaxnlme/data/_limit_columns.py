@@ -1,4 +1,4 @@
-"""What a table says about limits of quantification, read and checked."""
+"""Columns of a table that hold limits of quantification, read and checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxnlme.errors import DataError, shown, some
 
 @dataclass(frozen=True, eq=False)
 class LimitColumns:
-    """What a table says about limits, before it is checked.
+    """Limits as a table has them, before they are checked.
 
     **Fields:** `censoring`: codes by row, 1: the response is below its value, -1: above it, 0: it is the response; or
     None. `limit`: other end of the interval of a censored row, or None. `lloq`, `uloq`: a number, a dictionary from

@@ -170,13 +170,15 @@ class GroupedData(NonmemMethods, TableMethods):
         """Data from a CSV file.
 
         **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`, `endpoint`: as for `from_frame`; `read_csv`: options
-        of `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
+        of `pandas.read_csv`, such as `sep=";"` or `na_values="."`, and the limits of `from_frame`, such as `lloq=0.5`.
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
         """
         import pandas as pd
 
         checks.check_csv_path(path)
-        return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights, endpoint=endpoint)
+        limits = {name: read_csv.pop(name) for name in ("censoring", "limit", "lloq", "uloq") if name in read_csv}
+        frame = pd.read_csv(path, **read_csv)
+        return cls.from_frame(frame, group, y, x, v, weights, endpoint=endpoint, **limits)
 
     @classmethod
     @public("GroupedData.from_arrays")
