@@ -85,7 +85,7 @@ class Binding:
     @property
     def used_data(self) -> GroupedData:
         """The data without the responses that the method for censored rows leaves out."""
-        return without_dropped(self.density.error, self.data)
+        return without_dropped_rows(self.density.error, self.data)
 
     @property
     def density(self) -> Density:

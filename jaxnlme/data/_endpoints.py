@@ -31,6 +31,16 @@ def check_endpoint(name: Any, roles: dict[str, Sequence[Any]]) -> None:
             )
 
 
+def label_text(label: Any) -> str:
+    """The label of an endpoint as text: 1, 1.0 and "1" are one label."""
+    return str(int(label)) if isinstance(label, (float, np.floating)) and float(label).is_integer() else str(label)
+
+
+def label_texts(raw: Any) -> list[str] | None:
+    """The labels (rows,) of a column of endpoints as text; None for None."""
+    return None if raw is None else [label_text(label) for label in np.asarray(raw).tolist()]
+
+
 def endpoint_column(raw: Any, name: str, group: Any, group_name: str, y: Any) -> Any:
     """The labels (rows,) of endpoints, complete: a row without a response and without a label has that of the first
     row of its group with one.

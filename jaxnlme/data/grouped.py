@@ -14,7 +14,7 @@ from jaxnlme.data import _build as build
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import column_names, level_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
-from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint
+from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint, label_texts
 from jaxnlme.data._further_tables import TableMethods
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._limit_columns import LimitColumns
@@ -119,8 +119,8 @@ class GroupedData(NonmemMethods, TableMethods):
           and simulations).
         - `censoring`: name of a column of 0 (observed), 1 (the response is below the value of `y`) and -1 (above it).
         - `limit`: name of a column with the other end of the interval of censored rows, empty where there is none.
-        - `lloq`, `uloq`: lower and upper limit of quantification, a number or the name of a column: responses below
-          `lloq` or above `uloq` are censored there. See the page on limits of quantification.
+        - `lloq`, `uloq`: lower and upper limit of quantification, a number, a dictionary of those by endpoint, or the
+          name of a column: responses below `lloq` or above `uloq` are censored there. See the page on limits of quantification.
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
@@ -147,7 +147,7 @@ class GroupedData(NonmemMethods, TableMethods):
                 y,
                 weights or "weights",
                 need_response,
-                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq),
+                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq, label_texts(columns.get(endpoint))),
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
             endpoint=endpoint,
