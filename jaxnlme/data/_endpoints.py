@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +36,9 @@ def label_text(label: Any) -> str:
     return str(int(label)) if isinstance(label, (float, np.floating)) and float(label).is_integer() else str(label)
 
 
-def label_texts(raw: Any) -> list[str] | None:
-    """The labels (rows,) of a column of endpoints as text; None for None."""
-    return None if raw is None else [label_text(label) for label in np.asarray(raw).tolist()]
+def label_texts(columns: Mapping[str, Any], name: str | None) -> list[str] | None:
+    """The labels (rows,) of the endpoint column `name` as text, None without one."""
+    return None if name is None else [label_text(label) for label in np.asarray(columns[name]).tolist()]
 
 
 def endpoint_column(raw: Any, name: str, group: Any, group_name: str, y: Any) -> Any:

@@ -120,7 +120,7 @@ class GroupedData(NonmemMethods, TableMethods):
         - `censoring`: name of a column of 0 (observed), 1 (the response is below the value of `y`) and -1 (above it).
         - `limit`: name of a column with the other end of the interval of censored rows, empty where there is none.
         - `lloq`, `uloq`: lower and upper limit of quantification, a number, a dictionary of those by endpoint, or the
-          name of a column: responses below `lloq` or above `uloq` are censored there. See the page on limits of quantification.
+          name of a column: responses below `lloq` or above `uloq` are censored there (docs/censoring.md).
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
@@ -147,7 +147,7 @@ class GroupedData(NonmemMethods, TableMethods):
                 y,
                 weights or "weights",
                 need_response,
-                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq, label_texts(columns.get(endpoint))),
+                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq, label_texts(columns, endpoint)),
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
             endpoint=endpoint,

@@ -46,7 +46,7 @@ def _by_label(error: EndpointErrors, method: Any) -> dict[str, str]:
         gaussian = [label for label, member in pairs if isinstance(member, AbstractLimitedError)]
         if not gaussian:
             of_one(error.members[0], method)  # says why not
-        return dict.fromkeys(gaussian, method)
+        return {label: str(method) for label in gaussian}
     out: dict[str, str] = {}
     for key, value in method.items():
         label = endpoint_label(key)
