@@ -148,7 +148,8 @@ n, dose = table.n_groups, table.x["Dose"][:, 0] * table.v["Wt"]
 zero, one = np.zeros(n), np.ones(n)
 columns = {"TIME": zero, "EVID": one, "AMT": dose, "RATE": zero, "CMT": one, "SS": zero, "II": zero, "ADDL": zero,
            "rows_before": zero, "row": -one}
-data = table.with_event_records(EventRecords.of(columns, np.arange(n), table.labels, "Subject", np.arange(n), time="Time"))
+records = EventRecords.of(columns, np.arange(n), table.labels, "Subject", np.arange(n), time="Time")
+data = table.with_event_records(records)
 def by_hand(phi, x, v):
     ke = phi.cl / phi.v
     single = jnp.exp(-ke * x.Time) - jnp.exp(-phi.ka * x.Time)

@@ -51,13 +51,14 @@ class SteadyState(eqx.Module):
 
 
 def steady_states(events: Events, doses: Doses) -> SteadyState:
-    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ..."""
+    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ...; NaN for a lag
+    longer than II, where some of them arrive after the record."""
     begins = events.steady_state > 0
     constant = begins & (events.interval <= 0)
     interval = jnp.where(events.interval > 0, events.interval, 1.0)
     lag = jnp.zeros_like(interval) if doses.lag is None else doses.lag
     periods = jnp.maximum(jnp.ceil(jax.lax.stop_gradient(lag) / interval), 1.0)
-    since = periods * interval - lag
+    since = jnp.where(begins & ~constant & (periods > 1), jnp.nan, periods * interval - lag)
     running = jnp.ceil(jax.lax.stop_gradient(doses.duration - since) / interval)
     running = jnp.where(begins & ~constant, jnp.maximum(running, 0.0), 0.0)
     return SteadyState(begins, constant, interval, since, running)
@@ -99,14 +100,9 @@ def actions(
             kinds[0] = (*kinds[0][:2], kinds[0][2] + jnp.where(steady.running > 0, jnp.nan, 0.0), kinds[0][3])
     columns = [None if part[0] is None else jnp.concatenate(part) for part in zip(*kinds, strict=True)]
     n = len(kinds)
-    return Actions(
-        columns[0],
-        jnp.tile(events.segment, n),
-        jnp.tile(events.rows_before, n),
-        jnp.tile(jnp.arange(k), n),
-        *columns[1:],
-        n == 1 and doses.lag is None,
-    )
+    time, bolus, change, starts = columns
+    segment, before, source = (jnp.tile(c, n) for c in (events.segment, events.rows_before, jnp.arange(k)))
+    return Actions(time, segment, before, source, bolus, change, starts, n == 1 and doses.lag is None)
 
 
 def in_order(done: Actions) -> Actions:

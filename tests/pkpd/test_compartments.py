@@ -61,7 +61,9 @@ def test_three_exponents():
     found = predicted(jn.pkpd.compartments(3, parameters="alpha beta gamma A B C"), values, DOSES[:1], TIMES)
     since = [TIMES, np.where(TIMES >= 12, TIMES - 12, np.inf)]
     expected = sum(
-        100 * values[c] * np.exp(-values[p] * t) for t in since for p, c in zip(("alpha", "beta", "gamma"), "ABC")
+        100 * values[c] * np.exp(-values[p] * t)
+        for t in since
+        for p, c in zip(("alpha", "beta", "gamma"), "ABC", strict=True)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
