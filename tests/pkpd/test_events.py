@@ -86,29 +86,28 @@ def test_nonmem_table(reference):
     table = pd.read_csv(reference / "pkpd/data/nmtest.csv")
     agree = json.loads((reference / "pkpd/events/nmtest_check.json").read_text())["agree"]
     labels = [int(label) for label in agree]
-    groups, times, expected, phi = [], [], [], {name: [] for name in ("F2", "ALAG2", "R2", "D2")}
+    groups, tables = [], []
+    names = {"time": "TIME", "amt": "AMT", "evid": "EVID", "cmt": "CMT", "rate": "RATE", "ss": "SS", "ii": "II"}
     for label in labels:
         rows = table[table["id"] == label].reset_index(drop=True)
-        observed = rows["evid"] == 0
-        events = rows[~observed]
-        before = observed.cumsum()[~observed]
-        names = {"time": "TIME", "amt": "AMT", "evid": "EVID", "cmt": "CMT", "rate": "RATE", "ss": "SS", "ii": "II"}
+        events = rows[rows["evid"] != 0]
         columns = events[[*names, "addl"]].rename(columns=names | {"addl": "ADDL"})
-        groups.append(columns.assign(rows_before=before).to_dict("records"))
-        times.append(rows["time"][observed].to_numpy(float))
-        expected.append(rows["cp"][observed].to_numpy(float))
-        for name, column in zip(phi, ("bioav", "lagt", "rat2", "dur2"), strict=True):
-            assert rows[column].nunique() == 1
-            phi[name].append(float(rows[column].iloc[0]))
-    width = max(len(t) for t in times)
-    padded = np.array([np.pad(t, (0, width - len(t)), mode="edge") for t in times])
-    x, v = batch(event_records(groups, times), padded)
-    n = len(labels)
-    constant = {"CL": np.full(n, 1.1), "V": np.full(n, 20.0), "KA": np.full(n, 1.5)}
-    model = jn.pkpd.compartments(1, "first-order", overlap=8)
-    found = 1000 * evaluate(model, constant | {name: np.array(value) for name, value in phi.items()}, x, v)
-    for k, label in enumerate(labels):
-        worst = np.max(np.abs(found[k][: len(times[k])] - expected[k]) / np.maximum(expected[k], 1.0))
+        groups.append(columns.assign(rows_before=events.index, row=events.index).to_dict("records"))
+        tables.append(rows)
+    width = max(map(len, tables))
+
+    def of_rows(name):
+        return np.array([np.pad(rows[name].to_numpy(float), (0, width - len(rows)), mode="edge") for rows in tables])
+
+    x, v = batch(event_records(groups, list(of_rows("time"))), of_rows("time"))
+    # Lag and bioavailability may differ from record to record.
+    phi = {name: np.full(len(labels), value) for name, value in {"CL": 1.1, "V": 20.0, "KA": 1.5}.items()}
+    phi |= {name: of_rows(c) for name, c in {"F2": "bioav", "ALAG2": "lagt", "R2": "rat2", "D2": "dur2"}.items()}
+    found = 1000 * np.asarray(evaluate(jn.pkpd.compartments(1, "first-order", overlap=8), phi, x, v))
+    for k, (label, rows) in enumerate(zip(labels, tables, strict=True)):
+        observed = (rows["evid"] == 0).to_numpy()
+        expected = rows["cp"].to_numpy(float)[observed]
+        worst = np.max(np.abs(found[k][: len(rows)][observed] - expected) / np.maximum(expected, 1.0))
         assert worst < 5.1e-5, (label, worst)
 
 
