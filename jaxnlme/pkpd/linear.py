@@ -36,7 +36,7 @@ class LinearSystem:
 
     @property
     def varies(self) -> bool:
-        """Whether a rate constant is not a scalar."""
+        """True where a rate constant is not a scalar."""
         return any(jnp.ndim(rate) > 0 for rate in self.rates.values())
 
     def with_rates(self, change: Callable[[Any], Any]) -> LinearSystem:
@@ -83,7 +83,7 @@ class LinearSystem:
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether transitions are elementary functions; others are matrix exponentials."""
+        """True where transitions are elementary functions; others are matrix exponentials."""
         s = self.structure
         depot_infused = s.depot and s.central - 1 in self.infused
         return not (s.transits or s.disposition > 2 or (s.disposition == 2 and depot_infused))

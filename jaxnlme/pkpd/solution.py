@@ -22,7 +22,7 @@ from jaxnlme.records import Events, Rows
 
 
 def impulses(system: LinearSystem, done: Actions, into: dict[int, Any], steady: Sequence[Any] | None) -> list[Any]:
-    """What each action adds (actions,) to each state of the system; None where none adds anything.
+    """Additions (actions,) by each action to each state of the system; None where none adds anything.
 
     **Arguments:** `into`: by compartment (position) 1 where it is that of the source, () or (k,); `steady`: by state
     the amounts (k,) of steady states.
@@ -41,7 +41,7 @@ def impulses(system: LinearSystem, done: Actions, into: dict[int, Any], steady: 
 
 
 def superposed(obs: int, number: int, closed_form: bool) -> bool:
-    """Whether a sum over `number` actions at each of `obs` rows costs less than to carry the state along."""
+    """True where a sum over `number` actions at each of `obs` rows costs less than to carry the state along."""
     return number * obs <= (SOLUTION.superposed if closed_form else SOLUTION.superposed_matrices) * (number + obs)
 
 
@@ -110,7 +110,7 @@ def amounts_by_steps(
 
 
 def gaps_between(time: Any, segment: Any) -> tuple[Any, Any]:
-    """Whether each action is the first of its segment, and the time since the one before (zero for the first)."""
+    """Flags (actions,) of the first action of each segment, and times since the action before (zero for the first)."""
     fresh = jnp.concatenate([jnp.ones(1, bool), segment[1:] != segment[:-1]])
     gap = jnp.concatenate([jnp.zeros(1), time[1:] - time[:-1]])
     return fresh, jnp.where(fresh, 0.0, gap)

@@ -133,7 +133,7 @@ def last_action(time: Any, segment: Any, done: Actions) -> Any:
 
 
 def happened_at(time: Any, segment: Any, done: Actions) -> Any:
-    """Whether each action (obs, actions) of a row's own segment has happened at the row. **Arguments:** as above."""
+    """True (obs, actions) where an action of the row's own segment has happened at the row. **Arguments:** as above."""
     at = jnp.arange(time.shape[0])
     before = (done.time[None, :] <= time[:, None]) & (done.rows_before[None, :] <= at[:, None])
     return before & (done.segment[None, :] == segment[:, None])
