@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding
+from jaxnlme.data._endpoints import endpoint_values
 from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
 from jaxnlme.errors import OptionError, check_level, check_whole_number
 from jaxnlme.forecasting.curves import Curves
@@ -280,6 +281,8 @@ class Forecast(Printable):
         axes.plot(self.times, table["population"], color=DARK, lw=1, ls="--", label="population")
         data = self.patient.data
         seen = data.observed[0]
+        if data.endpoint is not None:  # levels of the endpoints that are predicted
+            seen = seen & np.isin(endpoint_values(data)[0], np.unique(endpoint_values(self.binding.data)))
         axes.plot(data.x[self.patient.time_name][0][seen], data.y[0][seen], "o", color=VERMILLION, ms=5, label="levels")
         if log:
             axes.set_yscale("log")

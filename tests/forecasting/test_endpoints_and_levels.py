@@ -72,6 +72,12 @@ def test_endpoints(fit):
     np.testing.assert_allclose(own["auc"], 100 / 4 * (1 - np.exp(-1.2)), rtol=1e-8)
     with pytest.raises(DataError, match="several endpoints"):
         jn.pkpd.simulate(of_model, DOSES, TIMES, 3)
+    # A picture of one endpoint has the levels of that endpoint.
+    forecast = jn.pkpd.forecast(
+        of_model, data.select([0]), times=[1.0, 20.0], rows={"DVID": 2}, method="laplace", draws=200
+    )
+    levels = next(line for line in forecast.plot().lines if line.get_label() == "levels")
+    np.testing.assert_allclose(levels.get_xdata(), [6.0, 20.0])
 
 
 def test_occasions(fit):
