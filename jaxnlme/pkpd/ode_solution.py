@@ -96,7 +96,7 @@ def _steady_states(
         found = pieces.steady(held, dose, y, size, facts.infusions, facts.constant_infusion)
         return None, jax.tree.map(jnp.subtract, found, y)
 
-    xs = {name: parts[name] for name in names} | {
+    xs = {name: _first(parts[name]) for name in names} | {
         "time": events.time,
         "interval": steady.interval,
         "begins": steady.begins & events.mask,
@@ -253,10 +253,10 @@ def solve(
         added = _steady_states(pieces, parts, (events, steady, positions), held_at, starts, at_records, sizes)
 
     def in_order(name: str) -> Partials:
-        return tuple(part[items.order] for part in parts[name])
+        return tuple(part[..., items.order] for part in parts[name])
 
     time = in_order("time")
-    before = tuple(jnp.concatenate([part[:1], part[:-1]]) for part in time)
+    before = tuple(jnp.concatenate([part[..., :1], part[..., :-1]], axis=-1) for part in time)
     still = items.fresh | ~items.needed
     length = tuple(jnp.where(still, 0.0, a - b) for a, b in zip(time, before, strict=True))
     rate = in_order("rate")
@@ -264,7 +264,8 @@ def solve(
         [done.steady, jnp.zeros(len(items.order) - len(done.steady))]
     )[items.order]
     infused = bool(events.facts.infusions)
-    inputs_rate = {k: tuple(jnp.zeros_like(like) for _ in rate) for k in positions} if infused else {}
+    no_rate = tuple(jnp.zeros_like(part[..., 0]) for part in rate)
+    inputs_rate = dict.fromkeys(positions, no_rate) if infused else {}
 
     def item(carry: tuple[Any, ...], xs: dict[str, Any]) -> tuple[Any, StatePartials]:
         y, rates, progress = carry
@@ -295,11 +296,11 @@ def solve(
         return (y, rates, progress), seen
 
     xs = {
-        "time": time,
-        "before": before,
-        "length": length,
-        "bolus": in_order("bolus"),
-        "rate": rate,
+        "time": _first(time),
+        "before": _first(before),
+        "length": _first(length),
+        "bolus": _first(in_order("bolus")),
+        "rate": _first(rate),
         "steady": steady_flag,
         "row": items.row,
         "first_row": items.first_row,
@@ -311,4 +312,10 @@ def solve(
     }
     progress = Progress(jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like))
     (_, _, progress), seen = jax.lax.scan(item, (first_states, inputs_rate, progress), xs)
-    return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf[items.at_row], jnp.nan), seen)
+    rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[items.at_row], 0, -1), seen)
+    return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf, jnp.nan), rows)
+
+
+def _first(partials: Partials) -> Partials:
+    """The last axis of arrays, that of the items, as the first one, for a loop over it."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), partials)
