@@ -37,7 +37,13 @@ class Progress(eqx.Module):
 
 
 def advance(
-    control: Tolerances, field: Field, length: Any, y: StatePartials, size: States, progress: Progress, moving: Any = True
+    control: Tolerances,
+    field: Field,
+    length: Any,
+    y: StatePartials,
+    size: States,
+    progress: Progress,
+    moving: Any = True,
 ) -> tuple[StatePartials, Progress]:
     """The states after an interval, from those at its start.
 

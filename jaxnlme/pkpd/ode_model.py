@@ -66,7 +66,9 @@ def ode(
     **Raises:** OptionError for options that do not fit; ImportError without diffrax.
     """
     if isinstance(states, str) or not states or not all(isinstance(name, str) for name in states):
-        raise OptionError(f"{_TITLE}: states is a list of names, such as ['depot', 'central']; received {shown(states)}.")
+        raise OptionError(
+            f"{_TITLE}: states is a list of names, such as ['depot', 'central']; received {shown(states)}."
+        )
     states = tuple(states)
     if len(set(states)) < len(states):
         raise OptionError(f"{_TITLE}: states names a compartment twice: {some(list(states))}.")
@@ -83,7 +85,9 @@ def ode(
     if isinstance(atol, Mapping):
         for name in atol:
             if name not in states:
-                raise OptionError(f"{_TITLE}: atol names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+                raise OptionError(
+                    f"{_TITLE}: atol names {shown(name)}, which is no state; {near_matches(str(name), states)}"
+                )
         absolute, atol = tuple((name, _positive("atol", value)) for name, value in atol.items()), 1e-10
     options = {"lag": lag, "bioavailability": bioavailability, "duration": duration, "rate": rate}
     return ODEModel(
@@ -127,7 +131,9 @@ def _inputs(inputs: Any, states: tuple[str, ...]) -> tuple[tuple[int, AbstractIn
         )
     for name, value in inputs.items():
         if name not in states:
-            raise OptionError(f"{_TITLE}: inputs names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+            raise OptionError(
+                f"{_TITLE}: inputs names {shown(name)}, which is no state; {near_matches(str(name), states)}"
+            )
         if not isinstance(value, AbstractInput):
             raise OptionError(
                 f"{_TITLE}: inputs[{name!r}] must be an input function such as jn.pkpd.inputs.savic(); received "

@@ -21,7 +21,6 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnlme.numerics.tracing import depends
 from jaxnlme.typing import PyTree
 
-
 Partials = tuple[PyTree, ...]
 
 
@@ -41,6 +40,7 @@ class Expansion:
         self.point = tuple(self.leaves[k].reshape(-1)[i] for k in self.variables for i in range(self.leaves[k].size))
         self._read: dict[Quantity, PyTree] | None = None
         self._met: list[Quantity] = []
+        self._probing = False
 
     def at(self, *point: Any) -> tuple[Any, ...]:
         """The leaves with the entries of the variables replaced by the scalars `point`."""
@@ -92,7 +92,9 @@ class Expansion:
         """The partials of each entry of the dict `fn(*point)`, the value only for those that do not depend on the
         point."""
         values = fn(*self.point)
+        self._probing = True
         moving = [name for name in values if self.order and depends(lambda p, name=name: fn(*p)[name], self.point)]
+        self._probing = False
         partials = self.expand(lambda *p: {name: fn(*p)[name] for name in moving}) if moving else ()
         return {
             name: tuple(part[name] for part in partials) if name in moving else (value,)
@@ -103,7 +105,9 @@ class Expansion:
         """`partials` of all orders, trees of zeros where there was the value only."""
         n, missing = len(self.point), range(len(partials), self.order + 1)
         value = partials[0]
-        return partials + tuple(jax.tree.map(lambda v, m=m: jnp.zeros((n,) * m + jnp.shape(v), v.dtype), value) for m in missing)
+        return partials + tuple(
+            jax.tree.map(lambda v, m=m: jnp.zeros((n,) * m + jnp.shape(v), v.dtype), value) for m in missing
+        )
 
 
 class Quantity:
@@ -117,6 +121,8 @@ class Quantity:
         if read is not None:
             return read[self]
         self.expansion._met.append(self)
+        if self.expansion._probing:  # a program that depends on the point
+            return jax.tree.map(lambda leaf: leaf + 0.0 * sum(point), self.partials[0])
         return self.partials[0]
 
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.numerics.implicit import barrier
 from jaxnlme.pkpd.ode_partials import Expansion
 from jaxnlme.pkpd.ode_settings import SOLVER
 
@@ -101,7 +100,9 @@ class Field:
         return jnp.stack([jnp.stack(push(one)) for one in ones], axis=-1)
 
 
-def step(tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first: StatePartials, one: Any) -> tuple[Any, ...]:
+def step(
+    tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first: StatePartials, one: Any
+) -> tuple[Any, ...]:
     """One step from `s` to `s + h`.
 
     **Arguments:** `y`, `first`: states and right-hand side at `s`.
@@ -111,7 +112,9 @@ def step(tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first
     for i in range(1, len(tableau.b)):
         start = fenced(_plus(y, h, combination(tableau.a[i, :i], ks)), one)
         at = s + tableau.c[i] * h
-        ks.append(_implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else fenced(field(at, start), one))
+        ks.append(
+            _implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else fenced(field(at, start), one)
+        )
     new = start if tableau.same_as_last and not tableau.implicit else _plus(y, h, combination(tableau.b, ks))
     error = tuple(h * e for e in combination(tableau.error, [k[0] for k in ks]))
     return new, error, ks[-1] if tableau.same_as_last else field(s + h, new)
@@ -158,7 +161,9 @@ def fenced(tree: Any, one: Any) -> Any:
 def combination(weights: np.ndarray, trees: list[Any]) -> Any:
     """The sum of trees with constant weights, without those of weight zero."""
     used = [(float(w), tree) for w, tree in zip(weights, trees, strict=True) if w]
-    return jax.tree.map(lambda *leaves: sum(w * leaf for (w, _), leaf in zip(used, leaves, strict=True)), *(t for _, t in used))
+    return jax.tree.map(
+        lambda *leaves: sum(w * leaf for (w, _), leaf in zip(used, leaves, strict=True)), *(t for _, t in used)
+    )
 
 
 def _plus(y: Any, h: Any, slope: Any) -> Any:

@@ -260,9 +260,11 @@ def solve(
     still = items.fresh | ~items.needed
     length = tuple(jnp.where(still, 0.0, a - b) for a, b in zip(time, before, strict=True))
     rate = in_order("rate")
-    steady_flag = jnp.zeros(len(items.order)) if steady is None else jnp.concatenate(
-        [done.steady, jnp.zeros(len(items.order) - len(done.steady))]
-    )[items.order]
+    steady_flag = (
+        jnp.zeros(len(items.order))
+        if steady is None
+        else jnp.concatenate([done.steady, jnp.zeros(len(items.order) - len(done.steady))])[items.order]
+    )
     infused = bool(events.facts.infusions)
     no_rate = tuple(jnp.zeros_like(part[..., 0]) for part in rate)
     inputs_rate = dict.fromkeys(positions, no_rate) if infused else {}
@@ -282,7 +284,9 @@ def solve(
                 for part, bolus in zip(out, xs["bolus"], strict=False):
                     part[k] = part[k] + jnp.where(here, bolus, 0.0)
             if infused:
-                rates[k] = tuple(r + jnp.where(here, change, 0.0) for r, change in zip(rates[k], xs["rate"], strict=True))
+                rates[k] = tuple(
+                    r + jnp.where(here, change, 0.0) for r, change in zip(rates[k], xs["rate"], strict=True)
+                )
         if added is not None:
             for part, extra in zip(out, added, strict=True):
                 for k, values in enumerate(extra):
@@ -310,7 +314,9 @@ def solve(
         "compartment": items.compartment,
         "source": items.source,
     }
-    progress = Progress(jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like))
+    progress = Progress(
+        jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like)
+    )
     (_, _, progress), seen = jax.lax.scan(item, (first_states, inputs_rate, progress), xs)
     rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[items.at_row], 0, -1), seen)
     return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf, jnp.nan), rows)

@@ -108,7 +108,9 @@ def _periodic(
             moving = begins & ((length[0] > 0) | (len(length) > 1))
             return advance(equations.control, field, length[0], y, size, progress, moving), None
 
-        xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), tuple(parts[name] for name in ("start", "length", "rate")))
+        xs = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf, -1, 0), tuple(parts[name] for name in ("start", "length", "rate"))
+        )
         if not infused:
             xs = jax.tree.map(lambda leaf: leaf[1:], xs)
         like = y[0][0]
@@ -149,7 +151,9 @@ def _periodic(
     cases = {k: (a, b) if len(a) == len(b) else tuple(map(expansion.dense, (a, b))) for k, (a, b) in cases.items()}
 
     def refine(y: StatePartials, last: Any) -> tuple[StatePartials, None]:
-        chosen = {name: tuple(jnp.where(last, b, a) for a, b in zip(*both, strict=True)) for name, both in cases.items()}
+        chosen = {
+            name: tuple(jnp.where(last, b, a) for a, b in zip(*both, strict=True)) for name, both in cases.items()
+        }
         after, ok = flow(expansion, held, y, chosen, jnp.ones((), start.dtype))
 
         def closer(a: States, b: States) -> States:
@@ -201,7 +205,5 @@ def _constant(
     y = (tuple(point), *y[1:])
     for _ in range(expansion.order):
         slopes = field(zero, y)
-        y = tuple(
-            tuple(jnp.stack(a) - jnp.tensordot(inverse, jnp.stack(b), 1)) for a, b in zip(y, slopes, strict=True)
-        )
+        y = tuple(tuple(jnp.stack(a) - jnp.tensordot(inverse, jnp.stack(b), 1)) for a, b in zip(y, slopes, strict=True))
     return y

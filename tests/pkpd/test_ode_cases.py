@@ -1,0 +1,128 @@
+"""Models given by differential equations against the event cases of the reference."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.records import Record
+from tests.pkpd.event_cases import batch, evaluate, event_cases, event_records
+
+LINEAR = ("bolus", "infusion", "first_order", "zero_order", "zero_then_first", "transit")
+
+
+def rates_of(states, compartments):
+    """The right-hand side of a linear model with these states."""
+
+    def rhs(t, y, phi):
+        rates, chain = {}, [name for name in states if name.startswith("transit")]
+        flow = 0.0
+        for name in chain:
+            out = len(chain) / phi.MTT * y[name]
+            rates[name], flow = flow - out, out
+        if "depot" in states:
+            out = phi.KA * y.depot
+            rates["depot"], flow = flow - out, out
+        rates["central"] = flow - phi.CL / phi.V * y.central
+        for k in range(2, compartments + 1):
+            name = f"peripheral{k - 1}"
+            exchange = phi[f"Q{k}"] * (y.central / phi.V - y[name] / phi[f"V{k}"])
+            rates[name], rates["central"] = exchange, rates["central"] - exchange
+        return rates
+
+    return rhs
+
+
+def distance(found, expected):
+    """The largest distance in units of what is allowed, 1e-7 of the value and 1e-9 of the peak."""
+    size = np.abs(expected)
+    return float(np.max(np.abs(found - expected) / (1e-7 * size + 1e-9 * size.max())))
+
+
+def check(model, cases, names):
+    """Concentrations and amounts of the cases, by one compiled program."""
+    times = np.array([case["times"] for case in cases])
+    x, v = batch(event_records([case["records"] for case in cases], list(times)), times)
+    phi = {name: np.array([case["parameters"][key] for case in cases], float) for key, name in names.items()}
+    amounts = evaluate(model.amounts, phi, x, v)
+    assert list(model.states) == cases[0]["states"]
+    for k, case in enumerate(cases):
+        found = np.stack([np.asarray(a[k]) for a in amounts], axis=-1)
+        central = found[:, case["states"].index("central")] / case["parameters"]["V"]
+        assert distance(central, np.array(case.get("concentration_nonmem", case["concentration"]))) < 1, case["id"]
+        if "concentration_nonmem" not in case:
+            assert distance(found, np.array(case["amounts"])) < 1, case["id"]
+
+
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("route", LINEAR)
+def test_linear(reference, route, compartments):
+    cases = [
+        case
+        for case in event_cases(reference).values()
+        if (case["route"], case["compartments"]) == (route, compartments)
+        and "elimination" not in case
+        and case["design"] != "covariate"
+    ]
+    assert len(cases) >= 12
+    model = jn.pkpd.ode(rates_of(cases[0]["states"], compartments), cases[0]["states"], "central / V")
+    check(model, cases, {name: name for name in cases[0]["parameters"] if name != "NTR"})
+
+
+@pytest.mark.parametrize("compartments", [1, 2])
+@pytest.mark.parametrize("route", ["bolus", "infusion", "first_order"])
+def test_michaelis_menten(reference, route, compartments):
+    cases = [
+        case
+        for case in event_cases(reference).values()
+        if (case["route"], case["compartments"], "elimination" in case) == (route, compartments, True)
+    ]
+    assert len(cases) == 3
+    model = jn.pkpd.michaelis_menten(compartments, route.replace("_", "-"))
+    check(model, cases, {name: name for name in cases[0]["parameters"]})
+
+
+@pytest.mark.parametrize("compartments", [1, 2])
+def test_savic(reference, compartments):
+    cases = [
+        case
+        for case in event_cases(reference).values()
+        if (case["route"], case["compartments"]) == ("savic_transit", compartments)
+    ]
+    assert len(cases) == 2
+    states = cases[0]["states"]
+    inputs = {"depot": jn.pkpd.inputs.savic()}
+    model = jn.pkpd.ode(rates_of(states, compartments), states, "central / V", inputs=inputs)
+    check(model, cases, {name: name for name in cases[0]["parameters"]})
+
+
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("carry", ["nocb", "locf"])
+def test_covariates(reference, compartments, carry):
+    """A clearance that changes with weight in the group: as a parameter of each row, and as a column of the data."""
+    routes = ("bolus", "first_order") if compartments == 1 else ("first_order",)
+    for route in routes:
+        case = event_cases(reference)[f"{compartments}cmt_{route}_covariate"]
+        known = np.array([[row["TIME"], row["WT"]] for row in case["covariate_rows"]])
+        times = np.array(sorted({*case["times"], *known[:, 0]}))
+        side = "left" if carry == "nocb" else "right"
+        at = np.searchsorted(known[:, 0], times, side=side) - (carry == "locf")
+        weight = known[np.clip(at, 0, len(known) - 1), 1]
+        records = event_records([case["records"]], [list(times)])
+        records = dataclasses.replace(records, facts=dataclasses.replace(records.facts, carry=carry))
+        x, v = batch(records, times[None], {"WT": weight[None]})
+        rhs = rates_of(case["states"], compartments)
+
+        def scaled(t, y, phi, columns, rhs=rhs):
+            values = dict(phi) | {"CL": phi.CL * (columns.WT / 70) ** 0.75}
+            return rhs(t, y, Record(tuple(values), tuple(values.values()), "parameter"))
+
+        phi = {name: np.array([value], float) for name, value in case["parameters"].items()}
+        by_row = phi | {"CL": phi["CL"][:, None] * (weight[None] / 70) ** 0.75}
+        for model, values in (
+            (jn.pkpd.ode(rhs, case["states"], "central / V"), by_row),
+            (jn.pkpd.ode(scaled, case["states"], "central / V"), phi),
+        ):
+            found = np.asarray(evaluate(model, values, x, v))[0][np.searchsorted(times, case["times"])]
+            assert distance(found, np.array(case[f"concentration_{carry}"])) < 1, case["id"]
