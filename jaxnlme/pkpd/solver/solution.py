@@ -1,7 +1,7 @@
 """States at the rows of a group: from item to item, with steady states where records begin with one.
 
 With parameters that are constant in a group, the whole solution is one function of them, whose partial derivatives are
-carried along (`differentiable` of `ode_partials.py`). With parameters that vary in it, each interval and each steady
+carried along (`differentiable` of `partials.py`). With parameters that vary in it, each interval and each steady
 state is such a function of its own parameters and of the state at its start, and JAX joins them.
 """
 
@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.pkpd.dose_parameters import DoseParameters
-from jaxnlme.pkpd.ode_advance import Progress, advance
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_interval import Held, interval_field, whole
-from jaxnlme.pkpd.ode_items import layout, quantities, record_rows
-from jaxnlme.pkpd.ode_partials import Expansion, Partials, differentiable
-from jaxnlme.pkpd.ode_runge_kutta import StatePartials, States
-from jaxnlme.pkpd.ode_steady_state import SteadyDose, steady_state
 from jaxnlme.pkpd.phi_names import values_by_name
+from jaxnlme.pkpd.solver.advance import Progress
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.interval import Held, whole
+from jaxnlme.pkpd.solver.items import layout, quantities, record_rows
+from jaxnlme.pkpd.solver.partials import Expansion, Partials, differentiable
+from jaxnlme.pkpd.solver.pieces import Pieces
+from jaxnlme.pkpd.solver.runge_kutta import StatePartials, States
+from jaxnlme.pkpd.solver.steady_state import SteadyDose
 from jaxnlme.records import Record
 
 
@@ -108,91 +109,13 @@ def _steady_states(
     return jax.lax.scan(one, None, xs)[1]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pieces:
-    """The two parts of a solution that need a solver: an interval, and a steady state.
-
-    **Fields:** `equations`; `expansion`: of the group; `varying`: parameters vary in the group, and each piece is
-    expanded in its own arguments.
-    """
-
-    equations: Equations
-    expansion: Expansion
-    varying: bool
-
-    def interval(
-        self,
-        held: Callable[..., Held],
-        start: Partials,
-        length: Partials,
-        rates: dict[int, Partials],
-        y: StatePartials,
-        size: States,
-        progress: Progress,
-        moving: Any,
-    ) -> tuple[StatePartials, Progress]:
-        """The states after an interval; see `advance` and `interval_field`."""
-        control = self.equations.control
-        if not self.varying:
-            moving = moving & ((length[0] > 0) | (len(length) > 1))
-            field = interval_field(self.equations, self.expansion, held, start, length, rates)
-            return advance(control, field, length[0], y, size, progress, moving)
-        values = {k: rate[0] for k, rate in rates.items()}
-        arguments = (held(), start[0], length[0], values, y[0], size, progress, moving)
-        leaves, tree = jax.tree.flatten(arguments)
-
-        def evaluate(expansion: Expansion) -> Partials:
-            def read(*point: Any) -> tuple[Any, ...]:
-                return tree.unflatten(expansion.at(*point))
-
-            *_, size, progress, moving = read(*expansion.point)
-            parts = expansion.expand_sparse(
-                lambda *p: {"start": read(*p)[1], "length": read(*p)[2]} | {k: v for k, v in read(*p)[3].items()}
-            )
-            start, length = parts.pop("start"), parts.pop("length")
-            y = expansion.dense(expansion.expand(lambda *p: read(*p)[4]))
-            moving = moving & ((length[0] > 0) | (len(length) > 1))
-            field = interval_field(self.equations, expansion, lambda *p: read(*p)[0], start, length, parts)
-            y, progress = advance(control, field, length[0], y, size, progress, moving)
-            return tuple(zip(y, expansion.dense((progress,)), strict=True))
-
-        after, progress = differentiable(evaluate, leaves)
-        return (after,), jax.lax.stop_gradient(progress)
-
-    def steady(
-        self,
-        held: Callable[..., Held],
-        dose: Callable[..., SteadyDose],
-        y: StatePartials,
-        size: States,
-        infused: bool,
-        constant: bool,
-    ) -> StatePartials:
-        """The states of a steady state; see `steady_state`."""
-        equations = self.equations
-        if not self.varying:
-            return steady_state(equations, self.expansion, held, dose, y, size, infused, constant)
-        leaves, tree = jax.tree.flatten((held(), dose(), y[0], size))
-
-        def evaluate(expansion: Expansion) -> Partials:
-            def read(*point: Any) -> tuple[Any, ...]:
-                return tree.unflatten(expansion.at(*point))
-
-            y = expansion.dense(expansion.expand(lambda *p: read(*p)[2]))
-            size = read(*expansion.point)[3]
-            return steady_state(
-                equations, expansion, lambda *p: read(*p)[0], lambda *p: read(*p)[1], y, size, infused, constant
-            )
-
-        return (differentiable(evaluate, leaves),)
-
-
 def solve(
     equations: Equations, rules: DoseRules, expansion: Expansion, read: Callable[..., tuple[Any, ...]], varying: bool
 ) -> tuple[States, ...]:
     """The partials of the states at the rows.
 
-    **Arguments:** `read`: phi, x, v and the arrays of the functions, of the point of the expansion; `varying`: phi varies within the group.
+    **Arguments:** `read`: phi, x, v and the arrays of the functions, of the point of the expansion; `varying`: phi
+    varies within the group.
     """
     pieces = Pieces(equations, expansion, varying)
     _, x, v, _ = read(*expansion.point)

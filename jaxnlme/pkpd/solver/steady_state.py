@@ -15,20 +15,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.ode_advance import Progress, advance
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_interval import Held, interval_field
-from jaxnlme.pkpd.ode_partials import Expansion, Partials
-from jaxnlme.pkpd.ode_runge_kutta import StatePartials, States
-from jaxnlme.pkpd.ode_settings import SOLVER
+from jaxnlme.pkpd.solver.advance import Progress, advance
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.interval import Held, interval_field
+from jaxnlme.pkpd.solver.partials import Expansion, Partials
+from jaxnlme.pkpd.solver.runge_kutta import StatePartials, States
+from jaxnlme.pkpd.solver.settings import SOLVER
 
 
 class SteadyDose(eqx.Module):
     """The dose of a record that begins in steady state.
 
-    **Fields:** `since`: time since the last dose arrived; `dose`: amount that enters at once; `infusion`, `duration`: of
-    an infusion; `time` of the record; `interval` between doses; `begins`: the record has a steady state; `constant`: that
-    of an infusion without end; `into`: by state, the dose enters it.
+    **Fields:** `since`: time since the last dose arrived; `dose`: amount that enters at once; `infusion`, `duration`:
+    of an infusion; `time` of the record; `interval` between doses; `begins`: the record has a steady state;
+    `constant`: that of an infusion without end; `into`: by state, the dose enters it.
     """
 
     since: Any
@@ -79,8 +79,8 @@ def _periodic(
     whole_intervals = jax.lax.stop_gradient(jnp.floor(at.duration / at.interval))
 
     def phases(*point: Any) -> dict[str, Any]:
-        """Two phases from the arrival of a dose, before and after the end of an infusion: for a whole interval, and up to
-        the record; in the second case the search is over, and no dose is added."""
+        """Two phases from the arrival of a dose, before and after the end of an infusion: for a whole interval, and up
+        to the record, where the search is over."""
         here = dose(*point)
         r = here.duration - whole_intervals * here.interval if infused else jnp.zeros_like(here.since)
         arrival = here.time - here.since

@@ -1,9 +1,9 @@
 """One step of a Runge-Kutta method of diffrax, for states that carry their partial derivatives.
 
-The stages are those of the method's tableau. The partial derivatives of a step are the steps of the partial derivatives:
-an explicit stage is one evaluation of the right-hand side with its derivatives. An implicit stage is solved by Newton's
-method for the values; their partial derivatives of order k solve the same linear system, order by order, and are exact
-after k more iterations with the matrix at the solution.
+The stages are those of the method's tableau. The partial derivatives of a step are the steps of the partial
+derivatives: an explicit stage is one evaluation of the right-hand side with its derivatives. An implicit stage is
+solved by Newton's method for the values; their partial derivatives of order k solve the same linear system, order by
+order, and are exact after k more iterations with the matrix at the solution.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.pkpd.ode_partials import Expansion
-from jaxnlme.pkpd.ode_settings import SOLVER
+from jaxnlme.pkpd.solver.partials import Expansion
+from jaxnlme.pkpd.solver.settings import SOLVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tableau:
-    """Coefficients of a Runge-Kutta method: `a` (stages, stages), `b`, `error`, `c` (stages,), its order, and whether the
-    last stage is the derivative at the end of the step."""
+    """Coefficients of a Runge-Kutta method: `a` (stages, stages), `b`, `error`, `c` (stages,), its order, and whether
+    the last stage is the derivative at the end of the step."""
 
     a: np.ndarray
     b: np.ndarray
@@ -40,7 +40,7 @@ class Tableau:
 
 
 def tableau_of(solver: Any) -> Tableau:
-    """The coefficients of a diffrax solver. **Raises:** OptionError for one that is not an adaptive Runge-Kutta method."""
+    """The coefficients of a diffrax solver. **Raises:** OptionError for one without pairs of formulas."""
     import diffrax
 
     table = getattr(solver, "tableau", None)
@@ -106,7 +106,8 @@ def step(
     """One step from `s` to `s + h`.
 
     **Arguments:** `y`, `first`: states and right-hand side at `s`.
-    **Returns:** the states, the estimate of the error of their values (no partials), and the right-hand side at the end.
+    **Returns:** the states, the estimate of the error of their values (no partials), and the right-hand side at the
+    end.
     """
     ks = [first]
     for i in range(1, len(tableau.b)):

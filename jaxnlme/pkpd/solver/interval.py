@@ -8,9 +8,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_partials import Expansion, Partials
-from jaxnlme.pkpd.ode_runge_kutta import Field, States
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.partials import Expansion, Partials
+from jaxnlme.pkpd.solver.runge_kutta import Field, States
 
 
 class Held(eqx.Module):

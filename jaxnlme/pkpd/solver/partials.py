@@ -2,8 +2,8 @@
 
 An adaptive solver is a loop of unknown length, which reverse differentiation refuses and nested forward differentiation
 runs once for each direction and order. Here a function comes with a routine that computes its value and all its partial
-derivatives up to an order in one loop. Its derivative rule asks for one order more and is linear in the tangent, so that
-forward and reverse differentiation, nested as deeply as one likes, end in a single loop of the highest order.
+derivatives up to an order in one loop. Its derivative rule asks for one order more and is linear in the tangent, so
+that forward and reverse differentiation, nested as deeply as one likes, end in a single loop of the highest order.
 """
 
 from __future__ import annotations
