@@ -53,7 +53,8 @@ class Expansion:
 
     def function(self, partials: Partials) -> Callable[..., PyTree]:
         """The function of the point that has these partials, to be called inside a function that is expanded."""
-        return Quantity(self, partials) if len(partials) > 1 else lambda *point: partials[0]
+        value = partials[0]
+        return Quantity(self, partials) if len(partials) > 1 else lambda *point: value
 
     def expand(self, fn: Callable[..., PyTree]) -> Partials:
         """The partials of `fn(*point)`, by forward differentiation along the variables."""
@@ -88,7 +89,7 @@ class Expansion:
         values, tangents = jax.vmap(along, out_axes=(None, 0))(higher, directions)
         return (*values, tangents[-1])
 
-    def expand_sparse(self, fn: Callable[..., dict[str, Any]]) -> dict[str, Partials]:
+    def expand_sparse(self, fn: Callable[..., dict[Any, Any]]) -> dict[Any, Partials]:
         """The partials of each entry of the dict `fn(*point)`, the value only for those that do not depend on the
         point."""
         values = fn(*self.point)
