@@ -136,7 +136,8 @@ def differentiable(evaluate: Evaluate, leaves: Sequence[Any]) -> PyTree:
     **Arguments:** `evaluate(expansion)`: the partials of the function at an Expansion, of all orders; a function
     of the leaves of the expansion only, closing over no traced value.
     """
-    return _partials(evaluate, (), 0, tuple(jnp.asarray(leaf) for leaf in leaves))[0]
+    # A copy, since NumPy arrays in a batch of groups are no arguments of a custom derivative.
+    return _partials(evaluate, (), 0, tuple(jnp.array(leaf, copy=True) for leaf in leaves))[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
