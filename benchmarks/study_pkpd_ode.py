@@ -38,18 +38,17 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure(fn, *arguments, repeats: int = 5) -> tuple[float, float]:
-    """CPU seconds of compiling `fn`, and of a call (the least of `repeats`)."""
+def measure(fn, *arguments, repeats: int = 50) -> tuple[float, float]:
+    """CPU seconds of compiling `fn`, and of a call (the mean of `repeats`)."""
+    jax.clear_caches()
     start = cpu_seconds()
     program = jax.jit(fn).lower(*arguments).compile()
     compiling = cpu_seconds() - start
     jax.block_until_ready(program(*arguments))
-    calls = []
+    start = cpu_seconds()
     for _ in range(repeats):
-        start = cpu_seconds()
         jax.block_until_ready(program(*arguments))
-        calls.append(cpu_seconds() - start)
-    return compiling, min(calls)
+    return compiling, (cpu_seconds() - start) / repeats
 
 
 def bare_solve(vm, km, v, dose):

@@ -114,31 +114,32 @@ def test_savic(reference, compartments):
 
 
 @pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("before", LINEAR)
 @pytest.mark.parametrize("carry", ["nocb", "locf"])
-def test_covariates(reference, compartments, carry):
-    """A clearance that changes with weight in the group: as a parameter of each row, and as a column of the data."""
-    routes = ("bolus", "first_order") if compartments == 1 else ("first_order",)
-    for route in routes:
-        case = event_cases(reference)[f"{compartments}cmt_{route}_covariate"]
-        known = np.array([[row["TIME"], row["WT"]] for row in case["covariate_rows"]])
-        times = np.array(sorted({*case["times"], *known[:, 0]}))
-        side = "left" if carry == "nocb" else "right"
-        at = np.searchsorted(known[:, 0], times, side=side) - (carry == "locf")
-        weight = known[np.clip(at, 0, len(known) - 1), 1]
-        records = event_records([case["records"]], [list(times)])
-        records = dataclasses.replace(records, facts=dataclasses.replace(records.facts, carry=carry))
-        x, v = batch(records, times[None], {"WT": weight[None]})
-        rhs = rates_of(case["states"], compartments)
+def test_covariates(reference, compartments, before, carry):
+    """A clearance that changes with weight in the group: as a parameter of each row where values hold backward, as a
+    column of the data where they hold forward."""
+    cases = [event_cases(reference)[f"{compartments}cmt_{route}_covariate"] for route in LINEAR[before]]
+    known = np.array([[row["TIME"], row["WT"]] for row in cases[0]["covariate_rows"]])
+    assert all(case["covariate_rows"] == cases[0]["covariate_rows"] for case in cases)
+    times = np.array(sorted({*cases[0]["times"], *known[:, 0]}))
+    at = np.searchsorted(known[:, 0], times, side="left" if carry == "nocb" else "right") - (carry == "locf")
+    weight = known[np.clip(at, 0, len(known) - 1), 1]
+    records = event_records([case["records"] for case in cases], [list(times)] * len(cases))
+    records = dataclasses.replace(records, facts=dataclasses.replace(records.facts, carry=carry))
+    x, v = batch(records, np.tile(times, (len(cases), 1)), {"WT": np.tile(weight, (len(cases), 1))})
+    names = {name for case in cases for name in case["parameters"]} - {"NTR"}
+    phi = {name: np.array([case["parameters"].get(name, 1.0) for case in cases], float) for name in names}
+    rhs = rates_of(cases[0]["states"], compartments)
 
-        def scaled(t, y, phi, columns, rhs=rhs):
-            values = dict(phi) | {"CL": phi.CL * (columns.WT / 70) ** 0.75}
-            return rhs(t, y, Record(tuple(values), tuple(values.values()), "parameter"))
+    def of_weight(t, y, phi, columns):
+        values = dict(phi) | {"CL": phi.CL * (columns.WT / 70) ** 0.75}
+        return rhs(t, y, Record(tuple(values), tuple(values.values()), "parameter"))
 
-        phi = {name: np.array([value], float) for name, value in case["parameters"].items()}
-        by_row = phi | {"CL": phi["CL"][:, None] * (weight[None] / 70) ** 0.75}
-        for model, values in (
-            (jn.pkpd.ode(rhs, case["states"], "central / V"), by_row),
-            (jn.pkpd.ode(scaled, case["states"], "central / V"), phi),
-        ):
-            found = np.asarray(compiled(model, values, x, v))[0][np.searchsorted(times, case["times"])]
-            assert distance(found, np.array(case[f"concentration_{carry}"])) < 1, case["id"]
+    if carry == "nocb":
+        phi |= {"CL": phi["CL"][:, None] * (weight[None] / 70) ** 0.75}
+    model = jn.pkpd.ode(rhs if carry == "nocb" else of_weight, cases[0]["states"], "central / V")
+    found = np.asarray(compiled(model, phi, x, v))
+    for k, case in enumerate(cases):
+        expected = np.array(case[f"concentration_{carry}"])
+        assert distance(found[k, np.searchsorted(times, case["times"])], expected) < 1, case["id"]
