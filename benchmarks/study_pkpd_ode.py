@@ -2,7 +2,7 @@
 
     python benchmarks/study_pkpd_ode.py [--groups 120]
 
-A bare solve is one batched solution of the same equations by diffrax alone, from dose to dose with the same solver and
+A bare solve is one batched solution of the same equations by diffrax only, from dose to dose with the same solver and
 tolerance, without derivatives. Simulated groups with Michaelis-Menten elimination, three doses and eight observations.
 Writes results/pkpd_ode.json: CPU seconds of each, and of compiling; the limit aimed at, 2 (1 + q + p) with q random
 effects and p parameters.

@@ -70,7 +70,7 @@ def turnover(t, y, phi):
 
 @pytest.mark.parametrize("method", ["focei", "saem"])
 def test_turnover(method):
-    """The response alone, with the pharmacokinetics known: baseline and states that do not start at zero."""
+    """The response only, with the pharmacokinetics known: baseline and states that do not start at zero."""
 
     def known(t, y, phi):
         values = dict(phi) | {"CL": 3.0, "V": 25.0}

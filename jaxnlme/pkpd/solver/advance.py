@@ -25,7 +25,7 @@ class Tolerances:
 
 
 class Progress(eqx.Module):
-    """Where the solution of a group is.
+    """State of the solution of a group.
 
     **Fields:** `step`: length of the step to be tried next, in units of time; `steps`: number of steps tried so far;
     `ok`: 1.0 as long as no step failed, else 0.0.
@@ -65,10 +65,10 @@ def advance(
         return (s < 1) & (ok > 0) & (steps < control.max_steps)
 
     def one_step(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        s, proposed, y, first, steps, ok = state
+        s, proposed, y, first, steps, _ = state
         number = jnp.maximum(jnp.ceil((1 - s) / proposed * (1 - 8 * eps)), 1.0)  # equal steps to the end
         h = (1 - s) / number
-        new, error, last = step(control.tableau, field, s, h, y, first, jnp.maximum(ok, 0.5))
+        new, error, last = step(control.tableau, field, s, h, y, first)
         total, finite = jnp.zeros((), dtype), jnp.ones((), bool)
         for e, before, after, unit in zip(error, y[0], new[0], size, strict=True):
             scale = control.atol * unit + control.rtol * jnp.maximum(jnp.abs(before), jnp.abs(after))

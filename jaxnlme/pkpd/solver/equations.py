@@ -19,7 +19,7 @@ States = tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """What is the same for all groups.
+    """Parts of a model that are the same for all groups.
 
     **Fields:** `rhs`; `with_rows`: it takes the columns of the data as a fourth argument; `states`: names; `initial`:
     None, or a function of phi; `inputs`: by position of a state the rate at which doses enter it; `control`; `title`

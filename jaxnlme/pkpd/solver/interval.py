@@ -14,7 +14,7 @@ from jaxnlme.pkpd.solver.runge_kutta import Field, States
 
 
 class Held(eqx.Module):
-    """What holds on an interval: parameters, columns of the data, and doses (k,) that enter by an input function, with
+    """Values on an interval: parameters, columns of the data, and doses (k,) that enter by an input function, with
     those that have `arrived`, by state; `arrays` of the functions."""
 
     phi: Any

@@ -37,7 +37,7 @@ class Layout(eqx.Module):
 def quantities(
     x: Rows, events: Events, of_dose: Callable[[str, int], Any], dosed: tuple[int, ...], overlap: int, goes_on: bool
 ) -> tuple[dict[str, Any], tuple[Actions, SteadyState | None]]:
-    """What depends on parameters, by name, and the actions that it was made from, with the time of rows.
+    """Quantities that depend on parameters, by name, and the actions that it was made from, with the time of rows.
 
     **Arguments:** `of_dose`: as for `read_doses`; `dosed`: numbers of the compartments that receive doses; `overlap`,
     `goes_on`: as for `timeline.actions`.

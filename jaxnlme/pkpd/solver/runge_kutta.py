@@ -90,7 +90,7 @@ class Field:
         return self.expansion.expand(lambda *point: self.fn(s, states(*point), *point))
 
     def values(self, s: Any, y: States) -> States:
-        """The derivative of the values alone."""
+        """The derivative of the values only."""
         return self.fn(s, y, *self.expansion.point)
 
     def jacobian(self, s: Any, y: States) -> Any:
@@ -100,9 +100,7 @@ class Field:
         return jnp.stack([jnp.stack(push(one)) for one in ones], axis=-1)
 
 
-def step(
-    tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first: StatePartials, one: Any
-) -> tuple[Any, ...]:
+def step(tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first: StatePartials) -> tuple[Any, ...]:
     """One step from `s` to `s + h`.
 
     **Arguments:** `y`, `first`: states and right-hand side at `s`.
@@ -111,11 +109,9 @@ def step(
     """
     ks = [first]
     for i in range(1, len(tableau.b)):
-        start = fenced(_plus(y, h, combination(tableau.a[i, :i], ks)), one)
+        start = _plus(y, h, combination(tableau.a[i, :i], ks))
         at = s + tableau.c[i] * h
-        ks.append(
-            _implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else fenced(field(at, start), one)
-        )
+        ks.append(_implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else field(at, start))
     new = start if tableau.same_as_last and not tableau.implicit else _plus(y, h, combination(tableau.b, ks))
     error = tuple(h * e for e in combination(tableau.error, [k[0] for k in ks]))
     return new, error, ks[-1] if tableau.same_as_last else field(s + h, new)
@@ -147,16 +143,6 @@ def _implicit_stage(field: Field, s: Any, start: StatePartials, h: Any) -> State
         parts = [jnp.stack(a) + h * jnp.stack(k) - jnp.stack(b) for a, k, b in zip(start, slope, y, strict=True)]
         y = tuple(tuple(jnp.stack(b) + jnp.tensordot(inverse, part, 1)) for b, part in zip(y, parts, strict=True))
     return field(s, y)
-
-
-def fenced(tree: Any, one: Any) -> Any:
-    """`tree` divided by `one`, which is 1 but not known to the compiler.
-
-    XLA computes cheap operations again in each fused kernel that uses them, through all stages, and drops optimization
-    barriers before it fuses; a division counts as too costly for that. Measured on a CPU, second derivatives took a
-    third of the time.
-    """
-    return jax.tree.map(lambda leaf: leaf / one, tree)
 
 
 def combination(weights: np.ndarray, trees: list[Any]) -> Any:

@@ -29,7 +29,7 @@ from jaxnlme.records import Record
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DoseRules:
-    """How the doses of the data enter the states.
+    """The way in which the doses of the data enter the states.
 
     **Fields:** `parameters`: names of those that act on doses; `dosed`: numbers of the compartments that receive doses;
     `overlap`, `goes_on`: as for `timeline.actions`.
@@ -139,7 +139,7 @@ def solve(
     like = parts["time"][0][0]
 
     def held_at(row: Any, start: Any, segment: Any) -> Callable[..., Held]:
-        """What holds on the interval that ends at an item with the parameters of `row`."""
+        """Values on the interval that ends at an item, with the parameters of `row`."""
         arrived = (jax.lax.stop_gradient(parts["arrival"][0]) <= start) & (events.segment == segment) & events.mask
         number = jnp.where(events.compartment == 0, 1, events.compartment)
         into = {k: arrived & (number == k + 1) for k, _ in equations.inputs}
