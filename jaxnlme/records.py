@@ -11,8 +11,7 @@ from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 
 # Attributes of the classes below: an entry of the same name could not be read as `record.name`.
 RESERVED_NAMES = ("names", "values", "entry_kind", "keys", "text_columns")
-RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "endpoints")
-RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "facts")
+RESERVED_IN_ROWS = (*RESERVED_NAMES, "mask", "observed", "units", "endpoints", "facts")
 
 
 class Record(eqx.Module):

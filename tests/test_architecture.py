@@ -120,6 +120,7 @@ WITHOUT_F = {
     "numerics": "functions of any kind, handed in",
     "model.derivatives": "the room itself",
     "binding.separability": "residual densities in f",
+    "model.residual_error.censoring": "residual densities in f",
     "model.residual_error.expanded_factor": "the factor of a correlation in its parameter",
     "likelihood.nested": "residual densities in f, and jets that hold f's derivatives already",
     "likelihood.transformed_group": "residual densities in f, and jets that hold f's derivatives already",

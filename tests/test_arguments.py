@@ -132,7 +132,7 @@ METHODS_OF_FIT = {
         "drop": [3, [3]],
         "random": [3, {"asym": True}],
         "covariates": [["age"], 3],
-        "error": [{"a": "constant"}, ["constant"], 3],
+        "error": [{"a": 3}, ["constant"], 3],
         "standard_errors": ["no"],
         "callbacks": [print],
         "method": [3],
@@ -261,7 +261,7 @@ def test_parameter_names(name):
 
 def test_declarations_of_the_wrong_type():
     for call, part in [
-        (lambda: jn.NLMEModel(growth, PARAMETERS, error={"PK": "proportional"}), "error must be one residual model"),
+        (lambda: jn.NLMEModel(growth, PARAMETERS, error={"PK": 3}), "endpoint .PK.: error must be one residual model"),
         (lambda: jn.NLMEModel(growth, PARAMETERS, error=["constant"]), "error must be one residual model"),
         (lambda: jn.NLMEModel(growth, PARAMETERS, error=jn.error.constant), "Call it"),
         (lambda: jn.NLMEModel(growth, 3), "parameters must be a list"),

@@ -25,9 +25,10 @@ from jaxnlme.binding.held_values import (
     held_values,
     without_zero_effects,
 )
+from jaxnlme.binding.individual_design import individual_design
 from jaxnlme.binding.limits import group_limits
 from jaxnlme.binding.problem import Problem
-from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix, random_effects
+from jaxnlme.binding.random_effects import RandomEffects, covariance_of, levels_of, psi_matrix
 from jaxnlme.binding.separability import unit_coupling
 from jaxnlme.binding.settings import CHECKS
 from jaxnlme.binding.stacking import check_readable, stack_groups, strata_of, variance_codes
@@ -47,9 +48,7 @@ from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
-from jaxnlme.model.design import Design, Term, from_array, selection
-from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual, check_names
-from jaxnlme.model.parameters import Covariate, Parameter
+from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.signatures import public
@@ -86,7 +85,7 @@ class Binding:
     @property
     def used_data(self) -> GroupedData:
         """The data without the responses that the method for censored rows leaves out."""
-        return without_dropped(self.density.error, self.data)
+        return without_dropped_rows(self.density.error, self.data)
 
     @property
     def density(self) -> Density:
@@ -176,7 +175,7 @@ def bind(
     check_grouped_data(data)
     check_readable(data)
     declared, (model, held, all_effects) = model, _held(model, data, like)
-    individual, columns, beta0, fixed, names, transforms, covariates, random = _individual(model, data, like)
+    individual, columns, beta0, fixed, names, transforms, covariates, random = individual_design(model, data, like)
     effects, sd_ranges = random.names, random.sd_ranges
     if model.psi is not None or model.fix_psi:
         sd_ranges = ((0.0, np.inf),) * len(effects)
@@ -252,84 +251,10 @@ def _held(
     reported name, and the names of all effects (none where it holds nothing fixed)."""
     if not model.fixed and not any(p.holds_sd for p in model.parameters):
         return model, {}, ()
-    random = _individual(model, data, like)[-1]
+    random = individual_design(model, data, like)[-1]
     held = held_values(model, random)
     zero = [name for k, name in enumerate(random.names) if held.get(element_name((k,), random.names)) == 0]
     return without_zero_effects(model, random, zero), held, random.names
-
-
-def _individual(model: ModelDeclaration, data: GroupedData, like: Binding | None) -> tuple[Any, ...]:
-    """Individual parameters: the object, the varying columns of the designs, for beta starting values, which are
-    fixed, names, transforms and covariate columns, and the RandomEffects."""
-    parameters = model.parameters
-    p = len(parameters)
-    names = tuple(entry.name for entry in parameters)
-    transforms = tuple(entry.transform for entry in parameters)
-    nested = data.level_names[1:]
-    starts = [entry.beta_start for entry in parameters]
-    fixed = [entry.fix for entry in parameters]
-    if model.individual is not None:
-        random = random_effects(model, data, None, None if like is None else like.random)
-        individual: AbstractIndividual = FunctionIndividual(
-            model.individual, names, transforms, random.names, model.zero_effects, nested
-        )
-        return individual, [], np.array(starts), np.array(fixed), names, transforms, {}, random
-
-    shape = data.y.shape
-    formulas: dict[str, CovariateColumns] = {}
-    if model.fixed_design is not None:
-        fixed_design, columns = from_array(model.fixed_design, "fixed_design", p, shape, 0)
-        beta = np.asarray(model.beta, float)
-        if beta.shape != (fixed_design.columns,):
-            raise ModelError(
-                f"beta must have shape ({fixed_design.columns},), one start a column; received {beta.shape}."
-            )
-        beta_names = tuple(f"beta{k}" for k in range(len(beta)))
-        starts, fixed, scales = list(beta), [False] * len(beta), (None,) * len(beta)
-    else:
-        if like:
-            formulas = {entry.name: like.covariates[entry.name] for entry in parameters if entry.covariates}
-        else:
-            formulas = {e.name: CovariateColumns(e.name, e.covariates, data) for e in parameters if e.covariates}
-        fixed_design, columns, beta_names, slopes = _formula_design(parameters, formulas, data)
-        starts += [float(slope.start) for slope in slopes]
-        fixed += [slope.fix for slope in slopes]
-        scales = (*transforms, *(None for _ in slopes))
-    if model.random_design is not None:
-        random_design, random_columns = from_array(model.random_design, "random_design", p, shape, len(columns))
-        columns = columns + random_columns
-        random = random_effects(model, data, random_design)
-    else:
-        random = random_effects(model, data, None, None if like is None else like.random)
-        random_design = selection(p, list(random.parameters or ()))
-        for k, indicator in enumerate(random.indicators):
-            if indicator is not None:
-                random_design = random_design.times_column(k, len(columns))
-                columns = [*columns, indicator]
-    individual = LinearIndividual(names, transforms, fixed_design, random_design, nested)
-    return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas, random
-
-
-def _formula_design(
-    parameters: tuple[Parameter, ...], formulas: dict[str, CovariateColumns], data: GroupedData
-) -> tuple[Design, list[np.ndarray], tuple[str, ...], list[Covariate]]:
-    """The fixed-effects design of covariate formulas: the typical value of each parameter, then the coefficients.
-
-    **Returns:** the Design, its varying columns, the names of beta, and the declaration of each coefficient.
-    """
-    terms: list[list[Term]] = [[(k, 1.0, None)] for k in range(len(parameters))]
-    columns: list[np.ndarray] = []
-    names, slopes = [entry.name for entry in parameters], []
-    for k, entry in enumerate(parameters):
-        if entry.name not in formulas:
-            continue
-        covariates = formulas[entry.name]
-        for name, owner, column in zip(covariates.names, covariates.owners, covariates.columns(data), strict=True):
-            terms[k].append((len(names), None, len(columns)))
-            columns.append(column)
-            names.append(f"{entry.name} ~ {name}")
-            slopes.append(entry.covariates[owner])
-    return Design(tuple(tuple(row) for row in terms), len(names)), columns, tuple(names), slopes
 
 
 def _theta_names(density: Density) -> tuple[str, ...]:

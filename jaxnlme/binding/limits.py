@@ -149,6 +149,12 @@ def check_limits_known(data: GroupedData, purpose: str) -> Limits:
     return limits
 
 
+def response_leaves(problem: Problem) -> list[Any]:
+    """Responses, limits and rows with a response of the buckets of a problem, in the order of what
+    `with_limited_responses` returns."""
+    return [entry for bucket in problem.buckets for entry in (bucket.y, bucket.limits, bucket.x.observed)]
+
+
 def with_limited_responses(error: AbstractError, bucket: Group, y: Any) -> tuple[Any, GroupLimits | None, Any]:
     """Other responses `y` of stacked groups with the limits of their rows applied: the responses, the limits, and the
     rows with a response; see `Limits.of_responses`. A pure function of arrays.
@@ -159,9 +165,10 @@ def with_limited_responses(error: AbstractError, bucket: Group, y: Any) -> tuple
     xnp = xp(y)
     if limits is None:
         return xnp.where(observed, y, bucket.y), None, observed
-    given = observed | ((limits.kind > 0) if error.drops_censored else False)
+    drops = error.drops_rows(bucket)
+    given = observed | ((limits.kind > 0) & drops)
     y, kind, lower, upper = censor(y, bucket.y, limits, xnp)
     y, kind = xnp.where(given, y, bucket.y), xnp.where(given, kind, 0)
     lloq, uloq = (xnp.broadcast_to(limit, y.shape) for limit in (limits.lloq, limits.uloq))
     observed = xnp.broadcast_to(given, y.shape)
-    return y, GroupLimits(kind, lower, upper, lloq, uloq), observed & (kind == 0) if error.drops_censored else observed
+    return y, GroupLimits(kind, lower, upper, lloq, uloq), observed & ((kind == 0) | ~xnp.asarray(drops))

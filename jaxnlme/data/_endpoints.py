@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,16 @@ def check_endpoint(name: Any, roles: dict[str, Sequence[Any]]) -> None:
             raise DataError(
                 f"endpoint column {name!r} is also {role}; expected a column of its own, or one of x: drop it there."
             )
+
+
+def label_text(label: Any) -> str:
+    """The label of an endpoint as text: 1, 1.0 and "1" are one label."""
+    return str(int(label)) if isinstance(label, (float, np.floating)) and float(label).is_integer() else str(label)
+
+
+def label_texts(columns: Mapping[str, Any], name: str | None) -> list[str] | None:
+    """The labels (rows,) of the endpoint column `name` as text, None without one."""
+    return None if name is None else [label_text(label) for label in np.asarray(columns[name]).tolist()]
 
 
 def endpoint_column(raw: Any, name: str, group: Any, group_name: str, y: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a table says about limits of quantification, read and checked."""
+"""Columns of a table that hold limits of quantification, read and checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data._columns import read_column, take_column
+from jaxnlme.data._endpoints import label_text
 from jaxnlme.data._limits import DEFAULT_NAMES, INTERVAL, LEFT, OBSERVED, RIGHT, Limits
 from jaxnlme.data._rows import name_rows
 from jaxnlme.errors import DataError, shown, some
@@ -16,7 +17,7 @@ from jaxnlme.errors import DataError, shown, some
 
 @dataclass(frozen=True, eq=False)
 class LimitColumns:
-    """What a table says about limits, before it is checked.
+    """Limits as a table has them, before they are checked.
 
     **Fields:** `censoring`: codes by row, 1: the response is below its value, -1: above it, 0: it is the response; or
     None. `limit`: other end of the interval of a censored row, or None. `lloq`, `uloq`: a number, a dictionary from
@@ -142,12 +143,12 @@ class LimitColumns:
                     f"{role} is a dictionary by endpoint, and the data have no endpoints; expected a number, or the "
                     "name of a column."
                 )
-            labels = {str(label) for label in self.endpoint}
-            unknown = [str(label) for label in given if str(label) not in labels]
+            labels = {label_text(label) for label in self.endpoint}
+            unknown = [label_text(label) for label in given if label_text(label) not in labels]
             if unknown:
                 raise DataError(f"{role} names {some(unknown)}, and the endpoints are {some(sorted(labels))}.")
-            by_label = {str(label): _number(value, f"{role} of {label!r}") for label, value in given.items()}
-            values = np.array([by_label.get(str(label), np.nan) for label in self.endpoint])
+            by_label = {label_text(label): _number(value, f"{role} of {label!r}") for label, value in given.items()}
+            values = np.array([by_label.get(label_text(label), np.nan) for label in self.endpoint])
         elif np.ndim(given) == 0:
             values = np.full(rows, _number(given, role))
         else:

@@ -14,7 +14,8 @@ from jaxnlme.data import _build as build
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import column_names, level_names, name_list, take_column
 from jaxnlme.data._display import describe, digest, to_frame, to_html
-from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint
+from jaxnlme.data._endpoints import check_endpoint, endpoint_column, known_endpoint, label_texts
+from jaxnlme.data._further_tables import TableMethods
 from jaxnlme.data._layout import split_by_size
 from jaxnlme.data._limit_columns import LimitColumns
 from jaxnlme.data._limits import Limits
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupedData(NonmemMethods):
+class GroupedData(NonmemMethods, TableMethods):
     """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
     Build it with `from_frame`, `from_csv`, `from_arrays` or `from_nonmem`.
@@ -118,8 +119,8 @@ class GroupedData(NonmemMethods):
           and simulations).
         - `censoring`: name of a column of 0 (observed), 1 (the response is below the value of `y`) and -1 (above it).
         - `limit`: name of a column with the other end of the interval of censored rows, empty where there is none.
-        - `lloq`, `uloq`: lower and upper limit of quantification, a number or the name of a column: responses below
-          `lloq` or above `uloq` are censored there. See the page on limits of quantification.
+        - `lloq`, `uloq`: lower and upper limit of quantification, a number, a dictionary of those by endpoint, or the
+          name of a column: responses below `lloq` or above `uloq` are censored there (docs/censoring.md).
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
@@ -146,7 +147,7 @@ class GroupedData(NonmemMethods):
                 y,
                 weights or "weights",
                 need_response,
-                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq),
+                LimitColumns.of_frame(frame, censoring, limit, lloq, uloq, label_texts(columns, endpoint)),
             ),
             index=getattr(frame, "index", None) if hasattr(frame, "iloc") else None,
             endpoint=endpoint,
@@ -169,13 +170,15 @@ class GroupedData(NonmemMethods):
         """Data from a CSV file.
 
         **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`, `endpoint`: as for `from_frame`; `read_csv`: options
-        of `pandas.read_csv`, for example `sep=";"` or `na_values="."`.
+        of `pandas.read_csv`, such as `sep=";"` or `na_values="."`, and the limits of `from_frame`, such as `lloq=0.5`.
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
         """
         import pandas as pd
 
         checks.check_csv_path(path)
-        return cls.from_frame(pd.read_csv(path, **read_csv), group, y, x, v, weights, endpoint=endpoint)
+        limits = {name: read_csv.pop(name) for name in ("censoring", "limit", "lloq", "uloq") if name in read_csv}
+        frame = pd.read_csv(path, **read_csv)
+        return cls.from_frame(frame, group, y, x, v, weights, endpoint=endpoint, **limits)
 
     @classmethod
     @public("GroupedData.from_arrays")
@@ -303,30 +306,6 @@ class GroupedData(NonmemMethods):
         **Raises:** DataError for another shape or infinite responses.
         """
         return with_response(self, y)
-
-    @public("data.with_table")
-    def with_table(
-        self, name: str, frame: Any, group: str | Sequence[str], columns: str | Sequence[str]
-    ) -> GroupedData:
-        """The same data with a further table of other rows, such as dose events.
-
-        **Arguments:** `name`: the model reads the table as `v.name`; `frame`: as for `from_frame`; `group`: name of its
-        column of group labels, which must be labels of the data, or with nested levels the list of the columns of all
-        levels; `columns`: names of its numeric columns. A group may have no rows in it.
-        **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
-        **Raises:** DataError for unknown labels, text, missing or infinite values, or a name that is in use.
-        """
-        checks.check_table_name(name, self.x | self.v | self.text | self.tables)
-        listed = name_list(columns, "columns")
-        if not listed:
-            raise DataError(f"table {name!r} lists no columns; expected at least one numeric column.")
-        raw = {column: take_column(frame, column, f"table {name!r}") for column in listed}
-        levels = level_names(group)
-        labels = [take_column(frame, level, "group") for level in levels]
-        table, units = build.further_table(name, labels, raw, self, levels)
-        return replace(
-            self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
-        )
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

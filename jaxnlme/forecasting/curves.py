@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -93,7 +94,8 @@ class Curves:
         with np.errstate(divide="ignore", invalid="ignore"):
             stop = table["time"] + np.where(table["rate"] > 0, table["amount"] / table["rate"], 0.0)
         # The duration of an infusion is a quotient: those of subjects with other amounts differ in the last digits.
-        digits = 12 - int(np.ceil(np.log10(max(float(np.abs(stop[mask]).max(initial=0.0)), 1e-300))))
+        scale = float(np.abs(stop[mask]).max(initial=0.0)) or 1.0
+        digits = 12 - math.ceil(math.log10(scale))
         columns = np.hstack([np.where(mask, table["time"], np.inf), np.where(mask, np.round(stop, digits), np.inf)])
         _, first, which = np.unique(columns, axis=0, return_index=True, return_inverse=True)
         both = (np.concatenate([table["time"][k][mask[k]], stop[k][mask[k]]]) for k in first)

@@ -201,7 +201,15 @@ class Forecast(Printable):
         levels = density.levels
         factor = np.asarray(density.covariance.factor(np.asarray(params.covariance)))
         full = factor if levels is None else np.asarray(levels.expanded(factor))
-        names = density.effect_names if levels is None else [f"b[{k}]" for k in range(density.n_effects)]
+        names = list(density.effect_names)
+        if levels is not None:
+            # An effect of a nested level has one value for each unit.
+            names = [
+                names[effect] if level.depth == 0 else f"{names[effect]} [{unit + 1}]"
+                for level in levels.levels
+                for unit in range(level.units)
+                for effect in level.effects
+            ]
         draws = self.posterior.effects @ full.T
         se = np.sqrt(np.diag(full @ self.posterior.covariance @ full.T))
         columns = {"mode": full @ self.posterior.mode, "se": se, "mean": draws.mean(axis=0), "sd": draws.std(axis=0)}

@@ -89,7 +89,7 @@ def simulate(
     with missing_columns_named():
         binding = rebind(fit, data)
         z, phi, prediction, response = _populations(fit, binding, packed, seed, residual)
-    time_name = time or next(iter(data.x))
+    time_name = next(iter(data.x))
     return Simulation(
         fit, regimen, binding, time_name, kept, packed, z, phi, prediction[..., kept],
         None if response is None else response[..., kept], seed, redrawn, columns, sorted_times(times, rows)[1],

@@ -134,9 +134,9 @@ class ComputationSettings:
 class SolverSettings:
     """Solvers of differential equations in a model function (`solver_calls.py`)."""
 
-    most_steps: int = 4096
+    most_steps: int = 1000
     """Most steps of `jax.experimental.ode.odeint` from one time to the next, which has no limit itself: at a trial
-    point where the equations are stiff, a fit would wait for millions. (It is the default of diffrax, for all times
+    point where the equations are stiff, a fit would wait for millions. (diffrax has 4096 as its default, for all times
     together.)"""
 
 

@@ -23,11 +23,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from jaxnlme.numerics.settings import SOLVERS
 
-_CALLS = ("pjit", "jit", "closed_call", "core_call", "remat", "checkpoint", "custom_vjp_call", "custom_jvp_call")
 _LIBRARIES = ("equinox.", "diffrax.", "optimistix.", "lineax.")
 _ODEINT = "jax.experimental.ode"
-# Positions in the state of odeint's loop over steps: i, y, f, t, dt, last_t, interp_coeff. The loop over times
-# carries the same without i.
+# Operations of odeint that are changed. Positions in the state of its loop over steps: i, y, f, t, dt, last_t,
+# interp_coeff; the loop over times carries the same without i.
+_CHANGED_IN_ODEINT = {"solver": ("scan",), "loop over times": ("while", "div")}
 _STATE, _Y, _T, _DT, _COEFFICIENTS = 7, 1, 3, 4, 6
 
 
@@ -98,8 +98,9 @@ def _parts(equations: Sequence[JaxprEqn], place: _Place) -> Iterator[JaxprEqn | 
     """The equations that are changed, one by one, and in between lists of those that are not."""
     unchanged: list[JaxprEqn] = []
     for equation in equations:
-        divides = place.odeint == "loop over times" and equation.primitive.name == "div"
-        if divides or equation.primitive.name == "unvmap_any" or _is_changed(equation):
+        name = equation.primitive.name
+        of_odeint = name in _CHANGED_IN_ODEINT.get(place.odeint, ())
+        if of_odeint or name == "unvmap_any" or _is_changed(equation):
             if unchanged:
                 yield unchanged
             unchanged = []
@@ -151,8 +152,8 @@ def _while(params: dict[str, Any], inputs: list[Any], place: _Place) -> list[Any
     n, m = params["cond_nconsts"], params["body_nconsts"]
     of_condition, of_body, start = inputs[:n], inputs[n : n + m], inputs[n + m :]
     condition, body = params["cond_jaxpr"], params["body_jaxpr"]
-    inside = place._replace(failures=None)
-    target = _target(condition, n) if place.odeint and len(start) == _STATE else None
+    inside = place._replace(failures=None, odeint="")
+    target = _target(condition, n) if place.odeint == "loop over times" and len(start) == _STATE else None
     if target is None:
         return jax.lax.while_loop(
             lambda state: _run(condition, [*of_condition, *state], inside)[0],
@@ -179,7 +180,7 @@ def _scan(params: dict[str, Any], inputs: list[Any], place: _Place) -> list[Any]
     n, m, program = params["num_consts"], params["num_carry"], params["jaxpr"]
     constants, start, rows = inputs[:n], inputs[n : n + m], inputs[n + m :]
     of_odeint = place.odeint == "solver" and m == _STATE - 1
-    inside = place._replace(failures=None, odeint="loop over times" if of_odeint else place.odeint)
+    inside = place._replace(failures=None, odeint="loop over times" if of_odeint else "")
     if of_odeint:
         start[_DT - 1] = jax.lax.stop_gradient(start[_DT - 1])
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.divided_differences import difference_2, difference_3, pair_series, pair_series_3
+from jaxnlme.pkpd.divided_differences import difference_2, difference_3, pair_decay, pair_series_3
 from jaxnlme.pkpd.settings import EXPONENTIAL
 
 
@@ -78,9 +78,10 @@ class TwoCompartments:
 
     def amounts(self) -> tuple[Any, Any, Any, Any]:
         """Amounts for one unit in the central, then for one in the peripheral compartment."""
-        cosh, sinhc = pair_series(self.t_close, self.mean, self.half_gap_squared)
-        fast, slow = jnp.exp(-self.fast * self.t), jnp.exp(-self.slow * self.t)
-        return self._of_pair(self.close, cosh, sinhc, fast, (slow - fast) / (2 * self.half_gap))
+        t, mean, square = self.t, self.mean, self.half_gap_squared
+        cosh, sinhc = pair_decay(0, t, mean, square), t * pair_decay(1, t, mean, square)
+        shift = (self.k21 - mean) * sinhc
+        return cosh + shift, self.k12 * sinhc, self.k21 * sinhc, cosh - shift
 
     def after(self, a: Any) -> tuple[Any, Any, Any, Any]:
         """Amounts for an inflow exp(-a t) into the central, then for one into the peripheral compartment.
@@ -89,14 +90,12 @@ class TwoCompartments:
         used where a is far from both eigenvalues and these are close to each other.
         """
         t, mean = self.t, self.mean
-        cosh, sinhc = pair_series(self.t_close, mean, self.half_gap_squared)
-        fast, slow = jnp.exp(-self.fast * t), jnp.exp(-self.slow * t)
-        cosh = jnp.where(self.close, cosh, (fast + slow) / 2)
-        sinhc = jnp.where(self.close, sinhc, (slow - fast) / (2 * self.half_gap))
+        square = self.half_gap_squared
+        cosh, sinhc = pair_decay(0, t, mean, square), t * pair_decay(1, t, mean, square)
         far = (jnp.abs(a - mean) * t > EXPONENTIAL.far) & (self.close | (jnp.abs(a - mean) > 2 * self.half_gap))
-        q = jnp.where(far, (a - mean) ** 2 - self.half_gap_squared, 1.0)
+        q = jnp.where(far, (a - mean) ** 2 - square, 1.0)
         fractions = (jnp.exp(-a * t) - cosh - (mean - a) * sinhc) / q
-        series = pair_series_3(jnp.where(far, 0.0, self.t_close), mean, self.half_gap_squared, a)
+        series = pair_series_3(jnp.where(far, 0.0, self.t_close), mean, square, a)
         pair = jnp.where(far, fractions, series)
         near = self.close | (far & (self.half_gap < EXPONENTIAL.pair * mean))
         return self._of_pair(

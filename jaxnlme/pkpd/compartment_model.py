@@ -16,10 +16,10 @@ from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.parametrisations import Parametrisation, parametrisation
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
 from jaxnlme.pkpd.savic import arrived, transit_amounts
-from jaxnlme.pkpd.solution import amounts_at_rows, amounts_by_steps, impulses
+from jaxnlme.pkpd.solution import amounts_at_rows, amounts_by_steps, impulses, sum_over_actions, superposed
 from jaxnlme.pkpd.steady_state import steady_amounts
 from jaxnlme.pkpd.structure import Structure
-from jaxnlme.pkpd.timeline import actions, steady_states
+from jaxnlme.pkpd.timeline import actions, in_order, steady_states
 from jaxnlme.records import Record, Rows
 from jaxnlme.signatures import public
 
@@ -241,8 +241,12 @@ class CompartmentModel:
             done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=self.goes_on)
             if system.varies:
                 check_records_are_rows(title, events.facts)
+                solve = amounts_by_steps
+            elif superposed(x.mask.shape[0], done.time.shape[0], system.has_closed_form):
+                solve = sum_over_actions
+            else:
+                solve, done = amounts_at_rows, in_order(done)
             amounts = None if steady is None else steady_amounts(system.with_rates(at_records), doses, steady, into)
-            solve = amounts_by_steps if system.varies else amounts_at_rows
             others = solve(system, x, events, done, impulses(system, done, into, amounts), wanted)
             found = [a + b for a, b in zip(found, others, strict=True)] if route.gamma else others
         by_position = dict(zip((p for p in outputs if p in active), found, strict=True))

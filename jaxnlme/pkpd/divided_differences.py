@@ -22,30 +22,45 @@ from jaxnlme.pkpd.settings import EXPONENTIAL
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def decay_moment(n: int, z: Any) -> Any:
-    """The integral of u^n exp(-z u) over u from 0 to 1, for z >= 0; its derivative is minus that for n + 1."""
-    near = z < 1.0
-    small = jnp.where(near, z, 0.0)
-    series = jnp.ones_like(z)
-    for k in range(EXPONENTIAL.decay_terms, 0, -1):
-        series = 1.0 + small / (n + 1 + k) * series
-    large = jnp.where(near, 1.0, z)
-    end = jnp.exp(-z)
-    value = (1.0 - end) / large
-    for k in range(1, n + 1):
-        value = (k * value - end) / large
-    return jnp.where(near, end * series / (n + 1), value)
+def pair_decay(n: int, t: Any, mean: Any, square: Any) -> Any:
+    """exp(-m t) f_n(d^2 t^2) with f_0(u) = cosh(sqrt(u)) and f_{n+1} = 2 f_n', for d <= m.
+
+    These are the modified spherical Bessel functions: f_1 = sinh(x) / x with x^2 = u, f_{n+1} = (f_{n-1} - (2 n - 1)
+    f_n) / u. With them values and derivatives of exp at two points m + d and m - d are smooth in m and d^2.
+
+    **Arguments:** `n`: static; `t`; `mean`: m; `square`: d^2.
+    **Source:** Abramowitz and Stegun (1964), 10.2.
+    """
+    u = square * t * t
+    near = u < EXPONENTIAL.series_below
+    small = jnp.where(near, u, 0.0)
+    series = jnp.ones_like(small)
+    for k in range(EXPONENTIAL.pair_terms, 0, -1):
+        series = 1.0 + small * (1.0 / (2 * k * (2 * (k + n) - 1))) * series
+    series = series * (jnp.exp(-mean * t) / math.prod(range(1, 2 * n, 2)))
+    large = jnp.where(near, 1.0, u)
+    x = jnp.sqrt(large)
+    slow, fast = jnp.exp(x - mean * t) / 2, jnp.exp(-x - mean * t) / 2
+    before, value = slow + fast, (slow - fast) / x
+    if n == 0:
+        return jnp.where(near, series, before)
+    for k in range(1, n):
+        before, value = value, (before - (2 * k - 1) * value) / large
+    return jnp.where(near, series, value)
 
 
-@decay_moment.defjvp
-def _decay_moment_rule(n: int, primals: tuple, tangents: tuple) -> tuple:
-    return decay_moment(n, *primals), -decay_moment(n + 1, *primals) * tangents[0]
+@pair_decay.defjvp
+def _pair_decay_rule(n: int, primals: tuple, tangents: tuple) -> tuple:
+    t, mean, square = primals
+    t_dot, mean_dot, square_dot = tangents
+    value, after = pair_decay(n, *primals), pair_decay(n + 1, *primals)
+    change = (t * square_dot + 2.0 * square * t_dot) * (0.5 * t * after)
+    return value, change - (t * mean_dot + mean * t_dot) * value
 
 
 def difference_2(t: Any, a: Any, b: Any) -> Any:
     """E(t; a, b) = (exp(-a t) - exp(-b t)) / (b - a)."""
-    low, high = jnp.where(a <= b, a, b), jnp.where(a <= b, b, a)
-    return t * jnp.exp(-low * t) * decay_moment(0, (high - low) * t)
+    return t * pair_decay(1, t, (a + b) / 2, ((a - b) / 2) ** 2)
 
 
 def difference_3(t: Any, a: Any, b: Any, c: Any) -> Any:
@@ -76,17 +91,6 @@ def _sorted_3(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
     b, c = jnp.where(b <= c, b, c), jnp.where(b <= c, c, b)
     a, b = jnp.where(a <= b, a, b), jnp.where(a <= b, b, a)
     return a, b, c
-
-
-def pair_series(t: Any, mean: Any, half_gap_squared: Any) -> tuple[Any, Any]:
-    """exp(-m t) cosh(d t) and exp(-m t) sinh(d t) / d by their series in (d t)^2, for d t < 1/2: smooth at d = 0."""
-    w = half_gap_squared * t**2
-    cosh = sinhc = jnp.ones_like(w)
-    for k in range(EXPONENTIAL.pair_terms, 0, -1):
-        cosh = 1.0 + w / ((2 * k - 1) * (2 * k)) * cosh
-        sinhc = 1.0 + w / ((2 * k) * (2 * k + 1)) * sinhc
-    end = jnp.exp(-mean * t)
-    return end * cosh, end * sinhc * t
 
 
 def pair_series_3(t: Any, mean: Any, half_gap_squared: Any, a: Any) -> Any:

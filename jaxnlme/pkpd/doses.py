@@ -12,7 +12,7 @@ from jaxnlme.records import Events
 
 
 class Doses(eqx.Module):
-    """What the rows (k,) of `v.events` do, in their order.
+    """Effects of the rows (k,) of `v.events`, in their order.
 
     **Fields:** `bolus` (k,): amount that enters at once, on arrival; `rate`, `duration` (k,): of an infusion that
     begins on arrival, zero for others; `lag` (k,): delay of the arrival, None where no dose has one; `infused`: whether

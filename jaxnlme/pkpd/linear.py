@@ -36,7 +36,7 @@ class LinearSystem:
 
     @property
     def varies(self) -> bool:
-        """Whether a rate constant is not a scalar."""
+        """True where a rate constant is not a scalar."""
         return any(jnp.ndim(rate) > 0 for rate in self.rates.values())
 
     def with_rates(self, change: Callable[[Any], Any]) -> LinearSystem:
@@ -79,11 +79,14 @@ class LinearSystem:
         Entry (i, j) of compartments: the amount in i after `time` for one unit in j. Entry (i, j) with an input rate j:
         the amount in i after an input of rate one into its compartment for `time`.
         """
+        return self._by_closed_form(time) if self.has_closed_form else self._by_matrix(time)
+
+    @property
+    def has_closed_form(self) -> bool:
+        """True where transitions are elementary functions; others are matrix exponentials."""
         s = self.structure
         depot_infused = s.depot and s.central - 1 in self.infused
-        if s.transits or s.disposition > 2 or (s.disposition == 2 and depot_infused):
-            return self._by_matrix(time)
-        return self._by_closed_form(time)
+        return not (s.transits or s.disposition > 2 or (s.disposition == 2 and depot_infused))
 
     def _by_closed_form(self, t: Any) -> Entries:
         s, rates = self.structure, self.rates

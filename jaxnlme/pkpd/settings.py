@@ -20,8 +20,10 @@ class ExponentialSettings:
     """Most halvings of a time; enough for products of rate constant and time up to 5e8; NaN beyond."""
     decay_terms: int = 17
     """Terms of series in a product of rate constant and time below one: the rest is below 2e-16."""
-    pair_terms: int = 7
-    """Terms of the series of cosh(x) and sinh(x) / x for x below one half: the rest is below 1e-17."""
+    series_below: float = 4.0
+    """Square of x below which cosh(x), sinh(x) / x and the functions derived from them are computed by series."""
+    pair_terms: int = 12
+    """Terms of these series: the rest is below 1e-16."""
     far: float = 1.5
     """Difference between a rate constant and the mean of two eigenvalues, times the time, above which partial fractions
     lose less than a digit."""
@@ -49,5 +51,17 @@ class SavicSettings:
     """log Gamma(a) is computed at a + shift, where six terms of Stirling's series have an error below 1e-17."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SolutionSettings:
+    """From actions to amounts at the rows (`solution.py`)."""
+
+    superposed: float = 1.5
+    """Single actions are summed up while rows times actions are at most this many times rows plus actions: then one
+    evaluation at each pair costs no more than to carry the state along, and the program is smaller."""
+    superposed_matrices: float = 1.5
+    """The same where a transition is a matrix exponential."""
+
+
 EXPONENTIAL = ExponentialSettings()
 SAVIC = SavicSettings()
+SOLUTION = SolutionSettings()

@@ -7,6 +7,7 @@ grows with actions plus rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ import jax.numpy as jnp
 
 from jaxnlme.numerics.written_out import Entries
 from jaxnlme.pkpd.linear import LinearSystem, apply
-from jaxnlme.pkpd.timeline import Actions, last_action, segments_of_rows
+from jaxnlme.pkpd.settings import SOLUTION
+from jaxnlme.pkpd.timeline import Actions, happened_at, last_action, segments_of_rows
 from jaxnlme.records import Events, Rows
 
 
 def impulses(system: LinearSystem, done: Actions, into: dict[int, Any], steady: Sequence[Any] | None) -> list[Any]:
-    """What each action adds (actions,) to each state of the system; None where none adds anything.
+    """Additions (actions,) by each action to each state of the system; None where none adds anything.
 
     **Arguments:** `into`: by compartment (position) 1 where it is that of the source, () or (k,); `steady`: by state
     the amounts (k,) of steady states.
@@ -38,6 +40,22 @@ def impulses(system: LinearSystem, done: Actions, into: dict[int, Any], steady: 
     return out
 
 
+def superposed(obs: int, number: int, closed_form: bool) -> bool:
+    """True where a sum over `number` actions at each of `obs` rows costs less than to carry the state along."""
+    return number * obs <= (SOLUTION.superposed if closed_form else SOLUTION.superposed_matrices) * (number + obs)
+
+
+def sum_over_actions(
+    system: LinearSystem, x: Rows, events: Events, done: Actions, added: Sequence[Any], outputs: Sequence[int]
+) -> list[Any]:
+    """`amounts_at_rows` as the sum of what each action contributes, for few actions in any order."""
+    time, segment = x[events.facts.time], segments_of_rows(x, events)
+    counts = happened_at(time, segment, done)
+    since = jnp.where(counts, time[:, None] - done.time[None, :], 0.0)
+    after = [None if value is None else jnp.where(counts, value[None, :], 0.0) for value in added]
+    return [jnp.sum(amount, axis=1) for amount in apply(system.transition(since), after, outputs)]
+
+
 def amounts_at_rows(
     system: LinearSystem, x: Rows, events: Events, done: Actions, added: Sequence[Any], outputs: Sequence[int]
 ) -> list[Any]:
@@ -45,21 +63,18 @@ def amounts_at_rows(
 
     **Arguments:** `done`, `added`: the actions and what they add, by state (actions,) or None.
     """
-    time = x[events.facts.time]
-    segment = segments_of_rows(x, events)
+    time, segment = x[events.facts.time], segments_of_rows(x, events)
     count = last_action(time, segment, done)
-    if done.time.shape[0] == 1:
-        happened = (count > 0) & (done.segment[0] == segment)
-        since = jnp.where(happened, time - done.time[0], 0.0)
-        entries = system.transition(since)
-        after = [None if value is None else jnp.where(happened, value[0], 0.0) for value in added]
-        return apply(entries, after, outputs)
-    states = states_after(system, done.time, done.segment, added)
     at = jnp.maximum(count - 1, 0)
     happened = (count > 0) & (done.segment[at] == segment)
     since = jnp.where(happened, time - done.time[at], 0.0)
-    after = [None if value is None else jnp.where(happened, value[at], 0.0) for value in states]
-    return apply(system.transition(since), after, outputs)
+    fresh, gaps = gaps_between(done.time, done.segment)
+    # One evaluation of the transition serves both.
+    entries = system.transition(jnp.concatenate([gaps, since]))
+    n = gaps.shape[0]
+    states = carried(fresh, {at: entry[:n] for at, entry in entries.items()}, added, system.size)
+    after = [jnp.where(happened, value[at], 0.0) for value in states]
+    return apply({at: entry[n:] for at, entry in entries.items()}, after, outputs)
 
 
 def amounts_by_steps(
@@ -88,33 +103,59 @@ def amounts_by_steps(
     zero = jnp.zeros(n_rows)
     columns = [None if value is None else jnp.concatenate([value, zero])[order] for value in added]
     at_points = system.with_rates(lambda rate: rate[source])
-    states = states_after(at_points, times[order], segments[order], columns)
+    fresh, gaps = gaps_between(times[order], segments[order])
+    states = carried(fresh, at_points.transition(gaps), columns, system.size)
     back = jnp.argsort(order)[n_actions:]
     return [states[i][back] for i in outputs]
 
 
-def states_after(system: LinearSystem, time: Any, segment: Any, added: Sequence[Any]) -> list[Any]:
-    """The states (actions,) right after each action.
-
-    **Arguments:** `system`, with rate constants () or (actions,), which hold on the interval that ends at an action;
-    `time`, `segment` (actions,); `added`: what each adds to each state, (actions,) or None.
-    """
-    n = system.size
+def gaps_between(time: Any, segment: Any) -> tuple[Any, Any]:
+    """Flags (actions,) of the first action of each segment, and times since the action before (zero for the first)."""
     fresh = jnp.concatenate([jnp.ones(1, bool), segment[1:] != segment[:-1]])
     gap = jnp.concatenate([jnp.zeros(1), time[1:] - time[:-1]])
-    entries = system.transition(jnp.where(fresh, 0.0, gap))
-    shape = time.shape
-    columns = [jnp.zeros(shape) if value is None else jnp.broadcast_to(value, shape) for value in added]
-    dtype = jnp.result_type(*columns, *entries.values())
-    order = list(entries)
+    return fresh, jnp.where(fresh, 0.0, gap)
+
+
+def carried(fresh: Any, entries: Entries, added: Sequence[Any], n: int) -> list[Any]:
+    """The states (actions,) right after each action, n of them.
+
+    **Arguments:** `fresh` (actions,): where the state before is empty; `entries` (actions,): the transition from the
+    action before; `added`: what each action adds to each state, (actions,) or None.
+    """
+    shape = fresh.shape
+    keep = 1.0 - fresh
+    moving = {at: keep * entry for at, entry in entries.items()}
+    columns = tuple(jnp.zeros(shape) if value is None else jnp.broadcast_to(value, shape) for value in added)
+    dtype = jnp.result_type(*columns, *moving.values())
+    values = tuple(value.astype(dtype) for value in moving.values())
+    return list(_recurrence(tuple(moving), values, tuple(column.astype(dtype) for column in columns)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _recurrence(order: tuple[tuple[int, int], ...], values: tuple, added: tuple) -> tuple:
+    """x_k = P_k x_{k-1} + g_k from x = 0. **Arguments:** `order`: entries of P; `values`: theirs; `added`: g."""
 
     def step(state: tuple, action: tuple) -> tuple[tuple, tuple]:
-        fresh, values, add = action
-        here: Entries = dict(zip(order, values, strict=True))
-        moved = apply(here, state, range(n))
-        state = tuple(jnp.where(fresh, 0.0, m) + a for m, a in zip(moved, add, strict=True))
+        here, add = action
+        moved = apply(dict(zip(order, here, strict=True)), state, range(len(state)))
+        state = tuple(m + a for m, a in zip(moved, add, strict=True))
         return state, state
 
-    start = tuple(jnp.zeros((), dtype) for _ in range(n))
-    actions = (fresh, tuple(jnp.broadcast_to(entries[at], shape).astype(dtype) for at in order), tuple(columns))
-    return list(jax.lax.scan(step, start, actions)[1])
+    start = tuple(jnp.zeros((), column.dtype) for column in added)
+    return jax.lax.scan(step, start, (values, added))[1]
+
+
+@_recurrence.defjvp
+def _recurrence_rule(order: tuple, primals: tuple, tangents: tuple) -> tuple:
+    """The change of the states follows the same recurrence, driven by P'_k x_{k-1} + g'_k."""
+    values, added = primals
+    values_dot, added_dot = tangents
+    states = _recurrence(order, values, added)
+    before = [_before(x) for x in states]
+    driven = apply(dict(zip(order, values_dot, strict=True)), before, range(len(states)))
+    return states, _recurrence(order, values, tuple(d + a for d, a in zip(driven, added_dot, strict=True)))
+
+
+def _before(values: Any) -> Any:
+    """The entries (actions,) of the action before, zero at the first one."""
+    return jnp.concatenate([jnp.zeros(1, values.dtype), values[:-1]])

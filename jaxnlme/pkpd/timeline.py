@@ -16,12 +16,13 @@ from jaxnlme.records import Events, Rows
 
 
 class Actions(eqx.Module):
-    """Changes (actions,) of the state, sorted by segment, then time, then order of records.
+    """Changes (actions,) of the state.
 
     **Fields:** `time`; `segment`: a change of it empties all compartments and stops all infusions; `rows_before`: rows
     of the group that precede the record; `source`: the row of v.events it belongs to; `bolus`: amount that enters;
     `rate`: change of the input rate; `steady`: one where the amounts of the steady state of the source are added, None
-    where no record has a steady state. Amounts and rates go to the compartment of the source.
+    where no record has a steady state; `sorted`: whether they are known to be in order (`in_order`). Amounts and rates
+    go to the compartment of the source.
     """
 
     time: Any
@@ -31,6 +32,7 @@ class Actions(eqx.Module):
     bolus: Any
     rate: Any
     steady: Any
+    sorted: bool = eqx.field(static=True)
 
 
 class SteadyState(eqx.Module):
@@ -49,13 +51,14 @@ class SteadyState(eqx.Module):
 
 
 def steady_states(events: Events, doses: Doses) -> SteadyState:
-    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ..."""
+    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ...; NaN for a lag
+    longer than II, where some of them arrive after the record."""
     begins = events.steady_state > 0
     constant = begins & (events.interval <= 0)
     interval = jnp.where(events.interval > 0, events.interval, 1.0)
     lag = jnp.zeros_like(interval) if doses.lag is None else doses.lag
     periods = jnp.maximum(jnp.ceil(jax.lax.stop_gradient(lag) / interval), 1.0)
-    since = periods * interval - lag
+    since = jnp.where(begins & ~constant & (periods > 1), jnp.nan, periods * interval - lag)
     running = jnp.ceil(jax.lax.stop_gradient(doses.duration - since) / interval)
     running = jnp.where(begins & ~constant, jnp.maximum(running, 0.0), 0.0)
     return SteadyState(begins, constant, interval, since, running)
@@ -97,17 +100,17 @@ def actions(
             kinds[0] = (*kinds[0][:2], kinds[0][2] + jnp.where(steady.running > 0, jnp.nan, 0.0), kinds[0][3])
     columns = [None if part[0] is None else jnp.concatenate(part) for part in zip(*kinds, strict=True)]
     n = len(kinds)
-    together = Actions(
-        columns[0],
-        jnp.tile(events.segment, n),
-        jnp.tile(events.rows_before, n),
-        jnp.tile(jnp.arange(k), n),
-        *columns[1:],
-    )
-    if n == 1 and doses.lag is None:
-        return together  # in the order of v.events
-    order = jnp.lexsort((together.rows_before, jax.lax.stop_gradient(together.time), together.segment))
-    return jax.tree.map(lambda column: column[order], together)
+    time, bolus, change, starts = columns
+    segment, before, source = (jnp.tile(c, n) for c in (events.segment, events.rows_before, jnp.arange(k)))
+    return Actions(time, segment, before, source, bolus, change, starts, n == 1 and doses.lag is None)
+
+
+def in_order(done: Actions) -> Actions:
+    """The actions sorted by segment, then time, then order of records."""
+    if done.sorted:
+        return done
+    order = jnp.lexsort((done.rows_before, jax.lax.stop_gradient(done.time), done.segment))
+    return jax.tree.map(lambda column: column[order], done)
 
 
 def segments_of_rows(x: Rows, events: Events) -> Any:
@@ -125,7 +128,12 @@ def last_action(time: Any, segment: Any, done: Actions) -> Any:
 
     **Arguments:** `time`, `segment` (obs,) of the rows in their order.
     """
+    earlier = done.segment[None, :] < segment[:, None]
+    return jnp.sum(earlier | happened_at(time, segment, done), axis=1)
+
+
+def happened_at(time: Any, segment: Any, done: Actions) -> Any:
+    """True (obs, actions) where an action of the row's own segment has happened at the row. **Arguments:** as above."""
     at = jnp.arange(time.shape[0])
     before = (done.time[None, :] <= time[:, None]) & (done.rows_before[None, :] <= at[:, None])
-    same = done.segment[None, :] == segment[:, None]
-    return jnp.sum((done.segment[None, :] < segment[:, None]) | (same & before), axis=1)
+    return before & (done.segment[None, :] == segment[:, None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding
-from jaxnlme.binding.limits import with_limited_responses
+from jaxnlme.binding.limits import response_leaves, with_limited_responses
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError, OptionError, check_whole_number, near_matches
 from jaxnlme.estimators.core.objective import flatten, unflatten
@@ -108,7 +109,7 @@ class Refits:
         drawn = [with_limited_responses(error, b, y) for b, y in zip(buckets, responses, strict=True)]
         if all(limits is None for _, limits, _ in drawn):
             return self.overlay(lambda p: [bucket.y for bucket in p.buckets], [y for y, _, _ in drawn])
-        return self.overlay(lambda p: [(b.y, b.limits, b.x.observed) for b in p.buckets], drawn)
+        return self.overlay(response_leaves, list(itertools.chain(*drawn)))
 
     def run(
         self,

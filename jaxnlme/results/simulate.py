@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_flag, require_host
-from jaxnlme.binding.limits import check_limits_known, with_limited_responses
+from jaxnlme.binding.limits import check_limits_known, response_leaves, with_limited_responses
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
 from jaxnlme.model.density import Density, Group
@@ -189,12 +190,7 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
         )
     error = problem.density.error
     drawn = [with_limited_responses(error, b, y) for b, y in zip(problem.buckets, responses, strict=True)]
-    return eqx.tree_at(lambda p: [(b.y, b.limits, b.x.observed) for b in p.buckets], problem, drawn, is_leaf=is_none)
-
-
-def is_none(leaf: Any) -> bool:
-    """True for None, which then counts as a leaf of a tree."""
-    return leaf is None
+    return eqx.tree_at(response_leaves, problem, list(itertools.chain(*drawn)), is_leaf=lambda leaf: leaf is None)
 
 
 def check_sampler(density: Density) -> None:

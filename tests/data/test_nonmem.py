@@ -80,6 +80,15 @@ def test_kinds_of_tables(kind: str, tmp_path: Path):
         assert data.fingerprint() == expected.fingerprint()
 
 
+def test_unused_cells_are_noted():
+    """A rate on an observation and a response on a dose are left out, and said."""
+    frame = plain()
+    frame.loc[[1, 4], ["RATE", "DV"]] = [[3.0, 3.0], [25.0, 9.0]]
+    notes = read(frame).notes
+    assert "RATE of row 2 is not used: they are no doses." in notes
+    assert "DV of row 5 is not used: EVID is not 0." in notes
+
+
 def test_codes_are_derived():
     """Without EVID an amount makes a dose, MDV 1 a prediction; without MDV a missing response is one to predict."""
     frame = plain().drop(columns=["EVID", "SS", "II", "ADDL", "RATE"])

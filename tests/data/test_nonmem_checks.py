@@ -104,6 +104,11 @@ def test_malformed_records(cells: dict[tuple[str, int], Any], message: str | Non
         ({"dose_rows": "some"}, r"dose_rows is 'some'"),
         ({"skip": 3}, r"skip is 3; expected the first letters"),
         ({"na_values": {"AGE": 0}}, r"na_values: the table has no column 'AGE'"),
+        ({"missing_ss": "99"}, r"missing_ss is .*expected numbers"),
+        ({"compartments": {"depot": "one"}}, r"compartments is .*expected the number of each name"),
+        ({"compartments": ["depot"]}, r"compartments is .*expected the number of each name"),
+        ({"group": "ID"}, r"no option 'group'; here it is id="),
+        ({"covariate": ["WT"]}, r"no option 'covariate'; did you mean 'covariates'"),
         ({"sep": ";"}, r"'sep': options of pandas.read_csv are for files"),
     ],
 )

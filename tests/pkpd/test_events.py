@@ -1,9 +1,15 @@
 """Closed forms against the event cases of the reference, and NONMEM's table of 54 subjects."""
 
+import json
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.records import Record
 from tests.pkpd.event_cases import batch, evaluate, event_cases, event_records
 
 ROUTES = {"first_order": "first-order", "zero_order": "zero-order", "zero_then_first": "zero then first"}
@@ -23,10 +29,8 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(found - expected) / (1e-8 * size + 1e-12 * size.max())))
 
 
-@pytest.mark.parametrize("compartments", [1, 2, 3])
-@pytest.mark.parametrize("route", LINEAR)
-def test_cases(reference, route, compartments):
-    """Concentrations and amounts of all designs with constant parameters, by one compiled program."""
+def cases_of(reference, route: str, compartments: int) -> tuple:
+    """The cases with constant parameters, with phi, x and v of all of them."""
     cases = [
         case
         for case in event_cases(reference).values()
@@ -39,6 +43,79 @@ def test_cases(reference, route, compartments):
     x, v = batch(event_records([case["records"] for case in cases], list(times)), times)
     names = [name for name in cases[0]["parameters"] if name != "NTR"]
     phi = {name: np.array([case["parameters"][name] for case in cases], float) for name in names}
+    return cases, phi, x, v
+
+
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("route", LINEAR)
+def test_derivatives(reference, route, compartments):
+    """Derivatives of the concentration in every parameter against central differences, all designs together."""
+    cases, phi, x, v = cases_of(reference, route, compartments)
+    model = model_of(cases[0])
+    names = tuple(phi)
+
+    def concentration(values):
+        return jax.vmap(model)(Record(names, values, "parameter"), x, v)
+
+    @jax.jit
+    def slope(values, direction):
+        return jax.jvp(concentration, (values,), (direction,))[1]
+
+    values = tuple(jnp.asarray(value) for value in phi.values())
+    plain = jax.jit(concentration)
+    for k, name in enumerate(names):
+        unit = tuple(jnp.ones_like(value) * (j == k) for j, value in enumerate(values))
+        found = slope(values, unit)
+        step = 1e-3 * max(float(values[k].max()), 0.1)
+
+        def difference(h, unit=unit):
+            up, down = (tuple(a + s * h * u for a, u in zip(values, unit, strict=True)) for s in (1, -1))
+            return (plain(up) - plain(down)) / (2 * h)
+
+        expected = (64 * difference(step) - 20 * difference(2 * step) + difference(4 * step)) / 45
+        # A derivative that is zero (the lag of a constant infusion) has only the rounding error of concentrations.
+        size = jnp.max(jnp.abs(expected), axis=1, keepdims=True) + 1e-4 * jnp.max(plain(values), axis=1, keepdims=True)
+        assert jnp.all(jnp.isfinite(found))
+        worst = jnp.max(jnp.abs(found - expected) / size, axis=1)
+        assert jnp.all(worst <= 1e-6), (name, [cases[i]["id"] for i in np.flatnonzero(worst > 1e-6)], worst)
+
+
+def test_nonmem_table(reference):
+    """NONMEM's table to its five digits, but for steady states with a lag of an interval or more, which it
+    extrapolates."""
+    table = pd.read_csv(reference / "pkpd/data/nmtest.csv")
+    agree = json.loads((reference / "pkpd/events/nmtest_check.json").read_text())["agree"]
+    labels = [int(label) for label in agree]
+    groups, tables = [], []
+    names = {"time": "TIME", "amt": "AMT", "evid": "EVID", "cmt": "CMT", "rate": "RATE", "ss": "SS", "ii": "II"}
+    for label in labels:
+        rows = table[table["id"] == label].reset_index(drop=True)
+        events = rows[rows["evid"] != 0]
+        columns = events[[*names, "addl"]].rename(columns=names | {"addl": "ADDL"})
+        groups.append(columns.assign(rows_before=events.index, row=events.index).to_dict("records"))
+        tables.append(rows)
+    width = max(map(len, tables))
+
+    def of_rows(name):
+        return np.array([np.pad(rows[name].to_numpy(float), (0, width - len(rows)), mode="edge") for rows in tables])
+
+    x, v = batch(event_records(groups, list(of_rows("time"))), of_rows("time"))
+    # Lag and bioavailability may differ from record to record.
+    phi = {name: np.full(len(labels), value) for name, value in {"CL": 1.1, "V": 20.0, "KA": 1.5}.items()}
+    phi |= {name: of_rows(c) for name, c in {"F2": "bioav", "ALAG2": "lagt", "R2": "rat2", "D2": "dur2"}.items()}
+    found = 1000 * np.asarray(evaluate(jn.pkpd.compartments(1, "first-order", overlap=8), phi, x, v))
+    for k, (label, rows) in enumerate(zip(labels, tables, strict=True)):
+        observed = (rows["evid"] == 0).to_numpy()
+        expected = rows["cp"].to_numpy(float)[observed]
+        worst = np.max(np.abs(found[k][: len(rows)][observed] - expected) / np.maximum(expected, 1.0))
+        assert worst < 5.1e-5, (label, worst)
+
+
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+@pytest.mark.parametrize("route", LINEAR)
+def test_cases(reference, route, compartments):
+    """Concentrations and amounts of all designs with constant parameters, by one compiled program."""
+    cases, phi, x, v = cases_of(reference, route, compartments)
     model = model_of(cases[0])
     amounts = evaluate(model.amounts, phi, x, v)
     assert model.states == tuple(cases[0]["states"])

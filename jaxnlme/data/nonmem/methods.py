@@ -13,6 +13,7 @@ from jaxnlme.data.nonmem.dose_table import records_by_time
 from jaxnlme.data.nonmem.export import to_nonmem
 from jaxnlme.data.nonmem.grid import grid_of_records
 from jaxnlme.data.nonmem.reader import NonmemReader
+from jaxnlme.data.nonmem.table import check_options
 from jaxnlme.errors import check_whole_number
 from jaxnlme.signatures import public
 
@@ -49,8 +50,8 @@ class NonmemMethods:
         endpoint: str | bool | None = None,
         censoring: str | bool | None = None,
         limit: str | bool | None = None,
-        lloq: str | bool | None = None,
-        uloq: str | bool | None = None,
+        lloq: Any = None,
+        uloq: Any = None,
         weights: str | None = None,
         reset: str | None = None,
         carry: str = "nocb",
@@ -107,13 +108,14 @@ class NonmemMethods:
             "dur": dur, "ss": ss, "ii": ii, "addl": addl, "date": date, "occasion": occasion, "endpoint": endpoint,
             "censoring": censoring, "limit": limit, "lloq": lloq, "uloq": uloq, "weights": weights, "reset": reset,
         }  # fmt: skip
+        check_options(read_csv, [*columns, "covariates", "carry", "date_order", "compartments", "missing_ss", "skip"])
         reader = NonmemReader(
             columns,
             None if covariates is None else tuple(name_list(covariates, "covariates")),
             carry,
             date_order,
             compartments,
-            (missing_ss,) if isinstance(missing_ss, (int, float)) else tuple(missing_ss),
+            tuple(missing_ss) if isinstance(missing_ss, (list, tuple, set)) else (missing_ss,),
             repeated_ids,
             dose_rows,
             skip,

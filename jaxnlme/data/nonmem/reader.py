@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class NonmemReader:
     carry: str = "nocb"
     date_order: str | None = None
     compartments: Mapping[str, int] | None = None
-    missing_ss: tuple[float, ...] = ()
+    missing_ss: tuple[Any, ...] = ()
     repeated_ids: str = "refuse"
     dose_rows: bool | None = None
     skip: Any = None
@@ -44,6 +45,14 @@ class NonmemReader:
                 f"repeated_ids is {shown(self.repeated_ids)}; expected 'refuse', 'new' (a later block of rows of a "
                 "subject is another one, as in NONMEM) or 'same' (it is the same subject)."
             )
+        if not all(isinstance(code, numbers.Real) for code in self.missing_ss):
+            raise OptionError(f"missing_ss is {shown(self.missing_ss)}; expected numbers, as in missing_ss=99.")
+        given = self.compartments
+        known = given is None or (isinstance(given, Mapping) and all(_is_compartment(n) for n in given.values()))
+        if not known:
+            raise OptionError(
+                f"compartments is {shown(given)}; expected the number of each name, as in {{'depot': 1, 'central': 2}}."
+            )
         if self.dose_rows not in (None, True, False):
             raise OptionError(f"dose_rows is {shown(self.dose_rows)}; expected True, False, or None to choose.")
 
@@ -60,3 +69,7 @@ class NonmemReader:
         id_name = self.columns.get("id") or "ID"
         table = raw_table(source, self.skip, self.na_values, str(id_name), self.read_csv)
         return Reading(self, table, make, need_response, like).data()
+
+
+def _is_compartment(number: Any) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and int(number) >= 1

@@ -166,6 +166,7 @@ class Records:
         # As in NONMEM, time may go back where nothing depends on its order.
         check.times(self.starts if dose.any() or self.starts.any() else np.ones(self.n, bool), self.converted)
         check.doses()
+        self._note_unused(np.isin(c["evid"], (1, 4)))
         self.limits = self._limits()
         check.responses(np.where(self._below(), 0.0, self.dv), has["mdv"], self.need_response)
         self.observed = (c["evid"] == 0) & (c["mdv"] == 0) & (~np.isnan(self.dv) | self._below())
@@ -175,6 +176,13 @@ class Records:
                 f"{self.names['dv']} of {self.table.rows(unused)} is not used: "
                 + ("EVID is not 0 or MDV is 1." if has["mdv"] else "EVID is not 0.")
             )
+
+    def _note_unused(self, dose: np.ndarray) -> None:
+        """Notes on columns of doses in records that are none."""
+        for meaning in ("rate", "dur", "ss", "addl"):
+            unused = ~dose & self.keep & (self.c[meaning] != 0)
+            if unused.any():
+                self.notes.append(f"{self.names[meaning]} of {self.table.rows(unused)} is not used: they are no doses.")
 
     def _limits(self) -> dict[str, np.ndarray]:
         """The columns of limits (rows,) by meaning; codes are zero where missing, and in rows without a response."""

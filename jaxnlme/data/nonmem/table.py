@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
@@ -15,7 +16,7 @@ import numpy as np
 from jaxnlme.data._checks import check_csv_path
 from jaxnlme.data._columns import Column, column_names, read_column, take_column
 from jaxnlme.data._rows import name_rows
-from jaxnlme.errors import DataError, shown
+from jaxnlme.errors import ArgumentError, DataError, near_matches, shown
 
 # Cells that are missing values; NONMEM has the dot.
 MISSING = ("", ".", "NA", "NaN", "nan")
@@ -129,6 +130,31 @@ def raw_table(source: Any, skip: Any, na_values: Any, id_name: str, read_csv: Ma
     return RawTable(columns, np.flatnonzero(keep), size, index, _by_column(na_values, list(columns)), notes)
 
 
+# Words of other calls for arguments of `from_nonmem`.
+_OTHER_WORDS = {
+    "group": "id", "subject": "id", "y": "dv", "response": "dv", "amount": "amt", "dose": "amt", "compartment": "cmt",
+    "duration": "dur", "steady_state": "ss", "interval": "ii", "additional": "addl", "x": "covariates",
+    "v": "covariates", "kind": "evid", "dvid": "endpoint", "cens": "censoring", "occ": "occasion", "ignore": "skip",
+}  # fmt: skip
+
+
+def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Check that further options are those of pandas.read_csv.
+
+    **Arguments:** `known`: names of the arguments of `from_nonmem`, for the message.
+    **Raises:** ArgumentError for another.
+    """
+    if not options:
+        return
+    import pandas as pd
+
+    unknown = [name for name in options if name not in inspect.signature(pd.read_csv).parameters]
+    if unknown:
+        word = _OTHER_WORDS.get(unknown[0].lower())
+        hint = f"here it is {word}=..." if word else near_matches(unknown[0], known)
+        raise ArgumentError(f"GroupedData.from_nonmem has no option {unknown[0]!r}; {hint}")
+
+
 def _read_file(source: Any, id_name: str, options: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """A pandas frame from a file, whose header is the first line with a column `id_name`; lines before are titles."""
     import pandas as pd
@@ -147,7 +173,9 @@ def _read_file(source: Any, id_name: str, options: dict[str, Any]) -> tuple[Any,
         title, separator = _header(_first_lines(source), id_name, options.get("sep"))
         options["skiprows"] = title
         options.setdefault("sep", separator)
-        notes = (f"the first {'line' if title == 1 else f'{title} lines'} of the file: a title.",) if title else ()
+        if title:
+            which = "line of the file is a title" if title == 1 else f"{title} lines of the file are titles"
+            notes = (f"The first {which}.",)
     if options.get("sep") == r"\s+":
         options.pop("skipinitialspace")
     try:

@@ -113,6 +113,10 @@ class AbstractError(eqx.Module):
         """True if censored rows count as rows without a response."""
         return False
 
+    def drops_rows(self, group: Any) -> Any:
+        """`drops_censored` for each row (..., obs) of a group or of stacked groups, or one value for all."""
+        return self.drops_censored
+
     def limit_curvature(self, prediction: Any, scale_prediction: Any, theta: Vector, group: Any) -> Vector:
         """Minus the second derivative in the prediction (obs,) of the terms that follow from limits of quantification;
         arguments as for `log_density`, `scale_prediction` None where the scale follows the prediction.

@@ -1,7 +1,6 @@
 """Residual models: the log-density of the responses of one group given its predictions.
 
-A residual model gets the whole group (responses, predictions, predictors, masks), so that it can also describe
-censoring, serial correlation and several endpoints.
+A residual model gets the whole group, so that it can also describe censoring, serial correlation and several endpoints.
 """
 
 from __future__ import annotations

@@ -42,15 +42,12 @@ def _by_label(error: EndpointErrors, method: Any) -> dict[str, str]:
     """The method of each endpoint that has one."""
     if not isinstance(method, Mapping):
         check_method(method)
-        gaussian = [
-            label
-            for label, member in zip(error.labels, error.members, strict=True)
-            if isinstance(member, AbstractLimitedError)
-        ]
+        pairs = zip(error.labels, error.members, strict=True)
+        gaussian = [label for label, member in pairs if isinstance(member, AbstractLimitedError)]
         if not gaussian:
             of_one(error.members[0], method)  # says why not
-        return dict.fromkeys(gaussian, method)
-    out = {}
+        return {label: str(method) for label in gaussian}
+    out: dict[str, str] = {}
     for key, value in method.items():
         label = endpoint_label(key)
         if label is None or label not in error.labels:

@@ -157,6 +157,20 @@ class EndpointErrors(AbstractError):
         return any(member.is_limited for member in self.members)
 
     @property
+    def censoring(self) -> str | None:
+        """The method for censored rows, by endpoint where they differ; None where no endpoint has one."""
+        methods = [getattr(member, "censoring", None) for member in self.members]
+        if len(set(methods)) == 1:
+            return methods[0]
+        return ", ".join(f"{label}: {m}" for label, m in zip(self.labels, methods, strict=True) if m is not None)
+
+    def drops_rows(self, group):
+        out = group.endpoints < 0
+        for k, member in enumerate(self.members):
+            out = out | ((group.endpoints == k) & member.drops_censored)
+        return out
+
+    @property
     def has_residuals(self) -> bool:
         return any(member.has_gaussian_moments for member in self.members)
 

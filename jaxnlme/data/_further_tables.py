@@ -1,0 +1,44 @@
+"""TableMethods: the methods of GroupedData for further tables beside the observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jaxnlme.data import _build as build
+from jaxnlme.data import _checks as checks
+from jaxnlme.data._columns import level_names, name_list, take_column
+from jaxnlme.errors import DataError
+from jaxnlme.signatures import public
+
+if TYPE_CHECKING:
+    from jaxnlme.data.grouped import GroupedData
+
+
+class TableMethods:
+    """Base of GroupedData: further tables of other rows."""
+
+    @public("data.with_table")
+    def with_table(
+        self: Any, name: str, frame: Any, group: str | Sequence[str], columns: str | Sequence[str]
+    ) -> GroupedData:
+        """The same data with a further table of other rows, such as dose events.
+
+        **Arguments:** `name`: the model reads the table as `v.name`; `frame`: as for `from_frame`; `group`: name of its
+        column of group labels, which must be labels of the data, or with nested levels the list of the columns of all
+        levels; `columns`: names of its numeric columns. A group may have no rows in it.
+        **Returns:** GroupedData whose `tables[name]` is (columns (groups, k), mask (groups, k)).
+        **Raises:** DataError for unknown labels, text, missing or infinite values, or a name that is in use.
+        """
+        checks.check_table_name(name, self.x | self.v | self.text | self.tables)
+        listed = name_list(columns, "columns")
+        if not listed:
+            raise DataError(f"table {name!r} lists no columns; expected at least one numeric column.")
+        raw = {column: take_column(frame, column, f"table {name!r}") for column in listed}
+        levels = level_names(group)
+        labels = [take_column(frame, level, "group") for level in levels]
+        table, units = build.further_table(name, labels, raw, self, levels)
+        return replace(
+            self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
+        )

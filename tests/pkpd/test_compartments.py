@@ -1,0 +1,158 @@
+"""`jn.pkpd.compartments`: names, errors, derivatives, agreement of closed forms with matrix exponentials."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxnlme as jn
+from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.pkpd.linear import LinearSystem
+from jaxnlme.pkpd.structure import Structure
+from jaxnlme.records import Record
+from tests.pkpd.event_cases import batch, event_records
+
+TIMES = np.array([0.0, 0.5, 2.0, 7.0, 12.0, 13.0, 30.0])
+DOSES = [{"TIME": 0.0, "EVID": 1, "AMT": 100.0, "II": 12.0, "ADDL": 1}]
+
+
+def predicted(model, values: dict, records: list[dict] = DOSES, times: np.ndarray = TIMES):
+    """The prediction of one subject."""
+    x, v = batch(event_records([records], [times]), times[None, :])
+    x, v = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], (x, v))
+    return model(
+        Record(tuple(values), tuple(jnp.asarray(float(value)) for value in values.values()), "parameter"), x, v
+    )
+
+
+PARAMETRISATIONS = {
+    "CL V Q V2": {"cl": 4.0, "v": 30.0, "q": 3.0, "v2": 50.0},
+    "CL V1 Q VSS": {"CL": 4.0, "V1": 30.0, "Q": 3.0, "VSS": 80.0},
+    "CL V2 Q V3": {"CL": 4.0, "V2": 30.0, "Q": 3.0, "V3": 50.0},
+    "k k12 k21 V": {"k": 4 / 30, "k12": 0.1, "k21": 0.06, "V": 30.0},
+}
+
+
+def exponents() -> dict[str, float]:
+    """alpha, beta, A and B of the same model."""
+    total, product = 4 / 30 + 0.1 + 0.06, 4 / 30 * 0.06
+    alpha, beta = np.roots([1, -total, product])
+    return {
+        "alpha": alpha,
+        "beta": beta,
+        "A": (alpha - 0.06) / (alpha - beta) / 30,
+        "B": (0.06 - beta) / (alpha - beta) / 30,
+    }
+
+
+def test_parametrisations_agree():
+    """One model in all parametrisations, names in any case."""
+    expected = None
+    for text, values in [*PARAMETRISATIONS.items(), ("alpha beta A B", exponents())]:
+        found = predicted(jn.pkpd.compartments(2, parameters=text), values)
+        expected = found if expected is None else expected
+        np.testing.assert_allclose(found, expected, rtol=1e-10, err_msg=text)
+
+
+def test_three_exponents():
+    """Three compartments by exponents and coefficients: the prediction is the sum of exponentials."""
+    values = {"alpha": 1.2, "beta": 0.2, "gamma": 0.03, "A": 0.03, "B": 0.01, "C": 0.002}
+    found = predicted(jn.pkpd.compartments(3, parameters="alpha beta gamma A B C"), values, DOSES[:1], TIMES)
+    since = [TIMES, np.where(TIMES >= 12, TIMES - 12, np.inf)]
+    expected = sum(
+        100 * values[c] * np.exp(-values[p] * t)
+        for t in since
+        for p, c in zip(("alpha", "beta", "gamma"), "ABC", strict=True)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_before_and_at_a_dose():
+    """A dose acts on rows at its time that follow it in the table, and on no row before."""
+    times = np.array([0.0, 3.0, 3.0, 4.0])
+    record = {"TIME": 3.0, "EVID": 1, "AMT": 100.0, "rows_before": 2}
+    found = predicted(jn.pkpd.compartments(1), {"CL": 4.0, "V": 30.0}, [record], times)
+    np.testing.assert_allclose(found, [0, 0, 100 / 30, 100 / 30 * np.exp(-4 / 30)], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: jn.pkpd.compartments(4), "1, 2 or 3"),
+        (lambda: jn.pkpd.compartments(1, "oral"), "route 'oral' is unknown"),
+        (lambda: jn.pkpd.compartments(1, parameters="CL V Q V2"), "expected one of 'CL V', 'K V'"),
+        (lambda: jn.pkpd.compartments(1, "transit"), "number of transit compartments"),
+        (lambda: jn.pkpd.compartments(1, transits=3), "only for route='transit'"),
+        (lambda: jn.pkpd.compartments(1, "first-order", lag={"liver": "tl"}), "1 depot, 2 central"),
+    ],
+)
+def test_options(call, words):
+    """Options that are not there are refused in a sentence."""
+    with pytest.raises(OptionError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    "values, records, words",
+    [
+        ({"CL": 4.0}, DOSES, "lacks V or V1 or VC"),
+        ({"CL": 4.0, "V": 30.0}, [DOSES[0] | {"CMT": 3}], "compartment 3 .CMT in row 1"),
+        ({"CL": 4.0, "V": 30.0}, [DOSES[0] | {"RATE": -2}], "RATE -2"),
+        ({"CL": 4.0, "V": 30.0, "cl": 3.0}, DOSES, "differ by case only"),
+    ],
+)
+def test_what_the_data_need(values, records, words):
+    """A parameter that is lacking, or a dose into a compartment that is not there."""
+    with pytest.raises(ModelError, match=words):
+        predicted(jn.pkpd.compartments(1), values, records)
+
+
+def test_data_without_doses():
+    """Data without dose records are refused before the fit."""
+    data = jn.GroupedData.from_frame(
+        pd.DataFrame({"ID": [1, 1], "TIME": [1.0, 2], "DV": [9.0, 7]}), "ID", "DV", ["TIME"]
+    )
+    with pytest.raises(ModelError, match="needs dose records"):
+        jn.fit(jn.NLMEModel(jn.pkpd.compartments(1), {"CL": 4.0, "V": 30.0}), data)
+
+
+# Rate constants that meet, and that are nearly zero.
+RATES = [
+    {"k": 0.133, "k12": 0.1, "k21": 0.06, "ka": 1.1},
+    {"k": 0.133, "k12": 0.1, "k21": 0.06, "ka": 0.133},
+    {"k": 0.133, "k12": 1e-9, "k21": 0.133, "ka": 0.133},
+    {"k": 0.133, "k12": 1e-4, "k21": 0.1333, "ka": 0.1329},
+    {"k": 1e-10, "k12": 0.1, "k21": 0.06, "ka": 1.1},
+    {"k": 0.133, "k12": 1e-7, "k21": 1e-7, "ka": 1.0},
+    {"k": 1.0, "k12": 0.0, "k21": 1.0, "ka": 1.0},
+    {"k": 2.0, "k12": 0.01, "k21": 1.9, "ka": 50.0},
+]
+
+
+@pytest.mark.parametrize("disposition, infused, highest", [(1, (0, 1), 3), (2, (1, 2), 2)])
+def test_closed_forms_where_constants_meet(disposition, infused, highest):
+    """Values and derivatives are those of the matrix exponential, which has no eigenvalues."""
+    names = ["k", "ka"] + ["k12", "k21"] * (disposition == 2)
+    structure = Structure(disposition, True)
+    times = jnp.array([0.0, 1e-3, 0.1, 1.0, 5.0, 30.0, 300.0])
+    direction = jnp.array([0.9, -0.7, 0.4, 0.8])[: len(names)]
+
+    def entries(shift, at, way):
+        rates = {name: at[i] * (1 + shift * direction[i]) for i, name in enumerate(names)}
+        system = LinearSystem(structure, rates, tuple(range(len(structure.states))), infused)
+        found = getattr(system, way)(times)
+        return jnp.stack([jnp.broadcast_to(found[p], times.shape) for p in system.pattern()])
+
+    def derivatives(at, way):
+        out, fn = [], lambda shift: entries(shift, at, way)
+        for _ in range(highest + 1):
+            out.append(fn(0.0))
+            fn = jax.jacfwd(fn)
+        return out
+
+    both = jax.jit(lambda at: (derivatives(at, "_by_closed_form"), derivatives(at, "_by_matrix")))
+    for rates in RATES:
+        for order, (found, expected) in enumerate(zip(*both(jnp.array([rates[n] for n in names])), strict=True)):
+            size = np.max(np.abs(expected), axis=0, keepdims=True)
+            assert np.all(np.abs(found - expected) <= 1e-6 * size + 1e-300), (rates, order)
