@@ -47,9 +47,9 @@ def section(results: Record, name: str) -> str:
             )
     explanation = (
         "Twelve simulated files of 120 subjects (30 at each of four doses; bolus, infusion, oral; one and two "
-        "compartments; linear and, `MM`, Michaelis-Menten elimination), read by `GroupedData.from_nonmem`. Covered: 95% "
-        "intervals of the medians and of the standard deviations of the log that contain the geometric mean and the "
-        "standard deviation of the subjects' own parameters, as the file gives them. Starting values are off by a third "
-        "to a half. Wall seconds, compiling included; other programs ran on the machine. " + " ".join(totals)
+        "compartments; linear and, `MM`, Michaelis-Menten elimination), read by `GroupedData.from_nonmem`. Covered: "
+        "95% intervals of the medians and of the standard deviations of the log that contain the geometric mean and "
+        "the standard deviation of the subjects' own parameters, as the file gives them. Starting values are off by a "
+        "third to a half. Wall seconds, compiling included; other programs ran on the machine. " + " ".join(totals)
     )
     return "\n\n".join(["### Simulation grid of dose records", origin(results, name), explanation, table(header, body)])
