@@ -14,13 +14,14 @@ import numpy as np
 from jaxnlme.binding.continued_columns import continued
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data._layout import pad_rows
+from jaxnlme.data.events.facts import ZERO_IN_PADDING
 from jaxnlme.errors import OptionError
 from jaxnlme.model.density import Group
 from jaxnlme.model.levels import Units
 from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.numerics.devices import Processes
-from jaxnlme.records import Record, Rows
+from jaxnlme.records import Events, Record, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def pad_groups(
     bucket: Group, positions: np.ndarray, obs: int, tables: dict[str, int], directions: tuple[int, ...]
 ) -> Group:
     """Groups of a bucket padded to `obs` rows: padding repeats the last row, but for columns of x that rise or fall in
-    every group, and the masks are false there.
+    every group, and the masks are false there; `v.events` has no doses there.
 
     **Arguments:** `bucket`: stacked groups; `positions` (n,) of the groups in it; `obs`: rows of the result; `tables`:
     rows of each further table, by name; `directions`: of the columns of x (`continued_columns.py`).
@@ -117,7 +118,9 @@ def pad_groups(
         return pad_rows(np.asarray(leaf)[chosen], width, mask)
 
     def rows(entry: Rows, width: int) -> Rows:
-        new = (tuple(cut(c, width) for c in entry.values), cut(entry.mask, width, True))
+        zero = ZERO_IN_PADDING if isinstance(entry, Events) else ()
+        values = tuple(cut(c, width, name in zero) for name, c in zip(entry.names, entry.values, strict=True))
+        new = (values, cut(entry.mask, width, True))
         entry = eqx.tree_at(lambda e: (e.values, e.mask), entry, new)
         if entry.units is not None:
             units = tuple(cut(index, width) for index in entry.units.values)

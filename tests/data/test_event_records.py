@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 import jaxnlme as jn
+from jaxnlme.binding.padding import pad_groups
 from jaxnlme.data.events.records import EventRecords
 
 LABELS = np.array([1, 2], object)
@@ -60,3 +61,15 @@ def test_groups_and_model():
 
 def _of_first(record):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), record)
+
+
+def test_padding_holds_no_doses():
+    """A group that fills its axis of doses is padded with rows that are no doses, as shorter groups are."""
+    frame = pd.DataFrame({"ID": [1, 1, 2, 2], "TIME": [1.0, 2, 1, 2], "DV": [9.0, 7, 8, 6]})
+    data = jn.GroupedData.from_frame(frame, "ID", "DV", ["TIME"]).with_event_records(records())
+    bucket = jn.bind(jn.NLMEModel(lambda phi, x, v: phi.k * x.TIME, {"k": 0.2}), data).problem.buckets[0]
+    events = pad_groups(bucket, np.arange(2), 2, {"events": 8}, (0,)).v.events
+    assert events.mask.sum(axis=1).tolist() == [5, 1]
+    for name in ("amount", "rate", "steady_state", "interval", "reset"):
+        assert not events[name][~events.mask].any(), name
+    assert events.time[0, 5:].tolist() == [24] * 3 and events.segment[0, 5:].tolist() == [1] * 3

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 DOSE_COLUMNS = (
     "time", "amount", "rate", "compartment", "steady_state", "interval", "reset", "segment", "rows_before", "row",
 )  # fmt: skip
+# Those that are zero in padding: a padded row is no dose, at the time and in the segment of the last one.
+ZERO_IN_PADDING = ("amount", "rate", "steady_state", "interval", "reset")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.data.events.display import to_html, to_text
-from jaxnlme.data.events.facts import DOSE_COLUMNS, EventFacts
+from jaxnlme.data.events.facts import DOSE_COLUMNS, ZERO_IN_PADDING, EventFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ class EventRecords:
             values = flat[name][cell] if len(source) else np.zeros(cell.shape)
             neutral = -1.0 if name == "row" else 0.0
             values = np.where((sizes > 0)[:, None], values, neutral)  # a group without records
-            if name in ("amount", "rate", "steady_state", "interval", "reset"):
+            if name in ZERO_IN_PADDING:
                 values = np.where(mask, values, 0.0)
             table[name] = values
         return table, mask
