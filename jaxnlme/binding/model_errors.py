@@ -36,6 +36,11 @@ _WORDS = {
 # Operations that hand on a divisor of zero.
 _PASSED = ("mul", "neg", "broadcast_in_dim", "convert_element_type", "reshape", "copy", "squeeze")
 _ORDERS = ("value", "derivative", "second derivative")
+_UNKNOWN = "; look for 0/0, log(0) or overflow (jnp.where on the argument helps)."
+_OF_SOLVER = (
+    ": the solver of differential equations used up its steps there, or its solution is not finite. Other starting "
+    "values, a larger max_steps, or for stiff equations an implicit solver (diffrax.Kvaerno5()) may help."
+)
 
 
 def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:
@@ -54,6 +59,8 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
             errors = {name: error for name, error in errors.items() if error is not None}
             if errors:
                 rows, cause = next(iter(errors.values()))
+                if cause == _UNKNOWN and _calls_solver(binding, params):
+                    cause = _OF_SOLVER
                 subject = (
                     "the model" if not order else f"the model is finite, but its {_ORDERS[order]} in {some([*errors])}"
                 )
@@ -64,15 +71,19 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
 def solver_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:
     """A sentence on the tolerance of a solver of differential equations that the model calls; empty for other models.
     Arguments as of `non_finite_sentence`."""
-    group = group_at(binding, 0)
-    phi = binding.density.phi(params, jnp.zeros(binding.density.n_effects), group)
-    if not binding.density.structural.calls_solver(params.free, phi, group.x, group.v):
+    if not _calls_solver(binding, params):
         return ""
     return (
         "The model calls a solver of differential equations, whose predictions and derivatives are smooth to its "
         "tolerance only: if rtol and atol are larger than 1e-8, make them smaller (with a state whose size is far from "
         "one, atol in proportion)."
     )
+
+
+def _calls_solver(binding: Binding, params: Params) -> bool:
+    group = group_at(binding, 0)
+    phi = binding.density.phi(params, jnp.zeros(binding.density.n_effects), group)
+    return binding.density.structural.calls_solver(params.free, phi, group.x, group.v)
 
 
 def kink_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:
@@ -168,7 +179,7 @@ def _rows(binding: Binding, index: int, rows: np.ndarray) -> str:
 def _cause(operations: Operations, source: Operation | None) -> str:
     """The operation that made a result not finite, and the remedy: the end of a sentence."""
     if source is None:
-        return "; look for 0/0, log(0) or overflow (jnp.where on the argument helps)."
+        return _UNKNOWN
     wrong = ~np.isfinite(source.outputs[0])
     source = _behind_division(source)
     word = _WORDS.get(source.name, f"the operation {source.name}")

@@ -100,7 +100,8 @@ class OnePassGroup(TransformedGroup):
 
     **Fields:** `n`: parameters; `q`: random effects; `fixed`, `random`: the matrices A and B by entries; `factor`: L;
     `pattern`: its entries that are not zero by structure; `Z`: B L by entries; `start`: u at z = 0; `frozen`: jet of
-    the prediction from which the residual scale is computed, None where the scale depends on z.
+    the prediction from which the residual scale is computed, None where the scale depends on z; `searched`: positions
+    of the parameters that the search of the mode differentiates in, those that depend on z; None for all.
     """
 
     def __init__(
@@ -123,6 +124,13 @@ class OnePassGroup(TransformedGroup):
         zero = jnp.zeros((), params.beta.dtype)
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
         self.frozen: Jet | None = None
+        moved = sorted({k for k, _ in self.Z})
+        self.searched = moved if len(moved) < self.n and self._calls_solver() else None
+
+    def _calls_solver(self) -> bool:
+        """True for a model whose cost grows with the number of variables that it is differentiated in."""
+        phi = self.density.phi(self.params, jnp.zeros(self.q), self.group)
+        return self.density.structural.calls_solver(self.params.free, phi, self.group.x, self.group.v)
 
     def at(self, z: Vector) -> tuple[Scalar, ...]:
         """u at the whitened effects `z` (random,)."""
@@ -131,7 +139,8 @@ class OnePassGroup(TransformedGroup):
 
     def expand(self, z: Vector) -> tuple[Scalar, Vector, Matrix]:
         """Minus the log joint density with its gradient (random,) and Hessian (random, random) at `z` (random,)."""
-        derivatives = self.derivatives(partial_derivatives(self.predict, self.at(z), 2), in_s=False)
+        prediction = partial_derivatives(self.predict, self.at(z), 2, self.searched)
+        derivatives = self.derivatives(prediction, in_s=False)
         value, gradient, hessian = self.joint(derivatives, z)
         return -value, -gradient, hessian
 

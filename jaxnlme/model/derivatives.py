@@ -90,9 +90,12 @@ def directional_slope(fn: Callable[[PyTree, Vector], Scalar], x: PyTree, z: Vect
     return jax.grad(lambda x: jax.jvp(lambda z: fn(x, z), (z,), (direction,))[1])(x)
 
 
-def partial_derivatives(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> jets.Jet:
-    """The Jet of `fn(*point)` at `point`, n scalars, up to derivatives of `order`; see `numerics.jets`."""
-    return jets.jet(fn, point, order)
+def partial_derivatives(
+    fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int] | None = None
+) -> jets.Jet:
+    """The Jet of `fn(*point)` at `point`, n scalars, up to derivatives of `order`, in the scalars at the positions
+    `active` (None: in all); see `numerics.jets`."""
+    return jets.jet(fn, point, order, active)
 
 
 def implicit_minimiser(

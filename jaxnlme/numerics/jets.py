@@ -55,12 +55,17 @@ class Jet(eqx.Module):
         return self.partials[self.indices.index(tuple(sorted(index)))]
 
 
-def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
+def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int] | None = None) -> Jet:
     """The jet of `fn(*point)` at `point`, a sequence of n scalars, up to derivatives of order `order`.
 
     Nested forward differentiation; the function is traced once, and each mixed partial derivative is computed once.
+
+    **Arguments:** `active`: positions of the scalars to differentiate in, None for all; partial derivatives in others
+    are zero in the jet.
     """
     n = len(point)
+    if active is not None and len(active) < n:
+        return _jet_in(fn, point, order, active)
     dtype = jnp.result_type(*point)
     indices = [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(n), k)]
 
@@ -87,6 +92,22 @@ def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int) -> Jet:
 
     partials = up_to(order)(*point)
     return Jet(barrier(tuple(partials[index] for index in indices)), tuple(indices))
+
+
+def _jet_in(fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int]) -> Jet:
+    """`jet` with derivatives in the scalars at the positions `active` only."""
+
+    def of_active(*values: Any) -> PyTree:
+        at = list(point)
+        for k, value in zip(active, values, strict=True):
+            at[k] = value
+        return fn(*at)
+
+    inner = jet(of_active, [point[k] for k in active], order)
+    known = {tuple(active[k] for k in index): part for index, part in zip(inner.indices, inner.partials, strict=True)}
+    zero = jax.tree.map(jnp.zeros_like, inner.partial())
+    every = [i for k in range(order + 1) for i in itertools.combinations_with_replacement(range(len(point)), k)]
+    return Jet(tuple(known.get(index, zero) for index in every), tuple(every))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -283,12 +283,6 @@ def test_a_model_that_reads_padded_rows_is_refused(reader):
         jn.fit(jn.NLMEModel(reader, PARAMETERS), table(UNEQUAL), "fo")
 
 
-def test_a_coarse_solver_passes_the_dry_run():
-    fit = jn.fit(jn.NLMEModel(decay(tolerance=1e-4), PARAMETERS), table(UNEQUAL), "fo", standard_errors=False)
-    closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), table(UNEQUAL), "fo", standard_errors=False)
-    assert abs(fit.log_likelihood - closed.log_likelihood) < 0.1
-
-
 def value_and_gradient(f, data, method="focei"):
     model = jn.NLMEModel(f, PARAMETERS)
     params = model.params(data, {"k": 0.22, "c": 9.5, "sd(k)": 0.3, "sd(c)": 0.2})
@@ -300,9 +294,9 @@ def value_and_gradient(f, data, method="focei"):
     return float(value), np.asarray(slope)
 
 
-@pytest.mark.parametrize(("method", "solver"), [("focei", "odeint"), ("foce", "default"), ("laplace", "default")])
+@pytest.mark.parametrize(("method", "solver"), [("focei", "odeint"), ("laplace", "default")])
 def test_objective_and_gradient(method, solver):
-    data = table(UNEQUAL)
+    data = table((3, 1, 5))
     value, slope = value_and_gradient(decay(solver), data, method)
     exact, exact_slope = value_and_gradient(decay_closed, data, method)
     assert abs(value - exact) < 1e-6
@@ -310,22 +304,25 @@ def test_objective_and_gradient(method, solver):
 
 
 @pytest.mark.parametrize(
-    ("method", "solver"), [("focei", "odeint"), ("fo", "default"), ("lme", "odeint"), ("agq", "default")]
+    ("method", "solver", "tolerance"),
+    [("focei", "odeint", 1e-8), ("fo", "default", 1e-4), ("lme", "odeint", 1e-8), ("agq", "default", 1e-8)],
 )
-def test_fits_are_those_of_the_closed_form(method, solver):
+def test_fits_are_those_of_the_closed_form(method, solver, tolerance):
     data = table(UNEQUAL)
-    fit = jn.fit(jn.NLMEModel(decay(solver, tolerance=1e-8), PARAMETERS), data, method)
+    fit = jn.fit(jn.NLMEModel(decay(solver, tolerance=tolerance), PARAMETERS), data, method)
     closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, method)
-    assert fit.converged and closed.converged, str(fit.status)
-    assert abs(fit.log_likelihood - closed.log_likelihood) < 1e-4
-    np.testing.assert_allclose(fit.estimates["estimate"], closed.estimates["estimate"], rtol=1e-3)
-    np.testing.assert_allclose(fit.estimates["se"], closed.estimates["se"], rtol=1e-2)
+    fine = tolerance < 1e-6
+    assert closed.converged and (fit.converged or not fine), str(fit.status)
+    assert abs(fit.log_likelihood - closed.log_likelihood) < (1e-4 if fine else 0.1)
+    np.testing.assert_allclose(fit.estimates["estimate"], closed.estimates["estimate"], rtol=1e-3 if fine else 0.05)
+    if fine:
+        np.testing.assert_allclose(fit.estimates["se"], closed.estimates["se"], rtol=1e-2)
 
 
 def test_a_fit_by_saem():
     data = table(UNEQUAL)
-    fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-6), PARAMETERS), data, "saem", seed=1)
-    closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, "saem", seed=1)
+    fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-6), PARAMETERS), data, jn.SAEM(seed=1))
+    closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, jn.SAEM(seed=1))
     assert fit.converged and closed.converged
     np.testing.assert_allclose(fit.estimates["estimate"], closed.estimates["estimate"], rtol=1e-2)
 
@@ -338,7 +335,8 @@ def test_a_group_whose_solver_fails_is_named():
     late = jn.GroupedData.from_frame(frame, "id", "y", ["t"])
     model = jn.NLMEModel(decay("default", max_steps=40, tolerance=1e-6), PARAMETERS)
     fit = jn.fit(model, late, "focei", standard_errors=False)
-    assert not fit.converged and "Group 1" in str(fit.status)
+    status = str(fit.status)
+    assert not fit.converged and "group 1" in status and "rows 4, 5 and 6" in status and "used up its steps" in status
 
 
 def test_what_is_asked_of_a_fit():
@@ -346,7 +344,7 @@ def test_what_is_asked_of_a_fit():
     fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-8), PARAMETERS), data, "focei")
     closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, "focei")
     for ask in (lambda f: f.predict(), lambda f: f.simulate(seed=1), lambda f: f.residuals()):
-        a, b = (np.asarray(ask(f).select_dtypes(float)) for f in (fit, closed))
+        a, b = (np.asarray(pd.DataFrame(ask(f)).select_dtypes(float)) for f in (fit, closed))
         np.testing.assert_allclose(a, b, atol=1e-3)
     a, b = (f.bootstrap(3, seed=3) for f in (fit, closed))
     np.testing.assert_allclose(np.asarray(a.estimates), np.asarray(b.estimates), atol=1e-2)

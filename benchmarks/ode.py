@@ -1,0 +1,152 @@
+"""Cost of one objective-and-gradient of a model that calls a solver of differential equations, in bare solves.
+
+    python benchmarks/ode.py [--repeats 7] [--subjects 100] [--solvers odeint diffrax]
+
+Two compartments by a bolus, written with `jax.experimental.ode.odeint` or `diffrax.diffeqsolve` (Tsit5, its default
+adjoint), at rtol = atol = 1e-6; 8 samples a subject; k, k12, k21 and the dose's concentration c0 are parameters, the
+first and the last with random effects (p = 4, q = 2). FOCEI, compiled programs, medians of interleaved repeats in one
+process; tracing and compiling apart.
+
+- bare: the same function of the same subjects at the same tolerance, by `jax.vmap` as JAX compiles it, no derivatives.
+- evaluation: one objective with its gradient. "warm": searches of modes begin where the last ones ended; "at the mode":
+  at the very modes, so that they only confirm them.
+
+The limit is 2 (1 + q + p) bare solves. Writes results/ode.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from evaluation import STEP, Evaluations, jn
+from jax.experimental.ode import odeint
+from provenance import about_this_process
+from results import Record, add_folder
+
+TOLERANCE = 1e-6
+TIMES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 7.0, 12.0, 20.0])
+TRUTH = {"k": 0.4, "k12": 0.3, "k21": 0.2, "c0": 10.0}
+RANDOM = ("k", "c0")
+LIMIT = 2 * (1 + len(RANDOM) + len(TRUTH))
+
+
+def rhs(t: Any, y: Any, parameters: Any) -> Any:
+    k, k12, k21 = parameters
+    return jnp.stack([-(k + k12) * y[0] + k21 * y[1], k12 * y[0] - k21 * y[1]])
+
+
+def by_odeint(phi: Any, x: Any) -> Any:
+    times = jnp.concatenate([jnp.zeros(1), x.t])
+    start, parameters = jnp.stack([phi.c0, 0.0 * phi.c0]), (phi.k, phi.k12, phi.k21)
+    y = odeint(lambda y, t, *p: rhs(t, y, p), start, times, *parameters, rtol=TOLERANCE, atol=TOLERANCE)
+    return y[1:, 0]
+
+
+def by_diffrax(phi: Any, x: Any) -> Any:
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(rhs),
+        diffrax.Tsit5(),
+        0.0,
+        x.t[-1],
+        0.1,
+        jnp.stack([phi.c0, 0.0 * phi.c0]),
+        args=(phi.k, phi.k12, phi.k21),
+        saveat=diffrax.SaveAt(ts=x.t),
+        stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
+    ).ys[:, 0]
+
+
+def closed(phi: Any, x: Any) -> Any:
+    total = phi.k + phi.k12 + phi.k21
+    root = jnp.sqrt(total**2 - 4.0 * phi.k * phi.k21)
+    fast, slow = (total + root) / 2.0, (total - root) / 2.0
+    up, down = (fast - phi.k21) / (fast - slow), (phi.k21 - slow) / (fast - slow)
+    return phi.c0 * (up * jnp.exp(-fast * x.t) + down * jnp.exp(-slow * x.t))
+
+
+SOLVERS: dict[str, Callable[[Any, Any], Any]] = {"odeint": by_odeint, "diffrax": by_diffrax}
+
+
+class Columns(dict):
+    """Values by name, read as the records of a model function."""
+
+    __getattr__ = dict.__getitem__
+
+
+def drawn(subjects: int) -> tuple[dict[str, np.ndarray], jn.GroupedData]:
+    """Individual parameters (subjects,), and data with 10% noise."""
+    rng = np.random.default_rng(subjects)
+    phi = {name: value * np.exp(0.25 * (name in RANDOM) * rng.normal(size=subjects)) for name, value in TRUTH.items()}
+    columns = {name: jnp.asarray(value)[:, None] for name, value in phi.items()}
+    f = np.asarray(closed(Columns(columns), Columns(t=jnp.asarray(TIMES)[None])))
+    y = f * (1 + 0.1 * rng.normal(size=f.shape))
+    label = np.repeat(np.arange(subjects), len(TIMES))
+    return phi, jn.GroupedData.from_arrays(y.ravel(), label, x={"t": np.tile(TIMES, subjects)})
+
+
+def timed(fn: Callable[[], Any]) -> float:
+    """CPU seconds of a call."""
+    used = time.process_time()
+    jax.block_until_ready(fn())
+    return time.process_time() - used
+
+
+def measured(solver: str, subjects: int, repeats: int) -> dict[str, Any]:
+    """One row of the results."""
+    f, (phi, data) = SOLVERS[solver], drawn(subjects)
+    times = jnp.asarray(TIMES)
+    bare = jax.jit(jax.vmap(lambda phi: f(Columns(phi), Columns(t=times))))
+    inputs = jax.tree.map(jnp.asarray, phi)
+    row: dict[str, Any] = {"solver": solver, "subjects": subjects, "tolerance": TOLERANCE, "limit": LIMIT}
+    row["compile_bare"] = timed(lambda: bare(inputs))
+    parameters = [jn.Parameter(name, value, "log", random=name in RANDOM) for name, value in TRUTH.items()]
+    evaluations = Evaluations(jn.NLMEModel(f, parameters, error="proportional"), data)
+    started = time.process_time()
+    modes = jax.block_until_ready(evaluations.run(0.0, evaluations.modes()))
+    row["compile"] = time.process_time() - started
+    modes = evaluations.run(0.0, modes)
+    solves: dict[str, list[float]] = {"bare": [], "warm": [], "at the mode": []}
+    for k in range(repeats):
+        moved: list[Any] = []
+        solves["bare"].append(timed(lambda: [bare(inputs) for _ in range(5)]) / 5)
+        solves["warm"].append(timed(lambda k=k, moved=moved: moved.append(evaluations.run(STEP * (k % 2), modes)) or moved))
+        at = evaluations.run(STEP * (k % 2), moved[0])
+        solves["at the mode"].append(timed(lambda k=k, at=at: evaluations.run(STEP * (k % 2), at)))
+        modes = at
+    row |= {name: statistics.median(values) for name, values in solves.items()}
+    for name in ("warm", "at the mode"):
+        ratios = [a / b for a, b in zip(solves[name], solves["bare"], strict=True)]
+        row[f"{name}, in bare solves"] = statistics.median(ratios)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", nargs="+", type=int, default=[100])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--solvers", nargs="+", choices=[*SOLVERS], default=[*SOLVERS])
+    add_folder(parser)
+    options = parser.parse_args()
+    results = Record(options.folder / "ode.json", about_this_process(), repeats=options.repeats)
+    for solver in options.solvers:
+        for subjects in options.subjects:
+            row = measured(solver, subjects, options.repeats)
+            results.add(row)
+            print(
+                f"{solver:8s} {subjects} subjects: bare {row['bare']:.4f} s CPU, objective and gradient {row['warm']:.4f}: "
+                f"{row['warm, in bare solves']:.1f} bare solves (at the mode {row['at the mode, in bare solves']:.1f}), "
+                f"limit {LIMIT}; compiling {row['compile']:.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
