@@ -52,10 +52,9 @@ class EndpointErrors(AbstractError):
             return
         assert isinstance(self.correlation, BetweenEndpoints)
         for label in self.correlation.labels:
-            reason = (
-                None if label in self.labels else f"is not among the endpoints {some(self.labels, len(self.labels))}"
-            )
-            member = None if reason else self.members[self.labels.index(label)]
+            known = label in self.labels
+            reason = None if known else f"is not among the endpoints {some(self.labels, len(self.labels))}"
+            member = self.members[self.labels.index(label)] if known else None
             reason = reason or (member and no_joint_correlation(member))
             if reason:
                 raise OptionError(
