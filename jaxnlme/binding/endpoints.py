@@ -127,9 +127,15 @@ def censored_members(error: EndpointErrors, data: GroupedData, codes: np.ndarray
     has_limits = [of_endpoint(data, codes, k).limits is not None for k in range(len(error.members))]
     methods = [censoring_of(member) for member in error.members]
     if any(methods) and not any(has and method for has, method in zip(has_limits, methods, strict=True)):
-        resolve_censoring(
-            error.members[[m is not None for m in methods].index(True)], dataclasses.replace(data, limits=None)
-        )
+        first = [m is not None for m in methods].index(True)
+        if any(has_limits):
+            limited = [label for label, has in zip(error.labels, has_limits, strict=True) if has]
+            raise ModelError(
+                f"the model has censoring={methods[first]!r} for endpoint {error.labels[first]!r}, and the data have "
+                f"limits of endpoint {some(limited)} only: name that one, as in "
+                f"censoring={{{limited[0]!r}: {methods[first]!r}}}, or give lloq= for the other."
+            )
+        resolve_censoring(error.members[first], dataclasses.replace(data, limits=None))
     changed: Any = error.members
     return error.with_members(
         [

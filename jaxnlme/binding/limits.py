@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.binding.stacking import column_of, distinct
 from jaxnlme.data._limits import Limits, censor
 from jaxnlme.data._rows import name_rows
 from jaxnlme.data.grouped import GroupedData
@@ -129,8 +130,8 @@ def group_limits(error: AbstractError, data: GroupedData) -> GroupLimits | None:
 
 
 def check_limits_known(data: GroupedData, purpose: str) -> Limits:
-    """The limits of the data, checked: every observed row has its limit of quantification, which simulated responses
-    may be beyond.
+    """The limits of the data, checked: every observed row of an endpoint with censored rows has its limit of
+    quantification, which simulated responses may be beyond.
 
     **Arguments:** `purpose`: what needs them, for the message.
     **Raises:** OptionError naming the rows without one.
@@ -140,11 +141,18 @@ def check_limits_known(data: GroupedData, purpose: str) -> Limits:
         raise OptionError(f"{purpose}: the data have no limits of quantification.")
     low, high = limits.lloq > -np.inf, limits.uloq < np.inf
     at_upper = np.isfinite(limits.upper) & (limits.lower == -np.inf) | (limits.kind == 3)
-    missing = data.observed & ((at_upper.any() & ~low) | ((limits.kind == 2).any() & ~high))
+    endpoints = np.zeros(data.y.shape, int)
+    if data.endpoint is not None:
+        endpoints = distinct(column_of(data, data.endpoint, purpose))[1]
+    missing = np.zeros(data.y.shape, bool)
+    for code in np.unique(endpoints[data.observed]):
+        rows = data.observed & (endpoints == code)
+        missing |= rows & (((at_upper & rows).any() & ~low) | (((limits.kind == 2) & rows).any() & ~high))
     if missing.any():
         raise OptionError(
-            f"{purpose}: the limits of quantification are known in censored rows only, and {_rows(data, missing)} has "
-            "none; give lloq= (uloq=) to jn.GroupedData.from_frame, a number or a column."
+            f"{purpose}: the limits of quantification are known in censored rows only, and {_rows(data, missing)} "
+            f"{'has' if missing.sum() == 1 else 'have'} none; give lloq= (uloq=) to jn.GroupedData.from_frame, a number "
+            "or a column."
         )
     return limits
 

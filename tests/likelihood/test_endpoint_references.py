@@ -63,6 +63,27 @@ def test_two_endpoints(reference: Path, method: str, point: int) -> None:
     assert float(jn.log_likelihood(model, params, data, "laplace")) == pytest.approx(case["laplace"], abs=LAPLACE)
 
 
+@pytest.mark.parametrize("point", [1, 2, 3])
+def test_two_endpoints_one_with_a_limit(reference: Path, point: int) -> None:
+    """M3 for concentrations below 0.35 (CENS 1, DV the limit), none for effects."""
+    case, frame = cases(reference, "two_endpoints", "independent_M3", point)
+    data = jn.GroupedData.from_frame(frame, "ID", "DV", x="TIME", endpoint="DVID", censoring="CENS")
+    given = case["parameters"]
+    model = jn.NLMEModel(
+        pkpd,
+        parameters(case, ["CL", "V", "KA", "E0", "EMAX", "EC50"], {"CL": True, "EC50": True}),
+        error={"1": "proportional", "2": "constant"},
+        censoring="M3",
+    )
+    values = {"sd(CL)": given["omega_CL"] ** 0.5, "sd(EC50)": given["omega_EC50"] ** 0.5}
+    params = model.params(data, values | {"b[1]": given["prop_pk"], "a[2]": given["add_pd"]})
+    by_subject = np.asarray(jn.group_log_likelihoods(model, params, data, jn.AGQ(31)))
+    assert by_subject.sum() == pytest.approx(case["exact"], abs=3.0 * EXACT)
+    laplace = np.asarray(jn.group_log_likelihoods(model, params, data, "laplace"))
+    assert laplace.sum() == pytest.approx(case["laplace"], abs=1e-6)
+    np.testing.assert_allclose(laplace, case["laplace_by_subject"], atol=1e-6)
+
+
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 

@@ -33,6 +33,11 @@ def declared(error, method="M3", **options) -> jn.NLMEModel:
     )
 
 
+def value(model: jn.NLMEModel, data: jn.GroupedData, method: str = "laplace") -> float:
+    """The log-likelihood at the starting values."""
+    return float(jax.jit(lambda params: jn.log_likelihood(model, params, data, method))(model.params(data)))
+
+
 def read(frame: pd.DataFrame, **limits) -> jn.GroupedData:
     return jn.GroupedData.from_frame(frame, "id", "y", ["t", "part"], **limits)
 
@@ -68,7 +73,8 @@ def test_terms_of_every_residual_model(name: str, method: str):
     density = jn.bind(model, data).density
     params = jax.tree.map(jnp.asarray, model.params(data))
     group = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), jn.bind(model, data).problem.buckets[0])
-    terms, constant = density.error.row_terms(density.predict(params, jnp.zeros(1), group), params.error, group)
+    f = density.predict(params, jnp.zeros(1), group)
+    terms, constant = jax.jit(density.error.row_terms)(f, params.error, group)
     t = np.arange(1.0, 5.0)
     f = 1.1 * (0.5 + 0.3 * t)
     s = scale(f, t)
@@ -113,9 +119,9 @@ def test_predictions_of_zero(error: str):
     data = read(frame, censoring="cens")
     model = jn.NLMEModel(late, [jn.Parameter("f", 1.1, "log", random=True)], error=error, censoring="M3")
     rows = jn.NLMEModel(late, [jn.Parameter("f", 1.1, "log", random=True)], error=error, censoring="M1")
-    values = [float(jn.log_likelihood(m, m.params(data), data, "laplace")) for m in (model, rows)]
+    values = [value(m, data) for m in (model, rows)]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
-    gradient = jax.grad(lambda p: jn.log_likelihood(model, p, data, "laplace"))(
+    gradient = jax.jit(jax.grad(lambda p: jn.log_likelihood(model, p, data, "laplace")))(
         jax.tree.map(jnp.asarray, model.params(data))
     )
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
@@ -132,7 +138,7 @@ def test_units_do_not_matter():
             predicted, [jn.Parameter("f", 1.1 * scale, "log", random=True)], error=jn.error.combined(0.2 * scale, 0.3),
             censoring="M4",
         )  # fmt: skip
-        values.append([float(jn.log_likelihood(model, model.params(data), data, m)) for m in ("laplace", "focei")])
+        values.append([value(model, data, method) for method in ("laplace", "focei")])
     np.testing.assert_allclose(np.array(values[0]) - 3 * np.log(factor), values[1], rtol=1e-9)
 
 
@@ -186,5 +192,5 @@ def test_m1_is_the_data_without_the_rows():
     for method in ("fo", "laplace"):
         for residual in ("constant", error):
             model, plain = declared(residual, "M1"), declared(residual, None)
-            values = [float(jn.log_likelihood(m, m.params(d), d, method)) for m, d in ((model, data), (plain, without))]
+            values = [value(m, d, method) for m, d in ((model, data), (plain, without))]
             assert values[0] == pytest.approx(values[1], rel=1e-12)

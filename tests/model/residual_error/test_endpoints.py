@@ -49,6 +49,10 @@ def model(error: Any, structure: Any = both) -> jn.NLMEModel:
     return jn.NLMEModel(structure, parameters, error=error)
 
 
+def log_likelihood(m: jn.NLMEModel, data: jn.GroupedData, method: str, at: dict[str, float]) -> float:
+    return float(jax.jit(lambda params: jn.log_likelihood(m, params, data, method))(m.params(data, at)))
+
+
 def values(bound: Any, **others: float) -> dict[str, float]:
     """Values of all parameters, not those they start at."""
     return {"cl": 1.1, "e0": 49.0, "sd(cl)": 0.3, "sd(e0)": 0.15} | others
@@ -67,10 +71,10 @@ def test_one_endpoint_is_the_plain_model(label: str, method: str) -> None:
     several = model({label: name}, lambda phi, x, v: {label: both(phi, x, v)[label]})
     data = jn.GroupedData.from_frame(frame, "ID", "DV", x=["TIME"])
     scale = {"b": 0.3, "c": 0.8} if label == "cp" else {"a": 2.0, "b": 0.02}
-    expected = jn.log_likelihood(plain, plain.params(data, values(None, **scale)), data, method)
+    expected = log_likelihood(plain, data, method, values(None, **scale))
     of = {f"{key}[{label}]": value for key, value in scale.items()}
-    got = jn.log_likelihood(several, several.params(grouped(frame), values(None, **of)), grouped(frame), method)
-    assert float(got) == pytest.approx(float(expected), rel=1e-12)
+    got = log_likelihood(several, grouped(frame), method, values(None, **of))
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,7 +85,7 @@ def test_endpoints_that_share_nothing_are_two_models(method: str) -> None:
     frame = table()
     m = model({"cp": "proportional", "pca": "exponential"}, apart)
     data = grouped(frame)
-    together = jn.log_likelihood(m, m.params(data, values(None, **{"b[cp]": 0.2, "a[pca]": 0.1})), data, method)
+    together = log_likelihood(m, data, method, values(None, **{"b[cp]": 0.2, "a[pca]": 0.1}))
     parts = []
     for label, error, parameter, sd in (("cp", "proportional", "cl", 0.3), ("pca", "exponential", "e0", 0.15)):
         start = {"cl": 1.1, "e0": 49.0}[parameter]
@@ -92,8 +96,8 @@ def test_endpoints_that_share_nothing_are_two_models(method: str) -> None:
         )
         own = jn.GroupedData.from_frame(frame[label == frame.DVID], "ID", "DV", x=["TIME"])
         at = {f"sd({parameter})": sd, "b" if label == "cp" else "a": 0.2 if label == "cp" else 0.1}
-        parts.append(float(jn.log_likelihood(single, single.params(own, at), own, method)))
-    assert float(together) == pytest.approx(sum(parts), rel=1e-11)
+        parts.append(log_likelihood(single, own, method, at))
+    assert together == pytest.approx(sum(parts), rel=1e-11)
 
 
 def _one(apart: Any, phi: Any, x: Any, v: Any, label: str) -> Any:
@@ -121,7 +125,7 @@ def test_density_of_any_member_is_the_sum_of_those_of_its_rows(kind: str) -> Non
     data = grouped(frame)
     bound = jn.bind(m, data)
     params = bound.params({"cl": 1.1})
-    alone = {
+    single = {
         label: jn.bind(
             model(spec, lambda phi, x, v, label=label: both(phi, x, v)[label]),
             jn.GroupedData.from_frame(frame[label == frame.DVID], "ID", "DV", x=["TIME", "ASSAY"]),
@@ -140,7 +144,7 @@ def test_density_of_any_member_is_the_sum_of_those_of_its_rows(kind: str) -> Non
 
     def parts(theta, z, k):
         total = 0.0
-        for number, (label, other) in enumerate(alone.items()):
+        for number, (label, other) in enumerate(single.items()):
             own = jax.tree.map(lambda leaf: leaf[k], other.problem.buckets[0])
             at = jnp.asarray(other.params({"cl": 1.1}).error)
             entries = density.error.entries[number]
@@ -155,7 +159,7 @@ def test_density_of_any_member_is_the_sum_of_those_of_its_rows(kind: str) -> Non
     for k in (0, 1):
         np.testing.assert_allclose(one(theta, z, k), parts(theta, z, k), rtol=1e-12)
         for argument in (0, 1):
-            got, expected = jax.grad(one, argument)(theta, z, k), jax.grad(parts, argument)(theta, z, k)
+            got, expected = (jax.jit(jax.grad(f, argument), static_argnums=2)(theta, z, k) for f in (one, parts))
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -250,8 +254,7 @@ def test_numbers_and_text_are_the_same_label() -> None:
             lambda phi, x, v: {1: both(phi, x, v)["cp"], "2": both(phi, x, v)["pca"]},
         ):
             m = model(error, structure)
-            at = m.params(data, {"a[1]": 1.0, "a[2]": 2.0})
-            results.append(float(jn.log_likelihood(m, at, data, "fo")))
+            results.append(log_likelihood(m, data, "fo", {"a[1]": 1.0, "a[2]": 2.0}))
     assert np.ptp(results) == 0.0
 
 
