@@ -254,6 +254,25 @@ def mixture(folder: Path) -> tuple[jn.NLMEModel, jn.GroupedData]:
     return model, read("bauer_pmixture", skip="C", covariates=[])(folder)
 
 
+# ---- warfarin, concentration and prothrombin complex activity (O'Reilly and Aggeler 1968)
+
+
+def effect_compartment(phi, x, v):
+    """Concentration, and the activity that an effect compartment inhibits: a peripheral one that takes up next to
+    nothing, from which KE0 leads back."""
+    pk = jn.pkpd.compartments(2, "first-order", "k k12 k21 V")
+    rates = {"k": phi.CL / phi.V, "V": phi.V, "KA": phi.KA, "TLAG": phi.TLAG, "k12": 1e-7, "k21": phi.KE0}
+    at = pk.concentrations(rates, x, v)
+    return jnp.where(x.endpoints == 0, at.central, phi.E0 * phi.C50 / (phi.C50 + at.peripheral1))
+
+
+def warfarin_with_effect(folder: Path) -> tuple[jn.NLMEModel, jn.GroupedData]:
+    parameters = [*effects(CL=0.2, V=10.0, KA=0.8, KE0=0.04, E0=80.0, C50=2.0), jn.Parameter("TLAG", 0.6, "log")]
+    error = {"cp": "combined", "pca": "constant"}
+    model = jn.NLMEModel(effect_compartment, parameters, error=error)
+    return model, read("warfarin", endpoint="dvid", covariates=[])(folder)
+
+
 # ---- the cases
 
 FOCEI_WARFARIN = {"CL": 0.132695, "V": 7.73771, "KA": 0.810796, "b": 0.000111621**0.5, "sd(KA)": 0.33588**0.5}
