@@ -80,15 +80,15 @@ def warfarin(name: str = "ferx_warfarin", **options: Any) -> Callable:
     return build
 
 
-LADDER = {"CL": 0.13, "V": 8.0, "KA": 1.0, **sds(CL=0.09, V=0.04, KA=0.3), "b": 0.1}
+POINT = {"CL": 0.13, "V": 8.0, "KA": 1.0, **sds(CL=0.09, V=0.04, KA=0.3), "b": 0.1}
 # NONMEM's LAPLACIAN without INTERACTION: the residual scale is that at eta = 0, the Hessian exact.
 LAPLACE_WITHOUT_INTERACTION = jn.LikelihoodApproximation(
     "Laplace without interaction", True, False, "exact", jn.Laplace().integral, jn.Laplace().search
 )
-# Objectives at LADDER and the digits to which they are printed. ferx's FOCE, 16.475, is not here: neither NONMEM nor a
+# Objectives at POINT and the digits to which they are printed. ferx's FOCE, 16.475, is not here: neither NONMEM nor a
 # second program has it, and the formula with the scale at eta = 0 gives 17.1019 (mode, linearisation and determinant
 # computed apart as well), near NONMEM's 17.2049 with the exact Hessian.
-LADDER_OBJECTIVES: dict[str, tuple[Any, float, float]] = {
+OBJECTIVES_AT_POINT: dict[str, tuple[Any, float, float]] = {
     "laplace without interaction": (LAPLACE_WITHOUT_INTERACTION, 17.2049, 1e-4),
     "focei": ("focei", 7.4967, 1e-4),
     "laplace": ("laplace", 7.8994, 1e-4),

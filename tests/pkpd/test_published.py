@@ -12,18 +12,18 @@ import pytest
 
 import jaxnlme as jn
 from tests.pkpd import published_cases
-from tests.pkpd.published_cases import CASES, LADDER, LADDER_OBJECTIVES
+from tests.pkpd.published_cases import CASES, POINT, OBJECTIVES_AT_POINT
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 OBJECTIVE = 1e-3
 
 
-@pytest.mark.parametrize("method", [*LADDER_OBJECTIVES])
-def test_warfarin_ladder(method: str, reference: Path) -> None:
+@pytest.mark.parametrize("method", [*OBJECTIVES_AT_POINT])
+def test_warfarin_by_every_method(method: str, reference: Path) -> None:
     """One table and one set of parameters by all methods: NONMEM 7.5 (FOCEI, Laplace), ferx (quadrature)."""
-    approximation, published, printed = LADDER_OBJECTIVES[method]
+    approximation, published, printed = OBJECTIVES_AT_POINT[method]
     model, data = published_cases.warfarin()(reference)
-    value = jn.log_likelihood(model, model.params(data, LADDER), data, approximation)
+    value = jn.log_likelihood(model, model.params(data, POINT), data, approximation)
     assert -2.0 * float(value) - data.n_obs * LOG_2PI == pytest.approx(published, abs=printed)
 
 
