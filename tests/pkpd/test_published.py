@@ -12,7 +12,7 @@ import pytest
 
 import jaxnlme as jn
 from tests.pkpd import published_cases
-from tests.pkpd.published_cases import CASES, POINT, OBJECTIVES_AT_POINT
+from tests.pkpd.published_cases import CASES, OBJECTIVES_AT_POINT, POINT
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 OBJECTIVE = 1e-3
