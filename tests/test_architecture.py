@@ -119,6 +119,7 @@ DERIVATIVES = {"grad", "value_and_grad", "jacfwd", "jacrev", "hessian", "lineari
 WITHOUT_F = {
     "numerics": "functions of any kind, handed in",
     "model.derivatives": "the room itself",
+    "pkpd.solver": "right-hand sides of differential equations, inside the rule of their solution",
     "binding.separability": "residual densities in f",
     "model.residual_error.censoring": "residual densities in f",
     "model.residual_error.expanded_factor": "the factor of a correlation in its parameter",

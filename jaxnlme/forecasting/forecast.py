@@ -186,7 +186,7 @@ class Forecast(Printable):
             at = self.individual_at_mode[name]
             values, at = (v if v.ndim == 1 else v[:, -1] for v in (values, at))
             summary = {k: float(v) for k, v in self._summary(values[:, None]).items() for v in v}
-            sd = float(np.std(values, ddof=1))
+            sd = float(np.std(values - values[0], ddof=1))  # exactly zero where the draws are equal
             limits = {"lower": summary["lower"], "upper": summary["upper"]}
             table[name] = {"population": at[1], "mode": at[0], "median": summary["median"], "sd": sd, **limits}
         return pd.DataFrame(table).T.rename_axis("parameter")

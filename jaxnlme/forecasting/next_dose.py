@@ -62,7 +62,7 @@ def next_dose(
     round_to: float | None = None,
 ) -> NextDose:
     """The amount with which the patient reaches a target, after the doses so far (a regimen to come of the forecast is
-    replaced).
+    replaced). A target that falls with the dose, an inhibited response, is reached from above.
 
     **Arguments:**
 
@@ -110,7 +110,7 @@ def next_dose(
 
     draws, _ = forecast.curves(trial, begin + interval)
     aim = at_mode if by == "mode" else draws
-    factor, proportional = _solve(lambda k: float(np.median(of(aim, k))), value)
+    factor, proportional, sign = _solve(lambda k: float(np.median(of(aim, k))), value)
     exact = unit * factor
     amount = exact if step is None else step * round(exact / step)
     values = of(draws, amount / unit)
@@ -127,7 +127,7 @@ def next_dose(
         first += f"{number(reached)} at the mode, the target {value:g}."
     spread = (
         f"Posterior median {number(median)}, {100 * forecast.level:g}% interval {number(lower)} to {number(upper)}; "
-        f"{100 * float(np.mean(values >= value)):.0f}% of the draws reach the target."
+        f"{100 * float(np.mean(sign * values >= sign * value)):.0f}% of the draws reach the target."
     )
     kind = "The measure is linear in the dose." if proportional else "The measure is not linear in the dose: searched."
     warning = () if forecast.fit.converged else (f"The fit has NOT converged. {forecast.fit.status}",)
@@ -158,18 +158,21 @@ def _measure(curves: Curves, measure: str, begin: float, interval: float) -> np.
     return panels.by_subject(panels.area) * {"auc": 1.0, "auc24": 24.0 / interval, "cavg": 1.0 / interval}[measure]
 
 
-def _solve(measure: Any, target: float) -> tuple[float, bool]:
-    """The factor at which `measure(factor)`, which grows with it, is the target (0: reached without a dose), and True
-    where it is linear. **Raises:** OptionError where no factor reaches the target."""
+def _solve(measure: Any, target: float) -> tuple[float, bool, int]:
+    """The factor at which `measure(factor)` is the target (0: reached without a dose), True where it is linear, and 1
+    for a measure that grows with the dose, -1 for one that falls (an effect). **Raises:** OptionError where no factor
+    reaches the target."""
     none, one, two = measure(0.0), measure(1.0), measure(2.0)
     if not math.isfinite(none + one + two):
         raise OptionError("the patient's curve is not finite in the interval of the next dose.")
-    if none >= target:
-        return 0.0, abs((two - one) - (one - none)) <= DOSE_SEARCH.linear * abs(two)
-    if one > none and abs((two - one) - (one - none)) <= DOSE_SEARCH.linear * abs(two):
-        return (target - none) / (one - none), True
+    sign = -1 if one < none else 1
+    linear = abs((two - one) - (one - none)) <= DOSE_SEARCH.linear * max(abs(none), abs(two))
+    if sign * none >= sign * target:
+        return 0.0, linear, sign
+    if one != none and linear:
+        return (target - none) / (one - none), True, sign
     low, high, value = 0.0, 1.0, one
-    while value < target:
+    while sign * value < sign * target:
         low, high = high, 2.0 * high
         value = measure(high)
         if high > DOSE_SEARCH.widest or not math.isfinite(value):
@@ -178,5 +181,5 @@ def _solve(measure: Any, target: float) -> tuple[float, bool]:
             )
     while high - low > DOSE_SEARCH.tolerance * high:
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if measure(middle) >= target else (middle, high)
-    return high, False
+        low, high = (low, middle) if sign * measure(middle) >= sign * target else (middle, high)
+    return high, False, sign

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,7 +63,7 @@ def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:
 
 
 def structural(fn: Callable) -> tuple[Structural, Any]:
-    """The Structural of a user's callable `fn`, and its free block (None for a function).
+    """The Structural of a user's callable `fn`, and its free block (None for a function, or a module without arrays).
 
     **Raises:** ModelError where `fn` is not callable or does not take (phi, x, v) or (phi, x).
     """
@@ -88,7 +89,8 @@ def structural(fn: Callable) -> tuple[Structural, Any]:
             )
     if isinstance(fn, eqx.Module):
         arrays, rest = eqx.partition(fn, eqx.is_inexact_array)
-        return Structural(rest, arity), arrays
+        if jax.tree.leaves(arrays):
+            return Structural(rest, arity), arrays
     return Structural(fn, arity), None
 
 

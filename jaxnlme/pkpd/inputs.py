@@ -25,7 +25,7 @@ class AbstractInput(abc.ABC):
     names: tuple[str, ...]
 
     def rate(self, time: Any, parameters: tuple[Any, ...]) -> Any | None:
-        """Rate of entry (doses,) at the `time` (doses,) since each dose, zero or more; None where `entered` is given."""
+        """Rate of entry (doses,) at the `time` (doses,) since each dose, zero or more; None: `entered` is given."""
         return None
 
     def entered(self, time: Any, parameters: tuple[Any, ...]) -> Any | None:

@@ -36,13 +36,13 @@ def michaelis_menten(
     """One or two compartments with Michaelis-Menten elimination, a model function for data with dose records.
 
     With C = central / V, elimination from the central compartment is VM C / (KM + C), and CL C besides where phi has a
-    parameter CL. Parameters, in any case: V (VC, V1), VM (VMAX, amount per time), KM (concentration), KA with a depot, Q
-    and V2 with two compartments. The prediction is C.
+    parameter CL. Parameters, in any case: V (VC, V1), VM (VMAX, amount per time), KM (concentration), KA with a depot,
+    Q and V2 with two compartments. The prediction is C.
 
     **Arguments:** `number`: 1 or 2 compartments; `route`: "bolus" and "infusion" (doses enter the central compartment),
-    "first-order" (a depot, from which KA carries them), "zero-order" (records with RATE -2: into the central compartment
-    for the duration D1), "zero then first" (RATE -2 into the depot, then KA); `lag`, `bioavailability`, `duration`, `rate`,
-    and further `options` such as `solver`, `rtol` and `atol`: as for `jn.pkpd.ode`.
+    "first-order" (a depot, from which KA carries them), "zero-order" (records with RATE -2: into the central
+    compartment for the duration D1), "zero then first" (RATE -2 into the depot, then KA); `lag`, `bioavailability`,
+    `duration`, `rate`, and further `options` such as `solver`, `rtol` and `atol`: as for `jn.pkpd.ode`.
     **Returns:** an ODEModel.
     **Raises:** OptionError for unknown routes and options; ModelError, when it is used, for a parameter that phi lacks.
     """

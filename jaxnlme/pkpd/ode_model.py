@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
 from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
 from jaxnlme.pkpd.inputs import AbstractInput
-from jaxnlme.pkpd.ode_advance import Tolerances
-from jaxnlme.pkpd.ode_equations import Equations
 from jaxnlme.pkpd.ode_output import Output, output_of
-from jaxnlme.pkpd.ode_runge_kutta import tableau_of
-from jaxnlme.pkpd.ode_solution import DoseRules, solve_group
 from jaxnlme.pkpd.phi_names import values_by_name
+from jaxnlme.pkpd.solver.advance import Tolerances
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.runge_kutta import tableau_of
+from jaxnlme.pkpd.solver.solution import DoseRules, solve_group
 from jaxnlme.records import Events, Record, Rows
 from jaxnlme.signatures import public
 
@@ -49,24 +49,27 @@ def ode(
     interpolated. Steady states are found by Newton's method on the map over one dosing interval. Derivatives in the
     parameters, of any order, are those of the numerical solution, computed in the same steps.
 
-    **Arguments:** `rhs(t, y, phi)` or `rhs(t, y, phi, columns)`: dy/dt, one number for each state, as an array, a tuple or
-    a dictionary by name. `t`: time; `y`: the states, read as `y.central`, `y["central"]` or `y[0]`; `phi`: parameters, those
-    at this time where they vary in a group; `columns`: the columns of the data at this time, as `columns.WT`. `states`:
-    their names; their order is that of NONMEM's compartment numbers (CMT 1, 2, ...). `output`: the prediction (obs,),
-    an expression of states, parameters and numbers, such as "central / V", or a function of (y, phi, x); None: the state
-    called central, or the only one. `initial(phi)`: states before any dose, as for `rhs` (a dictionary may name some of
-    them); zero by default. `inputs`: by state a function by which its doses enter, such as `jn.pkpd.inputs.savic()`,
-    instead of at once; `lag`, `bioavailability`, `duration`, `rate`, `overlap`, `constant_infusion`: as for
-    `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta method of diffrax, None for `diffrax.Tsit5()`;
-    `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance of a step. `atol`: absolute tolerance of a step in
-    units of the size of each state, which is its initial value, or the largest dose of the group where it starts at 0; or a
-    dictionary of absolute tolerances by state, in the state's own unit. `max_steps`: most steps for one group; a group whose
-    solution needs more, or fails otherwise, has predictions that are not finite.
+    **Arguments:** `rhs(t, y, phi)` or `rhs(t, y, phi, columns)`: dy/dt, one number for each state, as an array, a
+    tuple or a dictionary by name. `t`: time; `y`: the states, read as `y.central`, `y["central"]` or `y[0]`; `phi`:
+    parameters, those at this time where they vary in a group; `columns`: the columns of the data at this time, as
+    `columns.WT`. `states`: their names; their order is that of NONMEM's compartment numbers (CMT 1, 2, ...). `output`:
+    the prediction (obs,), an expression of states, parameters and numbers, such as "central / V", or a function of (y,
+    phi, x); None: the state called central, or the only one. `initial(phi)`: states before any dose, as for `rhs` (a
+    dictionary may name some of them); zero by default. `inputs`: by state a function by which its doses enter, such as
+    `jn.pkpd.inputs.savic()`, instead of at once; `lag`, `bioavailability`, `duration`, `rate`, `overlap`,
+    `constant_infusion`: as for `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta method of diffrax, None for
+    `diffrax.Tsit5()`; `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance of a step. `atol`: absolute
+    tolerance of a step in units of the size of each state, which is its initial value, or the largest dose of the
+    group where it starts at 0; or a dictionary of absolute tolerances by state, in the state's own unit. `max_steps`:
+    most steps for one group; a group whose solution needs more, or fails otherwise, has predictions that are not
+    finite.
     **Returns:** an ODEModel, to be used as the model function or inside one.
     **Raises:** OptionError for options that do not fit; ImportError without diffrax.
     """
     if isinstance(states, str) or not states or not all(isinstance(name, str) for name in states):
-        raise OptionError(f"{_TITLE}: states is a list of names, such as ['depot', 'central']; received {shown(states)}.")
+        raise OptionError(
+            f"{_TITLE}: states is a list of names, such as ['depot', 'central']; received {shown(states)}."
+        )
     states = tuple(states)
     if len(set(states)) < len(states):
         raise OptionError(f"{_TITLE}: states names a compartment twice: {some(list(states))}.")
@@ -83,7 +86,9 @@ def ode(
     if isinstance(atol, Mapping):
         for name in atol:
             if name not in states:
-                raise OptionError(f"{_TITLE}: atol names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+                raise OptionError(
+                    f"{_TITLE}: atol names {shown(name)}, which is no state; {near_matches(str(name), states)}"
+                )
         absolute, atol = tuple((name, _positive("atol", value)) for name, value in atol.items()), 1e-10
     options = {"lag": lag, "bioavailability": bioavailability, "duration": duration, "rate": rate}
     return ODEModel(
@@ -127,7 +132,9 @@ def _inputs(inputs: Any, states: tuple[str, ...]) -> tuple[tuple[int, AbstractIn
         )
     for name, value in inputs.items():
         if name not in states:
-            raise OptionError(f"{_TITLE}: inputs names {shown(name)}, which is no state; {near_matches(str(name), states)}")
+            raise OptionError(
+                f"{_TITLE}: inputs names {shown(name)}, which is no state; {near_matches(str(name), states)}"
+            )
         if not isinstance(value, AbstractInput):
             raise OptionError(
                 f"{_TITLE}: inputs[{name!r}] must be an input function such as jn.pkpd.inputs.savic(); received "
@@ -140,8 +147,8 @@ class ODEModel(eqx.Module):
     """A model given by differential equations; made by `jn.pkpd.ode`, and called like a model function.
 
     **Fields:** `rhs`, `initial`: functions, whose arrays (of an Equinox module) are parameters of the model; `states`;
-    `output`; `inputs`; `dose_parameters`; `overlap`; `goes_on`; `solver`; `rtol`; `atol`; `absolute`: absolute tolerances
-    by state; `max_steps`.
+    `output`; `inputs`; `dose_parameters`; `overlap`; `goes_on`; `solver`; `rtol`; `atol`; `absolute`: absolute
+    tolerances by state; `max_steps`.
     """
 
     rhs: Any
@@ -238,8 +245,8 @@ class ODEModel(eqx.Module):
 
 
 def _takes_four(rhs: Callable[..., Any]) -> bool:
-    """True if a right-hand side takes (t, y, phi, columns). **Raises:** OptionError where it takes neither three nor four
-    arguments."""
+    """True if a right-hand side takes (t, y, phi, columns). **Raises:** OptionError where it takes neither three nor
+    four arguments."""
     try:
         signature = inspect.signature(rhs)
     except (TypeError, ValueError):

@@ -25,7 +25,7 @@ _FUNCTIONS = {"exp": jnp.exp, "log": jnp.log, "sqrt": jnp.sqrt}
 
 @dataclass(frozen=True)
 class Output:
-    """The prediction. **Fields:** `fn`: a function of (y, phi, x), or None; `expression`: of states, parameters, numbers."""
+    """The prediction. **Fields:** `fn`: a function of (y, phi, x), or None; `expression`: of states and parameters."""
 
     fn: Callable[..., Any] | None
     expression: str
@@ -66,8 +66,8 @@ def output_of(output: Any, states: Sequence[str]) -> Output:
         if "central" in states or len(states) == 1:
             return Output(None, "central" if "central" in states else states[0])
         raise OptionError(
-            f"jn.pkpd.ode: output= says which prediction is made of the states {some(list(states))}: an expression such "
-            f"as '{states[0]} / V', or a function of (y, phi, x)."
+            f"jn.pkpd.ode: output= says which prediction is made of the states {some(list(states))}: an expression "
+            f"such as '{states[0]} / V', or a function of (y, phi, x)."
         )
     if not isinstance(output, str):
         raise OptionError(

@@ -170,11 +170,25 @@ def test_a_curve_that_saturates_is_searched():
     def saturating(factor):
         return 2.0 + 10.0 * factor / (3.0 + factor)
 
-    factor, linear = _solve(saturating, 8.0)
-    assert not linear and saturating(factor) == pytest.approx(8.0, rel=1e-5)
-    assert _solve(saturating, 1.0) == (0.0, False)
+    factor, linear, sign = _solve(saturating, 8.0)
+    assert not linear and sign == 1 and saturating(factor) == pytest.approx(8.0, rel=1e-5)
+    assert _solve(saturating, 1.0) == (0.0, False, 1)
     with pytest.raises(JaxnlmeError, match="no dose reaches the target 13"):
         _solve(saturating, 13.0)
+
+
+def test_a_measure_that_falls_with_the_dose_reaches_its_target_from_above():
+    """An inhibited response: no dose where the response is low enough without one."""
+
+    def inhibited(factor):
+        return 100.0 * (1.0 - factor / (3.0 + factor))
+
+    factor, linear, sign = _solve(inhibited, 30.0)
+    assert not linear and sign == -1 and factor == pytest.approx(7.0, rel=1e-5)
+    assert _solve(inhibited, 120.0) == (0.0, False, -1)
+    assert _solve(lambda factor: 10.0 - 2.0 * factor, 4.0) == (3.0, True, -1)
+    with pytest.raises(JaxnlmeError, match="no dose reaches the target"):
+        _solve(lambda factor: 20.0 + inhibited(factor), 10.0)
 
 
 @pytest.mark.parametrize(

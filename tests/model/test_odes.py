@@ -128,8 +128,9 @@ def derivatives(f, point):
     return all_of(point)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "solver"), [("one compartment", "odeint"), ("two compartments", "default"), ("saturable", "forward")]
+)
 def test_derivatives_are_those_of_the_closed_form(model, solver):
     make, closed, values = MODELS[model]
     names, point = tuple(values), jnp.asarray(list(values.values()))
@@ -138,6 +139,20 @@ def test_derivatives_are_those_of_the_closed_form(model, solver):
     # Steps are chosen for the value: its derivatives have a few digits less with each order.
     for computed, exact, tolerance in zip(found, expected, (1e-8, 1e-7, 1e-6, 1e-4, 1e-7, 1e-6), strict=True):
         np.testing.assert_allclose(computed, exact, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(exact))))
+
+
+@pytest.mark.parametrize("adjoint", ["default", "forward", "direct", "backsolve"])
+def test_the_adjoint_makes_no_difference(adjoint):
+    make, closed, values = MODELS["saturable"]
+    names, point = tuple(values), jnp.asarray(list(values.values()))
+
+    def score(f):
+        """A gradient in reverse mode, differentiated in forward mode."""
+        return jax.jit(jax.hessian(lambda p: jnp.sum(f(p) ** 2)))(point)
+
+    exact = score(of_parameters(closed, names))
+    found = score(of_parameters(make(SOLVERS[adjoint]), names))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6 * float(jnp.max(jnp.abs(exact))))
 
 
 def test_a_function_without_a_solver_is_called_as_it_is():
@@ -172,7 +187,7 @@ def test_rows_at_one_time_and_a_start_at_rest():
         np.testing.assert_allclose(computed, exact, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("solver", ["odeint", "default", "forward"])
+@pytest.mark.parametrize("solver", ["odeint", "default"])
 def test_a_solver_that_fails_for_one_group_gives_nan_for_it(solver):
     """y' = k y^2 has no solution beyond t = 1 / (k y(0))."""
     solve = SOLVERS[solver]
@@ -259,8 +274,7 @@ def test_padded_times_far_from_zero(at):
 @pytest.mark.parametrize(
     "reader",
     [
-        lambda phi, x: decay("default")(phi, x) * (1.0 + jnp.mean(x.t)),
-        lambda phi, x: decay("odeint")(phi, x) / x.t[-1],
+        lambda phi, x: decay("odeint")(phi, x) * (1.0 + jnp.mean(x.t)),
         lambda phi, x: decay_closed(phi, x) - decay_closed(phi, x)[-1],
     ],
 )
@@ -286,20 +300,18 @@ def value_and_gradient(f, data, method="focei"):
     return float(value), np.asarray(slope)
 
 
-@pytest.mark.parametrize("solver", ["odeint", "default"])
-def test_objective_and_gradient_of_focei(solver):
+@pytest.mark.parametrize(("method", "solver"), [("focei", "odeint"), ("foce", "default"), ("laplace", "default")])
+def test_objective_and_gradient(method, solver):
     data = table(UNEQUAL)
-    value, slope = value_and_gradient(decay(solver), data)
-    exact, exact_slope = value_and_gradient(decay_closed, data)
+    value, slope = value_and_gradient(decay(solver), data, method)
+    exact, exact_slope = value_and_gradient(decay_closed, data, method)
     assert abs(value - exact) < 1e-6
     np.testing.assert_allclose(slope, exact_slope, atol=1e-5)
 
 
-METHODS = ["focei", "foce", "fo", "laplace", "agq", "lme"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("solver", ["odeint", "default", "forward", "direct"])
+@pytest.mark.parametrize(
+    ("method", "solver"), [("focei", "odeint"), ("fo", "default"), ("lme", "odeint"), ("agq", "default")]
+)
 def test_fits_are_those_of_the_closed_form(method, solver):
     data = table(UNEQUAL)
     fit = jn.fit(jn.NLMEModel(decay(solver, tolerance=1e-8), PARAMETERS), data, method)
@@ -312,21 +324,19 @@ def test_fits_are_those_of_the_closed_form(method, solver):
 
 def test_a_fit_by_saem():
     data = table(UNEQUAL)
-    options = {"seed": 1}
-    fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-8), PARAMETERS), data, "saem", **options)
-    closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, "saem", **options)
+    fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-6), PARAMETERS), data, "saem", seed=1)
+    closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, "saem", seed=1)
     assert fit.converged and closed.converged
     np.testing.assert_allclose(fit.estimates["estimate"], closed.estimates["estimate"], rtol=1e-2)
 
 
 def test_a_group_whose_solver_fails_is_named():
-    """At the start the solver uses up its steps in group 1 only, whose times go on for a million years."""
-    data = table()
-    t = np.array(data.x["t"])
+    """The solver uses up its steps in group 1 only, whose times go on for a million times as long."""
+    n, t = 4, np.tile([1.0, 2.0, 4.0], (4, 1))
     t[1] *= 1e6
-    frame = pd.DataFrame({"id": np.repeat(np.arange(8), 8), "t": t.ravel(), "y": data.y.ravel()})
+    frame = pd.DataFrame({"id": np.repeat(np.arange(n), 3), "t": t.ravel(), "y": np.tile([6.5, 5.4, 3.6], n)})
     late = jn.GroupedData.from_frame(frame, "id", "y", ["t"])
-    model = jn.NLMEModel(decay("default", max_steps=100, tolerance=1e-6), PARAMETERS)
+    model = jn.NLMEModel(decay("default", max_steps=40, tolerance=1e-6), PARAMETERS)
     fit = jn.fit(model, late, "focei", standard_errors=False)
     assert not fit.converged and "Group 1" in str(fit.status)
 
@@ -338,5 +348,5 @@ def test_what_is_asked_of_a_fit():
     for ask in (lambda f: f.predict(), lambda f: f.simulate(seed=1), lambda f: f.residuals()):
         a, b = (np.asarray(ask(f).select_dtypes(float)) for f in (fit, closed))
         np.testing.assert_allclose(a, b, atol=1e-3)
-    a, b = (f.bootstrap(4, seed=3) for f in (fit, closed))
+    a, b = (f.bootstrap(3, seed=3) for f in (fit, closed))
     np.testing.assert_allclose(np.asarray(a.estimates), np.asarray(b.estimates), atol=1e-2)

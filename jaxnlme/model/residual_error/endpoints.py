@@ -52,11 +52,9 @@ class EndpointErrors(AbstractError):
             return
         assert isinstance(self.correlation, BetweenEndpoints)
         for label in self.correlation.labels:
-            reason = (
-                None if label in self.labels else f"is not among the endpoints {some(self.labels, len(self.labels))}"
-            )
-            member = None if reason else self.members[self.labels.index(label)]
-            reason = reason or (member and no_joint_correlation(member))
+            reason = f"is not among the endpoints {some(self.labels, len(self.labels))}"
+            if label in self.labels:
+                reason = no_joint_correlation(self.members[self.labels.index(label)])
             if reason:
                 raise OptionError(
                     f"the correlation between endpoints cannot have {label!r}, which {reason}; list those that are "

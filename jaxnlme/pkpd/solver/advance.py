@@ -9,14 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.ode_runge_kutta import Field, StatePartials, States, Tableau, step
-from jaxnlme.pkpd.ode_settings import SOLVER
+from jaxnlme.pkpd.solver.runge_kutta import Field, StatePartials, States, Tableau, step
+from jaxnlme.pkpd.solver.settings import SOLVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tolerances:
-    """Step-size control: the error of a step is at most `atol` times the size of a state plus `rtol` times its value, in
-    the root mean square over states; at most `max_steps` steps from the first record of a group to its last."""
+    """Step-size control: the error of a step is at most `atol` times the size of a state plus `rtol` times its value,
+    in the root mean square over states; at most `max_steps` steps from the first record of a group to its last."""
 
     tableau: Tableau
     rtol: float
@@ -25,10 +25,10 @@ class Tolerances:
 
 
 class Progress(eqx.Module):
-    """Where the solution of a group is.
+    """State of the solution of a group.
 
-    **Fields:** `step`: length of the step to be tried next, in units of time; `steps`: number of steps tried so far; `ok`:
-    1.0 as long as no step failed, else 0.0.
+    **Fields:** `step`: length of the step to be tried next, in units of time; `steps`: number of steps tried so far;
+    `ok`: 1.0 as long as no step failed, else 0.0.
     """
 
     step: Any
@@ -37,7 +37,13 @@ class Progress(eqx.Module):
 
 
 def advance(
-    control: Tolerances, field: Field, length: Any, y: StatePartials, size: States, progress: Progress, moving: Any = True
+    control: Tolerances,
+    field: Field,
+    length: Any,
+    y: StatePartials,
+    size: States,
+    progress: Progress,
+    moving: Any = True,
 ) -> tuple[StatePartials, Progress]:
     """The states after an interval, from those at its start.
 
@@ -45,8 +51,8 @@ def advance(
     events are those of that factor. The steps depend on the values, not on the partial derivatives, and are constants
     for them.
 
-    **Arguments:** `field`: dy/ds; `length` (): of the interval; `y`: states at its start; `size`: of each state, for the
-    absolute tolerance; `moving`: false where there is nothing to solve.
+    **Arguments:** `field`: dy/ds; `length` (): of the interval; `y`: states at its start; `size`: of each state, for
+    the absolute tolerance; `moving`: false where there is nothing to solve.
     """
     dtype = y[0][0].dtype
     one, eps = jnp.ones((), dtype), jnp.finfo(dtype).eps

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, some
 from jaxnlme.pkpd.inputs import AbstractInput
-from jaxnlme.pkpd.ode_advance import Tolerances
+from jaxnlme.pkpd.solver.advance import Tolerances
 from jaxnlme.records import Record
 
 States = tuple[Any, ...]
@@ -19,11 +19,11 @@ States = tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class Equations:
-    """What is the same for all groups.
+    """Parts of a model that are the same for all groups.
 
-    **Fields:** `rhs`; `with_rows`: it takes the columns of the data as a fourth argument; `states`: names; `initial`: None,
-    or a function of phi; `inputs`: by position of a state the rate at which doses enter it; `control`; `title` of the
-    model in messages; `absolute`: absolute tolerances of single states, by name.
+    **Fields:** `rhs`; `with_rows`: it takes the columns of the data as a fourth argument; `states`: names; `initial`:
+    None, or a function of phi; `inputs`: by position of a state the rate at which doses enter it; `control`; `title`
+    of the model in messages; `absolute`: absolute tolerances of single states, by name.
     """
 
     rhs: Callable[..., Any]

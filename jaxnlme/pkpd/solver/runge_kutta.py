@@ -1,9 +1,9 @@
 """One step of a Runge-Kutta method of diffrax, for states that carry their partial derivatives.
 
-The stages are those of the method's tableau. The partial derivatives of a step are the steps of the partial derivatives:
-an explicit stage is one evaluation of the right-hand side with its derivatives. An implicit stage is solved by Newton's
-method for the values; their partial derivatives of order k solve the same linear system, order by order, and are exact
-after k more iterations with the matrix at the solution.
+The stages are those of the method's tableau. The partial derivatives of a step are the steps of the partial
+derivatives: an explicit stage is one evaluation of the right-hand side with its derivatives. An implicit stage is
+solved by Newton's method for the values; their partial derivatives of order k solve the same linear system, order by
+order, and are exact after k more iterations with the matrix at the solution.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError
-from jaxnlme.numerics.implicit import barrier
-from jaxnlme.pkpd.ode_partials import Expansion
-from jaxnlme.pkpd.ode_settings import SOLVER
+from jaxnlme.pkpd.solver.partials import Expansion
+from jaxnlme.pkpd.solver.settings import SOLVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tableau:
-    """Coefficients of a Runge-Kutta method: `a` (stages, stages), `b`, `error`, `c` (stages,), its order, and whether the
-    last stage is the derivative at the end of the step."""
+    """Coefficients of a Runge-Kutta method: `a` (stages, stages), `b`, `error`, `c` (stages,), its order, and whether
+    the last stage is the derivative at the end of the step."""
 
     a: np.ndarray
     b: np.ndarray
@@ -41,7 +40,7 @@ class Tableau:
 
 
 def tableau_of(solver: Any) -> Tableau:
-    """The coefficients of a diffrax solver. **Raises:** OptionError for one that is not an adaptive Runge-Kutta method."""
+    """The coefficients of a diffrax solver. **Raises:** OptionError for one without pairs of formulas."""
     import diffrax
 
     table = getattr(solver, "tableau", None)
@@ -69,7 +68,7 @@ def tableau_of(solver: Any) -> Tableau:
 
 
 States = tuple[Any, ...]  # one scalar for each state: a batch of groups then computes with arrays (groups,)
-StatePartials = tuple[States, ...]  # for each multi-index
+StatePartials = tuple[States, ...]  # for each order, with an axis for each derivative taken
 
 
 class Field:
@@ -91,7 +90,7 @@ class Field:
         return self.expansion.expand(lambda *point: self.fn(s, states(*point), *point))
 
     def values(self, s: Any, y: States) -> States:
-        """The derivative of the values alone."""
+        """The derivative of the values only."""
         return self.fn(s, y, *self.expansion.point)
 
     def jacobian(self, s: Any, y: States) -> Any:
@@ -105,11 +104,12 @@ def step(tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first
     """One step from `s` to `s + h`.
 
     **Arguments:** `y`, `first`: states and right-hand side at `s`.
-    **Returns:** the states, the estimate of the error of their values (no partials), and the right-hand side at the end.
+    **Returns:** the states, the estimate of the error of their values (no partials), and the right-hand side at the
+    end.
     """
     ks = [first]
     for i in range(1, len(tableau.b)):
-        start = barrier(_plus(y, h, combination(tableau.a[i, :i], ks)))
+        start = _plus(y, h, combination(tableau.a[i, :i], ks))
         at = s + tableau.c[i] * h
         ks.append(_implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else field(at, start))
     new = start if tableau.same_as_last and not tableau.implicit else _plus(y, h, combination(tableau.b, ks))
@@ -141,14 +141,16 @@ def _implicit_stage(field: Field, s: Any, start: StatePartials, h: Any) -> State
     for _ in range(field.expansion.order):
         slope = field(s, y)
         parts = [jnp.stack(a) + h * jnp.stack(k) - jnp.stack(b) for a, k, b in zip(start, slope, y, strict=True)]
-        y = tuple(tuple(jnp.stack(b) + inverse @ part) for b, part in zip(y, parts, strict=True))
+        y = tuple(tuple(jnp.stack(b) + jnp.tensordot(inverse, part, 1)) for b, part in zip(y, parts, strict=True))
     return field(s, y)
 
 
 def combination(weights: np.ndarray, trees: list[Any]) -> Any:
     """The sum of trees with constant weights, without those of weight zero."""
     used = [(float(w), tree) for w, tree in zip(weights, trees, strict=True) if w]
-    return jax.tree.map(lambda *leaves: sum(w * leaf for (w, _), leaf in zip(used, leaves, strict=True)), *(t for _, t in used))
+    return jax.tree.map(
+        lambda *leaves: sum(w * leaf for (w, _), leaf in zip(used, leaves, strict=True)), *(t for _, t in used)
+    )
 
 
 def _plus(y: Any, h: Any, slope: Any) -> Any:

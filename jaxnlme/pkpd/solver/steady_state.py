@@ -15,20 +15,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.ode_advance import Progress, advance
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_interval import Held, interval_field
-from jaxnlme.pkpd.ode_partials import Expansion, Partials
-from jaxnlme.pkpd.ode_runge_kutta import StatePartials, States
-from jaxnlme.pkpd.ode_settings import SOLVER
+from jaxnlme.pkpd.solver.advance import Progress, advance
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.interval import Held, interval_field
+from jaxnlme.pkpd.solver.partials import Expansion, Partials
+from jaxnlme.pkpd.solver.runge_kutta import StatePartials, States
+from jaxnlme.pkpd.solver.settings import SOLVER
 
 
 class SteadyDose(eqx.Module):
     """The dose of a record that begins in steady state.
 
-    **Fields:** `since`: time since the last dose arrived; `dose`: amount that enters at once; `infusion`, `duration`: of
-    an infusion; `time` of the record; `interval` between doses; `begins`: the record has a steady state; `constant`: that
-    of an infusion without end; `into`: by state, the dose enters it.
+    **Fields:** `since`: time since the last dose arrived; `dose`: amount that enters at once; `infusion`, `duration`:
+    of an infusion; `time` of the record; `interval` between doses; `begins`: the record has a steady state;
+    `constant`: that of an infusion without end; `into`: by state, the dose enters it.
     """
 
     since: Any
@@ -79,8 +79,8 @@ def _periodic(
     whole_intervals = jax.lax.stop_gradient(jnp.floor(at.duration / at.interval))
 
     def phases(*point: Any) -> dict[str, Any]:
-        """Two phases from the arrival of a dose, before and after the end of an infusion: for a whole interval, and up to
-        the record; in the second case the search is over, and no dose is added."""
+        """Two phases from the arrival of a dose, before and after the end of an infusion: for a whole interval, and up
+        to the record, where the search is over."""
         here = dose(*point)
         r = here.duration - whole_intervals * here.interval if infused else jnp.zeros_like(here.since)
         arrival = here.time - here.since
@@ -108,7 +108,9 @@ def _periodic(
             moving = begins & ((length[0] > 0) | (len(length) > 1))
             return advance(equations.control, field, length[0], y, size, progress, moving), None
 
-        xs = tuple(parts[name] for name in ("start", "length", "rate"))
+        xs = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf, -1, 0), tuple(parts[name] for name in ("start", "length", "rate"))
+        )
         if not infused:
             xs = jax.tree.map(lambda leaf: leaf[1:], xs)
         like = y[0][0]
@@ -126,12 +128,11 @@ def _periodic(
     def improve(state: tuple[Any, ...]) -> tuple[Any, ...]:
         point, _, _, iteration = state
         own = Expansion(tuple(point), tuple(range(n)), 1)
-        first = (tuple(point), *(tuple(row) for row in identity))
         full = {name[:-1]: value for name, value in values.items() if name.endswith("0")}
-        after, ok = flow(own, lambda *_: here, first, full, jnp.ones((), start.dtype))
-        after = jnp.stack([jnp.stack(part) for part in after])
-        matrix = identity - after[1:].T
-        move = jnp.linalg.solve(matrix, after[0] - point)
+        ones = jnp.ones((), start.dtype)
+        (after, slopes), ok = flow(own, lambda *_: here, (tuple(point), tuple(identity)), full, ones)
+        matrix = identity - jnp.stack(slopes)
+        move = jnp.linalg.solve(matrix, jnp.stack(after) - point)
         move = jnp.where(ok > 0, move, jnp.nan)
         return point + move, matrix, _change(move, point, size), iteration + 1
 
@@ -146,16 +147,17 @@ def _periodic(
     inverse = jnp.linalg.inv(matrix)
     order = expansion.order
 
+    cases = {name: (parts[f"{name}0"], parts[f"{name}1"]) for name in ("start", "length", "rate", "dose")}
+    cases = {k: (a, b) if len(a) == len(b) else tuple(map(expansion.dense, (a, b))) for k, (a, b) in cases.items()}
+
     def refine(y: StatePartials, last: Any) -> tuple[StatePartials, None]:
         chosen = {
-            name[:-1]: tuple(jnp.where(last, b, a) for a, b in zip(part, _match(parts[f"{name[:-1]}1"], part), strict=True))
-            for name, part in _matched(parts).items()
-            if name.endswith("0")
+            name: tuple(jnp.where(last, b, a) for a, b in zip(*both, strict=True)) for name, both in cases.items()
         }
         after, ok = flow(expansion, held, y, chosen, jnp.ones((), start.dtype))
 
         def closer(a: States, b: States) -> States:
-            new = jnp.stack(a) + inverse @ (jnp.stack(b) - jnp.stack(a))
+            new = jnp.stack(a) + jnp.tensordot(inverse, jnp.stack(b) - jnp.stack(a), 1)
             return tuple(jnp.where(ok > 0, jnp.where(last, jnp.stack(b), new), jnp.nan))
 
         return tuple(map(closer, y, after)), None
@@ -163,19 +165,6 @@ def _periodic(
     dense = (tuple(point), *y[1:])
     dense, _ = jax.lax.scan(refine, dense, jnp.arange(order + 1) == order)
     return dense
-
-
-def _matched(parts: dict[str, Partials]) -> dict[str, Partials]:
-    """Partials of both cases of a phase with the same number of entries."""
-    out = {}
-    for name in {name[:-1] for name in parts}:
-        a, b = parts[f"{name}0"], parts[f"{name}1"]
-        out[f"{name}0"], out[f"{name}1"] = _match(a, b), _match(b, a)
-    return out
-
-
-def _match(part: Partials, other: Partials) -> Partials:
-    return part + (jnp.zeros_like(part[0]),) * (len(other) - len(part)) if len(part) < len(other) else part
 
 
 def _change(move: Any, point: Any, size: States) -> Any:
@@ -216,7 +205,5 @@ def _constant(
     y = (tuple(point), *y[1:])
     for _ in range(expansion.order):
         slopes = field(zero, y)
-        y = tuple(
-            tuple(jnp.stack(a) - inverse @ jnp.stack(b)) for a, b in zip(y, slopes, strict=True)
-        )
+        y = tuple(tuple(jnp.stack(a) - jnp.tensordot(inverse, jnp.stack(b), 1)) for a, b in zip(y, slopes, strict=True))
     return y

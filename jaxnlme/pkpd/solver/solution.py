@@ -1,7 +1,7 @@
 """States at the rows of a group: from item to item, with steady states where records begin with one.
 
 With parameters that are constant in a group, the whole solution is one function of them, whose partial derivatives are
-carried along (`differentiable` of `ode_partials.py`). With parameters that vary in it, each interval and each steady
+carried along (`differentiable` of `partials.py`). With parameters that vary in it, each interval and each steady
 state is such a function of its own parameters and of the state at its start, and JAX joins them.
 """
 
@@ -15,20 +15,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.pkpd.dose_parameters import DoseParameters
-from jaxnlme.pkpd.ode_advance import Progress, advance
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_interval import Held, interval_field, whole
-from jaxnlme.pkpd.ode_items import layout, quantities, record_rows
-from jaxnlme.pkpd.ode_partials import Expansion, Partials, differentiable
-from jaxnlme.pkpd.ode_runge_kutta import StatePartials, States
-from jaxnlme.pkpd.ode_steady_state import SteadyDose, steady_state
 from jaxnlme.pkpd.phi_names import values_by_name
+from jaxnlme.pkpd.solver.advance import Progress
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.interval import Held, whole
+from jaxnlme.pkpd.solver.items import layout, quantities, record_rows
+from jaxnlme.pkpd.solver.partials import Expansion, Partials, differentiable
+from jaxnlme.pkpd.solver.pieces import Pieces
+from jaxnlme.pkpd.solver.runge_kutta import StatePartials, States
+from jaxnlme.pkpd.solver.steady_state import SteadyDose
 from jaxnlme.records import Record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DoseRules:
-    """How the doses of the data enter the states.
+    """The way in which the doses of the data enter the states.
 
     **Fields:** `parameters`: names of those that act on doses; `dosed`: numbers of the compartments that receive doses;
     `overlap`, `goes_on`: as for `timeline.actions`.
@@ -96,7 +97,7 @@ def _steady_states(
         found = pieces.steady(held, dose, y, size, facts.infusions, facts.constant_infusion)
         return None, jax.tree.map(jnp.subtract, found, y)
 
-    xs = {name: parts[name] for name in names} | {
+    xs = {name: _first(parts[name]) for name in names} | {
         "time": events.time,
         "interval": steady.interval,
         "begins": steady.begins & events.mask,
@@ -108,91 +109,13 @@ def _steady_states(
     return jax.lax.scan(one, None, xs)[1]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pieces:
-    """The two parts of a solution that need a solver: an interval, and a steady state.
-
-    **Fields:** `equations`; `expansion`: of the group; `varying`: parameters vary in the group, and each piece is
-    expanded in its own arguments.
-    """
-
-    equations: Equations
-    expansion: Expansion
-    varying: bool
-
-    def interval(
-        self,
-        held: Callable[..., Held],
-        start: Partials,
-        length: Partials,
-        rates: dict[int, Partials],
-        y: StatePartials,
-        size: States,
-        progress: Progress,
-        moving: Any,
-    ) -> tuple[StatePartials, Progress]:
-        """The states after an interval; see `advance` and `interval_field`."""
-        control = self.equations.control
-        if not self.varying:
-            moving = moving & ((length[0] > 0) | (len(length) > 1))
-            field = interval_field(self.equations, self.expansion, held, start, length, rates)
-            return advance(control, field, length[0], y, size, progress, moving)
-        values = {k: rate[0] for k, rate in rates.items()}
-        arguments = (held(), start[0], length[0], values, y[0], size, progress, moving)
-        leaves, tree = jax.tree.flatten(arguments)
-
-        def evaluate(expansion: Expansion) -> Partials:
-            def read(*point: Any) -> tuple[Any, ...]:
-                return tree.unflatten(expansion.at(*point))
-
-            *_, size, progress, moving = read(*expansion.point)
-            parts = expansion.expand_sparse(
-                lambda *p: {"start": read(*p)[1], "length": read(*p)[2]} | {k: v for k, v in read(*p)[3].items()}
-            )
-            start, length = parts.pop("start"), parts.pop("length")
-            y = expansion.dense(expansion.expand(lambda *p: read(*p)[4]))
-            moving = moving & ((length[0] > 0) | (len(length) > 1))
-            field = interval_field(self.equations, expansion, lambda *p: read(*p)[0], start, length, parts)
-            y, progress = advance(control, field, length[0], y, size, progress, moving)
-            return tuple(zip(y, expansion.dense((progress,)), strict=True))
-
-        after, progress = differentiable(evaluate, leaves)
-        return (after,), jax.lax.stop_gradient(progress)
-
-    def steady(
-        self,
-        held: Callable[..., Held],
-        dose: Callable[..., SteadyDose],
-        y: StatePartials,
-        size: States,
-        infused: bool,
-        constant: bool,
-    ) -> StatePartials:
-        """The states of a steady state; see `steady_state`."""
-        equations = self.equations
-        if not self.varying:
-            return steady_state(equations, self.expansion, held, dose, y, size, infused, constant)
-        leaves, tree = jax.tree.flatten((held(), dose(), y[0], size))
-
-        def evaluate(expansion: Expansion) -> Partials:
-            def read(*point: Any) -> tuple[Any, ...]:
-                return tree.unflatten(expansion.at(*point))
-
-            y = expansion.dense(expansion.expand(lambda *p: read(*p)[2]))
-            size = read(*expansion.point)[3]
-            return steady_state(
-                equations, expansion, lambda *p: read(*p)[0], lambda *p: read(*p)[1], y, size, infused, constant
-            )
-
-        return (differentiable(evaluate, leaves),)
-
-
 def solve(
     equations: Equations, rules: DoseRules, expansion: Expansion, read: Callable[..., tuple[Any, ...]], varying: bool
 ) -> tuple[States, ...]:
     """The partials of the states at the rows.
 
-    **Arguments:** `read`: phi, x, v and the arrays of the functions, of the point of the expansion; `varying`: phi varies within the group.
+    **Arguments:** `read`: phi, x, v and the arrays of the functions, of the point of the expansion; `varying`: phi
+    varies within the group.
     """
     pieces = Pieces(equations, expansion, varying)
     _, x, v, _ = read(*expansion.point)
@@ -216,7 +139,7 @@ def solve(
     like = parts["time"][0][0]
 
     def held_at(row: Any, start: Any, segment: Any) -> Callable[..., Held]:
-        """What holds on the interval that ends at an item with the parameters of `row`."""
+        """Values on the interval that ends at an item, with the parameters of `row`."""
         arrived = (jax.lax.stop_gradient(parts["arrival"][0]) <= start) & (events.segment == segment) & events.mask
         number = jnp.where(events.compartment == 0, 1, events.compartment)
         into = {k: arrived & (number == k + 1) for k, _ in equations.inputs}
@@ -253,18 +176,21 @@ def solve(
         added = _steady_states(pieces, parts, (events, steady, positions), held_at, starts, at_records, sizes)
 
     def in_order(name: str) -> Partials:
-        return tuple(part[items.order] for part in parts[name])
+        return tuple(part[..., items.order] for part in parts[name])
 
     time = in_order("time")
-    before = tuple(jnp.concatenate([part[:1], part[:-1]]) for part in time)
+    before = tuple(jnp.concatenate([part[..., :1], part[..., :-1]], axis=-1) for part in time)
     still = items.fresh | ~items.needed
     length = tuple(jnp.where(still, 0.0, a - b) for a, b in zip(time, before, strict=True))
     rate = in_order("rate")
-    steady_flag = jnp.zeros(len(items.order)) if steady is None else jnp.concatenate(
-        [done.steady, jnp.zeros(len(items.order) - len(done.steady))]
-    )[items.order]
+    steady_flag = (
+        jnp.zeros(len(items.order))
+        if steady is None
+        else jnp.concatenate([done.steady, jnp.zeros(len(items.order) - len(done.steady))])[items.order]
+    )
     infused = bool(events.facts.infusions)
-    inputs_rate = {k: tuple(jnp.zeros_like(like) for _ in rate) for k in positions} if infused else {}
+    no_rate = tuple(jnp.zeros_like(part[..., 0]) for part in rate)
+    inputs_rate = dict.fromkeys(positions, no_rate) if infused else {}
 
     def item(carry: tuple[Any, ...], xs: dict[str, Any]) -> tuple[Any, StatePartials]:
         y, rates, progress = carry
@@ -281,7 +207,9 @@ def solve(
                 for part, bolus in zip(out, xs["bolus"], strict=False):
                     part[k] = part[k] + jnp.where(here, bolus, 0.0)
             if infused:
-                rates[k] = tuple(r + jnp.where(here, change, 0.0) for r, change in zip(rates[k], xs["rate"], strict=True))
+                rates[k] = tuple(
+                    r + jnp.where(here, change, 0.0) for r, change in zip(rates[k], xs["rate"], strict=True)
+                )
         if added is not None:
             for part, extra in zip(out, added, strict=True):
                 for k, values in enumerate(extra):
@@ -295,11 +223,11 @@ def solve(
         return (y, rates, progress), seen
 
     xs = {
-        "time": time,
-        "before": before,
-        "length": length,
-        "bolus": in_order("bolus"),
-        "rate": rate,
+        "time": _first(time),
+        "before": _first(before),
+        "length": _first(length),
+        "bolus": _first(in_order("bolus")),
+        "rate": _first(rate),
         "steady": steady_flag,
         "row": items.row,
         "first_row": items.first_row,
@@ -309,6 +237,14 @@ def solve(
         "compartment": items.compartment,
         "source": items.source,
     }
-    progress = Progress(jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like))
+    progress = Progress(
+        jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like)
+    )
     (_, _, progress), seen = jax.lax.scan(item, (first_states, inputs_rate, progress), xs)
-    return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf[items.at_row], jnp.nan), seen)
+    rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[items.at_row], 0, -1), seen)
+    return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf, jnp.nan), rows)
+
+
+def _first(partials: Partials) -> Partials:
+    """The last axis of arrays, that of the items, as the first one, for a loop over it."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), partials)

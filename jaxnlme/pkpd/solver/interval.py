@@ -8,13 +8,13 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.ode_equations import Equations
-from jaxnlme.pkpd.ode_partials import Expansion, Partials
-from jaxnlme.pkpd.ode_runge_kutta import Field, States
+from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.partials import Expansion, Partials
+from jaxnlme.pkpd.solver.runge_kutta import Field, States
 
 
 class Held(eqx.Module):
-    """What holds on an interval: parameters, columns of the data, and doses (k,) that enter by an input function, with
+    """Values on an interval: parameters, columns of the data, and doses (k,) that enter by an input function, with
     those that have `arrived`, by state; `arrays` of the functions."""
 
     phi: Any

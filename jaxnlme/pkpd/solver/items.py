@@ -18,8 +18,8 @@ class Layout(eqx.Module):
     """The items of a group, its actions and its rows, in the order in which they happen; whole numbers (items,).
 
     **Fields:** `order`: position in (actions, rows); `segment`; `source`: for an action its row of v.events;
-    `compartment`: for an action that of its dose (NONMEM's number); `fresh`: the first item of a segment; `needed`: it is
-    a row, or one of its segment follows; `row`: the row whose parameters hold on the interval before the item;
+    `compartment`: for an action that of its dose (NONMEM's number); `fresh`: the first item of a segment; `needed`: it
+    is a row, or one of its segment follows; `row`: the row whose parameters hold on the interval before the item;
     `first_row`: the first row of the segment; `at_row` (obs,): the item of each row.
     """
 
@@ -37,7 +37,7 @@ class Layout(eqx.Module):
 def quantities(
     x: Rows, events: Events, of_dose: Callable[[str, int], Any], dosed: tuple[int, ...], overlap: int, goes_on: bool
 ) -> tuple[dict[str, Any], tuple[Actions, SteadyState | None]]:
-    """What depends on parameters, by name, and the actions that it was made from, with the time of rows.
+    """Quantities that depend on parameters, by name, and the actions that it was made from, with the time of rows.
 
     **Arguments:** `of_dose`: as for `read_doses`; `dosed`: numbers of the compartments that receive doses; `overlap`,
     `goes_on`: as for `timeline.actions`.

@@ -1,0 +1,1 @@
+"""Solver of differential equations from event to event, with partial derivatives of any order."""
