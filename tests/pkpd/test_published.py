@@ -12,18 +12,18 @@ import pytest
 
 import jaxnlme as jn
 from tests.pkpd import published_cases
-from tests.pkpd.published_cases import CASES, LADDER, LADDER_OBJECTIVES
+from tests.pkpd.published_cases import CASES, OBJECTIVES_AT_POINT, POINT
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 OBJECTIVE = 1e-3
 
 
-@pytest.mark.parametrize("method", [*LADDER_OBJECTIVES])
-def test_warfarin_ladder(method: str, reference: Path) -> None:
+@pytest.mark.parametrize("method", [*OBJECTIVES_AT_POINT])
+def test_warfarin_by_every_method(method: str, reference: Path) -> None:
     """One table and one set of parameters by all methods: NONMEM 7.5 (FOCEI, Laplace), ferx (quadrature)."""
-    approximation, published, printed = LADDER_OBJECTIVES[method]
+    approximation, published, printed = OBJECTIVES_AT_POINT[method]
     model, data = published_cases.warfarin()(reference)
-    value = jn.log_likelihood(model, model.params(data, LADDER), data, approximation)
+    value = jn.log_likelihood(model, model.params(data, POINT), data, approximation)
     assert -2.0 * float(value) - data.n_obs * LOG_2PI == pytest.approx(published, abs=printed)
 
 
@@ -97,3 +97,13 @@ def test_theophylline_far_from_the_maximum(reference: Path) -> None:
     model = jn.NLMEModel(jn.pkpd.compartments(1, "first-order"), theophylline_parameters(), error="constant")
     value = jn.log_likelihood(model, model.params(data, case), data, "focei")
     assert -2.0 * float(value) - data.n_obs * LOG_2PI == pytest.approx(4613.033, rel=1e-5)
+
+
+def test_warfarin_with_its_effect(reference: Path) -> None:
+    """Two endpoints with residual models of their own: FOCEI and SAEM converge, within a standard error."""
+    model, data = published_cases.warfarin_with_effect(reference)
+    fits = [jn.fit(model, data, method, progress=False).throw() for method in ("focei", jn.SAEM(seed=1))]
+    assert all(fit.converged for fit in fits)
+    focei, saem = (fit.estimates for fit in fits)
+    apart = (saem.estimate - focei.estimate).abs() / focei.se
+    assert apart.max() < 1.0, apart
