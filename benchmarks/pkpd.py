@@ -143,7 +143,8 @@ def growth(sizes: list[int], repeats: int) -> Iterator[dict[str, Any]]:
 FIT = """
 import sys, jaxnlme as jn, jax.numpy as jnp, numpy as np
 from jaxnlme.data.events.records import EventRecords
-table = jn.datasets.theophylline()
+frame = jn.datasets.theophylline()
+table = jn.GroupedData.from_frame(frame, "Subject", "conc", ["Time", "Dose"], ["Wt"])
 n, dose = table.n_groups, table.x["Dose"][:, 0] * table.v["Wt"]
 zero, one = np.zeros(n), np.ones(n)
 columns = {"TIME": zero, "EVID": one, "AMT": dose, "RATE": zero, "CMT": one, "SS": zero, "II": zero, "ADDL": zero,

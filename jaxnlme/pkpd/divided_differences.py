@@ -34,19 +34,23 @@ def pair_decay(n: int, t: Any, mean: Any, square: Any) -> Any:
     u = square * t * t
     near = u < EXPONENTIAL.series_below
     small = jnp.where(near, u, 0.0)
-    series = jnp.ones_like(small)
-    for k in range(EXPONENTIAL.pair_terms, 0, -1):
-        series = 1.0 + small * (1.0 / (2 * k * (2 * (k + n) - 1))) * series
+    terms = [1.0 / math.prod(2 * k * (2 * (k + n) - 1) for k in range(1, j + 1)) for j in range(EXPONENTIAL.pair_terms)]
+    series = jnp.full_like(small, terms[-1])
+    for term in terms[-2::-1]:
+        series = term + small * series
     series = series * (jnp.exp(-mean * t) / math.prod(range(1, 2 * n, 2)))
     large = jnp.where(near, 1.0, u)
     x = jnp.sqrt(large)
     slow, fast = jnp.exp(x - mean * t) / 2, jnp.exp(-x - mean * t) / 2
-    before, value = slow + fast, (slow - fast) / x
+    # One division comes last: XLA computes divisions once, but products and sums again in each of their uses.
     if n == 0:
-        return jnp.where(near, series, before)
-    for k in range(1, n):
+        return jnp.where(near, series, (slow + fast) * x) / x
+    if n == 1:
+        return jnp.where(near, series, slow - fast) / x
+    before, value = slow + fast, (slow - fast) / x
+    for k in range(1, n - 1):
         before, value = value, (before - (2 * k - 1) * value) / large
-    return jnp.where(near, series, value)
+    return jnp.where(near, series, before - (2 * n - 3) * value) / large
 
 
 @pair_decay.defjvp
