@@ -117,7 +117,9 @@ def measured(solver: str, subjects: int, repeats: int) -> dict[str, Any]:
     for k in range(repeats):
         moved: list[Any] = []
         solves["bare"].append(timed(lambda: [bare(inputs) for _ in range(5)]) / 5)
-        solves["warm"].append(timed(lambda k=k, moved=moved: moved.append(evaluations.run(STEP * (k % 2), modes)) or moved))
+        solves["warm"].append(
+            timed(lambda k=k, moved=moved: moved.append(evaluations.run(STEP * (k % 2), modes)) or moved)
+        )
         at = evaluations.run(STEP * (k % 2), moved[0])
         solves["at the mode"].append(timed(lambda k=k, at=at: evaluations.run(STEP * (k % 2), at)))
         modes = at
