@@ -151,8 +151,8 @@ def check_limits_known(data: GroupedData, purpose: str) -> Limits:
     if missing.any():
         raise OptionError(
             f"{purpose}: the limits of quantification are known in censored rows only, and {_rows(data, missing)} "
-            f"{'has' if missing.sum() == 1 else 'have'} none; give lloq= (uloq=) to jn.GroupedData.from_frame, a number "
-            "or a column."
+            f"{'has' if missing.sum() == 1 else 'have'} none; give lloq= (uloq=) to jn.GroupedData.from_frame, a "
+            "number or a column."
         )
     return limits
 

@@ -193,7 +193,8 @@ def test_drawn_responses_are_censored_in_their_endpoint() -> None:
 MESSAGES = {
     "no method": (lambda: jn.bind(declared(), read(table({"cp": 0.5}), censoring="CENS")), r"censoring='M3'"),
     "endpoint without a method": (
-        lambda: jn.bind(declared({"pca": "M3"}), read(table({"cp": 0.5}), censoring="CENS")), r"censoring='M3' for endpoint 'pca', and the data have limits of endpoint cp only",
+        lambda: jn.bind(declared({"pca": "M3"}), read(table({"cp": 0.5}), censoring="CENS")),
+        r"censoring='M3' for endpoint 'pca', and the data have limits of endpoint cp only",
     ),
     "limits of another endpoint": (
         lambda: jn.bind(declared({"cp": "M3"}), read(table(LIMITS), censoring="CENS")),
