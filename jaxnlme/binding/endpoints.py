@@ -57,8 +57,8 @@ def endpoint_codes(data: GroupedData, labels: Sequence[str]) -> np.ndarray:
     if data.endpoint is None:
         raise ModelError(
             f"the model has a residual model for each of the endpoints {some(labels, len(labels))}, and the data do "
-            "not say which row belongs to which: name the column of labels, as in GroupedData.from_frame(..., "
-            "endpoint='DVID')."
+            "not say which row belongs to which: name the column of labels, endpoint='DVID' of GroupedData.from_frame "
+            "or from_nonmem."
         )
     values, codes = distinct(column_of(data, data.endpoint, "the endpoints"))
     index = [labels.index(label) if (label := endpoint_label(value)) in labels else -1 for value in values]

@@ -265,3 +265,11 @@ def test_many_subjects():
     data = read(frame)
     assert time.process_time() - started < 6, "with a margin for slow machines"
     assert data.events is not None and len(data.events) == 10 * groups and data.n_obs == 12 * groups
+
+
+def test_a_column_of_true_and_false_is_read_as_numbers():
+    """CENS from a comparison, as in table["CENS"] = table["DV"] < 1."""
+    columns = {"ID": [1, 1, 1], "TIME": [0.0, 1, 2], "AMT": [100.0, 0, 0], "DV": [np.nan, 3.0, 1.0]}
+    data = jn.GroupedData.from_nonmem(columns | {"CENS": [False, False, True]})
+    assert data.limits is not None and data.limits.kind[data.observed].tolist() == [0, 1]
+    assert data.fingerprint() == jn.GroupedData.from_nonmem(columns | {"CENS": [0, 0, 1]}).fingerprint()

@@ -68,9 +68,11 @@ class RawTable:
         return Column(values, column.levels)
 
     def numbers(self, name: Any, empty: float = np.nan) -> np.ndarray:
-        """The numbers (rows,) in the column `name`, `empty` where missing. **Raises:** DataError naming rows with
-        text."""
+        """The numbers (rows,) in the column `name`, true 1 and false 0, `empty` where missing. **Raises:** DataError
+        naming rows with text."""
         values = self.column(name).values
+        if values.dtype == object and all(isinstance(cell, (bool, np.bool_)) for cell in values):
+            values = values.astype(float)
         if values.dtype == object:
             bad = np.array([cell is not None and not is_number(cell) for cell in values])
             bad = bad if bad.any() else np.array([isinstance(cell, bool) for cell in values])

@@ -102,7 +102,10 @@ def _failed_start_sentences(
     errors = processes.gather(non_finite_sentence(binding, params, at_zero, ~finite))
     error = [error for error in errors if error][:1]
     if processes.all(finite.any()):
-        advice = "Fix the model or the rows, or go on without them: fit(..., on_bad_group='leave out')."
+        advice = (
+            "Use other starting values, fix the model or the rows, or go on without them: "
+            "fit(..., on_bad_group='leave out')."
+        )
     else:
         overflow = "" if error else " (a model that overflows at the start?)"
         advice = f"No group is finite: fix the model, or use other starting values{overflow}."
