@@ -32,6 +32,13 @@ def check_effects(binding: Binding, start: Params, slopes: np.ndarray) -> None:
     effects = [f"random effect of {density.effect_names[k]}" for k in constant]
     effects = [name for name in effects if name.removeprefix("random effect of ") not in without_effect]
     if without_effect or effects:
+        limits = binding.data.limits
+        if limits is not None and np.all(limits.kind[binding.data.observed] > 0):
+            raise ModelError(
+                "every response of the data is censored, and the probability of that is flat in "
+                f"{', '.join([*without_effect, *effects])} at the starting values: check the limits of quantification "
+                "(their unit?) and the column that marks censored rows, or choose other starting values."
+            )
         raise ModelError(
             f"no effect on any prediction at the starting values: {', '.join([*without_effect, *effects])}. "
             "Either the model does not use it (misspelt?), or the prediction does not depend on it at these starting "

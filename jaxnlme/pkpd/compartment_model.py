@@ -237,7 +237,9 @@ class CompartmentModel:
             found = [jnp.zeros(x.mask.shape) for _ in wanted]
         if into:
             steady = steady_states(events, doses) if events.facts.steady_state else None
-            overlap = max(events.facts.overlap, self.overlap) - (doses.lag is None)
+            # Without a lag the record's own dose counts in `overlap`; a bioavailability may lengthen the earlier ones.
+            scaled = any(self.dose_parameters.value("bioavailability", n, values) is not None for n in dosed)
+            overlap = max(events.facts.overlap, self.overlap) - (doses.lag is None and not scaled)
             done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=self.goes_on)
             if system.varies:
                 check_records_are_rows(title, events.facts)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.errors import ModelError, OptionError
+from jaxnlme.errors import DataError, ModelError, OptionError
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.structure import Structure
 from jaxnlme.records import Record
@@ -74,6 +74,18 @@ def test_before_and_at_a_dose():
     record = {"TIME": 3.0, "EVID": 1, "AMT": 100.0, "rows_before": 2}
     found = predicted(jn.pkpd.compartments(1), {"CL": 4.0, "V": 30.0}, [record], times)
     np.testing.assert_allclose(found, [0, 0, 100 / 30, 100 / 30 * np.exp(-4 / 30)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0, 1.5, 2.2])
+def test_bioavailability_changes_the_overlap_of_infusions(fraction):
+    """Infusions in steady state that a bioavailability makes longer than the interval are the sum of the past ones."""
+    record = {"TIME": 0.0, "EVID": 1, "AMT": 100.0, "RATE": 30.0, "SS": 1, "II": 4.0}
+    times = np.array([0.5, 3.0, 10.0])
+    found = predicted(jn.pkpd.compartments(1), {"CL": 2.0, "V": 10.0, "F1": fraction}, [record], times)
+    since, duration = times[:, None] + 4.0 * np.arange(200), fraction * 100 / 30
+    rise = 1 - np.exp(-0.2 * np.minimum(since, duration))
+    expected = np.sum(15.0 * rise * np.exp(-0.2 * np.maximum(since - duration, 0)), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +168,32 @@ def test_closed_forms_where_constants_meet(disposition, infused, highest):
         for order, (found, expected) in enumerate(zip(*both(jnp.array([rates[n] for n in names])), strict=True)):
             size = np.max(np.abs(expected), axis=0, keepdims=True)
             assert np.all(np.abs(found - expected) <= 1e-6 * size + 1e-300), (rates, order)
+
+
+def test_predictions_need_the_covariates_of_the_model_only():
+    """A new table may lack covariates that were read and not used; those in use are asked for by name."""
+    frame = pd.DataFrame(
+        {
+            "ID": np.repeat([1, 2, 3, 4], 4),
+            "TIME": [0.0, 1, 4, 8] * 4,
+            "AMT": [100, 0, 0, 0] * 4,
+            "DV": [np.nan, 2.9, 2.2, 1.4, np.nan, 3.1, 1.9, 1.1, np.nan, 2.4, 1.8, 1.3, np.nan, 2.8, 2.5, 1.6],
+            "WT": np.repeat([60.0, 70, 80, 90], 4),
+            "AGE": np.repeat([30.0, 40, 50, 60], 4),
+            "TEMP": np.linspace(36, 38, 16),
+        }
+    )
+    parameters = [
+        jn.Parameter("CL", 3.0, "log", random=True, covariates=["log(WT/70)"]),
+        jn.Parameter("V", 30.0, "log"),
+    ]
+    model = jn.NLMEModel(jn.pkpd.compartments(1), parameters, error="proportional")
+    fit = jn.fit(model, jn.GroupedData.from_nonmem(frame), "focei", standard_errors=False)
+    new = pd.DataFrame({"ID": 1, "TIME": [0.0, 5.0], "AMT": [100, 0], "WT": 60.0})
+    found = np.asarray(fit.predict(new))
+    np.testing.assert_allclose(found, fit.predict(new.assign(AGE=30.0, TEMP=37.0)), rtol=1e-12)
+    with pytest.raises(DataError, match="'WT', which covariates of the model need"):
+        fit.predict(new.drop(columns="WT"))
+    named = jn.fit(model, jn.GroupedData.from_nonmem(frame, covariates=["WT", "AGE"]), "focei", standard_errors=False)
+    with pytest.raises(DataError, match="no column 'AGE'"):
+        named.predict(new)

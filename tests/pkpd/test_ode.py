@@ -106,6 +106,29 @@ def test_a_failed_solve_is_not_finite_in_its_group_only():
     assert np.allclose(found[0], jax.jit(value)(1.1), rtol=1e-9)
 
 
+def test_a_lag_longer_than_the_interval_of_a_steady_state():
+    """Some of the past doses would arrive after the record: NaN, as by closed forms; up to the interval they agree."""
+
+    def elimination(t, y, phi):
+        return {"central": -phi.CL / phi.V * y.central}
+
+    ode, closed = jn.pkpd.ode(elimination, ["central"], "central / V"), jn.pkpd.compartments(1)
+    times = np.array([3.0, 10.0])
+    x, v = group([{"TIME": 0.0, "EVID": 1, "AMT": 100.0, "SS": 1, "II": 6.0}], times)
+
+    def both(lag):
+        phi = Record(("CL", "V", "LAG1"), tuple(map(jnp.asarray, (2.0, 10.0, lag))), "parameter")
+        return jnp.stack([ode(phi, x, v), closed(phi, x, v)])
+
+    found = np.asarray(jax.jit(jax.vmap(both))(jnp.array([5.0, 6.0, 8.0])))
+    k = 0.2
+    for lag, pair in zip((5.0, 6.0), found, strict=False):
+        expected = 10 * np.exp(-k * ((times - lag) % 6.0)) / (1 - np.exp(-6 * k))
+        expected[1] = 10 * np.exp(-k * (10 - lag)) / (1 - np.exp(-6 * k))
+        assert np.allclose(pair, expected, rtol=1e-7), lag
+    assert np.isnan(found[2]).all()
+
+
 def test_a_stiff_solver_gives_the_same():
     states = ["depot", "central"]
     x, v = group(RECORDS[1:])

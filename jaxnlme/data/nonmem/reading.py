@@ -131,7 +131,10 @@ class Reading:
             others = {*taken, *self.occasions, *({names[0]} if self.reader.skip is not None else ())}
             return {name: name for name in names if name not in others and isinstance(name, str)}
         if self.like is not None:
-            return {name: find_column(name, names, "covariates") for name in self.like.covariates}
+            # Where all other columns became covariates, the model may not use each: what it lacks is found at binding.
+            chosen, known = self.reader.covariates is not None, {str(name).casefold() for name in names}
+            needed = [name for name in self.like.covariates if chosen or str(name).casefold() in known]
+            return {name: find_column(name, names, "covariates") for name in needed}
         found = [find_column(name, names, "covariates") for name in self.reader.covariates or ()]
         for name in found:
             if name in taken:

@@ -20,6 +20,8 @@ from jaxnlme.errors import ArgumentError, DataError, near_matches, shown
 
 # Cells that are missing values; NONMEM has the dot.
 MISSING = ("", ".", "NA", "NaN", "nan")
+# Responses that are reported beyond a limit of quantification.
+_BEYOND_LIMIT = re.compile(r"^\s*([<>]|(BLQ|BQL|LLOQ|BLOQ|BLLOQ|ALQ|ULOQ)\b)", re.IGNORECASE)
 _FORTRAN = re.compile(r"^\s*([-+]?[\d.]+)[dD]([-+]?\d+)\s*$")
 
 
@@ -76,10 +78,15 @@ class RawTable:
         if values.dtype == object:
             bad = np.array([cell is not None and not is_number(cell) for cell in values])
             bad = bad if bad.any() else np.array([isinstance(cell, bool) for cell in values])
+            held = f"column {name!r} holds {values[bad][0]!r} in {self.rows(bad)}; expected numbers"
+            if _BEYOND_LIMIT.match(str(values[bad][0])):
+                raise DataError(
+                    f"{held}: where a response is below (above) a limit of quantification, write the limit there, and "
+                    "1 (-1) in a column CENS."
+                )
             raise DataError(
-                f"column {name!r} holds {values[bad][0]!r} in {self.rows(bad)}; expected numbers, empty or '.' where "
-                "missing: correct the cells, list the text in na_values if it means missing, or leave comment rows out "
-                "by skip (skip='C' as NONMEM's IGNORE=C)."
+                f"{held}, empty or '.' where missing: correct the cells, list the text in na_values if it means "
+                "missing, or leave comment rows out by skip (skip='C' as NONMEM's IGNORE=C)."
             )
         infinite = np.isinf(values)
         if infinite.any():

@@ -95,7 +95,9 @@ def _steady_states(
         held = held_at(xs["row"], -jnp.inf, xs["segment"])
         facts = events.facts
         found = pieces.steady(held, dose, y, size, facts.infusions, facts.constant_infusion)
-        return None, jax.tree.map(jnp.subtract, found, y)
+        # The time since the last dose is NaN for a lag longer than the interval; the solver takes no such length.
+        lost = xs["begins"] & jnp.isnan(xs["since"][0])
+        return None, jax.tree.map(lambda a, b: jnp.where(lost, jnp.nan, a - b), found, y)
 
     xs = {name: _first(parts[name]) for name in names} | {
         "time": events.time,
