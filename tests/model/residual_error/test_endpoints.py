@@ -254,7 +254,8 @@ def test_numbers_and_text_are_the_same_label() -> None:
             lambda phi, x, v: {1: both(phi, x, v)["cp"], "2": both(phi, x, v)["pca"]},
         ):
             m = model(error, structure)
-            results.append(log_likelihood(m, data, "fo", {"a[1]": 1.0, "a[2]": 2.0}))
+            at = m.params(data, {"a[1]": 1.0, "a[2]": 2.0})
+            results.append(float(jn.log_likelihood(m, at, data, "fo")))
     assert np.ptp(results) == 0.0
 
 
