@@ -343,7 +343,7 @@ def test_what_is_asked_of_a_fit():
     data = table(UNEQUAL)
     fit = jn.fit(jn.NLMEModel(decay("default", tolerance=1e-8), PARAMETERS), data, "focei")
     closed = jn.fit(jn.NLMEModel(decay_closed, PARAMETERS), data, "focei")
-    for ask in (lambda f: f.predict(), lambda f: f.simulate(seed=1), lambda f: f.residuals()):
+    for ask in (lambda f: f.predict(), lambda f: f.simulate(key=1), lambda f: f.residuals()):
         a, b = (np.asarray(pd.DataFrame(ask(f)).select_dtypes(float)) for f in (fit, closed))
         np.testing.assert_allclose(a, b, atol=1e-3)
     a, b = (f.bootstrap(3, seed=3) for f in (fit, closed))
