@@ -80,13 +80,30 @@ def difference_3(t: Any, a: Any, b: Any, c: Any) -> Any:
 def _series_3(t: Any, centre: Any, x: Any, y: Any) -> Any:
     """E(t; centre, centre - x / t, centre - y / t): t^2 exp(-centre t) times the sum of h_k(x, y) / (k + 2)!, h_k the
     complete homogeneous symmetric polynomials."""
-    power = homogeneous = jnp.ones_like(x)
-    total = homogeneous / 2
-    for k in range(1, EXPONENTIAL.decay_terms):
-        power = power * x
-        homogeneous = power + y * homogeneous
-        total = total + homogeneous / float(math.factorial(k + 2))
-    return t**2 * jnp.exp(-centre * t) * total
+    return t**2 * _decaying_series(2, 1, 1, 1, EXPONENTIAL.decay_terms, centre * t, x, y)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))
+def _decaying_series(n: int, p: int, q: int, stride: int, terms: int, c: Any, x: Any, y: Any) -> Any:
+    """exp(-c) times the sum of g_k(x, y) / (k + n)!, where g_k is the coefficient of z^k in (1 - x z)^-p
+    (1 - y z^stride)^-q. Derivatives are series of the same kind."""
+    g: list[Any] = [jnp.ones_like(x)] + [None] * (terms - 1)
+    for base, step, power in ((y, stride, q), (x, 1, p)):
+        for _ in range(power):
+            for k in range(step, terms):
+                if g[k - step] is not None:
+                    g[k] = base * g[k - step] if g[k] is None else g[k] + base * g[k - step]
+    total = sum((g[k] / float(math.factorial(k + n)) for k in range(1, terms)), g[0] / float(math.factorial(n)))
+    return total / jnp.exp(c)  # the division comes last, as above
+
+
+@_decaying_series.defjvp
+def _decaying_series_rule(n: int, p: int, q: int, stride: int, terms: int, primals: tuple, tangents: tuple) -> tuple:
+    c_dot, x_dot, y_dot = tangents
+    value = _decaying_series(n, p, q, stride, terms, *primals)
+    by_x = p * _decaying_series(n + 1, p + 1, q, stride, terms, *primals)
+    by_y = q * _decaying_series(n + stride, p, q + 1, stride, terms, *primals)
+    return value, by_x * x_dot + by_y * y_dot - value * c_dot
 
 
 def _sorted_3(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
@@ -99,13 +116,6 @@ def _sorted_3(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
 
 def pair_series_3(t: Any, mean: Any, half_gap_squared: Any, a: Any) -> Any:
     """E(t; m + d, m - d, a) by its Taylor series, for d t < 1/2 and |a - m| t < `EXPONENTIAL.far`."""
-    x, w = (mean - a) * t, half_gap_squared * t**2
-    homogeneous, power = jnp.ones_like(x), jnp.ones_like(x)
-    total = homogeneous / 2
-    for k in range(1, EXPONENTIAL.far_terms):
-        homogeneous = x * homogeneous
-        if k % 2 == 0:
-            power = power * w
-            homogeneous = homogeneous + power
-        total = total + homogeneous / float(math.factorial(k + 2))
-    return t**2 * jnp.exp(-mean * t) * total
+    return t**2 * _decaying_series(
+        2, 1, 1, 2, EXPONENTIAL.far_terms, mean * t, (mean - a) * t, half_gap_squared * t**2
+    )
