@@ -55,7 +55,7 @@ def by_odeint(phi: Any, x: Any) -> Any:
 
 
 def by_diffrax(phi: Any, x: Any) -> Any:
-    return diffrax.diffeqsolve(
+    solution = diffrax.diffeqsolve(
         diffrax.ODETerm(rhs),
         diffrax.Tsit5(),
         0.0,
@@ -65,7 +65,9 @@ def by_diffrax(phi: Any, x: Any) -> Any:
         args=(phi.k, phi.k12, phi.k21),
         saveat=diffrax.SaveAt(ts=x.t),
         stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
-    ).ys[:, 0]
+    )
+    assert solution.ys is not None
+    return solution.ys[:, 0]
 
 
 def closed(phi: Any, x: Any) -> Any:
