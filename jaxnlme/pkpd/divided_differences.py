@@ -116,6 +116,4 @@ def _sorted_3(a: Any, b: Any, c: Any) -> tuple[Any, Any, Any]:
 
 def pair_series_3(t: Any, mean: Any, half_gap_squared: Any, a: Any) -> Any:
     """E(t; m + d, m - d, a) by its Taylor series, for d t < 1/2 and |a - m| t < `EXPONENTIAL.far`."""
-    return t**2 * _decaying_series(
-        2, 1, 1, 2, EXPONENTIAL.far_terms, mean * t, (mean - a) * t, half_gap_squared * t**2
-    )
+    return t**2 * _decaying_series(2, 1, 1, 2, EXPONENTIAL.far_terms, mean * t, (mean - a) * t, half_gap_squared * t**2)
