@@ -65,7 +65,26 @@ def non_finite_sentence(binding: Binding, params: Params, z: np.ndarray, failed:
                     "the model" if not order else f"the model is finite, but its {_ORDERS[order]} in {some([*errors])}"
                 )
                 return f"In {_rows(binding, index, rows)} {subject} is not finite{cause}"
+        outside = _outside_of_residuals(binding, params, z[index], group, observed)
+        if outside.any():
+            return (
+                f"In {_rows(binding, index, outside)} the prediction or the response is outside the range of the error "
+                f"model {binding.density.error.formula} (zero or negative, as before a first dose?): leave these rows "
+                "out, or choose an error model with a constant part (error='combined')."
+            )
     return ""
+
+
+def _outside_of_residuals(
+    binding: Binding, params: Params, z: np.ndarray, group: Group, observed: np.ndarray
+) -> np.ndarray:
+    """The rows (obs,) bool whose residual, such as a difference of logarithms, is not finite though the model is."""
+    error = binding.density.error
+    if not error.has_gaussian_moments:
+        return np.zeros(observed.shape, bool)
+    prediction = binding.density.predict(params, jnp.asarray(z), group)
+    residual, _, slope = error.moments(prediction, prediction, params.error, group)
+    return observed & ~(np.isfinite(np.asarray(residual)) & np.isfinite(np.asarray(slope)))
 
 
 def solver_sentence(binding: Binding, params: Params, z: np.ndarray, failed: np.ndarray) -> str:

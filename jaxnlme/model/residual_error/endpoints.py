@@ -1,9 +1,8 @@
 """Several endpoints (responses) of one model: a residual model for each, and the log-density of a group from them.
 
-The rows of a group belong to endpoints (`group.endpoints`); each residual model sees the group with the responses of
-its own rows only. The parameters are those of all members, renamed: "b" of the endpoint "cp" is "b[cp]", "a[F]" of a
-model with strata "a[cp, F]". In theta the residual scales of all members come first, then exponents of transforms, then
-correlations, as in the residual model of one endpoint.
+Rows belong to endpoints (`group.endpoints`); each residual model sees the group with the responses of its rows only.
+The parameters are those of all members, renamed: "b" of the endpoint "cp" is "b[cp]", "a[F]" is "a[cp, F]". In theta
+the residual scales of all members come first, then exponents of transforms, then correlations.
 """
 
 from __future__ import annotations
