@@ -31,6 +31,11 @@ def pair_decay(n: int, t: Any, mean: Any, square: Any) -> Any:
     **Arguments:** `n`: static; `t`; `mean`: m; `square`: d^2.
     **Source:** Abramowitz and Stegun (1964), 10.2.
     """
+    return _pair_decay(n, t, mean, square)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once for each n
+def _pair_decay(n: int, t: Any, mean: Any, square: Any) -> Any:
     u = square * t * t
     near = u < EXPONENTIAL.series_below
     small = jnp.where(near, u, 0.0)

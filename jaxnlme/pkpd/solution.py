@@ -49,7 +49,8 @@ def sum_over_actions(
     system: LinearSystem, x: Rows, events: Events, done: Actions, added: Sequence[Any], outputs: Sequence[int]
 ) -> list[Any]:
     """`amounts_at_rows` as the sum of what each action contributes, for few actions in any order."""
-    time, segment = x[events.facts.time], segments_of_rows(x, events)
+    time = x[events.facts.time]
+    segment = segments_of_rows(x, events) if events.facts.segments else None
     counts = happened_at(time, segment, done)
     since = jnp.where(counts, time[:, None] - done.time[None, :], 0.0)
     after = [None if value is None else jnp.where(counts, value[None, :], 0.0) for value in added]

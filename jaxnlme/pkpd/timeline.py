@@ -98,11 +98,16 @@ def actions(
             kinds.append((jnp.where(open_, end, events.time), zero, jnp.where(open_, -rate, 0.0) + more, zero))
         if not overlap:
             kinds[0] = (*kinds[0][:2], kinds[0][2] + jnp.where(steady.running > 0, jnp.nan, 0.0), kinds[0][3])
-    columns = [None if part[0] is None else jnp.concatenate(part) for part in zip(*kinds, strict=True)]
     n = len(kinds)
+    if n == 1:
+        time, bolus, change, starts = kinds[0]
+        return Actions(
+            time, events.segment, events.rows_before, jnp.arange(k), bolus, change, starts, doses.lag is None
+        )
+    columns = [None if part[0] is None else jnp.concatenate(part) for part in zip(*kinds, strict=True)]
     time, bolus, change, starts = columns
     segment, before, source = (jnp.tile(c, n) for c in (events.segment, events.rows_before, jnp.arange(k)))
-    return Actions(time, segment, before, source, bolus, change, starts, n == 1 and doses.lag is None)
+    return Actions(time, segment, before, source, bolus, change, starts, False)
 
 
 def in_order(done: Actions) -> Actions:
@@ -133,7 +138,8 @@ def last_action(time: Any, segment: Any, done: Actions) -> Any:
 
 
 def happened_at(time: Any, segment: Any, done: Actions) -> Any:
-    """True (obs, actions) where an action of the row's own segment has happened at the row. **Arguments:** as above."""
+    """True (obs, actions) where an action of the row's own segment has happened at the row. **Arguments:** as above;
+    `segment` None where there is only one."""
     at = jnp.arange(time.shape[0])
     before = (done.time[None, :] <= time[:, None]) & (done.rows_before[None, :] <= at[:, None])
-    return before & (done.segment[None, :] == segment[:, None])
+    return before if segment is None else before & (done.segment[None, :] == segment[:, None])
