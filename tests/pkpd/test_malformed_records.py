@@ -76,7 +76,7 @@ RECORDS = {
         lambda: bound(table(), (1, 2, 3)), r"endpoint '3' of error= has no row with a response \(column 'DVID'\)",
     ),
     "endpoints without their column": (
-        lambda: bound(table(), label=None), r"name the column of labels, as in .*endpoint='DVID'",
+        lambda: bound(table(), label=None), r"name the column of labels, endpoint='DVID' of GroupedData",
     ),
     "endpoint without a residual model": (
         lambda: bound(changed(("DVID", 6, 4))), r"column 'DVID' has the endpoint '4' in row 7, for which error= has no",

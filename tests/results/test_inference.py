@@ -99,7 +99,7 @@ def test_groups_without_information_are_not_counted(fit: jn.Fit, data: jn.Groupe
     """A group without responses or with weight zero has b = 0, which is no sign of shrinkage."""
     observed = data.observed.copy()
     observed[3] = False
-    assert weighted_totals(dataclasses.replace(data, observed=observed)) == (observed.sum(), 11.0)
+    assert weighted_totals(dataclasses.replace(data, observed=observed)) == (observed.sum(), 11.0, 0.0)
     weights = np.ones(12)
     weights[5] = 0.0
     weighted = jn.fit(fit.model, data.with_weights(weights), "focei", standard_errors=False)
