@@ -190,9 +190,15 @@ def _scanned(shares: _Shares, share: float, sign: float) -> tuple[float, float]:
     grid = [2.0 ** (sign * k / 8.0) for k in range(-64, 65)]
     found = [shares(factor) for factor in grid]
     first = next((k for k, value in enumerate(found) if value >= share), None)
-    if first is None or first == 0:
+    if first is None:
         raise OptionError(f"no dose reaches the share {share:g}; the largest share found is {max(found):g}.")
+    if first == 0:
+        raise _EveryDose(f"every dose that was tried reaches the share {share:g}; the least share is {min(found):g}.")
     return grid[first - 1], grid[first]
+
+
+class _EveryDose(OptionError):
+    """Every dose that was tried reaches the share."""
 
 
 def _limit(shares: _Shares, share: float, rising: bool) -> float:
@@ -201,5 +207,7 @@ def _limit(shares: _Shares, share: float, rising: bool) -> float:
         return 0.0 if rising else math.inf
     try:
         return _factor(shares, min(share, 1.0), rising)
+    except _EveryDose:
+        return 0.0 if rising else math.inf
     except OptionError:
         return math.inf if rising else 0.0

@@ -15,7 +15,7 @@ from jaxnlme.data._endpoints import endpoint_values
 from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
 from jaxnlme.errors import OptionError, check_level, check_whole_number
 from jaxnlme.forecasting.curves import Curves
-from jaxnlme.forecasting.exposure import exposure_table, window_of
+from jaxnlme.forecasting.exposure import exposure_table, last_dose_time, window_of
 from jaxnlme.forecasting.new_subjects import sorted_times
 from jaxnlme.forecasting.parameter_draws import number_of_draws
 from jaxnlme.forecasting.patient import Patient, read_patient
@@ -245,7 +245,8 @@ class Forecast(Printable):
         window = window_of(self.regimen, between)
         if window is None:
             raise OptionError("between=(begin, end) is needed: there is no regimen to come.")
-        last = self.times[-1] if math.isinf(window[1]) else window[1]
+        last = last_dose_time(self.regimen, window)
+        last = float(self.times[-1]) if last is None else last
         tables = []
         for at_mode in (True, False):
             curves, _ = self.curves(self.regimen, last, at_mode)

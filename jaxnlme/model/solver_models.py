@@ -52,7 +52,10 @@ def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]
         known = {}
     key = (tree, tuple(map(jax.typeof, leaves)), str(jax.numpy.result_type(float)))
     if key not in known:
-        program = _traced(call, arguments)
+        try:
+            program = _traced(call, arguments)
+        except Exception:  # raised again where the function itself is called, and traced again the next time
+            return None
         reads_traced = program is not None and any(isinstance(c, Tracer) for c in program.program.consts)
         known[key] = _NEW_EVERY_TIME if reads_traced else program
         return program
@@ -60,8 +63,5 @@ def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]
 
 
 def _traced(call: Callable[..., Any], arguments: tuple[Any, ...]) -> SolverProgram | None:
-    try:
-        program, outputs = jax.make_jaxpr(call, return_shape=True)(*arguments)
-    except Exception:  # raised again where the function itself is called
-        return None
+    program, outputs = jax.make_jaxpr(call, return_shape=True)(*arguments)
     return SolverProgram(program, outputs) if calls_solver(program.jaxpr) else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.errors import ModelError, OptionError, near_matches, shown
 from jaxnlme.pkpd.phi_names import first_of
 
 # Names in phi of each kind for doses into compartment N (NONMEM's numbers); without N: into the first compartment.
@@ -39,7 +39,16 @@ class DoseParameters:
         return (*names, *_STEMS[kind]) if number == 1 and kind in ("lag", "bioavailability") else names
 
     def value(self, kind: str, number: int, values: Mapping[str, Any]) -> Any:
-        """The value of the parameter in `values` (by name in upper case), None where there is none."""
+        """The value of the parameter in `values` (by name in upper case), None where there is none.
+
+        **Raises:** ModelError where a name was chosen that `values` lacks.
+        """
+        for chosen_kind, _, name in self.chosen:
+            if chosen_kind == kind and name not in values:
+                raise ModelError(
+                    f"{kind} is the parameter {name} (without regard to case), which phi lacks; "
+                    f"{near_matches(name, [*values])}"
+                )
         name = first_of(self.names(kind, number), values)
         return None if name is None else values[name]
 

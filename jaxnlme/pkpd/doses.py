@@ -64,14 +64,14 @@ def read_doses(
     duration = jnp.where(given, duration, 0.0)
     if facts.modelled_rate:
         modelled = (events.rate == -1) & (amount > 0)
-        r = jnp.where(modelled, by_compartment("rate", 1.0), 1.0)
+        r = jnp.where(modelled, by_compartment("rate", jnp.nan), 1.0)
         rate, duration = jnp.where(modelled, r, rate), jnp.where(modelled, amount / r, duration)
     if facts.modelled_duration or spread:
         modelled = events.rate == -2
         for c in spread:
             modelled = modelled | ((events.rate == 0) & (number == c))
-        d = by_compartment("duration", 1.0)
-        modelled = modelled & (amount > 0) & (d > 0)  # a duration of zero is a bolus
+        d = by_compartment("duration", jnp.nan)
+        modelled = modelled & (amount > 0) & ~(d <= 0)  # a duration of zero is a bolus, one that phi lacks is NaN
         safe = jnp.where(modelled, d, 1.0)
         rate, duration = jnp.where(modelled, amount / safe, rate), jnp.where(modelled, d, duration)
     return Doses(jnp.where(rate > 0, zero, amount), rate, duration, lag, True)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, ndtr
 
 from jaxnlme.errors import OptionError, shown
+from jaxnlme.numerics.normal_tails import log_ndtr
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
 from jaxnlme.signatures import public
 
@@ -89,8 +90,7 @@ class InverseGaussian(AbstractInput):
         t = jnp.where(positive, time, 1.0)
         root = jnp.sqrt(mat / (cv2 * t))
         late = root * (t / mat + 1.0)
-        # exp(2 / cv2) ndtr(-late) without overflow: the exponent is moved into the tail.
-        tail = jnp.where(late < 20.0, jnp.exp(2.0 / cv2) * ndtr(-jnp.where(late < 20.0, late, 0.0)), 0.0)
+        tail = jnp.exp(2.0 / cv2 + log_ndtr(-late))  # one exponent: exp(2 / cv2) overflows for small cv2
         return jnp.where(positive, ndtr(root * (t / mat - 1.0)) + tail, 0.0)
 
 

@@ -50,7 +50,7 @@ def arrived(x: Rows, events: Events, doses: Doses, share: Any) -> tuple[Any, Any
     at = jnp.arange(time.shape[0])
     since = time[:, None] - arrival[None, :]
     here = (segment[:, None] == events.segment[None, :]) & (events.rows_before[None, :] <= at[:, None])
-    amount = doses.bolus + jnp.where(doses.rate > 0, jnp.nan, 0.0) if doses.infused else doses.bolus
+    amount = doses.bolus + jnp.where((doses.rate > 0) & (share > 0), jnp.nan, 0.0) if doses.infused else doses.bolus
     return since, jnp.where(here & (since >= 0), (share * amount)[None, :], 0.0)
 
 

@@ -197,3 +197,23 @@ def test_predictions_need_the_covariates_of_the_model_only():
     named = jn.fit(model, jn.GroupedData.from_nonmem(frame, covariates=["WT", "AGE"]), "focei", standard_errors=False)
     with pytest.raises(DataError, match="no column 'AGE'"):
         named.predict(new)
+
+
+def test_a_chosen_name_that_phi_lacks_is_an_error():
+    """lag="TL" with phi that has no TL: not a model without a lag."""
+    model = jn.pkpd.compartments(1, "bolus", "CL V", lag="TL")
+    assert predicted(model, {"CL": 4.0, "V": 30.0, "tl": 1.0})[1] == 0.0
+    with pytest.raises(ModelError, match="lag is the parameter TL"):
+        predicted(model, {"CL": 4.0, "V": 30.0, "tlag": 1.0})
+
+
+def test_a_duration_that_one_compartment_lacks_is_not_one():
+    """RATE -2 into two compartments, phi with D1 only: the second dose has no duration."""
+    records = [
+        {"TIME": 0.0, "EVID": 1, "AMT": 100.0, "CMT": 1, "RATE": -2},
+        {"TIME": 12.0, "EVID": 1, "AMT": 100.0, "CMT": 2, "RATE": -2},
+    ]
+    model = jn.pkpd.compartments(1, "first-order", "CL V")
+    values = {"CL": 4.0, "V": 30.0, "KA": 1.0, "D1": 2.0}
+    assert np.isnan(predicted(model, values, records)[-1])
+    assert np.isfinite(predicted(model, values | {"D2": 1.0}, records)).all()

@@ -208,3 +208,13 @@ def test_models_are_refused_by_name():
         jn.pkpd.ode(depot_and_saturable, ["depot", "central"], "central / VOL")(phi, x, v)
     with pytest.raises(ModelError, match="lacks KA"):
         jn.pkpd.michaelis_menten(1, "first-order")(Record(("V", "VM", "KM"), (1.0, 1.0, 1.0), "parameter"), x, v)
+
+
+@pytest.mark.parametrize("cv2", [0.002, 0.0099, 0.3])
+def test_inverse_gaussian_input_is_the_distribution(cv2: float):
+    """The fraction that has entered, against scipy's distribution function, for narrow distributions too."""
+    from scipy.stats import invgauss
+
+    mat, times = 2.0, np.array([0.0, 0.5, 1.8, 2.0, 2.2, 5.0])
+    entered = jn.pkpd.inputs.inverse_gaussian().entered(jnp.asarray(times), (mat, cv2))
+    np.testing.assert_allclose(entered, invgauss.cdf(times, cv2, scale=mat / cv2), rtol=1e-9, atol=1e-12)
