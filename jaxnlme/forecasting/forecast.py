@@ -91,9 +91,10 @@ def forecast(
         found = posterior(fit, rebind(fit, read.data), method, draws, n_parameters, seed)
         at, further = sorted_times(_default_times(read, regimen) if times is None else times, rows)
         binding, kept, _ = read.future(fit, regimen, at, further or None)
-        f, y, phi = predictive(fit, binding, found.packed, found.effects, seed)
+        f, y, phi = predictive(fit, binding, found.packed, found.effects_for(binding), seed)
         packed = np.asarray(fit.params.pack(), float)[None, :]
-        fixed = np.stack([found.mode, np.zeros_like(found.mode)])
+        mode = found.mode_for(binding)
+        fixed = np.stack([mode, np.zeros_like(mode)])
         at_fixed, _, phi_fixed = predictive(fit, binding, packed, fixed, seed)
     return Forecast(
         fit, read, regimen, found, binding, at, f[:, kept], y[:, kept], at_fixed[:, kept], phi, phi_fixed, further,
@@ -198,7 +199,7 @@ class Forecast(Printable):
         the draws (at the estimates of the parameters)."""
         import pandas as pd
 
-        density, params = self.binding.density, self.fit.params
+        density, params = self.posterior.binding.density, self.fit.params
         levels = density.levels
         factor = np.asarray(density.covariance.factor(np.asarray(params.covariance)))
         full = factor if levels is None else np.asarray(levels.expanded(factor))
@@ -225,7 +226,8 @@ class Forecast(Printable):
         times = np.unique([*self.times, end])
         rows = {name: np.append(c, c[-1:])[: len(times)] for name, c in self.rows.items()}
         binding, _, new = self.patient.future(self.fit, regimen, times, rows or None)
-        effects = self.posterior.mode[None, :] if at_mode else self.posterior.effects
+        found = self.posterior
+        effects = found.mode_for(binding)[None, :] if at_mode else found.effects_for(binding)
         packed = np.asarray(self.fit.params.pack(), float)[None, :] if at_mode else self.posterior.packed
         n = len(effects)
         draw = np.zeros(n, int) if len(packed) == 1 else np.arange(n)

@@ -28,6 +28,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
+from jaxnlme.results.by_level import unit_index
 from jaxnlme.results.evaluate import find_modes
 from jaxnlme.results.record import FitRecord
 from jaxnlme.results.simulate import draw
@@ -40,9 +41,12 @@ class Posterior:
 
     **Fields:** `mode` (random,), whitened, and `covariance` (random, random), Laplace's; `effects` (draws, random),
     whitened; `packed` (draws or 1, packed): the population parameters of each draw, or of all; `method`; `ess`: the
-    effective number of `proposals`, of importance sampling.
+    effective number of `proposals`, of importance sampling; `binding`: the model bound to the patient's data; `seed` of
+    the effects of units of nested levels that these data do not have.
     """
 
+    binding: Binding
+    seed: int
     mode: np.ndarray
     covariance: np.ndarray
     effects: np.ndarray
@@ -50,6 +54,32 @@ class Posterior:
     method: str
     ess: float
     proposals: int
+
+    def effects_for(self, binding: Binding) -> np.ndarray:
+        """The draws of the effects (draws, random) for other rows of the patient: a unit of a nested level has the
+        effects of the unit with its labels in the patient's data, a new one is drawn from the population."""
+        return self._by_units(binding, self.effects, np.random.default_rng([self.seed, 12]))
+
+    def mode_for(self, binding: Binding) -> np.ndarray:
+        """The mode (random,) for other rows of the patient, zero for new units of nested levels."""
+        return self._by_units(binding, self.mode[None, :], None)[0]
+
+    def _by_units(self, binding: Binding, effects: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        levels, known_levels = binding.density.levels, self.binding.density.levels
+        if levels is None or known_levels is None:
+            return effects
+        out = []
+        for level, part in zip(levels.levels, known_levels.split(effects), strict=True):
+            if level.depth:
+                shape = (len(effects), level.units, part.shape[-1])
+                new = np.zeros(shape) if rng is None else rng.standard_normal(shape)
+                known = _units_by_label(self.binding, level.depth)
+                for label, unit in _units_by_label(binding, level.depth).items():
+                    if label in known:
+                        new[:, unit] = part[:, known[label]]
+                part = new
+            out.append(np.asarray(part))
+        return np.asarray(levels.join(out))
 
     @property
     def sentence(self) -> str:
@@ -61,6 +91,12 @@ class Posterior:
         if self.ess < POSTERIOR.least_effective * self.proposals:
             return f"{words}: FEW, so that intervals are not reliable; give more draws."
         return f"{words}."
+
+
+def _units_by_label(binding: Binding, depth: int) -> dict[tuple, int]:
+    """The units of a nested level of the one group, by their label and those of the levels between."""
+    labels, cells = unit_index(binding.data, depth)
+    return {tuple(label)[1:]: int(unit) for label, (_, unit) in zip(labels, cells, strict=True)}
 
 
 def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_parameters: int, seed: int) -> Posterior:
@@ -75,7 +111,8 @@ def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_param
     q = len(mode)
     packed, _ = parameter_draws(fit, n_parameters, seed, "jn.pkpd.forecast")
     if not q and not n_parameters:
-        return Posterior(mode, np.zeros((0, 0)), np.zeros((draws, 0)), packed, "laplace", np.nan, 0)
+        none = np.zeros((draws, 0))
+        return Posterior(binding, seed, mode, np.zeros((0, 0)), none, packed, "laplace", np.nan, 0)
     try:
         factor = np.linalg.cholesky(np.linalg.inv(curvature)) if q else np.zeros((0, 0))
     except np.linalg.LinAlgError:
@@ -88,7 +125,7 @@ def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_param
     covariance = factor @ factor.T
     if method == "laplace":
         effects = mode + rng.standard_normal((draws, q)) @ factor.T
-        return Posterior(mode, covariance, effects, packed, method, np.nan, 0)
+        return Posterior(binding, seed, mode, covariance, effects, packed, method, np.nan, 0)
     n = POSTERIOR.proposals * draws
     df = POSTERIOR.degrees_of_freedom
     u = rng.standard_normal((n, q)) * np.sqrt(df / rng.chisquare(df, n))[:, None]
@@ -106,7 +143,7 @@ def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_param
         raise FitError("the joint density of the patient's levels is not finite; check levels and doses.", fit)
     chosen = rng.permutation(chosen)
     own = packed if len(packed) == 1 else packed[which[chosen]]
-    return Posterior(mode, covariance, z[chosen], own, method, float(ess), n)
+    return Posterior(binding, seed, mode, covariance, z[chosen], own, method, float(ess), n)
 
 
 def _log_joint(problem: Problem, template: Params, packed: jax.Array, effects: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import pytest
 
 import jaxnlme as jn
 from jaxnlme.errors import DataError
+from jaxnlme.results.evaluate import rebind
 
 RECORDS = pd.DataFrame(
     {
@@ -93,6 +94,19 @@ def test_occasions(fit):
         jn.pkpd.simulate(of_model, DOSES, TIMES, 4)
     one = jn.pkpd.forecast(of_model, data.select([0]), times=[1.0, 20.0], method="laplace", draws=200)
     assert [*one.random_effects.index][1:] == ["v", "cl|OCC [1]", "cl|OCC [2]"]
+    of_patient, of_second = one.posterior.mode, _mode_at(of_model, data, [2])
+    np.testing.assert_array_equal(of_second[:2], of_patient[:2])
+    assert of_second[2] == of_patient[3]  # the second occasion, whatever its place among those asked for
+    np.testing.assert_array_equal(_mode_at(of_model, data, [3])[2], 0.0)  # a new occasion has no mode of its own
+
+
+def _mode_at(of_model, data, occasions):
+    """The whitened mode of the first subject for rows of these occasions."""
+    frame = RECORDS[RECORDS.ID.iloc[0] == RECORDS.ID].iloc[: 1 + len(occasions)].assign(OCC=[occasions[0], *occasions])
+    future = rebind(of_model, jn.GroupedData.from_nonmem(frame, occasion="OCC"))
+    return jn.pkpd.forecast(of_model, data.select([0]), times=[1.0], method="laplace", draws=200).posterior.mode_for(
+        future
+    )
 
 
 def test_covariates_in_time(fit):
