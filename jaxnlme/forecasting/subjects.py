@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError
+from jaxnlme.errors import OptionError, some
 from jaxnlme.forecasting.curves import Curves, in_one_bucket
 from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, row_columns, time_column
 from jaxnlme.forecasting.parameter_draws import parameter_draws
@@ -31,7 +31,16 @@ def curves_of_fit(
     if regimen is None:
         if covariates is not None:
             raise OptionError("covariates go with a regimen; subjects on their own doses keep their covariates.")
-        data = fit.data if rows is None else _with_constants(fit.data, row_columns(rows, 1))
+        constants = {} if rows is None else row_columns(rows, 1)
+        endpoint = fit.data.endpoint
+        if endpoint is not None and endpoint not in constants:
+            labels = np.unique((fit.data.x | fit.data.text)[endpoint][fit.data.observed].astype(str)).tolist()
+            if len(labels) > 1:
+                raise OptionError(
+                    f"the fit has several endpoints ({some(labels, len(labels))}): say whose exposure is meant by "
+                    f"rows={{{endpoint!r}: ...}}."
+                )
+        data = _with_constants(fit.data, constants) if constants else fit.data
     else:
         assert last is not None
         own = own_covariates(fit.data, name)
@@ -59,9 +68,12 @@ def own_covariates(data: GroupedData, time: str) -> dict[str, np.ndarray]:
 
 def _with_constants(data: GroupedData, rows: dict[str, np.ndarray]) -> GroupedData:
     """The data with columns of x at one value. **Raises:** OptionError for an unknown column."""
-    x = dict(data.x)
+    x, text = dict(data.x), dict(data.text)
     for name, value in rows.items():
-        if name not in x:
+        if name in x:
+            x[name] = np.full(data.y.shape, float(value[0]))
+        elif name in text and text[name].ndim == 2:
+            text[name] = np.full(data.y.shape, value[0], object)
+        else:
             raise OptionError(f"rows: {name!r} is no column of x of the fitted data.")
-        x[name] = np.full(data.y.shape, float(value[0]))
-    return dataclasses.replace(data, x=x)
+    return dataclasses.replace(data, x=x, text=text)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.errors import DataError
+from jaxnlme.errors import DataError, OptionError
 from jaxnlme.results.evaluate import rebind
 
 RECORDS = pd.DataFrame(
@@ -71,6 +71,8 @@ def test_endpoints(fit):
     assert np.std(one.response / one.prediction - 1) < 0.5 < np.std(two.response - two.prediction) * 10
     own = jn.pkpd.exposure(of_model, rows={"DVID": 1}, between=(0, 12))
     np.testing.assert_allclose(own["auc"], 100 / 4 * (1 - np.exp(-1.2)), rtol=1e-8)
+    with pytest.raises(OptionError, match="several endpoints"):
+        jn.pkpd.exposure(of_model, between=(0, 12))
     with pytest.raises(DataError, match="several endpoints"):
         jn.pkpd.simulate(of_model, DOSES, TIMES, 3)
     # A picture of one endpoint has the levels of that endpoint.
