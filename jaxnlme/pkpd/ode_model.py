@@ -181,6 +181,7 @@ class ODEModel(eqx.Module):
         **Raises:** ModelError where the data have no dose records, phi lacks a parameter, or a dose enters a
         compartment that the model does not have.
         """
+        self.output.check(self.states, phi)
         prediction = jnp.asarray(self.output(self.amounts(phi, x, v), phi, x))
         return jnp.broadcast_to(prediction, x.mask.shape) if prediction.ndim == 0 else prediction
 

@@ -30,8 +30,19 @@ class Output:
     fn: Callable[..., Any] | None
     expression: str
 
+    def check(self, states: Sequence[str], phi: Any) -> None:
+        """Check the names of an expression before anything is solved. **Raises:** ModelError for one that is neither a
+        state nor in phi."""
+        values = values_by_name(phi)
+        for node in ast.walk(ast.parse(self.expression, mode="eval")) if self.fn is None else ():
+            if isinstance(node, ast.Name) and node.id not in (*states, *_FUNCTIONS) and node.id.upper() not in values:
+                raise ModelError(
+                    f"output={self.expression!r} of jn.pkpd.ode: {node.id!r} is neither a state "
+                    f"({some(list(states))}) nor a parameter; {near_matches(node.id.upper(), list(values))}"
+                )
+
     def __call__(self, y: Record, phi: Any, x: Any) -> Any:
-        """The prediction at states `y`, each (obs,). **Raises:** ModelError for a name that phi does not have."""
+        """The prediction at states `y`, each (obs,)."""
         if self.fn is not None:
             return self.fn(y, phi, x)
         values = values_by_name(phi)
@@ -47,11 +58,6 @@ class Output:
                 return node.value
             if node.id in y.names:
                 return y[node.id]
-            if node.id.upper() not in values:
-                raise ModelError(
-                    f"output={self.expression!r} of jn.pkpd.ode: {node.id!r} is neither a state "
-                    f"({some(list(y.names))}) nor a parameter; {near_matches(node.id.upper(), list(values))}"
-                )
             return values[node.id.upper()]
 
         return evaluate(ast.parse(self.expression, mode="eval").body)
