@@ -100,10 +100,9 @@ def test_theophylline_far_from_the_maximum(reference: Path) -> None:
 
 
 def test_warfarin_with_its_effect(reference: Path) -> None:
-    """Two endpoints with residual models of their own: FOCEI and SAEM converge, within a standard error."""
+    """Two endpoints with residual models of their own, effects on six of seven parameters."""
     model, data = published_cases.warfarin_with_effect(reference)
-    fits = [jn.fit(model, data, method, progress=False).throw() for method in ("focei", jn.SAEM(seed=1))]
-    assert all(fit.converged for fit in fits)
-    focei, saem = (fit.estimates for fit in fits)
-    apart = (saem.estimate - focei.estimate).abs() / focei.se
-    assert apart.max() < 1.0, apart
+    fit = jn.fit(model, data, "focei", progress=False).throw()
+    assert fit.converged
+    # this package's own maximum, reached from starts that are off by a tenth to a factor of two
+    assert published_cases.CASES["ferx_warfarin_focei"].objective_of(fit.log_likelihood, data) <= 1482.1114 + OBJECTIVE
