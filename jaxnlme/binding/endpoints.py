@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.binding.limits import censoring_of, resolve_censoring, without_dropped
 from jaxnlme.binding.series import layouts, linked_series, resolve_correlation, series_of
 from jaxnlme.binding.stacking import column_of, distinct, levels, strata_of, variance_codes
+from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import ModelError, some
 from jaxnlme.model.density import Group
@@ -19,7 +20,7 @@ from jaxnlme.model.residual_error.between_endpoints import BetweenEndpoints
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, Series, SeriesLayout
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows, parameter_name
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
-from jaxnlme.model.structural import Structural, endpoint_label
+from jaxnlme.model.structural import Structural
 
 
 def without_dropped_rows(error: AbstractError, data: GroupedData) -> GroupedData:

@@ -109,17 +109,11 @@ def _rows(data: GroupedData, rows: np.ndarray) -> str:
     return name_rows(np.sort(data.row_index[rows]))
 
 
-def dropped_rows(error: AbstractError, data: GroupedData) -> np.ndarray:
-    """True for censored rows (groups, obs) that count as rows without a response (M1 and M2)."""
-    if data.limits is None or not error.drops_censored:
-        return np.zeros(data.observed.shape, bool)
-    return data.limits.censored
-
-
 def without_dropped(error: AbstractError, data: GroupedData) -> GroupedData:
     """The data with the rows that a method leaves out as rows without a response."""
-    dropped = dropped_rows(error, data)
-    return dataclasses.replace(data, observed=data.observed & ~dropped) if dropped.any() else data
+    if data.limits is None or not error.drops_censored:
+        return data
+    return dataclasses.replace(data, observed=data.observed & ~data.limits.censored)
 
 
 def group_limits(error: AbstractError, data: GroupedData) -> GroupLimits | None:

@@ -31,9 +31,22 @@ def check_endpoint(name: Any, roles: dict[str, Sequence[Any]]) -> None:
             )
 
 
-def label_text(label: Any) -> str:
-    """The label of an endpoint as text: 1, 1.0 and "1" are one label."""
-    return str(int(label)) if isinstance(label, (float, np.floating)) and float(label).is_integer() else str(label)
+def endpoint_label(value: Any) -> str | None:
+    """The label of an endpoint as text: 1, 1.0 and "1" are "1"; None for what is no label."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, int, float, np.number)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value).strip() or None
+    if not np.isfinite(number):
+        return str(value).strip() if isinstance(value, str) else None
+    return str(int(number)) if number.is_integer() else f"{number:g}" if not isinstance(value, str) else value.strip()
+
+
+def label_text(value: Any) -> str:
+    """`endpoint_label` of a cell of a table, the cell as text where it holds no label."""
+    return endpoint_label(value) or str(value)
 
 
 def label_texts(columns: Mapping[str, Any], name: str | None) -> list[str] | None:
@@ -99,5 +112,4 @@ def endpoint_counts(data: GroupedData) -> str:
     for value in values.tolist():
         counts[value] = counts.get(value, 0) + 1
     ordered = sorted(counts.items(), key=lambda pair: str(pair[0]))
-    names = (f"{int(v)}" if isinstance(v, float) and v.is_integer() else f"{v}" for v, _ in ordered)
-    return ", ".join(f"{name} ({count})" for name, (_, count) in zip(names, ordered, strict=True))
+    return ", ".join(f"{label_text(value)} ({count})" for value, count in ordered)

@@ -116,7 +116,7 @@ def _no_events(data: GroupedData) -> np.ndarray:
 def response_column(data: GroupedData) -> str | None:
     """The column that says which of several responses a row is of: that of the endpoint, or of the compartment of an
     observation where a group has several; None without one."""
-    endpoint = getattr(data, "endpoint", None)
+    endpoint = data.endpoint
     compartment = None if data.events is None else data.events.facts.compartment
     if endpoint is not None or compartment is None:
         return endpoint

@@ -17,18 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import gammaln
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError
 from jaxnlme.forecasting.parameter_draws import parameter_draws
 from jaxnlme.forecasting.settings import POSTERIOR
+from jaxnlme.likelihood.integrals import log_t_density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
-from jaxnlme.results.by_level import unit_index
+from jaxnlme.results.by_level import units_in_common
 from jaxnlme.results.evaluate import find_modes
 from jaxnlme.results.record import FitRecord
 from jaxnlme.results.simulate import draw
@@ -73,10 +73,8 @@ class Posterior:
             if level.depth:
                 shape = (len(effects), level.units, part.shape[-1])
                 new = np.zeros(shape) if rng is None else rng.standard_normal(shape)
-                known = _units_by_label(self.binding, level.depth)
-                for label, unit in _units_by_label(binding, level.depth).items():
-                    if label in known:
-                        new[:, unit] = part[:, known[label]]
+                for (_, unit), (_, known) in units_in_common(self.binding.data, binding.data, level.depth):
+                    new[:, unit] = part[:, known]
                 part = new
             out.append(np.asarray(part))
         return np.asarray(levels.join(out))
@@ -91,12 +89,6 @@ class Posterior:
         if self.ess < POSTERIOR.least_effective * self.proposals:
             return f"{words}: FEW, so that intervals are not reliable; give more draws."
         return f"{words}."
-
-
-def _units_by_label(binding: Binding, depth: int) -> dict[tuple, int]:
-    """The units of a nested level of the one group, by their label and those of the levels between."""
-    labels, cells = unit_index(binding.data, depth)
-    return {tuple(label)[1:]: int(unit) for label, (_, unit) in zip(labels, cells, strict=True)}
 
 
 def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_parameters: int, seed: int) -> Posterior:
@@ -130,13 +122,12 @@ def posterior(fit: FitRecord, binding: Binding, method: str, draws: int, n_param
     df = POSTERIOR.degrees_of_freedom
     u = rng.standard_normal((n, q)) * np.sqrt(df / rng.chisquare(df, n))[:, None]
     z = mode + u @ factor.T
-    constant = gammaln(0.5 * (df + q)) - gammaln(0.5 * df) - 0.5 * q * np.log(df * np.pi)
-    log_q = constant - np.log(np.diag(factor)).sum() - 0.5 * (df + q) * np.log1p((u**2).sum(axis=1) / df)
     which = np.arange(n) % len(packed)
     with x64():
         program = compiled(_log_joint, n * binding.data.rows.size, once=True)
         problem, template = on_device((binding.problem, fit.params))
         log_joint = np.asarray(program(problem, template, packed[which], z))
+        log_q = np.asarray(log_t_density(jnp.asarray(u), df)) - np.log(np.diag(factor)).sum()
         weights, ess = normalised_weights(jnp.asarray(log_joint - log_q))
         chosen = np.asarray(systematic_resample(weights, draws, jnp.asarray(rng.uniform())))
     if not np.isfinite(float(ess)):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.data._endpoints import endpoint_values, label_text
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, some
 from jaxnlme.forecasting.curves import Curves, in_one_bucket
@@ -34,7 +35,7 @@ def curves_of_fit(
         constants = {} if rows is None else row_columns(rows, 1)
         endpoint = fit.data.endpoint
         if endpoint is not None and endpoint not in constants:
-            labels = np.unique((fit.data.x | fit.data.text)[endpoint][fit.data.observed].astype(str)).tolist()
+            labels = sorted({label_text(label) for label in endpoint_values(fit.data)[fit.data.observed].tolist()})
             if len(labels) > 1:
                 raise OptionError(
                     f"the fit has several endpoints ({some(labels, len(labels))}): say whose exposure is meant by "

@@ -109,9 +109,7 @@ class ImportanceIntegral(AbstractIntegral):
         u = jax.random.normal(base, (self.draws, q), z.dtype)
         if self.df:
             u = u * jnp.sqrt(self.df / chi_squared(mixing, self.df, self.draws, z.dtype))[:, None]
-            tail = jnp.log1p(jnp.sum(u**2, axis=1) / self.df)
-            constant = gammaln(0.5 * (self.df + q)) - gammaln(0.5 * self.df) - 0.5 * q * np.log(self.df * np.pi)
-            log_proposal = constant - 0.5 * (self.df + q) * tail
+            log_proposal = log_t_density(u, self.df)
         else:
             log_proposal = -q * HALF_LOG_2PI - 0.5 * jnp.sum(u**2, axis=1)
         joint = in_batches(lambda u: log_joint(z + backward_solve(lower, u)), u, self.batch)
@@ -123,6 +121,17 @@ class ImportanceIntegral(AbstractIntegral):
         # Delta method: var(log mean w) = var(w) / (n mean(w)^2) = (1 / ess - 1 / n) n / (n - 1).
         variance = jnp.maximum(1.0 / ess - 1.0 / self.draws, 0.0) * self.draws / (self.draws - 1.0)
         return log_sum - np.log(self.draws), MonteCarloError(variance, ess)
+
+
+def log_t_density(u: Matrix, df: float, dimension: Any = None) -> Vector:
+    """Log-density (draws,) of the multivariate t distribution with `df` degrees of freedom, location 0 and scale I.
+
+    **Arguments:** `u` (draws, random); `df`; `dimension`: the number of entries that are not padding (which is zero),
+    None: all.
+    """
+    q = u.shape[1] if dimension is None else dimension
+    constant = gammaln(0.5 * (df + q)) - gammaln(0.5 * df) - 0.5 * q * np.log(df * np.pi)
+    return constant - 0.5 * (df + q) * jnp.log1p(jnp.sum(u**2, axis=1) / df)
 
 
 def chi_squared(key: Any, df: float, draws: int, dtype: Any) -> Vector:

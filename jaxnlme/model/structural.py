@@ -9,8 +9,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 from jaxnlme.model.solver_models import solver_program
 from jaxnlme.records import Record
@@ -92,19 +92,6 @@ def structural(fn: Callable) -> tuple[Structural, Any]:
         if jax.tree.leaves(arrays):
             return Structural(rest, arity), arrays
     return Structural(fn, arity), None
-
-
-def endpoint_label(value: Any) -> str | None:
-    """The label of an endpoint as text: 1, 1.0 and "1" are "1"; None for what is no label."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, int, float, np.number)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return str(value).strip() or None
-    if not np.isfinite(number):
-        return str(value).strip() if isinstance(value, str) else None
-    return str(int(number)) if number.is_integer() else f"{number:g}" if not isinstance(value, str) else value.strip()
 
 
 def by_row(predictions: Mapping[Any, Any], labels: tuple[str, ...], x: Any) -> Any:

@@ -51,12 +51,12 @@ def check_gamma_doses(title: str, facts: EventFacts, varies: bool) -> None:
 
 
 def dosed_compartments(
-    title: str, facts: EventFacts, states: Sequence[str], names: DoseParameters, values: Mapping[str, Any]
+    title: str, facts: EventFacts, states: Sequence[str], names: DoseParameters, values: Mapping[str, Any], remedy: str
 ) -> tuple[int, ...]:
     """Numbers of the compartments that receive doses.
 
     **Arguments:** `title` of the model; `states`: names of its compartments; `names` of the parameters of doses;
-    `values` of parameters by name in upper case.
+    `values` of parameters by name in upper case; `remedy`: what else than CMT may be corrected, for the message.
     **Raises:** ModelError for compartments that are not there, and where the parameters of modelled rates and durations
     are lacking.
     """
@@ -66,7 +66,7 @@ def dosed_compartments(
             numbered = ", ".join(f"{k} {name}" for k, name in enumerate(states, start=1))
             raise ModelError(
                 f"a dose enters compartment {number} (CMT{facts.rows_in_words(number)}), which {title} does not have; "
-                f"its compartments are {numbered}. Correct CMT, or choose another route."
+                f"its compartments are {numbered}. Correct CMT, or {remedy}."
             )
     for kind, has, code in (("duration", facts.modelled_duration, -2), ("rate", facts.modelled_rate, -1)):
         if has and all(names.value(kind, number, values) is None for number in dosed):

@@ -206,7 +206,9 @@ class CompartmentModel:
         self._check(values)
         events = events_of(v, title)
         rates, volume = self._rates(values)
-        dosed = dosed_compartments(title, events.facts, self.states, self.dose_parameters, values)
+        dosed = dosed_compartments(
+            title, events.facts, self.states, self.dose_parameters, values, "choose another route"
+        )
 
         def at_records(value: Any) -> Any:
             """A value at the records of doses (k,), where it varies in the group."""
@@ -244,7 +246,7 @@ class CompartmentModel:
             if system.varies:
                 check_records_are_rows(title, events.facts)
                 solve = amounts_by_steps
-            elif superposed(x.mask.shape[0], done.time.shape[0], system.has_closed_form):
+            elif superposed(x.mask.shape[0], done.time.shape[0]):
                 solve = sum_over_actions
             else:
                 solve, done = amounts_at_rows, in_order(done)

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
+from jaxnlme.pkpd.checks import dosed_compartments, events_of
 from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
 from jaxnlme.pkpd.inputs import AbstractInput
 from jaxnlme.pkpd.ode_output import Output, output_of
@@ -171,7 +172,7 @@ class ODEModel(eqx.Module):
 
     def __repr__(self) -> str:
         tolerances = f"rtol={self.rtol:g}, atol={dict(self.absolute) or self.atol:}"
-        return f"jn.pkpd.{self.__name__}: {type(self.solver).__name__}, {tolerances}, max_steps={self.max_steps}"
+        return f"{self._title}: {type(self.solver).__name__}, {tolerances}, max_steps={self.max_steps}"
 
     def __call__(self, phi: Record, x: Rows, v: Record) -> Any:
         """The prediction (obs,).
@@ -196,12 +197,12 @@ class ODEModel(eqx.Module):
             self.initial,
             self.inputs,
             Tolerances(tableau_of(self.solver), self.rtol, self.atol, self.max_steps),
-            f"jn.pkpd.{self.__name__}",
+            self._title,
             self.absolute,
         )
         rules = DoseRules(
             self.dose_parameters,
-            self._dosed(events, values),
+            dosed_compartments(self._title, events.facts, self.states, self.dose_parameters, values, "add the state"),
             max(events.facts.overlap, self.overlap),
             self.goes_on,
         )
@@ -210,39 +211,17 @@ class ODEModel(eqx.Module):
         return Record(self.states, solve_group(equations, rules, phi, x, v), "state")
 
     def _events(self, v: Record) -> Events:
-        events = v["events"] if "events" in v.names else None
-        if not isinstance(events, Events):
-            raise ModelError(
-                f"jn.pkpd.{self.__name__} needs dose records, and the data have none; read them with "
-                "jn.GroupedData.from_nonmem(frame)."
-            )
+        events = events_of(v, self._title)
         if events.facts.steady_state and self.inputs:
             raise ModelError(
-                f"jn.pkpd.{self.__name__} has doses that enter by an input function (inputs=), for which records that "
-                "begin in steady state (SS 1 or 2) are not possible; give the doses before by ADDL and II."
+                f"{self._title} has doses that enter by an input function (inputs=), for which records that begin in "
+                "steady state (SS 1 or 2) are not possible; give the doses before by ADDL and II."
             )
         return events
 
-    def _dosed(self, events: Events, values: Mapping[str, Any]) -> tuple[int, ...]:
-        """Numbers of the compartments that receive doses. **Raises:** ModelError for those that are not there, and
-        where the parameters of modelled rates and durations are lacking."""
-        facts = events.facts
-        dosed = tuple(sorted({number or 1 for number in facts.dosed})) or (1,)
-        for number in dosed:
-            if number > len(self.states):
-                numbered = ", ".join(f"{k} {name}" for k, name in enumerate(self.states, start=1))
-                raise ModelError(
-                    f"a dose enters compartment {number} (CMT{facts.rows_in_words(number)}), which jn.pkpd."
-                    f"{self.__name__} does not have; its states are {numbered}. Correct CMT, or add the state."
-                )
-        for kind, has, code in (("duration", facts.modelled_duration, -2), ("rate", facts.modelled_rate, -1)):
-            if has and all(self.dose_parameters.value(kind, number, values) is None for number in dosed):
-                names = " or ".join(self.dose_parameters.names(kind, dosed[0]))
-                raise ModelError(
-                    f"records have RATE {code}, a {kind} that the model gives, and phi lacks {names}; add this "
-                    f"parameter, or name another one by {kind}=."
-                )
-        return dosed
+    @property
+    def _title(self) -> str:
+        return f"jn.pkpd.{self.__name__}"
 
 
 def _takes_four(rhs: Callable[..., Any]) -> bool:

@@ -58,8 +58,6 @@ class SolutionSettings:
     superposed: float = 1.5
     """Single actions are summed up while rows times actions are at most this many times rows plus actions: then one
     evaluation at each pair costs no more than to carry the state along, and the program is smaller."""
-    superposed_matrices: float = 1.5
-    """The same where a transition is a matrix exponential."""
 
 
 EXPONENTIAL = ExponentialSettings()

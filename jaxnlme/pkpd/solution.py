@@ -40,9 +40,9 @@ def impulses(system: LinearSystem, done: Actions, into: dict[int, Any], steady: 
     return out
 
 
-def superposed(obs: int, number: int, closed_form: bool) -> bool:
+def superposed(obs: int, number: int) -> bool:
     """True where a sum over `number` actions at each of `obs` rows costs less than to carry the state along."""
-    return number * obs <= (SOLUTION.superposed if closed_form else SOLUTION.superposed_matrices) * (number + obs)
+    return number * obs <= SOLUTION.superposed * (number + obs)
 
 
 def sum_over_actions(

@@ -197,16 +197,23 @@ def modes_of_known_units(fitted: Binding, binding: Binding, modes: np.ndarray, i
         if level.depth == 0:
             out.append(part[index])
             continue
-        known = {label: tuple(cell) for label, cell in zip(*_labels_and_cells(fitted.data, level.depth), strict=True)}
         units = next(entry.units for entry in levels.levels if entry.depth == level.depth)
         new = np.zeros((len(index), units, part.shape[-1]))
-        for label, (group, unit) in zip(*_labels_and_cells(binding.data, level.depth), strict=True):
-            if label in known:
-                new[group, unit] = part[known[label]]
+        for (group, unit), known in units_in_common(fitted.data, binding.data, level.depth):
+            new[group, unit] = part[known]
         out.append(new)
     return levels.join(out)
 
 
-def _labels_and_cells(data: GroupedData, depth: int) -> tuple[list[tuple], list[tuple[int, int]]]:
+def units_in_common(
+    fitted: GroupedData, data: GroupedData, depth: int
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The units of a nested level that two data sets have in common, by their labels and those of the levels around
+    them: for each the position (group, unit) in `data`, and in `fitted`."""
+    known, here = (dict(_labels_and_cells(part, depth)) for part in (fitted, data))
+    return [(cell, known[label]) for label, cell in here.items() if label in known]
+
+
+def _labels_and_cells(data: GroupedData, depth: int) -> list[tuple[tuple, tuple[int, int]]]:
     index, cells = unit_index(data, depth)
-    return list(index), [(int(group), int(unit)) for group, unit in cells]
+    return [(label, (int(group), int(unit))) for label, (group, unit) in zip(index, cells, strict=True)]

@@ -20,9 +20,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, logsumexp
+from jax.scipy.special import logsumexp
 
-from jaxnlme.likelihood.integrals import chi_squared
+from jaxnlme.likelihood.integrals import chi_squared, log_t_density
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import cholesky, forward_solve, half_logdet
 from jaxnlme.sampling.samplers import AbstractSampler, Chains, Draws, Whitening
@@ -58,11 +58,8 @@ class TComponent(eqx.Module):
     def log_density(self, u: Matrix, dimension: Any) -> Vector:
         """Log-density (draws,) of z at standardised points `u` (draws, random), zero in the entries beyond the
         `dimension`."""
-        q = dimension
-        df = PROPOSAL.degrees_of_freedom
-        constant = gammaln(0.5 * (df + q)) - gammaln(0.5 * df) - 0.5 * q * np.log(df * np.pi)
         log_jacobian = half_logdet(cholesky(self.inverse.T @ self.inverse))
-        return constant + log_jacobian - 0.5 * (df + q) * jnp.log1p(jnp.sum(u**2, axis=1) / df)
+        return log_t_density(u, PROPOSAL.degrees_of_freedom, dimension) + log_jacobian
 
 
 class ImportanceSampler(AbstractSampler):

@@ -62,10 +62,12 @@ class EventRecords:
     @cached_property
     def segment(self) -> np.ndarray:
         """Number of times (records,) that the group started anew, up to and with the record: EVID 3 and 4, SS 1."""
-        starts = _starts_anew(self.columns).astype(int)
-        total = np.cumsum(starts)
-        first = np.searchsorted(self.group, self.group)
-        return total - (total - starts)[first]
+        return count_in_groups(self.starts_anew, self.group)
+
+    @property
+    def starts_anew(self) -> np.ndarray:
+        """True for the records (records,) at which the group starts anew."""
+        return _starts_anew(self.columns)
 
     def doses(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The table that a structural model reads as `v.events`: columns (groups, k) by name and its mask (groups, k).
@@ -146,6 +148,13 @@ class EventRecords:
 
     def _repr_html_(self) -> str:
         return to_html(self)
+
+
+def count_in_groups(flags: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Number of true `flags` (records,) of the same group, up to and with each record; `group` in rising order."""
+    total = np.cumsum(flags)
+    first = np.searchsorted(group, group)
+    return total - (total - flags)[first]
 
 
 def _starts_anew(columns: dict[str, np.ndarray]) -> np.ndarray:

@@ -70,7 +70,7 @@ def record_table(data: GroupedData) -> RecordTable:
     frame[data.y_name] = np.where(observed, frame[data.y_name], np.nan)
     columns = {
         "id": data.group_name, "time": time, "dv": data.y_name, "date": False, "dur": False, "mdv": names["MDV"],
-        "cmt": names["CMT"], "endpoint": getattr(data, "endpoint", None),
+        "cmt": names["CMT"], "endpoint": data.endpoint,
         "occasion": [level.name for level in data.nested] or None,
         **{name.lower(): names[name] for name in ("EVID", "AMT", "RATE", "SS", "II", "ADDL")},
     }  # fmt: skip

@@ -28,7 +28,7 @@ class FittedRoles:
             "dv": data.y_name,
             "time": data.events.facts.time if data.events is not None else self._in_x(reader, "time"),
             "cmt": self._in_x(reader, "cmt"),
-            "endpoint": getattr(data, "endpoint", None),
+            "endpoint": data.endpoint,
         }
         self.dose_rows = data.events is not None and data.events.facts.rows_are_records
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data.events.records import count_in_groups
 from jaxnlme.data.nonmem.export import RecordTable, record_table
 from jaxnlme.data.nonmem.reader import NonmemReader
 
@@ -92,7 +93,7 @@ def _output_columns(data: GroupedData, by: Sequence[str]) -> list[str]:
     """Columns that say which response a row is of."""
     levels = set(data.level_names)
     compartment = None if data.events is None else data.events.facts.compartment
-    named = [compartment, getattr(data, "endpoint", None), *by]
+    named = [compartment, data.endpoint, *by]
     varying = {*data.x, *(name for name, values in data.text.items() if values.ndim == 2)}
     return [name for name in dict.fromkeys(named) if name in varying and name not in levels]
 
@@ -118,11 +119,8 @@ def _segments(data: GroupedData, table: RecordTable) -> np.ndarray:
     """Number of times (records,) that the group started anew, up to and with each record."""
     if data.events is None or not len(data.events):
         return np.zeros(len(table.group), int)
-    c, at = data.events.columns, np.maximum(table.record, 0)
-    starts = (table.record >= 0) & ((c["EVID"][at] >= 3) | ((c["EVID"][at] == 1) & (c["SS"][at] == 1)))
-    total = np.cumsum(starts)
-    first = np.searchsorted(table.group, table.group)
-    return total - (total - starts)[first]
+    starts = (table.record >= 0) & data.events.starts_anew[np.maximum(table.record, 0)]
+    return count_in_groups(starts, table.group)
 
 
 def _of_group(doses: tuple[dict[str, np.ndarray], np.ndarray], k: int) -> dict[str, np.ndarray]:

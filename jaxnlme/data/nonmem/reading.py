@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxnlme.data.nonmem.fitted_roles import FittedRoles
 from jaxnlme.data.nonmem.names import NUMBERS, find_column, find_columns
 from jaxnlme.data.nonmem.records import Records
 from jaxnlme.data.nonmem.table import RawTable, is_dates
-from jaxnlme.errors import DataError, shown
+from jaxnlme.errors import DataError
 
 if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData
@@ -233,19 +232,12 @@ class Reading:
 
     def _handed_over(self, columns: dict, rows: np.ndarray) -> dict[str, Any]:
         """Columns of endpoints and limits, put into `columns`, and the keywords of from_frame that name them."""
-        takes = inspect.signature(self.make.from_frame).parameters
         extra: dict[str, Any] = {}
         for meaning in _HANDED_OVER:
             name, asked = self.names[meaning], self.reader.columns.get(meaning)
             by_number = name is None and meaning in NUMBERS and asked is not None and asked is not False
             if name is None and not by_number:
                 continue
-            if meaning not in takes:
-                what = f"{meaning}={shown(asked)}" if by_number else f"column {name!r} ({meaning})"
-                raise DataError(
-                    f"{what}: this version has no {meaning} of responses; give {meaning}=False to read the table "
-                    "without."
-                )
             extra[meaning] = asked if by_number else self.out[meaning]
             if meaning == "endpoint":
                 columns[self.out[meaning]] = _plain(fill(self.table.column(name), self.group, "nocb").values[rows])

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import OptionError, shown, some
 from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.residual_error.correlation_base import (
@@ -22,7 +23,6 @@ from jaxnlme.model.residual_error.correlation_matrices import AbstractMatrix, pa
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.residual_error.partial_correlations import correlation_factor, from_correlations
 from jaxnlme.model.settings import MODEL
-from jaxnlme.model.structural import endpoint_label
 from jaxnlme.model.transforms import Logit
 from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import OptionError, shown, some
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.censoring import AbstractLimitedError, check_method
 from jaxnlme.model.residual_error.censoring import with_censoring as of_one
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
-from jaxnlme.model.structural import endpoint_label
 
 
 def with_censoring(error: AbstractError, method: Any) -> AbstractError:

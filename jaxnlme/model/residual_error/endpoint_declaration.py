@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import OptionError, shown
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.between_endpoints import BetweenEndpoints
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
 from jaxnlme.model.residual_error.endpoint_parts import no_joint_correlation
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
-from jaxnlme.model.structural import endpoint_label
 
 
 def endpoint_errors(

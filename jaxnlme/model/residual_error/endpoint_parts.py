@@ -27,13 +27,7 @@ class EndpointRows(eqx.Module):
 
 
 def no_joint_correlation(member: AbstractError) -> str | None:
-    """A clause on why the residuals of an endpoint cannot be correlated with those of others; None where they can.
-
-    A residual model may say so itself, by `no_joint_correlation` (responses below a limit, say).
-    """
-    said = getattr(member, "no_joint_correlation", None)
-    if said is not None:
-        return said
+    """A clause on why the residuals of an endpoint cannot be correlated with those of others; None where they can."""
     if not isinstance(member, GaussianError):
         return "has no Gaussian residual model"
     if member.is_limited:

@@ -175,15 +175,6 @@ class EndpointErrors(AbstractError):
     def n_endpoints(self) -> int:
         return len(self.members)
 
-    @property
-    def endpoint_of_parameter(self) -> tuple[int, ...]:
-        """For each parameter the number of its endpoint, -1 for those of the correlation between endpoints."""
-        out = [-1] * len(self.parameters)
-        for k, entries in enumerate(self.entries):
-            for entry in entries:
-                out[entry] = k
-        return tuple(out)
-
     def gaussian_parts(self):
         out = []
         for k, (member, entries) in enumerate(zip(self.members, self.entries, strict=True)):
