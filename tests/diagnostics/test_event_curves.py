@@ -224,5 +224,5 @@ def test_parameters_that_change_between_records():
     assert len(rows) == 60 and len(prediction_curves(fit, [0], "TIME", points=0)) == 8, "dose records are not drawn"
     without = occasions().drop(columns=["OCC", "DV"])
     np.testing.assert_allclose(fit.predict(without, level="population"), rows, rtol=1e-12)
-    with pytest.raises(jn.DataError, match="no column 'CRCL'"):
+    with pytest.raises(jn.DataError, match="the new data lack 'CRCL'"):
         fit.predict(without.drop(columns="CRCL"), level="population")

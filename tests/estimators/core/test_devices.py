@@ -125,7 +125,7 @@ def test_a_bad_group_of_one_process(devices, processes):
     for results in processes:
         assert_same(results["left out"], devices["left out"])
         assert "Left out at your request: group 4." in results["left out"]["status"]
-        assert "for group 4. Fix the model" in results["failed_start"][1]
+        assert "for group 4. Use other starting values, fix the model" in results["failed_start"][1]
     assert 4 not in processes[0]["left out"]["labels"] and len(processes[1]["left out"]["labels"]) == 9
 
 
