@@ -60,7 +60,7 @@ def complete(
     if rule == "loq":
         return Completed(observed, simulated, share)
     if rule != "cdf":
-        value = simulated.mean(axis=0) if rule == "ppred" else ipred
+        value: Any = simulated.mean(axis=0) if rule == "ppred" else ipred
         return Completed(np.where(censored, value, observed), simulated, share)
     observed, simulated = observed.copy(), simulated.copy()
     lower, upper = _windows(limits)

@@ -55,8 +55,8 @@ def npde(
       simulations beyond the limit; "omit" leaves them out; "ipred", "ppred" and "loq" replace them by the individual
       prediction, the mean of the simulations or the limit.
     - `ties`: "below": pd is the share of simulations strictly below the observation, as in the R package; "random": the
-      place among equal values, and between two simulations, is drawn, so that npd and npde of the right model are
-      exactly normal, also for counts and categories.
+      place among equal values, and between two simulations, is drawn, so that npd of the right model are exactly
+      normal for any number of replicates, also for counts and categories.
     - `seed`: of draws by "cdf" and "random"; those of a group follow from its label.
 
     **Returns:** an Npde, with `table` (a row for each observation), `tests` and `moments`.
@@ -192,8 +192,8 @@ def _check_columns(
         if not same.all():
             at, row = np.argwhere(~same)[0]
             raise DataError(
-                f"column {name!r} of simulated differs from the observed one in {name_rows([number[row]])} of "
-                f"replicate {at + 1} ({shown(given[at, row])} against {shown(wanted[row])}); expected the same rows in the same "
+                f"column {name!r} of simulated differs from the observed one in {name_rows([number[row]])} of replicate"
+                f" {at + 1} ({shown(given[at, row])} against {shown(wanted[row])}); expected the same rows in the same "
                 "order, once a replicate (replicate= names the column that numbers them)."
             )
 
