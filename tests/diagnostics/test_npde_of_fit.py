@@ -76,7 +76,7 @@ def test_npde_of_counts_needs_random_ties() -> None:
     with pytest.raises(jn.OptionError, match="responses are discrete"):
         fit.npde(REPLICATES)
     record = fit.npde(REPLICATES, ties="random")
-    assert record.tests.loc[("npde", "global"), "p_adjusted"] > 0.01 and "ties at random" in str(record)
+    assert record.tests.loc[("npde", "global"), "p_adjusted"] > 0.01 and "ties at random" in record.sentences[0]
 
 
 def test_npde_of_censored_responses() -> None:
