@@ -39,7 +39,7 @@ class Npde(Printable):
     - `endpoints` (observations,): the label of each as text; None for one endpoint.
     - `replicates`, `decorrelation`, `censoring`, `ties`, `seed`: as given.
     - `group_name`, `y_name`: columns of `table`.
-    - `sentences`: what was done, and what the tests say.
+    - `sentences` on what was done, and on the outcome of the tests.
     """
 
     table: pd.DataFrame
@@ -164,7 +164,7 @@ def npde_record(data: GroupedData, columns: Columns, options: Options, replicate
 
 
 def _sentences(record: Npde, data: GroupedData, on_columns: tuple[str, ...]) -> tuple[str, ...]:
-    """What was done and what the tests say."""
+    """Sentences on what was done and on the outcome of the tests."""
     kind = record.kinds[0]
     how = {"cholesky": "Cholesky decorrelation", "inverse": "decorrelation by the inverse root", "none": "correlated"}
     first = (
