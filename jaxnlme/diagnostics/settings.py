@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DiagnosticSettings:
-    """Residuals (`residuals.py`), prediction curves (`curves.py`) and plots (`plots.py`, `simulation_plots.py`)."""
+    """Residuals (`residuals.py`), prediction curves (`curves.py`) and pictures (`pictures/`)."""
 
     matrix_entries: int = 20_000_000
     """Entries of the covariance matrices (groups, obs, obs) of residuals that are in memory at a time."""

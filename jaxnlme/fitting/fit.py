@@ -194,7 +194,7 @@ class Fit(FitRecord):
     @property
     def plot(self) -> Any:
         """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
-        from jaxnlme.diagnostics.plots import Plots
+        from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 
