@@ -190,7 +190,7 @@ class AbstractForestPictures(AbstractPlotter):
         ax.hlines(at, values[:, 1], values[:, 2], color=BLUE, lw=1.8)
         ax.plot(values[:, 0], at, "s", ms=5.5, color=BLUE, mec="white", mew=0.5)
         for row, (estimate, lower, upper) in zip(at, values, strict=True):
-            text = f"{estimate:.3g} [{lower:.3g}, {upper:.3g}]"
+            text = f"{_digits(estimate)} [{_digits(lower)}, {_digits(upper)}]"
             ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=8, color=DARK)
         ax.set_yticks(ticks, names)
         for tick, name in zip(ax.get_yticklabels(), names, strict=True):
@@ -207,6 +207,11 @@ class AbstractForestPictures(AbstractPlotter):
 
 def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else level_text(value)
+
+
+def _digits(value: float) -> str:
+    """Three digits, zeros at the end too."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _plain_log_ticks(ax: Any) -> None:

@@ -30,7 +30,8 @@ class AbstractFitPictures(AbstractPlotter):
     @picture("fit.plot.observed_predicted")
     def observed_predicted(self, level: str = "both", ax: Any = None, *, log: bool = False) -> Panels:
         """Observations against predictions, with the line of identity and a smooth curve. Censored observations are
-        hollow triangles at their limit.
+        hollow triangles at their limit; where they are more than 5% there is no curve: one through the others would
+        bend away from the truth.
 
         **Arguments:** `level`: "population", "group" or "both" (two panels); `ax`: one axes per panel; `log`:
         logarithmic axes, on which values not above zero are not drawn. With several endpoints each has panels of its
@@ -61,11 +62,16 @@ class AbstractFitPictures(AbstractPlotter):
         if log and (use & ~drawn).any():
             note(ax, f"{int((use & ~drawn).sum())} not above zero: not drawn")
         responses(ax, prediction[drawn], y[drawn], self._kind[drawn])
-        smooth(ax, prediction[drawn & (self._kind == 0)], y[drawn & (self._kind == 0)], log=log)
+        if self._smooth_is_fair(rows):
+            smooth(ax, prediction[drawn & (self._kind == 0)], y[drawn & (self._kind == 0)], log=log)
         if (self._kind[drawn] > 0).any():
             ax.legend(loc="lower right", handletextpad=0.2)
         ax.set(xlabel=self._predicted(level, endpoint), ylabel=f"observed {self._label(None, endpoint)}")
         style_axes(ax)
+
+    def _smooth_is_fair(self, rows: np.ndarray) -> bool:
+        """True where few of `rows` are censored: a curve through the others is biased where many are."""
+        return float(np.mean(self._kind[rows] > 0)) <= DIAGNOSTICS.most_censored if rows.any() else True
 
     @picture("fit.plot.residuals")
     def residuals(
@@ -79,7 +85,8 @@ class AbstractFitPictures(AbstractPlotter):
         logx: bool = False,
     ) -> Any:
         """Residuals against predictions or a column, with a smooth curve; for weighted residuals with the central 95%
-        range of a standard normal. Boxes for a column of categories.
+        range of a standard normal. Boxes for a column of categories. Censored rows have no residual; where they are
+        more than 5% there is no curve.
 
         **Arguments:** `kind`: a residual of `fit.residuals()`; `against`: "prediction" (that of the population, or the
         individual one for individual residuals), "x" (the first x column), or the name of a column of x or v; `title`
@@ -116,6 +123,9 @@ class AbstractFitPictures(AbstractPlotter):
         (values,) = self._residual(kind)
         weighted = kind not in UNWEIGHTED
         use = rows & np.isfinite(values)
+        if (self._kind[rows] > 0).any():
+            note(ax, f"{int((self._kind[rows] > 0).sum())} censored: no residual")
+        with_smooth = with_smooth and self._smooth_is_fair(rows)
         ax.axhline(0.0, color=DARK, lw=1.0, zorder=1)
         for sign in (-1.0, 1.0) if weighted else ():
             ax.axhline(sign * DIAGNOSTICS.normal_quantile, color=GREY, lw=1.0, ls="--", zorder=1)
