@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxnlme.comparison.step import step as step
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
+    from jaxnlme.diagnostics.npde.reading import npde as npde
+    from jaxnlme.diagnostics.npde.record import Npde as Npde
     from jaxnlme.errors import DataError as DataError
     from jaxnlme.errors import FitError as FitError
     from jaxnlme.errors import JaxnlmeError as JaxnlmeError
@@ -86,6 +88,8 @@ _PUBLIC = {
     "step": ("comparison.step", "step"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
+    "npde": ("diagnostics.npde.reading", "npde"),
+    "Npde": ("diagnostics.npde.record", "Npde"),
     "DataError": ("errors", "DataError"),
     "FitError": ("errors", "FitError"),
     "JaxnlmeError": ("errors", "JaxnlmeError"),

@@ -27,6 +27,7 @@ from jaxnlme.signatures import public
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.diagnostics.npde.record import Npde
     from jaxnlme.files import Archive
     from jaxnlme.refits.bootstrap import Bootstrap
     from jaxnlme.refits.jackknife import Jackknife
@@ -151,6 +152,34 @@ class Fit(FitRecord):
         from jaxnlme.diagnostics.residuals import residuals
 
         return residuals(self, kinds)
+
+    @public("fit.npde")
+    def npde(
+        self,
+        replicates: int = 1000,
+        seed: int = 0,
+        decorrelation: str = "cholesky",
+        censoring: str = "cdf",
+        ties: str = "below",
+    ) -> Npde:
+        """Normalised prediction discrepancies (npd) and prediction distribution errors (npde), with tests.
+
+        Each observation is placed among `replicates` responses simulated at the estimates; under the model the normal
+        quantiles of these places are standard normal, and after decorrelation independent within a group (but for
+        dependence beyond correlation). Endpoints of a group are decorrelated together and tested one by one.
+
+        **Arguments:** `replicates`, data sets simulated by `fit.simulate(replicates, seed)`; `seed`, also of draws
+        by "cdf" and "random"; `decorrelation`: "cholesky", "inverse" or "none"; `censoring`: "cdf", "omit", "ipred",
+        "ppred" or "loq"; `ties`: "below", or "random" (needed for discrete responses). See `jn.npde`.
+        **Returns:** an Npde, with `table` (a row for each observation), `tests` and `moments`.
+        **Raises:** OptionError for other options, and for discrete responses with ties="below"; ModelError where the
+        outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
+        **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
+        Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
+        """
+        from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
+
+        return npde_of_fit(self, replicates, seed, decorrelation, censoring, ties)
 
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
