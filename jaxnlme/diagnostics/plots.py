@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.diagnostics.simulation_plots import AbstractSimulationPlots
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.results.by_level import columns_of_effects
+
+if TYPE_CHECKING:
+    from jaxnlme.diagnostics.vpc.record import Vpc
 
 # Title of the legend where curves have the fitted rows only.
 ROWS_ONLY = "drawn through the fitted rows: the model uses events of other rows"
@@ -193,6 +196,37 @@ class Plots(AbstractSimulationPlots):
         words = f"Residuals by {self.fit.method}" if title is None else title
         self._title(title_setter(axes), words)
         return axes[0] if len(endpoints) == 1 else axes
+
+    def vpc(
+        self,
+        check: Vpc | None = None,
+        *,
+        ax: Any = None,
+        logy: bool = False,
+        logx: bool = False,
+        points: bool = True,
+        title: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Visual predictive check: observed percentiles (or shares, or survival curves) as lines over the bands of the
+        simulated ones, with the observations and marks at the boundaries of the bins; below it the share of the
+        observations beyond limits of quantification. A panel for each stratum.
+
+        **Arguments:** `check`: what `fit.vpc(...)` returned, None to compute it here with the `options` of `fit.vpc`;
+        `ax`: None, an axes, or one for each panel; `logy`, `logx`: logarithmic axes; `points`: draw the observations;
+        `title`.
+        **Returns:** the axes, an array where there are several.
+        **Raises:** OptionError for another number of axes, and those of `fit.vpc`.
+        """
+        from jaxnlme.diagnostics.vpc.of_fit import vpc_of_fit
+        from jaxnlme.diagnostics.vpc.record import Vpc
+
+        if check is not None and not isinstance(check, Vpc):
+            raise OptionError(f"check is what fit.vpc(...) returns; received {shown(check)}.")
+        if check is not None and options:
+            raise OptionError(f"{next(iter(options))} is an option of fit.vpc, which has been computed; leave it out.")
+        check = vpc_of_fit(self.fit, **options) if check is None else check
+        return check.plot(ax, logy=logy, logx=logx, points=points, title=title)
 
     def random_effects(self, ax: Any = None) -> Any:
         """Conditional modes of the random effects in units of their SD, a row per effect: dots (a histogram for 40

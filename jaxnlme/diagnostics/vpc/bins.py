@@ -35,12 +35,14 @@ def check_bins(bins: Any, n_bins: int | None) -> tuple[Any, int | None]:
     if boundaries.ndim != 1 or boundaries.size < 2 or not np.isfinite(boundaries).all():
         rules = ", ".join(map(repr, RULES))
         raise OptionError(
-            f"bins must be a rule ({rules}), a number of bins, or at least two finite boundaries; received {shown(bins)}."
+            f"bins must be a rule ({rules}), a number of bins, or at least two finite boundaries; received "
+            f"{shown(bins)}."
         )
     if (np.diff(boundaries) <= 0).any():
         at = int(np.argmax(np.diff(boundaries) <= 0))
         raise OptionError(
-            f"bins must rise: boundary {at + 2} is {boundaries[at + 1]:g}, after {boundaries[at]:g}; sort them, each once."
+            f"bins must rise: boundary {at + 2} is {boundaries[at + 1]:g}, after {boundaries[at]:g}; sort them, "
+            "and give each once."
         )
     if n_bins is not None:
         raise OptionError(f"n_bins={n_bins} has no effect on boundaries that are given; leave it out.")
@@ -146,4 +148,4 @@ def _clusters(distinct: np.ndarray, weights: np.ndarray, count: int) -> np.ndarr
     for previous in reversed(origin):
         end = int(previous[end])
         cuts.append(end)
-    return starts[np.array(sorted(cut for cut in cuts if 0 < cut), int)]
+    return starts[np.array(sorted(cut for cut in cuts if cut > 0), int)]

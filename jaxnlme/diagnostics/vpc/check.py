@@ -181,6 +181,7 @@ def compare(
         sentences=tuple(_sentences(observed, replicates, cells, options)),
         titles=tuple(observed.strata.titles),
         limits=(float(finite[0]), float(finite[1])),
+        corrected=correction is not None,
     )
 
 

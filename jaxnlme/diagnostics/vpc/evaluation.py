@@ -137,14 +137,13 @@ def frames(
                 share = {"limit": side, "share": result.observed_limits[k, j]}
                 lines["below_limit"].append(place(cell) | share | _interval(result.simulated_limits[k, j]))
     tables = {name: pd.DataFrame(of_name) for name, of_name in lines.items()}
-    x_name, y_name, _ = observed.names
     inside = np.flatnonzero(cells.code >= 0)
     strata = observed.strata
     of_rows = {
         name: [strata.labels[s][j] for s in observed.rows.stratum[inside]] for j, name in enumerate(strata.names)
     }
     bins = [cells.cells[cell].bin for cell in cells.code[inside]]
-    points = of_rows | {"bin": bins, x_name: observed.rows.x[inside], y_name: result.y[inside]}
+    points = of_rows | {"bin": bins, "x": observed.rows.x[inside], "y": result.y[inside]}
     return tables | {"points": pd.DataFrame(points)}
 
 

@@ -49,6 +49,10 @@ class Vpc(Printable):
     """The strata in words, in the order of the tables."""
     limits: tuple[float, float] = (-np.inf, np.inf)
     """The largest lower and the smallest upper limit of quantification."""
+    corrected: bool = False
+    """True where responses are prediction-corrected."""
+    converged: bool = True
+    """False for simulations from a fit that did not converge."""
 
     @property
     def outside(self) -> pd.DataFrame:

@@ -52,6 +52,10 @@ class SameRows(AbstractReplicates):
             part = slice(start, min(start + step, self.size))
             yield part, self.draw(part.start, part.stop)
 
+    def columns(self, rows: slice) -> np.ndarray:
+        """The values (replicates, ...) of some rows in all replicates."""
+        return np.concatenate([block[:, rows] for _, block in self.blocks()])
+
     def by_cell(self, code: np.ndarray, cells: int) -> Iterator[CellValues]:
         positions = [np.flatnonzero(code == cell) for cell in range(cells)]
         for part, block in self.blocks():

@@ -7,8 +7,8 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class VpcSettings:
-    """Bins (`bins.py`), strata (`strata.py`), categories (`categories.py`), blocks of replicates (`simulations.py`) and
-    the numerical check (`npc.py`)."""
+    """Bins (`bins.py`), strata (`strata.py`), categories (`categories.py`), blocks of replicates (`replicates.py`), the
+    picture (`picture.py`) and the numerical check (`npc.py`)."""
 
     cells_per_block: int = 8_000_000
     """Simulated responses (replicates x rows) that are corrected and sorted at a time, to bound memory."""
@@ -22,7 +22,7 @@ class VpcSettings:
     with fewer the number of bins follows from the number of observations."""
     most_bins: int = 12
     """Most bins that are made where no number is asked for."""
-    rows_per_bin_dense: int = 8
+    rows_per_bin_dense: int = 4
     """Least mean number of observations in a bin for data with `dense_rows`."""
     rows_per_bin_sparse: int = 20
     """The same for other data."""
@@ -35,6 +35,9 @@ class VpcSettings:
     """Most strata: more is taken for a column that was not meant to divide the data."""
     most_categories: int = 12
     """Most categories of an outcome whose kind is not named; with more, percentiles describe it."""
+
+    most_points: int = 3000
+    """Observations in a panel of the picture; of more an evenly spread part is drawn."""
 
     curve_points: int = 200
     """Most times of a survival curve where none are asked for."""

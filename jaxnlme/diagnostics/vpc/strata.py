@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,8 +62,8 @@ def check_stratify(stratify: Any) -> Specification:
                 check_whole_number(f"stratify: {name}", value, 2, "the number of classes")
             elif not (callable(value) or (np.ndim(value) == 1 and not isinstance(value, (str, Mapping)))):
                 raise OptionError(
-                    f"stratify: {name!r} must be a number of classes, a function of the table, or a value for each row; "
-                    f"received {shown(value)}."
+                    f"stratify: {name!r} must be a number of classes, a function of the table, or a value for each "
+                    f"row; received {shown(value)}."
                 )
         return [(str(name), value) for name, value in stratify.items()]
     if isinstance(stratify, Sequence) and all(isinstance(name, str) for name in stratify):
@@ -118,8 +119,8 @@ def matched_strata(frame: Any, specification: Specification, strata: Strata, tab
     for name, given in specification:
         if given is not None and not callable(given) and np.ndim(given):
             raise OptionError(
-                f"stratify: {name!r} has a value for each observed row, and the simulated table has other rows; add the "
-                "labels to both tables as a column and name it."
+                f"stratify: {name!r} has a value for each observed row, and the simulated table has other rows; add "
+                "the labels to both tables as a column and name it."
             )
         source = table if isinstance(given, (int, np.integer)) else None
         columns.append(_classes(frame, name, given, everywhere, source)[0])
@@ -193,7 +194,7 @@ def _quantile_classes(
     limits = np.unique(np.quantile(used[~np.isnan(used)], np.linspace(0.0, 1.0, count + 1)))
     if limits.size < 2:
         limits = np.repeat(limits, 2)
-    labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(limits[:-1], limits[1:], strict=True)]
+    labels = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(limits)]
     code = np.clip(np.searchsorted(limits, values, side="right") - 1, 0, len(labels) - 1)
     return [labels[k] for k in code], {label: k for k, label in enumerate(labels)}
 
