@@ -123,7 +123,7 @@ def _cuts(distinct: np.ndarray, before: np.ndarray, targets: np.ndarray, window:
         near = np.flatnonzero(np.abs(before - target) <= window)
         nearest = int(np.argmin(np.abs(before - target)))
         cuts.append(1 + (int(near[np.argmax(gaps[near])]) if near.size else nearest))
-    return np.unique(cuts)
+    return np.unique(np.array(cuts, int))
 
 
 def _clusters(distinct: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:

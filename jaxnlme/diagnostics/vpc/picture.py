@@ -108,6 +108,7 @@ def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool) -> None:
         _observations(panel, _of_stratum(vpc.points, chosen["key"]))
     column, value = ("percentile", "value") if vpc.kind == "continuous" else ("category", "share")
     level = f"{100 * vpc.level:g}%"
+    others = ", ".join(f"{name:g}" for name in observed[column].unique() if name != 50)
     lloq, uloq = vpc.limits
     for name in observed[column].unique():
         rows = (observed[column] == name).to_numpy()
@@ -118,14 +119,14 @@ def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool) -> None:
         outside = (y < low) | (y > high)
         low = np.where(np.isnan(low) & ~np.isnan(high) & np.isfinite(lloq), lloq, low)
         high = np.where(np.isnan(high) & ~np.isnan(low) & np.isfinite(uloq), uloq, high)
-        what = {"percentile": "median" if is_middle else "other percentiles", "category": "share"}[column]
-        _band(panel, x, low, high, MIDDLE if is_middle else OUTER, f"{level} interval of simulated {what}")
-        panel.plot(x, median, ":", lw=1.0, color=VERMILLION if is_middle else BLUE, label="simulated, median")
+        what = {"percentile": "median" if is_middle else f"{others}%", "category": "share"}[column]
+        _band(panel, x, low, high, MIDDLE if is_middle else OUTER, f"simulated {what}: {level} interval")
+        panel.plot(x, median, ":", lw=1.0, color=VERMILLION if is_middle else BLUE, label=f"simulated {what}: median")
         lines = "-" if is_middle else "--"
         label = f"observed {what}"
         panel.plot(x, y, lines, lw=1.5, color=DARK, marker="o", ms=2.8, label=label, zorder=4)
         panel.plot(x[outside], y[outside], "o", ms=5.5, mfc="none", mec=VERMILLION, mew=1.4, zorder=5,
-                   label="observed outside the interval")  # fmt: skip
+                   label="outside the interval")  # fmt: skip
     for limit in (lloq, uloq):
         if np.isfinite(limit) and vpc.kind == "continuous":
             panel.axhline(limit, color=GREY, lw=0.9, ls="-.", label="limit of quantification")
@@ -143,7 +144,7 @@ def _observations(panel: Any, table: pd.DataFrame) -> None:
     label = "observations" if step == 1 else f"observations (1 of {step})"
     x, y = table["x"].to_numpy()[::step], table["y"].to_numpy()[::step]
     panel.plot(x, y, "o", ms=size, color=GREY, alpha=alpha, mew=0,
-               label=label, zorder=1.5)  # fmt: skip
+               label=label, zorder=3)  # fmt: skip
 
 
 def _band(panel: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, label: str) -> None:
@@ -172,9 +173,9 @@ def _curve(panel: Any, vpc: Vpc, chosen: dict[str, Any]) -> None:
     step = {"step": "post"} if value == "survival" else {}
     time, low, high = (simulated[name].to_numpy(float) for name in ("time", "low", "high"))
     panel.fill_between(time, low, high, color=OUTER, alpha=0.7, lw=0, zorder=2, **step,
-                       label=f"{100 * vpc.level:g}% interval of simulated curves")  # fmt: skip
+                       label=f"simulated: {100 * vpc.level:g}% interval")  # fmt: skip
     style = {"drawstyle": "steps-post"} if value == "survival" else {}
-    panel.plot(time, simulated["median"], ":", color=BLUE, lw=1.1, label="simulated, median", **style)
+    panel.plot(time, simulated["median"], ":", color=BLUE, lw=1.1, label="simulated: median", **style)
     panel.plot(observed["time"], observed[value], "-", color=DARK, lw=1.5, label="observed", zorder=4, **style)
     if value == "survival":
         panel.set_ylim(-0.03, 1.03)
@@ -189,7 +190,7 @@ def _limits(panel: Any, vpc: Vpc, chosen: dict[str, Any]) -> None:
         if part.empty:
             continue
         x, share, low, median, high = (part[name].to_numpy(float) for name in ("x", "share", "low", "median", "high"))
-        _band(panel, x, low, high, band, f"{100 * vpc.level:g}% interval of simulated share {side} the limit")
+        _band(panel, x, low, high, band, f"simulated share {side} the limit: {100 * vpc.level:g}% interval")
         panel.plot(x, median, ":", lw=1.0, color=SKY if side == "below" else VERMILLION)
         panel.plot(x, share, "-", color=color, lw=1.4, marker="o", ms=2.8, label=f"observed share {side} the limit",
                    zorder=4)  # fmt: skip
@@ -255,8 +256,5 @@ def _legend(axes: list[Any], figure: Any, words: str, converged: bool) -> None:
         if not axes[0].get_title():
             axes[0].set_title(text, **style)
         return
-    columns = 2 if figure.get_size_inches()[0] < 7 else 3
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
-    )
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(text, **style)
