@@ -9,8 +9,8 @@ from jaxnlme.diagnostics.pictures.effects import AbstractEffectPictures
 from jaxnlme.diagnostics.pictures.forest import AbstractForestPictures
 from jaxnlme.diagnostics.pictures.goodness_of_fit import AbstractFitPictures
 from jaxnlme.diagnostics.pictures.individual import AbstractIndividualPictures
-from jaxnlme.diagnostics.pictures.npde import AbstractNpdePictures
 from jaxnlme.diagnostics.pictures.refit_records import AbstractRefitPictures
+from jaxnlme.diagnostics.pictures.simulation_checks import AbstractSimulationPictures
 from jaxnlme.drawing.marks import normal_quantiles
 from jaxnlme.drawing.panels import Panels, axes_in_grid
 from jaxnlme.drawing.style import picture, style_axes
@@ -21,7 +21,7 @@ class Plots(
     AbstractIndividualPictures,
     AbstractFitPictures,
     AbstractEffectPictures,
-    AbstractNpdePictures,
+    AbstractSimulationPictures,
     AbstractRefitPictures,
     AbstractForestPictures,
     AbstractConvergencePictures,

@@ -1,11 +1,12 @@
-"""Picture of normalised prediction discrepancies and distribution errors."""
+"""Pictures of checks by simulation: npde, and visual predictive checks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import dots, histogram, limits_around, normal_density, normal_quantiles, smooth
@@ -13,11 +14,46 @@ from jaxnlme.drawing.panels import Panels, axes_in_grid
 from jaxnlme.drawing.style import DARK, GREY, picture, style_axes
 from jaxnlme.errors import OptionError, shown
 
+if TYPE_CHECKING:
+    from jaxnlme.diagnostics.vpc.record import Vpc
+
 KINDS = ("npde", "npd")
 
 
-class AbstractNpdePictures(AbstractPlotter):
-    """The picture of npde."""
+class AbstractSimulationPictures(AbstractPlotter):
+    """Pictures of checks by simulation."""
+
+    @picture("fit.plot.vpc")
+    def vpc(
+        self,
+        check: Vpc | None = None,
+        *,
+        ax: Any = None,
+        logy: bool = False,
+        logx: bool = False,
+        points: bool = True,
+        title: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Visual predictive check: observed percentiles (or shares, or survival curves) as lines over the bands of the
+        simulated ones, with the observations and marks at the boundaries of the bins; below it the share of the
+        observations beyond limits of quantification. A panel for each stratum.
+
+        **Arguments:** `check`: what `fit.vpc(...)` returned, None to compute it here with the `options` of `fit.vpc`;
+        `ax`: None, an axes, or one for each panel; `logy`, `logx`: logarithmic axes; `points`: draw the observations;
+        `title`.
+        **Returns:** the axes, an array where there are several.
+        **Raises:** OptionError for another number of axes, and those of `fit.vpc`.
+        """
+        from jaxnlme.diagnostics.vpc.of_fit import vpc_of_fit
+        from jaxnlme.diagnostics.vpc.record import Vpc
+
+        if check is not None and not isinstance(check, Vpc):
+            raise OptionError(f"check is what fit.vpc(...) returns; received {shown(check)}.")
+        if check is not None and options:
+            raise OptionError(f"{next(iter(options))} is an option of fit.vpc, which has been computed; leave it out.")
+        check = vpc_of_fit(self.fit, **options) if check is None else check
+        return check.plot(ax, logy=logy, logx=logx, points=points, title=title)
 
     @picture("fit.plot.npde")
     def npde(
@@ -38,7 +74,8 @@ class AbstractNpdePictures(AbstractPlotter):
             raise OptionError(
                 f"record is given, and so are options of fit.npde(): {', '.join(options)}; drop one of them."
             )
-        record = self.fit.npde(**options) if record is None else record  # pyright: ignore[reportAttributeAccessIssue]
+        if record is None:
+            record = npde_of_fit(self.fit, **({"decorrelation": "none"} if kind == "npd" else {}) | options)
         table = getattr(record, "table", None)
         if table is None or kind not in table or "ypred" not in table:
             raise OptionError(f"record must be that of fit.npde(), or None; received {type(record).__name__}.")
