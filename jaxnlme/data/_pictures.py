@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_flag
 from jaxnlme.data._endpoints import endpoint_values, label_text
-from jaxnlme.drawing.marks import pale_lines, responses
+from jaxnlme.drawing.marks import counts, pale_lines, responses
 from jaxnlme.drawing.panels import (
     axes_in_grid,
     chosen_labels,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData
 
 PER_PAGE = 24
+# Whole numbers with at most as many different values are drawn as counts.
+FEW_VALUES = 10
 
 
 class PictureMethods:
@@ -69,7 +71,8 @@ class PictureMethods:
         ax: Any = None,
     ) -> Any:
         """Responses, a line per group (per unit of the innermost nested level): a panel for each endpoint with all
-        groups, or with `facets` a panel for each group. Censored responses are hollow triangles at their limit; doses
+        groups, or with `facets` a panel for each group. Responses of at most ten whole numbers are circles with their
+        counts in the place of lines. Censored responses are hollow triangles at their limit; doses
         are marks at the foot of a group's panel.
 
         **Arguments:** `x`: the column of the horizontal axis, the first of x where None; `by`: a column that is
@@ -194,9 +197,17 @@ def _together(
 ) -> None:
     """All groups in one panel, by level of a column where there are `levels`."""
     rows = {position: rows_of(data, position, endpoint) for position in positions}
+    values = np.concatenate([data.y[position][rows[position]] for position in positions])
+    distinct = np.unique(values)
+    # Lines between a few repeated values hide each other, and say nothing.
+    discrete = len(distinct) <= FEW_VALUES and len(values) > 5 * len(distinct) and bool((distinct % 1 == 0).all())
     for k, level in enumerate(levels or [None]):
         here = [position for position in positions if level is None or level_of[position] == level]
         if not here:
+            continue
+        if discrete:
+            at, y = (np.concatenate([part[p][rows[p]] for p in here]) for part in (data.x[x], data.y))
+            counts(ax, at, y, CYCLE[k])
             continue
         pale_lines(ax, [piece for p in here for piece in _pieces(data, p, x, rows[p])], CYCLE[k])
         at, y = (np.concatenate([part[p][rows[p]] for p in here]) for part in (data.x[x], data.y))

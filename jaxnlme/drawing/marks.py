@@ -21,10 +21,9 @@ def dots(ax: Any, x: Any, y: Any, color: str = BLUE, **options: Any) -> Any:
     """Dots at `x`, `y`, smaller and paler the more there are; the line."""
     n = len(np.atleast_1d(np.asarray(x)))
     look: dict[str, Any] = {"ms": 4.5, "alpha": 0.75, "mec": "white", "mew": 0.5}
-    if n > VERY_MANY:
-        look = {"ms": 1.8, "alpha": 0.25, "mec": "none", "rasterized": True}
-    elif n > MANY:
-        look = {"ms": 2.6, "alpha": 0.4, "mec": "none"}
+    if n > MANY:
+        look = {"ms": 2.6 if n <= VERY_MANY else 2.0, "alpha": float(np.clip(600.0 / n, 0.06, 0.5)), "mec": "none",
+                "rasterized": n > VERY_MANY}  # fmt: skip
     return ax.plot(x, y, "o", ls="", color=color, **(look | options))[0]
 
 
@@ -53,11 +52,23 @@ def pale_lines(ax: Any, pieces: Sequence[np.ndarray], color: str = BLUE, label: 
     from matplotlib.collections import LineCollection
 
     n = len(pieces)
-    alpha, width = (0.75, 1.0) if n <= 20 else (0.4, 0.8) if n <= 100 else (0.15, 0.6)
+    alpha, width = (0.75, 1.0) if n <= 20 else (0.4, 0.8) if n <= 100 else (float(np.clip(40.0 / n, 0.04, 0.3)), 0.6)
     lines = LineCollection(list(pieces), colors=color, alpha=alpha, linewidths=width, label=label, rasterized=n > 500)
     ax.add_collection(lines)
     ax.autoscale_view()
     return lines
+
+
+def counts(ax: Any, x: np.ndarray, y: np.ndarray, color: str = BLUE) -> None:
+    """A circle for each pair of values, with an area in proportion to how often it occurs, and the number where few
+    pairs leave room for it."""
+    pairs, number = np.unique(np.stack([x, y], axis=1), axis=0, return_counts=True)
+    ax.scatter(pairs[:, 0], pairs[:, 1], s=420.0 * number / number.max(), color=color, alpha=0.45, linewidths=0)
+    for (at, value), count in zip(pairs, number, strict=True) if len(pairs) <= 60 else ():
+        ax.text(at, value, str(count), ha="center", va="center", fontsize=7, color=DARK)
+    values = np.unique(y)
+    ax.set_yticks(values, [f"{value:g}" for value in values])
+    ax.set_ylim(values[0] - 0.5, values[-1] + 0.5)
 
 
 def local_regression(x: np.ndarray, y: np.ndarray, at: np.ndarray, span: float = 0.75) -> np.ndarray:

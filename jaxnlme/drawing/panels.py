@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from jaxnlme.errors import OptionError, check_whole_number, near_matches
 Label = TypeVar("Label")
 # Most panels on a page: more are too small to read, and take minutes to draw.
 MOST_PANELS = 60
+# Letters of a title that fit into an inch; longer titles have several lines.
+LETTERS_PER_INCH = 11
 
 
 class Panels(np.ndarray):
@@ -152,11 +155,14 @@ def on_page(
 def write_title(panels: Panels, text: str, created: bool, converged: bool = True, on_figure: bool = False) -> None:
     """The title: of the axes for one panel (unless `on_figure`), of the figure for several that were `created` here; a
     fit that did not converge is marked above it, in axes of the user on each panel."""
+    on_axes = len(panels) == 1 and not on_figure
+    width = panels.figure.get_size_inches()[0] * (panels[0].get_position().width if on_axes and not created else 1.0)
+    text = "\n".join(textwrap.wrap(text, max(int(LETTERS_PER_INCH * width), 12)))
     words = text if converged else f"NOT CONVERGED\n{text}"
     look: dict[str, Any] = {"fontsize": 11, "color": DARK}
     if not converged:
         look = {"fontsize": 11, "color": VERMILLION, "fontweight": "bold"}
-    if len(panels) == 1 and not on_figure:
+    if on_axes:
         panels[0].set_title(words, **look)
     elif created:
         panels.figure.suptitle(words, **look)

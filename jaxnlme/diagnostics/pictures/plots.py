@@ -59,7 +59,7 @@ class Plots(
                 self.history(ax=panels[n_data])
         if effects:
             self.random_effects(ax=panels[-1])
-        for panel in panels[-2:]:
+        for panel in panels:
             panel.set_title("")
         data = self.fit.data
         self._title(panels, f"{self.fit.method}: {data.n_groups} groups, {data.n_obs} responses", True)
