@@ -20,6 +20,7 @@ from jaxnlme.formulas.mixed import used_columns
 from jaxnlme.formulas.text import columns_in, tokens_of
 from jaxnlme.linear.glmm.declaration import Declaration
 from jaxnlme.linear.glmm.densities import PROBABILITIES, OutcomeDensity
+from jaxnlme.linear.glmm.frames import augment, diagnostics
 from jaxnlme.linear.glmm.links import link_of
 from jaxnlme.linear.glmm.model import LINKS, LinearPredictor
 from jaxnlme.linear.glmm.residuals import KINDS, residuals
@@ -143,6 +144,17 @@ class GeneralisedLinearFit(Fit):
         """Residuals by row; see `jaxnlme.linear.glmm.residuals.residuals`."""
         return residuals(self, kinds)
 
+    @public("fit.diagnostics")
+    def diagnostics(self) -> pd.DataFrame:
+        """One table by row, ready to plot; see `jaxnlme.linear.glmm.frames.diagnostics`."""
+        return diagnostics(self)
+
+    @public("fit.augment")
+    def augment(self, data: Any = None) -> Any:
+        """The table of the fit, or another one, with `.fitted`, `.resid` and `.fixed` beside its columns; see
+        `jaxnlme.linear.glmm.frames.augment`."""
+        return augment(self, data)
+
     @property
     def plot(self) -> Any:
         """Pictures, with expected responses (counts of successes, mean positions of categories) for predictions."""
@@ -180,6 +192,12 @@ class GeneralisedLinearFit(Fit):
         return self._predictor.grouped_data(
             frame, self._response(frame, of_response) if has_response else None, known_groups
         )
+
+    def response_of(self, data: Any) -> Response | None:
+        """The response of a table, NaN in rows that lack it; None where the table lacks a column of it."""
+        names = used_columns(self.declaration.formula.response)
+        present = set(names) <= set(data.columns if hasattr(data, "columns") else data)
+        return self._response(as_table(data, names, "the formula of the fit"), names) if present else None
 
     def _response(self, frame: pd.DataFrame, names: Any) -> Response:
         """The response of a new table, NaN in rows that lack it."""
