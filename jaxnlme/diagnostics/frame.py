@@ -62,4 +62,3 @@ def diagnostic_frame(data: GroupedData, columns: dict[str, Any], rows: str) -> p
     parts[1], parts[3] = parts[1].rename(columns=names), parts[3].rename(columns=names)
     out = pd.concat(parts, axis=1).set_index(data.row_labels)
     return out if rows == "all" else out[data.rows_to_column(data.observed)]
-
