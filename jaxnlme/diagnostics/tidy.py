@@ -140,7 +140,7 @@ def is_constant(density: Density) -> bool:
     """True where the only residual parameter is the standard deviation of the response itself."""
     error = density.error
     plain = isinstance(error, GaussianError) and isinstance(error.response, Identity)
-    return plain and len(error.parameters) == 1 and error.name == "constant"
+    return plain and len(error.parameters) == 1 and getattr(error, "name", "") == "constant"
 
 
 # --- glance ---
@@ -173,9 +173,9 @@ def augment(fit: FitRecord, data: Any = None) -> Any:
     **Arguments:** `data`: None for the data of the fit, or a table (pandas, polars, a dictionary of columns) with the
     columns that `fit.predict` needs; the response may be absent.
     **Returns:** the table, a polars frame where `data` is one and a pandas frame otherwise, rows in their order, with
-    `.fitted`, the prediction at the conditional modes, `.resid`, response less `.fitted` (NaN in rows without a response
-    and in censored ones), and `.fixed`, the prediction at b = 0. Rows of a table of records that are no observations
-    have NaN.
+    `.fitted`, the prediction at the conditional modes, `.resid`, response less `.fitted` (NaN in rows without a
+    response and in censored ones), and `.fixed`, the prediction at b = 0. Rows of a table of records that are no
+    observations have NaN.
     **Raises:** as `fit.predict`.
     """
     require_host("fit.augment", data)

@@ -57,13 +57,13 @@ class LinearFrames:
     ) -> pd.DataFrame:
         """A row per term of the model, as R's broom.mixed.
 
-        **Arguments:** `conf_int`: adds the limits `conf_low`, `conf_high`; `conf_level` of these; `effects`: which rows:
-        "fixed", fixed effects; "ran_pars", standard deviations ("sd__(Intercept)"), correlations ("cor__a.b") and
+        **Arguments:** `conf_int`: adds the limits `conf_low`, `conf_high`; `conf_level` of these; `effects`: which
+        rows: "fixed", fixed effects; "ran_pars", standard deviations ("sd__(Intercept)"), correlations ("cor__a.b") and
         residual parameters, of the group "Residual"; "ran_vals", the random effects of each unit.
-        **Returns:** a data frame with `effect`, `group` (grouping factor), `term`, `estimate`, `std_error`, and for fixed
-        effects `statistic`, `df` and `p_value` of t tests (`fit.coefficients()`); with "ran_vals" also `level`, the label
-        of the unit. Standard errors of "ran_vals", given the parameters, are there with one grouping factor and
-        independent residuals of one variance, and NaN otherwise.
+        **Returns:** a data frame with `effect`, `group` (grouping factor), `term`, `estimate`, `std_error`, and for
+        fixed effects `statistic`, `df` and `p_value` of t tests (`fit.coefficients()`); with "ran_vals" also `level`,
+        the label of the unit. Standard errors of "ran_vals", given the parameters, are there with one grouping factor
+        and independent residuals of one variance, and NaN otherwise.
         **Raises:** OptionError for other options; as `coefficients`.
         """
         fit: Any = self
@@ -102,11 +102,11 @@ class LinearFrames:
     def augment(self, data: Any = None) -> Any:
         """A table with predictions and residuals beside its columns.
 
-        **Arguments:** `data`: None for the rows of the fit, or a table with the columns of the formula; the response may
-        be absent.
+        **Arguments:** `data`: None for the rows of the fit, or a table with the columns of the formula; the response
+        may be absent.
         **Returns:** the table, a polars frame where it is one and a pandas frame otherwise, rows in their order, with
-        `.fitted`, the prediction with the random effects of all grouping factors, `.resid`, response less `.fitted` (NaN
-        without a response), and `.fixed`, the prediction without random effects.
+        `.fitted`, the prediction with the random effects of all grouping factors, `.resid`, response less `.fitted`
+        (NaN without a response), and `.fixed`, the prediction without random effects.
         **Raises:** as `fit.predict`.
         """
         fit: Any = self
