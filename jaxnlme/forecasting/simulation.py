@@ -36,7 +36,8 @@ class Simulation(Printable):
     parameters, one row without uncertainty; `effects` (draws, subjects, random): whitened random effects;
     `individual`: individual parameters by name, each (draws, subjects) or (draws, subjects, rows); `prediction`,
     `response` (draws, subjects, times): f(phi, x, v), and with residuals (None without); `seed`; `redrawn`: draws of
-    the parameters that were not valid and drawn again; `covariates` (subjects,) and `rows` (times,) by name.
+    the parameters that were not valid and drawn again; `covariates` (subjects,) and `rows` (times,) by name, or with a
+    column of time of their own the records of a path.
     """
 
     fit: FitRecord
@@ -167,9 +168,12 @@ class Simulation(Printable):
         binding = self.binding
         if self.regimen is not None and last is not None and last > self.times[-1]:
             # The further time has the columns of the last one.
-            rows = {name: np.append(column, column[-1:]) for name, column in self.rows.items()}
+            path = self.time_name in self.rows  # records of their own
+            rows = self.rows if path else {name: np.append(c, c[-1:]) for name, c in self.rows.items()}
             labels, times = binding.data.labels, np.append(self.times, last)
-            data, _ = data_of_subjects(self.regimen, times, labels, self.covariates, rows, True, self.fit.data, None)
+            data, _ = data_of_subjects(
+                self.regimen, times, labels, self.covariates, rows, True, self.fit.data, None, self.time_name
+            )
             binding = rebind(self.fit, data)
         return Curves(
             binding, self.fit.params, self.time_name, self.packed, self.effects.reshape(r * n, q),
