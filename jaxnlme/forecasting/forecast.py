@@ -266,7 +266,16 @@ class Forecast(Printable):
 
     @public("forecast.next_dose")
     def next_dose(self, target: tuple[str, float], interval: float, **options: Any) -> NextDose:
-        """The next dose that reaches a target; see `jaxnlme.forecasting.next_dose.next_dose`."""
+        """The amount with which the patient reaches a target, after the doses so far.
+
+        **Arguments:** `target`: a measure and its value, such as ("trough", 5.0); measures are "trough", "peak", "auc",
+        "auc24" and "cavg". `interval` between doses. `options`: `at` (time of the next dose), `doses` (their number
+        before the measured interval), `duration` (of infusions), `compartment`, `steady_state=True`, `by="median"`,
+        `round_to` (amounts come in multiples of it); see `jaxnlme.forecasting.next_dose.next_dose`.
+        **Returns:** a NextDose: `.amount`, `.regimen`, `.at_mode`, `.median`, `.lower`, `.upper`; it prints as
+        sentences.
+        **Raises:** OptionError for arguments that do not fit, and where no dose reaches the target.
+        """
         from jaxnlme.forecasting.next_dose import next_dose
 
         return next_dose(self, target, interval, **options)

@@ -182,14 +182,28 @@ class Simulation(Printable):
 
     @public("simulation.exposure")
     def exposure(self, between: tuple[float, float] | None = None, threshold: float | None = None) -> pd.DataFrame:
-        """Exposure of each subject; see `jaxnlme.forecasting.exposure.exposure`."""
+        """Exposure of each subject (and draw of the parameters), from its curve without residuals.
+
+        **Arguments:** `between`: the window (begin, end), None: that of the regimen; `threshold`: a concentration, for
+        the time above it; as for `jn.pkpd.exposure`.
+        **Returns:** a data frame with a row for each subject: `auc`, `cmax`, `tmax`, `cmin`, `ctrough`, `cavg` and,
+        with a threshold, `time_above` and `part_above`.
+        **Raises:** OptionError for arguments that do not fit.
+        """
         from jaxnlme.forecasting.exposure import exposure
 
         return exposure(self, between=between, threshold=threshold)
 
     @public("simulation.attainment")
     def attainment(self, criterion: Any = None, **options: Any) -> Attainment:
-        """Share of subjects who reach a target; see `jaxnlme.forecasting.attainment.attainment_of`."""
+        """Share of subjects who reach a target, with its Monte Carlo error.
+
+        **Arguments:** `criterion`: a function of the table of exposures, as in `lambda e: e.auc > 400`; `options`: in
+        its place `metric`, a column of that table, and `target`, its least value or a pair (least, largest);
+        `threshold` and `between`, as for `exposure`; `level` of the intervals.
+        **Returns:** an Attainment with `share`, its Monte Carlo error `se`, and `table`.
+        **Raises:** OptionError for arguments that do not fit.
+        """
         from jaxnlme.forecasting.attainment import attainment_of
 
         return attainment_of(self, criterion, **options)

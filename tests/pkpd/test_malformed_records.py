@@ -66,7 +66,7 @@ RECORDS = {
     ),
     "steady state without an interval": (lambda: bound(changed(("SS", 4, 1))), r"SS is 1 in row 5 without an int"),
     "censored without a limit": (
-        lambda: bound(changed(("CENS", 3, 1), ("DV", 3, np.nan))), r"CENS is 1 in row 4, whose lower limit is missing",
+        lambda: bound(changed(("CENS", 3, 1), ("DV", 3, np.nan))), r"column 'CENS' marks row 4 as censored, without a limit",
     ),
     "unsorted after a reset": (
         lambda: bound(changed(("TIME", 7, 3.0))), r"TIME goes back in row 9 \(.*ID 2 after the reset in row 8\)",
