@@ -112,7 +112,8 @@ def check_exact_zeros(binding: Binding, start: Params, of_groups: np.ndarray, ze
         ratio = np.ones(known.shape)
         for name in free:
             smaller = with_error_values(density, theta, {name: SMALLER * natural[name]})
-            ratio = ratio * np.asarray(density.error.moments(f, f, jnp.asarray(smaller), group)[1]) / np.asarray(scale)
+            reduced = np.asarray(density.error.moments(f, f, jnp.asarray(smaller), group)[1])
+            ratio = ratio * np.divide(reduced, scale, out=np.ones(known.shape), where=np.asarray(scale) > 0)
         zero = known & (np.asarray(f) == 0) & (np.asarray(residual) == 0) & (ratio < SMALLER**0.5)
         others |= bool((known & (ratio > 0.5)).any())
         numbers += row_numbers(binding.data, index, zero)
@@ -121,7 +122,8 @@ def check_exact_zeros(binding: Binding, start: Params, of_groups: np.ndarray, ze
         raise ModelError(
             f"the likelihood has no maximum: response and prediction are exactly 0 in {rows} (before the first dose?), "
             f"and with the error model {density.error.formula} it grows without bound as {some(free)} goes to 0. Leave "
-            f"these rows out, mark them as below the limit of quantification, or hold {free[0]} fixed."
+            f"these rows out, mark them as below the limit of quantification, or hold {free[0]} fixed "
+            f"(fixed={{{free[0]!r}: ...}})."
         )
 
 

@@ -78,13 +78,13 @@ def check_inputs(title: str, facts: EventFacts, numbers: Sequence[int]) -> None:
     if facts.steady_state and numbers:
         raise ModelError(
             f"{title} has doses that enter by an input function (inputs=), for which records that begin in steady "
-            f"state (SS {facts.steady_state[0]}) are not possible; give the doses before by ADDL and II."
+            f"state (SS {facts.steady_state[0]}) are not possible: give the doses before by ADDL and II."
         )
     infused = [number for number in numbers if facts.infuses(number)]
     if infused:
         raise ModelError(
             f"{title} has doses that enter compartment {infused[0]} by an input function (inputs=), and records of "
-            "infusions (RATE) into it, which would not pass through that function; set RATE to 0 there, or write the "
+            "infusions (RATE) into it, which would not pass through that function: set RATE to 0 there, or write the "
             "absorption as states of the model (a chain of transit compartments)."
         )
 
@@ -115,7 +115,7 @@ def check_spread(title: str, dosed: Sequence[int], names: DoseParameters, values
     for number in dosed:
         if names.value("duration", number, values) is None:
             raise ModelError(
-                f"{title} spreads doses over a duration, and phi lacks {' or '.join(names.names('duration', number))}; "
+                f"{title} spreads doses over a duration, and phi lacks {' or '.join(names.names('duration', number))}: "
                 "add this parameter, or name another one by duration=."
             )
 

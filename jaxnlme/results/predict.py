@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme.binding.endpoints import rows_of_no_endpoint
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
@@ -30,7 +31,8 @@ def predict(fit: FitRecord, data: Any = None, level: str | int = "group") -> pd.
     responses at the fitted parameters; a new group without a response has the population's predictions, with a warning
     that names it. A table needs the columns of the levels up to `level` only: at "population" none of them (rows with
     equal values of the columns of v are then one group).
-    **Returns:** a pandas Series "prediction" (rows,), with the index of the table.
+    **Returns:** a pandas Series "prediction" (rows,), with the index of the table; NaN in rows (of doses, or without a
+    response) whose label is no endpoint of the model.
     **Raises:** OptionError for another level; DataError for columns that do not match those of the fit, and for labels
     of another type than the fit's; FitError where the fit has no estimates; ModelError where the structural model does
     not return one number per row, or the model has explicit designs and `data` are new.
@@ -45,7 +47,9 @@ def predict(fit: FitRecord, data: Any = None, level: str | int = "group") -> pd.
                 f"the structural model returns shape {np.shape(piece)[1:]} for a group of {bucket.y.shape[1]} rows; "
                 "predict needs one number per row. Evaluate the model on fit.parameters() instead."
             )
-    return pd.Series(to_rows(binding, pieces), index=binding.data.row_labels, name="prediction")
+    values, none = to_rows(binding, pieces), rows_of_no_endpoint(binding.data, binding.density.error)
+    values = np.where(binding.data.rows_to_column(none), np.nan, values)
+    return pd.Series(values, index=binding.data.row_labels, name="prediction")
 
 
 def parameters(fit: FitRecord, level: str | int = "group", data: Any = None) -> pd.DataFrame:
