@@ -178,6 +178,14 @@ class Fit(FitRecord):
         outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
         **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
         Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
+
+        **Example:**
+
+        ```python
+        npde = fit.npde(200)
+        print(npde)
+        npde.table[["Time", "ypred", "npde"]]
+        ```
         """
         from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
 
