@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from jaxnlme.data._limits import Limits
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
 from jaxnlme.data._pictures import PictureMethods
-from jaxnlme.data._responses import with_response
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.methods import NonmemMethods
@@ -195,6 +194,11 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         group_name: str = "group",
         y_name: str = "y",
         endpoint: str | None = None,
+        *,
+        censoring: Any = None,
+        limit: Any = None,
+        lloq: Any = None,
+        uloq: Any = None,
     ) -> GroupedData:
         """Data from arrays.
 
@@ -207,6 +211,7 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
           each group; columns of a matrix are called v0, v1, ...
         - `weights` (groups,) or (rows,): group weights, >= 0.
         - `group_name`, `y_name`: names for messages and tables; `endpoint`: as for `from_frame`, a column of x.
+        - `censoring`, `limit`, `lloq`, `uloq`: as for `from_frame`, with arrays (rows,) in the place of columns.
 
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
@@ -215,8 +220,9 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         x_columns, v_columns, weights = build.array_columns(y, outermost[1], x, v, weights, outermost[0])
         checks.check_roles(level_names(list(labels)), y_name, list(x_columns), list(v_columns))
         known_endpoint(endpoint, x_columns)
-        fields = build.assemble(list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name)
-        return cls(**fields, endpoint=endpoint)
+        limits = LimitColumns.of_arrays(censoring, limit, lloq, uloq, label_texts(x_columns, endpoint))
+        roles = list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name
+        return cls(**build.assemble(*roles, limits=limits), endpoint=endpoint)
 
     @property
     def n_groups(self) -> int:
@@ -290,22 +296,6 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         if obs < self.sizes.max():
             raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
         return with_width(self, obs, np.arange(self.n_groups))
-
-    def with_weights(self, weights: Any) -> GroupedData:
-        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
-        return replace(self, weights=checks.check_weights(weights, self.labels))
-
-    def with_response(self, y: Any) -> GroupedData:
-        """The same rows with other responses, for example simulated ones.
-
-        A response is observed where it was observed before and `y` is not NaN. Where the data have limits of
-        quantification, responses beyond those of their row are censored (see `fit.simulate`).
-
-        **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
-        **Returns:** GroupedData.
-        **Raises:** DataError for another shape or infinite responses.
-        """
-        return with_response(self, y)
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

@@ -227,6 +227,42 @@ class Fit(FitRecord):
 
         return npc_of_fit(self, replicates, **options)
 
+    @public("fit.diagnostics")
+    def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
+        """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
+        `jaxnlme.diagnostics.frame.diagnostics`."""
+        from jaxnlme.diagnostics.frame import diagnostics
+
+        return diagnostics(self, rows)
+
+    @public("fit.tidy")
+    def tidy(
+        self,
+        conf_int: bool = False,
+        conf_level: float = 0.95,
+        effects: str | Sequence[str] = ("fixed", "ran_pars"),
+    ) -> pd.DataFrame:
+        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
+        from jaxnlme.diagnostics.tidy import tidy
+
+        return tidy(self, conf_int, conf_level, effects)
+
+    @public("fit.glance")
+    def glance(self) -> pd.DataFrame:
+        """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
+        `jaxnlme.diagnostics.tidy.glance`."""
+        from jaxnlme.diagnostics.tidy import glance
+
+        return glance(self)
+
+    @public("fit.augment")
+    def augment(self, data: Any = None) -> Any:
+        """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
+        `jaxnlme.diagnostics.tidy.augment`."""
+        from jaxnlme.diagnostics.tidy import augment
+
+        return augment(self, data)
+
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;

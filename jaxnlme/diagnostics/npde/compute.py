@@ -71,7 +71,8 @@ def compute(data: GroupedData, simulated: np.ndarray, ipred: np.ndarray | None, 
     """
     rows = data.rows_to_column(data.observed)
     number = np.flatnonzero(rows)
-    y, draws = data.rows_to_column(data.y)[rows], np.asarray(simulated, float)[:, rows]
+    y, draws = data.rows_to_column(data.y)[rows], np.asarray(simulated, float)
+    draws = draws if rows.all() else draws[:, rows]  # a copy may be large
     groups = data.rows_to_column(np.broadcast_to(np.arange(data.n_groups)[:, None], data.rows.shape))[rows]
     _check_finite(draws, number)
     endpoints = None

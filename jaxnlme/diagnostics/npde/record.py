@@ -185,7 +185,7 @@ def _sentences(record: Npde, data: GroupedData, on_columns: tuple[str, ...]) -> 
             f"Adjusted for three tests, {some(found).replace('p = <', 'p <')}: the model does not describe the data."
         )
     else:
-        second = f"Nothing speaks against the model (global test, p = {p_text(adjusted[GLOBAL])})."
+        second = f"No test rejects the model (global test, p = {p_text(adjusted[GLOBAL])})."
     notes = list(on_columns)
     if record.replicates < NPDE.few_replicates:
         notes.append(f"{record.replicates} simulated data sets are few: {NPDE.replicates} or more resolve the tails.")

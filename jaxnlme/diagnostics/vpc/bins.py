@@ -105,7 +105,8 @@ def _count(rows: int, rows_per_group: float | None) -> int:
     """Number of bins for so many observations."""
     if rows_per_group is not None and rows_per_group >= VPC.dense_rows:
         return int(np.clip(min(round(rows_per_group), rows // VPC.rows_per_bin_dense), 1, VPC.most_bins))
-    return int(np.clip(rows // VPC.rows_per_bin_sparse, 1, VPC.most_bins))
+    least = min(VPC.least_bins, max(rows // VPC.least_in_bin, 1))
+    return int(np.clip(rows // VPC.rows_per_bin_sparse, least, VPC.most_bins))
 
 
 def _between(distinct: np.ndarray, cuts: np.ndarray) -> np.ndarray:

@@ -83,7 +83,8 @@ def vpc_of_fit(
     if prediction is not None and prediction.shape != (fit.data.n_rows,):
         raise ModelError("prediction correction needs one prediction for each row, and this model returns several.")
     observed, use = rows.observations(x_name, at, specification, prediction)
-    return _of_fit(compare(observed, rows.replicates(replicates, seed, use), observed.rows, options, categories), fit)
+    check = compare(observed, rows.replicates(replicates, seed, use), observed.rows, options, categories)
+    return _of_fit(_named_categories(check, fit), fit)
 
 
 def _of_fit(check: Vpc, fit: FitRecord) -> Vpc:
@@ -144,13 +145,13 @@ class _Rows:
         if not isinstance(error, EndpointErrors):
             if endpoint is not None:
                 raise OptionError(f"endpoint={shown(endpoint)}: the model has one residual model; leave it out.")
-            return cls(fit, data.to_frame(), use, True)
+            return cls(fit, _table(fit), use, True)
         codes = data.rows_to_column(endpoint_codes(data, error.labels))
         if endpoint is None:
-            return cls(fit, data.to_frame(), use, len(np.unique(codes[use])) == 1)
+            return cls(fit, _table(fit), use, len(np.unique(codes[use])) == 1)
         if str(endpoint) not in error.labels:
             raise OptionError(f"no endpoint {shown(endpoint)}; {near_matches(str(endpoint), error.labels)}")
-        return cls(fit, data.to_frame(), use & (codes == error.labels.index(str(endpoint))), True)
+        return cls(fit, _table(fit), use & (codes == error.labels.index(str(endpoint))), True)
 
     @property
     def kind(self) -> str:
@@ -228,6 +229,26 @@ class _Rows:
         """The replicates simulated from the fit, in the rows of a mask."""
         count = check_whole_number("replicates", count, 1, "the number of simulated data sets")
         return SameRows.of_matrix(simulated_responses(self.fit, count, seed)[:, use])
+
+
+def _table(fit: FitRecord) -> pd.DataFrame:
+    """The data of a fit; that of a model made from a formula also with the columns of its table."""
+    frame = fit.data.to_frame()
+    own = getattr(getattr(fit, "declaration", None), "frame", None)
+    if own is None or len(own) != len(frame):
+        return frame
+    return frame.assign(**{name: own[name].to_numpy() for name in own if name not in frame})
+
+
+def _named_categories(check: Vpc, fit: FitRecord) -> Vpc:
+    """The check with the categories of an ordinal response under their own names, which are fitted as 0, 1, ..."""
+    names = getattr(getattr(getattr(fit, "declaration", None), "response", None), "categories", ())
+    if not names or check.kind != "categorical":
+        return check
+    tables = {name: getattr(check, name) for name in ("observed", "simulated")}
+    named = {name: table.assign(category=[names[int(code)] for code in table["category"]]) for name, table in
+             tables.items()}  # fmt: skip
+    return dataclasses.replace(check, **named)
 
 
 def _survival(

@@ -43,7 +43,7 @@ def draw(
         if vpc.kind == "survival":
             _curve(panel, vpc, chosen)
         else:
-            _bins(panel, vpc, chosen, points)
+            _bins(panel, vpc, chosen, points, logy)
         panel.set_title(chosen["title"], fontsize=9, color=DARK)
         panel.set_ylabel(_y_label(vpc) if figure is None or k % _columns(len(panels)) == 0 else "", fontsize=9)
         if logy and vpc.kind == "continuous":
@@ -76,13 +76,13 @@ def _panels(vpc: Vpc) -> list[dict[str, Any]]:
     titles = dict(zip(dict.fromkeys(_keys(observed, list(vpc.strata))), vpc.titles, strict=False))
     panels = []
     keys = list(zip(_keys(observed, split), _keys(observed, list(vpc.strata)), strict=True))
-    categories = sorted(set(observed["category"])) if "category" in observed else []
+    categories = list(observed["category"].unique()) if "category" in observed else []
     for key, stratum in dict.fromkeys(keys):
         named = dict(zip(split, key, strict=True))
         if categories == [0, 1] and named["category"] == 0:
             continue  # one minus the share of 1
         words = [titles.get(stratum, "")]
-        words += [f"{vpc.y_name} = {named['category']:g}"] if "category" in named else []
+        words += [f"{vpc.y_name} = {named['category']}"] if "category" in named else []
         words += [f"event {named['event']}"] if "event" in named else []
         rows = np.array([both == (key, stratum) for both in keys])
         of_stratum = {name: named[name] for name in vpc.strata}
@@ -103,9 +103,10 @@ def _of_stratum(table: pd.DataFrame, key: dict[str, Any]) -> pd.DataFrame:
     return table[rows]
 
 
-def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool) -> None:
+def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool, logy: bool) -> None:
     """Bands, lines, observations and marks of the bins."""
     observed, simulated = vpc.observed[chosen["rows"]], vpc.simulated[chosen["rows"]]
+    least = _least_positive(observed, simulated, vpc, chosen) if logy and vpc.kind == "continuous" else -np.inf
     if points and vpc.points is not None and vpc.kind == "continuous":
         _observations(panel, _of_stratum(vpc.points, chosen["key"]))
     column, value = ("percentile", "value") if vpc.kind == "continuous" else ("category", "share")
@@ -120,6 +121,7 @@ def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool) -> None:
         low, median, high = (simulated[part].to_numpy(float)[rows] for part in ("low", "median", "high"))
         outside = (y < low) | (y > high)
         low = np.where(np.isnan(low) & ~np.isnan(high) & np.isfinite(lloq), lloq, low)
+        low = np.where(high > least, np.fmax(low, least), np.nan)
         high = np.where(np.isnan(high) & ~np.isnan(low) & np.isfinite(uloq), uloq, high)
         what = {"percentile": "median" if is_middle else f"{others}%", "category": "share"}[column]
         _band(panel, x, low, high, MIDDLE if is_middle else OUTER, f"simulated {what}: {level} interval")
@@ -137,12 +139,20 @@ def _bins(panel: Any, vpc: Vpc, chosen: dict[str, Any], points: bool) -> None:
         panel.set_ylim(-0.03, 1.03)
 
 
+def _least_positive(observed: pd.DataFrame, simulated: pd.DataFrame, vpc: Vpc, chosen: dict[str, Any]) -> float:
+    """The value that a logarithmic axis begins at: below it bands are cut off."""
+    assert vpc.points is not None
+    drawn = [observed["value"], simulated["median"], simulated["low"], _of_stratum(vpc.points, chosen["key"])["y"]]
+    values = np.concatenate([part.to_numpy(float) for part in drawn])
+    return float(np.min(values[values > 0], initial=np.inf))
+
+
 def _observations(panel: Any, table: pd.DataFrame) -> None:
     """The observations, pale; of many an evenly spread part."""
     table = table[table["y"].notna()]
     count = len(table)
     step = max(-(-count // VPC.most_points), 1)
-    size, alpha = (3.4, 0.45) if count < 500 else (2.2, 0.3)
+    size, alpha = (3.4, 0.45) if count < 500 else (2.6, 0.35)
     label = "observations" if step == 1 else f"observations (1 of {step})"
     x, y = table["x"].to_numpy()[::step], table["y"].to_numpy()[::step]
     panel.plot(x, y, "o", ms=size, color=GREY, alpha=alpha, mew=0,

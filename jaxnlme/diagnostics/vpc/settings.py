@@ -20,6 +20,8 @@ class VpcSettings:
     dense_rows: int = 4
     """Observations of the median group from which on the rule "auto" has as many bins as this group has observations;
     with fewer the number of bins follows from the number of observations."""
+    least_bins: int = 3
+    """Least bins of sparse data, where each has `least_in_bin` observations."""
     most_bins: int = 12
     """Most bins that are made where no number is asked for."""
     rows_per_bin_dense: int = 4

@@ -223,8 +223,9 @@ def compare_times(
     ]
     if names.covariate is not None:
         sentences.append(f"Mean of {names.covariate} among the groups still at risk.")
+    x_name = f"{names.time} from the event before" if repeated else names.time
     y_name = "survival" if names.covariate is None else f"mean {names.covariate} of those at risk"
-    return Vpc(tables[0], tables[1], None, None, None, "survival", size, float(level), names.time, y_name, strata.names,
+    return Vpc(tables[0], tables[1], None, None, None, "survival", size, float(level), x_name, y_name, strata.names,
                tuple(sentences), tuple(strata.titles))  # fmt: skip
 
 
