@@ -272,7 +272,7 @@ def test_pictures_of_random_effects(fit: jn.Fit) -> None:
 
 
 def test_forest_has_ratios_to_the_reference_subject(fit: jn.Fit) -> None:
-    """Where parameters are linear on the log scale, the log ratio is the coefficient times the difference of columns."""
+    """On the log scale parameters are linear: the log ratio is the coefficient times the difference of columns."""
     table = covariate_effects(fit, quantiles=(0.25, 0.9))
     weights = fit.data.v["Wt"]
     estimates = fit.estimates.loc["cl ~ log(Wt / 70)"]
