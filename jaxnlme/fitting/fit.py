@@ -304,7 +304,7 @@ class Fit(FitRecord):
 
     @property
     def plot(self) -> Any:
-        """Pictures: `fit.plot()` is the standard page; `fit.plot.individual_fits()`, `fit.plot.gof()`, ... are single ones
+        """Pictures: `fit.plot()` is the standard page, `fit.plot.individual_fits()`, `fit.plot.gof()`, ... single ones
         (docs/pictures.md). They need matplotlib."""
         from jaxnlme.diagnostics.pictures.plots import Plots
 
