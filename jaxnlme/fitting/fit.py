@@ -304,7 +304,8 @@ class Fit(FitRecord):
 
     @property
     def plot(self) -> Any:
-        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        """Pictures: `fit.plot()` is the standard page, `fit.plot.individual_fits()`, `fit.plot.gof()`, ... single ones
+        (docs/pictures.md). They need matplotlib."""
         from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)

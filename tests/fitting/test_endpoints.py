@@ -114,8 +114,13 @@ def test_pictures_have_a_panel_for_each_endpoint(fitted: jn.Fit) -> None:
     assert len(fitted.plot.observed_predicted()) == 4
     assert [ax.get_ylabel() for ax in fitted.plot.residuals()] == ["residual of cp (CWRES)", "residual of pca (CWRES)"]
     panels = fitted.plot.individual_fits([1, 2])
-    labels = panels[0].get_legend_handles_labels()[1]
-    assert {"observed (DVID cp)", "observed (DVID pca)"} <= set(labels)
+    assert [ax.get_title() for ax in panels] == [
+        f"{fitted.data.group_name} {g}, {e}" for g in (1, 2) for e in ("cp", "pca")
+    ]
+    frame = fitted.data.to_frame()
+    of_pca = frame[(frame[fitted.data.group_name] == 1) & (frame.DVID == "pca") & frame[fitted.data.y_name].notna()]
+    observed = next(line for line in panels[1].get_lines() if line.get_label() == "observed")
+    np.testing.assert_array_equal(np.sort(observed.get_ydata()), np.sort(of_pca[fitted.data.y_name]))
     plt.close("all")
 
 
