@@ -203,6 +203,8 @@ class _Rows:
             return str(getattr(x, "name", None) or "x"), values
         if x is None:
             names = [data.events.facts.time] if data.events is not None else [n for n in data.x if n != data.endpoint]
+            own = getattr(getattr(self.fit, "declaration", None), "frame", ())
+            names = [name for name in names if name in own] or names  # not a column of a design matrix
             if not names:
                 raise OptionError("the data have no x column; give the horizontal variable, values (rows,), as x=.")
             x = names[0]
