@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxnlme.comparison.step import step as step
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
+    from jaxnlme.diagnostics.npde.reading import npde as npde
+    from jaxnlme.diagnostics.npde.record import Npde as Npde
     from jaxnlme.diagnostics.vpc.check import vpc as vpc
     from jaxnlme.diagnostics.vpc.npc import Npc as Npc
     from jaxnlme.diagnostics.vpc.npc import npc as npc
@@ -91,6 +93,8 @@ _PUBLIC = {
     "step": ("comparison.step", "step"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
+    "npde": ("diagnostics.npde.reading", "npde"),
+    "Npde": ("diagnostics.npde.record", "Npde"),
     "vpc": ("diagnostics.vpc.check", "vpc"),
     "npc": ("diagnostics.vpc.npc", "npc"),
     "Npc": ("diagnostics.vpc.npc", "Npc"),

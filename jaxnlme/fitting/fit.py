@@ -27,6 +27,7 @@ from jaxnlme.signatures import public
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.diagnostics.npde.record import Npde
     from jaxnlme.diagnostics.vpc.npc import Npc
     from jaxnlme.diagnostics.vpc.record import Vpc
     from jaxnlme.files import Archive
@@ -154,6 +155,34 @@ class Fit(FitRecord):
 
         return residuals(self, kinds)
 
+    @public("fit.npde")
+    def npde(
+        self,
+        replicates: int = 1000,
+        seed: int = 0,
+        decorrelation: str = "cholesky",
+        censoring: str = "cdf",
+        ties: str = "below",
+    ) -> Npde:
+        """Normalised prediction discrepancies (npd) and prediction distribution errors (npde), with tests.
+
+        Each observation is placed among `replicates` responses simulated at the estimates; under the model the normal
+        quantiles of these places are standard normal, and after decorrelation independent within a group (but for
+        dependence beyond correlation). Endpoints of a group are decorrelated together and tested one by one.
+
+        **Arguments:** `replicates`, data sets simulated by `fit.simulate(replicates, seed)`; `seed`, also of draws
+        by "cdf" and "random"; `decorrelation`: "cholesky", "inverse" or "none"; `censoring`: "cdf", "omit", "ipred",
+        "ppred" or "loq"; `ties`: "below", or "random" (needed for discrete responses). See `jn.npde`.
+        **Returns:** an Npde, with `table` (a row for each observation), `tests` and `moments`.
+        **Raises:** OptionError for other options, and for discrete responses with ties="below"; ModelError where the
+        outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
+        **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
+        Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
+        """
+        from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
+
+        return npde_of_fit(self, replicates, seed, decorrelation, censoring, ties)
+
     @public("fit.vpc")
     def vpc(self, replicates: int = 1000, **options: Any) -> Vpc:
         """Visual predictive check: percentiles of the observations by bin, and intervals of those of data sets
@@ -198,6 +227,42 @@ class Fit(FitRecord):
 
         return npc_of_fit(self, replicates, **options)
 
+    @public("fit.diagnostics")
+    def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
+        """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
+        `jaxnlme.diagnostics.frame.diagnostics`."""
+        from jaxnlme.diagnostics.frame import diagnostics
+
+        return diagnostics(self, rows)
+
+    @public("fit.tidy")
+    def tidy(
+        self,
+        conf_int: bool = False,
+        conf_level: float = 0.95,
+        effects: str | Sequence[str] = ("fixed", "ran_pars"),
+    ) -> pd.DataFrame:
+        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
+        from jaxnlme.diagnostics.tidy import tidy
+
+        return tidy(self, conf_int, conf_level, effects)
+
+    @public("fit.glance")
+    def glance(self) -> pd.DataFrame:
+        """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
+        `jaxnlme.diagnostics.tidy.glance`."""
+        from jaxnlme.diagnostics.tidy import glance
+
+        return glance(self)
+
+    @public("fit.augment")
+    def augment(self, data: Any = None) -> Any:
+        """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
+        `jaxnlme.diagnostics.tidy.augment`."""
+        from jaxnlme.diagnostics.tidy import augment
+
+        return augment(self, data)
+
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;
@@ -240,7 +305,7 @@ class Fit(FitRecord):
     @property
     def plot(self) -> Any:
         """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
-        from jaxnlme.diagnostics.plots import Plots
+        from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 

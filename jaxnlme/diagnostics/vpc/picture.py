@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnlme.arguments import check_flag
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, SKY, VERMILLION, pyplot, style_axes
 from jaxnlme.diagnostics.vpc.settings import VPC
+from jaxnlme.drawing.panels import as_panels, one_or_panels
+from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, in_style, pyplot, style_axes
 from jaxnlme.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MIDDLE, OUTER = "#F2B48A", "#A9CFE8"
 
 
+@in_style
 def draw(
     vpc: Vpc, ax: Any = None, *, logy: bool = False, logx: bool = False, points: bool = True, title: str | None = None
 ) -> Any:
@@ -62,7 +64,7 @@ def draw(
             panel.tick_params(labelbottom=False)
     words = "Visual predictive check" if title is None else title
     _legend(every, figure, words, vpc.converged)
-    return every[0] if len(every) == 1 else np.array(every, dtype=object)
+    return one_or_panels(as_panels(every))
 
 
 def _panels(vpc: Vpc) -> list[dict[str, Any]]:
