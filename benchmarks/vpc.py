@@ -2,8 +2,8 @@
 
     python benchmarks/vpc.py [--subjects 1000] [--replicates 1000] [--repeats 3]
 
-The table is that of `simulate.py` (11 samples a subject) with sampling times spread by 10%, fitted by FO; the first call
-of a check compiles the simulation, which is timed apart. Written to results/vpc.json and printed. It fails where a
+The table is that of `simulate.py` (11 samples a subject) with sampling times spread by 10%, fitted by FO; the first
+call of a check compiles the simulation, which is timed apart. Written to results/vpc.json and printed. It fails where a
 check takes 10 seconds or more at the default size.
 """
 
