@@ -76,7 +76,7 @@ def main() -> None:
             count, prediction_corrected=True, variance_corrected=True
         ),
         "fit.npc": lambda: fit.npc(count),
-        "jn.vpc, statistics alone": lambda: jn.vpc(frame, simulated, **names),
+        "jn.vpc, statistics only": lambda: jn.vpc(frame, simulated, **names),
     }
     slow = []
     for name, call in cases.items():

@@ -63,9 +63,8 @@ def vpc_of_fit(
         pairs = {"bins": (bins, "auto"), "n_bins": (n_bins, None), "categories": (categories, None),
                  "prediction_corrected": (prediction_corrected, False)}  # fmt: skip
         _refuse("survival", {name: value for name, (value, default) in pairs.items() if value is not default})
-        check = survival_of_fit(
-            rows, replicates, specification, event, follow_up, x, repeated, covariate, times, level, seed
-        )
+        draws = (replicates, seed)
+        check = survival_of_fit(rows, draws, specification, event, follow_up, x, repeated, covariate, times, level)
         return _of_fit(check, fit)
     of_events = {"event": event, "follow_up": follow_up, "times": times, "covariate": covariate}
     of_events["repeated"] = True if repeated else None

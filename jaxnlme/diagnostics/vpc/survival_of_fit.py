@@ -17,7 +17,7 @@ from jaxnlme.errors import OptionError, check_level, shown
 
 def survival_of_fit(
     rows: FitRows,
-    replicates: int,
+    draws: tuple[int, int],
     specification: Specification,
     event: str | None,
     follow_up: Any,
@@ -26,19 +26,17 @@ def survival_of_fit(
     covariate: str | None,
     times: Any,
     level: float,
-    seed: int,
 ) -> Vpc:
     """The check of times to event. The response is the time; or, with `x`, 1 for an event at that time and 0
-    otherwise."""
+    otherwise. **Arguments:** `draws`: number of replicates and seed."""
     check_level(level)
     check_flag("repeated", repeated)
     data, frame, use = rows.fit.binding.data, rows.frame, rows.use
     strata = strata_of(frame, specification, use)
     subject = np.unique(frame[data.group_name].astype(str), return_inverse=True)[1][use]
     of_covariate = None if covariate is None else rows.horizontal(covariate)[1][use]
-    drawn = rows.replicates(replicates, seed, use, by_block=False)
-    matrix = np.concatenate([block for _, block in drawn.blocks()])
-    y, size, stratum = rows.response[use], drawn.size, strata.code[use]
+    y, stratum = rows.response[use], strata.code[use]
+    grid = checked_times(times)
     if x is not None:
         name, at = rows.horizontal(x)
         if not np.isin(y, (0.0, 1.0)).all():
@@ -46,15 +44,19 @@ def survival_of_fit(
                 f"with x={shown(x)} the response is 1 for an event at that time and 0 otherwise; it holds others. For "
                 "responses that are times leave x out."
             )
-        at, is_event, drawn_at, drawn_event = at[use], y == 1.0, np.tile(at[use], size), matrix.ravel() == 1.0
+        at, is_event, end = at[use], y == 1.0, None
     else:
         if repeated:
             raise OptionError("repeated=True needs the time of each row as x=, and responses 1 for an event and 0.")
         name, at = data.y_name, y
         is_event = _observed_events(rows, event)
         end = _follow_up(rows, follow_up, y, is_event)
+    drawn = rows.replicates(*draws, use, by_block=False)
+    matrix, size, size_rows = np.concatenate([block for _, block in drawn.blocks()]), drawn.size, y.size
+    if end is None:
+        drawn_at, drawn_event = np.tile(at, size), matrix.ravel() == 1.0
+    else:
         drawn_at, drawn_event = np.minimum(matrix, end).ravel(), (matrix <= end).ravel()
-    size_rows = y.size
 
     def tiled(values: np.ndarray | None) -> Any:
         return None if values is None else np.tile(values, size)
@@ -63,7 +65,7 @@ def survival_of_fit(
     of_drawn = spells_of(drawn_at, drawn_event, tiled(subject), np.repeat(np.arange(size), size_rows), tiled(stratum),
                          tiled(of_covariate), repeated)  # fmt: skip
     names = Names(name, event or data.y_name, data.group_name, covariate)
-    return compare_times(spells, of_drawn, size, strata, names, checked_times(times), repeated, level)
+    return compare_times(spells, of_drawn, size, strata, names, grid, repeated, level)
 
 
 def _observed_events(rows: FitRows, event: str | None) -> np.ndarray:
