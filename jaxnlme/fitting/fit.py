@@ -27,6 +27,8 @@ from jaxnlme.signatures import public
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.diagnostics.effects.conditional import ConditionalDistribution
+    from jaxnlme.diagnostics.effects.record import EffectDiagnostics
     from jaxnlme.files import Archive
     from jaxnlme.refits.bootstrap import Bootstrap
     from jaxnlme.refits.jackknife import Jackknife
@@ -159,6 +161,24 @@ class Fit(FitRecord):
         from jaxnlme.diagnostics.frame import diagnostics
 
         return diagnostics(self, rows)
+
+    @public("fit.effect_diagnostics")
+    def effect_diagnostics(self, of: str = "modes", **options: Any) -> EffectDiagnostics:
+        """Random effects and residuals: tables with covariates, tests, shrinkage, outliers; see
+        `jaxnlme.diagnostics.effects.record.effect_diagnostics`."""
+        from jaxnlme.diagnostics.effects.record import effect_diagnostics
+
+        return effect_diagnostics(self, of, **options)
+
+    @public("fit.conditional_distribution")
+    def conditional_distribution(
+        self, draws: int | None = None, method: str | None = None, seed: int | None = None
+    ) -> ConditionalDistribution:
+        """Means, standard deviations and draws of the random effects given the data; see
+        `jaxnlme.diagnostics.effects.conditional.conditional_distribution`."""
+        from jaxnlme.diagnostics.effects.conditional import conditional_distribution
+
+        return conditional_distribution(self, draws, method, seed)
 
     @public("fit.tidy")
     def tidy(
