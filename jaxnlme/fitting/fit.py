@@ -19,17 +19,15 @@ from jaxnlme.estimators.marginal.method import restrict
 from jaxnlme.estimators.pipeline import Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
 from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
+from jaxnlme.fitting.diagnostic_methods import DiagnosticMethods
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from jaxnlme.diagnostics.effects.conditional import ConditionalDistribution
-    from jaxnlme.diagnostics.effects.record import EffectDiagnostics
     from jaxnlme.files import Archive
+    from jaxnlme.fitting.replicates import Replicates
     from jaxnlme.refits.bootstrap import Bootstrap
     from jaxnlme.refits.jackknife import Jackknife
     from jaxnlme.refits.multistart import Multistart
@@ -129,7 +127,7 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Fit(FitRecord):
+class Fit(DiagnosticMethods):
     """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables."""
 
     @classmethod
@@ -147,66 +145,6 @@ class Fit(FitRecord):
         """This fit with `unknown`, the sections of its file that this version does not know."""
         self.__dict__["_unknown_sections"] = unknown
         return self
-
-    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
-        from jaxnlme.diagnostics.residuals import residuals
-
-        return residuals(self, kinds)
-
-    @public("fit.diagnostics")
-    def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
-        """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
-        `jaxnlme.diagnostics.frame.diagnostics`."""
-        from jaxnlme.diagnostics.frame import diagnostics
-
-        return diagnostics(self, rows)
-
-    @public("fit.effect_diagnostics")
-    def effect_diagnostics(self, of: str = "modes", **options: Any) -> EffectDiagnostics:
-        """Random effects and residuals: tables with covariates, tests, shrinkage, outliers; see
-        `jaxnlme.diagnostics.effects.record.effect_diagnostics`."""
-        from jaxnlme.diagnostics.effects.record import effect_diagnostics
-
-        return effect_diagnostics(self, of, **options)
-
-    @public("fit.conditional_distribution")
-    def conditional_distribution(
-        self, draws: int | None = None, method: str | None = None, seed: int | None = None
-    ) -> ConditionalDistribution:
-        """Means, standard deviations and draws of the random effects given the data; see
-        `jaxnlme.diagnostics.effects.conditional.conditional_distribution`."""
-        from jaxnlme.diagnostics.effects.conditional import conditional_distribution
-
-        return conditional_distribution(self, draws, method, seed)
-
-    @public("fit.tidy")
-    def tidy(
-        self,
-        conf_int: bool = False,
-        conf_level: float = 0.95,
-        effects: str | Sequence[str] = ("fixed", "ran_pars"),
-    ) -> pd.DataFrame:
-        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
-        from jaxnlme.diagnostics.tidy import tidy
-
-        return tidy(self, conf_int, conf_level, effects)
-
-    @public("fit.glance")
-    def glance(self) -> pd.DataFrame:
-        """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
-        `jaxnlme.diagnostics.tidy.glance`."""
-        from jaxnlme.diagnostics.tidy import glance
-
-        return glance(self)
-
-    @public("fit.augment")
-    def augment(self, data: Any = None) -> Any:
-        """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
-        `jaxnlme.diagnostics.tidy.augment`."""
-        from jaxnlme.diagnostics.tidy import augment
-
-        return augment(self, data)
 
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
@@ -241,6 +179,13 @@ class Fit(FitRecord):
 
         return multistart(self, n, refit=fit, **options)
 
+    def replicates(self, n: int | None = None, **options: Any) -> Replicates:
+        """The same fit from several starts and seeds, and how far the results differ; see
+        `jaxnlme.fitting.replicates.replicates`."""
+        from jaxnlme.fitting.replicates import replicates
+
+        return replicates(self, n, refit=fit, **options)
+
     def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
         """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
         from jaxnlme.refits.profile import profile
@@ -250,7 +195,7 @@ class Fit(FitRecord):
     @property
     def plot(self) -> Any:
         """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
-        from jaxnlme.diagnostics.plots import Plots
+        from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme.binding.endpoints import rows_of_no_endpoint
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import ModelError
 from jaxnlme.model.params import Params
@@ -51,7 +52,8 @@ def predict(
       "effects" are those of the row's own group, drawn from their conditional distribution given its responses; at
       "population", and for units without responses, those of a new group from N(0, psi).
 
-    **Returns:** a pandas Series "prediction" (rows,), with the index of the table; with `interval` a data frame of
+    **Returns:** a pandas Series "prediction" (rows,), with the index of the table, NaN in rows (of doses, or without a
+    response) whose label is no endpoint of the model; with `interval` a data frame of
     `prediction`, `lower` and `upper`, with `lloq` and `uloq` where rows have limits of quantification: the interval is
     that of the response itself, not of what would be reported.
     **Raises:** OptionError for another level, options that do not fit, and options of an interval without `interval`;
@@ -70,7 +72,9 @@ def predict(
                 f"the structural model returns shape {np.shape(piece)[1:]} for a group of {bucket.y.shape[1]} rows; "
                 "predict needs one number per row. Evaluate the model on fit.parameters() instead."
             )
-    prediction = pd.Series(to_rows(binding, pieces), index=binding.data.row_labels, name="prediction")
+    values, none = to_rows(binding, pieces), rows_of_no_endpoint(binding.data, binding.density.error)
+    values = np.where(binding.data.rows_to_column(none), np.nan, values)
+    prediction = pd.Series(values, index=binding.data.row_labels, name="prediction")
     if interval is None:
         return prediction
     limits = prediction_intervals(fit, binding, level_depth(fit.data, level), float(interval), sources, n, seed)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from jaxnlme.arguments import check_choice
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.diagnostics.plots import Plots
+from jaxnlme.diagnostics.pictures.plots import Plots
 from jaxnlme.errors import DataError, OptionError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.frames import as_table, complete_rows
@@ -226,6 +226,8 @@ class GeneralisedLinearFit(Fit):
 
 class _OnScaleOfData:
     """A fit whose predictions are expected values of the responses as the data hold them, for pictures."""
+
+    on_scale_of_data = True
 
     def __init__(self, fit: GeneralisedLinearFit):
         self._fit = fit
