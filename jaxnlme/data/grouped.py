@@ -21,6 +21,7 @@ from jaxnlme.data._limit_columns import LimitColumns
 from jaxnlme.data._limits import Limits
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
+from jaxnlme.data._pictures import PictureMethods
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.methods import NonmemMethods
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupedData(NonmemMethods, TableMethods):
+class GroupedData(NonmemMethods, TableMethods, PictureMethods):
     """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
     Build it with `from_frame`, `from_csv`, `from_arrays` or `from_nonmem`.
@@ -59,6 +60,7 @@ class GroupedData(NonmemMethods, TableMethods):
     - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
     - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
     - `limits`: of quantification, None without any. A censored row counts as observed; its y is its limit.
+    - `axis_labels`: labels of axes in pictures by column, such as "Concentration (mg/L)".
     """
 
     y: np.ndarray
@@ -82,6 +84,7 @@ class GroupedData(NonmemMethods, TableMethods):
     remarks: tuple[str, ...] = ()
     endpoint: str | None = None
     limits: Limits | None = None
+    axis_labels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -253,10 +256,8 @@ class GroupedData(NonmemMethods, TableMethods):
         return notes_of(self)
 
     def rows_to_column(self, values: Any) -> np.ndarray:
-        """`values` (groups, obs, ...) as one column (n_rows, ...) in the order of the original table.
-
-        **Raises:** DataError for values of another shape.
-        """
+        """`values` (groups, obs, ...) as one column (n_rows, ...) in the order of the original table. **Raises:**
+        DataError for values of another shape."""
         values = np.asarray(values)
         if values.shape[:2] != self.rows.shape:
             raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
@@ -284,8 +285,7 @@ class GroupedData(NonmemMethods, TableMethods):
     def select(self, groups: Any) -> GroupedData:
         """Data of some of the groups, padded to the largest of them.
 
-        **Arguments:** `groups`: positions, or a boolean mask (groups,).
-        **Returns:** GroupedData.
+        **Arguments:** `groups`: positions, or a boolean mask (groups,).  **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
         return subset(self, checks.check_selection(groups, self.n_groups))

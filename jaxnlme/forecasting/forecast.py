@@ -12,7 +12,8 @@ import numpy as np
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding
 from jaxnlme.data._endpoints import endpoint_values
-from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.panels import axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level, check_whole_number
 from jaxnlme.forecasting.covariate_path import as_path
 from jaxnlme.forecasting.curves import Curves
@@ -282,7 +283,7 @@ class Forecast(Printable):
 
     # --- plot and print ---
 
-    @public("forecast.plot")
+    @picture("forecast.plot")
     def plot(self, ax: Any = None, *, log: bool = False) -> Any:
         """The levels, the curve at the mode, its credible interval (dark), the prediction interval of levels (light)
         and the typical curve (dashed).

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.binding.bind import Binding
-from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.panels import axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level
 from jaxnlme.forecasting.curves import Curves
 from jaxnlme.forecasting.new_subjects import data_of_subjects
@@ -210,7 +211,7 @@ class Simulation(Printable):
 
     # --- plot ---
 
-    @public("simulation.plot")
+    @picture("simulation.plot")
     def plot(
         self,
         ax: Any = None,
