@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.numerics.arrays import computed_once
+from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.divided_differences import difference_2, difference_3, pair, triple
 from jaxnlme.pkpd.settings import EXPONENTIAL
 
@@ -52,9 +52,9 @@ class TwoCompartments:
     def __init__(self, rates: dict[str, Any], t: Any):
         k, k12, k21 = rates["k"], rates["k12"], rates["k21"]
         self.k12, self.k21, self.t = k12, k21, t
-        self.mean = computed_once((k + k12 + k21) / 2)
+        self.mean = unfused((k + k12 + k21) / 2)
         above = (k12 + k21 - k) / 2
-        self.square = computed_once(above**2 + k * k12)
+        self.square = unfused(above**2 + k * k12)
         distinct = self.square > (EXPONENTIAL.distinct * self.mean) ** 2
         half_gap = jnp.sqrt(jnp.where(distinct, self.square, self.mean**2))
         self.half_gap = jnp.where(distinct, half_gap, EXPONENTIAL.distinct * self.mean)
@@ -90,7 +90,7 @@ class TwoCompartments:
             whole, 2 * self.mean - self.k21 - a, jnp.where(at_slow, -self.k21_slow, self.fast_k21)
         )
         single, mean, square, to_central, to_peripheral = map(
-            computed_once, (single, mean, square, to_central, to_peripheral)
+            unfused, (single, mean, square, to_central, to_peripheral)
         )
         spread = jnp.maximum(jnp.abs(a - self.mean) + gap, 2 * gap)
         near = (spread * self.t < 1.0) | (whole & (of_a < 3 * gap))

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxnlme.numerics.arrays import computed_once
+from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.settings import EXPONENTIAL
 
 
@@ -52,11 +52,12 @@ def _pair(n: int, t: Any, mean: Any, square: Any) -> Any:
     u = square * t * t
     near = u < EXPONENTIAL.series_below
     small = jnp.where(near, u, 0.0)
-    top = max(n, EXPONENTIAL.pair_top)
-    # f_{k-1} = (2 k - 1) f_k + u f_{k+1}, from two series down; for large u up from f_0 and f_1
-    after, series = (_bessel_series(k, small) for k in (top + 1, top))
-    for k in range(top, n, -1):
-        after, series = series, (2 * k - 1) * series + small * after
+    terms = [
+        1.0 / (2**j * math.factorial(j) * math.prod(range(1, 2 * (n + j), 2))) for j in range(EXPONENTIAL.pair_terms)
+    ]
+    series = jnp.full_like(small, terms[-1])
+    for term in terms[-2::-1]:
+        series = term + small * series
     large = jnp.where(near, 1.0, u)
     x = jnp.sqrt(large)
     slow, fast = jnp.exp(x - mean * t) / 2, jnp.exp(-x - mean * t) / 2
@@ -65,18 +66,7 @@ def _pair(n: int, t: Any, mean: Any, square: Any) -> Any:
         before, value = value, (before - (2 * k - 1) * value) / large
     far = value if n else before
     value = jnp.where(near, series * jnp.exp(-mean * t), far)
-    return computed_once(t ** (2 * n - 1) * value if n else value)
-
-
-def _bessel_series(n: int, u: Any) -> Any:
-    """f_n at u = x^2: the sum of u^j / (2^j j! (2 n + 2 j - 1)!!)."""
-    terms = [
-        1.0 / (2**j * math.factorial(j) * math.prod(range(1, 2 * (n + j), 2))) for j in range(EXPONENTIAL.pair_terms)
-    ]
-    total = jnp.full_like(u, terms[-1])
-    for term in terms[-2::-1]:
-        total = term + u * total
-    return total
+    return unfused(t ** (2 * n - 1) * value if n else value)
 
 
 @functools.partial(pair.defjvp, symbolic_zeros=True)
@@ -133,7 +123,7 @@ def _triple(j: int, k: int, near: Any, t: Any, single: Any, mean: Any, square: A
     s = jnp.where(spread * s > EXPONENTIAL.widest, EXPONENTIAL.widest / jnp.where(spread > 0, spread, 1.0), s)
     factor = (-1) ** k * math.factorial(j) * math.factorial(k) * s ** (2 + k + 2 * j)
     series = factor * _decaying_series(j, k, away * s, square * s**2) * jnp.exp(-mean * t)
-    return computed_once(jnp.where(near, series, by_relation(j, k)))
+    return unfused(jnp.where(near, series, by_relation(j, k)))
 
 
 def _decaying_series(j: int, k: int, x: Any, y: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.numerics.arrays import computed_once
+from jaxnlme.numerics.arrays import unfused
 from jaxnlme.numerics.written_out import Entries
 from jaxnlme.pkpd.closed_forms import OneCompartment, TwoCompartments
 from jaxnlme.pkpd.divided_differences import difference_2
@@ -81,7 +81,7 @@ class LinearSystem:
         the amount in i after an input of rate one into its compartment for `time`.
         """
         entries = self._by_closed_form(time) if self.has_closed_form else self._by_matrix(time)
-        return {at: computed_once(value) for at, value in entries.items()}
+        return {at: unfused(value) for at, value in entries.items()}
 
     @property
     def has_closed_form(self) -> bool:

@@ -22,8 +22,6 @@ class ExponentialSettings:
     """Square of x below which cosh(x), sinh(x) / x and the functions derived from them are computed by series."""
     pair_terms: int = 12
     """Terms of these series: the rest is below 1e-16."""
-    pair_top: int = 4
-    """Order of these functions from which those of lower order follow by a recurrence."""
     decay_terms: int = 16
     """Terms of series in differences of rate constants times a time, the largest of which is below one: the rest is
     below 1e-15."""
