@@ -24,6 +24,7 @@ ROOMS = (
     "typing",
     "records",
     "files",
+    "drawing",
     "numerics",
     "data",
     "formulas",

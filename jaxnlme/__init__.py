@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from jaxnlme.comparison.step import step as step
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
+    from jaxnlme.diagnostics.npde.reading import npde as npde
+    from jaxnlme.diagnostics.npde.record import Npde as Npde
+    from jaxnlme.diagnostics.vpc.check import vpc as vpc
+    from jaxnlme.diagnostics.vpc.npc import Npc as Npc
+    from jaxnlme.diagnostics.vpc.npc import npc as npc
+    from jaxnlme.diagnostics.vpc.record import Vpc as Vpc
+    from jaxnlme.diagnostics.vpc.survival import vpc_survival as vpc_survival
     from jaxnlme.errors import DataError as DataError
     from jaxnlme.errors import FitError as FitError
     from jaxnlme.errors import JaxnlmeError as JaxnlmeError
@@ -86,6 +93,13 @@ _PUBLIC = {
     "step": ("comparison.step", "step"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
+    "npde": ("diagnostics.npde.reading", "npde"),
+    "Npde": ("diagnostics.npde.record", "Npde"),
+    "vpc": ("diagnostics.vpc.check", "vpc"),
+    "npc": ("diagnostics.vpc.npc", "npc"),
+    "Npc": ("diagnostics.vpc.npc", "Npc"),
+    "Vpc": ("diagnostics.vpc.record", "Vpc"),
+    "vpc_survival": ("diagnostics.vpc.survival", "vpc_survival"),
     "DataError": ("errors", "DataError"),
     "FitError": ("errors", "FitError"),
     "JaxnlmeError": ("errors", "JaxnlmeError"),

@@ -159,9 +159,12 @@ def near_matches(name: str, candidates: Iterable[str]) -> str:
     all of them if none is."""
     candidates = list(candidates)
     begun = [c for c in candidates if len(str(name)) > 1 and c.lower().startswith(str(name).lower())]
-    close = begun[: MESSAGES.near_matches] or difflib.get_close_matches(
-        str(name), candidates, n=MESSAGES.near_matches, cutoff=MESSAGES.similarity
-    )
+    similar = difflib.get_close_matches(str(name), candidates, n=MESSAGES.near_matches + 1, cutoff=MESSAGES.similarity)
+    if len(similar) > MESSAGES.near_matches:
+        # More names that are equally similar than would be proposed, such as M1 to M4 for M6: none is meant more.
+        first, beyond = (difflib.SequenceMatcher(None, c, str(name)).ratio() for c in (similar[0], similar[-1]))
+        similar = [] if first == beyond else similar[:-1]
+    close = begun[: MESSAGES.near_matches] or similar
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"known: {', '.join(repr(k) for k in candidates) or 'none'}."

@@ -188,6 +188,9 @@ def bind(
         error = _resolved_error(model, data, held, names)
     used = without_dropped_rows(error, data)
     check_residual_scale(error)
+    check_events = getattr(model.structure, "check_events", None)  # of models of dose records
+    if check_events is not None:
+        check_events(None if data.events is None else data.events.facts)
     # Default SDs may differ between effects although the family has one SD for all: from_matrix averages them.
     psi0 = psi_matrix(model.psi, random)
     theta0 = family.from_matrix(np.diag(random.sds**2)) if psi0 is None else theta_from_psi(family, psi0, effects)

@@ -20,7 +20,7 @@ from jaxnlme.binding.prediction_checks import check_prediction
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.rows_of_groups import group_at, row_numbers, rows_in_words
 from jaxnlme.binding.settings import CHECKS
-from jaxnlme.binding.without_effect import check_effects
+from jaxnlme.binding.start_checks import check_effects, check_exact_zeros, check_steady_states, zeros_of
 from jaxnlme.errors import MESSAGES, ModelError, some
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import gradient, jacobian, value_and_gradient
@@ -63,8 +63,11 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     finite = np.array(probe.finite)
     if not finite.all():
         _check_derivatives(binding, start)
+        processes.run_collectively(lambda: check_steady_states(binding, start, finite))
     processes.run_collectively(lambda: _check_padding(binding, probe, finite))
     processes.run_collectively(lambda: _check_scales(binding, start, probe, finite))
+    zeros = np.sum(processes.gather(np.sum(probe.zeros, axis=0)), axis=0)
+    processes.run_collectively(lambda: check_exact_zeros(binding, start, probe.zeros, zeros))
     effect = probe.effect[finite] if finite.any() else np.zeros((1, probe.effect.shape[1]))
     effect = np.max(processes.gather(np.max(effect, axis=0)), axis=0)
     if processes.any(finite.any()):
@@ -118,6 +121,7 @@ class _Probe(eqx.Module):
     finite: Any
     effect: Any
     squares: Any
+    zeros: Any
     worst_scale: Any
     padding: Any
     tables: Any
@@ -154,6 +158,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         effect = jnp.max(jnp.where(jnp.isfinite(slopes), jnp.abs(slopes), jnp.inf), axis=0)
         f = density.predict(params, zero, group)
         squares, worst = jnp.zeros((density.error.n_endpoints, 2 + q)), jnp.ones(group.y.shape)
+        zeros = jnp.zeros((density.error.n_endpoints, 2))
         if density.error.has_residuals:
             residual, scale, _ = density.error.moments(f, f, params.error, group)
             slopes = jacobian(lambda z: _slope_of(density, params, z, group))(zero)
@@ -162,9 +167,11 @@ def _probe(problem: Problem, params: Params) -> _Probe:
             each = _rows(density, group)
             squares = jnp.stack([jnp.sum(jnp.where(rows[:, None], parts**2, 0.0), axis=0) for rows in each])
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
+            if jnp.shape(f) == group.y.shape:
+                zeros = zeros_of(f, residual, group, each)
         padding = _padding_difference(density, params, f, group)
         tables = _table_difference(density, params, f, group)
-        return _Probe(finite, effect, squares, jnp.min(worst), padding, tables)
+        return _Probe(finite, effect, squares, zeros, jnp.min(worst), padding, tables)
 
     return problem.map(per_group)
 

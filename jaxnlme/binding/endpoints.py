@@ -75,6 +75,34 @@ def endpoint_codes(data: GroupedData, labels: Sequence[str]) -> np.ndarray:
     return out
 
 
+def rows_of_no_endpoint(data: GroupedData, error: AbstractError) -> np.ndarray:
+    """True (groups, obs) for rows without a response whose label is no endpoint of the model, and so without a
+    prediction."""
+    if not isinstance(error, EndpointErrors):
+        return np.zeros(data.rows.shape, bool)
+    return (endpoint_codes(data, error.labels) < 0) & data.rows
+
+
+def check_rows_to_predict(data: GroupedData, error: AbstractError) -> None:
+    """Check that the rows of a table to predict, but for records of doses and resets, have labels of endpoints.
+
+    **Raises:** ModelError with the rows.
+    """
+    unknown = rows_of_no_endpoint(data, error)
+    if data.events is not None:
+        rows = data.events.columns["row"].astype(int)
+        unknown[data.events.group[rows >= 0], rows[rows >= 0]] = False
+    if unknown.any():
+        label = column_of(data, str(data.endpoint), "the endpoints")[unknown][0]
+        rows = some([str(k) for k in sorted((data.row_index[unknown] + 1).tolist())])
+        assert isinstance(error, EndpointErrors)
+        raise ModelError(
+            f"column {data.endpoint!r} has the endpoint {endpoint_label(label) or label!r} in row {rows} of the table "
+            f"to predict, and the model has {some(error.labels, len(error.labels))}: correct the label, or leave the "
+            "row out."
+        )
+
+
 def with_endpoints(structural: Structural, error: AbstractError) -> Structural:
     """The structural model, which may return a dictionary by endpoint where the residual model has endpoints."""
     return dataclasses.replace(structural, endpoints=error.labels) if isinstance(error, EndpointErrors) else structural
@@ -198,7 +226,7 @@ def series_layout(data: GroupedData, error: AbstractError) -> SeriesLayout | Non
 
 
 def member_rows(data: GroupedData, error: AbstractError) -> tuple[np.ndarray | None, tuple[EndpointRows, ...]]:
-    """The number (groups, obs) of each row's endpoint (rows of no endpoint have that of the first), and the
+    """The number (groups, obs) of each row's endpoint (rows of no endpoint are computed as the first), and the
     EndpointRows of each endpoint for all groups (leading axis groups); None and () without endpoints.
 
     **Raises:** ModelError as `endpoint_codes`, and for columns that a residual model cannot use.

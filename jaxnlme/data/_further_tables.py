@@ -1,4 +1,4 @@
-"""TableMethods: the methods of GroupedData for further tables beside the observations."""
+"""TableMethods: the methods of GroupedData for further tables beside the observations, other responses and weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnlme.data import _build as build
 from jaxnlme.data import _checks as checks
 from jaxnlme.data._columns import level_names, name_list, take_column
+from jaxnlme.data._responses import with_response
 from jaxnlme.errors import DataError
 from jaxnlme.signatures import public
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TableMethods:
-    """Base of GroupedData: further tables of other rows."""
+    """Base of GroupedData: further tables of other rows, other responses, other weights."""
 
     @public("data.with_table")
     def with_table(
@@ -42,3 +43,19 @@ class TableMethods:
         return replace(
             self, tables={**self.tables, name: table}, table_units=self.table_units | ({name: units} if units else {})
         )
+
+    def with_weights(self: Any, weights: Any) -> GroupedData:
+        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
+        return replace(self, weights=checks.check_weights(weights, self.labels))
+
+    def with_response(self: Any, y: Any) -> GroupedData:
+        """The same rows with other responses, for example simulated ones.
+
+        A response is observed where it was observed before and `y` is not NaN. Where the data have limits of
+        quantification, responses beyond those of their row are censored (see `fit.simulate`).
+
+        **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
+        **Returns:** GroupedData.
+        **Raises:** DataError for another shape or infinite responses.
+        """
+        return with_response(self, y)

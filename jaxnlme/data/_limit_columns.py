@@ -51,6 +51,18 @@ class LimitColumns:
             names[k] = value if is_name else names[k]
         return cls(**columns, names=(names[0], names[1], names[2], names[3]), endpoint=endpoint)
 
+    @classmethod
+    def of_arrays(
+        cls, censoring: Any, limit: Any, lloq: Any, uloq: Any, endpoint: Sequence[Any] | None = None
+    ) -> LimitColumns | None:
+        """The columns given as arrays; None where there are none. **Raises:** DataError for names and single codes."""
+        given = {"censoring": censoring, "limit": limit, "lloq": lloq, "uloq": uloq}
+        for role, value in given.items():
+            is_array = value is None or isinstance(value, Mapping) or np.ndim(value) > 0
+            if isinstance(value, str) or (role in ("censoring", "limit") and not is_array):
+                raise DataError(f"{role} is {shown(value)}; expected an array with one value for each row.")
+        return None if all(value is None for value in given.values()) else cls(**given, endpoint=endpoint)
+
     def read(self, y: np.ndarray, y_name: str) -> tuple[np.ndarray, Limits]:
         """The responses (rows,), with the limit in censored rows, and the Limits (rows,).
 

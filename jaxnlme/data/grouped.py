@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from jaxnlme.data._limit_columns import LimitColumns
 from jaxnlme.data._limits import Limits
 from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data._notes import notes_of
-from jaxnlme.data._responses import with_response
+from jaxnlme.data._pictures import PictureMethods
 from jaxnlme.data._subset import subset, with_width
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.methods import NonmemMethods
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupedData(NonmemMethods, TableMethods):
+class GroupedData(NonmemMethods, TableMethods, PictureMethods):
     """Observations in groups (subjects), padded to a common number of rows: numpy arrays on the host.
 
     Build it with `from_frame`, `from_csv`, `from_arrays` or `from_nonmem`.
@@ -60,6 +60,7 @@ class GroupedData(NonmemMethods, TableMethods):
     - `events`: the records of doses and resets, None without any; the doses made of them are `tables["events"]`.
     - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
     - `limits`: of quantification, None without any. A censored row counts as observed; its y is its limit.
+    - `axis_labels`: labels of axes in pictures by column, such as "Concentration (mg/L)".
     """
 
     y: np.ndarray
@@ -83,6 +84,7 @@ class GroupedData(NonmemMethods, TableMethods):
     remarks: tuple[str, ...] = ()
     endpoint: str | None = None
     limits: Limits | None = None
+    axis_labels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     @public("GroupedData.from_frame")
@@ -192,6 +194,11 @@ class GroupedData(NonmemMethods, TableMethods):
         group_name: str = "group",
         y_name: str = "y",
         endpoint: str | None = None,
+        *,
+        censoring: Any = None,
+        limit: Any = None,
+        lloq: Any = None,
+        uloq: Any = None,
     ) -> GroupedData:
         """Data from arrays.
 
@@ -204,6 +211,7 @@ class GroupedData(NonmemMethods, TableMethods):
           each group; columns of a matrix are called v0, v1, ...
         - `weights` (groups,) or (rows,): group weights, >= 0.
         - `group_name`, `y_name`: names for messages and tables; `endpoint`: as for `from_frame`, a column of x.
+        - `censoring`, `limit`, `lloq`, `uloq`: as for `from_frame`, with arrays (rows,) in the place of columns.
 
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
         """
@@ -212,8 +220,9 @@ class GroupedData(NonmemMethods, TableMethods):
         x_columns, v_columns, weights = build.array_columns(y, outermost[1], x, v, weights, outermost[0])
         checks.check_roles(level_names(list(labels)), y_name, list(x_columns), list(v_columns))
         known_endpoint(endpoint, x_columns)
-        fields = build.assemble(list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name)
-        return cls(**fields, endpoint=endpoint)
+        limits = LimitColumns.of_arrays(censoring, limit, lloq, uloq, label_texts(x_columns, endpoint))
+        roles = list(labels.values()), y, x_columns, v_columns, weights, list(labels), y_name
+        return cls(**build.assemble(*roles, limits=limits), endpoint=endpoint)
 
     @property
     def n_groups(self) -> int:
@@ -247,10 +256,8 @@ class GroupedData(NonmemMethods, TableMethods):
         return notes_of(self)
 
     def rows_to_column(self, values: Any) -> np.ndarray:
-        """`values` (groups, obs, ...) as one column (n_rows, ...) in the order of the original table.
-
-        **Raises:** DataError for values of another shape.
-        """
+        """`values` (groups, obs, ...) as one column (n_rows, ...) in the order of the original table. **Raises:**
+        DataError for values of another shape."""
         values = np.asarray(values)
         if values.shape[:2] != self.rows.shape:
             raise DataError(f"values have shape {values.shape}; expected {self.rows.shape}, one per cell of the data.")
@@ -278,8 +285,7 @@ class GroupedData(NonmemMethods, TableMethods):
     def select(self, groups: Any) -> GroupedData:
         """Data of some of the groups, padded to the largest of them.
 
-        **Arguments:** `groups`: positions, or a boolean mask (groups,).
-        **Returns:** GroupedData.
+        **Arguments:** `groups`: positions, or a boolean mask (groups,).  **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
         """
         return subset(self, checks.check_selection(groups, self.n_groups))
@@ -290,22 +296,6 @@ class GroupedData(NonmemMethods, TableMethods):
         if obs < self.sizes.max():
             raise DataError(f"cannot pad to {obs} rows: the largest group has {self.sizes.max()}.")
         return with_width(self, obs, np.arange(self.n_groups))
-
-    def with_weights(self, weights: Any) -> GroupedData:
-        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
-        return replace(self, weights=checks.check_weights(weights, self.labels))
-
-    def with_response(self, y: Any) -> GroupedData:
-        """The same rows with other responses, for example simulated ones.
-
-        A response is observed where it was observed before and `y` is not NaN. Where the data have limits of
-        quantification, responses beyond those of their row are censored (see `fit.simulate`).
-
-        **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
-        **Returns:** GroupedData.
-        **Raises:** DataError for another shape or infinite responses.
-        """
-        return with_response(self, y)
 
     def bucket_indices(self, count: int | None = None) -> list[np.ndarray]:
         """Positions of the groups in buckets of similar size, small groups first, with the fewest padded cells.

@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DiagnosticSettings:
-    """Residuals (`residuals.py`), prediction curves (`curves.py`) and plots (`plots.py`, `simulation_plots.py`)."""
+    """Residuals (`residuals.py`), prediction curves (`curves.py`) and pictures (`pictures/`)."""
 
     matrix_entries: int = 20_000_000
     """Entries of the covariance matrices (groups, obs, obs) of residuals that are in memory at a time."""
@@ -20,11 +20,13 @@ class DiagnosticSettings:
     """The same for predictions near zero, as a fraction of the largest prediction."""
 
     most_panels: int = 24
-    """Groups in `individual_fits` where none are named."""
+    """Groups on a page of `individual_fits`."""
     most_rows: int = 60
-    """Groups in `individual_parameters`."""
+    """Groups on a page of `individual_parameters` and `effect_intervals`."""
     trajectory_columns: int = 4
     """Most panels in a row of `trajectories`."""
+    most_censored: float = 0.05
+    """Largest share of censored rows with which the others have a smooth curve."""
     normal_quantile: float = 1.96
     """Lines in plots of weighted residuals: the central 95% of a standard normal distribution."""
     least_residual_limit: float = 2.2

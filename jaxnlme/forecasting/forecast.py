@@ -12,8 +12,10 @@ import numpy as np
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding
 from jaxnlme.data._endpoints import endpoint_values
-from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.panels import axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level, check_whole_number
+from jaxnlme.forecasting.covariate_path import as_path
 from jaxnlme.forecasting.curves import Curves
 from jaxnlme.forecasting.exposure import exposure_table, last_dose_time, window_of
 from jaxnlme.forecasting.new_subjects import sorted_times
@@ -64,7 +66,9 @@ def forecast(
     - `covariates`: for a table, a dictionary of the patient's covariates.
     - `regimen`: what the patient will receive, on the same clock; None: nothing more.
     - `times`: of the predictions; None: 101 times from the beginning to one interval after the last dose.
-    - `rows`: columns of x at the predicted times, by name; by default as in the patient's last row until then.
+    - `rows`: columns of x at the predicted times, by name; with a column of time of their own, records that hold until
+      the next one (as `data.events` says: nocb or locf). By default a column has the value that the patient's records
+      give it at a time, after the last one that of the last, and endpoint and compartment those of the last record.
     - `method`: "importance", importance sampling of the posterior; "laplace", a normal approximation at the mode.
     - `draws` from the posterior.
     - `uncertainty`: True (100) or a number of draws of the population parameters from the normal distribution of their
@@ -89,7 +93,9 @@ def forecast(
     with missing_columns_named():
         read = read_patient(fit, patient, doses, covariates, regimen, time)
         found = posterior(fit, rebind(fit, read.data), method, draws, n_parameters, seed)
-        at, further = sorted_times(_default_times(read, regimen) if times is None else times, rows)
+        path = as_path(rows, read.time_name)
+        at, further = sorted_times(_default_times(read, regimen) if times is None else times, None if path else rows)
+        further = path[1] | {read.time_name: path[0]} if path else further
         binding, kept, _ = read.future(fit, regimen, at, further or None)
         f, y, phi = predictive(fit, binding, found.packed, found.effects_for(binding), seed)
         packed = np.asarray(fit.params.pack(), float)[None, :]
@@ -224,7 +230,8 @@ class Forecast(Printable):
         up to and with time `last`; and which of the doses are to come."""
         end = max(last, self.times[-1], 0.0 if regimen is None else regimen.start)
         times = np.unique([*self.times, end])
-        rows = {name: np.append(c, c[-1:])[: len(times)] for name, c in self.rows.items()}
+        path = self.patient.time_name in self.rows  # records of their own
+        rows = self.rows if path else {name: np.append(c, c[-1:])[: len(times)] for name, c in self.rows.items()}
         binding, _, new = self.patient.future(self.fit, regimen, times, rows or None)
         found = self.posterior
         effects = found.mode_for(binding)[None, :] if at_mode else found.effects_for(binding)
@@ -260,14 +267,23 @@ class Forecast(Printable):
 
     @public("forecast.next_dose")
     def next_dose(self, target: tuple[str, float], interval: float, **options: Any) -> NextDose:
-        """The next dose that reaches a target; see `jaxnlme.forecasting.next_dose.next_dose`."""
+        """The amount with which the patient reaches a target, after the doses so far.
+
+        **Arguments:** `target`: a measure and its value, such as ("trough", 5.0); measures are "trough", "peak", "auc",
+        "auc24" and "cavg". `interval` between doses. `options`: `at` (time of the next dose), `doses` (their number
+        before the measured interval), `duration` (of infusions), `compartment`, `steady_state=True`, `by="median"`,
+        `round_to` (amounts come in multiples of it); see `jaxnlme.forecasting.next_dose.next_dose`.
+        **Returns:** a NextDose: `.amount`, `.regimen`, `.at_mode`, `.median`, `.lower`, `.upper`; it prints as
+        sentences.
+        **Raises:** OptionError for arguments that do not fit, and where no dose reaches the target.
+        """
         from jaxnlme.forecasting.next_dose import next_dose
 
         return next_dose(self, target, interval, **options)
 
     # --- plot and print ---
 
-    @public("forecast.plot")
+    @picture("forecast.plot")
     def plot(self, ax: Any = None, *, log: bool = False) -> Any:
         """The levels, the curve at the mode, its credible interval (dark), the prediction interval of levels (light)
         and the typical curve (dashed).

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.data.events.records import RECORD_COLUMNS, EventRecords
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import DataError, OptionError, near_matches, shown, some
+from jaxnlme.forecasting.covariate_path import PathRows, as_path, carries_back, record_at, time_name
 
 if TYPE_CHECKING:
     from jaxnlme.forecasting.regimen import Regimen
@@ -176,9 +177,11 @@ def data_of_subjects(
     """Data of subjects who receive a regimen (None: no event records), and the positions of the rows asked for.
 
     **Arguments:** as for `Regimen.data`; `before`: rows at the time of a dose are before it; `like`, or `names` of
-    time, subject and response; `time`: name of the column of time, where `like` has no events.
+    time, subject and response; `time`: name of the column of time, where `like` has no events; `rows` may have a column
+    of time of their own: then they are the records of a path (`covariate_path.py`).
     """
-    at, further = sorted_times(times, rows)
+    path = None if like is None else as_path(rows, time_name(like, time))
+    at, further = sorted_times(times, rows if path is None else None)
     doses = None
     if regimen is not None:
         if at[0] < min(0.0, regimen.start) or (regimen.lines[0].steady_state == 1 and at[0] < regimen.start):
@@ -187,7 +190,11 @@ def data_of_subjects(
                 "times out, or give the regimen start=."
             )
         doses = Doses.of(regimen, float(at[-1]), covariates, len(labels))
-    return data_with_doses(doses, at, labels, covariates, further, before, like, names, time)
+    if path is None:
+        return data_with_doses(doses, at, labels, covariates, further, before, like, names, time)
+    every = PathRows.of(at, *path, carries_back(like))
+    data, kept = data_with_doses(doses, every.times, labels, covariates, every.columns, before, like, names, time)
+    return data, kept[every.asked]
 
 
 def data_with_doses(
@@ -207,7 +214,7 @@ def data_with_doses(
         time, group, y = names
     else:
         assert like is not None
-        time, group, y = (facts.time if facts is not None else time or time_column(like)), like.group_name, like.y_name
+        time, group, y = time_name(like, time), like.group_name, like.y_name
     n, carry = len(labels), "nocb" if facts is None else facts.carry
     if like is not None:
         rows = _response_columns(like, covariates, len(times)) | rows
@@ -226,7 +233,7 @@ def data_with_doses(
         all_times = np.concatenate([times, at_dose])[order]
         place = np.argsort(order)
         kept, own_row = place[: len(times)], place[len(times) :].astype(float)
-        source = np.clip(rows_before - (carry != "nocb"), 0, len(times) - 1)
+        source = record_at(times, at_dose, carry == "nocb")
         rows_before = own_row.copy()
         rows = {name: np.concatenate([c, c[source]])[order] for name, c in rows.items()}
     obs = len(all_times)
@@ -270,6 +277,7 @@ def data_with_doses(
         columns, np.repeat(np.arange(n), k), labels, group, np.full(n * k, -1), time=time, compartment=compartment,
         carry=carry,
     )  # fmt: skip
+    records = dataclasses.replace(records, facts=dataclasses.replace(records.facts, rows_are_records=dose_rows))
     return data.with_event_records(records), kept
 
 
@@ -315,13 +323,3 @@ def _nested(
     by_row = [name for name in [*x, *(k for k, c in text.items() if c.ndim == 2)] if name not in inner]
     by_group = [name for name in [*v, *(k for k, c in text.items() if c.ndim == 1)] if name not in inner]
     return GroupedData.from_frame(frame, [group, *inner], y, by_row, by_group, need_response=False)
-
-
-def time_column(data: GroupedData) -> str:
-    """The column of time of data without event records. **Raises:** OptionError where no name says so."""
-    if data.events is not None:
-        return data.events.facts.time
-    named = [name for name in data.x if name.lower() in ("time", "t")]
-    if len(named) != 1:
-        raise OptionError(f"time= must name the column of time; columns of x: {some([*data.x]) or 'none'}.")
-    return named[0]

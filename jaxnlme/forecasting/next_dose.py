@@ -27,8 +27,9 @@ MEASURES = ("trough", "peak", "auc", "auc24", "cavg")
 class NextDose(Printable):
     """The next dose of a patient. It prints as sentences.
 
-    **Fields:** `amount` of each dose (0: none is needed); `exact`: before rounding; `regimen` with it, None without a
-    dose; `at_mode`: the measure that it reaches at the mode; `exposure` (draws,) of the posterior; `median`, `lower`,
+    **Fields:** `amount` of each dose (0: none is needed, or less than half of `round_to`); `exact`: before rounding;
+    `regimen` with it, None without a dose;
+    `at_mode`: the measure that it reaches at the mode; `exposure` (draws,) of the posterior; `median`, `lower`,
     `upper` of these; `proportional`: the measure is a linear function of the dose; `sentences`.
     """
 
@@ -75,7 +76,8 @@ def next_dose(
     - `duration`: doses are infusions of this duration; `compartment` that is dosed.
     - `steady_state`: the measure is that of the steady state of these doses, whatever was given before.
     - `by`: the target is that of the curve at the "mode" of the random effects, or of the "median" of the posterior.
-    - `round_to`: amounts come in multiples of this.
+    - `round_to`: amounts come in multiples of this; the nearest one is given, which may be 0 (a sentence then says what
+      one multiple would do).
 
     **Returns:** a NextDose, with the interval of the measure over the posterior.
     **Raises:** OptionError for arguments that do not fit, and where no dose reaches the target.
@@ -119,8 +121,14 @@ def next_dose(
     median, lower, upper = (float(v) for v in np.percentile(values, [50.0, tail, 100.0 - tail]))
     final = None if amount == 0 else regimen(amount, interval, doses=doses, **options)
     where = "at steady state" if steady else f"from time {begin:g} to {begin + interval:g}"
-    if amount == 0:
+    if exact == 0:
         first = f"No dose at time {start:g}: without it {measure} is {number(reached)} {where}, the target {value:g}."
+    elif step is not None and amount == 0:
+        one = float(of(at_mode, step / unit)[0])
+        first = (
+            f"No dose at time {start:g}: {number(exact)} would reach the target {value:g}, and the nearest multiple of "
+            f"{step:g} is 0. Without a dose {measure} is {number(reached)} {where}, with {step:g} {number(one)}."
+        )
     else:
         rounded = f" (rounded from {number(exact)})" if amount != exact else ""
         first = f"{number(amount)}{rounded} every {interval:g} from time {start:g} on: {measure} {where} is "

@@ -1,30 +1,15 @@
-"""Draws of the population parameters from the distribution of their estimates.
-
-The estimates of all parameters are taken as jointly normal on the scales on which they are unconstrained: fixed effects
-on the transformed scale, psi by the parametrisation of its family (log standard deviations and what else makes a
-positive definite matrix of any real vector), error parameters on the real line. So every draw is a valid set of
-parameters, and the correlations of the estimates are kept. An inverse Wishart distribution of psi has one number, its
-degrees of freedom, for the precision of all its elements, and is independent of the other parameters.
-"""
+"""The option `uncertainty` of simulations and forecasts; the draws themselves are in `results/parameter_draws.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import real_number
-from jaxnlme.errors import FitError, OptionError, check_whole_number, shown
+from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.forecasting.settings import POPULATION
-from jaxnlme.model.density import Density
-from jaxnlme.model.params import Params
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import compiled
-from jaxnlme.precision import x64
-from jaxnlme.results.derived_evaluation import covariance_of_estimates, normal_draws
-from jaxnlme.results.record import FitRecord
+from jaxnlme.results.parameter_draws import parameter_draws as parameter_draws
 
 
 def number_of_draws(uncertainty: Any) -> int:
@@ -37,45 +22,3 @@ def number_of_draws(uncertainty: Any) -> int:
     if real_number(uncertainty) is None:
         raise OptionError(f"uncertainty must be True, False, or a number of draws; received {shown(uncertainty)}.")
     return check_whole_number("uncertainty, the number of parameter draws,", uncertainty, 2)
-
-
-def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool = False) -> tuple[np.ndarray, int]:
-    """Packed parameters (n, packed) from the normal distribution of the estimates, and the number of draws that were
-    not valid (a reported value was not finite) and were drawn again.
-
-    **Arguments:** `n`: 0 for the estimates themselves, (1, packed); `seed`; `caller`: for messages; `robust`: the
-    covariance of the estimates is the sandwich.
-    **Raises:** FitError without standard errors, and where valid draws are too rare.
-    """
-    packed = np.asarray(_dense(fit).pack(), float)
-    if n == 0:
-        return packed[None, :], 0
-    covariance, active = covariance_of_estimates(fit, robust, caller)
-    out = np.repeat(packed[None, :], n, axis=0)
-    needed, redrawn = np.arange(n), 0
-    with x64():
-        check = compiled(_valid, 0)
-        density, template = on_device((fit.binding.density, _dense(fit)))
-        for attempt in range(POPULATION.redraws):
-            # The draws of a further attempt have a seed of their own; draw k is the same for every n.
-            steps = normal_draws(covariance, n, seed + attempt * 1_000_003)[needed]
-            out[np.ix_(needed, active)] = packed[active] + steps
-            valid = np.asarray(check(density, template, out[needed]))
-            needed = needed[~valid]
-            if not len(needed):
-                return out, redrawn
-            redrawn += len(needed)
-    raise FitError(
-        f"{caller}: {len(needed)} of {n} draws of the parameters have values that are not finite; the covariance of "
-        "the estimates is too wide for a normal approximation.",
-        fit,
-    )
-
-
-def _dense(fit: FitRecord) -> Params:
-    return Params(fit.params.beta, fit.params.covariance, fit.params.error, None)
-
-
-def _valid(density: Density, template: Params, packed: jax.Array) -> jax.Array:
-    """True (n,) where all reported values are finite, and no variance is zero or infinite by overflow."""
-    return jax.vmap(lambda row: jnp.isfinite(density.reported(template.unpack(row))).all())(packed)

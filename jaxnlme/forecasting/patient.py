@@ -11,7 +11,8 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, shown, some
-from jaxnlme.forecasting.new_subjects import Doses, covariate_columns, data_with_doses, row_columns, time_column
+from jaxnlme.forecasting.covariate_path import PathRows, as_path, carries_back, record_at, time_name
+from jaxnlme.forecasting.new_subjects import Doses, covariate_columns, data_with_doses, row_columns
 from jaxnlme.forecasting.regimen import Regimen
 from jaxnlme.results.evaluate import rebind
 from jaxnlme.results.record import FitRecord
@@ -55,20 +56,39 @@ class Patient:
             if regimen is not None:
                 coming = Doses.of(regimen, max(last, regimen.start), self.covariates, 1)
                 doses, new = self.past.followed_by(coming)
-        columns = self._columns_at(times) | row_columns(rows, len(times))
-        covariates = {name: c for name, c in self.covariates.items() if name not in columns}
+        back = carries_back(fit.data)
+        every = self._rows_at(times, as_path(rows, self.time_name), back)
+        if as_path(rows, self.time_name) is None:
+            every = every.with_values(times, row_columns(rows, len(times)), back)
+        covariates = {name: c for name, c in self.covariates.items() if name not in every.columns}
         data, kept = data_with_doses(
-            doses, times, self.data.labels, covariates, columns, True, fit.data, None, self.time_name
+            doses, every.times, self.data.labels, covariates, every.columns, True, fit.data, None, self.time_name
         )
-        return rebind(fit, data), kept, new
+        return rebind(fit, data), kept[every.asked], new
 
-    def _columns_at(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of x other than time at `times`: those of the last row until then, at first of the first row."""
+    def _rows_at(self, times: np.ndarray, path: Any, back: bool) -> PathRows:
+        """Rows for `times` and for the patient's records, with the columns of x other than time that hold then.
+
+        What was measured in a row (endpoint, compartment) is that of the last record until then.
+
+        **Arguments:** `path`: the records of further columns, or None; `back`: as for `record_at`.
+        """
         data, own = self.data, self.data.rows[0]
-        source = np.clip(np.searchsorted(self.times, times, "right") - 1, 0, own.sum() - 1)
         columns = {name: c for name, c in (data.x | data.text).items() if c.ndim == 2 and name != self.time_name}
         columns |= {level.name: level.row_labels for level in data.nested}
-        return {name: column[0][own][source] for name, column in columns.items()}
+        columns = {name: column[0][own] for name, column in columns.items()}
+        measured = (data.endpoint, None if data.events is None else data.events.facts.compartment)
+        records = self.times
+        held = {name: column for name, column in columns.items() if name not in measured}
+        if path is not None:
+            both = np.union1d(records, path[0])
+            held = {name: column[record_at(records, both, back)] for name, column in held.items()}
+            held |= {name: column[record_at(path[0], both, back)] for name, column in path[1].items()}
+            records = both
+        every = PathRows.of(times, records, held, back)
+        last = record_at(self.times, every.times, False)
+        seen = {name: column[last] for name, column in columns.items() if name in measured and name not in held}
+        return dataclasses.replace(every, columns=every.columns | seen)
 
 
 def read_patient(
@@ -78,7 +98,7 @@ def read_patient(
 
     **Raises:** OptionError for what describes no patient.
     """
-    name = time if time is not None and fit.data.events is None else time_column(fit.data)
+    name = time_name(fit.data, time)
     if isinstance(patient, GroupedData):
         for option, value in {"doses": doses, "covariates": covariates}.items():
             if value is not None:

@@ -18,12 +18,10 @@ class DosingSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PopulationSettings:
-    """Simulated populations (`simulate.py`, `parameter_draws.py`)."""
+    """Simulated populations (`simulate.py`)."""
 
     parameter_draws: int = 100
     """Draws of the parameters with `uncertainty=True`: the standard deviation over draws then has an error of 7%."""
-    redraws: int = 100
-    """Times that draws which are not valid are replaced before the simulation is refused."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ from jaxnlme.arguments import check_choice, check_flag, require_host
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import DataError, ModelError, OptionError, UnknownNameError, check_whole_number, shown
+from jaxnlme.forecasting.covariate_path import as_path
 from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, sorted_times
 from jaxnlme.forecasting.parameter_draws import number_of_draws, parameter_draws
 from jaxnlme.forecasting.regimen import Regimen
@@ -55,7 +56,8 @@ def simulate(
     - `covariates`: a dictionary of single values or columns, or a data frame. With as many rows as there are subjects
       each has its own; of a table with another number of rows each subject gets a row drawn with replacement.
     - `rows`: further columns of x with one value for each time, or one for all: the endpoint, the occasion, a dose
-      that the model reads from x.
+      that the model reads from x. With a column of time among them (`rows={"TIME": [0, 24], "CRCL": [90, 60]}`) they
+      are records of their own, and what holds between these does not depend on `times`.
     - `uncertainty`: False, all parameters at their estimates; a number of draws (True: 100) of all parameters from the
       normal distribution of their estimates on the unconstrained scales, each with `subjects` subjects of its own.
     - `residual`: False leaves the residuals out, and there are no responses, only predictions.
@@ -90,9 +92,11 @@ def simulate(
         binding = rebind(fit, data)
         z, phi, prediction, response = _populations(fit, binding, packed, seed, residual)
     time_name = next(iter(data.x))
+    path = as_path(rows, time_name)
+    further = sorted_times(times, rows)[1] if path is None else path[1] | {time_name: path[0]}
     return Simulation(
         fit, regimen, binding, time_name, kept, packed, z, phi, prediction[..., kept],
-        None if response is None else response[..., kept], seed, redrawn, columns, sorted_times(times, rows)[1],
+        None if response is None else response[..., kept], seed, redrawn, columns, further,
     )  # fmt: skip
 
 

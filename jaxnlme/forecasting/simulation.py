@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.binding.bind import Binding
-from jaxnlme.diagnostics.drawing import BLUE, DARK, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.panels import axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level
 from jaxnlme.forecasting.curves import Curves
 from jaxnlme.forecasting.new_subjects import data_of_subjects
@@ -36,7 +37,8 @@ class Simulation(Printable):
     parameters, one row without uncertainty; `effects` (draws, subjects, random): whitened random effects;
     `individual`: individual parameters by name, each (draws, subjects) or (draws, subjects, rows); `prediction`,
     `response` (draws, subjects, times): f(phi, x, v), and with residuals (None without); `seed`; `redrawn`: draws of
-    the parameters that were not valid and drawn again; `covariates` (subjects,) and `rows` (times,) by name.
+    the parameters that were not valid and drawn again; `covariates` (subjects,) and `rows` (times,) by name, or with a
+    column of time of their own the records of a path.
     """
 
     fit: FitRecord
@@ -167,9 +169,12 @@ class Simulation(Printable):
         binding = self.binding
         if self.regimen is not None and last is not None and last > self.times[-1]:
             # The further time has the columns of the last one.
-            rows = {name: np.append(column, column[-1:]) for name, column in self.rows.items()}
+            path = self.time_name in self.rows  # records of their own
+            rows = self.rows if path else {name: np.append(c, c[-1:]) for name, c in self.rows.items()}
             labels, times = binding.data.labels, np.append(self.times, last)
-            data, _ = data_of_subjects(self.regimen, times, labels, self.covariates, rows, True, self.fit.data, None)
+            data, _ = data_of_subjects(
+                self.regimen, times, labels, self.covariates, rows, True, self.fit.data, None, self.time_name
+            )
             binding = rebind(self.fit, data)
         return Curves(
             binding, self.fit.params, self.time_name, self.packed, self.effects.reshape(r * n, q),
@@ -178,21 +183,35 @@ class Simulation(Printable):
 
     @public("simulation.exposure")
     def exposure(self, between: tuple[float, float] | None = None, threshold: float | None = None) -> pd.DataFrame:
-        """Exposure of each subject; see `jaxnlme.forecasting.exposure.exposure`."""
+        """Exposure of each subject (and draw of the parameters), from its curve without residuals.
+
+        **Arguments:** `between`: the window (begin, end), None: that of the regimen; `threshold`: a concentration, for
+        the time above it; as for `jn.pkpd.exposure`.
+        **Returns:** a data frame with a row for each subject: `auc`, `cmax`, `tmax`, `cmin`, `ctrough`, `cavg` and,
+        with a threshold, `time_above` and `part_above`.
+        **Raises:** OptionError for arguments that do not fit.
+        """
         from jaxnlme.forecasting.exposure import exposure
 
         return exposure(self, between=between, threshold=threshold)
 
     @public("simulation.attainment")
     def attainment(self, criterion: Any = None, **options: Any) -> Attainment:
-        """Share of subjects who reach a target; see `jaxnlme.forecasting.attainment.attainment_of`."""
+        """Share of subjects who reach a target, with its Monte Carlo error.
+
+        **Arguments:** `criterion`: a function of the table of exposures, as in `lambda e: e.auc > 400`; `options`: in
+        its place `metric`, a column of that table, and `target`, its least value or a pair (least, largest);
+        `threshold` and `between`, as for `exposure`; `level` of the intervals.
+        **Returns:** an Attainment with `share`, its Monte Carlo error `se`, and `table`.
+        **Raises:** OptionError for arguments that do not fit.
+        """
         from jaxnlme.forecasting.attainment import attainment_of
 
         return attainment_of(self, criterion, **options)
 
     # --- plot ---
 
-    @public("simulation.plot")
+    @picture("simulation.plot")
     def plot(
         self,
         ax: Any = None,

@@ -10,8 +10,9 @@ import numpy as np
 from jaxnlme.data._endpoints import endpoint_values, label_text
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, some
+from jaxnlme.forecasting.covariate_path import time_name
 from jaxnlme.forecasting.curves import Curves, in_one_bucket
-from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, row_columns, time_column
+from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, row_columns
 from jaxnlme.forecasting.parameter_draws import parameter_draws
 from jaxnlme.forecasting.regimen import Regimen
 from jaxnlme.results.evaluate import group_modes, rebind
@@ -28,7 +29,7 @@ def curves_of_fit(
     time, where no events name it.
     **Raises:** OptionError for covariates or rows that do not fit.
     """
-    name = time if time is not None and fit.data.events is None else time_column(fit.data)
+    name = time_name(fit.data, time)
     if regimen is None:
         if covariates is not None:
             raise OptionError("covariates go with a regimen; subjects on their own doses keep their covariates.")

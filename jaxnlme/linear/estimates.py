@@ -80,6 +80,17 @@ def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None
     return [*out, ("sigma", "error", lambda point: point.sigma)]
 
 
+def variance_terms(fit: LinearFit) -> list[tuple[str | None, str]]:
+    """Grouping factor (None: residual) and term, as R's broom.mixed writes it, of each variance parameter."""
+    out: list[tuple[str | None, str]] = []
+    for grouping in fit.model.groupings:
+        names, label = grouping.effects, grouping.label
+        scales = _distinct_scales(grouping.structure)
+        out += [(label, f"sd__{'.'.join(names[j] for j in effects)}") for effects in scales]
+        out += [(label, f"cor__{names[i]}.{names[j]}") for i, j in _distinct_pairs(grouping.structure)]
+    return [*out, *((None, name) for name in (() if fit.residual is None else fit.residual.names)), (None, "sigma")]
+
+
 def _residual(k: int) -> Quantity:
     return lambda point: float(point.residual[k])
 

@@ -18,6 +18,7 @@ from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_covariance, reported_names
+from jaxnlme.linear.frames import LinearFrames
 from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
@@ -46,7 +47,7 @@ class LinearStatus:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearFit(LinearInference):
+class LinearFit(LinearInference, LinearFrames):
     """A fitted linear mixed model.
 
     **Fields:** `model`, formula and data; `problem`, their arrays; `likelihood`, as a function of theta; `outcome`, the

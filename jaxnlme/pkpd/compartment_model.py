@@ -8,8 +8,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnlme.data.events.facts import EventFacts
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown
-from jaxnlme.pkpd.checks import check_gamma_doses, check_records_are_rows, dosed_compartments, events_of
+from jaxnlme.pkpd.checks import (
+    check_compartments,
+    check_gamma_doses,
+    check_records_are_rows,
+    dosed_compartments,
+    events_of,
+    facts_of,
+    numbered,
+)
 from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
 from jaxnlme.pkpd.doses import read_doses
 from jaxnlme.pkpd.linear import LinearSystem
@@ -61,6 +70,7 @@ def compartments(
     duration: str | Mapping[Any, str] | None = None,
     rate: str | Mapping[Any, str] | None = None,
     overlap: int = 0,
+    pending: int = 0,
     constant_infusion: str = "ends",
 ) -> CompartmentModel:
     """Linear model of one to three compartments, a model function f(phi, x, v) for data with dose records.
@@ -79,7 +89,9 @@ def compartments(
     the parameter with this meaning for doses into the first compartment, or a dictionary of parameters by compartment
     (number or name). By default those called LAG1 (ALAG1, TLAG1), F1, D1 and R1 for compartment 1 and so on are used
     where phi has them, and LAG and F for compartment 1; `overlap`: most infusions of one steady-state record that run
-    at one time, where modelled durations or bioavailability make them more than the records tell; `constant_infusion`:
+    at one time, where modelled durations or bioavailability make them more than the records tell; `pending`: most doses
+    of one steady-state record that are given before it and arrive after it, where a lag may be longer than II (a lag of
+    up to (`pending` + 1) II); more of either are refused at the starting values and NaN at others; `constant_infusion`:
     "ends" or "goes on", what an infusion at constant rate in steady state (AMT 0, RATE > 0, II 0, SS 1) does after its
     record; in NONMEM it ends.
     **Returns:** a CompartmentModel, to be used as the model function or inside one.
@@ -109,6 +121,7 @@ def compartments(
         dose_parameters(title, structure.states, options),
         check_whole_number(f"{title}: overlap", overlap, 0),
         constant_infusion == "goes on",
+        check_whole_number(f"{title}: pending", pending, 0),
     )
 
 
@@ -116,11 +129,12 @@ def _route_key(route: str) -> str:
     return route.lower().replace("-", " ").replace("_", " ")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompartmentModel:
     """A linear compartment model; made by `jn.pkpd.compartments`, and called like a model function.
 
-    **Fields:** `structure`: the compartments; `route`; `parametrisation`; `dose_parameters`; `overlap`; `goes_on`.
+    **Fields:** `structure`: the compartments; `route`; `parametrisation`; `dose_parameters`; `overlap`; `goes_on`;
+    `pending`.
     """
 
     structure: Structure
@@ -129,10 +143,26 @@ class CompartmentModel:
     dose_parameters: DoseParameters
     overlap: int
     goes_on: bool
+    pending: int = 0
 
     @property
     def __name__(self) -> str:
         return f"compartments({self.structure.disposition}, {self.route!r}, {str(self.parametrisation)!r})"
+
+    def __repr__(self) -> str:
+        acting = self.dose_parameters.in_words(len(self.states))
+        return (
+            f"jn.pkpd.{self.__name__}\n  compartments: {numbered(self.states)}\n  parameters: "
+            f"{' '.join(self.parameters)}\n  used where phi has them: {acting}"
+        )
+
+    def check_events(self, facts: EventFacts | None) -> None:
+        """Check that the model has the compartments that receive doses, when it is bound to data.
+
+        **Arguments:** `facts` of the dose records, None without any. **Raises:** ModelError.
+        """
+        title = f"jn.pkpd.{self.__name__}"
+        check_compartments(title, facts_of(facts, title), self.states, "choose another route")
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -238,11 +268,12 @@ class CompartmentModel:
         else:
             found = [jnp.zeros(x.mask.shape) for _ in wanted]
         if into:
-            steady = steady_states(events, doses) if events.facts.steady_state else None
+            steady = steady_states(events, doses, self.pending) if events.facts.steady_state else None
             # Without a lag the record's own dose counts in `overlap`; a bioavailability may lengthen the earlier ones.
             scaled = any(self.dose_parameters.value("bioavailability", n, values) is not None for n in dosed)
             overlap = max(events.facts.overlap, self.overlap) - (doses.lag is None and not scaled)
-            done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=self.goes_on)
+            options = {"overlap": max(overlap, 0), "pending": self.pending, "goes_on": self.goes_on}
+            done = actions(events, doses, steady, **options)
             if system.varies:
                 check_records_are_rows(title, events.facts)
                 solve = amounts_by_steps

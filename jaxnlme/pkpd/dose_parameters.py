@@ -38,6 +38,14 @@ class DoseParameters:
         # D and R without a number would be the names of too many other things.
         return (*names, *_STEMS[kind]) if number == 1 and kind in ("lag", "bioavailability") else names
 
+    def in_words(self, compartments: int) -> str:
+        """The first name of each, by kind, for doses into `compartments` compartments: "LAG1, LAG2 (lag); ..."."""
+        out = []
+        for kind in KINDS:
+            own = [self.names(kind, number)[0] for number in range(1, compartments + 1)]
+            out.append(f"{', '.join(own)} ({kind})")
+        return "; ".join(out)
+
     def value(self, kind: str, number: int, values: Mapping[str, Any]) -> Any:
         """The value of the parameter in `values` (by name in upper case), None where there is none.
 

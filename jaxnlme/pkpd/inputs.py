@@ -96,9 +96,12 @@ class InverseGaussian(AbstractInput):
 
 @public("jn.pkpd.inputs.savic")
 def savic(n: str = "N", mtt: str = "MTT") -> AbstractInput:
-    """Transit compartments whose number need not be whole.
+    """Transit compartments whose number need not be whole, before a state: rate ktr (ktr t)^n exp(-ktr t) / Gamma(n +
+    1) with ktr = (n + 1) / mtt. For single doses without RATE; in closed form: route="savic transit".
 
     **Arguments:** `n`, `mtt`: names in phi of the number of transit compartments and the mean transit time.
+    **Returns:** an input function, for `inputs={"depot": ...}` of `jn.pkpd.ode`.
+    **Raises:** OptionError for what is no name.
     **Source:** Savic et al. (2007), J Pharmacokinet Pharmacodyn 34, 711-726, equation 11.
     """
     return Savic(_names("savic", n=n, mtt=mtt))
@@ -106,18 +109,25 @@ def savic(n: str = "N", mtt: str = "MTT") -> AbstractInput:
 
 @public("jn.pkpd.inputs.weibull")
 def weibull(td: str = "TD", beta: str = "BETA") -> AbstractInput:
-    """Absorption with Weibull-distributed times: the fraction 1 - exp(-(t / td)^beta) has entered after t.
+    """Absorption with Weibull-distributed times: the fraction 1 - exp(-(t / td)^beta) has entered after t; below beta =
+    1 the rate is infinite at first. For single doses without RATE.
 
     **Arguments:** `td`, `beta`: names in phi of the scale (a time) and the shape.
+    **Returns:** an input function, for `inputs={"central": ...}` of `jn.pkpd.ode`.
+    **Raises:** OptionError for what is no name.
+    **Source:** Piotrovskii (1987), J Pharmacokinet Biopharm 15, 681-686.
     """
     return Weibull(_names("weibull", td=td, beta=beta))
 
 
 @public("jn.pkpd.inputs.inverse_gaussian")
 def inverse_gaussian(mat: str = "MAT", cv2: str = "CV2") -> AbstractInput:
-    """Absorption with inverse Gaussian times.
+    """Absorption with inverse Gaussian times: rate sqrt(mat / (2 pi cv2 t^3)) exp(-(t - mat)^2 / (2 cv2 mat t)). For
+    single doses without RATE.
 
     **Arguments:** `mat`, `cv2`: names in phi of the mean absorption time and the squared relative standard deviation.
+    **Returns:** an input function, for `inputs={"central": ...}` of `jn.pkpd.ode`.
+    **Raises:** OptionError for what is no name.
     **Source:** Freijer and Post (1997), J Theor Biol 186, 103-117.
     """
     return InverseGaussian(_names("inverse_gaussian", mat=mat, cv2=cv2))

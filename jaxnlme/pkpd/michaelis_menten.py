@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,10 @@ def michaelis_menten(
     Q and V2 with two compartments. The prediction is C.
 
     **Arguments:** `number`: 1 or 2 compartments; `route`: "bolus" and "infusion" (doses enter the central compartment),
-    "first-order" (a depot, from which KA carries them), "zero-order" (records with RATE -2: into the central
-    compartment for the duration D1), "zero then first" (RATE -2 into the depot, then KA); `lag`, `bioavailability`,
-    `duration`, `rate`, and further `options` such as `solver`, `rtol` and `atol`: as for `jn.pkpd.ode`.
+    "first-order" (a depot, from which KA carries them), "zero-order" (into the central compartment, for the duration
+    D1 where RATE is 0 or -2), "zero then first" (into the depot for the duration D1, then KA); `lag`,
+    `bioavailability`, `duration`, `rate`, and further `options` such as `solver`, `rtol` and `atol`: as for
+    `jn.pkpd.ode`.
     **Returns:** an ODEModel.
     **Raises:** OptionError for unknown routes and options; ModelError, when it is used, for a parameter that phi lacks.
     """
@@ -76,7 +78,7 @@ def michaelis_menten(
     def concentration(y: Record, phi: Record, x: Any) -> Any:
         return y.central / read(phi)["V"]
 
-    return ode(
+    model = ode(
         michaelis_menten_rates,
         states,
         concentration,
@@ -86,6 +88,8 @@ def michaelis_menten(
         rate=rate,
         **options,
     )
+    spread = (1,) if route in ("zero-order", "zero then first") else ()
+    return dataclasses.replace(model, spread=spread, label=f"michaelis_menten({number}, {route!r})")
 
 
 class _Reader:

@@ -9,16 +9,27 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
-from jaxnlme.pkpd.checks import dosed_compartments, events_of
+from jaxnlme.data.events.facts import EventFacts
+from jaxnlme.errors import OptionError, check_whole_number, near_matches, shown, some
+from jaxnlme.pkpd.checks import (
+    check_compartments,
+    check_inputs,
+    check_records_are_rows,
+    check_spread,
+    dosed_compartments,
+    events_of,
+    facts_of,
+    numbered,
+)
 from jaxnlme.pkpd.dose_parameters import DoseParameters, dose_parameters
 from jaxnlme.pkpd.inputs import AbstractInput
 from jaxnlme.pkpd.ode_output import Output, output_of
 from jaxnlme.pkpd.phi_names import values_by_name
 from jaxnlme.pkpd.solver.advance import Tolerances
 from jaxnlme.pkpd.solver.equations import Equations
+from jaxnlme.pkpd.solver.items import DoseRules
 from jaxnlme.pkpd.solver.runge_kutta import tableau_of
-from jaxnlme.pkpd.solver.solution import DoseRules, solve_group
+from jaxnlme.pkpd.solver.solution import solve_group
 from jaxnlme.records import Events, Record, Rows
 from jaxnlme.signatures import public
 
@@ -38,6 +49,7 @@ def ode(
     duration: str | Mapping[Any, str] | None = None,
     rate: str | Mapping[Any, str] | None = None,
     overlap: int = 0,
+    pending: int = 0,
     constant_infusion: str = "ends",
     solver: Any = None,
     rtol: float = 1e-8,
@@ -57,13 +69,13 @@ def ode(
     the prediction (obs,), an expression of states, parameters and numbers, such as "central / V", or a function of (y,
     phi, x); None: the state called central, or the only one. `initial(phi)`: states before any dose, as for `rhs` (a
     dictionary may name some of them); zero by default. `inputs`: by state a function by which its doses enter, such as
-    `jn.pkpd.inputs.savic()`, instead of at once; `lag`, `bioavailability`, `duration`, `rate`, `overlap`,
-    `constant_infusion`: as for `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta method of diffrax, None for
-    `diffrax.Tsit5()`; `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance of a step. `atol`: absolute
-    tolerance of a step in units of the size of each state, which is its initial value, or the largest dose of the
-    group where it starts at 0; or a dictionary of absolute tolerances by state, in the state's own unit. `max_steps`:
-    most steps for one group; a group whose solution needs more, or fails otherwise, has predictions that are not
-    finite.
+    `jn.pkpd.inputs.savic()`, instead of at once (single doses without RATE); `lag`, `bioavailability`, `duration`,
+    `rate`, `overlap`, `pending`, `constant_infusion`: as for `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta
+    method of diffrax, None for `diffrax.Tsit5()`; `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance
+    of a step. `atol`: absolute tolerance of a step in units of the size of each state, which is its initial value, or
+    the largest dose of the group where it starts at 0; or a dictionary of absolute tolerances by state, in the state's
+    own unit. `max_steps`: most steps for one group; a group whose solution needs more, or fails otherwise, has
+    predictions that are not finite.
     **Returns:** an ODEModel, to be used as the model function or inside one.
     **Raises:** OptionError for options that do not fit; ImportError without diffrax.
     """
@@ -106,6 +118,7 @@ def ode(
         _positive("atol", atol),
         absolute,
         check_whole_number(f"{_TITLE}: max_steps", max_steps, 1),
+        check_whole_number(f"{_TITLE}: pending", pending, 0),
     )
 
 
@@ -149,7 +162,8 @@ class ODEModel(eqx.Module):
 
     **Fields:** `rhs`, `initial`: functions, whose arrays (of an Equinox module) are parameters of the model; `states`;
     `output`; `inputs`; `dose_parameters`; `overlap`; `goes_on`; `solver`; `rtol`; `atol`; `absolute`: absolute
-    tolerances by state; `max_steps`.
+    tolerances by state; `max_steps`; `pending`; `spread`: compartments whose doses without a rate have the modelled
+    duration; `label`: how the model was made, for messages.
     """
 
     rhs: Any
@@ -165,14 +179,30 @@ class ODEModel(eqx.Module):
     atol: float = eqx.field(static=True)
     absolute: tuple[tuple[str, float], ...] = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    pending: int = eqx.field(static=True, default=0)
+    spread: tuple[int, ...] = eqx.field(static=True, default=())
+    label: str = eqx.field(static=True, default="")
 
     @property
     def __name__(self) -> str:
-        return f"ode({getattr(self.rhs, '__name__', type(self.rhs).__name__)}, {list(self.states)})"
+        return self.label or f"ode({getattr(self.rhs, '__name__', type(self.rhs).__name__)}, {list(self.states)})"
 
     def __repr__(self) -> str:
         tolerances = f"rtol={self.rtol:g}, atol={dict(self.absolute) or self.atol:}"
-        return f"{self._title}: {type(self.solver).__name__}, {tolerances}, max_steps={self.max_steps}"
+        numerics = f"{type(self.solver).__name__}, {tolerances}, max_steps={self.max_steps}"
+        return (
+            f"{self._title}: {numerics}\n  states: {numbered(self.states)}\n  prediction: {self.output}\n  used where "
+            f"phi has them: {self.dose_parameters.in_words(len(self.states))}"
+        )
+
+    def check_events(self, facts: EventFacts | None) -> None:
+        """Check that the doses can enter the states, when the model is bound to data.
+
+        **Arguments:** `facts` of the dose records, None without any. **Raises:** ModelError.
+        """
+        known = facts_of(facts, self._title)
+        check_compartments(self._title, known, self.states, "add the state")
+        check_inputs(self._title, known, [k + 1 for k, _ in self.inputs])
 
     def __call__(self, phi: Record, x: Rows, v: Record) -> Any:
         """The prediction (obs,).
@@ -200,23 +230,20 @@ class ODEModel(eqx.Module):
             self._title,
             self.absolute,
         )
-        rules = DoseRules(
-            self.dose_parameters,
-            dosed_compartments(self._title, events.facts, self.states, self.dose_parameters, values, "add the state"),
-            max(events.facts.overlap, self.overlap),
-            self.goes_on,
-        )
+        names = self.dose_parameters
+        dosed = dosed_compartments(self._title, events.facts, self.states, names, values, "add the state")
+        check_spread(self._title, [number for number in self.spread if number in dosed], names, values)
+        if any(jnp.ndim(value) for value in values.values()):
+            check_records_are_rows(self._title, events.facts)
+        overlap = max(events.facts.overlap, self.overlap)
+        rules = DoseRules(names, dosed, overlap, self.goes_on, self.spread, self.pending)
         if not isinstance(phi, Record):
             phi = Record(tuple(phi), tuple(jnp.asarray(value) for value in phi.values()), "parameter")
         return Record(self.states, solve_group(equations, rules, phi, x, v), "state")
 
     def _events(self, v: Record) -> Events:
         events = events_of(v, self._title)
-        if events.facts.steady_state and self.inputs:
-            raise ModelError(
-                f"{self._title} has doses that enter by an input function (inputs=), for which records that begin in "
-                "steady state (SS 1 or 2) are not possible; give the doses before by ADDL and II."
-            )
+        check_inputs(self._title, events.facts, [k + 1 for k, _ in self.inputs])
         return events
 
     @property

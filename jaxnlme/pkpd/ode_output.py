@@ -30,6 +30,9 @@ class Output:
     fn: Callable[..., Any] | None
     expression: str
 
+    def __str__(self) -> str:
+        return self.expression or f"the function {getattr(self.fn, '__name__', type(self.fn).__name__)}"
+
     def check(self, states: Sequence[str], phi: Any) -> None:
         """Check the names of an expression before anything is solved. **Raises:** ModelError for one that is neither a
         state nor in phi."""

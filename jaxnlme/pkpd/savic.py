@@ -17,29 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import gammaln
 
 from jaxnlme.pkpd.doses import Doses
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.settings import SAVIC
 from jaxnlme.pkpd.timeline import segments_of_rows
 from jaxnlme.records import Events, Rows
-
-
-def log_gamma(a: Any) -> Any:
-    """log Gamma(a) for a > 0 by Stirling's series after a shift; all derivatives are those of the series.
-
-    **Source:** Abramowitz and Stegun (1964), 6.1.40.
-    """
-    shift = SAVIC.shift
-    below = a
-    for k in range(1, shift):
-        below = below * (a + k)
-    z = a + shift
-    inverse = 1.0 / (z * z)
-    series = jnp.zeros_like(z)
-    for numerator, denominator in reversed(((1, 12), (-1, 360), (1, 1260), (-1, 1680), (1, 1188), (-691, 360360))):
-        series = numerator / denominator + inverse * series
-    return (z - 0.5) * jnp.log(z) - z + 0.5 * np.log(2 * np.pi) + series / z - jnp.log(below)
 
 
 def arrived(x: Rows, events: Events, doses: Doses, share: Any) -> tuple[Any, Any]:
@@ -74,7 +58,7 @@ def transit_amounts(
     s = end[..., None] * u[None, None, :]
     # g(s) ds = exp(a log(ktr s) - ktr s - log Gamma(a)) ds / s, and ds / s = p dv / v
     a, rate = a[None, :, None], rate[None, :, None]
-    density = jnp.exp(a * jnp.log(rate * s) - rate * s - log_gamma(a))
+    density = jnp.exp(a * jnp.log(rate * s) - rate * s - gammaln(a))
     density = density * (SAVIC.power * weights / v)[None, None, :]
     entries = system.transition(t[..., None] - s)
     depot = system.state(system.structure.central - 1)

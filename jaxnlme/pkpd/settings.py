@@ -47,8 +47,6 @@ class SavicSettings:
     deviations: float = 9.0
     tail: float = 40.0
     """The gamma density has less than 1e-16 beyond N + 1 + deviations sqrt(N + 1) + tail, in units of 1 / ktr."""
-    shift: int = 10
-    """log Gamma(a) is computed at a + shift, where six terms of Stirling's series have an error below 1e-17."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.pkpd.checks import refuse_known
 from jaxnlme.pkpd.doses import Doses
 from jaxnlme.records import Events, Rows
 
@@ -40,7 +41,7 @@ class SteadyState(eqx.Module):
 
     **Fields:** `begins` (k,): whether the record has one; `constant` (k,): it is that of an infusion without end;
     `interval`: between doses, positive; `since`: time since the last arrival, in (0, interval]; `running`: number of
-    infusions that are not over.
+    infusions that are not over; `waiting`: number of earlier doses that arrive after the record.
     """
 
     begins: Any
@@ -48,30 +49,51 @@ class SteadyState(eqx.Module):
     interval: Any
     since: Any
     running: Any
+    waiting: Any
 
 
-def steady_states(events: Events, doses: Doses) -> SteadyState:
-    """The steady states of `v.events`: doses have arrived at TIME + LAG - k II for ever, k = 1, 2, ...; NaN for a lag
-    longer than II, where some of them arrive after the record."""
+def steady_states(events: Events, doses: Doses, pending: int = 0) -> SteadyState:
+    """The steady states of `v.events`: doses arrive at TIME + LAG - k II for ever, k = 1, 2, ..., with a lag longer
+    than II some of them after the record.
+
+    **Arguments:** `pending`: most doses of a record that do so; NaN for more of them.
+    **Raises:** ModelError for more of them, where lags are known numbers.
+    """
     begins = events.steady_state > 0
     constant = begins & (events.interval <= 0)
     interval = jnp.where(events.interval > 0, events.interval, 1.0)
     lag = jnp.zeros_like(interval) if doses.lag is None else doses.lag
     periods = jnp.maximum(jnp.ceil(jax.lax.stop_gradient(lag) / interval), 1.0)
-    since = jnp.where(begins & ~constant & (periods > 1), jnp.nan, periods * interval - lag)
+    waiting = jnp.where(begins & ~constant, periods - 1.0, 0.0)
+    refuse_known(
+        waiting > pending,
+        lambda k: (
+            f"the dose at steady state (SS) at time {float(events.time[k]):g} has a lag of {float(lag[k]):g}, longer "
+            f"than its interval II {float(interval[k]):g}, so that {int(waiting[k])} of the doses before it arrive "
+            f"after it: give the model pending={int(waiting[k])}, or correct the lag."
+        ),
+    )
+    since = jnp.where(waiting > pending, jnp.nan, periods * interval - lag)
     running = jnp.ceil(jax.lax.stop_gradient(doses.duration - since) / interval)
     running = jnp.where(begins & ~constant, jnp.maximum(running, 0.0), 0.0)
-    return SteadyState(begins, constant, interval, since, running)
+    return SteadyState(begins, constant, interval, since, running, waiting)
 
 
 def actions(
-    events: Events, doses: Doses, steady: SteadyState | None, *, overlap: int, goes_on: bool = False
+    events: Events,
+    doses: Doses,
+    steady: SteadyState | None,
+    *,
+    overlap: int,
+    pending: int = 0,
+    goes_on: bool = False,
 ) -> Actions:
     """The Actions of a group.
 
     **Arguments:** `steady`: None where no record has a steady state; `overlap`: most infusions of a steady state that
-    are running when its record comes; more of them give NaN; `goes_on`: an infusion at constant rate in steady state
-    continues after its record (else it ends there, as in NONMEM).
+    are running when its record comes; more of them give NaN; `pending`: as for `steady_states`; `goes_on`: an infusion
+    at constant rate in steady state continues after its record (else it ends there, as in NONMEM).
+    **Raises:** ModelError for more infusions than `overlap`, where durations are known numbers.
     """
     k = events.time.shape[0]
     zero = jnp.zeros_like(doses.bolus)
@@ -90,7 +112,25 @@ def actions(
     if doses.infused:
         ends = rate if steady is None else jnp.where(steady.constant, zero, rate)
         kinds.append((arrival + doses.duration, zero, -ends, None if begins is None else zero))
+    if steady is not None and doses.lag is not None:
+        for p in range(pending):
+            late = steady.waiting > p
+            begin = jnp.where(late, arrival - (p + 1) * steady.interval, events.time)
+            entering, change = jnp.where(late, doses.bolus, 0.0), jnp.where(late, doses.rate, 0.0)
+            kinds.append((begin, entering, change, zero))
+            if doses.infused:
+                kinds.append((jnp.where(late, begin + doses.duration, events.time), zero, -change, zero))
     if steady is not None and doses.infused:
+        running = steady.running
+        refuse_known(
+            running > overlap,
+            lambda k: (
+                f"infusions of {int(running[k])} of the doses before it are running when the dose at steady state (SS) "
+                f"at time {float(events.time[k]):g} is given (duration {float(doses.duration[k]):g}, II "
+                f"{float(steady.interval[k]):g}), more than the records say: give the model "
+                f"overlap={int(running[k]) + 1}, or correct the duration."
+            ),
+        )
         for p in range(overlap):
             open_ = steady.running > p
             end = events.time - steady.since - p * steady.interval + doses.duration

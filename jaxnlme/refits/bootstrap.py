@@ -176,6 +176,18 @@ class Bootstrap(AbstractReplicateTable):
                 "max_iterations of the jackknife."
             )
 
+    @public("bootstrap.plot")
+    def plot(self, level: float = 0.95, kind: str = "percentile", ax: Any = None) -> Any:
+        """Histograms of the replicates with estimates and intervals, a panel per parameter.
+
+        **Arguments:** `level`, `kind`: as of `intervals`; `ax`: one axes per parameter, created where None.
+        **Returns:** the axes (parameters,).
+        **Raises:** OptionError as `intervals`, and for another number of axes.
+        """
+        from jaxnlme.diagnostics.pictures.refit_records import draw_bootstrap
+
+        return draw_bootstrap(self, level, kind, ax)
+
     def _tables(self) -> list[Table]:
         rows = []
         enough = len(self.values) > 1

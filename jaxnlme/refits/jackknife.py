@@ -112,6 +112,18 @@ class Jackknife(AbstractReplicateTable):
         table = pd.concat([self.deleted[["displacement", "cook"]], change], axis=1)
         return table.sort_values("displacement", ascending=False, kind="stable")
 
+    @public("jackknife.plot")
+    def plot(self, most: int = 20, ax: Any = None) -> Any:
+        """The most influential groups: likelihood displacement, Cook's distance and changes of the values.
+
+        **Arguments:** `most`: groups drawn; `ax`: three axes, created where None.
+        **Returns:** the axes (3,).
+        **Raises:** OptionError for more groups than are legible, and another number of axes.
+        """
+        from jaxnlme.diagnostics.pictures.refit_records import draw_influence
+
+        return draw_influence(self, most, ax)
+
     def _tables(self) -> list[Table]:
         bias, se = self.bias, self.se
         rows = [[n, number(self.fit.values[n]), number(bias[n]), number(se[n])] for n in self._free_names]

@@ -132,40 +132,23 @@ class Profile(Printable):
     intervals: pd.DataFrame
     sentences: tuple[str, ...]
 
+    @public("profile.plot")
     def plot(self, axes: Any = None) -> Any:
-        """Plot zeta against each value, with the interval; a straight line means that the Wald interval is accurate.
+        """Plot zeta against each value, with the interval and Wald's (dashed); a straight line means that the Wald
+        interval is accurate.
 
         **Arguments:** `axes`: one axes per parameter (array or list), created where None.
         **Returns:** the axes (parameters,).
         **Raises:** OptionError where `axes` holds too few.
         """
-        import matplotlib.pyplot as plt
-        from scipy.special import ndtri
+        from jaxnlme.diagnostics.pictures.refit_records import draw_profile
 
-        names = list(self.intervals.index)
-        if axes is None:
-            columns = min(len(names), 4)
-            rows = -(-len(names) // columns)
-            figure, grid = plt.subplots(rows, columns, figsize=(3.0 * columns, 2.6 * rows), squeeze=False)
-            axes = grid.ravel()
-            for unused in axes[len(names) :]:
-                unused.remove()
-            figure.set_layout_engine("constrained")
-        axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()[: len(names)]
-        if len(axes) < len(names):
-            raise OptionError(f"axes must hold one axes for each of {len(names)} parameters; received {len(axes)}.")
-        quantile = float(ndtri(0.5 + self.level / 2.0))
-        for axis, name in zip(axes, names, strict=True):
-            points = self.table[(self.table["parameter"] == name) & self.table["zeta"].notna()].sort_values("value")
-            axis.plot(points["value"], points["zeta"], "-", marker=".", color="C0")
-            for sign, end in ((-1.0, "lower"), (1.0, "upper")):
-                axis.axhline(sign * quantile, color="0.7", linewidth=0.8)
-                limit = self.intervals.loc[name, end]
-                if np.isfinite(limit) and f"{end} limit" not in str(self.intervals.loc[name, "note"]):
-                    axis.axvline(limit, color="C1", linewidth=0.8)
-            axis.set_xlabel(name)
-            axis.set_ylabel("signed root of deviance")
-        return axes
+        count = len(self.intervals)
+        if axes is not None:
+            axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()[:count]
+            if len(axes) < count:
+                raise OptionError(f"axes must hold one axes for each of {count} parameters; received {len(axes)}.")
+        return draw_profile(self, axes)
 
     def _tables(self) -> list[Table]:
         rows = [

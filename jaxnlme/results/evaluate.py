@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnlme.arguments import require_host
 from jaxnlme.binding.bind import Binding, bind
+from jaxnlme.binding.endpoints import check_rows_to_predict
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
@@ -130,6 +131,7 @@ def rebind(fit: FitRecord, data: Any, depth: int | None = None) -> Binding:
             "fixed_design or random_design has an entry for each group of the fitted table, so new data have none; "
             "declare the model with covariates=[...] to predict from new tables."
         )
+    check_rows_to_predict(new, fit.binding.density.error)
     return bind(fit.model, new, like=fit.binding)
 
 

@@ -255,11 +255,11 @@ class FitRecord(HasCriteria):
 
         return Summary(self)
 
-    def predict(self, data: Any = None, level: str | int = "group") -> Any:
-        """Predictions; see `jaxnlme.results.predict.predict`."""
+    def predict(self, data: Any = None, level: str | int = "group", **interval: Any) -> Any:
+        """Predictions, with interval=0.95 also intervals; see `jaxnlme.results.predict.predict`."""
         from jaxnlme.results.predict import predict
 
-        return predict(self, data, level)
+        return predict(self, data, level, **interval)
 
     def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
         """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`."""

@@ -58,6 +58,29 @@ class DerivedSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DrawSettings:
+    """Draws of parameters and of random effects given the data (`parameter_draws.py`, `effect_draws.py`), and intervals
+    of predictions made of them (`predict_interval.py`)."""
+
+    redraws: int = 100
+    """Times that draws of parameters which are not valid are replaced before a request is refused."""
+    draws: int = 1000
+    """Default number of draws: the coverage of a 95% interval then has a Monte Carlo error of 0.7 percentage points."""
+    proposals: int = 4
+    """Importance draws of random effects for each draw that is kept."""
+    degrees_of_freedom: float = 5.0
+    """Of the t proposal around the mode: tails wider than a normal conditional distribution's."""
+    least_effective: float = 100.0
+    """Effective number of importance draws of a group below which its draws are those of Laplace's approximation."""
+    most_failed: float = 0.01
+    """Part of the mode searches at drawn parameters that may fail without a warning."""
+    cells_per_call: int = 4_000_000
+    """Predictions (groups x draws x rows) that one call of the compiled program computes, to bound memory."""
+    most_effects: int = 400_000_000
+    """Draws of random effects (groups x draws x effects) in memory at once (3.2 GB)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SummaryCriteria:
     """The summary (`summary.py`)."""
 
@@ -95,6 +118,7 @@ INFORMATION = InformationMatrixCriteria()
 REPLICATES = ReplicateCriteria()
 SIMULATION = SimulationSettings()
 DERIVED = DerivedSettings()
+DRAWS = DrawSettings()
 SUMMARY = SummaryCriteria()
 DISPLAY = DisplaySettings()
 ADVICE = AdviceCriteria()

@@ -165,10 +165,10 @@ def test_limits_without_a_value():
     """CENS 1 with neither DV nor LLOQ."""
     frame = table().assign(CENS=[0, 1, 0, 0, 0, 0, 0, 0])
     frame.loc[1, "DV"] = np.nan
-    with pytest.raises(jn.DataError, match=r"CENS is 1 in row 2, whose lower limit is missing; expected it in DV"):
+    with pytest.raises(jn.DataError, match=r"column 'CENS' marks row 2 as censored, without a limit: expected it"):
         read(frame)
     frame.loc[1, "CENS"] = 3
-    with pytest.raises(jn.DataError, match=r"CENS is 3 in row 2; expected 0 \(observed\)"):
+    with pytest.raises(jn.DataError, match=r"column 'CENS' holds 3 in row 2; expected 0 \(observed\)"):
         read(frame)
 
 

@@ -101,7 +101,7 @@ def test_observed_predicted_has_a_panel_per_level(fit):
 
 
 def test_residuals_against_prediction_and_columns(fit):
-    ax = fit.plot.residuals("cwres", "Time")
+    ax = fit.plot.residuals("cwres", "Time", smooth=False)
     np.testing.assert_allclose(ax.get_lines()[-1].get_ydata(), fit.residuals("cwres")["cwres"])
     assert ax.get_xlabel() == "Time" and ax.get_title() == "Residuals by FOCEI"
     assert fit.plot.residuals("pres", title="Theophylline").get_title() == "Theophylline"

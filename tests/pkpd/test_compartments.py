@@ -88,6 +88,40 @@ def test_bioavailability_changes_the_overlap_of_infusions(fraction):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("lag", [3.0, 5.0, 9.0, 12.5])
+@pytest.mark.parametrize("rate", [0.0, 30.0])
+def test_a_lag_beyond_the_interval_of_a_steady_state(lag, rate):
+    """With `pending`, doses that are given before the record and arrive after it count as all past ones do."""
+    record = {"TIME": 0.0, "EVID": 1, "AMT": 100.0, "RATE": rate, "SS": 1, "II": 4.0}
+    times = np.array([0.0, 0.5, 3.0, 6.0, 10.0])
+    found = predicted(jn.pkpd.compartments(1, pending=3), {"CL": 2.0, "V": 10.0, "LAG1": lag}, [record], times)
+    since, duration = times[:, None] - lag + 4.0 * np.arange(200), 100 / 30
+    on_board = (since > 0) | ((since == 0) & (rate == 0))
+    rise = 15.0 * (1 - np.exp(-0.2 * np.minimum(since, duration))) if rate else 10.0
+    decline = np.exp(-0.2 * (np.maximum(since - duration, 0) if rate else since))
+    np.testing.assert_allclose(found, np.sum(np.where(on_board, rise * decline, 0.0), axis=1), rtol=1e-9)
+
+
+def test_models_print_what_they_need():
+    """Compartments with their numbers, parameters, and what is used where it is there."""
+    text = repr(jn.pkpd.compartments(2, "first-order", lag="tlag"))
+    for part in ("1 depot, 2 central, 3 peripheral1", "parameters: CL V Q V2 KA", "TLAG, LAG2, LAG3 (lag)"):
+        assert part in text, text
+    saturable = repr(jn.pkpd.michaelis_menten(1, "first-order"))
+    assert "michaelis_menten(1, 'first-order')" in saturable and "states: 1 depot, 2 central" in saturable
+
+
+@pytest.mark.parametrize("route", ["zero-order", "zero then first"])
+@pytest.mark.parametrize("steady", [{}, {"SS": 1, "II": 12.0}])
+def test_zero_order_routes_of_saturable_elimination(route, steady):
+    """Far below KM elimination is linear: doses without a rate are spread over D1, as by the closed forms."""
+    records = [{"TIME": 0.0, "EVID": 1, "AMT": 100.0} | steady]
+    values = {"V": 10.0, "D1": 3.0} | ({"KA": 1.2} if route == "zero then first" else {})
+    found = predicted(jn.pkpd.michaelis_menten(1, route), values | {"VM": 1e9, "KM": 1e9}, records)
+    expected = predicted(jn.pkpd.compartments(1, route), values | {"CL": 1.0}, records)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [

@@ -73,7 +73,7 @@ def test_reverse_mode_is_forward_mode(solved):
 def test_parameters_that_vary_in_a_group():
     """Rows of phi that are all equal give the solution with one value, with its derivatives."""
     model = jn.pkpd.ode(depot_and_saturable, ["depot", "central"], "central / V")
-    x, v = group(RECORDS[1:])
+    x, v = group([record | {"row": row} for record, row in zip(RECORDS[1:], (2, 5), strict=True)])
     names = tuple(VALUES)
 
     def constant(km):
@@ -88,6 +88,9 @@ def test_parameters_that_vary_in_a_group():
     )
     for a, b in zip(one, two, strict=True):
         assert np.allclose(a, b, rtol=1e-7, atol=1e-9)
+    x, v = group(RECORDS[1:])
+    with pytest.raises(ModelError, match="vary within the groups, and the records of doses are no rows"):
+        varying(2.0)
 
 
 def test_a_failed_solve_is_not_finite_in_its_group_only():
@@ -107,7 +110,8 @@ def test_a_failed_solve_is_not_finite_in_its_group_only():
 
 
 def test_a_lag_longer_than_the_interval_of_a_steady_state():
-    """Some of the past doses would arrive after the record: NaN, as by closed forms; up to the interval they agree."""
+    """Some of the past doses arrive after the record, which `pending` says: without it they are NaN, as by closed
+    forms, and refused where the lag is a number; up to the interval they agree."""
 
     def elimination(t, y, phi):
         return {"central": -phi.CL / phi.V * y.central}
@@ -127,6 +131,8 @@ def test_a_lag_longer_than_the_interval_of_a_steady_state():
         expected[1] = 10 * np.exp(-k * (10 - lag)) / (1 - np.exp(-6 * k))
         assert np.allclose(pair, expected, rtol=1e-7), lag
     assert np.isnan(found[2]).all()
+    with pytest.raises(ModelError, match=r"has a lag of 8.* give the model pending=1"):
+        both(8.0)
 
 
 def test_a_stiff_solver_gives_the_same():

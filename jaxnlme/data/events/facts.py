@@ -30,6 +30,7 @@ class EventFacts:
     - `dosed`: the compartments that receive doses, in rising order; 0: the record names none (the model's default).
     - `dosed_rows`: for each of them the number of the first such row of the original table, 0 where there is none (not
       compared: it does not decide the program).
+    - `infused`: the compartments of `dosed` that receive infusions (RATE other than 0).
     - `rows_are_records`: every record, also of doses, is a row of x, so that parameters are known at each.
     - `carry`: "nocb" where the value of a parameter holds on the interval before its record (as in NONMEM), "locf"
       where it holds on the interval after.
@@ -48,6 +49,11 @@ class EventFacts:
     rows_are_records: bool = False
     carry: str = "nocb"
     dosed_rows: tuple[int, ...] = field(default=(), compare=False)
+    infused: tuple[int, ...] = ()
+
+    def infuses(self, compartment: int) -> bool:
+        """True if an infusion enters a compartment; records that name none enter the first one."""
+        return compartment in self.infused or (compartment == 1 and 0 in self.infused)
 
     def rows_in_words(self, compartment: int) -> str:
         """The first row with a dose into a compartment, as part of a sentence: " in row 3, the first one"."""

@@ -171,9 +171,10 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, row_index: np.ndar
         number = np.where(running, np.ceil(columns["AMT"] / rate / interval), 0.0)
     anew = np.bincount(group[_starts_anew(columns)], minlength=1) if len(group) else np.zeros(1)
     dosed = tuple(sorted({int(v) for v in columns["CMT"][is_dose]}))
+    infused = is_dose & (rate != 0)
     return replace(
         base,
-        infusions=bool((is_dose & (rate != 0)).any()),
+        infusions=bool(infused.any()),
         modelled_rate=bool((is_dose & (rate == -1)).any()),
         modelled_duration=bool((is_dose & (rate == -2)).any()),
         steady_state=tuple(sorted({int(v) for v in columns["SS"][steady]})),
@@ -182,5 +183,6 @@ def _facts(columns: dict[str, np.ndarray], group: np.ndarray, row_index: np.ndar
         overlap=int(number.max(initial=0)),
         dosed=dosed,
         dosed_rows=tuple(int(row_index[is_dose & (columns["CMT"] == c)].min()) + 1 for c in dosed),
+        infused=tuple(sorted({int(v) for v in columns["CMT"][infused]})),
         rows_are_records=bool(len(group) and (columns["row"] >= 0).all()),
     )

@@ -38,6 +38,7 @@ class Records:
         self.reader, self.table, self.names, self.need_response = reader, table, names, need_response
         self.n = len(table)
         self.notes: list[str] = []
+        self._comments()
         self._subjects()
         self.c = c = {name: self._numbers(name) for name in _NUMBERS}
         c["time"], notes = times_in_hours(table, names["time"], names["date"], reader.date_order, self.group)
@@ -45,6 +46,37 @@ class Records:
         self.notes += notes
         self._responses()
         self._codes()
+
+    # ---- comments
+
+    def _comments(self) -> None:
+        """Look for comment rows: a mark in the first column, or in labels of subjects that are numbers otherwise.
+
+        **Raises:** DataError for rows that begin with a mark of comments; other text beside numbers is a note.
+        """
+        first, label = self.table.names[0], self.names["id"]
+        unused = first not in self.names.values() and self.reader.skip is None
+        for name in dict.fromkeys([*([first] if unused else []), label]):
+            raw = self.table.columns[name]
+            if is_dates(raw) or not self.table.column(name).is_text:
+                continue
+            cells = ["" if cell is None else str(cell).strip() for cell in self.table.column(name).values.tolist()]
+            empty = np.array([cell in ("", ".", "nan") for cell in cells])
+            text = ~empty & np.array([not is_number(cell) for cell in cells])
+            marked = text & np.array([cell[:1] in ("#", ";", "!", "@") or cell in ("C", "c") for cell in cells])
+            beside = (~text & ~empty).any() if name == label else (marked | empty).all()
+            if marked.any() and not marked.all() and beside:
+                cell = cells[int(np.argmax(marked))]
+                cure = f"leave them out by skip={cell[:1]!r} (as IGNORE={cell[:1]} of NONMEM)"
+                raise DataError(
+                    f"{name} is {cell!r} in {self.table.rows(marked)}, as comment rows are marked: "
+                    f"{cure if name == first else 'drop them'}, or give these rows other labels."
+                )
+            if name == label and text.any() and not text.all():
+                cure = "leave them out by skip=" if name == first else "drop them"
+                self.notes.append(
+                    f"{name} is text in {self.table.rows(text)} and a number in others: if these are comments, {cure}."
+                )
 
     # ---- subjects
 
@@ -185,29 +217,14 @@ class Records:
                 self.notes.append(f"{self.names[meaning]} of {self.table.rows(unused)} is not used: they are no doses.")
 
     def _limits(self) -> dict[str, np.ndarray]:
-        """The columns of limits (rows,) by meaning; codes are zero where missing, and in rows without a response."""
+        """The columns of limits (rows,) by meaning, which `LimitColumns` checks; codes are zero where missing, and in
+        rows without a response."""
         c, limits = self.c, {m: self.table.numbers(self.names[m]) for m in ("limit", "lloq", "uloq") if self.names[m]}
         name = self.names["censoring"]
         if name is None:
             return limits
         counts = (c["evid"] == 0) & (c["mdv"] == 0)
         code = np.where(counts, self.table.numbers(name, 0.0), 0.0)
-        bad = ~np.isin(code, (-1, 0, 1))
-        if bad.any():
-            raise DataError(
-                f"{name} is {code[bad][0]:g} in {self.table.rows(bad)}; expected 0 (observed), 1 (below the limit) or "
-                "-1 (above it): correct the code."
-            )
-        for value, which, role in ((1, "lower", "lloq"), (-1, "upper", "uloq")):
-            given = self.reader.columns.get(role)
-            by_number = given is not None and given is not False and not isinstance(given, str)
-            known = ~np.isnan(limits[role]) if role in limits else np.full(self.n, by_number)
-            without = (code == value) & np.isnan(self.dv) & ~known
-            if without.any():
-                raise DataError(
-                    f"{name} is {value} in {self.table.rows(without)}, whose {which} limit is missing; expected it in "
-                    f"{self.names['dv']}, in a column {role.upper()}, or by {role}=: fill it in."
-                )
         return {"censoring": code} | limits
 
     def _below(self) -> np.ndarray:

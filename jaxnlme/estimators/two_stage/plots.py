@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, axes_in_row, pyplot, style_axes
+from jaxnlme.drawing.panels import Panels, axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, picture, pyplot, style_axes
 from jaxnlme.estimators.two_stage.settings import DISPLAY
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class GroupPlots:
         pyplot()
         self.fits = fits
 
-    def intervals(self, level: float = 0.95, *, pooled: bool = False, ax: Any = None) -> np.ndarray:
+    @picture("fits.plot.intervals")
+    def intervals(self, level: float = 0.95, *, pooled: bool = False, ax: Any = None) -> Panels:
         """Estimates and intervals on the transformed scale: a panel per parameter, a row per group, and a line at the
         median over groups. A group that was not fitted has a cross on the left side of the panel; an interval beyond
         the limits of the axis is cut off.

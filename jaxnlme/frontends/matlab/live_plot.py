@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.binding.user_scale import psi_of
-from jaxnlme.diagnostics.drawing import MissingPlotLibrary, pyplot
+from jaxnlme.drawing.style import MissingPlotLibrary, pyplot
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.callbacks import Iteration
 from jaxnlme.frontends.matlab.settings import MATLAB

@@ -12,7 +12,7 @@ import pandas as pd
 
 from jaxnlme.arguments import check_choice
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.diagnostics.plots import Plots
+from jaxnlme.diagnostics.pictures.plots import Plots
 from jaxnlme.errors import DataError, OptionError
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.formulas.frames import as_table, complete_rows
@@ -20,6 +20,7 @@ from jaxnlme.formulas.mixed import used_columns
 from jaxnlme.formulas.text import columns_in, tokens_of
 from jaxnlme.linear.glmm.declaration import Declaration
 from jaxnlme.linear.glmm.densities import PROBABILITIES, OutcomeDensity
+from jaxnlme.linear.glmm.frames import augment, diagnostics, predict_interval
 from jaxnlme.linear.glmm.links import link_of
 from jaxnlme.linear.glmm.model import LINKS, LinearPredictor
 from jaxnlme.linear.glmm.residuals import KINDS, residuals
@@ -50,6 +51,11 @@ class GeneralisedLinearFit(Fit):
     @property
     def _outcome(self) -> OutcomeDensity:
         return self.model.error.density  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def trials_column(self) -> str | None:
+        """The column of numbers of trials in the data of the fit, None for one a row."""
+        return self._outcome.trials
 
     @property
     def family(self) -> str:
@@ -98,21 +104,27 @@ class GeneralisedLinearFit(Fit):
         return self.family, self.link, self.declaration.offset(self.declaration.frame).tobytes(), values
 
     @public("fit.predict")
-    def predict(self, data: Any = None, level: str | int = "group", *, scale: str = "response") -> Any:
-        """Predictions at every row of a table.
+    def predict(self, data: Any = None, level: str | int = "group", *, scale: str = "response", **interval: Any) -> Any:
+        """Predictions at every row of a table, with interval=0.95 also intervals.
 
         **Arguments:** `data`: None for the fitted rows, or a table with the columns of the formula; the response may be
         absent, the grouping factors too at level "population"; `level`: of the random effects, as in
         `jaxnlme.results.predict.predict`: "population" has none, "group" those of all units; a unit that the fit lacks
         gets the mode of its effects where the table has responses of it; `scale`: "response", the mean given the random
         effects (a probability for a binomial outcome; for an ordinal one a column for each category), or "link", the
-        linear predictor.
+        linear predictor; `interval`, `uncertainty`, `draws`, `seed`: as in `jaxnlme.results.predict.predict`. With
+        "residual" among the `uncertainty` the intervals, and the prediction beside them, are those of a response as the
+        data hold it (successes of a binomial outcome).
         **Returns:** a pandas Series "prediction" (rows,), or a data frame of probabilities (rows, categories); NaN for
-        combinations of categories that the fitted data lack, so that no coefficient of them was estimated.
-        **Raises:** as `jaxnlme.results.predict.predict`; OptionError for another scale.
+        combinations of categories that the fitted data lack, so that no coefficient of them was estimated; with
+        `interval` a data frame of prediction, lower and upper.
+        **Raises:** as `jaxnlme.results.predict.predict`; OptionError for another scale, and for intervals with
+        "residual" on the scale of the link; ModelError for intervals of an ordinal outcome.
         """
         check_choice("scale", scale, ("response", "link"))
-        eta = super().predict(self._grouped(data, level), level)
+        if interval:
+            return predict_interval(self, data, level, scale, super().predict, interval)
+        eta = super().predict(self.grouped(data, level), level)
         fixed = self.declaration.fixed
         if data is not None and not isinstance(data, GroupedData) and fixed.aliased:
             eta = eta.mask(fixed.not_estimable(self.declaration.frame, data))
@@ -137,11 +149,22 @@ class GeneralisedLinearFit(Fit):
         **Returns:** (n, rows): successes of a binomial outcome, counts, numbers; of an ordinal outcome the positions of
         the categories, from 0 on.
         """
-        return super().simulate(n, key, self._grouped(data, "group", trials=True), level)
+        return super().simulate(n, key, self.grouped(data, "group", trials=True), level)
 
     def residuals(self, kinds: str | Sequence[str] = KINDS) -> pd.DataFrame:
         """Residuals by row; see `jaxnlme.linear.glmm.residuals.residuals`."""
         return residuals(self, kinds)
+
+    @public("fit.diagnostics")
+    def diagnostics(self) -> pd.DataFrame:
+        """One table by row, ready to plot; see `jaxnlme.linear.glmm.frames.diagnostics`."""
+        return diagnostics(self)
+
+    @public("fit.augment")
+    def augment(self, data: Any = None) -> Any:
+        """The table of the fit, or another one, with `.fitted`, `.resid` and `.fixed` beside its columns; see
+        `jaxnlme.linear.glmm.frames.augment`."""
+        return augment(self, data)
 
     @property
     def plot(self) -> Any:
@@ -150,9 +173,9 @@ class GeneralisedLinearFit(Fit):
 
     def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
         """Coefficients with the random effects of each unit; see `jaxnlme.results.predict.parameters`."""
-        return super().parameters(level, self._grouped(data, level))
+        return super().parameters(level, self.grouped(data, level))
 
-    def _grouped(self, data: Any, level: Any, trials: bool = False) -> Any:
+    def grouped(self, data: Any, level: Any, trials: bool = False) -> Any:
         """The engine's data of a table; None and GroupedData unchanged.
 
         **Arguments:** `trials`: the number of trials is needed.
@@ -181,6 +204,12 @@ class GeneralisedLinearFit(Fit):
             frame, self._response(frame, of_response) if has_response else None, known_groups
         )
 
+    def response_of(self, data: Any) -> Response | None:
+        """The response of a table, NaN in rows that lack it; None where the table lacks a column of it."""
+        names = used_columns(self.declaration.formula.response)
+        present = set(names) <= set(data.columns if hasattr(data, "columns") else data)
+        return self._response(as_table(data, names, "the formula of the fit"), names) if present else None
+
     def _response(self, frame: pd.DataFrame, names: Any) -> Response:
         """The response of a new table, NaN in rows that lack it."""
         own = self.declaration.response
@@ -198,6 +227,8 @@ class GeneralisedLinearFit(Fit):
 class _OnScaleOfData:
     """A fit whose predictions are expected values of the responses as the data hold them, for pictures."""
 
+    on_scale_of_data = True
+
     def __init__(self, fit: GeneralisedLinearFit):
         self._fit = fit
 
@@ -207,7 +238,7 @@ class _OnScaleOfData:
     def predict(self, data: Any = None, level: str | int = "group") -> pd.Series:
         """Expected responses (rows,)."""
         fit = self._fit
-        grouped = fit.data if data is None else fit._grouped(data, level)
+        grouped = fit.data if data is None else fit.grouped(data, level)
         mean = fit.predict(grouped, level)
         if fit.family == "ordinal":
             return pd.Series(mean.to_numpy() @ np.arange(mean.shape[1]), index=mean.index)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from jaxnlme.linear.glmm.settings import GLMM
+from jaxnlme.numerics.normal_tails import log_ndtr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ _PROBABILITY = {
     ),
     "probit": Link(
         "probit", special.ndtri, special.ndtr, lambda eta: np.exp(-0.5 * eta**2) / np.sqrt(2.0 * np.pi),
-        jax.scipy.special.log_ndtr, lambda eta: jax.scipy.special.log_ndtr(-eta),
+        log_ndtr, lambda eta: log_ndtr(-eta),
     ),
     "cloglog": Link(
         "cloglog", lambda mu: np.log(-np.log1p(-mu)),

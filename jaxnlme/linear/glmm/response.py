@@ -34,6 +34,13 @@ class Response:
     categories: tuple[Any, ...] = ()
 
 
+def proportions(response: Response) -> np.ndarray:
+    """The response (rows,), of several trials the share of successes (NaN without trials)."""
+    if response.trials is None:
+        return response.y
+    return np.where(response.trials > 0, response.y / np.maximum(response.trials, 1.0), np.nan)
+
+
 def read_response(
     text: str, frame: pd.DataFrame, family: str, rows: np.ndarray, categories: Sequence[Any] = ()
 ) -> Response:

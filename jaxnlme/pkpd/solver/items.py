@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,31 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.pkpd.dose_parameters import DoseParameters
 from jaxnlme.pkpd.doses import read_doses
 from jaxnlme.pkpd.timeline import Actions, SteadyState, actions, segments_of_rows, steady_states
 from jaxnlme.records import Events, Rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DoseRules:
+    """The way in which the doses of the data enter the states.
+
+    **Fields:** `parameters`: names of those that act on doses; `dosed`: numbers of the compartments that receive doses;
+    `overlap`, `goes_on`, `pending`: as for `timeline.actions`; `spread`: compartments whose doses without a rate have
+    the modelled duration, as for `read_doses`.
+    """
+
+    parameters: DoseParameters
+    dosed: tuple[int, ...]
+    overlap: int
+    goes_on: bool
+    spread: tuple[int, ...] = ()
+    pending: int = 0
+
+    def infused(self, events: Events) -> bool:
+        """True if a dose may be an infusion."""
+        return bool(events.facts.infusions or {*self.spread} & {*self.dosed})
 
 
 class Layout(eqx.Module):
@@ -35,18 +58,18 @@ class Layout(eqx.Module):
 
 
 def quantities(
-    x: Rows, events: Events, of_dose: Callable[[str, int], Any], dosed: tuple[int, ...], overlap: int, goes_on: bool
+    x: Rows, events: Events, of_dose: Callable[[str, int], Any], rules: DoseRules
 ) -> tuple[dict[str, Any], tuple[Actions, SteadyState | None]]:
     """Quantities that depend on parameters, by name, and the actions that it was made from, with the time of rows.
 
-    **Arguments:** `of_dose`: as for `read_doses`; `dosed`: numbers of the compartments that receive doses; `overlap`,
-    `goes_on`: as for `timeline.actions`.
+    **Arguments:** `of_dose`: as for `read_doses`; `rules` of the doses.
     **Returns:** a dict: `time`, `bolus`, `rate` (actions + rows,) unsorted; `arrival`, `amount` (k,) of the doses; with
     steady states `since`, `infusion`, `duration` (k,). And the Actions, with the SteadyState.
     """
-    doses = read_doses(events, of_dose, 1, dosed)
-    steady = steady_states(events, doses) if events.facts.steady_state else None
-    done = actions(events, doses, steady, overlap=max(overlap, 0), goes_on=goes_on)
+    doses = read_doses(events, of_dose, 1, rules.dosed, rules.spread)
+    steady = steady_states(events, doses, rules.pending) if events.facts.steady_state else None
+    overlap = max(rules.overlap, 0)
+    done = actions(events, doses, steady, overlap=overlap, pending=rules.pending, goes_on=rules.goes_on)
     rate = done.rate
     if steady is not None:
         rate = rate + done.steady * (steady.running * doses.rate)[done.source]

@@ -7,38 +7,22 @@ state is such a function of its own parameters and of the state at its start, an
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.dose_parameters import DoseParameters
 from jaxnlme.pkpd.phi_names import values_by_name
 from jaxnlme.pkpd.solver.advance import Progress
 from jaxnlme.pkpd.solver.equations import Equations
 from jaxnlme.pkpd.solver.interval import Held, whole
-from jaxnlme.pkpd.solver.items import layout, quantities, record_rows
+from jaxnlme.pkpd.solver.items import DoseRules, layout, quantities, record_rows
 from jaxnlme.pkpd.solver.partials import Expansion, Partials, differentiable
 from jaxnlme.pkpd.solver.pieces import Pieces
 from jaxnlme.pkpd.solver.runge_kutta import StatePartials, States
 from jaxnlme.pkpd.solver.steady_state import SteadyDose
 from jaxnlme.records import Record
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DoseRules:
-    """The way in which the doses of the data enter the states.
-
-    **Fields:** `parameters`: names of those that act on doses; `dosed`: numbers of the compartments that receive doses;
-    `overlap`, `goes_on`: as for `timeline.actions`.
-    """
-
-    parameters: DoseParameters
-    dosed: tuple[int, ...]
-    overlap: int
-    goes_on: bool
 
 
 def solve_group(equations: Equations, rules: DoseRules, phi: Record, x: Any, v: Any) -> States:
@@ -69,7 +53,7 @@ def _columns(x: Any, v: Any, row: Any) -> Record:
 def _steady_states(
     pieces: Pieces,
     parts: dict[str, Partials],
-    data: tuple[Any, Any, tuple[int, ...]],
+    data: tuple[Any, Any, tuple[int, ...], bool],
     held_at: Callable[..., Callable[..., Held]],
     starts: Callable[..., StatePartials],
     at_records: Any,
@@ -77,10 +61,11 @@ def _steady_states(
 ) -> StatePartials:
     """By state what the steady state of each record (k,) adds to the state before any dose.
 
-    **Arguments:** `data`: v.events, its SteadyState, and the positions of the compartments that receive doses.
+    **Arguments:** `data`: v.events, its SteadyState, the positions of the compartments that receive doses, and True if
+    a dose may be an infusion.
     """
     expansion = pieces.expansion
-    events, steady, positions = data
+    events, steady, positions, infused = data
     names = ("since", "amount", "infusion", "duration")
 
     def one(_: None, xs: dict[str, Any]) -> tuple[None, StatePartials]:
@@ -93,8 +78,7 @@ def _steady_states(
 
         y = starts(xs["row"])
         held = held_at(xs["row"], -jnp.inf, xs["segment"])
-        facts = events.facts
-        found = pieces.steady(held, dose, y, size, facts.infusions, facts.constant_infusion)
+        found = pieces.steady(held, dose, y, size, infused, events.facts.constant_infusion)
         # The time since the last dose is NaN for a lag longer than the interval; the solver takes no such length.
         lost = xs["begins"] & jnp.isnan(xs["since"][0])
         return None, jax.tree.map(lambda a, b: jnp.where(lost, jnp.nan, a - b), found, y)
@@ -133,7 +117,7 @@ def solve(
             value = rules.parameters.value(kind, number, values)
             return value if value is None or jnp.ndim(value) == 0 else value[at_records]
 
-        return quantities(x, v.events, of_dose, rules.dosed, rules.overlap, rules.goes_on)
+        return quantities(x, v.events, of_dose, rules)
 
     parts = expansion.expand_sparse(lambda *p: everything(*p)[0])
     done, steady = everything(*expansion.point)[1]
@@ -164,7 +148,7 @@ def solve(
 
         return expansion.dense(expansion.expand(fn))
 
-    entries = {k for k, _ in equations.inputs}
+    entries, infused = {k for k, _ in equations.inputs}, rules.infused(events)
     doses = jnp.where(events.mask, events.amount, 0.0)
     dose = jnp.max(jnp.abs(doses), initial=0.0)
     first_states = starts(items.first_row[0])
@@ -175,7 +159,7 @@ def solve(
     sizes = equations.sizes(size)
     added = None
     if steady is not None:
-        added = _steady_states(pieces, parts, (events, steady, positions), held_at, starts, at_records, sizes)
+        added = _steady_states(pieces, parts, (events, steady, positions, infused), held_at, starts, at_records, sizes)
 
     def in_order(name: str) -> Partials:
         return tuple(part[..., items.order] for part in parts[name])
@@ -190,7 +174,6 @@ def solve(
         if steady is None
         else jnp.concatenate([done.steady, jnp.zeros(len(items.order) - len(done.steady))])[items.order]
     )
-    infused = bool(events.facts.infusions)
     no_rate = tuple(jnp.zeros_like(part[..., 0]) for part in rate)
     inputs_rate = dict.fromkeys(positions, no_rate) if infused else {}
 

@@ -1,4 +1,5 @@
-"""Plots of stochastic fits: parameters over the iterations, Monte Carlo errors, conditional distributions."""
+"""Pictures of convergence: the likelihood, parameters over the iterations, Monte Carlo errors; and the conditional
+distributions that stochastic fits draw."""
 
 from __future__ import annotations
 
@@ -7,18 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import (
-    BLUE,
-    DARK,
-    GREY,
-    SKY,
-    VERMILLION,
-    AbstractPlotter,
-    axes_in_row,
-    pyplot,
-    style_axes,
-)
+from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
+from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, lowest, on_page
+from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
 
@@ -30,10 +23,41 @@ SHADES = {"burn-in": "#d9d9d9", "annealing": "#fdebc8", "full steps": "#d7ecf8",
 AFTER_PHASES = "fixed parameters and Newton steps"
 
 
-class AbstractSimulationPlots(AbstractPlotter):
-    """Plots of stochastic fits only."""
+class AbstractConvergencePictures(AbstractPlotter):
+    """Pictures of convergence."""
 
-    def trajectories(self, names: Sequence[str] | str | None = None, ax: Any = None) -> np.ndarray:
+    @picture("fit.plot.history")
+    def history(self, ax: Any = None) -> Any:
+        """Log-likelihood at every iteration, the last value as a number.
+
+        **Arguments:** `ax`: the axes to draw into, created where None.
+        **Returns:** the axes.
+        **Raises:** OptionError for a fit without a history of the log-likelihood.
+        """
+        if not self.fit.history:
+            raise OptionError("the fit has no history: it did not begin.")
+        if "log_likelihood" not in self.fit.history[-1]:
+            raise OptionError(
+                f"{self.fit.method} does not compute the log-likelihood while it runs; fit.plot.trajectories() shows "
+                "the parameters."
+            )
+        iteration = [entry["iteration"] for entry in self.fit.history]
+        values = [entry["log_likelihood"] for entry in self.fit.history]
+        panels = axes_in_row(ax, 1, (5.6, 3.6))
+        created, ax = ax is None, panels[0]
+        ax.plot(iteration, values, "o-", ms=4, lw=1.4, color=BLUE, mec="white", mew=0.5)
+        ax.annotate(
+            f"{values[-1]:.3f}", (iteration[-1], values[-1]), (0, -12), textcoords="offset points",
+            ha="right", va="top", fontsize=9, color=DARK,
+        )  # fmt: skip
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(xlabel="iteration", ylabel="log-likelihood")
+        style_axes(ax)
+        self._title(panels, f"Progress of {self.fit.method}", created)
+        return ax
+
+    @picture("fit.plot.trajectories")
+    def trajectories(self, names: Sequence[str] | str | None = None, ax: Any = None) -> Panels:
         """Values after every iteration: a panel per parameter, a line per replicate (the one whose estimates are
         reported on top), the phases as background colours. After the phases the parameters are held fixed but for
         Newton steps to the maximum: at the end of a good run the lines are level.
@@ -45,7 +69,7 @@ class AbstractSimulationPlots(AbstractPlotter):
         """
         sampling = self._sampling("trajectories")
         names = self._names(names)
-        axes, created = self._grid(ax, len(names))
+        axes = axes_in_grid(ax, len(names), DIAGNOSTICS.trajectory_columns, (2.5, 1.7), True)
         lines = sampling.trajectory
         iterations = np.arange(len(sampling.packed)) - sampling.burn_in
         estimates = self.fit.estimates["estimate"]
@@ -62,14 +86,18 @@ class AbstractSimulationPlots(AbstractPlotter):
                 label = (f"replicate {k} (best)" if best else "other replicates") if several else None
                 panel.plot(iterations, runs[k], color=BLUE if best else GREY, lw=1.3 if best else 0.9, label=label)
             panel.axhline(estimates[name], color=VERMILLION, lw=0.9, ls="--", label="estimate")
-            panel.set_title(f"{name} ({scales[name]})" if name in scales else name, fontsize=9, color=DARK)
+            panel.set_title(f"{name} ({scales[name]})" if name in scales else name)
             panel.margins(x=0)
             style_axes(panel)
             panel.grid(False, axis="x")
-        if created:
-            self._finish(axes, f"{self.fit.method}: parameters over the iterations")
+        if ax is None:
+            for panel in lowest(axes, DIAGNOSTICS.trajectory_columns):
+                panel.set_xlabel("iteration")
+            _phase_legend(axes)
+        self._title(axes, f"{self.fit.method}: parameters over the iterations", ax is None) if ax is None else None
         return axes
 
+    @picture("fit.plot.monte_carlo")
     def monte_carlo(self, ax: Any = None) -> Any:
         """Monte Carlo error of the estimate (filled) and last Newton step to the maximum (hollow), which the estimate
         includes, in standard errors: a row per parameter. The line is the tolerance.
@@ -87,9 +115,10 @@ class AbstractSimulationPlots(AbstractPlotter):
                 "the run has no Monte Carlo errors: it ended before they were computed, or its information is singular."
             )
         steps = np.abs(sampling.errors["last step"] / sampling.errors["se"])
-        ax = axes_in_row(ax, 1, (6.0, 1.5 + 0.28 * len(ratios)))[0]
+        panels = axes_in_row(ax, 1, (6.0, 1.5 + 0.28 * len(ratios)))
+        created, ax = ax is None, panels[0]
         rows = np.arange(len(ratios))[::-1]
-        ax.hlines(rows, np.minimum(ratios, steps), np.maximum(ratios, steps), color="#dddddd", lw=1.0, zorder=1)
+        ax.hlines(rows, np.minimum(ratios, steps), np.maximum(ratios, steps), color=PALE, lw=1.0, zorder=1)
         ax.plot(steps, rows, "o", ms=5, mfc="white", mec=GREY, label="last step, included")
         ax.plot(ratios, rows, "o", ms=6, color=BLUE, mec="white", mew=0.6, label="Monte Carlo error")
         limit = float(self.fit.options["tolerance"])
@@ -102,18 +131,25 @@ class AbstractSimulationPlots(AbstractPlotter):
         ax.set(xlabel="fraction of the standard error", ylim=(-0.7, len(rows) - 0.3))
         style_axes(ax)
         ax.grid(False, axis="y")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.3 + 0.28 * len(rows))), ncols=3, frameon=False,
-                  fontsize=8.5)  # fmt: skip
-        self._title(ax.set_title, f"{self.fit.method}: Monte Carlo error of the estimates")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.3 + 0.28 * len(rows))), ncols=3)
+        self._title(panels, f"{self.fit.method}: Monte Carlo error of the estimates", created)
         return ax
 
-    def individual_parameters(self, names: Sequence[str] | str | None = None, ax: Any = None) -> np.ndarray:
+    @picture("fit.plot.individual_parameters")
+    def individual_parameters(
+        self,
+        names: Sequence[str] | str | None = None,
+        ax: Any = None,
+        *,
+        page: int = 1,
+        per_page: int = DIAGNOSTICS.most_rows,
+    ) -> Panels:
         """Conditional distributions of the individual parameters given the responses, on the natural scale, from
         `fit.sampling.parameter_samples`: a panel per parameter, a row per group with mean and central 50% and 95%. The
         line is the typical value, that of the median group where covariates or designs vary.
 
-        **Arguments:** `names`: parameters, those that differ between draws where None; `ax`: one axes per parameter. Of
-        more than 60 groups the first 60 are drawn.
+        **Arguments:** `names`: parameters, those that differ between draws where None; `ax`: one axes per parameter;
+        `page`, `per_page`: groups in the order of the table.
         **Returns:** the axes (parameters,).
         **Raises:** OptionError for unknown names, a run without draws, and a fit by another method.
         """
@@ -123,14 +159,14 @@ class AbstractSimulationPlots(AbstractPlotter):
         available = list(sampling.parameters_mean.columns)
         varying = [name for name in available if (sampling.parameters_sd[name] > 0).any()]
         names = _checked_names(names, available, varying)
-        draws = sampling.parameter_samples[: DIAGNOSTICS.most_rows][:, :, [available.index(name) for name in names]]
-        low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
         index = sampling.parameters_mean.index
-        labels = [str(label) for label in index[: DIAGNOSTICS.most_rows]]
+        chosen, part = on_page(range(len(index)), page, per_page, what="rows")
+        draws = sampling.parameter_samples[chosen][:, :, [available.index(name) for name in names]]
+        low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
+        labels = [str(index[k]) for k in chosen]
         typical = self.fit.parameters("population")
         created = ax is None
-        size = (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4))
-        axes = axes_in_row(ax, len(names), size)
+        axes = axes_in_row(ax, len(names), (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4)))
         rows = np.arange(len(labels))[::-1]
         for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
             panel.axvline(typical[name].median(), color=GREY, lw=1.0, ls="--", zorder=1)
@@ -138,17 +174,11 @@ class AbstractSimulationPlots(AbstractPlotter):
             panel.hlines(rows, lower[:, k], upper[:, k], color=BLUE, lw=3.2)
             panel.plot(draws[:, :, k].mean(axis=1), rows, "o", ms=3.5, color="white", mec=DARK, mew=0.8)
             panel.set(xlabel=name, ylim=(-0.7, len(labels) - 0.3))
-            panel.set_yticks(rows, labels if k == 0 or not created else [""] * len(labels))
             style_axes(panel)
+            panel.set_yticks(rows, labels if k == 0 or not created else [""] * len(labels))
         axes[0].set_ylabel(", ".join(map(str, index.names)))
-        if created:
-            total = len(index)
-            part = (
-                ""
-                if len(labels) == total
-                else f", {len(labels)} of {total} {'units' if index.nlevels > 1 else 'groups'}"
-            )
-            self._title(axes[0].figure.suptitle, f"Individual parameters given the data{part}")
+        words = f"Individual parameters given the data{', ' + part if part else ''}"
+        self._title(axes, words, True) if created else None
         return axes
 
     def _sampling(self, plot: str) -> Sampling:
@@ -168,37 +198,18 @@ class AbstractSimulationPlots(AbstractPlotter):
         pairs = zip(binding.density.beta_names, binding.transforms, strict=True)
         return {name: scale.name for name, scale in pairs if scale is not None and scale.name != "identity"}
 
-    def _grid(self, ax: Any, count: int) -> tuple[np.ndarray, bool]:
-        """The axes (count,), and True if they were created here."""
-        if ax is not None:
-            return axes_in_row(ax, count, (0.0, 0.0)), False
-        columns = min(count, DIAGNOSTICS.trajectory_columns)
-        rows = -(-count // columns)
-        figure, grid = pyplot().subplots(
-            rows, columns, sharex=True, squeeze=False, figsize=(0.8 + 2.5 * columns, 1.3 + 1.7 * rows),
-            layout="constrained",
-        )  # fmt: skip
-        panels = grid.ravel()
-        for unused in panels[count:]:
-            unused.remove()
-        for column in range(columns):  # the lowest panel of each column has the tick labels
-            lowest = grid[(count - 1 - column) // columns, column]
-            lowest.tick_params(labelbottom=True)
-            lowest.set_xlabel("iteration", fontsize=9)
-        return panels[:count], True
 
-    def _finish(self, axes: np.ndarray, title: str) -> None:
-        """Add one legend under all panels, and the title."""
-        from matplotlib.patches import Patch
+def _phase_legend(axes: Panels) -> None:
+    """One legend under all panels."""
+    from matplotlib.patches import Patch
 
-        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        for name in entries:
-            if name in SHADES or name == AFTER_PHASES:  # with a border, without which the white one is invisible
-                entries[name] = Patch(facecolor=SHADES.get(name, "white"), edgecolor=GREY, lw=0.6)
-        axes[0].figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8.5
-        )
-        self._title(axes[0].figure.suptitle, title)
+    entries = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    for name in entries:
+        if name in SHADES or name == AFTER_PHASES:  # with a border, without which the white one is invisible
+            entries[name] = Patch(facecolor=SHADES.get(name, "white"), edgecolor=GREY, lw=0.6)
+    width = axes.figure.get_size_inches()[0]
+    ncols = max(1, min(4, int(width / 2.0)))
+    axes.figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
 
 
 def _spans(sampling: Sampling) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,179 @@
+"""Size and power of the tests of npd and npde at known parameters.
+
+    python benchmarks/study_npde.py [--sets 200] [--subjects 200] [--replicates 1000]
+
+A dose of 100 into two compartments (biexponential decline), log-normal clearance and volume (SD 0.3 each), constant and
+proportional residual error, 3 to 5 samples of each subject among eight times. Every data set is simulated from the
+truth and placed among `replicates` data sets simulated from a model at fixed parameters (no refits), by the program of
+`fit.simulate`; all random numbers of a set are its own. The models:
+
+- the truth: each unadjusted test of npde (Cholesky, inverse) should reject in 5% of the sets, those of npd, whose
+  observations are correlated, more;
+- "half omega": the variances of the random effects are half of the truth, so that those of the data are doubled; and
+  "half SD": their standard deviations are half;
+- "one compartment": one exponential, its clearance and volume fitted to the logarithm of the typical curve at the
+  sampling times, variances as in the truth;
+- "one compartment, fitted": all its parameters estimated by FOCEI from one large simulated data set, so that variances
+  absorb part of what is wrong (a description, no criterion); also the share of sets in which a test by thirds of time
+  rejects.
+
+Written to results/npde.json and printed. It fails if a test of npde of the truth rejects in less than 2% or more than
+9% of the sets, if no test of npd rejects more often than 9%, or if the global test at 5% rejects "half omega", "half
+SD" or "one compartment" in less than 80%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from provenance import about_this_process  # noqa: E402
+from results import add_folder  # noqa: E402
+
+import jaxnlme as jn  # noqa: E402
+from jaxnlme.diagnostics.npde.compute import Options, compute  # noqa: E402
+from jaxnlme.diagnostics.npde.distribution import distribution_tests  # noqa: E402
+from jaxnlme.results.evaluate import to_rows  # noqa: E402
+from jaxnlme.results.simulate import simulate_replicates  # noqa: E402
+
+SEED, DOSE = 1717, 100.0
+TIMES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0])
+CL, VOL, SHARE, FAST = 3.0, 20.0, 0.6, 1.2  # the fast exponential has a share of 60% at time 0 and a rate of 1.2 per h
+SD, ADDITIVE, PROPORTIONAL = 0.3, 0.05, 0.15
+LEAST, MOST, POWER = 0.02, 0.09, 0.80
+TESTS = ("Wilcoxon signed rank", "t", "Fisher variance", "Shapiro-Wilk")
+
+
+def two_compartments(phi, x):
+    """Biexponential decline; the area under the curve is DOSE / cl."""
+    slow = (1.0 - SHARE) / (phi.vol / phi.cl - SHARE / FAST)
+    return DOSE / phi.vol * (SHARE * jnp.exp(-FAST * x.Time) + (1.0 - SHARE) * jnp.exp(-slow * x.Time))
+
+
+def one_compartment(phi, x):
+    """One exponential."""
+    return DOSE / phi.vol * jnp.exp(-phi.cl / phi.vol * x.Time)
+
+
+def model(structure, cl=CL, vol=VOL, sd=SD) -> jn.NLMEModel:
+    parameters = [jn.Parameter(name, value, "log", random=True, sd=sd) for name, value in (("cl", cl), ("vol", vol))]
+    return jn.NLMEModel(structure, parameters, error=jn.error.combined(ADDITIVE, PROPORTIONAL))
+
+
+def design(subjects: int) -> jn.GroupedData:
+    """3, 4 and 5 samples of every third subject, at times drawn without replacement."""
+    rng = np.random.default_rng(SEED)
+    times = [np.sort(rng.choice(TIMES, 3 + k % 3, replace=False)) for k in range(subjects)]
+    frame = pd.DataFrame({"ID": np.repeat(np.arange(subjects), [len(t) for t in times]), "Time": np.concatenate(times)})
+    return jn.GroupedData.from_frame(frame.assign(y=1.0), "ID", "y", "Time")
+
+
+class Simulator:
+    """Data sets of a model at fixed parameters: `draw(key, n)`, (n, rows)."""
+
+    def __init__(self, declared: jn.NLMEModel, data: jn.GroupedData, params=None):
+        self.binding = jn.bind(declared, data)
+        self.params = jax.tree.map(jnp.asarray, self.binding.start if params is None else params)
+        self.program = jax.jit(simulate_replicates)
+
+    def draw(self, key: jax.Array, n: int) -> np.ndarray:
+        pieces = [np.asarray(p) for p in self.program(self.binding.problem, self.params, key, jnp.arange(n))]
+        return np.stack([to_rows(self.binding, [piece[k] for piece in pieces]) for k in range(n)])
+
+
+def typical_curve_fit() -> tuple[float, float]:
+    """Clearance and volume of one compartment nearest to the logarithm of the typical curve."""
+    slow = (1.0 - SHARE) / (VOL / CL - SHARE / FAST)
+    curve = np.log(DOSE / VOL * (SHARE * np.exp(-FAST * TIMES) + (1.0 - SHARE) * np.exp(-slow * TIMES)))
+    found = least_squares(lambda p: np.log(DOSE) - p[1] - np.exp(p[0] - p[1]) * TIMES - curve, np.log([CL, VOL]))
+    return float(np.exp(found.x[0])), float(np.exp(found.x[1]))
+
+
+def rejected(y: np.ndarray, draws: np.ndarray, data: jn.GroupedData, third: np.ndarray, method: str) -> dict[str, bool]:
+    """Which tests reject at 5%, by kind and test, of one data set."""
+    columns = compute(data.with_response(y), draws, None, Options(decorrelation=method)).columns
+    out = {}
+    for kind, name in (("npde", f"npde {method}"), ("npd", "npd")):
+        tests = distribution_tests(columns[kind])
+        out |= {f"{name}: {test}": tests[test][1] < 0.05 for test in TESTS}
+        out[f"{name}: global"] = tests["global"][2] < 0.05
+        parts = [distribution_tests(columns[kind][third == k])["global"][2] for k in range(3)]
+        out[f"{name}: by thirds of time"] = 3.0 * min(parts) < 0.05
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--subjects", type=int, default=200)
+    parser.add_argument("--replicates", type=int, default=1000)
+    add_folder(parser)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    data = design(options.subjects)
+    third = np.digitize(data.rows_to_column(data.x["Time"]), [0.75, 6.0])
+    truth = Simulator(model(two_compartments), data)
+    # A large data set of the truth, to which the wrong model is fitted.
+    large = design(1500)
+    responses = Simulator(model(two_compartments), large).draw(jax.random.key(SEED), 1)[0]
+    fitted = jn.fit(model(one_compartment, *typical_curve_fit()), large.with_response(responses), "focei")
+    models = {
+        "truth": truth,
+        "half omega": Simulator(model(two_compartments, sd=SD / 2.0**0.5), data),
+        "half SD": Simulator(model(two_compartments, sd=SD / 2.0), data),
+        "one compartment": Simulator(model(one_compartment, *typical_curve_fit()), data),
+        "one compartment, fitted": Simulator(model(one_compartment), data, fitted.params),
+    }
+    rates, seconds = {}, {}
+    base = jax.random.key(SEED + 1)
+    for number, (name, simulator) in enumerate(models.items()):
+        began, rows = time.perf_counter(), []
+        for k in range(options.sets):
+            key = jax.random.fold_in(base, 10_000 * number + k)
+            y = truth.draw(jax.random.fold_in(key, 1), 1)[0]
+            draws = simulator.draw(jax.random.fold_in(key, 2), options.replicates)
+            found = rejected(y, draws, data, third, "cholesky")
+            rows.append(found | rejected(y, draws, data, third, "inverse"))
+        rates[name] = pd.DataFrame(rows).mean().to_dict()
+        seconds[name] = time.perf_counter() - began
+        print(f"{name}: {seconds[name]:.0f} s", flush=True)
+    table = pd.DataFrame(rates)
+    print(table.to_string(float_format="{:.3f}".format))
+    failures = []
+    for method in ("cholesky", "inverse"):
+        for test in TESTS:
+            rate = rates["truth"][f"npde {method}: {test}"]
+            if not LEAST <= rate <= MOST:
+                failures.append(f"{test} of npde ({method}) rejects the truth in {100 * rate:.1f}% of the sets")
+        for name in ("half omega", "half SD", "one compartment"):
+            power = rates[name][f"npde {method}: global"]
+            if not power >= POWER:
+                failures.append(f"the global test of npde ({method}) rejects {name} in {100 * power:.1f}% of the sets")
+    most = max(rates["truth"][f"npd: {test}"] for test in TESTS)
+    if not most > MOST:
+        failures.append(f"no test of npd rejects the truth in more than {100 * most:.1f}% of the sets")
+    print("\n".join(failures) or "all criteria hold")
+    content = {
+        "about": about_this_process() | {"dtype": "float64"}, "sets": options.sets, "subjects": options.subjects,
+        "rows": data.n_rows, "replicates": options.replicates, "one compartment": typical_curve_fit(),
+        "one compartment, fitted": dict(fitted.values), "fitted converged": fitted.converged, "seconds": seconds,
+        "failures": failures, "rejected": rates,
+    }  # fmt: skip
+    (options.folder / "npde.json").write_text(json.dumps(content, indent=1) + "\n")
+    return len(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

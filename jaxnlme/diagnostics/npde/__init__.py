@@ -1,0 +1,1 @@
+"""Normalised prediction discrepancies (npd) and prediction distribution errors (npde)."""

@@ -1,0 +1,1 @@
+"""Pictures of a fit: `fit.plot`."""

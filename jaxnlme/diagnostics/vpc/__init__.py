@@ -1,0 +1,1 @@
+"""Visual predictive checks: observed statistics beside those of simulated data sets, as tables and pictures."""

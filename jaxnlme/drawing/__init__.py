@@ -1,0 +1,1 @@
+"""Style, axes and marks of all pictures; nothing of models."""
