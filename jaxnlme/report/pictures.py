@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,28 @@ def draw(fit: Any, pictures: Mapping[str, tuple[str, Mapping[str, Any]]]) -> tup
     **Returns:** the pictures, and sentences on those that the fit does not have (such as residuals of an outcome
     without Gaussian moments), each with the reason.
     """
+    drawn, missing = [], []
+    for name, (title, options) in pictures.items():
+        try:
+            drawn.append(draw_by(lambda name=name, options=options: getattr(fit.plot, name)(**options), title))
+        except JaxnlmeError as error:
+            missing.append(f"No picture “{title}”: {error}")
+    return drawn, missing
+
+
+def draw_by(method: Callable[[], Any], title: str) -> Picture:
+    """The picture that `method`, which returns axes, draws; its figures are closed again."""
     import matplotlib.pyplot as plt
     from matplotlib import style
 
-    drawn, missing = [], []
-    # Whatever style a session has, pages look alike; interactive sessions show none of the figures.
-    with plt.ioff(), style.context("default"):
-        for name, (title, options) in pictures.items():
-            before = set(plt.get_fignums())
-            try:
-                axes = getattr(fit.plot, name)(**options)
-                drawn.append(picture_of(figure_of(axes), title))
-            except JaxnlmeError as error:
-                missing.append(f"No picture “{title}”: {error}")
-            finally:
-                for number in set(plt.get_fignums()) - before:
-                    plt.close(number)
-    return drawn, missing
+    before = set(plt.get_fignums())
+    try:
+        # Whatever style a session has, pages look alike; interactive sessions show none of the figures.
+        with plt.ioff(), style.context("default"):
+            return picture_of(figure_of(method()), title)
+    finally:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
 
 
 def figure_of(axes: Any) -> Any:
