@@ -200,6 +200,14 @@ class Fit(DiagnosticMethods):
 
         return Plots(self)
 
+    @public("fit.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page, as in `fit.report("out.html", compare=[other])`; needs jinja2 and
+        great-tables; see `jaxnlme.report.write.report`."""
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, **options)
+
     def save(self, path: str | Path) -> Path:
         """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
         from jaxnlme.fitting.storage import save

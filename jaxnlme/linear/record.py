@@ -23,6 +23,7 @@ from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.derived_record import Derived
+from jaxnlme.results.display import StatusSentences
 from jaxnlme.signatures import public
 
 
@@ -36,14 +37,11 @@ class Unchanged:
 UNCHANGED: Any = Unchanged()
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearStatus:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearStatus(StatusSentences):
     """Status of a fit: `sentences`, first that it converged or not."""
 
     sentences: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +127,7 @@ class LinearFit(LinearInference, LinearFrames):
         delta method from the observed information of all variance parameters.
 
         **Arguments:** `level`, a probability.
-        **Returns:** a data frame, a row per parameter: kind, estimate, se, rse%, lower, upper.
+        **Returns:** a data frame, a row per parameter: estimate, se, lower, upper, rse%, kind.
         **Raises:** OptionError for a level outside (0, 1).
         """
         check_level(level)
