@@ -55,6 +55,13 @@ class LinearFit(LinearInference, LinearFrames):
     `restricted`: by REML; `converged`, which `status` explains; `at_zero`: sentences on variances estimated as zero;
     `method`; `series` (rows,): numbers of the series of a model without random effects, None otherwise; `call`: the
     arguments, for `update`.
+
+    **Example:**
+
+    ```python
+    growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+    print(growth.estimates)
+    ```
     """
 
     model: LinearModel
@@ -131,6 +138,13 @@ class LinearFit(LinearInference, LinearFrames):
         **Arguments:** `level`, a probability.
         **Returns:** a data frame, a row per parameter: kind, estimate, se, rse%, lower, upper.
         **Raises:** OptionError for a level outside (0, 1).
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.intervals()
+        ```
         """
         check_level(level)
         return estimates_table(self, level)
@@ -143,7 +157,15 @@ class LinearFit(LinearInference, LinearFrames):
     @public("fit.derive")
     def derive(self, fn: Any, *, level: float = 0.95, transform: Any = "identity") -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`;
-        see `jaxnlme.linear.derive.derive`."""
+        see `jaxnlme.linear.derive.derive`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.derive(lambda p: p["age"] / p["(Intercept)"])
+        ```
+        """
         from jaxnlme.linear.derive import derive
 
         return derive(self, fn, level=level, transform=transform)
@@ -240,7 +262,15 @@ class LinearFit(LinearInference, LinearFrames):
         return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
 
     def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
-        """Simulated responses; see `jaxnlme.linear.refit.simulate`."""
+        """Simulated responses; see `jaxnlme.linear.refit.simulate`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.simulate(10, key=1)
+        ```
+        """
         from jaxnlme.linear.refit import simulate
 
         return simulate(self, n, key, level)
@@ -272,6 +302,13 @@ class LinearFit(LinearInference, LinearFrames):
         the default; `missing`: "error" or "drop".
         **Returns:** a LinearFit.
         **Raises:** as `jn.lme`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.update(". ~ . - age:Sex")
+        ```
         """
         from jaxnlme.linear.update import update
 
@@ -289,7 +326,15 @@ class LinearFit(LinearInference, LinearFrames):
     # --- predictions ---
 
     def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
-        """Predictions; see `jaxnlme.linear.predict.predict`."""
+        """Predictions; see `jaxnlme.linear.predict.predict`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.predict(level=0)
+        ```
+        """
         from jaxnlme.linear.predict import predict
 
         return predict(self, data, level)
@@ -300,7 +345,15 @@ class LinearFit(LinearInference, LinearFrames):
         return self.predict()
 
     def residuals(self, kind: str = "response", level: str | int | None = None) -> np.ndarray:
-        """Residuals by row; see `jaxnlme.linear.predict.residuals`."""
+        """Residuals by row; see `jaxnlme.linear.predict.residuals`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.residuals("normalized")
+        ```
+        """
         from jaxnlme.linear.predict import residuals
 
         return residuals(self, kind, level)
