@@ -116,6 +116,15 @@ class FitError(JaxnlmeError, RuntimeError):
     """A fit that did not converge, or that has no estimates for what was asked of it.
 
     **Arguments:** `message`: the sentence; `fit`: the record of the fit, None where there is none.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.fit(model, data, "focei", max_iterations=1, throw=True)
+    except jn.FitError as error:
+        print(error)
+    ```
     """
 
     def __init__(self, message: str, fit: object = None):

@@ -23,9 +23,13 @@ RELATIVE = 1e-3
 # Cells that print draws (or estimates by them): another compiler may change the order of sums, and the chains with it. The estimates of
 # SAEM have a Monte Carlo error of up to 0.05 standard errors, which are up to a third of the estimates.
 MONTE_CARLO = 0.05
-DRAWN = re.compile(r"SAEM|IMP|Importance|bootstrap|simulate|attainment|forecast|nlmefitsa|sampling|ordered_fit|short|several")
+DRAWN = re.compile(
+    r"SAEM|IMP|Importance|bootstrap|simulate|attainment|forecast|nlmefitsa|sampling|ordered_fit|short|several"
+)
 # Times, and the iteration counts and gradients of a search, are not results.
-IGNORED = re.compile(r"second|iteration|evaluation|compil|version|gradient|step|[\d.]+ m?s\b|draws|digest|0x[0-9a-f]+", re.IGNORECASE)
+IGNORED = re.compile(
+    r"second|iteration|evaluation|compil|version|gradient|step|[\d.]+ m?s\b|draws|digest|0x[0-9a-f]+", re.IGNORECASE
+)
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 
 
@@ -70,7 +74,9 @@ def moved(stored: Any, again: Any) -> list[str]:
 def _last_digit(text: str) -> np.ndarray:
     """One unit in the last printed digit of each number of a text."""
     digits = [found.partition("e") for found in NUMBER.findall(text)]
-    return np.array([10.0 ** (float(e or 0) - len(m.partition(".")[2])) * (1.01 if "." in m or e else 0.0) for m, _, e in digits])
+    return np.array(
+        [10.0 ** (float(e or 0) - len(m.partition(".")[2])) * (1.01 if "." in m or e else 0.0) for m, _, e in digits]
+    )
 
 
 @pytest.mark.filterwarnings("default")  # Jupyter's own warnings are not ours

@@ -104,7 +104,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         return match[0] if file is None else f'href="{file.url_relative_to(page.file)}{hash_mark}{anchor}"'
 
     ids = iter([item.id for top in page.toc for item in (top, *_below(top))])
-    html = re.sub(r'(<h[1-6]\b[^>]*?\bid=")[^"]*(".*?</h[1-6]>)', lambda heading: heading[1] + next(ids, "") + heading[2], html)
+    html = re.sub(
+        r'(<h[1-6]\b[^>]*?\bid=")[^"]*(".*?</h[1-6]>)', lambda heading: heading[1] + next(ids, "") + heading[2], html
+    )
     html = re.sub(r'<a class="anchor-link".*?</a>', "", html)
     html = re.sub(r"<script\b.*?</script>", "", html, flags=re.DOTALL)
     return re.sub(r'href="((?!https?:|#)[^"]+)"', link, html)

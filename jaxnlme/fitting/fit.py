@@ -22,7 +22,7 @@ from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +138,15 @@ def fit(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit(FitRecord):
-    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables."""
+    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables.
+
+    **Example:**
+
+    ```python
+    print(fit.status)
+    print(fit.estimates)
+    ```
+    """
 
     @classmethod
     def from_record(cls, record: FitRecord) -> Fit:
@@ -156,8 +164,16 @@ class Fit(FitRecord):
         self.__dict__["_unknown_sections"] = unknown
         return self
 
+    @documented_by("diagnostics.residuals.residuals")
     def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
+        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`.
+
+        **Example:**
+
+        ```python
+        fit.residuals(["iwres", "cwres"]).describe()
+        ```
+        """
         from jaxnlme.diagnostics.residuals import residuals
 
         return residuals(self, kinds)
@@ -185,6 +201,13 @@ class Fit(FitRecord):
         outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
         **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
         Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
+
+        **Example:**
+
+        ```python
+        npde = fit.npde(replicates=200, seed=1)
+        print(npde.tests)
+        ```
         """
         from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
 
@@ -216,6 +239,13 @@ class Fit(FitRecord):
         **Returns:** a Vpc with the tables `observed`, `simulated`, `bins`, `below_limit`; `vpc.plot()` draws it.
         **Raises:** OptionError and DataError naming the option or column, what was expected, and the remedy; ModelError
         where the outcome cannot be drawn; FitError where the fit has no estimates.
+
+        **Example:**
+
+        ```python
+        vpc = fit.vpc(replicates=200, seed=1)
+        print(vpc.observed.head())
+        ```
         """
         from jaxnlme.diagnostics.vpc.of_fit import vpc_of_fit
 
@@ -229,19 +259,34 @@ class Fit(FitRecord):
         **Arguments:** `replicates`; `intervals` in percent; `endpoint`, `stratify`, `level`, `seed`: see `vpc`.
         **Returns:** an Npc, with the data frame `table`; see `jn.npc`.
         **Raises:** as `vpc`.
+
+        **Example:**
+
+        ```python
+        print(fit.npc(replicates=200, seed=1).table)
+        ```
         """
         from jaxnlme.diagnostics.vpc.of_fit import npc_of_fit
 
         return npc_of_fit(self, replicates, **options)
 
+    @documented_by("diagnostics.frame.diagnostics")
     @public("fit.diagnostics")
     def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
         """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
-        `jaxnlme.diagnostics.frame.diagnostics`."""
+        `jaxnlme.diagnostics.frame.diagnostics`.
+
+        **Example:**
+
+        ```python
+        fit.diagnostics().head()
+        ```
+        """
         from jaxnlme.diagnostics.frame import diagnostics
 
         return diagnostics(self, rows)
 
+    @documented_by("diagnostics.tidy.tidy")
     @public("fit.tidy")
     def tidy(
         self,
@@ -249,75 +294,161 @@ class Fit(FitRecord):
         conf_level: float = 0.95,
         effects: str | Sequence[str] = ("fixed", "ran_pars"),
     ) -> pd.DataFrame:
-        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
+        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`.
+
+        **Example:**
+
+        ```python
+        fit.tidy(conf_int=True)
+        ```
+        """
         from jaxnlme.diagnostics.tidy import tidy
 
         return tidy(self, conf_int, conf_level, effects)
 
+    @documented_by("diagnostics.tidy.glance")
     @public("fit.glance")
     def glance(self) -> pd.DataFrame:
         """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
-        `jaxnlme.diagnostics.tidy.glance`."""
+        `jaxnlme.diagnostics.tidy.glance`.
+
+        **Example:**
+
+        ```python
+        fit.glance()
+        ```
+        """
         from jaxnlme.diagnostics.tidy import glance
 
         return glance(self)
 
+    @documented_by("diagnostics.tidy.augment")
     @public("fit.augment")
     def augment(self, data: Any = None) -> Any:
         """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
-        `jaxnlme.diagnostics.tidy.augment`."""
+        `jaxnlme.diagnostics.tidy.augment`.
+
+        **Example:**
+
+        ```python
+        fit.augment().head()
+        ```
+        """
         from jaxnlme.diagnostics.tidy import augment
 
         return augment(self, data)
 
+    @documented_by("results.derived.derive")
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;
-        see `jaxnlme.results.derived.derive`."""
+        see `jaxnlme.results.derived.derive`.
+
+        **Example:**
+
+        ```python
+        fit.derive({"half-life": lambda p: jnp.log(2.0) * p.vol / p.cl})
+        ```
+        """
         from jaxnlme.results.derived import derive
 
         return derive(self, fn, at, **options)
 
+    @documented_by("fitting.update.update")
     def update(self, **changes: Any) -> Fit:
         """The model with `changes`, fitted again from the estimates, as in `fit.update(drop="vol")`; see
-        `jaxnlme.fitting.update.update`."""
+        `jaxnlme.fitting.update.update`.
+
+        **Example:**
+
+        ```python
+        fit.update(drop="vol")
+        ```
+        """
         from jaxnlme.fitting.update import update
 
         return update(self, **changes)
 
+    @documented_by("refits.bootstrap.bootstrap")
     def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
-        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`.
+
+        **Example:**
+
+        ```python
+        print(fit.bootstrap(20, seed=1).intervals(0.9))
+        ```
+        """
         from jaxnlme.refits.bootstrap import bootstrap
 
         return bootstrap(self, n, **options)
 
+    @documented_by("refits.jackknife.jackknife")
     def jackknife(self, **options: Any) -> Jackknife:
-        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`.
+
+        **Example:**
+
+        ```python
+        print(fit.jackknife().influence)
+        ```
+        """
         from jaxnlme.refits.jackknife import jackknife
 
         return jackknife(self, **options)
 
+    @documented_by("refits.multistart.multistart")
     def multistart(self, n: int = 64, **options: Any) -> Multistart:
-        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`.
+
+        **Example:**
+
+        ```python
+        print(fit.multistart(4, spread=0.2))
+        ```
+        """
         from jaxnlme.refits.multistart import multistart
 
         return multistart(self, n, refit=fit, **options)
 
+    @documented_by("refits.profile.profile")
     def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
-        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`.
+
+        **Example:**
+
+        ```python
+        print(fit.profile("cl"))
+        ```
+        """
         from jaxnlme.refits.profile import profile
 
         return profile(self, names, **options)
 
     @property
     def plot(self) -> Any:
-        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib.
+
+        **Example:**
+
+        ```python
+        fit.plot.individual_fits()
+        ```
+        """
         from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 
+    @documented_by("fitting.storage.save")
     def save(self, path: str | Path) -> Path:
-        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`.
+
+        **Example:**
+
+        ```python
+        fit.save("theophylline.jaxnlme")
+        ```
+        """
         from jaxnlme.fitting.storage import save
 
         return save(self, path)

@@ -23,7 +23,7 @@ from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.derived_record import Derived
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 
 class Unchanged:
@@ -154,6 +154,7 @@ class LinearFit(LinearInference, LinearFrames):
         """Covariance matrix of all reported values; NaN where a value has no standard error."""
         return reported_covariance(self)
 
+    @documented_by("linear.derive.derive")
     @public("fit.derive")
     def derive(self, fn: Any, *, level: float = 0.95, transform: Any = "identity") -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`;
@@ -261,6 +262,7 @@ class LinearFit(LinearInference, LinearFrames):
         parameters = () if correlation is None else correlation.parameters
         return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
 
+    @documented_by("linear.refit.simulate")
     def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
         """Simulated responses; see `jaxnlme.linear.refit.simulate`.
 
@@ -275,6 +277,7 @@ class LinearFit(LinearInference, LinearFrames):
 
         return simulate(self, n, key, level)
 
+    @documented_by("linear.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
         """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
         from jaxnlme.linear.refit import refit_log_likelihoods
@@ -325,6 +328,7 @@ class LinearFit(LinearInference, LinearFrames):
 
     # --- predictions ---
 
+    @documented_by("linear.predict.predict")
     def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
         """Predictions; see `jaxnlme.linear.predict.predict`.
 
@@ -344,6 +348,7 @@ class LinearFit(LinearInference, LinearFrames):
         """Predictions with the random effects of all levels, in the order of the rows."""
         return self.predict()
 
+    @documented_by("linear.predict.residuals")
     def residuals(self, kind: str = "response", level: str | int | None = None) -> np.ndarray:
         """Residuals by row; see `jaxnlme.linear.predict.residuals`.
 
