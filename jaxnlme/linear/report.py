@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.panels import axes_in_row
+from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, style_axes
 from jaxnlme.errors import JaxnlmeError
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.markup import formula

@@ -46,7 +46,7 @@ def diagnostics_section(fit: FitRecord, more: Sequence[Any] = ()) -> Section:
                 rows += [(f"{kind}{label}", *tests_of(values))] if np.isfinite(values).sum() > 2 else []
             within = part["iwres"].to_numpy(float)
             if np.isfinite(within).sum() > 2:
-                shrinkage = 100.0 * (1.0 - np.nanstd(within, ddof=1))
+                shrinkage = 100.0 * (1.0 - float(np.nanstd(within, ddof=1)))
                 epsilon.append(f"Shrinkage of the residuals{label}: {number(shrinkage, 3)}% (1 - SD of iwres).")
         blocks = [tests_grid("Residuals", rows), Text(epsilon), Text((_MEANING,), small=True)]
     return Section("diagnostics", "Diagnostics", present([*blocks, _effects(fit), *more]))
@@ -68,8 +68,8 @@ def tests_of(values: np.ndarray) -> tuple[Any, ...]:
     large = int((np.abs(values) > REPORT.large_residual).sum())
     if spread == 0 or n < 8:  # too few for a test, or all the same
         return n, float(values.mean()), None, spread, None, None, None, large
-    test = stats.shapiro if n <= REPORT.most_for_shapiro else stats.normaltest
-    p_mean, p_normal = float(stats.ttest_1samp(values, 0.0).pvalue), float(test(values).pvalue)
+    test: Any = stats.shapiro if n <= REPORT.most_for_shapiro else stats.normaltest
+    p_mean, p_normal = float(np.asarray(stats.ttest_1samp(values, 0.0))[1]), float(test(values)[1])
     shape = float(stats.skew(values)), float(stats.kurtosis(values))
     return n, float(values.mean()), p_mean, spread, *shape, p_normal, large
 
@@ -78,10 +78,11 @@ def _effects(fit: FitRecord) -> Grid | None:
     """Tests of the conditional modes in units of their SD; None without random effects."""
     effects = fit.random_effects
     tables = list(effects.values()) if isinstance(effects, dict) else [effects]
+    variances = dict(zip(fit.psi.columns, np.diag(fit.psi), strict=True))
     rows = []
     for table in tables:
         for name in table.columns:
-            sd = np.sqrt(float(fit.psi.loc[name, name])) if name in fit.psi else 0.0
+            sd = float(np.sqrt(variances.get(name, 0.0)))
             if sd > 0 and len(table) > 2:
                 rows.append((str(name), *tests_of(table[name].to_numpy(float) / sd)))
     return tests_grid("Random effects: conditional modes in units of their SD, which shrinkage makes smaller", rows)
