@@ -37,14 +37,9 @@ def public_names() -> Iterator[tuple[str, Any]]:
             yield f"{room}{name}", value
             if name in ("datasets", "error", "variance", "models"):
                 for inner, function in vars(value).items():
-                    is_public = hasattr(function, "__wrapped__") or (
-                        name == "datasets" and inspect.isfunction(function)
-                    )
-                    if (
-                        (table or hasattr(function, "__wrapped__"))
-                        and function.__module__ == value.__name__
-                        and not inner.startswith("_")
-                    ):
+                    a_table = name == "datasets" and inspect.isfunction(function)
+                    here = getattr(function, "__module__", "") == value.__name__ and not inner.startswith("_")
+                    if here and (a_table or hasattr(function, "__wrapped__")):
                         yield f"{name}.{inner}", function
 
 
