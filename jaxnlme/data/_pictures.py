@@ -105,7 +105,10 @@ class PictureMethods:
             for ax_k, endpoint in zip(panels, endpoints, strict=True):
                 _together(ax_k, self, positions, x, endpoint, levels, level_of)
         for ax_k in panels:
-            ax_k.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+            if logx:
+                ax_k.set_xscale("log", nonpositive="mask")
+            if logy:
+                ax_k.set_yscale("log", nonpositive="mask")
             style_axes(ax_k)
         for ax_k in panels if ax is not None else lowest(panels, wide):
             ax_k.set_xlabel(axis_label(self, x))
