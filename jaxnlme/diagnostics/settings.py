@@ -19,6 +19,14 @@ class DiagnosticSettings:
     same_zero: float = 1e-9
     """The same for predictions near zero, as a fraction of the largest prediction."""
 
+    most_shapiro: int = 5000
+    """Values up to which p values of Shapiro and Wilk's test are accurate (Royston 1995, Applied Statistics 44)."""
+    high_shrinkage: float = 0.3
+    """Shrinkage of modes above which tests of them are called into question (Savic and Karlsson 2009)."""
+    least_informed: float = 0.05
+    """Variance of a whitened mode, in a direction of the random effects, below which the data hardly inform it
+    (shrinkage above 78%): such directions have no part in distances of groups."""
+
     most_panels: int = 24
     """Groups on a page of `individual_fits`."""
     most_rows: int = 60

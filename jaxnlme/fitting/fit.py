@@ -19,18 +19,15 @@ from jaxnlme.estimators.marginal.method import restrict
 from jaxnlme.estimators.pipeline import Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
 from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
+from jaxnlme.fitting.diagnostic_methods import DiagnosticMethods
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from jaxnlme.diagnostics.npde.record import Npde
-    from jaxnlme.diagnostics.vpc.npc import Npc
-    from jaxnlme.diagnostics.vpc.record import Vpc
     from jaxnlme.files import Archive
+    from jaxnlme.fitting.replicates import Replicates
     from jaxnlme.refits.bootstrap import Bootstrap
     from jaxnlme.refits.jackknife import Jackknife
     from jaxnlme.refits.multistart import Multistart
@@ -130,8 +127,16 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Fit(FitRecord):
-    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables."""
+class Fit(DiagnosticMethods):
+    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables.
+
+    **Example:**
+
+    ```python
+    print(fit.status)
+    print(fit.estimates)
+    ```
+    """
 
     @classmethod
     def from_record(cls, record: FitRecord) -> Fit:
@@ -149,155 +154,104 @@ class Fit(FitRecord):
         self.__dict__["_unknown_sections"] = unknown
         return self
 
-    def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
-        from jaxnlme.diagnostics.residuals import residuals
-
-        return residuals(self, kinds)
-
-    @public("fit.npde")
-    def npde(
-        self,
-        replicates: int = 1000,
-        seed: int = 0,
-        decorrelation: str = "cholesky",
-        censoring: str = "cdf",
-        ties: str = "below",
-    ) -> Npde:
-        """Normalised prediction discrepancies (npd) and prediction distribution errors (npde), with tests.
-
-        Each observation is placed among `replicates` responses simulated at the estimates; under the model the normal
-        quantiles of these places are standard normal, and after decorrelation independent within a group (but for
-        dependence beyond correlation). Endpoints of a group are decorrelated together and tested one by one.
-
-        **Arguments:** `replicates`, data sets simulated by `fit.simulate(replicates, seed)`; `seed`, also of draws
-        by "cdf" and "random"; `decorrelation`: "cholesky", "inverse" or "none"; `censoring`: "cdf", "omit", "ipred",
-        "ppred" or "loq"; `ties`: "below", or "random" (needed for discrete responses). See `jn.npde`.
-        **Returns:** an Npde, with `table` (a row for each observation), `tests` and `moments`.
-        **Raises:** OptionError for other options, and for discrete responses with ties="below"; ModelError where the
-        outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
-        **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
-        Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
-        """
-        from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
-
-        return npde_of_fit(self, replicates, seed, decorrelation, censoring, ties)
-
-    @public("fit.vpc")
-    def vpc(self, replicates: int = 1000, **options: Any) -> Vpc:
-        """Visual predictive check: percentiles of the observations by bin, and intervals of those of data sets
-        simulated from the fit; shares of categories, or Kaplan-Meier curves, for other outcomes.
-
-        **Arguments:**
-
-        - `replicates`: simulated data sets; `seed`: of the random numbers (0), those of `fit.simulate`.
-        - `x`: the horizontal variable, a column of the data or values (rows,); None: the time of dose records, or the
-          first column of x. `bins`, `n_bins`, `centre`: see `jn.vpc`.
-        - `stratify`: see `jn.vpc`; several endpoints are strata without being named. `endpoint`: one of them.
-        - `percentiles` (5, 50, 95), `level` (0.95) of the intervals.
-        - `prediction_corrected`, `lower`, `log`, `variance_corrected`: see `jn.vpc`; with the predictions of
-          `fit.predict(level="population")`.
-        - `simulated_limits`: True censors simulated responses at the limits of the data, as observed ones are.
-        - `kind`: "continuous", "categorical" or "survival"; None: continuous for Gaussian residual models; for other
-          outcomes categorical where responses are whole numbers with at most 12 values. `categories`: see `jn.vpc`.
-        - for "survival": `event`, a column of 1 (an event) and 0 (the end of follow-up) beside responses that are times
-          (where None, those without right-censoring are events); `follow_up`, the time at which simulated times are
-          censored (a number or a column; where None that of each censored subject, and for others the longest time);
-          or `x`, the time of rows whose response is 1 for an event and 0 otherwise. `repeated`, `covariate`, `times`:
-          see `jn.vpc_survival`.
-
-        **Returns:** a Vpc with the tables `observed`, `simulated`, `bins`, `below_limit`; `vpc.plot()` draws it.
-        **Raises:** OptionError and DataError naming the option or column, what was expected, and the remedy; ModelError
-        where the outcome cannot be drawn; FitError where the fit has no estimates.
-        """
-        from jaxnlme.diagnostics.vpc.of_fit import vpc_of_fit
-
-        return vpc_of_fit(self, replicates, **options)
-
-    @public("fit.npc")
-    def npc(self, replicates: int = 1000, **options: Any) -> Npc:
-        """Numerical predictive check: the share of the observations outside their prediction intervals, beside the
-        share expected and those of simulated data sets.
-
-        **Arguments:** `replicates`; `intervals` in percent; `endpoint`, `stratify`, `level`, `seed`: see `vpc`.
-        **Returns:** an Npc, with the data frame `table`; see `jn.npc`.
-        **Raises:** as `vpc`.
-        """
-        from jaxnlme.diagnostics.vpc.of_fit import npc_of_fit
-
-        return npc_of_fit(self, replicates, **options)
-
-    @public("fit.diagnostics")
-    def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
-        """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
-        `jaxnlme.diagnostics.frame.diagnostics`."""
-        from jaxnlme.diagnostics.frame import diagnostics
-
-        return diagnostics(self, rows)
-
-    @public("fit.tidy")
-    def tidy(
-        self,
-        conf_int: bool = False,
-        conf_level: float = 0.95,
-        effects: str | Sequence[str] = ("fixed", "ran_pars"),
-    ) -> pd.DataFrame:
-        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
-        from jaxnlme.diagnostics.tidy import tidy
-
-        return tidy(self, conf_int, conf_level, effects)
-
-    @public("fit.glance")
-    def glance(self) -> pd.DataFrame:
-        """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
-        `jaxnlme.diagnostics.tidy.glance`."""
-        from jaxnlme.diagnostics.tidy import glance
-
-        return glance(self)
-
-    @public("fit.augment")
-    def augment(self, data: Any = None) -> Any:
-        """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
-        `jaxnlme.diagnostics.tidy.augment`."""
-        from jaxnlme.diagnostics.tidy import augment
-
-        return augment(self, data)
-
+    @documented_by("results.derived.derive")
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;
-        see `jaxnlme.results.derived.derive`."""
+        see `jaxnlme.results.derived.derive`.
+
+        **Example:**
+
+        ```python
+        fit.derive({"half-life": lambda p: jnp.log(2.0) * p.vol / p.cl})
+        ```
+        """
         from jaxnlme.results.derived import derive
 
         return derive(self, fn, at, **options)
 
+    @documented_by("fitting.update.update")
     def update(self, **changes: Any) -> Fit:
         """The model with `changes`, fitted again from the estimates, as in `fit.update(drop="vol")`; see
-        `jaxnlme.fitting.update.update`."""
+        `jaxnlme.fitting.update.update`.
+
+        **Example:**
+
+        ```python
+        fit.update(drop="vol")
+        ```
+        """
         from jaxnlme.fitting.update import update
 
         return update(self, **changes)
 
+    @documented_by("refits.bootstrap.bootstrap")
     def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
-        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`.
+
+        **Example:**
+
+        ```python
+        print(fit.bootstrap(20, seed=1).intervals(0.9))
+        ```
+        """
         from jaxnlme.refits.bootstrap import bootstrap
 
         return bootstrap(self, n, **options)
 
+    @documented_by("refits.jackknife.jackknife")
     def jackknife(self, **options: Any) -> Jackknife:
-        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`.
+
+        **Example:**
+
+        ```python
+        print(fit.jackknife().influence)
+        ```
+        """
         from jaxnlme.refits.jackknife import jackknife
 
         return jackknife(self, **options)
 
+    @documented_by("refits.multistart.multistart")
     def multistart(self, n: int = 64, **options: Any) -> Multistart:
-        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`.
+
+        **Example:**
+
+        ```python
+        print(fit.multistart(4, spread=0.2))
+        ```
+        """
         from jaxnlme.refits.multistart import multistart
 
         return multistart(self, n, refit=fit, **options)
 
+    @documented_by("fitting.replicates.replicates")
+    def replicates(self, n: int | None = None, **options: Any) -> Replicates:
+        """The same fit from several starts and seeds, and how far the results differ; see
+        `jaxnlme.fitting.replicates.replicates`.
+
+        **Example:**
+
+        ```python
+        print(fit.replicates(2))
+        ```
+        """
+        from jaxnlme.fitting.replicates import replicates
+
+        return replicates(self, n, refit=fit, **options)
+
+    @documented_by("refits.profile.profile")
     def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
-        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`.
+
+        **Example:**
+
+        ```python
+        print(fit.profile("cl"))
+        ```
+        """
         from jaxnlme.refits.profile import profile
 
         return profile(self, names, **options)
@@ -305,13 +259,42 @@ class Fit(FitRecord):
     @property
     def plot(self) -> Any:
         """Pictures: `fit.plot()` is the standard page, `fit.plot.individual_fits()`, `fit.plot.gof()`, ... single ones
-        (docs/pictures.md). They need matplotlib."""
+        (docs/pictures.md). They need matplotlib.
+
+        **Example:**
+
+        ```python
+        fit.plot.individual_fits()
+        ```
+        """
         from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 
+    @documented_by("report.write.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`.
+
+        **Example:**
+
+        ```python
+        fit.report("theophylline.html")
+        ```
+        """
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, **options)
+
+    @documented_by("fitting.storage.save")
     def save(self, path: str | Path) -> Path:
-        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`.
+
+        **Example:**
+
+        ```python
+        fit.save("theophylline.jaxnlme")
+        ```
+        """
         from jaxnlme.fitting.storage import save
 
         return save(self, path)

@@ -1,4 +1,4 @@
-"""Tuning constants of updated fits; the values are choices of this package."""
+"""Tuning constants of updated and of replicated fits; the values are choices of this package."""
 
 from __future__ import annotations
 
@@ -18,4 +18,20 @@ class RestartSettings:
     """Weight of the diagonal of psi in this move, which multiplies the correlations by 0.95."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class AgreementCriteria:
+    """Replicated fits (`replicates.py`)."""
+
+    replicates: int = 5
+    """Number of fits where none is given."""
+    same_estimate: float = 0.1
+    """Difference from an estimate, in its standard errors, up to which replicates agree: it then adds half a percent to
+    the mean squared error."""
+    same_objective: float = 0.5
+    """Difference of -2 log L up to which replicates have reached the same maximum; Monte Carlo errors included."""
+    least_size: float = 0.1
+    """Least size that the spread of starts on an identity scale is relative to."""
+
+
 RESTART = RestartSettings()
+AGREEMENT = AgreementCriteria()

@@ -1,0 +1,1 @@
+"""Diagnostics of random effects and residuals: tests, shrinkage, outliers, conditional distributions."""
