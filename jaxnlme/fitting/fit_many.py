@@ -67,6 +67,14 @@ def fit_many(
     not converged, with the reason, and affects no other set. Ctrl-C ends the fits in progress at their current
     parameters. All groups are on the default device.
     **Raises:** OptionError for arguments that do not fit; DataError, ModelError as `jn.fit`.
+
+    **Example:**
+
+    ```python
+    responses = fit.simulate(20, key=1)
+    many = jn.fit_many(model, data, responses, jn.SAEM(), start=fit)
+    print(many.estimates.describe())
+    ```
     """
     if not isinstance(method, AbstractStochastic):
         raise OptionError(
@@ -112,7 +120,15 @@ def fit_many(
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ManyFits(Printable):
     """Fits of many data sets: `fits`, a Fit for each set. Tables have one row for each set, NaN where there is no
-    result."""
+    result.
+
+    **Example:**
+
+    ```python
+    many = jn.fit_many(model, data, fit.simulate(20, key=1), jn.SAEM(), start=fit)
+    print(many.converged.mean(), many.estimates)
+    ```
+    """
 
     fits: tuple[Fit, ...]
 

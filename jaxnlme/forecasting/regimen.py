@@ -61,6 +61,12 @@ def regimen(
 
     **Returns:** a Regimen.
     **Raises:** OptionError for arguments that do not fit.
+
+    **Example:**
+
+    ```python
+    jn.pkpd.regimen(500, 12, doses=14, loading=1000, unit="mg", time_unit="h")
+    ```
     """
     amount = check_number("amount", amount, 0.0, above=True)
     start = check_number("start", start, -math.inf)

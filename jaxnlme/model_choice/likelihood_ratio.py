@@ -53,6 +53,12 @@ def likelihood_ratio_test(
     for method="mixture" where it does not hold; ModelError where responses cannot be drawn.
     **Source:** Self and Liang (1987), Journal of the American Statistical Association 82, 605-610; Stram and Lee
     (1994), Biometrics 50, 1171-1177; Davison and Hinkley (1997), Bootstrap Methods and their Application, section 4.2.
+
+    **Example:**
+
+    ```python
+    jn.likelihood_ratio_test(fit.update(drop="vol"), fit)
+    ```
     """
     check_choice("method", method, METHODS)
     n = check_whole_number("n", n, 1, "the number of replicates")

@@ -74,6 +74,13 @@ def step(
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, sections 2.4 and 4.3; Jonsson and
     Karlsson (1998), Pharmaceutical Research 15, 1463-1468 (covariates); Venables and Ripley (2002), Modern Applied
     Statistics with S, section 6.8 (margins); Burnham and Anderson (2002), Model Selection and Multimodel Inference.
+
+    **Example:**
+
+    ```python
+    girls = jn.lme("distance ~ age + Sex", "~ 1 | Subject", jn.datasets.orthodont(), method="ML")
+    jn.step(girls, "~ age * Sex")
+    ```
     """
     check_choice("direction", direction, DIRECTIONS)
     check_choice("criterion", criterion, CRITERIA)

@@ -108,6 +108,12 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
     **Arguments:** `problem`; `params`; `key`, a JAX key, from which each group derives its own by its label.
     **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; see `with_responses`.
     **Raises:** ModelError where the outcome cannot be drawn.
+
+    **Example:**
+
+    ```python
+    jn.simulate_responses(fit.binding.problem, fit.params, jax.random.key(1))
+    ```
     """
     check_problem(problem)
     return _responses(problem, params, key, None)
@@ -181,6 +187,13 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
     **Arguments:** `responses`: one array (groups, obs) per bucket.
     **Returns:** a Problem.
     **Raises:** OptionError for another number of arrays.
+
+    **Example:**
+
+    ```python
+    problem = fit.binding.problem
+    jn.with_responses(problem, jn.simulate_responses(problem, fit.params, jax.random.key(1)))
+    ```
     """
     check_problem(problem)
     if not isinstance(responses, (list, tuple)) or len(responses) != len(problem.buckets):
