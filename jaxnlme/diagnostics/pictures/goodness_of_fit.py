@@ -38,6 +38,12 @@ class AbstractFitPictures(AbstractPlotter):
         own; those without one prediction a row have none.
         **Returns:** the axes (panels,).
         **Raises:** OptionError for another level or number of axes.
+
+        **Example:**
+
+        ```python
+        fit.plot.observed_predicted()
+        ```
         """
         if level not in ("population", "group", "both"):
             raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
@@ -56,12 +62,12 @@ class AbstractFitPictures(AbstractPlotter):
         responses, without a line of identity."""
         y, prediction = self._frame[self.fit.data.y_name].to_numpy(), self._prediction(level)
         use = rows & np.isfinite(y)
-        both = [self._computed[name][use] for name in ("population", "group") if name in self._computed]
+        drawn = use & ((y > 0) & (prediction > 0)) if log else use
+        both = [self._computed[name][drawn] for name in ("population", "group") if name in self._computed]
         if self._on_scale:
-            identity_line(ax, y[use], *both, log=log)
+            identity_line(ax, y[drawn], *both, log=log)
         elif log:
             ax.set(xscale="log", yscale="log")
-        drawn = use & ((y > 0) & (prediction > 0)) if log else use
         if log and (use & ~drawn).any():
             note(ax, f"{int((use & ~drawn).sum())} not above zero: not drawn")
         responses(ax, prediction[drawn], y[drawn], self._kind[drawn])
@@ -97,6 +103,12 @@ class AbstractFitPictures(AbstractPlotter):
         curve; `logx`: a logarithmic horizontal axis; `ax`: one axes per endpoint.
         **Returns:** the axes; with several endpoints an array of them, a panel for each that has residuals.
         **Raises:** OptionError for an unknown kind or column; ModelError for an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.residuals()
+        ```
         """
         check_flag("smooth", smooth)
         check_flag("logx", logx)
@@ -168,6 +180,12 @@ class AbstractFitPictures(AbstractPlotter):
         x where None; `log`: logarithmic axes of observations and predictions.
         **Returns:** the axes (panels,).
         **Raises:** OptionError for an unknown kind or column; ModelError for an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.gof()
+        ```
         """
         check_flag("log", log)
         self._residual(residual)
@@ -200,6 +218,12 @@ class AbstractFitPictures(AbstractPlotter):
         **Returns:** the axes of one panel, or an array of axes.
         **Raises:** OptionError for residuals that are not weighted, and a model without random effects; ModelError for
         an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.qq()
+        ```
         """
         if of in UNWEIGHTED:
             raise OptionError(f"{of!r} are not standardised; use 'iwres', 'cwres' or another weighted residual.")
