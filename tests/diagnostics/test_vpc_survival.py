@@ -99,7 +99,10 @@ def table() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_kaplan_meier_in_strata() -> None:
     observed, simulated = table()
-    check = jn.vpc_survival(observed, simulated, time="t", event="event", group="id", stratify="arm", times=[1.0, 4.0])
+    check = jn.vpc_survival(
+        observed.assign(event=observed["event"] == 1), simulated, time="t", event="event", group="id", stratify="arm",
+        times=[1.0, 4.0],
+    )  # fmt: skip
     rows = observed[observed["arm"] == 1].sort_values("t")
     survival, at_risk = 1.0, len(rows)
     for time, event in zip(rows["t"], rows["event"], strict=True):
