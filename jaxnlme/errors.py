@@ -31,15 +31,45 @@ MESSAGES = MessageSettings()
 
 
 class JaxnlmeError(Exception):
-    """Base class of the exceptions of jaxnlme."""
+    """Base class of the exceptions of jaxnlme.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.fit(model, data, "foci")
+    except jn.JaxnlmeError as error:
+        print(error)
+    ```
+    """
 
 
 class DataError(JaxnlmeError, ValueError):
-    """The table cannot be used; the message names rows and column, what was expected, and the remedy."""
+    """The table cannot be used; the message names rows and column, what was expected, and the remedy.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.GroupedData.from_frame(table, group="Subjekt", y="conc")
+    except jn.DataError as error:
+        print(error)
+    ```
+    """
 
 
 class ModelError(JaxnlmeError, ValueError):
-    """The model cannot be used: its declaration or its function is wrong, or does not fit the data."""
+    """The model cannot be used: its declaration or its function is wrong, or does not fit the data.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.NLMEModel(oral, [ka, ka])
+    except jn.ModelError as error:
+        print(error)
+    ```
+    """
 
 
 class UnknownNameError(ModelError, AttributeError, KeyError):
@@ -50,7 +80,17 @@ class UnknownNameError(ModelError, AttributeError, KeyError):
 
 
 class OptionError(JaxnlmeError, ValueError):
-    """An option is unknown or has an invalid value."""
+    """An option is unknown or has an invalid value.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.fit(model, data, "foci")
+    except jn.OptionError as error:
+        print(error)
+    ```
+    """
 
 
 class ArgumentError(OptionError, TypeError):
@@ -62,13 +102,29 @@ class MissingFileError(OptionError, FileNotFoundError):
 
 
 class PrecisionError(JaxnlmeError, RuntimeError):
-    """64-bit floats are required, and JAX has them switched off."""
+    """64-bit floats are required, and JAX has them switched off.
+
+    **Example:**
+
+    ```python
+    jax.config.update("jax_enable_x64", True)  # before jn.log_likelihood and its like
+    ```
+    """
 
 
 class FitError(JaxnlmeError, RuntimeError):
     """A fit that did not converge, or that has no estimates for what was asked of it.
 
     **Arguments:** `message`: the sentence; `fit`: the record of the fit, None where there is none.
+
+    **Example:**
+
+    ```python
+    try:
+        jn.fit(model, data, "focei", max_iterations=1, throw=True)
+    except jn.FitError as error:
+        print(error)
+    ```
     """
 
     def __init__(self, message: str, fit: object = None):
@@ -80,6 +136,12 @@ class Status(enum.IntEnum):
     """Outcome of the likelihood evaluation of one group; `sentence` explains it.
 
     An integer enumeration: compiled programs return arrays of codes, which `Status(code)` decodes.
+
+    **Example:**
+
+    ```python
+    fit.status.groups["status"]
+    ```
     """
 
     ok = 0

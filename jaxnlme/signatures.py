@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from jaxnlme.errors import ArgumentError, near_matches
@@ -51,6 +53,44 @@ def public(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argume
         return call
 
     return decorate
+
+
+def documented_by(name: str) -> Callable[[Result], Result]:
+    """Decorator of a method that hands its arguments on: its docstring is that of the function it calls, with the
+    method's own example, so that `help` says all there is to say. The function's module is read as text, not imported,
+    because methods import what they need when they are called.
+
+    **Arguments:** `name`: of the function, with its module, as in "results.simulate.simulate".
+    """
+
+    def decorate(method: Result) -> Result:
+        method.__doc__ = documented(method.__doc__ or "", name)
+        return method
+
+    return decorate
+
+
+def documented(own: str, name: str) -> str:
+    """The docstring of a method that is `documented_by` the function `name`; `own` is what stands in the method."""
+    full = inspect.cleandoc(docstring_in_source(name))
+    example = inspect.cleandoc(own).partition("**Example:**")
+    if full and example[2] and "**Example:**" not in full:
+        full = f"{full}\n\n{example[1]}{example[2]}"
+    return full or own
+
+
+def docstring_in_source(name: str) -> str:
+    """The docstring of a function of this package, "" where the source is not there.
+
+    **Arguments:** `name`: as in `documented_by`.
+    """
+    module, _, function = name.rpartition(".")
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.exists():
+        return ""
+    pattern = rf'^def {function}\(.*?^    """(.*?)"""'
+    found = re.search(pattern, path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
 
 
 def check_call(cls: type, args: Sequence[Any], options: Mapping[str, Any]) -> None:

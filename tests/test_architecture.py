@@ -109,7 +109,8 @@ def test_rooms_are_small() -> None:
         modules = list(folder.glob("*.py"))
         assert len(modules) <= MOST_MODULES, folder
         for path in modules:
-            assert len(path.read_text().splitlines()) <= LONGEST_MODULE, path
+            text = re.sub(r" *\*\*Example:\*\*\n\n *```.*?```\n", "", path.read_text(), flags=re.DOTALL)
+            assert len(text.splitlines()) <= LONGEST_MODULE, path  # examples in docstrings not counted
 
 
 # ---- derivatives of the user's function

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 import griffe
+
+from jaxnlme.signatures import documented
 
 SECTION = re.compile(r"(?<!\n)\n(?=\*\*[A-Z][a-z ]+:\*\*)")
 # Two sections on one line, as in "**Returns:** a scalar.  **Raises:** none."
@@ -13,11 +16,23 @@ SAME_LINE = re.compile(r"(?<=\S) +(?=\*\*(?:Returns|Raises|Errors|Source|Fields|
 
 
 class Docstrings(griffe.Extension):
-    """Each section (**Arguments:**, **Returns:**, ...) is a paragraph of its own."""
+    """Each section (**Arguments:**, **Returns:**, ...) is a paragraph of its own; methods that are `documented_by` a
+    function have its docstring."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = as_markdown(obj.docstring.value)
+            text = inspect.cleandoc(full_docstring(obj))
+            obj.docstring.value = as_markdown(text)
+
+
+def full_docstring(obj: griffe.Object) -> str:
+    """The docstring that `help` shows."""
+    own = obj.docstring.value if obj.docstring is not None else ""
+    for decorator in getattr(obj, "decorators", ()):
+        match = re.fullmatch(r"documented_by\(['\"](.+)['\"]\)", str(decorator.value))
+        if match:
+            return documented(own, match[1])
+    return own
 
 
 def as_markdown(docstring: str) -> str:

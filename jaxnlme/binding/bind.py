@@ -167,6 +167,12 @@ def bind(
     **Returns:** a Binding.
     **Raises:** ModelError where model and data do not fit together (a missing column, a design of the wrong shape, a
     prior on an unknown name, ...).
+
+    **Example:**
+
+    ```python
+    jn.bind(model, data).values(fit.params)
+    ```
     """
     if model is None:
         raise ModelError("a model is needed with GroupedData; only a Problem includes its model.")

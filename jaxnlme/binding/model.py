@@ -46,6 +46,13 @@ class NLMEModel(ModelDeclaration):
     **Raises:** ModelError or OptionError, naming what was expected.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687, for phi = A beta + B b; Lavielle (2014), Mixed
     Effects Models for the Population Approach, for transformed parameters.
+
+    **Example:**
+
+    ```python
+    model = jn.NLMEModel(oral, [ka, cl, vol], covariance=[["cl", "vol"], ["ka"]], error="combined")
+    print(model)
+    ```
     """
 
     def params(self, data: Any = None, values: Mapping[str, float] | None = None, *, psi: Any = None) -> Params:

@@ -20,6 +20,12 @@ class Problem(eqx.Module):
 
     **Fields:** `density`; `buckets`: stacked groups, each bucket padded to one number of rows; `order` (groups,): the
     position of each group of the data in the concatenated buckets; `weights` (groups,) of the log-likelihood.
+
+    **Example:**
+
+    ```python
+    jn.bind(model, data).problem.n_groups
+    ```
     """
 
     density: Density

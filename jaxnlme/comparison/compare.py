@@ -60,6 +60,13 @@ def compare(
     **Source:** Burnham and Anderson (2002), Model Selection and Multimodel Inference, 2nd edition, Springer, sections
     2.4 and 2.9; Hurvich and Tsai (1989), Biometrika 76, 297-307; Delattre, Lavielle and Poursat (2014), Electronic
     Journal of Statistics 8, 456-475; Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 2.4.
+
+    **Example:**
+
+    ```python
+    full = fit.update(covariance="full")
+    jn.compare(fit, full, names=["diagonal", "full"])
+    ```
     """
     check_choice("criterion", criterion, CRITERIA)
     check_flag("allow_unconverged", allow_unconverged)

@@ -45,7 +45,14 @@ class TableMethods:
         )
 
     def with_weights(self: Any, weights: Any) -> GroupedData:
-        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others."""
+        """The same data with other group `weights` (groups,), >= 0. **Raises:** DataError for others.
+
+        **Example:**
+
+        ```python
+        data.with_weights(np.ones(data.n_groups))
+        ```
+        """
         return replace(self, weights=checks.check_weights(weights, self.labels))
 
     def with_response(self: Any, y: Any) -> GroupedData:
@@ -57,5 +64,11 @@ class TableMethods:
         **Arguments:** `y` (n_rows,), in the order of the original table, as `Fit.simulate` returns, or (groups, obs).
         **Returns:** GroupedData.
         **Raises:** DataError for another shape or infinite responses.
+
+        **Example:**
+
+        ```python
+        data.with_response(fit.simulate(1, key=3)[0])
+        ```
         """
         return with_response(self, y)

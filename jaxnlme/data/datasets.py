@@ -1,4 +1,11 @@
-"""Small published data sets with their sources and units, stored as CSV files in the folder `tables`."""
+"""Small published data sets with their sources and units, stored as CSV files in the folder `tables`.
+
+**Example:**
+
+```python
+jn.datasets.theophylline().head()
+```
+"""
 
 from __future__ import annotations
 
@@ -17,7 +24,14 @@ def theophylline() -> pd.DataFrame:
     **Returns:** a data frame of 132 rows: `Subject` (label 1 to 12), `Wt` (kg), `Dose` (oral, **mg/kg**, as in R),
     `Time` (h since the dose), `conc` (mg/L). The dose in mg is `Dose * Wt`, which volumes in litres need.
     **Source:** Boeckmann, Sheiner and Beal (1994), NONMEM Users Guide part V, study by R. Upton; data set `Theoph` of
-    R 4.2.2, package datasets; Davidian and Giltinan (1995), section 5.5."""
+    R 4.2.2, package datasets; Davidian and Giltinan (1995), section 5.5.
+
+    **Example:**
+
+    ```python
+    jn.datasets.theophylline().head()
+    ```
+    """
     return _read("Theoph")
 
 
@@ -26,7 +40,14 @@ def theophylline_records() -> pd.DataFrame:
 
     **Returns:** a data frame of 144 rows: `ID`, `TIME` (h), `AMT` (mg, oral: R's mg/kg times the weight), `DV` (mg/L,
     empty at doses), `EVID` (1 dose, 0 observation), `MDV`, `CMT` (1 depot, 2 central), `WT` (kg).
-    **Source:** as of `theophylline`."""
+    **Source:** as of `theophylline`.
+
+    **Example:**
+
+    ```python
+    jn.datasets.theophylline_records().head()
+    ```
+    """
     import pandas as pd
 
     table = _read("Theoph")
@@ -47,7 +68,14 @@ def phenobarbital() -> pd.DataFrame:
     have the size of dose over volume, though R's help page says ug/kg), `DV` (mg/L, empty at doses), `EVID` (1 dose, 0
     observation), `MDV`, `WT` (birth weight, kg), `APGR` (Apgar score after 5 minutes).
     **Source:** Grasela and Donn (1985), Developmental Pharmacology and Therapeutics 8, 374-383; data set `Phenobarb` of
-    R's nlme; Davidian and Giltinan (1995), section 6.6."""
+    R's nlme; Davidian and Giltinan (1995), section 6.6.
+
+    **Example:**
+
+    ```python
+    jn.datasets.phenobarbital().head()
+    ```
+    """
     table = _read("Phenobarb")
     is_dose = table["dose"].notna()
     records = table[["Subject", "time", "dose", "conc"]].set_axis(["ID", "TIME", "AMT", "DV"], axis=1)
@@ -61,7 +89,14 @@ def indomethacin() -> pd.DataFrame:
     **Returns:** a data frame of 66 rows: `Subject` (label 1 to 6), `time` (h since the injection), `conc` (mcg/mL).
     **Source:** Kwan, Breault, Umbenhauer, McMahon and Duggan (1976), Journal of Pharmacokinetics and
     Biopharmaceutics 4, 255-280; data set `Indometh` of R 4.2.2, package datasets; Davidian and Giltinan (1995),
-    section 5.2.4."""
+    section 5.2.4.
+
+    **Example:**
+
+    ```python
+    jn.datasets.indomethacin().head()
+    ```
+    """
     return _read("Indometh")
 
 
@@ -71,7 +106,14 @@ def orange() -> pd.DataFrame:
     **Returns:** a data frame of 35 rows: `Tree` (label 1 to 5), `age` (days since 1968-12-31), `circumference` of the
     trunk (mm).
     **Source:** Draper and Smith (1998), Applied Regression Analysis, 3rd ed., exercise 24.N; data set `Orange` of
-    R 4.2.2, package datasets."""
+    R 4.2.2, package datasets.
+
+    **Example:**
+
+    ```python
+    jn.datasets.orange().head()
+    ```
+    """
     return _read("Orange")
 
 
@@ -80,7 +122,14 @@ def orthodont() -> pd.DataFrame:
 
     **Returns:** a data frame of 108 rows: `Subject` (label), `Sex` (Male, Female), `age` (years), `distance` (mm).
     **Source:** Potthoff and Roy (1964), Biometrika 51, 313-326; data set `Orthodont` of R's nlme; Pinheiro and Bates
-    (2000), section 1.4."""
+    (2000), section 1.4.
+
+    **Example:**
+
+    ```python
+    jn.datasets.orthodont().head()
+    ```
+    """
     return _read("Orthodont")
 
 
@@ -90,7 +139,14 @@ def oats() -> pd.DataFrame:
     **Returns:** a data frame of 72 rows: `Block` (label), `Variety`, `nitro` (hundredweight an acre), `yield` (bushels
     an acre).
     **Source:** Yates (1935), Journal of the Royal Statistical Society Suppl. 2, 181-247; data set `Oats` of R's nlme;
-    Pinheiro and Bates (2000), section 1.6."""
+    Pinheiro and Bates (2000), section 1.6.
+
+    **Example:**
+
+    ```python
+    jn.datasets.oats().head()
+    ```
+    """
     return _read("Oats")
 
 
@@ -98,7 +154,14 @@ def sleepstudy() -> pd.DataFrame:
     """Reaction times of 18 people on 10 days, the nights after day 2 with three hours of sleep.
 
     **Returns:** a data frame of 180 rows: `Subject` (label), `Days`, `Reaction` (ms).
-    **Source:** Belenky et al. (2003), Journal of Sleep Research 12, 1-12; data set `sleepstudy` of R's lme4."""
+    **Source:** Belenky et al. (2003), Journal of Sleep Research 12, 1-12; data set `sleepstudy` of R's lme4.
+
+    **Example:**
+
+    ```python
+    jn.datasets.sleepstudy().head()
+    ```
+    """
     return _read("sleepstudy")
 
 
@@ -107,7 +170,14 @@ def penicillin() -> pd.DataFrame:
 
     **Returns:** a data frame of 144 rows: `plate`, `sample` (labels), `diameter` (mm).
     **Source:** Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th ed., section 6.6; data
-    set `Penicillin` of R's lme4."""
+    set `Penicillin` of R's lme4.
+
+    **Example:**
+
+    ```python
+    jn.datasets.penicillin().head()
+    ```
+    """
     return _read("Penicillin")
 
 

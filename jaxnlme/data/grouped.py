@@ -61,6 +61,13 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
     - `reader`: how `from_nonmem` read the table, None for other tables; `remarks`: sentences on that.
     - `limits`: of quantification, None without any. A censored row counts as observed; its y is its limit.
     - `axis_labels`: labels of axes in pictures by column, such as "Concentration (mg/L)".
+
+    **Example:**
+
+    ```python
+    data = jn.GroupedData.from_frame(table, group="Subject", y="conc", x=["Time", "Dose"], v=["Wt"])
+    print(data, data.n_groups, data.n_obs)
+    ```
     """
 
     y: np.ndarray
@@ -126,6 +133,12 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
 
         **Returns:** GroupedData.
         **Raises:** DataError naming column and rows, what was expected, and the remedy.
+
+        **Example:**
+
+        ```python
+        jn.GroupedData.from_frame(table, group="Subject", y="conc", x=["Time", "Dose"], v=["Wt"])
+        ```
         """
         checks.check_single_names(y, need_response)
         levels, x_names, v_names = level_names(group), name_list(x, "x"), name_list(v, "v")
@@ -174,6 +187,13 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         **Arguments:** `path`; `group`, `y`, `x`, `v`, `weights`, `endpoint`: as for `from_frame`; `read_csv`: options
         of `pandas.read_csv`, such as `sep=";"` or `na_values="."`, and the limits of `from_frame`, such as `lloq=0.5`.
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`; the exceptions of `pandas.read_csv`.
+
+        **Example:**
+
+        ```python
+        table.to_csv("theophylline.csv", index=False)
+        jn.GroupedData.from_csv("theophylline.csv", group="Subject", y="conc", x=["Time", "Dose"])
+        ```
         """
         import pandas as pd
 
@@ -214,6 +234,12 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         - `censoring`, `limit`, `lloq`, `uloq`: as for `from_frame`, with arrays (rows,) in the place of columns.
 
         **Returns:** GroupedData.  **Raises:** DataError, as `from_frame`.
+
+        **Example:**
+
+        ```python
+        jn.GroupedData.from_arrays(table["conc"], table["Subject"], x={"Time": table["Time"]})
+        ```
         """
         labels = group if isinstance(group, Mapping) else {group_name: group}
         outermost = next(iter(labels.items()), (group_name, ()))
@@ -279,7 +305,14 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
 
     def to_frame(self) -> pd.DataFrame:
         """The data as a long table in the original order of rows: group, y (NaN where missing), x, v and text
-        columns."""
+        columns.
+
+        **Example:**
+
+        ```python
+        data.to_frame().head()
+        ```
+        """
         return to_frame(self)
 
     def select(self, groups: Any) -> GroupedData:
@@ -287,6 +320,12 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
 
         **Arguments:** `groups`: positions, or a boolean mask (groups,).  **Returns:** GroupedData.
         **Raises:** DataError if no group is chosen, or for a mask or positions that do not fit.
+
+        **Example:**
+
+        ```python
+        data.select([1, 2])
+        ```
         """
         return subset(self, checks.check_selection(groups, self.n_groups))
 
@@ -309,7 +348,14 @@ class GroupedData(NonmemMethods, TableMethods, PictureMethods):
         return split_by_size(self.sizes, count)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of names, labels, weights and values; it does not depend on padding."""
+        """SHA-256 (hex) of names, labels, weights and values; it does not depend on padding.
+
+        **Example:**
+
+        ```python
+        data.fingerprint()
+        ```
+        """
         return digest(self)
 
     def __repr__(self) -> str:

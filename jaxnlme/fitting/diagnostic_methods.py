@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxnlme.results.record import FitRecord
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 class DiagnosticMethods(FitRecord):
     """A record of an estimation with the methods that diagnose it: a base of Fit."""
 
+    @documented_by("diagnostics.residuals.residuals")
     def residuals(self, kinds: str | Sequence[str] = ("pres", "ires", "pwres", "iwres", "cwres")) -> pd.DataFrame:
-        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`."""
+        """Residuals by row; see `jaxnlme.diagnostics.residuals.residuals`.
+
+        **Example:**
+
+        ```python
+        fit.residuals(["iwres", "cwres"]).describe()
+        ```
+        """
         from jaxnlme.diagnostics.residuals import residuals
 
         return residuals(self, kinds)
@@ -52,6 +60,13 @@ class DiagnosticMethods(FitRecord):
         outcome cannot be drawn; FitError where the fit has no estimates; DataError for simulations that are not finite.
         **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Comets,
         Brendel and Mentre (2008), Computer Methods and Programs in Biomedicine 90, 154-166.
+
+        **Example:**
+
+        ```python
+        npde = fit.npde(replicates=200, seed=1)
+        print(npde.tests)
+        ```
         """
         from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
 
@@ -83,6 +98,13 @@ class DiagnosticMethods(FitRecord):
         **Returns:** a Vpc with the tables `observed`, `simulated`, `bins`, `below_limit`; `vpc.plot()` draws it.
         **Raises:** OptionError and DataError naming the option or column, what was expected, and the remedy; ModelError
         where the outcome cannot be drawn; FitError where the fit has no estimates.
+
+        **Example:**
+
+        ```python
+        vpc = fit.vpc(replicates=200, seed=1)
+        print(vpc.observed.head())
+        ```
         """
         from jaxnlme.diagnostics.vpc.of_fit import vpc_of_fit
 
@@ -96,19 +118,34 @@ class DiagnosticMethods(FitRecord):
         **Arguments:** `replicates`; `intervals` in percent; `endpoint`, `stratify`, `level`, `seed`: see `vpc`.
         **Returns:** an Npc, with the data frame `table`; see `jn.npc`.
         **Raises:** as `vpc`.
+
+        **Example:**
+
+        ```python
+        print(fit.npc(replicates=200, seed=1).table)
+        ```
         """
         from jaxnlme.diagnostics.vpc.of_fit import npc_of_fit
 
         return npc_of_fit(self, replicates, **options)
 
+    @documented_by("diagnostics.frame.diagnostics")
     @public("fit.diagnostics")
     def diagnostics(self, rows: str = "observed") -> pd.DataFrame:
         """One table by row, ready to plot: labels, x, DV, PRED, IPRED, residuals, covariates; see
-        `jaxnlme.diagnostics.frame.diagnostics`."""
+        `jaxnlme.diagnostics.frame.diagnostics`.
+
+        **Example:**
+
+        ```python
+        fit.diagnostics().head()
+        ```
+        """
         from jaxnlme.diagnostics.frame import diagnostics
 
         return diagnostics(self, rows)
 
+    @documented_by("diagnostics.effects.record.effect_diagnostics")
     @public("fit.effect_diagnostics")
     def effect_diagnostics(self, of: str = "modes", **options: Any) -> EffectDiagnostics:
         """Random effects and residuals: tables with covariates, tests, shrinkage, outliers; see
@@ -117,6 +154,7 @@ class DiagnosticMethods(FitRecord):
 
         return effect_diagnostics(self, of, **options)
 
+    @documented_by("diagnostics.effects.conditional.conditional_distribution")
     @public("fit.conditional_distribution")
     def conditional_distribution(
         self, draws: int | None = None, method: str | None = None, seed: int | None = None
@@ -127,6 +165,7 @@ class DiagnosticMethods(FitRecord):
 
         return conditional_distribution(self, draws, method, seed)
 
+    @documented_by("diagnostics.tidy.tidy")
     @public("fit.tidy")
     def tidy(
         self,
@@ -134,23 +173,46 @@ class DiagnosticMethods(FitRecord):
         conf_level: float = 0.95,
         effects: str | Sequence[str] = ("fixed", "ran_pars"),
     ) -> pd.DataFrame:
-        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`."""
+        """A row per term of the model, as R's broom.mixed; see `jaxnlme.diagnostics.tidy.tidy`.
+
+        **Example:**
+
+        ```python
+        fit.tidy(conf_int=True)
+        ```
+        """
         from jaxnlme.diagnostics.tidy import tidy
 
         return tidy(self, conf_int, conf_level, effects)
 
+    @documented_by("diagnostics.tidy.glance")
     @public("fit.glance")
     def glance(self) -> pd.DataFrame:
         """One row on the whole fit: counts, log-likelihood, criteria, convergence; see
-        `jaxnlme.diagnostics.tidy.glance`."""
+        `jaxnlme.diagnostics.tidy.glance`.
+
+        **Example:**
+
+        ```python
+        fit.glance()
+        ```
+        """
         from jaxnlme.diagnostics.tidy import glance
 
         return glance(self)
 
+    @documented_by("diagnostics.tidy.augment")
     @public("fit.augment")
     def augment(self, data: Any = None) -> Any:
         """The data, or a table, with `.fitted`, `.resid` and `.fixed` beside its columns; see
-        `jaxnlme.diagnostics.tidy.augment`."""
+        `jaxnlme.diagnostics.tidy.augment`.
+
+        **Example:**
+
+        ```python
+        fit.augment().head()
+        ```
+        """
         from jaxnlme.diagnostics.tidy import augment
 
         return augment(self, data)

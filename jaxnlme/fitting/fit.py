@@ -23,7 +23,7 @@ from jaxnlme.fitting.diagnostic_methods import DiagnosticMethods
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     from jaxnlme.files import Archive
@@ -128,7 +128,15 @@ def fit(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit(DiagnosticMethods):
-    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables."""
+    """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables.
+
+    **Example:**
+
+    ```python
+    print(fit.status)
+    print(fit.estimates)
+    ```
+    """
 
     @classmethod
     def from_record(cls, record: FitRecord) -> Fit:
@@ -146,61 +154,148 @@ class Fit(DiagnosticMethods):
         self.__dict__["_unknown_sections"] = unknown
         return self
 
+    @documented_by("results.derived.derive")
     @public("fit.derive")
     def derive(self, fn: Any, at: Any = None, **options: Any) -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: jnp.log(2) * p.vol / p.cl)`;
-        see `jaxnlme.results.derived.derive`."""
+        see `jaxnlme.results.derived.derive`.
+
+        **Example:**
+
+        ```python
+        fit.derive({"half-life": lambda p: jnp.log(2.0) * p.vol / p.cl})
+        ```
+        """
         from jaxnlme.results.derived import derive
 
         return derive(self, fn, at, **options)
 
+    @documented_by("fitting.update.update")
     def update(self, **changes: Any) -> Fit:
         """The model with `changes`, fitted again from the estimates, as in `fit.update(drop="vol")`; see
-        `jaxnlme.fitting.update.update`."""
+        `jaxnlme.fitting.update.update`.
+
+        **Example:**
+
+        ```python
+        fit.update(drop="vol")
+        ```
+        """
         from jaxnlme.fitting.update import update
 
         return update(self, **changes)
 
+    @documented_by("refits.bootstrap.bootstrap")
     def bootstrap(self, n: int = 500, **options: Any) -> Bootstrap:
-        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`."""
+        """Refits of resampled groups, or of responses drawn from the fit; see `jaxnlme.refits.bootstrap.bootstrap`.
+
+        **Example:**
+
+        ```python
+        print(fit.bootstrap(20, seed=1).intervals(0.9))
+        ```
+        """
         from jaxnlme.refits.bootstrap import bootstrap
 
         return bootstrap(self, n, **options)
 
+    @documented_by("refits.jackknife.jackknife")
     def jackknife(self, **options: Any) -> Jackknife:
-        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`."""
+        """Refits without each group: bias, standard errors, influence; see `jaxnlme.refits.jackknife.jackknife`.
+
+        **Example:**
+
+        ```python
+        print(fit.jackknife().influence)
+        ```
+        """
         from jaxnlme.refits.jackknife import jackknife
 
         return jackknife(self, **options)
 
+    @documented_by("refits.multistart.multistart")
     def multistart(self, n: int = 64, **options: Any) -> Multistart:
-        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`."""
+        """Fits from many starts and the maxima they lead to; see `jaxnlme.refits.multistart.multistart`.
+
+        **Example:**
+
+        ```python
+        print(fit.multistart(4, spread=0.2))
+        ```
+        """
         from jaxnlme.refits.multistart import multistart
 
         return multistart(self, n, refit=fit, **options)
 
+    @documented_by("fitting.replicates.replicates")
     def replicates(self, n: int | None = None, **options: Any) -> Replicates:
         """The same fit from several starts and seeds, and how far the results differ; see
-        `jaxnlme.fitting.replicates.replicates`."""
+        `jaxnlme.fitting.replicates.replicates`.
+
+        **Example:**
+
+        ```python
+        print(fit.replicates(2))
+        ```
+        """
         from jaxnlme.fitting.replicates import replicates
 
         return replicates(self, n, refit=fit, **options)
 
+    @documented_by("refits.profile.profile")
     def profile(self, names: str | Sequence[str] | None = None, **options: Any) -> Profile:
-        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`."""
+        """Profile likelihood intervals; see `jaxnlme.refits.profile.profile`.
+
+        **Example:**
+
+        ```python
+        print(fit.profile("cl"))
+        ```
+        """
         from jaxnlme.refits.profile import profile
 
         return profile(self, names, **options)
 
     @property
     def plot(self) -> Any:
-        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib."""
+        """Pictures: `fit.plot()` is the standard page, `fit.plot.individual_fits()`, `fit.plot.gof()`, ... single ones
+        (docs/pictures.md). They need matplotlib.
+
+        **Example:**
+
+        ```python
+        fit.plot.individual_fits()
+        ```
+        """
         from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
 
+    @documented_by("report.write.report")
+    @public("fit.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`.
+
+        **Example:**
+
+        ```python
+        fit.report("theophylline.html")
+        ```
+        """
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, **options)
+
+    @documented_by("fitting.storage.save")
     def save(self, path: str | Path) -> Path:
-        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`."""
+        """Writes the fit to a file that `jaxnlme.load` reads in a new process; see `jaxnlme.fitting.storage.save`.
+
+        **Example:**
+
+        ```python
+        fit.save("theophylline.jaxnlme")
+        ```
+        """
         from jaxnlme.fitting.storage import save
 
         return save(self, path)

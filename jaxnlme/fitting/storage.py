@@ -98,6 +98,13 @@ def load(path: str | Path, *, model: NLMEModel | None = None, trust_code: bool =
     **Returns:** a Fit where the model is there, else a StoredFit with its tables.
     **Raises:** MissingFileError where there is none; OptionError, in one sentence, for a file that is damaged, cut
     short, of another kind or version, for a model that is not the file's, and for a module that is missing.
+
+    **Example:**
+
+    ```python
+    fit.save("theophylline.jaxnlme")
+    loaded = jn.load("theophylline.jaxnlme", model=model)
+    ```
     """
     path, trust_code = check_path("path", path), check_flag("trust_code", trust_code)
     if model is not None and not isinstance(model, NLMEModel):

@@ -196,6 +196,16 @@ def attainment(
     `rows`, `uncertainty`, `robust`, `seed` of `jn.pkpd.simulate`.
     **Returns:** an Attainment, whose `table` has a row for each regimen.
     **Raises:** OptionError for options that do not fit; errors of `jn.pkpd.simulate`.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
+    regimens = {"300 mg": jn.pkpd.regimen(300, 12, doses=4), "400 mg": jn.pkpd.regimen(400, 12, doses=4)}
+    jn.pkpd.attainment(pk, regimens, metric="cmax", target=10.0, subjects=50)
+    ```
     """
     check_fit("jn.pkpd.attainment", fit)
     check_level(level)

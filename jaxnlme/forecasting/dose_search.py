@@ -75,6 +75,15 @@ def find_dose(
     `jn.pkpd.simulate`.
     **Returns:** a FoundDose.
     **Raises:** OptionError for options that do not fit, and where no dose reaches the share.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
+    jn.pkpd.find_dose(pk, jn.pkpd.regimen(300, 12, doses=4), 0.8, metric="cmin", target=4.0, subjects=50)
+    ```
     """
     check_fit("jn.pkpd.find_dose", fit)
     check_level(level)

@@ -53,6 +53,15 @@ def exposure(
     the value at the end of the window before a dose given then; `cavg`, area by time; `time_above` and `part_above` of
     the window. Not a number where the curve is not finite, or an area to infinity not found.
     **Raises:** OptionError for arguments that do not fit.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
+    jn.pkpd.exposure(pk)
+    ```
     """
     require_host("jn.pkpd.exposure", between, threshold)
     if isinstance(source, Simulation):

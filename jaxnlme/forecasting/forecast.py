@@ -78,6 +78,16 @@ def forecast(
     **Returns:** a Forecast: `.table`, `.parameters`, `.random_effects`, `.plot()`, `.exposure()`, `.next_dose(...)`.
     **Raises:** OptionError for arguments that do not fit; DataError for missing columns; FitError where the mode is not
     found.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
+    levels = {"TIME": [2.0, 10.0], "DV": [7.5, 4.1]}
+    jn.pkpd.forecast(pk, levels, doses=jn.pkpd.regimen(320))
+    ```
     """
     require_host("jn.pkpd.forecast", times, seed)
     check_fit("jn.pkpd.forecast", fit)

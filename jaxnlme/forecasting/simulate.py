@@ -71,6 +71,15 @@ def simulate(
     **Raises:** OptionError for arguments that do not fit; DataError where a column that the model reads is missing,
     with its name; FitError where the fit has no estimates, or no standard errors with `uncertainty`; ModelError where
     the outcome cannot be drawn.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
+    jn.pkpd.simulate(pk, jn.pkpd.regimen(300, 12, doses=4), times=[12.0, 24.0, 48.0], subjects=50)
+    ```
     """
     require_host("jn.pkpd.simulate", covariates, times, seed)
     check_fit("jn.pkpd.simulate", fit)

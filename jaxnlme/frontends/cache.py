@@ -25,6 +25,12 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
     **Returns:** the folder, which exists. None, with a warning, where the one that `path=None` takes cannot be made or
     written to: the cache only saves time.
     **Raises:** OptionError where `path` is given and cannot be made or written to.
+
+    **Example:**
+
+    ```python
+    jn.enable_compilation_cache()  # at the top of a script or notebook
+    ```
     """
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache

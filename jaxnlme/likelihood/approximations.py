@@ -77,6 +77,12 @@ class LikelihoodApproximation(eqx.Module):
     - `search`: limits of the search of modes.
 
     **Raises:** OptionError for an unknown curvature.
+
+    **Example:**
+
+    ```python
+    isinstance(jn.FOCEI(), jn.LikelihoodApproximation)
+    ```
     """
 
     name: str = eqx.field(static=True)
@@ -158,7 +164,14 @@ def FO(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAppr
 
     **Arguments:** `mode_steps`, `mode_tolerance`: not used for the likelihood, which needs no modes.
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
-    **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222."""
+    **Source:** Beal and Sheiner (1982), CRC Critical Reviews in Biomedical Engineering 8, 195-222.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, jn.FO(), standard_errors=False)
+    ```
+    """
     return LikelihoodApproximation(
         "FO", False, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
     )
@@ -173,7 +186,14 @@ def FOCE(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodAp
     whitened units, that ends it.
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687; Wang (2007), J Pharmacokinet Pharmacodyn 34,
-    575-593, section "FOCE"."""
+    575-593, section "FOCE".
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood(model, fit.params, data, jn.FOCE())
+    ```
+    """
     return LikelihoodApproximation(
         "FOCE", True, False, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
     )
@@ -187,7 +207,14 @@ def FOCEI(*, mode_steps: int = 100, mode_tolerance: float = 1e-6) -> LikelihoodA
     **Arguments:** `mode_steps`: most evaluations in the search of a mode; `mode_tolerance`: length of a Newton step, in
     whitened units, that ends it.
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
-    **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31."""
+    **Source:** Wang (2007), J Pharmacokinet Pharmacodyn 34, 575-593, equations 26 to 31.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, jn.FOCEI(mode_steps=200))
+    ```
+    """
     return LikelihoodApproximation(
         "FOCEI", True, True, "gauss-newton", Gaussian(), mode_search(mode_steps, mode_tolerance)
     )
@@ -202,7 +229,14 @@ def Laplace(
     **Arguments:** `curvature`: "exact" (the Hessian) or "gauss-newton"; `mode_steps`: most evaluations in the search of
     a mode; `mode_tolerance`: length of a Newton step, in whitened units, that ends it.
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
-    **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795."""
+    **Source:** Tierney and Kadane (1986), JASA 81, 82-86; Wolfinger (1993), Biometrika 80, 791-795.
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood(model, fit.params, data, jn.Laplace())
+    ```
+    """
     return LikelihoodApproximation(
         "Laplace", True, True, curvature, Gaussian(), mode_search(mode_steps, mode_tolerance)
     )
@@ -219,6 +253,12 @@ def AGQ(
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Raises:** OptionError unless nodes is a whole number of at least 1; for more than 50,000 points when evaluated.
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood(model, fit.params, data, jn.AGQ(3))
+    ```
     """
     nodes = check_whole_number("AGQ: nodes", nodes, 1)
     return LikelihoodApproximation(
@@ -244,6 +284,12 @@ def ImportanceSampling(
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
     **Raises:** OptionError for numbers out of range.
     **Source:** Kloek and van Dijk (1978), Econometrica 46, 1-19; Geweke (1989), Econometrica 57, 1317-1339.
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood(model, fit.params, data, jn.ImportanceSampling(500))
+    ```
     """
     draws = check_whole_number("ImportanceSampling: draws", draws, 2)
     df = check_number("ImportanceSampling: df", df, 0.0)

@@ -75,13 +75,26 @@ def LME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: in
     **Returns:** a Linearised, a method of `jn.fit`.
     **Raises:** OptionError for numbers out of range.
     **Source:** Lindstrom and Bates (1990), Biometrics 46, 673-687.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, jn.LME(reweightings=100), standard_errors=False)
+    ```
     """
     return _linearised(False, mode_steps, mode_tolerance, reweightings)
 
 
 @public("jn.RELME")
 def RELME(*, mode_steps: int = 100, mode_tolerance: float = 1e-6, reweightings: int = 50) -> Linearised:
-    """Restricted maximum likelihood (REML) for the linearised mixed model; see `LME` for arguments and source."""
+    """Restricted maximum likelihood (REML) for the linearised mixed model; see `LME` for arguments and source.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, jn.RELME(), standard_errors=False)
+    ```
+    """
     return _linearised(True, mode_steps, mode_tolerance, reweightings)
 
 

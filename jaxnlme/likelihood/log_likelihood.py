@@ -56,6 +56,12 @@ def evaluate_groups(
     **Arguments:** `problem`; `params`; `method`: the approximation; `modes` (groups, random): starts of the searches of
     the modes, whitened; None: each group's mode is the best of those found from `mode_starts`.
     **Returns:** a GroupResult with a leading groups axis, in the order of the data.
+
+    **Example:**
+
+    ```python
+    jn.evaluate_groups(fit.binding.problem, fit.params, jn.FOCEI())
+    ```
     """
     check_problem(problem)
     check_params(params)
@@ -114,6 +120,12 @@ def group_log_likelihoods(
     **Returns:** (groups,), in the order of the data's labels; NaN for a group without a finite likelihood.
     **Raises:** PrecisionError where 64-bit floats are off; ModelError where the outcome does not suit the
     approximation.
+
+    **Example:**
+
+    ```python
+    jn.group_log_likelihoods(model, fit.params, data, "focei")
+    ```
     """
     require_x64("group_log_likelihoods")
     check_params(params)
@@ -140,6 +152,12 @@ def log_likelihood(
     zero adds nothing to value and derivatives, even if its likelihood is not finite.
     **Returns:** a scalar.
     **Raises:** as `group_log_likelihoods`; OptionError for weights of another shape or negative ones.
+
+    **Example:**
+
+    ```python
+    jax.grad(lambda params: jn.log_likelihood(model, params, data, "focei"))(fit.params).beta
+    ```
     """
     require_x64("log_likelihood")
     check_params(params)

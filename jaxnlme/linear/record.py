@@ -23,7 +23,8 @@ from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.derived_record import Derived
-from jaxnlme.signatures import public
+from jaxnlme.results.display import StatusSentences
+from jaxnlme.signatures import documented_by, public
 
 
 class Unchanged:
@@ -36,14 +37,11 @@ class Unchanged:
 UNCHANGED: Any = Unchanged()
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearStatus:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearStatus(StatusSentences):
     """Status of a fit: `sentences`, first that it converged or not."""
 
     sentences: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +53,13 @@ class LinearFit(LinearInference, LinearFrames):
     `restricted`: by REML; `converged`, which `status` explains; `at_zero`: sentences on variances estimated as zero;
     `method`; `series` (rows,): numbers of the series of a model without random effects, None otherwise; `call`: the
     arguments, for `update`.
+
+    **Example:**
+
+    ```python
+    growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+    print(growth.estimates)
+    ```
     """
 
     model: LinearModel
@@ -129,8 +134,15 @@ class LinearFit(LinearInference, LinearFrames):
         delta method from the observed information of all variance parameters.
 
         **Arguments:** `level`, a probability.
-        **Returns:** a data frame, a row per parameter: kind, estimate, se, rse%, lower, upper.
+        **Returns:** a data frame, a row per parameter: estimate, se, lower, upper, rse%, kind.
         **Raises:** OptionError for a level outside (0, 1).
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.intervals()
+        ```
         """
         check_level(level)
         return estimates_table(self, level)
@@ -140,10 +152,19 @@ class LinearFit(LinearInference, LinearFrames):
         """Covariance matrix of all reported values; NaN where a value has no standard error."""
         return reported_covariance(self)
 
+    @documented_by("linear.derive.derive")
     @public("fit.derive")
     def derive(self, fn: Any, *, level: float = 0.95, transform: Any = "identity") -> Derived:
         """Functions of the parameters with standard errors, as in `fit.derive(lambda p: p["age"] / p["sigma"])`;
-        see `jaxnlme.linear.derive.derive`."""
+        see `jaxnlme.linear.derive.derive`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.derive(lambda p: p["age"] / p["(Intercept)"])
+        ```
+        """
         from jaxnlme.linear.derive import derive
 
         return derive(self, fn, level=level, transform=transform)
@@ -239,12 +260,22 @@ class LinearFit(LinearInference, LinearFrames):
         parameters = () if correlation is None else correlation.parameters
         return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
 
+    @documented_by("linear.refit.simulate")
     def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
-        """Simulated responses; see `jaxnlme.linear.refit.simulate`."""
+        """Simulated responses; see `jaxnlme.linear.refit.simulate`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.simulate(10, key=1)
+        ```
+        """
         from jaxnlme.linear.refit import simulate
 
         return simulate(self, n, key, level)
 
+    @documented_by("linear.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
         """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
         from jaxnlme.linear.refit import refit_log_likelihoods
@@ -272,6 +303,13 @@ class LinearFit(LinearInference, LinearFrames):
         the default; `missing`: "error" or "drop".
         **Returns:** a LinearFit.
         **Raises:** as `jn.lme`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.update(". ~ . - age:Sex")
+        ```
         """
         from jaxnlme.linear.update import update
 
@@ -288,8 +326,17 @@ class LinearFit(LinearInference, LinearFrames):
 
     # --- predictions ---
 
+    @documented_by("linear.predict.predict")
     def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
-        """Predictions; see `jaxnlme.linear.predict.predict`."""
+        """Predictions; see `jaxnlme.linear.predict.predict`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.predict(level=0)
+        ```
+        """
         from jaxnlme.linear.predict import predict
 
         return predict(self, data, level)
@@ -299,8 +346,17 @@ class LinearFit(LinearInference, LinearFrames):
         """Predictions with the random effects of all levels, in the order of the rows."""
         return self.predict()
 
+    @documented_by("linear.predict.residuals")
     def residuals(self, kind: str = "response", level: str | int | None = None) -> np.ndarray:
-        """Residuals by row; see `jaxnlme.linear.predict.residuals`."""
+        """Residuals by row; see `jaxnlme.linear.predict.residuals`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.residuals("normalized")
+        ```
+        """
         from jaxnlme.linear.predict import residuals
 
         return residuals(self, kind, level)

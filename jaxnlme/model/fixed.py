@@ -27,6 +27,12 @@ def fixed(value: float) -> Fixed:
     **Arguments:** `value`: a finite number, on the scale of the starting value.
     **Returns:** a Fixed.
     **Raises:** OptionError for anything else.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("ka", 1.5, "log", random=True, sd=jn.fixed(0.5))
+    ```
     """
     number = real_number(value)
     if number is None:

@@ -30,6 +30,12 @@ class Covariate(eqx.Module):
     - `start`: starting value of the coefficients, one number for all columns of the term, in units of the transformed
       scale per unit of the column.
     - `fix`: the coefficients are not estimated.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("cl", 2.8, "log", random=True, covariates=[jn.Covariate("log(Wt / 70)", 0.75, fix=True)])
+    ```
     """
 
     formula: str = eqx.field(static=True)
@@ -74,6 +80,12 @@ class Parameter(eqx.Module):
 
     **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
     name that is no Python name or is reserved.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("cl", 2.8, transform="log", random=True, covariates=["log(Wt / 70)"])
+    ```
     """
 
     name: str = eqx.field(static=True)
@@ -132,6 +144,11 @@ class Parameter(eqx.Module):
                 f"a parameter cannot be called {self.name!r}: phi.{self.name} is reserved for another purpose; choose "
                 "another name."
             )
+
+    def _repr_html_(self) -> str:
+        from jaxnlme.model.equations import parameter_html
+
+        return parameter_html(self)
 
     @property
     def beta_start(self) -> float:

@@ -21,6 +21,13 @@ class Params(eqx.Module):
     - `error` (unconstrained,): theta of the residual model.
     - `free`: a pytree of the array leaves of a structural model that is an Equinox module (its weights), else None. It
       has gradients, but is not part of the information matrix.
+
+    **Example:**
+
+    ```python
+    params = model.params(data, {"cl": 3.0})
+    params.unpack(params.pack())
+    ```
     """
 
     beta: Any

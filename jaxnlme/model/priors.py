@@ -3,6 +3,12 @@
 A prior is a density of the value that a fit reports under its name (beta on the transformed scale; standard
 deviations, correlations; residual-error parameters on their natural scale). The Jacobian of the internal
 parametrisation is not included: the estimate maximises likelihood times prior over the reported values.
+
+**Example:**
+
+```python
+jn.NLMEModel(oral, [ka, cl, vol], priors={"sd(cl)": jn.priors.Gamma(2.0, 5.0)})
+```
 """
 
 from __future__ import annotations
@@ -49,6 +55,12 @@ class Normal(AbstractPrior):
     """Normal distribution.
 
     **Arguments:** `mean`; `sd`: standard deviation, positive; both in the unit of the reported value.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("cl", 2.8, "log", prior=jn.priors.Normal(1.0, 0.5))
+    ```
     """
 
     mean: Any = eqx.field(converter=number_or_given)
@@ -66,6 +78,12 @@ class LogNormal(AbstractPrior):
 
     **Arguments:** `median`: in the unit of the reported value, positive; `sd`: standard deviation of the logarithm,
     positive.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("cl", 2.8, "log", prior=jn.priors.LogNormal(2.8, 0.5))
+    ```
     """
 
     median: Any = eqx.field(converter=number_or_given)
@@ -85,6 +103,12 @@ class HalfNormal(AbstractPrior):
     """Half-normal distribution: |u|, u ~ Normal(0, scale), for standard deviations.
 
     **Arguments:** `scale`: standard deviation of u, in the unit of the reported value, positive.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], priors={"sd(ka)": jn.priors.HalfNormal(1.0)})
+    ```
     """
 
     scale: Any = eqx.field(converter=number_or_given)
@@ -103,6 +127,12 @@ class Gamma(AbstractPrior):
     **Arguments:** `shape`: positive, without unit; `rate`: inverse scale, positive, in the inverse unit of the reported
     value.
     **Source:** Chung et al. (2013), Psychometrika 78, 685-709, for shape 2 and a small rate.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], priors={"sd(cl)": jn.priors.Gamma(2.0, 5.0)})
+    ```
     """
 
     shape: Any = eqx.field(converter=number_or_given)

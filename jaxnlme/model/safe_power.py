@@ -17,6 +17,14 @@ def safe_power(base: Any, exponent: Any) -> Any:
 
     **Arguments:** `base`, zero or more; `exponent`, more than zero; arrays that broadcast.
     **Returns:** the powers; NaN for a negative base.
+
+    **Example:**
+
+    ```python
+    def emax(phi, x):
+        ratio = jn.safe_power(x.Dose / phi.ed50, phi.hill)
+        return phi.emax * ratio / (1.0 + ratio)
+    ```
     """
     base, exponent = jnp.asarray(base), jnp.asarray(exponent)
     zero = base == 0

@@ -3,6 +3,12 @@
 `to_real` maps from the natural scale to the real line, `to_natural` back. A parameter is phi = to_natural(xb). With a
 transformed response the residual model is to_real(y) = to_real(f) + error, and its log-density includes the Jacobian
 `log_slope` = log |d to_real / dy|.
+
+**Example:**
+
+```python
+jn.Parameter("bioavailability", 0.7, transform=jn.transforms.Logit(0.0, 1.0))
+```
 """
 
 from __future__ import annotations
@@ -86,7 +92,14 @@ class AbstractTransform(eqx.Module):
 
 
 class Identity(AbstractTransform):
-    """to_real(y) = y, for any real y. Name: "identity"."""
+    """to_real(y) = y, for any real y. Name: "identity".
+
+    **Example:**
+
+    ```python
+    jn.Parameter("e0", 10.0, transform=jn.transforms.Identity())
+    ```
+    """
 
     @property
     def name(self) -> str:
@@ -103,7 +116,14 @@ class Identity(AbstractTransform):
 
 
 class Log(AbstractTransform):
-    """to_real(y) = log y, for y > 0. Name: "log"."""
+    """to_real(y) = log y, for y > 0. Name: "log".
+
+    **Example:**
+
+    ```python
+    jn.Parameter("cl", 2.8, transform=jn.transforms.Log())
+    ```
+    """
 
     @property
     def name(self) -> str:
@@ -144,6 +164,12 @@ class Logit(_Interval):
 
     **Arguments:** `lower` < `upper`: the bounds of y, in its unit (0 and 1).
     **Raises:** OptionError unless lower < upper.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("bioavailability", 0.7, transform=jn.transforms.Logit(0.0, 1.0))
+    ```
     """
 
     @property
@@ -166,6 +192,12 @@ class Probit(_Interval):
 
     **Arguments:** `lower` < `upper`: the bounds of y, in its unit (0 and 1).
     **Raises:** OptionError unless lower < upper.
+
+    **Example:**
+
+    ```python
+    jn.Parameter("bioavailability", 0.7, transform=jn.transforms.Probit(0.0, 1.0))
+    ```
     """
 
     @property
@@ -187,6 +219,12 @@ class BoxCox(AbstractTransform):
     """to_real(y) = (y^shape - 1) / shape, log y for shape 0, for y > 0. Name: "box-cox".
 
     **Source:** Box and Cox (1964), Journal of the Royal Statistical Society B 26, equation (1).
+
+    **Example:**
+
+    ```python
+    jn.error.transform_both_sides(jn.transforms.BoxCox(), shape=0.5)
+    ```
     """
 
     @property
@@ -216,6 +254,12 @@ class YeoJohnson(AbstractTransform):
     Name: "yeo-johnson".
 
     **Source:** Yeo and Johnson (2000), Biometrika 87, equation (2.1).
+
+    **Example:**
+
+    ```python
+    jn.error.transform_both_sides(jn.transforms.YeoJohnson(), shape=1.0)
+    ```
     """
 
     @property

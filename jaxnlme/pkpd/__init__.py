@@ -1,4 +1,13 @@
-"""`jn.pkpd`: pharmacokinetic models of dose records, regimens, simulation of new subjects, exposure and forecasts."""
+"""`jn.pkpd`: pharmacokinetic models of dose records, regimens, simulation of new subjects, exposure and forecasts.
+
+**Example:**
+
+```python
+doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+v = jn.Parameter("v", 32.0, "log", random=True)
+pk = jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v])
+```
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

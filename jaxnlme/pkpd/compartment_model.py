@@ -96,6 +96,14 @@ def compartments(
     record; in NONMEM it ends.
     **Returns:** a CompartmentModel, to be used as the model function or inside one.
     **Raises:** OptionError for unknown routes, parameters or options.
+
+    **Example:**
+
+    ```python
+    doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+    v = jn.Parameter("v", 32.0, "log", random=True)
+    pk = jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v])
+    ```
     """
     if number not in (1, 2, 3) or isinstance(number, bool):
         raise OptionError(f"jn.pkpd.compartments: the number of compartments is 1, 2 or 3; received {shown(number)}.")
@@ -135,6 +143,12 @@ class CompartmentModel:
 
     **Fields:** `structure`: the compartments; `route`; `parametrisation`; `dose_parameters`; `overlap`; `goes_on`;
     `pending`.
+
+    **Example:**
+
+    ```python
+    print(jn.pkpd.compartments(2, "first-order", "CL V Q V2"))
+    ```
     """
 
     structure: Structure

@@ -1,4 +1,11 @@
-"""Absorption of doses by a function of the time since each: transit compartments, Weibull, inverse Gaussian."""
+"""Absorption of doses by a function of the time since each: transit compartments, Weibull, inverse Gaussian.
+
+**Example:**
+
+```python
+jn.pkpd.inputs.savic()
+```
+"""
 
 from __future__ import annotations
 
@@ -103,6 +110,12 @@ def savic(n: str = "N", mtt: str = "MTT") -> AbstractInput:
     **Returns:** an input function, for `inputs={"depot": ...}` of `jn.pkpd.ode`.
     **Raises:** OptionError for what is no name.
     **Source:** Savic et al. (2007), J Pharmacokinet Pharmacodyn 34, 711-726, equation 11.
+
+    **Example:**
+
+    ```python
+    jn.pkpd.inputs.savic()
+    ```
     """
     return Savic(_names("savic", n=n, mtt=mtt))
 
@@ -116,6 +129,12 @@ def weibull(td: str = "TD", beta: str = "BETA") -> AbstractInput:
     **Returns:** an input function, for `inputs={"central": ...}` of `jn.pkpd.ode`.
     **Raises:** OptionError for what is no name.
     **Source:** Piotrovskii (1987), J Pharmacokinet Biopharm 15, 681-686.
+
+    **Example:**
+
+    ```python
+    jn.pkpd.inputs.weibull()
+    ```
     """
     return Weibull(_names("weibull", td=td, beta=beta))
 
@@ -129,6 +148,12 @@ def inverse_gaussian(mat: str = "MAT", cv2: str = "CV2") -> AbstractInput:
     **Returns:** an input function, for `inputs={"central": ...}` of `jn.pkpd.ode`.
     **Raises:** OptionError for what is no name.
     **Source:** Freijer and Post (1997), J Theor Biol 186, 103-117.
+
+    **Example:**
+
+    ```python
+    jn.pkpd.inputs.inverse_gaussian()
+    ```
     """
     return InverseGaussian(_names("inverse_gaussian", mat=mat, cv2=cv2))
 

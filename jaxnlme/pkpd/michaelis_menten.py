@@ -47,6 +47,12 @@ def michaelis_menten(
     `jn.pkpd.ode`.
     **Returns:** an ODEModel.
     **Raises:** OptionError for unknown routes and options; ModelError, when it is used, for a parameter that phi lacks.
+
+    **Example:**
+
+    ```python
+    jn.pkpd.michaelis_menten(1, "first-order")
+    ```
     """
     title = f"jn.pkpd.michaelis_menten({number}, {route!r})"
     if number not in (1, 2) or isinstance(number, bool):

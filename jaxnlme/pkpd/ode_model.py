@@ -78,6 +78,16 @@ def ode(
     predictions that are not finite.
     **Returns:** an ODEModel, to be used as the model function or inside one.
     **Raises:** OptionError for options that do not fit; ImportError without diffrax.
+
+    **Example:**
+
+    ```python
+    def rates(t, y, phi):
+        return {"depot": -phi.KA * y.depot, "central": phi.KA * y.depot - phi.CL / phi.V * y.central}
+
+
+    print(jn.pkpd.ode(rates, ["depot", "central"], output="central / V"))
+    ```
     """
     if isinstance(states, str) or not states or not all(isinstance(name, str) for name in states):
         raise OptionError(
@@ -164,6 +174,12 @@ class ODEModel(eqx.Module):
     `output`; `inputs`; `dose_parameters`; `overlap`; `goes_on`; `solver`; `rtol`; `atol`; `absolute`: absolute
     tolerances by state; `max_steps`; `pending`; `spread`: compartments whose doses without a rate have the modelled
     duration; `label`: how the model was made, for messages.
+
+    **Example:**
+
+    ```python
+    print(jn.pkpd.michaelis_menten(1, "first-order"))
+    ```
     """
 
     rhs: Any

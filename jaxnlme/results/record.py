@@ -16,7 +16,9 @@ from jaxnlme.errors import FitError, Status, check_level
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
+from jaxnlme.results.display import StatusSentences
 from jaxnlme.results.inference import Information, estimates_table
+from jaxnlme.signatures import documented_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from jaxnlme.results.stochastic import Sampling
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FitStatus:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FitStatus(StatusSentences):
     """Status of a fit.
 
     **Fields:** `sentences`, first that it converged or not; `code` and `evaluations` (groups,), a Status and the cost
@@ -59,9 +61,6 @@ class FitStatus:
             table["monte carlo se"] = np.concatenate([np.sqrt(self.variance), nothing])
             table["ess"] = np.concatenate([self.ess, nothing])
         return table
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +129,14 @@ class FitRecord(HasCriteria):
         return int(self.history[-1]["iteration"]) if self.history else 0
 
     def throw(self) -> Self:
-        """This fit, if it converged. **Raises:** FitError with the status otherwise."""
+        """This fit, if it converged. **Raises:** FitError with the status otherwise.
+
+        **Example:**
+
+        ```python
+        fit = fit.throw()
+        ```
+        """
         if not self.converged:
             raise FitError(str(self.status), self)
         return self
@@ -159,6 +165,12 @@ class FitRecord(HasCriteria):
         **Arguments:** `level`, a probability.
         **Returns:** a data frame, a row per reported value.
         **Raises:** OptionError for a level outside (0, 1).
+
+        **Example:**
+
+        ```python
+        fit.confidence_intervals(0.9)[["estimate", "lower", "upper"]]
+        ```
         """
         check_level(level)
         return estimates_table(self.binding, self.params, self.information, level)
@@ -250,27 +262,59 @@ class FitRecord(HasCriteria):
     # --- tables and predictions ---
 
     def summary(self) -> Any:
-        """The fit in a page: text when printed, HTML in a notebook."""
+        """The fit in a page: text when printed, HTML in a notebook.
+
+        **Example:**
+
+        ```python
+        print(fit.summary())
+        ```
+        """
         from jaxnlme.results.summary import Summary
 
         return Summary(self)
 
+    @documented_by("results.predict.predict")
     def predict(self, data: Any = None, level: str | int = "group", **interval: Any) -> Any:
-        """Predictions, with interval=0.95 also intervals; see `jaxnlme.results.predict.predict`."""
+        """Predictions, with interval=0.95 also intervals; see `jaxnlme.results.predict.predict`.
+
+        **Example:**
+
+        ```python
+        fit.predict(level="population")
+        fit.predict({"Subject": [1, 1], "Time": [30.0, 36.0], "Dose": [319.0, 319.0], "Wt": [79.6, 79.6]})
+        ```
+        """
         from jaxnlme.results.predict import predict
 
         return predict(self, data, level, **interval)
 
+    @documented_by("results.predict.parameters")
     def parameters(self, level: str | int = "group", data: Any = None) -> pd.DataFrame:
-        """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`."""
+        """Individual parameters on their natural scale; see `jaxnlme.results.predict.parameters`.
+
+        **Example:**
+
+        ```python
+        fit.parameters()
+        ```
+        """
         from jaxnlme.results.predict import parameters
 
         return parameters(self, level, data)
 
+    @documented_by("results.simulate.simulate")
     def simulate(
         self, n: int = 1, key: Any = 0, data: Any = None, level: str | int = "population", *, limits: bool = False
     ) -> np.ndarray:
-        """Simulated responses; see `jaxnlme.results.simulate.simulate`."""
+        """Simulated responses; see `jaxnlme.results.simulate.simulate`.
+
+        **Example:**
+
+        ```python
+        drawn = fit.simulate(100, key=1)  # (100, rows)
+        ```
+        """
         from jaxnlme.results.simulate import simulate
 
         return simulate(self, n, key, data, level, limits=limits)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_flag, require_host
+from jaxnlme.binding.endpoints import rows_of_no_endpoint
 from jaxnlme.binding.limits import check_limits_known, response_leaves, with_limited_responses
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
@@ -81,6 +82,7 @@ def simulate(
             "is not, or a transformed response is outside the range of its transform.",
             stacklevel=2,
         )
+    out[:, binding.data.rows_to_column(rows_of_no_endpoint(binding.data, binding.density.error))] = np.nan
     if limits:
         of_rows = check_limits_known(binding.data, "limits=True")
         lloq, uloq = (binding.data.rows_to_column(limit) for limit in (of_rows.lloq, of_rows.uloq))
@@ -108,6 +110,12 @@ def simulate_responses(problem: Problem, params: Params, key: jax.Array) -> list
     **Arguments:** `problem`; `params`; `key`, a JAX key, from which each group derives its own by its label.
     **Returns:** one array (groups, obs) per bucket of the problem, padded rows included; see `with_responses`.
     **Raises:** ModelError where the outcome cannot be drawn.
+
+    **Example:**
+
+    ```python
+    jn.simulate_responses(fit.binding.problem, fit.params, jax.random.key(1))
+    ```
     """
     check_problem(problem)
     return _responses(problem, params, key, None)
@@ -181,6 +189,13 @@ def with_responses(problem: Problem, responses: list[Any]) -> Problem:
     **Arguments:** `responses`: one array (groups, obs) per bucket.
     **Returns:** a Problem.
     **Raises:** OptionError for another number of arrays.
+
+    **Example:**
+
+    ```python
+    problem = fit.binding.problem
+    jn.with_responses(problem, jn.simulate_responses(problem, fit.params, jax.random.key(1)))
+    ```
     """
     check_problem(problem)
     if not isinstance(responses, (list, tuple)) or len(responses) != len(problem.buckets):

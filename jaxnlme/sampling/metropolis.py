@@ -39,6 +39,12 @@ class Moves(eqx.Module):
     **Raises:** OptionError for counts that are not whole numbers >= 0, or all zero.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038, for the first three;
     Karimi, Lavielle and Moulines (2020), Computational Statistics and Data Analysis 141, 123-138, for the last.
+
+    **Example:**
+
+    ```python
+    jn.SAEM(moves=jn.Moves(population=2, walk=2))
+    ```
     """
 
     population: int = eqx.field(static=True, default=1)

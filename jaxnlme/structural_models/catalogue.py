@@ -4,6 +4,13 @@ Each function takes the name of the predictor's column and the data, and returns
 and parameter names, whose starting values are the least-squares estimates of the pooled data: a grid over the nonlinear
 parameters, then a search, the linear parameters projected out. `declare.Options` lists the options; `curves` holds the
 curves themselves, for use inside model functions.
+
+**Example:**
+
+```python
+girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+jn.fit(jn.models.logistic("age", girth, random=True), girth, "focei")
+```
 """
 
 from __future__ import annotations
@@ -37,6 +44,13 @@ def logistic(x: str, data: GroupedData | None = None, **options: Unpack[Options]
     **Returns:** an NLMEModel with the parameters Asym, xmid, scal; `curves.logistic` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.logistic("age", girth, random=True)
+    ```
     """
     return declare(curves.logistic, Sigmoid(two_asymptotes=False), ("Asym", "xmid", "scal"), (x,), data, options)
 
@@ -51,6 +65,13 @@ def four_parameter_logistic(x: str, data: GroupedData | None = None, **options: 
     **Returns:** an NLMEModel with the parameters A, B, xmid, scal; `curves.four_parameter_logistic` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.four_parameter_logistic("age", girth, random=True)
+    ```
     """
     return declare(
         curves.four_parameter_logistic, Sigmoid(two_asymptotes=True), ("A", "B", "xmid", "scal"), (x,), data, options
@@ -72,6 +93,13 @@ def gompertz(
     **Returns:** an NLMEModel with the parameters Asym, b2, b3; `curves.gompertz` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.gompertz("age", girth, random=True)
+    ```
     """
     if unit is not None and not positive_number(unit):
         raise OptionError(
@@ -90,6 +118,13 @@ def weibull_growth(x: str, data: GroupedData | None = None, **options: Unpack[Op
     **Returns:** an NLMEModel with the parameters Asym, Drop, lrc, pwr; `curves.weibull_growth` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.weibull_growth("age", girth, random=True)
+    ```
     """
     return declare(curves.weibull_growth, Weibull(), ("Asym", "Drop", "lrc", "pwr"), (x,), data, options)
 
@@ -103,6 +138,13 @@ def michaelis_menten(x: str, data: GroupedData | None = None, **options: Unpack[
     **Returns:** an NLMEModel with the parameters Vm, K; `curves.michaelis_menten` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.michaelis_menten("age", girth, random=True)
+    ```
     """
     return declare(curves.michaelis_menten, MichaelisMenten(), ("Vm", "K"), (x,), data, options)
 
@@ -116,6 +158,13 @@ def asymptotic(x: str, data: GroupedData | None = None, **options: Unpack[Option
     **Returns:** an NLMEModel with the parameters Asym, R0, lrc; `curves.asymptotic` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.asymptotic("age", girth, random=True)
+    ```
     """
     return declare(curves.asymptotic, Approach("asymptote"), ("Asym", "R0", "lrc"), (x,), data, options)
 
@@ -129,6 +178,13 @@ def asymptotic_offset(x: str, data: GroupedData | None = None, **options: Unpack
     **Returns:** an NLMEModel with the parameters Asym, lrc, c0; `curves.asymptotic_offset` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.asymptotic_offset("age", girth, random=True)
+    ```
     """
     return declare(curves.asymptotic_offset, Approach("offset"), ("Asym", "lrc", "c0"), (x,), data, options)
 
@@ -142,6 +198,13 @@ def asymptotic_origin(x: str, data: GroupedData | None = None, **options: Unpack
     **Returns:** an NLMEModel with the parameters Asym, lrc; `curves.asymptotic_origin` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    girth = jn.GroupedData.from_frame(jn.datasets.orange(), group="Tree", y="circumference", x=["age"])
+    jn.models.asymptotic_origin("age", girth, random=True)
+    ```
     """
     return declare(curves.asymptotic_origin, Approach("origin"), ("Asym", "lrc"), (x,), data, options)
 
@@ -156,6 +219,13 @@ def biexponential(x: str, data: GroupedData | None = None, **options: Unpack[Opt
     **Returns:** an NLMEModel with the parameters A1, lrc1, A2, lrc2; `curves.biexponential` describes them.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    drug = jn.GroupedData.from_frame(jn.datasets.indomethacin(), group="Subject", y="conc", x=["time"])
+    jn.models.biexponential("time", drug, random=True)
+    ```
     """
     return declare(curves.biexponential, Biexponential(), ("A1", "lrc1", "A2", "lrc2"), (x,), data, options)
 
@@ -174,6 +244,12 @@ def first_order_absorption(
     absorption and of the clearance.
     **Raises:** OptionError for unknown options and names; ModelError for a column that the data lack; DataError where
     the data do not determine the curve.
+
+    **Example:**
+
+    ```python
+    jn.models.first_order_absorption("Time", data, dose="Dose", random=True)
+    ```
     """
     names = ("lKe", "lKa", "lCl")
     return declare(curves.first_order_absorption, Absorption(), names, (dose, x), data, options)

@@ -102,6 +102,13 @@ class NonmemMethods:
 
         **Returns:** GroupedData; `data.events` and `data.notes` show what was understood.
         **Raises:** DataError naming the rows, counted from 1 below the header, what was expected, and the cure.
+
+        **Example:**
+
+        ```python
+        doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
+        print(doses.events)
+        ```
         """
         columns = {
             "id": id, "time": time, "dv": dv, "amt": amt, "evid": evid, "mdv": mdv, "cmt": cmt, "rate": rate,
@@ -166,6 +173,15 @@ class NonmemMethods:
         **Returns:** GroupedData; `data.events` shows the doses as understood.
         **Raises:** DataError for unknown labels, rows of the data that are not in order of time, and doses that do not
         fit together, as `from_nonmem`.
+
+        **Example:**
+
+        ```python
+        doses = pd.DataFrame({"Subject": [1, 2], "at": [0.0, 0.0], "mg": [320.0, 319.0]})
+        rows = table[table["Subject"].isin([1, 2])]
+        few = jn.GroupedData.from_frame(rows, group="Subject", y="conc", x=["Time"])
+        few.with_events(doses, group="Subject", time="at", amount="mg", row_time="Time")
+        ```
         """
         given = {
             "group": group, "time": time, "amount": amount, "rate": rate, "duration": duration, "kind": kind,
@@ -182,6 +198,12 @@ class NonmemMethods:
 
         **Returns:** a data frame, records of a group together.
         **Raises:** DataError for data without a column of x, which have no times.
+
+        **Example:**
+
+        ```python
+        jn.GroupedData.from_nonmem(jn.datasets.phenobarbital()).to_nonmem().head()
+        ```
         """
         return to_nonmem(self)
 
@@ -198,6 +220,12 @@ class NonmemMethods:
         boolean mask (groups,); None: all.
         **Returns:** GroupedData without responses, as `fit.predict(data.grid())` takes it.
         **Raises:** DataError for data without times (no column of x) or unknown groups.
+
+        **Example:**
+
+        ```python
+        doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records()).grid(points=50, until=48.0)
+        ```
         """
         points = check_whole_number("points", points, 2, "the points of each curve")
         chosen = self if groups is None else self.select(groups)

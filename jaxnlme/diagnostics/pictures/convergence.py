@@ -33,6 +33,12 @@ class AbstractConvergencePictures(AbstractPlotter):
         **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError for a fit without a history of the log-likelihood.
+
+        **Example:**
+
+        ```python
+        fit.plot.history()
+        ```
         """
         if not self.fit.history:
             raise OptionError("the fit has no history: it did not begin.")

@@ -32,6 +32,12 @@ class AbstractEffectPictures(AbstractPlotter):
         **Arguments:** `ax`: the axes to draw into, created where None.
         **Returns:** the axes.
         **Raises:** OptionError for a model without random effects.
+
+        **Example:**
+
+        ```python
+        fit.plot.random_effects()
+        ```
         """
         effects, shrinkage = columns_of_effects(self.fit.random_effects), self.fit.shrinkage
         sd = np.sqrt(np.diag(self.fit.psi.to_numpy()))
@@ -76,6 +82,12 @@ class AbstractEffectPictures(AbstractPlotter):
         **Arguments:** `ax`: one axes per effect.
         **Returns:** the axes of one panel, or an array of axes.
         **Raises:** OptionError for a model without random effects.
+
+        **Example:**
+
+        ```python
+        fit.plot.effect_histograms()
+        ```
         """
         sd = self._sd()
         effects = columns_of_effects(self.fit.random_effects)
@@ -106,6 +118,12 @@ class AbstractEffectPictures(AbstractPlotter):
         effects axes, by rows.
         **Returns:** the axes (effects, effects).
         **Raises:** OptionError for an unknown level, and fewer than two random effects.
+
+        **Example:**
+
+        ```python
+        fit.plot.effect_pairs()
+        ```
         """
         tables = self._effect_tables()
         level = next(iter(tables)) if level is None else level
@@ -219,7 +237,9 @@ class AbstractEffectPictures(AbstractPlotter):
         tables, sd = self._effect_tables(), self._sd()
         first = next(iter(tables))
         chosen = (
-            [n for n in tables[first].columns if n in sd] if effects is None else check_names("effects", effects, "")
+            [n for n in tables[first].columns if n in sd]
+            if effects is None
+            else check_names("effects", effects, "random effects")
         )
         for name in chosen:
             if name not in sd:

@@ -38,11 +38,19 @@ class AbstractFitPictures(AbstractPlotter):
         own; those without one prediction a row have none.
         **Returns:** the axes (panels,).
         **Raises:** OptionError for another level or number of axes.
+
+        **Example:**
+
+        ```python
+        fit.plot.observed_predicted()
+        ```
         """
         if level not in ("population", "group", "both"):
             raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
         check_flag("log", log)
         levels, endpoints = ("population", "group") if level == "both" else (level,), self._endpoints
+        for name in levels:
+            self._prediction(name)
         panels = axes_in_grid(ax, len(levels) * len(endpoints), len(levels), (3.4, 3.2))
         for k, panel in enumerate(panels):
             self._observed_predicted(panel, levels[k % len(levels)], *endpoints[k // len(levels)], log)
@@ -50,15 +58,16 @@ class AbstractFitPictures(AbstractPlotter):
         return panels
 
     def _observed_predicted(self, ax: Any, level: str, endpoint: str | None, rows: np.ndarray, log: bool) -> None:
-        """One panel; where f need not be on the scale of the responses, without a line of identity."""
+        """One panel, with the range of all predictions computed before; where f need not be on the scale of the
+        responses, without a line of identity."""
         y, prediction = self._frame[self.fit.data.y_name].to_numpy(), self._prediction(level)
         use = rows & np.isfinite(y)
-        both = [self._prediction(name)[use] for name in ("population", "group")]
+        drawn = use & ((y > 0) & (prediction > 0)) if log else use
+        both = [self._computed[name][drawn] for name in ("population", "group") if name in self._computed]
         if self._on_scale:
-            identity_line(ax, y[use], *both, log=log)
+            identity_line(ax, y[drawn], *both, log=log)
         elif log:
             ax.set(xscale="log", yscale="log")
-        drawn = use & ((y > 0) & (prediction > 0)) if log else use
         if log and (use & ~drawn).any():
             note(ax, f"{int((use & ~drawn).sum())} not above zero: not drawn")
         responses(ax, prediction[drawn], y[drawn], self._kind[drawn])
@@ -94,6 +103,12 @@ class AbstractFitPictures(AbstractPlotter):
         curve; `logx`: a logarithmic horizontal axis; `ax`: one axes per endpoint.
         **Returns:** the axes; with several endpoints an array of them, a panel for each that has residuals.
         **Raises:** OptionError for an unknown kind or column; ModelError for an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.residuals()
+        ```
         """
         check_flag("smooth", smooth)
         check_flag("logx", logx)
@@ -165,6 +180,12 @@ class AbstractFitPictures(AbstractPlotter):
         x where None; `log`: logarithmic axes of observations and predictions.
         **Returns:** the axes (panels,).
         **Raises:** OptionError for an unknown kind or column; ModelError for an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.gof()
+        ```
         """
         check_flag("log", log)
         self._residual(residual)
@@ -179,6 +200,8 @@ class AbstractFitPictures(AbstractPlotter):
         self, panels: np.ndarray, endpoint: str | None, rows: np.ndarray, residual: str, x: str, log: bool
     ) -> None:
         """The four panels of an endpoint."""
+        for level in ("population", "group"):
+            self._prediction(level)
         for panel, level in zip(panels[:2], ("population", "group"), strict=True):
             self._observed_predicted(panel, level, endpoint, rows, log)
         for panel, against in zip(panels[2:], (x, "prediction"), strict=True):
@@ -195,6 +218,12 @@ class AbstractFitPictures(AbstractPlotter):
         **Returns:** the axes of one panel, or an array of axes.
         **Raises:** OptionError for residuals that are not weighted, and a model without random effects; ModelError for
         an outcome without residuals.
+
+        **Example:**
+
+        ```python
+        fit.plot.qq()
+        ```
         """
         if of in UNWEIGHTED:
             raise OptionError(f"{of!r} are not standardised; use 'iwres', 'cwres' or another weighted residual.")

@@ -34,6 +34,12 @@ class AbstractIndividualPictures(AbstractPlotter):
         **Arguments:** `x`, `options`: see `GroupedData.plot`.
         **Returns:** the axes of one panel, or an array of axes.
         **Raises:** as `GroupedData.plot`.
+
+        **Example:**
+
+        ```python
+        fit.plot.data()
+        ```
         """
         return self.fit.data.plot(x, **options)
 
@@ -69,6 +75,12 @@ class AbstractIndividualPictures(AbstractPlotter):
 
         **Returns:** the axes (panels,).
         **Raises:** OptionError for unknown groups or columns, a page that there is not, and another number of axes.
+
+        **Example:**
+
+        ```python
+        fit.plot.individual_fits()
+        ```
         """
         data = self.fit.data
         check_flag("logx", logx)

@@ -36,6 +36,16 @@ class Iteration:
     further step (log-likelihood units); `seconds` since the start; `params`, also as `values` by name; `procedure`:
     "ALT" for the alternation of Lindstrom and Bates, "LAP" for the likelihood approximations; `state`: "init", "iter"
     or "done"; `inner`: the inner minimiser, if the callback has `every_stage`.
+
+    **Example:**
+
+    ```python
+    def watch(iteration):
+        print(iteration.iteration, iteration.log_likelihood)
+
+
+    jn.fit(model, data, "focei", callbacks=[watch])
+    ```
     """
 
     iteration: int

@@ -47,6 +47,12 @@ class IMP(AbstractStochastic):
     **Source:** Wei and Tanner (1990), Journal of the American Statistical Association 85, 699-704; Quintana, Liu and
     del Pino (1999), Computational Statistics and Data Analysis 29, 429-444; Bauer and Guzy (2004), Monte Carlo
     parametric expectation maximization, in D'Argenio (ed.), Advanced Methods of PK and PD Systems Analysis 3, 135-163.
+
+    **Example:**
+
+    ```python
+    fit = jn.fit(model, data, ["focei", jn.IMP(seed=1)])
+    ```
     """
 
     method: StochasticMethod = eqx.field(static=True)

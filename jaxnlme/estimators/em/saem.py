@@ -195,6 +195,12 @@ class SAEM(AbstractStochastic):
     **Raises:** OptionError for values out of range.
     **Source:** Delyon, Lavielle and Moulines (1999), Annals of Statistics 27, 94-128; Kuhn and Lavielle (2005),
     Computational Statistics and Data Analysis 49, 1020-1038.
+
+    **Example:**
+
+    ```python
+    fit = jn.fit(model, data, jn.SAEM(seed=1))
+    ```
     """
 
     method: StochasticMethod = eqx.field(static=True)

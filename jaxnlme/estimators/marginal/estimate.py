@@ -31,6 +31,12 @@ class Estimate(eqx.Module):
     **Fields:** `params`; `log_likelihood`: the weighted sum there; `modes` (groups, random); `expected_gain`: the
     predicted gain of a further step (log-likelihood units); `ended`: true if that is below the tolerance (the further
     checks that `fit` makes before it calls a fit converged are not made); `iterations`.
+
+    **Example:**
+
+    ```python
+    jn.estimate(model, fit.params, data, "focei").params.beta
+    ```
     """
 
     params: Params
@@ -63,6 +69,12 @@ def estimate(
     **Returns:** an Estimate. Its `params` have exact derivatives in weights, data and fixed entries by the implicit
     function theorem (the Hessian of the marginal likelihood is compiled when one is asked for); nothing else has.
     **Raises:** PrecisionError if 64-bit floats are off.
+
+    **Example:**
+
+    ```python
+    jax.jit(lambda weights: jn.estimate(model, fit.params, data, "focei", weights).log_likelihood)(np.ones(12))
+    ```
     """
     require_x64("estimate")
     check_params(params0)

@@ -50,6 +50,12 @@ class MaximumLikelihood(AbstractEstimator):
 
     The pure functions (`init`, `trial`, `update`, `step`, `terminate`) are called by a host loop in `fit`, or by
     `minimise`, a `lax.while_loop` that batches under vmap.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, jn.MaximumLikelihood(jn.FOCEI(), max_iterations=200))
+    ```
     """
 
     method: LikelihoodApproximation

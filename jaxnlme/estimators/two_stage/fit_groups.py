@@ -68,6 +68,13 @@ def fit_groups(
     **Returns:** GroupFits. A group that cannot be fitted has a status with the reason, and does not affect the others.
     **Raises:** DataError, ModelError, OptionError for mistakes found before the first iteration.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 6.1 (nlsList).
+
+    **Example:**
+
+    ```python
+    groups = jn.fit_groups(model, data)
+    print(groups.estimates)
+    ```
     """
     require_host("jn.fit_groups", start, data, getattr(model, "structure", None))
     check_choice("starts", starts, (None, "pooled"))

@@ -36,6 +36,13 @@ class GroupFits(Printable):
     `steps` (groups,) of the searches; `single_scale`: the residual model has one parameter, a factor of its SD;
     `fixed_designs` A (groups, params, fixed) and `random_designs` B (groups, params, random) of
     group_params = A beta + B b; `notes`: sentences.
+
+    **Example:**
+
+    ```python
+    groups = jn.fit_groups(model, data)
+    fit = jn.fit(model, data, "focei", start=groups.start())
+    ```
     """
 
     binding: Binding

@@ -13,7 +13,14 @@ from jaxnlme.results.inference import direction_words
 
 
 class GroupStatus(enum.IntEnum):
-    """Outcome of the fit of a single group."""
+    """Outcome of the fit of a single group.
+
+    **Example:**
+
+    ```python
+    jn.fit_groups(model, data).status
+    ```
+    """
 
     ok = 0
     no_observations = 1

@@ -61,6 +61,14 @@ def glmer(
     separate the data, so that no estimate exists.
     **Source:** Breslow and Clayton (1993), Journal of the American Statistical Association 88, 9-25; Bates, Maechler,
     Bolker and Walker (2015), Journal of Statistical Software 67(1).
+
+    **Example:**
+
+    ```python
+    visits = pd.DataFrame({"g": np.repeat(range(8), 4), "x": np.tile([0.0, 1.0, 2.0, 3.0], 8)})
+    visits["y"] = np.random.default_rng(1).poisson(np.exp(0.3 + 0.2 * visits["x"]))
+    jn.glmer("y ~ x + (1 | g)", visits, family="poisson")
+    ```
     """
     if data is None:
         raise OptionError("jn.glmer needs data=, a table with the columns of the formula.")

@@ -51,6 +51,13 @@ def lme(
     **Raises:** OptionError, DataError, ModelError that name the option, row or term.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, chapter 2; Bates, Maechler, Bolker and
     Walker (2015), Journal of Statistical Software 67(1).
+
+    **Example:**
+
+    ```python
+    growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+    print(growth.summary())
+    ```
     """
     if data is None:
         table = random is not None and not isinstance(random, (str, Mapping))
@@ -94,6 +101,12 @@ def gls(
     `weights` and `missing` as for `jn.lme`.
     **Returns:** a LinearFit.
     **Raises:** as `jn.lme`.
+
+    **Example:**
+
+    ```python
+    jn.gls("distance ~ age", jn.datasets.orthodont(), correlation=jn.correlation.CompoundSymmetry(within="Subject"))
+    ```
     """
     if data is None:
         raise OptionError("jn.gls needs data=, a table with the columns of the formula.")

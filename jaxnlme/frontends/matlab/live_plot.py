@@ -219,7 +219,14 @@ def default_output_functions() -> tuple[Callable, ...]:
 
 class _OutputFcn(LivePlot):
     """`jaxnlme.nlmefitoutputfcn`: pass it as Options={"OutputFcn": jn.nlmefitoutputfcn}. `to_file(path)` and
-    `into(axes)` return plots that draw to a file or into given axes."""
+    `into(axes)` return plots that draw to a file or into given axes.
+
+    **Example:**
+
+    ```python
+    jn.fit(model, data, "focei", callbacks=[jn.nlmefitoutputfcn])
+    ```
+    """
 
     def to_file(self, path: str | Path) -> LivePlot:
         """The same plot, drawn to a file."""

@@ -92,6 +92,20 @@ def nlmefit(
     what was received; FitError where the fit could not start. A fit that did not converge warns with its status.
     **Source:** the formulas agree with the published output of the indomethacin example in the MathWorks documentation
     (dfe 57, logl 54.5882, mse 0.0066, rmse 0.0787, aic -91.1765, bic -93.0506 for N = 66, M = 6, k = 9).
+
+    **Example:**
+
+    ```python
+    def oral_matrix(phi, x):
+        ke = phi[1] / phi[2]
+        rise = jnp.exp(-ke * x[:, 0]) - jnp.exp(-phi[0] * x[:, 0])
+        return x[:, 1] * phi[0] / (phi[2] * (phi[0] - ke)) * rise
+
+
+    X, y, subject = table[["Time", "Dose"]], table["conc"], table["Subject"]
+    start = np.log([1.5, 2.8, 32.0])
+    beta, psi, stats, b = jn.nlmefit(X, y, subject, None, oral_matrix, start, ParamTransform=[1, 1, 1])
+    ```
     """
     require_host("nlmefit", X, y, group, V, modelfun, beta0, options)
     arguments = name_values(with_pairs(pairs, options), NLMEFIT_DEFAULTS, REFUSED_ARGUMENTS)

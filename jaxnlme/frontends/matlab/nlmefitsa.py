@@ -87,6 +87,20 @@ def nlmefitsa(
 
     **Raises:** as nlmefit. A fit that did not converge warns with its status.
     **Source:** Kuhn and Lavielle (2005), Computational Statistics and Data Analysis 49, 1020-1038.
+
+    **Example:**
+
+    ```python
+    def oral_matrix(phi, x):
+        ke = phi[1] / phi[2]
+        rise = jnp.exp(-ke * x[:, 0]) - jnp.exp(-phi[0] * x[:, 0])
+        return x[:, 1] * phi[0] / (phi[2] * (phi[0] - ke)) * rise
+
+
+    X, y, subject = table[["Time", "Dose"]], table["conc"], table["Subject"]
+    start = np.log([1.5, 2.8, 32.0])
+    beta, psi, stats, b = jn.nlmefitsa(X, y, subject, None, oral_matrix, start, ParamTransform=[1, 1, 1])
+    ```
     """
     require_host("nlmefitsa", X, y, group, V, modelfun, beta0, options)
     arguments = name_values(with_pairs(pairs, options), NLMEFITSA_DEFAULTS, REFUSED_ARGUMENTS)

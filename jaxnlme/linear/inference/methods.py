@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -25,6 +26,14 @@ class LinearInference:
         """Methods of degrees of freedom by name, each computed once."""
         return {}
 
+    @public("fit.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`."""
+        from jaxnlme.linear.report import page_of_linear
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, page=page_of_linear, **options)
+
     @public("fit.coefficients")
     def coefficients(self, df: str | None = None, level: float = 0.95) -> pd.DataFrame:
         """t tests of the fixed effects.
@@ -40,6 +49,13 @@ class LinearInference:
         **Returns:** a data frame, a row per fixed effect: estimate, se, df, t, p, lower, upper.
         **Raises:** OptionError for an unknown method or one that is not defined for the fit, FitError where the
         information matrix of the variance parameters is not positive definite.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.coefficients()
+        ```
         """
         from jaxnlme.linear.inference.wald import coefficients
 
@@ -63,6 +79,13 @@ class LinearInference:
 
         **Returns:** an Anova, whose `table` has num_df, den_df, F and p by term.
         **Raises:** as `coefficients`; OptionError where type III is not unique.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.anova("marginal")
+        ```
         """
         from jaxnlme.linear.inference.anova import anova
 
@@ -78,6 +101,13 @@ class LinearInference:
         `level` of the intervals; `rhs`: the values under the hypothesis, zero by default.
         **Returns:** a Contrast with `table`, `joint` and `L`.
         **Raises:** OptionError for unknown coefficients and expressions that are not linear; as `coefficients`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.contrast([0, 0, 1, 8])
+        ```
         """
         from jaxnlme.linear.inference.contrasts import contrast
 
@@ -104,6 +134,13 @@ class LinearInference:
         `coefficients`; `level` of the intervals.
         **Returns:** a Means with `table` and `differences`; NaN for means that the data do not determine.
         **Raises:** OptionError for unknown columns and values; as `coefficients`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.means("Sex")
+        ```
         """
         from jaxnlme.linear.inference.means import means
 
@@ -128,6 +165,13 @@ class LinearInference:
         from zero at `level`.
         **Raises:** OptionError, DataError for options and columns that cannot be used.
         **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.3.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.acf()
+        ```
         """
         from jaxnlme.linear.inference.residual_correlation import autocorrelation
 
@@ -157,6 +201,13 @@ class LinearInference:
         count in the first class, where nlme leaves them out.
         **Raises:** OptionError, DataError for options and columns that cannot be used.
         **Source:** Pinheiro and Bates (2000), section 5.3.2; Cressie and Hawkins (1980), Mathematical Geology 12.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.variogram("age")
+        ```
         """
         from jaxnlme.linear.inference.residual_correlation import variogram
 

@@ -2,6 +2,12 @@
 
 The diagonal of every factor L is the exponential of an entry of theta, so that theta = -inf is a standard deviation of
 exactly zero, with finite derivatives. The exception is the matrix logarithm, whose psi is never singular.
+
+**Example:**
+
+```python
+jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.LogCholesky(3))
+```
 """
 
 from __future__ import annotations
@@ -27,6 +33,12 @@ class Diagonal(AbstractCovariance):
     """Independent random effects: psi = diag(exp(2 theta)), with theta (random,) the log standard deviations.
 
     **Arguments:** `size`: the number of random effects.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.Diagonal(3))
+    ```
     """
 
     size: int = eqx.field(static=True)
@@ -65,6 +77,12 @@ class LogCholesky(AbstractCovariance):
 
     **Arguments:** `size`: the number of random effects.
     **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the log-Cholesky parametrisation.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.LogCholesky(3))
+    ```
     """
 
     size: int = eqx.field(static=True)
@@ -113,6 +131,12 @@ class LogMatrix(AbstractCovariance):
     **Arguments:** `size`: the number of random effects.
     **Source:** Pinheiro and Bates (1996), Statistics and Computing 6, 289-296, the matrix logarithm. The exponential is
     computed by a Taylor series: derivatives of eigenvectors are not finite at equal eigenvalues.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.LogMatrix(3))
+    ```
     """
 
     size: int = eqx.field(static=True)
@@ -166,6 +190,12 @@ class MultipleOfIdentity(AbstractCovariance):
     """psi = exp(2 theta) I: independent effects with one standard deviation; theta (1,) is its logarithm.
 
     **Arguments:** `size`: the number of random effects.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.MultipleOfIdentity(3))
+    ```
     """
 
     size: int = eqx.field(static=True)
@@ -206,6 +236,12 @@ class CompoundSymmetry(AbstractCovariance):
 
     **Arguments:** `size`: the number of random effects, at least 2.
     **Raises:** OptionError for fewer.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], covariance=jn.covariances.CompoundSymmetry(3))
+    ```
     """
 
     size: int = eqx.field(static=True)

@@ -267,6 +267,16 @@ class GroupLogLikelihood(AbstractError):
 
     **Raises:** ModelError where `density` or `sampler` does not take five arguments, `parameters` are of another type,
     or `density` returns another shape.
+
+    **Example:**
+
+    ```python
+    def poisson(y, f, rows):
+        return jnp.where(rows.mask, y * jnp.log(f) - f - jax.scipy.special.gammaln(y + 1.0), 0.0).sum()
+
+
+    outcome = jn.GroupLogLikelihood(poisson, name="Poisson")
+    ```
     """
 
     density: Callable = eqx.field(static=True)

@@ -4,6 +4,12 @@ Rows are correlated within series: the rows of one group, or with `within` the r
 that column. `order` is a column of whole numbers whose differences are the lags, so that missing occasions count; None
 is the position of a row in its series, where rows without a response count as well. Rows may stand in any order where a
 column of times or positions is given.
+
+**Example:**
+
+```python
+jn.error.gaussian(correlation=jn.correlation.CAR1("Time"))
+```
 """
 
 from __future__ import annotations
@@ -41,6 +47,12 @@ def AR1(order: str | None = None, *, within: str | None = None, rho: Start = Non
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** OptionError for what is not the name of a column, and for rho outside (-1, 1).
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.AR1())
+    ```
     """
     _check_columns(order=order, within=within)
     start = MODEL.start_correlation if rho is None else rho
@@ -61,6 +73,12 @@ def CAR1(time: str, *, within: str | None = None, rho: Start = None) -> Abstract
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** OptionError for what is not the name of a column, and for rho outside (0, 1).
     **Source:** Jones (1993), Longitudinal Data with Serial Correlation, chapter 3.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.CAR1("Time"))
+    ```
     """
     _check_columns(time, within=within)
     start = MODEL.start_correlation if rho is None else rho
@@ -85,6 +103,12 @@ def ARMA(
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** OptionError for other orders or starts, and for starts that are not stationary or invertible.
     **Source:** Box, Jenkins and Reinsel (1994), Time Series Analysis, section 3.4.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.ARMA(1, 1))
+    ```
     """
     p, q = check_whole_number("ARMA: p", p, 0), check_whole_number("ARMA: q", q, 0)
     if p + q == 0:
@@ -122,6 +146,12 @@ def CompoundSymmetry(*, within: str | None = None, rho: Start = None) -> Abstrac
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** OptionError for what is not the name of a column, and for rho outside (-1, 1).
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.CompoundSymmetry())
+    ```
     """
     _check_columns(within=within)
     start = MODEL.start_correlation if rho is None else rho
@@ -137,6 +167,12 @@ def Unstructured(order: str, *, within: str | None = None) -> AbstractCorrelatio
     **Raises:** OptionError for what is not the name of a column.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.1; the parametrisation by
     partial correlations of Lewandowski, Kurowicka and Joe (2009), Journal of Multivariate Analysis 100, 1989-2001.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.Unstructured("visit"))
+    ```
     """
     _check_columns(order, within=within)
     return UnstructuredCorrelation(order, within)
@@ -154,6 +190,12 @@ def Exponential(
     **Raises:** OptionError for what is not the name of a column, for a range that is not positive, and for a nugget
     outside (0, 1).
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.2.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.Exponential("Time", nugget=True))
+    ```
     """
     _check_columns(time, within=within)
     parameters = _distance_parameters(range, nugget)
@@ -172,6 +214,12 @@ def Gaussian(
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** as `Exponential`.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.3.2.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(correlation=jn.correlation.Gaussian("Time"))
+    ```
     """
     _check_columns(time, within=within)
     return Distances(_distance_parameters(range, nugget), time, within, 2, range is None)
@@ -193,6 +241,16 @@ def Kernel(
     rows are correlated.
     **Returns:** a correlation for `jn.error.gaussian`.
     **Raises:** OptionError for a function that does not take these arguments.
+
+    **Example:**
+
+    ```python
+    def kernel(distance, range):
+        return jnp.exp(-((distance / range) ** 1.5))
+
+
+    jn.error.gaussian(correlation=jn.correlation.Kernel(kernel, {"range": 1.0}, "Time"))
+    ```
     """
     _check_columns(order=time, within=within)
     if isinstance(parameters, Mapping):

@@ -25,6 +25,12 @@ class ErrorParameter(eqx.Module):
     - `automatic`: `fit` scales the starting value to the data.
 
     **Raises:** OptionError for a start outside the domain of the transform, or a transform with an exponent.
+
+    **Example:**
+
+    ```python
+    jn.ErrorParameter("a", 0.5, jn.transforms.Log())
+    ```
     """
 
     name: str = eqx.field(static=True)

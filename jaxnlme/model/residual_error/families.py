@@ -5,6 +5,12 @@ values on the natural scale; `fit` scales those that are None to the data. Each 
 a starting value, to hold the parameter there; `fix` is the value to hold, or a dictionary of values by name where there
 are several parameters (zero is allowed beside others). `by` is a column of the data: each of its levels has its own
 parameters.
+
+**Example:**
+
+```python
+jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.combined(a=0.3, b=0.1))
+```
 """
 
 from __future__ import annotations
@@ -41,6 +47,12 @@ def constant(a: float | Fixed | None = None, *, fix: Fix = None, by: str | None 
     """y = f + a e.
 
     **Arguments:** `a`: residual standard deviation, in the unit of y; `by`: a column with one `a` for each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.constant(a=0.5))
+    ```
     """
     return GaussianError(constant_scale, scale_parameters({"a": a}, fix=fix), "constant", "a", by=by)
 
@@ -51,6 +63,12 @@ def proportional(b: float | Fixed | None = None, *, fix: Fix = None, by: str | N
 
     **Arguments:** `b`: residual standard deviation as a fraction of the prediction; `by`: a column with one `b` for
     each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.proportional(b=0.1))
+    ```
     """
     return GaussianError(proportional_scale, scale_parameters({"b": b}, fix=fix), "proportional", "b |f|", by=by)
 
@@ -62,6 +80,12 @@ def combined(
     """y = f + (a + b |f|) e: standard deviations add (MATLAB's and saemix's "combined", nlmixr2's combined1).
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.combined(a=0.3, b=0.1))
+    ```
     """
     return GaussianError(combined_scale, scale_parameters({"a": a, "b": b}, fix=fix), "combined", "a + b |f|", by=by)
 
@@ -73,6 +97,12 @@ def combined_variance(
     """y = f + sqrt(a^2 + b^2 f^2) e: variances add (NONMEM's two epsilons, nlmixr2's combined2).
 
     **Arguments:** `a`: in the unit of y; `b`: a fraction; `by`: a column with one pair for each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.combined_variance(a=0.3, b=0.1))
+    ```
     """
     return GaussianError(
         combined_variance_scale,
@@ -97,6 +127,12 @@ def power(
     **Arguments:** `b`: in the unit of y to the power 1 - c; `c`: exponent; `fix_exponent`: it is not estimated; `by`: a
     column with parameters for each level.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.power(b=0.2, c=0.8))
+    ```
     """
     return GaussianError(power_scale, scale_parameters({"b": b}, c, fix_exponent, fix), "power", "b |f|^c", by=by)
 
@@ -115,6 +151,12 @@ def constant_power(
 
     **Arguments:** `a`: in the unit of y; `b`: in the unit of y to the power 1 - c; `c`: exponent; `fix_exponent`: it is
     not estimated; `by`: a column with parameters for each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.constant_power(a=0.3, b=0.1, c=0.8))
+    ```
     """
     return GaussianError(
         constant_power_scale,
@@ -130,6 +172,12 @@ def exponential(a: float | Fixed | None = None, *, fix: Fix = None, by: str | No
     """y = f exp(a e), that is log y = log f + a e, for positive y and f.
 
     **Arguments:** `a`: residual standard deviation of log y, without unit; `by`: a column with one `a` for each level.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.exponential(a=0.2))
+    ```
     """
     return transform_both_sides("log", constant(a, fix=fix, by=by))
 
@@ -151,6 +199,12 @@ def transform_both_sides(
     function of h(f) instead of f.
     **Raises:** OptionError for an `error` that is not Gaussian or has a transform.
     **Source:** Carroll and Ruppert (1984), Journal of the American Statistical Association 79, 321-328.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.transform_both_sides("Box-Cox"))
+    ```
     """
     base = error_model(error)
     if not isinstance(base, GaussianError) or not isinstance(base.response, Identity) or base.correlation is not None:
@@ -182,6 +236,13 @@ def gaussian(
     **Returns:** a residual model, for `error=` of `jn.NLMEModel`.
     **Raises:** OptionError for other types, or names that scale and correlation share.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, chapter 5.
+
+    **Example:**
+
+    ```python
+    error = jn.error.gaussian(jn.variance.power(), jn.correlation.CAR1("Time"))
+    jn.NLMEModel(oral, [ka, cl, vol], error=error)
+    ```
     """
     if isinstance(scale, VarianceScale):
         if by is not None:
@@ -229,6 +290,16 @@ def custom(
     another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`,
     `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level.
     **Raises:** OptionError for a scale that is no function of f and these parameters.
+
+    **Example:**
+
+    ```python
+    def scale(f, a, b):
+        return a + b * jnp.abs(f)
+
+
+    jn.error.custom(scale, {"a": 0.3, "b": 0.1})
+    ```
     """
     if isinstance(parameters, Mapping):
         only_fixed = {name: None for name in (fix if isinstance(fix, Mapping) else ()) if name not in parameters}
@@ -260,6 +331,12 @@ def endpoints(
     **Returns:** a residual model, whose parameters are called after their endpoint, as "b[cp]".
     **Raises:** OptionError for other types, a label that is given twice, or a correlation with an endpoint that is not
     Gaussian.
+
+    **Example:**
+
+    ```python
+    jn.error.endpoints({"cp": "proportional", "pca": "constant"})
+    ```
     """
     return endpoint_errors(members, correlation, error_model)
 

@@ -3,6 +3,12 @@ them.
 
 `of` is the column that a function is of, None for the prediction f. `by` is a column with parameters for each of its
 levels. Parameters are named after what they belong to: "power", "power(age)", "power[Sex=F]", "ratio[Sex=M]".
+
+**Example:**
+
+```python
+jn.error.gaussian(jn.variance.power())
+```
 """
 
 from __future__ import annotations
@@ -21,6 +27,12 @@ def fixed(column: str) -> VarianceScale:
     **Returns:** a variance function.
     **Raises:** OptionError for what is not the name of a column.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(jn.variance.fixed("Wt"))
+    ```
     """
     return VarianceScale((VarianceTerm("fixed", _column("column", column)),))
 
@@ -34,6 +46,12 @@ def power(of: str | None = None, *, by: str | None = None, power: float | Fixed 
     **Returns:** a variance function.
     **Raises:** OptionError for what is not the name of a column, and for a power that is no number.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(jn.variance.power())
+    ```
     """
     return VarianceScale((VarianceTerm("power", _column("of", of, True), _column("by", by, True), (power,)),))
 
@@ -47,6 +65,12 @@ def exponential(of: str | None = None, *, by: str | None = None, rate: float | F
     **Returns:** a variance function.
     **Raises:** OptionError for what is not the name of a column, and for a rate that is no number.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(jn.variance.exponential("Time"))
+    ```
     """
     return VarianceScale((VarianceTerm("exponential", _column("of", of, True), _column("by", by, True), (rate,)),))
 
@@ -63,6 +87,12 @@ def constant_power(
     **Raises:** OptionError for what is not the name of a column,
     and for starting values that are no numbers, or a const that is not positive.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
+
+    **Example:**
+
+    ```python
+    jn.error.gaussian(jn.variance.constant_power())
+    ```
     """
     terms = (VarianceTerm("constant_power", _column("of", of, True), _column("by", by, True), (const, power)),)
     return VarianceScale(terms)
@@ -76,6 +106,12 @@ def strata(column: str) -> VarianceScale:
     **Returns:** a variance function.
     **Raises:** OptionError for what is not the name of a column.
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, section 5.2.1.
+
+    **Example:**
+
+    ```python
+    jn.lme("distance ~ age", "~ age | Subject", jn.datasets.orthodont(), weights=jn.variance.strata("Sex"))
+    ```
     """
     return VarianceScale((VarianceTerm("strata", None, _column("column", column)),))
 

@@ -10,16 +10,16 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_count, check_number, check_progress
 from jaxnlme.comparison.comparable import candidate
-from jaxnlme.comparison.settings import STEP
-from jaxnlme.comparison.step_linear import linear_search
-from jaxnlme.comparison.step_nonlinear import nonlinear_search
-from jaxnlme.comparison.step_result import Steps, frame_of, ties_of
-from jaxnlme.comparison.step_terms import Change, Search, Structure
-from jaxnlme.comparison.step_trial import Fits, Interrupted, Trial, choose, tried
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, shown, some
 from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.linear.record import LinearFit
+from jaxnlme.model_choice.settings import STEP
+from jaxnlme.model_choice.step_linear import linear_search
+from jaxnlme.model_choice.step_nonlinear import nonlinear_search
+from jaxnlme.model_choice.step_result import Steps, frame_of, ties_of
+from jaxnlme.model_choice.step_terms import Change, Search, Structure
+from jaxnlme.model_choice.step_trial import Fits, Interrupted, Trial, choose, tried
 from jaxnlme.results.display import number
 from jaxnlme.signatures import public
 
@@ -74,6 +74,13 @@ def step(
     **Source:** Pinheiro and Bates (2000), Mixed-Effects Models in S and S-PLUS, sections 2.4 and 4.3; Jonsson and
     Karlsson (1998), Pharmaceutical Research 15, 1463-1468 (covariates); Venables and Ripley (2002), Modern Applied
     Statistics with S, section 6.8 (margins); Burnham and Anderson (2002), Model Selection and Multimodel Inference.
+
+    **Example:**
+
+    ```python
+    girls = jn.lme("distance ~ age + Sex", "~ 1 | Subject", jn.datasets.orthodont(), method="ML")
+    jn.step(girls, {"fixed": ["age", "Sex", "age:Sex"]})
+    ```
     """
     check_choice("direction", direction, DIRECTIONS)
     check_choice("criterion", criterion, CRITERIA)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.arguments import check_choice, check_progress
-from jaxnlme.comparison.bootstrap_ratio import ratio_replicates
 from jaxnlme.comparison.chi_square import ChiSquareMixture, bootstrap_p, chi_square, one_variance_mixture
 from jaxnlme.comparison.comparable import Candidate, candidate
 from jaxnlme.comparison.nesting import Nesting, nesting
 from jaxnlme.comparison.refusals import check_comparable
 from jaxnlme.comparison.settings import RATIO
 from jaxnlme.errors import OptionError, check_whole_number, some
+from jaxnlme.model_choice.bootstrap_ratio import ratio_replicates
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.signatures import public
 
@@ -53,6 +53,12 @@ def likelihood_ratio_test(
     for method="mixture" where it does not hold; ModelError where responses cannot be drawn.
     **Source:** Self and Liang (1987), Journal of the American Statistical Association 82, 605-610; Stram and Lee
     (1994), Biometrics 50, 1171-1177; Davison and Hinkley (1997), Bootstrap Methods and their Application, section 4.2.
+
+    **Example:**
+
+    ```python
+    jn.likelihood_ratio_test(fit.update(drop="vol"), fit)
+    ```
     """
     check_choice("method", method, METHODS)
     n = check_whole_number("n", n, 1, "the number of replicates")
