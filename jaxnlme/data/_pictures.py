@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.arguments import check_flag
 from jaxnlme.data._endpoints import endpoint_values, label_text
 from jaxnlme.drawing.marks import counts, pale_lines, responses
 from jaxnlme.drawing.panels import (
@@ -21,7 +20,7 @@ from jaxnlme.drawing.panels import (
     write_title,
 )
 from jaxnlme.drawing.style import BLUE, CYCLE, GREY, picture, style_axes
-from jaxnlme.errors import DataError, OptionError, near_matches
+from jaxnlme.errors import DataError, OptionError, near_matches, shown
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
@@ -96,7 +95,8 @@ class PictureMethods:
         ```
         """
         for name, value in {"facets": facets, "logx": logx, "logy": logy}.items():
-            check_flag(name, value)
+            if not isinstance(value, (bool, np.bool_)):
+                raise OptionError(f"{name} must be True or False; received {shown(value)}.")
         x = x_column(self, x)
         positions = chosen_labels(self.labels.tolist(), groups)
         endpoints = endpoint_names(self) if self.endpoint is not None else [None]

@@ -272,6 +272,7 @@ class Fit(DiagnosticMethods):
         return Plots(self)
 
     @documented_by("report.write.report")
+    @public("fit.report")
     def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
         """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`.
 

@@ -275,13 +275,6 @@ class LinearFit(LinearInference, LinearFrames):
 
         return simulate(self, n, key, level)
 
-    @public("fit.npde")
-    def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
-        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`."""
-        from jaxnlme.linear.npde import npde_of_linear_fit
-
-        return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
-
     @documented_by("linear.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
         """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""

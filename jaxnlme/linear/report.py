@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.diagnostics.drawing import BLUE, DARK, GREY, VERMILLION, axes_in_row, style_axes
+from jaxnlme.drawing.marks import dots, identity_line, normal_quantiles, smooth
+from jaxnlme.drawing.panels import Panels, axes_in_row, write_title
+from jaxnlme.drawing.style import DARK, in_style, style_axes
 from jaxnlme.errors import JaxnlmeError
 from jaxnlme.estimators.core.record import versions
 from jaxnlme.markup import formula
@@ -146,32 +148,25 @@ def _settings(fit: LinearFit, options: ReportOptions) -> Section:
     return Section("settings", "Settings, versions and digests", present(blocks))
 
 
-def residual_panels(fit: LinearFit) -> np.ndarray:
-    """Observations and Pearson residuals against fitted values, and the normal q-q plot of the residuals."""
-    from scipy.special import ndtri
-
-    axes = axes_in_row(None, 3, (11.0, 3.6))
+@in_style
+def residual_panels(fit: LinearFit) -> Panels:
+    """Observations and Pearson residuals against fitted values, and the normal quantiles of the residuals."""
+    panels = axes_in_row(None, 3, (9.6, 3.3))
     fitted, residual = np.asarray(fit.fitted, float), np.asarray(fit.residuals("pearson"), float)
     y = fitted + np.asarray(fit.residuals("response"), float)
-    dots = {"marker": "o", "ls": "", "ms": 4, "color": BLUE, "alpha": 0.7, "mew": 0}
-    axes[0].plot(fitted, y, **dots)
-    ends = [min(fitted.min(), y.min()), max(fitted.max(), y.max())]
-    axes[0].plot(ends, ends, color=GREY, lw=1)
-    axes[0].set(xlabel="fitted", ylabel=str(fit.model.formula.response))
-    axes[1].plot(fitted, residual, **dots)
-    axes[1].axhline(0.0, color=GREY, lw=1)
-    axes[1].set(xlabel="fitted", ylabel="residual (Pearson)")
-    theory = ndtri((np.arange(len(residual)) + 0.5) / len(residual))
-    axes[2].plot(theory, np.sort(residual), **dots)
-    axes[2].axline((0.0, 0.0), slope=1.0, color=GREY, lw=1)
-    axes[2].set(xlabel="normal quantile", ylabel="residual (Pearson)")
-    for ax in axes:
+    dots(panels[0], fitted, y)
+    identity_line(panels[0], fitted, y)
+    panels[0].set(xlabel="fitted", ylabel=str(fit.model.formula.response))
+    panels[1].axhline(0.0, color=DARK, lw=1.0, zorder=1)
+    dots(panels[1], fitted, residual)
+    smooth(panels[1], fitted, residual)
+    panels[1].set(xlabel="fitted", ylabel="residual (Pearson)")
+    normal_quantiles(panels[2], residual)
+    panels[2].set_ylabel("residual (Pearson)")
+    for ax in panels:
         style_axes(ax)
-    mark = "" if fit.converged else "NOT CONVERGED: "
-    axes[0].figure.suptitle(
-        f"{mark}residuals by {fit.method}", fontsize=11, color=DARK if fit.converged else VERMILLION
-    )
-    return axes
+    write_title(panels, f"Residuals by {fit.method}", True, fit.converged)
+    return panels
 
 
 def _record(fit: LinearFit) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def step(
 
     ```python
     girls = jn.lme("distance ~ age + Sex", "~ 1 | Subject", jn.datasets.orthodont(), method="ML")
-    jn.step(girls, "~ age * Sex")
+    jn.step(girls, {"fixed": ["age", "Sex", "age:Sex"]})
     ```
     """
     check_choice("direction", direction, DIRECTIONS)

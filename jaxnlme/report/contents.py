@@ -12,7 +12,7 @@ import numpy as np
 from jaxnlme.comparison.compare import Comparison
 from jaxnlme.model.equations import structure_name
 from jaxnlme.report.blocks import Digits, Page, Picture, Section, Text
-from jaxnlme.report.diagnostic_sections import diagnostics_section
+from jaxnlme.report.diagnostic_sections import diagnostics_section, npde_of
 from jaxnlme.report.estimate_sections import criteria_section, estimates_section
 from jaxnlme.report.model_sections import data_section, model_section
 from jaxnlme.report.outcome_sections import comparison_section, convergence_section, settings_section
@@ -23,13 +23,23 @@ Pictures = Mapping[str, tuple[str, Mapping[str, Any]]]
 
 # By method of `fit.plot` the title in the page, and arguments. Those of the iterations stand with the convergence.
 PICTURES: Pictures = {
+    "gof": ("Goodness of fit", {}),
     "individual_fits": ("Individual fits", {}),
+    "qq": ("Normal quantiles of residuals", {}),
+    "effect_histograms": ("Random effects", {}),
+    "effect_pairs": ("Pairs of random effects", {}),
+    "effects_covariates": ("Random effects against covariates", {}),
+    "data": ("Data", {}),
     "observed_predicted": ("Observations against predictions", {}),
-    "residuals": ("Conditional weighted residuals against predictions", {}),
-    "random_effects": ("Random effects", {}),
+    "residuals": ("Residuals against predictions", {}),
+    "random_effects": ("Random effects and shrinkage", {}),
+    "effect_intervals": ("Random effects by unit, with intervals", {}),
+    "individual_parameters": ("Individual parameters", {}),
 }
-OF_ITERATIONS: Pictures = {"history": ("Log-likelihood by iteration", {})}
-OF_SIMULATIONS: Pictures = {
+# Those that only a request by name draws: others show the same, or they are of methods by simulation.
+ON_REQUEST = ("data", "observed_predicted", "residuals", "random_effects", "effect_intervals", "individual_parameters")
+OF_ITERATIONS: Pictures = {
+    "history": ("Log-likelihood by iteration", {}),
     "trajectories": ("Parameters by iteration", {}),
     "monte_carlo": ("Monte Carlo errors", {}),
 }
@@ -37,33 +47,35 @@ OF_SIMULATIONS: Pictures = {
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """What a report shows: `title`, None for one made of model and method; `comparison` with other fits; `pictures`,
-    True, False or names; `moment`: when it was written."""
+    """Contents of a report: `title`, None for one made of model and method; `comparison` with other fits; `pictures`,
+    True, False or names; `replicates`: simulated data sets of predictive checks, 0 for none; `moment`: when it was
+    written."""
 
     title: str | None
     comparison: Comparison | None
     pictures: Any
+    replicates: int
     moment: datetime.datetime
 
 
 def page_of(fit: Any, options: ReportOptions) -> Page:
     """The page of a Fit, also of one that did not converge or could not start; what it does not have is left out, and
     the page says so."""
-    known = {**PICTURES, **OF_ITERATIONS, **(OF_SIMULATIONS if fit.sampling is not None else {})}
-    wanted = chosen(options.pictures, known)
     summary = fit.summary()
     has_estimates = summary.has_estimates
-    notes = [note for note in summary.notes if not note.startswith("Note: ")]
     sections = [model_section(fit), data_section(fit)]
-    drawn, of_iterations = [], []
+    of_iterations: list[Any] = []
+    wanted = wanted_pictures(fit, options, None)
     if has_estimates:
+        npde, missing = npde_of(fit, options.replicates)
+        wanted = wanted_pictures(fit, options, npde)
+        notes = [note for note in summary.notes if not note.startswith("Note: ")]
         absent = missing_library() if wanted else None
+        drawn: list[Any] = [absent] if absent is not None else []
         if absent is None and wanted:
-            later = OF_ITERATIONS.keys() | OF_SIMULATIONS.keys()
-            drawn = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k not in later}))
-            of_iterations = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k in later}))
-        drawn = [absent] if absent is not None else drawn
-        sections += [estimates_section(fit, notes), criteria_section(fit, ()), diagnostics_section(fit)]
+            drawn = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k not in OF_ITERATIONS}))
+            of_iterations = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k in OF_ITERATIONS}))
+        sections += [estimates_section(fit, notes), criteria_section(fit, ()), diagnostics_section(fit, npde, missing)]
         sections += [Section("pictures", "Pictures", drawn)] if drawn else []
     sections.append(convergence_section(fit, of_iterations))
     if options.comparison is not None:
@@ -78,6 +90,33 @@ def page_of(fit: Any, options: ReportOptions) -> Page:
         sections,
         _record(fit, has_estimates),
     )
+
+
+def wanted_pictures(fit: Any, options: ReportOptions, npde: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """The pictures of the page, in order, by method of `fit.plot`.
+
+    **Arguments:** `npde`: the record of `fit.npde`, None without one.
+    **Raises:** OptionError for names that are no pictures of this report.
+    """
+    checks: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    if options.replicates:
+        checks["vpc"] = ("Visual predictive check", {"replicates": options.replicates})
+    if npde is not None:
+        checks["npde"] = ("Normalised prediction distribution errors", {"record": npde})
+    first = {name: PICTURES[name] for name in ("gof", "individual_fits")}
+    known = {**first, **checks, **PICTURES, **OF_ITERATIONS}
+    if options.pictures is not True:
+        return chosen(options.pictures, known)
+    data, effects = fit.data, fit.binding.density.n_effects
+    has_covariates = bool(data.v) or any(values.ndim == 1 for values in data.text.values())
+    left_out = {
+        *ON_REQUEST,
+        *(() if effects else ("effect_histograms",)),
+        *(() if effects > 1 else ("effect_pairs",)),
+        *(() if effects and has_covariates else ("effects_covariates",)),
+        *(() if fit.sampling is not None else ("trajectories", "monte_carlo")),
+    }
+    return {name: entry for name, entry in known.items() if name not in left_out}
 
 
 def within_budget(pictures: Sequence[Picture], sentences: Sequence[str]) -> list[Any]:

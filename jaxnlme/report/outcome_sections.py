@@ -11,7 +11,7 @@ import numpy as np
 from jaxnlme.comparison.compare import Comparison, compare
 from jaxnlme.errors import OptionError, Status, shown
 from jaxnlme.estimators.core.model_digest import binding_digest
-from jaxnlme.report.blocks import Folded, Grid, Section, Text, present
+from jaxnlme.report.blocks import Digits, Folded, Grid, Section, Text, present
 from jaxnlme.report.settings import REPORT
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.display import Table, number
@@ -55,7 +55,14 @@ def _iterations(fit: FitRecord) -> Grid:
     """The last iterations."""
     columns = [name for name in _HISTORY if fit.history and name in fit.history[-1]]
     last = fit.history[-REPORT.iterations_shown :]
-    rows = [[_plain(entry.get(name)) for name in columns] for entry in last]
+    few = {"expected_gain": 2, "seconds": 3}
+    rows = [
+        [
+            Digits(entry[name], few[name]) if name in few and name in entry else _plain(entry.get(name))
+            for name in columns
+        ]
+        for entry in last
+    ]
     note = "" if len(last) == len(fit.history) else f"The last {len(last)} of {len(fit.history)}; fit.history has all."
     return Grid("Iterations", [_HISTORY[name] for name in columns], [[str(row[0]), *row[1:]] for row in rows], note, 7)
 
@@ -116,7 +123,7 @@ def comparison_section(comparison: Comparison) -> Section:
     columns |= {"delta": f"delta {comparison.criterion}", "weight": "weight", "converged": "converged"}
     rows = [(str(name), *(row[column] for column in columns)) for name, row in table.iterrows()]
     ratios = [
-        (f"{before} vs {name}", row["chi2"], row["chi2 df"], row["p"], row["distribution"])
+        (f"{before} vs {name}", row["chi2"], int(row["chi2 df"]), Digits(row["p"], 3), row["distribution"])
         for before, (name, row) in zip(comparison.names, list(table.iterrows())[1:], strict=False)
         if row["distribution"]
     ]

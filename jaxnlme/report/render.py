@@ -15,6 +15,8 @@ from jaxnlme.errors import JaxnlmeError
 from jaxnlme.report.blocks import Digits, Grid, Page, is_number, shown_cell
 from jaxnlme.report.settings import REPORT
 
+_NUMBER = re.compile(r"[<>]?\s*[+-]?\d[\d.]*(e[+-]?\d+)?( \(.*\))?")
+
 
 class MissingReportLibrary(JaxnlmeError, ImportError):
     """jinja2 or great-tables is not installed."""
@@ -63,11 +65,7 @@ def grid_html(grid: Grid, key: str) -> str:
     columns = [f"c{k}" for k in range(len(grid.header))]
     cells = [[_cell(value, grid.digits) for value in row] for row in grid.rows]
     frame = pd.DataFrame(cells, columns=columns, dtype=object)
-    numeric = [
-        any(is_number(row[k]) for row in grid.rows)
-        and all(not isinstance(row[k], str) or not row[k] for row in grid.rows)
-        for k in range(len(columns))
-    ]
+    numeric = [all(_on_the_right(row[k]) for row in grid.rows) for k in range(len(columns))]
     shown = great_tables.GT(frame, rowname_col="c0", id=key)
     shown = shown.cols_label(
         cases={c: great_tables.html(html.escape(n)) for c, n in zip(columns, grid.header, strict=True) if c != "c0"}
@@ -81,6 +79,11 @@ def grid_html(grid: Grid, key: str) -> str:
     if grid.note:
         shown = shown.tab_source_note(great_tables.html(html.escape(grid.note)))
     return re.sub(r"<style>.*?</style>", "", shown.as_raw_html(), flags=re.DOTALL)
+
+
+def _on_the_right(value: Any) -> bool:
+    """True for a number, for text that is one ("< 0.0001"), and for an empty cell."""
+    return is_number(value) or not shown_cell(value) or bool(_NUMBER.fullmatch(str(value)))
 
 
 def _cell(value: Any, digits: int) -> str:

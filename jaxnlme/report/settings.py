@@ -33,8 +33,8 @@ class ReportSettings:
     strong_correlation: float = 0.95
     """Correlation of two estimates from which on it is named: the data hardly tell them apart (NONMEM's users take
     the same limit)."""
-    replicates: int = 300
-    """Simulated data sets for visual predictive checks and npde."""
+    replicates: int = 500
+    """Simulated data sets for visual predictive checks and npde: bands hardly change beyond."""
 
 
 REPORT = ReportSettings()

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxnlme.arguments import check_path, require_host
-from jaxnlme.errors import OptionError, shown
+from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.files import write_file
 from jaxnlme.report.blocks import Page
 from jaxnlme.report.contents import ReportOptions, page_of
 from jaxnlme.report.outcome_sections import check_comparison
 from jaxnlme.report.render import render, require_libraries
+from jaxnlme.report.settings import REPORT
 
+MIN_REPLICATES = 2  # for percentiles
 SUFFIXES = (".html", ".htm")
 
 
@@ -26,6 +28,7 @@ def report(
     names: Sequence[str] | None = None,
     title: str | None = None,
     pictures: bool | str | Sequence[str] = True,
+    replicates: int = REPORT.replicates,
     page: Callable[[Any, ReportOptions], Page] = page_of,
 ) -> Path:
     """Write a fit as one HTML page that holds all it shows: it loads nothing from the network and runs no script.
@@ -45,6 +48,7 @@ def report(
     - `names` of the fits in the comparison, this one's first; None: "this fit", "fit 2", ...
     - `title` of the page; None: the name of the model and the method.
     - `pictures`: True, False for none, or names of methods of `fit.plot` among those that reports have.
+    - `replicates`: simulated data sets of the visual predictive check and of npde; 0 leaves both out.
     - `page`: makes the page of a fit of this kind; fits pass their own.
 
     **Returns:** the path.
@@ -64,8 +68,10 @@ def report(
         raise OptionError(f"path: {path} {why}; name a file in a folder that exists.")
     if title is not None and not isinstance(title, str):
         raise OptionError(f"title must be text, or None; received {shown(title)}.")
+    if isinstance(replicates, bool) or replicates != 0:
+        check_whole_number("replicates", replicates, MIN_REPLICATES, "the number of simulated data sets, or 0,")
     comparison = check_comparison(fit, compare, names)
     moment = datetime.datetime.now().astimezone()
-    content = render(page(fit, ReportOptions(title, comparison, pictures, moment)))
+    content = render(page(fit, ReportOptions(title, comparison, pictures, replicates, moment)))
     write_file(path, content.encode(), "report.html")
     return path

@@ -125,3 +125,8 @@ class Printable(abc.ABC):
     def _repr_html_(self) -> str:
         paragraphs = markup.paragraphs(self.sentences)
         return f"<div>{paragraphs}{''.join(html_table(table) for table in self._tables())}</div>"
+
+
+def printed_tables(record: Printable) -> list[Table]:
+    """The tables that a record prints."""
+    return record._tables()

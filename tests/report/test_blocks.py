@@ -88,8 +88,8 @@ def test_summaries_of_residuals_are_those_of_scipy():
     n, mean, p_mean, sd, skewness, kurtosis, p_normal, large = summary_of(np.append(values, np.nan))
     assert (n, large) == (60, int((np.abs(values) > 3).sum()))
     assert (mean, sd) == pytest.approx((values.mean(), values.std(ddof=1)))
-    assert p_mean == pytest.approx(stats.ttest_1samp(values, 0).pvalue) and p_mean < 0.05
-    assert p_normal == pytest.approx(stats.shapiro(values).pvalue)
+    assert p_mean.value == pytest.approx(stats.ttest_1samp(values, 0).pvalue) and p_mean.value < 0.05
+    assert p_normal.value == pytest.approx(stats.shapiro(values).pvalue)
     assert (skewness, kurtosis) == pytest.approx((stats.skew(values), stats.kurtosis(values)))
 
 

@@ -40,6 +40,14 @@ class Npde(Printable):
     - `replicates`, `decorrelation`, `censoring`, `ties`, `seed`: as given.
     - `group_name`, `y_name`: columns of `table`.
     - `sentences` on what was done, and on the outcome of the tests.
+
+    **Example:**
+
+    ```python
+    npde = fit.npde(200)
+    npde.tests.loc["npde"]
+    npde.by("Time")
+    ```
     """
 
     table: pd.DataFrame

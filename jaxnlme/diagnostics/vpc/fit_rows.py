@@ -73,7 +73,7 @@ class FitRows:
             y = np.unique(self.response[self.use & (codes == k)])
             is_whole = np.all(y == np.round(y)) and y.size <= VPC.most_categories
             kinds[int(k)] = "categorical" if is_whole and not members[k].has_gaussian_moments else "continuous"
-        if len(set(kinds.values())) > 1:
+        if len(set(kinds.values())) > 1 and isinstance(error, EndpointErrors):
             labels = ", ".join(f"{error.labels[k]} {kind}" for k, kind in kinds.items())
             raise OptionError(f"the endpoints need checks of several kinds ({labels}); ask for each by endpoint=.")
         return next(iter(kinds.values()))
