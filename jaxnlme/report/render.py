@@ -15,7 +15,6 @@ from jaxnlme.errors import JaxnlmeError
 from jaxnlme.report.blocks import Digits, Grid, Page, is_number, shown_cell
 from jaxnlme.report.settings import REPORT
 
-
 _NUMBER = re.compile(r"[<>]?\s*[+-]?\d[\d.]*(e[+-]?\d+)?( \(.*\))?")
 
 
