@@ -87,7 +87,7 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     shared: dict[str, Any] = {}
     exec(start[1], shared)
     assert shared["fit"].converged
-    seen = set()
+    seen, failures = set(), []
     for name, code in examples():
         if name in NOT_RUN or code in seen:
             continue
@@ -95,8 +95,9 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         try:
             exec(compile(code, f"<example of {name}>", "exec"), dict(shared))
         except Exception as error:
-            raise AssertionError(f"the example of {name} fails:\n{code}") from error
+            failures.append(f"the example of {name} fails:\n{code}{type(error).__name__}: {error}")
         plt.close("all")
+    assert not failures, "\n\n".join(failures)
     assert len(seen) > 100
     assert jax.config.jax_enable_x64
 
