@@ -18,6 +18,7 @@ BEGIN, END = "<!-- drawing: written by make_architecture.py -->", "<!-- end of t
 # A room may use itself and the rooms above it.
 ROOMS = (
     "errors",
+    "markup",
     "signatures",
     "arguments",
     "precision",
@@ -45,10 +46,12 @@ ROOMS = (
     "estimators.pipeline",
     "estimators.linear",
     "refits",
+    "comparison",
+    "report",
     "fitting",
     "forecasting",
     "linear",
-    "comparison",
+    "model_choice",
     "frontends.cache",
     "frontends.matlab",
     "frontends.cli",

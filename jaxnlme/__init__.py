@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from jaxnlme.binding.model import NLMEModel as NLMEModel
     from jaxnlme.binding.problem import Problem as Problem
     from jaxnlme.comparison.compare import compare as compare
-    from jaxnlme.comparison.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
-    from jaxnlme.comparison.step import step as step
     from jaxnlme.data import datasets as datasets
     from jaxnlme.data.grouped import GroupedData as GroupedData
     from jaxnlme.diagnostics.npde.reading import npde as npde
@@ -75,6 +73,8 @@ if TYPE_CHECKING:
     from jaxnlme.model.residual_error.base import GroupLogLikelihood as GroupLogLikelihood
     from jaxnlme.model.residual_error.error_parameter import ErrorParameter as ErrorParameter
     from jaxnlme.model.safe_power import safe_power as safe_power
+    from jaxnlme.model_choice.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
+    from jaxnlme.model_choice.step import step as step
     from jaxnlme.results.simulate import simulate_responses as simulate_responses
     from jaxnlme.results.simulate import with_responses as with_responses
     from jaxnlme.sampling.metropolis import Moves as Moves
@@ -89,8 +89,8 @@ _PUBLIC = {
     "NLMEModel": ("binding.model", "NLMEModel"),
     "Problem": ("binding.problem", "Problem"),
     "compare": ("comparison.compare", "compare"),
-    "likelihood_ratio_test": ("comparison.likelihood_ratio", "likelihood_ratio_test"),
-    "step": ("comparison.step", "step"),
+    "likelihood_ratio_test": ("model_choice.likelihood_ratio", "likelihood_ratio_test"),
+    "step": ("model_choice.step", "step"),
     "datasets": ("data", "datasets"),
     "GroupedData": ("data.grouped", "GroupedData"),
     "npde": ("diagnostics.npde.reading", "npde"),

@@ -76,10 +76,18 @@ def write_archive(
     for a full disk and the like; ValueError for an array of objects.
     """
     document = {"format": f"jaxnlme {kind}", "version": version, "jaxnlme": jaxnlme_version} | archive.document
-    content = _bytes(kind, document, archive, compress)
+    write_file(path, _bytes(kind, document, archive, compress), kind)
+
+
+def write_file(path: Path, content: bytes, example: str) -> None:
+    """Writes a file, which replaces an earlier one only when it is complete.
+
+    **Arguments:** `example`: the name of a file, for messages.
+    **Raises:** OptionError where there can be no such file; OSError for a full disk and the like.
+    """
     try:
         if path.is_dir():
-            raise OptionError(f"{path} is a folder; give the path of a file, such as {path / kind}.")
+            raise OptionError(f"{path} is a folder; give the path of a file, such as {path / example}.")
         _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         if error.filename is None:  # nothing about the path, such as a full disk

@@ -1,4 +1,4 @@
-"""The examples of docstrings: every public name has one, and all run, with the lines of docs/api/index.md before them."""
+"""The examples of docstrings: every public name has one, and all run, after the lines of docs/api/index.md."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def public_names() -> Iterator[tuple[str, Any]]:
             yield f"{room}{name}", value
             if name in ("datasets", "error", "variance", "models"):
                 for inner, function in vars(value).items():
-                    if hasattr(function, "__wrapped__") or (name == "datasets" and inspect.isfunction(function)):
-                        if function.__module__ == value.__name__ and not inner.startswith("_"):
-                            yield f"{name}.{inner}", function
+                    a_table = name == "datasets" and inspect.isfunction(function)
+                    here = getattr(function, "__module__", "") == value.__name__ and not inner.startswith("_")
+                    if here and (a_table or hasattr(function, "__wrapped__")):
+                        yield f"{name}.{inner}", function
 
 
 def examples() -> Iterator[tuple[str, str]]:

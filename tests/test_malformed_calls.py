@@ -112,6 +112,7 @@ FITS: list[tuple[Callable, str]] = [
     (lambda: jn.fit(DATA, MODEL), r"model must be a jn\.NLMEModel; received GroupedData"),
     (lambda: jn.fit(MODEL, FRAME), r"data must be a jn\.GroupedData; received DataFrame\. See GroupedData\.from_frame"),
     (lambda: fit("foce-i"), "did you mean 'focei' or 'foce'"),
+    (lambda: model(censoring="M6"), "censoring must be 'M1', 'M2', 'M3' or 'M4'; received 'M6'.$"),
     (lambda: fit(jn.FOCEI), "method .* is not known"),
     (lambda: fit(["focei", 3]), "method 3 is not known"),
     (lambda: jn.fit(MODEL, DATA, "focei", 200), "received 4 arguments by position and takes only model, data, method"),

@@ -94,10 +94,11 @@ def check_rows_to_predict(data: GroupedData, error: AbstractError) -> None:
         unknown[data.events.group[rows >= 0], rows[rows >= 0]] = False
     if unknown.any():
         label = column_of(data, str(data.endpoint), "the endpoints")[unknown][0]
-        rows = some([str(k) for k in sorted((data.row_index[unknown] + 1).tolist())])
+        numbers = sorted((data.row_index[unknown] + 1).tolist())
+        rows = f"row{'s' * (len(numbers) > 1)} {some([str(k) for k in numbers])}"
         assert isinstance(error, EndpointErrors)
         raise ModelError(
-            f"column {data.endpoint!r} has the endpoint {endpoint_label(label) or label!r} in row {rows} of the table "
+            f"column {data.endpoint!r} has the endpoint {endpoint_label(label) or label!r} in {rows} of the table "
             f"to predict, and the model has {some(error.labels, len(error.labels))}: correct the label, or leave the "
             "row out."
         )

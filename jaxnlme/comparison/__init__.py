@@ -1,1 +1,1 @@
-"""Comparison of fits: information criteria, model averaging, likelihood ratio tests."""
+"""Comparison of fits: information criteria, nested models, model averaging."""

@@ -14,8 +14,7 @@ from jaxnlme.comparison.exactness import approximation_of, is_exact
 from jaxnlme.comparison.parameter_units import parameter_units
 from jaxnlme.data._responses import observed_responses, response_digest
 from jaxnlme.errors import OptionError, shown
-from jaxnlme.fitting.stored_fit import StoredFit
-from jaxnlme.results.criteria import Criteria
+from jaxnlme.results.criteria import Criteria, HasCriteria
 from jaxnlme.results.record import FitRecord
 
 
@@ -138,7 +137,7 @@ def candidate(fit: Any, name: str, position: int) -> Candidate:
     """
     if isinstance(fit, FitRecord):
         return _of_record(fit, name)
-    if isinstance(fit, StoredFit):
+    if isinstance(fit, HasCriteria):  # the only other record of these: a fit read from a file without its model
         raise OptionError(
             f"{name} was loaded without its model, which a comparison needs: load it with jn.load(path, model=...), or "
             "trust_code=True."

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.arguments import check_flag
 from jaxnlme.data._endpoints import endpoint_values, label_text
 from jaxnlme.drawing.marks import counts, pale_lines, responses
 from jaxnlme.drawing.panels import (
@@ -21,7 +20,7 @@ from jaxnlme.drawing.panels import (
     write_title,
 )
 from jaxnlme.drawing.style import BLUE, CYCLE, GREY, picture, style_axes
-from jaxnlme.errors import DataError, OptionError, near_matches
+from jaxnlme.errors import DataError, OptionError, near_matches, shown
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
@@ -83,7 +82,8 @@ class PictureMethods:
         **Raises:** OptionError for unknown groups or columns, a page that there is not, and another number of axes.
         """
         for name, value in {"facets": facets, "logx": logx, "logy": logy}.items():
-            check_flag(name, value)
+            if not isinstance(value, (bool, np.bool_)):
+                raise OptionError(f"{name} must be True or False; received {shown(value)}.")
         x = x_column(self, x)
         positions = chosen_labels(self.labels.tolist(), groups)
         endpoints = endpoint_names(self) if self.endpoint is not None else [None]
@@ -105,7 +105,10 @@ class PictureMethods:
             for ax_k, endpoint in zip(panels, endpoints, strict=True):
                 _together(ax_k, self, positions, x, endpoint, levels, level_of)
         for ax_k in panels:
-            ax_k.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+            if logx:
+                ax_k.set_xscale("log", nonpositive="mask")
+            if logy:
+                ax_k.set_yscale("log", nonpositive="mask")
             style_axes(ax_k)
         for ax_k in panels if ax is not None else lowest(panels, wide):
             ax_k.set_xlabel(axis_label(self, x))

@@ -157,7 +157,7 @@ def write_title(panels: Panels, text: str, created: bool, converged: bool = True
     fit that did not converge is marked above it, in axes of the user on each panel."""
     on_axes = len(panels) == 1 and not on_figure
     width = panels.figure.get_size_inches()[0] * (panels[0].get_position().width if on_axes and not created else 1.0)
-    text = "\n".join(textwrap.wrap(text, max(int(LETTERS_PER_INCH * width), 12)))
+    text = "\n".join(textwrap.fill(line, max(int(LETTERS_PER_INCH * width), 12)) for line in text.split("\n"))
     words = text if converged else f"NOT CONVERGED\n{text}"
     look: dict[str, Any] = {"fontsize": 11, "color": DARK}
     if not converged:

@@ -258,7 +258,8 @@ class Fit(DiagnosticMethods):
 
     @property
     def plot(self) -> Any:
-        """Pictures: `fit.plot.individual_fits()`, `fit.plot.observed_predicted()`, ... need matplotlib.
+        """Pictures: `fit.plot()` is the standard page, `fit.plot.individual_fits()`, `fit.plot.gof()`, ... single ones
+        (docs/pictures.md). They need matplotlib.
 
         **Example:**
 
@@ -269,6 +270,21 @@ class Fit(DiagnosticMethods):
         from jaxnlme.diagnostics.pictures.plots import Plots
 
         return Plots(self)
+
+    @documented_by("report.write.report")
+    @public("fit.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`.
+
+        **Example:**
+
+        ```python
+        fit.report("theophylline.html")
+        ```
+        """
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, **options)
 
     @documented_by("fitting.storage.save")
     def save(self, path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import OptionError, check_whole_number, shown
+from jaxnlme.errors import OptionError, check_whole_number, shown, some
 from jaxnlme.estimators.core.linearised_information import linearised_information
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.progress import ProgressLine
@@ -26,6 +26,7 @@ from jaxnlme.estimators.em.saem import AbstractStochastic
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
+from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.inference import Information, estimates_table, information
 from jaxnlme.signatures import public
 
@@ -116,8 +117,8 @@ def fit_many(
     return ManyFits(tuple(fits))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ManyFits:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ManyFits(Printable):
     """Fits of many data sets: `fits`, a Fit for each set. Tables have one row for each set, NaN where there is no
     result.
 
@@ -130,6 +131,27 @@ class ManyFits:
     """
 
     fits: tuple[Fit, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Sentences on how many fits converged, and which did not."""
+        if not self.fits:
+            return ("No set was fitted.",)
+        failed = [str(k) for k in np.flatnonzero(~self.converged)]
+        which = f" NOT CONVERGED: set {some(failed)}; see fits[k].status." if failed else ""
+        count = len(self.fits) - len(failed)
+        return (f"{count} of {len(self.fits)} fits by {self.fits[0].method} converged.{which}",)
+
+    def _tables(self) -> list[Table]:
+        kept = self.estimates[self.converged] if self.fits else None
+        if kept is None or not len(kept):
+            return []
+        spread = kept.std(ddof=1) if len(kept) > 1 else kept.iloc[0] * np.nan
+        rows = [
+            (str(name), number(float(mean)), number(float(sd)))
+            for name, mean, sd in zip(kept.columns, kept.mean(), spread, strict=True)
+        ]
+        return [Table("Estimates of the sets that converged, unconstrained scales", ("", "mean", "SD"), rows)]
 
     @property
     def converged(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme import markup
 from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.data.events.records import RECORD_COLUMNS
 from jaxnlme.data.grouped import GroupedData
@@ -313,3 +314,6 @@ class Regimen:
 
     def __repr__(self) -> str:
         return f"Regimen: {self}"
+
+    def _repr_html_(self) -> str:
+        return markup.table("Regimen", (), [(line.in_words(self.unit, self.time_unit),) for line in self.lines])

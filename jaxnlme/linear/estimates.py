@@ -37,7 +37,8 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
         rows.append((name, kind, value, error, *_interval(_scale_of(fit, name, kind), value, error, z)))
     table = pd.DataFrame(rows, columns=["name", "kind", "estimate", "se", "lower", "upper"]).set_index("name")
     with np.errstate(divide="ignore", invalid="ignore"):
-        table.insert(3, "rse%", 100.0 * table["se"] / table["estimate"].abs())
+        table["rse%"] = 100.0 * table["se"] / table["estimate"].abs()
+    table["kind"] = table.pop("kind")
     table.index.name = None
     return table
 

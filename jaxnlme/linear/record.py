@@ -23,6 +23,7 @@ from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.derived_record import Derived
+from jaxnlme.results.display import StatusSentences
 from jaxnlme.signatures import documented_by, public
 
 
@@ -36,14 +37,11 @@ class Unchanged:
 UNCHANGED: Any = Unchanged()
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearStatus:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearStatus(StatusSentences):
     """Status of a fit: `sentences`, first that it converged or not."""
 
     sentences: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +134,7 @@ class LinearFit(LinearInference, LinearFrames):
         delta method from the observed information of all variance parameters.
 
         **Arguments:** `level`, a probability.
-        **Returns:** a data frame, a row per parameter: kind, estimate, se, rse%, lower, upper.
+        **Returns:** a data frame, a row per parameter: estimate, se, lower, upper, rse%, kind.
         **Raises:** OptionError for a level outside (0, 1).
 
         **Example:**
@@ -276,6 +274,13 @@ class LinearFit(LinearInference, LinearFrames):
         from jaxnlme.linear.refit import simulate
 
         return simulate(self, n, key, level)
+
+    @public("fit.npde")
+    def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
+        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`."""
+        from jaxnlme.linear.npde import npde_of_linear_fit
+
+        return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
 
     @documented_by("linear.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:

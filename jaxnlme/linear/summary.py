@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnlme.results.display import Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme import markup
+from jaxnlme.results.display import BAD, GOOD, Table, html_table, number, text_pairs, text_table, wrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,7 @@ class LinearSummary:
         return str(self)
 
     def _repr_html_(self) -> str:
-        colour = "#1a7f37" if self.fit.converged else "#b3261e"
-        first, *others = self._sentences()
-        parts = [f"<p style='color:{colour};margin:0.3em 0'><b>{html.escape(first)}</b></p>"]
-        parts += [f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in others]
+        parts = [markup.paragraphs(self._sentences(), GOOD if self.fit.converged else BAD)]
         parts += [html_table(Table("", (), self._pairs())), *(html_table(table) for table in self._tables())]
         notes = [
             f"<p style='margin:0.2em 0'><small>Note: {html.escape(note)}</small></p>" for note in self.fit.model.notes

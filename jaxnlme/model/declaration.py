@@ -12,7 +12,8 @@ from jaxnlme.arguments import check_flag
 from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.covariance.specification import check_specification
-from jaxnlme.model.fixed import Fixed, check_fixed
+from jaxnlme.model.equations import held_values, model_html
+from jaxnlme.model.fixed import check_fixed
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
@@ -112,14 +113,13 @@ class ModelDeclaration:
             plain = isinstance(self.covariance, (str, list, tuple, Mapping, Heterogeneous))
             spec = self.covariance if plain else type(self.covariance).__name__
             lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
-        held = {f"sd({p.name})": p.sd.value for p in self.parameters if isinstance(p.sd, Fixed)}
-        for p in self.parameters:
-            by_level = p.sd.items() if isinstance(p.sd, Mapping) else ()
-            held |= {f"sd of {p.name} by {level}": sd.value for level, sd in by_level if isinstance(sd, Fixed)}
-        held |= self.fixed
+        held = held_values(self)
         if held:
             lines.append(f"  held fixed: {', '.join(f'{name} = {value:g}' for name, value in held.items())}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return model_html(self)
 
     def _check(self) -> None:
         for entry in self.parameters:

@@ -145,6 +145,11 @@ class Parameter(eqx.Module):
                 "another name."
             )
 
+    def _repr_html_(self) -> str:
+        from jaxnlme.model.equations import parameter_html
+
+        return parameter_html(self)
+
     @property
     def beta_start(self) -> float:
         """The starting typical value on the transformed scale."""

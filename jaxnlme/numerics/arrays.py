@@ -37,3 +37,13 @@ def map_leading(fn: Callable[..., PyTree], *trees: PyTree) -> PyTree:
         return jax.vmap(fn)(*trees)
     single = fn(*jax.tree.map(lambda leaf: jax.lax.squeeze(leaf, (0,)), trees))
     return jax.tree.map(lambda leaf: jax.lax.expand_dims(leaf, (0,)), single)
+
+
+def unfused(value: Any) -> Any:
+    """`value`, real numbers, computed once in a compiled program; so are their derivatives.
+
+    XLA on a CPU fuses sums and products into every use, with all that they are computed from, and so computes a
+    quantity with many uses as often; an optimization barrier does not keep it from that. Divisions are not repeated:
+    this is one, by a number that the compiler does not know to be one.
+    """
+    return value / jax.lax.stop_gradient(jnp.where(value == value, 1.0, jnp.nan))

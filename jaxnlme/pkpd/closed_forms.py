@@ -9,8 +9,8 @@
 | from an input rate | that of its compartment, with 0 | the same |
 
 E: `divided_differences`; "with ka": ka is one more of its constants. l1 >= l2 are the roots of
-l^2 - (k + k12 + k21) l + k k21. All terms are positive. Where l1 and l2 are close, E(l1, l2, ...) is computed from
-their mean and the square of half their difference, which are smooth in the rate constants where l1 and l2 are not.
+l^2 - (k + k12 + k21) l + k k21. E(l1) + (k21 - l2) E(l1, l2) is C + (k21 - m) S with C and S of the pair l1, l2, and
+with one more constant it is S of two of the three constants plus (k21 - c) T, c the third one.
 
 **Source:** Gibaldi and Perrier (1982), Pharmacokinetics, 2nd edition, appendix B.
 """
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxnlme.pkpd.divided_differences import difference_2, difference_3, pair_decay, pair_series_3
+from jaxnlme.numerics.arrays import unfused
+from jaxnlme.pkpd.divided_differences import difference_2, difference_3, pair, triple
 from jaxnlme.pkpd.settings import EXPONENTIAL
 
 
@@ -50,61 +52,50 @@ class TwoCompartments:
     def __init__(self, rates: dict[str, Any], t: Any):
         k, k12, k21 = rates["k"], rates["k12"], rates["k21"]
         self.k12, self.k21, self.t = k12, k21, t
-        self.mean = (k + k12 + k21) / 2
+        self.mean = unfused((k + k12 + k21) / 2)
         above = (k12 + k21 - k) / 2
-        self.half_gap_squared = above**2 + k * k12
-        distinct = self.half_gap_squared > (EXPONENTIAL.distinct * self.mean) ** 2
-        half_gap = jnp.sqrt(jnp.where(distinct, self.half_gap_squared, self.mean**2))
-        half_gap = jnp.where(distinct, half_gap, EXPONENTIAL.distinct * self.mean)
-        self.fast = self.mean + half_gap
+        self.square = unfused(above**2 + k * k12)
+        distinct = self.square > (EXPONENTIAL.distinct * self.mean) ** 2
+        half_gap = jnp.sqrt(jnp.where(distinct, self.square, self.mean**2))
+        self.half_gap = jnp.where(distinct, half_gap, EXPONENTIAL.distinct * self.mean)
+        self.fast = self.mean + self.half_gap
         self.slow = k * k21 / self.fast
         # k21 - slow and fast - k21, without cancellation
-        fast_k = _plus_root(above, half_gap, k * k12)
-        self.k21_slow = k21 * fast_k / self.fast
-        self.fast_k21 = _plus_root((k + k12 - k21) / 2, half_gap, k12 * k21)
-        self.half_gap, self.close = half_gap, half_gap * t < 0.5
-        self.t_close = jnp.where(self.close, t, 0.0)
-
-    def _of_pair(self, near: Any, cosh: Any, sinhc: Any, single: Any, pair: Any) -> tuple[Any, Any, Any, Any]:
-        """Central and peripheral amount for an input into the central, then for one into the peripheral compartment.
-
-        **Arguments:** `near`: where `cosh` and `sinhc` hold, terms in mean and half gap; `single`, `pair`: E(l1, ...)
-        and E(l1, l2, ...), which hold elsewhere.
-        """
-        central = jnp.where(near, cosh + (self.k21 - self.mean) * sinhc, single + self.k21_slow * pair)
-        peripheral = jnp.where(near, cosh + (self.mean - self.k21) * sinhc, single + self.fast_k21 * pair)
-        both = jnp.where(near, sinhc, pair)
-        return central, self.k12 * both, self.k21 * both, peripheral
+        self.k21_slow = k21 * _plus_root(above, self.half_gap, k * k12) / self.fast
+        self.fast_k21 = _plus_root((k + k12 - k21) / 2, self.half_gap, k12 * k21)
 
     def amounts(self) -> tuple[Any, Any, Any, Any]:
         """Amounts for one unit in the central, then for one in the peripheral compartment."""
-        t, mean, square = self.t, self.mean, self.half_gap_squared
-        cosh, sinhc = pair_decay(0, t, mean, square), t * pair_decay(1, t, mean, square)
-        shift = (self.k21 - mean) * sinhc
+        cosh, sinhc = pair(0, self.t, self.mean, self.square), pair(1, self.t, self.mean, self.square)
+        shift = (self.k21 - self.mean) * sinhc
         return cosh + shift, self.k12 * sinhc, self.k21 * sinhc, cosh - shift
 
     def after(self, a: Any) -> tuple[Any, Any, Any, Any]:
         """Amounts for an inflow exp(-a t) into the central, then for one into the peripheral compartment.
 
-        With q(a) = (a - m)^2 - d^2, E(l1, l2, a) q(a) = exp(-a t) - exp(-m t) (cosh(d t) + (m - a) sinh(d t) / d),
-        used where a is far from both eigenvalues and these are close to each other.
+        One of l1, l2 and a is the single constant c, the others are the pair. c is a where l1 and l2 are close to each
+        other, so that they enter by their mean and s only, which are smooth in the rate constants; else it is l2, so
+        that all terms are positive; else, where a is close to l2, l1.
         """
-        t, mean = self.t, self.mean
-        square = self.half_gap_squared
-        cosh, sinhc = pair_decay(0, t, mean, square), t * pair_decay(1, t, mean, square)
-        far = (jnp.abs(a - mean) * t > EXPONENTIAL.far) & (self.close | (jnp.abs(a - mean) > 2 * self.half_gap))
-        q = jnp.where(far, (a - mean) ** 2 - square, 1.0)
-        fractions = (jnp.exp(-a * t) - cosh - (mean - a) * sinhc) / q
-        series = pair_series_3(jnp.where(far, 0.0, self.t_close), mean, square, a)
-        pair = jnp.where(far, fractions, series)
-        near = self.close | (far & (self.half_gap < EXPONENTIAL.pair * mean))
-        return self._of_pair(
-            near,
-            sinhc + (mean - a) * pair,
-            pair,
-            difference_2(t, self.fast, a),
-            difference_3(t, self.slow, self.fast, a),
+        gap, of_a = jax.lax.stop_gradient((self.half_gap, jnp.abs(a - self.mean)))
+        close = gap < EXPONENTIAL.close * self.mean
+        whole = close & (of_a >= 3 * gap) | (gap <= EXPONENTIAL.distinct * self.mean)
+        at_slow = jnp.abs(a - self.slow) < 0.6 * gap
+        single = jnp.where(whole, a, jnp.where(at_slow, self.fast, self.slow))
+        partner = jnp.where(at_slow, self.slow, self.fast)
+        mean = jnp.where(whole, self.mean, (a + partner) / 2)
+        square = jnp.where(whole, self.square, ((a - partner) / 2) ** 2)
+        to_central = jnp.where(whole, self.k21 - a, jnp.where(at_slow, -self.fast_k21, self.k21_slow))
+        to_peripheral = jnp.where(
+            whole, 2 * self.mean - self.k21 - a, jnp.where(at_slow, -self.k21_slow, self.fast_k21)
         )
+        single, mean, square, to_central, to_peripheral = map(
+            unfused, (single, mean, square, to_central, to_peripheral)
+        )
+        spread = jnp.maximum(jnp.abs(a - self.mean) + gap, 2 * gap)
+        near = (spread * self.t < 1.0) | (whole & (of_a < 3 * gap))
+        one, both = pair(1, self.t, mean, square), triple(0, 0, near, self.t, single, mean, square)
+        return one + to_central * both, self.k12 * both, self.k21 * both, one + to_peripheral * both
 
 
 def _plus_root(h: Any, d: Any, product: Any) -> Any:

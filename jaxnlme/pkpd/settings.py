@@ -18,22 +18,22 @@ class ExponentialSettings:
     """Terms of that series beyond the number of compartments: the rest is below 1e-15 of the sum."""
     halvings: int = 30
     """Most halvings of a time; enough for products of rate constant and time up to 5e8; NaN beyond."""
-    decay_terms: int = 17
-    """Terms of series in a product of rate constant and time below one: the rest is below 2e-16."""
     series_below: float = 4.0
     """Square of x below which cosh(x), sinh(x) / x and the functions derived from them are computed by series."""
     pair_terms: int = 12
     """Terms of these series: the rest is below 1e-16."""
-    far: float = 1.5
-    """Difference between a rate constant and the mean of two eigenvalues, times the time, above which partial fractions
-    lose less than a digit."""
-    far_terms: int = 22
-    """Terms of the series used below that difference: the rest is below 1e-17."""
-    pair: float = 0.1
+    decay_terms: int = 16
+    """Terms of series in differences of rate constants times a time, the largest of which is below one: the rest is
+    below 1e-15."""
+    widest: float = 8.0
+    """Largest product for which these series are computed at all: three constants within 8% of their mean have decayed
+    by 1e-43 there."""
+    close: float = 0.1
     """Half difference of two eigenvalues, over their mean, below which their sum and product are used in the place of
-    them wherever possible. Above, derivatives through the square root lose at most two digits an order."""
-    distinct: float = 1e-8
-    """The same ratio below which they count as equal: their square root has no accurate derivative."""
+    them if the third constant is not among them. Above, derivatives through the square root lose at most two digits an
+    order."""
+    distinct: float = 0.02
+    """The same ratio below which that is always done: their square root has no accurate derivative."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

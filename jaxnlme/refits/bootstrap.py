@@ -195,12 +195,12 @@ class Bootstrap(AbstractReplicateTable):
         for name in self._free_names:
             cells = [name, number(self.fit.values[name])]
             if intervals is not None:
-                cells += [number(self.bias[name]), number(self.se[name])]
-                cells.append(f"[{number(intervals.lower[name])}, {number(intervals.upper[name])}]")
+                limits = f"[{number(intervals.lower[name])}, {number(intervals.upper[name])}]"
+                cells += [number(self.se[name]), limits, number(self.bias[name])]
             else:
                 cells += ["", "", ""]
             rows.append(cells)
-        return [Table("Values on their natural scale", ("", "estimate", "bias", "se", "95% percentiles"), rows)]
+        return [Table("Values on their natural scale", ("", "estimate", "se", "95% percentiles", "bias"), rows)]
 
 
 def _bca(values: pd.Series, estimate: float, deleted: pd.Series, probabilities: tuple[float, float]) -> list[float]:

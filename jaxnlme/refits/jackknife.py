@@ -126,8 +126,8 @@ class Jackknife(AbstractReplicateTable):
 
     def _tables(self) -> list[Table]:
         bias, se = self.bias, self.se
-        rows = [[n, number(self.fit.values[n]), number(bias[n]), number(se[n])] for n in self._free_names]
-        first = Table("Values on their natural scale", ("", "estimate", "bias", "se"), rows)
+        rows = [[n, number(self.fit.values[n]), number(se[n]), number(bias[n])] for n in self._free_names]
+        first = Table("Values on their natural scale", ("", "estimate", "se", "bias"), rows)
         names = [str(name) for name in self._free_names]
         influence = self.influence.head(BOOTSTRAP.influence_rows)
         cells = [

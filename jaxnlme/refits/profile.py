@@ -71,9 +71,11 @@ def profile(
     # Traces of one family are refitted together; there are several where the model holds elements of psi fixed.
     interrupted = False
     for family in {id(c.family): c.family for c in coordinates}.values():
+        if interrupted:
+            break
         search = ProfileSearch(refits, [trace for trace in traces if trace.coordinate.family is family], progress)
         search.run()
-        interrupted = interrupted or search.interrupted
+        interrupted = search.interrupted
     return _record(fit, traces, refits, interrupted, level)
 
 
@@ -123,7 +125,7 @@ class Profile(Printable):
 
     **Fields:** `fit`; `level`; `table`, a row per point: `parameter`, the `value` at which it was held, `deviance`,
     `zeta` (its signed root), `log_likelihood`, `status`, then all values there; `intervals`, a row per parameter:
-    `estimate`, `lower`, `upper`, `wald lower`, `wald upper`, `note`; `sentences`.
+    `estimate`, `lower`, `upper`, `wald lower`, `wald upper`, `note`; `sentences`; `interrupted` by Ctrl-C.
     """
 
     fit: FitRecord
@@ -131,6 +133,7 @@ class Profile(Printable):
     table: pd.DataFrame
     intervals: pd.DataFrame
     sentences: tuple[str, ...]
+    interrupted: bool = False
 
     @public("profile.plot")
     def plot(self, axes: Any = None) -> Any:
@@ -197,7 +200,7 @@ def _record(fit: FitRecord, traces: list[ProfileTrace], refits: Refits, interrup
             f"A BETTER MAXIMUM than the fit's was found on the way, by {-0.5 * lowest:.4f} log-likelihood units: fit "
             "again from there, or search with fit.multistart()."
         )
-    return Profile(fit, level, table, intervals, tuple(sentences))
+    return Profile(fit, level, table, intervals, tuple(sentences), interrupted)
 
 
 def _row(fit: FitRecord, trace: ProfileTrace, j: int, refits: Refits) -> dict[str, Any]:

@@ -24,6 +24,11 @@ class AbstractReplicateTable(Printable):
         """The table of refits."""
 
     @property
+    def interrupted(self) -> bool:
+        """True if Ctrl-C ended the refits before all were run."""
+        return bool((self._refit_table["status"] == "not run").any())
+
+    @property
     def converged(self) -> pd.Series:
         """True for refits that reached a maximum."""
         return self._refit_table["status"] == "converged"

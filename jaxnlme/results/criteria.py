@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxnlme import markup
 from jaxnlme.data.grouped import GroupedData
 
 
@@ -62,6 +63,17 @@ class Criteria:
     def objective(self) -> float:
         """-2 log L - (n_used - n_censored) log(2 pi), the objective of NONMEM."""
         return -2.0 * self.log_likelihood - (self.n_used - self.n_censored) * float(np.log(2.0 * np.pi))
+
+    def _repr_html_(self) -> str:
+        values = {
+            "log-likelihood": f"{self.log_likelihood:.4f}",
+            "AIC": f"{self.aic:.2f}",
+            "BIC": f"{self.bic:.2f} (N = {self.n_used:g})",
+            "BIC groups": f"{self.bic_groups:.2f} ({self.n_groups:g} groups)",
+            "objective": f"{self.objective:.4f} (-2 log L - N log 2 pi)",
+            "parameters": f"{self.n_parameters} estimated, {self.n_fixed} fixed",
+        }
+        return markup.table("", (), list(values.items()))
 
 
 class HasCriteria:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import html
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnlme import markup
 from jaxnlme.results.settings import DISPLAY
 
 # --- sentences and tables ---
@@ -66,20 +66,7 @@ def text_table(table: Table) -> list[str]:
 
 def html_table(table: Table) -> str:
     """The table as HTML, names in full."""
-    alignment = "right" if table.header else "left"
-
-    def line(row: Sequence[str], tag: str) -> str:
-        sides = ["left", *[alignment] * (len(row) - 1)]
-        cells = [
-            f"<{tag} style='text-align:{side};padding:0.1em 0.6em'>{html.escape(cell)}</{tag}>"
-            for side, cell in zip(sides, row, strict=True)
-        ]
-        return f"<tr>{''.join(cells)}</tr>"
-
-    title = f"<p style='margin:0.6em 0 0.1em'><b>{html.escape(table.title)}</b></p>" if table.title else ""
-    header = f"<thead>{line(table.header, 'th')}</thead>" if table.header else ""
-    body = "".join(line(row, "td") for row in table.rows)
-    return f"{title}<table style='border-collapse:collapse'>{header}<tbody>{body}</tbody></table>"
+    return markup.table(table.title, table.header, table.rows)
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -96,6 +83,25 @@ def number(value: float, digits: int = 4) -> str:
 
 
 # --- records ---
+
+GOOD, BAD = "#1a7f37", "#b3261e"
+"""Colours of the first sentence of a fit that converged, and of one that did not, on light and on dark paper."""
+
+
+class StatusSentences:
+    """A status that prints as its `sentences`, in a notebook each a paragraph, the first one coloured."""
+
+    sentences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        good = self.sentences[0].startswith("Converged") if self.sentences else True
+        return f"<div>{markup.paragraphs(self.sentences, GOOD if good else BAD)}</div>"
 
 
 class Printable(abc.ABC):
@@ -117,5 +123,10 @@ class Printable(abc.ABC):
         return str(self)
 
     def _repr_html_(self) -> str:
-        paragraphs = "".join(f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in self.sentences)
+        paragraphs = markup.paragraphs(self.sentences)
         return f"<div>{paragraphs}{''.join(html_table(table) for table in self._tables())}</div>"
+
+
+def printed_tables(record: Printable) -> list[Table]:
+    """The tables that a record prints."""
+    return record._tables()

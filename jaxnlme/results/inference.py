@@ -157,19 +157,18 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
     lower, upper = _wald_limits(density, kinds, values, float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se)
     table = pd.DataFrame(
         {
-            "kind": kinds,
             "estimate": values,
             "se": se,
-            "rse%": _relative_se(binding, values, se),
             "lower": lower,
             "upper": upper,
+            "rse%": _relative_se(binding, values, se),
             "robust se": robust_se,
         },
         index=pd.Index(density.reported_names, name="parameter"),
     )
     natural, cv = _on_natural_scale(binding, values, lower, upper)
     table["value"], table["value_lower"], table["value_upper"], table["cv%"] = *natural.T, cv
-    table["fixed"] = fixed
+    table["kind"], table["fixed"] = kinds, fixed
     return table
 
 

@@ -16,6 +16,7 @@ from jaxnlme.errors import FitError, Status, check_level
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
+from jaxnlme.results.display import StatusSentences
 from jaxnlme.results.inference import Information, estimates_table
 from jaxnlme.signatures import documented_by
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from jaxnlme.results.stochastic import Sampling
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FitStatus:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FitStatus(StatusSentences):
     """Status of a fit.
 
     **Fields:** `sentences`, first that it converged or not; `code` and `evaluations` (groups,), a Status and the cost
@@ -60,9 +61,6 @@ class FitStatus:
             table["monte carlo se"] = np.concatenate([np.sqrt(self.variance), nothing])
             table["ess"] = np.concatenate([self.ess, nothing])
         return table
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

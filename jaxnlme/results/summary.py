@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnlme import markup
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.advice import advice
-from jaxnlme.results.display import Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.results.display import BAD, GOOD, Table, html_table, number, text_pairs, text_table, wrap
 from jaxnlme.results.settings import SUMMARY
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Summary:
             lines += ["", *text_pairs(self._criteria())]
             for table in self._tables():
                 lines += ["", *text_table(table)]
-        notes = self._notes()
+        notes = self.notes
         if notes:
             lines.append("")
             lines += [line for note in notes for line in wrap(note)]
@@ -56,14 +57,12 @@ class Summary:
 
     def _repr_html_(self) -> str:
         sentences = self._status_sentences()
-        colour = "#1a7f37" if self.fit.converged else "#b3261e"
-        parts = [f"<p style='color:{colour};margin:0.3em 0'><b>{html.escape(sentences[0])}</b></p>"]
-        parts += [f"<p style='margin:0.2em 0'>{html.escape(sentence)}</p>" for sentence in sentences[1:]]
+        parts = [markup.paragraphs(sentences, GOOD if self.fit.converged else BAD)]
         parts.append(html_table(Table("", (), self._model())))
         if self.has_estimates:
             parts.append(html_table(Table("", (), self._criteria())))
             parts += [html_table(table) for table in self._tables()]
-        parts += [f"<p style='margin:0.2em 0'><small>{html.escape(note)}</small></p>" for note in self._notes()]
+        parts += [f"<p style='margin:0.2em 0'><small>{html.escape(note)}</small></p>" for note in self.notes]
         return "<div>" + "".join(parts) + "</div>"
 
     # --- contents ---
@@ -211,7 +210,8 @@ class Summary:
             rows.append(cells)
         return Table("Random effects: SD on the transformed scale", (*_HEADER, "cv%", "shrinkage%"), rows)
 
-    def _notes(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         """Sentences on the standard errors, hints (`advice`), and notes on the data."""
         fit, notes = self.fit, []
         if self.has_estimates:

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import chi2
 
 import jaxnlme as jn
-from jaxnlme.comparison.step_linear import LinearSearch
+from jaxnlme.model_choice.step_linear import LinearSearch
 from tests.comparison.conftest import frame
 
 FIXED = ["age", "Sex", "age:Sex"]

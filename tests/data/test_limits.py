@@ -37,6 +37,26 @@ def test_codes_and_interval():
     assert "2 left-censored, 1 right-censored, 1 in an interval" in repr(data)
 
 
+def test_arrays_have_the_limits_of_a_table():
+    table = TABLE.assign(y=[5.0, 0.5, 3.0, 9.0, 4.0, 0.5, 0.5])
+    columns = {"y": table.y.to_numpy(), "group": table.id.to_numpy(), "x": {"t": table.t.to_numpy()}}
+    found = jn.GroupedData.from_arrays(**columns, censoring=table.cens.to_numpy(), limit=table.low.to_numpy())
+    wanted = read(table, censoring="cens", limit="low")
+    assert found.limits is not None and wanted.limits is not None
+    for name, values in found.limits.arrays.items():
+        np.testing.assert_array_equal(values, wanted.limits.arrays[name])
+    by_number = jn.GroupedData.from_arrays(**columns, lloq=0.6, uloq=8.0)
+    assert by_number.limits is not None
+    assert by_number.rows_to_column(by_number.limits.kind).tolist() == [0, 1, 0, 2, 0, 1, 1]
+    for options, words in (
+        ({"censoring": "cens"}, "censoring is 'cens'; expected an array with one value for each row"),
+        ({"censoring": [0, 1]}, "has 2 values and the table 7 rows"),
+        ({"censoring": [0, 1, 0, 3, 0, 0, 0]}, r"holds 3 in row 4; expected 0 \(observed\)"),
+    ):
+        with pytest.raises(jn.DataError, match=words):
+            jn.GroupedData.from_arrays(**columns, **options)
+
+
 def test_limits_of_quantification_censor_responses_beyond_them():
     table = TABLE.assign(y=[5.0, 0.2, np.nan, 9.0, 4.0, 0.0, 0.7], lloq=[0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.6])
     data = read(table, lloq="lloq", uloq=8.0)

@@ -172,6 +172,32 @@ def test_limits_without_a_value():
         read(frame)
 
 
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({("ID", 3): "# not taken"}, r"ID is '# not taken' in row 4, as comment rows are marked: .* by skip='#'"),
+        ({("ID", 3): "C"}, r"ID is 'C' in row 4, .* by skip='C' \(as IGNORE=C of NONMEM\)"),
+        ({("FLAG", 3): "C"}, r"FLAG is 'C' in row 4, .* by skip='C'"),
+    ],
+)
+def test_comment_rows_are_named(cells: dict[tuple[str, int], str], message: str):
+    frame = table().astype({"ID": object})
+    if ("FLAG", 3) in cells:
+        frame.insert(0, "FLAG", None)
+    for (name, row), value in cells.items():
+        frame.loc[row, name] = value
+    with pytest.raises(jn.DataError, match=message):
+        read(frame)
+
+
+def test_labels_of_text_beside_numbers_are_a_note():
+    frame = table().astype({"ID": str}).replace({"ID": {"2": "S2"}})
+    assert any("ID is text in rows 4, 5" in note for note in read(frame).notes)
+    assert not any("is text" in note for note in read(frame.replace({"ID": {"1": "S1"}})).notes)
+    frame.insert(0, "GROUP", ["C"] * 3 + ["T"] * 5)  # a covariate, not a mark of comments
+    assert read(frame).text["GROUP"].tolist() == ["C", "T"]
+
+
 def test_infusion_without_end():
     """AMT 0 with SS 1, RATE > 0 and II 0 is one of NONMEM's records."""
     frame = table()

@@ -95,3 +95,20 @@ def test_npde_of_censored_responses() -> None:
     np.testing.assert_allclose(replaced.table["ycomp"][censored], fit.predict()[censored.to_numpy()])
     assert "censored observations were drawn" in str(record) and "individual prediction" in str(replaced)
     assert np.isnan(fit.npde(REPLICATES, censoring="omit").table["npde"][censored]).all()
+
+
+def test_npde_of_linear_models() -> None:
+    """jn.lme: decorrelated by its outermost factor; crossed factors are refused; jn.gls: rows by themselves."""
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(12), 4)
+    frame = pd.DataFrame({"id": g, "t": np.tile(np.arange(4.0), 12), "item": np.tile(list("abcd"), 12)})
+    frame["y"] = 20.0 + 2.0 * rng.normal(size=12)[g] + 0.6 * frame["t"] + rng.normal(size=48)
+    frame = frame.sample(frac=1.0, random_state=1)
+    fit = jn.lme("y ~ t", random="~ 1 | id", data=frame)
+    record = fit.npde(100, seed=4)
+    same = jn.npde(frame, fit.simulate(100, 4), group="id", y="y")
+    np.testing.assert_array_equal(record.table["npde"], same.table["npde"])
+    assert record.table.index.equals(frame.index) and list(record.table.columns[:3]) == ["id", "y", "t"]
+    with pytest.raises(jn.OptionError, match="factors id, item are crossed"):
+        jn.lme("y ~ t + (1 | id) + (1 | item)", data=frame).npde(100)
+    assert "48 groups" in str(jn.gls("log(y) ~ t", data=frame).npde(100))

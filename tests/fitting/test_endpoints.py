@@ -62,6 +62,18 @@ def test_truth_is_recovered(fitted: jn.Fit) -> None:
         assert abs(found.estimate[name] - value) < 3.5 * found.se[name], name
 
 
+def test_a_row_whose_label_is_no_endpoint_has_no_prediction(fitted: jn.Fit) -> None:
+    frame = table(groups=3).assign(unit=1.0, unit_pca=1.0)
+    frame.loc[[0, 7], ["DVID", "DV"]] = ["effect", np.nan]
+    data = jn.GroupedData.from_frame(frame, "ID", "DV", x="TIME", v=["unit", "unit_pca"], endpoint="DVID")
+    few = jn.fit(MODEL, data, "fo", max_iterations=1, progress=False, standard_errors=False)
+    assert np.flatnonzero(np.isnan(few.predict())).tolist() == [0, 7]
+    with pytest.raises(
+        jn.ModelError, match=r"endpoint 'effect' in rows 1 and 8 of the table to predict, .* cp and pca"
+    ):
+        fitted.predict(frame.drop(columns="DV"))
+
+
 def test_units_of_an_endpoint_change_its_scale_only(fitted: jn.Fit) -> None:
     other = jn.fit(MODEL, grouped(table(), 1000.0, 0.01), "focei", progress=False)
     assert other.converged
@@ -114,8 +126,13 @@ def test_pictures_have_a_panel_for_each_endpoint(fitted: jn.Fit) -> None:
     assert len(fitted.plot.observed_predicted()) == 4
     assert [ax.get_ylabel() for ax in fitted.plot.residuals()] == ["residual of cp (CWRES)", "residual of pca (CWRES)"]
     panels = fitted.plot.individual_fits([1, 2])
-    labels = panels[0].get_legend_handles_labels()[1]
-    assert {"observed (DVID cp)", "observed (DVID pca)"} <= set(labels)
+    assert [ax.get_title() for ax in panels] == [
+        f"{fitted.data.group_name} {g}, {e}" for g in (1, 2) for e in ("cp", "pca")
+    ]
+    frame = fitted.data.to_frame()
+    of_pca = frame[(frame[fitted.data.group_name] == 1) & (frame.DVID == "pca") & frame[fitted.data.y_name].notna()]
+    observed = next(line for line in panels[1].get_lines() if line.get_label() == "observed")
+    np.testing.assert_array_equal(np.sort(observed.get_ydata()), np.sort(of_pca[fitted.data.y_name]))
     plt.close("all")
 
 

@@ -146,6 +146,10 @@ def test_next_dose_area_peak_and_rounding(forecast):
     assert rounded.at_mode == pytest.approx(2 * rounded.amount / at["cl"], rel=1e-7)
     peak = forecast.next_dose(("peak", 20.0), 12, duration=1.0, at=26.0)
     assert concentration(at["cl"], at["v"], 27.0, [*PAST, (26.0, peak.amount, 1.0)]) == pytest.approx(20.0, rel=1e-5)
+    coarse = forecast.next_dose(("auc24", 250.0), 12, steady_state=True, round_to=10 * steady.amount)
+    assert coarse.amount == 0 and coarse.regimen is None and coarse.exact == pytest.approx(steady.amount)
+    assert f"the nearest multiple of {10 * steady.amount:g} is 0" in str(coarse)
+    assert "would reach the target 250" in str(coarse)
     nothing = forecast.next_dose(("trough", 0.1), 12)
     assert nothing.amount == 0 and nothing.regimen is None and "No dose" in str(nothing)
 

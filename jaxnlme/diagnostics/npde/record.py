@@ -40,6 +40,14 @@ class Npde(Printable):
     - `replicates`, `decorrelation`, `censoring`, `ties`, `seed`: as given.
     - `group_name`, `y_name`: columns of `table`.
     - `sentences` on what was done, and on the outcome of the tests.
+
+    **Example:**
+
+    ```python
+    npde = fit.npde(200)
+    npde.tests.loc["npde"]
+    npde.by("Time")
+    ```
     """
 
     table: pd.DataFrame
@@ -178,12 +186,12 @@ def _sentences(record: Npde, data: GroupedData, on_columns: tuple[str, ...]) -> 
     level = NPDE.significance
     meaning = {T: "the mean is not 0", FISHER: "the variance is not 1", SHAPIRO: "the distribution is not normal"}
     found = [f"{text} (p = {p_text(adjusted[name])})" for name, text in meaning.items() if adjusted[name] < level]
+    correlated = kind == "npd" and int(data.sizes.max()) > 1
     if np.isnan(adjusted[GLOBAL]):
         second = "There are too few values for tests."
     elif found:
-        second = (
-            f"Adjusted for three tests, {some(found).replace('p = <', 'p <')}: the model does not describe the data."
-        )
+        second = f"Adjusted for three tests, {some(found).replace('p = <', 'p <')}"
+        second += "." if correlated else ": the model does not describe the data."
     else:
         second = f"No test rejects the model (global test, p = {p_text(adjusted[GLOBAL])})."
     notes = list(on_columns)
@@ -195,7 +203,7 @@ def _sentences(record: Npde, data: GroupedData, on_columns: tuple[str, ...]) -> 
             notes.append(
                 f"{extreme} {'observation is' if extreme == 1 else 'observations are'} below or above all simulations."
             )
-    if kind == "npd" and int(data.sizes.max()) > 1:
+    if correlated:
         notes.append("Observations of a group are correlated, so that p values of npd are too small.")
     return (first, second, *notes)
 

@@ -237,7 +237,9 @@ class AbstractEffectPictures(AbstractPlotter):
         tables, sd = self._effect_tables(), self._sd()
         first = next(iter(tables))
         chosen = (
-            [n for n in tables[first].columns if n in sd] if effects is None else check_names("effects", effects, "")
+            [n for n in tables[first].columns if n in sd]
+            if effects is None
+            else check_names("effects", effects, "random effects")
         )
         for name in chosen:
             if name not in sd:

@@ -35,8 +35,8 @@ def covariate_effects(
     by the delta method on the log scale.
 
     **Arguments:** `parameters`: those with covariates where None; `reference`: values of the reference subject by
-    column; where a column is not named, the median over groups of a numeric column, the first (reference) level of
-    categories, and the most frequent value of a number with at most five values; `quantiles` over groups at which
+    column; where a column is not named, the median over groups of a numeric column, the first level of categories,
+    and the most frequent value of a number with at most five values; `quantiles` over groups at which
     numeric columns are taken, one at a time; other categories are taken at each level; `level` of the intervals.
     **Returns:** a data frame with the columns `parameter`, `covariate`, `value`, `reference`, `ratio`, `se_log`,
     `lower`, `upper`.
@@ -109,7 +109,9 @@ def _values(
     for name in columns:
         source = (data.x | data.v | data.text)[name]
         values = source[data.rows] if source.ndim == 2 else source
-        levels = categories(values, declared.get(name, data.levels.get(name)))
+        levels = categories(values, data.levels.get(name))
+        if levels is None and name in declared:  # numbers that a formula takes as categories
+            levels = sorted(declared[name])
         if levels is None:
             base[name] = reference.get(name, float(np.median(values)))
             others[name] = [float(q) for q in np.quantile(values, quantiles)]

@@ -49,6 +49,8 @@ class AbstractFitPictures(AbstractPlotter):
             raise OptionError(f"level must be 'population', 'group' or 'both'; received {shown(level)}.")
         check_flag("log", log)
         levels, endpoints = ("population", "group") if level == "both" else (level,), self._endpoints
+        for name in levels:
+            self._prediction(name)
         panels = axes_in_grid(ax, len(levels) * len(endpoints), len(levels), (3.4, 3.2))
         for k, panel in enumerate(panels):
             self._observed_predicted(panel, levels[k % len(levels)], *endpoints[k // len(levels)], log)
@@ -56,15 +58,16 @@ class AbstractFitPictures(AbstractPlotter):
         return panels
 
     def _observed_predicted(self, ax: Any, level: str, endpoint: str | None, rows: np.ndarray, log: bool) -> None:
-        """One panel; where f need not be on the scale of the responses, without a line of identity."""
+        """One panel, with the range of all predictions computed before; where f need not be on the scale of the
+        responses, without a line of identity."""
         y, prediction = self._frame[self.fit.data.y_name].to_numpy(), self._prediction(level)
         use = rows & np.isfinite(y)
-        both = [self._prediction(name)[use] for name in ("population", "group")]
+        drawn = use & ((y > 0) & (prediction > 0)) if log else use
+        both = [self._computed[name][drawn] for name in ("population", "group") if name in self._computed]
         if self._on_scale:
-            identity_line(ax, y[use], *both, log=log)
+            identity_line(ax, y[drawn], *both, log=log)
         elif log:
             ax.set(xscale="log", yscale="log")
-        drawn = use & ((y > 0) & (prediction > 0)) if log else use
         if log and (use & ~drawn).any():
             note(ax, f"{int((use & ~drawn).sum())} not above zero: not drawn")
         responses(ax, prediction[drawn], y[drawn], self._kind[drawn])
@@ -197,6 +200,8 @@ class AbstractFitPictures(AbstractPlotter):
         self, panels: np.ndarray, endpoint: str | None, rows: np.ndarray, residual: str, x: str, log: bool
     ) -> None:
         """The four panels of an endpoint."""
+        for level in ("population", "group"):
+            self._prediction(level)
         for panel, level in zip(panels[:2], ("population", "group"), strict=True):
             self._observed_predicted(panel, level, endpoint, rows, log)
         for panel, against in zip(panels[2:], (x, "prediction"), strict=True):

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.data._pictures import axis_label
 from jaxnlme.diagnostics.npde.of_fit import npde_of_fit
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import dots, histogram, limits_around, normal_density, normal_quantiles, smooth
-from jaxnlme.drawing.panels import Panels, axes_in_grid
+from jaxnlme.drawing.panels import Panels, as_panels, axes_in_grid
 from jaxnlme.drawing.style import DARK, GREY, picture, style_axes
 from jaxnlme.errors import OptionError, shown
 
@@ -53,7 +54,11 @@ class AbstractSimulationPictures(AbstractPlotter):
         if check is not None and options:
             raise OptionError(f"{next(iter(options))} is an option of fit.vpc, which has been computed; leave it out.")
         check = vpc_of_fit(self.fit, **options) if check is None else check
-        return check.plot(ax, logy=logy, logx=logx, points=points, title=title)
+        drawn = check.plot(ax, logy=logy, logx=logx, points=points, title=title)
+        for panel in as_panels(drawn):  # labels with units, where the data declare them
+            panel.set_xlabel(self._label(panel.get_xlabel()))
+            panel.set_ylabel(axis_label(self.fit.data, panel.get_ylabel()))
+        return drawn
 
     @picture("fit.plot.npde")
     def npde(
@@ -75,7 +80,7 @@ class AbstractSimulationPictures(AbstractPlotter):
                 f"record is given, and so are options of fit.npde(): {', '.join(options)}; drop one of them."
             )
         if record is None:
-            record = npde_of_fit(self.fit, **({"decorrelation": "none"} if kind == "npd" else {}) | options)
+            record = npde_of_fit(self.fit, **{"decorrelation": "none" if kind == "npd" else "cholesky", **options})
         table = getattr(record, "table", None)
         if table is None or kind not in table or "ypred" not in table:
             raise OptionError(f"record must be that of fit.npde(), or None; received {type(record).__name__}.")

@@ -165,7 +165,7 @@ def compare(
         raise OptionError("no observation is inside the bins; give boundaries that cover x.")
     result = evaluate(observed, cells, replicates, rows, statistic, correction=correction, level=options["level"],
                       simulated_limits=options["simulated_limits"])  # fmt: skip
-    tables = frames(observed, cells, statistic, result)
+    tables: dict[str, Any] = frames(observed, cells, statistic, result)
     limits = tables.pop("below_limit")
     lloq, uloq = observed.rows.lloq, observed.rows.uloq
     finite = (np.max(lloq[np.isfinite(lloq)], initial=-np.inf), np.min(uloq[np.isfinite(uloq)], initial=np.inf))
@@ -188,7 +188,7 @@ def compare(
 def _sentences(
     observed: Observations, replicates: AbstractReplicates, cells: Any, options: dict[str, Any]
 ) -> list[str]:
-    """How the check was made."""
+    """Sentences on the way the check was made."""
     of_groups = "" if observed.group is None else f" of {np.unique(observed.group).size} groups"
     used = int(np.sum(cells.code >= 0))
     in_strata = f" in {len(observed.strata.labels)} strata" if observed.strata.names else ""

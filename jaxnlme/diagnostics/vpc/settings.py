@@ -13,6 +13,9 @@ class VpcSettings:
     cells_per_block: int = 8_000_000
     """Simulated responses (replicates x rows) that are corrected and sorted at a time, to bound memory."""
 
+    cells_kept: int = 100_000_000
+    """Responses simulated from a fit up to which they are kept in memory; more are simulated block by block."""
+
     most_distinct: int = 16
     """Distinct values of x up to which each is a bin of its own, by the rule "auto"."""
     least_in_bin: int = 5

@@ -41,6 +41,8 @@ class RunSettings:
     """Seconds after which the line is rewritten."""
     interval_in_files: float = 1.0
     """Seconds between two lines where they cannot be rewritten."""
+    trace_iterations: int = 200
+    """Most iterations in the curve of a notebook, the last ones."""
     noticed_tracing: float = 0.02
     """Seconds of tracing from which the line says that it compiles: a fit whose programs are there traces none."""
     compile_seconds: int = 10

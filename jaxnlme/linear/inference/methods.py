@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,6 +25,14 @@ class LinearInference:
     def _df_methods(self) -> dict[str, DegreesOfFreedom]:
         """Methods of degrees of freedom by name, each computed once."""
         return {}
+
+    @public("fit.report")
+    def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`."""
+        from jaxnlme.linear.report import page_of_linear
+        from jaxnlme.report.write import report
+
+        return report(self, path, compare, page=page_of_linear, **options)
 
     @public("fit.coefficients")
     def coefficients(self, df: str | None = None, level: float = 0.95) -> pd.DataFrame:

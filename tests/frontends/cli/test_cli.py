@@ -19,7 +19,7 @@ from jaxnlme.frontends.cache import compilation_cache_folder, enable_compilation
 from jaxnlme.frontends.cli.commands import app
 
 matplotlib.use("Agg")
-REPORT = {"summary.txt", "estimates.csv", "random_effects.csv", "fit.jaxnlme"}
+REPORT = {"report.html", "summary.txt", "estimates.csv", "random_effects.csv", "fit.jaxnlme"}
 PICTURES = {"individual_fits.png", "observed_predicted.png", "residuals.png"}
 MODEL = """
 import jax.numpy as jnp

@@ -11,9 +11,10 @@ from jaxnlme.comparison.comparable import Candidate, candidate
 from jaxnlme.comparison.compare import closed_form
 from jaxnlme.comparison.nesting import nesting
 from jaxnlme.comparison.refusals import check_comparable
-from jaxnlme.comparison.settings import RATIO, STEP
-from jaxnlme.comparison.step_terms import Change, Screened, Search, Structure
+from jaxnlme.comparison.settings import RATIO
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError
+from jaxnlme.model_choice.settings import STEP
+from jaxnlme.model_choice.step_terms import Change, Screened, Search, Structure
 from jaxnlme.results.display import number
 
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.comparison.step_screen import regression_p_value
-from jaxnlme.comparison.step_terms import (
+from jaxnlme.errors import DataError, OptionError, some
+from jaxnlme.formulas.design import design_matrix
+from jaxnlme.formulas.frames import complete_rows
+from jaxnlme.formulas.mixed import parse_lme, parse_mixed, used_columns
+from jaxnlme.formulas.update import FixedTerm, fixed_terms, random_texts, right_side
+from jaxnlme.linear.parameter_units import shifted_effect
+from jaxnlme.linear.record import LinearFit
+from jaxnlme.linear.residual_model import columns_of, residual_error
+from jaxnlme.model_choice.step_screen import regression_p_value
+from jaxnlme.model_choice.step_terms import (
     Change,
     Choices,
     Screened,
@@ -21,14 +29,6 @@ from jaxnlme.comparison.step_terms import (
     may_drop,
     same_value,
 )
-from jaxnlme.errors import DataError, OptionError, some
-from jaxnlme.formulas.design import design_matrix
-from jaxnlme.formulas.frames import complete_rows
-from jaxnlme.formulas.mixed import parse_lme, parse_mixed, used_columns
-from jaxnlme.formulas.update import FixedTerm, fixed_terms, random_texts, right_side
-from jaxnlme.linear.parameter_units import shifted_effect
-from jaxnlme.linear.record import LinearFit
-from jaxnlme.linear.residual_model import columns_of, residual_error
 
 PARTS = ("fixed", "random", "covariance", "weights", "correlation")
 OTHERS = PARTS[1:]

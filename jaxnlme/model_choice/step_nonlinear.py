@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.arguments import check_names
-from jaxnlme.comparison.step_screen import regression_p_value
-from jaxnlme.comparison.step_terms import (
+from jaxnlme.errors import OptionError, near_matches, shown
+from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood
+from jaxnlme.fitting.fit import Fit
+from jaxnlme.formulas.update import FixedTerm, fixed_terms
+from jaxnlme.model.covariates import CovariateColumns
+from jaxnlme.model.parameters import Covariate
+from jaxnlme.model.residual_error.endpoints import EndpointErrors
+from jaxnlme.model.residual_error.families import residual_model
+from jaxnlme.model_choice.step_screen import regression_p_value
+from jaxnlme.model_choice.step_terms import (
     Change,
     Choices,
     Screened,
@@ -21,14 +29,6 @@ from jaxnlme.comparison.step_terms import (
     may_add,
     may_drop,
 )
-from jaxnlme.errors import OptionError, near_matches, shown
-from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood
-from jaxnlme.fitting.fit import Fit
-from jaxnlme.formulas.update import FixedTerm, fixed_terms
-from jaxnlme.model.covariates import CovariateColumns
-from jaxnlme.model.parameters import Covariate
-from jaxnlme.model.residual_error.endpoints import EndpointErrors
-from jaxnlme.model.residual_error.families import residual_model
 
 PARTS = ("random", "covariates", "covariance", "error")
 

@@ -12,10 +12,10 @@ from jaxnlme.comparison.comparable import Candidate, candidate
 from jaxnlme.comparison.compare import p_cell
 from jaxnlme.comparison.nesting import nesting
 from jaxnlme.comparison.refusals import check_comparable
-from jaxnlme.comparison.settings import STEP
-from jaxnlme.comparison.step_terms import Search, Structure
-from jaxnlme.comparison.step_trial import Fits, Trial, criterion_of
 from jaxnlme.errors import OptionError
+from jaxnlme.model_choice.settings import STEP
+from jaxnlme.model_choice.step_terms import Search, Structure
+from jaxnlme.model_choice.step_trial import Fits, Trial, criterion_of
 from jaxnlme.results.display import Printable, Table, number
 
 if TYPE_CHECKING:

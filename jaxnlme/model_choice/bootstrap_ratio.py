@@ -41,22 +41,34 @@ def ratio_replicates(
     Fits by maximum likelihood are refitted all in one compiled program for each model; stochastic ones with the
     iterations of several fits in one program; others (restricted, LME) one after the other.
 
+    Ctrl-C while the larger model is fitted keeps the replicates in which both were; before that there are none to keep.
+
     **Raises:** OptionError for results that cannot be simulated or refitted; ModelError where the outcome cannot be
-    drawn.
+    drawn; KeyboardInterrupt for Ctrl-C before a replicate has both fits.
     """
     responses = _simulated(smaller, n, key)
-    low, low_failed = _log_likelihoods(smaller, responses, progress, "smaller model")
-    high, high_failed = _log_likelihoods(larger, responses, progress, "larger model")
+    low, low_failed, low_run = _log_likelihoods(smaller, responses, progress, "smaller model")
+    if not low_run.all():
+        raise KeyboardInterrupt
+    high, high_failed, run = _log_likelihoods(larger, responses, progress, "larger model")
+    sentences = []
+    if not run.all():
+        if not run.any():
+            raise KeyboardInterrupt
+        sentences.append(f"Interrupted: {int(run.sum())} of {n} replicates were run.")
+        low, low_failed, high, high_failed, responses = (
+            v[run] for v in (low, low_failed, high, high_failed, responses)
+        )
+        n = len(low)
     slack = max(RATIO.lower_by, 3.0 * float(np.hypot(smaller.mc_se, larger.mc_se)))
     short = np.flatnonzero(high < low - slack)
-    if len(short) and _is_batched(larger):
+    if len(short) and _is_batched(larger) and run.all():
         # The larger model contains the smaller one: a lower maximum is another one, so try from the smaller model.
-        again, _ = _batched(
+        again, _, _ = _batched(
             larger.fit, responses[short], progress, "larger model, again", _null_start(larger, nested, smaller)
         )
         high[short] = np.fmax(high[short], again)
     statistics = np.where(high < low - slack, np.nan, np.maximum(2.0 * (high - low), 0.0))
-    sentences = []
     failed = int(np.sum(np.isnan(statistics)))
     if failed:
         reasons = [
@@ -93,8 +105,9 @@ def _simulated(smaller: Candidate, n: int, key: Any) -> np.ndarray:
 
 def _log_likelihoods(
     each: Candidate, responses: np.ndarray, progress: bool | None, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods (n,) of refits to `responses` (n, n_obs), NaN where one failed, and which failed."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-likelihoods (n,) of refits to `responses` (n, n_obs), NaN where one failed; which failed; and which were run,
+    all of them unless Ctrl-C ended the refits."""
     if not isinstance(each.fit, FitRecord):
         refit = getattr(each.fit, "refit_log_likelihoods", None)
         if refit is None:
@@ -103,7 +116,7 @@ def _log_likelihoods(
                 "there is no bootstrap; use method='chi-square' or 'mixture' where these hold."
             )
         values = np.array(refit(responses), float)
-        return values, np.isnan(values)
+        return values, np.isnan(values), np.ones(len(values), bool)
     if _is_batched(each):
         return _batched(each.fit, responses, progress, name)
     if isinstance(each.fit.estimator, AbstractStochastic):
@@ -112,8 +125,8 @@ def _log_likelihoods(
         many = fit_many(each.fit.model, each.fit.data, cells, method, start=_start(each.fit), progress=progress)
         fits = many.fits
         values = np.array([f.log_likelihood if f.converged else np.nan for f in fits], float)
-        return values, np.isnan(values)
-    values = np.full(len(responses), np.nan)
+        return values, np.isnan(values), np.array([not f.interrupted for f in fits], bool)
+    values, run = np.full(len(responses), np.nan), np.zeros(len(responses), bool)
     cells = _cells(each.fit.data, responses)
     with ProgressLine(progress, name, len(responses)) as line:
         for k, y in enumerate(cells):
@@ -124,8 +137,10 @@ def _log_likelihoods(
             result = fit_model(
                 each.fit.model, data, each.fit.estimator, start=_start(each.fit), standard_errors=False, progress=False
             )
-            values[k] = result.log_likelihood if result.converged else np.nan
-    return values, np.isnan(values)
+            if result.interrupted:
+                break
+            values[k], run[k] = result.log_likelihood if result.converged else np.nan, True
+    return values, np.isnan(values), run
 
 
 def _start(fit: FitRecord) -> dict[str, float]:
@@ -153,7 +168,7 @@ def _cells(data: GroupedData, responses: np.ndarray) -> np.ndarray:
 
 def _batched(
     fit: FitRecord, responses: np.ndarray, progress: bool | None, name: str, start: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `_log_likelihoods`, all refits in one compiled program, from the estimates or from `start` (packed,)."""
     refits = Refits(fit, "a bootstrap of the likelihood ratio", RATIO.max_iterations, require_converged=False)
     cells = _cells(fit.data, responses)
@@ -166,7 +181,7 @@ def _batched(
     hessians = refits.inverse_hessians if start is None else None
     out: Outcomes = refits.run(overlay, starts, inverse_hessians=hessians, progress=progress, name=name)
     good = reached_maximum(out)
-    return np.where(good, out.log_likelihood, np.nan), ~good
+    return np.where(good, out.log_likelihood, np.nan), ~good, out.done
 
 
 def _null_start(larger: Candidate, nested: Nesting, smaller: Candidate) -> np.ndarray:

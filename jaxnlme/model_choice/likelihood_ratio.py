@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxnlme.arguments import check_choice, check_progress
-from jaxnlme.comparison.bootstrap_ratio import ratio_replicates
 from jaxnlme.comparison.chi_square import ChiSquareMixture, bootstrap_p, chi_square, one_variance_mixture
 from jaxnlme.comparison.comparable import Candidate, candidate
 from jaxnlme.comparison.nesting import Nesting, nesting
 from jaxnlme.comparison.refusals import check_comparable
 from jaxnlme.comparison.settings import RATIO
 from jaxnlme.errors import OptionError, check_whole_number, some
+from jaxnlme.model_choice.bootstrap_ratio import ratio_replicates
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.signatures import public
 

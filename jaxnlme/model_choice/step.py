@@ -10,16 +10,16 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_count, check_number, check_progress
 from jaxnlme.comparison.comparable import candidate
-from jaxnlme.comparison.settings import STEP
-from jaxnlme.comparison.step_linear import linear_search
-from jaxnlme.comparison.step_nonlinear import nonlinear_search
-from jaxnlme.comparison.step_result import Steps, frame_of, ties_of
-from jaxnlme.comparison.step_terms import Change, Search, Structure
-from jaxnlme.comparison.step_trial import Fits, Interrupted, Trial, choose, tried
 from jaxnlme.errors import DataError, FitError, ModelError, OptionError, shown, some
 from jaxnlme.estimators.core.progress import ProgressLine
 from jaxnlme.fitting.fit import Fit
 from jaxnlme.linear.record import LinearFit
+from jaxnlme.model_choice.settings import STEP
+from jaxnlme.model_choice.step_linear import linear_search
+from jaxnlme.model_choice.step_nonlinear import nonlinear_search
+from jaxnlme.model_choice.step_result import Steps, frame_of, ties_of
+from jaxnlme.model_choice.step_terms import Change, Search, Structure
+from jaxnlme.model_choice.step_trial import Fits, Interrupted, Trial, choose, tried
 from jaxnlme.results.display import number
 from jaxnlme.signatures import public
 

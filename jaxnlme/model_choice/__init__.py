@@ -1,0 +1,1 @@
+"""Choice between models: likelihood ratio tests, stepwise search."""
