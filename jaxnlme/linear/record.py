@@ -275,6 +275,7 @@ class LinearFit(LinearInference, LinearFrames):
 
         return simulate(self, n, key, level)
 
+    @documented_by("linear.npde.npde_of_linear_fit")
     @public("fit.npde")
     def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
         """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`."""

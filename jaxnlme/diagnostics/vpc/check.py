@@ -84,6 +84,12 @@ def vpc(
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
     **Source:** Holford (2005), PAGE 14, abstract 738; Bergstrand, Hooker, Wallin and Karlsson (2011), The AAPS Journal
     13, 143-151.
+
+    **Example:**
+
+    ```python
+    print(jn.vpc(table, fit.simulate(200, key=1), x="Time", y="conc", group="Subject").observed.head())
+    ```
     """
     options = check_options(kind, bins, n_bins, centre, percentiles, level, prediction_corrected, lower, log,
                             variance_corrected, simulated_limits)  # fmt: skip

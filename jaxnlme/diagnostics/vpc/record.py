@@ -31,6 +31,13 @@ class Vpc(Printable):
     - `points`: the observations (`x`, `y`), corrected as the percentiles are; empty beyond a limit.
     - `kind`: "continuous", "categorical" or "survival"; `replicates`; `level` of the intervals; `x_name`, `y_name`;
       `strata`: names of their columns; `sentences`: how the check was made.
+
+    **Example:**
+
+    ```python
+    record = fit.vpc(replicates=200, seed=1)
+    print(record.observed.head(), record.simulated.head())
+    ```
     """
 
     observed: pd.DataFrame

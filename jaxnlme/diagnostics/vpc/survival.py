@@ -54,6 +54,15 @@ def vpc_survival(
     **Returns:** a Vpc with the tables `observed` (`time`, `survival` or `mean`, `at_risk`, `events`) and `simulated`
     (`time`, `low`, `median`, `high`), and `plot()`.
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
+
+    **Example:**
+
+    ```python
+    rng = np.random.default_rng(1)
+    observed = pd.DataFrame({"id": range(20), "time": rng.exponential(10.0, 20), "event": 1})
+    draws = [observed.assign(rep=k, time=rng.exponential(10.0, 20)) for k in range(50)]
+    print(jn.vpc_survival(observed, pd.concat(draws), time="time", event="event", group="id", replicate="rep"))
+    ```
     """
     check_level(level)
     check_flag("repeated", repeated)
