@@ -327,6 +327,7 @@ class LinearFit(LinearInference, LinearFrames):
     # --- predictions ---
 
     @documented_by("linear.predict.predict")
+    @public("fit.predict")
     def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
         """Predictions; see `jaxnlme.linear.predict.predict`.
 
