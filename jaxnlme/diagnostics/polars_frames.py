@@ -15,8 +15,7 @@ def to_polars(table: Any) -> Any:
     """A table of results as a polars data frame, which has no row labels: a named index becomes the first columns.
     (`polars.from_pandas` drops the index, and needs pyarrow for text.)
 
-    **Arguments:** `table`: a pandas data frame or Series, such as `fit.estimates`, `fit.diagnostics()`,
-    `fit.predict()`.
+    **Arguments:** `table`: a pandas data frame or Series, such as `fit.estimates` or `fit.diagnostics()`.
     **Returns:** a polars data frame; numbers keep their type, NaN included, text and categories become text with nulls.
     **Raises:** OptionError for what is no pandas table, and for columns with the same name; ImportError without polars.
     """
