@@ -56,7 +56,7 @@ def pictures() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "npde", plot.npde
     yield "vpc", lambda: plot.vpc(replicates=500)
     yield "history", plot.history
-    yield "profile", lambda: plot.profile(fit.profile(["cl", "vol", "sd(cl)", "error.a"]))
+    yield "profile", lambda: plot.profile(fit.profile(["cl", "vol", "sd(cl)", "a"]))
     yield "bootstrap", lambda: plot.bootstrap(fit.bootstrap(200))
     yield "influence", plot.influence
     newborns = phenobarbital()
@@ -95,12 +95,14 @@ def censored() -> jn.GroupedData:
 def _save(folder: Path, name: str, axes: Any, dpi: int) -> Path:
     """The file of a picture."""
     import matplotlib.pyplot as plt
+    from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.png"
     figure = np.ravel(axes)[0].figure
     figure.savefig(file, dpi=dpi, bbox_inches="tight")
     plt.close(figure)
+    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)  # a third of the size
     return file
 
 

@@ -17,11 +17,11 @@ import pytest
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
-# The printed numbers of a deterministic fit are converged to far more digits than are printed; where a variance is near zero or a
-# number is a difference of two, the last printed digit may differ between machines.
+# The printed numbers of a deterministic fit are converged to far more digits than are printed; where a variance is near
+# zero or a number is a difference of two, the last printed digit may differ between machines.
 RELATIVE = 1e-3
-# Cells that print draws (or estimates by them): another compiler may change the order of sums, and the chains with it. The estimates of
-# SAEM have a Monte Carlo error of up to 0.05 standard errors, which are up to a third of the estimates.
+# Cells that print draws (or estimates by them): another compiler may change the order of sums, and the chains with it.
+# The estimates of SAEM have a Monte Carlo error of up to 0.05 standard errors, up to a third of the estimates.
 MONTE_CARLO = 0.05
 DRAWN = re.compile(
     r"SAEM|IMP|Importance|bootstrap|simulate|attainment|forecast|nlmefitsa|sampling|ordered_fit|short|several"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnlme.arguments import check_flag
 from jaxnlme.data._endpoints import endpoint_values, label_text
 from jaxnlme.drawing.marks import counts, pale_lines, responses
 from jaxnlme.drawing.panels import (
@@ -21,7 +20,7 @@ from jaxnlme.drawing.panels import (
     write_title,
 )
 from jaxnlme.drawing.style import BLUE, CYCLE, GREY, picture, style_axes
-from jaxnlme.errors import DataError, OptionError, near_matches
+from jaxnlme.errors import DataError, OptionError, near_matches, shown
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
@@ -43,6 +42,12 @@ class PictureMethods:
         **Arguments:** `labels`: text by the name of a column; others keep their labels.
         **Returns:** GroupedData.
         **Raises:** DataError for a name that is no column, and a label that is no text.
+
+        **Example:**
+
+        ```python
+        data.with_axis_labels({"conc": "Theophylline (mg/L)", "Time": "Time (h)"})
+        ```
         """
         known = [self.y_name, *self.level_names, *self.x, *self.v, *self.text]
         known += [] if self.endpoint is None else endpoint_names(self)
@@ -81,9 +86,17 @@ class PictureMethods:
         which values not above zero are not drawn; `ax`: one axes per panel.
         **Returns:** the axes of one panel, or an array of axes (panels,).
         **Raises:** OptionError for unknown groups or columns, a page that there is not, and another number of axes.
+
+        **Example:**
+
+        ```python
+        data.plot(logy=True)
+        data.plot(facets=True, per_page=6, page=2)
+        ```
         """
         for name, value in {"facets": facets, "logx": logx, "logy": logy}.items():
-            check_flag(name, value)
+            if not isinstance(value, (bool, np.bool_)):
+                raise OptionError(f"{name} must be True or False; received {shown(value)}.")
         x = x_column(self, x)
         positions = chosen_labels(self.labels.tolist(), groups)
         endpoints = endpoint_names(self) if self.endpoint is not None else [None]

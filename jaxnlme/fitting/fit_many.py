@@ -147,7 +147,10 @@ class ManyFits(Printable):
         if kept is None or not len(kept):
             return []
         spread = kept.std(ddof=1) if len(kept) > 1 else kept.iloc[0] * np.nan
-        rows = [(str(name), number(kept[name].mean()), number(spread[name])) for name in kept]
+        rows = [
+            (str(name), number(float(mean)), number(float(sd)))
+            for name, mean, sd in zip(kept.columns, kept.mean(), spread, strict=True)
+        ]
         return [Table("Estimates of the sets that converged, unconstrained scales", ("", "mean", "SD"), rows)]
 
     @property

@@ -24,6 +24,7 @@ from jaxnlme.numerics.linalg import semidefinite_cholesky
 from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
+    from jaxnlme.diagnostics.npde.record import Npde
     from jaxnlme.linear.record import LinearFit
 
 
@@ -47,6 +48,21 @@ class LinearFrames:
         if fit.residual is not None and fit.residual.error.correlation is not None:
             columns["NORMALIZED"] = fit.residuals("normalized")
         return table_with(fit.model.frame, fit.model.formula, {"DV": fit.model.y, **columns})
+
+    @public("fit.npde")
+    def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Npde:
+        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        print(growth.npde(200))
+        ```
+        """
+        from jaxnlme.linear.npde import npde_of_linear_fit
+
+        return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)  # pyright: ignore[reportArgumentType]
 
     @public("fit.tidy")
     def tidy(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxnlme.data.events.facts import EventFacts
 from jaxnlme.errors import ModelError
@@ -37,7 +37,7 @@ def refuse_known(bad: Any, sentence: Callable[[int], str]) -> None:
     **Arguments:** `bad` (k,): true where it is; `sentence` on the first of them.
     **Raises:** ModelError.
     """
-    if not isinstance(bad, jax.core.Tracer) and np.any(bad):
+    if not isinstance(bad, Tracer) and np.any(bad):
         raise ModelError(sentence(int(np.argmax(bad))))
 
 

@@ -105,6 +105,7 @@ def with_limits(binding: Binding, prediction: pd.Series, lower: np.ndarray, uppe
     import pandas as pd
 
     table = {"prediction": prediction.to_numpy(), "lower": lower, "upper": upper}
+    table = {name: np.where(np.isnan(table["prediction"]), np.nan, values) for name, values in table.items()}
     limits = binding.data.limits
     for name in ("lloq", "uloq") if limits is not None else ():
         values = getattr(limits, name)

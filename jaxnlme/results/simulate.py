@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_flag, require_host
+from jaxnlme.binding.endpoints import rows_of_no_endpoint
 from jaxnlme.binding.limits import check_limits_known, response_leaves, with_limited_responses
 from jaxnlme.binding.problem import Problem, check_problem
 from jaxnlme.errors import ModelError, OptionError, check_whole_number, shown
@@ -81,6 +82,7 @@ def simulate(
             "is not, or a transformed response is outside the range of its transform.",
             stacklevel=2,
         )
+    out[:, binding.data.rows_to_column(rows_of_no_endpoint(binding.data, binding.density.error))] = np.nan
     if limits:
         of_rows = check_limits_known(binding.data, "limits=True")
         lloq, uloq = (binding.data.rows_to_column(limit) for limit in (of_rows.lloq, of_rows.uloq))

@@ -116,7 +116,7 @@ def test_pictures(fit: jn.Fit, frame: pd.DataFrame) -> None:
     ("options", "message"),
     [
         ({"x": "time"}, "no column 'time'"),
-        ({"x": "w"}, "holds text"),
+        ({"x": "w"}, "x: column .w. holds text"),
         ({"x": [1.0]}, "x has 1 values and the data 160 rows"),
         ({"endpoint": "cp"}, "one residual model; leave it out"),
         ({"kind": "ordinal"}, "kind must be None, 'continuous'"),
@@ -163,13 +163,13 @@ def test_limits_and_endpoints() -> None:
 
 
 def test_an_ordinal_outcome() -> None:
-    """Categories under their own names, the columns of the formula's table as strata."""
+    """Categories under their own names; strata of a column that the formula lacks."""
     rng = np.random.default_rng(2)
     g, t = np.repeat(np.arange(40), 4), np.tile(np.arange(4.0), 40)
     score = 1 + (rng.normal(size=40)[g] + 0.5 * t + rng.logistic(size=160) > 0) + (rng.logistic(size=160) > 1)
     table = pd.DataFrame({"id": g, "t": t, "score": score, "arm": np.where(g % 2, "a", "b")})
     fit = jn.glmer("score ~ t + (1 | id)", table, family="ordinal")
-    check = fit.vpc(REPLICATES, stratify="arm")
+    check = fit.vpc(REPLICATES, stratify={"arm": table["arm"]})
     assert check.kind == "categorical" and set(check.observed["category"]) == {1, 2, 3}
     seen = check.observed.query("arm == 'a' and x == 0 and category == 2")["share"].iloc[0]
     assert seen == pytest.approx(np.mean(score[(table["arm"] == "a") & (t == 0.0)] == 2))

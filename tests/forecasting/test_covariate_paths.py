@@ -80,17 +80,14 @@ def test_new_subjects_with_a_path_of_a_covariate(fit: Any) -> None:
     assert (np.abs(changed["prediction"].to_numpy().reshape(3, 2)[:, 1] / few.loc[25.0] - 1) > 0.05).all()
 
 
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
+def test_paths_that_are_none(fit: Any) -> None:
+    for rows, words in (
         ({"TIME": [0.0, 10], "WT": [60.0]}, r"rows: 'WT' has shape \(1,\); expected \(2,\)"),
-        ({"TIME": [0.0, np.nan], "WT": [60.0, 70]}, r"rows: 'TIME' must be finite numbers"),
-        ({"TIME": [0.0, 1], "WT": [60.0, np.nan]}, r"rows: 'WT' has a missing value"),
-    ],
-)
-def test_paths_that_are_none(fit: Any, rows: Any, words: str) -> None:
-    with pytest.raises(jn.OptionError, match=words):
-        jn.pkpd.simulate(fit, jn.pkpd.regimen(100), [5.0], subjects=3, rows=rows)
+        ({"TIME": [0.0, np.nan], "WT": [60.0, 70]}, "rows: 'TIME' must be finite numbers"),
+        ({"TIME": [0.0, 1], "WT": [60.0, np.nan]}, "rows: 'WT' has a missing value"),
+    ):
+        with pytest.raises(jn.OptionError, match=words):
+            jn.pkpd.simulate(fit, jn.pkpd.regimen(100), [5.0], subjects=3, rows=rows)
 
 
 def test_names_of_the_time(fit: Any) -> None:

@@ -63,6 +63,14 @@ def npde(
     **Raises:** DataError and OptionError naming rows, columns or options.
     **Source:** Brendel, Comets, Laffont, Laveille and Mentre (2006), Pharmaceutical Research 23, 2036-2049; Nguyen,
     Comets and Mentre (2012), Journal of Pharmacokinetics and Pharmacodynamics 39, 499-518.
+
+    **Example:**
+
+    ```python
+    draws = fit.simulate(200, 1)  # or those of another program
+    observed = jn.datasets.theophylline()
+    print(jn.npde(observed, draws, group="Subject", y="conc", x="Time"))
+    ```
     """
     options = Options(decorrelation, censoring, ties, seed)
     data = _data(observed, group, y, x, v)

@@ -62,12 +62,12 @@ class AbstractFitPictures(AbstractPlotter):
         responses, without a line of identity."""
         y, prediction = self._frame[self.fit.data.y_name].to_numpy(), self._prediction(level)
         use = rows & np.isfinite(y)
-        both = [self._computed[name][use] for name in ("population", "group") if name in self._computed]
+        drawn = use & ((y > 0) & (prediction > 0)) if log else use
+        both = [self._computed[name][drawn] for name in ("population", "group") if name in self._computed]
         if self._on_scale:
-            identity_line(ax, y[use], *both, log=log)
+            identity_line(ax, y[drawn], *both, log=log)
         elif log:
             ax.set(xscale="log", yscale="log")
-        drawn = use & ((y > 0) & (prediction > 0)) if log else use
         if log and (use & ~drawn).any():
             note(ax, f"{int((use & ~drawn).sum())} not above zero: not drawn")
         responses(ax, prediction[drawn], y[drawn], self._kind[drawn])

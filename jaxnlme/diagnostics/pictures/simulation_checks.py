@@ -80,7 +80,7 @@ class AbstractSimulationPictures(AbstractPlotter):
                 f"record is given, and so are options of fit.npde(): {', '.join(options)}; drop one of them."
             )
         if record is None:
-            record = npde_of_fit(self.fit, **({"decorrelation": "none"} if kind == "npd" else {}) | options)
+            record = npde_of_fit(self.fit, **{"decorrelation": "none" if kind == "npd" else "cholesky", **options})
         table = getattr(record, "table", None)
         if table is None or kind not in table or "ypred" not in table:
             raise OptionError(f"record must be that of fit.npde(), or None; received {type(record).__name__}.")

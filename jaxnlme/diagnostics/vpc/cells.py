@@ -99,7 +99,7 @@ def cells_of(observed: Observations, rule: Any, count: int | None, centre: str) 
         bins = codes_of(x, limits)
         for b in np.unique(bins[bins >= 0]):
             inside = at[bins == b]
-            middle = centre_of(rows.x[inside], limits[b], limits[b + 1], centre)
+            middle = centre_of(rows.x[inside], float(limits[b]), float(limits[b + 1]), centre)
             code[inside] = len(cells)
             cells.append(Cell(stratum, int(b) + 1, float(limits[b]), float(limits[b + 1]), middle, inside))
         boundaries.append(limits)

@@ -84,6 +84,14 @@ def vpc(
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
     **Source:** Holford (2005), PAGE 14, abstract 738; Bergstrand, Hooker, Wallin and Karlsson (2011), The AAPS Journal
     13, 143-151.
+
+    **Example:**
+
+    ```python
+    draws = fit.simulate(200, 1)  # or those of another program
+    check = jn.vpc(table, draws, x="Time", y="conc", group="Subject")
+    print(check)
+    ```
     """
     options = check_options(kind, bins, n_bins, centre, percentiles, level, prediction_corrected, lower, log,
                             variance_corrected, simulated_limits)  # fmt: skip
@@ -165,7 +173,7 @@ def compare(
         raise OptionError("no observation is inside the bins; give boundaries that cover x.")
     result = evaluate(observed, cells, replicates, rows, statistic, correction=correction, level=options["level"],
                       simulated_limits=options["simulated_limits"])  # fmt: skip
-    tables = frames(observed, cells, statistic, result)
+    tables: dict[str, Any] = frames(observed, cells, statistic, result)
     limits = tables.pop("below_limit")
     lloq, uloq = observed.rows.lloq, observed.rows.uloq
     finite = (np.max(lloq[np.isfinite(lloq)], initial=-np.inf), np.min(uloq[np.isfinite(uloq)], initial=np.inf))
@@ -188,7 +196,7 @@ def compare(
 def _sentences(
     observed: Observations, replicates: AbstractReplicates, cells: Any, options: dict[str, Any]
 ) -> list[str]:
-    """How the check was made."""
+    """Sentences on the way the check was made."""
     of_groups = "" if observed.group is None else f" of {np.unique(observed.group).size} groups"
     used = int(np.sum(cells.code >= 0))
     in_strata = f" in {len(observed.strata.labels)} strata" if observed.strata.names else ""

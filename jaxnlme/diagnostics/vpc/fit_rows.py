@@ -12,7 +12,7 @@ from jaxnlme.binding.endpoints import endpoint_codes
 from jaxnlme.data._columns import read_column
 from jaxnlme.diagnostics.simulations import simulated_responses
 from jaxnlme.diagnostics.vpc.cells import Observations
-from jaxnlme.diagnostics.vpc.reading import observations_of
+from jaxnlme.diagnostics.vpc.reading import numbers, observations_of
 from jaxnlme.diagnostics.vpc.replicates import SameRows
 from jaxnlme.diagnostics.vpc.settings import VPC
 from jaxnlme.diagnostics.vpc.strata import Specification
@@ -73,7 +73,7 @@ class FitRows:
             y = np.unique(self.response[self.use & (codes == k)])
             is_whole = np.all(y == np.round(y)) and y.size <= VPC.most_categories
             kinds[int(k)] = "categorical" if is_whole and not members[k].has_gaussian_moments else "continuous"
-        if len(set(kinds.values())) > 1:
+        if len(set(kinds.values())) > 1 and isinstance(error, EndpointErrors):
             labels = ", ".join(f"{error.labels[k]} {kind}" for k, kind in kinds.items())
             raise OptionError(f"the endpoints need checks of several kinds ({labels}); ask for each by endpoint=.")
         return next(iter(kinds.values()))
@@ -113,10 +113,7 @@ class FitRows:
             x = names[0]
         if x not in self.frame:
             raise OptionError(f"x: the data have no column {x!r}; {near_matches(x, map(str, self.frame.columns))}")
-        column = read_column(self.frame[x], x)
-        if column.is_text:
-            raise OptionError(f"x: column {x!r} holds text; name a column of numbers.")
-        return x, column.values
+        return x, numbers(self.frame, x, "x")
 
     def observations(
         self, x_name: str, at: np.ndarray, specification: Specification, prediction: np.ndarray | None

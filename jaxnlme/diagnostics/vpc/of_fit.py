@@ -19,11 +19,13 @@ from jaxnlme.diagnostics.vpc.strata import check_stratify
 from jaxnlme.diagnostics.vpc.survival_of_fit import survival_of_fit
 from jaxnlme.errors import ModelError, OptionError, check_level, shown
 from jaxnlme.results.evaluate import require_estimates
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
+@public("fit.vpc")
 def vpc_of_fit(
     fit: FitRecord,
     replicates: int = 1000,
@@ -90,6 +92,7 @@ def _of_fit(check: Vpc, fit: FitRecord) -> Vpc:
     return dataclasses.replace(check, converged=False, sentences=(sentence, *check.sentences))
 
 
+@public("fit.npc")
 def npc_of_fit(
     fit: FitRecord,
     replicates: int = 1000,
