@@ -15,6 +15,8 @@ class ReportSettings:
     """Colours of a picture; with fewer, thin lines become grainy, and more take more space than they show."""
     most_bytes: int = 3_000_000
     """Size of a page above which pictures are left out, the last ones first: mail and browsers take pages up to it."""
+    bytes_of_text: int = 300_000
+    """Size of a page without its pictures, at most: tables are cut to the limits below."""
     iterations_shown: int = 12
     """Most rows of the table of iterations, the last ones."""
     groups_shown: int = 24
