@@ -31,6 +31,14 @@ class Vpc(Printable):
     - `points`: the observations (`x`, `y`), corrected as the percentiles are; empty beyond a limit.
     - `kind`: "continuous", "categorical" or "survival"; `replicates`; `level` of the intervals; `x_name`, `y_name`;
       `strata`: names of their columns; `sentences`: how the check was made.
+
+    **Example:**
+
+    ```python
+    vpc = fit.vpc(replicates=200, seed=1)
+    print(vpc.outside)
+    vpc.plot()
+    ```
     """
 
     observed: pd.DataFrame
