@@ -89,7 +89,11 @@ def refit(fit: LinearFit, y: np.ndarray) -> tuple[float, Estimation]:
 
 
 def refit_log_likelihoods(fit: LinearFit, responses: np.ndarray) -> np.ndarray:
-    """Maximised log-likelihoods (n,) for responses (n, rows); NaN where a refit did not converge."""
+    """Maximised log-likelihoods of refits.
+
+    **Arguments:** `responses` (n, rows), in the order of the rows of the fit.
+    **Returns:** an array (n,); NaN where a refit did not converge.
+    """
     out = np.full(len(responses), np.nan)
     for k, y in enumerate(np.asarray(responses, float)):
         value, estimation = refit(fit, y)

@@ -47,7 +47,7 @@ OF_ITERATIONS: Pictures = {
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """What a report shows: `title`, None for one made of model and method; `comparison` with other fits; `pictures`,
+    """Contents of a report: `title`, None for one made of model and method; `comparison` with other fits; `pictures`,
     True, False or names; `replicates`: simulated data sets of predictive checks, 0 for none; `moment`: when it was
     written."""
 

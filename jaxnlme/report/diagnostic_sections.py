@@ -62,7 +62,10 @@ def tests_of(values: np.ndarray) -> tuple[Any, ...]:
     large = int((np.abs(values) > REPORT.large_residual).sum())
     if spread == 0 or n < 8:  # too few for a test, or all the same
         return n, float(values.mean()), None, spread, None, None, None, large
-    test = stats.shapiro if n <= REPORT.most_for_shapiro else stats.normaltest
-    p_mean, p_normal = Digits(float(stats.ttest_1samp(values, 0.0).pvalue), 3), Digits(float(test(values).pvalue), 3)
+    test: Any = stats.shapiro if n <= REPORT.most_for_shapiro else stats.normaltest
+    p_mean, p_normal = (
+        Digits(float(np.asarray(stats.ttest_1samp(values, 0.0))[1]), 3),
+        Digits(float(test(values)[1]), 3),
+    )
     shape = float(stats.skew(values)), float(stats.kurtosis(values))
     return n, float(values.mean()), p_mean, spread, *shape, p_normal, large

@@ -116,7 +116,7 @@ def test_pictures(fit: jn.Fit, frame: pd.DataFrame) -> None:
     ("options", "message"),
     [
         ({"x": "time"}, "no column 'time'"),
-        ({"x": "w"}, "holds text"),
+        ({"x": "w"}, "x: column .w. holds text"),
         ({"x": [1.0]}, "x has 1 values and the data 160 rows"),
         ({"endpoint": "cp"}, "one residual model; leave it out"),
         ({"kind": "ordinal"}, "kind must be None, 'continuous'"),

@@ -11,9 +11,9 @@ import numpy as np
 from jaxnlme.arguments import check_choice
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.diagnostics.npde.compute import Columns, Options
-from jaxnlme.diagnostics.npde.distribution import FISHER, GLOBAL, SHAPIRO, WILCOXON, T, distribution_tests, moments
+from jaxnlme.diagnostics.npde.distribution import FISHER, GLOBAL, SHAPIRO, T, distribution_tests, moments
 from jaxnlme.diagnostics.npde.settings import NPDE
-from jaxnlme.errors import OptionError, some
+from jaxnlme.errors import OptionError, check_whole_number, near_matches, some
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.signatures import public
 
@@ -92,8 +92,6 @@ class Npde(Printable):
         **Raises:** OptionError for an unknown column or kind.
         """
         import pandas as pd
-
-        from jaxnlme.errors import check_whole_number, near_matches
 
         kind = self.kinds[0] if kind is None else check_choice("kind", kind, self.kinds)
         bins = check_whole_number("bins", bins, 1, "the number of classes")
@@ -206,6 +204,3 @@ def _sentences(record: Npde, data: GroupedData, on_columns: tuple[str, ...]) -> 
     if correlated:
         notes.append("Observations of a group are correlated, so that p values of npd are too small.")
     return (first, second, *notes)
-
-
-__all__ = ["ALL", "GLOBAL", "WILCOXON", "Npde", "npde_record", "p_text"]

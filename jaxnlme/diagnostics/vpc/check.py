@@ -88,7 +88,9 @@ def vpc(
     **Example:**
 
     ```python
-    print(jn.vpc(table, fit.simulate(200, key=1), x="Time", y="conc", group="Subject").observed.head())
+    draws = fit.simulate(200, 1)  # or those of another program
+    check = jn.vpc(table, draws, x="Time", y="conc", group="Subject")
+    print(check)
     ```
     """
     options = check_options(kind, bins, n_bins, centre, percentiles, level, prediction_corrected, lower, log,

@@ -34,7 +34,7 @@ class Npc(Printable):
     **Example:**
 
     ```python
-    print(fit.npc(replicates=200, seed=1).table)
+    print(fit.npc(replicates=200, seed=1).outside)
     ```
     """
 
@@ -95,7 +95,7 @@ def npc(
     **Example:**
 
     ```python
-    print(jn.npc(table, fit.simulate(200, key=1), y="conc"))
+    print(jn.npc(table, fit.simulate(200, 1), y="conc", intervals=(50, 90)))
     ```
     """
     check_level(level)

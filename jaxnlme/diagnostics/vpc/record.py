@@ -35,8 +35,9 @@ class Vpc(Printable):
     **Example:**
 
     ```python
-    record = fit.vpc(replicates=200, seed=1)
-    print(record.observed.head(), record.simulated.head())
+    vpc = fit.vpc(replicates=200, seed=1)
+    print(vpc.outside)
+    vpc.plot()
     ```
     """
 

@@ -59,9 +59,10 @@ def vpc_survival(
 
     ```python
     rng = np.random.default_rng(1)
-    observed = pd.DataFrame({"id": range(20), "time": rng.exponential(10.0, 20), "event": 1})
-    draws = [observed.assign(rep=k, time=rng.exponential(10.0, 20)) for k in range(50)]
-    print(jn.vpc_survival(observed, pd.concat(draws), time="time", event="event", group="id", replicate="rep"))
+    time = rng.exponential(4.0, (101, 50))  # 50 subjects, followed for 6 hours: observed, and 100 replicates
+    frames = [pd.DataFrame({"id": np.arange(50), "t": np.minimum(row, 6.0), "event": row < 6.0}) for row in time]
+    simulated = pd.concat(frames[1:], keys=range(100), names=["replicate", None]).reset_index(level=0)
+    print(jn.vpc_survival(frames[0], simulated, time="t", event="event", group="id"))
     ```
     """
     check_level(level)
