@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxnlme.data.grouped import GroupedData as GroupedData
     from jaxnlme.diagnostics.npde.reading import npde as npde
     from jaxnlme.diagnostics.npde.record import Npde as Npde
+    from jaxnlme.diagnostics.polars_frames import to_polars as to_polars
     from jaxnlme.diagnostics.vpc.check import vpc as vpc
     from jaxnlme.diagnostics.vpc.npc import Npc as Npc
     from jaxnlme.diagnostics.vpc.npc import npc as npc
@@ -95,6 +96,7 @@ _PUBLIC = {
     "GroupedData": ("data.grouped", "GroupedData"),
     "npde": ("diagnostics.npde.reading", "npde"),
     "Npde": ("diagnostics.npde.record", "Npde"),
+    "to_polars": ("diagnostics.polars_frames", "to_polars"),
     "vpc": ("diagnostics.vpc.check", "vpc"),
     "npc": ("diagnostics.vpc.npc", "npc"),
     "Npc": ("diagnostics.vpc.npc", "Npc"),

@@ -23,7 +23,7 @@ SETUP = "%config InlineBackend.figure_format = 'png'\n%config InlineBackend.prin
 KINDS = ("text/plain", "text/html", "image/png", "text/markdown")
 
 
-def executed(path: Path, timeout: int = 600) -> Any:
+def executed(path: Path, timeout: int = 900) -> Any:
     """The notebook with the outputs of a fresh kernel. **Raises:** CellExecutionError where a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))

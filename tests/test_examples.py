@@ -72,7 +72,9 @@ def test_methods_of_records_have_examples() -> None:
     without = [
         f"{record.__name__}.{name}"
         for record in RECORDS
-        for name, member in inspect.getmembers(record, inspect.isroutine)
+        for name, member in inspect.getmembers(
+            record, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
+        )
         if not name.startswith("_") and name not in internal and not EXAMPLE.search(inspect.getdoc(member) or "")
     ]
     assert not without
@@ -88,7 +90,7 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     shared: dict[str, Any] = {}
     exec(start[1], shared)
     assert shared["fit"].converged
-    seen = set()
+    seen, failures = set(), []
     for name, code in examples():
         if name in NOT_RUN or code in seen:
             continue
@@ -96,8 +98,9 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         try:
             exec(compile(code, f"<example of {name}>", "exec"), dict(shared))
         except Exception as error:
-            raise AssertionError(f"the example of {name} fails:\n{code}") from error
+            failures.append(f"the example of {name} fails:\n{code}{type(error).__name__}: {error}")
         plt.close("all")
+    assert not failures, "\n\n".join(failures)
     assert len(seen) > 100
     assert jax.config.jax_enable_x64
 

@@ -42,6 +42,12 @@ class PictureMethods:
         **Arguments:** `labels`: text by the name of a column; others keep their labels.
         **Returns:** GroupedData.
         **Raises:** DataError for a name that is no column, and a label that is no text.
+
+        **Example:**
+
+        ```python
+        data.with_axis_labels({"conc": "Theophylline (mg/L)", "Time": "Time (h)"})
+        ```
         """
         known = [self.y_name, *self.level_names, *self.x, *self.v, *self.text]
         known += [] if self.endpoint is None else endpoint_names(self)
@@ -80,6 +86,13 @@ class PictureMethods:
         which values not above zero are not drawn; `ax`: one axes per panel.
         **Returns:** the axes of one panel, or an array of axes (panels,).
         **Raises:** OptionError for unknown groups or columns, a page that there is not, and another number of axes.
+
+        **Example:**
+
+        ```python
+        data.plot(logy=True)
+        data.plot(facets=True, per_page=6, page=2)
+        ```
         """
         for name, value in {"facets": facets, "logx": logx, "logy": logy}.items():
             if not isinstance(value, (bool, np.bool_)):

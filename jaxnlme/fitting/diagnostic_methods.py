@@ -149,7 +149,14 @@ class DiagnosticMethods(FitRecord):
     @public("fit.effect_diagnostics")
     def effect_diagnostics(self, of: str = "modes", **options: Any) -> EffectDiagnostics:
         """Random effects and residuals: tables with covariates, tests, shrinkage, outliers; see
-        `jaxnlme.diagnostics.effects.record.effect_diagnostics`."""
+        `jaxnlme.diagnostics.effects.record.effect_diagnostics`.
+
+        **Example:**
+
+        ```python
+        print(fit.effect_diagnostics())
+        ```
+        """
         from jaxnlme.diagnostics.effects.record import effect_diagnostics
 
         return effect_diagnostics(self, of, **options)
@@ -160,7 +167,14 @@ class DiagnosticMethods(FitRecord):
         self, draws: int | None = None, method: str | None = None, seed: int | None = None
     ) -> ConditionalDistribution:
         """Means, standard deviations and draws of the random effects given the data; see
-        `jaxnlme.diagnostics.effects.conditional.conditional_distribution`."""
+        `jaxnlme.diagnostics.effects.conditional.conditional_distribution`.
+
+        **Example:**
+
+        ```python
+        print(fit.conditional_distribution())
+        ```
+        """
         from jaxnlme.diagnostics.effects.conditional import conditional_distribution
 
         return conditional_distribution(self, draws, method, seed)

@@ -95,6 +95,13 @@ def fit(
 
     **Returns:** a Fit; read `fit.converged` and `fit.status` first.
     **Raises:** DataError, ModelError, OptionError for errors found before iterating; FitError with `throw`.
+
+    **Example:**
+
+    ```python
+    fit = jn.fit(model, data, "focei")
+    print(fit.converged, fit.status)
+    ```
     """
     require_host("jn.fit", start, data, max_iterations, tolerance, getattr(model, "structure", None))
     check_choice("on_bad_group", on_bad_group, ("stop", "leave out"))

@@ -173,7 +173,7 @@ class Replicates(Printable):
 
     @functools.cached_property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What was run, whether it converged, and how far the results differ."""
+        """Sentences on the runs, whether they converged, and how far the results differ."""
         converged = self.table["converged"].to_numpy(bool)
         out = [f"{self.words}: {int(converged.sum())} of {len(converged)} converged."]
         out[0] = out[0][0].upper() + out[0][1:]

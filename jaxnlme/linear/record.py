@@ -20,6 +20,7 @@ from jaxnlme.linear.declaration import LinearModel
 from jaxnlme.linear.estimates import estimates_table, reported_covariance, reported_names
 from jaxnlme.linear.frames import LinearFrames
 from jaxnlme.linear.inference.methods import LinearInference
+from jaxnlme.linear.predictions import LinearPredictions
 from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted
 from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.derived_record import Derived
@@ -45,7 +46,7 @@ class LinearStatus(StatusSentences):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearFit(LinearInference, LinearFrames):
+class LinearFit(LinearInference, LinearFrames, LinearPredictions):
     """A fitted linear mixed model.
 
     **Fields:** `model`, formula and data; `problem`, their arrays; `likelihood`, as a function of theta; `outcome`, the
@@ -275,6 +276,14 @@ class LinearFit(LinearInference, LinearFrames):
 
         return simulate(self, n, key, level)
 
+    @documented_by("linear.npde.npde_of_linear_fit")
+    @public("fit.npde")
+    def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
+        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`."""
+        from jaxnlme.linear.npde import npde_of_linear_fit
+
+        return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
+
     @documented_by("linear.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
         """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
@@ -323,43 +332,6 @@ class LinearFit(LinearInference, LinearFrames):
         if not self.converged:
             raise FitError(str(self.status), self)
         return self
-
-    # --- predictions ---
-
-    @documented_by("linear.predict.predict")
-    def predict(self, data: Any = None, level: str | int | None = None) -> np.ndarray:
-        """Predictions; see `jaxnlme.linear.predict.predict`.
-
-        **Example:**
-
-        ```python
-        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
-        growth.predict(level=0)
-        ```
-        """
-        from jaxnlme.linear.predict import predict
-
-        return predict(self, data, level)
-
-    @property
-    def fitted(self) -> np.ndarray:
-        """Predictions with the random effects of all levels, in the order of the rows."""
-        return self.predict()
-
-    @documented_by("linear.predict.residuals")
-    def residuals(self, kind: str = "response", level: str | int | None = None) -> np.ndarray:
-        """Residuals by row; see `jaxnlme.linear.predict.residuals`.
-
-        **Example:**
-
-        ```python
-        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
-        growth.residuals("normalized")
-        ```
-        """
-        from jaxnlme.linear.predict import residuals
-
-        return residuals(self, kind, level)
 
     def summary(self) -> Any:
         """The fit in a page: text when printed, HTML in a notebook."""

@@ -78,8 +78,8 @@ def step(
     **Example:**
 
     ```python
-    girls = jn.lme("distance ~ age + Sex", "~ 1 | Subject", jn.datasets.orthodont(), method="ML")
-    jn.step(girls, {"fixed": ["age", "Sex", "age:Sex"]})
+    small = jn.lme("distance ~ age", "~ 1 | Subject", jn.datasets.orthodont(), method="ML")
+    jn.step(small, {"fixed": ["age", "Sex", "age:Sex"]})
     ```
     """
     check_choice("direction", direction, DIRECTIONS)

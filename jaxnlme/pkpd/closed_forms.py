@@ -55,9 +55,9 @@ class TwoCompartments:
         self.mean = unfused((k + k12 + k21) / 2)
         above = (k12 + k21 - k) / 2
         self.square = unfused(above**2 + k * k12)
-        distinct = self.square > (EXPONENTIAL.distinct * self.mean) ** 2
-        half_gap = jnp.sqrt(jnp.where(distinct, self.square, self.mean**2))
-        self.half_gap = jnp.where(distinct, half_gap, EXPONENTIAL.distinct * self.mean)
+        self.distinct = self.square > (EXPONENTIAL.distinct * self.mean) ** 2
+        half_gap = jnp.sqrt(jnp.where(self.distinct, self.square, self.mean**2))
+        self.half_gap = jnp.where(self.distinct, half_gap, EXPONENTIAL.distinct * self.mean)
         self.fast = self.mean + self.half_gap
         self.slow = k * k21 / self.fast
         # k21 - slow and fast - k21, without cancellation
@@ -79,7 +79,7 @@ class TwoCompartments:
         """
         gap, of_a = jax.lax.stop_gradient((self.half_gap, jnp.abs(a - self.mean)))
         close = gap < EXPONENTIAL.close * self.mean
-        whole = close & (of_a >= 3 * gap) | (gap <= EXPONENTIAL.distinct * self.mean)
+        whole = close & (of_a >= 3 * gap) | ~self.distinct
         at_slow = jnp.abs(a - self.slow) < 0.6 * gap
         single = jnp.where(whole, a, jnp.where(at_slow, self.fast, self.slow))
         partner = jnp.where(at_slow, self.slow, self.fast)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnlme.numerics.arrays import unfused
 from jaxnlme.numerics.written_out import Entries
 from jaxnlme.pkpd.closed_forms import OneCompartment, TwoCompartments
 from jaxnlme.pkpd.divided_differences import difference_2
@@ -80,8 +79,7 @@ class LinearSystem:
         Entry (i, j) of compartments: the amount in i after `time` for one unit in j. Entry (i, j) with an input rate j:
         the amount in i after an input of rate one into its compartment for `time`.
         """
-        entries = self._by_closed_form(time) if self.has_closed_form else self._by_matrix(time)
-        return {at: unfused(value) for at, value in entries.items()}
+        return self._by_closed_form(time) if self.has_closed_form else self._by_matrix(time)
 
     @property
     def has_closed_form(self) -> bool:

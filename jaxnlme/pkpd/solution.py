@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnlme.numerics.arrays import unfused
 from jaxnlme.numerics.written_out import Entries
 from jaxnlme.pkpd.linear import LinearSystem, apply
 from jaxnlme.pkpd.settings import SOLUTION
@@ -75,7 +76,7 @@ def amounts_at_rows(
     n = gaps.shape[0]
     states = carried(fresh, {at: entry[:n] for at, entry in entries.items()}, added, system.size)
     after = [jnp.where(happened, value[at], 0.0) for value in states]
-    return apply({at: entry[n:] for at, entry in entries.items()}, after, outputs)
+    return apply({at: unfused(entry[n:]) for at, entry in entries.items()}, after, outputs)
 
 
 def amounts_by_steps(
@@ -125,7 +126,7 @@ def carried(fresh: Any, entries: Entries, added: Sequence[Any], n: int) -> list[
     """
     shape = fresh.shape
     keep = 1.0 - fresh
-    moving = {at: keep * entry for at, entry in entries.items()}
+    moving = {at: unfused(keep * entry) for at, entry in entries.items()}
     columns = tuple(jnp.zeros(shape) if value is None else jnp.broadcast_to(value, shape) for value in added)
     dtype = jnp.result_type(*columns, *moving.values())
     values = tuple(value.astype(dtype) for value in moving.values())

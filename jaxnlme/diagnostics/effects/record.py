@@ -238,8 +238,9 @@ class EffectDiagnostics(Printable):
                    for row in self._below(self.covariates) if row["test"] in PARAMETRIC]  # fmt: skip
         if related:
             out.append(f"Related to covariates: {some(related)}.")
-        high = [f"{row['effect']} ({row['sd shrinkage%']:.0f}%)" for _, row in self.shrinkage.iterrows()
-                if row["effect"] != "epsilon" and row["sd shrinkage%"] > 100 * DIAGNOSTICS.high_shrinkage]  # fmt: skip
+        shrunk = self.shrinkage[self.shrinkage["sd shrinkage%"] > 100.0 * DIAGNOSTICS.high_shrinkage]
+        rows = shrunk[shrunk["effect"] != "epsilon"].to_dict("records")
+        high = [f"{row['effect']} ({row['sd shrinkage%']:.0f}%)" for row in rows]
         if high and self.of == "modes":
             out.append(f"High shrinkage: {some(high)}; tests of modes mean little there, use of='draws'.")
         outlying = [str(row[self.fit.data.group_name]) for row in self._below(self.groups)]

@@ -173,6 +173,12 @@ class AbstractEffectPictures(AbstractPlotter):
         `effects`: names, all where None; `ax`: one axes per panel.
         **Returns:** the axes of one panel, or an array of axes (panels,).
         **Raises:** OptionError for unknown names, and data without covariates.
+
+        **Example:**
+
+        ```python
+        fit.plot.effects_covariates("Wt")
+        ```
         """
         sd, tables = self._sd(), self._effect_tables()
         chosen = list(sd) if effects is None else check_names("effects", effects, "random effects")
@@ -230,6 +236,12 @@ class AbstractEffectPictures(AbstractPlotter):
         of labels where None; `page`, `per_page`: rows; `ax`: one axes per effect.
         **Returns:** the axes of one panel, or an array of axes (panels,).
         **Raises:** OptionError for unknown names, effects of several levels, a page that there is not.
+
+        **Example:**
+
+        ```python
+        fit.plot.effect_intervals(order="cl")
+        ```
         """
         from scipy.special import ndtri
 

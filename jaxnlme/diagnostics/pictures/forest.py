@@ -147,6 +147,12 @@ class AbstractForestPictures(AbstractPlotter):
         shaded range of ratios, None for none; `ax`: the axes to draw into.
         **Returns:** the axes.
         **Raises:** OptionError for a model without covariates, unknown names, options beside a record.
+
+        **Example:**
+
+        ```python
+        fit.plot.forest(fit.derive(lambda p: jnp.log(2.0) * p.vol / p.cl))
+        ```
         """
         if record is not None:
             given = (parameters, reference, tuple(quantiles)) != (None, None, QUANTILES)

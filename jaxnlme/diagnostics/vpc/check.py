@@ -84,6 +84,14 @@ def vpc(
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
     **Source:** Holford (2005), PAGE 14, abstract 738; Bergstrand, Hooker, Wallin and Karlsson (2011), The AAPS Journal
     13, 143-151.
+
+    **Example:**
+
+    ```python
+    draws = fit.simulate(200, 1)  # or those of another program
+    check = jn.vpc(table, draws, x="Time", y="conc", group="Subject")
+    print(check)
+    ```
     """
     options = check_options(kind, bins, n_bins, centre, percentiles, level, prediction_corrected, lower, log,
                             variance_corrected, simulated_limits)  # fmt: skip

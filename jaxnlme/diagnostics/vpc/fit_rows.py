@@ -12,7 +12,7 @@ from jaxnlme.binding.endpoints import endpoint_codes
 from jaxnlme.data._columns import read_column
 from jaxnlme.diagnostics.simulations import simulated_responses
 from jaxnlme.diagnostics.vpc.cells import Observations
-from jaxnlme.diagnostics.vpc.reading import observations_of
+from jaxnlme.diagnostics.vpc.reading import numbers, observations_of
 from jaxnlme.diagnostics.vpc.replicates import SameRows
 from jaxnlme.diagnostics.vpc.settings import VPC
 from jaxnlme.diagnostics.vpc.strata import Specification
@@ -113,10 +113,7 @@ class FitRows:
             x = names[0]
         if x not in self.frame:
             raise OptionError(f"x: the data have no column {x!r}; {near_matches(x, map(str, self.frame.columns))}")
-        column = read_column(self.frame[x], x)
-        if column.is_text:
-            raise OptionError(f"x: column {x!r} holds text; name a column of numbers.")
-        return x, column.values
+        return x, numbers(self.frame, x, "x")
 
     def observations(
         self, x_name: str, at: np.ndarray, specification: Specification, prediction: np.ndarray | None

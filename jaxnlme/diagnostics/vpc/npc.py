@@ -30,6 +30,12 @@ class Npc(Printable):
     **Fields:** `table`: a row for each stratum, `interval` (percent) and `side` ("below", "above"): `observations`,
     the `count` and the `share` of them outside the interval on this side, the `expected` share, and `low` and `high` of
     the shares of simulated data sets; `replicates`; `level` of `low` and `high`; `sentences`.
+
+    **Example:**
+
+    ```python
+    print(fit.npc(replicates=200, seed=1).outside)
+    ```
     """
 
     table: pd.DataFrame
@@ -85,6 +91,12 @@ def npc(
     **Returns:** an Npc, with the data frame `table`.
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
     **Source:** Lindbom, Pihlgren and Jonsson (2005), Computer Methods and Programs in Biomedicine 79, 241-257 (PsN).
+
+    **Example:**
+
+    ```python
+    print(jn.npc(table, fit.simulate(200, 1), y="conc", intervals=(50, 90)))
+    ```
     """
     check_level(level)
     specification = check_stratify(stratify)

@@ -26,9 +26,12 @@ REPLICATE_NAMES = ("replicate", "REP", "rep", "sim", "SIM", "irep", "IREP")
 
 
 def numbers(frame: Any, name: str, role: str) -> np.ndarray:
-    """A column of numbers, NaN where empty. **Raises:** DataError for text and unknown columns."""
+    """A column of numbers, NaN where empty; truth values are 0 and 1. **Raises:** DataError for text and unknown
+    columns."""
     column = read_column(take_column(frame, name, role), name)
     if column.is_text:
+        if all(value is None or isinstance(value, (bool, np.bool_)) for value in column.values.tolist()):
+            return np.array([np.nan if value is None else float(value) for value in column.values.tolist()])
         raise DataError(f"{role}: column {name!r} holds text; expected numbers: convert it.")
     return column.values
 

@@ -54,6 +54,16 @@ def vpc_survival(
     **Returns:** a Vpc with the tables `observed` (`time`, `survival` or `mean`, `at_risk`, `events`) and `simulated`
     (`time`, `low`, `median`, `high`), and `plot()`.
     **Raises:** DataError and OptionError naming the column, rows or option, what was expected, and the remedy.
+
+    **Example:**
+
+    ```python
+    rng = np.random.default_rng(1)
+    time = rng.exponential(4.0, (101, 50))  # 50 subjects, followed for 6 hours: observed, and 100 replicates
+    frames = [pd.DataFrame({"id": np.arange(50), "t": np.minimum(row, 6.0), "event": row < 6.0}) for row in time]
+    simulated = pd.concat(frames[1:], keys=range(100), names=["replicate", None]).reset_index(level=0)
+    print(jn.vpc_survival(frames[0], simulated, time="t", event="event", group="id"))
+    ```
     """
     check_level(level)
     check_flag("repeated", repeated)
