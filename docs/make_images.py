@@ -1,7 +1,7 @@
 """Draw the pictures of README.md and docs/ from fits.
 
-python docs/make_images.py [FOLDER]            # those of README.md and docs/vpc.md; docs/images by default
-python docs/make_images.py --gallery [FOLDER]  # those of docs/pictures.md too (minutes)
+python docs/make_images.py [FOLDER]            # that of README.md; docs/images by default
+python docs/make_images.py --gallery [FOLDER]  # those of docs/ too (minutes)
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ from jaxnlme.frontends.cli.demo import theophylline
 
 
 def main(folder: Path) -> list[Path]:
-    """Write theophylline_fits.png and theophylline_vpc.png into `folder`; the files written."""
+    """Write theophylline_fits.png into `folder`; the files written."""
     fit = jn.fit(*theophylline(), "focei").throw()
-    check = fit.plot.vpc(replicates=1000)
-    return [
-        _save(folder, "theophylline_fits", fit.plot.individual_fits(), 110),
-        _save(folder, "theophylline_vpc", check, 110),
-    ]
+    return [_save(folder, "theophylline_fits", fit.plot.individual_fits(), 110)]
 
 
 def gallery(folder: Path) -> list[Path]:
