@@ -36,7 +36,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fit(frame: pd.DataFrame) -> jn.Fit:
-    data = jn.GroupedData.from_frame(frame, "id", "y", "t", "w")
+    data = jn.GroupedData.from_frame(frame, "id", "y", "t", "w").with_axis_labels({"t": "Time (h)"})
     parameters = [jn.Parameter("a", 1.0, random=True), jn.Parameter("b", 0.5, random=True)]
     return jn.fit(jn.NLMEModel(line, parameters), data, "fo")
 
@@ -95,7 +95,7 @@ def test_pictures(fit: jn.Fit, frame: pd.DataFrame) -> None:
 
     check = fit.vpc(REPLICATES, stratify="w", percentiles=(5, 50, 95))
     panels = fit.plot.vpc(check)
-    assert [ax.get_title() for ax in panels] == ["w high", "w low"]
+    assert [ax.get_title() for ax in panels] == ["w high", "w low"] and panels[0].get_xlabel() == "Time (h)"
     observed = check.observed.query("w == 'low' and percentile == 50")
     lines = {line.get_label(): line.get_ydata() for line in panels[1].get_lines()}
     np.testing.assert_array_equal(lines["observed median"], observed["value"])

@@ -83,7 +83,10 @@ def vpc_of_fit(
 
 
 def _of_fit(check: Vpc, fit: FitRecord) -> Vpc:
-    """The check, marked where the fit did not converge."""
+    """The check with the labels of axes of the data, marked where the fit did not converge."""
+    labels = fit.data.axis_labels
+    named = {name: labels.get(getattr(check, name), getattr(check, name)) for name in ("x_name", "y_name")}
+    check = dataclasses.replace(check, **named)
     if fit.converged:
         return check
     sentence = (

@@ -29,8 +29,8 @@ class Vpc(Printable):
     - `below_limit`: where there are limits of quantification, the `share` of the observations `below` and `above` them
       (column `limit`), with `low`, `median` and `high` of the simulated shares; None otherwise.
     - `points`: the observations (`x`, `y`), corrected as the percentiles are; empty beyond a limit.
-    - `kind`: "continuous", "categorical" or "survival"; `replicates`; `level` of the intervals; `x_name`, `y_name`;
-      `strata`: names of their columns; `sentences`: how the check was made.
+    - `kind`: "continuous", "categorical" or "survival"; `replicates`; `level` of the intervals; `x_name`, `y_name`:
+      labels of the axes; `strata`: names of their columns; `sentences`: how the check was made.
 
     **Example:**
 
