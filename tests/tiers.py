@@ -22,7 +22,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "tiers"
 # Notebooks and the pages of docs/: shell patterns of node ids.
-PAGES = ("test_notebooks.py::*", "test_readme.py::test_python_blocks_run*")
+PAGES = ("test_notebooks.py::test_notebook_runs*", "test_readme.py::test_python_blocks_run*")
 # README's own block is always in the standard tier.
 README = "test_readme.py::test_python_blocks_run[README]"
 

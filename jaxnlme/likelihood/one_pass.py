@@ -100,8 +100,8 @@ class OnePassGroup(TransformedGroup):
 
     **Fields:** `n`: parameters; `q`: random effects; `fixed`, `random`: the matrices A and B by entries; `factor`: L;
     `pattern`: its entries that are not zero by structure; `Z`: B L by entries; `start`: u at z = 0; `frozen`: jet of
-    the prediction from which the residual scale is computed, None where the scale depends on z; `searched`: positions
-    of the parameters that the search of the mode differentiates in, those that depend on z; None for all.
+    the prediction from which the residual scale is computed, None where the scale depends on z; `moved`: positions of
+    the parameters that depend on z; `searched`: those that the search of the mode differentiates in, None for all.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class OnePassGroup(TransformedGroup):
         zero = jnp.zeros((), params.beta.dtype)
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
         self.frozen: Jet | None = None
-        moved = sorted({k for k, _ in self.Z})
-        self.searched = moved if len(moved) < self.n and self._calls_solver() else None
+        self.moved = sorted({k for k, _ in self.Z})
+        self.searched = self.moved if len(self.moved) < self.n and self._calls_solver() else None
 
     def _calls_solver(self) -> bool:
         """True for a model whose cost grows with the number of variables that it is differentiated in."""
@@ -216,7 +216,9 @@ class OnePassGroup(TransformedGroup):
         z = barrier(z)
         dtype = z.dtype
         u = self.at(z)
-        prediction = partial_derivatives(self.predict, u, _order(self.method))
+        order = _order(self.method)
+        # Second derivatives in two parameters that do not depend on z are multiplied by zero entries of Z.
+        prediction = partial_derivatives(self.predict, u, order, repeated=self.moved if order == 2 else None)
         derivatives = self.derivatives(prediction, in_s=True)
         s = self._start_and_theta()
         m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.signatures import documented_by
+from jaxnlme.signatures import documented_by, public
 
 
 class LinearPredictions:
@@ -35,6 +35,7 @@ class LinearPredictions:
         return refit_log_likelihoods(self, responses)
 
     @documented_by("linear.predict.predict")
+    @public("fit.predict")
     def predict(self: Any, data: Any = None, level: str | int | None = None) -> np.ndarray:
         """Predictions; see `jaxnlme.linear.predict.predict`.
 

@@ -91,11 +91,15 @@ def directional_slope(fn: Callable[[PyTree, Vector], Scalar], x: PyTree, z: Vect
 
 
 def partial_derivatives(
-    fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int] | None = None
+    fn: Callable[..., PyTree],
+    point: Sequence[Any],
+    order: int,
+    active: Sequence[int] | None = None,
+    repeated: Sequence[int] | None = None,
 ) -> jets.Jet:
     """The Jet of `fn(*point)` at `point`, n scalars, up to derivatives of `order`, in the scalars at the positions
-    `active` (None: in all); see `numerics.jets`."""
-    return jets.jet(fn, point, order, active)
+    `active` (None: in all), together with others only in those at `repeated`; see `numerics.jets`."""
+    return jets.jet(fn, point, order, active, repeated)
 
 
 def implicit_minimiser(

@@ -55,59 +55,58 @@ class Jet(eqx.Module):
         return self.partials[self.indices.index(tuple(sorted(index)))]
 
 
-def jet(fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int] | None = None) -> Jet:
+def jet(
+    fn: Callable[..., PyTree],
+    point: Sequence[Any],
+    order: int,
+    active: Sequence[int] | None = None,
+    repeated: Sequence[int] | None = None,
+) -> Jet:
     """The jet of `fn(*point)` at `point`, a sequence of n scalars, up to derivatives of order `order`.
 
     Nested forward differentiation; the function is traced once, and each mixed partial derivative is computed once.
 
-    **Arguments:** `active`: positions of the scalars to differentiate in, None for all; partial derivatives in others
-    are zero in the jet.
+    **Arguments:** `active`: positions of the scalars to differentiate in, None for all; `repeated`: those to
+    differentiate in together with others or more than once, None for all. Partial derivatives in scalars that are not
+    active, or more than once in those that are not repeated, are zero in the jet.
     """
     n = len(point)
-    if active is not None and len(active) < n:
-        return _jet_in(fn, point, order, active)
+    every = range(n) if active is None else sorted(active)
+    inner = [k for k in every if repeated is None or k in repeated]
     dtype = jnp.result_type(*point)
-    indices = [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(n), k)]
 
-    def up_to(order: int) -> Callable[..., dict[Index, PyTree]]:
-        """The function that returns all partial derivatives up to `order`, by multi-index."""
-        if order == 0:
+    def up_to(level: int) -> Callable[..., dict[Index, PyTree]]:
+        """The function that returns the partial derivatives up to the order `level`, by multi-index."""
+        if level == 0:
             return lambda *at: {(): fn(*at)}
-        lower = up_to(order - 1)
+        lower, variables = up_to(level - 1), every if level == order else inner
+        if not variables:
+            return lower
 
         def one_order_more(*at):
-            lower_partials, push = jax.linearize(lower, *at)
-            sparse = SparsePush(push, n, dtype)
+            def of_variables(*values):
+                full = list(at)
+                for k, value in zip(variables, values, strict=True):
+                    full[k] = value
+                return lower(*full)
+
+            lower_partials, push = jax.linearize(of_variables, *(at[k] for k in variables))
+            sparse = SparsePush(push, len(variables), dtype)
             partials = dict(lower_partials)
-            for k in range(n):
-                new = {index for index in lower_partials if len(index) == order - 1 and (not index or index[-1] <= k)}
-                wanted = {
-                    index: jax.tree.map(lambda _, w=index in new: w, lower_partials[index]) for index in lower_partials
-                }
-                along = sparse.along(k, wanted)
-                partials |= {(*index, k): along[index] for index in new}
+            for position, k in enumerate(variables):
+                highest = {i for i in lower_partials if len(i) == level - 1 and (not i or i[-1] <= k)}
+                new = highest if k in inner else set(lower_partials)
+                wanted = {i: jax.tree.map(lambda _, w=i in new: w, lower_partials[i]) for i in lower_partials}
+                along = sparse.along(position, wanted)
+                partials |= {tuple(sorted((*index, k))): along[index] for index in new}
             return partials
 
         return one_order_more
 
     partials = up_to(order)(*point)
-    return Jet(barrier(tuple(partials[index] for index in indices)), tuple(indices))
-
-
-def _jet_in(fn: Callable[..., PyTree], point: Sequence[Any], order: int, active: Sequence[int]) -> Jet:
-    """`jet` with derivatives in the scalars at the positions `active` only."""
-
-    def of_active(*values: Any) -> PyTree:
-        at = list(point)
-        for k, value in zip(active, values, strict=True):
-            at[k] = value
-        return fn(*at)
-
-    inner = jet(of_active, [point[k] for k in active], order)
-    known = {tuple(active[k] for k in index): part for index, part in zip(inner.indices, inner.partials, strict=True)}
-    zero = jax.tree.map(jnp.zeros_like, inner.partial())
-    every = [i for k in range(order + 1) for i in itertools.combinations_with_replacement(range(len(point)), k)]
-    return Jet(tuple(known.get(index, zero) for index in every), tuple(every))
+    indices = [index for k in range(order + 1) for index in itertools.combinations_with_replacement(range(n), k)]
+    zero = jax.tree.map(jnp.zeros_like, partials[()]) if len(partials) < len(indices) else None
+    return Jet(barrier(tuple(partials.get(index, zero) for index in indices)), tuple(indices))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

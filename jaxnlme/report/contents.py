@@ -73,8 +73,9 @@ def page_of(fit: Any, options: ReportOptions) -> Page:
         absent = missing_library() if wanted else None
         drawn: list[Any] = [absent] if absent is not None else []
         if absent is None and wanted:
-            drawn = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k not in OF_ITERATIONS}))
             of_iterations = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k in OF_ITERATIONS}))
+            used = sum(_size(block) for block in of_iterations if isinstance(block, Picture))
+            drawn = within_budget(*draw(fit, {k: v for k, v in wanted.items() if k not in OF_ITERATIONS}), used)
         sections += [estimates_section(fit, notes), criteria_section(fit, ()), diagnostics_section(fit, npde, missing)]
         sections += [Section("pictures", "Pictures", drawn)] if drawn else []
     sections.append(convergence_section(fit, of_iterations))
@@ -82,7 +83,7 @@ def page_of(fit: Any, options: ReportOptions) -> Page:
         sections.append(comparison_section(options.comparison))
     sections.append(settings_section(fit, options.moment))
     return Page(
-        options.title or f"{structure_name(fit.model.structure)}, fitted by {fit.method}",
+        options.title or title_of(fit),
         _subtitle(fit),
         "good" if fit.converged else "bad",
         [sentence for sentence in fit.status.sentences if sentence not in fit.data.notes],
@@ -119,18 +120,35 @@ def wanted_pictures(fit: Any, options: ReportOptions, npde: Any) -> dict[str, tu
     return {name: entry for name, entry in known.items() if name not in left_out}
 
 
-def within_budget(pictures: Sequence[Picture], sentences: Sequence[str]) -> list[Any]:
-    """The pictures as far as they fit into a page of `REPORT.most_bytes`, and the sentences on the others."""
+def within_budget(pictures: Sequence[Picture], sentences: Sequence[str], used: int = 0) -> list[Any]:
+    """The pictures as far as they fit into a page of `REPORT.most_bytes`, and the sentences on the others.
+
+    **Arguments:** `used`: bytes of pictures elsewhere in the page.
+    """
     blocks: list[Any] = []
-    used, left_out = 400_000, []  # text, tables and what pictures in other sections need
+    used, left_out = used + REPORT.bytes_of_text, []
     for picture in pictures:
-        used += 4 * len(picture.png) // 3
+        used += _size(picture)
         if used < REPORT.most_bytes:
             blocks.append(picture)
         else:
             left_out.append(f"No picture “{picture.title}”: the page would exceed {REPORT.most_bytes / 1e6:g} MB.")
     missing = [*sentences, *left_out]
     return [*blocks, *([Text(missing, small=True)] if missing else [])]
+
+
+def _size(picture: Picture) -> int:
+    """Bytes of a picture in the page (base64)."""
+    return 4 * len(picture.png) // 3
+
+
+def title_of(fit: Any) -> str:
+    """The formula of a fit that has one, or else the name of its function, and the method."""
+    declaration = getattr(fit, "declaration", None)
+    name = structure_name(fit.model.structure)
+    if declaration is not None:
+        name = f"{declaration.formula.response} ~ {declaration.formula.fixed}"
+    return f"{name}, fitted by {fit.method}"
 
 
 def _subtitle(fit: Any) -> str:

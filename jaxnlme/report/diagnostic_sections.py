@@ -24,7 +24,11 @@ def diagnostics_section(fit: FitRecord, npde: Printable | None, missing: Sequenc
     **Arguments:** `npde`: of `fit.npde`, None where it was not computed; `missing`: sentences on checks that the fit
     cannot have.
     """
-    blocks: list[Any] = list(record_blocks(effect_diagnostics(fit)))
+    blocks: list[Any] = []
+    try:
+        blocks += record_blocks(effect_diagnostics(fit))
+    except JaxnlmeError as error:
+        blocks.append(Text((f"No tests of residuals and random effects: {error}",)))
     if npde is not None:
         blocks += record_blocks(npde)
     return Section("diagnostics", "Diagnostics", present([*blocks, Text(missing, small=True)]))

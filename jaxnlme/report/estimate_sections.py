@@ -123,9 +123,14 @@ def _psi(fit: FitRecord) -> Grid | None:
 
 def _folded_effects(fit: FitRecord) -> Folded | None:
     """Conditional modes of the random effects with their standard errors, the first units of each level."""
-    effects, errors = fit.random_effects, fit.random_effects_se
+    effects = fit.random_effects
+    try:
+        errors = fit.random_effects_se
+    except np.linalg.LinAlgError:  # a fit that did not converge may have a singular curvature
+        errors = None
     if not isinstance(effects, dict):
         effects, errors = {fit.data.group_name: effects}, {fit.data.group_name: errors}
+    errors = dict.fromkeys(effects) if errors is None else errors
     grids = [effects_grid(level, effects[level], errors[level]) for level in effects if len(effects[level].columns)]
     return Folded("Random effects of each unit (conditional modes)", grids) if grids else None
 

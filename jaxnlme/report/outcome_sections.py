@@ -47,7 +47,7 @@ def convergence_section(fit: FitRecord, pictures: Sequence[Any]) -> Section:
 
 def text_grid(table: Table) -> Grid:
     """A table of text as a Grid."""
-    header = table.header or [""] * len(table.rows[0])
+    header = table.header or [""] * (len(table.rows[0]) if table.rows else 1)
     return Grid(table.title, header, table.rows)
 
 

@@ -9,12 +9,14 @@ import dataclasses
 class ReportSettings:
     """A page (`contents.py` and the modules beside it)."""
 
-    dpi: int = 130
-    """Dots per inch of a picture: sharp on a screen with two dots a pixel at the width of a column."""
+    dpi: int = 110
+    """Dots per inch of a picture: more than the 96 of a page, so that it stays sharp when enlarged a little."""
     colours: int = 96
     """Colours of a picture; with fewer, thin lines become grainy, and more take more space than they show."""
     most_bytes: int = 3_000_000
     """Size of a page above which pictures are left out, the last ones first: mail and browsers take pages up to it."""
+    bytes_of_text: int = 300_000
+    """Size of a page without its pictures, at most: tables are cut to the limits below."""
     iterations_shown: int = 12
     """Most rows of the table of iterations, the last ones."""
     groups_shown: int = 24

@@ -15,6 +15,7 @@ from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import by_unit, level_depth
 from jaxnlme.results.evaluate import binding_and_effects, evaluate_by_bucket, to_rows
 from jaxnlme.results.predict_interval import check_interval, prediction_intervals, with_limits
+from jaxnlme.signatures import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
 
 
+@public("fit.predict")
 def predict(
     fit: FitRecord,
     data: Any = None,

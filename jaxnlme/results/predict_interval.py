@@ -104,7 +104,10 @@ def with_limits(binding: Binding, prediction: pd.Series, lower: np.ndarray, uppe
     """The table of a prediction with its limits (rows,), and the limits of quantification of rows that have any."""
     import pandas as pd
 
-    table = {"prediction": prediction.to_numpy(), "lower": lower, "upper": upper}
+    point = prediction.to_numpy()
+    # Rows of no endpoint have no prediction, and responses drawn for them are placeholders.
+    lower, upper = (np.where(np.isnan(point), np.nan, limit) for limit in (lower, upper))
+    table = {"prediction": point, "lower": lower, "upper": upper}
     table = {name: np.where(np.isnan(table["prediction"]), np.nan, values) for name, values in table.items()}
     limits = binding.data.limits
     for name in ("lloq", "uloq") if limits is not None else ():

@@ -25,6 +25,7 @@ from tests.problems import (
     ERRORS,
     OUTCOMES,
     cheap,
+    decay,
     decay_data,
     decay_model,
     log_rate,
@@ -57,6 +58,15 @@ def test_every_error_model(number: int, error: str, covariance: str) -> None:
     binding = bind(decay_model(spec, ERRORS[error]), decay_data().pad_to(9))
     for name in SUBSETS[number % 4]:
         assert_agreement(binding, APPROXIMATIONS[name], binding.params(psi=0.3 * psi))
+
+
+def test_parameters_without_random_effects() -> None:
+    """Second derivatives in two parameters that do not vary between groups are not computed."""
+    parameters = [
+        jn.Parameter(p, start, "log", random=p == "b") for p, start in zip("abc", (2.0, 3.0, 1.0), strict=True)
+    ]
+    binding = bind(jn.NLMEModel(decay, parameters, "diagonal", ERRORS["proportional"]), decay_data().pad_to(9))
+    assert_agreement(binding, APPROXIMATIONS["FOCEI"], binding.params(psi=np.array([[0.1]])))
 
 
 def test_an_outcome_with_a_log_likelihood_of_the_user() -> None:

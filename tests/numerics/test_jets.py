@@ -72,3 +72,14 @@ def test_partial_derivatives_that_are_equal_in_all_rows_keep_their_shape():
     np.testing.assert_array_equal(function_jet.partial(0), np.ones(4))
     np.testing.assert_array_equal(function_jet.partial(1), t)
     assert not np.any(function_jet.partial(0, 1))
+
+
+def test_derivatives_in_scalars_that_are_not_repeated():
+    """Derivatives in the second scalar once, with those in the others; zero where it comes twice."""
+    point = tuple(map(jnp.asarray, POINT))
+    full, some = jet(curve, point, 3), jet(curve, point, 3, repeated=(0, 2))
+    assert some.indices == full.indices
+    for index in full.indices:
+        for name in ("y", "last"):
+            expected = full.partial(*index)[name] * (index.count(1) < 2)
+            np.testing.assert_allclose(some.partial(*index)[name], expected, rtol=1e-12, atol=1e-12)

@@ -126,7 +126,10 @@ def test_covariates(reference, compartments, before, carry):
     at = np.searchsorted(known[:, 0], times, side="left" if carry == "nocb" else "right") - (carry == "locf")
     weight = known[np.clip(at, 0, len(known) - 1), 1]
     records = event_records([case["records"] for case in cases], [list(times)] * len(cases))
-    records = dataclasses.replace(records, facts=dataclasses.replace(records.facts, carry=carry))
+    facts = dataclasses.replace(
+        records.facts, carry=carry, rows_are_records=True
+    )  # each dose has the next row's values
+    records = dataclasses.replace(records, facts=facts)
     x, v = batch(records, np.tile(times, (len(cases), 1)), {"WT": np.tile(weight, (len(cases), 1))})
     names = {name for case in cases for name in case["parameters"]} - {"NTR"}
     phi = {name: np.array([case["parameters"].get(name, 1.0) for case in cases], float) for name in names}

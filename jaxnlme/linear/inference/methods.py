@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from jaxnlme.errors import check_level
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     from jaxnlme.linear.inference.anova import Anova
@@ -26,9 +26,18 @@ class LinearInference:
         """Methods of degrees of freedom by name, each computed once."""
         return {}
 
+    @documented_by("report.write.report")
     @public("fit.report")
     def report(self, path: str | Path, compare: Any = (), **options: Any) -> Path:
-        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`."""
+        """Writes the fit as one HTML page; needs jinja2 and great-tables; see `jaxnlme.report.write.report`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.report("growth.html")
+        ```
+        """
         from jaxnlme.linear.report import page_of_linear
         from jaxnlme.report.write import report
 
