@@ -101,7 +101,7 @@ def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numbers_that_moved_are_named() -> None:
-    """The comparison itself: what differs in a printed digit is the same, what differs by more is named with its cell."""
+    """The comparison itself: a last digit may differ, what differs by more is named with its cell."""
     nbformat = pytest.importorskip("nbformat")
 
     def notebook(source: str, text: str) -> Any:

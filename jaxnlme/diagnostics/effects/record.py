@@ -224,7 +224,7 @@ class EffectDiagnostics(Printable):
 
     @functools.cached_property
     def sentences(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What is significant at `level` after adjustment, and the outliers."""
+        """Sentences on tests significant at `level` after adjustment, and on outliers."""
         out = []
         if not self.fit.converged:
             out.append("The fit has NOT converged, and what follows from it is not reliable.")

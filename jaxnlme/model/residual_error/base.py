@@ -1,7 +1,5 @@
-"""Residual models: the log-density of the responses of one group given its predictions.
-
-A residual model gets the whole group, so that it can also describe censoring, serial correlation and several endpoints.
-"""
+"""Residual models: the log-density of the responses of one group given its predictions. A residual model gets the whole
+group, so that it can also describe censoring, serial correlation and several endpoints."""
 
 from __future__ import annotations
 
