@@ -20,6 +20,7 @@ LARGEST = 500_000  # bytes of a stored notebook
 # What a kernel runs before the first cell, in no cell of the notebook: pictures of a size for a page.
 SETUP = "%config InlineBackend.figure_format = 'png'\n%config InlineBackend.print_figure_kwargs = {'dpi': 80}"
 # Representations that are kept, the best last: a page shows a table as HTML, a comparison reads the text.
+PROGRESS = "<IPython.core.display.HTML object>"
 KINDS = ("text/plain", "text/html", "image/png", "text/markdown")
 
 
@@ -47,6 +48,9 @@ def _kept(output: Any) -> Any:
     if output.output_type == "stream":
         return output if output.name == "stdout" else None
     if "data" in output:
+        # The line that shows the progress of a fit, if it takes more than two seconds.
+        if output.output_type == "display_data" and output.data.get("text/plain") == PROGRESS:
+            return None
         output.data = {kind: output.data[kind] for kind in KINDS if kind in output.data}
         output.metadata = {}
         # The text beside a picture is its Python type.

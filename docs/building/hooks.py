@@ -115,18 +115,3 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 def _below(item: Any) -> list[Any]:
     """The entries below an entry of a table of contents, in the order of the page."""
     return [found for child in item.children for found in (child, *_below(child))]
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Navigation without pages that are not there."""
-    config.nav = _present(config.nav)
-    return config
-
-
-def _present(entry: Any) -> Any:
-    if isinstance(entry, list):
-        return [kept for kept in map(_present, entry) if kept]
-    if isinstance(entry, dict):
-        kept = {title: _present(inner) for title, inner in entry.items()}
-        return {title: inner for title, inner in kept.items() if inner}
-    return entry if (ROOT / repository_path(entry)).exists() else None

@@ -18,6 +18,12 @@ def to_polars(table: Any) -> Any:
     **Arguments:** `table`: a pandas data frame or Series, such as `fit.estimates` or `fit.diagnostics()`.
     **Returns:** a polars data frame; numbers keep their type, NaN included, text and categories become text with nulls.
     **Raises:** OptionError for what is no pandas table, and for columns with the same name; ImportError without polars.
+
+    **Example:**
+
+    ```python
+    print(jn.to_polars(fit.estimates))
+    ```
     """
     import pandas as pd
 

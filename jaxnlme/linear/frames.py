@@ -40,6 +40,13 @@ class LinearFrames:
         less these; `IWRES`, IRES over the residual standard deviation of its row; with a residual correlation
         `NORMALIZED`, IWRES made independent by its factor; the other columns of the formula. A column of the data that
         has one of these names is called NAME_data.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.diagnostics().head()
+        ```
         """
         fit: Any = self
         columns = {"PRED": fit.predict(level="population"), "IPRED": fit.predict()}
@@ -81,6 +88,13 @@ class LinearFrames:
         the label of the unit. Standard errors of "ran_vals", given the parameters, are there with one grouping factor
         and independent residuals of one variance, and NaN otherwise.
         **Raises:** OptionError for other options; as `coefficients`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.tidy(conf_int=True)
+        ```
         """
         fit: Any = self
         chosen = check_tidy(conf_int, conf_level, effects)
@@ -106,6 +120,13 @@ class LinearFrames:
         **Returns:** a data frame: `n_obs`, `n_groups` (of the factor with fewest units), `n_parameters`, `sigma`,
         `log_lik` (restricted by REML), `deviance` (-2 log L), `aic`, `bic`, `bic_groups`, `converged`, `method`,
         `restricted`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.glance()
+        ```
         """
         fit: Any = self
         counts = fit.criteria
@@ -124,6 +145,13 @@ class LinearFrames:
         `.fitted`, the prediction with the random effects of all grouping factors, `.resid`, response less `.fitted`
         (NaN without a response), and `.fixed`, the prediction without random effects.
         **Raises:** as `fit.predict`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.augment().head()
+        ```
         """
         fit: Any = self
         fitted, fixed = fit.predict(data), fit.predict(data, level="population")

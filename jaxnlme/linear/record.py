@@ -264,7 +264,15 @@ class LinearFit(LinearInference, LinearFrames, LinearPredictions):
     @documented_by("linear.npde.npde_of_linear_fit")
     @public("fit.npde")
     def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
-        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`."""
+        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        print(growth.npde(replicates=200, seed=1).tests)
+        ```
+        """
         from jaxnlme.linear.npde import npde_of_linear_fit
 
         return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
