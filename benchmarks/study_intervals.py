@@ -74,7 +74,7 @@ def coverage(number: int, subjects: int) -> dict[str, Any]:
     })  # fmt: skip
     data = jn.GroupedData.from_frame(table, "id", "y", x=["time"])
     parameters = [jn.Parameter(name, start, "log", random=True) for name, start in (("cl", 2.0), ("vol", 30.0))]
-    fit = jn.fit(jn.NLMEModel(bolus, parameters, error="combined_variance"), data, "focei")
+    fit = jn.fit(jn.NLMEModel(bolus, parameters, error="combined variance"), data, "focei")
     out: dict[str, Any] = {"set": number, "converged": bool(fit.converged)}
     if not fit.converged or fit.information is None or fit.information.singular:
         return out | dict.fromkeys(SOURCES, None)
