@@ -1,7 +1,7 @@
 """Draw the pictures of README.md and docs/ from fits.
 
-python docs/make_images.py [FOLDER]            # those of README.md and docs/vpc.md; docs/images by default
-python docs/make_images.py --gallery [FOLDER]  # those of docs/pictures.md too (minutes)
+python docs/make_images.py [FOLDER]            # that of README.md; docs/images by default
+python docs/make_images.py --gallery [FOLDER]  # those of docs/ too (minutes)
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ from jaxnlme.frontends.cli.demo import theophylline
 
 
 def main(folder: Path) -> list[Path]:
-    """Write theophylline_fits.png and theophylline_vpc.png into `folder`; the files written."""
+    """Write theophylline_fits.png into `folder`; the files written."""
     fit = jn.fit(*theophylline(), "focei").throw()
-    check = fit.plot.vpc(replicates=1000)
-    return [
-        _save(folder, "theophylline_fits", fit.plot.individual_fits(), 110),
-        _save(folder, "theophylline_vpc", check, 110),
-    ]
+    return [_save(folder, "theophylline_fits", fit.plot.individual_fits(), 110, few_colours=False)]
 
 
 def gallery(folder: Path) -> list[Path]:
@@ -92,17 +88,18 @@ def censored() -> jn.GroupedData:
     return data.with_axis_labels({"DV": "Concentration (mg/L)", "TIME": "Time (h)"})
 
 
-def _save(folder: Path, name: str, axes: Any, dpi: int) -> Path:
-    """The file of a picture."""
+def _save(folder: Path, name: str, axes: Any, dpi: int, few_colours: bool = True) -> Path:
+    """The file of a picture, without its margins and with 64 colours where `few_colours`: a third of the size."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.png"
     figure = np.ravel(axes)[0].figure
-    figure.savefig(file, dpi=dpi, bbox_inches="tight")
+    figure.savefig(file, dpi=dpi, bbox_inches="tight" if few_colours else None)
     plt.close(figure)
-    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)  # a third of the size
+    if few_colours:
+        Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
     return file
 
 

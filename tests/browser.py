@@ -22,7 +22,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
-SECONDS = 30.0
+SECONDS = 120.0  # of any answer: a busy machine takes long to start a browser
 
 
 class Browser:

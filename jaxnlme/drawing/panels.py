@@ -71,7 +71,7 @@ def axes_in_grid(
     rows = -(-count // columns)
     _, grid = pyplot().subplots(
         rows, columns, sharex=share_x, sharey=share_y, squeeze=False, layout="constrained",
-        figsize=(0.8 + size[0] * columns, 1.0 + size[1] * rows),
+        figsize=(0.8 + size[0] * columns, 1.1 + size[1] * rows),
     )  # fmt: skip
     for unused in grid.ravel()[count:]:
         unused.remove()

@@ -261,21 +261,6 @@ class LinearFit(LinearInference, LinearFrames, LinearPredictions):
         parameters = () if correlation is None else correlation.parameters
         return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
 
-    @documented_by("linear.refit.simulate")
-    def simulate(self, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
-        """Simulated responses; see `jaxnlme.linear.refit.simulate`.
-
-        **Example:**
-
-        ```python
-        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
-        growth.simulate(10, key=1)
-        ```
-        """
-        from jaxnlme.linear.refit import simulate
-
-        return simulate(self, n, key, level)
-
     @documented_by("linear.npde.npde_of_linear_fit")
     @public("fit.npde")
     def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
@@ -291,13 +276,6 @@ class LinearFit(LinearInference, LinearFrames, LinearPredictions):
         from jaxnlme.linear.npde import npde_of_linear_fit
 
         return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
-
-    @documented_by("linear.refit.refit_log_likelihoods")
-    def refit_log_likelihoods(self, responses: np.ndarray) -> np.ndarray:
-        """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
-        from jaxnlme.linear.refit import refit_log_likelihoods
-
-        return refit_log_likelihoods(self, responses)
 
     @public("fit.update")
     def update(
