@@ -19,8 +19,8 @@ FOLDER = Path(__file__).resolve().parent
 LARGEST = 500_000  # bytes of a stored notebook
 # What a kernel runs before the first cell, in no cell of the notebook: pictures of a size for a page.
 SETUP = "%config InlineBackend.figure_format = 'png'\n%config InlineBackend.print_figure_kwargs = {'dpi': 80}"
-# Representations that are kept, the best last: a page shows a table as HTML, a comparison reads the text.
 PROGRESS = "<IPython.core.display.HTML object>"
+# Representations that are kept, the best last: a page shows a table as HTML, a comparison reads the text.
 KINDS = ("text/plain", "text/html", "image/png", "text/markdown")
 
 

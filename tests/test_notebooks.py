@@ -28,8 +28,7 @@ DRAWN = re.compile(
 )
 # Times, and the iteration counts and gradients of a search, are not results.
 IGNORED = re.compile(
-    r"gain|second|iteration|evaluation|compil|version|gradient|step|[\d.]+ m?s\b|draws|digest|0x[0-9a-f]+",
-    re.IGNORECASE,
+    r"gain|second|iteration|evaluation|compil|version|gradient|step|[\d.]+ m?s\b|draws|0x[0-9a-f]+", re.IGNORECASE
 )
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 

@@ -82,7 +82,7 @@ def find_dose(
     doses = jn.GroupedData.from_nonmem(jn.datasets.theophylline_records())
     v = jn.Parameter("v", 32.0, "log", random=True)
     pk = jn.fit(jn.NLMEModel(jn.pkpd.compartments(1, "first-order", "CL V"), [ka, cl, v]), doses, "focei")
-    jn.pkpd.find_dose(pk, jn.pkpd.regimen(300, 12, doses=4), 0.8, metric="cmin", target=4.0, subjects=50)
+    jn.pkpd.find_dose(pk, jn.pkpd.regimen(300, 12, doses=4), 0.8, metric="cmax", target=8.0, subjects=50)
     ```
     """
     check_fit("jn.pkpd.find_dose", fit)

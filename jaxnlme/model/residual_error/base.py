@@ -269,8 +269,8 @@ class GroupLogLikelihood(AbstractError):
     **Example:**
 
     ```python
-    def poisson(y, f, rows):
-        return jnp.where(rows.mask, y * jnp.log(f) - f - jax.scipy.special.gammaln(y + 1.0), 0.0).sum()
+    def poisson(y, f, p, x, v):
+        return y * jnp.log(f) - f - jax.scipy.special.gammaln(y + 1.0)
 
 
     outcome = jn.GroupLogLikelihood(poisson, name="Poisson")

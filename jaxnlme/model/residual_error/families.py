@@ -203,7 +203,7 @@ def transform_both_sides(
     **Example:**
 
     ```python
-    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.transform_both_sides("Box-Cox"))
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.transform_both_sides("box-cox"))
     ```
     """
     base = error_model(error)
