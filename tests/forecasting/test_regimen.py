@@ -90,8 +90,8 @@ def test_dose_records_as_rows():
     assert data.x["TIME"].tolist() == [[0, 0, 12, 12, 24]]
     table = data.tables["events"][0]
     assert table["row"].tolist() == [[1, 3]] and table["rows_before"].tolist() == [[1, 3]]
-    # A dose has the value of the next row (NONMEM).
-    assert data.x["WT"].tolist() == [[1, 2, 2, 3, 3]]
+    # A dose at the time of a row has that row's value.
+    assert data.x["WT"].tolist() == [[1, 1, 2, 2, 3]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -116,7 +117,8 @@ def test_options_of_other_methods_are_refused(folder, arguments, message):
 
 
 def test_without_matplotlib_the_report_has_no_pictures_and_says_so(folder, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
     (folder / "out").mkdir()
     (folder / "out" / "trajectories.png").write_bytes(b"of an earlier fit")
     result = fit(folder, "--max-iterations", "0")

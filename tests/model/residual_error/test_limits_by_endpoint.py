@@ -201,7 +201,7 @@ MESSAGES = {
         r"endpoint 'pca'.*censored.*censoring='M3'",
     ),
     "unknown endpoint": (lambda: declared({"plasma": "M3"}), r"plasma.*cp"),
-    "unknown method": (lambda: declared({"cp": "M5"}), r"M5.*M3"),
+    "unknown method": (lambda: declared({"cp": "M5"}), r"'M1', 'M2', 'M3' or 'M4'; received 'M5'"),
     "dictionary for one endpoint": (
         lambda: declared({"cp": "M3"}, "constant", only("cp")), r"censoring.*dictionary|dictionary.*censoring",
     ),
