@@ -63,7 +63,7 @@ def dry_run(binding: Binding, start: Params, placed: PlacedProblem | None = None
     finite = np.array(probe.finite)
     if not finite.all():
         _check_derivatives(binding, start)
-        processes.run_collectively(lambda: check_steady_states(binding, start, finite))
+    processes.run_collectively(lambda: check_steady_states(binding, start, finite))
     processes.run_collectively(lambda: _check_padding(binding, probe, finite))
     processes.run_collectively(lambda: _check_scales(binding, start, probe, finite))
     zeros = np.sum(processes.gather(np.sum(probe.zeros, axis=0)), axis=0)
