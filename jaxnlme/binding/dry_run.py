@@ -167,7 +167,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
             each = _rows(density, group)
             squares = jnp.stack([jnp.sum(jnp.where(rows[:, None], parts**2, 0.0), axis=0) for rows in each])
             worst = jnp.where(jnp.isnan(scale), jnp.inf, scale)
-            if jnp.shape(f) == group.y.shape:
+            if isinstance(f, jax.Array) and f.shape == group.y.shape:  # one prediction for each row
                 zeros = zeros_of(f, residual, group, each)
         padding = _padding_difference(density, params, f, group)
         tables = _table_difference(density, params, f, group)
