@@ -19,12 +19,12 @@ from jaxnlme.forecasting.covariate_path import as_path
 from jaxnlme.forecasting.curves import Curves
 from jaxnlme.forecasting.exposure import exposure_table, last_dose_time, window_of
 from jaxnlme.forecasting.new_subjects import sorted_times
-from jaxnlme.forecasting.parameter_draws import number_of_draws
 from jaxnlme.forecasting.patient import Patient, read_patient
 from jaxnlme.forecasting.posterior import Posterior, posterior, predictive
 from jaxnlme.forecasting.regimen import Regimen
 from jaxnlme.forecasting.settings import POSTERIOR
 from jaxnlme.forecasting.simulate import check_fit, check_regimen, missing_columns_named
+from jaxnlme.forecasting.uncertainty import number_of_draws
 from jaxnlme.results.display import Printable, Table, number
 from jaxnlme.results.evaluate import rebind
 from jaxnlme.results.record import FitRecord

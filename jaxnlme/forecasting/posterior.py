@@ -21,7 +21,6 @@ import numpy as np
 from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import FitError
-from jaxnlme.forecasting.parameter_draws import parameter_draws
 from jaxnlme.forecasting.settings import POSTERIOR
 from jaxnlme.likelihood.integrals import log_t_density
 from jaxnlme.model.params import Params
@@ -30,6 +29,7 @@ from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results.by_level import units_in_common
 from jaxnlme.results.evaluate import find_modes
+from jaxnlme.results.parameter_draws import parameter_draws
 from jaxnlme.results.record import FitRecord
 from jaxnlme.results.simulate import draw
 from jaxnlme.sampling.importance import normalised_weights, systematic_resample

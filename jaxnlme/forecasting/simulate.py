@@ -16,14 +16,15 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import DataError, ModelError, OptionError, UnknownNameError, check_whole_number, shown
 from jaxnlme.forecasting.covariate_path import as_path
 from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, sorted_times
-from jaxnlme.forecasting.parameter_draws import number_of_draws, parameter_draws
 from jaxnlme.forecasting.regimen import Regimen
 from jaxnlme.forecasting.simulation import Simulation
+from jaxnlme.forecasting.uncertainty import number_of_draws
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import rebind, require_estimates
+from jaxnlme.results.parameter_draws import parameter_draws
 from jaxnlme.results.record import FitRecord
 from jaxnlme.results.settings import SIMULATION
 from jaxnlme.results.simulate import check_sampler, draw, draw_effects

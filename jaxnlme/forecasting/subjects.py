@@ -13,9 +13,9 @@ from jaxnlme.errors import OptionError, some
 from jaxnlme.forecasting.covariate_path import time_name
 from jaxnlme.forecasting.curves import Curves, in_one_bucket
 from jaxnlme.forecasting.new_subjects import covariate_columns, data_of_subjects, row_columns
-from jaxnlme.forecasting.parameter_draws import parameter_draws
 from jaxnlme.forecasting.regimen import Regimen
 from jaxnlme.results.evaluate import group_modes, rebind
+from jaxnlme.results.parameter_draws import parameter_draws
 from jaxnlme.results.record import FitRecord
 
 

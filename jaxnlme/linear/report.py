@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnlme.diagnostics.effects.hypothesis_tests import normality_tests
 from jaxnlme.drawing.marks import dots, identity_line, normal_quantiles, smooth
 from jaxnlme.drawing.panels import Panels, axes_in_row, write_title
 from jaxnlme.drawing.style import DARK, in_style, style_axes
@@ -15,10 +16,10 @@ from jaxnlme.estimators.core.record import versions
 from jaxnlme.markup import formula
 from jaxnlme.report.blocks import Digits, Folded, Formulas, Grid, Page, Pairs, Section, Text, present
 from jaxnlme.report.contents import ReportOptions, records_of
-from jaxnlme.report.diagnostic_sections import tests_grid, tests_of
 from jaxnlme.report.estimate_sections import criteria_section, effects_grid, estimates_grid, joint_precision
 from jaxnlme.report.outcome_sections import comparison_section
 from jaxnlme.report.pictures import chosen, draw_by, missing_library
+from jaxnlme.report.settings import REPORT
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
@@ -121,12 +122,29 @@ def _estimates(fit: LinearFit) -> Section:
 def _diagnostics(fit: LinearFit, pictures: list[Any]) -> Section:
     """Tests of the residuals and their pictures."""
     rows = [(kind, *tests_of(np.asarray(fit.residuals(kind), float))) for kind in ("pearson", "normalized")]
+    large = f"beyond {REPORT.large_residual:g}"
+    header = ("", "n", "mean", "p (mean 0)", "SD", "skewness", "kurtosis", "p (normal)", large)
     meaning = (
         "pearson: divided by the residual standard deviation; normalized: also independent, where the model's "
         "correlation holds. Residuals at the conditional means of the random effects vary less than those of the model."
     )
-    blocks = [tests_grid("Residuals", rows), Text((meaning,), small=True), *pictures]
+    blocks = [Grid("Residuals", header, rows), Text((meaning,), small=True), *pictures]
     return Section("diagnostics", "Diagnostics", present(blocks))
+
+
+def tests_of(values: np.ndarray) -> tuple[Any, ...]:
+    """n, mean, p of the test of mean zero, SD, skewness, excess kurtosis, p of the test of normality (those of
+    `normality_tests`), and the number of values beyond `REPORT.large_residual`."""
+    from scipy.stats import kurtosis
+
+    values = values[np.isfinite(values)]
+    n, spread = len(values), float(np.std(values, ddof=1))
+    large = int((np.abs(values) > REPORT.large_residual).sum())
+    if spread == 0 or n < 8:  # too few for a test, or all the same
+        return n, float(values.mean()), None, spread, None, None, None, large
+    mean, shape = normality_tests(values)
+    p_mean, p_normal = Digits(mean["p"], 3), Digits(shape["p"], 3)
+    return n, mean["estimate"], p_mean, spread, shape["estimate"], float(kurtosis(values)), p_normal, large
 
 
 def _convergence(fit: LinearFit) -> Section:

@@ -29,9 +29,6 @@ class ReportSettings:
     """Significant digits of the numbers shown; each cell holds the value itself as well (`data-value`)."""
     large_residual: float = 3.0
     """Weighted residual beyond which a row is counted as large: of a standard normal variable 0.27% are."""
-    most_for_shapiro: int = 5000
-    """Most residuals for the test of Shapiro and Wilk, whose p values hold up to it (scipy); beyond it that of
-    D'Agostino and Pearson."""
     strong_correlation: float = 0.95
     """Correlation of two estimates from which on it is named: the data hardly tell them apart (NONMEM's users take
     the same limit)."""

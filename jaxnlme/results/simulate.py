@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_flag, require_host
+from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.endpoints import rows_of_no_endpoint
 from jaxnlme.binding.limits import check_limits_known, response_leaves, with_limited_responses
 from jaxnlme.binding.problem import Problem, check_problem
@@ -64,18 +65,7 @@ def simulate(
     binding, modes = binding_and_effects(fit, data, level) if depth else (rebind(fit, data), None)
     check_sampler(binding.density)
     known = None if modes is None else (modes, up_to_depth(binding, np.ones_like(modes), depth) > 0)
-    chunk = min(n, max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
-    out = np.empty((n, binding.data.n_rows))
-    with x64():
-        replicates = compile_once(simulate_replicates, binding, chunk)
-        problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
-        known = on_device(known)
-        for start in range(0, n, chunk):
-            # The last call may draw more replicates than needed, so that no other size is compiled.
-            pieces = replicates(problem, params, base, jnp.arange(start, start + chunk), known)
-            pieces = [np.asarray(piece) for piece in pieces]
-            for k in range(min(chunk, n - start)):
-                out[start + k] = to_rows(binding, [piece[k] for piece in pieces])
+    out = simulated_block(fit, binding, key, n, 0, n, known)
     if not np.isfinite(out).all():
         warnings.warn(
             f"{int(np.sum(~np.isfinite(out)))} of {out.size} simulated responses are not finite: their prediction "
@@ -87,6 +77,29 @@ def simulate(
         of_rows = check_limits_known(binding.data, "limits=True")
         lloq, uloq = (binding.data.rows_to_column(limit) for limit in (of_rows.lloq, of_rows.uloq))
         out = np.clip(out, lloq, uloq)
+    return out
+
+
+def simulated_block(
+    fit: FitRecord, binding: Binding, key: Any, n: int, start: int, stop: int, known: Any = None
+) -> np.ndarray:
+    """Replicates `start` to `stop` - 1 (replicates, rows) of the `n` of `simulate` with the same `key`, some at a time
+    in one compiled program, which all blocks of the `n` share.
+
+    **Arguments:** `binding` of the rows; `known`: as in `simulate_replicates`.
+    """
+    chunk = min(n, max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1))
+    out = np.empty((stop - start, binding.data.n_rows))
+    with x64():
+        replicates = compile_once(simulate_replicates, binding, chunk)
+        problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
+        known = on_device(known)
+        for first in range(start, stop, chunk):
+            # The last call may draw more replicates than needed, so that no other size is compiled.
+            pieces = replicates(problem, params, base, jnp.arange(first, first + chunk), known)
+            pieces = [np.asarray(piece) for piece in pieces]
+            for k in range(min(chunk, stop - first)):
+                out[first - start + k] = to_rows(binding, [piece[k] for piece in pieces])
     return out
 
 

@@ -11,7 +11,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.errors import JaxnlmeError
 from jaxnlme.forecasting import simulate as module
-from jaxnlme.forecasting.parameter_draws import parameter_draws
+from jaxnlme.results.parameter_draws import parameter_draws
 
 matplotlib.use("Agg")
 TIMES = (1.0, 6.0, 12.0, 24.0)

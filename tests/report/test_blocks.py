@@ -15,10 +15,10 @@ from scipy import stats
 
 import jaxnlme as jn
 from jaxnlme.estimators.core.progress import NotebookLine, ProgressLine, trace_svg
+from jaxnlme.linear.report import tests_of as summary_of
 from jaxnlme.markup import formula
 from jaxnlme.model_choice import bootstrap_ratio
 from jaxnlme.report.blocks import Digits, Grid, present
-from jaxnlme.report.diagnostic_sections import tests_of as summary_of
 from jaxnlme.report.pictures import compressed
 from jaxnlme.report.render import MissingReportLibrary, _json, grid_html
 from jaxnlme.report.settings import REPORT

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from jaxnlme.diagnostics.npde.settings import NPDE
+from jaxnlme.diagnostics.settings import DIAGNOSTICS
 
 WILCOXON, T, FISHER, SHAPIRO, GLOBAL = "Wilcoxon signed rank", "t", "Fisher variance", "Shapiro-Wilk", "global"
 
@@ -66,9 +67,9 @@ def _wilcoxon(values: np.ndarray) -> tuple[float, float]:
 
 def shapiro_sample(values: np.ndarray) -> np.ndarray:
     """The values, or 5,000 of them at random (by a fixed seed), the most for which the test's p value is known."""
-    if len(values) <= NPDE.shapiro_most:
+    if len(values) <= DIAGNOSTICS.most_shapiro:
         return values
-    return np.random.default_rng(0).permutation(values)[: NPDE.shapiro_most]
+    return np.random.default_rng(0).permutation(values)[: DIAGNOSTICS.most_shapiro]
 
 
 def moments(values: np.ndarray) -> dict[str, float]:

@@ -24,8 +24,6 @@ class NpdeSettings:
     errors (eps times the number of rows)."""
     exact_wilcoxon: int = 50
     """Values below which the Wilcoxon test has its exact distribution, as in R's wilcox.test."""
-    shapiro_most: int = 5000
-    """Most values for which the p value of Shapiro and Wilk's test is known (Royston (1995), algorithm AS R94)."""
     significance: float = 0.05
     """Level at which the sentence of the record calls a test significant."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.endpoints import endpoint_codes
@@ -18,11 +17,7 @@ from jaxnlme.diagnostics.vpc.settings import VPC
 from jaxnlme.diagnostics.vpc.strata import Specification
 from jaxnlme.errors import DataError, OptionError, check_whole_number, near_matches, shown
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
-from jaxnlme.numerics.arrays import on_device
-from jaxnlme.precision import x64
-from jaxnlme.results.evaluate import compile_once, to_rows
-from jaxnlme.results.settings import SIMULATION
-from jaxnlme.results.simulate import as_key, check_sampler, simulate_replicates
+from jaxnlme.results.simulate import check_sampler, simulated_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,25 +128,14 @@ class FitRows:
         count = check_whole_number("replicates", count, 1, "the number of simulated data sets")
         seed = check_whole_number("seed", seed, 0, "which the random numbers follow from")
         if by_block and count * use.size > VPC.cells_kept:
-            return SameRows(count, int(use.sum()), lambda start, stop: _replicates(self.fit, seed, start, stop)[:, use])
+            fit = self.fit
+            check_sampler(fit.binding.density)
+
+            def draw(start: int, stop: int) -> np.ndarray:
+                return simulated_block(fit, fit.binding, seed, count, start, stop)[:, use]
+
+            return SameRows(count, int(use.sum()), draw)
         return SameRows.of_matrix(simulated_responses(self.fit, count, seed)[:, use])
-
-
-def _replicates(fit: FitRecord, seed: int, start: int, stop: int) -> np.ndarray:
-    """Replicates `start` to `stop` - 1 (replicates, rows) of those of `fit.simulate` with this seed."""
-    binding = fit.binding
-    check_sampler(binding.density)
-    chunk = max(SIMULATION.cells_per_call // max(binding.data.rows.size, 1), 1)
-    out = np.empty((stop - start, binding.data.n_rows))
-    with x64():
-        program = compile_once(simulate_replicates, binding, chunk)
-        problem, params, key = on_device(binding.problem), on_device(fit.params), as_key(seed)
-        for first in range(start, stop, chunk):
-            pieces = program(problem, params, key, jnp.arange(first, first + chunk), None)
-            pieces = [np.asarray(piece) for piece in pieces]
-            for k in range(min(chunk, stop - first)):
-                out[first - start + k] = to_rows(binding, [piece[k] for piece in pieces])
-    return out
 
 
 def _table(fit: FitRecord) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import numpy as np
 from jaxnlme.arguments import real_number
 from jaxnlme.errors import OptionError, check_whole_number, shown
 from jaxnlme.forecasting.settings import POPULATION
-from jaxnlme.results.parameter_draws import parameter_draws as parameter_draws
 
 
 def number_of_draws(uncertainty: Any) -> int:
