@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -205,6 +207,19 @@ def test_strata_of_every_kind() -> None:
     assert check.bins is not None and int(check.bins["observations"].sum()) == len(frame)
     half = f"{frame['f'].min():.3g} to {frame['f'].median():.3g}"
     assert half in set(check.observed["f"])
+
+
+def test_a_fit_that_did_not_converge_is_marked_on_every_picture() -> None:
+    observed, simulated = table()
+    for stratify, count in ((None, 1), ("arm", 2)):
+        check = jn.vpc(observed, simulated, x="t", y="y", group="id", stratify=stratify)
+        check = dataclasses.replace(check, converged=False)
+        _, axes = plt.subplots(1, count, squeeze=False)
+        check.plot(ax=axes)
+        assert all(panel.get_title().startswith("NOT CONVERGED") for panel in axes.flat)
+        figure = np.ravel(np.asarray(check.plot(), dtype=object))[0].figure
+        assert figure.get_suptitle().startswith("NOT CONVERGED")
+        plt.close("all")
 
 
 def test_quantiles_are_numpys() -> None:

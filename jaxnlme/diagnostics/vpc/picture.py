@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_flag
 from jaxnlme.diagnostics.vpc.settings import VPC
-from jaxnlme.drawing.panels import as_panels, one_or_panels
+from jaxnlme.drawing.panels import as_panels, one_or_panels, write_title
 from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, in_style, pyplot, style_axes
 from jaxnlme.errors import OptionError
 
@@ -259,14 +259,10 @@ def _legend(axes: list[Any], figure: Any, words: str, converged: bool) -> None:
             has_data = not hasattr(handle, "get_xdata") or len(handle.get_xdata())
             if has_data:
                 entries.setdefault(label, handle)
-    text = words if converged else f"NOT CONVERGED\n{words}"
-    style = (
-        {"fontsize": 11, "color": DARK} if converged else {"fontsize": 11, "color": VERMILLION, "fontweight": "bold"}
-    )
     if figure is None:
         axes[0].legend(entries.values(), entries.keys(), frameon=False, fontsize=7.5)
-        if not axes[0].get_title():
-            axes[0].set_title(text, **style)
+        titled = bool(axes[0].get_title())  # titles of panels stay, marked where the fit did not converge
+        write_title(as_panels(axes if titled else axes[:1]), words, False, converged, on_figure=titled)
         return
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(text, **style)
+    write_title(as_panels(axes), words, True, converged, on_figure=True)
