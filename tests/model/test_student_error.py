@@ -121,7 +121,7 @@ def test_refusals(data) -> None:
     for method in ("fo", "foce", "focei", "lme"):
         with pytest.raises(jn.ModelError, match=r"Gaussian residual model.*t\(df\).*'laplace'"):
             jn.fit(model(), data, method)
-    with pytest.raises(jn.OptionError, match="df, the degrees of freedom .* received -1"):
+    with pytest.raises(jn.OptionError, match=r"df, the degrees of freedom .* received -1"):
         jn.error.student_t(df=-1.0)
     with pytest.raises(jn.OptionError, match="independent"):
         jn.error.student_t(jn.error.gaussian("constant", jn.correlation.CAR1("x")))
