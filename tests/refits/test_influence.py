@@ -73,6 +73,25 @@ def test_table_se_and_picture(fit) -> None:
     assert "displacement" in str(record)
 
 
+def test_correlation_of_estimates_and_condition_number(fit) -> None:
+    covariance = fit.covariance.to_numpy()
+    se = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(fit.correlation_of_estimates, covariance / np.outer(se, se), rtol=1e-12)
+    np.testing.assert_allclose(fit.condition_number, np.linalg.cond(covariance / np.outer(se, se)), rtol=1e-8)
+    assert f"condition number {fit.condition_number:.4g}" in " ".join(str(fit.summary()).split())
+
+
+def test_large_correlations_are_named(table) -> None:
+    """A slope against a predictor far from zero: intercept and slope are one number."""
+    far = jn.GroupedData.from_frame(table.assign(x=table["x"] + 100), group="g", y="y", x=["x"])
+    parameters = [jn.Parameter("b0", -90.0, random=True, sd=0.5), jn.Parameter("b1", 1.0)]
+    model = jn.NLMEModel(lambda phi, x: phi.b0 + phi.b1 * x.x, parameters)
+    fit = jn.fit(model, far, "focei")
+    assert fit.correlation_of_estimates.loc["b0", "b1"] < -0.99
+    assert "above 0.95: b1 and b0 (-" in " ".join(str(fit.summary()).split())
+    assert fit.condition_number > 100
+
+
 def test_against_case_deletion(fit) -> None:
     """The tangent predicts the changes of the refits without a group, to second order."""
     deleted, tangent = fit.jackknife(progress=False).influence, fit.influence().influence
