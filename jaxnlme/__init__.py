@@ -115,6 +115,8 @@ _PUBLIC = {
     "Estimate": ("estimators.marginal.estimate", "Estimate"),
     "estimate": ("estimators.marginal.estimate", "estimate"),
     "MaximumLikelihood": ("estimators.marginal.method", "MaximumLikelihood"),
+    "Flow": ("model.flow", "Flow"),
+    "Networks": ("model.networks", "Networks"),
     "fit_groups": ("estimators.two_stage.fit_groups", "fit_groups"),
     "GroupFits": ("estimators.two_stage.group_fits", "GroupFits"),
     "GroupStatus": ("estimators.two_stage.status", "GroupStatus"),
