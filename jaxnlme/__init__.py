@@ -110,6 +110,7 @@ _PUBLIC = {
     "PrecisionError": ("errors", "PrecisionError"),
     "Status": ("errors", "Status"),
     "Iteration": ("estimators.core.callbacks", "Iteration"),
+    "Gradient": ("estimators.gradient.method", "Gradient"),
     "IMP": ("estimators.em.imp", "IMP"),
     "SAEM": ("estimators.em.saem", "SAEM"),
     "Estimate": ("estimators.marginal.estimate", "Estimate"),

@@ -27,8 +27,8 @@ class NLMEModel(ModelDeclaration):
       `jn.covariances`.
     - `error`: residual model: a name ("constant", "proportional", "combined", ...), an object of `jn.error`, or a
       dictionary of these by endpoint, for data with several responses (`endpoint=` of `GroupedData.from_frame`).
-    - `individual`: a function (beta, b, v) -> phi that replaces the linear designs; see `FunctionIndividual`. A callable
-      Equinox module, such as a network from covariates to parameters, is one.
+    - `individual`: a function (beta, b, v) -> phi that replaces the linear designs; see `FunctionIndividual`. A
+      callable Equinox module, such as a network from covariates to parameters, is one.
     - `effects`: the distribution of the random effects: None, Gaussian, or `jn.Flow(...)`, which is estimated.
     - `fixed_design`, `random_design`: the matrices A (phi, fixed) and B (phi, random), also one per group
       (groups, phi, k) or per observation (groups, obs, phi, k).

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from jaxnlme.results.stochastic import Sampling
+    from jaxnlme.results.training import TrainingRecord
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +80,7 @@ class FitRecord(HasCriteria):
     with one of all the data where several processes fitted them together, each with its own groups (None
     otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
     (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
-    the record of the draws of a stochastic method (None for others).
+    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient` (None for others).
     """
 
     binding: Binding
@@ -107,6 +108,7 @@ class FitRecord(HasCriteria):
     totals: tuple[float, ...] | None = None
     restricted: bool = False
     sampling: Sampling | None = None
+    training: TrainingRecord | None = None
 
     # --- what was fitted ---
 

@@ -39,8 +39,7 @@ class GaussianError(AbstractLimitedError):
     - `name`: for summaries; `sd_formula`: the scale as a formula.
     - `response`: the transform h (identity, log, ...); `of_transformed`: `scale` is called with h(f) instead of f.
     - `by`: a column of the data; each of its levels has its own copy of the scale parameters; `levels`: those, filled
-      in when the model is bound to data.
-    - `correlation`: of e within the group; None: independent.
+      in when the model is bound to data; `correlation`: of e within the group; None: independent.
     - `censoring`: method for rows below or above limits of quantification (see `censoring.py`); None: there are none.
     - `arrays`: those of a scale that is an Equinox module, which `scale` is then without; `is_module`: it is one.
 

@@ -33,7 +33,7 @@ def check_scale(scale: Any, names: Sequence[str]) -> None:
 
 
 def scale_of(error: Any) -> Any:
-    """The scale of a GaussianError, a module with its arrays. **Raises:** ModelError where a method has none of them."""
+    """The scale of a GaussianError, a module with its arrays. **Raises:** ModelError where a method has none."""
     if error.is_module and error.arrays is None:
         raise ModelError(
             "the scale of the residuals is an Equinox module, whose weights this method does not have; fit by a "
