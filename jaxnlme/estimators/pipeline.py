@@ -17,6 +17,7 @@ from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM
+from jaxnlme.estimators.gradient.method import Gradient
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
@@ -26,6 +27,7 @@ from jaxnlme.results.record import FitRecord
 Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
+ESTIMATORS = {**STOCHASTIC, "gradient": Gradient}
 
 
 def as_estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
@@ -35,8 +37,8 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
     """
     max_iterations = check_whole_number("max_iterations", plain_number(max_iterations), 0)
     tolerance = check_number("tolerance", tolerance, 0.0, above=True)
-    if isinstance(method, str) and method.lower() in STOCHASTIC:
-        method = STOCHASTIC[method.lower()]()
+    if isinstance(method, str) and method.lower() in ESTIMATORS:
+        method = ESTIMATORS[method.lower()]()
     if isinstance(method, AbstractEstimator):
         if (max_iterations, tolerance) != (RUN_SETTINGS.max_iterations, RUN_SETTINGS.tolerance):
             raise OptionError(
@@ -48,7 +50,7 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
         method = LINEARISED[method.lower()]()
     if isinstance(method, Linearised):
         return LindstromBates(method, max_iterations, tolerance)
-    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC]), max_iterations, tolerance)
+    return MaximumLikelihood(approximation(method, [*LINEARISED, *ESTIMATORS]), max_iterations, tolerance)
 
 
 def run_in_sequence(

@@ -76,6 +76,9 @@ class WeightedRowsError(AbstractError):
     def n_endpoints(self):
         return self.base.n_endpoints
 
+    def with_arrays(self, arrays):
+        return WeightedRowsError(self.base.with_arrays(arrays))
+
     def natural(self, theta):
         return self.base.natural(theta)
 

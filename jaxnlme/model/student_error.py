@@ -54,6 +54,15 @@ class StudentError(AbstractError):
         base: Any = self.base.resolve(levels)
         return StudentError(base, self.df)
 
+    @property
+    def arrays(self) -> Any:
+        """The arrays of a scale that is an Equinox module, else None."""
+        return self.base.arrays
+
+    def with_arrays(self, arrays):
+        base: Any = self.base.with_arrays(arrays)
+        return StudentError(base, self.df)
+
     # What binding reads of a residual model: the columns of its strata, and its transform.
 
     @property
@@ -152,13 +161,14 @@ class StudentError(AbstractError):
         return self.base.draw(noise * jnp.sqrt(0.5 * df / half), prediction, theta[:-1], group)
 
 
-def check_independent(scale: Any) -> None:
-    """**Raises:** OptionError for the scale of Student-t residuals with a correlation."""
+def check_independent(scale: Any) -> Any:
+    """The scale of Student-t residuals. **Raises:** OptionError for one with a correlation."""
     if getattr(scale, "correlation", None) is not None:
         raise OptionError(
             "Student-t residuals are independent; leave the correlation out, or use jn.error.gaussian(scale, "
             "correlation), whose residuals are Gaussian."
         )
+    return scale
 
 
 def student_error(base: GaussianError, df: float | Fixed) -> StudentError:

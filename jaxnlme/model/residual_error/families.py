@@ -20,8 +20,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.fixed import Fixed
+from jaxnlme.model.networks import split_module
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, check_correlation
@@ -217,7 +220,8 @@ def transform_both_sides(
     extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
     name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
     formula = re.sub(r"\bf\b", "h(f)", base.sd_formula) if of_transformed else base.sd_formula
-    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
+    module = {"arrays": base.arrays, "is_module": base.is_module}
+    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by, **module)
 
 
 @public("jn.error.gaussian")
@@ -277,12 +281,11 @@ def student_t(
 ) -> StudentError:
     """h(y) = h(f) + scale(f) e with Student-t residuals e, among which outlying ones count little.
 
-    For "laplace", "agq", "is", "saem" and "imp"; the scale is that of the t distribution, whose standard deviation is
-    sqrt(df / (df - 2)) for df > 2.
+    For "laplace", "agq", "is", "saem" and "imp". The standard deviation of e is sqrt(df / (df - 2)) for df > 2.
 
     **Arguments:** `scale`, `response`, `by`: as for `gaussian`; `df`: degrees of freedom, `jn.fixed(value)` to hold
     them (the default holds 4), a number to estimate them from there.
-    **Returns:** a residual model, for `error=` of `jn.NLMEModel`.
+    **Returns:** a residual model.
     **Raises:** OptionError for a df that is not positive, a scale with a correlation, and other types.
     **Source:** Lange, Little and Taylor (1989), Journal of the American Statistical Association 84, 881-896.
 
@@ -292,8 +295,7 @@ def student_t(
     jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.student_t("proportional", df=5.0))
     ```
     """
-    check_independent(scale)
-    return student_error(gaussian(scale, response=response, by=by), df)
+    return student_error(gaussian(check_independent(scale), response=response, by=by), df)
 
 
 @public("jn.error.custom")
@@ -313,8 +315,10 @@ def custom(
     argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
     `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
     another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`,
-    `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level.
-    **Raises:** OptionError for a scale that is no function of f and these parameters.
+    `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level. A scale may be a callable
+    Equinox module, whose arrays are trained in the free block of Params.
+    **Raises:** OptionError for a scale that is no function of f and these parameters; ModelError for a module with
+    arrays that have no gradient.
 
     **Example:**
 
@@ -327,7 +331,10 @@ def custom(
     ```
     """
     entries = custom_parameters(parameters, fix)
-    base = GaussianError(scale, entries, "custom", getattr(scale, "__name__", "scale(f)"), by=by)
+    function, arrays = split_module(scale, "error")
+    is_module = arrays is not None
+    formula = type(scale).__name__ if isinstance(scale, eqx.Module) else getattr(scale, "__name__", "scale(f)")
+    base = GaussianError(function, entries, "custom", formula, by=by, arrays=arrays, is_module=is_module)
     if isinstance(transform(response), Identity):
         return base
     return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)
