@@ -93,8 +93,8 @@ class StudentT(AbstractEffectShape):
         T(eta) = scale eta (1 + (eta^2 + 1) / (4 df) + (5 eta^4 + 16 eta^2 + 3) / (96 df^2)
                  + (3 eta^6 + 19 eta^4 + 17 eta^2 - 15) / (384 df^3)),
 
-    and linear beyond |eta| = 5. The standard deviation of eta is held at one, and "scale(cl)" takes its place; correlations with other effects are
-    those of eta.
+    and linear beyond |eta| = 5. The standard deviation of eta is held at one, and "scale(cl)" takes its place;
+    correlations with other effects are those of eta.
 
     **Arguments:** `df`: starting value above 1, or `jn.fixed(value)`; `scale`: starting value, on the transformed
     scale.
