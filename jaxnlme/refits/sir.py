@@ -40,7 +40,7 @@ def sir(
 
     Parameters are drawn from a normal distribution around the estimates on their unconstrained scales (typical values
     and coefficients transformed, logarithms of standard deviations, error parameters on the real line), weighted by
-    likelihood (times prior) over proposal density, and resampled without replacement. Each iteration takes the
+    likelihood (times prior) over proposal density, and resampled systematically. Each iteration takes the
     covariance of the resampled draws for the proposal of the next. The weights are those of a flat prior on the
     unconstrained scales where the model declares none.
 
@@ -89,8 +89,10 @@ def sir(
         log_weight = np.where(finite, log_weight, -np.inf)
         weight = np.exp(log_weight - log_weight.max())
         ess = float(weight.sum() ** 2 / np.sum(weight**2))
-        # The largest log weights plus Gumbel variates are a weighted sample without replacement.
-        chosen = np.argsort(-(log_weight - np.log(-np.log(rng.random(n)))), kind="stable")[:m]
+        # Systematic resampling: a draw of weight w is taken m w or one time more; without replacement the draws in the
+        # tails, whose weights are largest, would be too few.
+        points = (np.arange(m) + rng.random()) / m
+        chosen = np.minimum(np.searchsorted(np.cumsum(weight) / weight.sum(), points), n - 1)
         move = packed[chosen][:, active] - centre[active]
         rows.append(
             {
@@ -187,10 +189,9 @@ class Sir(Printable):
     def _tables(self) -> list[Table]:
         intervals, se = self.intervals(), self.se
         rows = []
-        for name, spread in se.items():
-            row = intervals.loc[name]
-            limits = f"[{number(row['lower'])}, {number(row['upper'])}]"
-            rows.append([str(name), number(row["estimate"]), number(spread), limits])
+        for k, name in enumerate(intervals.index):
+            estimate, lower, upper = intervals.to_numpy(float)[k]
+            rows.append([str(name), number(estimate), number(se[name]), f"[{number(lower)}, {number(upper)}]"])
         table = self.iterations
         steps = [[f"{row[0]:g}", *(number(float(cell)) for cell in row[1:])] for row in table.itertuples(index=False)]
         return [
@@ -211,7 +212,9 @@ def _counts(samples: Any, resamples: Any) -> list[tuple[int, int]]:
     for n, m in zip(*lists, strict=True):
         n, m = check_whole_number("samples", n, 10), check_whole_number("resamples", m, 5)
         if m > n:
-            raise OptionError(f"resamples={m} are drawn without replacement from samples={n}: take fewer.")
+            raise OptionError(
+                f"resamples={m} of samples={n} would repeat draws: take fewer resamples, or more samples."
+            )
         out.append((n, m))
     return out
 
