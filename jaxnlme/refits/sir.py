@@ -212,9 +212,7 @@ def _counts(samples: Any, resamples: Any) -> list[tuple[int, int]]:
     for n, m in zip(*lists, strict=True):
         n, m = check_whole_number("samples", n, 10), check_whole_number("resamples", m, 5)
         if m > n:
-            raise OptionError(
-                f"resamples={m} of samples={n} would repeat draws: take fewer resamples, or more samples."
-            )
+            raise OptionError(f"resamples={m} of samples={n} would repeat draws: take fewer, or more samples.")
         out.append((n, m))
     return out
 
