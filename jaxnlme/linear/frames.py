@@ -21,7 +21,7 @@ from jaxnlme.formulas.frames import as_table, complete_rows
 from jaxnlme.formulas.mixed import MixedFormula, used_columns
 from jaxnlme.linear.estimates import variance_terms
 from jaxnlme.numerics.linalg import semidefinite_cholesky
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     from jaxnlme.diagnostics.npde.record import Npde
@@ -56,6 +56,7 @@ class LinearFrames:
             columns["NORMALIZED"] = fit.residuals("normalized")
         return table_with(fit.model.frame, fit.model.formula, {"DV": fit.model.y, **columns})
 
+    @documented_by("linear.npde.npde_of_linear_fit")
     @public("fit.npde")
     def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Npde:
         """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`.
