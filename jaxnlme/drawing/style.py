@@ -75,6 +75,11 @@ def picture(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argum
     return lambda fn: in_style(public(name)(fn))
 
 
+def plain_text(label: Any) -> str:
+    """A label of the data as text of a picture, in which dollar signs begin no formula."""
+    return str(label).replace("$", r"\$")
+
+
 def style_axes(ax: Any) -> None:
     """Give axes the style, also those that a user made outside it, and ticks that matplotlib makes later."""
     from matplotlib import rcParams as now

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
-from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, lowest, on_page
+from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, legend_below, lowest, on_page
 from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
@@ -58,6 +58,7 @@ class AbstractConvergencePictures(AbstractPlotter):
         )  # fmt: skip
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="iteration", ylabel="log-likelihood")
+        ax.ticklabel_format(axis="y", useOffset=False)
         style_axes(ax)
         self._title(panels, f"Progress of {self.fit.method}", created)
         return ax
@@ -213,9 +214,7 @@ def _phase_legend(axes: Panels) -> None:
     for name in entries:
         if name in SHADES or name == AFTER_PHASES:  # with a border, without which the white one is invisible
             entries[name] = Patch(facecolor=SHADES.get(name, "white"), edgecolor=GREY, lw=0.6)
-    width = axes.figure.get_size_inches()[0]
-    ncols = max(1, min(4, int(width / 2.0)))
-    axes.figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
+    legend_below(axes.figure, entries)
 
 
 def _spans(sampling: Sampling) -> dict[str, tuple[int, int]]:
