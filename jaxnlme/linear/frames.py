@@ -160,12 +160,21 @@ class LinearFrames:
         return with_columns(fit.model.frame if data is None else data, fitted, y, fixed)
 
 
+def covariate_columns(fit: LinearFit) -> pd.DataFrame:
+    """The columns of the formula beside those of the response and the grouping factors, a row per row of the fit."""
+    return as_table(fit.model.frame, _other_columns(fit.model.formula))
+
+
+def _other_columns(formula: MixedFormula) -> list[str]:
+    groups = {name for term in formula.random for name in term.group}
+    return [name for name in used_columns(formula) if name not in groups and name not in used_columns(formula.response)]
+
+
 def table_with(frame: Any, formula: MixedFormula, columns: dict[str, Any]) -> pd.DataFrame:
     """Columns of the grouping factors, `columns` (rows,), then the other columns of the formula; those of the table
     that have the name of one of `columns` are renamed NAME_data."""
     groups = list(dict.fromkeys(name for term in formula.random for name in term.group))
-    of_response = used_columns(formula.response)
-    others = [name for name in used_columns(formula) if name not in groups and name not in of_response]
+    others = _other_columns(formula)
     table = as_table(frame, [*groups, *others])
     names = {name: f"{name}_data" for name in table if name in columns}
     values = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()}, index=table.index)

@@ -179,16 +179,17 @@ def accurate_eigh(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(matrices)
     if not values.size:
         return values, vectors
-    from scipy.linalg import lapack
+    from scipy.linalg import get_lapack_funcs
 
+    potrf, gejsv = get_lapack_funcs(("potrf", "gejsv"), dtype=values.dtype)
     for k in np.flatnonzero(values[:, 0] <= COMPUTATION.relative_eigenvalue * values[:, -1]):
         scaled, scale = unit_diagonal(matrices[k])
-        factor, failed = lapack.dpotrf(scaled, lower=1, clean=1)
+        factor, failed = potrf(scaled, lower=1, clean=1)
         values[k] = np.nan
         if failed or not (np.diag(matrices[k]) > 0.0).all():
             continue
         # Columns of very different lengths, each in full accuracy ("C"): left vectors are not needed ("N").
-        singular, _, right, work, _, failed = lapack.dgejsv(
+        singular, _, right, work, _, failed = gejsv(
             (factor * scale[:, None]).T, joba=0, jobu=3, jobv=0, jobr=0, jobt=0, jobp=0
         )
         if not failed:

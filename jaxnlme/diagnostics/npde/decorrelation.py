@@ -75,7 +75,7 @@ def _transforms(covariance: np.ndarray, method: str) -> tuple[np.ndarray, np.nda
         out[regular] = np.linalg.solve(factor, np.eye(rows) / scale[regular][:, None, :])
     else:
         values, vectors = accurate_eigh(covariance[regular])
-        positive = (values > 0.0).all(axis=1)
+        positive = np.all(values > 0.0, axis=1)
         roots = np.sqrt(np.where(positive[:, None], values, 1.0))
         out[regular] = (vectors / roots[:, None, :]) @ np.swapaxes(vectors, 1, 2)
         regular[np.flatnonzero(regular)[~positive]] = False
