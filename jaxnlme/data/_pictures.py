@@ -20,7 +20,7 @@ from jaxnlme.drawing.panels import (
     one_or_panels,
     write_title,
 )
-from jaxnlme.drawing.style import BLUE, CYCLE, GREY, picture, plain_text, style_axes
+from jaxnlme.drawing.style import BLUE, CYCLE, DARK, picture, plain_text, style_axes
 from jaxnlme.errors import DataError, OptionError, near_matches, shown
 from jaxnlme.signatures import public
 
@@ -186,16 +186,11 @@ def dose_marks(ax: Any, data: GroupedData, position: int, x: str) -> None:
     last = float(np.max(data.x[x][position][data.rows[position]]))
     times = times[times <= last]
     if len(times):
+        # Ticks upwards (matplotlib's marker 2), darker than the grid, which often has a line at the time of the dose.
         ax.plot(
-            times,
-            np.zeros(len(times)),
-            "|",
-            color=GREY,
-            ms=9,
-            mew=0.9,
-            transform=ax.get_xaxis_transform(),
-            label="dose",
-        )
+            times, np.zeros(len(times)), ls="", marker=2, color=DARK, ms=6, mew=1.2,
+            transform=ax.get_xaxis_transform(), label="dose",
+        )  # fmt: skip
 
 
 def _pieces(data: GroupedData, position: int, x: str, rows: np.ndarray) -> list[np.ndarray]:

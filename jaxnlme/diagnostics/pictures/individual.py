@@ -147,8 +147,10 @@ class AbstractIndividualPictures(AbstractPlotter):
             suffix = "" if level is None or unnamed else plain_text(f" ({by} {level})")
             curve = of_group if level is None else of_group[of_group[by] == level]
             here = rows if level is None else rows & (self._level_of_rows(str(by))[position] == level)
-            ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population")
-            ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}")
+            # The curve of a group of one row is a point, which a line does not show.
+            look: dict[str, Any] = {"marker": "_", "ms": 9} if len(curve) == 1 else {}
+            ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population", **look)
+            ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}", **look)
             observed = DARK if level is None else color
             responses(ax, at[here], y[here], kind[here], observed, label=f"observed{suffix}", ms=4)
         dose_marks(ax, data, position, x)
