@@ -18,6 +18,7 @@ from jaxnlme.errors import OptionError, shown
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.conditional_mode import search_mode
 from jaxnlme.likelihood.curvature import exact
+from jaxnlme.likelihood.differentiable import group_value
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params, check_params
@@ -68,10 +69,15 @@ def evaluate_groups(
     if not isinstance(method, LikelihoodApproximation):
         method = approximation(method)
     density = problem.density
-    if modes is None:
-        starts = jnp.asarray(mode_starts(density.n_effects))
-        modes = jnp.broadcast_to(starts, (problem.n_groups, *starts.shape))
-    return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), modes)
+    return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), _starts(problem, modes))
+
+
+def _starts(problem: Problem, modes: Any) -> Any:
+    """`modes`, or the starts of every group's search (groups, starts, random) if they are None."""
+    if modes is not None:
+        return modes
+    starts = jnp.asarray(mode_starts(problem.density.n_effects))
+    return jnp.broadcast_to(starts, (problem.n_groups, *starts.shape))
 
 
 def modes_of_groups(
@@ -133,7 +139,8 @@ def group_log_likelihoods(
     chosen = jax.tree.map(jnp.asarray, approximation(method))
     chosen.check(problem.density)
     with explained_errors():
-        return evaluate_groups(problem, params, chosen, modes).value
+        density = problem.density
+        return problem.map(lambda group, z0: group_value((chosen, density, params, group), z0), _starts(problem, modes))
 
 
 @public("jn.log_likelihood")
