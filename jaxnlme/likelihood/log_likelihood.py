@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,7 @@ from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
 from jaxnlme.signatures import public
-from jaxnlme.typing import Scalar, Vector
+from jaxnlme.typing import Matrix, Scalar, Vector
 
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
@@ -177,3 +178,70 @@ def log_likelihood(
         problem = problem.replace_zero_weight_groups(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))
+
+
+@public("jn.log_likelihood_and_score")
+def log_likelihood_and_score(
+    model: NLMEModel | None,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | LikelihoodApproximation = "focei",
+    weights: Any = None,
+    *,
+    modes: Any = None,
+) -> tuple[Scalar, Params]:
+    """`log_likelihood` and its gradient in `params`, the score, from one pass; a pure function.
+
+    **Arguments:** as for `log_likelihood`.
+    **Returns:** a scalar, and Params of the same shape as `params`, on its scales.
+    **Raises:** as `log_likelihood`.
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood_and_score(model, fit.params, data, "focei")[1].beta
+    ```
+    """
+    require_x64("log_likelihood_and_score")
+    check_params(params)
+    arrays, others = eqx.partition(params, eqx.is_inexact_array_like)
+
+    def value(arrays: Params) -> Scalar:
+        return log_likelihood(model, eqx.combine(arrays, others), data, method, weights, modes=modes)
+
+    return jax.value_and_grad(value)(jax.tree.map(jnp.asarray, arrays))
+
+
+@public("jn.information")
+def information(
+    model: NLMEModel | None,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | LikelihoodApproximation = "focei",
+    weights: Any = None,
+    *,
+    modes: Any = None,
+) -> Matrix:
+    """The observed information: minus the second derivatives of `log_likelihood` in `params.pack()`, exact; a pure
+    function.
+
+    **Arguments:** as for `log_likelihood`.
+    **Returns:** (packed, packed), in the order and on the scales of `params.pack()`: beta, covariance, error. The free
+    block (weights of a network) is held.
+    **Raises:** as `log_likelihood`.
+
+    **Example:**
+
+    ```python
+    jax.jit(lambda params: jn.information(model, params, data, "focei"))(fit.params)
+    ```
+    """
+    require_x64("information")
+    check_params(params)
+
+    def slope(packed: Vector) -> Vector:
+        return jax.grad(
+            lambda packed: log_likelihood(model, params.unpack(packed), data, method, weights, modes=modes)
+        )(packed)
+
+    return -jax.jacfwd(slope)(jnp.asarray(params.pack()))

@@ -196,8 +196,9 @@ def select(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(per_leaf, yes, no)
 
 
-def empty_slots(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
-    """The state of `width` slots without a job (numpy); `modes`: the shape (groups, random)."""
+def empty_slots(width: int, n: int, dense: int, modes: tuple[int, ...]) -> BatchState:
+    """The state of `width` slots without a job (numpy), of `n` entries, `dense` without the free block; `modes`: the
+    shape (groups, random)."""
 
     def zeros(*shape: int, dtype: Any = float) -> Any:
         return np.zeros((width, *shape), dtype)
@@ -215,7 +216,7 @@ def empty_slots(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
         iterations=zeros(dtype=int),
         stalled=zeros(dtype=bool),
     )
-    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros())
+    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros(), zeros(dense))
     return BatchState(
         state=state,
         running=zeros(dtype=bool),

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
 
 class MaximumLikelihoodState(eqx.Module):
-    """State of a maximisation: the state `bfgs` of the `minimiser`; `modes` and `log_likelihood` at its best point."""
+    """State of a maximisation: the state `bfgs` of the `minimiser`; at its best point `modes`, `log_likelihood`, and
+    `squares` (dense,), the sums of the squares of the groups' scores."""
 
     bfgs: BFGSState
     minimiser: BFGS
     modes: Any
     log_likelihood: Any
+    squares: Any
 
 
 @final
@@ -108,7 +110,8 @@ class MaximumLikelihood(AbstractEstimator):
         enough = first.counted >= SEARCH.groups_per_parameter * first.outer.shape[0]
         apart = _without_flat_entries(state, minimiser, first)
         state = jax.tree.map(lambda new, old: xnp.where(enough, new, old), apart, state)
-        return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
+        squares = xnp.diagonal(first.outer)
+        return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood, squares)
 
     def trial(self, state: MaximumLikelihoodState) -> Vector:
         """The point (n,) to evaluate next, mode searches starting from `state.modes`."""
@@ -141,6 +144,7 @@ class MaximumLikelihood(AbstractEstimator):
             minimiser,
             jax.tree.map(lambda new, old: xnp.where(accept, new, old), result.modes, state.modes),
             xnp.where(accept, result.log_likelihood, state.log_likelihood),
+            xnp.where(accept, xnp.diagonal(result.outer), state.squares),
         )
 
     def step(self, problem: Problem, template: Params, state: MaximumLikelihoodState) -> MaximumLikelihoodState:
