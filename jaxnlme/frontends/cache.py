@@ -78,7 +78,7 @@ def _configured_folder() -> str | None:
 
 @public("jn.compiler_options")
 def compiler_options(*, optimise: bool = False) -> dict[str, Any]:
-    """XLA's options with which a program of yours compiles fast, for `jax.jit(..., compiler_options=...)`; what fits use.
+    """XLA options for `jax.jit(..., compiler_options=...)` with which a program of yours compiles fast; fits use them.
 
     On a CPU a gradient of `jn.log_likelihood` then compiles in a fifth of the time and runs two to three times slower,
     which pays for small data and few evaluations. On other devices there are no such options.

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.integrals import Gaussian
-from jaxnlme.likelihood.nested import nested_value_and_score
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.derivatives import directional_slope, gradient, value_and_gradient, value_gradient_hessian
+from jaxnlme.model.derivatives import gradient, value_and_gradient, value_gradient_hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import barrier, implicit_minimiser, partition_perturbed, symmetric_solve
 from jaxnlme.numerics.newton import NewtonResult
@@ -142,9 +141,7 @@ def _slope_in_rest(args: Arguments, rest_dot: PyTree, z0: Any) -> Scalar:
         density, params, group = parts(moving)
         return density.log_joint_given(params, z, group, method.scale_prediction(density, params, group))
 
-    z, _ = conditional_mode(
-        method.search, density, params, group, method.scale_prediction(density, params, group), z0
-    )
+    z, _ = conditional_mode(method.search, density, params, group, method.scale_prediction(density, params, group), z0)
     z = barrier(z)
     in_z = barrier(gradient(lambda z: value_at(moving, z))(z))
     hessian = value_gradient_hessian(lambda z: -log_joint(moving, z), z)[2]

@@ -204,12 +204,12 @@ def log_likelihood_and_score(
     """
     require_x64("log_likelihood_and_score")
     check_params(params)
-    arrays, others = eqx.partition(params, eqx.is_inexact_array_like)
+    arrays, others = eqx.partition(jax.tree.map(jnp.asarray, params), eqx.is_inexact_array)
 
     def value(arrays: Params) -> Scalar:
         return log_likelihood(model, eqx.combine(arrays, others), data, method, weights, modes=modes)
 
-    return jax.value_and_grad(value)(jax.tree.map(jnp.asarray, arrays))
+    return jax.value_and_grad(value)(arrays)
 
 
 @public("jn.information")

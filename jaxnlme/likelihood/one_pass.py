@@ -148,7 +148,9 @@ class OnePassGroup(TransformedGroup):
         """The gradient of the log joint density in `z` (random,), from first derivatives of the model."""
         prediction = partial_derivatives(self.predict, self.at(z), 1, self.searched)
         frozen = None if self.frozen is None else self.frozen.partials[0]
-        gradient = jax.grad(lambda f: self.rows(f, frozen, self.params.error, self.residual_factor))(prediction.partial())
+        gradient = jax.grad(lambda f: self.rows(f, frozen, self.params.error, self.residual_factor))(
+            prediction.partial()
+        )
         in_u = column([_dot((gradient, prediction.partial(k))) for k in range(self.n)])
         return as_vector(product(transposed(self.Z), in_u), self.q, z.dtype) - z
 

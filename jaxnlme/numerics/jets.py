@@ -123,7 +123,7 @@ def _partial_rule(indices, index, primals, tangents):
     of_partial = tangents[0][indices.index(index)]
     dots = []
     if not all(isinstance(dot, SymbolicZero) for dot in jax.tree.leaves(of_partial)):
-        zeros = (jax.tree.map(jnp.zeros_like, partials[indices.index(index)]))
+        zeros = jax.tree.map(jnp.zeros_like, partials[indices.index(index)])
         dots.append(jax.tree.map(lambda z, d: z if isinstance(d, SymbolicZero) else d, zeros, of_partial))
     for k, dot in enumerate(tangents[1]):
         if isinstance(dot, SymbolicZero):

@@ -16,10 +16,9 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState, blank_state
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.refits.settings import BATCH
 from jaxnlme.typing import PyTree
 
@@ -203,20 +202,7 @@ def empty_slots(width: int, n: int, dense: int, modes: tuple[int, ...]) -> Batch
     def zeros(*shape: int, dtype: Any = float) -> Any:
         return np.zeros((width, *shape), dtype)
 
-    bfgs = BFGSState(
-        x=zeros(n),
-        value=zeros(),
-        gradient=zeros(n),
-        inverse=zeros(n, n),
-        direction=zeros(n),
-        slope=zeros(),
-        step=zeros(),
-        decrement=zeros(),
-        evaluations=zeros(dtype=int),
-        iterations=zeros(dtype=int),
-        stalled=zeros(dtype=bool),
-    )
-    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros(), zeros(dense))
+    state = blank_state(n, dense, zeros(*modes), (width,))
     return BatchState(
         state=state,
         running=zeros(dtype=bool),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
 from jaxnlme.likelihood.log_likelihood import evaluate_groups
-from tests.problems import COVARIANCES, ERRORS, cheap, decay_data, decay_model
+from tests.problems import ERRORS, cheap, decay_data, decay_model
 
 METHODS: dict[str, Any] = {
     "FO": jn.FO(),
@@ -71,7 +72,9 @@ def test_derivatives_are_those_of_the_likelihood_written_out(problem: str, metho
     def gradient_and_product(fn, packed):
         return jax.jvp(jax.grad(fn), (packed,), (direction,))
 
-    for actual, expected in zip(gradient_and_product(ours, packed), gradient_and_product(written_out, packed)):
+    for actual, expected in zip(
+        gradient_and_product(ours, packed), gradient_and_product(written_out, packed), strict=True
+    ):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10 * np.abs(expected).max())
 
 
@@ -108,8 +111,6 @@ def test_derivatives_in_the_data_equal_differences(method: str) -> None:
 
 
 def _replaced(group: Any, y: Any, t: Any) -> Any:
-    import equinox as eqx
-
     return eqx.tree_at(lambda g: (g.y, g.x.t), group, (y, t))
 
 
@@ -124,20 +125,20 @@ def test_score_and_information_are_the_derivatives() -> None:
     axes = h * np.eye(len(packed))
     slope = [float(total(packed + axis) - total(packed - axis)) / (2 * h) for axis in axes]
     np.testing.assert_allclose(score.pack(), slope, rtol=1e-5, atol=1e-5)
-    assert (np.asarray(matrix) == pytest.approx(np.asarray(matrix).T, rel=1e-8, abs=1e-8))
+    assert np.asarray(matrix) == pytest.approx(np.asarray(matrix).T, rel=1e-8, abs=1e-8)
 
 
 def test_groups_without_a_response_have_no_derivatives() -> None:
     model, data = independent()
     bound = jax.tree.map(jnp.asarray, bind(model, data).problem)
     start = jax.tree.map(jnp.asarray, bind(model, data).start)
-    import equinox as eqx
-
     group = bound.buckets[0]
     observed = group.x.observed.at[0].set(False)
     bucket = eqx.tree_at(lambda g: g.x.observed, group, observed)
     empty = type(bound)(bound.density, (bucket, *bound.buckets[1:]), bound.order, bound.weights)
-    jacobian = cheap(jax.jacrev(lambda packed: jn.group_log_likelihoods(None, start.unpack(packed), empty)))(start.pack())
+    jacobian = cheap(jax.jacrev(lambda packed: jn.group_log_likelihoods(None, start.unpack(packed), empty)))(
+        start.pack()
+    )
     first = int(np.asarray(bound.order).tolist().index(0)) if len(bound.buckets) > 1 else 0
     assert (np.asarray(jacobian)[first] == 0.0).all()
     assert (np.abs(np.delete(np.asarray(jacobian), first, 0)).max(axis=1) > 0.0).all()

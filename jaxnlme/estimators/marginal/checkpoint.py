@@ -70,8 +70,8 @@ class MarginalCheckpoint(AbstractCheckpoint):
                 part: kind(**{field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)})
                 for part, kind in _PARTS.items()
             }
-            at_best = {name: arrays[name] for name in ("log_likelihood", "squares")}
-            state = MaximumLikelihoodState(**parts, modes=None, **at_best)
+            log_likelihood, squares = arrays["log_likelihood"], arrays["squares"]
+            state = MaximumLikelihoodState(**parts, modes=None, log_likelihood=log_likelihood, squares=squares)
         columns = {k.removeprefix(_HISTORY): v.tolist() for k, v in arrays.items() if k.startswith(_HISTORY)}
         history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         counts = {name: first.document[name] for name in _COUNTS}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
@@ -168,9 +169,45 @@ class MaximumLikelihood(AbstractEstimator):
         self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
     ) -> MaximumLikelihoodState:
         """The whole minimisation from `x` (n,) and `modes` (groups, random), a pure loop; `free` (n,): may move."""
-        first = self.evaluate(problem, template, x, modes)
-        state = self.init(problem.density, template, x, first, free)
-        return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
+        dense = template.pack().shape[0]
+
+        def step(carry: tuple[Any, MaximumLikelihoodState]) -> tuple[Any, MaximumLikelihoodState]:
+            # The first evaluation is made by the same piece of the program as all others, which halves it.
+            begun, state = carry
+            point = jnp.where(begun, self.trial(state), x)
+            result = self.evaluate(problem, template, point, state.modes)
+            first = self.init(problem.density, template, x, result, free)
+            later = self.update(state, result, result.scores.shape[0] >= SEARCH.groups_per_parameter * dense)
+            return jnp.ones((), bool), jax.tree.map(lambda a, b: jnp.where(begun, b, a), first, later)
+
+        carry = (jnp.zeros((), bool), jax.tree.map(jnp.asarray, blank_state(x.shape[0], dense, modes)))
+        return jax.lax.while_loop(lambda carry: ~carry[0] | ~self.terminate(carry[1]), step, carry)[1]
+
+
+def blank_state(n: int, dense: int, modes: Any, width: tuple[int, ...] = ()) -> MaximumLikelihoodState:
+    """A state before the first evaluation: zeros.
+
+    **Arguments:** `n`: number of entries; `dense`: without the free block; `modes` (*width, groups, random): starts of
+    the searches of the modes; `width`: () for one minimisation, or (count,).
+    """
+
+    def zeros(*shape: int, dtype: Any = float) -> Any:
+        return np.zeros((*width, *shape), dtype)
+
+    bfgs = BFGSState(
+        x=zeros(n),
+        value=zeros(),
+        gradient=zeros(n),
+        inverse=zeros(n, n),
+        direction=zeros(n),
+        slope=zeros(),
+        step=zeros(),
+        decrement=zeros(),
+        evaluations=zeros(dtype=int),
+        iterations=zeros(dtype=int),
+        stalled=zeros(dtype=bool),
+    )
+    return MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), modes, zeros(), zeros(dense))
 
 
 @final
