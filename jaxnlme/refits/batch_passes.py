@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState, blank_state
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState, blank_state
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.model.params import Params
 from jaxnlme.refits.settings import BATCH

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from jaxnlme.estimators.core.checkpoint import AbstractCheckpoint
-from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.files import Archive
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
 

@@ -17,7 +17,8 @@ from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.estimators.core.objective import flatten, unflatten, weighted_sum
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.settings import DIFFERENCES, ESTIMATE
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.differentiable import group_value
