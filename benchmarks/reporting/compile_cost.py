@@ -15,8 +15,8 @@ def section(results: Record, name: str) -> str:
     """CPU seconds of tracing and compiling by program and approximation."""
     explanation = (
         "CPU seconds to trace and compile a program under `jax.jit`, as it stands and with "
-        "`compiler_options=jn.compiler_options()`, and CPU milliseconds of one run; theophylline, three random effects, "
-        "each in a process of its own, medians. Bold is above the limit."
+        "`compiler_options=jn.compiler_options()`, and CPU milliseconds of one run; theophylline, three random "
+        "effects, each in a process of its own, medians. Bold is above the limit."
     )
     header = ["program", "method", "as it stands", "limit", "run, ms", "compiler_options", "limit", "run, ms"]
     body = []

@@ -1,5 +1,5 @@
-"""State of a maximisation by quasi-Newton steps, and its inverse Hessian: from the scores of the groups, and for entries
-that have almost no information."""
+"""State of a maximisation by quasi-Newton steps, and its inverse Hessian: from the scores of the groups, and for
+entries that have almost no information."""
 
 from __future__ import annotations
 
