@@ -11,7 +11,11 @@ than reported values, |dr/du| is the volume sqrt(det(J'J)) of the Jacobian J.
 
 Chains move in coordinates x = (xi, zeta) in which the posterior is about standard normal (`scaling.py`):
 
-    u = u0 + F xi,      z_i = m_i + D_i (u - u0) + C_i zeta_i.
+    u = u0 + F xi,      z_ik = (L_kk(u) / L_kk(u0))^(-c_k) [m_i + D_i (u - u0) + C_i zeta_i]_k,
+
+L the factor of psi. With c_k = 0 the effects move in units of their standard deviation ("non-centred"), with c_k = 1
+they stay where they are when the standard deviation moves ("centred"); c_k is in between by how well the data determine
+effect k (Papaspiliopoulos, Roberts and Skoeld (2007), Statistical Science 22, 59-73).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from jaxnlme.errors import Status
 from jaxnlme.estimators.core.objective import partial_sums
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.model import derivatives
+from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
 from jaxnlme.numerics.linalg import cholesky, half_logdet
@@ -35,11 +40,12 @@ from jaxnlme.typing import Scalar, Vector
 
 
 class Scaling(eqx.Module):
-    """The affine map from coordinates of chains to parameters and effects.
+    """The map from coordinates of chains to parameters and effects.
 
     **Fields:** `centre` u0 (active,) and `factor` F (active, active); `modes` m (groups, random), `slopes` D (groups,
     random, active), `spread` C (groups, random, random); the last three have no groups where effects are integrated out
-    (`starts` (groups, random) are then the starts of the mode searches).
+    (`starts` (groups, random) are then the starts of the mode searches); `centring` c (random,); `log_scale` (random,),
+    log L_kk(u0); `distinct` (random,): the row of L of each random effect.
     """
 
     centre: Any
@@ -48,6 +54,9 @@ class Scaling(eqx.Module):
     slopes: Any
     spread: Any
     starts: Any
+    centring: Any
+    log_scale: Any
+    distinct: Any
 
     @property
     def n_active(self) -> int:
@@ -59,14 +68,16 @@ class Scaling(eqx.Module):
         """Number of coordinates."""
         return self.n_active + self.modes.shape[0] * self.modes.shape[1]
 
-    def split(self, x: Any) -> tuple[Any, Any]:
-        """Free parameters u (..., active) and whitened effects z (..., groups, random) at coordinates `x` (..., n)."""
+    def parameters(self, x: Any) -> Any:
+        """Free parameters u (..., active) at coordinates `x` (..., n)."""
+        return self.centre + x[..., : self.n_active] @ self.factor.T
+
+    def before_centring(self, x: Vector) -> Any:
+        """m + D (u - u0) + C zeta (groups, random) at coordinates `x` (n,)."""
         p = self.n_active
-        step = x[..., :p] @ self.factor.T
-        zeta = x[..., p:].reshape(*x.shape[:-1], *self.modes.shape)
-        moved = jnp if isinstance(x, jax.Array) else np
-        z = self.modes + moved.einsum("gqp,...p->...gq", self.slopes, step)
-        return self.centre + step, z + moved.einsum("gqr,...gr->...gq", self.spread, zeta)
+        zeta = x[p:].reshape(self.modes.shape)
+        moved = self.modes + jnp.einsum("gqp,p->gq", self.slopes, self.factor @ x[:p])
+        return moved + jnp.einsum("gqr,gr->gq", self.spread, zeta)
 
 
 class Target(eqx.Module):
@@ -90,9 +101,26 @@ class Target(eqx.Module):
 
     def log_density(self, x: Vector) -> Scalar:
         """The log posterior density at coordinates `x` (n,), up to a constant."""
-        u, z = self.scaling.split(x)
-        likelihood = self._joint(self.params(u), z) if self.approximation is None else self._collapsed(u)
-        return likelihood + self.log_prior(u)
+        u = self.scaling.parameters(x)
+        if self.approximation is not None:
+            return self._collapsed(u) + self.log_prior(u)
+        z, log_volume = self._effects(self.params(u), x)
+        return self._joint(self.params(u), z) + log_volume + self.log_prior(u)
+
+    def point(self, x: Vector) -> tuple[Vector, Any]:
+        """Packed parameters (packed,) and whitened effects (groups, random) at coordinates `x` (n,)."""
+        params = self.params(self.scaling.parameters(x))
+        return params.pack(), self._effects(params, x)[0]
+
+    def _effects(self, params: Params, x: Vector) -> tuple[Any, Scalar]:
+        """Whitened effects (groups, random) at coordinates `x` (n,), and the log volume of the map from zeta to them, up
+        to a constant."""
+        scaling = self.scaling
+        z = scaling.before_centring(x)
+        if not z.size:
+            return z, jnp.zeros(())
+        power = scaling.centring * (log_scales(self.problem.density, params)[scaling.distinct] - scaling.log_scale)
+        return z * jnp.exp(-power), -z.shape[0] * jnp.sum(power)
 
     def log_prior(self, u: Vector) -> Scalar:
         """The log density of the priors and the log volume of the reported values, in free parameters `u`."""
@@ -132,3 +160,10 @@ class Target(eqx.Module):
 
         jacobian = derivatives.jacobian(tail)(u[first:])
         return half_logdet(cholesky(jacobian.T @ jacobian))
+
+
+def log_scales(density: Density, params: Params) -> Vector:
+    """log L_kk (distinct effects,) of the factor L of psi; zero where L_kk is zero."""
+    diagonal = jnp.diagonal(density.covariance.factor(params.covariance))
+    positive = diagonal > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, diagonal, 1.0)), 0.0)

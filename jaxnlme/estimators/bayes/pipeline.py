@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
@@ -36,7 +37,7 @@ from jaxnlme.estimators.em.simulation_starts import is_singular_and_free, moved_
 from jaxnlme.estimators.setup import STARTS, set_up
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
-from jaxnlme.numerics.compiling import clock, compile_clock
+from jaxnlme.numerics.compiling import clock, compile_clock, compiled
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import estimates_table
@@ -117,14 +118,13 @@ def _run_nuts(
     show("compiling the chains")
     with clock(timings, "start"):
         chains = ChainRun(target, estimator)
-    scaling = jax.tree.map(np.asarray, target.scaling)
-    outcome = run_algorithm(chains, show, _notifier(binding, plan, target, scaling), timings)
+    outcome = run_algorithm(chains, show, _notifier(binding, plan, target), timings)
     record = chains.draws()
     show("checks and log-likelihood")
     n = record.position.shape[1]
     if not n:
         return _without_draws(binding, estimator, target, outcome, notes, left_out, options, timings)
-    packed, z, every = _draws_of(target, scaling, record.position, binding)
+    packed, z, every = _draws_of(target, record.position)
     posterior = _posterior(binding, estimator, packed, z, every)
     fixed = estimates_table(binding, binding.start, None, 0.95)["fixed"].to_numpy()
     names = binding.density.reported_names
@@ -164,8 +164,7 @@ def _run_pathfinder(
     show("compiling and following the paths")
     with clock(timings, "draws"):
         positions, log_density, pareto_k = find_path(target, estimator)
-    scaling = jax.tree.map(np.asarray, target.scaling)
-    packed, z, every = _draws_of(target, scaling, positions[None], binding)
+    packed, z, every = _draws_of(target, positions[None])
     posterior = _replaced(
         _posterior(binding, estimator, packed, z, every),
         stats={"lp": log_density[None]}, pareto_k=pareto_k, seconds={"draws": timings["draws"]},
@@ -188,7 +187,7 @@ def _run_pathfinder(
     return _record(posterior, target, estimator, (pareto_k <= limit, False, False), sentences, left_out, options, timings)
 
 
-def _notifier(binding: Binding, plan: Plan, target: Target, scaling: Any) -> Callable[[int, StepRecord], bool]:
+def _notifier(binding: Binding, plan: Plan, target: Target) -> Callable[[int, StepRecord], bool]:
     """The function that calls the callbacks of a fit after a block of steps."""
     callbacks, began = Callbacks(plan.callbacks, Processes(None)), time.perf_counter()
     evaluations = 0
@@ -198,7 +197,7 @@ def _notifier(binding: Binding, plan: Plan, target: Target, scaling: Any) -> Cal
         evaluations += int(np.sum(record.steps))
         if not plan.callbacks:
             return False
-        u, _ = scaling.split(record.position[-1].mean(axis=0))
+        u = np.asarray(target.scaling.parameters(record.position[-1].mean(axis=0)))
         packed = np.array(target.packed)
         packed[list(target.active)] = u
         params = jax.tree.map(np.asarray, binding.start.unpack(packed))
@@ -209,19 +208,34 @@ def _notifier(binding: Binding, plan: Plan, target: Target, scaling: Any) -> Cal
     return notify
 
 
-def _draws_of(
-    target: Target, scaling: Any, positions: np.ndarray, binding: Binding
-) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Packed parameters (chains, draws, packed) and whitened effects (chains, kept, groups, random) of every
-    `every`-th draw, None for none."""
-    u = scaling.centre + positions[..., : scaling.n_active] @ scaling.factor.T
-    packed = np.broadcast_to(np.asarray(target.packed), (*positions.shape[:2], len(target.packed))).copy()
-    packed[..., list(target.active)] = u
-    m, q = scaling.modes.shape
+def _draws_of(target: Target, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Packed parameters (chains, draws, packed) and whitened effects (chains, kept, groups, random) of every `every`-th
+    draw, None for none, at `positions` (chains, draws, n)."""
+    chains, n, _ = positions.shape
+    m, q = target.scaling.modes.shape
     if target.approximation is not None or not q:
+        u = np.asarray(target.scaling.parameters(positions))
+        packed = np.broadcast_to(np.asarray(target.packed), (chains, n, len(target.packed))).copy()
+        packed[..., list(target.active)] = u
         return packed, None, 1
-    every = max(1, -(-positions.shape[0] * positions.shape[1] * m * q // RUN.most_stored_effects))
-    return packed, scaling.split(positions[:, ::every])[1], every
+    every = max(1, -(-chains * n * m * q // RUN.most_stored_effects))
+    size = max(1, min(chains * n, RUN.cells_per_call // (m * q)))
+    program, flat = compiled(_points, size * m), positions.reshape(chains * n, -1)
+    packed, z = np.empty((chains * n, len(target.packed))), np.empty((chains, -(-n // every), m, q))
+    draws = z.reshape(-1, m, q)
+    for first in range(0, chains * n, size):
+        rows = np.minimum(np.arange(first, first + size), chains * n - 1)
+        values, effects = (np.asarray(part) for part in program(target, jnp.asarray(flat[rows])))
+        rows = rows[: chains * n - first]
+        packed[rows] = values[: len(rows)]
+        kept = np.flatnonzero(rows % n % every == 0)
+        draws[rows[kept] // n * z.shape[1] + rows[kept] % n // every] = effects[kept]
+    return packed.reshape(chains, n, -1), z, every
+
+
+def _points(target: Target, positions: Any) -> tuple[Any, Any]:
+    """Packed parameters (draws, packed) and whitened effects (draws, groups, random) at `positions` (draws, n)."""
+    return jax.vmap(target.point)(positions)
 
 
 def _posterior(

@@ -173,7 +173,7 @@ class ChainRun:
                 lambda position: (start_size(jnp.asarray(RUN.initial_step)), start_mass(position.shape[0]))
             )(jnp.asarray(positions))
         hmc = HMCState(*map(jnp.asarray, (positions, values, slopes)))
-        return ChainState(hmc, *repeated, jnp.full(estimator.chains, RUN.initial_step), keys)
+        return _plain(ChainState(hmc, *repeated, np.full(estimator.chains, RUN.initial_step), keys))
 
     def warm_up(self, schedule: list[tuple[int, bool]]) -> StepRecord:
         """One block of warm-up steps, each a pair of its stage and whether its window ends there."""
@@ -185,7 +185,8 @@ class ChainRun:
         """Fix the step sizes at their averages."""
         (_, _, mean_size), _ = _adaptation(self.estimator.diagonal, self.estimator.target_acceptance)
         if self.estimator.warmup:
-            self.states = self.states._replace(step_size=jax.vmap(mean_size)(self.states.step_size_state))
+            size = jax.vmap(mean_size)(self.states.step_size_state)
+            self.states = _plain(self.states._replace(step_size=size))
 
     def draw(self, n: int) -> StepRecord:
         """`n` draws of every chain, at most a block of them."""
@@ -198,7 +199,7 @@ class ChainRun:
         schedule = on_device((np.array(stages + [NO_STEP] * missing), np.array(ends + [False] * missing)))
         states, record = self._program(self.target, self.states, *schedule)
         out = StepRecord(*(np.asarray(part)[:n] for part in record))
-        self.states = states
+        self.states = _plain(states)
         return out
 
     def draws(self) -> StepRecord:
@@ -207,3 +208,9 @@ class ChainRun:
             empty = np.zeros((self.estimator.chains, 0))
             return StepRecord(np.zeros((*empty.shape, self.target.scaling.size)), *([empty] * 6))
         return StepRecord(*(np.moveaxis(np.concatenate(parts), 0, 1) for parts in zip(*self.records, strict=True)))
+
+
+def _plain(states: ChainState) -> ChainState:
+    """`states` with arrays of one kind, whatever made them, so that the program of a block is compiled once."""
+    rest = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), states._replace(key=()))
+    return rest._replace(key=states.key)

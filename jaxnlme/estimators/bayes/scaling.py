@@ -6,6 +6,8 @@
    the inverse curvatures H there, and with the slopes D = dm/du of the modes in the parameters (implicit function
    theorem, H^-1 times the mixed second derivatives of the log joint density). Without these slopes, effects that the
    data determine well would be strongly correlated with the parameters.
+3. The centring c of an effect is 1 minus the mean over groups of the diagonal of H^-1, its conditional variance in
+   units of its variance.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.problem import Problem
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.errors import OptionError, some
-from jaxnlme.estimators.bayes.objective import Scaling
+from jaxnlme.estimators.bayes.objective import Scaling, log_scales
 from jaxnlme.estimators.bayes.settings import RUN
 from jaxnlme.model import derivatives
 from jaxnlme.model.params import Params
@@ -42,19 +44,28 @@ def scaling_of(
     m, q = binding.data.n_groups, binding.density.n_effects
     modes, curvature = _modes_of(start, binding)
     starts = np.zeros((m, q)) if modes is None else modes
+    rest = starts, np.zeros(q), np.zeros(q), np.zeros(q, int)
     if not joint:
-        empty = np.zeros((0, q))
         return Scaling(
-            packed[active], factor, empty, np.zeros((0, q, len(active))), np.zeros((0, q, q)), np.asarray(starts)
+            packed[active], factor, np.zeros((0, q)), np.zeros((0, q, len(active))), np.zeros((0, q, q)), *rest
         )
     if modes is None or curvature is None or not q:
         identity = np.broadcast_to(np.eye(q), (m, q, q)).copy()
-        return Scaling(packed[active], factor, np.zeros((m, q)), np.zeros((m, q, len(active))), identity, starts)
+        return Scaling(packed[active], factor, np.zeros((m, q)), np.zeros((m, q, len(active))), identity, *rest)
     inverse = np.linalg.inv(curvature)
     program = compiled(_mixed_derivatives, problem.n_rows * len(active), once=True)
-    mixed = np.asarray(program(problem, on_device(params), jnp.asarray(active), jnp.asarray(modes)))
-    slopes = np.nan_to_num(inverse @ mixed, nan=0.0, posinf=0.0, neginf=0.0)
-    return Scaling(packed[active], factor, modes, slopes, np.linalg.cholesky(inverse), starts)
+    on_host = program(problem, on_device(params), jnp.asarray(active), jnp.asarray(modes))
+    mixed, log_scale, growth = (np.asarray(part) for part in on_host)
+    levels, size = binding.density.levels, binding.density.covariance.size
+    # Row of the factor of each random effect: with nested levels the effects of all units share the rows of their level.
+    distinct = np.arange(q) if levels is None else np.diag(levels.expanded(np.diag(np.arange(size) + 1.0))).astype(int) - 1
+    informed = binding.data.observed.any(axis=1) & (binding.data.weights != 0)
+    share = np.diagonal(inverse, axis1=1, axis2=2)[informed].mean(axis=0) if informed.any() else np.ones(q)
+    centring = np.where(log_scale[distinct] != 0.0, np.clip(1.0 - share, 0.0, 1.0), 0.0)
+    slopes = inverse @ mixed + modes[:, :, None] * (centring[:, None] * growth[distinct])[None]
+    slopes = np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
+    spread = np.linalg.cholesky(inverse)
+    return Scaling(packed[active], factor, modes, slopes, spread, starts, centring, log_scale[distinct], distinct)
 
 
 def _parameter_factor(binding: Binding, params: Params, active: np.ndarray, start: Any) -> np.ndarray:
@@ -118,8 +129,9 @@ def _modes_of(start: Any, binding: Binding) -> tuple[np.ndarray | None, np.ndarr
     return np.asarray(modes), np.asarray(curvature)
 
 
-def _mixed_derivatives(problem: Problem, params: Params, active: Any, modes: Any) -> Any:
-    """Mixed second derivatives (groups, random, active) of the log joint density at `modes`."""
+def _mixed_derivatives(problem: Problem, params: Params, active: Any, modes: Any) -> tuple[Any, Any, Any]:
+    """Mixed second derivatives (groups, random, active) of the log joint density at `modes`; the log scales (distinct,)
+    and their derivatives (distinct, active)."""
     density, packed = problem.density, params.pack()
 
     def per_group(group: Any, z: Any) -> Any:
@@ -129,7 +141,11 @@ def _mixed_derivatives(problem: Problem, params: Params, active: Any, modes: Any
 
         return derivatives.jacobian(slope)(packed[active])
 
-    return problem.map(per_group, modes)
+    def scales(u: Any) -> Any:
+        return log_scales(density, params.unpack(packed.at[active].set(u)))
+
+    u = packed[active]
+    return problem.map(per_group, modes), scales(u), derivatives.jacobian(scales)(u)
 
 
 def check_reported(binding: Binding, params: Params, active: np.ndarray) -> None:
