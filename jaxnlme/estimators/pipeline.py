@@ -43,9 +43,7 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
         method = BAYES[method.lower()]()
     if isinstance(method, AbstractEstimator):
         if (max_iterations, tolerance) != (RUN_SETTINGS.max_iterations, RUN_SETTINGS.tolerance):
-            raise OptionError(
-                f"{type(method).__name__} {method.own_limits}"
-            )
+            raise OptionError(f"{type(method).__name__} {method.own_limits}")
         return method
     if isinstance(method, str) and method.lower() in LINEARISED:
         method = LINEARISED[method.lower()]()
@@ -59,8 +57,9 @@ def run_in_sequence(
 ) -> FitRecord:
     """The record of the last of `estimators`, each starting where the one before ended.
 
-    Only the last one computes standard errors, and one before a method that starts from its information matrix; the checkpoints of several are "PATH.1", "PATH.2", ... A run
-    that was interrupted or stopped, or that has no finite log-likelihood although it computes one, ends the sequence.
+    Standard errors are computed by the last one, and by one before a method that starts from its information. The
+    checkpoints of several are "PATH.1", "PATH.2", ... A run that was interrupted or stopped, or that has no finite
+    log-likelihood although it computes one, ends the sequence.
     """
     several = len(estimators) > 1
     for number, estimator in enumerate(estimators, 1):

@@ -41,13 +41,14 @@ from jaxnlme.fitting.stored_fit import StoredFit
 from jaxnlme.fitting.stored_sections import TABLES, sections_of
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
-from jaxnlme.results.posterior import Posterior
+from jaxnlme.results.posterior.record import Posterior
 from jaxnlme.results.stochastic import Sampling
 from jaxnlme.signatures import public
 
 FORMAT = 3
 CODE = "model.cloudpickle"
 SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
+KNOWN = (*SECTIONS, "posterior")
 
 
 def save(fit: Fit, path: str | Path) -> Path:
@@ -190,7 +191,9 @@ def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, co
     section = document.get("posterior")
     posterior = None if section is None else Posterior(binding=binding, **decoder.decode(section))
     kind = fit_class(model)
-    fit = kind(binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, posterior=posterior, **fields)
+    fit = kind(
+        binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, posterior=posterior, **fields
+    )
     return fit.with_unknown_sections(_unknown(archive))
 
 
@@ -214,12 +217,12 @@ def _sampling(section: Any, decoder: Decoder, binding: Binding) -> Sampling | No
 
 def _unknown(archive: Archive) -> Archive | None:
     """The parts of an archive that this version does not write; None where there is nothing."""
-    document = {name: section for name, section in archive.document.items() if name not in (*SECTIONS, "posterior")}
+    document = {name: section for name, section in archive.document.items() if name not in KNOWN}
     tables = {name: table for name, table in archive.document["tables"].items() if name not in TABLES}
     arrays = {
         name: array
         for name, array in archive.arrays.items()
-        if name.split("/")[0] not in (*SECTIONS, "posterior") or (name.startswith("tables/") and name.split("/")[1] in tables)
+        if name.split("/")[0] not in KNOWN or (name.startswith("tables/") and name.split("/")[1] in tables)
     }
     members = {name: content for name, content in archive.members.items() if name != CODE}
     if tables:

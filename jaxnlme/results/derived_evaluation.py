@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def covariance_of_estimates(fit: FitRecord, robust: bool, caller: str = "fit.derive") -> tuple[np.ndarray, np.ndarray]:
-    """The covariance (active, active) of the estimated packed parameters, of a posterior that of its draws, and their indices; `caller`: the function
-    that needs it, for the message.
+    """The covariance (active, active) of the estimated packed parameters, of a posterior that of its draws, and their
+    indices; `caller`: the function that needs it, for the message.
 
     **Raises:** FitError where the fit has no standard errors.
     """

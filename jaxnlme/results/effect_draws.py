@@ -157,8 +157,8 @@ def chunks(binding: Binding, times: int, which: np.ndarray | None = None) -> Any
 
 
 def laplace_deviations(curvature: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Deviations (groups, n, random) from the modes, drawn from Laplace's approximation with `curvature` (groups, random,
-    random)."""
+    """Deviations (groups, n, random) from the modes, drawn from Laplace's approximation with `curvature` (groups,
+    random, random)."""
     factors, _ = _laplace_factors(curvature)
     normal = np.random.default_rng(seed).standard_normal((len(curvature), n, curvature.shape[-1]))
     return np.einsum("gjk,gdk->gdj", factors, normal)

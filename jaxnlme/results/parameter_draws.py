@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool = False) -> tuple[np.ndarray, int]:
-    """Packed parameters (n, packed) from the normal distribution of the estimates, or from the posterior, and the number of draws that were
-    not valid (a reported value was not finite) and were drawn again.
+    """Packed parameters (n, packed) from the normal distribution of the estimates, or from the posterior, and the
+    number of draws that were not valid (a reported value was not finite) and were drawn again.
 
     **Arguments:** `n`: 0 for the estimates themselves, (1, packed); `seed`; `caller`: for messages; `robust`: the
     covariance of the estimates is the sandwich.

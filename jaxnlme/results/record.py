@@ -23,7 +23,7 @@ from jaxnlme.signatures import documented_by
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jaxnlme.results.posterior import Posterior
+    from jaxnlme.results.posterior.record import Posterior
     from jaxnlme.results.stochastic import Sampling
 
 
@@ -222,7 +222,7 @@ class FitRecord(HasCriteria):
     @functools.cached_property
     def _effect_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Posterior means and standard deviations of the random effects (groups, random)."""
-        from jaxnlme.results.posterior_effects import posterior_moments
+        from jaxnlme.results.posterior.effects import posterior_moments
 
         return posterior_moments(self)
 
@@ -242,8 +242,8 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def random_effects_se(self) -> Any:
-        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode; of a posterior
-        sampler posterior standard deviations. A table like `random_effects`."""
+        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode; of a
+        posterior sampler posterior standard deviations. A table like `random_effects`."""
         if self.posterior is not None:
             return effects_by_level(self.binding, self._effect_moments[1])
         if not self._b.shape[1]:

@@ -23,7 +23,7 @@ class RunOutcome:
 
 
 def run_algorithm(
-    run: ChainRun, show: Callable[[str], None], notify: Callable[[int, StepRecord], bool], timings: dict[str, float]
+    run: ChainRun, show: Callable[..., None], notify: Callable[[int, StepRecord], bool], timings: dict[str, float]
 ) -> RunOutcome:
     """Run the chains to their end.
 

@@ -1,5 +1,5 @@
-"""Checks of the chains at the end, by ArviZ: R-hat, effective draws, divergences, energy; and the sentences on what does
-not hold."""
+"""Checks of the chains at the end, by ArviZ: R-hat, effective draws, divergences, energy; and the sentences on what
+does not hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxnlme.errors import some
 from jaxnlme.estimators.bayes.method import NUTS
 from jaxnlme.estimators.bayes.run import StepRecord
 from jaxnlme.estimators.bayes.settings import CRITERIA
-from jaxnlme.results.arviz_export import arviz
+from jaxnlme.results.posterior.arviz_export import arviz
 
 
 @dataclasses.dataclass(frozen=True)

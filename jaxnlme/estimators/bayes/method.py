@@ -215,7 +215,7 @@ class NUTS(AbstractBayes):
 
     @property
     def own_limits(self) -> str:
-        return "has no max_iterations and tolerance; its length is that of the chains, jn.NUTS(draws=1000, warmup=1000)."
+        return "has no max_iterations and tolerance; its length is that of the chains, as in jn.NUTS(draws=2000)."
 
     @property
     def diagonal(self) -> bool:
@@ -306,4 +306,3 @@ def require_packages(name: str) -> None:
     missing = [package for package in ("blackjax", "arviz") if find_spec(package) is None]
     if missing:
         raise OptionError(f"jn.{name} needs {' and '.join(missing)}: pip install 'jaxnlme[bayes]'")
-

@@ -113,14 +113,14 @@ class Target(eqx.Module):
         return params.pack(), self._effects(params, x)[0]
 
     def _effects(self, params: Params, x: Vector) -> tuple[Any, Scalar]:
-        """Whitened effects (groups, random) at coordinates `x` (n,), and the log volume of the map from zeta to them, up
-        to a constant."""
+        """Whitened effects (groups, random) at coordinates `x` (n,), and the log volume of the map from zeta to them,
+        up to a constant."""
         scaling = self.scaling
         z = scaling.before_centring(x)
         if not z.size:
             return z, jnp.zeros(())
         power = scaling.centring * (log_scales(self.problem.density, params)[scaling.distinct] - scaling.log_scale)
-        return z * jnp.exp(-power), -z.shape[0] * jnp.sum(power)
+        return z * jnp.exp(-power)[None], -z.shape[0] * jnp.sum(power)
 
     def log_prior(self, u: Vector) -> Scalar:
         """The log density of the priors and the log volume of the reported values, in free parameters `u`."""

@@ -18,7 +18,7 @@ from jaxnlme.estimators.bayes.method import Pathfinder
 from jaxnlme.estimators.bayes.objective import Target
 from jaxnlme.estimators.bayes.settings import PATHFINDER, RUN
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.results.arviz_export import arviz
+from jaxnlme.results.posterior.arviz_export import arviz
 
 
 def find_path(target: Target, estimator: Pathfinder) -> tuple[np.ndarray, np.ndarray, float]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.estimators.bayes.algorithm import RunOutcome, run_algorithm
 from jaxnlme.estimators.bayes.convergence import assess, converged_sentence, names_of_effects
-from jaxnlme.estimators.bayes.method import NUTS, AbstractBayes, Pathfinder, flat_names, flat_sentence, require_packages
+from jaxnlme.estimators.bayes.method import NUTS, AbstractBayes, flat_names, flat_sentence, require_packages
 from jaxnlme.estimators.bayes.objective import Target
 from jaxnlme.estimators.bayes.pathfinder import find_path
 from jaxnlme.estimators.bayes.result import group_values_at, mean_params, to_record
@@ -41,7 +42,7 @@ from jaxnlme.numerics.compiling import clock, compile_clock, compiled
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.precision import x64
 from jaxnlme.results.inference import estimates_table
-from jaxnlme.results.posterior import Posterior
+from jaxnlme.results.posterior.record import Posterior
 from jaxnlme.results.record import FitRecord
 
 
@@ -111,7 +112,7 @@ def _target(binding: Binding, estimator: AbstractBayes, params: Params, start: A
 
 
 def _run_nuts(
-    binding: Binding, target: Target, estimator: Any, plan: Plan, show: Callable[[str], None], notes: list[str],
+    binding: Binding, target: Target, estimator: Any, plan: Plan, show: Callable[..., None], notes: list[str],
     left_out: list[tuple[Any, str]], options: dict[str, Any], timings: dict[str, float],
 ) -> FitRecord:  # fmt: skip
     """The record of chains of NUTS."""
@@ -157,7 +158,7 @@ def _run_nuts(
 
 
 def _run_pathfinder(
-    binding: Binding, target: Target, estimator: Any, plan: Plan, show: Callable[[str], None], notes: list[str],
+    binding: Binding, target: Target, estimator: Any, plan: Plan, show: Callable[..., None], notes: list[str],
     left_out: list[tuple[Any, str]], options: dict[str, Any], timings: dict[str, float],
 ) -> FitRecord:  # fmt: skip
     """The record of Pathfinder."""
@@ -184,7 +185,8 @@ def _run_pathfinder(
         ]
     flat = flat_names(binding)
     sentences += [*notes, *([flat_sentence(flat)] if flat else [])]
-    return _record(posterior, target, estimator, (pareto_k <= limit, False, False), sentences, left_out, options, timings)
+    state = pareto_k <= limit, False, False
+    return _record(posterior, target, estimator, state, sentences, left_out, options, timings)
 
 
 def _notifier(binding: Binding, plan: Plan, target: Target) -> Callable[[int, StepRecord], bool]:
@@ -253,11 +255,8 @@ def _posterior(
 
 def _replaced(posterior: Posterior, **fields: Any) -> Posterior:
     """`posterior` with other fields, and the reported values that it has computed."""
-    import dataclasses
-
     out = dataclasses.replace(posterior, **fields)
-    if "reported" in posterior.__dict__:
-        out.__dict__["reported"] = posterior.reported
+    object.__setattr__(out, "reported", posterior.reported)
     return out
 
 
@@ -270,7 +269,8 @@ def _record(
     rows = posterior.packed.reshape(-1, posterior.packed.shape[-1])
     params = mean_params(binding, rows, posterior.reported.reshape(len(rows), -1))
     with clock(timings, "likelihood"):
-        groups = group_values_at(on_device(binding.problem), estimator.approximation, params, np.asarray(target.scaling.starts))
+        starts = np.asarray(target.scaling.starts)
+        groups = group_values_at(on_device(binding.problem), estimator.approximation, params, starts)
     return to_record(posterior, estimator, params, groups, state, sentences, left_out, options, timings)
 
 

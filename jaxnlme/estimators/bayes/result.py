@@ -23,7 +23,7 @@ from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
-from jaxnlme.results.posterior import Posterior
+from jaxnlme.results.posterior.record import Posterior
 from jaxnlme.results.record import FitRecord, FitStatus
 
 

@@ -172,7 +172,7 @@ class ChainRun:
             repeated = jax.vmap(
                 lambda position: (start_size(jnp.asarray(RUN.initial_step)), start_mass(position.shape[0]))
             )(jnp.asarray(positions))
-        hmc = HMCState(*map(jnp.asarray, (positions, values, slopes)))
+        hmc: Any = HMCState(*[jnp.asarray(part) for part in (positions, values, slopes)])  # pyright: ignore
         return _plain(ChainState(hmc, *repeated, np.full(estimator.chains, RUN.initial_step), keys))
 
     def warm_up(self, schedule: list[tuple[int, bool]]) -> StepRecord:

@@ -57,8 +57,9 @@ def scaling_of(
     on_host = program(problem, on_device(params), jnp.asarray(active), jnp.asarray(modes))
     mixed, log_scale, growth = (np.asarray(part) for part in on_host)
     levels, size = binding.density.levels, binding.density.covariance.size
-    # Row of the factor of each random effect: with nested levels the effects of all units share the rows of their level.
-    distinct = np.arange(q) if levels is None else np.diag(levels.expanded(np.diag(np.arange(size) + 1.0))).astype(int) - 1
+    # Row of the factor of each random effect: with nested levels the effects of all units share those of their level.
+    rows = np.diag(np.arange(size) + 1.0)
+    distinct = np.diag(rows if levels is None else levels.expanded(rows)).astype(int) - 1
     informed = binding.data.observed.any(axis=1) & (binding.data.weights != 0)
     share = np.diagonal(inverse, axis1=1, axis2=2)[informed].mean(axis=0) if informed.any() else np.ones(q)
     centring = np.where(log_scale[distinct] != 0.0, np.clip(1.0 - share, 0.0, 1.0), 0.0)

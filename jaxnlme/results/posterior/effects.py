@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme.results.effect_draws import draws_at, laplace_deviations
-from jaxnlme.results.posterior_likelihood import effect_moments
+from jaxnlme.results.posterior.likelihood import effect_moments
 from jaxnlme.results.settings import DRAWS
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxnlme.results.posterior import Posterior
+    from jaxnlme.results.posterior.record import Posterior
 
 
 def arviz() -> Any:
@@ -77,4 +77,3 @@ def container(
     if observed is not None:
         tree.extend(package.from_dict(observed_data=dict(observed), dims={name: ["row"] for name in observed}))
     return tree
-

@@ -1,4 +1,4 @@
-"""The posterior distribution of a fit: draws of the parameters and of the random effects, and what follows from them."""
+"""The posterior distribution of a fit: draws of parameters and random effects, and what follows from them."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Posterior(Printable):
     def group_log_likelihood(self) -> np.ndarray:
         """log p(y_i | parameters) (chains, draws, groups) by the approximation, the random effects integrated out: the
         terms of leave-one-group-out cross-validation. Computed when it is first asked for."""
-        from jaxnlme.results.posterior_likelihood import log_likelihoods_at
+        from jaxnlme.results.posterior.likelihood import log_likelihoods_at
 
         chains, n, p = self.packed.shape
         values = log_likelihoods_at(self.binding, self.approximation, self.packed.reshape(chains * n, p))
@@ -197,7 +197,7 @@ class Posterior(Printable):
 
     def to_arviz(self) -> Any:
         """The posterior as the container of the installed ArviZ: InferenceData before version 1, DataTree from then on;
-        see `jaxnlme.results.arviz_export.to_arviz`.
+        see `jaxnlme.results.posterior.arviz_export.to_arviz`.
 
         **Example:**
 
@@ -205,7 +205,7 @@ class Posterior(Printable):
         arviz.summary(fit.posterior.to_arviz())
         ```
         """
-        from jaxnlme.results.arviz_export import to_arviz
+        from jaxnlme.results.posterior.arviz_export import to_arviz
 
         return to_arviz(self)
 
