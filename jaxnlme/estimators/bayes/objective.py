@@ -68,9 +68,13 @@ class Scaling(eqx.Module):
         """Number of coordinates."""
         return self.n_active + self.modes.shape[0] * self.modes.shape[1]
 
-    def parameters(self, x: Any) -> Any:
-        """Free parameters u (..., active) at coordinates `x` (..., n)."""
-        return self.centre + x[..., : self.n_active] @ self.factor.T
+    def parameters(self, x: Vector) -> Vector:
+        """Free parameters u (active,) at coordinates `x` (n,)."""
+        return self.centre + self.factor @ x[: self.n_active]
+
+    def parameters_of_draws(self, x: np.ndarray) -> np.ndarray:
+        """`parameters` (..., active) of coordinates `x` (..., n), on the host."""
+        return np.asarray(self.centre) + x[..., : self.n_active] @ np.asarray(self.factor).T
 
     def before_centring(self, x: Vector) -> Any:
         """m + D (u - u0) + C zeta (groups, random) at coordinates `x` (n,)."""

@@ -199,7 +199,7 @@ def _notifier(binding: Binding, plan: Plan, target: Target) -> Callable[[int, St
         evaluations += int(np.sum(record.steps))
         if not plan.callbacks:
             return False
-        u = np.asarray(target.scaling.parameters(record.position[-1].mean(axis=0)))
+        u = target.scaling.parameters_of_draws(record.position[-1].mean(axis=0))
         packed = np.array(target.packed)
         packed[list(target.active)] = u
         params = jax.tree.map(np.asarray, binding.start.unpack(packed))
@@ -216,7 +216,7 @@ def _draws_of(target: Target, positions: np.ndarray) -> tuple[np.ndarray, np.nda
     chains, n, _ = positions.shape
     m, q = target.scaling.modes.shape
     if target.approximation is not None or not q:
-        u = np.asarray(target.scaling.parameters(positions))
+        u = target.scaling.parameters_of_draws(positions)
         packed = np.broadcast_to(np.asarray(target.packed), (chains, n, len(target.packed))).copy()
         packed[..., list(target.active)] = u
         return packed, None, 1
