@@ -80,13 +80,8 @@ def binary() -> tuple[jn.NLMEModel, jn.GroupedData, Any, str]:
         jn.Parameter("level", 0.0, random=True, prior=normal(0.0, 2.0)),
         jn.Parameter("slope", 0.0, prior=normal(0.0, 2.0)),
     ]
-    error = jn.GroupLogLikelihood(bernoulli)
-    return (
-        jn.NLMEModel(logit, parameters, error=error, priors={"sd(level)": jn.priors.HalfNormal(1.0)}),
-        data,
-        None,
-        "laplace",
-    )
+    priors = {"sd(level)": jn.priors.HalfNormal(1.0)}
+    return jn.NLMEModel(logit, parameters, error=jn.GroupLogLikelihood(bernoulli), priors=priors), data, None, "laplace"
 
 
 CASES = {"theophylline": theophylline, "binary": binary}

@@ -8,8 +8,8 @@ residual standard deviation), data of `groups` groups with 6 rows are simulated 
 draws, 4 k apart, is taken. If densities, Jacobians and sampler are right, ranks are uniform on 0, ..., 99 for every
 parameter (Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv:1804.06788).
 
-Written to results/sbc.json: ranks, chi-squared tests of ten bins and Kolmogorov-Smirnov tests of the ECDF, divergences, and
-how many of the fits converged by their own criteria. It fails if a test rejects at 0.1%.
+Written to results/sbc.json: ranks, chi-squared tests of ten bins and Kolmogorov-Smirnov tests of the ECDF,
+divergences, and how many of the fits converged by their own criteria. It fails if a test rejects at 0.1%.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from provenance import about_this_process  # noqa: E402
 import jaxnlme as jn  # noqa: E402
 
 TIMES = np.array([0.25, 0.5, 1.0, 2.0, 3.0, 5.0])
-NAMES = ("k", "sd(k)", "sigma")
+NAMES = ("k", "sd(k)", "a")
 RANKS, BINS, LEVEL = 100, 10, 1e-3
 
 
@@ -44,7 +44,7 @@ def decay(phi, x):
 def model() -> jn.NLMEModel:
     """The model with the priors that `truth` draws from."""
     k = jn.Parameter("k", 0.6, "log", random=True, prior=jn.priors.Normal(-0.5, 0.4))
-    priors = {"sd(k)": jn.priors.HalfNormal(0.5), "sigma": jn.priors.LogNormal(0.5, 0.4)}
+    priors = {"sd(k)": jn.priors.HalfNormal(0.5), "a": jn.priors.LogNormal(0.5, 0.4)}
     return jn.NLMEModel(decay, [k], error="constant", priors=priors)
 
 
@@ -53,14 +53,14 @@ def truth(random: np.random.Generator) -> dict[str, float]:
     return {
         "k": -0.5 + 0.4 * random.standard_normal(),
         "sd(k)": 0.5 * abs(random.standard_normal()),
-        "sigma": 0.5 * np.exp(0.4 * random.standard_normal()),
+        "a": 0.5 * np.exp(0.4 * random.standard_normal()),
     }
 
 
 def simulated(values: dict[str, float], groups: int, random: np.random.Generator) -> jn.GroupedData:
     """Data at `values`."""
     rate = np.exp(values["k"] + values["sd(k)"] * random.standard_normal(groups))[:, None]
-    y = 10.0 * np.exp(-rate * TIMES) + values["sigma"] * random.standard_normal((groups, len(TIMES)))
+    y = 10.0 * np.exp(-rate * TIMES) + values["a"] * random.standard_normal((groups, len(TIMES)))
     frame = {"group": np.repeat(np.arange(groups), len(TIMES)), "time": np.tile(TIMES, groups), "y": y.ravel()}
     return jn.GroupedData.from_frame(frame, "group", "y", ["time"])
 

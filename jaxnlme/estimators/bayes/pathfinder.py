@@ -32,7 +32,8 @@ def find_path(target: Target, estimator: Pathfinder) -> tuple[np.ndarray, np.nda
     rows = target.problem.n_rows * estimator.steps * PATHFINDER.elbo_draws
     program = compiled(_paths(estimator.steps, of_each), rows, once=True)
     keys = jax.random.split(jax.random.key(estimator.seed), estimator.paths)
-    found = program(target, keys, jnp.asarray(starts))
+    with jax.numpy_rank_promotion("allow"):  # blackjax broadcasts by rank
+        found = program(target, keys, jnp.asarray(starts))
     draws, log_density, log_normal, elbo = (np.asarray(part) for part in found)
     good = np.isfinite(elbo)
     if not good.any():

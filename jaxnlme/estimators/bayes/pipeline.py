@@ -99,7 +99,8 @@ def _check_options(estimator: AbstractBayes, plan: Plan) -> None:
 def _target(binding: Binding, estimator: AbstractBayes, params: Params, start: Any) -> Target:
     """The density to sample, on the device."""
     active = np.flatnonzero(~binding.fixed)
-    dense = Params(*(np.asarray(part, float) for part in (params.beta, params.covariance, params.error)), None)
+    beta, theta, error = (np.asarray(part, float) for part in (params.beta, params.covariance, params.error))
+    dense = Params(beta, theta, error, None)
     problem = on_device(binding.problem)
     joint = estimator.effects == "joint"
     check_reported(binding, dense, active)
