@@ -56,6 +56,13 @@ class AbstractBayes(AbstractEstimator):
         """True: the information of the fit before scales the coordinates."""
         return True
 
+    def with_seed(self, seed: int) -> AbstractBayes:
+        """Copy of the method with another `seed`."""
+        copy = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(copy, field.name, seed if field.name == "seed" else getattr(self, field.name))
+        return copy
+
     @property
     def own_limits(self) -> str:
         """Sentence on the options that limit the run, for calls that give max_iterations or tolerance."""
