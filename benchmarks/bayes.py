@@ -67,7 +67,7 @@ def theophylline() -> tuple[jn.NLMEModel, jn.GroupedData, str]:
         jn.Parameter("vol", 32.0, "log", random=True, prior=normal(3.5, 1.0)),
     ]
     priors = {name: half(1.0) for name in ("sd(ka)", "sd(cl)", "sd(vol)", "a", "b")}
-    data = jn.datasets.theophylline()
+    data = jn.GroupedData.from_frame(jn.datasets.theophylline(), "Subject", "conc", ["Time", "Dose"], ["Wt"])
     return jn.NLMEModel(oral, parameters, error="combined", priors=priors), data, "focei"
 
 
