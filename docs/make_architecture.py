@@ -43,6 +43,7 @@ ROOMS = (
     "estimators.marginal",
     "estimators.lindstrom_bates",
     "estimators.em",
+    "estimators.bayes",
     "estimators.pipeline",
     "estimators.linear",
     "refits",

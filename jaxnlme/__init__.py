@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jaxnlme.errors import OptionError as OptionError
     from jaxnlme.errors import PrecisionError as PrecisionError
     from jaxnlme.errors import Status as Status
+    from jaxnlme.estimators.bayes.method import NUTS as NUTS
+    from jaxnlme.estimators.bayes.method import Pathfinder as Pathfinder
     from jaxnlme.estimators.core.callbacks import Iteration as Iteration
     from jaxnlme.estimators.em.imp import IMP as IMP
     from jaxnlme.estimators.em.saem import SAEM as SAEM
@@ -112,6 +114,8 @@ _PUBLIC = {
     "OptionError": ("errors", "OptionError"),
     "PrecisionError": ("errors", "PrecisionError"),
     "Status": ("errors", "Status"),
+    "NUTS": ("estimators.bayes.method", "NUTS"),
+    "Pathfinder": ("estimators.bayes.method", "Pathfinder"),
     "Iteration": ("estimators.core.callbacks", "Iteration"),
     "IMP": ("estimators.em.imp", "IMP"),
     "SAEM": ("estimators.em.saem", "SAEM"),
