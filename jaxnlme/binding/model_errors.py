@@ -140,7 +140,7 @@ def _shifted_prediction(
     size on the natural scale; and names of these parameters."""
     density = binding.density
     b = density.effects(params, jnp.nan_to_num(jnp.asarray(z)))
-    phi = density.phi_given(jnp.asarray(params.beta), b, group)
+    phi = density.phi_given(jnp.asarray(params.beta), b, group, params.free)
     sizes = [np.max(np.abs(np.asarray(value)), initial=0.0) or 1.0 for value in phi.values]
 
     def predict(*shifts):

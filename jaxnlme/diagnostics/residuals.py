@@ -134,7 +134,7 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
     def per_group(group, mode):
         def moments(z):
             f = density.predict(params, z, group)
-            residual, scale, _ = density.error.moments(f, f, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
+            residual, scale, _ = density.error_at(params).moments(f, f, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
             return residual, scale
 
         def moments_and_slopes(z):

@@ -197,7 +197,7 @@ def draw(density: Density, params: Params, key: jax.Array, prediction: Any, grou
     **Arguments:** `key`, a JAX key, from which each row derives its own, so that padding has no effect; `prediction`:
     f(phi, x, v) of the group.
     """
-    error, theta = density.error, params.error
+    error, theta = density.error_at(params), params.error
     rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group.y.shape[0]))
     noise = jax.vmap(lambda row_key: jax.random.normal(row_key, (), theta.dtype))(rows)
     if not isinstance(error, EndpointErrors):

@@ -179,6 +179,11 @@ class AbstractError(eqx.Module):
         none."""
         return prediction
 
+    def with_arrays(self, arrays: Any) -> AbstractError:
+        """The model with the arrays of its scale, where that is an Equinox module (None: it is none)."""
+        changed: Any = self
+        return dataclasses.replace(changed, arrays=arrays) if getattr(self, "is_module", False) else self
+
     def with_parameters(self, parameters: tuple[ErrorParameter, ...]) -> AbstractError:
         """The model with other parameters in the place of its own, of the same names."""
         changed: Any = self

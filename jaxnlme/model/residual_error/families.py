@@ -20,8 +20,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+
 from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.fixed import Fixed
+from jaxnlme.model.networks import split_module
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.base import GaussianError
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
@@ -216,7 +219,8 @@ def transform_both_sides(
     extra = (ErrorParameter("lambda", shape, "identity", fix_shape),) if h.has_shape else ()
     name = "exponential" if isinstance(h, Log) and base.name == "constant" else f"{base.name} on {h.name} scale"
     formula = re.sub(r"\bf\b", "h(f)", base.sd_formula) if of_transformed else base.sd_formula
-    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by)
+    module = {"arrays": base.arrays, "is_module": base.is_module}
+    return GaussianError(base.scale, base.parameters + extra, name, formula, h, of_transformed, base.by, **module)
 
 
 @public("jn.error.gaussian")
@@ -288,8 +292,10 @@ def custom(
     argument `x`, as in `scale(f, x, a, c)`, it also gets the predictors, for a scale that grows with time or dose;
     `parameters`: starting values of its positive parameters, by name, or a list of `jn.ErrorParameter`, which may have
     another transform or be fixed; `fix`: values of further ones that are not estimated; `response`, `shape`,
-    `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level.
-    **Raises:** OptionError for a scale that is no function of f and these parameters.
+    `fix_shape`: as for `transform_both_sides`; `by`: a column with parameters for each level. A scale may be a callable
+    Equinox module, whose arrays are trained in the free block of Params.
+    **Raises:** OptionError for a scale that is no function of f and these parameters; ModelError for a module with
+    arrays that have no gradient.
 
     **Example:**
 
@@ -313,7 +319,10 @@ def custom(
             "parameters must be a dictionary from the names of the scale's parameters to starting values, such as "
             f"{{'a': 0.1}}, or a list of jn.ErrorParameter objects; received {shown(parameters)}."
         )
-    base = GaussianError(scale, entries, "custom", getattr(scale, "__name__", "scale(f)"), by=by)
+    function, arrays = split_module(scale, "error")
+    is_module = arrays is not None
+    formula = type(scale).__name__ if isinstance(scale, eqx.Module) else getattr(scale, "__name__", "scale(f)")
+    base = GaussianError(function, entries, "custom", formula, by=by, arrays=arrays, is_module=is_module)
     if isinstance(transform(response), Identity):
         return base
     return transform_both_sides(response, base, shape=shape, fix_shape=fix_shape)
