@@ -81,12 +81,9 @@ class FitRecord(HasCriteria):
     with one of all the data where several processes fitted them together, each with its own groups (None
     otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
     (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
-<<<<<<< HEAD
-    the record of the draws of a stochastic method (None for others); `posterior`, that of a posterior sampler, whose
-    `params` are posterior means and whose tables are those of the draws (None for others).
-=======
-    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient` (None for others).
->>>>>>> gradient
+    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient`, and `posterior`,
+    that of a posterior sampler, whose `params` are posterior means and whose tables are those of the draws (None for
+    others).
     """
 
     binding: Binding
@@ -114,11 +111,8 @@ class FitRecord(HasCriteria):
     totals: tuple[float, ...] | None = None
     restricted: bool = False
     sampling: Sampling | None = None
-<<<<<<< HEAD
     posterior: Posterior | None = None
-=======
     training: TrainingRecord | None = None
->>>>>>> gradient
 
     # --- what was fitted ---
 
@@ -224,15 +218,10 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def _b(self) -> np.ndarray:
-<<<<<<< HEAD
         """Conditional modes of the random effects (groups, random), or their posterior means."""
         if self.posterior is not None:
             return self._effect_moments[0]
-        return self.binding.density.map_effects(self._factor, self.conditional[0])
-=======
-        """Conditional modes of the random effects (groups, random)."""
         return self.binding.density.effects_at(self.params, self.conditional[0])
->>>>>>> gradient
 
     @functools.cached_property
     def _effect_moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -257,15 +246,10 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def random_effects_se(self) -> Any:
-<<<<<<< HEAD
-        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode; of a
-        posterior sampler posterior standard deviations. A table like `random_effects`."""
+        """Standard errors of b given the parameters: sqrt of diag(J H^-1 J'), H the curvature at the mode, J = db/dz, L
+        for Gaussian effects; of a posterior sampler posterior standard deviations. A table like `random_effects`."""
         if self.posterior is not None:
             return effects_by_level(self.binding, self._effect_moments[1])
-=======
-        """Standard errors of b given the parameters: sqrt of diag(J H^-1 J'), H the curvature at the mode, J = db/dz, L
-        for Gaussian effects. A table like `random_effects`."""
->>>>>>> gradient
         if not self._b.shape[1]:
             return effects_by_level(self.binding, self._b)
         modes, curvature = self.conditional
