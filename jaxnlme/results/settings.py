@@ -88,6 +88,8 @@ class SummaryCriteria:
 
     largest_ratio: float = 1e8
     """Ratio of the limits of an interval of a positive value above which it is reported as not determined."""
+    large_correlation: float = 0.95
+    """Absolute correlation of two estimates above which they are named: NONMEM's users look from there on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
