@@ -27,7 +27,7 @@ def approximation_of(fit: FitRecord) -> str:
     if fit.sampling is not None:
         kind = fit.sampling.likelihood
         return IMPORTANCE_SAMPLING if kind == "is" else INTEGRALS.get(kind, kind)
-    method = fit.estimator.method
+    method = fit.estimator.method if fit.posterior is None else fit.posterior.approximation
     if not isinstance(method, LikelihoodApproximation):
         return "LME"  # the linearised mixed model; RELME is its restricted form
     if isinstance(method.integral, ImportanceIntegral):
@@ -77,6 +77,6 @@ def _residual_and_scale(problem: Problem, params: Params, z: jax.Array) -> list[
 
     def per_group(group: Any, z: jax.Array) -> Any:
         f = density.predict(params, z, group)
-        return density.error.moments(f, f, params.error, group)[:2]
+        return density.error_at(params).moments(f, f, params.error, group)[:2]
 
     return problem.map_buckets(per_group, z)

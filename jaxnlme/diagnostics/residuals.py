@@ -102,7 +102,7 @@ def gaussian_rows(error: AbstractError, bucket: Group) -> np.ndarray:
     """True (groups, obs) for the rows of endpoints with Gaussian moments."""
     if not isinstance(error, EndpointErrors):
         return np.ones(bucket.y.shape, bool)
-    has = np.array([member.has_gaussian_moments for member in error.members])
+    has = np.array([member.has_location_and_scale for member in error.members])
     return has[np.asarray(bucket.endpoints)]
 
 
@@ -114,7 +114,7 @@ def endpoint_rows(fit: FitRecord) -> list[tuple[str | None, np.ndarray]]:
         return [(None, np.ones(data.n_rows, bool))]
     codes = endpoint_codes(data, error.labels)
     rows = [data.rows_to_column(data.observed & (codes == k)) for k in range(len(error.members))]
-    has = [member.has_gaussian_moments for member in error.members]
+    has = [member.has_location_and_scale for member in error.members]
     return [(error.labels[k], rows[k]) for k in range(len(rows)) if has[k]]
 
 
@@ -134,7 +134,7 @@ def _moments(problem: Problem, params: Params, modes: jax.Array) -> list[tuple[j
     def per_group(group, mode):
         def moments(z):
             f = density.predict(params, z, group)
-            residual, scale, _ = density.error.moments(f, f, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
+            residual, scale, _ = density.error_at(params).moments(f, f, params.error, group)  # pyright: ignore[reportAttributeAccessIssue]
             return residual, scale
 
         def moments_and_slopes(z):

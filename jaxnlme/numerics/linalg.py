@@ -25,8 +25,9 @@ def cholesky(matrix: Matrix) -> Matrix:
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     for j in range(n):
         lower[j][j] = jnp.sqrt(_less_products(_entry(matrix, j, j), lower[j][:j], lower[j][:j]))
+        reciprocal = 1.0 / lower[j][j]
         for i in range(j + 1, n):
-            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) / lower[j][j]
+            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) * reciprocal
     return _stack(lower)
 
 
@@ -51,8 +52,9 @@ def guarded_cholesky(matrix: Matrix, floor: float = COMPUTATION.least_pivot) -> 
         low = ~(pivot >= floor)
         changed = changed | low
         lower[j][j] = jnp.sqrt(jnp.where(low, jnp.maximum(jnp.abs(pivot), 1.0), pivot))
+        reciprocal = 1.0 / lower[j][j]
         for i in range(j + 1, n):
-            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) / lower[j][j]
+            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) * reciprocal
     return _stack(lower), changed
 
 
@@ -80,7 +82,7 @@ def forward_solve(lower: Matrix, right: Vector) -> Vector:
     out: list = []
     for i in range(n):
         row = [_entry(lower, i, k) for k in range(i + 1)]
-        out.append(_less_products(_entry(right, i), row[:i], out) / row[i])
+        out.append(_less_products(_entry(right, i), row[:i], out) * (1.0 / row[i]))
     return jnp.stack(out) if out else right
 
 
@@ -92,7 +94,7 @@ def backward_solve(lower: Matrix, right: Vector) -> Vector:
     out: list = [None] * n
     for i in reversed(range(n)):
         column = [_entry(lower, k, i) for k in range(i, n)]
-        out[i] = _less_products(_entry(right, i), column[1:], out[i + 1 :]) / column[0]
+        out[i] = _less_products(_entry(right, i), column[1:], out[i + 1 :]) * (1.0 / column[0])
     return jnp.stack(out) if out else right
 
 

@@ -13,6 +13,7 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, Status, check_level
+from jaxnlme.model.networks import Networks, trained
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
@@ -23,7 +24,9 @@ from jaxnlme.signatures import documented_by
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.results.posterior.record import Posterior
     from jaxnlme.results.stochastic import Sampling
+    from jaxnlme.results.training import TrainingRecord
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +81,9 @@ class FitRecord(HasCriteria):
     with one of all the data where several processes fitted them together, each with its own groups (None
     otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
     (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
-    the record of the draws of a stochastic method (None for others).
+    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient`, and `posterior`,
+    that of a posterior sampler, whose `params` are posterior means and whose tables are those of the draws (None for
+    others).
     """
 
     binding: Binding
@@ -106,6 +111,8 @@ class FitRecord(HasCriteria):
     totals: tuple[float, ...] | None = None
     restricted: bool = False
     sampling: Sampling | None = None
+    posterior: Posterior | None = None
+    training: TrainingRecord | None = None
 
     # --- what was fitted ---
 
@@ -124,6 +131,8 @@ class FitRecord(HasCriteria):
     def iterations(self) -> int:
         """Iterations of the minimiser, of the alternation, or of a simulation (all but its burn-in; draws at fixed
         parameters included); 0 where the fit did not begin."""
+        if self.posterior is not None:
+            return self.posterior.n_draws
         if self.sampling is not None:
             return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
         return int(self.history[-1]["iteration"]) if self.history else 0
@@ -173,11 +182,15 @@ class FitRecord(HasCriteria):
         ```
         """
         check_level(level)
+        if self.posterior is not None:
+            return self.posterior.table(level)
         return estimates_table(self.binding, self.params, self.information, level)
 
     @property
     def covariance(self) -> pd.DataFrame | None:
         """Covariance matrix of the reported values (delta method); None where the information is not available."""
+        if self.posterior is not None:
+            return self.posterior.covariance_table()
         return None if self.information is None else self.information.reported_covariance(self.binding)
 
     @property
@@ -205,8 +218,17 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def _b(self) -> np.ndarray:
-        """Conditional modes of the random effects (groups, random)."""
-        return self.binding.density.map_effects(self._factor, self.conditional[0])
+        """Conditional modes of the random effects (groups, random), or their posterior means."""
+        if self.posterior is not None:
+            return self._effect_moments[0]
+        return self.binding.density.effects_at(self.params, self.conditional[0])
+
+    @functools.cached_property
+    def _effect_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior means and standard deviations of the random effects (groups, random)."""
+        from jaxnlme.results.posterior.effects import posterior_moments
+
+        return posterior_moments(self)
 
     @functools.cached_property
     def conditional(self) -> tuple[np.ndarray, np.ndarray]:
@@ -218,19 +240,21 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def random_effects(self) -> Any:
-        """Conditional modes b (groups x effects), on the transformed scale, by group label; with random effects at
-        nested levels a dictionary of such tables by level, a row for each unit."""
+        """Conditional modes b (groups x effects), of a posterior sampler posterior means, on the transformed scale, by
+        group label; with random effects at nested levels a dictionary of such tables by level, a row for each unit."""
         return effects_by_level(self.binding, self._b)
 
     @functools.cached_property
     def random_effects_se(self) -> Any:
-        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode. A table like
-        `random_effects`."""
+        """Standard errors of b given the parameters: sqrt of diag(J H^-1 J'), H the curvature at the mode, J = db/dz, L
+        for Gaussian effects; of a posterior sampler posterior standard deviations. A table like `random_effects`."""
+        if self.posterior is not None:
+            return effects_by_level(self.binding, self._effect_moments[1])
         if not self._b.shape[1]:
             return effects_by_level(self.binding, self._b)
-        levels = self.binding.density.levels
-        factor = self._factor if levels is None else levels.expanded(self._factor)
-        spread = np.einsum("ij,gjk,ik->gi", factor, np.linalg.inv(self.conditional[1]), factor)
+        modes, curvature = self.conditional
+        slopes = self.binding.density.effect_slopes(self.params, modes)
+        spread = np.einsum("...ij,...jk,...ik->...i", slopes, np.linalg.inv(curvature), slopes)
         return effects_by_level(self.binding, np.sqrt(spread))
 
     @property
@@ -249,6 +273,18 @@ class FitRecord(HasCriteria):
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = spread / sd
         return pd.Series(100.0 * (1.0 - ratio), index=list(self.binding.density.effect_names), name="shrinkage %")
+
+    @property
+    def networks(self) -> Networks | None:
+        """The Equinox modules of the model with their estimated weights, by their place in it (`structure`,
+        `individual`, `error`, `effects`); None where it has none."""
+        free, model = self.params.free, self.model
+        if free is None:
+            return None
+        error, effects = getattr(model.error, "scale", None), self.binding.density.effect_distribution
+        modules = {"structure": model.structure, "individual": model.individual, "error": error}
+        modules["effects"] = getattr(effects, "transformation", None)
+        return Networks(**{place: trained(modules[place], arrays) for place, arrays in free.parts.items()})
 
     # --- criteria ---
 

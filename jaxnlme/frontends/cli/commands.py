@@ -199,7 +199,7 @@ def _methods(names: list[str], agq_nodes: int | None, options_given: dict[str, i
     **Raises:** OptionError for unknown methods, and for options that apply to none, or not to all, of the methods.
     """
     from jaxnlme.errors import OptionError
-    from jaxnlme.estimators.pipeline import LINEARISED, STOCHASTIC
+    from jaxnlme.estimators.pipeline import ESTIMATORS, LINEARISED, STOCHASTIC
     from jaxnlme.likelihood.approximations import AGQ, approximation
 
     method_named = f"the method here is {', '.join(names)}."
@@ -219,7 +219,8 @@ def _methods(names: list[str], agq_nodes: int | None, options_given: dict[str, i
         elif name.lower() == "agq" and agq_nodes is not None:
             methods.append(AGQ(agq_nodes))
         else:
-            methods.append(name if name.lower() in LINEARISED else approximation(name, [*LINEARISED, *STOCHASTIC]))
+            known = {*LINEARISED, *ESTIMATORS}
+            methods.append(name if name.lower() in known else approximation(name, sorted(known)))
     return methods, fit_options
 
 
