@@ -176,7 +176,7 @@ def test_new_groups_are_those_of_the_population_with_and_without_known_ones() ->
 
 
 def test_a_part_of_the_scale_that_is_almost_zero_spoils_no_draw(fit: jn.Fit) -> None:
-    """With a standard error of 3000 of log a, the draws of all others are those given a."""
+    """With a standard error of 3000 of log b, the draws of all others are those given b."""
     info = fit.information
     position = int(np.flatnonzero(info.active == len(fit.params.pack()) - 1)[0])
     matrix = info.matrix.copy()
@@ -184,7 +184,7 @@ def test_a_part_of_the_scale_that_is_almost_zero_spoils_no_draw(fit: jn.Fit) -> 
     matrix[position, others] = matrix[others, position] = 0.0
     matrix[position, position] = 1e-7
     wide = dataclasses.replace(fit, information=dataclasses.replace(info, matrix=matrix))
-    with pytest.warns(UserWarning, match="do not determine a .*held at its estimate"):
+    with pytest.warns(UserWarning, match="do not determine b .*held at its estimate"):
         packed, redrawn = parameter_draws(wide, 4000, 1, "a test")
     assert redrawn == 0
     assert (packed[:, -1] == fit.params.pack()[-1]).all()
