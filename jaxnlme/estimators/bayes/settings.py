@@ -47,8 +47,8 @@ class RunSettings:
     initial_step: float = 0.5
     """First step size, in the coordinates of `scaling.py`, where the posterior has about unit scale."""
     least_rows: int = 10_000
-    """Rows of data (of all chains) that the choice of compiler options assumes at least: the program of a block, without
-    fusion emitters, compiles in 0.6 of the time and runs as fast (theophylline)."""
+    """Rows of data (of all chains) that the choice of compiler options assumes at least: without fusion emitters the
+    program of a block compiles in 0.6 of the time and runs as fast (theophylline)."""
     most_stored_effects: int = 20_000_000
     """Draws of random effects (draws x groups x effects) that are kept; beyond that, every k-th draw."""
     collapsed_effect_draws: int = 400
