@@ -44,6 +44,7 @@ ROOMS = (
     "estimators.lindstrom_bates",
     "estimators.em",
     "estimators.bayes",
+    "estimators.gradient",
     "estimators.pipeline",
     "estimators.linear",
     "refits",

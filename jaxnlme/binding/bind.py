@@ -48,7 +48,9 @@ from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.density import Density
+from jaxnlme.model.effect_distribution import AbstractEffectDistribution
 from jaxnlme.model.individual_parameters import check_names
+from jaxnlme.model.networks import networks
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.signatures import public
@@ -204,16 +206,18 @@ def bind(
     priors = {p.name: p.prior for p in model.parameters if p.prior is not None} | model.priors
     densities = tuple(priors.values())
     effect_levels = levels_of(random, data)
+    distribution, of_effects = _effect_distribution(model, effects, effect_levels)
     density = Density(
         with_endpoints(model._structural, error),
         individual,
         family,
-        error,
+        error.with_arrays(None),
         densities,
         tuple(priors),
         names,
         effects,
         effect_levels,
+        distribution,
     )
     if held:
         check_held_names(held, density.reported_names, all_effects)
@@ -235,7 +239,13 @@ def bind(
         np.argsort(np.concatenate(groups), kind="stable"),
         np.asarray(data.weights, float),
     )
-    start = Params(beta0, theta0, error0, model._free)
+    free = networks(
+        structure=model._structure_arrays,
+        individual=model._individual_arrays,
+        error=getattr(model.error, "arrays", None),
+        effects=of_effects,
+    )
+    start = Params(beta0, theta0, error0, free)
     if effect_levels is not None:
         coupling = unit_coupling(problem, start, data, columns)
         effect_levels = dataclasses.replace(effect_levels, separable=not coupling, coupling=coupling)
@@ -244,6 +254,25 @@ def bind(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
         sd_ranges, held, model, random,
     )  # fmt: skip
+
+
+def _effect_distribution(
+    model: ModelDeclaration, effects: tuple[str, ...], levels: Any
+) -> tuple[AbstractEffectDistribution | None, Any]:
+    """The distribution of the random effects called `effects` (None: Gaussian), and its arrays in the free block.
+
+    **Raises:** ModelError where the model has no effects, or has them at nested levels.
+    """
+    if model.effects is None:
+        return None, None
+    if not effects:
+        raise ModelError(f"effects={model.effects.description}, and the model has no random effects; leave it out.")
+    if levels is not None:
+        raise ModelError(
+            f"effects={model.effects.description} is for random effects of the groups; those of nested levels are "
+            "Gaussian: leave effects= out, or declare effects of one level."
+        )
+    return model.effects.resolve(effects)
 
 
 def _resolved_error(

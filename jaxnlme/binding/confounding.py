@@ -94,7 +94,7 @@ def _variation_at(depth: int) -> Any:
 
         def per_group(group):
             def predict(b):
-                phi = density.phi_given(params.beta, b, group)
+                phi = density.phi_given(params.beta, b, group, params.free)
                 return density.structural(params.free, phi, group.x, group.v)
 
             slopes = jax.vmap(jacobian(predict))(shifts) @ together  # (points, obs, distinct effects)

@@ -139,7 +139,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         params_ = params.unpack(packed)
         f = density.predict(params_, z, group)
         check_prediction(density, f, group)
-        value = density.error.log_density(f, f, params_.error, group)
+        value = density.error_at(params_).log_density(f, f, params_.error, group)
         if jnp.shape(value) != ():
             raise ModelError("the log-density of a group must be a scalar.")
         return value
@@ -160,7 +160,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
         squares, worst = jnp.zeros((density.error.n_endpoints, 2 + q)), jnp.ones(group.y.shape)
         zeros = jnp.zeros((density.error.n_endpoints, 2))
         if density.error.has_residuals:
-            residual, scale, _ = density.error.moments(f, f, params.error, group)
+            residual, scale, _ = density.error_at(params).moments(f, f, params.error, group)
             slopes = jacobian(lambda z: _slope_of(density, params, z, group))(zero)
             one, scaled = jnp.ones((len(group.y), 1)), jnp.concatenate([residual[:, None], slopes], axis=1)
             parts = jnp.concatenate([one, scaled / scale[:, None]], axis=1)
@@ -179,7 +179,7 @@ def _probe(problem: Problem, params: Params) -> _Probe:
 def _slope_of(density: Density, params: Params, z: Any, group: Group) -> Any:
     """The part (obs,) of the residuals of a group that changes with the whitened effects `z`, up to its sign."""
     f = density.predict(params, z, group)
-    return density.error.moments(f, f, params.error, group)[0] if density.error.n_endpoints > 1 else f
+    return density.error_at(params).moments(f, f, params.error, group)[0] if density.error.n_endpoints > 1 else f
 
 
 def _rows(density: Density, group: Group) -> list[Any]:
@@ -298,7 +298,7 @@ def _zero_rows(binding: Binding, start: Params, groups: np.ndarray) -> str:
     for index in concerned[: MESSAGES.items]:
         group = group_at(binding, index)
         f = density.predict(start, jnp.zeros(density.n_effects), group)
-        _, scale, _ = density.error.moments(f, f, start.error, group)
+        _, scale, _ = density.error_at(start).moments(f, f, start.error, group)
         numbers += row_numbers(binding.data, index, np.asarray(group.x.observed) & (np.asarray(scale) <= 0))
     if not numbers:
         return ""

@@ -29,7 +29,7 @@ def individual_design(model: ModelDeclaration, data: GroupedData, like: Any) -> 
     if model.individual is not None:
         random = random_effects(model, data, None, None if like is None else like.random)
         individual: AbstractIndividual = FunctionIndividual(
-            model.individual, names, transforms, random.names, model.zero_effects, nested
+            model._individual, names, transforms, random.names, model.zero_effects, nested
         )
         return individual, [], np.array(starts), np.array(fixed), names, transforms, {}, random
 

@@ -20,14 +20,16 @@ class NLMEModel(ModelDeclaration):
       record of parameters (natural scale, scalars or (obs,)), x a record of predictors (obs,) with `x.mask`, v a record
       of group-level values. Returns the predictions (obs,), in the unit of y, or with several endpoints a dictionary of
       them by endpoint. A callable Equinox module may be given;
-      its array leaves become the free block of Params.
+      its arrays become part of the free block of Params (`jn.Networks`).
     - `parameters`: `Parameter` objects, or a dictionary from names to starting values (natural scale).
     - `covariance`: structure of the covariance matrix psi of the random effects: "diagonal", "full", "log-matrix",
       "identity", "compound symmetry", a list of blocks of effect names, a 0/1 pattern (random, random), or an object of
       `jn.covariances`.
     - `error`: residual model: a name ("constant", "proportional", "combined", ...), an object of `jn.error`, or a
       dictionary of these by endpoint, for data with several responses (`endpoint=` of `GroupedData.from_frame`).
-    - `individual`: a function (beta, b, v) -> phi that replaces the linear designs; see `FunctionIndividual`.
+    - `individual`: a function (beta, b, v) -> phi that replaces the linear designs; see `FunctionIndividual`. A
+      callable Equinox module, such as a network from covariates to parameters, is one.
+    - `effects`: the distribution of the random effects: None, Gaussian, or `jn.Flow(...)`, which is estimated.
     - `fixed_design`, `random_design`: the matrices A (phi, fixed) and B (phi, random), also one per group
       (groups, phi, k) or per observation (groups, obs, phi, k).
     - `beta`: with `fixed_design`, the starting coefficients (fixed,) on the transformed scale.

@@ -80,7 +80,7 @@ def _outside_of_residuals(
 ) -> np.ndarray:
     """The rows (obs,) bool whose residual, such as a difference of logarithms, is not finite though the model is."""
     error = binding.density.error
-    if not error.has_gaussian_moments:
+    if not error.has_location_and_scale:
         return np.zeros(observed.shape, bool)
     prediction = binding.density.predict(params, jnp.asarray(z), group)
     residual, _, slope = error.moments(prediction, prediction, params.error, group)
@@ -140,7 +140,7 @@ def _shifted_prediction(
     size on the natural scale; and names of these parameters."""
     density = binding.density
     b = density.effects(params, jnp.nan_to_num(jnp.asarray(z)))
-    phi = density.phi_given(jnp.asarray(params.beta), b, group)
+    phi = density.phi_given(jnp.asarray(params.beta), b, group, params.free)
     sizes = [np.max(np.abs(np.asarray(value)), initial=0.0) or 1.0 for value in phi.values]
 
     def predict(*shifts):

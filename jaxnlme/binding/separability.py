@@ -131,7 +131,7 @@ def _of_group(density: Density, params: Params, z: Any, group: Group) -> tuple[A
         finite, coupled = finite & found[0], coupled | found[1]
 
     def of_predictions(f: Any) -> Any:
-        return jax.grad(lambda f: density.error.log_density(f, f, params.error, group))(f)
+        return jax.grad(lambda f: density.error_at(params).log_density(f, f, params.error, group))(f)
 
     slopes, push_slope = jax.linearize(of_predictions, f)
     direction = jax.tree.map(lambda leaf: _by_row(along_rows, leaf), f)

@@ -186,7 +186,7 @@ def stack_groups(
             tables[name] = Rows(*columns_of, units=index)
     columns_v = (*(cut(c) for c in data.v.values()), *tables.values())
     v = Record((*data.v, *tables), columns_v, "group-level predictor (v)", text_columns=tuple(data.text))
-    keys = np.array([zlib.crc32(str(label).encode()) for label in data.labels[groups]], np.uint32)
+    keys = label_keys(data.labels[groups])
     of_rows = None if strata is None else cut(strata)
     series, of_codes, members, of_limits = jax.tree.map(cut, (layout, codes, endpoints[1], limits))
     of_design = tuple(cut(c) for c in columns)
@@ -207,3 +207,8 @@ def _units(level: NestedLevel, groups: np.ndarray, cut: Callable[[np.ndarray], n
         np.ascontiguousarray(level.parent[groups][:, :units]),
         np.ascontiguousarray(level.present[groups][:, :units]),
     )
+
+
+def label_keys(labels: np.ndarray) -> np.ndarray:
+    """Hashes (groups,) of group `labels` (groups,), from which the random keys of groups are folded."""
+    return np.array([zlib.crc32(str(label).encode()) for label in labels], np.uint32)

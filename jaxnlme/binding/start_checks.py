@@ -107,7 +107,7 @@ def check_exact_zeros(binding: Binding, start: Params, of_groups: np.ndarray, ze
     for index in groups[: MESSAGES.items].tolist():
         group = group_at(binding, index)
         f = density.predict(start, jnp.zeros(density.n_effects), group)
-        residual, scale, _ = density.error.moments(f, f, start.error, group)
+        residual, scale, _ = density.error_at(start).moments(f, f, start.error, group)
         known = np.asarray(uncensored(group))
         ratio = np.ones(known.shape)
         for name in free:

@@ -77,6 +77,6 @@ def _residual_and_scale(problem: Problem, params: Params, z: jax.Array) -> list[
 
     def per_group(group: Any, z: jax.Array) -> Any:
         f = density.predict(params, z, group)
-        return density.error.moments(f, f, params.error, group)[:2]
+        return density.error_at(params).moments(f, f, params.error, group)[:2]
 
     return problem.map_buckets(per_group, z)

@@ -18,6 +18,7 @@ from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM
+from jaxnlme.estimators.gradient.method import Gradient
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
@@ -28,6 +29,7 @@ Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
 BAYES = {"nuts": NUTS, "pathfinder": Pathfinder}
+ESTIMATORS = {**STOCHASTIC, **BAYES, "gradient": Gradient}
 
 
 def as_estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
@@ -37,10 +39,8 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
     """
     max_iterations = check_whole_number("max_iterations", plain_number(max_iterations), 0)
     tolerance = check_number("tolerance", tolerance, 0.0, above=True)
-    if isinstance(method, str) and method.lower() in STOCHASTIC:
-        method = STOCHASTIC[method.lower()]()
-    if isinstance(method, str) and method.lower() in BAYES:
-        method = BAYES[method.lower()]()
+    if isinstance(method, str) and method.lower() in ESTIMATORS:
+        method = ESTIMATORS[method.lower()]()
     if isinstance(method, AbstractEstimator):
         if (max_iterations, tolerance) != (RUN_SETTINGS.max_iterations, RUN_SETTINGS.tolerance):
             raise OptionError(f"{type(method).__name__} {method.own_limits}")
@@ -49,7 +49,7 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
         method = LINEARISED[method.lower()]()
     if isinstance(method, Linearised):
         return LindstromBates(method, max_iterations, tolerance)
-    return MaximumLikelihood(approximation(method, [*LINEARISED, *STOCHASTIC, *BAYES]), max_iterations, tolerance)
+    return MaximumLikelihood(approximation(method, [*LINEARISED, *ESTIMATORS]), max_iterations, tolerance)
 
 
 def run_in_sequence(

@@ -26,6 +26,7 @@ from jaxnlme.data.nonmem.reader import NonmemReader
 from jaxnlme.estimators.bayes.method import NUTS, BayesMethod, Pathfinder
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
+from jaxnlme.estimators.gradient.method import Gradient
 from jaxnlme.estimators.lindstrom_bates.method import LindstromBates
 from jaxnlme.estimators.marginal.method import REML, MaximumLikelihood
 from jaxnlme.fitting.plain_values import decode_index, decode_plain, encode_index, encode_plain
@@ -37,6 +38,7 @@ from jaxnlme.results.criteria import Criteria
 from jaxnlme.results.inference import Information
 from jaxnlme.results.record import FitStatus
 from jaxnlme.results.stochastic import Replicate
+from jaxnlme.results.training import TrainingRecord
 from jaxnlme.sampling.metropolis import Moves
 
 if TYPE_CHECKING:
@@ -46,9 +48,10 @@ if TYPE_CHECKING:
 RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BayesMethod, Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, IMP, ImportanceIntegral,
-        Information, LikelihoodApproximation, Limits, LindstromBates, Linearised, MaximumLikelihood, ModeSearch, Moves,
-        NUTS, NestedLevel, NonmemReader, Pathfinder, REML, Replicate, SAEM, StochasticMethod,
+        BayesMethod, Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, Gradient, IMP,
+        ImportanceIntegral, Information, LikelihoodApproximation, Limits, LindstromBates, Linearised, MaximumLikelihood,
+        ModeSearch, Moves, NUTS, NestedLevel, NonmemReader, Pathfinder, REML, Replicate, SAEM, StochasticMethod,
+        TrainingRecord,
     )
 }  # fmt: skip
 

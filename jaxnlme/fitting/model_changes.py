@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
 from jaxnlme.arguments import check_names
@@ -21,6 +20,7 @@ from jaxnlme.errors import OptionError, near_matches, some
 from jaxnlme.fitting.covariance_changes import remaining_covariance, remaining_psi, removed_elements
 from jaxnlme.model.covariance.base import elements_by_name
 from jaxnlme.model.fixed import Fixed, check_fixed
+from jaxnlme.model.networks import part_of, trained
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.residual_error.base import ErrorParameter
 from jaxnlme.model.residual_error.families import residual_model
@@ -189,9 +189,8 @@ class ModelChange:
         **Raises:** OptionError where psi is fixed and a new effect has no value in it.
         """
         old = self.old_model
-        structure = old.structure
-        if self.fit.params.free is not None:  # estimated weights of a module
-            structure = eqx.combine(self.fit.params.free, structure)
+        free = self.fit.params.free  # estimated weights of modules
+        structure = trained(old.structure, part_of(free, "structure"))
         effects_unchanged = -1 not in self.kept_effects and len(self.kept_effects) == len(self.effects)
         design = self.design if self.design is None or effects_unchanged else self.design[..., self.kept_effects]
         if design is not None and not design.shape[-1]:
@@ -212,8 +211,8 @@ class ModelChange:
             structure,
             self.parameters,
             spec,
-            self.error if error is None else residual_model(error),
-            individual=old.individual,
+            self.error.with_arrays(part_of(free, "error")) if error is None else residual_model(error),
+            individual=trained(old.individual, part_of(free, "individual")),
             fixed_design=old.fixed_design,
             random_design=design,
             beta=old.beta,
@@ -221,6 +220,7 @@ class ModelChange:
             fix_psi=old.fix_psi,
             priors={},
             fixed=self._held_after(error),
+            effects=None if old.effects is None else old.effects.starting_at(part_of(free, "effects")),
         )
         model.priors = self._priors(model, error)
         model.zero_effects = old.zero_effects

@@ -216,9 +216,9 @@ class Forecast(Printable):
         import pandas as pd
 
         density, params = self.posterior.binding.density, self.fit.params
-        levels = density.levels
-        factor = np.asarray(density.covariance.factor(np.asarray(params.covariance)))
-        full = factor if levels is None else np.asarray(levels.expanded(factor))
+        levels, mode = density.levels, np.asarray(self.posterior.mode)
+        slopes = density.effect_slopes(params, mode[None])
+        full = slopes if slopes.ndim == 2 else slopes[0]
         names = list(density.effect_names)
         if levels is not None:
             # An effect of a nested level has one value for each unit.
@@ -228,9 +228,14 @@ class Forecast(Printable):
                 for unit in range(level.units)
                 for effect in level.effects
             ]
-        draws = self.posterior.effects @ full.T
+        draws = density.effects_at(params, np.asarray(self.posterior.effects))
         se = np.sqrt(np.diag(full @ self.posterior.covariance @ full.T))
-        columns = {"mode": full @ self.posterior.mode, "se": se, "mean": draws.mean(axis=0), "sd": draws.std(axis=0)}
+        columns = {
+            "mode": density.effects_at(params, mode[None])[0],
+            "se": se,
+            "mean": draws.mean(axis=0),
+            "sd": draws.std(axis=0),
+        }
         return pd.DataFrame(columns, index=pd.Index(names, name="effect"))
 
     # --- curves ---

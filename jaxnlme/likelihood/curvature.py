@@ -29,7 +29,7 @@ def gauss_newton(density: Density, params: Params, z: Vector, group: Group, scal
 
     def moments(z):
         f = density.predict(params, z, group)
-        residual, scale, _ = density.error.moments(
+        residual, scale, _ = density.error_at(params).moments(
             f, f if scale_prediction is None else scale_prediction, params.error, group
         )
         return residual, jnp.log(scale), f

@@ -70,12 +70,12 @@ def nested_quadrature(
         """Log-densities of the responses of the innermost units (units,) at deviations from the mode by level."""
         at = layout.vector([mode + d for mode, d in zip(modes, deviations, strict=True)])
         f = density.predict(params, at, group)
-        if not density.error.has_row_terms(f, params.error, group):
+        if not density.error_at(params).has_row_terms(f, params.error, group):
             raise OptionError(
                 "AGQ with nested levels needs the log-density of each row, and this outcome returns one number for the "
                 "group; let its density return one value for each row, or use 'laplace'."
             )
-        rows, constant = density.error.row_terms(f, params.error, group)
+        rows, constant = density.error_at(params).row_terms(f, params.error, group)
         return jax.ops.segment_sum(rows, layout.index, layout.units), constant
 
     def integral(level: int, deviations: list[Any], around: Any) -> tuple[Any, Scalar]:

@@ -76,10 +76,12 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
 
     **Arguments:** `method`: has the limits of the mode search as `search`; None if no modes are searched.
     **Returns:** None where the parameters are not linear on the transformed scale or vary within the group, or there
-    are no random effects, effects at nested levels (`nested.py`), or too many derivatives.
+    are no random effects, effects at nested levels (`nested.py`), effects that are not Gaussian, or too many
+    derivatives.
     """
     individual = density.individual
-    if not (density.n_effects and density.levels is None and isinstance(individual, LinearIndividual)):
+    gaussian = density.levels is None and density.effect_distribution is None
+    if not (density.n_effects and gaussian and isinstance(individual, LinearIndividual)):
         return None
     fixed, random = (design.entries(group.covariates) for design in (individual.fixed, individual.random))
     if count_partials(len(individual.names), order) > INTEGRATION.most_partials or fixed is None or random is None:

@@ -34,7 +34,8 @@ class TransformedGroup:
         self.method, self.density, self.params, self.group = method, density, params, group
         self.individual = density.individual
         self.n = len(self.individual.names)
-        factor = density.error.factor(params.error, group)
+        self.error = density.error_at(params)
+        factor = self.error.factor(params.error, group)
         self.residual_factor = None if isinstance(factor, Independent) else barrier(factor)
         self._expanded: ExpandedFactor | None = None
 
@@ -48,7 +49,7 @@ class TransformedGroup:
     def expand_factor(self) -> None:
         """Compute the factor of the correlation of the residuals with its derivative in a single parameter, once for
         all uses of `factor_at`."""
-        error, last = self.density.error, self.params.error.shape[0] - 1
+        error, last = self.error, self.params.error.shape[0] - 1
         if error.n_correlation == 1:
 
             def factor(value: Scalar) -> AbstractFactor:
@@ -61,13 +62,13 @@ class TransformedGroup:
         """The factor of the correlation of the residuals as a function of the error parameters `theta`; after
         `expand_factor` only at those of `params`, and differentiable once."""
         if self._expanded is None:
-            return self.density.error.factor(theta, self.group)
+            return self.error.factor(theta, self.group)
         return self._expanded.as_function_of(theta[-1])
 
     def rows(self, f: Any, g: Any, theta: Vector, factor: AbstractFactor | None = None) -> Scalar:
         """log p(y) at the predictions `f`, with the residual scale at the predictions `g` (None: at f) and error
         parameters `theta`; `factor`: of the correlation at `theta`, None: computed here."""
-        return self.density.error.log_density(f, f if g is None else g, theta, self.group, factor)
+        return self.error.log_density(f, f if g is None else g, theta, self.group, factor)
 
     def second_order(self, jet: Jet, g: Any) -> tuple[Scalar, list[PyTree], list[list[PyTree]]]:
         """log p(y), and trees of products (obs, ...) whose sums over rows are its gradient in u and the lower triangle
@@ -104,7 +105,7 @@ class TransformedGroup:
         f, first = jet.partial(), [jet.partial(k) for k in range(self.n)]
 
         def standardised(f: Any) -> tuple[Vector, Vector]:
-            return self.density.error.standardised(f, f if g is None else g, self.params.error, self.group)
+            return self.error.standardised(f, f if g is None else g, self.params.error, self.group)
 
         (r, terms), push_r = jax.linearize(standardised, f)
         whitened, pull = jax.vjp(factor.whiten, r)
@@ -156,7 +157,7 @@ class TransformedGroup:
             return [[minus_products(j, k) for k in range(j + 1)] for j in range(self.n)]
 
         def moments(f):
-            residual, scale, _ = self.density.error.moments(f, f if g is None else g, theta, self.group)
+            residual, scale, _ = self.error.moments(f, f if g is None else g, theta, self.group)
             return residual, jnp.log(scale)
 
         (_, log_scale), push = jax.linearize(moments, f)
@@ -169,8 +170,8 @@ class TransformedGroup:
             sides = [factor.interaction(scale) for _, scale in pushed]
             left = [(*row, *side) for row, (side, _) in zip(left, sides, strict=True)]
             right = [(*row, *side) for row, (_, side) in zip(right, sides, strict=True)]
-        if self.density.error.is_limited:
-            weight = self.density.error.limit_curvature(f, g, theta, self.group)
+        if self.error.is_limited:
+            weight = self.error.limit_curvature(f, g, theta, self.group)
             left = [(*row, weight * slope_u) for row, slope_u in zip(left, first, strict=True)]
             right = [(*row, slope_u) for row, slope_u in zip(right, first, strict=True)]
         return [

@@ -12,8 +12,10 @@ from jaxnlme.arguments import check_flag
 from jaxnlme.errors import ModelError, shown
 from jaxnlme.model.covariance.heterogeneous import Heterogeneous
 from jaxnlme.model.covariance.specification import check_specification
+from jaxnlme.model.effect_distribution import AbstractEffectDistribution
 from jaxnlme.model.equations import held_values, model_html
 from jaxnlme.model.fixed import check_fixed
+from jaxnlme.model.networks import split_module
 from jaxnlme.model.parameters import Parameter
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
@@ -46,6 +48,7 @@ class ModelDeclaration:
         priors: Mapping[str, AbstractPrior] | None = None,
         fixed: Mapping[str, float] | None = None,
         censoring: str | None = None,
+        effects: AbstractEffectDistribution | None = None,
     ):
         if isinstance(parameters, Mapping):
             parameters = [Parameter(name, start) for name, start in parameters.items()]
@@ -66,6 +69,11 @@ class ModelDeclaration:
                     raise ModelError(f"the prior of {name!r} must be an object of jn.priors; received {shown(prior)}.")
         if individual is not None and not callable(individual):
             raise ModelError(f"individual must be a function (beta, b, v) -> phi; received {shown(individual)}.")
+        if effects is not None and not isinstance(effects, AbstractEffectDistribution):
+            raise ModelError(
+                "effects must be a distribution of the random effects, such as jn.Flow(), or None (Gaussian); received "
+                f"{shown(effects)}."
+            )
         numeric = {"fixed_design": fixed_design, "random_design": random_design, "beta": beta}
         for name, value in (*numeric.items(), *_by_level("psi", psi)):
             if value is not None and not _holds_numbers(value):
@@ -84,12 +92,14 @@ class ModelDeclaration:
         self.fix_psi = fix_psi
         self.priors = dict(priors or {})
         self.fixed = check_fixed(fixed)
+        self.effects = effects
         # Of a model that is bound without the effects whose SD is held at zero: the names of the effects of its
         # random_design (None: by default), and the effects that an individual function finds at zero.
         self.effect_names: tuple[str, ...] | None = None
         self.zero_effects: tuple[str, ...] = ()
         self._check()
-        self._structural, self._free = structural(structure)
+        self._structural, self._structure_arrays = structural(structure)
+        self._individual, self._individual_arrays = split_module(individual, "individual")
 
     def __repr__(self) -> str:
         name = getattr(self.structure, "__name__", type(self.structure).__name__)
@@ -103,7 +113,8 @@ class ModelDeclaration:
             start = f" = {float(p.start):g}" if self.fixed_design is None else ""
             lines.append(f"  {p.name}{start}{scale}{marks}{terms and f' ~ 1{terms}'}")
         if self.individual is not None:
-            lines.append(f"  individual parameters: {getattr(self.individual, '__name__', 'a function')}")
+            name = getattr(self.individual, "__name__", type(self.individual).__name__)
+            lines.append(f"  individual parameters: {name}")
         for design in ("fixed_design", "random_design"):
             if getattr(self, design) is not None:
                 starts = ", ".join(f"{float(b):g}" for b in np.ravel(self.beta)) if design == "fixed_design" else ""
@@ -113,6 +124,8 @@ class ModelDeclaration:
             plain = isinstance(self.covariance, (str, list, tuple, Mapping, Heterogeneous))
             spec = self.covariance if plain else type(self.covariance).__name__
             lines.append(f"  covariance of the random effects: {spec}{', fixed' if self.fix_psi else ''}")
+        if self.effects is not None:
+            lines.append(f"  random effects: {self.effects.description}")
         held = held_values(self)
         if held:
             lines.append(f"  held fixed: {', '.join(f'{name} = {value:g}' for name, value in held.items())}")

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.model.covariance.base import element_name
 from jaxnlme.model.covariance.structures import AbstractCovariance
+from jaxnlme.model.derivatives import jacobian
+from jaxnlme.model.effect_distribution import AbstractEffectDistribution
 from jaxnlme.model.individual_parameters import AbstractIndividual
 from jaxnlme.model.levels import Levels, Units
+from jaxnlme.model.networks import Networks, part_of
 from jaxnlme.model.params import Params
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.residual_error.base import AbstractError
@@ -21,6 +25,7 @@ from jaxnlme.model.residual_error.correlation_base import SeriesLayout
 from jaxnlme.model.residual_error.endpoint_parts import EndpointRows
 from jaxnlme.model.structural import Structural
 from jaxnlme.numerics.constants import HALF_LOG_2PI
+from jaxnlme.precision import x64
 from jaxnlme.records import Record, Rows
 from jaxnlme.typing import Scalar, Vector
 
@@ -61,7 +66,8 @@ class Density(eqx.Module):
     **Fields:** `structural`: the user's function; `individual`: from fixed and random effects to the individual
     parameters phi; `covariance`: family of psi; `error`: residual model; `prior_densities`, `prior_names`: priors and
     the reported values they apply to; `beta_names`, `effect_names`: of the fixed and the distinct random effects;
-    `levels`: the layout of random effects of nested levels, None where all are those of the group itself.
+    `levels`: the layout of random effects of nested levels, None where all are those of the group itself;
+    `effect_distribution`: that of effects that are not Gaussian, else None.
     """
 
     structural: Structural
@@ -73,6 +79,7 @@ class Density(eqx.Module):
     beta_names: tuple[str, ...] = eqx.field(static=True)
     effect_names: tuple[str, ...] = eqx.field(static=True)
     levels: Levels | None = None
+    effect_distribution: AbstractEffectDistribution | None = None
 
     @property
     def priors(self) -> tuple[tuple[str, AbstractPrior], ...]:
@@ -97,21 +104,46 @@ class Density(eqx.Module):
         return vectors @ matrix.T if self.levels is None else self.levels.map_blocks(matrix, vectors)
 
     def effects(self, params: Params, z: Vector) -> Vector:
-        """The random effects b = L(theta) z (random,) for whitened effects `z` (random,)."""
+        """The random effects b = L(theta) u(z) (random,) for whitened effects `z` (random,); u(z) = z for Gaussian
+        effects."""
         if not self.n_effects:
             return z
+        if self.effect_distribution is not None:
+            z = self.effect_distribution.transform(params, z)
         if self.levels is None:
             return self.covariance.apply(params.covariance, z)
         return self.map_effects(self.covariance.factor(params.covariance), z)
 
+    def effects_at(self, params: Params, z: np.ndarray) -> np.ndarray:
+        """The random effects (..., random) for whitened effects `z` (..., random) of many groups, on the host."""
+        if self.effect_distribution is None or not z.size:
+            return self.map_effects(np.asarray(self.covariance.factor(np.asarray(params.covariance))), z)
+        with x64():
+            out = jax.jit(jax.vmap(lambda z: self.effects(params, z)))(z.reshape(-1, z.shape[-1]))
+        return np.asarray(out).reshape(z.shape)
+
+    def effect_slopes(self, params: Params, z: np.ndarray) -> np.ndarray:
+        """The derivatives db/dz (random, random) at whitened effects `z` (groups, random), or one matrix for all where
+        b is linear in z, on the host."""
+        if self.effect_distribution is None or not z.size:
+            factor = np.asarray(self.covariance.factor(np.asarray(params.covariance)))
+            return factor if self.levels is None else self.levels.expanded(factor)
+        with x64():
+            return np.asarray(jax.jit(jax.vmap(jacobian(lambda z: self.effects(params, z))))(z))
+
     def phi(self, params: Params, z: Vector, group: Group) -> Record:
         """The individual parameters phi on their natural scale, at whitened effects `z` (random,)."""
-        return self.phi_given(params.beta, self.effects(params, z), group)
+        return self.phi_given(params.beta, self.effects(params, z), group, params.free)
 
-    def phi_given(self, beta: Vector, b: Vector, group: Group) -> Record:
-        """The individual parameters phi on their natural scale, at fixed effects `beta` (fixed,) and random effects `b`
-        (random,)."""
-        return self.individual.phi(beta, b if self.levels is None else self.levels.on_rows(b, group.units), group)
+    def phi_given(self, beta: Vector, b: Vector, group: Group, free: Networks | None = None) -> Record:
+        """The individual parameters phi on their natural scale, at fixed effects `beta` (fixed,), random effects `b`
+        (random,) and the free block of Params."""
+        b = b if self.levels is None else self.levels.on_rows(b, group.units)
+        return self.individual.phi(beta, b, group, free)
+
+    def error_at(self, params: Params) -> AbstractError:
+        """The residual model with the arrays of its scale, where that is an Equinox module."""
+        return self.error.with_arrays(part_of(params.free, "error"))
 
     def predict(self, params: Params, z: Vector, group: Group) -> Any:
         """The prediction f(phi, x, v) at whitened effects `z` (random,): (obs,) for a Gaussian outcome."""
@@ -132,7 +164,7 @@ class Density(eqx.Module):
         f = self.predict(params, z, group)
         scale_prediction = f if scale_prediction is None else scale_prediction
         prior = -0.5 * jnp.sum(z**2) - self.n_effects * HALF_LOG_2PI
-        return prior + self.error.log_density(f, scale_prediction, params.error, group)
+        return prior + self.error_at(params).log_density(f, scale_prediction, params.error, group)
 
     @property
     def error_names(self) -> tuple[str, ...]:

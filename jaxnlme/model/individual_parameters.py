@@ -11,6 +11,7 @@ import equinox as eqx
 from jaxnlme.errors import ModelError, near_matches
 from jaxnlme.model.design import Design
 from jaxnlme.model.levels import LevelRecord
+from jaxnlme.model.networks import Networks, part_of, with_arrays
 from jaxnlme.model.transforms import AbstractTransform
 from jaxnlme.records import Record
 from jaxnlme.typing import Vector
@@ -20,11 +21,11 @@ class AbstractIndividual(eqx.Module):
     """The individual parameters phi of one group, as a function of beta (fixed,), b (random,) and its covariates."""
 
     @abc.abstractmethod
-    def phi(self, beta: Vector, b: Vector, group: Any) -> Record:
+    def phi(self, beta: Vector, b: Vector, group: Any, free: Networks | None = None) -> Record:
         """A record of parameters, each () or (obs,), on the natural scale.
 
         **Arguments:** `beta` (fixed,); `b` (random,), or with nested levels the distinct effects on the rows of the
-        group, each () or (obs,); `group`: a Group.
+        group, each () or (obs,); `group`: a Group; `free`: the free block of Params.
         """
 
 
@@ -47,14 +48,14 @@ class LinearIndividual(AbstractIndividual):
         random = self.random.apply(b, group.covariates)
         return [f + r for f, r in zip(fixed, random, strict=True)]
 
-    def phi(self, beta, b, group):
+    def phi(self, beta, b, group, free=None):
         xb = self.xb(beta, b, group)
         values = tuple(t.to_natural(entry) for t, entry in zip(self.transforms, xb, strict=True))
         return as_record(self.names, values, self.level_names, group)
 
 
 class FunctionIndividual(AbstractIndividual):
-    """phi = fn(beta, b, v), a function of the user.
+    """phi = fn(beta, b, v), a function of the user, or a module without its arrays, which are in the free block.
 
     **Arguments:** `fn(beta, b, v)`: called with records of the fixed effects (each on the natural scale of its
     parameter), of the random effects (named after their parameters) and of the group-level predictors; returns a
@@ -71,11 +72,12 @@ class FunctionIndividual(AbstractIndividual):
     zero_effects: tuple[str, ...] = eqx.field(static=True, default=())
     level_names: tuple[str, ...] = eqx.field(static=True, default=())
 
-    def phi(self, beta, b, group):
+    def phi(self, beta, b, group, free=None):
         natural = tuple(t.to_natural(beta[k]) for k, t in enumerate(self.transforms))
         values = (*(b[k] for k in range(len(self.effects))), *(0.0 * natural[0] for _ in self.zero_effects))
         effects = Record((*self.effects, *self.zero_effects), values, "random effect")
-        out = self.fn(Record(self.names, natural, "parameter"), effects, group.v)
+        fn = with_arrays(self.fn, part_of(free, "individual"))
+        out = fn(Record(self.names, natural, "parameter"), effects, group.v)
         if hasattr(out, "keys"):
             names = tuple(out.keys())
             return as_record(names, tuple(out[k] for k in names), self.level_names, group)

@@ -19,8 +19,8 @@ class Params(eqx.Module):
     - `beta` (fixed,): fixed effects, on the transformed scale.
     - `covariance` (unconstrained,): theta of the covariance family of the random effects.
     - `error` (unconstrained,): theta of the residual model.
-    - `free`: a pytree of the array leaves of a structural model that is an Equinox module (its weights), else None. It
-      has gradients, but is not part of the information matrix.
+    - `free`: the Networks of the model: the arrays (weights) of its Equinox modules; None where it has none. They have
+      gradients, but are not part of the information matrix.
 
     **Example:**
 

@@ -33,6 +33,18 @@ class ModelSettings:
     held_reach: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     """Sizes of that entry between which it is searched for, one after the other: up to an SD of e^32."""
 
+    flow_range: float = 1.5
+    """Centres of the steps of a flow at the start, from minus to plus this many SDs of z: 87% of the distribution."""
+    flow_start: float = 0.01
+    """Height of the steps of a flow at the start, in SDs of z: close to Gaussian, with a gradient."""
+    flow_nodes: int = 48
+    """Gauss-Hermite nodes for mean and variance of the flow of one effect: exact to 1e-5 for steps that take a third of
+    an SD of z or more."""
+    joint_flow_nodes: int = 12
+    """Nodes for each effect, for the moments of a flow of all effects together."""
+    most_flow_effects: int = 3
+    """Largest number of effects of such a flow: 1,728 points for three."""
+
     series_below: float = 1e-5
     """Absolute shape of a Box-Cox or Yeo-Johnson transform below which a power series around shape zero is used; its
     first omitted term is then of the order of rounding."""

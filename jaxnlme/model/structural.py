@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
+from jaxnlme.model.networks import part_of, split_module, with_arrays
 from jaxnlme.model.solver_models import solver_program
 from jaxnlme.records import Record
 
@@ -31,7 +31,7 @@ class Structural(eqx.Module):
     def __call__(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
         """Predictions (obs,), or another value that the residual model takes.
 
-        **Arguments:** `free`: array leaves of a module, else None; `phi`: individual parameters on the natural scale;
+        **Arguments:** `free`: the free block of Params; `phi`: individual parameters on the natural scale;
         `x`: predictors (obs,); `v`: group-level predictors.
         """
         try:
@@ -53,7 +53,7 @@ class Structural(eqx.Module):
         return solver_program(self._call, self.fn, (free, phi, x, v)) is not None
 
     def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
-        fn = self.fn if free is None else eqx.combine(free, self.fn)
+        fn = with_arrays(self.fn, part_of(free, "structure"))
         return fn(phi, x, v) if self.arity == 3 else fn(phi, x)
 
 
@@ -63,9 +63,10 @@ def _record_of(error: UnknownNameError, records: dict[str, Record]) -> str:
 
 
 def structural(fn: Callable) -> tuple[Structural, Any]:
-    """The Structural of a user's callable `fn`, and its free block (None for a function, or a module without arrays).
+    """The Structural of a user's callable `fn`, and its arrays (None for a function, or a module without arrays).
 
-    **Raises:** ModelError where `fn` is not callable or does not take (phi, x, v) or (phi, x).
+    **Raises:** ModelError where `fn` is not callable, does not take (phi, x, v) or (phi, x), or has arrays that cannot
+    be trained.
     """
     if not callable(fn):
         raise ModelError(f"the structural model must be a function f(phi, x, v); received {type(fn).__name__}.")
@@ -87,11 +88,8 @@ def structural(fn: Callable) -> tuple[Structural, Any]:
                 f"the structural model must take (phi, x, v), or (phi, x); {getattr(fn, '__name__', 'it')} takes "
                 f"{signature}."
             )
-    if isinstance(fn, eqx.Module):
-        arrays, rest = eqx.partition(fn, eqx.is_inexact_array)
-        if jax.tree.leaves(arrays):
-            return Structural(rest, arity), arrays
-    return Structural(fn, arity), None
+    rest, arrays = split_module(fn, "structure")
+    return Structural(rest, arity), arrays
 
 
 def by_row(predictions: Mapping[Any, Any], labels: tuple[str, ...], x: Any) -> Any:

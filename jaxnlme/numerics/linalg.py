@@ -167,6 +167,38 @@ def unit_diagonal(matrix: np.ndarray, least: float = COMPUTATION.least_diagonal)
     return np.clip(matrix / scale[:, None] / scale[None, :], -limit, limit), scale
 
 
+def accurate_eigh(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (m, n), in no order, and eigenvectors (m, n, n) of symmetric positive definite `matrices` (m, n, n),
+    on the host; the small eigenvalues have relative accuracy where rows are in very different units.
+
+    The error of the usual algorithms is that of the largest eigenvalue, which can be more than a small one. Where that
+    is so, the eigenvalues are the squared singular values of D L, L L' the Cholesky factorisation of the correlation
+    matrix and D the roots of the diagonal, by one-sided Jacobi rotations. A matrix that is not positive definite has
+    eigenvalues of NaN.
+
+    **Source:** Drmac and Veselic (2008), SIAM Journal on Matrix Analysis and Applications 29, 1322-1362.
+    """
+    values, vectors = np.linalg.eigh(matrices)
+    if not values.size:
+        return values, vectors
+    from scipy.linalg import get_lapack_funcs
+
+    potrf, gejsv = get_lapack_funcs(("potrf", "gejsv"), dtype=values.dtype)
+    for k in np.flatnonzero(values[:, 0] <= COMPUTATION.relative_eigenvalue * values[:, -1]):
+        scaled, scale = unit_diagonal(matrices[k])
+        factor, failed = potrf(scaled, lower=1, clean=1)
+        values[k] = np.nan
+        if failed or not (np.diag(matrices[k]) > 0.0).all():
+            continue
+        # Columns of very different lengths, each in full accuracy ("C"): left vectors are not needed ("N").
+        singular, _, right, work, _, failed = gejsv(
+            (factor * scale[:, None]).T, joba=0, jobu=3, jobv=0, jobr=0, jobt=0, jobp=0
+        )
+        if not failed:
+            values[k], vectors[k] = (singular * (work[0] / work[1])) ** 2, right
+    return values, vectors
+
+
 def semidefinite_cholesky(psi: np.ndarray, tolerance: float = COMPUTATION.zero_pivot) -> np.ndarray:
     """Lower factor of a symmetric positive *semi*definite matrix, on the host; zero pivots give zero columns.
 

@@ -90,7 +90,7 @@ def values_at(binding: Binding, params: Params, covariates: tuple[Any, ...], v: 
         if refusal:
             raise OptionError(refusal)
         group = Group(None, None, v, covariates, None, None)  # pyright: ignore[reportArgumentType]
-        phi = density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group)
+        phi = density.individual.phi(params.beta, jnp.zeros((n,), params.beta.dtype), group, params.free)
         return TypicalParameters(phi.names, phi.values, phi.entry_kind) if isinstance(phi, LevelRecord) else phi
 
     psi = density.covariance.psi(params.covariance) if n else jnp.zeros((0, 0), params.beta.dtype)

@@ -73,7 +73,7 @@ def prediction_intervals(
     z, known = _draws_of_groups(fit, binding, depth, packed, sources, n, seed)
     lower, upper = (np.full(binding.data.rows.shape, np.nan) for _ in range(2))
     # Percentiles of continuous responses at k / (n + 1), whose expected coverage is exact; those of counts are counts.
-    method = "weibull" if binding.density.error.has_gaussian_moments else "inverted_cdf"
+    method = "weibull" if binding.density.error.has_location_and_scale else "inverted_cdf"
     tails = np.array([0.5 * (1.0 - interval), 0.5 * (1.0 + interval)])
     not_finite = np.zeros(binding.data.rows.shape, bool)
     with x64():

@@ -13,6 +13,7 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, Status, check_level
+from jaxnlme.model.networks import Networks, trained
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from jaxnlme.results.posterior.record import Posterior
     from jaxnlme.results.stochastic import Sampling
+    from jaxnlme.results.training import TrainingRecord
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -79,8 +81,9 @@ class FitRecord(HasCriteria):
     with one of all the data where several processes fitted them together, each with its own groups (None
     otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
     (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
-    the record of the draws of a stochastic method (None for others); `posterior`, that of a posterior sampler, whose
-    `params` are posterior means and whose tables are those of the draws (None for others).
+    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient`, and `posterior`,
+    that of a posterior sampler, whose `params` are posterior means and whose tables are those of the draws (None for
+    others).
     """
 
     binding: Binding
@@ -109,6 +112,7 @@ class FitRecord(HasCriteria):
     restricted: bool = False
     sampling: Sampling | None = None
     posterior: Posterior | None = None
+    training: TrainingRecord | None = None
 
     # --- what was fitted ---
 
@@ -217,7 +221,7 @@ class FitRecord(HasCriteria):
         """Conditional modes of the random effects (groups, random), or their posterior means."""
         if self.posterior is not None:
             return self._effect_moments[0]
-        return self.binding.density.map_effects(self._factor, self.conditional[0])
+        return self.binding.density.effects_at(self.params, self.conditional[0])
 
     @functools.cached_property
     def _effect_moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -242,15 +246,15 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def random_effects_se(self) -> Any:
-        """Standard errors of b given the parameters: sqrt of diag(L H^-1 L'), H the curvature at the mode; of a
-        posterior sampler posterior standard deviations. A table like `random_effects`."""
+        """Standard errors of b given the parameters: sqrt of diag(J H^-1 J'), H the curvature at the mode, J = db/dz, L
+        for Gaussian effects; of a posterior sampler posterior standard deviations. A table like `random_effects`."""
         if self.posterior is not None:
             return effects_by_level(self.binding, self._effect_moments[1])
         if not self._b.shape[1]:
             return effects_by_level(self.binding, self._b)
-        levels = self.binding.density.levels
-        factor = self._factor if levels is None else levels.expanded(self._factor)
-        spread = np.einsum("ij,gjk,ik->gi", factor, np.linalg.inv(self.conditional[1]), factor)
+        modes, curvature = self.conditional
+        slopes = self.binding.density.effect_slopes(self.params, modes)
+        spread = np.einsum("...ij,...jk,...ik->...i", slopes, np.linalg.inv(curvature), slopes)
         return effects_by_level(self.binding, np.sqrt(spread))
 
     @property
@@ -269,6 +273,18 @@ class FitRecord(HasCriteria):
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = spread / sd
         return pd.Series(100.0 * (1.0 - ratio), index=list(self.binding.density.effect_names), name="shrinkage %")
+
+    @property
+    def networks(self) -> Networks | None:
+        """The Equinox modules of the model with their estimated weights, by their place in it (`structure`,
+        `individual`, `error`, `effects`); None where it has none."""
+        free, model = self.params.free, self.model
+        if free is None:
+            return None
+        error, effects = getattr(model.error, "scale", None), self.binding.density.effect_distribution
+        modules = {"structure": model.structure, "individual": model.individual, "error": error}
+        modules["effects"] = getattr(effects, "transformation", None)
+        return Networks(**{place: trained(modules[place], arrays) for place, arrays in free.parts.items()})
 
     # --- criteria ---
 

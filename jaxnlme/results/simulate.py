@@ -21,6 +21,7 @@ from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import GaussianError, GroupLogLikelihood
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
+from jaxnlme.model.student_error import StudentError
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.results.by_level import level_depth, up_to_depth
@@ -197,7 +198,7 @@ def draw(density: Density, params: Params, key: jax.Array, prediction: Any, grou
     **Arguments:** `key`, a JAX key, from which each row derives its own, so that padding has no effect; `prediction`:
     f(phi, x, v) of the group.
     """
-    error, theta = density.error, params.error
+    error, theta = density.error_at(params), params.error
     rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group.y.shape[0]))
     noise = jax.vmap(lambda row_key: jax.random.normal(row_key, (), theta.dtype))(rows)
     if not isinstance(error, EndpointErrors):
@@ -214,6 +215,9 @@ def _draw(error: Any, key: jax.Array, noise: Vector, prediction: Any, theta: Vec
     """Responses (obs,) of one residual model, from a key or standard normal `noise` (obs,)."""
     if isinstance(error, GroupLogLikelihood):
         return error.sampler(key, prediction, error.natural(theta), group.x, group.v)  # pyright: ignore[reportOptionalCall]
+    if isinstance(error, StudentError):
+        rows = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), 1))(jnp.arange(len(noise)))
+        return error.draw_with_keys(noise, rows, prediction, theta, group)
     return error.draw(noise, prediction, theta, group)
 
 
@@ -257,7 +261,7 @@ def check_sampler(density: Density) -> None:
                 f"{which} is given by its log-density only, and cannot be simulated; add a sampler: "
                 "jn.GroupLogLikelihood(..., sampler=f) with f(key, f, p, x, v) returning responses (obs,)."
             )
-        if not isinstance(member, (GaussianError, GroupLogLikelihood)) and not hasattr(member, "draw"):
+        if not isinstance(member, (GaussianError, GroupLogLikelihood, StudentError)) and not hasattr(member, "draw"):
             raise ModelError(f"{type(member).__name__} has no method `draw`, so its responses cannot be simulated.")
 
 

@@ -198,7 +198,7 @@ class Sampling(Printable):
 
         def phi(density, params, bucket, b):
             def per_draw(group, b):
-                record = density.phi_given(params.beta, b, group)
+                record = density.phi_given(params.beta, b, group, params.free)
                 names[:] = [record.names]
                 first = np.zeros(1, int) if levels is None else group.units[levels.innermost.depth - 1].first_row
                 values = [jax.numpy.asarray(value) for value in record.values]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme import markup
+from jaxnlme.errors import some
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.advice import advice
 from jaxnlme.results.display import BAD, GOOD, Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.results.inference import Information, is_fixed
 from jaxnlme.results.settings import SUMMARY
 
 if TYPE_CHECKING:
@@ -242,6 +244,7 @@ class Summary:
                     f"se: from {source}; robust (sandwich) ones "
                     "are in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
+                notes += self._correlation_sentences()
             if fit.criteria.n_free:
                 notes.append(
                     f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the "
@@ -249,6 +252,23 @@ class Summary:
                 )
             notes += advice(fit)
         return notes + [f"Note: {note}" for note in fit.data.notes]
+
+    def _correlation_sentences(self) -> list[str]:
+        """A sentence on the condition number of the estimates' correlation matrix and on large correlations."""
+        assert self.fit.information is not None
+        matrix, known = self.fit.information.correlations(is_fixed(self.fit.binding))
+        if len(known) < 2:
+            return []
+        names = [self.fit.binding.density.reported_names[k] for k in known]
+        pairs = [
+            f"{names[j]} and {names[k]} ({matrix[j, k]:.2f})"
+            for j, k in zip(*np.tril_indices(len(known), -1), strict=True)
+            if abs(matrix[j, k]) > SUMMARY.large_correlation
+        ]
+        large = f"; above {SUMMARY.large_correlation:g}: {some(pairs)}" if pairs else ""
+        return [
+            f"Correlations of the estimates: condition number {number(Information.condition_number(matrix))}{large}."
+        ]
 
 
 _HEADER = ("", "estimate", "se", "rse%", "95% interval")

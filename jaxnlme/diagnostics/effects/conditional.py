@@ -61,11 +61,16 @@ def conditional_distribution(
             f"the conditional mode of group {labels} was not found, so that nothing can be drawn there.", fit
         )
     found = effect_draws(fit, fit.binding, modes, n, seed, method)
-    density, factor = fit.binding.density, fit._factor
-    full = factor if density.levels is None else density.levels.expanded(factor)
-    b = density.map_effects(factor, found.z)
-    covariance = np.einsum("ij,gjk,lk->gil", full, found.covariance, full)
-    mean = density.map_effects(factor, found.mean)
+    density = fit.binding.density
+    b = density.effects_at(fit.params, found.z)
+    if density.effect_distribution is None:
+        full = density.effect_slopes(fit.params, found.mean)
+        covariance = np.einsum("ij,gjk,lk->gil", full, found.covariance, full)
+        mean = density.effects_at(fit.params, found.mean)
+    else:  # moments of z do not give those of b
+        mean = b.mean(axis=1)
+        deviation = b - mean[:, None]
+        covariance = np.einsum("gdi,gdj->gij", deviation, deviation) / (b.shape[1] - 1)
     return ConditionalDistribution(
         fit, method, np.asarray(b), np.asarray(mean), covariance, found.ess, found.by_laplace
     )

@@ -31,7 +31,7 @@ def effect_tables(fit: FitRecord, of: str = "modes", seed: int = 0) -> dict[str,
         effects = by_level(fit.random_effects, fit.data)
     else:
         z = effect_draws(fit, fit.binding, fit.conditional, 1, seed).z[:, 0]
-        effects = by_level(effects_by_level(fit.binding, fit.binding.density.map_effects(fit._factor, z)), fit.data)
+        effects = by_level(effects_by_level(fit.binding, fit.binding.density.effects_at(fit.params, z)), fit.data)
     return {name: _with_covariates(fit.data, name, table) for name, table in effects.items()}
 
 

@@ -187,7 +187,7 @@ def _residual_sums(problem: Problem, at: tuple[Params, Any], _: Any) -> tuple[An
 
     def per_group(group):
         constant = jnp.full_like(group.y, centre)
-        deviation, scale, _ = problem.density.error.moments(constant, group.y, params.error, group)
+        deviation, scale, _ = problem.density.error_at(params).moments(constant, group.y, params.error, group)
         terms = deviation, deviation**2, jnp.where(group.x.observed, scale**2, 0.0)
         return jnp.stack([jnp.sum(term) for term in terms])
 
@@ -298,7 +298,7 @@ def _normal_equations(problem: Problem, at: tuple[Params, Vector], _: Any) -> tu
             beta, free = unravel(x)
             params = Params(beta, template.covariance, template.error, free)
             f = density.predict(params, jnp.zeros(density.n_effects), group)
-            residual, scale, _ = density.error.moments(f, f, params.error, group)
+            residual, scale, _ = density.error_at(params).moments(f, f, params.error, group)
             return jnp.where(group.x.observed, residual / jax.lax.stop_gradient(scale), 0.0)
 
         r, derivatives = residuals(x), jacobian(residuals)(x)

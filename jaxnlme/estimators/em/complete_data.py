@@ -147,6 +147,6 @@ def coordinates_at(
 
 def log_density_given_effects(density: Density, params: Params, b: Vector, group: Group) -> Scalar:
     """log p(y | b) of one group, `b` (random,)."""
-    phi = density.phi_given(params.beta, b, group)
+    phi = density.phi_given(params.beta, b, group, params.free)
     f = density.structural(params.free, phi, group.x, group.v)
     return density.error.log_density(f, f, params.error, group)

@@ -20,6 +20,7 @@ from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.model.density import Density
+from jaxnlme.model.effect_distribution import require_gaussian_effects
 from jaxnlme.sampling.metropolis import Moves
 from jaxnlme.sampling.nested_metropolis import NestedMetropolis
 from jaxnlme.sampling.samplers import AbstractSampler, Metropolis
@@ -73,10 +74,11 @@ class AbstractStochastic(AbstractEstimator):
                 f"{self.name} draws random effects, and this model has none; fit it by 'focei' or 'laplace', which are "
                 "exact here."
             )
+        require_gaussian_effects(self.name, binding.density)
         if binding.start.free is not None:
             raise OptionError(
                 f"{self.name} does not estimate the free block of weights inside the model, and would keep their "
-                "starting values; fit it by 'focei' or 'laplace', or declare them as parameters."
+                "starting values; fit it by jn.Gradient(...), 'focei' or 'laplace', or declare them as parameters."
             )
         # Checked before the run, although these options are used after it.
         if self.final_likelihood is not None:

@@ -81,7 +81,7 @@ def assess(
         sentences.append(
             "The information matrix was not asked for: the maximum is assessed by the minimiser's own metric."
         )
-    weights = len(session.free) - session.n_dense
+    weights = int(session.free[session.n_dense :].sum())
     if weights and not failures:
         sentences.append(
             f"The {weights} free weights are assessed by the minimiser's own metric; standard errors hold them fixed."

@@ -88,7 +88,7 @@ def run(
         processes = Processes(plan.mesh)
         shown = plan.progress if processes.index == 0 else False
         with Progress(shown, estimator.name, timings=timings) as line:
-            opened = _Opening(model, data, estimator, plan, processes, timings).open(make_session, line)
+            opened = Opening(model, data, estimator, plan, processes, timings).open(make_session, line)
             if isinstance(opened, FitRecord):
                 return opened
             session, start = opened
@@ -100,8 +100,8 @@ def run(
     return result
 
 
-class _Opening:
-    """Steps 1 to 4.
+class Opening:
+    """Steps 1 to 4 of a fit.
 
     **Attributes:** `setup` of the groups that remain; `params`; `left_out`: labels of the other groups, with the
     reason; `notes` for the record; `starts`: the preliminary fit still to be made, None if there is none; `replaced`:
@@ -131,7 +131,7 @@ class _Opening:
 
     def open(
         self, make_session: Callable[[SessionInputs], tuple[Session, list[str]]], line: Progress
-    ) -> tuple[Session, _Opening] | FitRecord:
+    ) -> tuple[Session, Opening] | FitRecord:
         """The session at a start where every group that remains is finite; the record of a fit that did not begin where
         there is none."""
         while True:

@@ -199,7 +199,7 @@ def _methods(names: list[str], agq_nodes: int | None, options_given: dict[str, i
     **Raises:** OptionError for unknown methods, and for options that apply to none, or not to all, of the methods.
     """
     from jaxnlme.errors import OptionError
-    from jaxnlme.estimators.pipeline import BAYES, LINEARISED, STOCHASTIC
+    from jaxnlme.estimators.pipeline import ESTIMATORS, LINEARISED, STOCHASTIC
     from jaxnlme.likelihood.approximations import AGQ, approximation
 
     method_named = f"the method here is {', '.join(names)}."
@@ -218,10 +218,9 @@ def _methods(names: list[str], agq_nodes: int | None, options_given: dict[str, i
             methods.append(STOCHASTIC[name.lower()](**options_given))
         elif name.lower() == "agq" and agq_nodes is not None:
             methods.append(AGQ(agq_nodes))
-        elif name.lower() in (*LINEARISED, *BAYES):
-            methods.append(name)
         else:
-            methods.append(approximation(name, [*LINEARISED, *STOCHASTIC, *BAYES]))
+            known = {*LINEARISED, *ESTIMATORS}
+            methods.append(name if name.lower() in known else approximation(name, sorted(known)))
     return methods, fit_options
 
 

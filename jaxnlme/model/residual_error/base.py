@@ -18,7 +18,7 @@ from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.censoring import AbstractLimitedError, uncensored
 from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, AbstractFactor, Independent
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
-from jaxnlme.model.residual_error.scale_function import check_scale, sees_x
+from jaxnlme.model.residual_error.scale_function import check_scale, scale_of, sees_x
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
 from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.numerics.constants import HALF_LOG_2PI
@@ -37,12 +37,11 @@ class GaussianError(AbstractLimitedError):
       argument `x` also gets the predictors of the group, as the structural model does. Or a VarianceScale.
     - `parameters`: those of the scale, then the exponent of h if it has one, then those of the correlation.
     - `name`: for summaries; `sd_formula`: the scale as a formula.
-    - `response`: the transform h (identity, log, ...).
-    - `of_transformed`: `scale` is called with h(f) instead of f.
-    - `by`: a column of the data; each of its levels has its own copy of the scale parameters.
-    - `levels`: those of `by`, filled in when the model is bound to data.
-    - `correlation`: of e within the group; None: independent.
+    - `response`: the transform h (identity, log, ...); `of_transformed`: `scale` is called with h(f) instead of f.
+    - `by`: a column of the data; each of its levels has its own copy of the scale parameters; `levels`: those, filled
+      in when the model is bound to data; `correlation`: of e within the group; None: independent.
     - `censoring`: method for rows below or above limits of quantification (see `censoring.py`); None: there are none.
+    - `arrays`: those of a scale that is an Equinox module, which `scale` is then without; `is_module`: it is one.
 
     **Raises:** OptionError for a scale that is no function of f and the parameters.
     **Source:** Davidian and Giltinan (1995), Nonlinear Models for Repeated Measurement Data, chapter 2; Carroll and
@@ -59,6 +58,8 @@ class GaussianError(AbstractLimitedError):
     levels: tuple[str, ...] = eqx.field(static=True, default=())
     correlation: AbstractCorrelation | None = None
     censoring: str | None = eqx.field(static=True, default=None)
+    arrays: Any = None
+    is_module: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         if self.by is not None and not isinstance(self.by, str):
@@ -78,7 +79,7 @@ class GaussianError(AbstractLimitedError):
         """
         if isinstance(self.scale, VarianceScale):
             return self.scale(f, parameters, group)
-        return self.scale(f, **parameters, **({"x": group.x} if self.sees_x else {}))
+        return scale_of(self)(f, **parameters, **({"x": group.x} if self.sees_x else {}))
 
     @property
     def formula(self) -> str:

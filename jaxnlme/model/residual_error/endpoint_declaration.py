@@ -39,6 +39,11 @@ def endpoint_errors(
             raise OptionError(f"endpoint {label!r}: {problem}") from None
         if isinstance(model, EndpointErrors):
             raise OptionError(f"endpoint {label!r} has residual models of endpoints; expected one residual model.")
+        if getattr(model, "is_module", False):
+            raise OptionError(
+                f"endpoint {label!r}: a scale that is an Equinox module is for models of one response; write a "
+                "function of f, x and parameters."
+            )
         models.append(model)
     out = EndpointErrors(tuple(models), tuple(labels))
     if correlation is None:

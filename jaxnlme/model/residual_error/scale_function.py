@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnlme.errors import OptionError, shown
+from jaxnlme.errors import ModelError, OptionError, shown
+from jaxnlme.model.networks import with_arrays
 
 
 def sees_x(scale: Any) -> bool:
@@ -29,3 +30,13 @@ def check_scale(scale: Any, names: Sequence[str]) -> None:
             f"the scale must be a function of f and {', '.join(names) or 'no parameters'}, the parameters it is "
             f"declared with, or also of x; it takes {inspect.signature(scale)}."
         ) from None
+
+
+def scale_of(error: Any) -> Any:
+    """The scale of a GaussianError, a module with its arrays. **Raises:** ModelError where a method has none."""
+    if error.is_module and error.arrays is None:
+        raise ModelError(
+            "the scale of the residuals is an Equinox module, whose weights this method does not have; fit by a "
+            "likelihood approximation ('focei', 'laplace', ...) or jn.Gradient(...), with starts=None."
+        )
+    return with_arrays(error.scale, error.arrays)

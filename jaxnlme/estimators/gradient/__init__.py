@@ -1,0 +1,1 @@
+"""Gradient training: mini-batches of groups, an optimiser of optax, and a polish over all groups."""
