@@ -101,7 +101,9 @@ class Training:
         problem = binding.problem
         if len(problem.buckets) > 1:  # batches are rows of one stack of groups
             problem = bind(binding.model, binding.data, binding, 1).problem
-        bucket, position = problem.buckets[0], np.argsort(np.asarray(problem.order), kind="stable")
+        buckets: Any = problem.buckets
+        bucket = buckets[0]
+        position = np.argsort(np.asarray(problem.order), kind="stable")
         self.order = np.asarray(problem.order)
         weights = np.asarray(problem.weights)[position]
         held = held_out[position]
