@@ -80,7 +80,7 @@ def _outside_of_residuals(
 ) -> np.ndarray:
     """The rows (obs,) bool whose residual, such as a difference of logarithms, is not finite though the model is."""
     error = binding.density.error
-    if not error.has_gaussian_moments:
+    if not error.has_location_and_scale:
         return np.zeros(observed.shape, bool)
     prediction = binding.density.predict(params, jnp.asarray(z), group)
     residual, _, slope = error.moments(prediction, prediction, params.error, group)

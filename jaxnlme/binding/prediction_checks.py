@@ -28,7 +28,7 @@ def check_prediction(density: Density, f: Any, group: Group) -> None:
                 "would show in the derivatives. Data and parameters have 64 bits, so the model itself shortens its "
                 "result, by .astype(...) or dtype=...; leave that out."
             )
-    if isinstance(f, Mapping) or not density.error.has_gaussian_moments:
+    if isinstance(f, Mapping) or not density.error.has_location_and_scale:
         _check_by_endpoint(density.error, f, group)
         return
     if getattr(f, "shape", None) != expected:
@@ -45,7 +45,7 @@ def _check_by_endpoint(error: AbstractError, f: Any, group: Group) -> None:
     """**Raises:** ModelError for a dictionary beside one residual model, and where the prediction of an endpoint with a
     Gaussian residual model is not (obs,)."""
     if not isinstance(error, EndpointErrors):
-        if isinstance(f, Mapping) and error.has_gaussian_moments:
+        if isinstance(f, Mapping) and error.has_location_and_scale:
             raise ModelError(
                 "the structural model returned a dictionary, and the model has one residual model: give one for each "
                 "endpoint, as in error={'cp': 'proportional', 'pca': 'constant'}, or return one prediction a row."
@@ -53,7 +53,7 @@ def _check_by_endpoint(error: AbstractError, f: Any, group: Group) -> None:
         return
     for k, (label, member) in enumerate(zip(error.labels, error.members, strict=True)):
         own = error.prediction_of(f, k)
-        if member.has_gaussian_moments and jnp.shape(own) != group.y.shape:
+        if member.has_location_and_scale and jnp.shape(own) != group.y.shape:
             raise ModelError(
                 f"the structural model must return one prediction a row for endpoint {label!r}, shape (obs,) = "
                 f"{group.y.shape} here; it returned shape {jnp.shape(own)}."

@@ -25,6 +25,7 @@ from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.censoring import uncensored
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.linalg import accurate_eigh
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, evaluate_by_bucket, has_interaction, require_estimates, to_rows
 
@@ -101,7 +102,7 @@ def gaussian_rows(error: AbstractError, bucket: Group) -> np.ndarray:
     """True (groups, obs) for the rows of endpoints with Gaussian moments."""
     if not isinstance(error, EndpointErrors):
         return np.ones(bucket.y.shape, bool)
-    has = np.array([member.has_gaussian_moments for member in error.members])
+    has = np.array([member.has_location_and_scale for member in error.members])
     return has[np.asarray(bucket.endpoints)]
 
 
@@ -113,7 +114,7 @@ def endpoint_rows(fit: FitRecord) -> list[tuple[str | None, np.ndarray]]:
         return [(None, np.ones(data.n_rows, bool))]
     codes = endpoint_codes(data, error.labels)
     rows = [data.rows_to_column(data.observed & (codes == k)) for k in range(len(error.members))]
-    has = [member.has_gaussian_moments for member in error.members]
+    has = [member.has_location_and_scale for member in error.members]
     return [(error.labels[k], rows[k]) for k in range(len(rows)) if has[k]]
 
 
@@ -270,7 +271,7 @@ def _decorrelate(
         moments = s[:, :, None] * s[:, None, :]
         if slope is not None:
             moments = moments + slope[part] @ slope[part].transpose(0, 2, 1)
-        values, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1) + moments * k[:, :obs, :obs])
+        values, vectors = accurate_eigh(j @ j.transpose(0, 2, 1) + moments * k[:, :obs, :obs])
         rotated = np.einsum("gji,gj->gi", vectors, residual[part]) / np.sqrt(values)
         out[part] = np.einsum("gij,gj->gi", vectors, rotated)
     return out

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION
+from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, plain_text
 
 # Points from which on dots are smaller and paler.
 MANY, VERY_MANY = 400, 4000
@@ -126,7 +126,8 @@ def boxes(ax: Any, values: Sequence[np.ndarray], names: Sequence[str]) -> None:
             0.36 * (np.argsort(np.argsort(np.sin(np.arange(len(part)) * 12.9898))) + 0.5) / max(len(part), 1) - 0.18
         )
         dots(ax, k + offset, part, DARK, ms=2.5 if len(part) <= MANY else 1.5, alpha=0.6 if len(part) <= MANY else 0.25)
-    ax.set_xticks(range(len(names)), [f"{name}\nn = {len(part)}" for name, part in zip(names, values, strict=True)])
+    texts = [f"{plain_text(name)}\nn = {len(part)}" for name, part in zip(names, values, strict=True)]
+    ax.set_xticks(range(len(names)), texts)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 

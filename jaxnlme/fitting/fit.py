@@ -19,7 +19,7 @@ from jaxnlme.estimators.marginal.method import restrict
 from jaxnlme.estimators.pipeline import Method, as_estimator, run_in_sequence
 from jaxnlme.estimators.setup import STARTS
 from jaxnlme.fitting.best_of_starts import best_of_starts, with_start_sentence
-from jaxnlme.fitting.diagnostic_methods import DiagnosticMethods
+from jaxnlme.fitting.inference_methods import InferenceMethods
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Devices, mesh_of
 from jaxnlme.results.record import FitRecord
@@ -134,7 +134,7 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Fit(DiagnosticMethods):
+class Fit(InferenceMethods):
     """An estimation's outcome, with residuals, pictures, refits and files: see `FitRecord` for fields and tables.
 
     **Example:**

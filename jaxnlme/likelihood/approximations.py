@@ -45,7 +45,7 @@ def require_gaussian_moments(name: str, density: Density) -> None:
         without = [f"that of endpoint {label!r}" for label, member in of_endpoints if not member.has_gaussian_moments]
         raise ModelError(
             f"{name} needs a Gaussian residual model (a mean and a scale), and {some(without) or 'this outcome'} has "
-            "none; use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
+            f"none ({error.formula}); use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
         )
 
 

@@ -84,6 +84,27 @@ class Information:
         names = list(binding.density.reported_names)
         return None if matrix is None else pd.DataFrame(matrix, index=names, columns=names)
 
+    def correlations(self, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The correlation matrix (k, k) of the k reported values that have a standard error, and their positions (k,)
+        among all; empty where a direction is singular.
+
+        **Arguments:** `fixed` (reported,) bool: values that are not estimated.
+        """
+        matrix = self.reported_matrix()
+        if matrix is None:
+            return np.zeros((0, 0)), np.zeros(0, int)
+        known = np.flatnonzero(np.isfinite(_standard_errors(self, self.reported, fixed, False)))
+        chosen = matrix[np.ix_(known, known)]
+        return (chosen if not len(known) else unit_diagonal(chosen)[0]), known
+
+    @staticmethod
+    def condition_number(correlations: np.ndarray) -> float:
+        """The largest over the smallest eigenvalue of a correlation matrix (k, k); NaN for k = 0."""
+        if not len(correlations):
+            return np.nan
+        values = np.linalg.eigvalsh(correlations)
+        return float(values[-1] / values[0]) if values[0] > 0 else np.inf
+
 
 def _reported(density: Density, template: Params, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Reported values (reported,) and their Jacobian (reported, packed)."""
@@ -151,7 +172,7 @@ def estimates_table(binding: Binding, params: Params, info: Information | None, 
         values = np.array([*np.asarray(params.beta), *list(binding.values(params).values())[p:]], float)
     else:
         values = info.reported
-    fixed = _is_fixed(binding)
+    fixed = is_fixed(binding)
     se, robust_se = (_standard_errors(info, values, fixed, robust) for robust in (False, True))
     kinds = _kinds(density)
     lower, upper = _wald_limits(density, kinds, values, float(NormalDist().inv_cdf(0.5 + level / 2.0)) * se)
@@ -250,7 +271,7 @@ def _relative_se(binding: Binding, values: np.ndarray, se: np.ndarray) -> np.nda
         return 100.0 * se * slope / np.where(size == 0, np.nan, size)
 
 
-def _is_fixed(binding: Binding) -> np.ndarray:
+def is_fixed(binding: Binding) -> np.ndarray:
     """True (reported,) for values that were fixed: beta, psi or elements of it, error parameters."""
     density = binding.density
     p, n_theta = len(density.beta_names), density.covariance.n_unconstrained

@@ -5,6 +5,8 @@ on the transformed scale, psi by the parametrisation of its family (log standard
 positive definite matrix of any real vector), error parameters on the real line. So every draw is a valid set of
 parameters, and the correlations of the estimates are kept. An inverse Wishart distribution of psi has one number, its
 degrees of freedom, for the precision of all its elements, and is independent of the other parameters.
+
+Of a posterior (`jn.NUTS`), the draws are its own, in a random order.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool = False) -> tuple[np.ndarray, int]:
-    """Packed parameters (n, packed) from the normal distribution of the estimates, and the number of draws that were
-    not valid (a reported value was not finite) and were drawn again.
+    """Packed parameters (n, packed) from the normal distribution of the estimates, or from the posterior, and the
+    number of draws that were not valid (a reported value was not finite) and were drawn again.
 
     **Arguments:** `n`: 0 for the estimates themselves, (1, packed); `seed`; `caller`: for messages; `robust`: the
     covariance of the estimates is the sandwich.
@@ -39,6 +41,10 @@ def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool
     packed = np.asarray(_dense(fit).pack(), float)
     if n == 0:
         return packed[None, :], 0
+    if fit.posterior is not None:
+        if robust:
+            raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
+        return fit.posterior.kept[fit.posterior.choose(n, seed)], 0
     covariance, active = covariance_of_estimates(fit, robust, caller)
     out = np.repeat(packed[None, :], n, axis=0)
     needed, redrawn = np.arange(n), 0

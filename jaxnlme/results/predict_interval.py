@@ -73,7 +73,7 @@ def prediction_intervals(
     z, known = _draws_of_groups(fit, binding, depth, packed, sources, n, seed)
     lower, upper = (np.full(binding.data.rows.shape, np.nan) for _ in range(2))
     # Percentiles of continuous responses at k / (n + 1), whose expected coverage is exact; those of counts are counts.
-    method = "weibull" if binding.density.error.has_gaussian_moments else "inverted_cdf"
+    method = "weibull" if binding.density.error.has_location_and_scale else "inverted_cdf"
     tails = np.array([0.5 * (1.0 - interval), 0.5 * (1.0 + interval)])
     not_finite = np.zeros(binding.data.rows.shape, bool)
     with x64():
@@ -155,6 +155,10 @@ def _given_data(
 ) -> np.ndarray:  # fmt: skip
     """Whitened effects (groups, draws, random) of the groups `which` given their data, (groups, 1, random) where
     neither parameters nor effects are uncertain."""
+    if fit.posterior is not None and binding is fit.binding and {"parameters", "effects"} <= {*sources}:
+        drawn = fit.posterior.effects_at(fit.posterior.choose(n, seed))
+        if drawn is not None:  # those that belong to the drawn parameters
+            return np.moveaxis(drawn, 0, 1)
     mode = modes[0][:, None, :]
     effects = effect_draws(fit, binding, modes, n, seed, which=which).z if "effects" in sources else None
     if "parameters" not in sources:

@@ -72,6 +72,8 @@ class DrawSettings:
     """Of the t proposal around the mode: tails wider than a normal conditional distribution's."""
     least_effective: float = 100.0
     """Effective number of importance draws of a group below which its draws are those of Laplace's approximation."""
+    posterior_draws: int = 400
+    """Draws of the parameters of a posterior at which random effects that its sampler integrated out are drawn."""
     most_failed: float = 0.01
     """Part of the mode searches at drawn parameters that may fail without a warning."""
     cells_per_call: int = 4_000_000
@@ -86,6 +88,8 @@ class SummaryCriteria:
 
     largest_ratio: float = 1e8
     """Ratio of the limits of an interval of a positive value above which it is reported as not determined."""
+    large_correlation: float = 0.95
+    """Absolute correlation of two estimates above which they are named: NONMEM's users look from there on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

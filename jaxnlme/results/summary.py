@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnlme import markup
+from jaxnlme.errors import some
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.covariance.specification import family_name
 from jaxnlme.model.covariance.structures import AbstractCovariance, Blocks
 from jaxnlme.results import stochastic_summary
 from jaxnlme.results.advice import advice
 from jaxnlme.results.display import BAD, GOOD, Table, html_table, number, text_pairs, text_table, wrap
+from jaxnlme.results.inference import Information, is_fixed
 from jaxnlme.results.settings import SUMMARY
 
 if TYPE_CHECKING:
@@ -113,7 +115,10 @@ class Summary:
 
     def _simulation(self) -> list[tuple[str, str]]:
         """Pairs on the run of a stochastic fit; none for other fits."""
-        sampling = self.fit.sampling
+        sampling, posterior = self.fit.sampling, self.fit.posterior
+        if posterior is not None:
+            flat = [("flat priors", ", ".join(posterior.flat))] if posterior.flat else []
+            return [("posterior", posterior.describe()), *flat]
         if sampling is None:
             return []
         rows = [
@@ -149,7 +154,10 @@ class Summary:
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
             out.insert(1, ("Monte Carlo SE", f"{number(error)} of the log-likelihood{self._draws()}"))
-        if self.fit.log_prior != 0:
+        if self.fit.posterior is not None:
+            at = f"at the posterior means, by {self.fit.posterior.approximation.name}"
+            out[0] = (out[0][0], f"{out[0][1]} ({at})")
+        elif self.fit.log_prior != 0:
             out.insert(1, ("log prior", f"{self.fit.log_prior:.4f} (added to the log-likelihood: posterior maximum)"))
         return out
 
@@ -215,7 +223,12 @@ class Summary:
         """Sentences on the standard errors, hints (`advice`), and notes on the data."""
         fit, notes = self.fit, []
         if self.has_estimates:
-            if fit.information is None:
+            if fit.posterior is not None:
+                notes.append(
+                    "estimate, se: posterior mean and standard deviation; intervals are equal-tailed. Quantiles, R-hat "
+                    "and effective draws of each value are in fit.estimates and fit.posterior."
+                )
+            elif fit.information is None:
                 notes.append("Standard errors were not computed.")
             elif not fit.information.positive_definite:
                 notes.append("No standard errors: the observed information is singular (see the first sentences).")
@@ -231,6 +244,7 @@ class Summary:
                     f"se: from {source}; robust (sandwich) ones "
                     "are in fit.estimates. rse%: relative se, for typical values on their natural scale."
                 )
+                notes += self._correlation_sentences()
             if fit.criteria.n_free:
                 notes.append(
                     f"{fit.criteria.n_free} weights of the structural model were estimated; they are not in the "
@@ -238,6 +252,23 @@ class Summary:
                 )
             notes += advice(fit)
         return notes + [f"Note: {note}" for note in fit.data.notes]
+
+    def _correlation_sentences(self) -> list[str]:
+        """A sentence on the condition number of the estimates' correlation matrix and on large correlations."""
+        assert self.fit.information is not None
+        matrix, known = self.fit.information.correlations(is_fixed(self.fit.binding))
+        if len(known) < 2:
+            return []
+        names = [self.fit.binding.density.reported_names[k] for k in known]
+        pairs = [
+            f"{names[j]} and {names[k]} ({matrix[j, k]:.2f})"
+            for j, k in zip(*np.tril_indices(len(known), -1), strict=True)
+            if abs(matrix[j, k]) > SUMMARY.large_correlation
+        ]
+        large = f"; above {SUMMARY.large_correlation:g}: {some(pairs)}" if pairs else ""
+        return [
+            f"Correlations of the estimates: condition number {number(Information.condition_number(matrix))}{large}."
+        ]
 
 
 _HEADER = ("", "estimate", "se", "rse%", "95% interval")

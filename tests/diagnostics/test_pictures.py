@@ -158,6 +158,32 @@ def test_facets_are_in_natural_order_on_pages() -> None:
         patients().plot(facets=True, groups=["Pat 10", "Pat 2"], ax=named[0])
 
 
+def test_labels_are_no_formulas_and_legends_fit() -> None:
+    frame = patients().to_frame()
+    frame["arm"] = [f"cost {int(str(name).split()[-1]) % 5} $ for a course of $_ weeks" for name in frame["id"]]
+    frame["id"] = [f"{name} $x^$" for name in frame["id"]]
+    panels = jn.GroupedData.from_frame(frame, "id", "y", x=["t"], v=["arm"]).plot(facets=True, by="arm")
+    panels.figure.canvas.draw()  # a formula that is none raises here
+    assert panels[0].get_title() == r"id Pat 1 \$x^\$"
+    (legend,) = panels.figure.legends
+    assert panels.figure.bbox.containsx(legend.get_window_extent().x0) and legend._ncols == 3
+
+
+def test_a_backend_that_is_loaded_by_the_first_picture_stays_interactive() -> None:
+    """As that of a notebook, which else shows the first picture only."""
+    import matplotlib.pyplot as plt
+
+    from jaxnlme.drawing.style import style
+
+    assert not plt.isinteractive()
+    with style():
+        plt.ion()
+    assert plt.isinteractive()
+    with style():
+        plt.ioff()
+    assert not plt.isinteractive()
+
+
 def test_censored_responses_are_triangles_and_discrete_ones_counts() -> None:
     frame = patients().to_frame()
     data = jn.GroupedData.from_frame(frame, "id", "y", x=["t"], lloq=3.0)

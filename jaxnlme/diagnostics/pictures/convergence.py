@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
-from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, lowest, on_page
-from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, style_axes
+from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, legend_below, lowest, on_page
+from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
 
@@ -66,6 +66,7 @@ class AbstractConvergencePictures(AbstractPlotter):
         )  # fmt: skip
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="iteration", ylabel="log-likelihood")
+        ax.ticklabel_format(axis="y", useOffset=False)
         style_axes(ax)
         self._title(panels, f"Progress of {self.fit.method}", created)
         return ax
@@ -183,7 +184,8 @@ class AbstractConvergencePictures(AbstractPlotter):
         limit = float(self.fit.options["tolerance"])
         ax.axvline(limit, color=VERMILLION, lw=1.2, ls="--", label=f"tolerance {limit:g}")
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_yticks(rows, [str(name) for name in ratios.index])
@@ -222,7 +224,7 @@ class AbstractConvergencePictures(AbstractPlotter):
         chosen, part = on_page(range(len(index)), page, per_page, what="rows")
         draws = sampling.parameter_samples[chosen][:, :, [available.index(name) for name in names]]
         low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
-        labels = [str(index[k]) for k in chosen]
+        labels = [plain_text(index[k]) for k in chosen]
         typical = self.fit.parameters("population")
         created = ax is None
         axes = axes_in_row(ax, len(names), (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4)))
@@ -233,6 +235,7 @@ class AbstractConvergencePictures(AbstractPlotter):
             panel.hlines(rows, lower[:, k], upper[:, k], color=BLUE, lw=3.2)
             panel.plot(draws[:, :, k].mean(axis=1), rows, "o", ms=3.5, color="white", mec=DARK, mew=0.8)
             panel.set(xlabel=name, ylim=(-0.7, len(labels) - 0.3))
+            panel.locator_params(axis="x", nbins=4)  # values of many digits need room
             style_axes(panel)
             panel.set_yticks(rows, labels if k == 0 or not created else [""] * len(labels))
         axes[0].set_ylabel(", ".join(map(str, index.names)))
@@ -266,9 +269,7 @@ def _phase_legend(axes: Panels) -> None:
     for name in entries:
         if name in SHADES or name == AFTER_PHASES:  # with a border, without which the white one is invisible
             entries[name] = Patch(facecolor=SHADES.get(name, "white"), edgecolor=GREY, lw=0.6)
-    width = axes.figure.get_size_inches()[0]
-    ncols = max(1, min(4, int(width / 2.0)))
-    axes.figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
+    legend_below(axes.figure, entries)
 
 
 def _spans(sampling: Sampling) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,7 @@ from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import histogram, note
 from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, write_title
-from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, in_style, picture, style_axes
+from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, in_style, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, check_whole_number
 
 
@@ -42,9 +42,10 @@ class AbstractRefitPictures(AbstractPlotter):
 
     @picture("fit.plot.influence")
     def influence(self, record: Any = None, most: int = 20, ax: Any = None) -> Panels:
-        """Influence of groups by case deletion: see `draw_influence`.
+        """Influence of groups by case deletion, or of cases by implicit derivatives: see `draw_influence`.
 
-        **Arguments:** `record`: of `fit.jackknife()`, computed where None; `most`: groups drawn; `ax`: three axes.
+        **Arguments:** `record`: of `fit.jackknife()`, computed where None, or of `fit.influence()`, for groups or
+        observations; `most`: cases drawn; `ax`: three axes.
         **Returns:** the axes (3,).
         **Raises:** OptionError for a record of another kind, and another number of axes.
         """
@@ -122,19 +123,22 @@ def draw_bootstrap(record: Any, level: float = 0.95, kind: str = "percentile", a
 
 @in_style
 def draw_influence(record: Any, most: int = 20, ax: Any = None) -> Panels:
-    """The most influential groups by case deletion, the first on top: likelihood displacement, Cook's distance, and
-    changes of the values without the group in standard errors.
+    """The most influential groups (or observations), the first on top: likelihood displacement, Cook's distance, and
+    changes of the values without the case in standard errors.
 
-    **Arguments:** `record`: a Jackknife; `most`: groups drawn; `ax`: three axes.
+    **Arguments:** `record`: a Jackknife or an Influence; `most`: cases drawn; `ax`: three axes.
     **Returns:** the axes (3,).
     **Raises:** OptionError for another number of axes.
     """
     most = check_whole_number("most", most, 1)
     table = record.influence
     if most > DIAGNOSTICS.most_rows:
-        raise OptionError(f"most={most}: at most {DIAGNOSTICS.most_rows} groups are legible.")
+        raise OptionError(f"most={most}: at most {DIAGNOSTICS.most_rows} rows are legible.")
+    cases = getattr(record, "by", "groups")
     shown, names = table.head(most), [str(name) for name in table.columns[2:]]
-    rows, labels = np.arange(len(shown))[::-1], [str(label) for label in shown.index]
+    rows = np.arange(len(shown))[::-1]
+    texts = [", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in shown.index]
+    labels = [plain_text(text) for text in texts]
     if ax is None:
         panels = axes_in_row(None, 3, (4.6 + 0.5 * len(names), 1.7 + 0.24 * max(len(shown), 6)))
         panels[0].get_gridspec().set_width_ratios([1.3, 1.3, max(0.34 * len(names), 1.0)])
@@ -151,7 +155,7 @@ def draw_influence(record: Any, most: int = 20, ax: Any = None) -> Panels:
         panel.set_yticks(rows, labels if column == "displacement" or ax is not None else [""] * len(rows))
         if np.isnan(size).any():
             note(panel, f"{int(np.isnan(size).sum())} not computed")
-    panels[0].set_ylabel(str(table.index.name))
+    panels[0].set_ylabel(", ".join(map(str, table.index.names)))
     changes = shown[table.columns[2:]].to_numpy(float)
     limit = max(float(np.nanmax(np.abs(changes), initial=0.0)), 0.1)
     shades = panels[2].pcolormesh(
@@ -167,7 +171,8 @@ def draw_influence(record: Any, most: int = 20, ax: Any = None) -> Panels:
     panels[2].set_yticks(rows, [""] * len(rows))
     panels[2].set(ylim=(-0.7, len(rows) - 0.3))
     panels[2].tick_params(length=0, labelsize=8)
-    panels.figure.colorbar(shades, ax=panels[2], label="change without the group (SE)", fraction=0.08, pad=0.03)
-    part = f"the {len(shown)} most influential of {len(table)} groups" if len(shown) < len(table) else "all groups"
-    write_title(panels, f"Influence by case deletion: {part}", ax is None, record.fit.converged)
+    panels.figure.colorbar(shades, ax=panels[2], label=f"change without the {cases[:-1]} (SE)", fraction=0.08, pad=0.03)
+    part = f"the {len(shown)} most influential of {len(table)} {cases}" if len(shown) < len(table) else f"all {cases}"
+    means = "case deletion" if hasattr(record, "deleted") else "implicit derivatives"
+    write_title(panels, f"Influence by {means}: {part}", ax is None, record.fit.converged)
     return panels

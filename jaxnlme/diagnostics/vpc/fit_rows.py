@@ -67,7 +67,7 @@ class FitRows:
         for k in np.unique(codes[self.use]):
             y = np.unique(self.response[self.use & (codes == k)])
             is_whole = np.all(y == np.round(y)) and y.size <= VPC.most_categories
-            kinds[int(k)] = "categorical" if is_whole and not members[k].has_gaussian_moments else "continuous"
+            kinds[int(k)] = "categorical" if is_whole and not members[k].has_location_and_scale else "continuous"
         if len(set(kinds.values())) > 1 and isinstance(error, EndpointErrors):
             labels = ", ".join(f"{error.labels[k]} {kind}" for k, kind in kinds.items())
             raise OptionError(f"the endpoints need checks of several kinds ({labels}); ask for each by endpoint=.")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnlme.arguments import check_flag
 from jaxnlme.diagnostics.vpc.settings import VPC
 from jaxnlme.drawing.panels import as_panels, one_or_panels, write_title
-from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, in_style, pyplot, style_axes
+from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, in_style, plain_text, pyplot, style_axes
 from jaxnlme.errors import OptionError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw(
             _curve(panel, vpc, chosen)
         else:
             _bins(panel, vpc, chosen, points, logy)
-        panel.set_title(chosen["title"], fontsize=9, color=DARK)
+        panel.set_title(plain_text(chosen["title"]), fontsize=9, color=DARK)
         panel.set_ylabel(_y_label(vpc) if figure is None or k % _columns(len(panels)) == 0 else "", fontsize=9)
         if logy and vpc.kind == "continuous":
             panel.set_yscale("log", nonpositive="mask")

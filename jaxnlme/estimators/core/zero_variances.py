@@ -86,7 +86,8 @@ def _vanished_parts(
     if not parts or error.of_transformed:
         return []
     first = len(density.beta_names) + density.covariance.n_unconstrained
-    named = not error.levels and isinstance(error.response, Identity) and endpoint is None
+    plain = density.error.has_gaussian_moments and not error.levels and endpoint is None
+    named = plain and isinstance(error.response, Identity)
     out = []
     for level, (a, b, power) in enumerate(parts):
         sizes = _log_sizes(binding, error, endpoint, level, processes)

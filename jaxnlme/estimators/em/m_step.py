@@ -245,7 +245,7 @@ def _stochastic_newton(
     step = -schedule.gain * _newton_step(-score, hessian, entries)
     # Annealing limits the decrease of residual scales as it does that of variances, and keeps shape parameters and
     # correlations fixed: while the scales are above their estimates, an exponent could take any value.
-    gaussian = density.error.has_gaussian_moments
+    gaussian = density.error.has_location_and_scale
     n_scale = density.error.n_scale if gaussian else 0
     scales = [isinstance(p.transform, Log) and k < n_scale for k, p in enumerate(density.error.parameters)]
     shapes = [gaussian and not is_scale for is_scale in scales]

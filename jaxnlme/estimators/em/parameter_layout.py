@@ -151,7 +151,7 @@ def n_closed_form_scales(error: AbstractError) -> int:
     """Number of residual scales with a closed form: those of s s_0(f) with one scale s for each stratum; 0 for other
     error models, and with a correlation or limits of quantification."""
     parts = error.gaussian_parts()
-    if error.n_correlation or error.is_limited or len(parts) != error.n_endpoints:
+    if not error.has_gaussian_moments or error.n_correlation or error.is_limited or len(parts) != error.n_endpoints:
         return 0
     if any(part.n_shape or part.scale not in (constant_scale, proportional_scale) for part, _, _ in parts):
         return 0

@@ -44,6 +44,12 @@ class AbstractError(eqx.Module):
         """True if `moments` is implemented, as Gauss-Newton curvatures and linearisations require: given the
         prediction, the transformed response is Gaussian with a mean and a scale."""
 
+    @property
+    def has_location_and_scale(self) -> bool:
+        """True if `moments` is implemented, Gaussian or not: there is one prediction a row, and a scale of the
+        transformed response about it."""
+        return self.has_gaussian_moments
+
     @abc.abstractmethod
     def log_density(
         self,
@@ -151,8 +157,8 @@ class AbstractError(eqx.Module):
 
     @property
     def has_residuals(self) -> bool:
-        """True if some rows have Gaussian moments; in others `moments` are then (0, 1, 0)."""
-        return self.has_gaussian_moments
+        """True if some rows have `moments`; in others they are then (0, 1, 0)."""
+        return self.has_location_and_scale
 
     @property
     def n_endpoints(self) -> int:

@@ -166,6 +166,9 @@ def with_censoring(error: AbstractError, method: str | None) -> AbstractError:
         raise OptionError(
             f"censoring={method!r} needs a Gaussian residual model (a mean and a scale), and this outcome has none: "
             "write the probability of a censored row into its log-density, and leave censoring= out."
+            if not error.has_location_and_scale
+            else f"censoring={method!r} needs Gaussian residuals, and the residual model is {error.formula}; use "
+            "jn.error.gaussian(scale), or jn.GroupLogLikelihood with the probability of a censored row."
         )
     correlation: Any = getattr(error, "correlation", None)
     if correlation is not None and method != "M1":

@@ -288,3 +288,13 @@ def range_bounds(parameter: ErrorParameter, log_range: float, series: Series, po
 def with_start(parameter: ErrorParameter, start: float) -> ErrorParameter:
     """The parameter with another starting value."""
     return ErrorParameter(parameter.name, start, parameter.transform, parameter.fix)
+
+
+def check_correlation(correlation: Any) -> None:
+    """**Raises:** OptionError for what is neither None nor an object of `jn.correlation`."""
+    if correlation is not None and not isinstance(correlation, AbstractCorrelation):
+        advice = " Call it, with parentheses." if callable(correlation) else ""
+        raise OptionError(
+            "correlation must be an object of jn.correlation, such as jn.correlation.CAR1('Time'); received "
+            f"{shown(correlation)}.{advice}"
+        )

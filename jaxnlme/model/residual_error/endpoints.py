@@ -150,6 +150,10 @@ class EndpointErrors(AbstractError):
         return all(member.has_gaussian_moments for member in self.members)
 
     @property
+    def has_location_and_scale(self) -> bool:
+        return all(member.has_location_and_scale for member in self.members)
+
+    @property
     def is_limited(self) -> bool:
         return any(member.is_limited for member in self.members)
 
@@ -169,7 +173,7 @@ class EndpointErrors(AbstractError):
 
     @property
     def has_residuals(self) -> bool:
-        return any(member.has_gaussian_moments for member in self.members)
+        return any(member.has_location_and_scale for member in self.members)
 
     @property
     def n_endpoints(self) -> int:
@@ -224,7 +228,7 @@ class EndpointErrors(AbstractError):
         **Raises:** ModelError where a Gaussian residual model has no number a row to go with.
         """
         f = prediction[self.labels[k]] if isinstance(prediction, Mapping) else prediction
-        if self.members[k].has_gaussian_moments and not isinstance(f, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        if self.members[k].has_location_and_scale and not isinstance(f, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
             raise ModelError(
                 f"the residual model of endpoint {self.labels[k]!r} needs one prediction a row, and the structural "
                 f"model returned {shown(f)} for it: return a dictionary by endpoint, such as "
@@ -234,11 +238,11 @@ class EndpointErrors(AbstractError):
 
     def moments(self, prediction, scale_prediction, theta, group):
         """As that of one residual model, from the member of each row; (0, 1, 0) in rows of an endpoint whose outcome
-        has no Gaussian moments."""
+        has none."""
         residual, scale, slope = jnp.zeros_like(group.y), jnp.ones_like(group.y), jnp.zeros_like(group.y)
         calls = self._calls(prediction, scale_prediction, theta, group)
         for k, (member, arguments) in enumerate(zip(self.members, calls, strict=True)):
-            if member.has_gaussian_moments:
+            if member.has_location_and_scale:
                 own, (r, s, d) = self.rows_of(group, k), member.moments(*arguments)
                 residual = jnp.where(own, r, residual)
                 scale, slope = jnp.where(own, s, scale), jnp.where(own, d, slope)

@@ -27,7 +27,7 @@ from jaxnlme.model.fixed import Fixed
 from jaxnlme.model.networks import split_module
 from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.base import GaussianError
-from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation
+from jaxnlme.model.residual_error.correlation_base import AbstractCorrelation, check_correlation
 from jaxnlme.model.residual_error.endpoint_declaration import endpoint_errors
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
@@ -39,8 +39,9 @@ from jaxnlme.model.residual_error.named_scales import (
     power_scale,
     proportional_scale,
 )
-from jaxnlme.model.residual_error.scale_parameters import Fix, scale_parameters
+from jaxnlme.model.residual_error.scale_parameters import Fix, custom_parameters, scale_parameters
 from jaxnlme.model.residual_error.variance_scale import VarianceScale
+from jaxnlme.model.student_error import HELD_DF, StudentError, check_independent, student_error
 from jaxnlme.model.transforms import AbstractTransform, Identity, Log, transform
 from jaxnlme.signatures import public
 
@@ -260,12 +261,7 @@ def gaussian(
         raise OptionError(f"scale must be a Gaussian residual model or its name; received {shown(scale)}.")
     if base.correlation is not None:
         raise OptionError("scale has a correlation already; give the scale without it, and correlation= beside it.")
-    if correlation is not None and not isinstance(correlation, AbstractCorrelation):
-        advice = " Call it, with parentheses." if callable(correlation) else ""
-        raise OptionError(
-            "correlation must be an object of jn.correlation, such as jn.correlation.CAR1('Time'); received "
-            f"{shown(correlation)}.{advice}"
-        )
+    check_correlation(correlation)
     if by is not None:
         if base.by is not None:
             raise OptionError("by is given twice, in scale= and in by=; give it in one of them.")
@@ -273,6 +269,33 @@ def gaussian(
     if not isinstance(transform(response), Identity):
         base = transform_both_sides(response, base)
     return base if correlation is None else base.with_correlation(correlation)
+
+
+@public("jn.error.student_t")
+def student_t(
+    scale: str | VarianceScale | GaussianError = "constant",
+    df: float | Fixed = HELD_DF,
+    *,
+    response: str | AbstractTransform = "identity",
+    by: str | None = None,
+) -> StudentError:
+    """h(y) = h(f) + scale(f) e with Student-t residuals e, among which outlying ones count little.
+
+    For "laplace", "agq", "is", "saem" and "imp". The standard deviation of e is sqrt(df / (df - 2)) for df > 2.
+
+    **Arguments:** `scale`, `response`, `by`: as for `gaussian`; `df`: degrees of freedom, `jn.fixed(value)` to hold
+    them (the default holds 4), a number to estimate them from there.
+    **Returns:** a residual model.
+    **Raises:** OptionError for a df that is not positive, a scale with a correlation, and other types.
+    **Source:** Lange, Little and Taylor (1989), Journal of the American Statistical Association 84, 881-896.
+
+    **Example:**
+
+    ```python
+    jn.NLMEModel(oral, [ka, cl, vol], error=jn.error.student_t("proportional", df=5.0))
+    ```
+    """
+    return student_error(gaussian(check_independent(scale), response=response, by=by), df)
 
 
 @public("jn.error.custom")
@@ -307,18 +330,7 @@ def custom(
     jn.error.custom(scale, {"a": 0.3, "b": 0.1})
     ```
     """
-    if isinstance(parameters, Mapping):
-        only_fixed = {name: None for name in (fix if isinstance(fix, Mapping) else ()) if name not in parameters}
-        entries = scale_parameters({**parameters, **only_fixed}, fix=fix)
-    elif isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
-        if fix is not None:
-            raise OptionError("fix= goes with a dictionary of parameters; a jn.ErrorParameter has fix=True.")
-        entries = tuple(parameters)
-    else:
-        raise OptionError(
-            "parameters must be a dictionary from the names of the scale's parameters to starting values, such as "
-            f"{{'a': 0.1}}, or a list of jn.ErrorParameter objects; received {shown(parameters)}."
-        )
+    entries = custom_parameters(parameters, fix)
     function, arrays = split_module(scale, "error")
     is_module = arrays is not None
     formula = type(scale).__name__ if isinstance(scale, eqx.Module) else getattr(scale, "__name__", "scale(f)")

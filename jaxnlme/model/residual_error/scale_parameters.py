@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxnlme.arguments import real_number
-from jaxnlme.errors import OptionError, near_matches
+from jaxnlme.errors import OptionError, near_matches, shown
 from jaxnlme.model.fixed import Fixed, check_fixed, number_of
 from jaxnlme.model.residual_error.error_parameter import ErrorParameter
 from jaxnlme.model.settings import MODEL
@@ -41,6 +42,24 @@ def scale_parameters(
     if exponent is not None:
         entries.append(ErrorParameter("c", held.get("c", exponent), "identity", fix_exponent or "c" in held))
     return tuple(entries)
+
+
+def custom_parameters(parameters: Any, fix: Fix) -> tuple[ErrorParameter, ...]:
+    """ErrorParameter objects of a scale function of the user.
+
+    **Raises:** OptionError for `parameters` of another type, and for `fix` beside a list of them.
+    """
+    if isinstance(parameters, Mapping):
+        only_fixed = {name: None for name in (fix if isinstance(fix, Mapping) else ()) if name not in parameters}
+        return scale_parameters({**parameters, **only_fixed}, fix=fix)
+    if isinstance(parameters, (list, tuple)) and all(isinstance(entry, ErrorParameter) for entry in parameters):
+        if fix is not None:
+            raise OptionError("fix= goes with a dictionary of parameters; a jn.ErrorParameter has fix=True.")
+        return tuple(parameters)
+    raise OptionError(
+        "parameters must be a dictionary from the names of the scale's parameters to starting values, such as "
+        f"{{'a': 0.1}}, or a list of jn.ErrorParameter objects; received {shown(parameters)}."
+    )
 
 
 def _held(name: str, value: float) -> ErrorParameter:

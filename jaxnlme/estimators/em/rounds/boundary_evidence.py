@@ -34,7 +34,7 @@ def scale_entries(run: Run) -> list[int]:
     residual scales; those that the user fixed are not included. **Returns:** a list of indices, effects first."""
     density, layout = run.binding.density, run.interior_layout
     out = [layout.beta + index for index, _, _ in density.covariance.log_scales]
-    if density.error.has_gaussian_moments:
+    if density.error.has_location_and_scale:
         first = layout.beta + layout.covariance
         scales = density.error.parameters[: density.error.n_scale]
         out += [first + k for k, p in enumerate(scales) if isinstance(p.transform, Log)]
