@@ -188,7 +188,9 @@ def bimodal_study() -> dict:
         out[name]["ks_distance_of_effects"] = float(stats.ks_2samp(b, sample).statistic)
         out[name]["share_within_0.4_of_the_centre"] = float(np.mean(np.abs(b) < 0.4))
         with jax.enable_x64(True):
-            value = jax.jit(lambda p, fit=fit: jn.log_likelihood(fit.model, p, data, jn.ImportanceSampling(2000)))(fit.params)
+            value = jax.jit(lambda p, fit=fit: jn.log_likelihood(fit.model, p, data, jn.ImportanceSampling(2000)))(
+                fit.params
+            )
         out[name]["log_likelihood_importance_sampling"] = float(value)
     out["truth"] = {"share_within_0.4_of_the_centre": float(np.mean(np.abs(sample) < 0.4))}
     print(out, flush=True)

@@ -105,6 +105,11 @@ class Flow(AbstractEffectDistribution):
         return "the distribution of a flow"
 
     def resolve(self, effects: tuple[str, ...]) -> tuple[Flow, Any]:
+        """The flow of a model with the random effects called `effects`.
+
+        **Returns:** the flow, and its arrays in the free block.
+        **Raises:** ModelError for a transformation of too many effects, or of another number of them.
+        """
         q = len(effects)
         if self.transformation is not None:
             if q > MODEL.most_flow_effects:

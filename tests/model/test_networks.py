@@ -116,12 +116,8 @@ def test_a_flow_is_standardised_and_integrated():
         b = density.effects(params, jnp.array([z]))
         assert float(b[0]) == pytest.approx(0.6 * s(z), abs=1e-5)
     expected = marginal(lambda z: 0.6 * s(z))
-    values = {
-        "agq": jn.log_likelihood(model, params, groups, jn.AGQ(30)),
-        "is": jn.log_likelihood(model, params, groups, jn.ImportanceSampling(20000)),
-    }
-    assert float(values["agq"]) == pytest.approx(expected, abs=1e-4)
-    assert float(values["is"]) == pytest.approx(expected, abs=0.05)
+    value = jax.jit(lambda p: jn.log_likelihood(model, p, groups, jn.AGQ(30)))(params)
+    assert float(value) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_flow_of_two_effects_has_mean_zero_and_the_covariance_psi():
