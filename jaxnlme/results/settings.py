@@ -64,6 +64,9 @@ class DrawSettings:
 
     redraws: int = 100
     """Times that draws of parameters which are not valid are replaced before a request is refused."""
+    largest_log_se: float = 5.0
+    """Largest standard error of an entry on a log scale whose logarithm is drawn from a normal distribution: a wider
+    one has values beyond a factor of 10,000 on either side."""
     draws: int = 1000
     """Default number of draws: the coverage of a 95% interval then has a Monte Carlo error of 0.7 percentage points."""
     proposals: int = 4
