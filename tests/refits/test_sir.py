@@ -73,5 +73,5 @@ def test_cross_validation_is_that_of_separate_fits(fit) -> None:
     assert difference == 0.0 and se == 0.0
     with pytest.raises(jn.OptionError, match="at most one fold for each group"):
         fit.cross_validate(9)
-    with pytest.raises(jn.OptionError, match="record of fit.cross_validate"):
+    with pytest.raises(jn.OptionError, match=r"record of fit\.cross_validate"):
         record.difference(fit)
