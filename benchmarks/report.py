@@ -16,6 +16,7 @@ from typing import Any
 
 from reporting import (
     comparison,
+    compile_cost,
     costs,
     coverage,
     first_fit,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, tuple[Callable, Callable | None, str]] = {
     "scaling.json": (costs.scaling, plots.scaling, "scaling.py"),
     "batches.json": (costs.batches, None, "batches.py"),
     "devices.json": (costs.devices, plots.devices, "devices.py"),
+    "compile_cost.json": (compile_cost.section, None, "compile_cost.py"),
     "coverage.json": (coverage.section, None, "study_coverage.py"),
     "grid.json": (grid.section, None, "study_grid.py"),
     "levels_cost.json": (levels_cost.section, None, "levels_cost.py --baseline PATH"),

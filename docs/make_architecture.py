@@ -43,6 +43,8 @@ ROOMS = (
     "estimators.marginal",
     "estimators.lindstrom_bates",
     "estimators.em",
+    "estimators.bayes",
+    "estimators.gradient",
     "estimators.pipeline",
     "estimators.linear",
     "refits",

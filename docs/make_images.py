@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -25,12 +26,15 @@ from jaxnlme.frontends.cli.demo import theophylline
 def main(folder: Path) -> list[Path]:
     """Write theophylline_fits.png into `folder`; the files written."""
     fit = jn.fit(*theophylline(), "focei").throw()
-    return [_save(folder, "theophylline_fits", fit.plot.individual_fits(), 110, few_colours=False)]
+    return [_save(folder, "theophylline_fits", fit.plot.individual_fits(), 110, None)]
 
 
 def gallery(folder: Path) -> list[Path]:
     """Write the pictures of docs/pictures.md into `folder`; the files written."""
-    return [_save(folder, f"gallery_{name}", draw(), 72) for name, draw in pictures()]
+    # A scale of colours needs more of them than lines and dots.
+    return [
+        _save(folder, f"gallery_{name}", draw(), 72, 256 if name == "influence" else 64) for name, draw in pictures()
+    ]
 
 
 def pictures() -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -59,11 +63,23 @@ def pictures() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "individual_fits", lambda: newborns.plot.individual_fits(per_page=8)
     yield "effects_covariates", newborns.plot.effects_covariates
     yield "forest", newborns.plot.forest
-    drawn = jn.fit(model, data, jn.SAEM(replicates=3), progress=False)
+    drawn = jn.fit(ordered(), data, jn.SAEM(replicates=3), progress=False).throw()
     yield "trajectories", drawn.plot.trajectories
     yield "monte_carlo", drawn.plot.monte_carlo
     yield "individual_parameters", drawn.plot.individual_parameters
     yield "censored", lambda: censored().plot(logy=True)
+
+
+def ordered() -> jn.NLMEModel:
+    """One compartment in which absorption is faster than elimination, so that replicates have one maximum to find."""
+
+    def oral(phi, x):
+        ke = phi.cl / phi.vol
+        ka = ke + phi.excess
+        return x.Dose * ka / (phi.vol * phi.excess) * (jnp.exp(-ke * x.Time) - jnp.exp(-ka * x.Time))
+
+    starts = {"excess": 1.4, "cl": 2.8, "vol": 32.0}
+    return jn.NLMEModel(oral, [jn.Parameter(name, start, "log", random=True) for name, start in starts.items()])
 
 
 def phenobarbital() -> jn.Fit:
@@ -88,18 +104,18 @@ def censored() -> jn.GroupedData:
     return data.with_axis_labels({"DV": "Concentration (mg/L)", "TIME": "Time (h)"})
 
 
-def _save(folder: Path, name: str, axes: Any, dpi: int, few_colours: bool = True) -> Path:
-    """The file of a picture, without its margins and with 64 colours where `few_colours`: a third of the size."""
+def _save(folder: Path, name: str, axes: Any, dpi: int, colours: int | None) -> Path:
+    """The file of a picture; with a number of `colours` without its margins, and of a third of the size."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.png"
     figure = np.ravel(axes)[0].figure
-    figure.savefig(file, dpi=dpi, bbox_inches="tight" if few_colours else None)
+    figure.savefig(file, dpi=dpi, bbox_inches="tight" if colours else None)
     plt.close(figure)
-    if few_colours:
-        Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+    if colours:
+        Image.open(file).convert("RGB").quantize(colours).save(file, optimize=True)
     return file
 
 

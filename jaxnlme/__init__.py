@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from jaxnlme.errors import OptionError as OptionError
     from jaxnlme.errors import PrecisionError as PrecisionError
     from jaxnlme.errors import Status as Status
+    from jaxnlme.estimators.bayes.method import NUTS as NUTS
+    from jaxnlme.estimators.bayes.method import Pathfinder as Pathfinder
     from jaxnlme.estimators.core.callbacks import Iteration as Iteration
     from jaxnlme.estimators.em.imp import IMP as IMP
     from jaxnlme.estimators.em.saem import SAEM as SAEM
+    from jaxnlme.estimators.gradient.method import Gradient as Gradient
     from jaxnlme.estimators.marginal.estimate import Estimate as Estimate
     from jaxnlme.estimators.marginal.estimate import estimate as estimate
     from jaxnlme.estimators.marginal.method import MaximumLikelihood as MaximumLikelihood
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from jaxnlme.fitting.fit_many import ManyFits as ManyFits
     from jaxnlme.fitting.fit_many import fit_many as fit_many
     from jaxnlme.fitting.storage import load as load
+    from jaxnlme.frontends.cache import compiler_options as compiler_options
     from jaxnlme.frontends.cache import enable_compilation_cache as enable_compilation_cache
     from jaxnlme.frontends.linear.glmer import glmer as glmer
     from jaxnlme.frontends.linear.lme import gls as gls
@@ -59,13 +63,17 @@ if TYPE_CHECKING:
     from jaxnlme.likelihood.lindstrom_bates import RELME as RELME
     from jaxnlme.likelihood.log_likelihood import evaluate_groups as evaluate_groups
     from jaxnlme.likelihood.log_likelihood import group_log_likelihoods as group_log_likelihoods
+    from jaxnlme.likelihood.log_likelihood import information as information
     from jaxnlme.likelihood.log_likelihood import log_likelihood as log_likelihood
+    from jaxnlme.likelihood.log_likelihood import log_likelihood_and_score as log_likelihood_and_score
     from jaxnlme.linear.record import LinearFit as LinearFit
     from jaxnlme.model import effects as effects
     from jaxnlme.model import priors as priors
     from jaxnlme.model import transforms as transforms
     from jaxnlme.model.covariance import structures as covariances
     from jaxnlme.model.fixed import fixed as fixed
+    from jaxnlme.model.flow import Flow as Flow
+    from jaxnlme.model.networks import Networks as Networks
     from jaxnlme.model.parameters import Covariate as Covariate
     from jaxnlme.model.parameters import Parameter as Parameter
     from jaxnlme.model.params import Params as Params
@@ -110,6 +118,8 @@ _PUBLIC = {
     "OptionError": ("errors", "OptionError"),
     "PrecisionError": ("errors", "PrecisionError"),
     "Status": ("errors", "Status"),
+    "NUTS": ("estimators.bayes.method", "NUTS"),
+    "Pathfinder": ("estimators.bayes.method", "Pathfinder"),
     "Iteration": ("estimators.core.callbacks", "Iteration"),
     "Gradient": ("estimators.gradient.method", "Gradient"),
     "IMP": ("estimators.em.imp", "IMP"),
@@ -127,6 +137,7 @@ _PUBLIC = {
     "ManyFits": ("fitting.fit_many", "ManyFits"),
     "fit_many": ("fitting.fit_many", "fit_many"),
     "load": ("fitting.storage", "load"),
+    "compiler_options": ("frontends.cache", "compiler_options"),
     "enable_compilation_cache": ("frontends.cache", "enable_compilation_cache"),
     "glmer": ("frontends.linear.glmer", "glmer"),
     "gls": ("frontends.linear.lme", "gls"),
@@ -144,6 +155,8 @@ _PUBLIC = {
     "LME": ("likelihood.lindstrom_bates", "LME"),
     "RELME": ("likelihood.lindstrom_bates", "RELME"),
     "evaluate_groups": ("likelihood.log_likelihood", "evaluate_groups"),
+    "information": ("likelihood.log_likelihood", "information"),
+    "log_likelihood_and_score": ("likelihood.log_likelihood", "log_likelihood_and_score"),
     "group_log_likelihoods": ("likelihood.log_likelihood", "group_log_likelihoods"),
     "log_likelihood": ("likelihood.log_likelihood", "log_likelihood"),
     "LinearFit": ("linear.record", "LinearFit"),

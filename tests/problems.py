@@ -18,7 +18,7 @@ import jaxnlme as jn
 from jaxnlme.binding.problem import Problem
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.group_result import GroupResult
-from jaxnlme.likelihood.log_likelihood import evaluate_groups
+from jaxnlme.likelihood.log_likelihood import evaluate_groups, log_likelihood
 from jaxnlme.model.params import Params
 from jaxnlme.model.residual_error.base import AbstractError, ErrorParameter
 from jaxnlme.numerics.compiling import compiler_options
@@ -38,7 +38,7 @@ def values(problem: Problem, approximation: LikelihoodApproximation, params: Par
 
 
 def _total(problem: Problem, approximation: LikelihoodApproximation, template: Params, packed: Any) -> jax.Array:
-    return jnp.sum(problem.weights * evaluate_groups(problem, template.unpack(packed), approximation).value)
+    return log_likelihood(None, template.unpack(packed), problem, approximation)
 
 
 @cheap

@@ -21,7 +21,7 @@ EXAMPLE = re.compile(r"\*\*Example:\*\*\n\n```python\n(.*?)```", flags=re.DOTALL
 # Records whose methods are part of the reference, with an example each.
 RECORDS = (jn.Fit, jn.LinearFit, jn.GroupedData)
 # Runs of simulated methods: other tests have them. What is cached for later processes stays as the tests set it.
-NOT_RUN = {"SAEM", "IMP", "fit_many", "ManyFits", "nlmefitsa", "enable_compilation_cache"}
+NOT_RUN = {"SAEM", "IMP", "NUTS", "Pathfinder", "fit_many", "ManyFits", "nlmefitsa", "enable_compilation_cache"}
 
 
 def docstring(value: Any) -> str:

@@ -24,7 +24,7 @@ RELATIVE = 1e-3
 # The estimates of SAEM have a Monte Carlo error of up to 0.05 standard errors, up to a third of the estimates.
 MONTE_CARLO = 0.05
 DRAWN = re.compile(
-    r"SAEM|IMP|Importance|bootstrap|simulate|attainment|forecast|nlmefitsa|sampling|ordered_fit|short|several"
+    r"SAEM|IMP|NUTS|Importance|bootstrap|simulate|attainment|forecast|nlmefitsa|sampling|ordered_fit|short|several"
 )
 # Times, and the iteration counts and gradients of a search, are not results.
 IGNORED = re.compile(

@@ -27,7 +27,7 @@ def approximation_of(fit: FitRecord) -> str:
     if fit.sampling is not None:
         kind = fit.sampling.likelihood
         return IMPORTANCE_SAMPLING if kind == "is" else INTEGRALS.get(kind, kind)
-    method = fit.estimator.method
+    method = fit.estimator.method if fit.posterior is None else fit.posterior.approximation
     if not isinstance(method, LikelihoodApproximation):
         return "LME"  # the linearised mixed model; RELME is its restricted form
     if isinstance(method.integral, ImportanceIntegral):

@@ -27,6 +27,12 @@ def check_comparable(candidates: Sequence[Candidate], allow_unconverged: bool) -
     **Raises:** OptionError naming the first pair that is not comparable, and why.
     """
     for each in candidates:
+        if getattr(each.fit, "posterior", None) is not None:
+            raise OptionError(
+                f"{each.name} is a posterior by {each.fit.method}, whose log-likelihood is that at the posterior means "
+                "and no maximum. Compare posteriors by arviz.compare on fit.posterior.to_arviz(), or fits by 'focei', "
+                "'laplace' and the like here."
+            )
         if not np.isfinite(each.log_likelihood):
             raise OptionError(
                 f"{each.name} has no log-likelihood ({each.log_likelihood}): a stochastic fit computes it unless "

@@ -13,13 +13,14 @@ from jaxnlme.drawing.marks import counts, pale_lines, responses
 from jaxnlme.drawing.panels import (
     axes_in_grid,
     chosen_labels,
+    legend_below,
     lowest,
     natural_order,
     on_page,
     one_or_panels,
     write_title,
 )
-from jaxnlme.drawing.style import BLUE, CYCLE, GREY, picture, style_axes
+from jaxnlme.drawing.style import BLUE, CYCLE, DARK, picture, plain_text, style_axes
 from jaxnlme.errors import DataError, OptionError, near_matches, shown
 from jaxnlme.signatures import public
 
@@ -110,7 +111,7 @@ class PictureMethods:
                 color = CYCLE[levels.index(level_of[position])] if by else BLUE
                 draw_group(ax_k, self, position, x, endpoint, color)
                 dose_marks(ax_k, self, position, x)
-                title = f"{self.group_name} {self.labels[position]}"
+                title = plain_text(f"{self.group_name} {self.labels[position]}")
                 ax_k.set_title(title if endpoint is None else f"{title}, {endpoint}")
         else:
             part, wide = "", len(endpoints)
@@ -146,7 +147,13 @@ def endpoint_names(data: GroupedData) -> list[str]:
 
 def axis_label(data: GroupedData, name: str) -> str:
     """The label of an axis for the column or endpoint `name`."""
-    return data.axis_labels.get(name, name)
+    return data.axis_labels.get(name, plain_text(name))
+
+
+def response_label(data: GroupedData, rows: GroupedData) -> str:
+    """The label of the axis of responses of `rows`, by the labels of `data`: of their endpoint, where they have one."""
+    names = {label_text(value) for value in endpoint_values(rows)[rows.rows].tolist()} if rows.endpoint else set()
+    return axis_label(data, names.pop() if len(names) == 1 else data.y_name)
 
 
 def x_column(data: GroupedData, x: str | None) -> str:
@@ -185,16 +192,11 @@ def dose_marks(ax: Any, data: GroupedData, position: int, x: str) -> None:
     last = float(np.max(data.x[x][position][data.rows[position]]))
     times = times[times <= last]
     if len(times):
+        # Ticks upwards (matplotlib's marker 2), darker than the grid, which often has a line at the time of the dose.
         ax.plot(
-            times,
-            np.zeros(len(times)),
-            "|",
-            color=GREY,
-            ms=9,
-            mew=0.9,
-            transform=ax.get_xaxis_transform(),
-            label="dose",
-        )
+            times, np.zeros(len(times)), ls="", marker=2, color=DARK, ms=6, mew=1.2,
+            transform=ax.get_xaxis_transform(), label="dose",
+        )  # fmt: skip
 
 
 def _pieces(data: GroupedData, position: int, x: str, rows: np.ndarray) -> list[np.ndarray]:
@@ -259,8 +261,8 @@ def _legend_of_levels(panels: Any, levels: list[Any], title: str, facets: bool, 
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=CYCLE[k], marker="o", ms=4) for k in range(len(levels))]
-    names = [f"{level:g}" if isinstance(level, float) else str(level) for level in levels]
+    names = [f"{level:g}" if isinstance(level, float) else plain_text(level) for level in levels]
     if created and (facets or len(panels) > 1):
-        panels.figure.legend(handles, names, loc="outside lower center", ncols=len(names), title=title)
+        legend_below(panels.figure, dict(zip(names, handles, strict=True)), title)
     else:
         panels[0].legend(handles, names, title=title)

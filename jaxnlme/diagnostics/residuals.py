@@ -25,6 +25,7 @@ from jaxnlme.model.residual_error.abstract import AbstractError
 from jaxnlme.model.residual_error.censoring import uncensored
 from jaxnlme.model.residual_error.endpoints import EndpointErrors
 from jaxnlme.numerics.arrays import on_device
+from jaxnlme.numerics.linalg import accurate_eigh
 from jaxnlme.precision import x64
 from jaxnlme.results.evaluate import compile_once, evaluate_by_bucket, has_interaction, require_estimates, to_rows
 
@@ -270,7 +271,7 @@ def _decorrelate(
         moments = s[:, :, None] * s[:, None, :]
         if slope is not None:
             moments = moments + slope[part] @ slope[part].transpose(0, 2, 1)
-        values, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1) + moments * k[:, :obs, :obs])
+        values, vectors = accurate_eigh(j @ j.transpose(0, 2, 1) + moments * k[:, :obs, :obs])
         rotated = np.einsum("gji,gj->gi", vectors, residual[part]) / np.sqrt(values)
         out[part] = np.einsum("gij,gj->gi", vectors, rotated)
     return out

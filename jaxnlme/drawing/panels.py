@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ Label = TypeVar("Label")
 MOST_PANELS = 60
 # Letters of a title that fit into an inch; longer titles have several lines.
 LETTERS_PER_INCH = 11
+# Width of an entry of a legend in inches: of the line with its distances, and of a letter.
+LEGEND_LINE, LEGEND_LETTER = 0.65, 0.065
 
 
 class Panels(np.ndarray):
@@ -150,6 +152,16 @@ def on_page(
     if len(part) == len(positions):
         return part, ""
     return part, f"groups {first + 1} to {first + len(part)} of {len(positions)} (page {page} of {pages})"
+
+
+def legend_below(figure: Any, entries: Mapping[str, Any], title: str | None = None) -> None:
+    """One legend under all panels of a figure, with as many columns as its width has room for.
+
+    **Arguments:** `entries`: artists by label.
+    """
+    width = LEGEND_LINE + LEGEND_LETTER * max(map(len, entries), default=0)
+    columns = max(1, min(len(entries), int(figure.get_size_inches()[0] / width)))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=title)
 
 
 def write_title(panels: Panels, text: str, created: bool, converged: bool = True, on_figure: bool = False) -> None:

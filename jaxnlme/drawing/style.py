@@ -46,13 +46,23 @@ def _parameters() -> Any:
 def style() -> Iterator[None]:
     """A context in which figures have the style of the package.
 
+    The first figure of a session loads matplotlib's backend; that of a notebook then turns interactive mode on, which
+    has to outlast the context: without it the notebook shows no further figure.
+
     **Raises:** MissingPlotLibrary.
     """
-    pyplot()
+    plt = pyplot()
     from matplotlib import rc_context
 
-    with rc_context(_parameters()):
-        yield
+    interactive = plt.isinteractive()
+    try:
+        with rc_context(_parameters()):
+            try:
+                yield
+            finally:
+                interactive = plt.isinteractive()
+    finally:
+        plt.ion() if interactive else plt.ioff()
 
 
 def in_style(fn: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -73,6 +83,11 @@ def picture(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argum
     **Arguments:** `name`: of the function as users write it.
     """
     return lambda fn: in_style(public(name)(fn))
+
+
+def plain_text(label: Any) -> str:
+    """A label of the data as text of a picture, in which dollar signs begin no formula."""
+    return str(label).replace("$", r"\$")
 
 
 def style_axes(ax: Any) -> None:

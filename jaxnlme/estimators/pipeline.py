@@ -12,6 +12,7 @@ from jaxnlme.arguments import check_number, plain_number
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError, check_whole_number
+from jaxnlme.estimators.bayes.method import NUTS, Pathfinder
 from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.plan import Plan
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
@@ -27,7 +28,8 @@ from jaxnlme.results.record import FitRecord
 Method = str | LikelihoodApproximation | Linearised | AbstractEstimator
 LINEARISED = {"lme": LME, "relme": RELME}
 STOCHASTIC = {"saem": SAEM, "imp": IMP}
-ESTIMATORS = {**STOCHASTIC, "gradient": Gradient}
+BAYES = {"nuts": NUTS, "pathfinder": Pathfinder}
+ESTIMATORS = {**STOCHASTIC, **BAYES, "gradient": Gradient}
 
 
 def as_estimator(method: Method, max_iterations: int, tolerance: float) -> AbstractEstimator:
@@ -41,10 +43,7 @@ def as_estimator(method: Method, max_iterations: int, tolerance: float) -> Abstr
         method = ESTIMATORS[method.lower()]()
     if isinstance(method, AbstractEstimator):
         if (max_iterations, tolerance) != (RUN_SETTINGS.max_iterations, RUN_SETTINGS.tolerance):
-            raise OptionError(
-                f"{type(method).__name__} has max_iterations and tolerance of its own; give them there, or name the "
-                "method itself."
-            )
+            raise OptionError(f"{type(method).__name__} {method.own_limits}")
         return method
     if isinstance(method, str) and method.lower() in LINEARISED:
         method = LINEARISED[method.lower()]()
@@ -58,8 +57,9 @@ def run_in_sequence(
 ) -> FitRecord:
     """The record of the last of `estimators`, each starting where the one before ended.
 
-    Only the last one computes standard errors; the checkpoints of several are "PATH.1", "PATH.2", ... A run
-    that was interrupted or stopped, or that has no finite log-likelihood although it computes one, ends the sequence.
+    Standard errors are computed by the last one, and by one before a method that starts from its information. The
+    checkpoints of several are "PATH.1", "PATH.2", ... A run that was interrupted or stopped, or that has no finite
+    log-likelihood although it computes one, ends the sequence.
     """
     several = len(estimators) > 1
     for number, estimator in enumerate(estimators, 1):
@@ -67,7 +67,8 @@ def run_in_sequence(
         if path is not None and several:
             path = Path(f"{path}.{number}")
         last = number == len(estimators)
-        step = dataclasses.replace(plan, standard_errors=plan.standard_errors and last, checkpoint=path)
+        needed = (plan.standard_errors and last) or (not last and estimators[number].begins_with_information)
+        step = dataclasses.replace(plan, standard_errors=needed, checkpoint=path)
         result = estimator.run(model, data, step)
         began = np.isfinite(result.log_likelihood) or (result.sampling is not None and estimator.omits_likelihood)
         if result.interrupted or result.stopped or not began:

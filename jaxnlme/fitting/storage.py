@@ -9,6 +9,7 @@ Sections of "fit.json" (format 3; `jaxnlme.files` describes the archive, `encodi
 - "data": the fields of the GroupedData; "digest" of its values.
 - "summary": the page as text and HTML.
 - "sampling": what a stochastic method leaves; None for others.
+- "posterior": the draws of a posterior sampler; None for others, and not in files of versions before them.
 
 "model.cloudpickle" holds the model with the user's functions. It is the only part that is a pickle, and it is read with
 `trust_code=True` only. Sections, tables, arrays and members that this version does not know are kept, and written
@@ -40,12 +41,14 @@ from jaxnlme.fitting.stored_fit import StoredFit
 from jaxnlme.fitting.stored_sections import TABLES, sections_of
 from jaxnlme.model.params import Params
 from jaxnlme.precision import x64
+from jaxnlme.results.posterior.record import Posterior
 from jaxnlme.results.stochastic import Sampling
 from jaxnlme.signatures import public
 
 FORMAT = 3
 CODE = "model.cloudpickle"
 SECTIONS = ("model", "estimation", "tables", "data", "summary", "sampling")
+KNOWN = (*SECTIONS, "posterior")
 
 
 def save(fit: Fit, path: str | Path) -> Path:
@@ -185,8 +188,12 @@ def _fit(path: Path, archive: Archive, model: Any, objects: list[Any] | None, co
     fields["params"] = _params(fields["params"], binding)
     fields["status"] = dataclasses.replace(fields["status"], sentences=tuple(fields["status"].sentences))
     sampling = _sampling(document["sampling"], decoder, binding)
+    section = document.get("posterior")
+    posterior = None if section is None else Posterior(binding=binding, **decoder.decode(section))
     kind = fit_class(model)
-    fit = kind(binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, **fields)
+    fit = kind(
+        binding=binding, fingerprint=document["data"]["digest"], sampling=sampling, posterior=posterior, **fields
+    )
     return fit.with_unknown_sections(_unknown(archive))
 
 
@@ -210,12 +217,12 @@ def _sampling(section: Any, decoder: Decoder, binding: Binding) -> Sampling | No
 
 def _unknown(archive: Archive) -> Archive | None:
     """The parts of an archive that this version does not write; None where there is nothing."""
-    document = {name: section for name, section in archive.document.items() if name not in SECTIONS}
+    document = {name: section for name, section in archive.document.items() if name not in KNOWN}
     tables = {name: table for name, table in archive.document["tables"].items() if name not in TABLES}
     arrays = {
         name: array
         for name, array in archive.arrays.items()
-        if name.split("/")[0] not in SECTIONS or (name.startswith("tables/") and name.split("/")[1] in tables)
+        if name.split("/")[0] not in KNOWN or (name.startswith("tables/") and name.split("/")[1] in tables)
     }
     members = {name: content for name, content in archive.members.items() if name != CODE}
     if tables:

@@ -15,7 +15,7 @@ from jaxnlme.fitting.same_model import model_section
 
 TABLES = ("estimates", "values", "covariance", "psi", "random_effects", "random_effects_se", "shrinkage", "groups")
 # Fields of a Fit that sections of their own hold.
-_APART = ("binding", "params", "sampling", "fingerprint")
+_APART = ("binding", "params", "sampling", "posterior", "fingerprint")
 
 
 def sections_of(fit: Fit, encoder: Encoder) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def sections_of(fit: Fit, encoder: Encoder) -> dict[str, Any]:
         "data": _data_section(fit.data, encoder),
         "summary": _summary_section(fit),
         "sampling": _sampling_section(fit, encoder),
+        "posterior": _posterior_section(fit, encoder),
     }
 
 
@@ -90,3 +91,10 @@ def _sampling_section(fit: Fit, encoder: Encoder) -> Any:
         place = f"sampling/replicates/{k}"
         replicates.append(encoder.encode(dataclasses.replace(replicate, params=params), place))  # pyright: ignore[reportArgumentType]
     return section | {"replicates": replicates}
+
+
+def _posterior_section(fit: Fit, encoder: Encoder) -> Any:
+    if fit.posterior is None:
+        return None
+    names = [field.name for field in dataclasses.fields(fit.posterior) if field.name != "binding"]
+    return {name: encoder.encode(getattr(fit.posterior, name), f"posterior/{name}") for name in names}

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jaxnlme.arguments import check_path
+from jaxnlme.arguments import check_flag, check_path
 from jaxnlme.errors import OptionError
 from jaxnlme.signatures import public
 
@@ -74,3 +74,28 @@ def _configured_folder() -> str | None:
 
     config: Any = jax.config  # JAX adds its settings at run time
     return config.jax_compilation_cache_dir
+
+
+@public("jn.compiler_options")
+def compiler_options(*, optimise: bool = False) -> dict[str, Any]:
+    """XLA options for `jax.jit(..., compiler_options=...)` with which a program of yours compiles fast; fits use them.
+
+    On a CPU a gradient of `jn.log_likelihood` then compiles in a fifth of the time and runs two to three times slower,
+    which pays for small data and few evaluations. On other devices there are no such options.
+
+    **Arguments:** `optimise`: with XLA's optimisation: compiles in half the time of the default and runs as fast, but
+    for loops of hundreds of iterations.
+    **Returns:** a dictionary, empty on devices other than CPUs.
+
+    **Example:**
+
+    ```python
+    jax.jit(lambda params: jn.log_likelihood(model, params, data), compiler_options=jn.compiler_options())(fit.params)
+    ```
+    """
+    import jax
+
+    from jaxnlme.numerics import compiling
+
+    check_flag("jn.compiler_options: optimise", optimise)
+    return compiling.compiler_options(None if optimise else 0, jax.default_backend())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +19,13 @@ from jaxnlme.errors import OptionError, shown
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.conditional_mode import search_mode
 from jaxnlme.likelihood.curvature import exact
+from jaxnlme.likelihood.differentiable import group_value
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
 from jaxnlme.signatures import public
-from jaxnlme.typing import Scalar, Vector
+from jaxnlme.typing import Matrix, Scalar, Vector
 
 
 def as_problem(model: NLMEModel | None, data: GroupedData | Problem) -> Problem:
@@ -68,10 +70,15 @@ def evaluate_groups(
     if not isinstance(method, LikelihoodApproximation):
         method = approximation(method)
     density = problem.density
-    if modes is None:
-        starts = jnp.asarray(mode_starts(density.n_effects))
-        modes = jnp.broadcast_to(starts, (problem.n_groups, *starts.shape))
-    return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), modes)
+    return problem.map(lambda group, z0: method.evaluate(density, params, group, z0), _starts(problem, modes))
+
+
+def _starts(problem: Problem, modes: Any) -> Any:
+    """`modes`, or the starts of every group's search (groups, starts, random) if they are None."""
+    if modes is not None:
+        return modes
+    starts = jnp.asarray(mode_starts(problem.density.n_effects))
+    return jnp.broadcast_to(starts, (problem.n_groups, *starts.shape))
 
 
 def modes_of_groups(
@@ -133,7 +140,8 @@ def group_log_likelihoods(
     chosen = jax.tree.map(jnp.asarray, approximation(method))
     chosen.check(problem.density)
     with explained_errors():
-        return evaluate_groups(problem, params, chosen, modes).value
+        density = problem.density
+        return problem.map(lambda group, z0: group_value((chosen, density, params, group), z0), _starts(problem, modes))
 
 
 @public("jn.log_likelihood")
@@ -170,3 +178,70 @@ def log_likelihood(
         problem = problem.replace_zero_weight_groups(weights)
     values = group_log_likelihoods(model, params, problem, method, modes=modes)
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * values))
+
+
+@public("jn.log_likelihood_and_score")
+def log_likelihood_and_score(
+    model: NLMEModel | None,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | LikelihoodApproximation = "focei",
+    weights: Any = None,
+    *,
+    modes: Any = None,
+) -> tuple[Scalar, Params]:
+    """`log_likelihood` and its gradient in `params`, the score, from one pass; a pure function.
+
+    **Arguments:** as for `log_likelihood`.
+    **Returns:** a scalar, and Params of the same shape as `params`, on its scales.
+    **Raises:** as `log_likelihood`.
+
+    **Example:**
+
+    ```python
+    jn.log_likelihood_and_score(model, fit.params, data, "focei")[1].beta
+    ```
+    """
+    require_x64("log_likelihood_and_score")
+    check_params(params)
+    arrays, others = eqx.partition(jax.tree.map(jnp.asarray, params), eqx.is_inexact_array)
+
+    def value(arrays: Params) -> Scalar:
+        return log_likelihood(model, eqx.combine(arrays, others), data, method, weights, modes=modes)
+
+    return jax.value_and_grad(value)(arrays)
+
+
+@public("jn.information")
+def information(
+    model: NLMEModel | None,
+    params: Params,
+    data: GroupedData | Problem,
+    method: str | LikelihoodApproximation = "focei",
+    weights: Any = None,
+    *,
+    modes: Any = None,
+) -> Matrix:
+    """The observed information: minus the second derivatives of `log_likelihood` in `params.pack()`, exact; a pure
+    function.
+
+    **Arguments:** as for `log_likelihood`.
+    **Returns:** (packed, packed), in the order and on the scales of `params.pack()`: beta, covariance, error. The free
+    block (weights of a network) is held.
+    **Raises:** as `log_likelihood`.
+
+    **Example:**
+
+    ```python
+    jax.jit(lambda params: jn.information(model, params, data, "focei"))(fit.params)
+    ```
+    """
+    require_x64("information")
+    check_params(params)
+
+    def slope(packed: Vector) -> Vector:
+        return jax.grad(
+            lambda packed: log_likelihood(model, params.unpack(packed), data, method, weights, modes=modes)
+        )(packed)
+
+    return -jax.jacfwd(slope)(jnp.asarray(params.pack()))

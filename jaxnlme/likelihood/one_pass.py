@@ -40,9 +40,9 @@ from jaxnlme.model.derivatives import partial_derivatives
 from jaxnlme.model.individual_parameters import LinearIndividual
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.constants import HALF_LOG_2PI
-from jaxnlme.numerics.implicit import barrier
+from jaxnlme.numerics.implicit import barrier, symmetric_solve
 from jaxnlme.numerics.jets import Jet, count_partials
-from jaxnlme.numerics.linalg import cholesky, cholesky_solve, guarded_cholesky, half_logdet
+from jaxnlme.numerics.linalg import cholesky, cholesky_solve, half_logdet
 from jaxnlme.numerics.newton import NewtonResult
 from jaxnlme.numerics.written_out import (
     Entries,
@@ -76,8 +76,7 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
 
     **Arguments:** `method`: has the limits of the mode search as `search`; None if no modes are searched.
     **Returns:** None where the parameters are not linear on the transformed scale or vary within the group, or there
-    are no random effects, effects at nested levels (`nested.py`), effects that are not Gaussian, or too many
-    derivatives.
+    are no random effects, some that are not Gaussian or at nested levels (`nested.py`), or too many derivatives.
     """
     individual = density.individual
     gaussian = density.levels is None and density.effect_distribution is None
@@ -146,6 +145,15 @@ class OnePassGroup(TransformedGroup):
         value, gradient, hessian = self.joint(derivatives, z)
         return -value, -gradient, hessian
 
+    def slope(self, z: Vector) -> Vector:
+        """The gradient of the log joint density in `z` (random,), from first derivatives of the model."""
+        prediction = partial_derivatives(self.predict, self.at(z), 1, self.searched)
+        frozen = None if self.frozen is None else self.frozen.partials[0]
+        theta, factor = self.params.error, self.residual_factor
+        gradient = jax.grad(lambda f: self.rows(f, frozen, theta, factor))(prediction.partial())
+        in_u = column([_dot((gradient, prediction.partial(k))) for k in range(self.n)])
+        return as_vector(product(transposed(self.Z), in_u), self.q, z.dtype) - z
+
     def joint(self, derivatives: Derivatives, z: Vector) -> tuple[Scalar, Vector, Matrix]:
         """The log joint density j, its gradient in z, and its negative Hessian K in z, from derivatives of l at u."""
         value = derivatives.value - 0.5 * jnp.sum(z**2) - self.q * HALF_LOG_2PI
@@ -212,9 +220,16 @@ class OnePassGroup(TransformedGroup):
 
         **Arguments:** `z0` (random,): start of the search of the mode, whitened.
         """
-        q, n = self.q, self.n
         self.expand_factor()
         z, search = self.mode(z0)
+        return self.value_and_score_at(z, search)[:2]
+
+    def value_and_score_at(
+        self, z: Vector, search: NewtonResult
+    ) -> tuple[GroupResult, Vector, tuple[Derivatives, Matrix]]:
+        """`value_and_score` at the mode `z` (random,), with the derivatives of l there and K. Differentiable in `z` and
+        in all that the group was made of, unless `expand_factor` was called."""
+        q, n = self.q, self.n
         z = barrier(z)
         dtype = z.dtype
         u = self.at(z)
@@ -223,7 +238,10 @@ class OnePassGroup(TransformedGroup):
         prediction = partial_derivatives(self.predict, u, order, repeated=self.moved if order == 2 else None)
         derivatives = self.derivatives(prediction, in_s=True)
         s = self._start_and_theta()
-        m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), u, s)
+        # The partial derivatives of the jets have derivatives of their own: see `Jet`.
+        n_frozen = len(s) - self.params.error.shape[0]
+        points = jax.lax.stop_gradient((u, s[:n_frozen]))
+        m, pull = jax.vjp(lambda u, s: self.information(prediction, u, s), points[0], (*points[1], *s[n_frozen:]))
         m = barrier(m)
 
         value, _, negative_hessian = self.joint(derivatives, z)
@@ -242,7 +260,7 @@ class OnePassGroup(TransformedGroup):
 
         by_u = [derivatives.u[k] + m_u[k] for k in range(n)]
         in_z = as_vector(product(z_transposed, column(by_u)), q, dtype) - z
-        w = cholesky_solve(guarded_cholesky(barrier(negative_hessian), floor=0.0)[0], in_z)
+        w = symmetric_solve(barrier(negative_hessian), in_z)
         v = product(self.Z, {(k, 0): w[k] for k in range(q)})
         luu_v = product(symmetric(derivatives.uu), v)
         score_u = column([by_u[k] + luu_v[k, 0] if (k, 0) in luu_v else by_u[k] for k in range(n)])
@@ -251,7 +269,21 @@ class OnePassGroup(TransformedGroup):
             for i in range(len(s))
         ]
         result = group_result(value, z, curvature, no_monte_carlo_error(), search, self.group)
-        return result, self._score(score_u, score_s, z_h_inverse, m, derivatives, z, w)
+        score = self._score(score_u, score_s, z_h_inverse, m, derivatives, z, w)
+        return result, score, (derivatives, negative_hessian)
+
+    def slope_near(self, derivatives: Derivatives, origin: OnePassGroup, z: Vector) -> Vector:
+        """The gradient of the log joint density in z at `z` (random,), as a function of the parameters to first order.
+
+        **Arguments:** `derivatives`: of l at `z` and the parameters of `origin`.
+        """
+        by_u = list(derivatives.u)
+        moved = [a - b for a, b in zip(self.at(z), origin.at(z), strict=True)]
+        shifted = [a - b for a, b in zip(self._start_and_theta(), origin._start_and_theta(), strict=True)]
+        for j in range(self.n):
+            rows = [derivatives.uu[max(j, k)][min(j, k)] * moved[k] for k in range(self.n)]
+            by_u[j] = sum([*rows, *(a * b for a, b in zip(derivatives.su[j], shifted, strict=True))], by_u[j])
+        return as_vector(product(transposed(self.Z), column(by_u)), self.q, z.dtype) - z
 
     def _start_and_theta(self) -> tuple[Scalar, ...]:
         """The coordinates s: u at z = 0 if the residual scale is computed there, then the error parameters."""

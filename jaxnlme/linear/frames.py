@@ -21,7 +21,7 @@ from jaxnlme.formulas.frames import as_table, complete_rows
 from jaxnlme.formulas.mixed import MixedFormula, used_columns
 from jaxnlme.linear.estimates import variance_terms
 from jaxnlme.numerics.linalg import semidefinite_cholesky
-from jaxnlme.signatures import public
+from jaxnlme.signatures import documented_by, public
 
 if TYPE_CHECKING:
     from jaxnlme.diagnostics.npde.record import Npde
@@ -56,6 +56,7 @@ class LinearFrames:
             columns["NORMALIZED"] = fit.residuals("normalized")
         return table_with(fit.model.frame, fit.model.formula, {"DV": fit.model.y, **columns})
 
+    @documented_by("linear.npde.npde_of_linear_fit")
     @public("fit.npde")
     def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Npde:
         """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`.
@@ -159,12 +160,21 @@ class LinearFrames:
         return with_columns(fit.model.frame if data is None else data, fitted, y, fixed)
 
 
+def covariate_columns(fit: LinearFit) -> pd.DataFrame:
+    """The columns of the formula beside those of the response and the grouping factors, a row per row of the fit."""
+    return as_table(fit.model.frame, _other_columns(fit.model.formula))
+
+
+def _other_columns(formula: MixedFormula) -> list[str]:
+    groups = {name for term in formula.random for name in term.group}
+    return [name for name in used_columns(formula) if name not in groups and name not in used_columns(formula.response)]
+
+
 def table_with(frame: Any, formula: MixedFormula, columns: dict[str, Any]) -> pd.DataFrame:
     """Columns of the grouping factors, `columns` (rows,), then the other columns of the formula; those of the table
     that have the name of one of `columns` are renamed NAME_data."""
     groups = list(dict.fromkeys(name for term in formula.random for name in term.group))
-    of_response = used_columns(formula.response)
-    others = [name for name in used_columns(formula) if name not in groups and name not in of_response]
+    others = _other_columns(formula)
     table = as_table(frame, [*groups, *others])
     names = {name: f"{name}_data" for name in table if name in columns}
     values = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()}, index=table.index)

@@ -1,4 +1,4 @@
-"""LinearPredictions: the methods of a linear mixed model for predictions, residuals and simulated responses."""
+"""Methods of a linear mixed model for predictions, residuals, pictures and simulated responses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,72 @@ from typing import Any
 
 import numpy as np
 
+from jaxnlme.linear.pictures import LinearPlots
 from jaxnlme.signatures import documented_by, public
+
+# What fits of jn.fit have under other names, or by other functions, here.
+INSTEAD = {
+    "confidence_intervals": "use fit.intervals(level)",
+    "conditional_distribution": "use fit.random_effects, and fit.tidy(effects='ran_vals') for standard errors",
+    "effect_diagnostics": "use fit.plot.qq('effects') and fit.tidy(effects='ran_vals')",
+    "random_effects_se": "use fit.tidy(effects='ran_vals')",
+    "bootstrap": "use jn.likelihood_ratio_test(smaller, larger, method='bootstrap') or fit.simulate(n)",
+    "parameters": "use fit.beta and fit.random_effects",
+    "values": "use fit.estimates['estimate']",
+    "save": "Python's pickle keeps it",
+    "data": "use fit.model.frame",
+    "conditional": "use fit.random_effects",
+}
+OF_NONLINEAR = ("iterations", "jackknife", "multistart", "npc", "objective", "profile", "replicates", "shrinkage")
 
 
 class LinearPredictions:
     """Predictions, residuals and simulated responses: a base of LinearFit."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in INSTEAD:
+            raise AttributeError(f"a linear mixed model has no fit.{name}: {INSTEAD[name]}.")
+        if name in OF_NONLINEAR:
+            raise AttributeError(f"a linear mixed model has no fit.{name}; fits of jn.fit have it.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def plot(self: Any) -> LinearPlots:
+        """Pictures: `fit.plot()` is the standard page; `gof`, `observed_predicted`, `residuals`, `qq` and `vpc`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        growth.plot.residuals(against="Sex")
+        ```
+        """
+        return LinearPlots(self)
+
+    @documented_by("linear.vpc.vpc_of_linear_fit")
+    @public("fit.vpc")
+    def vpc(
+        self: Any,
+        x: str | None = None,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        stratify: Any = None,
+        prediction_corrected: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A visual predictive check; see `jaxnlme.linear.vpc.vpc_of_linear_fit`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
+        print(growth.vpc("age", replicates=200, stratify="Sex"))
+        ```
+        """
+        from jaxnlme.linear.vpc import vpc_of_linear_fit
+
+        return vpc_of_linear_fit(self, x, replicates, seed, stratify, prediction_corrected, **options)
 
     @documented_by("linear.refit.simulate")
     def simulate(self: Any, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:

@@ -261,22 +261,6 @@ class LinearFit(LinearInference, LinearFrames, LinearPredictions):
         parameters = () if correlation is None else correlation.parameters
         return tuple(p.name for p in parameters if p.transform.domain[0] == 0)
 
-    @documented_by("linear.npde.npde_of_linear_fit")
-    @public("fit.npde")
-    def npde(self, replicates: int = 1000, seed: int = 0, decorrelation: str = "cholesky", ties: str = "below") -> Any:
-        """npd and npde of the rows, with tests; see `jaxnlme.linear.npde.npde_of_linear_fit`.
-
-        **Example:**
-
-        ```python
-        growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
-        print(growth.npde(replicates=200, seed=1).tests)
-        ```
-        """
-        from jaxnlme.linear.npde import npde_of_linear_fit
-
-        return npde_of_linear_fit(self, replicates, seed, decorrelation, ties)
-
     @public("fit.update")
     def update(
         self,

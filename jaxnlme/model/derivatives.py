@@ -107,7 +107,11 @@ def implicit_minimiser(
 ) -> Callable[[PyTree, Vector], tuple[Vector, PyTree]]:
     """The minimiser of `objective(z, args)` that `search(args, z0)` finds, differentiable in args; see
     `numerics.implicit.implicit_minimiser`."""
-    return implicit.implicit_minimiser(objective, search)
+
+    def hessian(z: Vector, args: PyTree) -> Matrix:
+        return implicit.value_gradient_hessian(lambda z: objective(z, args), z)[2]
+
+    return implicit.implicit_minimiser(jax.grad(objective), hessian, search)
 
 
 def from_forward_mode(fn: Callable[[list[Any]], list[Any]], arguments: Sequence[Any]) -> list[Any]:

@@ -45,15 +45,17 @@ def barrier(tree: PyTree) -> PyTree:
 
 
 def implicit_minimiser(
-    objective: Callable[[Vector, PyTree], Scalar], search: Callable[[PyTree, Vector], tuple[Vector, PyTree]]
+    gradient: Callable[[Vector, PyTree], Vector],
+    hessian: Callable[[Vector, PyTree], Matrix],
+    search: Callable[[PyTree, Vector], tuple[Vector, PyTree]],
 ) -> Callable[[PyTree, Vector], tuple[Vector, PyTree]]:
     """A function z(args) = argmin_z objective(z, args) that is differentiable in args.
 
     dz = -H^-1 d/dargs (grad_z objective) dargs, H the Hessian of the objective at the minimiser. The derivative rule
     calls the wrapped function, so higher derivatives are exact too; the iterations of `search` are not differentiated.
 
-    **Arguments:** `objective(z, args)`, scalar; `search(args, z0)`, which returns the minimiser (n,) and auxiliary
-    output (constant for derivatives, as is `z0`).
+    **Arguments:** `gradient(z, args)` (n,), `hessian(z, args)` (n, n): of the objective in z (n,); `search(args, z0)`,
+    which returns the minimiser (n,) and auxiliary output (constant for derivatives, as is `z0`).
     **Returns:** a function with the arguments and results of `search`.
     **Source:** implicit function theorem; Christianson (1994), Optimization Methods and Software 3, 311-326.
     """
@@ -68,22 +70,23 @@ def implicit_minimiser(
         args, z0 = primals
         args_dot = tangents[0]
         z, aux = solve(args, z0)
-        perturbed = jax.tree.map(lambda leaf: leaf is not None, args_dot, is_leaf=lambda leaf: leaf is None)
-        moving, still = eqx.partition(args, perturbed)
-
-        def slope(moving):
-            return jax.grad(objective)(z, eqx.combine(moving, still))
-
-        _, slope_dot = jax.jvp(slope, (moving,), (args_dot,))
-        _, _, hessian = value_gradient_hessian(lambda z: objective(z, args), z)
-        z_dot = -_symmetric_solve(barrier(hessian), slope_dot)
+        moving, still = partition_perturbed(args, args_dot)
+        _, slope_dot = jax.jvp(lambda moving: gradient(z, eqx.combine(moving, still)), (moving,), (args_dot,))
+        z_dot = -symmetric_solve(barrier(hessian(z, args)), slope_dot)
         still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
         return (z, aux), (z_dot, still_aux)
 
     return solve
 
 
-def _symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
+def partition_perturbed(args: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree]:
+    """`args` cut into the leaves that have a tangent and the others, whose tangents are None; None for the rest of
+    either."""
+    perturbed = jax.tree.map(lambda leaf: leaf is not None, tangents, is_leaf=lambda leaf: leaf is None)
+    return eqx.partition(args, perturbed)
+
+
+def symmetric_solve(matrix: Matrix, right: Vector) -> Vector:
     """The solution u (n,) of `matrix` u = `right` for a symmetric positive definite matrix (n, n), differentiable.
 
     Small factorisations are straight-line code, which JAX differentiates. For larger ones, whose factorisation is a

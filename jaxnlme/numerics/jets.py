@@ -34,7 +34,8 @@ class Jet(eqx.Module):
 
     Called like the function, it returns the function's value at that point and has the function's derivatives there;
     the numerical values of its arguments are ignored. They are scalars, or (rows,) for outputs (rows, ...) whose rows
-    depend on the entries of their own row.
+    depend on the entries of their own row. Where the partial derivatives themselves depend on a variable, by the point
+    of the jet or else, their derivatives in it are added: such a variable must not be in the arguments as well.
 
     **Fields:** `partials`: the partial derivative (an output of the function) for each sorted multi-index of `indices`.
     """
@@ -51,7 +52,7 @@ class Jet(eqx.Module):
         return _partial(self.indices, index, self.partials, point)
 
     def partial(self, *index: int) -> PyTree:
-        """The partial derivative for a multi-index `index`, a constant for differentiation."""
+        """The partial derivative for a multi-index `index`, not a function of the arguments."""
         return self.partials[self.indices.index(tuple(sorted(index)))]
 
 
@@ -119,9 +120,11 @@ def _partial(indices: tuple[Index, ...], index: Index, partials: Any, point: Any
 def _partial_rule(indices, index, primals, tangents):
     partials, point = primals
     out = _partial(indices, index, partials, point)
-    if not all(isinstance(dot, SymbolicZero) for dot in jax.tree.leaves(tangents[0])):
-        raise NotImplementedError("the partial derivatives of a jet are constants: they cannot be differentiated.")
+    of_partial = tangents[0][indices.index(index)]
     dots = []
+    if not all(isinstance(dot, SymbolicZero) for dot in jax.tree.leaves(of_partial)):
+        zeros = jax.tree.map(jnp.zeros_like, partials[indices.index(index)])
+        dots.append(jax.tree.map(lambda z, d: z if isinstance(d, SymbolicZero) else d, zeros, of_partial))
     for k, dot in enumerate(tangents[1]):
         if isinstance(dot, SymbolicZero):
             continue

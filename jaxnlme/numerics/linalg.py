@@ -25,8 +25,9 @@ def cholesky(matrix: Matrix) -> Matrix:
     lower: list[list] = [[jnp.zeros(())] * n for _ in range(n)]
     for j in range(n):
         lower[j][j] = jnp.sqrt(_less_products(_entry(matrix, j, j), lower[j][:j], lower[j][:j]))
+        reciprocal = 1.0 / lower[j][j]
         for i in range(j + 1, n):
-            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) / lower[j][j]
+            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) * reciprocal
     return _stack(lower)
 
 
@@ -51,8 +52,9 @@ def guarded_cholesky(matrix: Matrix, floor: float = COMPUTATION.least_pivot) -> 
         low = ~(pivot >= floor)
         changed = changed | low
         lower[j][j] = jnp.sqrt(jnp.where(low, jnp.maximum(jnp.abs(pivot), 1.0), pivot))
+        reciprocal = 1.0 / lower[j][j]
         for i in range(j + 1, n):
-            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) / lower[j][j]
+            lower[i][j] = _less_products(_entry(matrix, i, j), lower[i][:j], lower[j][:j]) * reciprocal
     return _stack(lower), changed
 
 
@@ -80,7 +82,7 @@ def forward_solve(lower: Matrix, right: Vector) -> Vector:
     out: list = []
     for i in range(n):
         row = [_entry(lower, i, k) for k in range(i + 1)]
-        out.append(_less_products(_entry(right, i), row[:i], out) / row[i])
+        out.append(_less_products(_entry(right, i), row[:i], out) * (1.0 / row[i]))
     return jnp.stack(out) if out else right
 
 
@@ -92,7 +94,7 @@ def backward_solve(lower: Matrix, right: Vector) -> Vector:
     out: list = [None] * n
     for i in reversed(range(n)):
         column = [_entry(lower, k, i) for k in range(i, n)]
-        out[i] = _less_products(_entry(right, i), column[1:], out[i + 1 :]) / column[0]
+        out[i] = _less_products(_entry(right, i), column[1:], out[i + 1 :]) * (1.0 / column[0])
     return jnp.stack(out) if out else right
 
 
@@ -163,6 +165,38 @@ def unit_diagonal(matrix: np.ndarray, least: float = COMPUTATION.least_diagonal)
     scale = np.sqrt(np.maximum(np.abs(np.diag(matrix)), least))
     limit = COMPUTATION.largest_scaled_entry
     return np.clip(matrix / scale[:, None] / scale[None, :], -limit, limit), scale
+
+
+def accurate_eigh(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (m, n), in no order, and eigenvectors (m, n, n) of symmetric positive definite `matrices` (m, n, n),
+    on the host; the small eigenvalues have relative accuracy where rows are in very different units.
+
+    The error of the usual algorithms is that of the largest eigenvalue, which can be more than a small one. Where that
+    is so, the eigenvalues are the squared singular values of D L, L L' the Cholesky factorisation of the correlation
+    matrix and D the roots of the diagonal, by one-sided Jacobi rotations. A matrix that is not positive definite has
+    eigenvalues of NaN.
+
+    **Source:** Drmac and Veselic (2008), SIAM Journal on Matrix Analysis and Applications 29, 1322-1362.
+    """
+    values, vectors = np.linalg.eigh(matrices)
+    if not values.size:
+        return values, vectors
+    from scipy.linalg import get_lapack_funcs
+
+    potrf, gejsv = get_lapack_funcs(("potrf", "gejsv"), dtype=values.dtype)
+    for k in np.flatnonzero(values[:, 0] <= COMPUTATION.relative_eigenvalue * values[:, -1]):
+        scaled, scale = unit_diagonal(matrices[k])
+        factor, failed = potrf(scaled, lower=1, clean=1)
+        values[k] = np.nan
+        if failed or not (np.diag(matrices[k]) > 0.0).all():
+            continue
+        # Columns of very different lengths, each in full accuracy ("C"): left vectors are not needed ("N").
+        singular, _, right, work, _, failed = gejsv(
+            (factor * scale[:, None]).T, joba=0, jobu=3, jobv=0, jobr=0, jobt=0, jobp=0
+        )
+        if not failed:
+            values[k], vectors[k] = (singular * (work[0] / work[1])) ** 2, right
+    return values, vectors
 
 
 def semidefinite_cholesky(psi: np.ndarray, tolerance: float = COMPUTATION.zero_pivot) -> np.ndarray:

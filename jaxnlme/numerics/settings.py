@@ -90,6 +90,9 @@ class ComputationSettings:
     is the identity."""
     zero_pivot: float = 1e-10
     """Pivots of a positive semidefinite matrix below this fraction of their diagonal entry count as zero."""
+    relative_eigenvalue: float = 1e-8
+    """Eigenvalues of a covariance below this fraction of the largest one are computed with relative accuracy, by an
+    algorithm that is slower: in the usual one their relative error is up to rounding error over this."""
     least_diagonal: float = 1e-300
     """Diagonal entries that smaller ones are raised to where a matrix is scaled to a unit diagonal."""
     largest_scaled_entry: float = 1e100

@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxnlme.binding.problem import Problem
 from jaxnlme.errors import Status
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState, blank_state
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.model.params import Params
-from jaxnlme.numerics.bfgs import BFGS, BFGSState
 from jaxnlme.refits.settings import BATCH
 from jaxnlme.typing import PyTree
 
@@ -196,26 +196,14 @@ def select(mask: Any, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(per_leaf, yes, no)
 
 
-def empty_slots(width: int, n: int, modes: tuple[int, ...]) -> BatchState:
-    """The state of `width` slots without a job (numpy); `modes`: the shape (groups, random)."""
+def empty_slots(width: int, n: int, dense: int, modes: tuple[int, ...]) -> BatchState:
+    """The state of `width` slots without a job (numpy), of `n` entries, `dense` without the free block; `modes`: the
+    shape (groups, random)."""
 
     def zeros(*shape: int, dtype: Any = float) -> Any:
         return np.zeros((width, *shape), dtype)
 
-    bfgs = BFGSState(
-        x=zeros(n),
-        value=zeros(),
-        gradient=zeros(n),
-        inverse=zeros(n, n),
-        direction=zeros(n),
-        slope=zeros(),
-        step=zeros(),
-        decrement=zeros(),
-        evaluations=zeros(dtype=int),
-        iterations=zeros(dtype=int),
-        stalled=zeros(dtype=bool),
-    )
-    state = MaximumLikelihoodState(bfgs, BFGS(zeros(n, dtype=bool), zeros(n) + 1.0), zeros(*modes), zeros())
+    state = blank_state(n, dense, zeros(*modes), (width,))
     return BatchState(
         state=state,
         running=zeros(dtype=bool),

@@ -176,6 +176,17 @@ class Bootstrap(AbstractReplicateTable):
                 "max_iterations of the jackknife."
             )
 
+    def to_arviz(self) -> Any:
+        """The replicates that converged as one chain in the container of the installed ArviZ (group "posterior"), for
+        its tables and pictures; their distribution is that of an estimate, not a posterior.
+
+        **Returns:** an InferenceData, from version 1 of ArviZ on a DataTree. **Raises:** ImportError without arviz.
+        """
+        from jaxnlme.results.posterior.arviz_export import container
+
+        values = self.values
+        return container({"posterior": {str(name): values[name].to_numpy()[None] for name in values}}, None, {}, {})
+
     @public("bootstrap.plot")
     def plot(self, level: float = 0.95, kind: str = "percentile", ax: Any = None) -> Any:
         """Histograms of the replicates with estimates and intervals, a panel per parameter.

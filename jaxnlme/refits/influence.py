@@ -38,7 +38,7 @@ BY = ("groups", "observations")
 @check_option_names
 @public("fit.influence")
 def influence(fit: FitRecord, by: str = "groups") -> Influence:
-    """How far the estimates move with the weight of each group, or of each observation.
+    """Change of the estimates with the weight of each group, or of each observation.
 
     With t the estimates, H the observed information and g the gradient of the objective's term of a case, the implicit
     function theorem gives dt/dw = H^-1 g at w = 1, w a factor of the weight of the case. Leaving the case out changes t

@@ -75,7 +75,7 @@ def run_jobs(
         (estimator, problem, template, np.asarray(inverse_hessians, float), np.asarray(jobs.modes, float))
     )
     program = compiled(advance, total * evaluations * problem.n_rows // BATCH.runs_per_program)
-    batch = on_device(empty_slots(slots.width, n, jobs.modes.shape))
+    batch = on_device(empty_slots(slots.width, n, template.pack().shape[0], jobs.modes.shape))
     out = blank_outcomes(n_jobs, n)
     passes_per_call = BATCH.first_passes
     try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_flag, require_host
 from jaxnlme.errors import OptionError, check_level, check_whole_number, near_matches, some
+from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.model.transforms import transform as named_transform
 from jaxnlme.precision import x64
@@ -80,13 +81,21 @@ def derive(
     evaluation = Evaluation(fit, named_functions(fn, at is not None), not isinstance(fn, Mapping), rows, active)
     with x64():
         estimate, derivatives = evaluation.value_and_jacobian()
-        sample = evaluation.at_draws(normal_draws(covariance, n, seed)) if method == "draws" else None
+        sample = evaluation.at_draws(_steps(fit, covariance, active, n, seed)) if method == "draws" else None
     quantities = tuple(evaluation.labels)
     scales = scales_of(transform, quantities)
     frame = None if rows is None else rows.frame
     derived = Derived(quantities, frame, estimate, derivatives, covariance, sample, scales, float(level), ())
     _check_domains(derived)
     return dataclasses.replace(derived, sentences=_sentences(fit, derived, robust))
+
+
+def _steps(fit: FitRecord, covariance: np.ndarray, active: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Differences (n, active) of drawn parameters from the estimates: of a posterior its draws, else normal ones."""
+    if fit.posterior is None:
+        return normal_draws(covariance, n, seed)
+    dense = Params(fit.params.beta, fit.params.covariance, fit.params.error, None)
+    return (fit.posterior.kept[fit.posterior.choose(n, seed)] - np.asarray(dense.pack(), float))[:, active]
 
 
 def scales_of(given: Any, quantities: tuple[str, ...]) -> tuple[AbstractTransform, ...]:
@@ -131,6 +140,8 @@ def _sentences(fit: FitRecord, derived: Derived, robust: bool) -> tuple[str, ...
     if not fit.converged:
         out.append(f"The fit has NOT converged, and what follows from it is not reliable. {fit.status.sentences[0]}")
     source = "the sandwich" if robust else "the observed information"
+    if fit.posterior is not None:
+        source = "the posterior draws"
     scales = sorted({s.name for s in derived.transforms if not isinstance(s, Identity)})
     if derived.draws is None:
         on = f"; intervals on the scale {some(scales)}" if scales else ""

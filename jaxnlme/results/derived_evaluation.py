@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 
 def covariance_of_estimates(fit: FitRecord, robust: bool, caller: str = "fit.derive") -> tuple[np.ndarray, np.ndarray]:
-    """The covariance (active, active) of the estimated packed parameters, and their indices; `caller`: the function
-    that needs it, for the message.
+    """The covariance (active, active) of the estimated packed parameters, of a posterior that of its draws, and their
+    indices; `caller`: the function that needs it, for the message.
 
     **Raises:** FitError where the fit has no standard errors.
     """
+    if fit.posterior is not None:
+        if robust:
+            raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
+        return fit.posterior.packed_covariance()
     info = fit.information
     if info is None:
         reason = (

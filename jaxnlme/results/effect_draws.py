@@ -156,6 +156,14 @@ def chunks(binding: Binding, times: int, which: np.ndarray | None = None) -> Any
             yield min(size, len(inside) - start), np.asarray(members)[part], stack
 
 
+def laplace_deviations(curvature: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Deviations (groups, n, random) from the modes, drawn from Laplace's approximation with `curvature` (groups,
+    random, random)."""
+    factors, _ = _laplace_factors(curvature)
+    normal = np.random.default_rng(seed).standard_normal((len(curvature), n, curvature.shape[-1]))
+    return np.einsum("gjk,gdk->gdj", factors, normal)
+
+
 def _laplace_factors(curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lower factors (groups, random, random) of Laplace's covariances, and these; NaN where a curvature is not positive
     definite."""

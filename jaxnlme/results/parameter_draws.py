@@ -5,17 +5,21 @@ on the transformed scale, psi by the parametrisation of its family (log standard
 positive definite matrix of any real vector), error parameters on the real line. So every draw is a valid set of
 parameters, and the correlations of the estimates are kept. An inverse Wishart distribution of psi has one number, its
 degrees of freedom, for the precision of all its elements, and is independent of the other parameters.
+
+Of a posterior (`jn.NUTS`), the draws are its own, in a random order.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnlme.errors import FitError
+from jaxnlme.binding.user_scale import message_names
+from jaxnlme.errors import FitError, some
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
@@ -29,8 +33,9 @@ if TYPE_CHECKING:
 
 
 def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool = False) -> tuple[np.ndarray, int]:
-    """Packed parameters (n, packed) from the normal distribution of the estimates, and the number of draws that were
-    not valid (a reported value was not finite) and were drawn again.
+    """Packed parameters (n, packed) from the normal distribution of the estimates, or from the posterior, and the
+    number of draws that were not valid (a reported value was not finite) and were drawn again. Entries on a log scale
+    about which the data say nothing are held at their estimates, with a warning.
 
     **Arguments:** `n`: 0 for the estimates themselves, (1, packed); `seed`; `caller`: for messages; `robust`: the
     covariance of the estimates is the sandwich.
@@ -39,7 +44,11 @@ def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool
     packed = np.asarray(_dense(fit).pack(), float)
     if n == 0:
         return packed[None, :], 0
-    covariance, active = covariance_of_estimates(fit, robust, caller)
+    if fit.posterior is not None:
+        if robust:
+            raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
+        return fit.posterior.kept[fit.posterior.choose(n, seed)], 0
+    covariance, active = _determined(fit, *covariance_of_estimates(fit, robust, caller), caller)
     out = np.repeat(packed[None, :], n, axis=0)
     needed, redrawn = np.arange(n), 0
     with x64():
@@ -59,6 +68,31 @@ def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool
         "the estimates is too wide for a normal approximation.",
         fit,
     )
+
+
+def _determined(
+    fit: FitRecord, covariance: np.ndarray, active: np.ndarray, caller: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`covariance` (active, active) and `active` without the entries on a log scale whose standard error is too large
+    for a normal distribution of their logarithm: a part of a residual scale, say, that is almost zero. The others have
+    the distribution given these."""
+    density, first = fit.binding.density, len(fit.binding.density.beta_names)
+    in_units = {first + k for _, _, column in density.covariance.log_scales for k in column}
+    on_log_scale = np.array([entry >= first and entry not in in_units for entry in active], bool)
+    held = on_log_scale & (np.sqrt(np.diag(covariance)) > DRAWS.largest_log_se)
+    if not held.any():
+        return covariance, active
+    names = message_names(fit.binding, active[held])
+    warnings.warn(
+        f"{caller}: the data do not determine {some(names)} (standard error on the log scale above "
+        f"{DRAWS.largest_log_se:g}), which is held at its estimate in all draws. Leave it out of the model, or see "
+        "fit.profile() for its interval.",
+        stacklevel=4,
+    )
+    others = ~held
+    across = covariance[np.ix_(others, held)]
+    given = covariance[np.ix_(others, others)] - across @ np.linalg.solve(covariance[np.ix_(held, held)], across.T)
+    return given, active[others]
 
 
 def _dense(fit: FitRecord) -> Params:

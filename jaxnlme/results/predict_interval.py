@@ -155,6 +155,10 @@ def _given_data(
 ) -> np.ndarray:  # fmt: skip
     """Whitened effects (groups, draws, random) of the groups `which` given their data, (groups, 1, random) where
     neither parameters nor effects are uncertain."""
+    if fit.posterior is not None and binding is fit.binding and {"parameters", "effects"} <= {*sources}:
+        drawn = fit.posterior.effects_at(fit.posterior.choose(n, seed))
+        if drawn is not None:  # those that belong to the drawn parameters
+            return np.moveaxis(drawn, 0, 1)
     mode = modes[0][:, None, :]
     effects = effect_draws(fit, binding, modes, n, seed, which=which).z if "effects" in sources else None
     if "parameters" not in sources:

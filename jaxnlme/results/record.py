@@ -24,6 +24,7 @@ from jaxnlme.signatures import documented_by
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.results.posterior.record import Posterior
     from jaxnlme.results.stochastic import Sampling
     from jaxnlme.results.training import TrainingRecord
 
@@ -80,7 +81,9 @@ class FitRecord(HasCriteria):
     with one of all the data where several processes fitted them together, each with its own groups (None
     otherwise); `restricted`: beta was integrated out, and `log_likelihood` is the restricted one
     (`group_log_likelihood` is that of each group at the estimates, whose sum leaves the integral out); `sampling`,
-    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient` (None for others).
+    the record of the draws of a stochastic method, `training`, that of a training by `jn.Gradient`, and `posterior`,
+    that of a posterior sampler, whose `params` are posterior means and whose tables are those of the draws (None for
+    others).
     """
 
     binding: Binding
@@ -108,6 +111,7 @@ class FitRecord(HasCriteria):
     totals: tuple[float, ...] | None = None
     restricted: bool = False
     sampling: Sampling | None = None
+    posterior: Posterior | None = None
     training: TrainingRecord | None = None
 
     # --- what was fitted ---
@@ -127,6 +131,8 @@ class FitRecord(HasCriteria):
     def iterations(self) -> int:
         """Iterations of the minimiser, of the alternation, or of a simulation (all but its burn-in; draws at fixed
         parameters included); 0 where the fit did not begin."""
+        if self.posterior is not None:
+            return self.posterior.n_draws
         if self.sampling is not None:
             return max(len(self.sampling.packed) - self.sampling.burn_in, 0)
         return int(self.history[-1]["iteration"]) if self.history else 0
@@ -176,11 +182,15 @@ class FitRecord(HasCriteria):
         ```
         """
         check_level(level)
+        if self.posterior is not None:
+            return self.posterior.table(level)
         return estimates_table(self.binding, self.params, self.information, level)
 
     @property
     def covariance(self) -> pd.DataFrame | None:
         """Covariance matrix of the reported values (delta method); None where the information is not available."""
+        if self.posterior is not None:
+            return self.posterior.covariance_table()
         return None if self.information is None else self.information.reported_covariance(self.binding)
 
     @property
@@ -208,8 +218,17 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def _b(self) -> np.ndarray:
-        """Conditional modes of the random effects (groups, random)."""
+        """Conditional modes of the random effects (groups, random), or their posterior means."""
+        if self.posterior is not None:
+            return self._effect_moments[0]
         return self.binding.density.effects_at(self.params, self.conditional[0])
+
+    @functools.cached_property
+    def _effect_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior means and standard deviations of the random effects (groups, random)."""
+        from jaxnlme.results.posterior.effects import posterior_moments
+
+        return posterior_moments(self)
 
     @functools.cached_property
     def conditional(self) -> tuple[np.ndarray, np.ndarray]:
@@ -221,14 +240,16 @@ class FitRecord(HasCriteria):
 
     @functools.cached_property
     def random_effects(self) -> Any:
-        """Conditional modes b (groups x effects), on the transformed scale, by group label; with random effects at
-        nested levels a dictionary of such tables by level, a row for each unit."""
+        """Conditional modes b (groups x effects), of a posterior sampler posterior means, on the transformed scale, by
+        group label; with random effects at nested levels a dictionary of such tables by level, a row for each unit."""
         return effects_by_level(self.binding, self._b)
 
     @functools.cached_property
     def random_effects_se(self) -> Any:
         """Standard errors of b given the parameters: sqrt of diag(J H^-1 J'), H the curvature at the mode, J = db/dz, L
-        for Gaussian effects. A table like `random_effects`."""
+        for Gaussian effects; of a posterior sampler posterior standard deviations. A table like `random_effects`."""
+        if self.posterior is not None:
+            return effects_by_level(self.binding, self._effect_moments[1])
         if not self._b.shape[1]:
             return effects_by_level(self.binding, self._b)
         modes, curvature = self.conditional

@@ -64,6 +64,9 @@ class DrawSettings:
 
     redraws: int = 100
     """Times that draws of parameters which are not valid are replaced before a request is refused."""
+    largest_log_se: float = 5.0
+    """Largest standard error of an entry on a log scale whose logarithm is drawn from a normal distribution: a wider
+    one has values beyond a factor of 10,000 on either side."""
     draws: int = 1000
     """Default number of draws: the coverage of a 95% interval then has a Monte Carlo error of 0.7 percentage points."""
     proposals: int = 4
@@ -72,6 +75,8 @@ class DrawSettings:
     """Of the t proposal around the mode: tails wider than a normal conditional distribution's."""
     least_effective: float = 100.0
     """Effective number of importance draws of a group below which its draws are those of Laplace's approximation."""
+    posterior_draws: int = 400
+    """Draws of the parameters of a posterior at which random effects that its sampler integrated out are drawn."""
     most_failed: float = 0.01
     """Part of the mode searches at drawn parameters that may fail without a warning."""
     cells_per_call: int = 4_000_000

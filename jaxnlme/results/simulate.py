@@ -95,13 +95,34 @@ def simulated_block(
         replicates = compile_once(simulate_replicates, binding, chunk)
         problem, params, base = on_device(binding.problem), on_device(fit.params), as_key(key)
         known = on_device(known)
+        drawn = None if fit.posterior is None else _posterior_draws(fit, binding, base, known, n + chunk)
         for first in range(start, stop, chunk):
             # The last call may draw more replicates than needed, so that no other size is compiled.
-            pieces = replicates(problem, params, base, jnp.arange(first, first + chunk), known)
+            which = jnp.arange(first, first + chunk)
+            if drawn is not None:
+                params, known = jax.tree.map(lambda leaf, which=which: leaf[which], drawn)
+            pieces = replicates(problem, params, base, which, known)
             pieces = [np.asarray(piece) for piece in pieces]
             for k in range(min(chunk, stop - first)):
                 out[first - start + k] = to_rows(binding, [piece[k] for piece in pieces])
     return out
+
+
+def _posterior_draws(fit: FitRecord, binding: Binding, key: jax.Array, known: Any, n: int) -> tuple[Params, Any]:
+    """Params (n, ...) of posterior draws, one for each replicate, and the effects `known` of each, for the fitted data
+    those of the same draw."""
+    posterior = fit.posterior
+    assert posterior is not None
+    chosen = posterior.choose(n, int(jax.random.randint(key, (), 0, 2**31 - 1)))
+    packed = on_device(posterior.kept[chosen])
+    template = on_device(fit.params)
+    params = jax.vmap(lambda row: template.unpack(row))(packed)
+    if known is None:
+        return params, None
+    modes, flags = known
+    z = posterior.effects_at(chosen) if binding is fit.binding else None
+    values = jnp.broadcast_to(modes, (n, *modes.shape)) if z is None else jnp.where(flags, on_device(z), 0.0)
+    return params, (values, jnp.broadcast_to(flags, (n, *flags.shape)))
 
 
 def simulate_replicates(
@@ -109,11 +130,16 @@ def simulate_replicates(
 ) -> list[jax.Array]:
     """Responses of several replicates, as a pure function; replicate r is that of `simulate` with the same key.
 
-    **Arguments:** `problem`; `params`; `key`, a JAX key; `replicates` (k,), numbers of the replicates; `known`:
-    whitened effects (groups, random), and true for those that are not drawn (groups, random); None: all are drawn.
+    **Arguments:** `problem`; `params`, for all replicates, or with a leading axis (k, ...) one for each; `key`, a JAX
+    key; `replicates` (k,), numbers of the replicates; `known`: whitened effects (groups, random), and true for those
+    that are not drawn (groups, random), with the leading axis where `params` have it; None: all are drawn.
     **Returns:** an array (k, groups, obs) per bucket.
     **Raises:** ModelError where the outcome cannot be drawn.
     """
+    if params.beta.ndim == 2:
+        return jax.vmap(lambda r, at, known: _responses(problem, at, jax.random.fold_in(key, r), known))(
+            replicates, params, known
+        )
     return jax.vmap(lambda r: _responses(problem, params, jax.random.fold_in(key, r), known))(replicates)
 
 

@@ -115,7 +115,10 @@ class Summary:
 
     def _simulation(self) -> list[tuple[str, str]]:
         """Pairs on the run of a stochastic fit; none for other fits."""
-        sampling = self.fit.sampling
+        sampling, posterior = self.fit.sampling, self.fit.posterior
+        if posterior is not None:
+            flat = [("flat priors", ", ".join(posterior.flat))] if posterior.flat else []
+            return [("posterior", posterior.describe()), *flat]
         if sampling is None:
             return []
         rows = [
@@ -151,7 +154,10 @@ class Summary:
         error = float(np.sqrt(np.sum(self.fit.data.weights**2 * self.fit.monte_carlo_variance)))
         if error > 0:
             out.insert(1, ("Monte Carlo SE", f"{number(error)} of the log-likelihood{self._draws()}"))
-        if self.fit.log_prior != 0:
+        if self.fit.posterior is not None:
+            at = f"at the posterior means, by {self.fit.posterior.approximation.name}"
+            out[0] = (out[0][0], f"{out[0][1]} ({at})")
+        elif self.fit.log_prior != 0:
             out.insert(1, ("log prior", f"{self.fit.log_prior:.4f} (added to the log-likelihood: posterior maximum)"))
         return out
 
@@ -217,7 +223,12 @@ class Summary:
         """Sentences on the standard errors, hints (`advice`), and notes on the data."""
         fit, notes = self.fit, []
         if self.has_estimates:
-            if fit.information is None:
+            if fit.posterior is not None:
+                notes.append(
+                    "estimate, se: posterior mean and standard deviation; intervals are equal-tailed. Quantiles, R-hat "
+                    "and effective draws of each value are in fit.estimates and fit.posterior."
+                )
+            elif fit.information is None:
                 notes.append("Standard errors were not computed.")
             elif not fit.information.positive_definite:
                 notes.append("No standard errors: the observed information is singular (see the first sentences).")

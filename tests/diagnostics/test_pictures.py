@@ -158,6 +158,32 @@ def test_facets_are_in_natural_order_on_pages() -> None:
         patients().plot(facets=True, groups=["Pat 10", "Pat 2"], ax=named[0])
 
 
+def test_labels_are_no_formulas_and_legends_fit() -> None:
+    frame = patients().to_frame()
+    frame["arm"] = [f"cost {int(str(name).split()[-1]) % 5} $ for a course of $_ weeks" for name in frame["id"]]
+    frame["id"] = [f"{name} $x^$" for name in frame["id"]]
+    panels = jn.GroupedData.from_frame(frame, "id", "y", x=["t"], v=["arm"]).plot(facets=True, by="arm")
+    panels.figure.canvas.draw()  # a formula that is none raises here
+    assert panels[0].get_title() == r"id Pat 1 \$x^\$"
+    (legend,) = panels.figure.legends
+    assert panels.figure.bbox.containsx(legend.get_window_extent().x0) and legend._ncols == 3
+
+
+def test_a_backend_that_is_loaded_by_the_first_picture_stays_interactive() -> None:
+    """As that of a notebook, which else shows the first picture only."""
+    import matplotlib.pyplot as plt
+
+    from jaxnlme.drawing.style import style
+
+    assert not plt.isinteractive()
+    with style():
+        plt.ion()
+    assert plt.isinteractive()
+    with style():
+        plt.ioff()
+    assert not plt.isinteractive()
+
+
 def test_censored_responses_are_triangles_and_discrete_ones_counts() -> None:
     frame = patients().to_frame()
     data = jn.GroupedData.from_frame(frame, "id", "y", x=["t"], lloq=3.0)
@@ -192,7 +218,7 @@ def test_records_of_refits_are_drawn_as_they_are() -> None:
     assert [text.get_text() for text in panels[0].get_yticklabels()] == ["p3", "p1"]
     np.testing.assert_array_equal(panels[1].get_lines()[0].get_xdata(), [2.0, 0.7])
     np.testing.assert_array_equal(panels[2].collections[0].get_array(), [[-0.3, 0.4], [1.2, 0.0]])
-    assert "the 2 most influential of 3" in panels.figure.get_suptitle()
+    assert "the 2 most influential of 3" in panels.figure.get_suptitle().replace("\n", " ")
 
     points = pd.DataFrame({"parameter": "a", "value": [1.0, 0.0, 2.0], "zeta": [0.0, -1.5, 1.4]})
     limits = {"estimate": 1.0, "lower": -0.4, "upper": 2.6, "wald lower": -0.5, "wald upper": 2.5, "note": ""}

@@ -8,6 +8,7 @@ import pytest
 
 from jaxnlme.numerics.broyden import positive_definite_inverse, positive_definite_neighbour
 from jaxnlme.numerics.linalg import (
+    accurate_eigh,
     backward_solve,
     cholesky,
     cholesky_solve,
@@ -118,3 +119,18 @@ def test_normal_grid_integrates_polynomials() -> None:
     # degree 7 in each variable: E u^6 = 15, E u^4 = 3, E u^2 = 1
     assert weights @ (points[:, 0] ** 6 * points[:, 1] ** 4 * points[:, 2] ** 2) == pytest.approx(45.0, rel=1e-12)
     assert weights @ points[:, 0] ** 7 == pytest.approx(0.0, abs=1e-11)
+
+
+@pytest.mark.parametrize("units", [1.0, 1e7, 1e14])
+def test_eigenvalues_have_relative_accuracy_in_any_units(units: float) -> None:
+    """The inverse root of matrices (2, 2) has a closed form, with the determinant from the correlation."""
+    variances, r = np.array([0.3, 2.0 * units**2]), 0.8
+    covariance = np.sqrt(variances[0] * variances[1]) * r
+    root_det = np.sqrt(variances.prod() * (1.0 - r**2))
+    inverse = np.array([[variances[1], -covariance], [-covariance, variances[0]]]) / root_det**2
+    expected = (inverse + np.eye(2) / root_det) / np.sqrt(np.trace(inverse) + 2.0 / root_det)
+    values, vectors = accurate_eigh(np.array([[[variances[0], covariance], [covariance, variances[1]]]]))
+    found = (vectors[0] / np.sqrt(values[0])) @ vectors[0].T
+    scale = np.sqrt(variances)
+    np.testing.assert_allclose(found * scale[:, None], expected * scale[:, None], rtol=1e-10, atol=1e-10)
+    assert np.isnan(accurate_eigh(np.array([[[1.0, units], [units, units**2]]]))[0]).all()

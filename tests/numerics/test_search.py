@@ -134,7 +134,8 @@ def _objective(z, args):
 
 
 _minimum = implicit_minimiser(
-    _objective,
+    jax.grad(_objective),
+    lambda z, args: value_gradient_hessian(lambda z: _objective(z, args), z)[2],
     lambda args, z0: newton(
         lambda z: value_gradient_hessian(lambda z: _objective(z, args), z), z0, jnp.zeros(2), 50, 1e-8
     ),

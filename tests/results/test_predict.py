@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
+from jaxnlme.results.parameter_draws import parameter_draws
 
 
 def phi_by_hand(fit: jn.Fit, table: pd.DataFrame, b: pd.DataFrame, centre: float) -> dict[str, np.ndarray]:
@@ -172,3 +173,22 @@ def test_new_groups_are_those_of_the_population_with_and_without_known_ones() ->
         fit.predict(table.assign(S=[91, 2], y=[1.0, 2.0]), level="S")
     with pytest.raises(jn.DataError, match=r"'91' is not in the fit|the fit has the int 1"):
         fit.predict(table.assign(S=["1", "2"], D=[1, 1]))
+
+
+def test_a_part_of_the_scale_that_is_almost_zero_spoils_no_draw(fit: jn.Fit) -> None:
+    """With a standard error of 3000 of log b, the draws of all others are those given b."""
+    info = fit.information
+    position = int(np.flatnonzero(info.active == len(fit.params.pack()) - 1)[0])
+    matrix = info.matrix.copy()
+    others = np.arange(len(matrix)) != position
+    matrix[position, others] = matrix[others, position] = 0.0
+    matrix[position, position] = 1e-7
+    wide = dataclasses.replace(fit, information=dataclasses.replace(info, matrix=matrix))
+    with pytest.warns(UserWarning, match="do not determine b .*held at its estimate"):
+        packed, redrawn = parameter_draws(wide, 4000, 1, "a test")
+    assert redrawn == 0
+    assert (packed[:, -1] == fit.params.pack()[-1]).all()
+    given = np.linalg.inv(matrix[np.ix_(others, others)])
+    active = info.active[others]
+    # 4,000 draws: a relative Monte Carlo error of 2.2% of a variance.
+    assert packed[:, active].var(axis=0, ddof=1) == pytest.approx(np.diag(given), rel=0.1)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnlme.diagnostics.npde.discrepancies import prediction_discrepancies
 from jaxnlme.diagnostics.npde.settings import NPDE
+from jaxnlme.numerics.linalg import accurate_eigh
 
 METHODS = ("cholesky", "inverse", "none")
 
@@ -73,9 +74,8 @@ def _transforms(covariance: np.ndarray, method: str) -> tuple[np.ndarray, np.nda
         factor = np.linalg.cholesky(correlation[regular])
         out[regular] = np.linalg.solve(factor, np.eye(rows) / scale[regular][:, None, :])
     else:
-        values, vectors = np.linalg.eigh(covariance[regular])
-        # A regular matrix in very different units may have an eigenvalue at rounding error; it is then none for V^-1/2.
-        positive = values[:, 0] > 0.0
+        values, vectors = accurate_eigh(covariance[regular])
+        positive = np.all(values > 0.0, axis=1)
         roots = np.sqrt(np.where(positive[:, None], values, 1.0))
         out[regular] = (vectors / roots[:, None, :]) @ np.swapaxes(vectors, 1, 2)
         regular[np.flatnonzero(regular)[~positive]] = False

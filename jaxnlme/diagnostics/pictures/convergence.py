@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
-from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, lowest, on_page
-from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, style_axes
+from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, legend_below, lowest, on_page
+from jaxnlme.drawing.style import BLUE, DARK, GREY, PALE, SKY, VERMILLION, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, near_matches
 from jaxnlme.results.stochastic_summary import mc_error_ratios
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 # Background colours of the phases; the iterations after them are white.
 SHADES = {"burn-in": "#d9d9d9", "annealing": "#fdebc8", "full steps": "#d7ecf8", "decreasing steps": "#d5efe6"}
 AFTER_PHASES = "fixed parameters and Newton steps"
+
+
+def _loss_range(loss: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis for losses by step: the first ones, far above the others, are cut."""
+    finite = loss[np.isfinite(loss)]
+    low, high = (float(np.min(finite)), float(np.quantile(finite, 0.95))) if len(finite) else (0.0, 1.0)
+    margin = 0.08 * max(high - low, 1e-12)
+    return low - margin, high + margin
 
 
 class AbstractConvergencePictures(AbstractPlotter):
@@ -58,9 +66,55 @@ class AbstractConvergencePictures(AbstractPlotter):
         )  # fmt: skip
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="iteration", ylabel="log-likelihood")
+        ax.ticklabel_format(axis="y", useOffset=False)
         style_axes(ax)
         self._title(panels, f"Progress of {self.fit.method}", created)
         return ax
+
+    @picture("fit.plot.training")
+    def training(self, ax: Any = None) -> Panels:
+        """The training of `jn.Gradient`: minus the objective for each group by step, its mean over passes or blocks of
+        steps, and for held-out groups their mean log-likelihood with the step whose parameters were kept.
+
+        **Arguments:** `ax`: one axes, or two with held-out groups; created where None.
+        **Returns:** the axes (panels,).
+        **Raises:** OptionError for a fit by another method, or one that took no step.
+
+        **Example:**
+
+        ```python
+        trained = jn.fit(model, data, jn.Gradient(steps=20, held_out=0.25, polish="none"))
+        trained.plot.training()
+        ```
+        """
+        record = self.fit.training
+        if record is None or not len(record.objective):
+            raise OptionError(
+                f"{self.fit.method} has no record of a training: fit by jn.Gradient(...), or draw fit.plot.history()."
+            )
+        held = record.held_out_groups > 0
+        panels = axes_in_row(ax, 1 + held, (4.6, 3.4))
+        loss, step = -record.objective / record.groups, np.arange(1, len(record.objective) + 1)
+        width = max(1, min(record.steps_per_pass, len(loss) // 10))
+        ends = np.arange(width, len(loss) + 1, width)
+        means = [float(np.mean(loss[end - width : end])) for end in ends]
+        panels[0].plot(step, loss, color=SKY, lw=0.7, label="a batch")
+        panels[0].plot(ends - 0.5 * width, means, color=BLUE, lw=1.6, label=f"mean of {width} steps")
+        panels[0].set_ylim(*_loss_range(loss))
+        panels[0].set(xlabel="step", ylabel="loss for each group")
+        panels[0].legend()
+        if held:
+            values = record.held_out / record.held_out_groups
+            panels[1].plot(record.check_step, values, "o-", ms=3.5, lw=1.4, color=BLUE, mec="white", mew=0.5)
+            panels[1].axvline(
+                record.best_step, color=VERMILLION, lw=1.0, ls="--", label=f"kept: step {record.best_step}"
+            )
+            panels[1].set(xlabel="step", ylabel="held-out log-likelihood for each group")
+            panels[1].legend()
+        for panel in panels:
+            style_axes(panel)
+        self._title(panels, f"Training: {self.fit.method}", ax is None)
+        return panels
 
     @picture("fit.plot.trajectories")
     def trajectories(self, names: Sequence[str] | str | None = None, ax: Any = None) -> Panels:
@@ -130,7 +184,8 @@ class AbstractConvergencePictures(AbstractPlotter):
         limit = float(self.fit.options["tolerance"])
         ax.axvline(limit, color=VERMILLION, lw=1.2, ls="--", label=f"tolerance {limit:g}")
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_yticks(rows, [str(name) for name in ratios.index])
@@ -169,7 +224,7 @@ class AbstractConvergencePictures(AbstractPlotter):
         chosen, part = on_page(range(len(index)), page, per_page, what="rows")
         draws = sampling.parameter_samples[chosen][:, :, [available.index(name) for name in names]]
         low, lower, upper, high = np.quantile(draws, DIAGNOSTICS.quantiles, axis=1)
-        labels = [str(index[k]) for k in chosen]
+        labels = [plain_text(index[k]) for k in chosen]
         typical = self.fit.parameters("population")
         created = ax is None
         axes = axes_in_row(ax, len(names), (1.0 + 2.6 * len(names), 1.4 + 0.2 * max(len(labels), 4)))
@@ -180,6 +235,7 @@ class AbstractConvergencePictures(AbstractPlotter):
             panel.hlines(rows, lower[:, k], upper[:, k], color=BLUE, lw=3.2)
             panel.plot(draws[:, :, k].mean(axis=1), rows, "o", ms=3.5, color="white", mec=DARK, mew=0.8)
             panel.set(xlabel=name, ylim=(-0.7, len(labels) - 0.3))
+            panel.locator_params(axis="x", nbins=4)  # values of many digits need room
             style_axes(panel)
             panel.set_yticks(rows, labels if k == 0 or not created else [""] * len(labels))
         axes[0].set_ylabel(", ".join(map(str, index.names)))
@@ -213,9 +269,7 @@ def _phase_legend(axes: Panels) -> None:
     for name in entries:
         if name in SHADES or name == AFTER_PHASES:  # with a border, without which the white one is invisible
             entries[name] = Patch(facecolor=SHADES.get(name, "white"), edgecolor=GREY, lw=0.6)
-    width = axes.figure.get_size_inches()[0]
-    ncols = max(1, min(4, int(width / 2.0)))
-    axes.figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
+    legend_below(axes.figure, entries)
 
 
 def _spans(sampling: Sampling) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter, categories, le
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import boxes, dots, histogram, normal_density, smooth
 from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, chosen_labels, on_page, one_or_panels
-from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, picture, style_axes
+from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, check_level, near_matches
 from jaxnlme.results.by_level import columns_of_effects
 
@@ -263,7 +263,7 @@ class AbstractEffectPictures(AbstractPlotter):
             raise OptionError("effects must be of one grouping level; draw each level by itself.")
         key = of_level.pop()
         table, spread = tables[key], self._effect_tables("random_effects_se")[key]
-        labels = [", ".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in table.index]
+        labels = [plain_text(", ".join(map(str, n)) if isinstance(n, tuple) else n) for n in table.index]
         if order is not None and order not in table.columns:
             raise OptionError(f"order: no random effect {order!r}; {near_matches(str(order), list(table.columns))}")
         natural = chosen_labels(table.index.tolist() if table.index.nlevels == 1 else labels, None)
@@ -280,7 +280,7 @@ class AbstractEffectPictures(AbstractPlotter):
             panel.set(xlabel=name, ylim=(-0.7, len(rows) - 0.3))
             panel.set_yticks(at, [labels[row] for row in rows] if k == 0 or ax is not None else [""] * len(rows))
             panel.tick_params(axis="y", labelsize=7.5)
-        panels[0].set_ylabel(", ".join(map(str, table.index.names)))
+        panels[0].set_ylabel(", ".join(map(plain_text, table.index.names)))
         words = f"Random effects by {self.fit.method}, {100 * level:g}% intervals"
         self._title(panels, f"{words}{', ' + part if part else ''}", ax is None)
         return one_or_panels(panels)

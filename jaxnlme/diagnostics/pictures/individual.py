@@ -14,8 +14,8 @@ from jaxnlme.diagnostics.curves import prediction_curves, response_column
 from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import responses
-from jaxnlme.drawing.panels import Panels, axes_in_grid, chosen_labels, lowest, on_page
-from jaxnlme.drawing.style import CYCLE, DARK, GREY, picture, style_axes
+from jaxnlme.drawing.panels import Panels, axes_in_grid, chosen_labels, legend_below, lowest, on_page
+from jaxnlme.drawing.style import CYCLE, DARK, GREY, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, check_whole_number, near_matches
 
 # Title of the legend where curves have the fitted rows only.
@@ -98,7 +98,7 @@ class AbstractIndividualPictures(AbstractPlotter):
         for k, panel in enumerate(panels):
             position, endpoint = positions[k // len(endpoints)], endpoints[k % len(endpoints)]
             self._draw_group(panel, position, endpoint, x, by, nested, curves)
-            title = f"{data.group_name} {data.labels[position]}"
+            title = plain_text(f"{data.group_name} {data.labels[position]}")
             panel.set_title(title if endpoint is None else f"{title}, {endpoint}")
             if logx:
                 panel.set_xscale("log", nonpositive="mask")
@@ -143,11 +143,14 @@ class AbstractIndividualPictures(AbstractPlotter):
             levels = [level for level in levels if (of_group[by] == level).any() or (level_of_row[rows] == level).any()]
         for number, level in enumerate(levels):
             place = number if unnamed or level is None else self._levels(by).index(level)
-            color, suffix = CYCLE[place % len(CYCLE)], "" if level is None or unnamed else f" ({by} {level})"
+            color = CYCLE[place % len(CYCLE)]
+            suffix = "" if level is None or unnamed else plain_text(f" ({by} {level})")
             curve = of_group if level is None else of_group[of_group[by] == level]
             here = rows if level is None else rows & (self._level_of_rows(str(by))[position] == level)
-            ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population")
-            ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}")
+            # The curve of a group of one row is a point, which a line does not show.
+            look: dict[str, Any] = {"marker": "_", "ms": 9} if len(curve) == 1 else {}
+            ax.plot(curve[x], curve["population prediction"], "--", color=GREY, lw=1.2, label="population", **look)
+            ax.plot(curve[x], curve["individual prediction"], color=color, lw=1.6, label=f"individual{suffix}", **look)
             observed = DARK if level is None else color
             responses(ax, at[here], y[here], kind[here], observed, label=f"observed{suffix}", ms=4)
         dose_marks(ax, data, position, x)
@@ -188,8 +191,6 @@ class AbstractIndividualPictures(AbstractPlotter):
         handles = {name: handle for handle, name in pairs}
         title = ROWS_ONLY if curves.attrs.get("rows_only") else None if self._on_scale else OFF_SCALE
         if created:
-            width = panels.figure.get_size_inches()[0]
-            ncols = max(1, min(len(handles), int(width / 1.6)))
-            panels.figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, title=title)
+            legend_below(panels.figure, handles, title)
         elif len(panels):
             panels[0].legend(handles.values(), handles.keys(), title=title)

@@ -34,22 +34,23 @@ class Plots(
 
     @picture("fit.plot")
     def __call__(self) -> Panels:
-        """The standard page. Of an outcome with residuals: the four panels of `gof`, normal quantiles of CWRES (of each
-        endpoint), and the random effects. Of another one, for which these do not exist: the data, the random effects,
-        and the progress of the fit.
+        """The standard page. Of an outcome with residuals: the four panels of `gof` (for each endpoint), normal
+        quantiles of CWRES (of each endpoint), and the random effects. Of another one, for which these do not exist: the
+        data, the random effects, and the progress of the fit.
 
         **Returns:** the axes (panels,).
         """
         has_residuals = self.fit.binding.density.error.has_residuals
         effects = len(self.fit.binding.density.effect_names) > 0
         if has_residuals:
-            panels = axes_in_grid(None, 5 * len(self._endpoints) + effects, 2, (3.5, 2.7))
+            count = len(self._endpoints)
+            panels = axes_in_grid(None, 5 * count + effects, 2, (3.5, 2.7))
             for k, (endpoint, rows) in enumerate(self._endpoints):
-                part = panels[5 * k : 5 * k + 5]
-                self._four_panels(part[:4], endpoint, rows, "cwres", self._x_name(None), False)
-                normal_quantiles(part[4], self._residual("cwres")[0][rows])
-                part[4].set_ylabel("CWRES" if endpoint is None else f"CWRES of {endpoint}")
-                style_axes(part[4])
+                quantiles = panels[4 * count + k]
+                self._four_panels(panels[4 * k : 4 * k + 4], endpoint, rows, "cwres", self._x_name(None), False)
+                normal_quantiles(quantiles, self._residual("cwres")[0][rows])
+                quantiles.set_ylabel("CWRES" if endpoint is None else f"CWRES of {endpoint}")
+                style_axes(quantiles)
         else:
             history = bool(self.fit.history) and "log_likelihood" in self.fit.history[-1]
             n_data = len(self._data_endpoints())

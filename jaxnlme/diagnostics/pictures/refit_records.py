@@ -10,7 +10,7 @@ from jaxnlme.diagnostics.pictures.plotter import AbstractPlotter
 from jaxnlme.diagnostics.settings import DIAGNOSTICS
 from jaxnlme.drawing.marks import histogram, note
 from jaxnlme.drawing.panels import Panels, axes_in_grid, axes_in_row, write_title
-from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, in_style, picture, style_axes
+from jaxnlme.drawing.style import BLUE, DARK, GREY, VERMILLION, in_style, picture, plain_text, style_axes
 from jaxnlme.errors import OptionError, check_whole_number
 
 
@@ -139,7 +139,8 @@ def draw_influence(record: Any, most: int = 20, ax: Any = None) -> Panels:
     cases = getattr(record, "by", "groups")
     shown, names = table.head(most), [str(name) for name in table.columns[2:]]
     rows = np.arange(len(shown))[::-1]
-    labels = [", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in shown.index]
+    texts = [", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in shown.index]
+    labels = [plain_text(text) for text in texts]
     if ax is None:
         panels = axes_in_row(None, 3, (4.6 + 0.5 * len(names), 1.7 + 0.24 * max(len(shown), 6)))
         panels[0].get_gridspec().set_width_ratios([1.3, 1.3, max(0.34 * len(names), 1.0)])

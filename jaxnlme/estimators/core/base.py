@@ -62,6 +62,16 @@ class AbstractEstimator(eqx.Module):
         return None
 
     @property
+    def begins_with_information(self) -> bool:
+        """True if the method uses the information matrix of the fit that it starts from."""
+        return False
+
+    @property
+    def own_limits(self) -> str:
+        """Sentence on the options that limit the run, for calls that give max_iterations or tolerance beside it."""
+        return "has max_iterations and tolerance of its own; give them there, or name the method itself."
+
+    @property
     def omits_likelihood(self) -> bool:
         """True if the user asked that no log-likelihood be computed at the end."""
         return False

@@ -38,7 +38,7 @@ from jaxnlme.estimators.lindstrom_bates.objective import LinearisedObjective
 from jaxnlme.estimators.lindstrom_bates.settings import CLIMB, CRITERIA, SEARCH
 from jaxnlme.estimators.marginal.boundary import has_flat_variance, set_to_zero
 from jaxnlme.estimators.marginal.limits import search_away_from_limit
-from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import gradient_differences
 from jaxnlme.estimators.marginal.pipeline import SessionInputs
 from jaxnlme.estimators.marginal.search import quasi_newton

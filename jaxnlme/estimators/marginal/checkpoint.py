@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from jaxnlme.estimators.core.checkpoint import AbstractCheckpoint
-from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.files import Archive
 from jaxnlme.numerics.bfgs import BFGS, BFGSState
 
@@ -55,6 +55,7 @@ class MarginalCheckpoint(AbstractCheckpoint):
                 arrays[_HISTORY + name] = np.array([entry[name] for entry in run_state.history])
         if run_state.state is not None:
             arrays["log_likelihood"] = np.asarray(run_state.state.log_likelihood)
+            arrays["squares"] = np.asarray(run_state.state.squares)
             for part in _PARTS:
                 record = getattr(run_state.state, part)
                 for field in dataclasses.fields(record):
@@ -69,7 +70,8 @@ class MarginalCheckpoint(AbstractCheckpoint):
                 part: kind(**{field.name: arrays[f"{part}.{field.name}"] for field in dataclasses.fields(kind)})
                 for part, kind in _PARTS.items()
             }
-            state = MaximumLikelihoodState(**parts, modes=None, log_likelihood=arrays["log_likelihood"])
+            log_likelihood, squares = arrays["log_likelihood"], arrays["squares"]
+            state = MaximumLikelihoodState(**parts, modes=None, log_likelihood=log_likelihood, squares=squares)
         columns = {k.removeprefix(_HISTORY): v.tolist() for k, v in arrays.items() if k.startswith(_HISTORY)}
         history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         counts = {name: first.document[name] for name in _COUNTS}

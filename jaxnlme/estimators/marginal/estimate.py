@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnlme.binding.bind import bind
 from jaxnlme.binding.explanations import explained_errors
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.problem import Problem
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.estimators.core.objective import flatten, unflatten
+from jaxnlme.estimators.core.objective import flatten, unflatten, weighted_sum
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.settings import DIFFERENCES, ESTIMATE
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
-from jaxnlme.likelihood.log_likelihood import check_weights, evaluate_groups
+from jaxnlme.likelihood.differentiable import group_value
+from jaxnlme.likelihood.log_likelihood import check_weights
+from jaxnlme.model.derivatives import gradient
 from jaxnlme.model.params import Params, check_params
-from jaxnlme.numerics.implicit import implicit_minimiser
+from jaxnlme.numerics.implicit import partition_perturbed
 from jaxnlme.precision import require_x64
 from jaxnlme.signatures import public
-from jaxnlme.typing import Scalar, Vector
+from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
 class Estimate(eqx.Module):
@@ -45,6 +51,7 @@ class Estimate(eqx.Module):
     expected_gain: Any
     ended: Any
     iterations: Any
+    at_boundary: Any
 
 
 @public("jn.estimate")
@@ -94,27 +101,125 @@ def estimate(
         free = free.at[: len(fixed)].set(~jnp.asarray(fixed))
     problem = jax.tree.map(jnp.asarray, problem)
     with explained_errors():
-        end, state = implicit_minimiser(_objective, _search)((problem, params0, estimator, free), x)
+        end, (state, at_boundary) = _maximum((problem, params0, estimator, free), x)
     ended = (state.bfgs.decrement < tolerance) & jnp.isfinite(state.bfgs.value)
     return Estimate(
-        unflatten(params0, end), state.log_likelihood, state.modes, state.bfgs.decrement, ended, state.bfgs.iterations
+        unflatten(params0, end),
+        state.log_likelihood,
+        state.modes,
+        state.bfgs.decrement,
+        ended,
+        state.bfgs.iterations,
+        at_boundary,
     )
 
 
-def _search(args: tuple[Problem, Params, MaximumLikelihood, Any], x: Vector) -> tuple[Vector, MaximumLikelihoodState]:
-    """The maximum (n,) and the final state, from the packed start `x` (n,)."""
+Arguments = tuple[Problem, Params, MaximumLikelihood, Vector]
+
+
+@eqx.filter_custom_jvp
+def _maximum(args: Arguments, x: Vector) -> tuple[Vector, tuple[MaximumLikelihoodState, Vector]]:
+    """The maximum (n,), with the final state and the entries that are at the boundary there (n,), from the start `x`
+    (n,)."""
     problem, template, estimator, free = args
     modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
     state = estimator.minimise(problem, template, x, modes, free)
-    return state.bfgs.x, state
+    end = state.bfgs.x
+    return jax.lax.stop_gradient((end, (state, _at_boundary(problem, end, state.squares, free))))
 
 
-def _objective(x: Vector, args: tuple[Problem, Params, MaximumLikelihood, Any]) -> Scalar:
-    """The objective of `_search`, for its implicit derivative. Entries that are not free are held at the values of the
-    template by a quadratic term, so that the Hessian is the identity there."""
-    problem, template, estimator, free = args
-    held = flatten(template)
-    params = unflatten(template, jnp.where(free, x, held))
-    values = evaluate_groups(problem.replace_zero_weight_groups(problem.weights), params, estimator.method).value
-    total = jnp.sum(jnp.where(problem.weights == 0, 0.0, problem.weights * values))
-    return 0.5 * jnp.sum(jnp.where(free, 0.0, x - held) ** 2) - total - problem.density.log_prior(params)
+@_maximum.def_jvp
+def _maximum_rule(primals, tangents):
+    """With H the Hessian of the objective at the maximum and G its gradient, entries F free and the others C held:
+    dx_F = -H_FF^-1 (dG_F at the held x + H_FC dx_C), where dx_C is that of the template, and zero at the boundary.
+
+    **Source:** implicit function theorem; Krantz and Parks (2013), The Implicit Function Theorem, theorem 3.3.1.
+    """
+    args, x = primals
+    dot = tangents[0]
+    end, (state, at_boundary) = _maximum(args, x)
+    problem, template, _, free = args
+    moving, still = partition_perturbed(args, dot)
+    moves = free & ~at_boundary
+
+    def slope(moving: PyTree, x: Vector) -> Vector:
+        return gradient(_objective)(x, eqx.combine(moving, still), state.modes)
+
+    _, held_dot = jax.jvp(lambda moving: flatten(eqx.combine(moving, still)[1]), (moving,), (dot,))
+    held_dot = jnp.where(free, 0.0, held_dot)
+    _, slope_dot = jax.jvp(lambda moving: slope(moving, end), (moving,), (dot,))
+
+    if end.shape[0] <= ESTIMATE.most_differenced:
+        matrix = _differenced(lambda x: slope(moving, x), end, moves | ~free, state)
+        right = slope_dot + matrix @ held_dot
+        both = moves[:, None] & moves[None, :]
+        unit = 1.0 / jnp.sqrt(jnp.where(moves, jnp.abs(jnp.diagonal(matrix)), 1.0))
+        scaled = jnp.where(both, matrix * unit[:, None] * unit[None, :], jnp.eye(end.shape[0]))
+        moved = -unit * jnp.linalg.solve(scaled, unit * jnp.where(moves, right, 0.0))
+    else:
+
+        def times(v: Vector) -> Vector:
+            return jax.jvp(lambda x: slope(moving, x), (end,), (v,))[1]
+
+        right = jnp.where(moves, slope_dot + times(held_dot), 0.0)
+        moved = -jax.lax.custom_linear_solve(
+            lambda v: jnp.where(moves, times(jnp.where(moves, v, 0.0)), v), right, _conjugate_gradient, symmetric=True
+        )
+    aux = (state, at_boundary)
+    still_aux = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else None, aux)
+    return (end, aux), (jnp.where(moves, moved, held_dot), still_aux)
+
+
+def _at_boundary(problem: Problem, x: Vector, squares: Vector, free: Vector) -> Vector:
+    """The free entries (n,) of `x` (n,) that have gone to the boundary, a variance of zero, say: on a log scale no
+    group's likelihood depends on them. With a variance that is zero, also the entries that psi then does not depend on.
+
+    **Arguments:** `squares` (dense,): sums of the squares of the groups' scores at `x`.
+    """
+    density = problem.density
+    first, dense = len(density.beta_names), squares.shape[0]
+    on_log_scale = np.ones(dense, bool)
+    on_log_scale[:first] = False
+    for _, _, column in density.covariance.log_scales:
+        on_log_scale[[first + k for k in column]] = False
+    flat = on_log_scale & ((squares < ESTIMATE.least_squares) | ~jnp.isfinite(x[:dense]))
+    for index, _, column in density.covariance.log_scales:
+        for k in column:
+            flat = flat.at[first + k].set(flat[first + k] | flat[first + index])
+    return free & jnp.concatenate([flat, jnp.zeros(x.shape[0] - dense, bool)])
+
+
+def _differenced(slope: Callable[[Vector], Vector], x: Vector, wanted: Vector, state: MaximumLikelihoodState) -> Matrix:
+    """The Hessian (n, n) at `x` (n,) by central differences of the exact gradient `slope`, whose program is short
+    beside that of the Hessian; zero in rows and columns of entries that are not `wanted`.
+
+    The step is a fraction of the standard error as in `objective.points_beside`.
+    """
+    se = jnp.sqrt(jnp.abs(jnp.diagonal(state.bfgs.inverse)))
+    size = jnp.maximum(jnp.abs(jnp.where(jnp.isfinite(x), x, 0.0)), se)
+    step = jnp.clip(DIFFERENCES.step * se, DIFFERENCES.least_step * size, DIFFERENCES.largest_step * size)
+    step = jnp.where(step > 0.0, step, DIFFERENCES.step)
+
+    def row(axis: Vector) -> Vector:
+        change = jnp.where(wanted & (axis > 0.0), step, 0.0)
+        up, down = x + change, x - change
+        slopes = jax.lax.map(slope, jnp.stack([up, down]))
+        width = jnp.sum(up - down)
+        return jnp.where(width > 0.0, (slopes[0] - slopes[1]) / jnp.where(width > 0.0, width, 1.0), 0.0)
+
+    matrix = jax.lax.map(row, jnp.eye(x.shape[0]))
+    matrix = jnp.where(wanted[:, None] & wanted[None, :], matrix, 0.0)
+    return 0.5 * (matrix + matrix.T)
+
+
+def _conjugate_gradient(times: Callable[[Vector], Vector], right: Vector) -> Vector:
+    return jax.scipy.sparse.linalg.cg(times, right, tol=ESTIMATE.cg_tolerance, maxiter=10 * right.shape[0])[0]
+
+
+def _objective(x: Vector, args: Arguments, modes: Any) -> Scalar:
+    """The objective of `_maximum` at `x` (n,), mode searches starting from `modes` (groups, random)."""
+    problem, template, estimator, _ = args
+    params, method, density = unflatten(template, x), estimator.method, problem.density
+    spared = problem.replace_zero_weight_groups(problem.weights)
+    values = spared.map(lambda group, z0: group_value((method, density, params, group), z0), modes)
+    return -weighted_sum(problem.weights, values) - density.log_prior(params)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
@@ -15,6 +16,13 @@ from jaxnlme.errors import OptionError, shown
 from jaxnlme.estimators.core.base import AbstractEstimator, check_beta_integrable
 from jaxnlme.estimators.core.objective import Evaluation, evaluate
 from jaxnlme.estimators.core.settings import RUN_SETTINGS
+from jaxnlme.estimators.marginal.minimiser_state import (
+    MaximumLikelihoodState,
+    blank_state,
+    score_metric,
+    with_longer_steps,
+    without_flat_entries,
+)
 from jaxnlme.estimators.marginal.settings import SEARCH
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.integrals import Gaussian
@@ -22,23 +30,14 @@ from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array, xp
-from jaxnlme.numerics.bfgs import BFGS, BFGSState
-from jaxnlme.typing import Matrix, Vector
+from jaxnlme.numerics.bfgs import BFGS
+from jaxnlme.typing import Vector
 
 if TYPE_CHECKING:
     from jaxnlme.binding.model import NLMEModel
     from jaxnlme.data.grouped import GroupedData
     from jaxnlme.estimators.core.plan import Plan
     from jaxnlme.results.record import FitRecord
-
-
-class MaximumLikelihoodState(eqx.Module):
-    """State of a maximisation: the state `bfgs` of the `minimiser`; `modes` and `log_likelihood` at its best point."""
-
-    bfgs: BFGSState
-    minimiser: BFGS
-    modes: Any
-    log_likelihood: Any
 
 
 @final
@@ -103,12 +102,13 @@ class MaximumLikelihood(AbstractEstimator):
         largest = xnp.clip(largest, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
         longest = xnp.where(in_units, largest, SEARCH.largest_log_step)
         minimiser = BFGS(free, longest)
-        inverse = _score_metric(first, minimiser)
+        inverse = score_metric(first, minimiser)
         state = minimiser.init(x, first.value, first.gradient, inverse)
         enough = first.counted >= SEARCH.groups_per_parameter * first.outer.shape[0]
-        apart = _without_flat_entries(state, minimiser, first)
+        apart = without_flat_entries(state, minimiser, first)
         state = jax.tree.map(lambda new, old: xnp.where(enough, new, old), apart, state)
-        return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood)
+        squares = xnp.diagonal(first.outer)
+        return MaximumLikelihoodState(state, minimiser, first.modes, first.log_likelihood, squares)
 
     def trial(self, state: MaximumLikelihoodState) -> Vector:
         """The point (n,) to evaluate next, mode searches starting from `state.modes`."""
@@ -125,22 +125,23 @@ class MaximumLikelihood(AbstractEstimator):
         """
         xnp = xp(state.bfgs.x)
         bfgs, accept = state.minimiser.update(state.bfgs, result.value, result.gradient)
-        minimiser = _with_longer_steps(state, accept)
+        minimiser = with_longer_steps(state, accept)
         if many_groups:
             # Far from the maximum, the scores of many groups give a better Hessian than the steps so far.
-            metric = _score_metric(result, minimiser)
+            metric = score_metric(result, minimiser)
             renewed = minimiser.with_inverse(bfgs, metric)
             enough = result.counted >= SEARCH.groups_per_parameter * result.outer.shape[0]
             use = accept & enough & (renewed.decrement > SEARCH.renew_above) & (bfgs.iterations <= SEARCH.renew_steps)
             bfgs = jax.tree.map(lambda new, old: xnp.where(use, new, old), renewed, bfgs)
             # The squares of the scores of few groups are no measure of the information of an entry.
-            apart = _without_flat_entries(bfgs, minimiser, result)
+            apart = without_flat_entries(bfgs, minimiser, result)
             bfgs = jax.tree.map(lambda new, old: xnp.where(accept & enough, new, old), apart, bfgs)
         return MaximumLikelihoodState(
             bfgs,
             minimiser,
             jax.tree.map(lambda new, old: xnp.where(accept, new, old), result.modes, state.modes),
             xnp.where(accept, result.log_likelihood, state.log_likelihood),
+            xnp.where(accept, xnp.diagonal(result.outer), state.squares),
         )
 
     def step(self, problem: Problem, template: Params, state: MaximumLikelihoodState) -> MaximumLikelihoodState:
@@ -164,9 +165,19 @@ class MaximumLikelihood(AbstractEstimator):
         self, problem: Problem, template: Params, x: Vector, modes: Any, free: Vector
     ) -> MaximumLikelihoodState:
         """The whole minimisation from `x` (n,) and `modes` (groups, random), a pure loop; `free` (n,): may move."""
-        first = self.evaluate(problem, template, x, modes)
-        state = self.init(problem.density, template, x, first, free)
-        return jax.lax.while_loop(lambda s: ~self.terminate(s), lambda s: self.step(problem, template, s), state)
+        dense = template.pack().shape[0]
+
+        def step(carry: tuple[Any, MaximumLikelihoodState]) -> tuple[Any, MaximumLikelihoodState]:
+            # The first evaluation is made by the same piece of the program as all others, which halves it.
+            begun, state = carry
+            point = jnp.where(begun, self.trial(state), x)
+            result = self.evaluate(problem, template, point, state.modes)
+            first = self.init(problem.density, template, x, result, free)
+            later = self.update(state, result, result.scores.shape[0] >= SEARCH.groups_per_parameter * dense)
+            return jnp.ones((), bool), jax.tree.map(lambda a, b: jnp.where(begun, b, a), first, later)
+
+        carry = (jnp.zeros((), bool), jax.tree.map(jnp.asarray, blank_state(x.shape[0], dense, modes)))
+        return jax.lax.while_loop(lambda carry: ~carry[0] | ~self.terminate(carry[1]), step, carry)[1]
 
 
 @final
@@ -228,89 +239,3 @@ def restrict(estimator: AbstractEstimator) -> AbstractEstimator:
             f"Received {estimator.name}."
         )
     return estimator
-
-
-def _with_longer_steps(state: MaximumLikelihoodState, accepted: Any) -> BFGS:
-    """The minimiser with larger steps allowed for entries in the user's units whose step was limited, if the point was
-    accepted at the first trial: the first limit is only a guess where a start is far from the data, or near zero."""
-    minimiser, bfgs = state.minimiser, state.bfgs
-    xnp = xp(bfgs.x)
-    limited = xnp.abs(bfgs.inverse @ bfgs.gradient) > minimiser.max_change
-    longer = limited & (minimiser.max_change != SEARCH.largest_log_step) & accepted & (bfgs.step == 1.0)
-    factor = xnp.where(longer, SEARCH.limit_growth, 1.0)
-    largest = xnp.clip(minimiser.max_change * factor, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
-    return BFGS(minimiser.free, largest)
-
-
-def _without_flat_entries(bfgs: BFGSState, minimiser: BFGS, result: Evaluation) -> BFGSState:
-    """`bfgs` with another inverse Hessian if an entry on a log scale without information limits the step.
-
-    Where a standard deviation is almost zero, no group's likelihood depends on its logarithm t: derivatives of all
-    orders in t vanish like exp(2 t), and an inverse Hessian, by scores or by steps, says nothing of t. A long step in t
-    would shorten that of all other entries, iteration after iteration, and gain nothing. Such an entry is taken out of
-    the inverse Hessian: with the gradient g and the sum s of the squares of the groups' scores, its step is
-
-        log(1 + 2 |g| / s) / 2
-
-    if the likelihood rises away from zero, a scoring step in the variance exp(2 t) itself (see `starting_scales`), and
-    a short one otherwise. The same holds for a part of a residual scale, and mirrored for a correlation near its bound.
-
-    **Arguments:** `bfgs` at an accepted point; `result`: the evaluation there.
-    """
-    xnp = xp(bfgs.x)
-    p = result.outer.shape[0]
-    units, slope, square = minimiser.max_change[:p], bfgs.gradient[:p], xnp.diagonal(result.outer)
-    flat = minimiser.free[:p] & (units == SEARCH.largest_log_step) & (square < SEARCH.least_information)
-    flat = flat & (xnp.abs(bfgs.inverse @ bfgs.gradient)[:p] > units)
-    size = xnp.abs(slope)
-    step = units**2 * size / xnp.maximum(1.0, units * size)
-    inwards = slope * bfgs.x[:p] > 0.0
-    scoring = 0.5 * xnp.log1p(2.0 * size / xnp.where(square > 0.0, square, 1.0))
-    step = xnp.where(inwards & (square > 0.0), xnp.minimum(scoring, units), step)
-    diagonal = xnp.where(size > 0.0, step / xnp.where(size > 0.0, size, 1.0), units**2)
-    flat = xnp.concatenate([flat, xnp.zeros(bfgs.x.shape[0] - p, bool)])
-    diagonal = xnp.concatenate([diagonal, xnp.zeros(bfgs.x.shape[0] - p)])
-    inverse = xnp.where(flat[:, None] | flat[None, :], 0.0, bfgs.inverse)
-    inverse = inverse + xnp.diag(xnp.where(flat, diagonal, 0.0))
-    apart = minimiser.with_inverse(bfgs, inverse)
-    return jax.tree.map(lambda new, old: xnp.where(xnp.any(flat), new, old), apart, bfgs)
-
-
-def _score_metric(result: Evaluation, minimiser: BFGS) -> Matrix:
-    """Approximate inverse Hessian (n, n): the inverse of the sum of outer products of the groups' scores, shrunk
-    towards its diagonal if groups are few; for a free block, a multiple of the identity whose step has length 0.1.
-
-    A score that vanishes by chance at the point (of a coefficient that affects one group, at that group's maximum) does
-    not imply zero curvature: the information of an entry is bounded below by what its largest step corresponds to.
-
-    **Source:** Berndt, Hall, Hall and Hausman (1974), Annals of Economic and Social Measurement 3, 653-665.
-    """
-    free, largest = minimiser.free, minimiser.max_change
-    outer, counted = result.outer, result.counted
-    xnp = xp(outer)
-    p = outer.shape[0]
-    # Where the scores of most groups agree in sign and size, their squares say how far the maximum is, not how curved
-    # the likelihood is: -log L falls like exp(-2 x) on a log scale that is far too small, with curvature 2 |gradient|.
-    # With a prior, whose slope is no score of a group, nothing follows from the gradient.
-    slope, square = xnp.abs(result.gradient[:p]), xnp.diagonal(outer)
-    agree = (largest[:p] == SEARCH.largest_log_step) & (slope**2 > SEARCH.agreeing_scores * counted * square)
-    agree = agree & (result.value == -result.log_likelihood)
-    capped = xnp.where(agree & (square > 2.0 * slope), 2.0 * slope / xnp.where(square > 0.0, square, 1.0), 1.0)
-    outer = outer * xnp.sqrt(capped)[:, None] * xnp.sqrt(capped)[None, :]
-    n_rest = result.gradient.shape[0] - p
-    diagonal = xnp.diagonal(outer)
-    shrink = p / (p + counted)
-    least = xnp.where(
-        largest == SEARCH.largest_log_step, SEARCH.least_information, (SEARCH.largest_step_in_se / largest) ** 2
-    )[:p]
-    scale = 1.0 / xnp.sqrt(xnp.maximum(xnp.where(diagonal > 0, diagonal, 0.0), least))
-    unit = outer * scale[:, None] * scale[None, :]
-    unit = (1.0 - shrink) * unit + shrink * xnp.eye(p)
-    used = free[:p]
-    unit = xnp.where(used[:, None] & used[None, :], unit, xnp.eye(p))
-    inverse = xnp.linalg.inv(unit) * scale[:, None] * scale[None, :]
-    if n_rest == 0:
-        return inverse
-    length = xnp.sqrt(xnp.sum(result.gradient[p:] ** 2))
-    rest = xnp.eye(n_rest) * (SEARCH.first_free_step / xnp.maximum(length, 1e-12))
-    return xnp.block([[inverse, xnp.zeros((p, n_rest))], [xnp.zeros((n_rest, p)), rest]])

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxnlme.estimators.core.objective import Evaluation, GroupValues
 from jaxnlme.estimators.marginal.limits import search_away_from_limit
-from jaxnlme.estimators.marginal.method import MaximumLikelihood, MaximumLikelihoodState
+from jaxnlme.estimators.marginal.method import MaximumLikelihood
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
 from jaxnlme.estimators.marginal.starting_scales import adjust_starting_scales
 from jaxnlme.model.density import Density

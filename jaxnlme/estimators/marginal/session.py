@@ -14,7 +14,7 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, InnerStage, Iteration
 from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint, RunState
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
-from jaxnlme.estimators.marginal.method import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.objective import AbstractObjective
 from jaxnlme.estimators.marginal.settings import DIFFERENCES
 from jaxnlme.model.params import Params

@@ -197,6 +197,20 @@ class RestrictedSettings:
     of l, for it is a small part of the information, and its gradient has a larger rounding error."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class EstimateSettings:
+    """Derivatives of `estimate` (`estimate.py`)."""
+
+    most_differenced: int = 60
+    """Most entries (parameters and weights of the structural model) for which the Hessian is formed by differences of
+    the exact gradient, two gradients an entry; for more, the equations are solved by conjugate gradients."""
+    least_squares: float = 1e-6
+    """Sum over groups of the squared scores of an entry on a log scale below which it is at the boundary: inside, this
+    is about its information, the inverse of the square of its standard error."""
+    cg_tolerance: float = 1e-10
+    """Residual at which conjugate gradients end, relative to the right-hand side."""
+
+
 SEARCH = SearchSettings()
 STARTING_SCALES = StartingScaleSettings()
 CRITERIA = ConvergenceCriteria()
@@ -205,3 +219,4 @@ DIFFERENCES = DifferenceSettings()
 BOUNDARY = BoundaryCriteria()
 RAYS = RaySettings()
 RESTRICTED = RestrictedSettings()
+ESTIMATE = EstimateSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -184,18 +185,87 @@ def test_the_model_is_traced_once_a_program():
     assert first <= 40
 
 
-def test_the_derivative_of_an_estimate():
-    """Of the logistic curve's parameters in the weight of a tree, by the implicit theorem and by differences of whole
-    fits (each ends some 1e-5 standard errors from its maximum)."""
-    model = catalogue.from_r("Orange_logis_Asym", {"Asym": 192.0, "xmid": 728.0, "scal": 356.0})[0]
-    data = catalogue.data("Orange")
-    params, problem = model.params(data), jn.bind(model, data).problem
+def theophylline(**options):
+    """One compartment with doses in mg/kg, where the standard deviation of log ke is estimated as zero."""
 
-    @jax.jit
-    def packed(weight):
-        weights = jnp.ones(5).at[2].set(weight)
-        return jn.estimate(None, params, problem, "focei", weights, tolerance=1e-12).params.pack()
+    def f(phi, x):
+        scale = x.Dose * phi.ka * phi.ke / (phi.cl * (phi.ka - phi.ke))
+        return scale * (jnp.exp(-phi.ke * x.Time) - jnp.exp(-phi.ka * x.Time))
 
-    exact = jax.jit(jax.jacfwd(packed))(1.0)
-    differences = (packed(1.05) - packed(0.95)) / 0.1
-    np.testing.assert_allclose(exact, differences, rtol=2e-3, atol=1e-6)  # the cubic term of a step of 0.05
+    starts = {"ka": 1.6, "cl": 0.04, "ke": 0.085}
+    parameters = [jn.Parameter(name, value, "log", random=True) for name, value in starts.items()]
+    return jn.NLMEModel(f, parameters, **options)
+
+
+def loglogistic(**options):
+    """Growth of the orange trees, whose maximum is inside."""
+    return jn.NLMEModel(
+        catalogue.sslogis,
+        [
+            jn.Parameter(name, value, random=name == "Asym", sd=30.0 if name == "Asym" else None)
+            for name, value in START.items()
+        ],
+        **options,
+    )
+
+
+@pytest.mark.parametrize("boundary", [False, True], ids=["inside", "at the boundary"])
+def test_the_derivative_of_an_estimate(boundary):
+    """In the weight of a group, a response, a prior's scale and a fixed value, at once, by the implicit theorem and by
+    differences of whole fits."""
+    if boundary:
+        data = jn.GroupedData.from_frame(jn.datasets.theophylline(), group="Subject", y="conc", x=["Time", "Dose"])
+        model = theophylline(priors={"ka": jn.priors.Normal(0.4, 0.5)})
+        fixed = {"a": 0.7}
+    else:
+        data, model = catalogue.data("Orange"), loglogistic(priors={"xmid": jn.priors.Normal(700.0, 40.0)})
+        fixed = {"a": 8.0}
+    binding = jn.bind(model, data)
+    start = jax.tree.map(jnp.asarray, model.params(data, fixed))
+    problem = jax.tree.map(jnp.asarray, binding.problem)
+    size = start.pack().shape[0]
+    held = jnp.arange(size) == size - 1  # the residual standard deviation
+    step = 1e-2
+
+    def moved(t):
+        group = problem.buckets[0]
+        bucket = eqx.tree_at(lambda g: g.y, group, group.y.at[0, 3].add(0.3 * t[1]))
+        at = eqx.tree_at(lambda p: (p.buckets, p.weights), problem, ((bucket,), problem.weights.at[2].add(t[0])))
+        at = eqx.tree_at(
+            lambda p: p.density.prior_densities[0].sd, at, at.density.prior_densities[0].sd * jnp.exp(2.0 * t[2])
+        )
+        params = eqx.tree_at(lambda p: p.error, start, start.error + 2.0 * t[3])
+        return jn.estimate(None, params, at, "focei", fixed=held, tolerance=1e-14)
+
+    here = jax.jit(moved)(jnp.zeros(4))
+    names = np.arange(size)[np.asarray(here.at_boundary)]
+    assert names.tolist() == ([5] if boundary else [])
+    exact = np.asarray(jax.jit(jax.jacfwd(lambda t: moved(t).params.pack()))(jnp.zeros(4)))
+    restart = eqx.filter_jit(lambda t: moved(t).params.pack())
+    # Central differences of fourth order; each fit ends within 1.4e-7 standard errors of its maximum.
+    weights = {-2: 1.0, -1: -8.0, 1: 8.0, 2: -1.0}
+    differences = np.stack(
+        [sum(w * restart(k * step * axis) for k, w in weights.items()) / (12 * step) for axis in np.eye(4)], axis=1
+    )
+    inside = ~np.asarray(here.at_boundary)
+    assert np.isfinite(exact).all()
+    assert (exact[~inside] == 0.0).all()
+    assert (np.abs(exact[inside]).max(axis=0) > 1e-4).all()
+    scale = np.abs(differences[inside]).max(axis=0)
+    np.testing.assert_allclose(exact[inside] / scale, differences[inside] / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_derivatives_of_many_weights_by_conjugate_gradients(monkeypatch):
+    """The same derivative by differences of the gradient and by conjugate gradients."""
+    from jaxnlme.estimators.marginal import estimate as module
+
+    data, model = catalogue.data("Orange"), loglogistic()
+    start, problem = jax.tree.map(jnp.asarray, (model.params(data), jn.bind(model, data).problem))
+
+    def jacobian():
+        fn = lambda weights: jn.estimate(None, start, problem, "focei", weights, tolerance=1e-14).params.pack()  # noqa: E731
+        return np.asarray(jax.jit(jax.jacfwd(fn))(jnp.ones(5)))
+
+    differenced = jacobian()
+    monkeypatch.setattr(module, "ESTIMATE", dataclasses.replace(module.ESTIMATE, most_differenced=0))
+    np.testing.assert_allclose(jacobian(), differenced, rtol=1e-6, atol=1e-7 * np.abs(differenced).max())
