@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from jaxnlme.likelihood.log_likelihood import log_likelihood as log_likelihood
     from jaxnlme.likelihood.log_likelihood import log_likelihood_and_score as log_likelihood_and_score
     from jaxnlme.linear.record import LinearFit as LinearFit
+    from jaxnlme.model import effects as effects
     from jaxnlme.model import priors as priors
     from jaxnlme.model import transforms as transforms
     from jaxnlme.model.covariance import structures as covariances
@@ -159,6 +160,7 @@ _PUBLIC = {
     "group_log_likelihoods": ("likelihood.log_likelihood", "group_log_likelihoods"),
     "log_likelihood": ("likelihood.log_likelihood", "log_likelihood"),
     "LinearFit": ("linear.record", "LinearFit"),
+    "effects": ("model", "effects"),
     "priors": ("model", "priors"),
     "transforms": ("model", "transforms"),
     "covariances": ("model.covariance", "structures"),

@@ -50,7 +50,7 @@ class TrainingState(eqx.Module):
 
 
 class Constants(eqx.Module):
-    """Constants of a training.
+    """The constants of a training.
 
     **Fields:** `units`, `mask`: trees like Params, the mask true for entries that are trained; `scale`: groups trained
     on over the batch; `groups`: those trained on; `key`: of the chains.
