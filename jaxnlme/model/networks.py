@@ -91,3 +91,19 @@ def trained(fn: Any, arrays: Any) -> Any:
 def with_arrays(rest: Any, arrays: Any) -> Any:
     """The callable of `split_module` with its arrays again."""
     return rest if arrays is None else eqx.combine(arrays, rest)
+
+
+def trained_networks(model: Any, density: Any, free: Networks | None) -> Networks | None:
+    """The modules of a model with the arrays `free`, by place; None where it has none.
+
+    **Arguments:** `model`: the declaration; `density`: of a group.
+    """
+    if free is None:
+        return None
+    modules = {
+        "structure": model.structure,
+        "individual": model.individual,
+        "error": getattr(model.error, "scale", None),
+        "effects": getattr(density.effect_distribution, "transformation", None),
+    }
+    return Networks(**{place: trained(modules[place], arrays) for place, arrays in free.parts.items()})

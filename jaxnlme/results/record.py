@@ -13,7 +13,7 @@ from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import FitError, check_level
-from jaxnlme.model.networks import Networks, trained
+from jaxnlme.model.networks import Networks, trained_networks
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
@@ -239,15 +239,8 @@ class FitRecord(HasCriteria):
 
     @property
     def networks(self) -> Networks | None:
-        """The Equinox modules of the model with their estimated weights, by their place in it (`structure`,
-        `individual`, `error`, `effects`); None where it has none."""
-        free, model = self.params.free, self.model
-        if free is None:
-            return None
-        error, effects = getattr(model.error, "scale", None), self.binding.density.effect_distribution
-        modules = {"structure": model.structure, "individual": model.individual, "error": error}
-        modules["effects"] = getattr(effects, "transformation", None)
-        return Networks(**{place: trained(modules[place], arrays) for place, arrays in free.parts.items()})
+        """The Equinox modules of the model with their estimated weights, by place; None where it has none."""
+        return trained_networks(self.model, self.binding.density, self.params.free)
 
     # --- criteria ---
 
